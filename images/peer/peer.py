@@ -1,0 +1,655 @@
+#!/usr/bin/env python3
+"""The peer: a program that does what it is told, one socket call a line.
+
+    peer.py calls 'socket; bind :8000; listen 20; accept; recv; send "I am server" forever'
+    peer.py run -- nginx -g 'daemon off;'
+
+Two processes run: the *supervisor* (process 1 of a container or of a PID namespace) starts the
+*main* process, reports when it ends, forwards signals to it alone, and stays until the last of its
+descendants is gone. So a forked child survives its parent, and a container's end ends them all.
+
+What happens is written to stdout as JSON, one object a line, with `t` from CLOCK_MONOTONIC, the one
+clock that all containers of a kernel share. `--text` writes it for people instead. With `--tether`
+the end of stdin ends everything: then nothing outlives whoever started it.
+
+Standard library only, Python 3.6 or later; the controller imports `parse` from here.
+"""
+
+import argparse
+import collections
+import ctypes
+import errno
+import json
+import os
+import re
+import select
+import shlex
+import signal
+import socket
+import struct
+import sys
+import time
+
+# --- The language of calls ------------------------------------------------------------------------
+
+Call = collections.namedtuple("Call", "name args tolerant text offset")
+"""One line: `tolerant` after `|| continue`; `offset` counts lines from the first, 0."""
+
+Word = collections.namedtuple("Word", "text quoted")
+
+TOKEN = re.compile(r'"((?:[^"\\]|\\.)*)"|\'([^\']*)\'|([^\s"\'#]\S*)')
+ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|.)", re.DOTALL)
+ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "0": "\0", '"': '"', "\\": "\\"}
+DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|min|h)?$")
+SECONDS = {"ms": 0.001, "s": 1, None: 1, "m": 60, "min": 60, "h": 3600}
+OPTION_LEVELS = collections.OrderedDict(
+    [("SO_", socket.SOL_SOCKET), ("TCP_", socket.IPPROTO_TCP), ("IPV6_", socket.IPPROTO_IPV6),
+     ("IP_", socket.IPPROTO_IP)]
+)
+# Options that some supported Python or libc does not name, from Linux's uapi headers.
+LINUX_OPTIONS = {
+    "SO_REUSEPORT": 15, "TCP_LINGER2": 8, "TCP_DEFER_ACCEPT": 9, "TCP_QUICKACK": 12,
+    "TCP_USER_TIMEOUT": 18, "TCP_FASTOPEN": 23, "IP_BIND_ADDRESS_NO_PORT": 24,
+    "IP_FREEBIND": 15, "IP_LOCAL_PORT_RANGE": 51,
+}  # fmt: skip
+TEXT_OPTIONS = ("TCP_CONGESTION", "SO_BINDTODEVICE")
+TIME_OPTIONS = ("SO_RCVTIMEO", "SO_SNDTIMEO")
+
+
+class CallError(ValueError):
+    """A line that is no call; `offset` is its place in the text, counted from 0."""
+
+    def __init__(self, offset, message):
+        super().__init__(message)
+        self.offset = offset
+
+
+def parse(text):
+    """The calls of `text`, one a line or separated by `;`. Raises CallError at the first mistake."""
+    calls = []
+    for offset, line in enumerate(text.split("\n")):
+        for words, source in _statements(line, offset):
+            tolerant = [word.text for word in words[-2:]] == ["||", "continue"]
+            if tolerant:
+                words = words[:-2]
+            try:
+                if not words or words[0].text not in CALLS:
+                    name = words[0].text if words else "||"
+                    raise ValueError("unknown call %r; allowed: %s" % (name, ", ".join(CALLS)))
+                name = words[0].text
+                args = CALLS[name].parse(words[1:])
+            except ValueError as exc:
+                raise CallError(offset, str(exc)) from None
+            calls.append(Call(name, args, tolerant, source, offset))
+    return calls
+
+
+def _statements(line, offset):
+    """The statements of one line: pairs of words and text, comments left out."""
+    words, start, position = [], None, 0
+    while position <= len(line):
+        rest = line[position:]
+        at_end = not rest or rest[0] in "#;"
+        if at_end:
+            if words:
+                yield words, line[start:position].strip()
+            words, start = [], None
+            if not rest or rest[0] == "#":
+                return
+            position += 1
+        elif rest[0].isspace():
+            position += 1
+        else:
+            match = TOKEN.match(rest)
+            if not match:
+                raise CallError(offset, "a quotation mark is not closed: %s" % rest)
+            double, single, plain = match.groups()
+            taken = match.end()
+            if plain is not None and plain.endswith(";"):
+                plain, taken = plain[:-1], taken - 1
+            if double is not None:
+                word = Word(ESCAPE.sub(_unescape, double), True)
+            else:
+                word = Word(single, True) if single is not None else Word(plain, False)
+            start = position if start is None else start
+            words.append(word)
+            position += taken
+
+
+def _unescape(match):
+    code = match.group(1)
+    if code.startswith("x") and len(code) == 3:
+        return chr(int(code[1:], 16))
+    return ESCAPES.get(code, match.group(0))
+
+
+def duration(text):
+    """Seconds, from `50ms`, `1.5s`, `2m`, `1h` or a bare number of seconds."""
+    match = DURATION.match(text)
+    if not match:
+        raise ValueError("%r is no duration; allowed: 50ms, 1.5s, 2m" % text)
+    return float(match.group(1)) * SECONDS[match.group(2)]
+
+
+def endpoint(text):
+    """(host, port) from `HOST:PORT`, `:PORT` or `[IPV6]:PORT`; the host is '' for the wildcard."""
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or not port.isdigit() or int(port) > 65535 or (":" in host and not bracketed):
+        raise ValueError(
+            "%r is no address; allowed: HOST:PORT, :PORT or [IPv6]:PORT, port 0 to 65535" % text
+        )
+    return host[1:-1] if bracketed else host, int(port)
+
+
+def option(name):
+    """(level, number) of a socket option by its C name."""
+    for prefix, level in OPTION_LEVELS.items():
+        if name.startswith(prefix):
+            number = LINUX_OPTIONS.get(name, getattr(socket, name, None))
+            if isinstance(number, int):
+                return level, number
+    known = sorted(
+        {n for n in dir(socket) if n.startswith(tuple(OPTION_LEVELS))} | set(LINUX_OPTIONS)
+    )
+    raise ValueError("unknown socket option %r; allowed: %s" % (name, ", ".join(known)))
+
+
+def _plain(usage, low, high):
+    """A parser for calls that take `low` to `high` plain words."""
+
+    def check(words):
+        if not low <= len(words) <= high:
+            raise ValueError("usage: %s" % usage)
+        return [word.text for word in words]
+
+    return check
+
+
+def _number(text, usage):
+    if not text.isdigit():
+        raise ValueError("%r is no number; usage: %s" % (text, usage))
+    return int(text)
+
+
+def _parse_none(usage):
+    check = _plain(usage, 0, 0)
+    return lambda words: tuple(check(words))
+
+
+def _parse_socket(words):
+    kinds = _plain(CALLS["socket"].usage, 0, 1)(words) or ["tcp"]
+    if kinds[0] not in ("tcp", "tcp6"):
+        raise ValueError("unknown kind of socket %r; allowed: tcp, tcp6" % kinds[0])
+    return (kinds[0],)
+
+
+def _parse_set(words):
+    name, *values = _plain(CALLS["set"].usage, 1, 3)(words)
+    option(name)
+    if name in TEXT_OPTIONS:
+        if len(values) != 1:
+            raise ValueError("usage: set %s TEXT" % name)
+        return (name, values[0].encode())
+    if name in TIME_OPTIONS:
+        seconds = duration(values[0]) if values else 1.0
+        return (name, struct.pack("ll", int(seconds), int(seconds % 1 * 1e6)))
+    try:
+        numbers = [int(value) for value in values or ["1"]]
+    except ValueError:
+        raise ValueError("%s wants whole numbers; got %s" % (name, " ".join(values))) from None
+    if name == "IP_LOCAL_PORT_RANGE" and len(numbers) == 2:
+        numbers = [numbers[0] | numbers[1] << 16]
+    if name == "SO_LINGER" and len(numbers) != 2:
+        raise ValueError("usage: set SO_LINGER ON SECONDS")
+    try:
+        return (name, struct.pack("i" * len(numbers), *numbers))
+    except struct.error:
+        return (name, struct.pack("I" * len(numbers), *[n & 0xFFFFFFFF for n in numbers]))
+
+
+def _parse_endpoint(usage):
+    check = _plain(usage, 1, 1)
+    return lambda words: endpoint(check(words)[0])
+
+
+def _parse_count(usage, default):
+    check = _plain(usage, 0 if default is not None else 1, 1)
+
+    def count(words):
+        texts = check(words)
+        return (_number(texts[0], usage) if texts else default,)
+
+    return count
+
+
+def _parse_send(words):
+    usage = CALLS["send"].usage
+    if not words:
+        raise ValueError("usage: %s" % usage)
+    if len(words) == 2 and words[1].text == "bytes" and not words[0].quoted:
+        return (b"x" * min(_number(words[0].text, usage), 65536), None, 0.0, int(words[0].text))
+    if not words[0].quoted:
+        raise ValueError("the text must stand in quotation marks; usage: %s" % usage)
+    times, pause, rest = 1, 0.0, [word.text for word in words[1:]]
+    while rest:
+        word = rest.pop(0)
+        if word == "forever":
+            times = None
+        elif word == "x" and rest:
+            times = _number(rest.pop(0), usage)
+        elif word == "every" and rest:
+            pause = duration(rest.pop(0))
+        else:
+            raise ValueError("%r is out of place; usage: %s" % (word, usage))
+    return (words[0].text.encode(), times, pause, None)
+
+
+def _parse_recv(words):
+    texts = _plain(CALLS["recv"].usage, 0, 2)(words)
+    if texts == ["until", "eof"]:
+        return ("eof",)
+    if len(texts) == 2:
+        raise ValueError("usage: %s" % CALLS["recv"].usage)
+    return (_number(texts[0], CALLS["recv"].usage) if texts else None,)
+
+
+def _parse_shutdown(words):
+    (how,) = _plain(CALLS["shutdown"].usage, 1, 1)(words)
+    if how not in HOW:
+        raise ValueError("unknown direction %r; allowed: %s" % (how, ", ".join(HOW)))
+    return (how,)
+
+
+def _parse_close(words):
+    which = _plain(CALLS["close"].usage, 0, 1)(words)
+    if which not in ([], ["listener"]):
+        raise ValueError("usage: %s" % CALLS["close"].usage)
+    return tuple(which)
+
+
+def _parse_sleep(words):
+    return (duration(_plain(CALLS["sleep"].usage, 1, 1)(words)[0]),)
+
+
+# --- What the calls do ----------------------------------------------------------------------------
+
+HOW = {"rd": socket.SHUT_RD, "wr": socket.SHUT_WR, "rdwr": socket.SHUT_RDWR}
+
+
+class Program:
+    """The state of a process that runs calls: its sockets, and where `call` steps come from."""
+
+    def __init__(self, log):
+        self.log = log
+        self.current = None
+        self.listener = None
+        self.open = []
+
+    def execute(self, calls):
+        for call in calls:
+            self.log(kind="call", pid=os.getpid(), phase="enter", call=call.text, name=call.name)
+            report = {"kind": "call", "pid": os.getpid(), "call": call.text, "name": call.name}
+            try:
+                result = CALLS[call.name].run(self, *call.args)
+            except OSError as exc:
+                name, status = errno.errorcode.get(exc.errno), exc.errno
+                if isinstance(exc, socket.gaierror):
+                    name, status = "EAI_NONAME", 1
+                report["pid"] = os.getpid()
+                self.log(phase="done", errno=name, error=exc.strerror, **report)
+                if not call.tolerant:
+                    os._exit(status)
+            else:
+                report["pid"] = os.getpid()
+                self.log(phase="done", **dict(report, **(result or {})))
+
+    def sock(self):
+        if self.current is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return self.current
+
+    def adopt(self, sock):
+        self.current = sock
+        self.open.append(sock)
+
+    def drop(self, sock):
+        self.open.remove(sock)
+        if sock is self.listener:
+            self.listener = None
+        if sock is self.current:
+            self.current = self.listener
+        sock.close()
+
+    def resolve(self, host, port, flags=0):
+        family = self.sock().family
+        if family == socket.AF_INET6 and host:
+            flags |= socket.AI_V4MAPPED
+        found = socket.getaddrinfo(host or None, port, family, socket.SOCK_STREAM, 0, flags)
+        return found[0][4]
+
+
+def call_socket(program, kind):
+    family = socket.AF_INET6 if kind == "tcp6" else socket.AF_INET
+    program.adopt(socket.socket(family, socket.SOCK_STREAM))
+
+
+def call_set(program, name, value):
+    level, number = option(name)
+    program.sock().setsockopt(level, number, value)
+
+
+def call_bind(program, host, port):
+    address = program.resolve(host, port, socket.AI_PASSIVE)
+    sock = program.sock()
+    try:
+        sock.bind(address)
+    except OSError as exc:
+        # Python words some of bind's errors itself; the kernel's number is what counts.
+        raise OSError(exc.errno, os.strerror(exc.errno)) from exc
+    return {"local": _name(sock.getsockname())}
+
+
+def call_listen(program, backlog):
+    program.sock().listen(backlog)
+    program.listener = program.sock()
+
+
+def call_accept(program):
+    listener = program.listener or program.sock()
+    connection, peer = listener.accept()
+    program.adopt(connection)
+    return {"local": _name(connection.getsockname()), "peer": _name(peer)}
+
+
+def call_connect(program, host, port):
+    sock = program.sock()
+    sock.connect(program.resolve(host, port))
+    return {"local": _name(sock.getsockname()), "peer": _name(sock.getpeername())}
+
+
+def call_send(program, data, times, pause, total):
+    sock, sent, writes = program.sock(), 0, 0
+    while (sent < total) if total is not None else (times is None or writes < times):
+        if writes and pause:
+            time.sleep(pause)
+        chunk = data if total is None else data[: total - sent]
+        sock.sendall(chunk)
+        sent += len(chunk)
+        writes += 1
+    return {"result": sent}
+
+
+def call_recv(program, limit):
+    sock, received, eof, head = program.sock(), 0, False, b""
+    while True:
+        data = sock.recv(min(65536, limit - received) if isinstance(limit, int) else 65536)
+        received += len(data)
+        head = head or data[:64]
+        eof = not data
+        if eof or limit is None or (isinstance(limit, int) and received >= limit):
+            return {"result": received, "eof": eof, "data": head.decode("utf-8", "replace")}
+
+
+def call_shutdown(program, how):
+    program.sock().shutdown(HOW[how])
+
+
+def call_close(program, which=None):
+    sock = program.sock() if which is None else program.listener
+    if sock is None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    program.drop(sock)
+
+
+def call_fork(program):
+    child = os.fork()
+    if child:
+        if program.current is not program.listener:
+            program.drop(program.sock())
+        program.log(kind="call", pid=os.getpid(), phase="done", call="fork", name="fork",
+                    result=child)  # fmt: skip
+        call_wait(program)
+
+
+def call_sleep(program, seconds):
+    time.sleep(seconds)
+
+
+def call_wait(program):
+    while True:
+        signal.pause()
+
+
+def call_exit(program, status=0):
+    os._exit(status)
+
+
+def call_return(program):
+    os._exit(0)
+
+
+def call_await(program):
+    with os.fdopen(0, closefd=False) as commands:
+        for line in iter(commands.readline, ""):
+            program.execute(parse(line))
+
+
+class Kind:
+    """One kind of call: how it is written, parsed and done."""
+
+    def __init__(self, usage, parser, run):
+        self.usage, self.run = usage, run
+        self.parse = parser
+
+
+def _kind(usage, run, parser=None, make=None, **options):
+    return Kind(usage, parser or (make or _parse_none)(usage, **options), run)
+
+
+CALLS = collections.OrderedDict(
+    (kind.usage.split()[0], kind)
+    for kind in [
+        _kind("socket [tcp|tcp6]", call_socket, _parse_socket),
+        _kind("set OPTION [VALUE...]", call_set, _parse_set),
+        _kind("bind [HOST]:PORT", call_bind, make=_parse_endpoint),
+        _kind("listen N", call_listen, make=_parse_count, default=None),
+        _kind("accept", call_accept),
+        _kind("connect HOST:PORT", call_connect, make=_parse_endpoint),
+        _kind('send "TEXT" [x N] [every DURATION] [forever] | send N bytes',
+              call_send, _parse_send),
+        _kind("recv [N | until eof]", call_recv, _parse_recv),
+        _kind("shutdown rd|wr|rdwr", call_shutdown, _parse_shutdown),
+        _kind("close [listener]", call_close, _parse_close),
+        _kind("fork", call_fork),
+        _kind("sleep DURATION", call_sleep, _parse_sleep),
+        _kind("wait", call_wait),
+        _kind("exit [N]", call_exit, make=_parse_count, default=0),
+        _kind("return", call_return),
+        _kind("await", call_await),
+    ]
+)  # fmt: skip
+
+
+def _name(address):
+    host = "[%s]" % address[0] if ":" in address[0] else address[0]
+    return "%s:%d" % (host, address[1])
+
+
+# --- The supervisor -------------------------------------------------------------------------------
+
+FORWARDED = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1,
+             signal.SIGUSR2]  # fmt: skip
+PR_SET_PDEATHSIG = 1
+
+
+def log_json(**event):
+    event["t"] = time.monotonic()
+    os.write(1, (json.dumps(event) + "\n").encode())
+
+
+def log_text(**event):
+    words = ["%.3f" % time.monotonic(), "[%d]" % event.get("pid", os.getpid())]
+    if event["kind"] == "output":
+        words += [event["text"].rstrip("\n")]
+    elif event["kind"] == "call":
+        words += [event["call"], "..." if event["phase"] == "enter" else "="]
+        if event["phase"] == "done":
+            known = ("result", "eof", "data", "local", "peer")
+            shown = ["%s %r" % (key, event[key]) for key in known if key in event]
+            failed = event.get("errno") and "%s (%s)" % (event["errno"], event["error"])
+            words += [failed or ", ".join(shown) or "ok"]
+    else:
+        how = "signal %s" % event["signal"] if event.get("signal") else event.get("exit", "")
+        words += ["process", event["phase"], str(how)]
+    os.write(1, (" ".join(words) + "\n").encode())
+
+
+def supervise(main, log, tether):
+    """Starts `main` in a child and stays until no descendant lives; returns main's exit status.
+
+    `main` is a function of one argument, the descriptor for a program's output. Commands come as JSON lines on stdin: `{"do": "call", "call":
+    TEXT}` for a process in `await`, `{"do": "signal", "signal": "TERM"}` for the main process
+    alone, `{"do": "freeze"}` and `{"do": "thaw"}` for all of them (as process 1 only).
+    """
+    wake, waker = os.pipe()
+    os.set_blocking(waker, False)
+    signal.set_wakeup_fd(waker)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    commands, to_main = os.pipe()
+    output, from_main = os.pipe()
+    started = os.getpid()
+    child = os.fork()
+    if child == 0:
+        if started != 1:
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for number in FORWARDED:
+            signal.signal(number, signal.SIG_DFL)
+        os.dup2(commands, 0)
+        for descriptor in (wake, waker, commands, to_main, output):
+            os.close(descriptor)
+        log(kind="process", phase="start", pid=os.getpid())
+        main(from_main)
+        os._exit(0)
+    for number in FORWARDED:
+        signal.signal(number, lambda n, _: _kill(child, n))
+    os.close(commands)
+    os.close(from_main)
+    status = None
+    pending = b""
+    watched = [wake, output] + ([0] if tether else [])
+    while True:
+        ready, _, _ = select.select(watched, [], [])
+        if output in ready:
+            data = os.read(output, 65536)
+            if data:
+                log(kind="output", text=data.decode("utf-8", "replace"))
+            else:
+                watched.remove(output)
+        if 0 in ready:
+            data = os.read(0, 65536)
+            if not data:
+                _kill(-1 if started == 1 else child, signal.SIGKILL)
+                os._exit(0)
+            *lines, pending = (pending + data).split(b"\n")
+            for line in lines:
+                _obey(json.loads(line.decode()), child, to_main)
+        if wake in ready:
+            os.read(wake, 4096)
+            while True:
+                try:
+                    pid, ended = os.waitpid(-1, os.WNOHANG)
+                except ChildProcessError:
+                    return status
+                if pid == 0:
+                    break
+                if pid == child:
+                    while output in watched and select.select([output], [], [], 0)[0]:
+                        data = os.read(output, 65536)
+                        if not data:
+                            watched.remove(output)
+                        else:
+                            log(kind="output", text=data.decode("utf-8", "replace"))
+                    status = _report_exit(log, child, ended)
+
+
+def _report_exit(log, child, ended):
+    if os.WIFSIGNALED(ended):
+        name = signal.Signals(os.WTERMSIG(ended)).name[3:]
+        log(kind="process", phase="exit", pid=child, exit=None, signal=name)
+        return 128 + os.WTERMSIG(ended)
+    log(kind="process", phase="exit", pid=child, exit=os.WEXITSTATUS(ended), signal=None)
+    return os.WEXITSTATUS(ended)
+
+
+def _obey(message, child, to_main):
+    if message["do"] == "call":
+        os.write(to_main, (message["call"] + "\n").encode())
+    elif message["do"] == "signal":
+        _kill(child, getattr(signal, "SIG" + message["signal"]))
+    elif message["do"] == "freeze":
+        _kill(-1, signal.SIGSTOP)
+    elif message["do"] == "thaw":
+        _kill(-1, signal.SIGCONT)
+
+
+def _kill(pid, number):
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def calls_main(text, log):
+    """A main process that executes calls."""
+    calls = parse(text)
+
+    def main(output):
+        os.close(output)
+        Program(log).execute(calls)
+
+    return main
+
+
+def run_main(argv, env):
+    """A main process that is a program: stdin is empty, stdout and stderr go to the log."""
+
+    def main(output):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.closerange(3, 256)
+        try:
+            os.execvpe(argv[0], argv, dict(os.environ, **env))
+        except OSError as exc:
+            message = "cannot run %s: %s\n" % (" ".join(map(shlex.quote, argv)), exc.strerror)
+            os.write(2, message.encode())
+            os._exit(127)
+
+    return main
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="peer.py", description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--text", action="store_true", help="write for people, not JSON")
+    parser.add_argument("--tether", action="store_true", help="end when stdin ends")
+    modes = parser.add_subparsers(dest="mode", metavar="calls|run")
+    modes.required = True
+    modes.add_parser("calls", help="socket calls").add_argument("calls", metavar="CALLS")
+    modes.add_parser("run", help="any program").add_argument("argv", nargs="+", metavar="ARG")
+    options = parser.parse_args(arguments)
+    log = log_text if options.text else log_json
+    try:
+        job = calls_main(options.calls, log) if options.mode == "calls" else run_main(
+            options.argv, {})
+    except CallError as exc:
+        parser.error("line %d: %s" % (exc.offset + 1, exc))
+    sys.exit(supervise(job, log, options.tether))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""Where labs run: the Backend protocol, and the table of backends.
+
+A backend brings up hosts (namespaces that outlive their processes, each with an agent), starts and
+kills processes on them, and takes everything down. What happens in them comes back through
+channels of JSON lines, from `images/host/agent.py` and `images/peer/peer.py`, whatever the backend.
+Polling, waiting and recording live above it, in `lab.py`, shared by all.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from labctl.errors import UsageError
+
+Message = dict[str, Any]
+Progress = Callable[[str], None]
+
+
+class Channel(Protocol):
+    """A duplex stream of JSON objects, one a line, to a program in the lab."""
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Sends one message. A program that is gone is not an error: its stream says so."""
+
+    def __iter__(self) -> Iterator[Message]:
+        """The program's messages, until it ends. Called once, from a thread of its own."""
+
+    def close(self) -> None:
+        """Ends the stream; a tethered program ends with it."""
+
+
+@dataclass(frozen=True)
+class HostSpec:
+    """A host to bring up: `addresses` IPv4 and as many IPv6 addresses."""
+
+    name: str
+    addresses: int = 1
+
+
+@dataclass(frozen=True)
+class ProcessSpec:
+    """A process to start on a host: either `calls` (for the peer program) or `run` (any program)."""
+
+    name: str
+    host: str
+    calls: str | None = None
+    run: tuple[str, ...] | None = None
+    image: str | None = None
+    uid: int | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class HostLink:
+    """A host that is up. `ipv4` and `ipv6` in order; `batch`: ip(8) commands still to be run
+    on it by its agent; `hosts_file`: whether its agent has to write /etc/hosts."""
+
+    channel: Channel
+    ipv4: tuple[str, ...]
+    ipv6: tuple[str, ...]
+    batch: str = ""
+    hosts_file: bool = True
+
+
+def hosts_text(addresses: Mapping[str, tuple[Sequence[str], Sequence[str]]]) -> str:
+    """hosts(5) for a lab. NAME, NAME.2 ... are IPv4 addresses; NAME.v6, NAME.2.v6 ... IPv6."""
+    lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost"]
+    for name, families in addresses.items():
+        for suffix, family in zip(("", ".v6"), families, strict=True):
+            for index, address in enumerate(family, 1):
+                lines.append(f"{address} {name}{'' if index == 1 else f'.{index}'}{suffix}")
+    return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True)
+class Lack:
+    """What a backend or machine can't do: why, and how to mend it, one line each."""
+
+    reason: str
+    mend: str
+
+
+class Backend(Protocol):
+    """One lab. Methods raise LabError, and are called from one thread."""
+
+    name: str
+
+    def environment(self) -> dict[str, str | None]:
+        """`kernel`, `os` and `engine` of where the lab runs, as the result reports them."""
+
+    def lacks(self) -> Mapping[str, Lack]:
+        """The capabilities (of CAPABILITIES) that are missing here."""
+
+    def up(self, hosts: Sequence[HostSpec], processes: Sequence[ProcessSpec]) -> dict[str, HostLink]:
+        """Brings the hosts up, connected, and prepares their processes. `processes` is all that
+        `spawn` will be asked for."""
+
+    def spawn(self, process: ProcessSpec) -> Channel:
+        """Starts a process, or starts it again after it ended."""
+
+    def kill(self, process: ProcessSpec) -> None:
+        """SIGKILL to everything in a process; returns when all of it is gone, and so are its
+        sockets. No error if it is gone already."""
+
+    def signal(self, process: ProcessSpec, name: str) -> None:
+        """A signal (`TERM`) to the main process alone."""
+
+    def freeze(self, process: ProcessSpec, frozen: bool) -> None:
+        """Stops or continues everything in a process."""
+
+    def down(self) -> None:
+        """Removes everything. May be called at any time, also twice."""
+
+
+CAPABILITIES: dict[str, str] = {
+    "images": "processes from images of their own",
+    "uids": "processes of other users",
+}
+"""What a scenario may need beyond the basics: the names for `needs`, and what each is."""
+
+
+@dataclass(frozen=True)
+class BackendOptions:
+    """How to open a backend: a name for the run, a folder to keep files in while it runs, the
+    operating system of the images, and where progress on long work is told."""
+
+    run: str
+    folder: Path
+    os: str
+    progress: Progress
+
+
+BACKENDS: dict[str, str] = {
+    "docker": "labctl.backends.docker:DockerBackend",
+    "netns": "labctl.backends.netns:NetnsBackend",
+}
+"""Name and factory, `module:class`; a factory takes BackendOptions. Imported only when used."""
+
+
+def backend_class(name: str) -> Any:
+    """The class behind a name. Raises UsageError for an unknown one."""
+    if name not in BACKENDS:
+        raise UsageError(f"unknown backend {name!r}; allowed: auto, {', '.join(BACKENDS)}")
+    module, _, attribute = BACKENDS[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def choose(name: str) -> str:
+    """`auto` becomes `docker` where an engine answers and `netns` otherwise; others stay."""
+    if name != "auto":
+        backend_class(name)
+        return name
+    return "docker" if backend_class("docker").answers() else "netns"

@@ -1,0 +1,277 @@
+"""The embedded backend: plain Linux namespaces, with root or in an unprivileged user namespace.
+
+    unshare(1) -> world.py (process 1; owns the bridge's network namespace)
+                    |-- agent.py, one a host, each in a network namespace of its own
+                    `-- peer.py, one a process, each in a PID namespace of its own
+
+No daemon and no image. All of it lives below one process that ends with this one.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import itertools
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from labctl.backends import (
+    BackendOptions,
+    Channel,
+    HostLink,
+    HostSpec,
+    Lack,
+    Message,
+    ProcessSpec,
+    hosts_text,
+)
+from labctl.errors import LabError, Unavailable
+from labctl.resources import images
+
+NETWORK_V4 = ipaddress.ip_network("198.18.0.0/16")  # RFC 2544: set aside for tests
+NETWORK_V6 = ipaddress.ip_network("fd18:1ab::/64")  # RFC 4193: never routed outside
+START_DEADLINE = 20.0
+TOOLS = {"unshare": "util-linux", "ip": "iproute2", "ss": "iproute2"}
+
+
+class SocketChannel:
+    """A channel over one end of a socket pair."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._socket = end
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        with suppress(OSError):
+            self._socket.sendall((json.dumps(message) + "\n").encode())
+
+    def __iter__(self) -> Iterator[Message]:
+        with suppress(OSError), self._socket.makefile("rb") as lines:
+            for line in lines:
+                yield json.loads(line)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+
+class NetnsBackend:
+    """See `Backend`."""
+
+    name = "netns"
+
+    def __init__(self, options: BackendOptions) -> None:
+        self._folder = options.folder
+        self._world: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._channels: list[SocketChannel] = []
+        self._processes: dict[str, tuple[int, SocketChannel]] = {}
+
+    def environment(self) -> dict[str, str | None]:
+        return {"kernel": platform.release(), "os": _os_name(), "engine": None}
+
+    def lacks(self) -> Mapping[str, Lack]:
+        lacks = {
+            "images": Lack(
+                "plain namespaces have no images", "use --backend docker, with a running engine"
+            )
+        }
+        if "--map-root-user" in unshare_flags() and "--map-auto" not in unshare_flags():
+            lacks["uids"] = Lack(
+                "this user namespace has one user only",
+                "run as root, or install uidmap and give this user a range in /etc/subuid "
+                "and /etc/subgid",
+            )
+        return lacks
+
+    def up(self, hosts: Sequence[HostSpec], processes: Sequence[ProcessSpec]) -> dict[str, HostLink]:
+        numbers = itertools.count(2)
+        addresses = {
+            host.name: [next(numbers) for _ in range(host.addresses)] for host in hosts
+        }
+        links = {}
+        self._start(addresses)
+        pids = {}
+        for host in hosts:
+            channel, answer = self._open({"do": "host", "name": host.name})
+            pids[host.name] = answer["pid"]
+            ipv4 = [str(NETWORK_V4[n]) for n in addresses[host.name]]
+            ipv6 = [str(NETWORK_V6[n]) for n in addresses[host.name]]
+            batch = [f"address add {a}/{NETWORK_V4.prefixlen} dev eth0" for a in ipv4]
+            batch += [f"address add {a}/{NETWORK_V6.prefixlen} dev eth0 nodad" for a in ipv6]
+            batch += ["link set lo up", "link set eth0 up"]
+            links[host.name] = HostLink(
+                channel, tuple(ipv4), tuple(ipv6), "\n".join(batch) + "\n", hosts_file=False
+            )
+        bridge = ["link add bridge type bridge", "link set bridge up"]
+        for index, pid in enumerate(pids.values()):
+            port = f"port{index}"
+            bridge += [
+                f"link add {port} type veth peer name eth0 netns {pid}",
+                f"link set {port} master bridge up",
+            ]
+        self._ask({"do": "batch", "commands": "\n".join(bridge) + "\n"})
+        return links
+
+    def _start(self, addresses: Mapping[str, Sequence[int]]) -> None:
+        if problem := unavailable():
+            raise Unavailable(f"{problem.reason}; {problem.mend}")
+        hosts_file = self._folder / "hosts"
+        hosts_file.write_text(
+            hosts_text(
+                {
+                    name: ([str(NETWORK_V4[n]) for n in ns], [str(NETWORK_V6[n]) for n in ns])
+                    for name, ns in addresses.items()
+                }
+            )
+        )
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.settimeout(START_DEADLINE)
+        self._control = ours
+        world = Path(__file__).with_name("world.py")
+        with theirs, (self._folder / "world.log").open("wb") as log:
+            self._world = subprocess.Popen(
+                [
+                    "unshare", *unshare_flags(), "--",
+                    sys.executable, "-I", "-S", str(world),
+                    str(images() / "host" / "agent.py"),
+                    str(images() / "peer" / "peer.py"),
+                    str(hosts_file),
+                ],
+                stdin=theirs, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        self._receive()
+
+    def spawn(self, process: ProcessSpec) -> Channel:
+        job: dict[str, Any]
+        if process.calls is not None:
+            job = {"calls": process.calls}
+        else:
+            job = {"run": process.run, "env": dict(process.env)}
+        request = {"do": "spawn", "name": process.name, "host": process.host, "job": job}
+        channel, answer = self._open({**request, "uid": process.uid})
+        self._processes[process.name] = (answer["pid"], channel)
+        return channel
+
+    def kill(self, process: ProcessSpec) -> None:
+        started = self._processes.get(process.name)
+        if started is None:
+            return
+        self._ask({"do": "kill", "pid": started[0]})
+        while self._processes.get(process.name) == started:
+            self._receive()
+
+    def signal(self, process: ProcessSpec, name: str) -> None:
+        self._tell(process, {"do": "signal", "signal": name})
+
+    def freeze(self, process: ProcessSpec, frozen: bool) -> None:
+        self._tell(process, {"do": "freeze" if frozen else "thaw"})
+
+    def down(self) -> None:
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._world is not None:
+            try:
+                self._world.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                self._world.kill()
+                self._world.wait()
+            self._world = None
+        for channel in self._channels:
+            channel.close()
+        self._channels.clear()
+
+    def _tell(self, process: ProcessSpec, message: Message) -> None:
+        if started := self._processes.get(process.name):
+            started[1].send(message)
+
+    def _open(self, request: Message) -> tuple[SocketChannel, Message]:
+        ours, theirs = socket.socketpair()
+        channel = SocketChannel(ours)
+        self._channels.append(channel)
+        with theirs:
+            return channel, self._ask(request, theirs.fileno())
+
+    def _ask(self, request: Message, descriptor: int | None = None) -> Message:
+        if self._control is None:
+            raise LabError("the lab is down")
+        data = json.dumps(request).encode()
+        try:
+            socket.send_fds(self._control, [data], [] if descriptor is None else [descriptor])
+        except OSError as exc:
+            raise self._broken() from exc
+        while "answer" not in (message := self._receive()):
+            pass
+        answer: Message = message["answer"]
+        if "error" in answer:
+            raise LabError(answer["error"])
+        return answer
+
+    def _receive(self) -> Message:
+        """The next message of the world: an answer, or news of a process that is gone."""
+        assert self._control is not None
+        try:
+            data = self._control.recv(1 << 16)
+        except OSError as exc:
+            raise self._broken() from exc
+        if not data:
+            raise self._broken()
+        message: Message = json.loads(data)
+        started = self._processes.get(message.get("gone", ""))
+        if started and started[0] == message["pid"]:
+            del self._processes[message["gone"]]
+        return message
+
+    def _broken(self) -> LabError:
+        log = (self._folder / "world.log").read_text(errors="replace").strip()
+        return LabError(f"the namespaces ended: {log.splitlines()[-1] if log else 'no reason given'}")
+
+
+@cache
+def unshare_flags() -> tuple[str, ...]:
+    """How unshare(1) makes the world: with root's own rights, or in a user namespace."""
+    flags = ["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if os.geteuid() != 0:
+        flags = ["--user", "--map-root-user", *flags]
+        if shutil.which("newuidmap") and _unshare_works([*flags, "--map-auto"]):
+            flags.append("--map-auto")
+    return tuple(flags)
+
+
+@cache
+def unavailable() -> Lack | None:
+    """Why this machine can't run namespaces, if it can't."""
+    if sys.platform != "linux":
+        return Lack("namespaces need Linux", "use --backend docker")
+    for tool, package in TOOLS.items():
+        if not shutil.which(tool):
+            return Lack(f"{tool} is not on the PATH", f"install the package {package}")
+    if not _unshare_works(unshare_flags()):
+        return Lack(
+            "this system forbids new namespaces to this user",
+            "run as root, or allow them: sysctl kernel.unprivileged_userns_clone=1 (Debian), "
+            "kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu), "
+            "user.max_user_namespaces (elsewhere)",
+        )
+    return None
+
+
+def _unshare_works(flags: Sequence[str]) -> bool:
+    return not subprocess.run(["unshare", *flags, "--", "true"], capture_output=True).returncode
+
+
+def _os_name() -> str:
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except OSError:
+        return platform.system()

@@ -1,0 +1,196 @@
+"""The world of one lab: process 1 of the namespaces that hold its bridge, hosts and processes.
+
+Started by netns.py through unshare(1), so it owns a mount, a PID and a network namespace (and,
+without root, a user namespace). The bridge lives in its own network namespace. It forks an agent
+per host and a supervisor per process instead of starting interpreters, which keeps a lab of fifty
+hosts within a second. When its control socket ends, it ends, and the kernel ends everything in it:
+so nothing outlives a controller that was killed.
+
+Run as a script with the standard library alone, never imported. Requests and answers are JSON,
+one a SOCK_SEQPACKET message on standard input; a request may carry a file descriptor, the channel
+of what it starts.
+
+Threads: none, so that fork and unshare(2) mean what they say.
+"""
+
+import ctypes
+import gc
+import importlib.util
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+MS_BIND = 4096
+PR_SET_NO_NEW_PRIVS = 38
+PR_CAPBSET_DROP = 24
+LAST_CAPABILITY = 63
+CAPABILITY_VERSION_3 = 0x20080522
+ANSWER_LIMIT = 65536
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def call(name: str, *args: object) -> None:
+    """A libc call without a Python wrapper before 3.12. Raises OSError."""
+    if getattr(libc, name)(*args) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{name}: {os.strerror(code)}")
+
+
+def load(path: str):  # type: ignore[no-untyped-def]
+    spec = importlib.util.spec_from_file_location(os.path.basename(path)[:-3], path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def drop_capabilities() -> None:
+    """Leaves a process with no capability, now and after exec, as the containers of processes."""
+    for number in range(LAST_CAPABILITY + 1):
+        libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0)
+    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
+    call("capset", header, (ctypes.c_uint32 * 6)())
+
+
+class World:
+    def __init__(self, control: socket.socket, agent, peer) -> None:  # type: ignore[no-untyped-def]
+        self.control = control
+        self.agent, self.peer = agent, peer
+        self.home = os.open("/proc/self/ns/net", os.O_RDONLY)
+        self.pids = os.open("/proc/self/ns/pid", os.O_RDONLY)
+        self.networks: dict[str, int] = {}
+        self.processes: dict[int, str] = {}
+
+    def host(self, channel: int, name: str) -> dict[str, object]:
+        """A new network namespace with an agent in it."""
+        call("unshare", CLONE_NEWNET)
+        self.networks[name] = os.open("/proc/self/ns/net", os.O_RDONLY)
+        try:
+            return {"pid": self.fork(channel, lambda: self.agent.main(["--tether"]))}
+        finally:
+            call("setns", self.home, CLONE_NEWNET)
+
+    def batch(self, channel: int, commands: str) -> dict[str, object]:
+        """Runs ip(8) commands in the bridge's namespace."""
+        done = subprocess.run(
+            ["ip", "-batch", "-"], input=commands, capture_output=True, text=True, check=False
+        )
+        return {"error": f"ip: {done.stderr.strip()}"} if done.returncode else {}
+
+    def spawn(
+        self, channel: int, name: str, host: str, job: dict[str, object], uid: int | None
+    ) -> dict[str, object]:
+        """A supervisor and its process, in a new PID namespace on a host."""
+
+        def work() -> None:
+            call("setns", self.networks[host], CLONE_NEWNET)
+            drop = uid or 0
+            if uid is not None:
+                os.setgroups([])
+                os.setresgid(drop, drop, drop)
+                os.setresuid(drop, drop, drop)
+            drop_capabilities() if not drop else libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+            log = self.peer.log_json
+            if "calls" in job:
+                main = self.peer.calls_main(job["calls"], log)
+            else:
+                main = self.peer.run_main(job["run"], job["env"])
+            self.peer.supervise(main, log, True)
+
+        call("unshare", CLONE_NEWPID)
+        try:
+            pid = self.fork(channel, work)
+        finally:
+            call("setns", self.pids, CLONE_NEWPID)
+        self.processes[pid] = name
+        return {"pid": pid}
+
+    def kill(self, channel: int, pid: int) -> dict[str, object]:
+        """SIGKILL to a PID namespace; answered at once, and `gone` follows when it is empty."""
+        if pid in self.processes:
+            os.kill(pid, signal.SIGKILL)
+        return {"known": pid in self.processes}
+
+    def fork(self, channel: int, work) -> int:  # type: ignore[no-untyped-def]
+        pid = os.fork()
+        if pid:
+            return pid
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.dup2(channel, 0)
+            os.dup2(channel, 1)
+            kept = set(self.networks.values())
+            for number in map(int, os.listdir("/proc/self/fd")):
+                if number > 2 and number not in kept:
+                    try:
+                        os.close(number)
+                    except OSError:
+                        pass
+            work()
+        except BaseException as exc:
+            print(f"{type(exc).__name__}: {exc}", file=sys.stderr, flush=True)
+        finally:
+            os._exit(0)
+
+    def reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if name := self.processes.pop(pid, None):
+                self.send({"gone": name, "pid": pid, "status": status})
+
+    def send(self, message: dict[str, object]) -> None:
+        self.control.send(json.dumps(message).encode())
+
+    def serve(self) -> None:
+        wake, waker = os.pipe()
+        os.set_blocking(waker, False)
+        signal.set_wakeup_fd(waker)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        while True:
+            ready, _, _ = select.select([wake, self.control], [], [])
+            if wake in ready:
+                os.read(wake, 4096)
+                self.reap()
+            if self.control not in ready:
+                continue
+            data, channels, _, _ = socket.recv_fds(self.control, ANSWER_LIMIT, 1)
+            if not data:
+                return
+            request = json.loads(data)
+            channel = channels[0] if channels else -1
+            try:
+                answer = getattr(self, request.pop("do"))(channel, **request)
+            except OSError as exc:
+                answer = {"error": str(exc)}
+            if channels:
+                os.close(channel)
+            self.send({"answer": answer})
+
+
+def main() -> None:
+    agent, peer, hosts = sys.argv[1:]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    control = socket.socket(fileno=os.dup(0))
+    call("mount", hosts.encode(), b"/etc/hosts", None, MS_BIND, None)
+    world = World(control, load(agent), load(peer))
+    gc.freeze()
+    world.send({"answer": {}})
+    world.serve()
+
+
+if __name__ == "__main__":
+    main()

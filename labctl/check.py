@@ -1,0 +1,141 @@
+"""Judging: from a scenario and its history to verdicts, with no lab in sight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from labctl.explain import failed_bind
+from labctl.history import CallEvent, Event, History, StepEvent
+from labctl.predicates import Finding, Predicate, Result
+from labctl.scenario import Scenario
+from labctl.steps import Step, Wait
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One claim, judged. `at` is in seconds since the run began, `source` is file:line."""
+
+    result: Result
+    what: str
+    expected: str
+    actual: str
+    at: float
+    source: str
+    evidence: tuple[str, ...] = field(default=())
+
+    def as_json(self) -> dict[str, Any]:
+        """As the result document has it."""
+        return {
+            "result": self.result,
+            "what": self.what,
+            "expected": self.expected,
+            "actual": self.actual,
+            "at": round(self.at, 3),
+            "source": self.source,
+            "evidence": list(self.evidence),
+        }
+
+
+def check(scenario: Scenario, events: Iterable[Event]) -> list[Verdict]:
+    """Replays the events and judges each claim at the moment that it was made."""
+    history = History()
+    verdicts: list[Verdict] = []
+    begun = 0.0
+    for event in events:
+        history.add(event)
+        if not isinstance(event, StepEvent):
+            continue
+        if event.phase == "begin":
+            begun = event.t
+        else:
+            source = f"{scenario.source}:{scenario.step_lines[event.index]}"
+            verdicts += _judge(scenario.steps[event.index], event, history, begun, source)
+    for predicate, line in zip(scenario.expect, scenario.expect_lines, strict=True):
+        for finding in predicate.judge(history):
+            verdicts.append(_verdict(finding, history.now, f"{scenario.source}:{line}"))
+    return verdicts
+
+
+def _judge(
+    step: Step, event: StepEvent, history: History, begun: float, source: str
+) -> list[Verdict]:
+    """The verdicts of one step that has ended."""
+    claims = [] if step.claim is None else step.claim.judge(history)
+    if event.outcome == "skipped":
+        reason = event.detail or ""
+        return [Verdict("skip", f.what, f.expected, reason, event.t, source) for f in claims]
+    if event.outcome == "failed":
+        expected, _, actual = (event.detail or "").partition("; saw ")
+        return [Verdict("fail", event.text, expected, actual, event.t, source)]
+    if not isinstance(step, Wait):
+        return [_verdict(finding, event.t, source) for finding in claims]
+    return [
+        _waited(step, finding, event, history, begun, source) for finding in claims
+    ]
+
+
+def _waited(
+    step: Wait, finding: Finding, event: StepEvent, history: History, begun: float, source: str
+) -> Verdict:
+    start = history.labels[step.since] if step.since else begun
+    of = f" of {step.since}" if step.since else ""
+    expected = f"{finding.expected} within {step.within}{of}"
+    if event.outcome == "timeout":
+        actual = finding.actual if finding.result == "pass" else (
+            f"{finding.actual} until {event.t - start:.3f} s")  # fmt: skip
+        return Verdict(finding.result, finding.what, expected, actual, event.t, source,
+                       finding.evidence)  # fmt: skip
+    held = held_since(step.wait, history.events, start)
+    after = (event.t if held is None else held) - start
+    result: Result = "pass" if step.within.low <= after <= step.within.high else "fail"
+    actual = f"{finding.actual} after {after:.3f} s"
+    return Verdict(result, finding.what, expected, actual, event.t, source, finding.evidence)
+
+
+def _verdict(finding: Finding, at: float, source: str) -> Verdict:
+    return Verdict(
+        finding.result, finding.what, finding.expected, finding.actual, at, source, finding.evidence
+    )
+
+
+def held_since(predicate: Predicate, events: Sequence[Event], start: float) -> float | None:
+    """Since when, from `start` on, a predicate has held without a break; None where it does not
+    hold at the end. So a wait that comes late still measures what happened."""
+    history = History()
+    since: float | None = None
+    for event in events:
+        history.add(event)
+        if event.t < start:
+            continue
+        if all(finding.result == "pass" for finding in predicate.judge(history)):
+            since = event.t if since is None else since
+        else:
+            since = None
+    return since
+
+
+def explain(events: Iterable[Event]) -> list[str]:
+    """Why things went as they did: one sentence for each bind that failed."""
+    history = History()
+    failed: CallEvent | None = None
+    found: list[str] = []
+    for event in events:
+        history.add(event)
+        if isinstance(event, CallEvent) and event.name == "bind" and event.errno == "EADDRINUSE":
+            failed = event
+        elif failed is not None and history.sockets.get(failed.host) is event:
+            if sentence := failed_bind(failed, history):
+                found.append(sentence)
+            failed = None
+    return found
+
+
+def overall(results: Iterable[str]) -> str:
+    """The worst of some results: error, fail, unknown, pass; skip where there is nothing else."""
+    found = set(results)
+    for result in ("error", "fail", "unknown", "pass", "skip"):
+        if result in found:
+            return result
+    return "pass"

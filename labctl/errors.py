@@ -1,0 +1,62 @@
+"""The exception tree. Only `cli.py` turns one into an exit status.
+
+    LabctlError
+    |-- UsageError       bad usage or a bad scenario: exit 2
+    |   `-- ScenarioError    every mistake of a file, each with file and line
+    |-- LabError         the lab itself failed: exit 4
+    |   `-- Unavailable      nothing to run it on: exit 3
+    `-- Interrupted      Ctrl-C, SIGTERM or SIGHUP: exit 130
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+class LabctlError(Exception):
+    """Anything that ends a command with a message for people."""
+
+    exit_status = 4
+
+
+class UsageError(LabctlError):
+    """Bad usage."""
+
+    exit_status = 2
+
+
+@dataclass(frozen=True, order=True)
+class Mistake:
+    """One mistake in a file; `str()` gives `file:line: message`. Lines count from 1."""
+
+    file: str
+    line: int
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.message}"
+
+
+class ScenarioError(UsageError):
+    """A file that is no valid scenario, with all its mistakes in the order of lines."""
+
+    def __init__(self, mistakes: Iterable[Mistake]) -> None:
+        self.mistakes = sorted(set(mistakes))
+        super().__init__("\n".join(map(str, self.mistakes)))
+
+
+class LabError(LabctlError):
+    """The lab failed: an engine that refuses, a host that dies."""
+
+
+class Unavailable(LabError):
+    """Nothing here can run it; the message ends with the mend."""
+
+    exit_status = 3
+
+
+class Interrupted(LabctlError):
+    """The user or the system asked to stop."""
+
+    exit_status = 130

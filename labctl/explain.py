@@ -1,0 +1,52 @@
+"""Words for what was seen: sockets, and which of them blocked a bind."""
+
+from __future__ import annotations
+
+from labctl import errnos
+from labctl.history import CallEvent, History
+from labctl.probes.sockets import Address, Socket
+
+
+def describe_socket(socket: Socket) -> str:
+    """`TIME-WAIT 198.18.0.2:8000 -> 198.18.0.3:40312, timewait 59.3 s left`."""
+    text = f"{socket.state} {socket.local}"
+    if not socket.is_listener:
+        text += f" -> {socket.remote}"
+        if socket.recv_q:
+            text += f", recv-q {socket.recv_q}"
+        if socket.send_q:
+            text += f", send-q {socket.send_q}"
+    if socket.timer:
+        text += f", {socket.timer.name} timer {socket.timer.expires:.1f} s left"
+    return text
+
+
+def blockers(address: str, sockets: tuple[Socket, ...]) -> list[Socket]:
+    """The sockets that can stop a bind to `address` (as the peer wrote it: `:8000`,
+    `198.18.0.2:8000`): those with its port, and with its local address where both are specific.
+
+    Which of them did depends on options that no tool shows (see socket(7), SO_REUSEADDR)."""
+    host, _, port = address.rpartition(":")
+    wanted = Address(host.strip("[]") or "*", int(port), None)
+    return [s for s in sockets if s.local.port == wanted.port and _overlap(wanted, s.local)]
+
+
+def _overlap(a: Address, b: Address) -> bool:
+    return a.wildcard or b.wildcard or a.unmapped == b.unmapped
+
+
+def failed_bind(event: CallEvent, history: History) -> str | None:
+    """One sentence on why a bind failed, from the latest look at its host; None where nothing is
+    known."""
+    seen = history.sockets.get(event.host)
+    if event.name != "bind" or event.errno != "EADDRINUSE" or seen is None:
+        return None
+    port = event.call.split()[1]
+    host, _, number = port.rpartition(":")
+    address = next(iter(history.addresses(host)), host) if host else ""
+    found = blockers(f"{address}:{number}", seen.sockets)
+    if not found:
+        return None
+    who = "; ".join(describe_socket(s) for s in found[:3])
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    return f"{event.process}: {event.call} failed with {errnos.describe('EADDRINUSE')}: blocked by {who}{more}"

@@ -1,0 +1,263 @@
+"""The history of a run: what happened, in order, on one clock.
+
+Events are written to `history.jsonl` as they arrive, and a History folds them into what is true
+now: the last look at every host's sockets, the state of every process, labels, counters. Judging a
+recorded run is the same fold, event by event.
+
+`t` is in seconds since the run began, by the lab's monotonic clock.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+from labctl.errors import UsageError
+from labctl.probes.sockets import Socket, lab_sockets, parse_ss
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened at `t`."""
+
+    kind: ClassVar[str]
+    t: float
+
+    def to_json(self) -> str:
+        """One line of history.jsonl."""
+        return json.dumps({"t": round(self.t, 6), "kind": self.kind, **_payload(self)})
+
+
+@dataclass(frozen=True)
+class LabEvent(Event):
+    """The lab is up: where it runs, since when (RFC 3339), and who has which addresses."""
+
+    kind = "lab"
+    started: str
+    backend: str
+    environment: Mapping[str, Any]
+    addresses: Mapping[str, list[str]]
+
+
+@dataclass(frozen=True)
+class StepEvent(Event):
+    """A step begins, or ends with an outcome."""
+
+    kind = "step"
+    index: int
+    phase: Literal["begin", "end"]
+    text: str
+    label: str | None = None
+    outcome: Literal["done", "held", "timeout", "failed", "skipped"] | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True)
+class ProcessEvent(Event):
+    """A process starts, its main process exits, or all of it is gone."""
+
+    kind = "process"
+    process: str
+    host: str
+    phase: Literal["start", "exit", "gone"]
+    pid: int | None = None
+    exit: int | None = None
+    signal: str | None = None
+
+
+@dataclass(frozen=True)
+class CallEvent(Event):
+    """A process enters a socket call, or is done with it."""
+
+    kind = "call"
+    process: str
+    host: str
+    pid: int
+    phase: Literal["enter", "done"]
+    call: str
+    name: str
+    errno: str | None = None
+    error: str | None = None
+    result: int | None = None
+    local: str | None = None
+    peer: str | None = None
+    eof: bool | None = None
+    data: str | None = None
+
+
+@dataclass(frozen=True)
+class OutputEvent(Event):
+    """A program wrote something."""
+
+    kind = "output"
+    process: str
+    host: str
+    text: str
+
+
+@dataclass(frozen=True)
+class SocketsEvent(Event):
+    """What `ss` said on a host, as it said it, and the counters that changed since the last time.
+
+    `cause` is `change` where the agent noticed something, `look` where the controller asked."""
+
+    kind = "sockets"
+    host: str
+    cause: Literal["change", "look"]
+    text: str
+    counters: Mapping[str, int] = field(default_factory=dict)
+    caption: str | None = None
+
+    @cached_property
+    def sockets(self) -> tuple[Socket, ...]:
+        """The sockets in `text`, without the engine's own."""
+        return tuple(lab_sockets(parse_ss(self.text)))
+
+
+@dataclass(frozen=True)
+class CountersEvent(Event):
+    """All counters of a host when the run began."""
+
+    kind = "counters"
+    host: str
+    values: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class ExecEvent(Event):
+    """A command that ran on a host."""
+
+    kind = "exec"
+    host: str
+    command: str
+    exit: int
+    output: str
+
+
+@dataclass(frozen=True)
+class TroubleEvent(Event):
+    """A probe that could not see: what it says is incomplete from here on."""
+
+    kind = "trouble"
+    host: str
+    probe: str
+    text: str
+
+
+KINDS: dict[str, type[Event]] = {
+    kind.kind: kind
+    for kind in (
+        LabEvent,
+        StepEvent,
+        ProcessEvent,
+        CallEvent,
+        OutputEvent,
+        SocketsEvent,
+        CountersEvent,
+        ExecEvent,
+        TroubleEvent,
+    )
+}
+
+
+def _payload(event: Event) -> dict[str, Any]:
+    fields = ((f.name, f.default) for f in dataclasses.fields(event) if f.name != "t")
+    return {name: v for name, d in fields if (v := getattr(event, name)) is not None or v != d}
+
+
+def read_events(lines: Iterable[str]) -> Iterator[Event]:
+    """The events of a history.jsonl. Raises UsageError for a line that is none."""
+    for number, line in enumerate(lines, 1):
+        try:
+            data = json.loads(line)
+            yield KINDS[data.pop("kind")](**data)
+        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+            raise UsageError(f"history.jsonl:{number}: no event: {exc}") from exc
+
+
+@dataclass
+class ProcessState:
+    """A process as it is now: everything since it was last started."""
+
+    host: str
+    running: bool = False
+    exit: int | None = None
+    signal: str | None = None
+    calls: list[CallEvent] = field(default_factory=list)
+    entered: CallEvent | None = None
+    output: str = ""
+
+    def apply(self, event: ProcessEvent | CallEvent | OutputEvent) -> None:
+        """Takes in one event of this process."""
+        if isinstance(event, OutputEvent):
+            self.output += event.text
+        elif isinstance(event, CallEvent):
+            self.entered = event if event.phase == "enter" else None
+            if event.phase == "done":
+                self.calls.append(event)
+        elif event.phase == "exit":
+            self.running, self.exit, self.signal = False, event.exit, event.signal
+        elif self.running and event.phase == "gone":
+            self.running, self.exit, self.signal = False, event.exit, event.signal
+
+
+class History:
+    """All events so far, and what they add up to."""
+
+    def __init__(self, events: Iterable[Event] = ()) -> None:
+        self.events: list[Event] = []
+        self.lab: LabEvent | None = None
+        self.labels: dict[str, float] = {}
+        self.sockets: dict[str, SocketsEvent] = {}
+        self.processes: dict[str, ProcessState] = {}
+        self.trouble: dict[str, TroubleEvent] = {}
+        self._baseline: dict[str, Mapping[str, int]] = {}
+        self._counters: dict[str, dict[str, int]] = {}
+        for event in events:
+            self.add(event)
+
+    def add(self, event: Event) -> None:
+        """Takes in the next event."""
+        self.events.append(event)
+        match event:
+            case LabEvent():
+                self.lab = event
+            case StepEvent(phase="end", label=str(label)):
+                self.labels[label] = event.t
+            case ProcessEvent(phase="start"):
+                self.processes[event.process] = ProcessState(event.host, running=True)
+            case ProcessEvent() | CallEvent() | OutputEvent():
+                if state := self.processes.get(event.process):
+                    state.apply(event)
+            case SocketsEvent():
+                self.sockets[event.host] = event
+                self._counters.setdefault(event.host, {}).update(event.counters)
+            case CountersEvent():
+                self._baseline[event.host] = event.values
+                self._counters[event.host] = dict(event.values)
+            case TroubleEvent():
+                self.trouble[event.host] = event
+
+    @property
+    def now(self) -> float:
+        """The time of the latest event."""
+        return self.events[-1].t if self.events else 0.0
+
+    def growth(self, host: str, counter: str) -> int | None:
+        """By how much a counter grew since the run began; None where the kernel has none so named
+        (a counter that was never touched may be missing from /proc too)."""
+        if counter not in self._baseline.get(host, {}):
+            return None
+        return self._counters[host][counter] - self._baseline[host][counter]
+
+    def counter_names(self, host: str) -> list[str]:
+        """The counters of a host."""
+        return list(self._baseline.get(host, {}))
+
+    def addresses(self, host: str) -> list[str]:
+        """A host's addresses."""
+        return self.lab.addresses.get(host, []) if self.lab else []

@@ -1,0 +1,361 @@
+"""A lab in use: a backend's hosts and processes, with everything they report turned into events.
+
+Threads: one reader a channel does nothing but put messages on a queue; everything else happens in
+the thread that calls Lab, which takes them off (`pump`) and so orders and records all events.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from labctl.backends import Backend, Channel, HostLink, Lack, Message, ProcessSpec, hosts_text
+from labctl.errors import LabError
+from labctl.history import (
+    CallEvent,
+    CountersEvent,
+    Event,
+    ExecEvent,
+    History,
+    LabEvent,
+    OutputEvent,
+    ProcessEvent,
+    SocketsEvent,
+    TroubleEvent,
+)
+from labctl.predicates import Predicate
+from labctl.scenario import Scenario
+from labctl.steps import Outcome
+from labctl.values import Within
+
+ANSWER_DEADLINE = 20.0
+EXEC_DEADLINE = 60.0
+COUNTER_PERIOD = 0.03
+
+
+class MissingHere(Exception):
+    """This kernel or machine lacks what the scenario is about."""
+
+    def __init__(self, lack: Lack) -> None:
+        super().__init__(f"{lack.reason}; {lack.mend}")
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where a message comes from: a host's agent, or one start of a process."""
+
+    host: str
+    process: str | None
+    channel: Channel
+
+
+class Lab:
+    """Used in a `with`: brings the hosts up and takes everything down.
+
+    `record` is called with every event, in order, after the history has taken it in. Methods raise
+    LabError where the lab itself fails.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        backend: Backend,
+        history: History,
+        record: Callable[[Event], None],
+    ) -> None:
+        self.scenario = scenario
+        self.history = history
+        self._backend = backend
+        self._record = record
+        self._processes = scenario.processes
+        self._inbox: queue.SimpleQueue[tuple[_Source, Message | None]] = queue.SimpleQueue()
+        self._links: dict[str, HostLink] = {}
+        self._running: dict[str, Channel] = {}
+        self._hellos: dict[str, Message] = {}
+        self._replies: dict[int, Message] = {}
+        self._ids = 0
+        self._offset = 0.0  # lab clock minus ours
+        self._origin = time.monotonic()
+        self._closing = False
+
+    def __enter__(self) -> Lab:
+        try:
+            self._up()
+        except BaseException:
+            self._backend.down()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing = True
+        self._backend.down()
+
+    def _up(self) -> None:
+        specs = self.scenario.host_specs
+        started = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        self._links = self._backend.up(specs, list(self._processes.values()))
+        for name, link in self._links.items():
+            self._listen(_Source(name, None, link.channel))
+        self._pump_or_fail(lambda: len(self._hellos) == len(self._links), "an agent's first word")
+        names = {name: (link.ipv4, link.ipv6) for name, link in self._links.items()}
+        text = hosts_text(names)
+        self._ask_all(
+            {
+                name: {"do": "setup", "batch": link.batch, "hosts": text if link.hosts_file else None}
+                for name, link in self._links.items()
+            }
+        )
+        for name, host in self.scenario.hosts.items():
+            if host.sysctls:
+                self.sysctl(name, host.sysctls)
+        self._synchronize()
+        self._emit(
+            LabEvent(
+                self.now(),
+                started,
+                self._backend.name,
+                {**self._backend.environment(), "probes": ["ss"]},
+                {
+                    key: list(found)
+                    for name, (ipv4, ipv6) in names.items()
+                    for key, found in ((name, [*ipv4, *ipv6]), (f"{name}.v6", ipv6))
+                },
+            )
+        )
+        for name, hello in self._hellos.items():
+            self._emit(CountersEvent(self.now(), name, hello["counters"]))
+
+    def _synchronize(self) -> None:
+        """Finds the lab clock's offset from ours. They are one clock unless the engine is elsewhere;
+        a difference within the time that asking takes counts as none."""
+        host = next(iter(self._links))
+        before = time.monotonic()
+        answer = self._ask(host, {"do": "clock"})
+        after = time.monotonic()
+        difference = answer["t"] - (before + after) / 2
+        if abs(difference) > (after - before) / 2:
+            self._offset = difference
+        self._origin = self._lab_clock()
+
+    def _lab_clock(self) -> float:
+        return time.monotonic() + self._offset
+
+    def now(self) -> float:
+        """Seconds since the run began, by the lab's clock."""
+        return self._lab_clock() - self._origin
+
+    # --- What steps do ---------------------------------------------------------------------------
+
+    def running(self, process: str) -> bool:
+        """Whether the main process of a process runs."""
+        self.pump(0)
+        state = self.history.processes.get(process)
+        return state is not None and state.running
+
+    def awaiting(self, process: str) -> bool:
+        """Whether a process is in `await`; gives one that is on its way there a moment."""
+
+        def there() -> bool:
+            state = self.history.processes.get(process)
+            entered = [c for c in self.history.events if _enters_await(c, process)]
+            return state is not None and state.running and bool(entered)
+
+        return self.pump_until(there, self.now() + 1.0)
+
+    def condition(self, process: str) -> str:
+        """How a process is, in a word or two."""
+        state = self.history.processes.get(process)
+        if state is None:
+            return "it was never started"
+        if state.running:
+            return "it runs, but not in await"
+        return f"it ended by SIG{state.signal}" if state.signal else f"it ended with {state.exit}"
+
+    def start(self, process: str) -> None:
+        """Starts a process and returns when it has begun."""
+        spec = self._processes[process]
+        channel = self._backend.spawn(spec)
+        seen = len(self.history.events)
+        self._running[process] = channel
+        self._listen(_Source(spec.host, process, channel))
+        self._pump_or_fail(
+            lambda: any(
+                isinstance(e, ProcessEvent) and e.process == process
+                for e in self.history.events[seen:]
+            ),
+            f"the start of {process}",
+        )
+
+    def kill(self, process: str) -> None:
+        """SIGKILL to all of a process; returns when it is gone and recorded as such."""
+        if process in self._running:
+            self._backend.kill(self._processes[process])
+            self._pump_or_fail(lambda: process not in self._running, f"the end of {process}")
+
+    def signal(self, process: str, name: str) -> None:
+        """A signal to the main process alone."""
+        self._backend.signal(self._processes[process], name)
+
+    def freeze(self, process: str, frozen: bool) -> None:
+        """Stops or continues everything in a process."""
+        self._backend.freeze(self._processes[process], frozen)
+
+    def call(self, process: str, text: str, patience: float) -> None:
+        """Has a process in `await` do one more call; returns when it is done, or blocked for
+        `patience` seconds."""
+        done = len(_done(self.history, process))
+        self._running[process].send({"do": "call", "call": text})
+        self.pump_until(
+            lambda: len(_done(self.history, process)) > done or process not in self._running,
+            self.now() + patience,
+        )
+
+    def exec(self, host: str, command: str) -> None:
+        """Runs a shell command on a host and records its output."""
+        answer = self._ask(host, {"do": "exec", "command": command}, EXEC_DEADLINE)
+        self._emit(
+            ExecEvent(answer["t"] - self._origin, host, command, answer["exit"], answer["output"])
+        )
+
+    def sysctl(self, host: str, values: Mapping[str, str]) -> None:
+        """Sets sysctls. Raises MissingHere for one that this kernel does not have."""
+        answer = self._ask(host, {"do": "sysctl", "values": dict(values)})
+        for key in answer["missing"]:
+            kernel = self._hellos[host]["kernel"]
+            raise MissingHere(Lack(f"kernel {kernel} has no {key}", "run it on another kernel"))
+        for key, reason in answer["failed"].items():
+            raise LabError(f"{host}: can't set {key} to {values[key]!r}: {reason}")
+
+    def look(self, hosts: Iterable[str] | None = None, caption: str | None = None) -> None:
+        """Has every host, or some, report its sockets and counters now."""
+        chosen = self._links if hosts is None else hosts
+        self._ask_all({host: {"do": "look", "caption": caption} for host in chosen})
+
+    def wait(self, predicate: Predicate, within: Within, since: str | None) -> Outcome:
+        """Polls until a predicate holds; the upper bound counts from a label, or from now."""
+        start = self.history.labels[since] if since else self.now()
+        deadline = start + within.high
+        self.look(predicate.hosts)
+        while not all(f.result == "pass" for f in predicate.judge(self.history)):
+            if self.now() >= deadline:
+                self.look(predicate.hosts)
+                if all(f.result == "pass" for f in predicate.judge(self.history)):
+                    break
+                return "timeout"
+            if predicate.counters:
+                self.pump(min(deadline - self.now(), COUNTER_PERIOD))
+                self.look(predicate.counters)
+            else:
+                self.pump(deadline - self.now())
+        return "held"
+
+    # --- Messages --------------------------------------------------------------------------------
+
+    def pump(self, patience: float) -> None:
+        """Takes in what is there; waits for the first message, `patience` seconds at most."""
+        try:
+            source, message = self._inbox.get(timeout=max(0.0, patience))
+            while True:
+                self._take(source, message)
+                source, message = self._inbox.get_nowait()
+        except queue.Empty:
+            pass
+
+    def pump_until(self, condition: Callable[[], bool], deadline: float) -> bool:
+        """Takes in messages until a condition holds; False where it does not before `deadline`."""
+        while not condition():
+            if (left := deadline - self.now()) <= 0:
+                return False
+            self.pump(left)
+        return True
+
+    def _pump_or_fail(self, condition: Callable[[], bool], what: str) -> None:
+        if not self.pump_until(condition, self.now() + ANSWER_DEADLINE):
+            raise LabError(f"{what} did not come within {ANSWER_DEADLINE:g} s")
+
+    def _ask(self, host: str, message: Message, patience: float = ANSWER_DEADLINE) -> Message:
+        return self._ask_all({host: message}, patience)[host]
+
+    def _ask_all(
+        self, messages: Mapping[str, Message], patience: float = ANSWER_DEADLINE
+    ) -> dict[str, Message]:
+        """Sends a message to each host's agent and returns their replies."""
+        ids = {}
+        for host, message in messages.items():
+            self._ids += 1
+            ids[host] = self._ids
+            self._links[host].channel.send({**message, "id": self._ids})
+        waiting = set(ids.values())
+        if not self.pump_until(lambda: waiting <= self._replies.keys(), self.now() + patience):
+            late = [host for host, ident in ids.items() if ident not in self._replies]
+            raise LabError(f"{', '.join(late)}: no answer to {message['do']} in {patience:g} s")
+        answers = {host: self._replies.pop(ident) for host, ident in ids.items()}
+        for host, answer in answers.items():
+            if "error" in answer:
+                raise LabError(f"{host}: {answer['error']}")
+        return answers
+
+    def _listen(self, source: _Source) -> None:
+        def read() -> None:
+            for message in source.channel:
+                self._inbox.put((source, message))
+            self._inbox.put((source, None))
+
+        threading.Thread(target=read, daemon=True, name=f"read {source.host}").start()
+
+    def _take(self, source: _Source, message: Message | None) -> None:
+        if source.process is None:
+            self._take_host(source.host, message)
+        elif self._running.get(source.process) is source.channel:
+            self._take_process(source.process, source.host, message)
+
+    def _take_host(self, host: str, message: Message | None) -> None:
+        if message is None:
+            if not self._closing:
+                raise LabError(f"the agent of host {host} ended")
+            return
+        kind = message.pop("kind")
+        if kind == "hello":
+            self._hellos[host] = message
+        elif kind == "reply":
+            self._replies[message["id"]] = message
+        elif self.history.lab is None:
+            pass  # Sockets of a host that is still being set up
+        else:
+            t = message.pop("t") - self._origin
+            events = {"sockets": SocketsEvent, "trouble": TroubleEvent}
+            self._emit(events[kind](t, host, **message))
+
+    def _take_process(self, process: str, host: str, message: Message | None) -> None:
+        if message is None:
+            del self._running[process]
+            gone = ProcessEvent(self.now(), process, host, "gone", signal="KILL")
+            self._emit(gone)
+            return
+        kind, t = message.pop("kind"), message.pop("t") - self._origin
+        events = {"process": ProcessEvent, "call": CallEvent, "output": OutputEvent}
+        event: Event = events[kind](t, process, host, **message)
+        self._emit(event)
+        if isinstance(event, CallEvent) and event.errno == "EADDRINUSE":
+            # Who blocked it? By the time that somebody asks, it may be gone.
+            self._links[host].channel.send({"do": "look", "id": 0, "caption": event.call})
+
+    def _emit(self, event: Event) -> None:
+        self.history.add(event)
+        self._record(event)
+
+
+def _enters_await(event: Event, process: str) -> bool:
+    return isinstance(event, CallEvent) and event.process == process and event.name == "await"
+
+
+def _done(history: History, process: str) -> list[CallEvent]:
+    state: Any = history.processes.get(process)
+    return state.calls if state else []
+
+

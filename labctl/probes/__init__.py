@@ -1,0 +1,1 @@
+"""What a running lab is watched with: sockets, state transitions, segments."""

@@ -1,0 +1,223 @@
+"""TCP sockets as `ss` sees them: the one parser of `ss -tanoei`.
+
+`ss` (iproute2, ss(8)) has no machine-readable output, and its columns grow with their contents, so
+a line is read by what `misc/ss.c` prints into it and never by position. Samples of iproute2 5.10,
+6.1 and 6.15 are among the tests' data.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from enum import StrEnum
+from typing import Self
+
+RESOLVER = "127.0.0.11"
+"""Where a container engine's resolver listens, in the network namespace of each container."""
+
+
+class State(StrEnum):
+    """The states of RFC 9293, section 3.3.2, spelled as `ss` prints them.
+
+    UNCONN is CLOSED: a socket that is bound and no more (listed since iproute2 6.8). The kernel's
+    own NEW_SYN_RECV is no state of its own here: `inet_req_diag_fill` reports it as SYN-RECV.
+    """
+
+    LISTEN = "LISTEN"
+    SYN_SENT = "SYN-SENT"
+    SYN_RECV = "SYN-RECV"
+    ESTAB = "ESTAB"
+    FIN_WAIT_1 = "FIN-WAIT-1"
+    FIN_WAIT_2 = "FIN-WAIT-2"
+    CLOSE_WAIT = "CLOSE-WAIT"
+    CLOSING = "CLOSING"
+    LAST_ACK = "LAST-ACK"
+    TIME_WAIT = "TIME-WAIT"
+    UNCONN = "UNCONN"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The state that `text` means, in the spelling of the RFC, `ss`, netstat or the kernel.
+
+        Case, hyphens, underscores and blanks do not count: `fin_wait2` is FIN-WAIT-2, and
+        `TCP_CLOSE` is UNCONN.
+
+        Raises ValueError for anything else, with the nearest state and the list of them.
+        """
+        known = {_plain(state): state for state in cls}
+        known |= {alias: cls(state) for alias, state in _ALIASES.items()}
+        word = _plain(text).removeprefix("TCP")
+        if word in known:
+            return known[word]
+        near = get_close_matches(word, known, n=1)
+        hint = f", did you mean {known[near[0]]}?" if near else ""
+        raise ValueError(f"{text!r} is no TCP state{hint} (one of {', '.join(cls)})")
+
+
+_ALIASES = {
+    "LISTENING": "LISTEN",
+    "SYNRECEIVED": "SYN-RECV",
+    "SYNRCVD": "SYN-RECV",
+    "NEWSYNRECV": "SYN-RECV",
+    "ESTABLISHED": "ESTAB",
+    "CLOSED": "UNCONN",
+    "CLOSE": "UNCONN",
+    "UNCONNECTED": "UNCONN",
+}
+"""RFC 9293 (CLOSED), ss(8)'s filters, BSD's netstat and `enum` in the kernel's tcp_states.h."""
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[-_\s]", "", text).upper()
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One end of a socket.
+
+    `host` is numeric and without brackets, or `*` for an IPv6 wildcard that takes IPv4 as well.
+    `port` is None where `ss` prints `*`. `interface` is the device that the socket is bound to, or
+    that a link-local address belongs to; `ss` prints it for the local end alone.
+    """
+
+    host: str
+    port: int | None
+    interface: str | None = None
+
+    @property
+    def unmapped(self) -> str:
+        """`host`, an IPv4-mapped IPv6 address (RFC 4291, section 2.5.5.2) as plain IPv4."""
+        return self.host.removeprefix("::ffff:") if "." in self.host else self.host
+
+    @property
+    def wildcard(self) -> bool:
+        """Whether it stands for every address of the host."""
+        return self.host in ("*", "0.0.0.0", "::")
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        device = "" if self.interface is None else f"%{self.interface}"
+        return f"{host}{device}:{'*' if self.port is None else self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Timer:
+    """A socket's running timer, as ss(8) describes it under --options.
+
+    `name` is on (retransmission), keepalive (also an orphan's FIN-WAIT-2, until 60 s remain),
+    timewait (also those 60 s), persist or unknown. `expires` is in seconds from the moment of
+    looking, rounded down: to a whole one from ten seconds on, to a whole minute from ten minutes
+    on. `retrans` counts retransmissions, or the probes of a persist or keepalive timer.
+    """
+
+    name: str
+    expires: float
+    retrans: int
+
+
+@dataclass(frozen=True, slots=True)
+class Socket:
+    """A TCP socket at one moment.
+
+    `recv_q` and `send_q` are in octets; a listener's are the length of its accept queue and the
+    limit of that. `uid` is 0 where it is not printed, as `ss` leaves root's out; TIME-WAIT and
+    other minisockets have none either. `inode` is 0 for a socket that no process holds, and None
+    where `ss` ran without -e. `info` is the rest of what `ss` says of it, blanks folded.
+    """
+
+    state: State
+    recv_q: int
+    send_q: int
+    local: Address
+    remote: Address
+    timer: Timer | None = None
+    uid: int = 0
+    inode: int | None = None
+    info: str = ""
+
+    @property
+    def is_listener(self) -> bool:
+        """Whether it waits for connections."""
+        return self.state is State.LISTEN
+
+    @property
+    def connection(self) -> bool:
+        """Whether it belongs to a connection: neither listens nor is closed."""
+        return self.state not in (State.LISTEN, State.UNCONN)
+
+
+class SsParseError(ValueError):
+    """Text that `ss` does not print; the message names the line."""
+
+
+_ADDRESS = r"(\[[^]\s]+\]|[^][%:\s]+)(?:%([^:\s]+))?:(?:(\d{1,5})|\*)"
+# What print_ms_timer() writes: 119min, 1min59sec, 59sec, 020ms, and nothing at all for 0. From one
+# to ten seconds, 7 s and 20 ms are 7.020ms to 5.10 and 6.1, and 7.020sec to 6.15: the point divides
+# seconds from their fraction, whatever unit follows.
+_EXPIRES = r"(?:(\d{1,5})min)?(?:(\d{1,2})sec|(\d?\.\d{3})(?:ms|sec)|(\d{3})ms)?"
+# The parts after the addresses come in this order (inet_show_sock(), sock_details_print()), each
+# only where it was asked for; the look-ahead keeps a damaged one from passing for info.
+_SOCKET = re.compile(
+    rf"({'|'.join(State)}) +(-?\d{{1,10}}) +(-?\d{{1,10}}) +{_ADDRESS} +{_ADDRESS}"
+    rf"(?: +timer:\(([a-z]+),{_EXPIRES},(\d{{1,10}})\))?"
+    r"(?: +uid:(\d{1,10}))?(?: +ino:(\d{1,10}))?"
+    r"(?! *(?:users|timer|uid|ino):)((?:[ \t].*)?(?:\n[ \t].*)*)(?:\n+|\Z)",
+    re.ASCII,
+)
+_HEADER = re.compile(r"\n*(?:State +Recv-Q .*)?\n*")
+
+
+def parse_ss(text: str) -> tuple[Socket, ...]:
+    """The sockets in what `ss -tan` printed, in its order.
+
+    Any of -o (timers), -e (timers, uid, inode), -i, -m, -O (one line for each) and -H (no header)
+    may be there; -p (processes) may not.
+
+    Raises SsParseError for a line that is not understood; none is ever passed over.
+    """
+    sockets = []
+    header = _HEADER.match(text)
+    position = header.end() if header else 0
+    while position < len(text):
+        found = _SOCKET.match(text, position)
+        if found is None:
+            number = text.count("\n", 0, position) + 1
+            line = text[position:].split("\n", 1)[0]
+            raise SsParseError(f"line {number} of ss is not understood: {line!r}")
+        position = found.end()
+        part = found.groups()
+        state, recv_q, send_q = part[:3]
+        uid, inode, info = part[15:]
+        sockets.append(
+            Socket(
+                state=State(state),
+                recv_q=int(recv_q),
+                send_q=int(send_q),
+                local=_address(*part[3:6]),
+                remote=_address(*part[6:9]),
+                timer=Timer(part[9], _seconds(*part[10:14]), int(part[14])) if part[9] else None,
+                uid=int(uid or 0),
+                inode=int(inode) if inode else None,
+                info=" ".join(info.split()),
+            )
+        )
+    return tuple(sockets)
+
+
+def _address(host: str, interface: str | None, port: str | None) -> Address:
+    return Address(host.strip("[]"), int(port) if port else None, interface)
+
+
+def _seconds(
+    minutes: str | None, seconds: str | None, fraction: str | None, milliseconds: str | None
+) -> float:
+    return 60 * int(minutes or 0) + float(seconds or fraction or 0) + int(milliseconds or 0) / 1000
+
+
+def lab_sockets(sockets: Iterable[Socket]) -> tuple[Socket, ...]:
+    """Those of `sockets` that are the lab's own: the engine's resolver is neither of their ends."""
+    return tuple(
+        socket
+        for socket in sockets
+        if RESOLVER not in (socket.local.unmapped, socket.remote.unmapped)
+    )

@@ -1,0 +1,24 @@
+"""Where the shipped files are: beside the package in a checkout, inside it when installed."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+@cache
+def _root() -> Path:
+    data = PACKAGE / "_data"
+    return data if data.is_dir() else PACKAGE.parent
+
+
+def images() -> Path:
+    """The folder of Dockerfiles and of the programs that run inside the lab."""
+    return _root() / "images"
+
+
+def scenarios() -> Path:
+    """The folder of shipped scenarios."""
+    return _root() / "scenarios"

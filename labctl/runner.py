@@ -1,0 +1,154 @@
+"""Running one scenario: up, its steps one by one, down, judge."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from labctl.backends import Backend
+from labctl.check import Verdict, check, explain, overall
+from labctl.errors import Interrupted, LabError, Unavailable
+from labctl.history import Event, History, StepEvent
+from labctl.lab import Lab, MissingHere
+from labctl.scenario import Scenario
+from labctl.steps import StepFailed
+from labctl.store import RunFolder
+
+
+class Watcher(Protocol):
+    """Somebody who is shown a run as it happens."""
+
+    def event(self, event: Event, history: History) -> None:
+        """Called after every event, from the thread that runs the scenario."""
+
+    def lab(self, lab: Lab) -> None:
+        """Called when the lab is up, and again when the steps are done and it is still up."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What came of one case. `seconds` is wall time, `lab_seconds` time by the lab's clock."""
+
+    scenario: Scenario
+    result: str
+    reason: str | None
+    backend: str
+    environment: Mapping[str, Any]
+    started: str
+    seconds: float
+    lab_seconds: float
+    folder: Path
+    verdicts: tuple[Verdict, ...]
+    why: tuple[str, ...]
+    history: History = field(repr=False)
+
+    def as_json(self) -> dict[str, Any]:
+        """As the result document has it."""
+        reason = {"reason": self.reason} if self.reason else {}
+        return {
+            "scenario": self.scenario.name,
+            "source": self.scenario.source,
+            "title": self.scenario.title,
+            "variant": dict(self.scenario.variant),
+            "result": self.result,
+            **reason,
+            "backend": self.backend,
+            "environment": dict(self.environment),
+            "started": self.started,
+            "seconds": round(self.seconds, 3),
+            "lab_seconds": round(self.lab_seconds, 3),
+            "dir": str(self.folder),
+            "verdicts": [verdict.as_json() for verdict in self.verdicts],
+            "why": list(self.why),
+        }
+
+
+def document(runs: list[RunResult]) -> dict[str, Any]:
+    """The result document, version 1."""
+    return {
+        "version": "1",
+        "result": overall(run.result for run in runs),
+        "runs": [run.as_json() for run in runs],
+    }
+
+
+def run(scenario: Scenario, backend: Backend, folder: RunFolder, watcher: Watcher) -> RunResult:
+    """Runs one case. Lab failures and missing capabilities become its result; only Interrupted
+    comes out, after the evidence has been saved and everything taken down."""
+    history = History()
+    began = time.monotonic()
+    started = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    result, reason = "", None
+    interrupted: Interrupted | None = None
+
+    def record(event: Event) -> None:
+        folder.add(event)
+        watcher.event(event, history)
+
+    try:
+        for need in sorted(scenario.needs & backend.lacks().keys()):
+            raise MissingHere(backend.lacks()[need])
+        with Lab(scenario, backend, history, record) as lab:
+            watcher.lab(lab)
+            _steps(scenario, lab, backend.name, record, history)
+            lab.look()
+            watcher.lab(lab)
+    except (MissingHere, Unavailable) as exc:
+        result, reason = "skip", str(exc)
+    except LabError as exc:
+        result, reason = "error", str(exc)
+    except (KeyboardInterrupt, Interrupted) as exc:
+        interrupted = Interrupted("interrupted")
+        interrupted.__cause__ = exc
+        result, reason = "error", "interrupted"
+    verdicts = check(scenario, history.events)
+    found = RunResult(
+        scenario=scenario,
+        result=result or overall(v.result for v in verdicts if v.result != "skip"),
+        reason=reason,
+        backend=backend.name,
+        environment=history.lab.environment if history.lab else backend.environment(),
+        started=started,
+        seconds=time.monotonic() - began,
+        lab_seconds=history.now,
+        folder=folder.path,
+        verdicts=tuple(verdicts),
+        why=tuple(explain(history.events)),
+        history=history,
+    )
+    folder.finish(document([found]))
+    if interrupted:
+        raise interrupted
+    return found
+
+
+def _steps(
+    scenario: Scenario, lab: Lab, backend: str, record: Any, history: History
+) -> None:
+    kernel = str(history.lab.environment.get("kernel")) if history.lab else ""
+
+    def tell(event: StepEvent) -> None:
+        history.add(event)
+        record(event)
+
+    for index, step in enumerate(scenario.steps):
+        text = str(step)
+        tell(StepEvent(lab.now(), index, "begin", text))
+        lacking = step.when and step.when.lacking(kernel, backend, dict(scenario.variant))
+        if lacking:
+            tell(StepEvent(lab.now(), index, "end", text, outcome="skipped", detail=lacking))
+            continue
+        try:
+            outcome = step.act(lab) or "done"
+        except StepFailed as exc:
+            detail = f"{exc.expected}; saw {exc.actual}"
+            tell(StepEvent(lab.now(), index, "end", text, outcome="failed", detail=detail))
+            return
+        moment = history.now if outcome == "held" else lab.now()
+        tell(StepEvent(moment, index, "end", text, label=step.as_, outcome=outcome))
+        if outcome == "timeout":
+            return

@@ -1,0 +1,71 @@
+"""The run directory: scenario.yaml, history.jsonl, HOST.ss and result.json.
+
+history.jsonl and the `ss` texts are written as things happen, so a run that was cut short is still
+evidence; result.json is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any, Self, TextIO
+
+from labctl.errors import UsageError
+from labctl.history import Event, SocketsEvent
+
+
+def default_folder() -> Path:
+    """Where runs are kept unless `--out` says otherwise (XDG Base Directory, XDG_STATE_HOME)."""
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "labctl" / "runs"
+
+
+class RunFolder:
+    """A new folder below `parent`. Raises UsageError where it can't be written."""
+
+    def __init__(self, parent: Path, name: str, scenario: str) -> None:
+        stem = re.sub(r"[^A-Za-z0-9._=-]+", "-", name).strip("-")[:100]
+        try:
+            self.path = _fresh(parent, stem)
+            (self.path / "scenario.yaml").write_text(scenario, encoding="utf-8")
+            self._history = (self.path / "history.jsonl").open("w", encoding="utf-8", buffering=1)
+        except OSError as exc:
+            raise UsageError(f"{parent}: can't write there: {exc.strerror}; use --out DIR") from exc
+        self._texts: dict[str, TextIO] = {}
+
+    def add(self, event: Event) -> None:
+        """Writes one event."""
+        self._history.write(event.to_json() + "\n")
+        if isinstance(event, SocketsEvent):
+            if event.host not in self._texts:
+                path = self.path / f"{event.host}.ss"
+                self._texts[event.host] = path.open("w", encoding="utf-8", buffering=1)
+            title = event.caption or event.cause
+            self._texts[event.host].write(f"# {event.t:.3f} {title}\n{event.text}\n")
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Writes result.json."""
+        partial = self.path / "result.json.partial"
+        partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        partial.rename(self.path / "result.json")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in (self._history, *self._texts.values()):
+            file.close()
+
+
+def _fresh(parent: Path, stem: str) -> Path:
+    parent.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        path = parent / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            path.mkdir()
+            return path.resolve()
+        except FileExistsError:
+            number += 1
