@@ -7,8 +7,9 @@ from labctl.history import CallEvent, History
 from labctl.probes.sockets import Address, Socket
 
 
-def describe_socket(socket: Socket) -> str:
-    """`TIME-WAIT 198.18.0.2:8000 -> 198.18.0.3:40312, timewait 59.3 s left`."""
+def describe_socket(socket: Socket, age: float = 0.0) -> str:
+    """`TIME-WAIT 198.18.0.2:8000 -> 198.18.0.3:40312, timewait timer 59.3 s left`, `age` seconds
+    after it was seen."""
     text = f"{socket.state} {socket.local}"
     if not socket.is_listener:
         text += f" -> {socket.remote}"
@@ -17,7 +18,7 @@ def describe_socket(socket: Socket) -> str:
         if socket.send_q:
             text += f", send-q {socket.send_q}"
     if socket.timer:
-        text += f", {socket.timer.name} timer {socket.timer.expires:.1f} s left"
+        text += f", {socket.timer.name} timer {max(0.0, socket.timer.expires - age):.1f} s left"
     return text
 
 

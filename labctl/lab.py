@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from labctl.backends import Backend, Channel, HostLink, Lack, Message, ProcessSpec, hosts_text
-from labctl.errors import LabError
+from labctl.errors import Interrupted, LabError
 from labctl.history import (
     CallEvent,
     CountersEvent,
@@ -36,6 +36,9 @@ from labctl.values import Within
 ANSWER_DEADLINE = 20.0
 EXEC_DEADLINE = 60.0
 COUNTER_PERIOD = 0.03
+SETTLING = 0.25
+"""What "now" means to an expectation: an acknowledgement may be delayed by 200 ms (TCP_DELACK_MAX
+in include/net/tcp.h; RFC 9293, section 3.8.6.3 allows 500), and a state may hang on it."""
 
 
 class MissingHere(Exception):
@@ -93,7 +96,11 @@ class Lab:
 
     def __exit__(self, *_: object) -> None:
         self._closing = True
-        self._backend.down()
+        try:
+            self._backend.down()
+        except Interrupted:
+            self._backend.down()
+            raise
 
     def _up(self) -> None:
         specs = self.scenario.host_specs
@@ -148,6 +155,11 @@ class Lab:
     def now(self) -> float:
         """Seconds since the run began, by the lab's clock."""
         return self._lab_clock() - self._origin
+
+    @property
+    def holders(self) -> dict[str, str]:
+        """What `labctl shell` enters, by host."""
+        return {name: link.holder for name, link in self._links.items()}
 
     # --- What steps do ---------------------------------------------------------------------------
 
@@ -235,6 +247,10 @@ class Lab:
         """Has every host, or some, report its sockets and counters now."""
         chosen = self._links if hosts is None else hosts
         self._ask_all({host: {"do": "look", "caption": caption} for host in chosen})
+
+    def settle(self, predicate: Predicate) -> None:
+        """Looks, and gives what is still in flight SETTLING seconds to make a predicate true."""
+        self.wait(predicate, Within(0.0, SETTLING), None)
 
     def wait(self, predicate: Predicate, within: Within, since: str | None) -> Outcome:
         """Polls until a predicate holds; the upper bound counts from a label, or from now."""

@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, Wra
 
 from labctl import errnos
 from labctl.explain import describe_socket
-from labctl.history import History, ProcessState
+from labctl.history import CallEvent, History, ProcessState
 from labctl.probes.sockets import Address, Socket, State
 from labctl.values import (
     Comparison,
@@ -67,7 +67,7 @@ class SocketPattern(Model):
     def matches(self, socket: Socket, history: History) -> bool:
         """Whether a socket is one of these."""
         if self.state is None:
-            if socket.is_listener:
+            if not socket.connection:
                 return False
         elif socket.state != self.state:
             return False
@@ -147,7 +147,7 @@ class HostSockets:
             return Finding("unknown", what, str(self), "no look at its sockets")
         if host in history.trouble:
             return Finding("unknown", what, str(self), history.trouble[host].text)
-        connections = [s for s in seen.sockets if not s.is_listener]
+        connections = [s for s in seen.sockets if s.connection]
         holds = all(self._holds(pattern, seen.sockets, history) for pattern in self.patterns)
         if self.bare and self.bare != {State.LISTEN}:
             named = {p.state for p in self.patterns if isinstance(p, SocketPattern)}
@@ -159,7 +159,7 @@ class HostSockets:
         self, pattern: SocketPattern | Literal["none"], sockets: Sequence[Socket], history: History
     ) -> bool:
         if pattern == "none":
-            return all(s.is_listener for s in sockets)
+            return not any(s.connection for s in sockets)
         return pattern.enough(sum(pattern.matches(s, history) for s in sockets))
 
     def __str__(self) -> str:
@@ -224,7 +224,8 @@ class ProcessPattern(Model):
                 yield decided, f"{ended}; a program's calls are not seen, judge exit or output"
             else:
                 last = state.calls[-1] if state.calls and not state.entered else None
-                yield last is not None and last.errno == self.errno, ended
+                failed = last is not None and last.errno == self.errno
+                yield failed, _failure(last) if last and failed else ended
         for name, wanted in (self.call or {}).items():
             calls = [call for call in state.calls if call.name == name]
             actual = (calls[-1].errno or "ok") if calls else "not done"
@@ -242,10 +243,14 @@ class ProcessPattern(Model):
 def _ended(state: ProcessState) -> str:
     if state.running:
         return f"running, in {state.entered.call}" if state.entered else "running"
-    failed = state.calls[-1] if state.calls and state.calls[-1].errno else None
-    if failed and state.signal is None:
-        return f"{failed.call}: {errnos.describe(failed.errno or '')}"
-    return f"killed by SIG{state.signal}" if state.signal else f"exit {state.exit}"
+    if state.signal:
+        return f"killed by SIG{state.signal}"
+    last = state.calls[-1] if state.calls else None
+    return _failure(last) if last and last.errno else f"exit {state.exit}"
+
+
+def _failure(call: CallEvent) -> str:
+    return f"{call.call}: {errnos.describe(call.errno or '')}"
 
 
 def _log(state: ProcessState) -> tuple[str, ...]:

@@ -25,8 +25,11 @@ class Watcher(Protocol):
     def event(self, event: Event, history: History) -> None:
         """Called after every event, from the thread that runs the scenario."""
 
-    def lab(self, lab: Lab) -> None:
-        """Called when the lab is up, and again when the steps are done and it is still up."""
+    def up(self, lab: Lab) -> None:
+        """Called when the lab is up."""
+
+    def done(self, lab: Lab) -> None:
+        """Called when the steps are done and the lab is still up."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +96,12 @@ def run(scenario: Scenario, backend: Backend, folder: RunFolder, watcher: Watche
         for need in sorted(scenario.needs & backend.lacks().keys()):
             raise MissingHere(backend.lacks()[need])
         with Lab(scenario, backend, history, record) as lab:
-            watcher.lab(lab)
+            watcher.up(lab)
             _steps(scenario, lab, backend.name, record, history)
+            for predicate in scenario.expect:
+                lab.settle(predicate)
             lab.look()
-            watcher.lab(lab)
+            watcher.done(lab)
     except (MissingHere, Unavailable) as exc:
         result, reason = "skip", str(exc)
     except LabError as exc:

@@ -270,13 +270,13 @@ class Wait(Step):
 
 
 class Expect(Step):
-    """Judges a predicate now."""
+    """Judges a predicate now, once what is in flight has arrived."""
 
     verb = "expect"
     expect: Claim
 
     def act(self, lab: Lab) -> None:
-        lab.look(self.expect.hosts)
+        lab.settle(self.expect)
 
     @property
     def claim(self) -> Predicate:

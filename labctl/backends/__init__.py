@@ -56,10 +56,12 @@ class ProcessSpec:
 
 @dataclass(frozen=True)
 class HostLink:
-    """A host that is up. `ipv4` and `ipv6` in order; `batch`: ip(8) commands still to be run
-    on it by its agent; `hosts_file`: whether its agent has to write /etc/hosts."""
+    """A host that is up. `holder`: what `labctl shell` enters, a container's id or process ids;
+    `ipv4` and `ipv6` in order; `batch`: ip(8) commands still to be run on it by its agent;
+    `hosts_file`: whether its agent has to write /etc/hosts."""
 
     channel: Channel
+    holder: str
     ipv4: tuple[str, ...]
     ipv6: tuple[str, ...]
     batch: str = ""
@@ -125,10 +127,12 @@ CAPABILITIES: dict[str, str] = {
 
 @dataclass(frozen=True)
 class BackendOptions:
-    """How to open a backend: a name for the run, a folder to keep files in while it runs, the
-    operating system of the images, and where progress on long work is told."""
+    """How to open a backend: a name for the run and its lease (see lease.py), a folder to keep
+    files in while it runs, the operating system of the images, and where progress on long work is
+    told."""
 
     run: str
+    lease: str
     folder: Path
     os: str
     progress: Progress

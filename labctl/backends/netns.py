@@ -85,12 +85,8 @@ class NetnsBackend:
                 "plain namespaces have no images", "use --backend docker, with a running engine"
             )
         }
-        if "--map-root-user" in unshare_flags() and "--map-auto" not in unshare_flags():
-            lacks["uids"] = Lack(
-                "this user namespace has one user only",
-                "run as root, or install uidmap and give this user a range in /etc/subuid "
-                "and /etc/subgid",
-            )
+        if lack := one_user_only():
+            lacks["uids"] = lack
         return lacks
 
     def up(self, hosts: Sequence[HostSpec], processes: Sequence[ProcessSpec]) -> dict[str, HostLink]:
@@ -110,7 +106,7 @@ class NetnsBackend:
             batch += [f"address add {a}/{NETWORK_V6.prefixlen} dev eth0 nodad" for a in ipv6]
             batch += ["link set lo up", "link set eth0 up"]
             links[host.name] = HostLink(
-                channel, tuple(ipv4), tuple(ipv6), "\n".join(batch) + "\n", hosts_file=False
+                channel, f"{self._world_pid()}/{answer['pid']}", tuple(ipv4), tuple(ipv6), "\n".join(batch) + "\n", hosts_file=False
             )
         bridge = ["link add bridge type bridge", "link set bridge up"]
         for index, pid in enumerate(pids.values()):
@@ -191,6 +187,13 @@ class NetnsBackend:
             channel.close()
         self._channels.clear()
 
+    def _world_pid(self) -> int:
+        """The world's process id here: the one child of unshare(1)."""
+        assert self._world
+        pid = self._world.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children")
+        return int(children.read_text().split()[0]) if children.exists() else pid
+
     def _tell(self, process: ProcessSpec, message: Message) -> None:
         if started := self._processes.get(process.name):
             started[1].send(message)
@@ -264,6 +267,16 @@ def unavailable() -> Lack | None:
             "user.max_user_namespaces (elsewhere)",
         )
     return None
+
+
+def one_user_only() -> Lack | None:
+    """Why processes of other users can't be had, if they can't."""
+    if "--user" not in unshare_flags() or "--map-auto" in unshare_flags():
+        return None
+    return Lack(
+        "this user namespace has one user only",
+        "run as root, or install uidmap and give this user a range in /etc/subuid and /etc/subgid",
+    )
 
 
 def _unshare_works(flags: Sequence[str]) -> bool:

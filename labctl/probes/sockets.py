@@ -19,8 +19,8 @@ RESOLVER = "127.0.0.11"
 class State(StrEnum):
     """The states of RFC 9293, section 3.3.2, spelled as `ss` prints them.
 
-    UNCONN is CLOSED: a socket that is bound and no more (listed since iproute2 6.8). The kernel's
-    own NEW_SYN_RECV is no state of its own here: `inet_req_diag_fill` reports it as SYN-RECV.
+    UNCONN is CLOSED: a socket that is bound and no more (6.15 lists those, 6.1 does not). The
+    kernel's NEW_SYN_RECV is not among them: inet_req_diag_fill() reports it as SYN-RECV.
     """
 
     LISTEN = "LISTEN"

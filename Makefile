@@ -1,0 +1,53 @@
+# make run    the main scenario, from a fresh checkout
+# make test   lint and the whole suite; it brings its own Docker engine where it can
+#
+# ARGS is passed on: make run ARGS='--backend netns', make test ARGS='-k fin_wait -n 0'.
+# PYTHON chooses the interpreter that the virtual environment is made with.
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+ARGS ?=
+
+.PHONY: run test lint bench clean
+.NOTPARALLEL:
+
+run: $(VENV)/.installed
+	@$(VENV)/bin/labctl run scenarios/fin_wait_2.yaml $(ARGS)
+
+test: lint
+	@$(PY) tests/engine.py $(PY) -m pytest -n 4 $(ARGS)
+
+lint: $(VENV)/.installed-dev
+	@$(PY) -m ruff check --quiet .
+	@$(PY) -m ruff format --quiet --check .
+	@$(PY) -m mypy --no-error-summary
+
+bench: $(VENV)/.installed-dev
+	@$(PY) tests/bench.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.installed: pyproject.toml
+	$(call install,.)
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml
+	$(call install,.[dev])
+	@touch $(VENV)/.installed $@
+
+# A virtual environment that was left half made, or whose Python has gone, is made anew.
+define install
+@echo "installing into $(VENV)" >&2
+@$(PY) -m pip --version >/dev/null 2>&1 || { \
+	test -n "$(PYTHON)" || { \
+		echo "labctl needs Python 3.11 or later: install it, or make PYTHON=/path/to/it" >&2; exit 1; }; \
+	$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+		version=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+		echo "$(PYTHON) can't make virtual environments: apt-get install python$$version-venv" >&2; exit 1; }; \
+	$(PYTHON) -m venv --clear $(VENV); }
+@$(PY) -m pip install --quiet --disable-pip-version-check --editable '$(1)'
+endef

@@ -1,0 +1,343 @@
+"""The commands. The only place that exits, and the only one that prints errors."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from labctl import __version__
+
+if TYPE_CHECKING:
+    from labctl.runner import RunResult
+
+EXIT = {"pass": 0, "fail": 1, "unknown": 3, "skip": 3, "error": 4}
+READY = "ready"
+
+backend_option = click.option(
+    "--backend",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "docker", "netns"]),
+    help="Where the lab runs; auto takes Docker where an engine answers.",
+)
+os_option = click.option(
+    "--os",
+    default="debian:12",
+    show_default=True,
+    metavar="IMAGE",
+    help="The operating system of the images (Docker).",
+)
+
+
+class Commands(click.Group):
+    """The group of commands, with labctl's exit statuses for its exceptions."""
+
+    def main(self, *args: Any, **extra: Any) -> NoReturn:
+        """Runs a command; see README for what each exit status means."""
+        from labctl.errors import LabctlError
+
+        try:
+            status = super().main(*args, **{**extra, "standalone_mode": False})
+        except click.exceptions.Abort:
+            _exit(130, "interrupted")
+        except click.ClickException as exc:
+            exc.show()
+            _exit(exc.exit_code)
+        except LabctlError as exc:
+            _exit(exc.exit_status, str(exc))
+        except BrokenPipeError:
+            sys.stderr.close()
+            _exit(141)
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+def _exit(status: int, message: str = "") -> NoReturn:
+    if message:
+        lines = message.splitlines()
+        print("\n".join(lines if _located(lines[0]) else [f"labctl: {message}"]), file=sys.stderr)
+    sys.exit(status)
+
+
+def _located(line: str) -> bool:
+    parts = line.split(":", 2)
+    return len(parts) == 3 and parts[1].isdigit()
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="labctl")
+def main() -> None:
+    """A lab for TCP connections that end badly.
+
+    \b
+    Examples:
+      labctl run fin_wait_2                 one lesson, by name
+      labctl run scenarios --format json    all of a folder, for programs
+      labctl list                           what there is to see
+      labctl up; labctl shell server        two hosts for your own hands
+      labctl doctor                         what this machine can do
+
+    Exit status: 0 all passed, 1 an expectation failed, 2 bad usage or scenario, 3 something is
+    unknown or could not run, 4 the lab itself failed, 130 interrupted.
+    """
+
+
+@main.command()
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@backend_option
+@os_option
+@click.option("--set", "sets", multiple=True, metavar="NAME=VALUE", help="Overrides a param.")
+@click.option("--keep", is_flag=True, help="Keep the lab up afterwards, until Ctrl-C.")
+@click.option(
+    "--format",
+    "form",
+    default="table",
+    show_default=True,
+    type=click.Choice(["table", "json"]),
+    help="How the results are written to stdout.",
+)
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where to record runs.")
+def run(
+    paths: tuple[str, ...],
+    backend: str,
+    os: str,
+    sets: tuple[str, ...],
+    keep: bool,
+    form: str,
+    out: Path | None,
+) -> int:
+    """Run scenarios: files, folders, or names from `labctl list`.
+
+    \b
+    Examples:
+      labctl run scenarios/fin_wait_2.yaml
+      labctl run so_reuseaddr --backend netns
+      labctl run fin_wait_2 --set fin_timeout=3
+    """
+    from labctl import workflow
+    from labctl.backends import choose
+    from labctl.resources import scenarios
+    from labctl.runner import document
+    from labctl.scenario import find
+
+    cases = workflow.load_all(find(paths, scenarios()), _sets(sets))
+    backend = choose(backend)
+    with workflow.interruptible():
+        if backend == "docker":
+            for line in workflow.sweep():
+                print(f"removed what a run that was killed left: {line}", file=sys.stderr)
+        results = [_run_one(case, backend, os, keep, out) for case in cases]
+    if form == "json":
+        print(json.dumps(document(results), indent=1))
+    else:
+        from labctl.reports.terminal import console, print_runs
+
+        print_runs(results, console())
+    return EXIT[document(results)["result"]]
+
+
+def _run_one(case: Any, backend: str, os: str, keep: bool, out: Path | None) -> RunResult:
+    from labctl import workflow
+    from labctl.reports import terminal
+
+    err = terminal.console(stderr=True)
+    with terminal.progress(case, err) as watcher:
+        if keep:
+            watcher = terminal.Keeping(watcher, workflow.keep)
+        return workflow.run_case(case, backend, watcher, _say, out, os)
+
+
+def _sets(texts: tuple[str, ...]) -> dict[str, str]:
+    from labctl.errors import UsageError
+
+    sets = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--set {text}: no NAME=VALUE")
+        sets[name] = value
+    return sets
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+@main.command()
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+def validate(paths: tuple[str, ...]) -> None:
+    """Check scenarios without running them: every error at once, with file and line."""
+    from labctl import workflow
+    from labctl.resources import scenarios
+    from labctl.scenario import find
+
+    files = find(paths, scenarios())
+    cases = workflow.load_all(files, {})
+    click.echo(f"{_count(len(files), 'scenario')}, {_count(len(cases), 'case')}: valid")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+@main.command("list")
+@click.option("--format", "form", default="table", type=click.Choice(["table", "json"]))
+def list_(form: str) -> None:
+    """The catalogue of shipped scenarios, a line each."""
+    from labctl.resources import scenarios
+    from labctl.scenario import load
+
+    loaded = [load(path) for path in sorted(scenarios().rglob("*.yaml"))]
+    if form == "json":
+        entries = [
+            {"name": c[0].name, "title": c[0].title, "variants": len(c), "source": c[0].source}
+            for c in loaded
+        ]
+        click.echo(json.dumps(entries, indent=1))
+        return
+    from labctl.reports.terminal import console, print_table
+
+    print_table(
+        console(),
+        ["name", "cases", "title"],
+        [[c[0].name, str(len(c)), c[0].title] for c in loaded],
+    )
+
+
+@main.command()
+def schema() -> None:
+    """The JSON Schema of the scenario language, for editors."""
+    from labctl.scenario import schema as language
+
+    click.echo(json.dumps(language(), indent=1, sort_keys=True))
+
+
+@main.command()
+@backend_option
+@os_option
+def up(backend: str, os: str) -> None:
+    """Bring up the default lab, two hosts, to use by hand until `labctl down`."""
+    from labctl.errors import LabError
+
+    command = [sys.executable, "-m", "labctl", "_hold", "--backend", backend, "--os", os]
+    holder = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True, text=True
+    )
+    assert holder.stdout
+    hosts = holder.stdout.readline().split()
+    if not hosts or hosts[0] != READY:
+        holder.wait()
+        raise LabError("the lab did not come up; the reason stands above")
+    click.echo(f"up: {', '.join(hosts[1:])}. Enter with: labctl shell {hosts[1]}. "
+               "End with: labctl down")  # fmt: skip
+
+
+@main.command("_hold", hidden=True)
+@backend_option
+@os_option
+def hold(backend: str, os: str) -> None:
+    """Keeps the default lab; `labctl up` runs this in the background."""
+    from labctl import workflow
+    from labctl.backends import choose
+
+    def ready(lab: Any) -> None:
+        print(READY, *lab.scenario.hosts, flush=True)
+        sys.stdout.close()
+        log = (Path("/dev/null")).open("w")
+        sys.stderr = log
+
+    with workflow.interruptible():
+        workflow.hold(choose(backend), os, _say, ready)
+
+
+@main.command()
+@click.argument("host")
+@click.argument("command", nargs=-1)
+@click.option("--run", "chosen", metavar="RUN", help="Which lab, where several are up (labctl ps).")
+def shell(host: str, command: tuple[str, ...], chosen: str | None) -> int:
+    """A shell on a host of a lab that is up, or one COMMAND there.
+
+    \b
+    Examples:
+      labctl shell server
+      labctl shell client -- ss -tan
+    """
+    from labctl.shell import enter
+
+    return enter(host, list(command), chosen)
+
+
+@main.command()
+def ps() -> None:
+    """The labs that are up, and who runs them."""
+    from labctl.lease import leases
+    from labctl.reports.terminal import console, print_table
+
+    rows = [
+        [x.run, x.kind, x.what, x.backend, " ".join(x.hosts), str(x.pid), x.started]
+        for x in leases()
+    ]
+    if not rows:
+        click.echo("no lab is up")
+        return
+    columns = ["run", "kind", "what", "backend", "hosts", "pid", "since"]
+    print_table(console(), columns, rows)
+
+
+@main.command()
+def down() -> None:
+    """Remove everything that labctl made and nobody uses: labs that are up, and what is left of
+    runs that were killed. Runs that are alive stay."""
+    from labctl import workflow
+    from labctl.errors import LabError
+    from labctl.lease import leases
+
+    stuck = []
+    for lease in list(leases()):
+        if lease.kind != "up":
+            click.echo(f"left alone: {lease.what} runs, as process {lease.pid}")
+        elif workflow.end(lease):
+            click.echo(f"down: {lease.what} on {lease.backend}")
+        else:
+            stuck.append(str(lease.pid))
+    for line in workflow.sweep():
+        click.echo(f"removed: {line}")
+    if stuck:
+        raise LabError(f"process {', '.join(stuck)} did not end; kill it and try again")
+
+
+@main.command()
+@click.option("--format", "form", default="table", type=click.Choice(["table", "json"]))
+def doctor(form: str) -> int:
+    """What this machine can do, what each lack costs, and how to mend it."""
+    from dataclasses import asdict
+
+    from labctl.doctor import examine
+
+    checks = examine()
+    if form == "json":
+        click.echo(json.dumps([asdict(check) for check in checks], indent=1))
+    else:
+        from labctl.reports.terminal import console, print_checks
+
+        print_checks(console(), checks)
+    return 0 if any(check.ok for check in checks if check.name in ("docker", "netns")) else 3
+
+
+@main.group()
+def images() -> None:
+    """The images that the Docker backend uses."""
+
+
+@images.command("build")
+@os_option
+def images_build(os: str) -> None:
+    """Build the image pair for an operating system, unless it is there."""
+    from labctl.backends.docker import build_images
+
+    for tag in build_images(os, _say):
+        click.echo(tag)

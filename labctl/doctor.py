@@ -1,0 +1,137 @@
+"""What this machine can do. Each check tries the thing itself; versions prove nothing."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from labctl.backends import backend_class, netns
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing: whether it works, what was found, what its lack costs, how to mend it."""
+
+    name: str
+    ok: bool
+    found: str
+    cost: str
+    mend: str
+
+
+def examine() -> list[Check]:
+    """All checks, in order."""
+    return [check() for check in CHECKS]
+
+
+def _docker() -> Check:
+    found = backend_class("docker").describe_engine()
+    return Check(
+        "docker",
+        found is not None,
+        found or "no engine answers",
+        "no --backend docker, no images of your own",
+        "start Docker (macOS: Docker Desktop, colima or OrbStack), or set DOCKER_HOST",
+    )
+
+
+def _netns() -> Check:
+    lack = netns.unavailable()
+    how = "user namespace" if "--user" in netns.unshare_flags() else "as root"
+    return Check(
+        "netns",
+        lack is None,
+        lack.reason if lack else f"namespaces, {how}",
+        "no --backend netns: an engine is needed",
+        lack.mend if lack else "",
+    )
+
+
+def _uids() -> Check:
+    lack = None if netns.unavailable() else netns.one_user_only()
+    return Check(
+        "uids",
+        lack is None,
+        lack.reason if lack else "processes of other users",
+        "scenarios with uid are skipped on netns",
+        lack.mend if lack else "",
+    )
+
+
+def _in_namespace(script: str) -> subprocess.CompletedProcess[str] | None:
+    if netns.unavailable():
+        return None
+    command = ["unshare", *netns.unshare_flags(), "--", "sh", "-c", script]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def _nft() -> Check:
+    done = _in_namespace("nft add table inet labctl && nft list tables") if shutil.which("nft") else None
+    ok = done is not None and done.returncode == 0
+    return Check(
+        "nft",
+        ok,
+        "nftables" if ok else "nft is missing or does not work in a namespace",
+        "no lost segments on netns",
+        "install the package nftables",
+    )
+
+
+def _netem() -> Check:
+    done = _in_namespace("ip link set lo up; tc qdisc add dev lo root netem delay 1ms")
+    ok = done is not None and done.returncode == 0
+    return Check(
+        "netem",
+        ok,
+        "delay and loss by tc" if ok else "this kernel or machine has no netem",
+        "no delayed or reordered segments on netns",
+        "load the module sch_netem, and install iproute2",
+    )
+
+
+def _tracing() -> Check:
+    events = Path("/sys/kernel/tracing/events/sock/inet_sock_set_state")
+    mounted = subprocess.run(
+        ["unshare", "--mount", "sh", "-c",
+         f"mount -t tracefs tracefs /sys/kernel/tracing && test -d {events}"],
+        capture_output=True, check=False,
+    ) if shutil.which("unshare") else None  # fmt: skip
+    ok = mounted is not None and mounted.returncode == 0
+    return Check(
+        "tracing",
+        ok,
+        "sock:inet_sock_set_state" if ok else "tracefs can't be mounted",
+        "states that last microseconds are not seen",
+        "run as root, on a kernel with CONFIG_FTRACE",
+    )
+
+
+def _base() -> Check:
+    tool = shutil.which("mmdebstrap")
+    return Check(
+        "mmdebstrap",
+        tool is not None,
+        tool or "not on the PATH",
+        "images can be built only where a registry answers",
+        "install the package mmdebstrap",
+    )
+
+
+def _python() -> Check:
+    return Check("python", True, f"{platform.python_version()} on {platform.platform()}", "", "")
+
+
+CHECKS: list[Callable[[], Check]] = [
+    _python,
+    _docker,
+    _netns,
+    _uids,
+    _nft,
+    _netem,
+    _tracing,
+    _base,
+]

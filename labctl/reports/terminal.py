@@ -1,0 +1,270 @@
+"""Results for a person at a terminal, and live progress while a lab runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from labctl.check import Verdict
+from labctl.explain import describe_socket
+from labctl.history import Event, History, SocketsEvent, StepEvent
+from labctl.probes.sockets import Socket
+from labctl.runner import RunResult, Watcher
+from labctl.scenario import Scenario
+
+if TYPE_CHECKING:
+    from labctl.doctor import Check
+    from labctl.lab import Lab
+
+STYLES = {"pass": "green", "fail": "bold red", "unknown": "yellow", "skip": "cyan", "error": "bold red"}
+SYMBOLS = {"pass": "✓", "fail": "✗", "unknown": "?", "skip": "-", "error": "!"}
+PIPE_WIDTH = 110
+SOCKETS_SHOWN = 6
+STEPS_SHOWN = 7
+
+
+def console(stderr: bool = False) -> Console:
+    """A console on stdout or stderr. NO_COLOR and TERM are heeded (see rich's Console)."""
+    found = Console(stderr=stderr, highlight=False)
+    if not found.is_terminal:
+        found.width = max(found.width, PIPE_WIDTH)
+    return found
+
+
+# --- Results --------------------------------------------------------------------------------------
+
+
+def print_runs(runs: Sequence[RunResult], out: Console) -> None:
+    """One run in full; of several, those in full that did not pass, and a line each."""
+    if len(runs) == 1:
+        _print_run(runs[0], out)
+        return
+    for run in runs:
+        if run.result not in ("pass", "skip"):
+            _print_run(run, out)
+            out.print()
+    table = _table("", "scenario", "variant", "seconds", "")
+    for run in runs:
+        variant = ", ".join(f"{name} {value}" for name, value in run.scenario.variant.items())
+        style = STYLES[run.result]
+        table.add_row(
+            Text(f"{SYMBOLS[run.result]} {run.result}", style),
+            run.scenario.name,
+            variant,
+            f"{run.seconds:.1f}",
+            escape(run.reason or ""),
+        )
+    out.print(table)
+    out.print(_totals(runs))
+
+
+def _totals(runs: Sequence[RunResult]) -> str:
+    counts = {result: sum(run.result == result for run in runs) for result in STYLES}
+    words = [f"[{STYLES[r]}]{n} {r}[/]" for r, n in counts.items() if n]
+    backends = ", ".join(sorted({run.backend for run in runs}))
+    return f"{', '.join(words)} of {len(runs)} on {backends} in {sum(r.seconds for r in runs):.1f} s"
+
+
+def _print_run(run: RunResult, out: Console) -> None:
+    out.print(Text(run.scenario.label, "bold"), Text(run.scenario.title))
+    for event in run.history.events:
+        if isinstance(event, StepEvent) and event.phase == "end" and event.text[:9] == "snapshot ":
+            _print_sides(event, run.history, out)
+    out.print(_verdict_table(run.verdicts))
+    for verdict in run.verdicts:
+        if verdict.result in ("fail", "unknown"):
+            _print_failure(verdict, out)
+    for sentence in run.why:
+        out.print(Padding(Text(f"Why: {sentence}", overflow="fold"), (0, 0, 0, 2)))
+    where = [run.backend, f"kernel {run.environment['kernel']}", str(run.environment["os"])]
+    if run.environment.get("engine"):
+        where.append(str(run.environment["engine"]))
+    style = STYLES[run.result]
+    reason = f": {escape(run.reason)}" if run.reason else ""
+    out.print(
+        f"[{style}]{run.result.upper()}[/]{reason}  {run.seconds:.1f} s on {escape(', '.join(where))}"
+    )
+    out.print(f"  recorded in {escape(str(run.folder))}", soft_wrap=True)
+
+
+def _print_sides(step: StepEvent, history: History, out: Console) -> None:
+    """Both sides' sockets at a snapshot."""
+    out.print(f"  [bold]{escape(step.text.removeprefix('snapshot '))}[/]  at {step.t:.3f} s")
+    seen: dict[str, SocketsEvent] = {}
+    for event in history.events:
+        if isinstance(event, SocketsEvent):
+            seen[event.host] = event
+        if event is step:
+            break
+    for host, look in sorted(seen.items(), key=lambda item: list(seen).index(item[0])):
+        for line in _lines(look.sockets):
+            out.print(Text(f"    {host:<10} {line}"))
+
+
+def _lines(sockets: Sequence[Socket], age: float = 0.0) -> list[str]:
+    """A line a socket; those of a kind are counted where there are many."""
+    lines = [describe_socket(socket, age) for socket in sockets[:SOCKETS_SHOWN]]
+    if len(sockets) > SOCKETS_SHOWN:
+        lines.append(f"and {len(sockets) - SOCKETS_SHOWN} more")
+    return lines or ["no sockets"]
+
+
+def _verdict_table(verdicts: Sequence[Verdict]) -> Table:
+    table = _table("", "at", "claim", "seen")
+    for verdict in verdicts:
+        subject = verdict.what.partition(":")[0]
+        claim = verdict.what if verdict.expected in verdict.what else f"{subject}: {verdict.expected}"
+        table.add_row(
+            Text(SYMBOLS[verdict.result], STYLES[verdict.result]),
+            f"{verdict.at:.3f} s",
+            escape(claim),
+            escape(verdict.actual),
+        )
+    return table
+
+
+def _print_failure(verdict: Verdict, out: Console) -> None:
+    subject = verdict.what.partition(":")[0]
+    text = f"{verdict.source}: {subject}: expected {verdict.expected}, saw {verdict.actual}"
+    out.print(Text(text, STYLES[verdict.result], overflow="fold"))
+    for line in verdict.evidence:
+        out.print(Text(f"    {line}", overflow="fold"))
+
+
+def print_table(out: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A plain table."""
+    table = _table(*columns)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    out.print(table)
+
+
+def print_checks(out: Console, checks: Sequence[Check]) -> None:
+    """What `labctl doctor` found."""
+    table = _table("", "what", "found", "without it", "mend")
+    for check in checks:
+        symbol = Text(*(("✓", "green") if check.ok else ("✗", "yellow")))
+        lack = ("", "") if check.ok else (check.cost, check.mend)
+        table.add_row(symbol, check.name, *map(escape, (check.found, *lack)))
+    out.print(table)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+# --- Progress -------------------------------------------------------------------------------------
+
+
+class PlainProgress:
+    """A line a step on stderr, for logs."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self._name = scenario.label
+        self._steps = len(scenario.steps)
+
+    def __enter__(self) -> PlainProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def event(self, event: Event, history: History) -> None:
+        """See `Watcher`."""
+        if isinstance(event, StepEvent) and event.phase == "end":
+            outcome = "" if event.outcome in ("done", "held") else f": {event.outcome}"
+            text = f"{self._name}: {event.t:8.3f} s  {event.index + 1}/{self._steps} {event.text}"
+            print(text + outcome, file=sys.stderr, flush=True)
+
+    def up(self, lab: Lab) -> None:
+        """See `Watcher`."""
+
+    def done(self, lab: Lab) -> None:
+        """See `Watcher`."""
+
+
+class LiveProgress(AbstractContextManager["LiveProgress"]):
+    """What step, and both sides' sockets with their timers counting down, redrawn in place."""
+
+    def __init__(self, scenario: Scenario, out: Console) -> None:
+        self._scenario = scenario
+        self._history: History | None = None
+        self._lab: Lab | None = None
+        self._live = Live(
+            get_renderable=self._draw, console=out, transient=True, refresh_per_second=8
+        )
+
+    def __enter__(self) -> LiveProgress:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def event(self, event: Event, history: History) -> None:
+        """See `Watcher`."""
+        self._history = history
+
+    def up(self, lab: Lab) -> None:
+        """See `Watcher`."""
+        self._lab = lab
+
+    def done(self, lab: Lab) -> None:
+        """See `Watcher`."""
+
+    def _draw(self) -> RenderableType:
+        title = Text(f"{self._scenario.label}  {self._scenario.title}", "bold", no_wrap=True)
+        if self._history is None or self._lab is None:
+            return Group(title, Text("  bringing the lab up", "dim"))
+        now = self._lab.now()
+        parts: list[Any] = [title, *self._steps(now), Text("")]
+        for host in self._scenario.hosts:
+            look = self._history.sockets.get(host)
+            for line in _lines(look.sockets, now - look.t) if look else ["not seen yet"]:
+                parts.append(Text(f"  {host:<10} {line}", no_wrap=True))
+        return Group(*parts)
+
+    def _steps(self, now: float) -> list[Text]:
+        """The last few steps, and how long the one under way has taken."""
+        assert self._history is not None
+        events = [e for e in list(self._history.events) if isinstance(e, StepEvent)]
+        lines = [
+            Text(f"  {'✓' if e.outcome in ('done', 'held') else '✗'} {e.t:8.3f} s  {e.text}", "dim")
+            for e in events
+            if e.phase == "end"
+        ]
+        if events and events[-1].phase == "begin":
+            step = events[-1]
+            lines.append(Text(f"  ▸ {now:8.3f} s  {step.text}  ({now - step.t:.1f} s)", "bold"))
+        return lines[-STEPS_SHOWN:]
+
+
+def progress(scenario: Scenario, err: Console) -> PlainProgress | LiveProgress:
+    """Live where stderr is a terminal, plain lines elsewhere."""
+    return LiveProgress(scenario, err) if err.is_terminal else PlainProgress(scenario)
+
+
+class Keeping:
+    """A watcher that keeps the lab when its steps are done."""
+
+    def __init__(self, watcher: Watcher, keep: Callable[[Lab], None]) -> None:
+        self._keep = keep
+        self.event, self.up = watcher.event, watcher.up
+
+    def done(self, lab: Lab) -> None:
+        """Says how to get in, and keeps the lab until it is interrupted."""
+        hosts = " or ".join(f"labctl shell {host}" for host in lab.scenario.hosts)
+        print(f"The lab stays until Ctrl-C. Enter with {hosts}.", file=sys.stderr)
+        self._keep(lab)

@@ -1,0 +1,158 @@
+"""The flow of a command that runs labs: sweep, lease, open, run, report back."""
+
+from __future__ import annotations
+
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+from labctl import lease as leases
+from labctl.backends import Backend, BackendOptions, Progress, backend_class
+from labctl.document import Document
+from labctl.errors import Interrupted, Mistake, ScenarioError
+from labctl.history import History
+from labctl.lab import Lab
+from labctl.lease import Lease
+from labctl.runner import RunResult, Watcher, run
+from labctl.scenario import Scenario, load, load_document
+from labctl.store import RunFolder, default_folder
+
+DEFAULT_OS = "debian:12"
+DEFAULT_LAB = """\
+title: The default lab, for hands
+hosts: {server: {}, client: {}}
+steps: []
+"""
+END_DEADLINE = 15.0
+
+
+def load_all(files: Sequence[Path], sets: dict[str, str]) -> list[Scenario]:
+    """The cases of several files. Raises ScenarioError with the mistakes of all of them."""
+    cases: list[Scenario] = []
+    mistakes: list[Mistake] = []
+    for file in files:
+        try:
+            cases += load(file, sets)
+        except ScenarioError as exc:
+            mistakes += exc.mistakes
+    if mistakes:
+        raise ScenarioError(mistakes)
+    return cases
+
+
+def run_case(
+    scenario: Scenario,
+    backend: str,
+    watcher: Watcher,
+    progress: Progress,
+    out: Path | None = None,
+    os: str = DEFAULT_OS,
+) -> RunResult:
+    """Runs one case on a backend by name. Raises what `open_backend` and `runner.run` raise."""
+    now = datetime.now(UTC)
+    identity = secrets.token_hex(4)
+    name = scenario.name + "".join(f"-{value}" for value in scenario.variant.values())
+    parent, stem = (out, name) if out else (default_folder(), f"{now:%Y%m%dT%H%M%S}-{name}")
+    lease = Lease(identity, "run", scenario.label, backend, now.isoformat(timespec="seconds"))
+    with lease, RunFolder(parent, stem, scenario.text) as folder:
+        opened = _open(lease, folder.path, os, progress)
+        return run(scenario, opened, folder, _Announcing(watcher, lease))
+
+
+def hold(backend: str, os: str, progress: Progress, ready: Callable[[Lab], None]) -> None:
+    """Brings the default lab up, and keeps it until it is interrupted."""
+    (scenario,) = load_document(Document("labctl up", DEFAULT_LAB), DEFAULT_LAB, "lab", {})
+    now = datetime.now(UTC)
+    lease = Lease(secrets.token_hex(4), "up", "lab", backend, now.isoformat(timespec="seconds"))
+    with lease, RunFolder(default_folder(), f"{now:%Y%m%dT%H%M%S}-up", DEFAULT_LAB) as folder:
+        opened = _open(lease, folder.path, os, progress)
+        with Lab(scenario, opened, History(), folder.add) as lab:
+            lease.hosts = lab.holders
+            lease.write()
+            ready(lab)
+            keep(lab)
+
+
+def keep(lab: Lab) -> None:
+    """Keeps a lab until a signal asks for its end."""
+    try:
+        while True:
+            lab.pump(3600.0)
+    except (KeyboardInterrupt, Interrupted):
+        pass
+
+
+def _open(lease: Lease, folder: Path, os: str, progress: Progress) -> Backend:
+    options = BackendOptions(lease.run, lease.text, folder, os, progress)
+    backend: Backend = backend_class(lease.backend)(options)
+    return backend
+
+
+class _Announcing:
+    """Passes everything on to a watcher, and writes the hosts of a lab that is up into its lease."""
+
+    def __init__(self, watcher: Watcher, lease: Lease) -> None:
+        self._watcher, self._lease = watcher, lease
+        self.event = watcher.event
+        self.done = watcher.done
+
+    def up(self, lab: Lab) -> None:
+        self._lease.hosts = lab.holders
+        self._lease.write()
+        self._watcher.up(lab)
+
+
+def sweep() -> list[str]:
+    """Removes from a running engine what dead controllers left; a line for each thing removed."""
+    if not backend_class("docker").answers():
+        return []
+    from labctl.backends.docker import sweep as sweep_engine
+
+    return sweep_engine(_dead)
+
+
+def _dead(run: str, lease: str, any_holder_running: bool) -> bool:
+    """A holder ends with its controller, so where a lease can't be seen from here, it tells."""
+    alive = leases.alive(lease)
+    return not (any_holder_running if alive is None else alive)
+
+
+def end(lease: Lease) -> bool:
+    """Ends a lab that is kept in the background; False where it does not end in time."""
+    import os
+
+    os.kill(lease.pid, signal.SIGTERM)
+    deadline = time.monotonic() + END_DEADLINE
+    while leases.alive(lease.text):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Turns the first SIGINT, SIGTERM or SIGHUP into Interrupted, and ignores further ones while
+    the lab is taken down."""
+    seen = False
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        nonlocal seen
+        if not seen:
+            seen = True
+            raise Interrupted(f"interrupted by {signal.Signals(number).name}")
+        print("labctl: taking the lab down, a moment", file=sys.stderr)
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, interrupt) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

@@ -1,0 +1,37 @@
+"""Skips what this machine can't run, each with the reason, and says so once more at the end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from functools import cache
+
+import pytest
+
+NO_ENGINE = os.environ.get("LABCTL_TEST_NO_ENGINE")  # from engine.py
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if NO_ENGINE and item.get_closest_marker("docker"):
+            item.add_marker(pytest.mark.skip(reason=NO_ENGINE))
+        if item.get_closest_marker("netns") and (reason := no_namespaces()):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if NO_ENGINE:
+        terminalreporter.write_line(f"Docker tests were left out: {NO_ENGINE}", yellow=True)
+
+
+@cache
+def no_namespaces() -> str | None:
+    """Why no namespaces can be had here, asked of the system rather than of labctl."""
+    for tool, package in {"unshare": "util-linux", "ip": "iproute2", "ss": "iproute2"}.items():
+        if not shutil.which(tool):
+            return f"{tool} is not on the PATH: install {package}"
+    flags = "-nmpf" if os.geteuid() == 0 else "-Urnmpf"
+    probe = ["unshare", flags, "--kill-child", "--mount-proc", "true"]
+    answer = subprocess.run(probe, capture_output=True, text=True, check=False)
+    return f"no namespaces here: {answer.stderr.strip()}" if answer.returncode else None
