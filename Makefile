@@ -20,8 +20,8 @@ test: lint
 	@$(PY) tests/engine.py $(PY) -m pytest -n 4 $(ARGS)
 
 lint: $(VENV)/.installed-dev
-	@$(PY) -m ruff check --quiet .
-	@$(PY) -m ruff format --quiet --check .
+	@$(PY) -m ruff check --quiet --output-format concise .
+	@$(PY) -m ruff format --check --output-format concise .
 	@$(PY) -m mypy --no-error-summary
 
 bench: $(VENV)/.installed-dev
@@ -49,5 +49,5 @@ define install
 		version=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
 		echo "$(PYTHON) can't make virtual environments: apt-get install python$$version-venv" >&2; exit 1; }; \
 	$(PYTHON) -m venv --clear $(VENV); }
-@$(PY) -m pip install --quiet --disable-pip-version-check --editable '$(1)'
+@$(PY) -m pip install -qq --disable-pip-version-check --editable '$(1)'
 endef

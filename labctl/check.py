@@ -71,9 +71,7 @@ def _judge(
         return [Verdict("fail", event.text, expected, actual, event.t, source)]
     if not isinstance(step, Wait):
         return [_verdict(finding, event.t, source) for finding in claims]
-    return [
-        _waited(step, finding, event, history, begun, source) for finding in claims
-    ]
+    return [_waited(step, finding, event, history, begun, source) for finding in claims]
 
 
 def _waited(

@@ -13,7 +13,7 @@ import click
 from labctl import __version__
 
 if TYPE_CHECKING:
-    from labctl.runner import RunResult
+    from labctl.runner import RunResult, Watcher
 
 EXIT = {"pass": 0, "fail": 1, "unknown": 3, "skip": 3, "error": 4}
 READY = "ready"
@@ -145,9 +145,8 @@ def _run_one(case: Any, backend: str, os: str, keep: bool, out: Path | None) -> 
     from labctl.reports import terminal
 
     err = terminal.console(stderr=True)
-    with terminal.progress(case, err) as watcher:
-        if keep:
-            watcher = terminal.Keeping(watcher, workflow.keep)
+    with terminal.progress(case, err) as progress:
+        watcher: Watcher = terminal.Keeping(progress, workflow.keep) if keep else progress
         return workflow.run_case(case, backend, watcher, _say, out, os)
 
 
@@ -241,14 +240,16 @@ def up(backend: str, os: str) -> None:
 @os_option
 def hold(backend: str, os: str) -> None:
     """Keeps the default lab; `labctl up` runs this in the background."""
+    from os import devnull, dup2
+
     from labctl import workflow
     from labctl.backends import choose
 
     def ready(lab: Any) -> None:
         print(READY, *lab.scenario.hosts, flush=True)
-        sys.stdout.close()
-        log = (Path("/dev/null")).open("w")
-        sys.stderr = log
+        with Path(devnull).open("w") as nowhere:
+            dup2(nowhere.fileno(), 1)
+            dup2(nowhere.fileno(), 2)
 
     with workflow.interruptible():
         workflow.hold(choose(backend), os, _say, ready)

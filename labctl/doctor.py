@@ -70,7 +70,11 @@ def _in_namespace(script: str) -> subprocess.CompletedProcess[str] | None:
 
 
 def _nft() -> Check:
-    done = _in_namespace("nft add table inet labctl && nft list tables") if shutil.which("nft") else None
+    done = (
+        _in_namespace("nft add table inet labctl && nft list tables")
+        if shutil.which("nft")
+        else None
+    )
     ok = done is not None and done.returncode == 0
     return Check(
         "nft",

@@ -1,7 +1,8 @@
 """YAML with line numbers: from a file to plain data, a map of lines, and mistakes.
 
 `Document.expand` replaces `${name}` everywhere, and so works once per variant. Guards: files of
-more than MAX_BYTES, nesting beyond MAX_DEPTH and aliases that multiply beyond MAX_NODES are mistakes.
+more than MAX_BYTES, nesting beyond MAX_DEPTH and aliases that multiply beyond MAX_NODES
+are mistakes.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Document:
                 depth += isinstance(event, yaml.CollectionStartEvent)
                 depth -= isinstance(event, yaml.CollectionEndEvent)
                 if depth > MAX_DEPTH:
-                    raise _mistake(self.file, event.start_mark.line + 1,
+                    raise _mistake(self.file, getattr(event.start_mark, "line", 0) + 1,
                                    f"nested deeper than {MAX_DEPTH} levels")  # fmt: skip
             root = yaml.compose(text, Loader)
         except yaml.MarkedYAMLError as exc:
@@ -94,7 +95,9 @@ class Document:
             raise _mistake(self.file, line, "a scenario is a mapping with title, hosts and steps")
         return root
 
-    def expand(self, params: Mapping[str, Any] | None, only: frozenset[str] | None = None) -> Expanded:
+    def expand(
+        self, params: Mapping[str, Any] | None, only: frozenset[str] | None = None
+    ) -> Expanded:
         """Plain data with `${name}` replaced from `params` (left alone where that is None);
         `only` keeps the named top-level keys alone."""
         return _Expansion(params).run(self._root, only)
@@ -139,7 +142,7 @@ class _Expansion:
             self.mistake(node.start_mark.line + 1, "<< takes a mapping or a list of mappings")
             return {}
         result: dict[Any, Any] = {}
-        own = {}
+        own: dict[Any, int] = {}
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
             key = self.value(key_node, (*path, "?"), above)

@@ -1,11 +1,11 @@
 """The exception tree. Only `cli.py` turns one into an exit status.
 
-    LabctlError
-    |-- UsageError       bad usage or a bad scenario: exit 2
-    |   `-- ScenarioError    every mistake of a file, each with file and line
-    |-- LabError         the lab itself failed: exit 4
-    |   `-- Unavailable      nothing to run it on: exit 3
-    `-- Interrupted      Ctrl-C, SIGTERM or SIGHUP: exit 130
+LabctlError
+|-- UsageError       bad usage or a bad scenario: exit 2
+|   `-- ScenarioError    every mistake of a file, each with file and line
+|-- LabError         the lab itself failed: exit 4
+|   `-- Unavailable      nothing to run it on: exit 3
+`-- Interrupted      Ctrl-C, SIGTERM or SIGHUP: exit 130
 """
 
 from __future__ import annotations

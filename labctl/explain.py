@@ -50,4 +50,5 @@ def failed_bind(event: CallEvent, history: History) -> str | None:
         return None
     who = "; ".join(describe_socket(s) for s in found[:3])
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-    return f"{event.process}: {event.call} failed with {errnos.describe('EADDRINUSE')}: blocked by {who}{more}"
+    failure = f"{event.process}: {event.call} failed with {errnos.describe(event.errno)}"
+    return f"{failure}: blocked by {who}{more}"

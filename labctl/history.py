@@ -199,9 +199,7 @@ class ProcessState:
             self.entered = event if event.phase == "enter" else None
             if event.phase == "done":
                 self.calls.append(event)
-        elif event.phase == "exit":
-            self.running, self.exit, self.signal = False, event.exit, event.signal
-        elif self.running and event.phase == "gone":
+        elif event.phase == "exit" or (event.phase == "gone" and self.running):
             self.running, self.exit, self.signal = False, event.exit, event.signal
 
 

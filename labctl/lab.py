@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from labctl.backends import Backend, Channel, HostLink, Lack, Message, ProcessSpec, hosts_text
+from labctl.backends import Backend, Channel, HostLink, Lack, Message, hosts_text
 from labctl.errors import Interrupted, LabError
 from labctl.history import (
     CallEvent,
@@ -113,7 +113,11 @@ class Lab:
         text = hosts_text(names)
         self._ask_all(
             {
-                name: {"do": "setup", "batch": link.batch, "hosts": text if link.hosts_file else None}
+                name: {
+                    "do": "setup",
+                    "batch": link.batch,
+                    "hosts": text if link.hosts_file else None,
+                }
                 for name, link in self._links.items()
             }
         )
@@ -138,8 +142,8 @@ class Lab:
             self._emit(CountersEvent(self.now(), name, hello["counters"]))
 
     def _synchronize(self) -> None:
-        """Finds the lab clock's offset from ours. They are one clock unless the engine is elsewhere;
-        a difference within the time that asking takes counts as none."""
+        """Finds the lab clock's offset from ours. They are one clock unless the engine is
+        elsewhere; a difference within the time that asking takes counts as none."""
         host = next(iter(self._links))
         before = time.monotonic()
         answer = self._ask(host, {"do": "clock"})
@@ -373,5 +377,3 @@ def _enters_await(event: Event, process: str) -> bool:
 def _done(history: History, process: str) -> list[CallEvent]:
     state: Any = history.processes.get(process)
     return state.calls if state else []
-
-

@@ -97,9 +97,9 @@ class SocketPattern(Model):
 def _at(address: Address, wanted: str, history: History) -> bool:
     """Whether an address is the wanted one: `:8000`, `server`, `server:8000`, `198.18.0.2`."""
     host, port = wanted, ""
-    if match := re.fullmatch(r"(.*?)\]?:(\d+|\*)", wanted):
-        if wanted.count(":") == 1 or wanted.startswith("["):
-            host, port = match.group(1).lstrip("["), match.group(2)
+    match = re.fullmatch(r"(?:\[(.*)\]|([^:]*)):(\d+|\*)", wanted)
+    if match:
+        host, port = match.group(1) or match.group(2) or "", match.group(3)
     if port and str(address.port if address.port is not None else "*") != port:
         return False
     if host in ("", address.host, address.unmapped):
@@ -254,9 +254,7 @@ def _failure(call: CallEvent) -> str:
 
 
 def _log(state: ProcessState) -> tuple[str, ...]:
-    lines = [
-        f"{call.t:.3f} {call.call}: {call.errno or 'ok'}" for call in state.calls[-8:]
-    ]
+    lines = [f"{call.t:.3f} {call.call}: {call.errno or 'ok'}" for call in state.calls[-8:]]
     if state.entered:
         lines.append(f"{state.entered.t:.3f} {state.entered.call}: blocked")
     return (*lines, *state.output.splitlines()[-8:])
@@ -361,9 +359,13 @@ def parse_predicate(value: Any, handler: Any, info: ValidationInfo) -> Predicate
             if name in value:
                 raise problem(f"{name!r} is not supported yet: {subject} later work")
         if not value:
-            raise problem("an empty mapping claims nothing; allowed: " + ", ".join(Predicate._keys()))
+            raise problem(
+                "an empty mapping claims nothing; allowed: " + ", ".join(Predicate._keys())
+            )
     elif value is None or not isinstance(value, dict):
-        raise problem(f"a predicate is a mapping ({', '.join(Predicate._keys())}), not {shown(value)}")
+        raise problem(
+            f"a predicate is a mapping ({', '.join(Predicate._keys())}), not {shown(value)}"
+        )
     return Predicate.model_validate(value, context=info.context)
 
 

@@ -131,9 +131,7 @@ def run(scenario: Scenario, backend: Backend, folder: RunFolder, watcher: Watche
     return found
 
 
-def _steps(
-    scenario: Scenario, lab: Lab, backend: str, record: Any, history: History
-) -> None:
+def _steps(scenario: Scenario, lab: Lab, backend: str, record: Any, history: History) -> None:
     kernel = str(history.lab.environment.get("kernel")) if history.lab else ""
 
     def tell(event: StepEvent) -> None:

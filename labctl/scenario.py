@@ -1,9 +1,7 @@
-"""Scenarios: from a YAML file to checked, frozen objects, with every mistake of the file at once."""
+"""Scenarios: from a YAML file to checked, frozen objects, with every mistake at once."""
 
 from __future__ import annotations
 
-import functools
-import operator
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.json_schema import models_json_schema
 
 from labctl.backends import CAPABILITIES, HostSpec, ProcessSpec
 from labctl.document import Document, Expanded, Path_
@@ -121,7 +120,7 @@ def _step(value: Any, handler: Any, info: ValidationInfo) -> Step:
     return STEPS[verbs[0]].model_validate(value, context=info.context)
 
 
-AnyStep = Annotated[functools.reduce(operator.or_, STEPS.values()), WrapValidator(_step)]  # type: ignore[arg-type]
+AnyStep = Annotated[Step, WrapValidator(_step)]
 
 
 class Written(Model):
@@ -236,7 +235,9 @@ def load_document(
     names = {*params, *(key for variant in variants for key in variant)}
     for key in sets:
         if key not in names:
-            raise UsageError(f"{document.file}: --set {key}: " + unknown("param", key, sorted(names)))
+            raise UsageError(
+                f"{document.file}: --set {key}: " + unknown("param", key, sorted(names))
+            )
     cases: list[Scenario] = []
     mistakes: list[Mistake] = []
     for variant in variants or [{}]:
@@ -269,7 +270,9 @@ def _params(head: Expanded, file: str) -> tuple[dict[str, Any], list[dict[str, A
     params = head.data.get("params") or {}
     variants = head.data.get("variants") or []
     if not isinstance(params, dict):
-        mistakes.append(Mistake(file, head.line(("params",)), "params is a mapping of names and defaults"))
+        mistakes.append(
+            Mistake(file, head.line(("params",)), "params is a mapping of names and defaults")
+        )
     if not isinstance(variants, list) or not all(isinstance(v, dict) and v for v in variants):
         mistakes.append(Mistake(file, head.line(("variants",)), "variants is a list of mappings"))
     if mistakes:
@@ -294,7 +297,7 @@ def _check(expanded: Expanded) -> Written | list[tuple[int, str]]:
 
 
 def _names(expanded: Expanded) -> tuple[Names, list[tuple[int, str]]]:
-    """The names that the file defines, as far as it can be read; bad and double ones are mistakes."""
+    """The names that the file defines, as far as it can be read, and the bad and double ones."""
     hosts: dict[str, int] = {}
     processes: dict[str, str] = {}
     mistakes = []
@@ -323,7 +326,8 @@ def _names(expanded: Expanded) -> tuple[Names, list[tuple[int, str]]]:
         for process in below if isinstance(below, dict) else ():
             path = ("hosts", name, "processes", process)
             if not isinstance(process, str) or not PROCESS_NAME.fullmatch(process):
-                mistakes.append((expanded.line(path), f"{shown(process)} is no process name; allowed: "
+                mistakes.append((expanded.line(path), f"{shown(process)} is no process name; "
+                                 "allowed: "
                                  "letters, digits, hyphens and underscores"))  # fmt: skip
             define(str(process), name, path)
     return Names(hosts, processes), mistakes
@@ -387,10 +391,18 @@ def _case(
 
 def schema() -> dict[str, Any]:
     """The JSON Schema of the scenario language, for editors."""
+    models: list[type[Model]] = [Written, *STEPS.values()]
+    places, found = models_json_schema([(model, "validation") for model in models])
+    definitions = found["$defs"]
+    written = definitions.pop("Written")
+    del definitions["Step"]
+    steps = [places[step, "validation"] for step in STEPS.values()]
+    written["properties"]["steps"]["items"] = {"anyOf": steps}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **Written.model_json_schema(by_alias=True),
+        **written,
         "title": "labctl scenario",
+        "$defs": definitions,
     }
 
 

@@ -251,7 +251,11 @@ def _calls(value: Any, info: ValidationInfo) -> str:
 
 
 def _resolvable(name: str, hosts: Mapping[str, int]) -> bool:
-    if not name or name == "localhost" or re.fullmatch(r"[0-9.]+|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*", name):
+    if (
+        not name
+        or name == "localhost"
+        or re.fullmatch(r"[0-9.]+|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*", name)
+    ):
         return True
     host, _, rest = name.partition(".")
     number = rest.removesuffix("v6").removesuffix(".")
@@ -266,14 +270,22 @@ _NUMBER_OR_STRING: dict[str, Any] = {"type": ["integer", "string"]}
 
 HostName = Annotated[str, BeforeValidator(_host), WithJsonSchema(_STRING)]
 ProcessName = Annotated[str, BeforeValidator(_process), WithJsonSchema(_STRING)]
-Duration = Annotated[float, BeforeValidator(_duration), WithJsonSchema({"type": ["number", "string"]})]
-WithinRange = Annotated[Within, BeforeValidator(_within), WithJsonSchema({"type": ["number", "string"]})]
+Duration = Annotated[
+    float, BeforeValidator(_duration), WithJsonSchema({"type": ["number", "string"]})
+]
+WithinRange = Annotated[
+    Within, BeforeValidator(_within), WithJsonSchema({"type": ["number", "string"]})
+]
 Count = Annotated[Comparison, BeforeValidator(_comparison), WithJsonSchema(_NUMBER_OR_STRING)]
 StateName = Annotated[State, BeforeValidator(_state), WithJsonSchema(_STRING)]
 SignalName = Annotated[str, BeforeValidator(_signal), WithJsonSchema({"enum": list(SIGNALS)})]
-SysctlKey = Annotated[str, BeforeValidator(_sysctl_key), WithJsonSchema({"type": "string", "pattern": "^net\\."})]
+SysctlKey = Annotated[
+    str, BeforeValidator(_sysctl_key), WithJsonSchema({"type": "string", "pattern": "^net\\."})
+]
 SysctlValue = Annotated[str, BeforeValidator(_sysctl_value), WithJsonSchema(_NUMBER_OR_STRING)]
 Label = Annotated[str, BeforeValidator(_label), WithJsonSchema(_STRING)]
 Text = Annotated[str, BeforeValidator(_text), WithJsonSchema({"type": ["string", "number"]})]
-Regex = Annotated[str, BeforeValidator(_regex), WithJsonSchema({"type": "string", "format": "regex"})]
+Regex = Annotated[
+    str, BeforeValidator(_regex), WithJsonSchema({"type": "string", "format": "regex"})
+]
 Calls = Annotated[str, BeforeValidator(_calls), WithJsonSchema(_STRING)]

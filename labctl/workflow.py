@@ -95,7 +95,7 @@ def _open(lease: Lease, folder: Path, os: str, progress: Progress) -> Backend:
 
 
 class _Announcing:
-    """Passes everything on to a watcher, and writes the hosts of a lab that is up into its lease."""
+    """Passes everything on to a watcher, and writes the hosts of a lab into its lease."""
 
     def __init__(self, watcher: Watcher, lease: Lease) -> None:
         self._watcher, self._lease = watcher, lease

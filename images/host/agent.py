@@ -60,7 +60,9 @@ class Diag:
     def _family(self, family):
         # struct inet_diag_req_v2 and inet_diag_msg, include/uapi/linux/inet_diag.h
         body = struct.pack("=BBBxI48x", family, socket.IPPROTO_TCP, 0, 0xFFFFFFFF)
-        header = struct.pack("=IHHII", 16 + len(body), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST_DUMP, 0, 0)
+        header = struct.pack(
+            "=IHHII", 16 + len(body), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST_DUMP, 0, 0
+        )
         self.netlink.send(header + body)
         found = []
         while True:
@@ -88,7 +90,7 @@ class Proc:
                     rows = [line.split()[1:6] for line in table]
             except FileNotFoundError:
                 continue
-            found += [tuple(row[:4]) + (row[4][:2],) for row in rows]
+            found += [(*row[:4], row[4][:2]) for row in rows]
         return hash(tuple(found))
 
 

@@ -43,8 +43,12 @@ ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "0": "\0", '"': '"', "\\": "\\"}
 DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|min|h)?$")
 SECONDS = {"ms": 0.001, "s": 1, None: 1, "m": 60, "min": 60, "h": 3600}
 OPTION_LEVELS = collections.OrderedDict(
-    [("SO_", socket.SOL_SOCKET), ("TCP_", socket.IPPROTO_TCP), ("IPV6_", socket.IPPROTO_IPV6),
-     ("IP_", socket.IPPROTO_IP)]
+    [
+        ("SO_", socket.SOL_SOCKET),
+        ("TCP_", socket.IPPROTO_TCP),
+        ("IPV6_", socket.IPPROTO_IPV6),
+        ("IP_", socket.IPPROTO_IP),
+    ]
 )
 # Options that some supported Python or libc does not name, from Linux's uapi headers.
 LINUX_OPTIONS = {
@@ -65,7 +69,9 @@ class CallError(ValueError):
 
 
 def parse(text):
-    """The calls of `text`, one a line or separated by `;`. Raises CallError at the first mistake."""
+    """The calls of `text`, one a line or separated by `;`. Raises CallError at the first one that
+    is none.
+    """
     calls = []
     for offset, line in enumerate(text.split("\n")):
         for words, source in _statements(line, offset):
@@ -508,9 +514,10 @@ def log_text(**event):
 def supervise(main, log, tether):
     """Starts `main` in a child and stays until no descendant lives; returns main's exit status.
 
-    `main` is a function of one argument, the descriptor for a program's output. Commands come as JSON lines on stdin: `{"do": "call", "call":
-    TEXT}` for a process in `await`, `{"do": "signal", "signal": "TERM"}` for the main process
-    alone, `{"do": "freeze"}` and `{"do": "thaw"}` for all of them (as process 1 only).
+    `main` is a function of one argument, the descriptor for a program's output. Commands come as
+    JSON lines on stdin: `{"do": "call", "call": TEXT}` for a process in `await`, `{"do": "signal",
+    "signal": "TERM"}` for the main process alone, `{"do": "freeze"}` and `{"do": "thaw"}` for all
+    of them (as process 1 only).
     """
     wake, waker = os.pipe()
     os.set_blocking(waker, False)
@@ -644,8 +651,11 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     log = log_text if options.text else log_json
     try:
-        job = calls_main(options.calls, log) if options.mode == "calls" else run_main(
-            options.argv, {})
+        job = (
+            calls_main(options.calls, log)
+            if options.mode == "calls"
+            else run_main(options.argv, {})
+        )
     except CallError as exc:
         parser.error("line %d: %s" % (exc.offset + 1, exc))
     sys.exit(supervise(job, log, options.tether))

@@ -43,7 +43,7 @@ class HostSpec:
 
 @dataclass(frozen=True)
 class ProcessSpec:
-    """A process to start on a host: either `calls` (for the peer program) or `run` (any program)."""
+    """A process to start on a host: `calls` for the peer program, or `run`, any program."""
 
     name: str
     host: str
@@ -97,7 +97,9 @@ class Backend(Protocol):
     def lacks(self) -> Mapping[str, Lack]:
         """The capabilities (of CAPABILITIES) that are missing here."""
 
-    def up(self, hosts: Sequence[HostSpec], processes: Sequence[ProcessSpec]) -> dict[str, HostLink]:
+    def up(
+        self, hosts: Sequence[HostSpec], processes: Sequence[ProcessSpec]
+    ) -> dict[str, HostLink]:
         """Brings the hosts up, connected, and prepares their processes. `processes` is all that
         `spawn` will be asked for."""
 

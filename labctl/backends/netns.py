@@ -89,11 +89,11 @@ class NetnsBackend:
             lacks["uids"] = lack
         return lacks
 
-    def up(self, hosts: Sequence[HostSpec], processes: Sequence[ProcessSpec]) -> dict[str, HostLink]:
+    def up(
+        self, hosts: Sequence[HostSpec], processes: Sequence[ProcessSpec]
+    ) -> dict[str, HostLink]:
         numbers = itertools.count(2)
-        addresses = {
-            host.name: [next(numbers) for _ in range(host.addresses)] for host in hosts
-        }
+        addresses = {host.name: [next(numbers) for _ in range(host.addresses)] for host in hosts}
         links = {}
         self._start(addresses)
         pids = {}
@@ -106,7 +106,12 @@ class NetnsBackend:
             batch += [f"address add {a}/{NETWORK_V6.prefixlen} dev eth0 nodad" for a in ipv6]
             batch += ["link set lo up", "link set eth0 up"]
             links[host.name] = HostLink(
-                channel, f"{self._world_pid()}/{answer['pid']}", tuple(ipv4), tuple(ipv6), "\n".join(batch) + "\n", hosts_file=False
+                channel,
+                f"{self._world_pid()}/{answer['pid']}",
+                tuple(ipv4),
+                tuple(ipv6),
+                "\n".join(batch) + "\n",
+                hosts_file=False,
             )
         bridge = ["link add bridge type bridge", "link set bridge up"]
         for index, pid in enumerate(pids.values()):
@@ -143,7 +148,7 @@ class NetnsBackend:
                     str(images() / "peer" / "peer.py"),
                     str(hosts_file),
                 ],
-                stdin=theirs, stdout=log, stderr=log, start_new_session=True,
+                stdin=theirs.fileno(), stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         self._receive()
 
@@ -237,7 +242,9 @@ class NetnsBackend:
 
     def _broken(self) -> LabError:
         log = (self._folder / "world.log").read_text(errors="replace").strip()
-        return LabError(f"the namespaces ended: {log.splitlines()[-1] if log else 'no reason given'}")
+        return LabError(
+            f"the namespaces ended: {log.splitlines()[-1] if log else 'no reason given'}"
+        )
 
 
 @cache
@@ -280,7 +287,8 @@ def one_user_only() -> Lack | None:
 
 
 def _unshare_works(flags: Sequence[str]) -> bool:
-    return not subprocess.run(["unshare", *flags, "--", "true"], capture_output=True).returncode
+    command = ["unshare", *flags, "--", "true"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def _os_name() -> str:

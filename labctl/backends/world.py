@@ -161,11 +161,11 @@ class World:
         signal.set_wakeup_fd(waker)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         while True:
-            ready, _, _ = select.select([wake, self.control], [], [])
+            ready, _, _ = select.select([wake, self.control.fileno()], [], [])
             if wake in ready:
                 os.read(wake, 4096)
                 self.reap()
-            if self.control not in ready:
+            if self.control.fileno() not in ready:
                 continue
             data, channels, _, _ = socket.recv_fds(self.control, ANSWER_LIMIT, 1)
             if not data:

@@ -25,7 +25,13 @@ if TYPE_CHECKING:
     from labctl.doctor import Check
     from labctl.lab import Lab
 
-STYLES = {"pass": "green", "fail": "bold red", "unknown": "yellow", "skip": "cyan", "error": "bold red"}
+STYLES = {
+    "pass": "green",
+    "fail": "bold red",
+    "unknown": "yellow",
+    "skip": "cyan",
+    "error": "bold red",
+}
 SYMBOLS = {"pass": "✓", "fail": "✗", "unknown": "?", "skip": "-", "error": "!"}
 PIPE_WIDTH = 110
 SOCKETS_SHOWN = 6
@@ -71,14 +77,16 @@ def _totals(runs: Sequence[RunResult]) -> str:
     counts = {result: sum(run.result == result for run in runs) for result in STYLES}
     words = [f"[{STYLES[r]}]{n} {r}[/]" for r, n in counts.items() if n]
     backends = ", ".join(sorted({run.backend for run in runs}))
-    return f"{', '.join(words)} of {len(runs)} on {backends} in {sum(r.seconds for r in runs):.1f} s"
+    return (
+        f"{', '.join(words)} of {len(runs)} on {backends} in {sum(r.seconds for r in runs):.1f} s"
+    )
 
 
 def _print_run(run: RunResult, out: Console) -> None:
     out.print(Text(run.scenario.label, "bold"), Text(run.scenario.title))
     for event in run.history.events:
         if isinstance(event, StepEvent) and event.phase == "end" and event.text[:9] == "snapshot ":
-            _print_sides(event, run.history, out)
+            _print_sides(event, run, out)
     out.print(_verdict_table(run.verdicts))
     for verdict in run.verdicts:
         if verdict.result in ("fail", "unknown"):
@@ -90,23 +98,22 @@ def _print_run(run: RunResult, out: Console) -> None:
         where.append(str(run.environment["engine"]))
     style = STYLES[run.result]
     reason = f": {escape(run.reason)}" if run.reason else ""
-    out.print(
-        f"[{style}]{run.result.upper()}[/]{reason}  {run.seconds:.1f} s on {escape(', '.join(where))}"
-    )
+    place = escape(", ".join(where))
+    out.print(f"[{style}]{run.result.upper()}[/]{reason}  {run.seconds:.1f} s on {place}")
     out.print(f"  recorded in {escape(str(run.folder))}", soft_wrap=True)
 
 
-def _print_sides(step: StepEvent, history: History, out: Console) -> None:
+def _print_sides(step: StepEvent, run: RunResult, out: Console) -> None:
     """Both sides' sockets at a snapshot."""
     out.print(f"  [bold]{escape(step.text.removeprefix('snapshot '))}[/]  at {step.t:.3f} s")
     seen: dict[str, SocketsEvent] = {}
-    for event in history.events:
+    for event in run.history.events:
         if isinstance(event, SocketsEvent):
             seen[event.host] = event
         if event is step:
             break
-    for host, look in sorted(seen.items(), key=lambda item: list(seen).index(item[0])):
-        for line in _lines(look.sockets):
+    for host in run.scenario.hosts:
+        for line in _lines(seen[host].sockets):
             out.print(Text(f"    {host:<10} {line}"))
 
 
@@ -122,7 +129,9 @@ def _verdict_table(verdicts: Sequence[Verdict]) -> Table:
     table = _table("", "at", "claim", "seen")
     for verdict in verdicts:
         subject = verdict.what.partition(":")[0]
-        claim = verdict.what if verdict.expected in verdict.what else f"{subject}: {verdict.expected}"
+        claim = (
+            verdict.what if verdict.expected in verdict.what else f"{subject}: {verdict.expected}"
+        )
         table.add_row(
             Text(SYMBOLS[verdict.result], STYLES[verdict.result]),
             f"{verdict.at:.3f} s",

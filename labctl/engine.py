@@ -1,0 +1,88 @@
+"""The connection to a Docker engine, and its errors in our words.
+
+Only the engine's API is used: no command-line client, nothing mounted, nothing but its socket. So
+it may run in a virtual machine or elsewhere. `docker` is slow to import and is imported when used.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from labctl.errors import LabError, Unavailable
+
+if TYPE_CHECKING:
+    from docker.api.client import APIClient
+
+PING_DEADLINE = 2.0
+REQUEST_DEADLINE = 60.0
+CONNECTIONS = 64
+WITHOUT = "or use --backend netns on Linux"
+
+MENDS = {
+    "available, non-overlapping": "remove unused networks: docker network prune",
+    "no available IPv4": "give the engine larger default-address-pools, or the lab fewer hosts",
+    "Pool overlaps": "a run of this name left a network: labctl down",
+    "is already in use by container": "a run of this name left containers: labctl down",
+    "no space left": "make room: docker system prune",
+    "executable file not found": "correct `run`, or take another `image`",
+}
+"""A piece of what an engine says when it refuses, and what helps."""
+
+
+def answers() -> bool:
+    """Whether an engine answers, within PING_DEADLINE seconds. Never raises."""
+    default = Path("/var/run/docker.sock")
+    settings = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
+    if not ("DOCKER_HOST" in os.environ or default.exists() or settings.is_dir()):
+        return False
+    try:
+        connect(PING_DEADLINE).close()
+    except LabError:
+        return False
+    return True
+
+
+def connect(deadline: float = REQUEST_DEADLINE) -> APIClient:
+    """A client of the engine that DOCKER_HOST or the current context names, good for many threads;
+    `deadline` in seconds bounds each request. Raises Unavailable."""
+    import docker
+
+    with translated("answer"):
+        return docker.from_env(timeout=deadline, max_pool_size=CONNECTIONS).api  # type: ignore[arg-type]
+
+
+@contextmanager
+def translated(action: str) -> Iterator[None]:
+    """Turns what goes wrong with an engine into LabError, or Unavailable where it is not there.
+
+    `action` completes "the engine did not ..."."""
+    import docker.errors
+    import requests.exceptions
+
+    try:
+        yield
+    except docker.errors.APIError as exc:
+        said = str(exc.explanation or exc).strip()
+        mend = next((mend for piece, mend in MENDS.items() if piece in said), None)
+        advice = mend or "its log says more; `labctl doctor` checks it"
+        raise LabError(f"the engine did not {action}: {said}; {advice}") from exc
+    except requests.exceptions.ReadTimeout as exc:
+        raise LabError(
+            f"the engine did not {action} within {REQUEST_DEADLINE:g} s; restart it, {WITHOUT}"
+        ) from exc
+    except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as exc:
+        raise Unavailable(_absence(exc)) from exc
+
+
+def _absence(exc: BaseException) -> str:
+    where = os.environ.get("DOCKER_HOST", "its default address")
+    if "Permission denied" in str(exc):
+        return (
+            f"no permission to use the Docker engine at {where}; "
+            f"become a member of the group docker, {WITHOUT}"
+        )
+    return f"no Docker engine answers at {where} ({exc}); start one, {WITHOUT}"

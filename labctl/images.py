@@ -1,0 +1,226 @@
+"""The images of a lab: what its hosts and its processes run, for any operating system.
+
+Their tags hold a hash of their sources (the folder images/), so an image is built once and never
+stale. Their base comes from the engine, from a registry, or, for Debian, from its packages by
+mmdebstrap(1). All of them carry the label `labctl=image`:
+
+    docker image ls --filter label=labctl=image
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import queue
+import re
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from labctl import resources
+from labctl.backends import Progress
+from labctl.engine import translated
+from labctl.errors import LabError
+
+if TYPE_CHECKING:
+    from docker.api.client import APIClient
+
+PULL_PATIENCE = 20.0
+"""Seconds without a word from a registry after which a pull is given up."""
+
+BOOTSTRAP = {"11": "bullseye", "12": "bookworm", "13": "trixie", "sid": "sid"}
+"""Releases of Debian that are built from packages where no registry answers, and their names."""
+
+TOOLS = "python3,iproute2,nftables,tcpdump"
+CHUNK = 1 << 18
+
+_building = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Images:
+    """Tags of the images of one operating system."""
+
+    host: str
+    peer: str
+
+
+def ensure(client: APIClient, os: str, progress: Progress) -> Images:
+    """The images for an operating system such as `debian:12`, built where they are not there yet.
+
+    Raises LabError where no base can be had."""
+    sources = read_sources(resources.images())
+    wanted = tags(os, sources)
+    with _building, translated("list its images"):
+        local = _local(client)
+        missing = [kind for kind in ("host", "peer") if getattr(wanted, kind) not in local]
+        if missing:
+            base = _base(client, os, local, progress)
+            for kind in missing:
+                tag = getattr(wanted, kind)
+                progress(f"building {tag} on {base}")
+                _build(client, sources, kind, base, tag)
+    return wanted
+
+
+def obtain(client: APIClient, name: str, progress: Progress) -> None:
+    """Makes an image of somebody else's available. Raises LabError."""
+    with _building, translated(f"find {name}"):
+        if _with_tag(name) not in _local(client):
+            try:
+                _pull(client, name, progress)
+            except LabError as exc:
+                raise LabError(f"no image {name}: {exc}; load it: docker load < FILE") from exc
+
+
+def read_sources(folder: Path) -> dict[str, bytes]:
+    """What images are built from: a name relative to `folder` and the content of each file."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(files)
+        if "__pycache__" not in path.parts
+    }
+
+
+def tags(os: str, sources: Mapping[str, bytes]) -> Images:
+    """The tags of the images for an operating system, made from these sources."""
+    key = hashlib.sha256(os.encode())
+    for name, content in sorted(sources.items()):
+        key.update(f"\0{name}\0{len(content)}\0".encode() + content)
+    version = f"{_slug(os)}-{key.hexdigest()[:12]}"
+    return Images(f"labctl/host:{version}", f"labctl/peer:{version}")
+
+
+def context(sources: Mapping[str, bytes]) -> bytes:
+    """The same sources as a tar archive: the same bytes whenever and wherever it is made."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for name, content in sorted(sources.items()):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            entry.mode = 0o644
+            tar.addfile(entry, io.BytesIO(content))
+    return archive.getvalue()
+
+
+def _local(client: APIClient) -> set[str]:
+    """The tags that the engine has, as Docker writes them; Podman puts a registry before them."""
+    found = {tag for image in client.images() for tag in image.get("RepoTags") or ()}
+    short = (re.sub(r"^(localhost|[^/]+\.[^/]+/library)/", "", tag) for tag in found)
+    return found | set(short)
+
+
+def _base(client: APIClient, os: str, local: set[str], progress: Progress) -> str:
+    debian = re.fullmatch(r"debian:(\w+?)(-slim)?", os)
+    release = debian.group(1) if debian else ""
+    candidates = [f"debian:{release}-slim", f"debian:{release}"] if debian else [_with_tag(os)]
+    built = f"labctl/base:{_slug(os).removesuffix('-slim')}"
+    for candidate in (*candidates, built):
+        if candidate in local:
+            return candidate
+    try:
+        _pull(client, candidates[0], progress)
+        return candidates[0]
+    except LabError as exc:
+        suite = BOOTSTRAP.get(release, release if release in BOOTSTRAP.values() else "")
+        reason, mend = str(exc), f"load it on this engine: docker load < FILE (of {candidates[0]})"
+        if suite and shutil.which("mmdebstrap"):
+            progress(
+                f"{reason}: building Debian {suite} from its packages, for about half a minute"
+            )
+            _bootstrap(client, suite, built)
+            return built
+        if suite:
+            mend = f"install mmdebstrap, or {mend}"
+        raise LabError(f"no base image for {os}: {reason}; {mend}") from exc
+
+
+def _pull(client: APIClient, name: str, progress: Progress) -> None:
+    """Raises LabError, at the latest PULL_PATIENCE after the last sign of life."""
+    news: queue.SimpleQueue[dict[str, Any] | Exception | None] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            for message in client.pull(_with_tag(name), stream=True, decode=True):
+                news.put(message)
+            news.put(None)
+        except Exception as exc:
+            news.put(exc)
+
+    progress(f"pulling {name}")
+    # A thread, since the engine may take minutes to give up, and a pull has no deadline of its own.
+    threading.Thread(target=work, daemon=True, name=f"pull {name}").start()
+    try:
+        while (message := news.get(timeout=PULL_PATIENCE)) is not None:
+            if isinstance(message, Exception):
+                reason = getattr(message, "explanation", None) or message
+            elif not (reason := message.get("error")):
+                continue
+            raise LabError(f"{name} can't be pulled ({reason})")
+    except queue.Empty:
+        raise LabError(f"{name} can't be pulled (no answer in {PULL_PATIENCE:g} s)") from None
+
+
+def _bootstrap(client: APIClient, suite: str, tag: str) -> None:
+    """Imports a Debian with the lab's tools, made by mmdebstrap(1), also without root."""
+    command = [
+        "mmdebstrap", "--quiet", "--variant=minbase", f"--include={TOOLS}",
+        '--aptopt=Acquire::http::Timeout "20"', '--aptopt=Acquire::Retries "1"', suite, "-",
+    ]  # fmt: skip
+    with tempfile.TemporaryFile() as log:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as process:
+
+            def archive() -> Iterator[bytes]:
+                assert process.stdout
+                while chunk := process.stdout.read(CHUNK):
+                    yield chunk
+                if process.wait():
+                    # Breaking off the request keeps the engine from tagging half a root.
+                    log.seek(0)
+                    said = log.read().decode(errors="replace").strip().splitlines()
+                    reason = said[-1] if said else f"status {process.returncode}"
+                    raise LabError(f"mmdebstrap did not build Debian {suite}: {reason}")
+
+            repository, _, version = tag.partition(":")
+            try:
+                client.import_image_from_data(
+                    archive(), repository, version, changes=["LABEL labctl=image"]
+                )
+            finally:
+                process.terminate()
+
+
+def _build(client: APIClient, sources: Mapping[str, bytes], kind: str, base: str, tag: str) -> None:
+    said: list[str] = []
+    for message in client.build(
+        fileobj=io.BytesIO(context(sources)),
+        custom_context=True,
+        dockerfile=f"{kind}/Dockerfile",
+        buildargs={"BASE": base},
+        tag=tag,
+        rm=True,
+        forcerm=True,
+        decode=True,
+    ):
+        said += str(message.get("stream", "")).strip().splitlines()
+        if error := message.get("error"):
+            last = f" ({said[-1]})" if said else ""
+            raise LabError(
+                f"{tag} can't be built: {error}{last}; "
+                "take a base that has the tools, or a network that serves its packages"
+            )
+
+
+def _with_tag(name: str) -> str:
+    return name if ":" in name.rpartition("/")[2] or "@" in name else f"{name}:latest"
+
+
+def _slug(os: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", os).strip("-.")[:100]
