@@ -21,7 +21,7 @@ test: lint
 
 lint: $(VENV)/.installed-dev
 	@$(PY) -m ruff check --quiet --output-format concise .
-	@$(PY) -m ruff format --check --output-format concise .
+	@$(PY) -m ruff format --quiet --check --output-format concise .
 	@$(PY) -m mypy --no-error-summary
 
 bench: $(VENV)/.installed-dev

@@ -86,7 +86,7 @@ def _waited(
         return Verdict(finding.result, finding.what, expected, actual, event.t, source,
                        finding.evidence)  # fmt: skip
     held = held_since(step.wait, history.events, start)
-    after = (event.t if held is None else held) - start
+    after = max(0.0, (event.t if held is None else held) - start)
     result: Result = "pass" if step.within.low <= after <= step.within.high else "fail"
     actual = f"{finding.actual} after {after:.3f} s"
     return Verdict(result, finding.what, expected, actual, event.t, source, finding.evidence)

@@ -17,8 +17,8 @@ from labctl.errors import LabError, Unavailable
 if TYPE_CHECKING:
     from docker.api.client import APIClient
 
-PING_DEADLINE = 2.0
-REQUEST_DEADLINE = 60.0
+PING_DEADLINE = 2
+REQUEST_DEADLINE = 60
 CONNECTIONS = 64
 WITHOUT = "or use --backend netns on Linux"
 
@@ -31,6 +31,8 @@ MENDS = {
     "executable file not found": "correct `run`, or take another `image`",
 }
 """A piece of what an engine says when it refuses, and what helps."""
+
+MEND = "its log says more; `labctl doctor` checks it"
 
 
 def answers() -> bool:
@@ -46,39 +48,19 @@ def answers() -> bool:
     return True
 
 
-def connect(deadline: float = REQUEST_DEADLINE) -> APIClient:
+def connect(deadline: int = REQUEST_DEADLINE) -> APIClient:
     """A client of the engine that DOCKER_HOST or the current context names, good for many threads;
     `deadline` in seconds bounds each request. Raises Unavailable."""
     import docker
-
-    with translated("answer"):
-        return docker.from_env(timeout=deadline, max_pool_size=CONNECTIONS).api  # type: ignore[arg-type]
-
-
-@contextmanager
-def translated(action: str) -> Iterator[None]:
-    """Turns what goes wrong with an engine into LabError, or Unavailable where it is not there.
-
-    `action` completes "the engine did not ..."."""
     import docker.errors
-    import requests.exceptions
 
     try:
-        yield
-    except docker.errors.APIError as exc:
-        said = str(exc.explanation or exc).strip()
-        mend = next((mend for piece, mend in MENDS.items() if piece in said), None)
-        advice = mend or "its log says more; `labctl doctor` checks it"
-        raise LabError(f"the engine did not {action}: {said}; {advice}") from exc
-    except requests.exceptions.ReadTimeout as exc:
-        raise LabError(
-            f"the engine did not {action} within {REQUEST_DEADLINE:g} s; restart it, {WITHOUT}"
-        ) from exc
-    except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as exc:
+        return docker.from_env(timeout=deadline, max_pool_size=CONNECTIONS).api
+    except (docker.errors.DockerException, OSError) as exc:
         raise Unavailable(_absence(exc)) from exc
 
 
-def _absence(exc: BaseException) -> str:
+def _absence(exc: Exception) -> str:
     where = os.environ.get("DOCKER_HOST", "its default address")
     if "Permission denied" in str(exc):
         return (
@@ -86,3 +68,40 @@ def _absence(exc: BaseException) -> str:
             f"become a member of the group docker, {WITHOUT}"
         )
     return f"no Docker engine answers at {where} ({exc}); start one, {WITHOUT}"
+
+
+@contextmanager
+def translated(action: str) -> Iterator[None]:
+    """Turns what goes wrong with an engine into LabError.
+
+    `action` completes "the engine did not ..."."""
+    import docker.errors
+    import requests.exceptions
+    import urllib3.exceptions
+
+    try:
+        yield
+    except (
+        docker.errors.DockerException,
+        requests.exceptions.RequestException,
+        urllib3.exceptions.HTTPError,
+        OSError,
+    ) as exc:
+        said = str(getattr(exc, "explanation", None) or exc).strip()
+        mend = next((mend for piece, mend in MENDS.items() if piece in said), MEND)
+        raise LabError(f"the engine did not {action}: {said}; {mend}") from exc
+
+
+class Tolerated:
+    """Lets errors with these HTTP statuses pass: 404, it is gone; 409, it is not in that state."""
+
+    def __init__(self, *statuses: int) -> None:
+        self._statuses = statuses
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, exc: BaseException | None, __: object) -> bool:
+        from docker.errors import APIError
+
+        return isinstance(exc, APIError) and exc.status_code in self._statuses

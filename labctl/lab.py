@@ -36,6 +36,9 @@ from labctl.values import Within
 ANSWER_DEADLINE = 20.0
 EXEC_DEADLINE = 60.0
 COUNTER_PERIOD = 0.03
+AGENT_REST = 2
+"""By how much longer than it works each agent rests, times the number of hosts: so that together
+they take half a core at most."""
 SETTLING = 0.25
 """What "now" means to an expectation: an acknowledgement may be delayed by 200 ms (TCP_DELACK_MAX
 in include/net/tcp.h; RFC 9293, section 3.8.6.3 allows 500), and a state may hang on it."""
@@ -115,6 +118,7 @@ class Lab:
             {
                 name: {
                     "do": "setup",
+                    "rest": AGENT_REST * len(self._links),
                     "batch": link.batch,
                     "hosts": text if link.hosts_file else None,
                 }

@@ -139,8 +139,8 @@ def _steps(scenario: Scenario, lab: Lab, backend: str, record: Any, history: His
         record(event)
 
     for index, step in enumerate(scenario.steps):
-        text = str(step)
-        tell(StepEvent(lab.now(), index, "begin", text))
+        text, begun = str(step), lab.now()
+        tell(StepEvent(begun, index, "begin", text))
         lacking = step.when and step.when.lacking(kernel, backend, dict(scenario.variant))
         if lacking:
             tell(StepEvent(lab.now(), index, "end", text, outcome="skipped", detail=lacking))
@@ -151,7 +151,7 @@ def _steps(scenario: Scenario, lab: Lab, backend: str, record: Any, history: His
             detail = f"{exc.expected}; saw {exc.actual}"
             tell(StepEvent(lab.now(), index, "end", text, outcome="failed", detail=detail))
             return
-        moment = history.now if outcome == "held" else lab.now()
+        moment = max(begun, history.now) if outcome == "held" else lab.now()
         tell(StepEvent(moment, index, "end", text, label=step.as_, outcome=outcome))
         if outcome == "timeout":
             return

@@ -125,7 +125,8 @@ class Agent:
         self.seen = None
         self.counted = {}
         self.period = PERIOD_MIN
-        self.next_sample = time.monotonic()
+        self.rest = None
+        self.next_sample = None
 
     def look(self, cause, **extra):
         """Reports what `ss` and the counters say now."""
@@ -149,8 +150,7 @@ class Agent:
             self.seen = seen
             self.period = PERIOD_MIN
         now = time.monotonic()
-        # A host with thousands of sockets is slow to list: spend a quarter of one core, no more.
-        self.next_sample = now + max(self.period, 3 * (now - start))
+        self.next_sample = now + max(self.period, self.rest * (now - start))
         self.period = min(PERIOD_MAX, self.period * 1.3)
 
     def obey(self, message):
@@ -166,7 +166,7 @@ class Agent:
              kernel=os.uname().release, watch=type(self.diag).__name__.lower())  # fmt: skip
         self.counted = counters()
         while True:
-            patience = max(0, self.next_sample - time.monotonic())
+            patience = self.next_sample and max(0, self.next_sample - time.monotonic())
             ready, _, _ = select.select([0], [], [], patience)
             if ready:
                 data = os.read(0, 65536)
@@ -175,7 +175,7 @@ class Agent:
                 *lines, pending = (pending + data).split(b"\n")
                 for line in lines:
                     self.obey(json.loads(line.decode()))
-            if time.monotonic() >= self.next_sample:
+            if self.next_sample and time.monotonic() >= self.next_sample:
                 self.sample()
 
 
@@ -188,8 +188,12 @@ def do_clock(agent, ident):
     emit(kind="reply", id=ident, t=time.monotonic())
 
 
-def do_setup(agent, ident, hosts=None, batch=""):
-    """Writes /etc/hosts and runs a batch of ip(8) commands."""
+def do_setup(agent, ident, rest, hosts=None, batch=""):
+    """Writes /etc/hosts, runs a batch of ip(8) commands, and begins to watch the sockets.
+
+    After each sample the agent rests for `rest` times as long as it took: listing sockets is slow
+    on a host with thousands of them, and for many hosts at once.
+    """
     if hosts is not None:
         with open("/etc/hosts", "w") as file:
             file.write(hosts)
@@ -198,6 +202,7 @@ def do_setup(agent, ident, hosts=None, batch=""):
                               stderr=subprocess.PIPE, check=False)  # fmt: skip
         if done.returncode:
             raise OSError("ip: %s" % done.stderr.decode("utf-8", "replace").strip())
+    agent.rest, agent.next_sample = rest, time.monotonic()
     emit(kind="reply", id=ident, t=time.monotonic())
 
 

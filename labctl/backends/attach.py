@@ -1,0 +1,115 @@
+"""Channels over the streams of a container that a controller is attached to."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from labctl.backends import Message
+from labctl.errors import LabError
+
+if TYPE_CHECKING:
+    from docker.api.client import APIClient
+
+SAME_CLOCK = 1.0  # seconds; the uptimes of two machines differ by more
+STDERR = 2
+KILLED = 128 + signal.SIGKILL
+SIGNALS = {128 + number.value: number.name[3:] for number in signal.Signals}
+
+
+def attach(client: APIClient, container: str, stdin: bool = True) -> Any:
+    """A stream to a container. Open it before the container starts, so that nothing is missed."""
+    return client.attach_socket(
+        container, {"stdin": int(stdin), "stdout": 1, "stderr": 1, "stream": 1}
+    )
+
+
+class AttachChannel:
+    """A channel over a container's attached streams; what it writes to stderr goes to a file."""
+
+    def __init__(self, stream: Any, log: Path) -> None:
+        # Over TLS or ssh it is a socket, otherwise a raw stream around one.
+        self._stream, self._socket = stream, getattr(stream, "_sock", stream)
+        self._socket.settimeout(None)
+        self._log = log
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        with suppress(OSError):
+            self._socket.sendall((json.dumps(message) + "\n").encode())
+
+    def __iter__(self) -> Iterator[Message]:
+        parts: list[bytes] = []
+        for kind, data in self.frames():
+            if kind == STDERR:
+                with self._log.open("ab") as log:
+                    log.write(data)
+                continue
+            lines, newline, rest = data.rpartition(b"\n")
+            if newline:
+                for line in b"".join([*parts, lines]).split(b"\n"):
+                    yield json.loads(line)
+                parts.clear()
+            parts.append(rest)
+
+    def frames(self) -> Iterator[tuple[int, bytes]]:
+        """Pairs of descriptor and data, as the engine multiplexes them (API: ContainerAttach)."""
+        with suppress(OSError, ValueError), self._socket.makefile("rb") as reader:
+            while len(header := reader.read(8)) == 8:
+                kind, length = struct.unpack(">BxxxL", header)
+                yield kind, reader.read(length)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):
+            self._stream.close()
+
+
+class HolderChannel(AttachChannel):
+    """A channel to an agent. `offset`: the lab's clock minus ours, as its first word shows it."""
+
+    offset = 0.0
+
+    def __iter__(self) -> Iterator[Message]:
+        for message in super().__iter__():
+            if message["kind"] == "hello":
+                offset = message["t"] - time.monotonic()
+                self.offset = offset if abs(offset) > SAME_CLOCK else 0.0
+            yield message
+
+
+class ForeignChannel(AttachChannel):
+    """A channel to a program that knows nothing of us: says for it what peer.py would say.
+
+    `status` waits for the container's end and returns its status."""
+
+    def __init__(
+        self, stream: Any, log: Path, holder: HolderChannel, status: Callable[[], int]
+    ) -> None:
+        super().__init__(stream, log)
+        self._holder, self._status = holder, status
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Nobody listens."""
+
+    def __iter__(self) -> Iterator[Message]:
+        yield self._message(kind="process", phase="start")
+        for _, data in self.frames():
+            yield self._message(kind="output", text=data.decode(errors="replace"))
+        with suppress(LabError):
+            status = self._status()
+            name = SIGNALS.get(status)
+            if status != KILLED:  # That is all of it at once, and the stream's end says so.
+                yield self._message(
+                    kind="process", phase="exit", exit=None if name else status, signal=name
+                )
+
+    def _message(self, **message: Any) -> Message:
+        return {"t": time.monotonic() + self._holder.offset, **message}

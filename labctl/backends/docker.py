@@ -1,0 +1,398 @@
+"""The backend for containers: any Docker engine, through its API and nothing else.
+
+    network (internal bridge, one a run)
+      |-- holder, one a host: agent.py; owns the network namespace; NET_ADMIN and NET_RAW
+      |     `-- process, any number a host: peer.py or any image, joined to the holder's namespace
+      `-- holder ...
+
+A container that owns its namespace loses it on restart, and every TIME_WAIT with it; hence holders.
+A process needs no capability and has none. All that is made is labelled from its creation on, so
+whatever a killed controller leaves can be found (`sweep`), and the lab's own programs end with the
+stream to their controller.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import itertools
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from labctl import engine, images
+from labctl.backends import (
+    BackendOptions,
+    Channel,
+    HostLink,
+    HostSpec,
+    Lack,
+    ProcessSpec,
+)
+from labctl.backends.attach import AttachChannel, ForeignChannel, HolderChannel, attach
+from labctl.engine import Tolerated, translated
+from labctl.errors import LabError
+
+if TYPE_CHECKING:
+    from docker.api.client import APIClient
+
+RUN, LEASE, HOST, PROCESS = "labctl", "labctl.lease", "labctl.host", "labctl.process"
+"""Labels: the run's name, its controller's lease, and whose container it is. Images carry RUN too,
+and their containers inherit it, so it takes LEASE to tell what a run made."""
+
+WORKERS = 16
+END_DEADLINE = 20
+RETRY = 0.05
+
+CONFINED: dict[str, Any] = {
+    "CapDrop": ["ALL"],
+    "SecurityOpt": ["no-new-privileges"],
+    "LogConfig": {"Type": "none"},
+}
+TETHERED = {"OpenStdin": True, "StdinOnce": True, "AttachStdin": True}
+
+# What engines protect by default (opencontainers: linux.readonlyPaths), but for /proc/sys/net.
+READONLY = [
+    *(f"/proc/{name}" for name in ("bus", "fs", "irq", "sysrq-trigger")),
+    *(f"/proc/sys/{name}" for name in ("abi", "debug", "dev", "fs", "kernel", "user", "vm")),
+]
+
+
+class DockerBackend:
+    """See `Backend`."""
+
+    name = "docker"
+
+    def __init__(self, options: BackendOptions) -> None:
+        self._options = options
+        self._log = options.folder / "docker.log"
+        self._client: APIClient | None = None
+        self._version: dict[str, Any] = {}
+        self._pool = ThreadPoolExecutor(WORKERS, "docker")
+        self._containers: dict[str, str] = {}
+        self._holders: dict[str, HolderChannel] = {}
+        self._processes: dict[str, AttachChannel] = {}
+
+    @classmethod
+    def answers(cls) -> bool:
+        """Whether an engine answers, within a moment. Never raises."""
+        return engine.answers()
+
+    def environment(self) -> dict[str, str | None]:
+        version = self._version.get("Version")
+        return {
+            "kernel": self._version.get("KernelVersion"),
+            "os": self._options.os,
+            "engine": f"Docker {version}" if version else None,
+        }
+
+    def lacks(self) -> Mapping[str, Lack]:
+        return {}
+
+    def up(
+        self, hosts: Sequence[HostSpec], processes: Sequence[ProcessSpec]
+    ) -> dict[str, HostLink]:
+        client = self._client = engine.connect()
+        with translated("tell its version"):
+            self._version = client.version()
+        built = images.ensure(client, self._options.os, self._options.progress)
+        for image in sorted({process.image for process in processes if process.image}):
+            images.obtain(client, image, self._options.progress)
+        with translated("bring the lab up"):
+            network = self._create_network(client)
+            submit = self._pool.submit
+            holders = _results(
+                {
+                    host.name: submit(
+                        self._create, client, _holder(host, built, network), host.name
+                    )
+                    for host in hosts
+                }
+            )
+            started = {
+                name: submit(self._start_holder, client, name, container)
+                for name, container in holders.items()
+            }
+            created = {
+                process.name: submit(
+                    self._create, client, _process(process, built, holders[process.host]),
+                    process.host, process.name,
+                )
+                for process in processes
+            }  # fmt: skip
+            self._containers = _results(created)
+            _results(started)
+            endpoints = client.inspect_network(network)["Containers"]
+        return _links(hosts, holders, self._holders, endpoints)
+
+    def spawn(self, process: ProcessSpec) -> Channel:
+        client, container = self._find(process)
+        with translated(f"start {process.name}"):
+            if process.name in self._processes:
+                # Until it has seen the end, an engine takes no notice of a start.
+                client.wait(container, END_DEADLINE, "not-running")
+            stream = attach(client, container, stdin=not process.image)
+            if process.image:
+                channel: AttachChannel = ForeignChannel(
+                    stream, self._log, self._holders[process.host],
+                    lambda: _status(client, container),
+                )  # fmt: skip
+            else:
+                channel = AttachChannel(stream, self._log)
+            self._processes[process.name] = channel
+            client.start(container)
+        return channel
+
+    def kill(self, process: ProcessSpec) -> None:
+        client, container = self._find(process)
+        with translated(f"kill {process.name}"):
+            with Tolerated(409):
+                client.kill(container)
+            client.wait(container, END_DEADLINE, "not-running")
+
+    def signal(self, process: ProcessSpec, name: str) -> None:
+        client, container = self._find(process)
+        if process.image:
+            with translated(f"signal {process.name}"), Tolerated(409):
+                client.kill(container, f"SIG{name}")
+        elif channel := self._processes.get(process.name):
+            channel.send({"do": "signal", "signal": name})
+
+    def freeze(self, process: ProcessSpec, frozen: bool) -> None:
+        client, container = self._find(process)
+        with translated(f"{'pause' if frozen else 'resume'} {process.name}"):
+            state = client.inspect_container(container)["State"]
+            if frozen and state["Running"] and not state["Paused"]:
+                client.pause(container)
+            elif not frozen and state["Paused"]:
+                client.unpause(container)
+
+    def down(self) -> None:
+        self._pool.shutdown(cancel_futures=True)  # What is still being made would be missed below.
+        if self._client is None:
+            return
+        with translated("remove the lab"):
+            for group in _groups(self._client, f"{RUN}={self._options.run}"):
+                group.remove(self._client)
+        for channel in (*self._holders.values(), *self._processes.values()):
+            channel.close()
+        self._client.close()
+        self._client = None
+
+    def _find(self, process: ProcessSpec) -> tuple[APIClient, str]:
+        if self._client is None:
+            raise LabError("the lab is down")
+        return self._client, self._containers[process.name]
+
+    def _name(self, *parts: str) -> str:
+        return "-".join(["labctl", re.sub(r"[^\w.-]+", "-", self._options.run), *parts])
+
+    def _labels(self) -> dict[str, str]:
+        return {RUN: self._options.run, LEASE: self._options.lease}
+
+    def _create_network(self, client: APIClient) -> str:
+        from docker.types import IPAMConfig, IPAMPool
+
+        # RFC 4193, section 3.2: 40 bits that nobody else has. IPv4 is for the engine to choose.
+        unique = hashlib.sha256(self._options.run.encode()).digest()[:5]
+        prefix = ipaddress.IPv6Network((b"\xfd" + unique + bytes(10), 64))
+        made = client.create_network(
+            self._name(),
+            driver="bridge",
+            internal=True,
+            enable_ipv6=True,
+            ipam=IPAMConfig(pool_configs=[IPAMPool(str(prefix))]),
+            labels=self._labels(),
+        )
+        return str(made["Id"])
+
+    def _create(
+        self, client: APIClient, config: Mapping[str, Any], host: str, process: str = ""
+    ) -> str:
+        labels = {**self._labels(), HOST: host, **({PROCESS: process} if process else {})}
+        name = self._name(host, *([process] if process else []))
+        made = client.create_container_from_config(  # type: ignore[no-untyped-call]
+            {**config, "Labels": labels}, name
+        )
+        return str(made["Id"])
+
+    def _start_holder(self, client: APIClient, name: str, container: str) -> None:
+        self._holders[name] = HolderChannel(attach(client, container), self._log)
+        client.start(container)
+
+
+def _results(jobs: Mapping[str, Future[Any]]) -> dict[str, Any]:
+    return {name: job.result() for name, job in jobs.items()}
+
+
+def _status(client: APIClient, container: str) -> int:
+    with translated("tell how a process ended"):
+        return int(client.wait(container, END_DEADLINE)["StatusCode"])
+
+
+def _holder(host: HostSpec, built: images.Images, network: str) -> dict[str, Any]:
+    return {
+        "Image": built.host,
+        "Cmd": ["--tether"],
+        "Hostname": host.name,
+        **TETHERED,
+        "HostConfig": {
+            **CONFINED,
+            "CapAdd": ["NET_ADMIN", "NET_RAW"],
+            "NetworkMode": network,
+            "ReadonlyPaths": READONLY,
+            "Sysctls": {"net.ipv4.ip_unprivileged_port_start": "0"},
+        },
+    }
+
+
+def _process(process: ProcessSpec, built: images.Images, holder: str) -> dict[str, Any]:
+    if process.image:
+        config: dict[str, Any] = {"Image": process.image}
+        if process.run:
+            config["Cmd"] = list(process.run)
+    else:
+        job = ["calls", process.calls] if process.run is None else ["run", "--", *process.run]
+        config = {"Image": built.peer, "Cmd": ["--tether", *job], **TETHERED}
+    if process.uid is not None:
+        config["User"] = f"{process.uid}:{process.uid}"
+    return {
+        **config,
+        "Env": [f"{name}={value}" for name, value in process.env.items()],
+        "HostConfig": {
+            **CONFINED,
+            "NetworkMode": f"container:{holder}",
+            "Init": bool(process.image),  # peer.py is an init of its own.
+        },
+    }
+
+
+def _links(
+    hosts: Sequence[HostSpec],
+    holders: Mapping[str, str],
+    channels: Mapping[str, HolderChannel],
+    endpoints: Mapping[str, Mapping[str, str]],
+) -> dict[str, HostLink]:
+    """The hosts with their addresses: one from the engine, which counts from the bottom of the
+    subnet upwards, and further ones from its top downwards."""
+    first = {
+        name: [ipaddress.ip_interface(endpoints[id][f"IPv{v}Address"]) for v in (4, 6)]
+        for name, id in holders.items()
+    }
+    taken = {interface.ip for pair in first.values() for interface in pair}
+    tops: dict[Any, Iterator[Any]] = {}
+    links = {}
+    for host in hosts:
+        batch, families = "", []
+        for interface in first[host.name]:
+            network = interface.network
+            top = tops.setdefault(network, _downwards(network, taken))
+            more = [next(top) for _ in range(host.addresses - 1)]
+            nodad = " nodad" if network.version == 6 else ""
+            for address in more:
+                batch += f"address add {address}/{network.prefixlen} dev eth0{nodad}\n"
+            families.append((str(interface.ip), *map(str, more)))
+        ipv4, ipv6 = families
+        links[host.name] = HostLink(channels[host.name], holders[host.name], ipv4, ipv6, batch)
+    return links
+
+
+def _downwards(network: Any, taken: set[Any]) -> Iterator[Any]:
+    for number in itertools.count(-2, -1):  # -1 is IPv4's broadcast
+        if network[number] in taken:
+            raise LabError(
+                f"{network} has too few addresses; give the engine larger default-address-pools"
+            )
+        yield network[number]
+
+
+# --- What was left behind -------------------------------------------------------------------------
+
+
+@dataclass
+class _Group:
+    """All that an engine has of one run, as it lists it."""
+
+    run: str
+    lease: str
+    containers: list[dict[str, Any]] = field(default_factory=list)
+    networks: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def held(self) -> bool:
+        """Whether any host's holder runs: they end with their controller."""
+        return any(
+            found["State"] == "running" and PROCESS not in found["Labels"]
+            for found in self.containers
+        )
+
+    def remove(self, client: APIClient) -> list[str]:
+        """Removes it, and returns a line for each thing. Others may be at the same."""
+        with ThreadPoolExecutor(WORKERS) as pool:
+            gone = [
+                pool.submit(_remove_container, client, found["Id"]) for found in self.containers
+            ]
+        names = [found["Names"][0].lstrip("/") for found in self.containers]
+        lines = [
+            f"container {name} of {self.run}"
+            for name, job in zip(names, gone, strict=True)
+            if job.result()
+        ]
+        lines += [
+            f"network {found['Name']} of {self.run}"
+            for found in self.networks
+            if _remove_network(client, found["Id"])
+        ]
+        return lines
+
+
+def sweep(dead: Callable[[str, str, bool], bool], everything: bool = False) -> list[str]:
+    """Removes the containers and networks of runs for which `dead(run, lease, held)` is true, or of
+    all; `held` says whether any of their holders still runs. Returns a line for each thing.
+
+    Images stay, and so does whatever labctl did not make. Raises Unavailable and LabError."""
+    client = engine.connect()
+    with translated("remove what is left of other runs"):
+        return [
+            line
+            for group in _groups(client)
+            if everything or dead(group.run, group.lease, group.held)
+            for line in group.remove(client)
+        ]
+
+
+def _groups(client: APIClient, *labels: str) -> list[_Group]:
+    groups: dict[str, _Group] = {}
+
+    def group(found: Mapping[str, Any]) -> _Group:
+        run, lease = found["Labels"].get(RUN, ""), found["Labels"][LEASE]
+        return groups.setdefault(run, _Group(run, lease))
+
+    filters = {"label": [LEASE, *labels]}
+    for found in client.containers(all=True, filters=filters):
+        group(found).containers.append(found)
+    for found in client.networks(filters=filters):
+        group(found).networks.append(found)
+    return list(groups.values())
+
+
+def _remove_container(client: APIClient, container: str) -> bool:
+    with Tolerated(404, 409):
+        client.remove_container(container, force=True, v=True)
+        return True
+    return False
+
+
+def _remove_network(client: APIClient, network: str) -> bool:
+    deadline = time.monotonic() + END_DEADLINE
+    while True:
+        # 403 while a container of it is still being removed, by somebody else.
+        with Tolerated(404, *([403] if time.monotonic() < deadline else [])):
+            client.remove_network(network)
+            return True
+        if not client.networks(ids=[network]):
+            return False
+        time.sleep(RETRY)
