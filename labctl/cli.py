@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -50,10 +51,16 @@ class Commands(click.Group):
             _exit(exc.exit_code)
         except LabctlError as exc:
             _exit(exc.exit_status, str(exc))
-        except BrokenPipeError:
-            sys.stderr.close()
-            _exit(141)
         sys.exit(status if isinstance(status, int) else 0)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the chosen command."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # The status that shells give for SIGPIPE; what is left to write has no reader.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            _exit(141)
 
 
 def _exit(status: int, message: str = "") -> NoReturn:
@@ -116,7 +123,7 @@ def run(
     Examples:
       labctl run scenarios/fin_wait_2.yaml
       labctl run so_reuseaddr --backend netns
-      labctl run fin_wait_2 --set fin_timeout=3
+      labctl run fin_wait_2 --set fin_timeout=6
     """
     from labctl import workflow
     from labctl.backends import choose

@@ -14,27 +14,32 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from yaml.nodes import MappingNode, Node, ScalarNode
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from labctl.errors import Mistake, ScenarioError, UsageError
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 40
 MAX_NODES = 50_000
+MAX_NUMBER = 2**63
 
 Path_ = tuple[str | int, ...]
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+CORE = "tag:yaml.org,2002:"
+TYPED = {CORE + name for name in ("int", "float", "bool", "null")}
+AS_TEXT = {CORE + name for name in ("str", "timestamp", "merge", "value")}
+COLLECTIONS = {CORE + name for name in ("map", "seq")}
 
 
 @dataclass
 class Expanded:
-    """Plain data, and where its parts stand: `lines` by path, of keys and of values alike; `text`
-    holds the line where the first line of each block scalar's content stands."""
+    """Plain data, and where its parts stand: `lines` by path, of keys and of values alike; `blocks`
+    has the first and the last line of each literal block's content."""
 
     data: Any
     lines: dict[Path_, int] = field(default_factory=dict)
-    text: dict[Path_, int] = field(default_factory=dict)
+    blocks: dict[Path_, tuple[int, int]] = field(default_factory=dict)
     mistakes: list[tuple[int, str]] = field(default_factory=list)
 
     def line(self, path: Path_) -> int:
@@ -43,12 +48,18 @@ class Expanded:
             path = path[:-1]
         return self.lines.get(path, 1)
 
+    def line_in(self, path: Path_, offset: int) -> int:
+        """The line of a text's line, counted from 0: in a literal block its own."""
+        first, last = self.blocks.get(path, (self.line(path),) * 2)
+        return min(first + offset, last)
+
 
 class Document:
     """A YAML file with a mapping at its top. Raises ScenarioError for anything else."""
 
     def __init__(self, file: str, text: str) -> None:
         self.file = file
+        self.text = text
         self._root = self._compose(text)
 
     @classmethod
@@ -83,10 +94,11 @@ class Document:
             root = yaml.compose(text, Loader)
         except yaml.MarkedYAMLError as exc:
             mark = exc.problem_mark or exc.context_mark
-            raise _mistake(self.file, mark.line + 1 if mark else 1, _yaml_problem(exc)) from exc
+            line = min(mark.line if mark else 0, text.rstrip().count("\n"))
+            raise _mistake(self.file, line + 1, _yaml_problem(exc, text, line)) from exc
         except yaml.YAMLError as exc:
-            position = getattr(exc, "position", 0)
-            raise _mistake(self.file, text.count("\n", 0, position) + 1,
+            before = text.encode()[: getattr(exc, "position", 0)]
+            raise _mistake(self.file, before.count(b"\n") + 1,
                            f"no YAML: {getattr(exc, 'reason', exc)}") from exc  # fmt: skip
         except RecursionError as exc:
             raise _mistake(self.file, 1, "nested too deeply") from exc
@@ -100,19 +112,22 @@ class Document:
     ) -> Expanded:
         """Plain data with `${name}` replaced from `params` (left alone where that is None);
         `only` keeps the named top-level keys alone."""
-        return _Expansion(params).run(self._root, only)
+        return _Expansion(self.file, params).run(self._root, only)
 
 
 class _Expansion:
-    def __init__(self, params: Mapping[str, Any] | None) -> None:
+    def __init__(self, file: str, params: Mapping[str, Any] | None) -> None:
+        self.file = file
         self.params = params
-        self.constructor = yaml.SafeLoader("")
-        self.out = Expanded(None)
+        self.filled: dict[str, Any] = {}
+        self.filling: list[str] = []
+        self.size = 0
         self.nodes = 0
+        self.out = Expanded(None)
 
     def run(self, root: MappingNode, only: frozenset[str] | None) -> Expanded:
         if only is not None:
-            kept = [(k, v) for k, v in root.value if k.value in only]
+            kept = [(k, v) for k, v in root.value if isinstance(k, ScalarNode) and k.value in only]
             root = MappingNode(root.tag, kept, root.start_mark, root.end_mark)
         self.out.data = self.value(root, (), frozenset())
         return self.out
@@ -122,76 +137,152 @@ class _Expansion:
         self.out.lines.setdefault(path, line)
         self.nodes += 1
         if self.nodes > MAX_NODES:
-            if self.nodes == MAX_NODES + 1:
-                self.mistake(line, f"aliases multiply this file beyond {MAX_NODES} nodes")
-            return None
+            raise _mistake(self.file, line, f"aliases multiply this file beyond {MAX_NODES} nodes")
         if id(node) in above:
-            self.mistake(line, "an alias contains itself")
-            return None
+            raise _mistake(self.file, line, "an alias stands inside of what it stands for")
         if isinstance(node, ScalarNode):
             return self.scalar(node, path)
+        if node.tag not in COLLECTIONS:
+            self.mistake(line, f"the tag {_tag(node)} means nothing here; leave it out")
         below = above | {id(node)}
-        if not isinstance(node, MappingNode):
-            return [self.value(item, (*path, i), below) for i, item in enumerate(node.value)]
-        return self.mapping(node, path, below)
+        if isinstance(node, MappingNode):
+            return self.mapping(node, path, below)
+        return [self.value(item, (*path, i), below) for i, item in enumerate(node.value)]
 
-    def mapping(self, node: MappingNode, path: Path_, above: frozenset[int]) -> dict[Any, Any]:
-        try:
-            self.constructor.flatten_mapping(node)
-        except (yaml.YAMLError, RecursionError):
-            self.mistake(node.start_mark.line + 1, "<< takes a mapping or a list of mappings")
-            return {}
-        result: dict[Any, Any] = {}
-        own: dict[Any, int] = {}
+    def mapping(self, node: MappingNode, path: Path_, above: frozenset[int]) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            if key_node.tag == CORE + "merge":
+                for key, value in self.merged(value_node, path, above).items():
+                    result.setdefault(key, value)
+        own: dict[str, int] = {}
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
-            key = self.value(key_node, (*path, "?"), above)
-            self.out.lines.pop((*path, "?"), None)
-            if isinstance(key, (dict, list)):
+            if not isinstance(key_node, ScalarNode):
                 self.mistake(line, "a key must be a plain word")
                 continue
-            if key in own and own[key] != line:
+            if key_node.tag == CORE + "merge":
+                continue
+            key = str(self.fill(key_node.value, line))
+            if key in own:
                 self.mistake(line, f"the key {key!r} stands twice, first in line {own[key]}")
-            own[key] = line
+            own.setdefault(key, line)
             self.out.lines[(*path, key)] = line
             result[key] = self.value(value_node, (*path, key), above)
         return result
 
-    def scalar(self, node: ScalarNode, path: Path_) -> Any:
-        self.out.text[path] = node.start_mark.line + (2 if node.style in ("|", ">") else 1)
-        text = node.value
-        whole = REFERENCE.fullmatch(text)
-        if self.params is not None and whole:
-            return self.param(whole, node)
-        if self.params is not None and REFERENCE.search(text):
-            return REFERENCE.sub(lambda match: str(self.param(match, node)), text)
-        try:
-            value = self.constructor.construct_object(node)
-        except (yaml.YAMLError, ValueError):
-            self.mistake(node.start_mark.line + 1, f"{text!r} is no valid {node.tag} value")
-            return None
-        # YAML reads 2026-01-01 as a date; nothing in a scenario is one.
-        return value if isinstance(value, str | int | float | bool | None) else text
+    def merged(self, node: Node, path: Path_, above: frozenset[int]) -> dict[str, Any]:
+        """What `<<: node` adds to a mapping (YAML 1.1's merge key): of several the first counts."""
+        result: dict[str, Any] = {}
+        for source in node.value if isinstance(node, SequenceNode) else [node]:
+            if isinstance(source, MappingNode):
+                result = {**self.value(source, path, above), **result}
+            else:
+                line = source.start_mark.line + 1
+                self.mistake(line, "<< takes a mapping or a list of mappings")
+        return result
 
-    def param(self, match: re.Match[str], node: ScalarNode) -> Any:
+    def scalar(self, node: ScalarNode, path: Path_) -> Any:
+        line = node.start_mark.line + 1
+        if node.style == "|":
+            line += 1
+            self.out.blocks[path] = (line, max(line, node.end_mark.line))
+        if self.params is not None and REFERENCE.search(node.value):
+            return self.fill(node.value, line, node.style == "|")
+        if node.tag in AS_TEXT:
+            return node.value
+        if node.tag not in TYPED:
+            self.mistake(line, f"the tag {_tag(node)} means nothing here; leave it out")
+            return node.value
+        try:
+            return construct(node)
+        except ValueError as exc:
+            self.mistake(line, str(exc))
+            return node.value
+
+    def fill(self, text: str, line: int, block: bool = False) -> Any:
+        """`text` with the params in place; one that is a reference and nothing else becomes the
+        param's value. It begins at `line`; in a block each of its lines is one of the file."""
+        if self.params is None:
+            return text
+
+        def value(match: re.Match[str]) -> Any:
+            return self.param(match.group(1), line + block * text.count("\n", 0, match.start()))
+
+        if whole := REFERENCE.fullmatch(text):
+            return value(whole)
+        if not REFERENCE.search(text):
+            return text
+        result = REFERENCE.sub(lambda match: str(value(match)), text)
+        self.size += len(result)
+        if self.size > MAX_BYTES:
+            message = f"params multiply this file beyond {MAX_BYTES // 1000} kB"
+            raise _mistake(self.file, line, message)
+        return result
+
+    def param(self, name: str, line: int) -> Any:
+        """The value of a param, with the params in it in place; an unknown one stays as it is."""
         assert self.params is not None
-        name = match.group(1)
         if name not in self.params:
             known = ", ".join(self.params) or "none are defined"
-            self.mistake(node.start_mark.line + 1, f"unknown param ${{{name}}}; allowed: {known}")
-            return None
-        return self.params[name]
+            self.mistake(line, f"unknown param ${{{name}}}; allowed: {known}")
+            return f"${{{name}}}"
+        if name in self.filling:
+            self.mistake(line, f"the param ${{{name}}} refers to itself")
+            return f"${{{name}}}"
+        if name not in self.filled:
+            self.filling.append(name)
+            value = self.params[name]
+            self.filled[name] = self.fill(value, line) if isinstance(value, str) else value
+            self.filling.pop()
+        return self.filled[name]
 
     def mistake(self, line: int, message: str) -> None:
         self.out.mistakes.append((line, message))
+
+
+def construct(node: ScalarNode) -> Any:
+    """The number, truth value or nothing that a scalar stands for. Raises ValueError."""
+    try:
+        value = yaml.SafeLoader("").construct_object(node)
+    except (yaml.YAMLError, ValueError, LookupError):
+        value = MAX_NUMBER
+    if isinstance(value, int | float) and not abs(value) < MAX_NUMBER:
+        raise ValueError(f"{node.value[:40]!r} is no {_tag(node)} that can be used here")
+    return value
+
+
+def read_scalar(text: str) -> Any:
+    """A value as YAML reads it, if it is one of its scalars; all else is a text."""
+    try:
+        events = [e for e in yaml.parse(text, Loader) if isinstance(e, yaml.NodeEvent)]
+        if len(events) != 1 or not isinstance(events[0], yaml.ScalarEvent):
+            return text
+        resolver: Any = yaml.SafeLoader("")
+        tag = events[0].tag or resolver.resolve(ScalarNode, events[0].value, events[0].implicit)
+        return construct(ScalarNode(tag, events[0].value)) if tag in TYPED else events[0].value
+    except (yaml.YAMLError, ValueError):
+        return text
+
+
+def _tag(node: Node) -> str:
+    return str(node.tag.removeprefix(CORE))
 
 
 def _mistake(file: str, line: int, message: str) -> ScenarioError:
     return ScenarioError([Mistake(file, line, message)])
 
 
-def _yaml_problem(exc: yaml.MarkedYAMLError) -> str:
+def _yaml_problem(exc: yaml.MarkedYAMLError, text: str, line: int) -> str:
     problem = exc.problem or "no YAML"
-    if "cannot start any token" in problem and ("'\\t'" in problem or "tab" in problem):
+    here = text.split("\n")[line]
+    if "\t" in here[: len(here) - len(here.lstrip())]:
         return "a tab indents this line; YAML allows only spaces"
-    return f"no YAML: {problem}" + (f" ({exc.context})" if exc.context else "")
+    if "another document" in problem:
+        return "a second document begins here; a scenario is one document"
+    if "mapping values are not allowed" in problem:
+        problem += '; put a text with ": " in quotation marks'
+    if not exc.context:
+        return f"no YAML: {problem}"
+    begun = f" that begins in line {exc.context_mark.line + 1}" if exc.context_mark else ""
+    return f"no YAML: {problem} ({exc.context}{begun})"

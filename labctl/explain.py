@@ -44,7 +44,7 @@ def failed_bind(event: CallEvent, history: History) -> str | None:
         return None
     port = event.call.split()[1]
     host, _, number = port.rpartition(":")
-    address = next(iter(history.addresses(host)), host) if host else ""
+    address = history.lab.addresses.get(host, host) if history.lab else host
     found = blockers(f"{address}:{number}", seen.sockets)
     if not found:
         return None

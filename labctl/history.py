@@ -34,13 +34,13 @@ class Event:
 
 @dataclass(frozen=True)
 class LabEvent(Event):
-    """The lab is up: where it runs, since when (RFC 3339), and who has which addresses."""
+    """The lab is up: where it runs, since when (RFC 3339), and the address behind each name."""
 
     kind = "lab"
     started: str
     backend: str
     environment: Mapping[str, Any]
-    addresses: Mapping[str, list[str]]
+    addresses: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -189,6 +189,7 @@ class ProcessState:
     signal: str | None = None
     calls: list[CallEvent] = field(default_factory=list)
     entered: CallEvent | None = None
+    obeys: bool = False
     output: str = ""
 
     def apply(self, event: ProcessEvent | CallEvent | OutputEvent) -> None:
@@ -197,6 +198,7 @@ class ProcessState:
             self.output += event.text
         elif isinstance(event, CallEvent):
             self.entered = event if event.phase == "enter" else None
+            self.obeys |= event.name == "await"
             if event.phase == "done":
                 self.calls.append(event)
         elif event.phase == "exit" or (event.phase == "gone" and self.running):
@@ -256,6 +258,7 @@ class History:
         """The counters of a host."""
         return list(self._baseline.get(host, {}))
 
-    def addresses(self, host: str) -> list[str]:
-        """A host's addresses."""
-        return self.lab.addresses.get(host, []) if self.lab else []
+    def addresses(self, name: str) -> set[str]:
+        """The addresses that a name stands for: a host's bare name for all of them."""
+        known = self.lab.addresses if self.lab else {}
+        return {a for n, a in known.items() if n == name or n.startswith(f"{name}.")}

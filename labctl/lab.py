@@ -12,9 +12,16 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
-from labctl.backends import Backend, Channel, HostLink, Lack, Message, hosts_text
+from labctl.backends import (
+    Backend,
+    Channel,
+    HostLink,
+    Lack,
+    Message,
+    address_names,
+    hosts_text,
+)
 from labctl.errors import Interrupted, LabError
 from labctl.history import (
     CallEvent,
@@ -112,7 +119,7 @@ class Lab:
         for name, link in self._links.items():
             self._listen(_Source(name, None, link.channel))
         self._pump_or_fail(lambda: len(self._hellos) == len(self._links), "an agent's first word")
-        names = {name: (link.ipv4, link.ipv6) for name, link in self._links.items()}
+        names = address_names({name: (link.ipv4, link.ipv6) for name, link in self._links.items()})
         text = hosts_text(names)
         self._ask_all(
             {
@@ -135,11 +142,7 @@ class Lab:
                 started,
                 self._backend.name,
                 {**self._backend.environment(), "probes": ["ss"]},
-                {
-                    key: list(found)
-                    for name, (ipv4, ipv6) in names.items()
-                    for key, found in ((name, [*ipv4, *ipv6]), (f"{name}.v6", ipv6))
-                },
+                names,
             )
         )
         for name, hello in self._hellos.items():
@@ -182,8 +185,7 @@ class Lab:
 
         def there() -> bool:
             state = self.history.processes.get(process)
-            entered = [c for c in self.history.events if _enters_await(c, process)]
-            return state is not None and state.running and bool(entered)
+            return state is not None and state.running and state.obeys
 
         return self.pump_until(there, self.now() + 1.0)
 
@@ -225,15 +227,13 @@ class Lab:
         """Stops or continues everything in a process."""
         self._backend.freeze(self._processes[process], frozen)
 
-    def call(self, process: str, text: str, patience: float) -> None:
+    def call(self, process: str, call: str, patience: float) -> None:
         """Has a process in `await` do one more call; returns when it is done, or blocked for
         `patience` seconds."""
-        done = len(_done(self.history, process))
-        self._running[process].send({"do": "call", "call": text})
-        self.pump_until(
-            lambda: len(_done(self.history, process)) > done or process not in self._running,
-            self.now() + patience,
-        )
+        state = self.history.processes[process]
+        done = len(state.calls)
+        self._running[process].send({"do": "call", "call": call})
+        self.pump_until(lambda: len(state.calls) > done or not state.running, self.now() + patience)
 
     def exec(self, host: str, command: str) -> None:
         """Runs a shell command on a host and records its output."""
@@ -262,7 +262,7 @@ class Lab:
 
     def wait(self, predicate: Predicate, within: Within, since: str | None) -> Outcome:
         """Polls until a predicate holds; the upper bound counts from a label, or from now."""
-        start = self.history.labels[since] if since else self.now()
+        start = self.now() if since is None else self.history.labels[since]
         deadline = start + within.high
         self.look(predicate.hosts)
         while not all(f.result == "pass" for f in predicate.judge(self.history)):
@@ -372,12 +372,3 @@ class Lab:
     def _emit(self, event: Event) -> None:
         self.history.add(event)
         self._record(event)
-
-
-def _enters_await(event: Event, process: str) -> bool:
-    return isinstance(event, CallEvent) and event.process == process and event.name == "await"
-
-
-def _done(history: History, process: str) -> list[CallEvent]:
-    state: Any = history.processes.get(process)
-    return state.calls if state else []

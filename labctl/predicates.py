@@ -27,7 +27,10 @@ from labctl.values import (
     SignalName,
     StateName,
     Text,
+    host_names,
+    names,
     problem,
+    resolvable,
     shown,
     unknown,
 )
@@ -53,6 +56,23 @@ def _finding(holds: bool, what: str, expected: str, actual: str, *evidence: str)
 # --- sockets --------------------------------------------------------------------------------------
 
 
+def _place(value: Any, info: ValidationInfo) -> str:
+    host, _ = _split(str(value))
+    known = list(host_names(names(info).hosts))
+    if host not in ("", "*", *known) and not resolvable(host, known):
+        raise problem(unknown("host", host, known))
+    return str(value)
+
+
+def _split(place: str) -> tuple[str, str]:
+    """Host and port of `server`, `server:8000`, `:8000`, `198.18.0.2` or `[fd00::2]:8000`."""
+    match = re.fullmatch(r"(?:\[(.*)\]|([^:]*)):(\d+|\*)", place)
+    return (match[1] or match[2] or "", match[3]) if match else (place.strip("[]"), "")
+
+
+Place = Annotated[str, BeforeValidator(_place), WithJsonSchema({"type": "string"})]
+
+
 class SocketPattern(Model):
     """Sockets of one kind, and how many there must be."""
 
@@ -60,9 +80,9 @@ class SocketPattern(Model):
     count: Count | None = None
     recv_q: Count | None = Field(None, alias="recv-q")
     send_q: Count | None = Field(None, alias="send-q")
-    timer: Text | None = None
-    local: Text | None = None
-    peer: Text | None = None
+    timer: Literal["on", "keepalive", "timewait", "persist", "unknown"] | None = None
+    local: Place | None = None
+    peer: Place | None = None
 
     def matches(self, socket: Socket, history: History) -> bool:
         """Whether a socket is one of these."""
@@ -95,18 +115,13 @@ class SocketPattern(Model):
 
 
 def _at(address: Address, wanted: str, history: History) -> bool:
-    """Whether an address is the wanted one: `:8000`, `server`, `server:8000`, `198.18.0.2`."""
-    host, port = wanted, ""
-    match = re.fullmatch(r"(?:\[(.*)\]|([^:]*)):(\d+|\*)", wanted)
-    if match:
-        host, port = match.group(1) or match.group(2) or "", match.group(3)
+    """Whether an address is the wanted one."""
+    host, port = _split(wanted)
     if port and str(address.port if address.port is not None else "*") != port:
         return False
     if host in ("", address.host, address.unmapped):
         return True
-    name, _, suffix = host.partition(".")
-    known = history.addresses(name)
-    return not suffix.isdigit() and bool({address.host, address.unmapped} & set(known))
+    return bool({address.host, address.unmapped} & history.addresses(host))
 
 
 def _pattern(value: Any, info: ValidationInfo) -> SocketPattern | Literal["none"]:
@@ -217,7 +232,9 @@ class ProcessPattern(Model):
         if self.signal is not None:
             yield not state.running and state.signal == self.signal, ended
         if self.output is not None:
-            yield re.search(self.output, state.output, re.MULTILINE) is not None, "its output"
+            found = re.search(self.output, state.output, re.MULTILINE)
+            line = found[0] if found else state.output.strip().rpartition("\n")[2]
+            yield found is not None, f"output {line!r}"
         if self.errno is not None:
             if not state.calls and not state.entered:
                 decided = None if not state.running else False
@@ -246,7 +263,7 @@ def _ended(state: ProcessState) -> str:
     if state.signal:
         return f"killed by SIG{state.signal}"
     last = state.calls[-1] if state.calls else None
-    return _failure(last) if last and last.errno else f"exit {state.exit}"
+    return _failure(last) if last and last.errno and state.exit else f"exit {state.exit}"
 
 
 def _failure(call: CallEvent) -> str:
@@ -270,6 +287,8 @@ def _process_pattern(value: Any, info: ValidationInfo) -> ProcessPattern:
     pattern = ProcessPattern.model_validate(value, context=info.context)
     if not pattern.model_fields_set:
         raise problem("an empty mapping claims nothing; allowed: exit, signal, output, call")
+    if pattern.errno is not None and pattern.errno not in errnos.NAMES:
+        raise problem(unknown("errno", pattern.errno, errnos.NAMES))
     for name, outcome in (pattern.call or {}).items():
         _check_call(name, outcome)
     return pattern
@@ -305,6 +324,9 @@ NOT_YET = {
 }
 """Kinds of the language that this version does not judge, with the subject of the refusal."""
 
+SOME = Field(min_length=1)
+"""A subject that names nothing would claim nothing, and always hold."""
+
 SocketsClaim = Annotated[
     HostSockets,
     BeforeValidator(lambda v, info: v if isinstance(v, HostSockets) else _patterns(v, info)),
@@ -332,9 +354,9 @@ ProcessClaim = Annotated[
 class Predicate(Model):
     """One or more subjects, all of which must hold."""
 
-    sockets: dict[HostName, SocketsClaim] | None = None
-    process: dict[ProcessName, ProcessClaim] | None = None
-    counters: dict[HostName, dict[Text, Count]] | None = None
+    sockets: Annotated[dict[HostName, SocketsClaim], SOME] | None = None
+    process: Annotated[dict[ProcessName, ProcessClaim], SOME] | None = None
+    counters: Annotated[dict[HostName, Annotated[dict[Text, Count], SOME]], SOME] | None = None
 
     def judge(self, history: History) -> list[Finding]:
         """A finding for each subject, from what is known at the end of `history`."""

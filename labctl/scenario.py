@@ -20,13 +20,14 @@ from pydantic import (
 )
 from pydantic.json_schema import models_json_schema
 
-from labctl.backends import CAPABILITIES, HostSpec, ProcessSpec
-from labctl.document import Document, Expanded, Path_
+from labctl.backends import BACKENDS, CAPABILITIES, HostSpec, ProcessSpec
+from labctl.document import REFERENCE, Document, Expanded, Path_, read_scalar
 from labctl.errors import Mistake, ScenarioError, UsageError
 from labctl.predicates import Claim, Predicate
-from labctl.steps import NOT_YET, STEPS, Step, Wait
+from labctl.steps import NOT_YET, STEPS, Step
 from labctl.values import (
     HOST_NAME,
+    MAX_ADDRESSES,
     PROCESS_NAME,
     Calls,
     Model,
@@ -34,16 +35,18 @@ from labctl.values import (
     SysctlKey,
     SysctlValue,
     Text,
+    choices,
+    known,
     problem,
     shown,
     unknown,
 )
 
-MAX_ADDRESSES = 16
-RESERVED = {"localhost"}
+RESERVED = {"localhost", "ip6-localhost"}
+MODIFIERS = {"as", "when", "within", "since"}
 
 
-def _command(value: Any) -> tuple[str, ...]:
+def _command(value: Any) -> tuple[Any, ...]:
     words = value
     if isinstance(value, str):
         try:
@@ -52,7 +55,7 @@ def _command(value: Any) -> tuple[str, ...]:
             raise problem(f"{shown(value)} is no command line: {exc}") from exc
     if not isinstance(words, list | tuple) or not words or not all(_scalar(w) for w in words):
         raise problem("a command line is wanted here: a text or a list of words")
-    return tuple(map(str, words))
+    return tuple(words)
 
 
 def _scalar(value: Any) -> bool:
@@ -60,7 +63,7 @@ def _scalar(value: Any) -> bool:
 
 
 Command = Annotated[
-    tuple[str, ...],
+    tuple[Text, ...],
     BeforeValidator(_command),
     WithJsonSchema({"type": ["string", "array"], "items": {"type": ["string", "number"]}}),
 ]
@@ -72,7 +75,7 @@ class Program(Model):
     calls: Calls | None = None
     run: Command | None = None
     image: Text | None = None
-    uid: Annotated[int, Field(ge=0, le=65535)] | None = None
+    uid: Annotated[int, Field(ge=0, le=65535, strict=True)] | None = None
     env: dict[Text, Text] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -98,7 +101,7 @@ class Host(Program):
     """A host: its sysctls, its addresses and its processes."""
 
     sysctls: dict[SysctlKey, SysctlValue] = Field(default_factory=dict)
-    addresses: Annotated[int, Field(ge=1, le=MAX_ADDRESSES)] = 1
+    addresses: Annotated[int, Field(ge=1, le=MAX_ADDRESSES, strict=True)] = 1
     processes: dict[str, Process] = Field(default_factory=dict)
 
 
@@ -114,13 +117,21 @@ def _step(value: Any, handler: Any, info: ValidationInfo) -> Step:
     if len(verbs) > 1:
         raise problem(f"one verb a step, not {' and '.join(verbs)}; make it two steps")
     if not verbs:
-        modifiers = {"as", "when", "within", "since"}
-        word = next((key for key in value if key not in modifiers), "")
+        word = next((key for key in value if key not in MODIFIERS), None)
+        if word is None:
+            raise problem(f"a step needs a verb; allowed: {', '.join(STEPS)}")
         raise problem(unknown("verb", word, STEPS), key=word)
     return STEPS[verbs[0]].model_validate(value, context=info.context)
 
 
 AnyStep = Annotated[Step, WrapValidator(_step)]
+
+
+Capability = Annotated[
+    str,
+    BeforeValidator(lambda value: known("capability", value, CAPABILITIES)),
+    WithJsonSchema({"enum": list(CAPABILITIES)}),
+]
 
 
 class Written(Model):
@@ -134,7 +145,7 @@ class Written(Model):
     hosts: dict[str, Host]
     steps: list[AnyStep]
     expect: list[Claim] = Field(default_factory=list)
-    needs: list[str] = Field(default_factory=list)
+    needs: list[Capability] = Field(default_factory=list)
 
     @field_validator("title")
     @classmethod
@@ -149,14 +160,6 @@ class Written(Model):
         if len(hosts) < 2:
             raise problem("two hosts or more are needed: a connection has two ends")
         return hosts
-
-    @field_validator("needs")
-    @classmethod
-    def _known_needs(cls, needs: list[str]) -> list[str]:
-        for name in needs:
-            if name not in CAPABILITIES:
-                raise problem(unknown("capability", name, CAPABILITIES))
-        return needs
 
 
 @dataclass(frozen=True)
@@ -222,7 +225,8 @@ def load(path: Path, sets: Mapping[str, str] | None = None) -> list[Scenario]:
     Raises UsageError where the file can't be read or `sets` names no param, ScenarioError with
     every mistake.
     """
-    return load_document(Document.read(path), path.read_text("utf-8"), path.stem, sets or {})
+    document = Document.read(path)
+    return load_document(document, document.text, path.stem, sets or {})
 
 
 def load_document(
@@ -230,22 +234,22 @@ def load_document(
 ) -> list[Scenario]:
     """See `load`."""
     head = document.expand(None, frozenset({"params", "variants"}))
-    params, variants = _params(head, document.file)
-    values = {key: _yaml(value) for key, value in sets.items()}
-    names = {*params, *(key for variant in variants for key in variant)}
+    params, variants, mistakes = _params(head, document.file)
+    values = {key: read_scalar(value) for key, value in sets.items()}
+    varied = list(dict.fromkeys(key for variant in variants for key in variant))
+    names = {*params, *varied}
     for key in sets:
         if key not in names:
             raise UsageError(
                 f"{document.file}: --set {key}: " + unknown("param", key, sorted(names))
             )
     cases: list[Scenario] = []
-    mistakes: list[Mistake] = []
     for variant in variants or [{}]:
         chosen = {key: values.get(key, value) for key, value in variant.items()}
         if any(case.variant == chosen for case in cases):
             continue
         expanded = document.expand({**params, **chosen, **values})
-        found = _check(expanded)
+        found = _check(expanded, varied)
         if isinstance(found, Written):
             cases.append(_case(found, expanded, name, document.file, text, chosen))
         else:
@@ -255,44 +259,42 @@ def load_document(
     return cases
 
 
-def _yaml(text: str) -> Any:
-    import yaml
-
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-    return value if _scalar(value) or isinstance(value, bool) else text
-
-
-def _params(head: Expanded, file: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _params(
+    head: Expanded, file: str
+) -> tuple[dict[str, Any], list[dict[str, Any]], list[Mistake]]:
+    """The params, the variants, and the mistakes in their names. Raises ScenarioError for worse."""
     mistakes = [Mistake(file, line, message) for line, message in head.mistakes]
     params = head.data.get("params") or {}
     variants = head.data.get("variants") or []
     if not isinstance(params, dict):
-        mistakes.append(
-            Mistake(file, head.line(("params",)), "params is a mapping of names and defaults")
-        )
+        line = head.line(("params",))
+        mistakes.append(Mistake(file, line, "params is a mapping of names and defaults"))
     if not isinstance(variants, list) or not all(isinstance(v, dict) and v for v in variants):
-        mistakes.append(Mistake(file, head.line(("variants",)), "variants is a list of mappings"))
+        line = head.line(("variants",))
+        message = "variants is a list of mappings, each with values for one param or more"
+        mistakes.append(Mistake(file, line, message))
     if mistakes:
         raise ScenarioError(mistakes)
-    return params, variants
+    places: list[Path_] = [("params", name) for name in params]
+    places += [("variants", index, name) for index, v in enumerate(variants) for name in v]
+    for path in places:
+        if not REFERENCE.fullmatch(f"${{{path[-1]}}}"):
+            message = f"{path[-1]!r} is no param's name; allowed: letters, digits, underscores"
+            mistakes.append(Mistake(file, head.line(path), message))
+    return params, variants, mistakes
 
 
-def _check(expanded: Expanded) -> Written | list[tuple[int, str]]:
+def _check(expanded: Expanded, varied: Sequence[str]) -> Written | list[tuple[int, str]]:
     names, mistakes = _names(expanded)
     mistakes += expanded.mistakes
+    mistakes += _references(expanded, varied)
+    unfilled = {line for line, _ in expanded.mistakes}
     try:
         text = Written.model_validate(expanded.data, context=names)
     except ValidationError as exc:
-        for error in exc.errors():
-            line, message = _place(error, expanded)
-            # A param that is unknown leaves nothing behind; that was said already.
-            if not any(line == known for known, _ in expanded.mistakes):
-                mistakes.append((line, message))
-        return mistakes
-    mistakes += _labels(text, expanded)
+        placed = [_place(error, expanded) for error in exc.errors()]
+        # An unknown param stays as it is written; that it makes no value goes without saying.
+        return mistakes + [(n, text) for n, text in placed if n not in unfilled or "${" not in text]
     return mistakes or text
 
 
@@ -301,35 +303,40 @@ def _names(expanded: Expanded) -> tuple[Names, list[tuple[int, str]]]:
     hosts: dict[str, int] = {}
     processes: dict[str, str] = {}
     mistakes = []
+    taken = set(RESERVED)
+
+    def mistake(path: Path_, message: str) -> None:
+        mistakes.append((expanded.line(path), message))
 
     def define(process: str, host: str, path: Path_) -> None:
         if process in processes:
-            mistakes.append((expanded.line(path), f"the process {process!r} is defined twice; "
-                             "process names are unique in the file"))  # fmt: skip
+            mistake(path, f"the process {process!r} is defined twice; process names are unique "
+                    "in the file")  # fmt: skip
         processes[process] = host
 
     found = expanded.data.get("hosts")
     for name, host in found.items() if isinstance(found, dict) else ():
-        line = expanded.line(("hosts", name))
-        if not isinstance(name, str) or not HOST_NAME.fullmatch(name) or name in RESERVED:
-            mistakes.append((line, f"{shown(name)} is no host name; allowed: letters, digits and "
-                             "hyphens, beginning with a letter, 32 at most"))  # fmt: skip
-            name = str(name)
+        if not HOST_NAME.fullmatch(name):
+            mistake(("hosts", name), f"{name!r} is no host name; allowed: letters, digits and "
+                    "hyphens, beginning with a letter, 32 at most")  # fmt: skip
+        elif name.lower() in taken:
+            mistake(("hosts", name), f"the host name {name!r} is taken; small and capital letters "
+                    "make no difference")  # fmt: skip
+        taken.add(name.lower())
         if not isinstance(host, dict):
             hosts[name] = 1
             continue
         count = host.get("addresses")
         hosts[name] = count if isinstance(count, int) and not isinstance(count, bool) else 1
-        if "calls" in host or "run" in host:
+        if host.get("calls") is not None or host.get("run") is not None:
             define(name, name, ("hosts", name))
         below = host.get("processes")
         for process in below if isinstance(below, dict) else ():
             path = ("hosts", name, "processes", process)
-            if not isinstance(process, str) or not PROCESS_NAME.fullmatch(process):
-                mistakes.append((expanded.line(path), f"{shown(process)} is no process name; "
-                                 "allowed: "
-                                 "letters, digits, hyphens and underscores"))  # fmt: skip
-            define(str(process), name, path)
+            if not PROCESS_NAME.fullmatch(process):
+                mistake(path, f"{process!r} is no process name; allowed: letters, digits, hyphens "
+                        "and underscores, beginning with a letter, 63 at most")  # fmt: skip
+            define(process, name, path)
     return Names(hosts, processes), mistakes
 
 
@@ -341,23 +348,41 @@ def _place(error: Any, expanded: Expanded) -> tuple[int, str]:
         path = (*path, context["key"])
     message = context.get("message", error["msg"])
     if "offset" in context:
-        return expanded.text.get(path, expanded.line(path)) + context["offset"], message
+        return expanded.line_in(path, context["offset"]), message
     return expanded.line(path), message
 
 
-def _labels(text: Written, expanded: Expanded) -> list[tuple[int, str]]:
-    """Labels must be named before they are used, and once."""
+def _references(expanded: Expanded, varied: Sequence[str]) -> list[tuple[int, str]]:
+    """Mistakes in what steps refer to beside hosts and processes: a label must be set before it is
+    used, and once; `when` must name what there is."""
     mistakes: list[tuple[int, str]] = []
-    known: list[str] = []
-    for index, step in enumerate(text.steps):
-        if isinstance(step, Wait) and step.since is not None and step.since not in known:
-            line = expanded.line(("steps", index, "since"))
-            mistakes.append((line, unknown("label", step.since, known) + " (set by an earlier as)"))
-        if step.as_ is not None:
-            if step.as_ in known:
-                line = expanded.line(("steps", index, "as"))
-                mistakes.append((line, f"the label {step.as_!r} is set twice"))
-            known.append(step.as_)
+    labels: list[str] = []
+
+    def mistake(message: str, *path: str | int) -> None:
+        mistakes.append((expanded.line(("steps", *path)), message))
+
+    steps = expanded.data.get("steps")
+    for index, step in enumerate(steps if isinstance(steps, list) else ()):
+        if not isinstance(step, dict):
+            continue
+        since, label, when = step.get("since"), step.get("as"), step.get("when")
+        if isinstance(since, str) and since not in labels:
+            message = f"no earlier 'as' sets the label {since!r}; {choices(since, labels)}"
+            mistake(message, index, "since")
+        if isinstance(label, str):
+            if label in labels:
+                mistake(f"the label {label!r} is set twice; choose another", index, "as")
+            else:
+                labels.append(label)
+        if not isinstance(when, dict):
+            continue
+        backend, variant = when.get("backend"), when.get("variant")
+        if isinstance(backend, str) and backend not in BACKENDS:
+            mistake(unknown("backend", backend, BACKENDS), index, "when", "backend")
+        for name in variant if isinstance(variant, dict) else ():
+            if name not in varied:
+                message = unknown("param of the variants", name, varied)
+                mistake(message, index, "when", "variant", name)
     return mistakes
 
 
@@ -411,19 +436,21 @@ def find(paths: Sequence[str], shipped: Path) -> list[Path]:
 
     Raises UsageError for what is none of these.
     """
+    stems = {path: path.stem for path in sorted(shipped.rglob("*.yaml"))}
     files: list[Path] = []
     for text in paths:
         path = Path(text)
-        if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix in (".yaml", ".yml"))
-            if not found:
-                raise UsageError(f"{text}: no scenario in this folder; a scenario ends in .yaml")
-            files += found
-        elif path.exists():
-            files.append(path)
-        elif named := sorted(shipped.rglob(f"{text}.yaml")):
-            files += named
-        else:
-            known = [p.stem for p in sorted(shipped.rglob("*.yaml"))]
-            raise UsageError(f"{text}: no such file; " + unknown("scenario", text, known))
+        try:
+            if text and path.is_dir():
+                found = sorted(p for p in path.rglob("*") if p.suffix in (".yaml", ".yml"))
+                if not found:
+                    message = "no scenario in this folder; a scenario ends in .yaml"
+                    raise UsageError(f"{text}: {message}")
+            else:
+                found = [path] if text and path.exists() else [p for p in stems if stems[p] == text]
+        except OSError as exc:
+            raise UsageError(f"{text}: {exc.strerror}") from exc
+        if not found:
+            raise UsageError(f"{text}: no such file; " + unknown("scenario", text, stems.values()))
+        files += found
     return list(dict.fromkeys(files))

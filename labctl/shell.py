@@ -22,6 +22,7 @@ def enter(host: str, command: list[str], run: str | None) -> int:
 def _find(host: str, run: str | None) -> Lease:
     found = [x for x in leases() if x.hosts and (run is None or x.run == run)]
     having = [x for x in found if host in x.hosts]
+    having = [x for x in having if x.kind == "up"] or having
     if not found:
         raise UsageError("no lab is up; start one with: labctl up")
     if not having:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
+from labctl.calls import parse_calls
 from labctl.predicates import Claim, Predicate
 from labctl.values import (
     Calls,
@@ -36,7 +37,7 @@ STOP_PATIENCE = 10.0
 DEFAULT_WITHIN = Within(0.0, 5.0)
 BLOCKING = {"accept", "connect", "recv", "send", "sleep", "wait", "await", "fork"}
 BLOCKED_AFTER = 0.2
-CALL_PATIENCE = 5.0
+PATIENCE = 5.0
 
 
 class StepFailed(Exception):
@@ -213,8 +214,8 @@ class Call(Step):
             if not lab.awaiting(process):
                 expected = f"{process} running, in await"
                 raise StepFailed(str(self), expected, lab.condition(process))
-            blocking = any(call.split()[0] in BLOCKING for call in text.split(";"))
-            lab.call(process, text, BLOCKED_AFTER if blocking else CALL_PATIENCE)
+            for call in parse_calls(text):
+                lab.call(process, call.text, BLOCKED_AFTER if call.name in BLOCKING else PATIENCE)
 
 
 class Exec(Step):
@@ -258,6 +259,8 @@ class Wait(Step):
     since: Label | None = None
 
     def act(self, lab: Lab) -> Outcome:
+        if self.since is not None and self.since not in lab.history.labels:
+            raise StepFailed(str(self), f"a step named {self.since!r}", "it was left out")
         return lab.wait(self.wait, self.within, self.since)
 
     @property

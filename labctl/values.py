@@ -7,10 +7,10 @@ validation context: a `Names`.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import operator
 import re
-import signal
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -34,12 +34,49 @@ PROCESS_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
 SYSCTL_KEY = re.compile(r"net(?:\.[A-Za-z0-9_-]+){2,}")
 DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h)?")
 SECONDS = {"ms": 0.001, "s": 1.0, None: 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+LONGEST = 7 * 86400.0
 COMPARISON = re.compile(r"(>=|<=|==|!=|>|<)?\s*(\d+)")
 OPERATORS: Mapping[str, Callable[[int, int], bool]] = {
     ">=": operator.ge, "<=": operator.le, "==": operator.eq,
     "!=": operator.ne, ">": operator.gt, "<": operator.lt,
 }  # fmt: skip
-SIGNALS = tuple(sorted(s.name.removeprefix("SIG") for s in signal.Signals))
+MAX_ADDRESSES = 16
+SIGNALS = tuple(
+    [
+        "ABRT",
+        "ALRM",
+        "BUS",
+        "CHLD",
+        "CONT",
+        "FPE",
+        "HUP",
+        "ILL",
+        "INT",
+        "IO",
+        "KILL",
+        "PIPE",
+        "PROF",
+        "PWR",
+        "QUIT",
+        "SEGV",
+        "STKFLT",
+        "STOP",
+        "SYS",
+        "TERM",
+        "TRAP",
+        "TSTP",
+        "TTIN",
+        "TTOU",
+        "URG",
+        "USR1",
+        "USR2",
+        "VTALRM",
+        "WINCH",
+        "XCPU",
+        "XFSZ",
+    ]
+)
+"""Linux's, see signal(7): processes run there, wherever the controller does."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +94,15 @@ def problem(message: str, **context: Any) -> PydanticCustomError:
 
 def unknown(what: str, name: object, allowed: Iterable[str]) -> str:
     """`unknown WHAT 'NAME'; allowed: ...; did you mean ...`"""
+    return f"unknown {what} {str(name)!r}; {choices(name, allowed)}"
+
+
+def choices(name: object, allowed: Iterable[str]) -> str:
+    """`allowed: ...; did you mean ...`"""
     allowed = list(allowed)
     close = difflib.get_close_matches(str(name), allowed, n=1, cutoff=0.55)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"unknown {what} {str(name)!r}; allowed: {', '.join(allowed) or 'none'}{hint}"
+    return f"allowed: {', '.join(allowed) or 'none'}{hint}"
 
 
 class Model(BaseModel):
@@ -81,7 +123,7 @@ class Model(BaseModel):
         except ValidationError as exc:
             details = [
                 InitErrorDetails(
-                    type=problem(cls._message(error), **_offset(error)),
+                    type=problem(cls._message(error), **_place(error)),
                     loc=error["loc"],
                     input=error["input"],
                 )
@@ -102,12 +144,28 @@ class Model(BaseModel):
             return f"{error['loc'][0]!r} is missing; it is required here"
         if kind == "labctl":
             return str(error["ctx"]["message"])
-        return f"{error['msg'].removeprefix('Value error, ')}, not {shown(error['input'])}"
+        if kind in WANTED:
+            wanted = WANTED[kind].format(**error.get("ctx", {}))
+        else:
+            wanted = error["msg"].replace("Input should be", "allowed is")
+        return f"{wanted}, not {shown(error['input'])}"
 
 
-def _offset(error: Any) -> dict[str, int]:
-    context = error.get("ctx", {})
-    return {"offset": context["offset"]} if "offset" in context else {}
+WANTED = {
+    "dict_type": "a mapping is wanted here",
+    "list_type": "a list is wanted here",
+    "int_type": "a whole number is wanted here",
+    "int_parsing": "a whole number is wanted here",
+    "int_from_float": "a whole number is wanted here",
+    "greater_than_equal": "{ge} or more is wanted here",
+    "less_than_equal": "{le} or less is wanted here",
+}
+"""pydantic's kinds of errors, in our words."""
+
+
+def _place(error: Any) -> dict[str, Any]:
+    """What an error knows of its place: `key` below its path, `offset` in lines of its text."""
+    return {name: error["ctx"][name] for name in ("key", "offset") if name in error.get("ctx", {})}
 
 
 def shown(value: object) -> str:
@@ -116,32 +174,41 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _names(info: ValidationInfo) -> Names:
+def names(info: ValidationInfo) -> Names:
     context = info.context
     assert isinstance(context, Names)
     return context
 
 
 def _host(value: Any, info: ValidationInfo) -> str:
-    hosts = _names(info).hosts
-    if value not in hosts:
-        raise problem(unknown("host", value, hosts))
-    return str(value)
+    return known("host", value, names(info).hosts)
 
 
 def _process(value: Any, info: ValidationInfo) -> str:
-    processes = _names(info).processes
-    if value not in processes:
-        raise problem(unknown("process", value, processes))
-    return str(value)
+    return known("process", value, names(info).processes)
+
+
+def known(what: str, value: Any, names: Mapping[str, object]) -> str:
+    """The value, which is a name among others. Raises what `problem` makes for all else."""
+    if not isinstance(value, str):
+        raise problem(f"a {what} is wanted here, not {shown(value)}; {choices(value, names)}")
+    if value not in names:
+        raise problem(unknown(what, value, names))
+    return value
 
 
 def _duration(value: Any) -> float:
+    seconds = -1.0
     if isinstance(value, str) and (match := DURATION.fullmatch(value.strip())):
-        return float(match.group(1)) * SECONDS[match.group(2)]
-    if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
-        return float(value)
-    raise problem(f"{shown(value)} is no duration; allowed: 50ms, 1.5s, 2m or a number of seconds")
+        seconds = float(match.group(1)) * SECONDS[match.group(2)]
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = value
+    if 0 <= seconds <= LONGEST:
+        return float(seconds)
+    raise problem(
+        f"{shown(value)} is no duration; allowed: 50ms, 1.5s, 2m or a number of seconds, "
+        f"{LONGEST / 86400:g} days at most"
+    )
 
 
 @dataclass(frozen=True)
@@ -160,6 +227,8 @@ def _within(value: Any) -> Within:
         return value
     low, dots, high = str(value).partition("..")
     if isinstance(value, str) and dots:
+        if not low.strip() or not high.strip():
+            raise problem(f"{shown(value)} is no range; allowed: 5s or 4.5s..7s")
         bounds = Within(_duration(low), _duration(high))
         if bounds.low > bounds.high:
             raise problem(f"{shown(value)} is an impossible range; the lower bound comes first")
@@ -206,7 +275,10 @@ def _signal(value: Any) -> str:
 
 def _sysctl_key(value: Any) -> str:
     if not isinstance(value, str) or not SYSCTL_KEY.fullmatch(value):
-        raise problem(f"{shown(value)} is no sysctl of a network namespace; allowed: net.*")
+        raise problem(
+            f"{shown(value)} is no sysctl of a network namespace; allowed: net.* in full, such as "
+            "net.ipv4.tcp_fin_timeout"
+        )
     return value
 
 
@@ -223,8 +295,12 @@ def _label(value: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str | int | float) or isinstance(value, bool):
+    if isinstance(value, bool):
+        raise problem(f"a text is wanted here, not {value}; put the word in quotation marks")
+    if not isinstance(value, str | int | float):
         raise problem(f"a text is wanted here, not {shown(value)}")
+    if "\0" in str(value):
+        raise problem("a text can't hold a null character")
     return str(value)
 
 
@@ -238,30 +314,42 @@ def _regex(value: Any) -> str:
 
 def _calls(value: Any, info: ValidationInfo) -> str:
     text = _text(value)
-    try:
-        calls = parse_calls(text)
-    except CallError as exc:
-        raise problem(str(exc), offset=exc.offset) from exc
-    hosts = _names(info).hosts
-    for call in calls:
-        if call.name in ("bind", "connect") and not _resolvable(call.args[0], hosts):
-            known = [*hosts, *(f"{host}.v6" for host in hosts)]
-            raise problem(unknown("host", call.args[0], known), offset=call.offset)
+    known = list(host_names(names(info).hosts))
+    wrong = [
+        InitErrorDetails(type=problem(message, offset=offset), input=line)
+        for offset, line in enumerate(text.split("\n"))
+        for message in _wrong_calls(line, known)
+    ]
+    if wrong:
+        raise ValidationError.from_exception_data("calls", wrong)
     return text
 
 
-def _resolvable(name: str, hosts: Mapping[str, int]) -> bool:
-    if (
-        not name
-        or name == "localhost"
-        or re.fullmatch(r"[0-9.]+|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*", name)
-    ):
+def _wrong_calls(line: str, known: Sequence[str]) -> Iterator[str]:
+    try:
+        for call in parse_calls(line):
+            if call.name in ("bind", "connect") and not resolvable(call.args[0], known):
+                yield unknown("host", call.args[0], known)
+    except CallError as exc:
+        yield str(exc)
+
+
+def host_names(hosts: Mapping[str, int]) -> Iterator[str]:
+    """Every name that stands for an address: `server`, `server.v6`, `server.2`, `server.2.v6`."""
+    for host, addresses in hosts.items():
+        for number in range(1, min(max(addresses, 1), MAX_ADDRESSES) + 1):
+            name = host if number == 1 else f"{host}.{number}"
+            yield from (name, f"{name}.v6")
+
+
+def resolvable(name: str, known: Sequence[str]) -> bool:
+    if not name or name == "localhost" or name in known:
         return True
-    host, _, rest = name.partition(".")
-    number = rest.removesuffix("v6").removesuffix(".")
-    if host not in hosts or rest not in (number, f"{number}.v6".lstrip("."), "v6"):
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
         return False
-    return not number or (number.isdigit() and 1 < int(number) <= hosts[host])
+    return True
 
 
 _STRING: dict[str, Any] = {"type": "string"}

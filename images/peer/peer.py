@@ -37,11 +37,14 @@ Call = collections.namedtuple("Call", "name args tolerant text offset")
 
 Word = collections.namedtuple("Word", "text quoted")
 
-TOKEN = re.compile(r'"((?:[^"\\]|\\.)*)"|\'([^\']*)\'|([^\s"\'#]\S*)')
+TOKEN = re.compile(r'"((?:[^"\\]|\\.)*)"|\'([^\']*)\'|([^\s"\'#;][^\s;]*)')
 ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|.)", re.DOTALL)
 ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "0": "\0", '"': '"', "\\": "\\"}
-DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|min|h)?$")
+NUMBER = re.compile(r"[0-9]{1,20}\Z")
+DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|min|h)?\Z")
 SECONDS = {"ms": 0.001, "s": 1, None: 1, "m": 60, "min": 60, "h": 3600}
+LONGEST = 7 * 86400
+INT_MAX = 0x7FFFFFFF
 OPTION_LEVELS = collections.OrderedDict(
     [
         ("SO_", socket.SOL_SOCKET),
@@ -50,12 +53,17 @@ OPTION_LEVELS = collections.OrderedDict(
         ("IP_", socket.IPPROTO_IP),
     ]
 )
-# Options that some supported Python or libc does not name, from Linux's uapi headers.
-LINUX_OPTIONS = {
-    "SO_REUSEPORT": 15, "TCP_LINGER2": 8, "TCP_DEFER_ACCEPT": 9, "TCP_QUICKACK": 12,
-    "TCP_USER_TIMEOUT": 18, "TCP_FASTOPEN": 23, "IP_BIND_ADDRESS_NO_PORT": 24,
-    "IP_FREEBIND": 15, "IP_LOCAL_PORT_RANGE": 51,
-}  # fmt: skip
+# The usual options, by Linux's uapi headers: an older Python or another system may not name them.
+LINUX_OPTIONS = collections.OrderedDict([
+    ("SO_REUSEADDR", 2), ("SO_REUSEPORT", 15), ("SO_LINGER", 13), ("SO_KEEPALIVE", 9),
+    ("SO_RCVBUF", 8), ("SO_SNDBUF", 7), ("SO_RCVLOWAT", 18), ("SO_RCVTIMEO", 20),
+    ("SO_SNDTIMEO", 21), ("SO_BINDTODEVICE", 25), ("TCP_NODELAY", 1), ("TCP_MAXSEG", 2),
+    ("TCP_CORK", 3), ("TCP_KEEPIDLE", 4), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 6),
+    ("TCP_SYNCNT", 7), ("TCP_LINGER2", 8), ("TCP_DEFER_ACCEPT", 9), ("TCP_WINDOW_CLAMP", 10),
+    ("TCP_QUICKACK", 12), ("TCP_CONGESTION", 13), ("TCP_USER_TIMEOUT", 18), ("TCP_FASTOPEN", 23),
+    ("TCP_NOTSENT_LOWAT", 25), ("IP_TOS", 1), ("IP_TTL", 2), ("IP_FREEBIND", 15),
+    ("IP_BIND_ADDRESS_NO_PORT", 24), ("IP_LOCAL_PORT_RANGE", 51), ("IPV6_V6ONLY", 26),
+])  # fmt: skip
 TEXT_OPTIONS = ("TCP_CONGESTION", "SO_BINDTODEVICE")
 TIME_OPTIONS = ("SO_RCVTIMEO", "SO_SNDTIMEO")
 
@@ -79,10 +87,9 @@ def parse(text):
             if tolerant:
                 words = words[:-2]
             try:
-                if not words or words[0].text not in CALLS:
-                    name = words[0].text if words else "||"
-                    raise ValueError("unknown call %r; allowed: %s" % (name, ", ".join(CALLS)))
-                name = words[0].text
+                name = words[0].text if words else "||"
+                if name not in CALLS:
+                    raise ValueError(_unknown("call", name, CALLS))
                 args = CALLS[name].parse(words[1:])
             except ValueError as exc:
                 raise CallError(offset, str(exc)) from None
@@ -110,16 +117,13 @@ def _statements(line, offset):
             if not match:
                 raise CallError(offset, "a quotation mark is not closed: %s" % rest)
             double, single, plain = match.groups()
-            taken = match.end()
-            if plain is not None and plain.endswith(";"):
-                plain, taken = plain[:-1], taken - 1
             if double is not None:
                 word = Word(ESCAPE.sub(_unescape, double), True)
             else:
                 word = Word(single, True) if single is not None else Word(plain, False)
             start = position if start is None else start
             words.append(word)
-            position += taken
+            position += match.end()
 
 
 def _unescape(match):
@@ -129,19 +133,29 @@ def _unescape(match):
     return ESCAPES.get(code, match.group(0))
 
 
+def _unknown(what, name, allowed):
+    import difflib  # which takes its time, and is seldom wanted
+
+    close = difflib.get_close_matches(name, allowed, n=1, cutoff=0.55)
+    hint = "; did you mean %r?" % close[0] if close else ""
+    return "unknown %s %r; allowed: %s%s" % (what, name, ", ".join(allowed), hint)
+
+
 def duration(text):
     """Seconds, from `50ms`, `1.5s`, `2m`, `1h` or a bare number of seconds."""
     match = DURATION.match(text)
-    if not match:
-        raise ValueError("%r is no duration; allowed: 50ms, 1.5s, 2m" % text)
-    return float(match.group(1)) * SECONDS[match.group(2)]
+    seconds = float(match.group(1)) * SECONDS[match.group(2)] if match else LONGEST + 1
+    if seconds > LONGEST:
+        raise ValueError("%r is no duration; allowed: 50ms, 1.5s, 2m, 7 days at most" % text)
+    return seconds
 
 
 def endpoint(text):
     """(host, port) from `HOST:PORT`, `:PORT` or `[IPV6]:PORT`; the host is '' for the wildcard."""
-    host, colon, port = text.rpartition(":")
+    host, _, port = text.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
-    if not colon or not port.isdigit() or int(port) > 65535 or (":" in host and not bracketed):
+    valid = ":" in text and NUMBER.match(port) and int(port) <= 65535
+    if not valid or (":" in host and not bracketed):
         raise ValueError(
             "%r is no address; allowed: HOST:PORT, :PORT or [IPv6]:PORT, port 0 to 65535" % text
         )
@@ -152,13 +166,10 @@ def option(name):
     """(level, number) of a socket option by its C name."""
     for prefix, level in OPTION_LEVELS.items():
         if name.startswith(prefix):
-            number = LINUX_OPTIONS.get(name, getattr(socket, name, None))
+            number = getattr(socket, name, LINUX_OPTIONS.get(name))
             if isinstance(number, int):
                 return level, number
-    known = sorted(
-        {n for n in dir(socket) if n.startswith(tuple(OPTION_LEVELS))} | set(LINUX_OPTIONS)
-    )
-    raise ValueError("unknown socket option %r; allowed: %s" % (name, ", ".join(known)))
+    raise ValueError(_unknown("socket option", name, LINUX_OPTIONS))
 
 
 def _plain(usage, low, high):
@@ -166,15 +177,16 @@ def _plain(usage, low, high):
 
     def check(words):
         if not low <= len(words) <= high:
-            raise ValueError("usage: %s" % usage)
+            amount = "few" if len(words) < low else "many"
+            raise ValueError("too %s words; usage: %s" % (amount, usage))
         return [word.text for word in words]
 
     return check
 
 
-def _number(text, usage):
-    if not text.isdigit():
-        raise ValueError("%r is no number; usage: %s" % (text, usage))
+def _number(text, usage, high=INT_MAX):
+    if not NUMBER.match(text) or int(text) > high:
+        raise ValueError("%r is no number from 0 to %d; usage: %s" % (text, high, usage))
     return int(text)
 
 
@@ -195,7 +207,7 @@ def _parse_set(words):
     option(name)
     if name in TEXT_OPTIONS:
         if len(values) != 1:
-            raise ValueError("usage: set %s TEXT" % name)
+            raise ValueError("%s wants one text; usage: set %s TEXT" % (name, name))
         return (name, values[0].encode())
     if name in TIME_OPTIONS:
         seconds = duration(values[0]) if values else 1.0
@@ -207,11 +219,10 @@ def _parse_set(words):
     if name == "IP_LOCAL_PORT_RANGE" and len(numbers) == 2:
         numbers = [numbers[0] | numbers[1] << 16]
     if name == "SO_LINGER" and len(numbers) != 2:
-        raise ValueError("usage: set SO_LINGER ON SECONDS")
-    try:
-        return (name, struct.pack("i" * len(numbers), *numbers))
-    except struct.error:
-        return (name, struct.pack("I" * len(numbers), *[n & 0xFFFFFFFF for n in numbers]))
+        raise ValueError("SO_LINGER wants two numbers; usage: set SO_LINGER ON SECONDS")
+    if not all(-INT_MAX - 1 <= number <= 0xFFFFFFFF for number in numbers):
+        raise ValueError("%s wants numbers of 32 bits; got %s" % (name, " ".join(values)))
+    return (name, struct.pack("I" * len(numbers), *[n & 0xFFFFFFFF for n in numbers]))
 
 
 def _parse_endpoint(usage):
@@ -219,22 +230,22 @@ def _parse_endpoint(usage):
     return lambda words: endpoint(check(words)[0])
 
 
-def _parse_count(usage, default):
+def _parse_count(usage, default, high=INT_MAX):
     check = _plain(usage, 0 if default is not None else 1, 1)
 
     def count(words):
         texts = check(words)
-        return (_number(texts[0], usage) if texts else default,)
+        return (_number(texts[0], usage, high) if texts else default,)
 
     return count
 
 
 def _parse_send(words):
     usage = CALLS["send"].usage
-    if not words:
-        raise ValueError("usage: %s" % usage)
+    _plain(usage, 1, len(words))(words)
     if len(words) == 2 and words[1].text == "bytes" and not words[0].quoted:
-        return (b"x" * min(_number(words[0].text, usage), 65536), None, 0.0, int(words[0].text))
+        total = _number(words[0].text, usage)
+        return (b"x" * min(total, 65536), None, 0.0, total)
     if not words[0].quoted:
         raise ValueError("the text must stand in quotation marks; usage: %s" % usage)
     times, pause, rest = 1, 0.0, [word.text for word in words[1:]]
@@ -256,7 +267,7 @@ def _parse_recv(words):
     if texts == ["until", "eof"]:
         return ("eof",)
     if len(texts) == 2:
-        raise ValueError("usage: %s" % CALLS["recv"].usage)
+        raise ValueError("%r is out of place; usage: %s" % (texts[1], CALLS["recv"].usage))
     return (_number(texts[0], CALLS["recv"].usage) if texts else None,)
 
 
@@ -270,7 +281,7 @@ def _parse_shutdown(words):
 def _parse_close(words):
     which = _plain(CALLS["close"].usage, 0, 1)(words)
     if which not in ([], ["listener"]):
-        raise ValueError("usage: %s" % CALLS["close"].usage)
+        raise ValueError("%r is out of place; usage: %s" % (which[0], CALLS["close"].usage))
     return tuple(which)
 
 
@@ -470,7 +481,7 @@ CALLS = collections.OrderedDict(
         _kind("fork", call_fork),
         _kind("sleep DURATION", call_sleep, _parse_sleep),
         _kind("wait", call_wait),
-        _kind("exit [N]", call_exit, make=_parse_count, default=0),
+        _kind("exit [N]", call_exit, make=_parse_count, default=0, high=255),
         _kind("return", call_return),
         _kind("await", call_await),
     ]

@@ -68,14 +68,21 @@ class HostLink:
     hosts_file: bool = True
 
 
-def hosts_text(addresses: Mapping[str, tuple[Sequence[str], Sequence[str]]]) -> str:
-    """hosts(5) for a lab. NAME, NAME.2 ... are IPv4 addresses; NAME.v6, NAME.2.v6 ... IPv6."""
+def address_names(hosts: Mapping[str, tuple[Sequence[str], Sequence[str]]]) -> dict[str, str]:
+    """The address behind each name, from the IPv4 and IPv6 addresses of each host: NAME, NAME.2 ...
+    are IPv4; NAME.v6, NAME.2.v6 ... are IPv6."""
+    return {
+        f"{host}{'' if index == 1 else f'.{index}'}{suffix}": address
+        for host, families in hosts.items()
+        for suffix, family in zip(("", ".v6"), families, strict=True)
+        for index, address in enumerate(family, 1)
+    }
+
+
+def hosts_text(names: Mapping[str, str]) -> str:
+    """hosts(5) for a lab."""
     lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost"]
-    for name, families in addresses.items():
-        for suffix, family in zip(("", ".v6"), families, strict=True):
-            for index, address in enumerate(family, 1):
-                lines.append(f"{address} {name}{'' if index == 1 else f'.{index}'}{suffix}")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines + [f"{address} {name}" for name, address in names.items()]) + "\n"
 
 
 @dataclass(frozen=True)

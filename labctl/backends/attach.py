@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import struct
+import sys
+import termios
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+import tty
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +25,7 @@ if TYPE_CHECKING:
 
 SAME_CLOCK = 1.0  # seconds; the uptimes of two machines differ by more
 STDERR = 2
+CHUNK = 65536
 KILLED = 128 + signal.SIGKILL
 SIGNALS = {128 + number.value: number.name[3:] for number in signal.Signals}
 
@@ -29,6 +35,14 @@ def attach(client: APIClient, container: str, stdin: bool = True) -> Any:
     return client.attach_socket(
         container, {"stdin": int(stdin), "stdout": 1, "stderr": 1, "stream": 1}
     )
+
+
+def _frames(stream: Any) -> Iterator[tuple[int, bytes]]:
+    """Pairs of descriptor and data, as the engine multiplexes them (API: ContainerAttach)."""
+    with suppress(OSError, ValueError), stream.makefile("rb") as reader:
+        while len(header := reader.read(8)) == 8:
+            kind, length = struct.unpack(">BxxxL", header)
+            yield kind, reader.read(length)
 
 
 class AttachChannel:
@@ -59,11 +73,8 @@ class AttachChannel:
             parts.append(rest)
 
     def frames(self) -> Iterator[tuple[int, bytes]]:
-        """Pairs of descriptor and data, as the engine multiplexes them (API: ContainerAttach)."""
-        with suppress(OSError, ValueError), self._socket.makefile("rb") as reader:
-            while len(header := reader.read(8)) == 8:
-                kind, length = struct.unpack(">BxxxL", header)
-                yield kind, reader.read(length)
+        """Pairs of descriptor and data."""
+        return _frames(self._socket)
 
     def close(self) -> None:
         with suppress(OSError):
@@ -113,3 +124,50 @@ class ForeignChannel(AttachChannel):
 
     def _message(self, **message: Any) -> Message:
         return {"t": time.monotonic() + self._holder.offset, **message}
+
+
+# --- A terminal -----------------------------------------------------------------------------------
+
+
+def run_attached(client: APIClient, container: str, command: Sequence[str]) -> int:
+    """Runs a command in a container on this program's standard streams; returns its status."""
+    terminal = os.isatty(0) and os.isatty(1)
+    environment = {"TERM": os.environ.get("TERM", "dumb")} if terminal else {}
+    job = client.exec_create(
+        container, list(command), stdin=True, tty=terminal, environment=environment
+    )["Id"]
+    stream: Any = client.exec_start(job, socket=True, tty=terminal)
+    end = getattr(stream, "_sock", stream)
+    end.settimeout(None)
+
+    def resize(*_: object) -> None:
+        width, height = os.get_terminal_size(1)
+        client.exec_resize(job, height, width)
+
+    def feed() -> None:
+        with suppress(OSError):
+            while data := os.read(0, CHUNK):
+                end.sendall(data)
+            end.shutdown(socket.SHUT_WR)
+
+    threading.Thread(target=feed, daemon=True, name="standard input").start()
+    if terminal:
+        before = termios.tcgetattr(0)
+        try:
+            tty.setraw(0)
+            signal.signal(signal.SIGWINCH, resize)
+            resize()
+            while data := end.recv(CHUNK):
+                _write(1, data)
+        finally:
+            termios.tcsetattr(0, termios.TCSADRAIN, before)
+    else:
+        for descriptor, data in _frames(end):
+            _write(descriptor, data)
+    return int(client.exec_inspect(job)["ExitCode"])
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    stream = (sys.stderr if descriptor == STDERR else sys.stdout).buffer
+    stream.write(data)
+    stream.flush()

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from labctl import engine, images
@@ -31,8 +32,15 @@ from labctl.backends import (
     HostSpec,
     Lack,
     ProcessSpec,
+    Progress,
 )
-from labctl.backends.attach import AttachChannel, ForeignChannel, HolderChannel, attach
+from labctl.backends.attach import (
+    AttachChannel,
+    ForeignChannel,
+    HolderChannel,
+    attach,
+    run_attached,
+)
 from labctl.engine import Tolerated, translated
 from labctl.errors import LabError
 
@@ -45,6 +53,7 @@ and their containers inherit it, so it takes LEASE to tell what a run made."""
 
 WORKERS = 16
 END_DEADLINE = 20
+NEW = 60.0  # seconds; longer than a lab takes to come up
 RETRY = 0.05
 
 CONFINED: dict[str, Any] = {
@@ -81,12 +90,20 @@ class DockerBackend:
         """Whether an engine answers, within a moment. Never raises."""
         return engine.answers()
 
+    @classmethod
+    def describe_engine(cls) -> str | None:
+        """The engine in a few words, or None where none answers."""
+        try:
+            version = engine.connect(engine.PING_DEADLINE).version()
+        except LabError:
+            return None
+        return f"{_product(version)}, API {version['ApiVersion']}, {version['Arch']}"
+
     def environment(self) -> dict[str, str | None]:
-        version = self._version.get("Version")
         return {
             "kernel": self._version.get("KernelVersion"),
             "os": self._options.os,
-            "engine": f"Docker {version}" if version else None,
+            "engine": _product(self._version) if self._version else None,
         }
 
     def lacks(self) -> Mapping[str, Lack]:
@@ -126,6 +143,9 @@ class DockerBackend:
             self._containers = _results(created)
             _results(started)
             endpoints = client.inspect_network(network)["Containers"]
+        for name, container in holders.items():
+            if container not in endpoints:
+                raise self._ended(name)
         return _links(hosts, holders, self._holders, endpoints)
 
     def spawn(self, process: ProcessSpec) -> Channel:
@@ -187,6 +207,13 @@ class DockerBackend:
             raise LabError("the lab is down")
         return self._client, self._containers[process.name]
 
+    def _ended(self, host: str) -> LabError:
+        for _ in self._holders[host]:
+            pass  # It has ended; what it said goes to the log.
+        said = self._log.read_text(errors="replace").strip() if self._log.exists() else ""
+        reason = said.splitlines()[-1] if said else "no reason given"
+        return LabError(f"host {host} ended as soon as it was up: {reason}")
+
     def _name(self, *parts: str) -> str:
         return "-".join(["labctl", re.sub(r"[^\w.-]+", "-", self._options.run), *parts])
 
@@ -222,6 +249,27 @@ class DockerBackend:
     def _start_holder(self, client: APIClient, name: str, container: str) -> None:
         self._holders[name] = HolderChannel(attach(client, container), self._log)
         client.start(container)
+
+
+def build_images(os: str, progress: Progress) -> list[str]:
+    """Builds the images of an operating system unless they are there; returns their tags.
+
+    Raises Unavailable and LabError."""
+    built = images.ensure(engine.connect(), os, progress)
+    return [built.host, built.peer]
+
+
+def interactive(container: str, command: Sequence[str]) -> int:
+    """Runs a command in a container on this terminal, or on this program's standard streams;
+    returns its exit status. Raises Unavailable and LabError."""
+    with translated("run a command"):
+        return run_attached(engine.connect(), container, command)
+
+
+def _product(version: Mapping[str, Any]) -> str:
+    names = [part["Name"] for part in version.get("Components") or () if "Engine" in part["Name"]]
+    name = "Docker" if names in ([], ["Engine"]) else names[0].removesuffix(" Engine")
+    return f"{name} {version['Version']}"
 
 
 def _results(jobs: Mapping[str, Future[Any]]) -> dict[str, Any]:
@@ -323,8 +371,11 @@ class _Group:
 
     @property
     def held(self) -> bool:
-        """Whether any host's holder runs: they end with their controller."""
-        return any(
+        """Whether any host's holder runs, or all of it is so new that none may run yet. Holders end
+        with their controller."""
+        made = [float(found["Created"]) for found in self.containers]
+        made += [datetime.fromisoformat(found["Created"]).timestamp() for found in self.networks]
+        return time.time() - max(made) < NEW or any(
             found["State"] == "running" and PROCESS not in found["Labels"]
             for found in self.containers
         )
@@ -351,7 +402,7 @@ class _Group:
 
 def sweep(dead: Callable[[str, str, bool], bool], everything: bool = False) -> list[str]:
     """Removes the containers and networks of runs for which `dead(run, lease, held)` is true, or of
-    all; `held` says whether any of their holders still runs. Returns a line for each thing.
+    all; `held`: a holder runs, or the run is too new to tell. Returns a line for each thing.
 
     Images stay, and so does whatever labctl did not make. Raises Unavailable and LabError."""
     client = engine.connect()

@@ -32,6 +32,7 @@ from labctl.backends import (
     Lack,
     Message,
     ProcessSpec,
+    address_names,
     hosts_text,
 )
 from labctl.errors import LabError, Unavailable
@@ -129,10 +130,12 @@ class NetnsBackend:
         hosts_file = self._folder / "hosts"
         hosts_file.write_text(
             hosts_text(
-                {
-                    name: ([str(NETWORK_V4[n]) for n in ns], [str(NETWORK_V6[n]) for n in ns])
-                    for name, ns in addresses.items()
-                }
+                address_names(
+                    {
+                        name: ([str(NETWORK_V4[n]) for n in ns], [str(NETWORK_V6[n]) for n in ns])
+                        for name, ns in addresses.items()
+                    }
+                )
             )
         )
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

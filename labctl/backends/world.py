@@ -73,6 +73,8 @@ class World:
         """A new network namespace with an agent in it."""
         call("unshare", CLONE_NEWNET)
         self.networks[name] = os.open("/proc/self/ns/net", os.O_RDONLY)
+        with open("/proc/sys/net/ipv4/ip_unprivileged_port_start", "w") as file:
+            file.write("0")  # as container engines have it
         try:
             return {"pid": self.fork(channel, lambda: self.agent.main(["--tether"]))}
         finally:

@@ -38,9 +38,14 @@ SOCKETS_SHOWN = 6
 STEPS_SHOWN = 7
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # cli.py knows what to do; rich would exit
+
+
 def console(stderr: bool = False) -> Console:
     """A console on stdout or stderr. NO_COLOR and TERM are heeded (see rich's Console)."""
-    found = Console(stderr=stderr, highlight=False)
+    found = _Console(stderr=stderr, highlight=False)
     if not found.is_terminal:
         found.width = max(found.width, PIPE_WIDTH)
     return found

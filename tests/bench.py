@@ -1,0 +1,382 @@
+"""Compares labctl with what one would use instead: `make bench`, or ARGS='--only a,c -n 3'.
+
+    a  a whole `labctl run` against a shell script that does the same by hand
+    b  a lab on a Docker engine against the same containers by Compose
+    c  hosts on namespaces, up and down, against Mininet
+
+Machines differ, so what counts is ratios within one run. The sides take turns, A B A B, each sample
+in fresh processes; a ratio is the median over the pairs, and the spread its least and greatest.
+What can't be measured here is skipped, and says why. Exit status 1 if a tool fails; a goal that is
+missed is no failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import operator
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from labctl import engine, images
+from labctl.backends import netns
+from labctl.errors import LabctlError
+from labctl.workflow import DEFAULT_OS
+
+ROOT = Path(__file__).resolve().parent.parent
+SCENARIO = ROOT / "scenarios" / "fin_wait_2.yaml"
+SCRIPT = ROOT / "tests" / "bench_fin_wait_2.sh"
+LABCTL = [sys.executable, "-m", "labctl"]
+PATIENCE = 120
+WIDTH = 100
+PAIRS = 5
+PAIRS_ON_DOCKER = 3  # of samples that take seven seconds each
+
+# The services of compose.yaml: up, the client when the server listens, and down again.
+BY_LABCTL = """\
+title: What compose.yaml starts
+hosts:
+  server: {calls: 'socket; bind :8000; listen 20; accept; recv; send "I am server" x 24; wait'}
+  client: {calls: 'socket; connect server:8000; send "I am client"; recv until eof; close'}
+steps:
+  - start: server
+  - wait: {sockets: {server: LISTEN}}
+  - start: client
+"""
+
+HOSTS_BY_LABCTL = """
+import sys, tempfile, time
+from pathlib import Path
+from labctl.backends import BackendOptions
+from labctl.backends.netns import NetnsBackend
+from labctl.history import History
+from labctl.lab import Lab
+from labctl.scenario import load
+
+with tempfile.TemporaryDirectory() as folder:
+    path = Path(folder, "hosts.yaml")
+    hosts = ", ".join(f"h{n}: {{}}" for n in range(int(sys.argv[1])))
+    path.write_text(f"title: Hosts\\nhosts: {{{hosts}}}\\nsteps: []\\n")
+    (scenario,) = load(path)
+    begin = time.monotonic()
+    backend = NetnsBackend(BackendOptions("bench", "bench", Path(folder), "", print))
+    with Lab(scenario, backend, History(), lambda event: None):
+        pass
+    print(time.monotonic() - begin)
+"""
+
+# Mininet's own LinuxBridge does the same by brctl, which few machines still have.
+HOSTS_BY_MININET = """
+import sys, time
+from mininet.net import Mininet
+from mininet.node import Switch
+from mininet.topo import SingleSwitchTopo
+
+class Bridge(Switch):
+    def start(self, controllers):
+        self.cmd("ip link add", self, "type bridge")
+        for port in self.intfList():
+            if self.name in port.name:
+                self.cmd("ip link set", port, "master", self)
+        self.cmd("ip link set", self, "up")
+
+    def stop(self, deleteIntfs=True):
+        self.cmd("ip link delete", self)
+        super().stop(deleteIntfs)
+
+begin = time.monotonic()
+net = Mininet(topo=SingleSwitchTopo(int(sys.argv[1])), switch=Bridge, controller=None)
+net.start()
+net.stop()
+print(time.monotonic() - begin)
+"""
+SYSTEM_PYTHON = "/usr/bin/python3"  # the one that a distribution's Mininet belongs to
+# Nothing of Mininet is left, however it ends.
+OWN_NAMESPACES = [
+    "unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"
+]  # fmt: skip
+
+
+class Skip(Exception):
+    """What can't be measured here: the reason and the mend."""
+
+
+class ToolFailed(Exception):
+    """A tool that was there did not do its work."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: samples in seconds, in pairs, and how a pair is compared."""
+
+    what: str
+    ours: Sequence[float]
+    theirs: Sequence[float]
+    goal: float
+    compare: Callable[[float, float], float] = operator.truediv
+
+    def cells(self) -> list[str]:
+        values = [self.compare(a, b) for a, b in zip(self.ours, self.theirs, strict=True)]
+        value = statistics.median(values)
+        form = "{:.2f}" if self.compare is operator.truediv else "{:+.2f} s"
+        met = value <= self.goal
+        return [
+            self.what,
+            str(len(values)),
+            f"{statistics.median(self.ours):.2f} s",
+            f"{statistics.median(self.theirs):.2f} s",
+            form.format(value),
+            f"{min(values):.2f}..{max(values):.2f}",
+            f"≤ {self.goal:.2f}",
+            "[green]met[/]" if met else "[red]missed[/]",
+        ]
+
+
+Rows = Iterator[Row]
+
+
+def take_turns(pairs: int, *sides: Callable[[], float]) -> list[list[float]]:
+    """The samples of each side."""
+    rounds = [[side() for side in sides] for _ in range(pairs)]
+    return [list(samples) for samples in zip(*rounds, strict=True)]
+
+
+def output_of(command: Sequence[str]) -> str:
+    """What a command writes to stdout. Raises ToolFailed."""
+    try:
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise ToolFailed(f"{command[0]}: not done in {PATIENCE} s") from exc
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-3:]
+        raise ToolFailed(f"{command[0]}: status {done.returncode}: {' / '.join(said)}")
+    return done.stdout
+
+
+def seconds(*commands: Sequence[str]) -> float:
+    """How long commands take, one after the other."""
+    begin = time.monotonic()
+    for command in commands:
+        output_of(command)
+    return time.monotonic() - begin
+
+
+# --- What is compared -----------------------------------------------------------------------------
+
+
+def lesson_on_namespaces(pairs: int) -> Rows:
+    need_namespaces()
+    lesson = Lesson("netns")
+    ours, script = take_turns(pairs, lesson.run, lambda: seconds([str(SCRIPT)]))
+    yield Row("a  labctl run fin_wait_2 : shell script", ours, script, 1.15)
+    yield Row("a  labctl run less the lesson's own wait", ours, lesson.waits, 0.6, operator.sub)
+
+
+def lesson_on_docker(pairs: int) -> Rows:
+    need_images()
+    lesson = Lesson("docker")
+    (ours,) = take_turns(min(pairs, PAIRS_ON_DOCKER), lesson.run)
+    yield Row("a  the same on a Docker engine", ours, lesson.waits, 1.5, operator.sub)
+
+
+class Lesson:
+    """Runs the scenario as a user does; `waits`: how long TCP itself had it wait each time."""
+
+    def __init__(self, backend: str) -> None:
+        self.backend = backend
+        self.waits: list[float] = []
+
+    def run(self) -> float:
+        with tempfile.TemporaryDirectory() as out:
+            command = [*LABCTL, "run", str(SCENARIO), "--backend", self.backend]
+            begin = time.monotonic()
+            text = output_of([*command, "--format", "json", "--out", out])
+            taken = time.monotonic() - begin
+            (run,) = json.loads(text)["runs"]
+            history = Path(run["dir"], "history.jsonl").read_text("utf-8")
+        (killed,) = [e for e in map(json.loads, history.splitlines()) if e.get("label") == "killed"]
+        (forgotten,) = [v for v in run["verdicts"] if v["expected"].endswith("of killed")]
+        self.waits.append(forgotten["at"] - killed["t"])
+        return taken
+
+
+def containers(pairs: int) -> Rows:
+    built = need_images()
+    compose = need_compose()
+    project = f"labctl-bench-{os.getpid()}"
+    with tempfile.TemporaryDirectory() as folder:
+        scenario = Path(folder, "compose.yaml")
+        scenario.write_text(BY_LABCTL, "utf-8")
+        run = [*LABCTL, "run", str(scenario), "--backend", "docker", "--out", folder]
+        same_images = {
+            "server-host": {"image": built.host},
+            "client-host": {"image": built.host},
+            "server": {"image": built.peer},
+            "client": {"image": built.peer},
+        }
+        depends_on = {"server": {"condition": "service_started"}}
+        unwaiting = {**same_images, "client": {"image": built.peer, "depends_on": depends_on}}
+
+        def by_compose(name: str, services: object) -> Callable[[], float]:
+            override = Path(folder, f"{name}.json")
+            override.write_text(json.dumps({"services": services}), "utf-8")
+            files = ["-f", str(ROOT / "compose.yaml"), "-f", str(override)]
+            command = [*compose, *files, "--project-directory", str(ROOT), "-p", project]
+            down = [*command, "down", "-t", "0"]
+
+            def sample() -> float:
+                try:
+                    return seconds([*command, "up", "-d"], down)
+                except BaseException:
+                    subprocess.run(down, capture_output=True, check=False)
+                    raise
+
+            return sample
+
+        ours, waiting, hasty = take_turns(
+            pairs,
+            lambda: seconds(run),
+            by_compose("waiting", same_images),
+            by_compose("unwaiting", unwaiting),
+        )
+    yield Row("b  labctl run : compose up, down", ours, waiting, 0.75)
+    yield Row("b  where Compose does not wait", ours, hasty, 0.75)
+
+
+def hosts(pairs: int) -> Rows:
+    need_mininet()
+    need_namespaces()
+    for count in (2, 50):
+        labctl = [sys.executable, "-c", HOSTS_BY_LABCTL, str(count)]
+        mininet = [*OWN_NAMESPACES, SYSTEM_PYTHON, "-c", HOSTS_BY_MININET, str(count)]
+        ours, theirs = take_turns(pairs, partial(told, labctl), partial(told, mininet))
+        yield Row(f"c  {count} hosts, labctl : Mininet", ours, theirs, 1.0)
+
+
+def told(command: Sequence[str]) -> float:
+    """How long a program says that it took, without its imports."""
+    return float(output_of(command).split()[-1])
+
+
+PARTS: dict[str, list[Callable[[int], Rows]]] = {
+    "a": [lesson_on_namespaces, lesson_on_docker],
+    "b": [containers],
+    "c": [hosts],
+}
+NOTES = {
+    "a": "The script polls every 50 ms. The lesson's own wait: from the kill until the kernel has "
+    "forgotten the orphan, tcp_fin_timeout.",
+    "b": "Whole processes, from the same images: labctl run of a scenario with the services of "
+    "compose.yaml (loading, recording, judging and sweeping included) against up -d and "
+    "down -t 0. compose.yaml starts its client when a health check, each second, has seen the "
+    "server; labctl polls, and does wait in the second comparison too.",
+    "c": "In process, imports left out, Mininet without controller and on a kernel bridge.",
+}
+
+
+# --- What it takes --------------------------------------------------------------------------------
+
+
+def need_namespaces() -> None:
+    if lack := netns.unavailable():
+        raise Skip(f"{lack.reason}; {lack.mend}")
+
+
+def need_images() -> images.Images:
+    if not engine.answers():
+        raise Skip("no Docker engine answers; start one, or set DOCKER_HOST")
+    try:
+        client = engine.connect()
+        try:
+            return images.ensure(client, DEFAULT_OS, lambda line: print(line, file=sys.stderr))
+        finally:
+            client.close()
+    except LabctlError as exc:
+        raise Skip(str(exc)) from exc
+
+
+def need_compose() -> list[str]:
+    """How Compose is called here: the plugin, or the program."""
+    for command in (["docker", "compose"], ["docker-compose"]):
+        if shutil.which(command[0]):
+            asked = subprocess.run([*command, "version"], capture_output=True, check=False)
+            if asked.returncode == 0:
+                return command
+    raise Skip("Compose is not here; install the package docker-compose")
+
+
+def need_mininet() -> None:
+    asked = [SYSTEM_PYTHON, "-c", "import mininet.net"]
+    if not Path(SYSTEM_PYTHON).exists() or not shutil.which("mnexec"):
+        raise Skip("Mininet is not here; install the package mininet")
+    if subprocess.run(asked, capture_output=True, check=False).returncode:
+        raise Skip(f"{SYSTEM_PYTHON} can't import Mininet; install the package mininet")
+    if os.geteuid():
+        raise Skip("Mininet wants root; run this as root")
+
+
+# --- The table ------------------------------------------------------------------------------------
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "--only", default="a,b,c", metavar="PARTS", help="such as a,c; default: all"
+    )
+    parser.add_argument("-n", type=int, default=PAIRS, metavar="PAIRS", help=f"default: {PAIRS}")
+    options = parser.parse_args()
+    parts = options.only.split(",")
+    if unknown := [part for part in parts if part not in PARTS]:
+        parser.error(f"--only: no part {', '.join(unknown)}; allowed: {', '.join(PARTS)}")
+    if options.n < 1:
+        parser.error("-n: at least 1")
+    table = Table(box=None, pad_edge=False)
+    for column in ("", "n", "labctl", "other", "ratio", "spread", "goal", ""):
+        table.add_column(column, no_wrap=True, justify="right" if column else "left")
+    remarks, failed = [], False
+    begin = time.monotonic()
+    for part in parts:
+        for measure in PARTS[part]:
+            print(f"bench: {part}, {measure.__name__.replace('_', ' ')}", file=sys.stderr)
+            try:
+                for row in measure(options.n):
+                    table.add_row(*row.cells())
+            except Skip as exc:
+                remarks.append(f"{part}: {measure.__name__.replace('_', ' ')} skipped: {exc}")
+            except ToolFailed as exc:
+                remarks.append(f"{part}: FAILED: {exc}")
+                failed = True
+        remarks.append(f"{part}: {NOTES[part]}")
+    console = Console(highlight=False)
+    console.width = max(WIDTH, console.width)
+    console.print(table)
+    for remark in remarks:
+        console.print(remark, markup=False)
+    console.print(f"{time.monotonic() - begin:.0f} s")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""On Docker the controller needs the engine's socket and nothing else of its machine."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from labctl.resources import scenarios
+
+PR_CAPBSET_DROP, LAST_CAPABILITY = 24, 63
+CAPABILITY_VERSION_3 = 0x20080522
+MINUTES = 12 * 60
+
+
+def renounce() -> None:
+    """Leaves the process without a capability, as any user's: it may be root in name alone."""
+    libc = ctypes.CDLL(None)
+    for number in range(LAST_CAPABILITY + 1):
+        libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0)
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
+    assert libc.capset(header, (ctypes.c_uint32 * 6)()) == 0
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+def test_every_lesson_runs_without_privileges_and_without_tools(tmp_path: Path) -> None:
+    home = {"HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path / "runtime")}
+    done = subprocess.run(
+        [sys.executable, "-m", "labctl", "run", str(scenarios()), "--backend", "docker",
+         "--format", "json"],
+        env={**os.environ, **home, "PATH": ""},
+        preexec_fn=renounce,
+        capture_output=True,
+        text=True,
+        timeout=MINUTES,
+        check=False,
+    )  # fmt: skip
+    assert done.stdout, done.stderr
+    runs = json.loads(done.stdout)["runs"]
+    assert {run["scenario"] for run in runs} == {path.stem for path in scenarios().rglob("*.yaml")}
+    assert [run for run in runs if run["result"] != "pass"] == []
+    assert done.returncode == 0

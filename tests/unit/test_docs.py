@@ -1,0 +1,318 @@
+"""The docs are complete, and true as far as a program can tell."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from labctl import cli, predicates, scenario, steps
+from labctl.backends import CAPABILITIES
+from labctl.calls import parse_calls, peer
+from labctl.check import Verdict
+from labctl.document import Document
+from labctl.errors import LabctlError
+from labctl.history import KINDS, History
+from labctl.probes.sockets import State
+from labctl.runner import RunResult
+
+ROOT = Path(__file__).parents[2]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+SCENARIOS = sorted((ROOT / "scenarios").rglob("*.yaml"))
+SCHEMA = ROOT / "docs" / "scenario.schema.json"
+MODELINE = re.compile(r"# yaml-language-server: \$schema=(\S+)\n")
+
+FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+ROW = re.compile(r"^\| (.+) \|$", re.MULTILINE)
+CODE = re.compile(r"`([^`]+)`")
+BAR = re.compile(r"(?<!\\)\|")
+
+AROUND: dict[str, Any] = {
+    "title": "What a fragment stands in",
+    "hosts": {"server": {"calls": "await"}, "client": {"calls": "await"}},
+    "steps": [],
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its info string, its content, and where it begins."""
+
+    page: Path
+    line: int
+    info: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.name}:{self.line}"
+
+
+@cache
+def read(name: str) -> str:
+    return (ROOT / name).read_text("utf-8")
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    text = page.read_text("utf-8")
+    for found in FENCE.finditer(text):
+        line = text.count("\n", 0, found.start()) + 1
+        yield Block(page, line, found.group(1), found.group(2))
+
+
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+
+
+def table(name: str, heading: str, first: str) -> list[list[str]]:
+    """The rows below `| FIRST |` in a section, as cells; fails where there is no such table."""
+    sections = re.split(r"^#+ ", FENCE.sub("", read(name)), flags=re.MULTILINE)
+    (section,) = (text for text in sections if text.partition("\n")[0] == heading)
+    rows = [[cell.strip() for cell in BAR.split(row)] for row in ROW.findall(section)]
+    ends = [i for i, row in enumerate(rows) if set(row[0]) <= {"-"}]
+    for this, following in zip(ends, [*ends[1:], len(rows) + 1], strict=True):
+        if rows[this - 1][0] == first:
+            return rows[this + 1 : following - 1]
+    raise AssertionError(f"{name} has no table {first!r} below {heading!r}")
+
+
+def words(name: str, heading: str, first: str) -> list[str]:
+    """The first word of everything that stands as code in the first column of a table."""
+    codes = [code for row in table(name, heading, first) for code in CODE.findall(row[0])]
+    return [re.split(r"[\s:]", code, maxsplit=1)[0] for code in codes]
+
+
+def keys(model: Any) -> set[str]:
+    return {field.alias or name for name, field in model.model_fields.items()}
+
+
+LANGUAGE = "docs/language.md"
+MODIFIERS = set().union(*map(keys, steps.STEPS.values())) - steps.STEPS.keys()
+
+
+# --- What exists is documented, and nothing else --------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("heading", "first", "known"),
+    [
+        ("Top level", "key", keys(scenario.Written)),
+        ("Top level", "capability", set(CAPABILITIES)),
+        ("Hosts", "key", keys(scenario.Host)),
+        ("Processes", "key", keys(scenario.Process)),
+        ("Calls", "call", set(peer().CALLS)),
+        ("Steps", "verb", set(steps.STEPS)),
+        ("Modifiers", "modifier", MODIFIERS),
+        ("Modifiers", "key", keys(steps.When)),
+        ("Predicates", "subject", keys(predicates.Predicate)),
+        ("Sockets", "key", keys(predicates.SocketPattern)),
+        ("Process", "key", keys(predicates.ProcessPattern)),
+        ("Values", "state", {str(state) for state in State}),
+        ("The run directory", "kind", set(KINDS)),
+    ],
+)  # fmt: skip
+def test_language(heading: str, first: str, known: set[str]) -> None:
+    assert set(words(LANGUAGE, heading, first)) == known
+
+
+def test_language_other_states() -> None:
+    for name, others in table(LANGUAGE, "Values", "state"):
+        for other in CODE.findall(others):
+            assert f"`{State.parse(other)}`" == name
+
+
+def test_language_not_supported_yet() -> None:
+    text = read(LANGUAGE).partition("## Not supported yet\n")[2]
+    assert {*steps.NOT_YET, *predicates.NOT_YET} <= set(CODE.findall(text))
+
+
+def test_result_document(tmp_path: Path) -> None:
+    (case,) = load(AROUND)
+    verdict = Verdict("pass", "", "", "", 0.0, "")
+    run = RunResult(
+        case, "skip", "why", "netns", {}, "", 0.0, 0.0, tmp_path, (verdict,), (), History()
+    )
+    result, each_run, each_verdict = (
+        words(LANGUAGE, "The result", first) for first in ("result", "key", "key of a verdict")
+    )
+    assert set(result) == set(cli.EXIT)
+    assert each_run == list(run.as_json())
+    assert each_verdict == list(verdict.as_json())
+
+
+def test_exit_statuses() -> None:
+    documented = {int(row[0]) for row in table("README.md", "Exit statuses", "status")}
+    kinds = [LabctlError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    assert documented == {*cli.EXIT.values(), *(kind.exit_status for kind in kinds)}
+    for result, _, status in table(LANGUAGE, "The result", "result"):
+        assert cli.EXIT[result.strip("`")] == int(status)
+
+
+def commands(group: click.Group, *above: str) -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, *above, name)
+        elif not command.hidden:
+            yield " ".join(("labctl", *above, name)), command
+
+
+COMMANDS = dict(commands(cli.main))
+
+
+def test_commands() -> None:
+    documented = {}
+    for row in table("README.md", "Commands", "command"):
+        (usage,) = CODE.findall(row[0])
+        (name,) = (name for name in COMMANDS if f"{usage} ".startswith(f"{name} "))
+        documented[name] = usage.removeprefix(name), " ".join(row)
+    assert set(documented) == set(COMMANDS)
+    for name, command in COMMANDS.items():
+        arguments, text = documented[name]
+        for parameter in command.params:
+            if isinstance(parameter, click.Argument):
+                assert parameter.human_readable_name in arguments
+            else:
+                assert max(parameter.opts, key=len) in text
+
+
+def test_common_options() -> None:
+    with click.Context(cli.main, **cli.main.context_settings) as context:
+        for parameter in cli.main.get_params(context):
+            for option in parameter.opts:
+                assert re.search(rf"`[^`]*{option}`", read("README.md"))
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_where_to_add(page: str) -> None:
+    whole = table("docs/architecture.md", "Where to add things", "to add")
+    assert [row for row in table(page, "Where to add things", "to add") if row not in whole] == []
+
+
+def test_where_to_add_names_what_is_there() -> None:
+    for row in table("docs/architecture.md", "Where to add things", "to add"):
+        text = "".join(read(path) if (ROOT / path).is_file() else "\n".join(
+            file.read_text("utf-8") for file in (ROOT / path).glob("*.*")
+        ) for path in CODE.findall(row[1]) if "/" in path)  # fmt: skip
+        for name in re.findall(r"\b[A-Z]{4,}\b", row[1].replace("README", "")):
+            assert re.search(rf"^{name}\b", text, re.MULTILINE), f"{name} in {row}"
+
+
+def test_lessons() -> None:
+    listed = words("docs/lessons.md", "The lessons", "lesson")
+    assert sorted(listed) == sorted(path.stem for path in SCENARIOS)
+
+
+# --- Examples -------------------------------------------------------------------------------------
+
+
+def load(data: dict[str, Any]) -> list[scenario.Scenario]:
+    text = yaml.safe_dump(data, sort_keys=False)
+    return scenario.load_document(Document("around", text), text, "around", {})
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+def test_example(block: Block) -> None:
+    """`yaml` is a scenario, `yaml KEY` what stands below a top-level key, `yaml excerpt` a part of
+    a shipped scenario, and `calls` what a process does."""
+    kind, _, key = block.info.partition(" ")
+    if block.info == "yaml":
+        scenario.load_document(Document(str(block), block.text), block.text, "example", {})
+    elif block.info == "yaml excerpt":
+        assert any(block.text in path.read_text("utf-8") for path in SCENARIOS)
+    elif block.info == "yaml hosts":
+        load({**AROUND, key: {**AROUND["hosts"], **yaml.safe_load(block.text)}})
+    elif kind == "yaml":
+        assert key in keys(scenario.Written)
+        load({**AROUND, key: yaml.safe_load(block.text)})
+    elif kind == "calls":
+        assert parse_calls(block.text)
+    elif kind == "json":
+        json.loads(block.text)
+    else:
+        assert block.info in ("sh", "text")
+
+
+def shell_lines() -> Iterator[tuple[Path, str]]:
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        inline = (code for code in CODE.findall(FENCE.sub("", text)) if "|" not in code)
+        fenced = (line for b in blocks(page) if b.info == "sh" for line in b.text.splitlines())
+        yield from ((page, line) for line in (*inline, *fenced) if line.startswith("labctl "))
+
+
+def test_labctl_lines() -> None:
+    """Every `labctl ...` has a command and options that exist; a changelog tells of others too."""
+    for page, line in shell_lines():
+        if page.name == "CHANGELOG.md":
+            continue
+        command = re.split(r"[;>#]| -- ", line)[0].strip()
+        if command == "labctl --version":
+            continue
+        names = [name for name in COMMANDS if f"{command} ".startswith(f"{name} ")]
+        groups = [name for name in cli.main.commands if command == f"labctl {name}"]
+        assert names or groups, f"{page.name}: {line}"
+        known = {option for name in names for p in COMMANDS[name].params for option in p.opts}
+        used = re.findall(r"(?<=\s)--?[a-z][a-z-]*", command)
+        assert set(used) <= {*known, "--help"}, f"{page.name}: {line}"
+
+
+def test_compose_lines() -> None:
+    """What is to be done by hand stands in the header of compose.yaml."""
+    found = [line for b in blocks(ROOT / "README.md") for line in b.text.splitlines()]
+    lines = [line.strip() for line in found if line.startswith("docker compose ")]
+    assert len(lines) == 4
+    assert all(f"#     {line}" in read("compose.yaml").splitlines() for line in lines)
+
+
+# --- Files ----------------------------------------------------------------------------------------
+
+
+def without_signals(found: Any) -> Any:
+    """A schema without the list of signals, which is the machine's own."""
+    if isinstance(found, dict):
+        return {k: without_signals(v) for k, v in found.items() if k != "enum" or "KILL" not in v}
+    return [without_signals(item) for item in found] if isinstance(found, list) else found
+
+
+def test_schema_is_committed() -> None:
+    printed = json.loads(CliRunner().invoke(cli.main, ["schema"]).output)
+    committed = json.loads(SCHEMA.read_text("utf-8"))
+    assert without_signals(committed) == without_signals(printed), (
+        "labctl schema > docs/scenario.schema.json"
+    )
+
+
+@pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: path.stem)
+def test_scenario_names_the_schema(path: Path) -> None:
+    found = MODELINE.match(path.read_text("utf-8"))
+    assert found
+    assert (path.parent / found.group(1)).resolve() == SCHEMA
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links(page: Path) -> None:
+    text = FENCE.sub("", page.read_text("utf-8"))
+    for target in LINK.findall(text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        file = page.parent / name if name else page
+        assert file.exists(), target
+        headings = HEADING.findall(FENCE.sub("", file.read_text("utf-8"))) if anchor else []
+        assert not anchor or anchor in map(slug, headings), target
+
+
+def slug(heading: str) -> str:
+    """A heading's anchor, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")

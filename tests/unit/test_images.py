@@ -1,0 +1,130 @@
+"""Images are named after what they are made of, and their context is the same bytes everywhere."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from labctl import images, resources
+
+SOURCES = {"install.sh": b"one", "host/Dockerfile": b"two", "peer/peer.py": b"three"}
+
+
+def test_tags_say_what_they_are() -> None:
+    found = images.tags("debian:12", SOURCES)
+    assert found.host.startswith("labctl/host:debian-12-")
+    assert found.peer.startswith("labctl/peer:debian-12-")
+    assert len(found.host.rpartition("-")[2]) == 12
+    assert found.host.rpartition("-")[2] == found.peer.rpartition("-")[2]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        SOURCES | {"install.sh": b"One"},
+        SOURCES | {"more": b""},
+        {**SOURCES, "install.sh": b"two", "host/Dockerfile": b"one"},
+        {name: content for name, content in SOURCES.items() if name != "install.sh"},
+        {"install.sh": b"onetwo", "host/Dockerfile": b"", "peer/peer.py": b"three"},
+    ],
+    ids=["edited", "added", "exchanged", "removed", "moved across files"],
+)
+def test_the_key_changes_with_the_sources(changed: dict[str, bytes]) -> None:
+    assert images.tags("debian:12", changed) != images.tags("debian:12", SOURCES)
+
+
+def test_the_key_changes_with_the_system_but_not_with_the_order() -> None:
+    turned = dict(reversed(SOURCES.items()))
+    assert images.tags("debian:12", turned) == images.tags("debian:12", SOURCES)
+    assert images.tags("debian:13", SOURCES) != images.tags("debian:12", SOURCES)
+    # The same slug, and another image.
+    assert images.tags("debian/12", SOURCES) != images.tags("debian:12", SOURCES)
+
+
+def test_any_name_of_an_image_makes_a_valid_tag() -> None:
+    found = images.tags("registry.example:5000/team/os@sha256:" + "0" * 64, SOURCES)
+    repository, _, tag = found.host.partition(":")
+    assert repository == "labctl/host"
+    assert len(tag) <= 128
+    assert all(c.isalnum() or c in "._-" for c in tag)
+
+
+def test_what_python_leaves_in_the_folder_changes_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    shutil.copytree(resources.images(), folder, ignore=shutil.ignore_patterns("__pycache__"))
+    before = images.read_sources(folder)
+    cache = folder / "peer" / "__pycache__"
+    cache.mkdir()
+    (cache / "peer.cpython-311.pyc").write_bytes(os.urandom(100))
+    assert images.read_sources(folder) == before == images.read_sources(resources.images())
+    assert {"install.sh", "host/Dockerfile", "host/agent.py", "peer/Dockerfile"} <= before.keys()
+
+
+def test_the_context_is_the_same_bytes_whenever_it_is_made() -> None:
+    first = images.context(SOURCES)
+    assert images.context(dict(reversed(SOURCES.items()))) == first
+    with tarfile.open(fileobj=io.BytesIO(first)) as tar:
+        found = {entry.name: entry for entry in tar}
+        assert found.keys() == SOURCES.keys()
+        assert {(entry.mtime, entry.uid, entry.mode) for entry in found.values()} == {(0, 0, 0o644)}
+        content = tar.extractfile("install.sh")
+        assert content is not None
+        assert content.read() == b"one"
+
+
+TOOLS = ("python3", "ip", "ss", "tc", "nft", "tcpdump")
+
+
+def install(folder: Path, *present: str) -> tuple[int, list[str]]:
+    """Runs install.sh where only these programs are, which do nothing but be called, and managers
+    bring what is asked for; returns its status, and what it called and said."""
+    programs, log = folder / "bin", folder / "log"
+    programs.mkdir()
+    log.touch()
+    (programs / "sort").symlink_to(shutil.which("sort") or "")
+    script = f'#!/bin/sh\necho "${{0##*/}}" "$@" >> {log}\n'
+    brings = f"for tool in {' '.join(TOOLS)}; do {shutil.which('cp')} $0 {programs}/$tool; done\n"
+    for name in ("rm", *present):
+        program = programs / name
+        program.write_text(script if name in ("rm", *TOOLS) else script + brings)
+        program.chmod(0o755)
+    done = subprocess.run(
+        [shutil.which("sh") or "", str(resources.images() / "install.sh"), *TOOLS],
+        env={"PATH": str(programs)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    calls = [line for line in log.read_text().splitlines() if not line.startswith("python3")]
+    return done.returncode, calls + done.stderr.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("manager", "call"),
+    [
+        ("apt-get", "apt-get install -y --no-install-recommends iproute2 nftables python3 tcpdump"),
+        ("apk", "apk add --no-cache iproute2 nftables python3 tcpdump"),
+        ("dnf", "dnf install -y iproute iproute-tc nftables python3 tcpdump"),
+        ("microdnf", "microdnf install -y iproute iproute-tc nftables python3 tcpdump"),
+    ],
+)
+def test_install_uses_the_manager_that_is_there(tmp_path: Path, manager: str, call: str) -> None:
+    status, said = install(tmp_path, manager)
+    assert status == 0, said
+    assert call in said
+
+
+def test_install_does_nothing_where_all_of_it_is_there(tmp_path: Path) -> None:
+    assert install(tmp_path, *TOOLS, "apt-get") == (0, [])
+
+
+def test_install_fails_where_nothing_can_install(tmp_path: Path) -> None:
+    status, said = install(tmp_path, "python3")
+    assert status == 1
+    assert "no apt-get, apk, dnf or microdnf" in said[-1]

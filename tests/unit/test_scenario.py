@@ -1,0 +1,544 @@
+"""Good scenarios: params, variants, labels, names; and that no text at all breaks the loader."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from labctl.backends import HostSpec
+from labctl.document import Document
+from labctl.errors import ScenarioError, UsageError
+from labctl.predicates import SocketPattern
+from labctl.probes.sockets import State
+from labctl.scenario import Scenario, find, load, load_document
+from labctl.steps import STEPS, Call, Kill, Sleep, Wait
+from labctl.steps import Sysctl as SysctlStep
+from labctl.values import Within
+
+LESSON = """\
+# A comment
+title: FIN_WAIT_2 on the server, because the client never closes
+about: |
+  The server is killed while connected.
+refs: [RFC 9293 section 3.6, "tcp(7): tcp_fin_timeout"]
+
+params:
+  fin_timeout: 5
+  port: 8000
+
+hosts:
+  server:
+    sysctls: {net.ipv4.tcp_fin_timeout: "${fin_timeout}"}
+    calls: |
+      socket
+      bind :${port}
+      listen 20
+      accept
+      recv
+      send "I am server" x 24
+      wait
+  client:
+    calls: |
+      socket
+      connect server:${port}
+      send "I am client"
+      wait                     # blocked: never reads the end, never closes
+
+steps:
+  - start: server
+  - wait: {sockets: {server: LISTEN}}
+  - start: client
+  - wait: {sockets: {server: ESTAB, client: ESTAB}}
+  - kill: server
+    as: killed
+  - expect: {sockets: {server: FIN-WAIT-2, client: CLOSE-WAIT}}
+  - snapshot: half closed
+  - restart: server
+  - wait: {process: {server: EADDRINUSE}}
+  - wait: {sockets: {server: none}}
+    since: killed
+    within: 4.5s..7s           # an orphan lives tcp_fin_timeout seconds
+
+expect:
+  - process: {client: running}
+"""
+HOSTS = "hosts: {server: {calls: socket}, client: {calls: socket}}\n"
+
+
+def cases(text: str, **sets: str) -> list[Scenario]:
+    return load_document(Document("lesson.yaml", text), text, "lesson", sets)
+
+
+def case(text: str, **sets: str) -> Scenario:
+    (found,) = cases(text, **sets)
+    return found
+
+
+def small(steps: str, more: str = "") -> Scenario:
+    return case(f"title: small\n{more}{HOSTS}steps:\n{steps}")
+
+
+def test_a_lesson() -> None:
+    lesson = case(LESSON)
+    assert lesson.title == "FIN_WAIT_2 on the server, because the client never closes"
+    assert lesson.about == "The server is killed while connected."
+    assert lesson.refs == ("RFC 9293 section 3.6", "tcp(7): tcp_fin_timeout")
+    assert (lesson.name, lesson.label, lesson.variant) == ("lesson", "lesson", {})
+    assert lesson.host_specs == [HostSpec("server"), HostSpec("client")]
+    assert list(lesson.processes) == ["server", "client"]
+    assert lesson.processes["client"].calls == (
+        'socket\nconnect server:8000\nsend "I am client"\n'
+        "wait                     # blocked: never reads the end, never closes\n"
+    )
+    assert [step.verb for step in lesson.steps] == [
+        "start", "wait", "start", "wait", "kill", "expect", "snapshot", "restart", "wait", "wait"
+    ]  # fmt: skip
+    assert lesson.needs == frozenset()
+    last = lesson.steps[-1]
+    assert isinstance(last, Wait)
+    assert (last.within, last.since) == (Within(4.5, 7.0), "killed")
+    lines = LESSON.splitlines()
+    assert "- start: server" in lines[lesson.step_lines[0] - 1]
+    assert "none" in lines[lesson.step_lines[-1] - 1]
+    assert "client: running" in lines[lesson.expect_lines[0] - 1]
+
+
+def test_a_file_is_read_once(tmp_path: Path) -> None:
+    file = tmp_path / "fin_wait_2.yaml"
+    file.write_bytes(b"\xef\xbb\xbf" + LESSON.replace("\n", "\r\n").encode())
+    (found,) = load(file)
+    assert (found.name, found.source) == ("fin_wait_2", str(file))
+    assert found.steps == case(LESSON).steps
+    assert found.step_lines == case(LESSON).step_lines
+
+
+# Params
+
+
+def test_a_whole_scalar_keeps_its_type() -> None:
+    text = f"title: t\nparams: {{n: 5, on: true}}\n{HOSTS}steps:\n  - sleep: ${{n}}\n"
+    assert case(text).steps[0].sleep == 5.0  # type: ignore[attr-defined]
+    wrong = text.replace("sleep: ${n}", "sleep: ${on}")
+    with pytest.raises(ScenarioError, match="True is no duration"):
+        case(wrong)
+
+
+def test_params_stand_anywhere() -> None:
+    text = """\
+    title: "${who} ${n}: ${text}"
+    params: {who: server, n: 3, text: "${who} and ${n}", key: tcp_fin_timeout, half: 0.5}
+    hosts:
+      ${who}:
+        sysctls: {"net.ipv4.${key}": "${n}"}
+        calls: |
+          socket
+          connect ${who}:800${n}  # ${who}
+          send "${text}" x ${n}
+      client: {run: [echo, "${n}", "${half}", $n, "$${n}"], env: {"${who}": "${n}"}}
+    steps:
+      - kill: ${who}
+        as: at ${n}
+      - wait: {sockets: {"${who}": none}}
+        since: at ${n}
+        within: ${n}s..1${n}
+    """
+    found = case(text)
+    assert found.title == "server 3: server and 3"
+    assert found.hosts["server"].sysctls == {"net.ipv4.tcp_fin_timeout": "3"}
+    assert found.processes["server"].calls == (
+        'socket\nconnect server:8003  # server\nsend "server and 3" x 3\n'
+    )
+    assert found.processes["client"].run == ("echo", "3", "0.5", "$n", "$3")
+    assert found.processes["client"].env == {"server": "3"}
+    kill, wait = found.steps
+    assert isinstance(kill, Kill)
+    assert isinstance(wait, Wait)
+    assert (kill.kill, kill.as_) == ("server", "at 3")
+    assert wait.within == Within(3.0, 13.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("7", "7"), ("0x10", "16"), ("1_000", "1000"), ('"7"', "7"), ("007", "7"), ("-1", "-1"),
+        ("word", "word"), ("a: b", "a: b"), ("[1, 2]", "[1, 2]"), ("a b", "a b"), ("", ""),
+        ("2026-01-01", "2026-01-01"), ("2026-99-99", "2026-99-99"), ("!!bool x", "!!bool x"),
+        ("!!int ''", "!!int ''"), ("*x", "*x"), ("[" * 5000, "[" * 5000), ("9" * 5000, "9" * 5000),
+        ("'", "'"), ("\t", "\t"), ("- a", "- a"), ("a=b", "a=b"),
+    ],
+)  # fmt: skip
+def test_sets_are_read_like_yaml(text: str, value: str) -> None:
+    lesson = f"title: t\nparams: {{x: 1}}\n{HOSTS}steps:\n  - exec: {{server: 'echo ${{x}}'}}\n"
+    assert case(lesson, x=text).steps[0].exec == {"server": f"echo {value}"}  # type: ignore[attr-defined]
+
+
+def test_sets_override_params_and_variants() -> None:
+    text = f"title: t\nparams: {{n: 1}}\nvariants: [{{n: 2}}, {{n: 3}}]\n{HOSTS}steps: []\n"
+    assert [found.variant for found in cases(text)] == [{"n": 2}, {"n": 3}]
+    assert [found.variant for found in cases(text, n="4")] == [{"n": 4}]
+    with pytest.raises(UsageError, match="--set m: unknown param 'm'; allowed: n"):
+        cases(text, m="4")
+
+
+def test_booleans_and_nothing_by_set() -> None:
+    text = f"title: t\nparams: {{x: 1}}\n{HOSTS}steps:\n  - sleep: ${{x}}\n"
+    for word, shown in {"true": "True", "off": "False", "~": "nothing", "null": "nothing"}.items():
+        with pytest.raises(ScenarioError, match=f"lesson.yaml:5: {shown} is no duration"):
+            case(text, x=word)
+
+
+# Variants
+
+
+def test_variants_are_cases() -> None:
+    text = f"""\
+title: reuse
+params: {{new: plain}}
+variants:
+  - {{old: plain, new: both}}
+  - {{old: both}}
+  - {{old: plain, new: both}}
+{HOSTS}
+steps:
+  - note: ${{old}} and ${{new}}
+  - note: only with both
+    when: {{variant: {{old: both}}}}
+"""
+    first, second = cases(text)
+    assert first.label == "lesson (old plain, new both)"
+    assert second.label == "lesson (old both)"
+    assert str(first.steps[0]) == "note plain and both"
+    assert str(second.steps[0]) == "note both and plain"
+    assert first.steps[1].when
+    assert first.steps[1].when.lacking("6.1", "netns", dict(first.variant)) is not None
+    assert first.steps[1].when.lacking("6.1", "netns", dict(second.variant)) is None
+
+
+def test_the_mistakes_of_every_variant() -> None:
+    text = f"title: t\nvariants: [{{who: server}}, {{who: nobody}}, {{who: none}}]\n{HOSTS}steps:\n"
+    with pytest.raises(ScenarioError) as caught:
+        cases(text + "  - kill: ${who}\n  - kill: him\n")
+    assert [(m.line, m.message.split(";")[0]) for m in caught.value.mistakes] == [
+        (5, "unknown process 'nobody'"),
+        (5, "unknown process 'none'"),
+        (6, "unknown process 'him'"),
+    ]
+
+
+# Hosts and processes
+
+
+def test_processes_and_what_they_imply() -> None:
+    text = """\
+title: processes
+hosts:
+  server:
+    image: nginx:1
+    addresses: 3
+    processes:
+      web: {run: "nginx -g 'daemon off;'"}
+      other: {run: [cat, 7], image: alpine:3, uid: 1000, env: {A: 1}}
+      plain: {calls: "connect client.v6:80; connect server.3.v6:80; connect [::1]:80"}
+  client:
+    uid: 0
+    calls: "bind server.2:0; connect localhost:80; connect 198.18.0.2:80; bind :0"
+needs: [images]
+steps: []
+"""
+    found = case(text)
+    web, other, plain, client = found.processes.values()
+    assert (web.run, web.image, web.host) == (("nginx", "-g", "daemon off;"), "nginx:1", "server")
+    assert (other.run, other.image, other.uid) == (("cat", "7"), "alpine:3", 1000)
+    assert other.env == {"A": "1"}
+    assert (plain.image, plain.calls is None) == (None, False)
+    assert (client.name, client.host, client.uid) == ("client", "client", 0)
+    assert found.needs == {"images", "uids"}
+    assert found.host_specs == [HostSpec("server", 3), HostSpec("client", 1)]
+
+
+def test_an_empty_program_is_no_process() -> None:
+    text = "title: t\nhosts: {server: {calls: }, client: {run: }}\nsteps: []\n"
+    assert case(text).processes == {}
+    with pytest.raises(ScenarioError, match="unknown process 'server'; allowed: none"):
+        case(text.replace("[]", "[start: server]"))
+
+
+def test_keys_are_words_as_they_are_written() -> None:
+    text = "title: t\nhosts: {no: {calls: socket}, on: {}}\nsteps:\n  - start: 'no'\n"
+    assert list(case(text).hosts) == ["no", "on"]
+
+
+def test_a_step_of_every_kind() -> None:
+    steps = {
+        "start": "server", "restart": "server", "kill": "server", "stop": "server",
+        "signal": "{server: SIGTERM}", "pause": "server", "resume": "server",
+        "call": "{server: close}", "exec": "{server: ss}", "snapshot": "now", "sleep": "10ms",
+        "sysctl": "{server: {net.ipv4.tcp_fin_timeout: 3}}", "note": "that",
+        "wait": "{sockets: {server: none}}", "expect": "{process: {server: ok}}",
+    }  # fmt: skip
+    assert steps.keys() == STEPS.keys()
+    found = small("".join(f"  - {verb}: {value}\n" for verb, value in steps.items()))
+    assert [str(step) for step in found.steps] == [
+        "start server", "restart server", "kill server", "stop server", "signal server: TERM",
+        "pause server", "resume server", "call server: close", "exec server: ss", "snapshot now",
+        "sleep 0.01 s", "sysctl server: net.ipv4.tcp_fin_timeout = 3", "note that",
+        "wait server no connection", "expect server ok",
+    ]  # fmt: skip
+    assert isinstance(found.steps[7], Call)
+    assert isinstance(found.steps[10], Sleep)
+    assert isinstance(found.steps[11], SysctlStep)
+
+
+def test_modifiers() -> None:
+    found = small(
+        "  - note: a\n    as: a label of words\n"
+        "  - wait: {process: {server: ok}}\n    since: a label of words\n    within: 2m\n"
+        '    when: {kernel: ">=6.14", backend: docker}\n'
+    )
+    wait = found.steps[1]
+    assert isinstance(wait, Wait)
+    assert (wait.since, wait.within) == ("a label of words", Within(0.0, 120.0))
+    assert str(wait) == "wait server ok within 120 s of a label of words"
+    assert wait.when
+    assert wait.when.lacking("6.1.0", "docker", {}) == "kernel 6.1.0 is not >=6.14"
+    assert wait.when.lacking("6.14.3-arch1", "docker", {}) is None
+    assert wait.when.lacking("6.14.3", "netns", {}) == "backend netns is not docker"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "kernel", "fits"),
+    [
+        (">=6.14", "6.14.0", True), (">=6.14", "6.9", False), ("<6.1", "5.10.1", True),
+        ("<=6.1", "6.1.99", True), (">6.1", "6.1.99", False), ("==6.1", "6.1.5", True),
+        ("6.1", "6.10", False), ("!=6.1", "6.10", True), ("<=6.1.5", "6.1", True),
+        (">=7", "6.18.44-fc", False), (">= 6", "6.18.44-fc", True),
+    ],
+)  # fmt: skip
+def test_kernels(wanted: str, kernel: str, fits: bool) -> None:
+    found = small(f'  - note: a\n    when: {{kernel: "{wanted}"}}\n')
+    assert found.steps[0].when
+    assert (found.steps[0].when.lacking(kernel, "netns", {}) is None) == fits
+
+
+# Merges and aliases
+
+
+def test_merged_keys() -> None:
+    text = """\
+title: merged
+params:
+  base: &base {a: 1, b: 2}
+  more: &more {b: 3, c: 4}
+hosts:
+  server: &host
+    sysctls: &sysctls {net.ipv4.tcp_fin_timeout: 5, net.ipv4.tcp_tw_reuse: 0}
+    calls: socket
+  client:
+    calls: close
+    <<: *host
+    sysctls: {<<: *sysctls, net.ipv4.tcp_tw_reuse: 1}
+steps:
+  - &step {note: merged}
+  - {<<: [*step, {note: not this, as: label}]}
+  - *step
+"""
+    found = case(text)
+    assert found.hosts["client"].calls == "close"
+    assert found.hosts["client"].sysctls == {
+        "net.ipv4.tcp_fin_timeout": "5",
+        "net.ipv4.tcp_tw_reuse": "1",
+    }
+    assert [str(step) for step in found.steps] == ["note merged"] * 3
+    assert found.steps[1].as_ == "label"
+
+
+def test_the_lines_of_mistakes_in_variants_and_merges() -> None:
+    """The second case of a file reads it as the first one did."""
+    text = """\
+title: merged
+variants: [{n: 1}, {n: 2}]
+hosts:
+  server: &host
+    calls: socket
+  client: {<<: *host, calls: socket}
+steps: []
+"""
+    assert len(cases(text)) == 2
+
+
+# Names of files
+
+
+def test_find(tmp_path: Path) -> None:
+    shipped, mine = tmp_path / "shipped", tmp_path / "mine"
+    for file in (
+        "shipped/a.yaml",
+        "shipped/deep/b.yaml",
+        "mine/c.yml",
+        "mine/d.yaml",
+        "mine/e.txt",
+    ):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    assert find(["b", "a"], shipped) == [shipped / "deep/b.yaml", shipped / "a.yaml"]
+    assert find([str(mine)], shipped) == [mine / "c.yml", mine / "d.yaml"]
+    assert find([str(mine / "e.txt"), str(mine / "e.txt")], shipped) == [mine / "e.txt"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="no scenario in this folder"):
+        find([str(tmp_path / "empty")], shipped)
+    for absent in ("c", "*", "**", "/nowhere", "deep/b", "../mine/d", "a.yaml"):
+        with pytest.raises(UsageError, match="no such file; unknown scenario"):
+            find([absent], shipped)
+
+
+# Any text at all
+
+WORDS = [
+    "title", "about", "refs", "params", "variants", "hosts", "steps", "expect", "needs", "server",
+    "client", "sysctls", "addresses", "image", "calls", "run", "processes", "uid", "env", "as",
+    "within", "since", "when", "kernel", "backend", "variant", "sockets", "process", "counters",
+    "state", "count", "recv-q", "timer", "local", "peer", "exit", "signal", "output", "call",
+    "none", "LISTEN", "ESTAB", "EADDRINUSE", "ok", "4.5s..7s", ">=3", "${n}", "x${n}", "${nope}",
+    "net.ipv4.tcp_fin_timeout", "socket\nbind :8000\n", 'send "x" forever', "drop", "segments",
+    "label", "<<", "=", "TERM", "images", "docker", "6.1", "(", *STEPS,
+]  # fmt: skip
+SCALARS = st.one_of(
+    st.sampled_from(WORDS),
+    st.text(max_size=8),
+    st.integers(),
+    st.floats(),
+    st.booleans(),
+    st.none(),
+    st.dates(),
+)
+KEYS = st.one_of(st.sampled_from(WORDS), SCALARS)
+DATA = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(KEYS, inner, max_size=4)),
+    max_leaves=12,
+)
+HOST = st.dictionaries(
+    st.sampled_from(["calls", "run", "sysctls", "addresses", "processes", "uid", "env", "image"]),
+    DATA,
+    max_size=3,
+)
+STEP = st.one_of(
+    DATA, st.dictionaries(st.sampled_from([*STEPS, "as", "when", "since", "within"]), DATA)
+)
+SCENARIOS = st.fixed_dictionaries(
+    {"title": SCALARS, "hosts": st.dictionaries(st.sampled_from(["server", "client", "no"]), HOST)},
+    optional={
+        "params": st.one_of(DATA, st.dictionaries(st.sampled_from(["n", "m"]), SCALARS)),
+        "variants": st.one_of(
+            DATA, st.lists(st.dictionaries(st.sampled_from(["n", "m"]), SCALARS))
+        ),
+        "steps": st.one_of(DATA, st.lists(STEP, max_size=4)),
+        "expect": st.lists(DATA, max_size=3),
+        "needs": DATA,
+        "abuot": DATA,
+    },
+)
+BREAKS = re.compile(r"\r\n|[\n\r\x85\u2028\u2029]")  # what YAML 1.1 takes for the end of a line
+DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+QUICK = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def sees_to(text: str) -> None:
+    """Loading a text gives cases, or mistakes in its lines."""
+    lines = len(BREAKS.findall(text)) + 1
+    try:
+        assert cases(text)
+    except ScenarioError as exc:
+        assert exc.mistakes
+        for mistake in exc.mistakes:
+            assert 1 <= mistake.line <= lines
+            assert mistake.message
+            assert str(mistake).startswith(f"lesson.yaml:{mistake.line}: ")
+
+
+@QUICK
+@given(data=SCENARIOS, flow=st.sampled_from([None, True, False]), width=st.sampled_from([20, 200]))
+def test_any_data(data: Any, flow: bool | None, width: int) -> None:
+    sees_to(
+        yaml.dump(data, Dumper=DUMPER, default_flow_style=flow, width=width, allow_unicode=True)
+    )
+
+
+def pieces() -> Iterator[str]:
+    yield from LESSON.splitlines(keepends=True)
+    yield from ("\t", ":", "- ", "? ", "[", "]", "{", "}", "&a ", "*a", "<<: *a\n", "!!int ", "|\n")
+    yield from (
+        "${",
+        "${n}",
+        '"',
+        "'",
+        "#",
+        "\n",
+        "\r",
+        "  ",
+        "\x85",
+        "\ufeff",
+        "---\n",
+        "%YAML 1.2\n",
+    )
+
+
+@QUICK
+@given(st.lists(st.one_of(st.sampled_from(list(pieces())), st.text(max_size=3)), max_size=30))
+@example(["? [a]\n"])
+@example(["params: {7: a}\nsteps: '${b}'"])
+@example(["title: !!timestamp x\nhosts: !!set {a}\n"])
+@example(["hosts: !!pairs [a: b]\n"])
+@example(["params: [&a {<<: *a}]\n"])
+@example(["hosts:\n  server:\n    calls: |\n\n\n      nope\n    \n"])
+@example(["hosts:\n  server:\n    calls: >\n      a\n\n      b\n"])
+@example(['params: {n: "a\\nb\\nc"}\nhosts: {s: {calls: "${n}"}}\n'])
+@example(['params: {n: "a\\nb\\nc"}\nhosts:\n  s:\n    calls: |\n      ${n}'])
+@example(["steps: [{as: [a]}, {when: {variant: {a: b}}}, {since: {}}]\n"])
+def test_any_text(parts: list[str]) -> None:
+    sees_to("".join(parts))
+
+
+@QUICK
+@given(st.data())
+def test_a_lesson_that_was_damaged(data: st.DataObject) -> None:
+    text = LESSON
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(text)))
+        gone = data.draw(st.integers(0, 12))
+        text = text[:at] + data.draw(st.sampled_from(["", *pieces()])) + text[at + gone :]
+    sees_to(text)
+
+
+@QUICK
+@given(st.binary(max_size=200))
+def test_any_bytes(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "any.yaml"
+    file.write_bytes(content)
+    with pytest.raises(ScenarioError) as caught:
+        load(file)
+    assert all(mistake.line >= 1 for mistake in caught.value.mistakes)
+
+
+# Values
+
+
+def test_bare_states_and_patterns() -> None:
+    found = small(
+        "  - wait: {sockets: {server: fin_wait2, client: {state: TIME_WAIT, count: '>1'}}}\n"
+    )
+    claim = found.steps[0].claim
+    assert claim
+    assert claim.sockets
+    assert claim.sockets["server"].bare == {State.FIN_WAIT_2}
+    (pattern,) = claim.sockets["client"].patterns
+    assert isinstance(pattern, SocketPattern)
+    assert str(pattern) == ">1 x TIME-WAIT"
+    assert claim.sockets["client"].bare == frozenset()
