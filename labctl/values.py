@@ -41,41 +41,11 @@ OPERATORS: Mapping[str, Callable[[int, int], bool]] = {
     "!=": operator.ne, ">": operator.gt, "<": operator.lt,
 }  # fmt: skip
 MAX_ADDRESSES = 16
-SIGNALS = tuple(
-    [
-        "ABRT",
-        "ALRM",
-        "BUS",
-        "CHLD",
-        "CONT",
-        "FPE",
-        "HUP",
-        "ILL",
-        "INT",
-        "IO",
-        "KILL",
-        "PIPE",
-        "PROF",
-        "PWR",
-        "QUIT",
-        "SEGV",
-        "STKFLT",
-        "STOP",
-        "SYS",
-        "TERM",
-        "TRAP",
-        "TSTP",
-        "TTIN",
-        "TTOU",
-        "URG",
-        "USR1",
-        "USR2",
-        "VTALRM",
-        "WINCH",
-        "XCPU",
-        "XFSZ",
-    ]
-)
+SIGNALS = (
+    "ABRT", "ALRM", "BUS", "CHLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "KILL", "PIPE", "PROF",
+    "PWR", "QUIT", "SEGV", "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP", "TTIN", "TTOU", "URG",
+    "USR1", "USR2", "VTALRM", "WINCH", "XCPU", "XFSZ",
+)  # fmt: skip
 """Linux's, see signal(7): processes run there, wherever the controller does."""
 
 
