@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from labctl.explain import failed_bind
-from labctl.history import CallEvent, Event, History, StepEvent
+from labctl.explain import blocked_call
+from labctl.history import CallEvent, Event, History, SocketsEvent, StepEvent
 from labctl.predicates import Finding, Predicate, Result
 from labctl.scenario import Scenario
 from labctl.steps import Step, Wait
@@ -115,16 +115,16 @@ def held_since(predicate: Predicate, events: Sequence[Event], start: float) -> f
 
 
 def explain(events: Iterable[Event]) -> list[str]:
-    """Why things went as they did: one sentence for each bind that failed."""
+    """Why things went as they did: a sentence for each bind or listen that was in somebody's way."""
     history = History()
     failed: CallEvent | None = None
     found: list[str] = []
     for event in events:
         history.add(event)
-        if isinstance(event, CallEvent) and event.name == "bind" and event.errno == "EADDRINUSE":
+        if isinstance(event, CallEvent) and event.errno == "EADDRINUSE":
             failed = event
-        elif failed is not None and history.sockets.get(failed.host) is event:
-            if sentence := failed_bind(failed, history):
+        elif failed and isinstance(event, SocketsEvent) and event.caption == failed.call:
+            if sentence := blocked_call(failed, history):
                 found.append(sentence)
             failed = None
     return found

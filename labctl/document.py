@@ -60,6 +60,7 @@ class Document:
     def __init__(self, file: str, text: str) -> None:
         self.file = file
         self.text = text
+        self._lines = text.rstrip().splitlines() or [""]
         self._root = self._compose(text)
 
     @classmethod
@@ -89,13 +90,12 @@ class Document:
                 depth += isinstance(event, yaml.CollectionStartEvent)
                 depth -= isinstance(event, yaml.CollectionEndEvent)
                 if depth > MAX_DEPTH:
-                    raise _mistake(self.file, getattr(event.start_mark, "line", 0) + 1,
-                                   f"nested deeper than {MAX_DEPTH} levels")  # fmt: skip
+                    line = _line(event.start_mark, len(self._lines))
+                    raise _mistake(self.file, line, f"nested deeper than {MAX_DEPTH} levels")
             root = yaml.compose(text, Loader)
         except yaml.MarkedYAMLError as exc:
-            mark = exc.problem_mark or exc.context_mark
-            line = min(mark.line if mark else 0, text.rstrip().count("\n"))
-            raise _mistake(self.file, line + 1, _yaml_problem(exc, text, line)) from exc
+            line = _line(exc.problem_mark or exc.context_mark, len(self._lines))
+            raise _mistake(self.file, line, _yaml_problem(exc, self._lines[line - 1])) from exc
         except yaml.YAMLError as exc:
             before = text.encode()[: getattr(exc, "position", 0)]
             raise _mistake(self.file, before.count(b"\n") + 1,
@@ -103,7 +103,7 @@ class Document:
         except RecursionError as exc:
             raise _mistake(self.file, 1, "nested too deeply") from exc
         if not isinstance(root, MappingNode):
-            line = root.start_mark.line + 1 if root else 1
+            line = _line(root and root.start_mark, len(self._lines))
             raise _mistake(self.file, line, "a scenario is a mapping with title, hosts and steps")
         return root
 
@@ -112,12 +112,13 @@ class Document:
     ) -> Expanded:
         """Plain data with `${name}` replaced from `params` (left alone where that is None);
         `only` keeps the named top-level keys alone."""
-        return _Expansion(self.file, params).run(self._root, only)
+        return _Expansion(self.file, len(self._lines), params).run(self._root, only)
 
 
 class _Expansion:
-    def __init__(self, file: str, params: Mapping[str, Any] | None) -> None:
+    def __init__(self, file: str, lines: int, params: Mapping[str, Any] | None) -> None:
         self.file = file
+        self.lines = lines
         self.params = params
         self.filled: dict[str, Any] = {}
         self.filling: list[str] = []
@@ -133,7 +134,7 @@ class _Expansion:
         return self.out
 
     def value(self, node: Node, path: Path_, above: frozenset[int]) -> Any:
-        line = node.start_mark.line + 1
+        line = _line(node.start_mark, self.lines)
         self.out.lines.setdefault(path, line)
         self.nodes += 1
         if self.nodes > MAX_NODES:
@@ -157,7 +158,7 @@ class _Expansion:
                     result.setdefault(key, value)
         own: dict[str, int] = {}
         for key_node, value_node in node.value:
-            line = key_node.start_mark.line + 1
+            line = _line(key_node.start_mark, self.lines)
             if not isinstance(key_node, ScalarNode):
                 self.mistake(line, "a key must be a plain word")
                 continue
@@ -178,12 +179,12 @@ class _Expansion:
             if isinstance(source, MappingNode):
                 result = {**self.value(source, path, above), **result}
             else:
-                line = source.start_mark.line + 1
+                line = _line(source.start_mark, self.lines)
                 self.mistake(line, "<< takes a mapping or a list of mappings")
         return result
 
     def scalar(self, node: ScalarNode, path: Path_) -> Any:
-        line = node.start_mark.line + 1
+        line = _line(node.start_mark, self.lines)
         if node.style == "|":
             line += 1
             self.out.blocks[path] = (line, max(line, node.end_mark.line))
@@ -269,14 +270,18 @@ def _tag(node: Node) -> str:
     return str(node.tag.removeprefix(CORE))
 
 
+def _line(mark: Any, lines: int) -> int:
+    """The line of a mark, from 1; the end of a file of so many lines belongs to the last one."""
+    return min(mark.line + 1, lines) if mark else 1
+
+
 def _mistake(file: str, line: int, message: str) -> ScenarioError:
     return ScenarioError([Mistake(file, line, message)])
 
 
-def _yaml_problem(exc: yaml.MarkedYAMLError, text: str, line: int) -> str:
+def _yaml_problem(exc: yaml.MarkedYAMLError, line: str) -> str:
     problem = exc.problem or "no YAML"
-    here = text.split("\n")[line]
-    if "\t" in here[: len(here) - len(here.lstrip())]:
+    if "\t" in line[: len(line) - len(line.lstrip())]:
         return "a tab indents this line; YAML allows only spaces"
     if "another document" in problem:
         return "a second document begins here; a scenario is one document"

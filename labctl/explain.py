@@ -36,19 +36,19 @@ def _overlap(a: Address, b: Address) -> bool:
     return a.wildcard or b.wildcard or a.unmapped == b.unmapped
 
 
-def failed_bind(event: CallEvent, history: History) -> str | None:
-    """One sentence on why a bind failed, from the latest look at its host; None where nothing is
-    known."""
-    seen = history.sockets.get(event.host)
-    if event.name != "bind" or event.errno != "EADDRINUSE" or seen is None:
-        return None
-    port = event.call.split()[1]
-    host, _, number = port.rpartition(":")
-    address = history.lab.addresses.get(host, host) if history.lab else host
-    found = blockers(f"{address}:{number}", seen.sockets)
+def blocked_call(event: CallEvent, history: History) -> str | None:
+    """One sentence on why a bind or listen failed, from the look at its host that follows such a
+    failure; None where nothing is known."""
+    seen = history.sockets[event.host]
+    if event.name == "bind":
+        host, _, port = event.call.split()[1].rpartition(":")
+        address = f"{history.lab.addresses.get(host, host) if history.lab else host}:{port}"
+    else:
+        address = event.local or ":0"
+    found = blockers(address, seen.sockets)
     if not found:
         return None
     who = "; ".join(describe_socket(s) for s in found[:3])
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-    failure = f"{event.process}: {event.call} failed with {errnos.describe(event.errno)}"
+    failure = f"{event.process}: {event.call} failed with {errnos.describe('EADDRINUSE')}"
     return f"{failure}: blocked by {who}{more}"

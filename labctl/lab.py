@@ -94,6 +94,7 @@ class Lab:
         self._ids = 0
         self._offset = 0.0  # lab clock minus ours
         self._origin = time.monotonic()
+        self._blaming: set[int] = set()
         self._closing = False
 
     def __enter__(self) -> Lab:
@@ -256,6 +257,10 @@ class Lab:
         chosen = self._links if hosts is None else hosts
         self._ask_all({host: {"do": "look", "caption": caption} for host in chosen})
 
+    def blame(self) -> None:
+        """Waits for the looks at what blocked a call: by the next step it may be gone."""
+        self._pump_or_fail(lambda: not self._blaming, "a look at what blocked a call")
+
     def settle(self, predicate: Predicate) -> None:
         """Looks, and gives what is still in flight SETTLING seconds to make a predicate true."""
         self.wait(predicate, Within(0.0, SETTLING), None)
@@ -346,6 +351,8 @@ class Lab:
         kind = message.pop("kind")
         if kind == "hello":
             self._hellos[host] = message
+        elif kind == "reply" and message["id"] in self._blaming:
+            self._blaming.remove(message["id"])
         elif kind == "reply":
             self._replies[message["id"]] = message
         elif self.history.lab is None:
@@ -366,8 +373,10 @@ class Lab:
         event: Event = events[kind](t, process, host, **message)
         self._emit(event)
         if isinstance(event, CallEvent) and event.errno == "EADDRINUSE":
-            # Who blocked it? By the time that somebody asks, it may be gone.
-            self._links[host].channel.send({"do": "look", "id": 0, "caption": event.call})
+            self._ids += 1
+            self._blaming.add(self._ids)
+            look = {"do": "look", "id": self._ids, "caption": event.call}
+            self._links[host].channel.send(look)
 
     def _emit(self, event: Event) -> None:
         self.history.add(event)

@@ -147,6 +147,7 @@ def _steps(scenario: Scenario, lab: Lab, backend: str, record: Any, history: His
             continue
         try:
             outcome = step.act(lab) or "done"
+            lab.blame()
         except StepFailed as exc:
             detail = f"{exc.expected}; saw {exc.actual}"
             tell(StepEvent(lab.now(), index, "end", text, outcome="failed", detail=detail))

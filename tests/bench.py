@@ -259,8 +259,8 @@ def containers(pairs: int) -> Rows:
             by_compose("waiting", same_images),
             by_compose("unwaiting", unwaiting),
         )
-    yield Row("b  labctl run : compose up, down", ours, waiting, 0.75)
-    yield Row("b  where Compose does not wait", ours, hasty, 0.75)
+    yield Row(f"b  labctl run : {' '.join(compose)} up, down", ours, waiting, 0.75)
+    yield Row("b  the same, without waiting for health", ours, hasty, 0.75)
 
 
 def hosts(pairs: int) -> Rows:

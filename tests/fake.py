@@ -5,8 +5,8 @@ A script maps what labctl does to what happens then:
     FakeBackend({"start server": lambda lab: lab.sockets("server", tcp("LISTEN", ":8000"))})
 
 What labctl does is written as `up`, `start P`, `kill P`, `signal P NAME`, `freeze P`, `thaw P`,
-`call P TEXT`, `look HOST`, `exec HOST COMMAND`, `sysctl HOST KEY` and `down`; `log` has all of it in
-order. A list of reactions is for the first time, the second, and so on.
+`call P TEXT`, `look HOST`, `exec HOST COMMAND`, `sysctl HOST KEY` and `down`; `log` has all of it
+in order. A list of reactions is for the first time, the second, and so on.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ class FakeBackend:
 
     def call(self, process: str, call: str, done: bool = True, **result: Any) -> None:
         """A process enters a call and, unless it blocks, is done with it."""
-        event = {"kind": "call", "pid": 2, "call": call, "name": call.split()[0]}
+        event = {"kind": "call", "pid": 2, "call": call, "name": call.split(maxsplit=1)[0]}
         self.say(process, phase="enter", **event)
         if done:
             self.say(process, phase="done", **event, **result)

@@ -128,8 +128,15 @@ class Agent:
         self.rest = None
         self.next_sample = None
 
+    def moment(self):
+        """Equal at two times only if nothing happened between them: states may come and go, but
+        segments are counted."""
+        counted = counters()
+        return self.diag.fingerprint(), counted["TcpInSegs"], counted["TcpOutSegs"]
+
     def look(self, cause, **extra):
         """Reports what `ss` and the counters say now."""
+        before = self.moment()
         at = time.monotonic()
         found = subprocess.run(SS, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
         if found.returncode:
@@ -139,6 +146,9 @@ class Agent:
         self.counted = now
         emit(kind="sockets", t=at, cause=cause, text=found.stdout.decode("utf-8", "replace"),
              counters=changed, **extra)  # fmt: skip
+        # What ss saw may have passed by the next sample. If anything happened meanwhile, that
+        # looks again.
+        self.seen = before[0] if self.moment() == before else None
         return at
 
     def sample(self):
@@ -147,7 +157,6 @@ class Agent:
         seen = self.diag.fingerprint()
         if seen != self.seen:
             self.look("change")
-            self.seen = seen
             self.period = PERIOD_MIN
         now = time.monotonic()
         self.next_sample = now + max(self.period, self.rest * (now - start))

@@ -313,7 +313,7 @@ class Program:
                 name, status = errno.errorcode.get(exc.errno), exc.errno
                 if isinstance(exc, socket.gaierror):
                     name, status = "EAI_NONAME", 1
-                report["pid"] = os.getpid()
+                report.update(pid=os.getpid(), local=self.bound())
                 self.log(phase="done", errno=name, error=exc.strerror, **report)
                 if not call.tolerant:
                     os._exit(status)
@@ -325,6 +325,13 @@ class Program:
         if self.current is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         return self.current
+
+    def bound(self):
+        """The local address of the current socket, or None."""
+        try:
+            return _name(self.sock().getsockname())
+        except OSError:
+            return None
 
     def adopt(self, sock):
         self.current = sock

@@ -240,7 +240,7 @@ class DockerBackend:
         self, client: APIClient, config: Mapping[str, Any], host: str, process: str = ""
     ) -> str:
         labels = {**self._labels(), HOST: host, **({PROCESS: process} if process else {})}
-        name = self._name(host, *([process] if process else []))
+        name = self._name(f"{host}.{process}" if process else host)
         made = client.create_container_from_config(  # type: ignore[no-untyped-call]
             {**config, "Labels": labels}, name
         )
@@ -290,6 +290,9 @@ def _holder(host: HostSpec, built: images.Images, network: str) -> dict[str, Any
         "HostConfig": {
             **CONFINED,
             "CapAdd": ["NET_ADMIN", "NET_RAW"],
+            # Names are in /etc/hosts: what is not there shall not leave the lab, nor take long.
+            "Dns": ["127.0.0.1"],
+            "DnsOptions": ["timeout:1", "attempts:1"],
             "NetworkMode": network,
             "ReadonlyPaths": READONLY,
             "Sysctls": {"net.ipv4.ip_unprivileged_port_start": "0"},

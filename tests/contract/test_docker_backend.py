@@ -1,0 +1,441 @@
+"""What containers do for a lab, and what they can't do to anybody else."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+from docker.models.containers import Container
+
+from labctl import engine, images
+from labctl.backends import BackendOptions
+from labctl.backends.docker import DockerBackend, sweep
+from labctl.errors import LabError
+from labctl.history import ExecEvent, History, OutputEvent, ProcessEvent
+from labctl.lab import Lab
+from labctl.scenario import load
+from labctl.workflow import DEFAULT_OS
+
+pytestmark = pytest.mark.docker
+
+DEADLINE = 20.0
+LAB = """\
+title: A lab for this test
+hosts:
+{hosts}
+steps: []
+"""
+SERVER_AND_CLIENT = """\
+  server: {calls: "socket; bind :8000; listen 20; accept; recv; send 'I am server' x 24; wait"}
+  client: {calls: "socket; connect server:8000; send 'I am client'; recv until eof; close"}
+"""
+
+
+@pytest.fixture
+def run() -> str:
+    """A name for a run that nobody else has."""
+    return uuid.uuid4().hex[:8]
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[docker.DockerClient]:
+    found = docker.from_env()
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def foreign_image(client: docker.DockerClient) -> Iterator[str]:
+    """An image that is none of ours: a Debian with a shell for an entry point."""
+    built = images.ensure(client.api, DEFAULT_OS, print)
+    tag = f"labctl-test:{uuid.uuid4().hex[:8]}"
+    container = client.containers.create(built.peer)
+    container.commit(*tag.split(":"), changes='ENTRYPOINT ["sh", "-c"]')
+    container.remove()
+    yield tag
+    client.images.remove(tag)
+
+
+def backend(run: str, folder: Path) -> DockerBackend:
+    return DockerBackend(BackendOptions(run, f"test:{folder}", folder, DEFAULT_OS, print))
+
+
+@contextmanager
+def lab(run: str, folder: Path, hosts: str) -> Iterator[Lab]:
+    path = folder / "lab.yaml"
+    path.write_text(LAB.format(hosts=hosts.rstrip()))
+    (scenario,) = load(path)
+    with Lab(scenario, backend(run, folder), History(), lambda event: None) as found:
+        yield found
+
+
+def on_host(lab: Lab, host: str, command: str) -> ExecEvent:
+    lab.exec(host, command)
+    event = lab.history.events[-1]
+    assert isinstance(event, ExecEvent)
+    return event
+
+
+def ends(lab: Lab, process: str) -> str:
+    """Starts a process and returns its output, when it has ended well."""
+    lab.start(process)
+    assert lab.pump_until(lambda: not lab.running(process), lab.now() + DEADLINE)
+    state = lab.history.processes[process]
+    assert (state.exit, state.signal) == (0, None), state.output
+    return state.output
+
+
+def left(client: docker.DockerClient, run: str) -> list[str]:
+    found: list[Any] = client.containers.list(all=True, filters={"label": f"labctl={run}"})
+    found += client.networks.list(filters={"label": f"labctl={run}"})
+    return [thing.name for thing in found]
+
+
+def eventually(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+# --- Hosts and processes --------------------------------------------------------------------------
+
+
+def test_a_host_outlives_its_processes(run: str, tmp_path: Path) -> None:
+    with lab(run, tmp_path, SERVER_AND_CLIENT) as found:
+        found.start("server")
+        time.sleep(0.2)
+        found.start("client")
+        assert found.pump_until(
+            lambda: any(s.state == "ESTAB" for s in sockets(found)), found.now() + DEADLINE
+        )
+        found.kill("server")
+        assert found.pump_until(
+            lambda: [s.state for s in sockets(found)] == ["TIME-WAIT"], found.now() + DEADLINE
+        )
+        found.start("server")
+        assert found.pump_until(lambda: not found.running("server"), found.now() + DEADLINE)
+        (failed,) = (call for call in found.history.processes["server"].calls if call.errno)
+        assert (failed.name, failed.errno) == ("bind", "EADDRINUSE")
+
+
+def sockets(lab: Lab) -> list[Any]:
+    lab.look(["server"])
+    return [s for s in lab.history.sockets["server"].sockets if s.connection]
+
+
+def test_a_process_has_no_rights_and_its_own_user(run: str, tmp_path: Path) -> None:
+    hosts = """\
+  a:
+    processes:
+      root: {run: cat /proc/self/status}
+      user: {run: cat /proc/self/status, uid: 1234}
+      bind: {calls: "socket; bind :80; listen 1", uid: 1234}
+  b: {}
+"""
+    with lab(run, tmp_path, hosts) as found:
+        root, user = (status(ends(found, name)) for name in ("root", "user"))
+        for line in (root, user):
+            assert {int(line[key], 16) for key in ("CapEff", "CapPrm", "CapBnd", "CapAmb")} == {0}
+            assert line["NoNewPrivs"] == "1"
+        assert root["Uid"].split() == ["0"] * 4
+        assert user["Uid"].split() == user["Gid"].split() == ["1234"] * 4
+        assert user["Groups"].split() in ([], ["1234"])
+        ends(found, "bind")  # as anybody: ports below 1024 take no right here
+
+
+def status(text: str) -> dict[str, str]:
+    return dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+
+
+def test_a_host_can_set_its_network_and_nothing_else(run: str, tmp_path: Path) -> None:
+    with lab(run, tmp_path, "  a: {}\n  b: {}\n") as found:
+        found.sysctl("a", {"net.ipv4.tcp_fin_timeout": "7"})
+        assert on_host(found, "a", "cat /proc/sys/net/ipv4/tcp_fin_timeout").output == "7\n"
+        assert on_host(found, "b", "cat /proc/sys/net/ipv4/tcp_fin_timeout").output != "7\n"
+        assert on_host(found, "a", "nft add table ip t && nft list tables").exit == 0
+        for name in ("kernel/core_pattern", "vm/overcommit_memory", "fs/file-max"):
+            same = on_host(found, "a", f"cat /proc/sys/{name} > /proc/sys/{name}")
+            assert same.exit != 0, name
+        here = status(on_host(found, "a", "cat /proc/self/status").output)
+        assert int(here["CapEff"], 16) == 1 << 12 | 1 << 13  # NET_ADMIN, NET_RAW
+
+
+def test_a_lookup_of_nothing_stays_inside_and_is_quick(run: str, tmp_path: Path) -> None:
+    hosts = "  a: {run: getent ahosts nobody.example}\n  b: {}\n"
+    with lab(run, tmp_path, hosts) as found:
+        on_host(found, "a", "nft add table ip t; nft 'add chain ip t o {type filter hook output "
+                "priority 0;}'; nft add rule ip t o oifname eth0 udp dport 53 counter")  # fmt: skip
+        begin = found.now()
+        found.start("a")
+        assert found.pump_until(lambda: not found.running("a"), found.now() + DEADLINE)
+        assert found.now() - begin < 5
+        assert "counter packets 0" in on_host(found, "a", "nft list table ip t").output
+
+
+def test_names_and_further_addresses(run: str, tmp_path: Path) -> None:
+    hosts = """\
+  a:
+    addresses: 3
+    processes:
+      names: {run: sh -c "getent ahostsv4 a.3; getent ahostsv6 b.v6"}
+      server: {calls: "socket tcp6; bind :8000; listen 5; wait"}
+  b:
+    addresses: 2
+    processes:
+      v4: {calls: "socket; connect a.2:8000"}
+      v6: {calls: "socket tcp6; bind b.2.v6:9; connect a.3.v6:8000"}
+"""
+    with lab(run, tmp_path, hosts) as found:
+        names = found.history.lab.addresses if found.history.lab else {}
+        text = ends(found, "names").splitlines()
+        assert [line.split()[0] for line in text[::3]] == [names["a.3"], names["b.v6"]]
+        found.start("server")
+        assert found.pump_until(
+            lambda: any(c.name == "listen" for c in found.history.processes["server"].calls),
+            found.now() + DEADLINE,
+        )
+        ends(found, "v4")
+        ends(found, "v6")
+        assert on_host(found, "a", "hostname").output == "a\n"
+
+
+def test_a_paused_process_does_nothing_and_can_be_killed(run: str, tmp_path: Path) -> None:
+    hosts = "  a: {run: 'sh -c \"while echo x; do sleep 0.02; done\"'}\n  b: {}\n"
+    with lab(run, tmp_path, hosts) as found:
+
+        def lines() -> int:
+            found.pump(0)
+            return sum(isinstance(e, OutputEvent) for e in found.history.events)
+
+        def goes_on() -> bool:
+            before = lines()
+            return found.pump_until(lambda: lines() > before + 2, found.now() + 0.5)
+
+        found.start("a")
+        assert goes_on()
+        found.freeze("a", True)
+        found.freeze("a", True)
+        time.sleep(0.1)
+        assert not goes_on()
+        found.freeze("a", False)
+        found.freeze("a", False)
+        assert goes_on()
+        found.freeze("a", True)
+        found.kill("a")
+        found.kill("a")
+        assert found.history.processes["a"].signal == "KILL"
+        found.freeze("a", True)  # of what is gone: nothing
+        found.start("a")
+        assert goes_on()
+
+
+def test_another_image_tells_as_much_as_its_container(
+    run: str, tmp_path: Path, foreign_image: str
+) -> None:
+    hosts = f"""\
+  a:
+    processes:
+      speaks:
+        image: {foreign_image}
+        run: ["echo $WHO; echo trouble >&2; exit 3"]
+        env: {{WHO: me}}
+      waits:
+        image: {foreign_image}
+        run: ["trap 'exit 4' TERM; echo up; while :; do sleep 0.02; done"]
+      dies: {{image: {foreign_image}, run: ["echo up; exec sleep 1000"]}}
+  b: {{}}
+"""
+    with lab(run, tmp_path, hosts) as found:
+        states = found.history.processes
+
+        def until(condition: Callable[[], bool]) -> None:
+            assert found.pump_until(condition, found.now() + DEADLINE)
+
+        for _ in range(2):
+            found.start("speaks")
+            until(lambda: not found.running("speaks"))
+            assert states["speaks"].exit == 3
+            assert sorted(states["speaks"].output.split()) == ["me", "trouble"]
+        for name in ("waits", "dies"):
+            found.start(name)
+            until(lambda name=name: "up" in states[name].output)  # type: ignore[misc]
+            found.signal(name, "TERM")
+            until(lambda name=name: not states[name].running)  # type: ignore[misc]
+        assert (states["waits"].exit, states["waits"].signal) == (4, None)
+        assert (states["dies"].exit, states["dies"].signal) == (None, "TERM")
+        found.start("dies")
+        found.kill("dies")
+        assert (states["dies"].exit, states["dies"].signal) == (None, "KILL")
+        told = [e for e in found.history.events if isinstance(e, (ProcessEvent, OutputEvent))]
+        assert [e.t for e in told] == sorted(e.t for e in told)
+        assert 0 < told[0].t < told[-1].t < found.now()
+
+
+def test_an_image_that_is_nowhere_is_an_error_with_a_mend(run: str, tmp_path: Path) -> None:
+    hosts = "  a: {image: 'localhost:1/labctl/nowhere:1', run: 'true'}\n  b: {}\n"
+    with pytest.raises(LabError, match="docker load"):
+        with lab(run, tmp_path, hosts):
+            pass
+
+
+# --- The end --------------------------------------------------------------------------------------
+
+
+class Now(Exception):
+    """A moment chosen at random."""
+
+
+@pytest.mark.parametrize("after", [0.03, 0.1, 0.15, 0.25, 0.4, 0.7])
+def test_a_lab_can_be_taken_down_at_any_moment(
+    run: str, tmp_path: Path, client: docker.DockerClient, after: float
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise Now
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, after)
+    try:
+        with pytest.raises(Now), lab(run, tmp_path, SERVER_AND_CLIENT) as found:
+            found.start("server")
+            time.sleep(DEADLINE)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert left(client, run) == []
+
+
+def test_down_twice_and_before_up(run: str, tmp_path: Path) -> None:
+    found = backend(run, tmp_path)
+    found.down()
+    found.down()
+
+
+def test_the_containers_of_a_killed_controller_end_by_themselves(
+    run: str, tmp_path: Path, client: docker.DockerClient
+) -> None:
+    code = f"""
+from pathlib import Path
+from tests.contract.test_docker_backend import SERVER_AND_CLIENT, lab, time
+with lab({run!r}, Path({str(tmp_path)!r}), SERVER_AND_CLIENT) as found:
+    found.start("server")
+    print("up", flush=True)
+    time.sleep(1000)
+"""
+    controller = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    try:
+        assert controller.stdout
+        for line in controller.stdout:
+            if line == b"up\n":
+                break
+        assert len(running(client, run)) == 3
+    finally:
+        controller.kill()
+        controller.communicate()
+    assert eventually(lambda: running(client, run) == [])
+    assert len(left(client, run)) == 5  # four containers and a network, for the next sweep
+    sweep(lambda name, lease, held: name == run)
+    assert left(client, run) == []
+
+
+def running(client: docker.DockerClient, run: str) -> list[Container]:
+    return client.containers.list(filters={"label": f"labctl={run}"})
+
+
+def test_sweep_removes_the_dead_and_asks_about_all(
+    run: str, tmp_path: Path, client: docker.DockerClient
+) -> None:
+    dead, alive = f"{run}-dead", f"{run}-alive"
+    seen: dict[str, tuple[str, bool]] = {}
+
+    def judge(name: str, lease: str, held: bool) -> bool:
+        seen[name] = (lease, held)
+        return name == dead
+
+    backends = [backend(name, tmp_path) for name in (dead, alive)]
+    try:
+        for found in backends:
+            found.up([], [])
+        lines = sweep(judge)
+        assert lines == [f"network labctl-{dead} of {dead}"]
+        assert seen[dead] == seen[alive] == (f"test:{tmp_path}", True)
+        assert left(client, dead) == []
+        assert left(client, alive) == [f"labctl-{alive}"]
+        backends[0].down()  # of what is gone already
+    finally:
+        for found in backends:
+            found.down()
+
+
+def test_sweep_leaves_a_container_of_somebody_else_alone(
+    run: str, tmp_path: Path, client: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TESTCONTAINERS_RYUK_DISABLED", "true")
+    from testcontainers.core.container import DockerContainer
+    from testcontainers.core.network import Network
+
+    serve = "run -- python3 -u -m http.server 8000"
+    peer = images.ensure(client.api, DEFAULT_OS, print).peer
+    asked = []
+
+    def judge(name: str, lease: str, held: bool) -> bool:
+        asked.append(name)
+        return name in (run, "image")
+
+    with (
+        Network() as network,
+        DockerContainer(peer).with_command(serve).with_network(network) as server,
+    ):
+        container = server.get_wrapped_container()
+        # It inherits a label from its image, and is no part of any run.
+        assert container.labels["labctl"] == "image"
+        get = (
+            "import urllib.request as u; "
+            "print(u.urlopen('http://127.0.0.1:8000/etc/hostname').status)"
+        )
+        assert eventually(lambda: server.exec(["python3", "-c", get]).exit_code == 0)
+        found = backend(run, tmp_path)
+        try:
+            found.up([], [])
+            assert sweep(judge) == [f"network labctl-{run} of {run}"]
+        finally:
+            found.down()
+        assert "image" not in asked
+        assert server.exec(["python3", "-c", get]).output == b"200\n"
+
+
+# --- The engine -----------------------------------------------------------------------------------
+
+
+def test_an_engine_that_is_not_there_is_noticed_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nothing.sock")
+    begin = time.monotonic()
+    assert not DockerBackend.answers()
+    assert time.monotonic() - begin < engine.PING_DEADLINE
+    assert DockerBackend.describe_engine() is None
+    with pytest.raises(LabError, match=r"no Docker engine answers at .* --backend netns"):
+        sweep(lambda name, lease, held: False)
+    nothing = backend("nothing", tmp_path)
+    with pytest.raises(LabError, match="no Docker engine answers"):
+        nothing.up([], [])
+    nothing.down()
+    assert nothing.environment()["kernel"] is None

@@ -1,0 +1,531 @@
+"""The language of calls, and the peer program that does them, on loopback."""
+
+from __future__ import annotations
+
+import ast
+import errno
+import json
+import os
+import selectors
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from labctl.calls import CallError, parse_calls, peer
+from labctl.resources import images
+
+PEER = images() / "peer" / "peer.py"
+DEADLINE = 10.0
+
+
+def numbers(*values: int) -> bytes:
+    return struct.pack("i" * len(values), *values)
+
+
+# The parser
+
+
+CALLS: list[tuple[str, str, tuple[Any, ...]]] = [
+    ("socket", "socket", ("tcp",)),
+    ("socket tcp", "socket", ("tcp",)),
+    ("socket tcp6", "socket", ("tcp6",)),
+    ("set SO_REUSEADDR", "set", ("SO_REUSEADDR", numbers(1))),
+    ("set SO_REUSEPORT 0", "set", ("SO_REUSEPORT", numbers(0))),
+    ("set SO_LINGER 1 0", "set", ("SO_LINGER", numbers(1, 0))),
+    ("set SO_KEEPALIVE", "set", ("SO_KEEPALIVE", numbers(1))),
+    ("set SO_RCVBUF 4096", "set", ("SO_RCVBUF", numbers(4096))),
+    ("set TCP_LINGER2 -1", "set", ("TCP_LINGER2", numbers(-1))),
+    ("set TCP_NODELAY", "set", ("TCP_NODELAY", numbers(1))),
+    ("set TCP_USER_TIMEOUT 4294967295", "set", ("TCP_USER_TIMEOUT", numbers(-1))),
+    ("set TCP_CONGESTION reno", "set", ("TCP_CONGESTION", b"reno")),
+    ("set SO_RCVTIMEO 1.5s", "set", ("SO_RCVTIMEO", struct.pack("ll", 1, 500_000))),
+    ("set SO_SNDTIMEO", "set", ("SO_SNDTIMEO", struct.pack("ll", 1, 0))),
+    (
+        "set IP_LOCAL_PORT_RANGE 4000 4001",
+        "set",
+        ("IP_LOCAL_PORT_RANGE", numbers(4000 | 4001 << 16)),
+    ),
+    ("set IPV6_V6ONLY 0", "set", ("IPV6_V6ONLY", numbers(0))),
+    ("bind :8000", "bind", ("", 8000)),
+    ("bind server:0", "bind", ("server", 0)),
+    ("bind server.2.v6:65535", "bind", ("server.2.v6", 65535)),
+    ("bind [::]:8000", "bind", ("::", 8000)),
+    ("bind []:8000", "bind", ("", 8000)),
+    ('bind "198.18.0.2:8000"', "bind", ("198.18.0.2", 8000)),
+    ("listen 20", "listen", (20,)),
+    ("listen 0", "listen", (0,)),
+    ("accept", "accept", ()),
+    ("connect server:8000", "connect", ("server", 8000)),
+    ("connect [fe80::1%eth0]:80", "connect", ("fe80::1%eth0", 80)),
+    ('send "text"', "send", (b"text", 1, 0.0, None)),
+    ("send 'text'", "send", (b"text", 1, 0.0, None)),
+    ('send "text" x 24', "send", (b"text", 24, 0.0, None)),
+    ('send "text" every 50ms forever', "send", (b"text", None, 0.05, None)),
+    ('send "text" forever every 2m', "send", (b"text", None, 120.0, None)),
+    ('send ""', "send", (b"", 1, 0.0, None)),
+    ("send 5 bytes", "send", (b"xxxxx", None, 0.0, 5)),
+    ("send 1000000000 bytes", "send", (b"x" * 65536, None, 0.0, 1_000_000_000)),
+    ("recv", "recv", (None,)),
+    ("recv 10", "recv", (10,)),
+    ("recv until eof", "recv", ("eof",)),
+    ("shutdown rd", "shutdown", ("rd",)),
+    ("shutdown wr", "shutdown", ("wr",)),
+    ("shutdown rdwr", "shutdown", ("rdwr",)),
+    ("close", "close", ()),
+    ("close listener", "close", ("listener",)),
+    ("fork", "fork", ()),
+    ("sleep 1.5", "sleep", (1.5,)),
+    ("sleep 50ms", "sleep", (0.05,)),
+    ("sleep 2min", "sleep", (120.0,)),
+    ("sleep 1h", "sleep", (3600.0,)),
+    ("wait", "wait", ()),
+    ("exit", "exit", (0,)),
+    ("exit 255", "exit", (255,)),
+    ("return", "return", ()),
+    ("await", "await", ()),
+]
+
+
+@pytest.mark.parametrize(("text", "name", "args"), CALLS)
+def test_every_call(text: str, name: str, args: tuple[Any, ...]) -> None:
+    (call,) = parse_calls(text)
+    assert (call.name, call.args, call.tolerant, call.text, call.offset) == (
+        name, args, False, text, 0
+    )  # fmt: skip
+    (tolerant,) = parse_calls(f"  {text}   || continue # a comment")
+    assert (tolerant.name, tolerant.args, tolerant.tolerant) == (name, args, True)
+    assert tolerant.text == f"{text}   || continue"
+
+
+def test_every_call_is_tested() -> None:
+    assert {name for _, name, _ in CALLS} == set(peer().CALLS)
+
+
+def test_lines_and_statements() -> None:
+    calls = parse_calls(
+        "\n# a comment; close\n  socket;bind :80 ;; listen 5;\n\n\tsend 'a;b#c' x 2; close # end"
+    )
+    assert [(call.text, call.offset) for call in calls] == [
+        ("socket", 2), ("bind :80", 2), ("listen 5", 2), ("send 'a;b#c' x 2", 4), ("close", 4)
+    ]  # fmt: skip
+    assert calls[3].args[0] == b"a;b#c"
+    assert parse_calls("") == parse_calls("\n \n;;\n# nothing") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "data"),
+    [
+        (r'"a\nb\r\tc"', b"a\nb\r\tc"),
+        (r'"\x00\xff\0"', "\0\xff\0".encode()),
+        (r'"say \"hi\" \\ there"', b'say "hi" \\ there'),
+        (r'"\q \x4 \"', None),
+        (r"'no \n escapes'", rb"no \n escapes"),
+        ('"it\'s"', b"it's"),
+        ("'\"'", b'"'),
+        ('"é→"', "é→".encode()),
+        ('"# ; || continue"', b"# ; || continue"),
+        (r'"\q"', rb"\q"),
+    ],
+)
+def test_quotes(text: str, data: bytes | None) -> None:
+    if data is None:
+        with pytest.raises(CallError, match="a quotation mark is not closed"):
+            parse_calls(f"send {text}")
+    else:
+        assert parse_calls(f"send {text}")[0].args[0] == data
+
+
+@pytest.mark.parametrize(
+    ("text", "offset", "message"),
+    [
+        ("socket\nlisen 5", 1, "unknown call 'lisen'; allowed: socket, set"),
+        ("lisen 5", 0, "did you mean 'listen'?"),
+        ("socket\n\nclose; accept 5", 2, "too many words; usage: accept"),
+        ("|| continue", 0, "unknown call '||'"),
+        ("recv || contniue", 0, "'contniue' is out of place; usage: recv"),
+        ("recv||continue", 0, "unknown call 'recv||continue'"),
+        ("send", 0, 'too few words; usage: send "TEXT"'),
+        ("send text", 0, "the text must stand in quotation marks"),
+        ('send "a" x', 0, "'x' is out of place"),
+        ('send "a" x many', 0, "'many' is no number from 0 to 2147483647"),
+        ('send "a" every now', 0, "'now' is no duration"),
+        ("send ² bytes", 0, "'²' is no number"),
+        ("send 99999999999999999999999 bytes", 0, "is no number"),
+        ("recv -1", 0, "'-1' is no number"),
+        ("recv until later", 0, "'later' is out of place"),
+        ("listen", 0, "too few words; usage: listen N"),
+        ("bind 8000", 0, "'8000' is no address; allowed: HOST:PORT, :PORT or [IPv6]:PORT"),
+        ("bind :65536", 0, "port 0 to 65535"),
+        ("bind :-1", 0, "is no address"),
+        ("bind :²", 0, "is no address"),
+        ("bind ::1:80", 0, "is no address"),
+        ("connect server:http", 0, "is no address"),
+        ("socket udp", 0, "unknown kind of socket 'udp'; allowed: tcp, tcp6"),
+        ("shutdown", 0, "too few words; usage: shutdown rd|wr|rdwr"),
+        ("shutdown both", 0, "unknown direction 'both'; allowed: rd, wr, rdwr"),
+        ("close socket", 0, "'socket' is out of place; usage: close [listener]"),
+        ("sleep", 0, "usage: sleep DURATION"),
+        ("sleep 1e9", 0, "'1e9' is no duration"),
+        ("sleep 999999999999h", 0, "7 days at most"),
+        ("exit 256", 0, "'256' is no number from 0 to 255"),
+        ("set", 0, "usage: set OPTION [VALUE...]"),
+        ("set REUSEADDR", 0, "unknown socket option 'REUSEADDR'"),
+        ("set SO_REUSEADR", 0, "did you mean 'SO_REUSEADDR'?"),
+        ("set SO_", 0, "unknown socket option 'SO_'"),
+        ("set SO_RCVBUF big", 0, "SO_RCVBUF wants whole numbers; got big"),
+        ("set SO_RCVBUF 4294967296", 0, "SO_RCVBUF wants numbers of 32 bits"),
+        ("set SO_LINGER 1", 0, "usage: set SO_LINGER ON SECONDS"),
+        ("set TCP_CONGESTION", 0, "usage: set TCP_CONGESTION TEXT"),
+        ("set SO_RCVTIMEO 9999999999h", 0, "7 days at most"),
+        ('send "a', 0, 'a quotation mark is not closed: "a'),
+        ("socket\nsend 'a\n'", 1, "a quotation mark is not closed: 'a"),
+    ],
+)
+def test_mistakes(text: str, offset: int, message: str) -> None:
+    with pytest.raises(CallError) as caught:
+        parse_calls(text)
+    assert caught.value.offset == offset
+    assert message in str(caught.value)
+
+
+PIECES = st.sampled_from(
+    [*peer().CALLS, " ", "\n", ";", "#", '"', "'", "\\", "|| continue", "x", "every", "forever",
+     "bytes", "until eof", "SO_LINGER", "TCP_CONGESTION", "SO_RCVTIMEO", "IP_LOCAL_PORT_RANGE", "1",
+     "0", "-1", "99999999999999999999", "²", "٣", ":80", "[::1]:80", "[", "]", "1s", "9999999999h",
+     ".5", "\t", "\0", "\x85", "\ud800"]
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.one_of(PIECES, st.text(max_size=3))).map("".join))
+@example("listen " + "9" * 5000)
+@example('send "' + "\\" * 999 + '"')
+def test_garbage(text: str) -> None:
+    try:
+        calls = parse_calls(text)
+    except CallError as exc:
+        assert 0 <= exc.offset <= text.count("\n")
+        assert str(exc)
+    else:
+        assert all(call.name in peer().CALLS for call in calls)
+        # What was understood is understood again, a call at a time: so `call` steps are sent.
+        assert [(c.name, c.args, c.tolerant) for c in calls] == [
+            (c.name, c.args, c.tolerant) for call in calls for c in parse_calls(call.text)
+        ]
+
+
+NEWER = {"capture_output", "removeprefix", "removesuffix", "isascii", "fromisoformat", "cache"}
+"""Names of the standard library that came after Python 3.6, as far as they tempt."""
+
+
+def test_programs_of_the_lab_run_on_old_pythons() -> None:
+    files = sorted(images().rglob("*.py"))
+    assert PEER in files
+    for file in files:
+        tree = ast.parse(file.read_text("utf-8"), str(file), feature_version=(3, 6))
+        for node in ast.walk(tree):
+            match node:
+                case ast.ImportFrom(module=name):
+                    imported = [name or ""]
+                case ast.Import(names=aliases):
+                    imported = [alias.name for alias in aliases]
+                case ast.Attribute(attr=name) | ast.keyword(arg=name):
+                    assert name not in NEWER, f"{file.name}:{node.lineno}"
+                    continue
+                case _:
+                    continue
+            assert {name.partition(".")[0] for name in imported} <= sys.stdlib_module_names
+            assert "__future__" not in imported, "its annotations came with 3.7"
+
+
+# The program
+
+
+class Process:
+    """A peer program that runs, and what it has told so far."""
+
+    def __init__(self, *arguments: str, under: Sequence[str] = ()) -> None:
+        self.popen = subprocess.Popen(
+            [*under, sys.executable, str(PEER), *arguments],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        self.events: list[dict[str, Any]] = []
+        self._rest = b""
+        assert self.popen.stdout
+        self._out = self.popen.stdout.fileno()
+
+    def tell(self, **message: str) -> None:
+        assert self.popen.stdin
+        self.popen.stdin.write((json.dumps(message) + "\n").encode())
+        self.popen.stdin.flush()
+
+    def until(self, **wanted: Any) -> dict[str, Any]:
+        """The first event that has all of this, waiting for it."""
+        deadline = time.monotonic() + DEADLINE
+        while True:
+            for event in self.events:
+                if wanted.items() <= event.items():
+                    return event
+            assert self._read(deadline), f"no {wanted} in {self.events}"
+
+    def end(self) -> int:
+        """Waits for the end of it and of all that it started; its exit status."""
+        while self._read(time.monotonic() + DEADLINE):
+            pass
+        return self.popen.wait(DEADLINE)
+
+    def _read(self, deadline: float) -> bool:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._out, selectors.EVENT_READ)
+            assert selector.select(deadline - time.monotonic()), self.events
+        data = os.read(self._out, 65536)
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        self.events += map(json.loads, lines)
+        return bool(data)
+
+    def done(self) -> list[tuple[str, str | None]]:
+        """The calls that are done: text and errno."""
+        return [(e["call"], e.get("errno")) for e in self.events if e.get("phase") == "done"]
+
+
+@contextmanager
+def running(*arguments: str, under: Sequence[str] = ()) -> Iterator[Process]:
+    process = Process(*arguments, under=under)
+    try:
+        yield process
+    finally:
+        process.popen.kill()  # The main process goes with it.
+        process.popen.wait()
+        for stream in (process.popen.stdin, process.popen.stdout, process.popen.stderr):
+            with suppress(OSError):
+                stream.close()  # type: ignore[union-attr]
+
+
+def listening(process: Process) -> int:
+    """The port of a process that listens by now."""
+    process.until(name="listen", phase="done")
+    return port_of(process.until(name="bind", phase="done"))
+
+
+def port_of(event: dict[str, Any]) -> int:
+    return int(event["local"].rpartition(":")[2])
+
+
+@pytest.mark.parametrize(("kind", "host"), [("tcp", "127.0.0.1"), ("tcp6", "[::1]")])
+def test_an_exchange(kind: str, host: str) -> None:
+    if kind == "tcp6" and not Path("/proc/net/if_inet6").exists():
+        pytest.skip("this machine has no IPv6")
+    server_calls = f"""
+        socket {kind}
+        set SO_REUSEADDR
+        bind {host}:0
+        listen 5
+        accept
+        recv until eof
+        send "I am server\\n" x 2
+        close
+        close listener
+        exit 7"""
+    with running("calls", server_calls) as server:
+        bound = server.until(name="bind", phase="done")
+        assert listening(server) == port_of(bound)
+        assert bound["local"].startswith(f"{host}:")
+        client_calls = f"""
+            socket {kind}; connect {host}:{port_of(bound)}; send "I am client"; send 1000 bytes
+            shutdown wr; recv 24; recv; recv || continue"""
+        with running("calls", client_calls) as client:
+            assert client.end() == 0
+            assert server.end() == 7
+            connected = client.until(name="connect", phase="done")
+            assert connected["peer"] == bound["local"]
+            accepted = server.until(name="accept", phase="done")
+            assert (accepted["local"], accepted["peer"]) == (connected["peer"], connected["local"])
+            got = server.until(name="recv", phase="done")
+            assert (got["result"], got["eof"], got["data"][:11]) == (1011, True, "I am client")
+            assert client.until(call="send 1000 bytes", phase="done")["result"] == 1000
+            assert client.until(call="recv 24", phase="done") | {"eof": False, "result": 24} == (
+                client.until(call="recv 24", phase="done")
+            )
+            assert client.until(call="recv", phase="done")["eof"] is True
+            starts = server.until(phase="start")
+            ends = server.until(phase="exit")
+            assert starts["pid"] == ends["pid"] == bound["pid"] != server.popen.pid
+            assert (ends["exit"], ends["signal"]) == (7, None)
+            times = [event["t"] for event in server.events]
+            assert times == sorted(times)
+            for event in server.events:
+                assert event["kind"] in ("process", "call")
+
+
+def test_a_call_that_fails_ends_the_process_with_its_errno() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        with running("calls", f"socket; bind 127.0.0.1:{port}; listen 5") as process:
+            assert process.end() == errno.EADDRINUSE
+            failed = process.until(name="bind", phase="done")
+            assert (failed["errno"], failed["error"]) == ("EADDRINUSE", "Address already in use")
+            assert process.done() == [("socket", None), (f"bind 127.0.0.1:{port}", "EADDRINUSE")]
+
+
+@pytest.mark.parametrize(
+    ("calls", "name", "status"),
+    [
+        ("recv", "EBADF", errno.EBADF),
+        ("close", "EBADF", errno.EBADF),
+        ("close listener", "EBADF", errno.EBADF),
+        ("socket; recv", "ENOTCONN", errno.ENOTCONN),
+        ("socket; shutdown wr", "ENOTCONN", errno.ENOTCONN),
+        ("socket; accept", "EINVAL", errno.EINVAL),
+        ("socket; set TCP_CONGESTION nothing", "ENOENT", errno.ENOENT),
+        ("socket; bind no-such-host.invalid:80", "EAI_NONAME", 1),
+        ("socket; bind 192.0.2.1:80", "EADDRNOTAVAIL", errno.EADDRNOTAVAIL),
+    ],
+)
+def test_errnos(calls: str, name: str, status: int) -> None:
+    with running("calls", calls) as process:
+        assert process.end() == status
+        assert process.done()[-1][1] == name
+
+
+def test_a_tolerated_failure_goes_on() -> None:
+    with running("calls", "recv || continue; socket; close || continue; exit 3") as process:
+        assert process.end() == 3
+        assert process.done()[:3] == [
+            ("recv || continue", "EBADF"), ("socket", None), ("close || continue", None)
+        ]  # fmt: skip
+
+
+def test_return_and_the_end_of_the_list() -> None:
+    for calls in ("", "return", "socket\n# the end\n", "return; exit 9"):
+        with running("calls", calls) as process:
+            assert process.end() == 0
+
+
+def test_a_child_lives_on_after_its_parent_was_killed() -> None:
+    calls = (
+        'socket; bind 127.0.0.1:0; listen 5; accept; fork; recv; send "still here"; recv until eof'
+    )
+    with running("--tether", "calls", calls) as server:
+        port = listening(server)
+        with socket.create_connection(("127.0.0.1", port), DEADLINE) as client:
+            parent = server.until(name="fork", phase="done")["pid"]
+            child = server.until(name="recv", phase="enter")["pid"]
+            assert parent != child
+            server.tell(do="signal", signal="KILL")
+            assert server.until(phase="exit")["signal"] == "KILL"
+            client.sendall(b"are you there?")
+            assert client.recv(64) == b"still here"
+        assert server.until(call="recv until eof", phase="done")["pid"] == child
+        assert server.end() == 128 + signal.SIGKILL
+
+
+def test_a_parent_keeps_the_listener_and_leaves_the_connection() -> None:
+    with running(
+        "--tether", "calls", "socket; bind 127.0.0.1:0; listen 5; accept; fork; exit"
+    ) as server:
+        port = listening(server)
+        with socket.create_connection(("127.0.0.1", port), DEADLINE) as client:
+            assert client.recv(1) == b""  # The child has ended, and nobody else held it.
+        with socket.create_connection(("127.0.0.1", port), DEADLINE):
+            pass
+        assert not any(event.get("phase") == "exit" for event in server.events)
+
+
+def test_calls_over_stdin() -> None:
+    with running("--tether", "calls", "socket; await") as process:
+        process.until(name="await", phase="enter")
+        process.tell(do="call", call="bind 127.0.0.1:0")
+        process.tell(do="call", call="listen 5; recv || continue")
+        assert process.until(call="recv || continue", phase="done")["errno"] == "ENOTCONN"
+        assert not any(e["phase"] == "done" and e["name"] == "await" for e in process.events)
+        process.tell(do="call", call="exit 5")
+        assert process.end() == 5
+
+
+def test_the_end_of_stdin_ends_everything() -> None:
+    with running("--tether", "calls", "wait") as process:
+        process.until(name="wait", phase="enter")
+        assert process.popen.stdin
+        process.popen.stdin.close()
+        assert process.end() == 0
+
+
+@pytest.mark.netns
+def test_the_end_of_stdin_ends_children_too() -> None:
+    """As process 1, like in a lab. SIGTERM is forwarded to the main process alone."""
+    unshare = ["unshare", *(() if os.geteuid() == 0 else ("-Ur",)), "-pf", "--mount-proc"]
+    calls = "socket; bind 127.0.0.1:0; listen 5; accept; fork; recv until eof; wait"
+    with running("--tether", "calls", calls, under=[*unshare, "--kill-child"]) as server:
+        with socket.create_connection(("127.0.0.1", listening(server)), DEADLINE) as client:
+            server.until(name="recv", phase="enter")
+            server.tell(do="signal", signal="TERM")
+            assert server.until(phase="exit")["signal"] == "TERM"
+            client.shutdown(socket.SHUT_WR)
+            server.until(name="wait", phase="enter", pid=3)  # The child has outlived its parent.
+            assert server.popen.stdin
+            server.popen.stdin.close()
+            assert client.recv(1) == b""
+        server.end()
+
+
+def test_signals_reach_the_main_process() -> None:
+    with running("calls", "wait") as process:
+        process.until(name="wait", phase="enter")
+        process.popen.send_signal(signal.SIGTERM)
+        assert process.end() == 128 + signal.SIGTERM
+        assert process.until(phase="exit")["signal"] == "TERM"
+
+
+def test_a_program() -> None:
+    script = (
+        "import os; print('out'); os.write(2, b'err\\n'); print(os.read(0, 1)); raise SystemExit(3)"
+    )
+    with running("run", "--", sys.executable, "-uc", script) as process:
+        assert process.end() == 3
+        text = "".join(event["text"] for event in process.events if event["kind"] == "output")
+        assert text == "out\nerr\nb''\n"
+        assert [event["kind"] for event in process.events][-1] == "process"
+        assert process.until(phase="exit")["exit"] == 3
+
+
+def test_a_program_that_is_not_there() -> None:
+    with running("run", "--", "no-such-program", "with spaces") as process:
+        assert process.end() == 127
+        (output,) = [event["text"] for event in process.events if event["kind"] == "output"]
+        assert output == "cannot run no-such-program 'with spaces': No such file or directory\n"
+
+
+def test_text_for_people() -> None:
+    with running("--text", "calls", "socket; recv || continue; exit 2") as process:
+        out, err = process.popen.communicate(timeout=DEADLINE)
+        assert (process.popen.returncode, err) == (2, b"")
+        words = [line.split(" ", 2)[2] for line in out.decode().splitlines()]
+        assert words == [
+            "process start ", "socket ...", "socket = ok", "recv || continue ...",
+            "recv || continue = ENOTCONN (Transport endpoint is not connected)", "exit 2 ...",
+            "process exit 2",
+        ]  # fmt: skip
+
+
+def test_bad_usage() -> None:
+    for arguments, message in [
+        (["calls", "socket\nlisen"], "line 2: unknown call 'lisen'"),
+        (["run"], "required: ARG"),
+        ([], "required"),
+    ]:
+        with running(*arguments) as process:
+            out, err = process.popen.communicate(timeout=DEADLINE)
+            assert (process.popen.returncode, out) == (2, b"")
+            assert message in err.decode()

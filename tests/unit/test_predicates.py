@@ -1,0 +1,408 @@
+"""Every kind of claim: held, not held, undecided."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+import pytest
+import yaml
+
+from labctl import errnos
+from labctl.errors import ScenarioError
+from labctl.history import (
+    CallEvent,
+    CountersEvent,
+    Event,
+    History,
+    LabEvent,
+    OutputEvent,
+    ProcessEvent,
+    SocketsEvent,
+    TroubleEvent,
+)
+from labctl.predicates import Finding, Predicate, summary
+from labctl.probes.sockets import State, parse_ss
+from tests.fake import HEADER, scenario, tcp
+
+LISTEN = tcp("LISTEN", ":8000", recv_q=2, send_q=20)
+ESTAB = tcp("ESTAB", "198.18.0.2:8000", "198.18.0.3:40000", recv_q=5)
+MAPPED = tcp("ESTAB", "[::ffff:198.18.0.2]:8000", "[::ffff:198.18.0.3]:40001", send_q=1000)
+SIX = tcp("CLOSE-WAIT", "[fd00::2]:8000", "[fd00::3]:40002")
+SECOND = tcp("FIN-WAIT-1", "198.18.0.4:9000", "198.18.0.3:40003", send_q=9)
+TIME_WAIT = tcp("TIME-WAIT", "198.18.0.2:8000", "198.18.0.3:40004", more="timer:(timewait,59sec,0)")
+BOUND = tcp("UNCONN", "198.18.0.2:7000")
+RESOLVER = tcp("LISTEN", "127.0.0.11:33333")
+
+LAB = LabEvent(
+    0.0,
+    "2026-01-01T00:00:00Z",
+    "fake",
+    {},
+    {
+        "server": "198.18.0.2", "server.2": "198.18.0.4", "server.v6": "fd00::2",
+        "server.2.v6": "fd00::4", "client": "198.18.0.3", "client.v6": "fd00::3",
+    },
+)  # fmt: skip
+
+
+def claim(text: str) -> Predicate:
+    """A predicate from what stands after `wait:`, in one line."""
+    found = scenario(f"""\
+title: t
+hosts:
+  server: {{addresses: 2, calls: socket}}
+  client: {{calls: socket, processes: {{other: {{run: cat}}}}}}
+steps:
+  - wait: {text}
+""")
+    predicate = found.steps[0].claim
+    assert predicate
+    return predicate
+
+
+def judge(text: str, *events: Event) -> Finding:
+    (finding,) = claim(text).judge(History([LAB, *events]))
+    return finding
+
+
+def seen(*lines: str, host: str = "server") -> SocketsEvent:
+    return SocketsEvent(1.0, host, "look", "\n".join([HEADER, *lines]))
+
+
+# Sockets
+
+
+@pytest.mark.parametrize(
+    ("pattern", "lines", "holds"),
+    [
+        # A state: at least one socket in it, and no connection in another.
+        ("ESTAB", [ESTAB], True),
+        ("ESTAB", [ESTAB, MAPPED, LISTEN, BOUND], True),
+        ("ESTAB", [ESTAB, TIME_WAIT], False),
+        ("ESTAB", [LISTEN], False),
+        ("ESTAB", [], False),
+        ("established", [ESTAB], True),
+        ("Fin_Wait1", [SECOND], True),
+        ("CLOSED", [BOUND], True),
+        # LISTEN looks at listeners alone.
+        ("LISTEN", [LISTEN, ESTAB, TIME_WAIT], True),
+        ("LISTEN", [ESTAB], False),
+        ("LISTEN", [RESOLVER], False),
+        # none: no socket but listeners.
+        ("none", [LISTEN, RESOLVER, BOUND], True),
+        ("none", [], True),
+        ("none", [TIME_WAIT], False),
+        # Lists
+        ("[LISTEN, ESTAB]", [LISTEN, ESTAB], True),
+        ("[LISTEN, ESTAB]", [ESTAB], False),
+        ("[LISTEN, ESTAB]", [LISTEN, ESTAB, SIX], False),
+        ("[ESTAB, CLOSE_WAIT]", [ESTAB, SIX], True),
+        ("[ESTAB, CLOSE_WAIT]", [ESTAB], False),
+        ("[LISTEN, {state: ESTAB}]", [LISTEN, ESTAB, SIX], True),
+        ("[ESTAB, {state: TIME-WAIT, count: 1}]", [ESTAB, TIME_WAIT], True),
+        ("[ESTAB, {state: TIME-WAIT, count: 1}]", [ESTAB, TIME_WAIT, SIX], False),
+        ("[none]", [LISTEN], True),
+        # A mapping: so many of these, whatever else there is.
+        ("{state: ESTAB}", [ESTAB, SIX], True),
+        ("{state: ESTAB, count: 2}", [ESTAB, MAPPED, SIX], True),
+        ("{state: ESTAB, count: 1}", [ESTAB, MAPPED], False),
+        ("{state: ESTAB, count: 0}", [SIX], True),
+        ("{state: ESTAB, count: 0}", [ESTAB], False),
+        ('{state: ESTAB, count: ">=2"}', [ESTAB, MAPPED], True),
+        ('{state: ESTAB, count: "<2"}', [ESTAB, MAPPED], False),
+        ('{state: ESTAB, count: "!=2"}', [ESTAB], True),
+        ("{count: 3}", [ESTAB, SIX, TIME_WAIT, LISTEN, BOUND], True),
+        ("{recv-q: 5}", [ESTAB], True),
+        ('{recv-q: ">5"}', [ESTAB], False),
+        ('{state: LISTEN, recv-q: 2, send-q: ">=20"}', [LISTEN], True),
+        ('{send-q: ">999"}', [ESTAB, MAPPED], True),
+        ('{send-q: ">999", recv-q: ">0"}', [ESTAB, MAPPED], False),
+        ("{timer: timewait}", [TIME_WAIT], True),
+        ("{timer: on}", [TIME_WAIT], False),
+        ("{timer: timewait}", [ESTAB], False),
+        # Addresses
+        ('{local: ":8000"}', [ESTAB], True),
+        ('{local: ":8001"}', [ESTAB], False),
+        ("{local: server}", [ESTAB], True),
+        ('{local: "server:8000"}', [MAPPED], True),
+        ('{local: "server:8000"}', [SIX], True),
+        ("{local: client}", [ESTAB], False),
+        ("{local: server.2}", [SECOND], True),
+        ("{local: server.2}", [ESTAB], False),
+        ("{local: server.v6}", [SIX], True),
+        ("{local: server.v6}", [ESTAB], False),
+        ('{local: "server.v6:8000", peer: client.v6}', [SIX], True),
+        ("{local: 198.18.0.2}", [ESTAB], True),
+        ("{local: 198.18.0.2}", [MAPPED], True),
+        ('{local: "198.18.0.2:9000"}', [ESTAB], False),
+        ('{local: "fd00::2"}', [SIX], True),
+        ('{local: "[fd00::2]:8000"}', [SIX], True),
+        ('{local: "[fd00::2]:8001"}', [SIX], False),
+        ('{local: "[fd00::2]"}', [SIX], True),
+        ('{peer: "client:40000"}', [ESTAB], True),
+        ('{peer: "client:40000"}', [MAPPED], False),
+        ('{state: LISTEN, local: ":8000", peer: ":*"}', [LISTEN], True),
+    ],
+)
+def test_sockets(pattern: str, lines: list[str], holds: bool) -> None:
+    found = judge(f"{{sockets: {{server: {pattern}}}}}", seen(*lines))
+    assert found.result == ("pass" if holds else "fail")
+    assert found.what == f"server: {found.expected}"
+    assert len(found.evidence) == sum(line != RESOLVER for line in lines)
+
+
+def test_sockets_that_were_not_seen() -> None:
+    text = "{sockets: {server: none}}"
+    assert judge(text).result == "unknown"
+    assert judge(text, seen(host="client")).result == "unknown"
+    trouble = TroubleEvent(2.0, "server", "ss", "Cannot open netlink socket")
+    found = judge(text, seen(), trouble)
+    assert (found.result, found.actual) == ("unknown", "Cannot open netlink socket")
+
+
+def test_the_latest_look_counts() -> None:
+    assert judge("{sockets: {server: none}}", seen(ESTAB), seen()).result == "pass"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [
+        ("ESTAB", "ESTAB"),
+        ("none", "no connection"),
+        ("[LISTEN, {state: ESTAB, count: '>=3'}]", "LISTEN and >=3 x ESTAB"),
+        ("{count: 3, recv-q: '>0', send-q: 0}", "3 x connection recv-q >0 send-q 0"),
+        ("{timer: persist, local: ':80', peer: client}",
+         "connection timer persist local :80 peer client"),
+    ],
+)  # fmt: skip
+def test_patterns_in_words(pattern: str, words: str) -> None:
+    assert judge(f"{{sockets: {{server: {pattern}}}}}").expected == words
+
+
+def test_summary() -> None:
+    def of(*lines: str) -> str:
+        return summary(parse_ss("\n".join([HEADER, *lines])))
+
+    assert of() == "no sockets"
+    assert of(LISTEN, TIME_WAIT, TIME_WAIT) == "LISTEN, 2 x TIME-WAIT"
+    assert of(ESTAB, MAPPED) == "ESTAB recv-q 5, ESTAB send-q 1000"
+    many = [tcp(state, ":1", "10.0.0.1:1") for state in State]
+    assert of(*many).endswith(f"and {len(many)} sockets in all")
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["{local: nobody}", "{peer: 'sevrer:80'}", "{peer: server.3}", "{timer: off}", "{state: none}"],
+)
+def test_sockets_that_can_not_be(pattern: str) -> None:
+    with pytest.raises(ScenarioError):
+        claim(f"{{sockets: {{server: {pattern}}}}}")
+
+
+# Processes
+
+
+def started(t: float = 1.0) -> ProcessEvent:
+    return ProcessEvent(t, "server", "server", "start", pid=2)
+
+
+def exited(status: int | None = 0, signal: str | None = None) -> ProcessEvent:
+    return ProcessEvent(3.0, "server", "server", "exit", pid=2, exit=status, signal=signal)
+
+
+def gone() -> ProcessEvent:
+    return ProcessEvent(4.0, "server", "server", "gone", signal="KILL")
+
+
+def did(call: str, failure: str | None = None, phase: Any = "done") -> CallEvent:
+    name = call.split(maxsplit=1)[0]
+    return CallEvent(2.0, "server", "server", 2, phase, call, name, errno=failure)
+
+
+def wrote(text: str) -> OutputEvent:
+    return OutputEvent(2.0, "server", "server", text)
+
+
+NEVER: list[Event] = []
+RUNNING = [started(), did("socket"), did("accept", phase="enter")]
+ENDED = [started(), did("socket"), exited()]
+FAILED = [started(), did("socket"), did("bind :8000", "EADDRINUSE"), exited(98)]
+KILLED = [started(), did("wait", phase="enter"), exited(None, "KILL")]
+TOLERANT = [started(), did("recv || continue", "ECONNRESET"), did("close"), exited()]
+PROGRAM = [started(), wrote("listening\nfailed: 98\n"), exited(1)]
+PROGRAM_RUNS = [started(), wrote("listening\n")]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "events", "result"),
+    [
+        ("running", RUNNING, "pass"),
+        ("running", ENDED, "fail"),
+        ("running", NEVER, "fail"),
+        ("running", [started(), gone()], "fail"),
+        ("running", [*ENDED, started(5.0)], "pass"),
+        ("exited", ENDED, "pass"),
+        ("exited", KILLED, "pass"),
+        ("exited", RUNNING, "fail"),
+        ("exited", NEVER, "fail"),
+        ("ok", ENDED, "pass"),
+        ("ok", FAILED, "fail"),
+        ("ok", KILLED, "fail"),
+        ("ok", RUNNING, "fail"),
+        ("ok", TOLERANT, "pass"),
+        ("EADDRINUSE", FAILED, "pass"),
+        ("EADDRINUSE", ENDED, "fail"),
+        ("ECONNREFUSED", FAILED, "fail"),
+        ("EADDRINUSE", RUNNING, "fail"),
+        ("EADDRINUSE", NEVER, "fail"),
+        ("ECONNRESET", TOLERANT, "fail"),  # not its last call
+        ("ECONNRESET", TOLERANT[:2], "pass"),
+        ("EADDRINUSE", PROGRAM, "fail"),
+        ("EADDRINUSE", PROGRAM_RUNS, "unknown"),
+        ("{errno: EADDRINUSE}", FAILED, "pass"),
+        ("{state: exited}", FAILED, "pass"),
+        ("{exit: 98}", FAILED, "pass"),
+        ("{exit: 0}", FAILED, "fail"),
+        ("{exit: 0}", RUNNING, "fail"),
+        ("{exit: 0}", KILLED, "fail"),
+        ("{signal: KILL}", KILLED, "pass"),
+        ("{signal: SIGKILL}", KILLED, "pass"),
+        ("{signal: TERM}", KILLED, "fail"),
+        ("{signal: KILL}", FAILED, "fail"),
+        ("{signal: KILL}", [started(), gone()], "pass"),
+        ("{signal: TERM}", [started(), exited(None, "TERM"), gone()], "pass"),
+        ('{output: "fail.*98"}', PROGRAM, "pass"),
+        ('{output: "^listening$"}', PROGRAM, "pass"),
+        ('{output: "^fail$"}', PROGRAM, "fail"),
+        ('{output: "list.*failed"}', PROGRAM, "fail"),
+        ('{output: "x"}', [started()], "fail"),
+        ("{call: {bind: EADDRINUSE}}", FAILED, "pass"),
+        ("{call: {bind: ok}}", FAILED, "fail"),
+        ("{call: {socket: ok, bind: EADDRINUSE}}", FAILED, "pass"),
+        ("{call: {connect: ok}}", FAILED, "fail"),
+        ("{call: {accept: ok}}", RUNNING, "fail"),  # entered, not done
+        ("{call: {recv: ECONNRESET}}", [*TOLERANT[:2], did("recv")], "fail"),  # the last one counts
+        ('{exit: 1, output: "98", call: {bind: ok}}', PROGRAM, "fail"),
+        ('{exit: 1, output: "98"}', PROGRAM, "pass"),
+    ],
+)
+def test_processes(pattern: str, events: list[Event], result: str) -> None:
+    assert judge(f"{{process: {{server: {pattern}}}}}", *events).result == result
+
+
+def test_what_was_seen_of_processes() -> None:
+    def actual(pattern: str, events: list[Event]) -> str:
+        return judge(f"{{process: {{server: {pattern}}}}}", *events).actual
+
+    assert actual("ok", RUNNING) == "running, in accept"
+    assert actual("ok", PROGRAM_RUNS) == "running"
+    assert actual("ok", NEVER) == "never started"
+    assert actual("running", KILLED) == "killed by SIGKILL"
+    assert actual("running", ENDED) == "exit 0"
+    assert actual("ok", TOLERANT) == "exit 0"
+    assert actual("ok", FAILED) == (
+        "bind :8000: EADDRINUSE (98 on Linux, 48 on macOS and the BSDs)"
+    )
+    assert actual("EADDRINUSE", PROGRAM_RUNS) == (
+        "running; a program's calls are not seen, judge exit or output"
+    )
+    assert (
+        actual("{call: {bind: ok, connect: ok}}", FAILED) == "bind: EADDRINUSE, connect: not done"
+    )
+
+
+def test_the_evidence_of_processes() -> None:
+    found = judge("{process: {server: ok}}", *RUNNING)
+    assert found.evidence == ("2.000 socket: ok", "2.000 accept: blocked")
+    found = judge("{process: {server: ok}}", *FAILED)
+    assert found.evidence[-1] == "2.000 bind :8000: EADDRINUSE"
+    many = [started(), *(did("recv") for _ in range(20)), *(wrote(f"{n}\n") for n in range(20))]
+    assert len(judge("{process: {server: ok}}", *many).evidence) == 16
+
+
+def test_news_of_processes_that_never_started() -> None:
+    assert judge("{process: {server: ok}}", did("socket"), exited()).actual == "never started"
+
+
+# Counters
+
+
+@pytest.mark.parametrize(
+    ("wanted", "result"), [("1", "fail"), ("2", "pass"), ('">=1"', "pass"), ("0", "fail")]
+)
+def test_counters(wanted: str, result: str) -> None:
+    events = [
+        CountersEvent(0.0, "server", {"TcpExtTCPAbortOnClose": 7, "TcpActiveOpens": 0}),
+        SocketsEvent(1.0, "server", "change", HEADER, {"TcpExtTCPAbortOnClose": 8}),
+        SocketsEvent(2.0, "server", "change", HEADER, {"TcpActiveOpens": 1}),
+        SocketsEvent(3.0, "server", "change", HEADER, {"TcpExtTCPAbortOnClose": 9}),
+    ]
+    found = judge(f"{{counters: {{server: {{TcpExtTCPAbortOnClose: {wanted}}}}}}}", *events)
+    assert (found.result, found.actual) == (result, "2")
+    assert found.what == f"server: TcpExtTCPAbortOnClose grew by {found.expected}"
+
+
+def test_counters_that_are_not_there() -> None:
+    events = [CountersEvent(0.0, "client", {"TcpActiveOpens": 0})]
+    assert judge("{counters: {client: {TcpActiveOpens: 0}}}", *events).result == "pass"
+    assert judge("{counters: {client: {TcpNoSuch: 0}}}", *events).result == "unknown"
+    assert judge("{counters: {server: {TcpActiveOpens: 0}}}", *events).result == "unknown"
+
+
+# Several subjects, and none
+
+
+def test_each_subject_has_a_finding() -> None:
+    predicate = claim(
+        "{sockets: {server: none, client: ESTAB}, process: {client: ok, other: running},"
+        " counters: {server: {A: 1, B: 2}}}"
+    )
+    assert [finding.what for finding in predicate.judge(History())] == [
+        "server: no connection", "client: ESTAB", "client: ok", "other: running",
+        "server: A grew by 1", "server: B grew by 2",
+    ]  # fmt: skip
+    assert predicate.hosts == {"server", "client"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}", "{sockets: {}}", "{process: {}}", "{counters: {}}", "{counters: {server: {}}}",
+        "{sockets: {server: []}}", "{process: {server: {}}}",
+        pytest.param("{sockets: }", marks=pytest.mark.xfail(reason="nothing is claimed")),
+        pytest.param("{process: {server: {exit: }}}",
+                     marks=pytest.mark.xfail(reason="nothing is claimed")),
+    ],
+)  # fmt: skip
+def test_what_claims_nothing_is_a_mistake(text: str) -> None:
+    """It would always hold."""
+    with pytest.raises(ScenarioError):
+        claim(text)
+
+
+def test_predicates_do_not_change_the_history() -> None:
+    events: list[Event] = [LAB, seen(ESTAB), *FAILED]
+    history = History(events)
+    for text in ("{sockets: {server: ESTAB}}", "{process: {server: EADDRINUSE}}"):
+        assert claim(text).judge(history) == claim(text).judge(history)
+    assert history.events == events
+
+
+# Error numbers
+
+
+def test_error_numbers_are_those_of_linux() -> None:
+    assert {name: getattr(errno, name) for name in errnos.LINUX} == errnos.LINUX
+    assert set(errnos.BSD) <= set(errnos.LINUX)
+
+
+def test_error_numbers_in_words() -> None:
+    assert errnos.describe("EADDRINUSE") == "EADDRINUSE (98 on Linux, 48 on macOS and the BSDs)"
+    assert errnos.describe("EBADF") == "EBADF (9)"
+    assert errnos.describe("EAI_NONAME") == "EAI_NONAME"
+    assert errnos.describe("ENEW") == "ENEW"
+
+
+def test_yaml_reads_these_predicates_as_intended() -> None:
+    assert yaml.safe_load("{server: none}") == {"server": "none"}
