@@ -115,7 +115,7 @@ def held_since(predicate: Predicate, events: Sequence[Event], start: float) -> f
 
 
 def explain(events: Iterable[Event]) -> list[str]:
-    """Why things went as they did: a sentence for each bind or listen that was in somebody's way."""
+    """Why things went as they did: a sentence for each bind or listen that was blocked."""
     history = History()
     failed: CallEvent | None = None
     found: list[str] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from labctl import errnos
+from labctl.calls import parse_calls
 from labctl.history import CallEvent, History
 from labctl.probes.sockets import Address, Socket
 
@@ -41,7 +42,7 @@ def blocked_call(event: CallEvent, history: History) -> str | None:
     failure; None where nothing is known."""
     seen = history.sockets[event.host]
     if event.name == "bind":
-        host, _, port = event.call.split()[1].rpartition(":")
+        host, port = parse_calls(event.call)[0].args
         address = f"{history.lab.addresses.get(host, host) if history.lab else host}:{port}"
     else:
         address = event.local or ":0"

@@ -73,6 +73,13 @@ def _split(place: str) -> tuple[str, str]:
 Place = Annotated[str, BeforeValidator(_place), WithJsonSchema({"type": "string"})]
 
 
+TimerName = Annotated[
+    Literal["on", "keepalive", "timewait", "persist", "unknown"],
+    # `on` is what ss calls the retransmission timer, and a truth value to YAML.
+    BeforeValidator(lambda value: "on" if value is True else value),
+]
+
+
 class SocketPattern(Model):
     """Sockets of one kind, and how many there must be."""
 
@@ -80,7 +87,7 @@ class SocketPattern(Model):
     count: Count | None = None
     recv_q: Count | None = Field(None, alias="recv-q")
     send_q: Count | None = Field(None, alias="send-q")
-    timer: Literal["on", "keepalive", "timewait", "persist", "unknown"] | None = None
+    timer: TimerName | None = None
     local: Place | None = None
     peer: Place | None = None
 
