@@ -102,13 +102,15 @@ def held_since(predicate: Predicate, events: Sequence[Event], start: float) -> f
     """Since when, from `start` on, a predicate has held without a break; None where it does not
     hold at the end. So a wait that comes late still measures what happened."""
     history = History()
+    begun = False
     since: float | None = None
     for event in events:
         history.add(event)
-        if event.t < start:
+        begun = begun or event.t >= start
+        if not begun:
             continue
         if all(finding.result == "pass" for finding in predicate.judge(history)):
-            since = event.t if since is None else since
+            since = max(start, event.t) if since is None else since
         else:
             since = None
     return since

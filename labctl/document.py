@@ -1,8 +1,11 @@
 """YAML with line numbers: from a file to plain data, a map of lines, and mistakes.
 
-`Document.expand` replaces `${name}` everywhere, and so works once per variant. Guards: files of
-more than MAX_BYTES, nesting beyond MAX_DEPTH and aliases that multiply beyond MAX_NODES
-are mistakes.
+`Document.expand` replaces `${name}` everywhere, and so works once per variant. A key is a word as
+it is written, whatever YAML takes it for (`null`, `7`), and of YAML 1.1's truth values only `true`
+and `false` are some: `on`, `off`, `yes` and `no` are words, as in YAML 1.2.
+
+Guards: files of more than MAX_BYTES, nesting beyond MAX_DEPTH, aliases that multiply beyond
+MAX_NODES and params that multiply beyond MAX_BYTES are mistakes.
 """
 
 from __future__ import annotations
@@ -244,6 +247,8 @@ class _Expansion:
 
 def construct(node: ScalarNode) -> Any:
     """The number, truth value or nothing that a scalar stands for. Raises ValueError."""
+    if node.tag == CORE + "bool" and node.value.lower() not in ("true", "false"):
+        return node.value
     try:
         value = yaml.SafeLoader("").construct_object(node)
     except (yaml.YAMLError, ValueError, LookupError):

@@ -36,6 +36,7 @@ from labctl.history import (
     TroubleEvent,
 )
 from labctl.predicates import Predicate
+from labctl.probes.sockets import SsParseError
 from labctl.scenario import Scenario
 from labctl.steps import Outcome
 from labctl.values import Within
@@ -359,8 +360,16 @@ class Lab:
             pass  # Sockets of a host that is still being set up
         else:
             t = message.pop("t") - self._origin
-            events = {"sockets": SocketsEvent, "trouble": TroubleEvent}
-            self._emit(events[kind](t, host, **message))
+            if kind == "trouble":
+                self._emit(TroubleEvent(t, host, **message))
+                return
+            look = SocketsEvent(t, host, **message)
+            try:
+                _ = look.sockets
+            except SsParseError as exc:
+                self._emit(TroubleEvent(t, host, "ss", f"{exc}\n{look.text}"))
+            else:
+                self._emit(look)
 
     def _take_process(self, process: str, host: str, message: Message | None) -> None:
         if message is None:

@@ -110,7 +110,7 @@ def run(scenario: Scenario, backend: Backend, folder: RunFolder, watcher: Watche
         interrupted = Interrupted("interrupted")
         interrupted.__cause__ = exc
         result, reason = "error", "interrupted"
-    verdicts = check(scenario, history.events)
+    verdicts = check(scenario, history.events) if result != "skip" else []
     found = RunResult(
         scenario=scenario,
         result=result or overall(v.result for v in verdicts if v.result != "skip"),

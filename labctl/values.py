@@ -88,10 +88,20 @@ class Model(BaseModel):
             return data
         if not isinstance(data, Mapping):
             raise problem(f"a mapping is wanted here, not {shown(data)}")
+        optional = {f.alias or name for name, f in cls.model_fields.items() if f.default is None}
+        details = [
+            InitErrorDetails(
+                type=problem(f"{key!r} has no value; give it one, or leave it out"),
+                loc=(key,),
+                input=None,
+            )
+            for key, value in data.items()
+            if value is None and key in optional
+        ]
         try:
-            return handler(data)
+            found = handler(data)
         except ValidationError as exc:
-            details = [
+            details += [
                 InitErrorDetails(
                     type=problem(cls._message(error), **_place(error)),
                     loc=error["loc"],
@@ -99,6 +109,8 @@ class Model(BaseModel):
                 )
                 for error in exc.errors()
             ]
+        if not details:
+            return found
         raise ValidationError.from_exception_data(cls.__name__, details)
 
     @classmethod

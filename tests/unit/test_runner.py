@@ -105,7 +105,8 @@ def test_a_wait_measures_when_it_became_true(
     )  # fmt: skip
     found = watch(
         "- start: server\n- kill: server\n  as: killed\n"
-        f"- wait: {{sockets: {{server: none}}}}\n  since: killed\n  within: {within}\n- note: after\n",
+        f"- wait: {{sockets: {{server: none}}}}\n  since: killed\n  within: {within}\n"
+        "- note: after\n",
         fake,
     )
     (verdict,) = found.verdicts

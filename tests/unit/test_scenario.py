@@ -123,9 +123,9 @@ def test_a_file_is_read_once(tmp_path: Path) -> None:
 
 
 def test_a_whole_scalar_keeps_its_type() -> None:
-    text = f"title: t\nparams: {{n: 5, on: true}}\n{HOSTS}steps:\n  - sleep: ${{n}}\n"
+    text = f"title: t\nparams: {{n: 5, yes: true}}\n{HOSTS}steps:\n  - sleep: ${{n}}\n"
     assert case(text).steps[0].sleep == 5.0  # type: ignore[attr-defined]
-    wrong = text.replace("sleep: ${n}", "sleep: ${on}")
+    wrong = text.replace("sleep: ${n}", "sleep: ${yes}")
     with pytest.raises(ScenarioError, match="True is no duration"):
         case(wrong)
 
@@ -169,7 +169,7 @@ def test_params_stand_anywhere() -> None:
     [
         ("7", "7"), ("0x10", "16"), ("1_000", "1000"), ('"7"', "7"), ("007", "7"), ("-1", "-1"),
         ("word", "word"), ("a: b", "a: b"), ("[1, 2]", "[1, 2]"), ("a b", "a b"), ("", ""),
-        ("2026-01-01", "2026-01-01"), ("2026-99-99", "2026-99-99"), ("!!bool x", "!!bool x"),
+        ("2026-01-01", "2026-01-01"), ("2026-99-99", "2026-99-99"), ("!!bool x", "x"),
         ("!!int ''", "!!int ''"), ("*x", "*x"), ("[" * 5000, "[" * 5000), ("9" * 5000, "9" * 5000),
         ("'", "'"), ("\t", "\t"), ("- a", "- a"), ("a=b", "a=b"),
     ],
@@ -189,7 +189,8 @@ def test_sets_override_params_and_variants() -> None:
 
 def test_booleans_and_nothing_by_set() -> None:
     text = f"title: t\nparams: {{x: 1}}\n{HOSTS}steps:\n  - sleep: ${{x}}\n"
-    for word, shown in {"true": "True", "off": "False", "~": "nothing", "null": "nothing"}.items():
+    words = {"true": "True", "False": "False", "~": "nothing", "null": "nothing", "off": "'off'"}
+    for word, shown in words.items():
         with pytest.raises(ScenarioError, match=f"lesson.yaml:5: {shown} is no duration"):
             case(text, x=word)
 
@@ -271,8 +272,15 @@ def test_an_empty_program_is_no_process() -> None:
 
 
 def test_keys_are_words_as_they_are_written() -> None:
-    text = "title: t\nhosts: {no: {calls: socket}, on: {}}\nsteps:\n  - start: 'no'\n"
-    assert list(case(text).hosts) == ["no", "on"]
+    text = "title: t\nhosts: {no: {calls: socket}, null: {}}\nsteps:\n  - start: no\n"
+    assert list(case(text).hosts) == ["no", "null"]
+
+
+def test_words_that_yaml_takes_for_truth_values() -> None:
+    found = small("  - note: on\n  - note: No\n  - wait: {sockets: {server: {timer: on}}}\n")
+    assert [str(step) for step in found.steps] == [
+        "note on", "note No", "wait server connection timer on"
+    ]  # fmt: skip
 
 
 def test_a_step_of_every_kind() -> None:
