@@ -119,16 +119,17 @@ def held_since(predicate: Predicate, events: Sequence[Event], start: float) -> f
 def explain(events: Iterable[Event]) -> list[str]:
     """Why things went as they did: a sentence for each bind or listen that was blocked."""
     history = History()
-    failed: CallEvent | None = None
+    failed: list[CallEvent] = []
     found: list[str] = []
     for event in events:
         history.add(event)
         if isinstance(event, CallEvent) and event.errno == "EADDRINUSE":
-            failed = event
-        elif failed and isinstance(event, SocketsEvent) and event.caption == failed.call:
-            if sentence := blocked_call(failed, history):
-                found.append(sentence)
-            failed = None
+            failed.append(event)
+        elif isinstance(event, SocketsEvent) and event.caption:
+            for call in [c for c in failed if (c.host, c.call) == (event.host, event.caption)][:1]:
+                failed.remove(call)
+                if sentence := blocked_call(call, history):
+                    found.append(sentence)
     return found
 
 

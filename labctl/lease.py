@@ -33,9 +33,11 @@ class Lease:
 
     def __enter__(self) -> Self:
         self._path = folder() / f"{self.run}.json"
-        self._file = self._path.open("w", encoding="utf-8")
+        unlocked = self._path.with_suffix(".new")
+        self._file = unlocked.open("w", encoding="utf-8")
         fcntl.flock(self._file, fcntl.LOCK_EX)
         self.write()
+        unlocked.rename(self._path)
         return self
 
     def write(self) -> None:

@@ -168,7 +168,7 @@ def output_of(command: Sequence[str]) -> str:
     except subprocess.TimeoutExpired as exc:
         raise ToolFailed(f"{command[0]}: not done in {PATIENCE} s") from exc
     if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-3:]
+        said = done.stdout.strip().splitlines()[-3:] + done.stderr.strip().splitlines()[-3:]
         raise ToolFailed(f"{command[0]}: status {done.returncode}: {' / '.join(said)}")
     return done.stdout
 
@@ -208,12 +208,11 @@ class Lesson:
 
     def run(self) -> float:
         with tempfile.TemporaryDirectory() as out:
-            command = [*LABCTL, "run", str(SCENARIO), "--backend", self.backend]
-            begin = time.monotonic()
-            text = output_of([*command, "--format", "json", "--out", out])
-            taken = time.monotonic() - begin
-            (run,) = json.loads(text)["runs"]
-            history = Path(run["dir"], "history.jsonl").read_text("utf-8")
+            command = [*LABCTL, "run", str(SCENARIO), "--backend", self.backend, "--out", out]
+            taken = seconds(command)
+            (folder,) = Path(out).iterdir()
+            (run,) = json.loads((folder / "result.json").read_text("utf-8"))["runs"]
+            history = (folder / "history.jsonl").read_text("utf-8")
         (killed,) = [e for e in map(json.loads, history.splitlines()) if e.get("label") == "killed"]
         (forgotten,) = [v for v in run["verdicts"] if v["expected"].endswith("of killed")]
         self.waits.append(forgotten["at"] - killed["t"])
@@ -355,23 +354,29 @@ def main() -> int:
     table = Table(box=None, pad_edge=False)
     for column in ("", "n", "labctl", "other", "ratio", "spread", "goal", ""):
         table.add_column(column, no_wrap=True, justify="right" if column else "left")
-    remarks, failed = [], False
+    remarks: list[str] = []
+    failed = False
     begin = time.monotonic()
     for part in parts:
+        rows: list[Row] = []
         for measure in PARTS[part]:
-            print(f"bench: {part}, {measure.__name__.replace('_', ' ')}", file=sys.stderr)
+            what = measure.__name__.replace("_", " ")
+            print(f"bench: {part}, {what}", file=sys.stderr)
             try:
-                for row in measure(options.n):
-                    table.add_row(*row.cells())
+                rows += measure(options.n)
             except Skip as exc:
-                remarks.append(f"{part}: {measure.__name__.replace('_', ' ')} skipped: {exc}")
+                remarks.append(f"{part}: {what}: skipped: {exc}")
             except ToolFailed as exc:
-                remarks.append(f"{part}: FAILED: {exc}")
+                remarks.append(f"{part}: {what}: FAILED: {exc}")
                 failed = True
-        remarks.append(f"{part}: {NOTES[part]}")
+        for row in rows:
+            table.add_row(*row.cells())
+        if rows:
+            remarks.append(f"{part}: {NOTES[part]}")
     console = Console(highlight=False)
     console.width = max(WIDTH, console.width)
-    console.print(table)
+    if table.rows:
+        console.print(table)
     for remark in remarks:
         console.print(remark, markup=False)
     console.print(f"{time.monotonic() - begin:.0f} s")
@@ -379,4 +384,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -294,6 +294,10 @@ def _parse_sleep(words):
 HOW = {"rd": socket.SHUT_RD, "wr": socket.SHUT_WR, "rdwr": socket.SHUT_RDWR}
 
 
+# Linux has one number for both; socket calls fail with the latter (accept(2), setsockopt(2)).
+ERRNO_NAMES = {**errno.errorcode, errno.EOPNOTSUPP: "EOPNOTSUPP"}
+
+
 class Program:
     """The state of a process that runs calls: its sockets, and where `call` steps come from."""
 
@@ -310,7 +314,7 @@ class Program:
             try:
                 result = CALLS[call.name].run(self, *call.args)
             except OSError as exc:
-                name, status = errno.errorcode.get(exc.errno), exc.errno
+                name, status = ERRNO_NAMES.get(exc.errno), exc.errno
                 if isinstance(exc, socket.gaierror):
                     name, status = "EAI_NONAME", 1
                 report.update(pid=os.getpid(), local=self.bound())
@@ -544,6 +548,8 @@ def supervise(main, log, tether):
     commands, to_main = os.pipe()
     output, from_main = os.pipe()
     started = os.getpid()
+    # Signals that come before their handlers are there must wait.
+    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
     child = os.fork()
     if child == 0:
         if started != 1:
@@ -552,6 +558,7 @@ def supervise(main, log, tether):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for number in FORWARDED:
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
         os.dup2(commands, 0)
         for descriptor in (wake, waker, commands, to_main, output):
             os.close(descriptor)
@@ -560,6 +567,7 @@ def supervise(main, log, tether):
         os._exit(0)
     for number in FORWARDED:
         signal.signal(number, lambda n, _: _kill(child, n))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
     os.close(commands)
     os.close(from_main)
     status = None

@@ -51,6 +51,10 @@ RUN, LEASE, HOST, PROCESS = "labctl", "labctl.lease", "labctl.host", "labctl.pro
 """Labels: the run's name, its controller's lease, and whose container it is. Images carry RUN too,
 and their containers inherit it, so it takes LEASE to tell what a run made."""
 
+ENGINE_IPV6 = "1.42"
+"""The API from which on the engine does IPv6. Older engines (20.10) start a copy of themselves for
+each IPv6 setting of a container, 0.3 s a lab, and filter none of it: there the agents do it."""
+
 WORKERS = 16
 END_DEADLINE = 20
 NEW = 60.0  # seconds; longer than a lab takes to come up
@@ -146,7 +150,7 @@ class DockerBackend:
         for name, container in holders.items():
             if container not in endpoints:
                 raise self._ended(name)
-        return _links(hosts, holders, self._holders, endpoints)
+        return _links(hosts, holders, self._holders, endpoints, self._prefix())
 
     def spawn(self, process: ProcessSpec) -> Channel:
         client, container = self._find(process)
@@ -220,18 +224,23 @@ class DockerBackend:
     def _labels(self) -> dict[str, str]:
         return {RUN: self._options.run, LEASE: self._options.lease}
 
+    def _prefix(self) -> ipaddress.IPv6Network:
+        # RFC 4193, section 3.2: 40 bits that nobody else has.
+        unique = hashlib.sha256(self._options.run.encode()).digest()[:5]
+        return ipaddress.IPv6Network((b"\xfd" + unique + bytes(10), 64))
+
     def _create_network(self, client: APIClient) -> str:
         from docker.types import IPAMConfig, IPAMPool
+        from docker.utils import version_gte
 
-        # RFC 4193, section 3.2: 40 bits that nobody else has. IPv4 is for the engine to choose.
-        unique = hashlib.sha256(self._options.run.encode()).digest()[:5]
-        prefix = ipaddress.IPv6Network((b"\xfd" + unique + bytes(10), 64))
+        ipv6 = version_gte(client.api_version, ENGINE_IPV6)
+        pools = [IPAMPool(str(self._prefix()))] if ipv6 else []  # IPv4: the engine's choice
         made = client.create_network(
             self._name(),
             driver="bridge",
             internal=True,
-            enable_ipv6=True,
-            ipam=IPAMConfig(pool_configs=[IPAMPool(str(prefix))]),
+            enable_ipv6=ipv6,
+            ipam=IPAMConfig(pool_configs=pools),
             labels=self._labels(),
         )
         return str(made["Id"])
@@ -295,7 +304,10 @@ def _holder(host: HostSpec, built: images.Images, network: str) -> dict[str, Any
             "DnsOptions": ["timeout:1", "attempts:1"],
             "NetworkMode": network,
             "ReadonlyPaths": READONLY,
-            "Sysctls": {"net.ipv4.ip_unprivileged_port_start": "0"},
+            "Sysctls": {
+                "net.ipv4.ip_unprivileged_port_start": "0",
+                "net.ipv6.conf.all.disable_ipv6": "0",
+            },
         },
     }
 
@@ -326,29 +338,38 @@ def _links(
     holders: Mapping[str, str],
     channels: Mapping[str, HolderChannel],
     endpoints: Mapping[str, Mapping[str, str]],
+    prefix: ipaddress.IPv6Network,
 ) -> dict[str, HostLink]:
-    """The hosts with their addresses: one from the engine, which counts from the bottom of the
-    subnet upwards, and further ones from its top downwards."""
-    first = {
-        name: [ipaddress.ip_interface(endpoints[id][f"IPv{v}Address"]) for v in (4, 6)]
-        for name, id in holders.items()
-    }
+    """The hosts with their addresses: what the engine gave them, from the bottom of the subnet
+    upwards, and further ones from its top downwards. The rest is for their agents to add."""
+    first: dict[str, list[Any]] = {}
+    rest: dict[str, list[str]] = {}
+    for number, (name, container) in enumerate(holders.items(), 2):
+        given = [ipaddress.ip_interface(endpoints[container]["IPv4Address"])]
+        ours = ipaddress.ip_interface((prefix[number], prefix.prefixlen))
+        if text := endpoints[container].get("IPv6Address"):
+            given.append(ipaddress.ip_interface(text))
+        first[name] = [*given, ours][:2]
+        rest[name] = [_addition(ours)] if len(given) == 1 else []
     taken = {interface.ip for pair in first.values() for interface in pair}
     tops: dict[Any, Iterator[Any]] = {}
     links = {}
     for host in hosts:
-        batch, families = "", []
+        families = []
         for interface in first[host.name]:
-            network = interface.network
-            top = tops.setdefault(network, _downwards(network, taken))
+            top = tops.setdefault(interface.network, _downwards(interface.network, taken))
             more = [next(top) for _ in range(host.addresses - 1)]
-            nodad = " nodad" if network.version == 6 else ""
-            for address in more:
-                batch += f"address add {address}/{network.prefixlen} dev eth0{nodad}\n"
-            families.append((str(interface.ip), *map(str, more)))
+            rest[host.name] += map(_addition, more)
+            families.append(tuple(str(found.ip) for found in (interface, *more)))
         ipv4, ipv6 = families
+        batch = "".join(rest[host.name])
         links[host.name] = HostLink(channels[host.name], holders[host.name], ipv4, ipv6, batch)
     return links
+
+
+def _addition(interface: Any) -> str:
+    nodad = " nodad" if interface.version == 6 else ""
+    return f"address add {interface} dev eth0{nodad}\n"
 
 
 def _downwards(network: Any, taken: set[Any]) -> Iterator[Any]:
@@ -357,7 +378,7 @@ def _downwards(network: Any, taken: set[Any]) -> Iterator[Any]:
             raise LabError(
                 f"{network} has too few addresses; give the engine larger default-address-pools"
             )
-        yield network[number]
+        yield ipaddress.ip_interface((network[number], network.prefixlen))
 
 
 # --- What was left behind -------------------------------------------------------------------------

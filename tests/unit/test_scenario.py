@@ -265,10 +265,13 @@ steps: []
 
 
 def test_an_empty_program_is_no_process() -> None:
-    text = "title: t\nhosts: {server: {calls: }, client: {run: }}\nsteps: []\n"
-    assert case(text).processes == {}
-    with pytest.raises(ScenarioError, match="unknown process 'server'; allowed: none"):
-        case(text.replace("[]", "[start: server]"))
+    text = "title: t\nhosts: {server: {calls: }, client: {}}\nsteps: [start: server]\n"
+    with pytest.raises(ScenarioError) as caught:
+        case(text)
+    assert [mistake.message for mistake in caught.value.mistakes] == [
+        "'calls' has no value; give it one, or leave it out",
+        "unknown process 'server'; allowed: none",
+    ]
 
 
 def test_keys_are_words_as_they_are_written() -> None:

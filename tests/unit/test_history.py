@@ -1,0 +1,170 @@
+"""Events and their lines, and what they add up to."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from labctl.errors import UsageError
+from labctl.history import (
+    KINDS,
+    CallEvent,
+    Event,
+    ExecEvent,
+    History,
+    LabEvent,
+    OutputEvent,
+    ProcessEvent,
+    SocketsEvent,
+    StepEvent,
+    read_events,
+)
+from tests.fake import HEADER, tcp
+
+TIMES = st.floats(-10, 1e6).map(lambda t: round(t, 6))
+TEXT = st.text(max_size=20)
+NUMBERS = st.dictionaries(TEXT, st.integers(0, 2**63), max_size=3)
+MAYBE = st.one_of(st.none(), TEXT)
+
+
+def events() -> st.SearchStrategy[Event]:
+    """Any event at all."""
+    fields: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+        "lab": {"environment": st.dictionaries(TEXT, st.one_of(MAYBE, st.lists(TEXT)), max_size=3),
+                "addresses": st.dictionaries(TEXT, TEXT, max_size=3)},
+        "step": {"index": st.integers(0, 99), "label": MAYBE, "detail": MAYBE,
+                 "phase": st.sampled_from(["begin", "end"]),
+                 "outcome": st.sampled_from([None, "done", "held", "timeout"])},
+        "process": {"pid": st.one_of(st.none(), st.integers(1)), "signal": MAYBE,
+                    "exit": st.one_of(st.none(), st.integers(0, 255)),
+                    "phase": st.sampled_from(["start", "exit", "gone"])},
+        "call": {"pid": st.integers(1), "phase": st.sampled_from(["enter", "done"]), "errno": MAYBE,
+                 "error": MAYBE, "result": st.one_of(st.none(), st.integers(0)), "local": MAYBE,
+                 "peer": MAYBE, "eof": st.one_of(st.none(), st.booleans()), "data": MAYBE},
+        "output": {},
+        "sockets": {"cause": st.sampled_from(["change", "look"]), "counters": NUMBERS,
+                    "caption": MAYBE},
+        "counters": {"values": NUMBERS},
+        "exec": {"exit": st.integers(0, 255)},
+        "trouble": {},
+    }  # fmt: skip
+    assert fields.keys() == KINDS.keys()
+    return st.one_of(
+        st.builds(
+            KINDS[kind],
+            t=TIMES,
+            **{
+                field.name: TEXT
+                for field in dataclasses.fields(KINDS[kind])
+                if field.name not in ("t", *own)
+            },
+            **own,
+        )
+        for kind, own in fields.items()
+    )
+
+
+@settings(max_examples=200)
+@given(st.lists(events(), max_size=5))
+def test_events_are_read_as_they_were_written(written: list[Event]) -> None:
+    lines = [event.to_json() for event in written]
+    assert not any("\n" in line for line in lines)
+    assert list(read_events(lines)) == written
+
+
+def test_a_line_has_what_is_known_and_no_more() -> None:
+    start = ProcessEvent(1.23456789, "server", "server", "start", pid=2)
+    assert json.loads(start.to_json()) == {
+        "t": 1.234568, "kind": "process", "process": "server", "host": "server", "phase": "start",
+        "pid": 2,
+    }  # fmt: skip
+    call = CallEvent(0.0, "p", "h", 2, "done", "recv", "recv", result=0, eof=False, data="")
+    assert {"result": 0, "eof": False, "data": ""}.items() <= json.loads(call.to_json()).items()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "", "{", "null", "[]", "7", '"step"', "{}", '{"t": 1}', '{"kind": "step"}',
+        '{"t": 1, "kind": "nothing"}', '{"t": 1, "kind": []}', '{"t": 1, "kind": "output"}',
+        '{"t": 1, "kind": "output", "process": "p", "host": "h", "text": "x", "more": 1}',
+    ],
+)  # fmt: skip
+def test_lines_that_are_no_events(line: str) -> None:
+    good = OutputEvent(1.0, "p", "h", "x")
+    found = read_events([good.to_json(), line])
+    assert next(found) == good
+    with pytest.raises(UsageError, match=r"^history\.jsonl:2: no event: "):
+        next(found)
+
+
+def test_kinds_are_named_as_they_are() -> None:
+    assert {name: kind.kind for name, kind in KINDS.items()} == {name: name for name in KINDS}
+
+
+def test_the_state_of_a_process() -> None:
+    history = History()
+    history.add(ProcessEvent(1.0, "p", "h", "start", pid=2))
+    state = history.processes["p"]
+    assert (state.host, state.running, state.obeys) == ("h", True, False)
+    history.add(CallEvent(1.1, "p", "h", 2, "enter", "await", "await"))
+    assert state.entered
+    assert state.obeys
+    close = CallEvent(1.2, "p", "h", 2, "done", "close", "close")
+    history.add(close)
+    assert (state.entered, state.calls) == (None, [close])
+    history.add(OutputEvent(1.3, "p", "h", "a"))
+    history.add(OutputEvent(1.4, "p", "h", "b\n"))
+    assert state.output == "ab\n"
+    history.add(ProcessEvent(1.5, "p", "h", "exit", exit=3))
+    history.add(ProcessEvent(1.6, "p", "h", "gone", signal="KILL"))
+    assert (state.running, state.exit, state.signal) == (False, 3, None)
+    history.add(ProcessEvent(2.0, "p", "h", "start", pid=2))
+    assert history.processes["p"] is not state
+    assert history.processes["p"].calls == []
+    assert history.now == 2.0
+
+
+def test_labels_are_the_ends_of_steps() -> None:
+    history = History(
+        [
+            StepEvent(1.0, 0, "begin", "kill p", label="killed"),
+            StepEvent(2.0, 0, "end", "kill p", label="killed", outcome="done"),
+            StepEvent(3.0, 1, "end", "note x", outcome="done"),
+        ]
+    )
+    assert history.labels == {"killed": 2.0}
+
+
+def test_the_engines_own_sockets_never_count() -> None:
+    lines = [
+        HEADER,
+        tcp("LISTEN", "127.0.0.11:33333"),
+        tcp("ESTAB", "[::ffff:127.0.0.11]:53", "[::ffff:127.0.0.1]:4000"),
+        tcp("LISTEN", ":8000"),
+    ]
+    event = SocketsEvent(1.0, "server", "look", "\n".join(lines))
+    assert [str(socket.local) for socket in event.sockets] == ["0.0.0.0:8000"]
+    assert event.sockets is event.sockets
+
+
+def test_names_and_addresses() -> None:
+    names = {"a": "10.0.0.1", "a.2": "10.0.0.2", "a.v6": "fd00::1", "ab": "10.0.0.3"}
+    history = History([LabEvent(0.0, "2026-01-01T00:00:00Z", "fake", {}, names)])
+    assert history.addresses("a") == {"10.0.0.1", "10.0.0.2", "fd00::1"}
+    assert history.addresses("a.2") == {"10.0.0.2"}
+    assert history.addresses("a.v6") == {"fd00::1"}
+    assert history.addresses("b") == set()
+    assert History().addresses("a") == set()
+
+
+def test_an_empty_history() -> None:
+    history = History()
+    assert (history.now, history.lab, history.growth("h", "c")) == (0.0, None, None)
+    history.add(ExecEvent(1.0, "h", "true", 0, ""))
+    assert history.events == [ExecEvent(1.0, "h", "true", 0, "")]
