@@ -9,8 +9,10 @@ mmdebstrap(1). All of them carry the label `labctl=image`:
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
+import os
 import queue
 import re
 import shutil
@@ -19,6 +21,7 @@ import tarfile
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,8 +42,7 @@ BOOTSTRAP = {"11": "bullseye", "12": "bookworm", "13": "trixie", "sid": "sid"}
 
 TOOLS = "python3,iproute2,nftables,tcpdump"
 CHUNK = 1 << 18
-
-_building = threading.Lock()
+KINDS = ("host", "peer")
 
 
 @dataclass(frozen=True)
@@ -51,27 +53,28 @@ class Images:
     peer: str
 
 
-def ensure(client: APIClient, os: str, progress: Progress) -> Images:
+def ensure(client: APIClient, system: str, progress: Progress) -> Images:
     """The images for an operating system such as `debian:12`, built where they are not there yet.
 
     Raises LabError where no base can be had."""
     sources = read_sources(resources.images())
-    wanted = tags(os, sources)
-    with _building, translated("list its images"):
-        local = _local(client)
-        missing = [kind for kind in ("host", "peer") if getattr(wanted, kind) not in local]
-        if missing:
-            base = _base(client, os, local, progress)
-            for kind in missing:
-                tag = getattr(wanted, kind)
-                progress(f"building {tag} on {base}")
-                _build(client, sources, kind, base, tag)
+    wanted = tags(system, sources)
+    with translated("provide the images"):
+        if not {wanted.host, wanted.peer} <= _local(client):
+            with _alone(progress):
+                local = _local(client)
+                missing = [kind for kind in KINDS if getattr(wanted, kind) not in local]
+                base = _base(client, system, local, progress) if missing else ""
+                for kind in missing:
+                    tag = getattr(wanted, kind)
+                    progress(f"building {tag} on {base}")
+                    _build(client, sources, kind, base, tag)
     return wanted
 
 
 def obtain(client: APIClient, name: str, progress: Progress) -> None:
     """Makes an image of somebody else's available. Raises LabError."""
-    with _building, translated(f"find {name}"):
+    with translated(f"find {name}"):
         if _with_tag(name) not in _local(client):
             try:
                 _pull(client, name, progress)
@@ -89,12 +92,12 @@ def read_sources(folder: Path) -> dict[str, bytes]:
     }
 
 
-def tags(os: str, sources: Mapping[str, bytes]) -> Images:
+def tags(system: str, sources: Mapping[str, bytes]) -> Images:
     """The tags of the images for an operating system, made from these sources."""
-    key = hashlib.sha256(os.encode())
+    key = hashlib.sha256(system.encode())
     for name, content in sorted(sources.items()):
         key.update(f"\0{name}\0{len(content)}\0".encode() + content)
-    version = f"{_slug(os)}-{key.hexdigest()[:12]}"
+    version = f"{_slug(system)}-{key.hexdigest()[:12]}"
     return Images(f"labctl/host:{version}", f"labctl/peer:{version}")
 
 
@@ -110,18 +113,35 @@ def context(sources: Mapping[str, bytes]) -> bytes:
     return archive.getvalue()
 
 
+@contextmanager
+def _alone(progress: Progress) -> Iterator[None]:
+    """One builder of this user at a time, whatever the process: the next finds what it built."""
+    path = Path(tempfile.gettempdir(), f"labctl-images-{os.getuid()}.lock")
+    lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        progress("waiting for another labctl that builds images")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
 def _local(client: APIClient) -> set[str]:
-    """The tags that the engine has, as Docker writes them; Podman puts a registry before them."""
-    found = {tag for image in client.images() for tag in image.get("RepoTags") or ()}
-    short = (re.sub(r"^(localhost|[^/]+\.[^/]+/library)/", "", tag) for tag in found)
-    return found | set(short)
+    """All names that the engine has for its images. Podman puts a registry before Docker's."""
+    found: set[str] = set()
+    for image in client.images():
+        found |= {image["Id"], *(image.get("RepoTags") or ()), *(image.get("RepoDigests") or ())}
+    return found | {re.sub(r"^(localhost|[^/]+\.[^/]+/library)/", "", name) for name in found}
 
 
-def _base(client: APIClient, os: str, local: set[str], progress: Progress) -> str:
-    debian = re.fullmatch(r"debian:(\w+?)(-slim)?", os)
+def _base(client: APIClient, system: str, local: set[str], progress: Progress) -> str:
+    debian = re.fullmatch(r"debian:(\w+?)(-slim)?", system)
     release = debian.group(1) if debian else ""
-    candidates = [f"debian:{release}-slim", f"debian:{release}"] if debian else [_with_tag(os)]
-    built = f"labctl/base:{_slug(os).removesuffix('-slim')}"
+    candidates = [f"debian:{release}-slim", f"debian:{release}"] if debian else [_with_tag(system)]
+    built = f"labctl/base:{_slug(system).removesuffix('-slim')}"
     for candidate in (*candidates, built):
         if candidate in local:
             return candidate
@@ -139,7 +159,7 @@ def _base(client: APIClient, os: str, local: set[str], progress: Progress) -> st
             return built
         if suite:
             mend = f"install mmdebstrap, or {mend}"
-        raise LabError(f"no base image for {os}: {reason}; {mend}") from exc
+        raise LabError(f"no base image for {system}: {reason}; {mend}") from exc
 
 
 def _pull(client: APIClient, name: str, progress: Progress) -> None:
@@ -186,7 +206,10 @@ def _bootstrap(client: APIClient, suite: str, tag: str) -> None:
                     log.seek(0)
                     said = log.read().decode(errors="replace").strip().splitlines()
                     reason = said[-1] if said else f"status {process.returncode}"
-                    raise LabError(f"mmdebstrap did not build Debian {suite}: {reason}")
+                    raise LabError(
+                        f"mmdebstrap did not build Debian {suite}: {reason}; see that apt can "
+                        "reach its mirror, or load an image: docker load < FILE"
+                    )
 
             repository, _, version = tag.partition(":")
             try:
@@ -222,5 +245,5 @@ def _with_tag(name: str) -> str:
     return name if ":" in name.rpartition("/")[2] or "@" in name else f"{name}:latest"
 
 
-def _slug(os: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", os).strip("-.")[:100]
+def _slug(system: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", system).strip("-.")[:100]
