@@ -295,7 +295,7 @@ HOW = {"rd": socket.SHUT_RD, "wr": socket.SHUT_WR, "rdwr": socket.SHUT_RDWR}
 
 
 # Linux has one number for both; socket calls fail with the latter (accept(2), setsockopt(2)).
-ERRNO_NAMES = {**errno.errorcode, errno.EOPNOTSUPP: "EOPNOTSUPP"}
+ERRNOS = {**errno.errorcode, errno.EOPNOTSUPP: "EOPNOTSUPP"}
 
 
 class Program:
@@ -314,7 +314,7 @@ class Program:
             try:
                 result = CALLS[call.name].run(self, *call.args)
             except OSError as exc:
-                name, status = ERRNO_NAMES.get(exc.errno), exc.errno
+                name, status = ERRNOS.get(exc.errno), exc.errno
                 if isinstance(exc, socket.gaierror):
                     name, status = "EAI_NONAME", 1
                 report.update(pid=os.getpid(), local=self.bound())

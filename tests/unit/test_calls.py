@@ -479,7 +479,6 @@ def test_the_end_of_stdin_ends_children_too() -> None:
         server.end()
 
 
-@pytest.mark.xfail(reason="handlers are installed after the fork", strict=False)
 def test_signals_reach_the_main_process() -> None:
     """From its first moment on."""
     for _ in range(10):

@@ -106,7 +106,6 @@ def test_a_stopped_holder_lives() -> None:
         assert alive(text) is True
 
 
-@pytest.mark.xfail(reason="the file is there before its lock", strict=False)
 def test_a_lease_is_alive_from_its_first_moment() -> None:
     """Whoever lists the leases right then must not take it for a dead one."""
     done = threading.Event()

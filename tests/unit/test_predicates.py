@@ -395,7 +395,6 @@ def test_error_numbers_are_those_of_linux() -> None:
     assert set(errnos.BSD) <= set(errnos.LINUX)
 
 
-@pytest.mark.xfail(reason="Python calls 95 ENOTSUP")
 def test_error_numbers_are_named_as_the_peer_names_them() -> None:
     names = peer().ERRNOS
     assert {name: names[number] for name, number in errnos.LINUX.items()} == {

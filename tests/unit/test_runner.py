@@ -605,7 +605,6 @@ def test_binds_of_every_spelling_are_explained(watch: Play, bind: str) -> None:
     assert [why.count("blocked by ESTAB 198.18.0.2:8000") for why in found.why] == [1]
 
 
-@pytest.mark.xfail(reason="explain() keeps one failed call at a time")
 def test_binds_that_fail_at_the_same_time_are_both_explained() -> None:
     def failed(host: str) -> Event:
         return CallEvent(1.0, host, host, 2, "done", "bind :80", "bind", errno="EADDRINUSE")
