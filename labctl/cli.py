@@ -149,11 +149,10 @@ def run(
 
 def _run_one(case: Any, backend: str, os: str, keep: bool, out: Path | None) -> RunResult:
     from labctl import workflow
-    from labctl.reports import terminal
+    from labctl.reports.progress import Keeping, progress
 
-    err = terminal.console(stderr=True)
-    with terminal.progress(case, err) as progress:
-        watcher: Watcher = terminal.Keeping(progress, workflow.keep) if keep else progress
+    with progress(case) as shown:
+        watcher: Watcher = Keeping(shown, workflow.keep) if keep else shown
         return workflow.run_case(case, backend, watcher, _say, out, os)
 
 

@@ -3,9 +3,11 @@
 LabctlError
 |-- UsageError       bad usage or a bad scenario: exit 2
 |   `-- ScenarioError    every mistake of a file, each with file and line
-|-- LabError         the lab itself failed: exit 4
-|   `-- Unavailable      nothing to run it on: exit 3
-`-- Interrupted      Ctrl-C, SIGTERM or SIGHUP: exit 130
+`-- LabError         the lab itself failed: exit 4
+    `-- Unavailable      nothing to run it on: exit 3
+
+Ctrl-C, SIGTERM and SIGHUP are KeyboardInterrupt, exit 130: no library on the way takes that for an
+error of its own.
 """
 
 from __future__ import annotations
@@ -54,9 +56,3 @@ class Unavailable(LabError):
     """Nothing here can run it; the message ends with the mend."""
 
     exit_status = 3
-
-
-class Interrupted(LabctlError):
-    """The user or the system asked to stop."""
-
-    exit_status = 130

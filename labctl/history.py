@@ -29,7 +29,7 @@ class Event:
 
     def to_json(self) -> str:
         """One line of history.jsonl."""
-        return json.dumps({"t": round(self.t, 6), "kind": self.kind, **_payload(self)})
+        return json.dumps({"t": self.t, "kind": self.kind, **_payload(self)})
 
 
 @dataclass(frozen=True)

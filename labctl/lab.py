@@ -22,7 +22,7 @@ from labctl.backends import (
     address_names,
     hosts_text,
 )
-from labctl.errors import Interrupted, LabError
+from labctl.errors import LabError
 from labctl.history import (
     CallEvent,
     CountersEvent,
@@ -87,6 +87,7 @@ class Lab:
         self._backend = backend
         self._record = record
         self._processes = scenario.processes
+        self._starts = [process for step in scenario.steps for process in step.starts]
         self._inbox: queue.SimpleQueue[tuple[_Source, Message | None]] = queue.SimpleQueue()
         self._links: dict[str, HostLink] = {}
         self._running: dict[str, Channel] = {}
@@ -110,7 +111,7 @@ class Lab:
         self._closing = True
         try:
             self._backend.down()
-        except Interrupted:
+        except KeyboardInterrupt:
             self._backend.down()
             raise
 
@@ -118,6 +119,8 @@ class Lab:
         specs = self.scenario.host_specs
         started = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         self._links = self._backend.up(specs, list(self._processes.values()))
+        for name in dict.fromkeys(self._starts):
+            self._backend.prepare(self._processes[name])
         for name, link in self._links.items():
             self._listen(_Source(name, None, link.channel))
         self._pump_or_fail(lambda: len(self._hellos) == len(self._links), "an agent's first word")
@@ -189,7 +192,7 @@ class Lab:
             state = self.history.processes.get(process)
             return state is not None and state.running and state.obeys
 
-        return self.pump_until(there, self.now() + 1.0)
+        return self.running(process) and self.pump_until(there, self.now() + 1.0)
 
     def condition(self, process: str) -> str:
         """How a process is, in a word or two."""
@@ -203,6 +206,8 @@ class Lab:
     def start(self, process: str) -> None:
         """Starts a process and returns when it has begun."""
         spec = self._processes[process]
+        if process in self._starts:
+            self._starts.remove(process)
         channel = self._backend.spawn(spec)
         seen = len(self.history.events)
         self._running[process] = channel
@@ -332,9 +337,11 @@ class Lab:
 
     def _listen(self, source: _Source) -> None:
         def read() -> None:
-            for message in source.channel:
-                self._inbox.put((source, message))
-            self._inbox.put((source, None))
+            try:
+                for message in source.channel:
+                    self._inbox.put((source, message))
+            finally:
+                self._inbox.put((source, None))
 
         threading.Thread(target=read, daemon=True, name=f"read {source.host}").start()
 
@@ -376,6 +383,8 @@ class Lab:
             del self._running[process]
             gone = ProcessEvent(self.now(), process, host, "gone", signal="KILL")
             self._emit(gone)
+            if process in self._starts and not self._closing:
+                self._backend.prepare(self._processes[process])
             return
         kind, t = message.pop("kind"), message.pop("t") - self._origin
         events = {"process": ProcessEvent, "call": CallEvent, "output": OutputEvent}

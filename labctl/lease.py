@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
+from labctl.errors import UsageError
+
 
 @dataclass
 class Lease:
@@ -58,10 +60,15 @@ class Lease:
 
 
 def folder() -> Path:
-    """Where this user's leases are: XDG_RUNTIME_DIR, or a folder of the user's own in /tmp."""
+    """Where this user's leases are: XDG_RUNTIME_DIR, or a folder of the user's own in /tmp.
+
+    Raises UsageError."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     path = Path(runtime) / "labctl" if runtime else Path(f"/tmp/labctl-{os.getuid()}")
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as exc:
+        raise UsageError(f"{path}: {exc.strerror}; set XDG_RUNTIME_DIR to a folder") from exc
     return path
 
 

@@ -73,11 +73,7 @@ def _split(place: str) -> tuple[str, str]:
 Place = Annotated[str, BeforeValidator(_place), WithJsonSchema({"type": "string"})]
 
 
-TimerName = Annotated[
-    Literal["on", "keepalive", "timewait", "persist", "unknown"],
-    # `on` is what ss calls the retransmission timer, and a truth value to YAML.
-    BeforeValidator(lambda value: "on" if value is True else value),
-]
+TimerName = Literal["on", "keepalive", "timewait", "persist", "unknown"]
 
 
 class SocketPattern(Model):
@@ -315,11 +311,13 @@ def _check_call(name: str, outcome: str) -> None:
 
 def judge_counter(host: str, counter: str, wanted: Comparison, history: History) -> Finding:
     """The finding for one counter of one host."""
-    what = f"{host}: {counter} grew by {wanted}"
+    expected = f"{counter} grew by {wanted}"
+    what = f"{host}: {expected}"
     growth = history.growth(host, counter)
     if growth is None:
-        return Finding("unknown", what, str(wanted), f"this kernel has no counter {counter}")
-    return _finding(wanted.holds(growth), what, str(wanted), str(growth))
+        actual = f"this kernel has no counter {counter}"
+        return Finding("unknown", what, expected, actual)
+    return _finding(wanted.holds(growth), what, expected, str(growth))
 
 
 # --- predicate ------------------------------------------------------------------------------------

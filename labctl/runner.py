@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from labctl.backends import Backend
 from labctl.check import Verdict, check, explain, overall
-from labctl.errors import Interrupted, LabError, Unavailable
+from labctl.errors import LabError, Unavailable
 from labctl.history import Event, History, StepEvent
 from labctl.lab import Lab, MissingHere
 from labctl.scenario import Scenario
@@ -80,13 +80,13 @@ def document(runs: list[RunResult]) -> dict[str, Any]:
 
 
 def run(scenario: Scenario, backend: Backend, folder: RunFolder, watcher: Watcher) -> RunResult:
-    """Runs one case. Lab failures and missing capabilities become its result; only Interrupted
-    comes out, after the evidence has been saved and everything taken down."""
+    """Runs one case. Lab failures and missing capabilities become its result; only
+    KeyboardInterrupt comes out, after the evidence has been saved and everything taken down."""
     history = History()
     began = time.monotonic()
     started = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     result, reason = "", None
-    interrupted: Interrupted | None = None
+    interrupted: KeyboardInterrupt | None = None
 
     def record(event: Event) -> None:
         folder.add(event)
@@ -106,14 +106,13 @@ def run(scenario: Scenario, backend: Backend, folder: RunFolder, watcher: Watche
         result, reason = "skip", str(exc)
     except LabError as exc:
         result, reason = "error", str(exc)
-    except (KeyboardInterrupt, Interrupted) as exc:
-        interrupted = Interrupted("interrupted")
-        interrupted.__cause__ = exc
+    except KeyboardInterrupt as exc:
+        interrupted = exc
         result, reason = "error", "interrupted"
     verdicts = check(scenario, history.events) if result != "skip" else []
     found = RunResult(
         scenario=scenario,
-        result=result or overall(v.result for v in verdicts if v.result != "skip"),
+        result=result or overall(v.result for v in verdicts),
         reason=reason,
         backend=backend.name,
         environment=history.lab.environment if history.lab else backend.environment(),

@@ -52,7 +52,9 @@ KERNEL = re.compile(r"(>=|<=|==|!=|>|<)?\s*(\d+(?:\.\d+)*)")
 
 
 def _kernel(value: Any) -> str:
-    if not isinstance(value, str | int | float) or not KERNEL.fullmatch(str(value).strip()):
+    if isinstance(value, float):
+        raise problem(f"{value} may have lost a digit; put the version in quotation marks")
+    if not isinstance(value, str | int) or not KERNEL.fullmatch(str(value).strip()):
         raise problem(f'{shown(value)} is no kernel version; allowed: ">=6.14", "<6.1"')
     return str(value).strip()
 
@@ -111,6 +113,11 @@ class Step(Model):
         """What it claims, if it is a wait or an expectation."""
         return None
 
+    @property
+    def starts(self) -> list[str]:
+        """The processes that it starts."""
+        return []
+
     def __str__(self) -> str:
         value = getattr(self, self.verb)
         if isinstance(value, dict):
@@ -135,6 +142,10 @@ class Start(Step):
             raise StepFailed(str(self), f"{self.start} not running", "it runs already; use restart")
         lab.start(self.start)
 
+    @property
+    def starts(self) -> list[str]:
+        return [self.start]
+
 
 class Restart(Step):
     """Runs a process again on the same host, killing it first if anything of it still runs."""
@@ -145,6 +156,10 @@ class Restart(Step):
     def act(self, lab: Lab) -> None:
         lab.kill(self.restart)
         lab.start(self.restart)
+
+    @property
+    def starts(self) -> list[str]:
+        return [self.restart]
 
 
 class Kill(Step):

@@ -15,7 +15,7 @@ from types import FrameType
 from labctl import lease as leases
 from labctl.backends import Backend, BackendOptions, Progress, backend_class
 from labctl.document import Document
-from labctl.errors import Interrupted, Mistake, ScenarioError
+from labctl.errors import Mistake, ScenarioError
 from labctl.history import History
 from labctl.lab import Lab
 from labctl.lease import Lease
@@ -84,7 +84,7 @@ def keep(lab: Lab) -> None:
     try:
         while True:
             lab.pump(3600.0)
-    except (KeyboardInterrupt, Interrupted):
+    except KeyboardInterrupt:
         pass
 
 
@@ -138,15 +138,15 @@ def end(lease: Lease) -> bool:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Turns the first SIGINT, SIGTERM or SIGHUP into Interrupted, and ignores further ones while
-    the lab is taken down."""
+    """Turns the first SIGINT, SIGTERM or SIGHUP into KeyboardInterrupt, and ignores further ones
+    while the lab is taken down."""
     seen = False
 
     def interrupt(number: int, _: FrameType | None) -> None:
         nonlocal seen
         if not seen:
             seen = True
-            raise Interrupted(f"interrupted by {signal.Signals(number).name}")
+            raise KeyboardInterrupt(signal.Signals(number).name)
         print("labctl: taking the lab down, a moment", file=sys.stderr)
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

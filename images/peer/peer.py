@@ -666,10 +666,20 @@ def run_main(argv, env):
     return main
 
 
+def await_line():
+    """Reads one line of stdin and not a byte more; ends the process where none comes."""
+    byte = b""
+    while byte != b"\n":
+        byte = os.read(0, 1)
+        if not byte:
+            sys.exit(0)
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="peer.py", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--text", action="store_true", help="write for people, not JSON")
     parser.add_argument("--tether", action="store_true", help="end when stdin ends")
+    parser.add_argument("--held", action="store_true", help="begin at the first line of stdin")
     modes = parser.add_subparsers(dest="mode", metavar="calls|run")
     modes.required = True
     modes.add_parser("calls", help="socket calls").add_argument("calls", metavar="CALLS")
@@ -684,6 +694,8 @@ def main(arguments=None):
         )
     except CallError as exc:
         parser.error("line %d: %s" % (exc.offset + 1, exc))
+    if options.held:
+        await_line()
     sys.exit(supervise(job, log, options.tether))
 
 

@@ -110,6 +110,10 @@ class Backend(Protocol):
         """Brings the hosts up, connected, and prepares their processes. `processes` is all that
         `spawn` will be asked for."""
 
+    def prepare(self, process: ProcessSpec) -> None:
+        """Says that a process is to be spawned later: what takes long can begin now. It does
+        nothing yet that its host could notice."""
+
     def spawn(self, process: ProcessSpec) -> Channel:
         """Starts a process, or starts it again after it ended."""
 

@@ -88,6 +88,7 @@ class DockerBackend:
         self._containers: dict[str, str] = {}
         self._holders: dict[str, HolderChannel] = {}
         self._processes: dict[str, AttachChannel] = {}
+        self._prepared: dict[str, Future[AttachChannel]] = {}
 
     @classmethod
     def answers(cls) -> bool:
@@ -152,23 +153,30 @@ class DockerBackend:
                 raise self._ended(name)
         return _links(hosts, holders, self._holders, endpoints, self._prefix())
 
+    def prepare(self, process: ProcessSpec) -> None:
+        """Starts the container of our own program, which holds still until it is spawned."""
+        if not process.image:
+            self._prepared[process.name] = self._pool.submit(self._start, process)
+
     def spawn(self, process: ProcessSpec) -> Channel:
-        client, container = self._find(process)
         with translated(f"start {process.name}"):
-            if process.name in self._processes:
-                # Until it has seen the end, an engine takes no notice of a start.
-                client.wait(container, END_DEADLINE, "not-running")
-            stream = attach(client, container, stdin=not process.image)
-            if process.image:
-                channel: AttachChannel = ForeignChannel(
-                    stream, self._log, self._holders[process.host],
-                    lambda: _status(client, container),
-                )  # fmt: skip
-            else:
-                channel = AttachChannel(stream, self._log)
-            self._processes[process.name] = channel
-            client.start(container)
+            prepared = self._prepared.pop(process.name, None)
+            channel = prepared.result() if prepared else self._start(process)
+            channel.send({"do": "begin"})
+        self._processes[process.name] = channel
         return channel
+
+    def _start(self, process: ProcessSpec) -> AttachChannel:
+        client, container = self._find(process)
+        if process.name in self._processes:
+            # Until it has seen the end, an engine takes no notice of a start.
+            client.wait(container, END_DEADLINE, "not-running")
+        stream = attach(client, container, stdin=not process.image)
+        client.start(container)
+        if not process.image:
+            return AttachChannel(stream, self._log)
+        holder = self._holders[process.host]
+        return ForeignChannel(stream, self._log, holder, lambda: _status(client, container))
 
     def kill(self, process: ProcessSpec) -> None:
         client, container = self._find(process)
@@ -319,7 +327,7 @@ def _process(process: ProcessSpec, built: images.Images, holder: str) -> dict[st
             config["Cmd"] = list(process.run)
     else:
         job = ["calls", process.calls] if process.run is None else ["run", "--", *process.run]
-        config = {"Image": built.peer, "Cmd": ["--tether", *job], **TETHERED}
+        config = {"Image": built.peer, "Cmd": ["--tether", "--held", *job], **TETHERED}
     if process.uid is not None:
         config["User"] = f"{process.uid}:{process.uid}"
     return {

@@ -155,6 +155,9 @@ class NetnsBackend:
             )  # fmt: skip
         self._receive()
 
+    def prepare(self, process: ProcessSpec) -> None:
+        """A fork takes no time."""
+
     def spawn(self, process: ProcessSpec) -> Channel:
         job: dict[str, Any]
         if process.calls is not None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from labctl.check import Verdict
 from labctl.explain import describe_socket
 from labctl.history import Event, History, SocketsEvent, StepEvent
 from labctl.probes.sockets import Socket
-from labctl.runner import RunResult, Watcher
+from labctl.runner import RunResult
 from labctl.scenario import Scenario
 
 if TYPE_CHECKING:
@@ -182,33 +181,6 @@ def _table(*columns: str) -> Table:
 # --- Progress -------------------------------------------------------------------------------------
 
 
-class PlainProgress:
-    """A line a step on stderr, for logs."""
-
-    def __init__(self, scenario: Scenario) -> None:
-        self._name = scenario.label
-        self._steps = len(scenario.steps)
-
-    def __enter__(self) -> PlainProgress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def event(self, event: Event, history: History) -> None:
-        """See `Watcher`."""
-        if isinstance(event, StepEvent) and event.phase == "end":
-            outcome = "" if event.outcome in ("done", "held") else f": {event.outcome}"
-            text = f"{self._name}: {event.t:8.3f} s  {event.index + 1}/{self._steps} {event.text}"
-            print(text + outcome, file=sys.stderr, flush=True)
-
-    def up(self, lab: Lab) -> None:
-        """See `Watcher`."""
-
-    def done(self, lab: Lab) -> None:
-        """See `Watcher`."""
-
-
 class LiveProgress(AbstractContextManager["LiveProgress"]):
     """What step, and both sides' sockets with their timers counting down, redrawn in place."""
 
@@ -263,22 +235,3 @@ class LiveProgress(AbstractContextManager["LiveProgress"]):
             step = events[-1]
             lines.append(Text(f"  ▸ {now:8.3f} s  {step.text}  ({now - step.t:.1f} s)", "bold"))
         return lines[-STEPS_SHOWN:]
-
-
-def progress(scenario: Scenario, err: Console) -> PlainProgress | LiveProgress:
-    """Live where stderr is a terminal, plain lines elsewhere."""
-    return LiveProgress(scenario, err) if err.is_terminal else PlainProgress(scenario)
-
-
-class Keeping:
-    """A watcher that keeps the lab when its steps are done."""
-
-    def __init__(self, watcher: Watcher, keep: Callable[[Lab], None]) -> None:
-        self._keep = keep
-        self.event, self.up = watcher.event, watcher.up
-
-    def done(self, lab: Lab) -> None:
-        """Says how to get in, and keeps the lab until it is interrupted."""
-        hosts = " or ".join(f"labctl shell {host}" for host in lab.scenario.hosts)
-        print(f"The lab stays until Ctrl-C. Enter with {hosts}.", file=sys.stderr)
-        self._keep(lab)

@@ -294,7 +294,7 @@ def test_an_image_that_is_nowhere_is_an_error_with_a_mend(run: str, tmp_path: Pa
 # --- The end --------------------------------------------------------------------------------------
 
 
-class Now(Exception):
+class Now(KeyboardInterrupt):
     """A moment chosen at random."""
 
 

@@ -80,7 +80,7 @@ def test_events_are_read_as_they_were_written(written: list[Event]) -> None:
 def test_a_line_has_what_is_known_and_no_more() -> None:
     start = ProcessEvent(1.23456789, "server", "server", "start", pid=2)
     assert json.loads(start.to_json()) == {
-        "t": 1.234568, "kind": "process", "process": "server", "host": "server", "phase": "start",
+        "t": 1.23456789, "kind": "process", "process": "server", "host": "server", "phase": "start",
         "pid": 2,
     }  # fmt: skip
     call = CallEvent(0.0, "p", "h", 2, "done", "recv", "recv", result=0, eof=False, data="")

@@ -1,0 +1,65 @@
+"""What a run tells while it goes on, for logs and for whoever keeps its lab."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from labctl.history import Event, History, StepEvent
+from labctl.runner import Watcher
+from labctl.scenario import Scenario
+
+if TYPE_CHECKING:
+    from labctl.lab import Lab
+    from labctl.reports.terminal import LiveProgress
+
+
+def progress(scenario: Scenario) -> PlainProgress | LiveProgress:
+    """Live where stderr is a terminal, plain lines elsewhere."""
+    if not sys.stderr.isatty():
+        return PlainProgress(scenario)
+    from labctl.reports.terminal import LiveProgress, console
+
+    return LiveProgress(scenario, console(stderr=True))
+
+
+class PlainProgress:
+    """A line a step on stderr, for logs."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self._name = scenario.label
+        self._steps = len(scenario.steps)
+
+    def __enter__(self) -> PlainProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def event(self, event: Event, history: History) -> None:
+        """See `Watcher`."""
+        if isinstance(event, StepEvent) and event.phase == "end":
+            outcome = "" if event.outcome in ("done", "held") else f": {event.outcome}"
+            text = f"{self._name}: {event.t:8.3f} s  {event.index + 1}/{self._steps} {event.text}"
+            print(text + outcome, file=sys.stderr, flush=True)
+
+    def up(self, lab: Lab) -> None:
+        """See `Watcher`."""
+
+    def done(self, lab: Lab) -> None:
+        """See `Watcher`."""
+
+
+class Keeping:
+    """A watcher that keeps the lab when its steps are done."""
+
+    def __init__(self, watcher: Watcher, keep: Callable[[Lab], None]) -> None:
+        self._keep = keep
+        self.event, self.up = watcher.event, watcher.up
+
+    def done(self, lab: Lab) -> None:
+        """Says how to get in, and keeps the lab until it is interrupted."""
+        hosts = " or ".join(f"labctl shell {host}" for host in lab.scenario.hosts)
+        print(f"The lab stays until Ctrl-C. Enter with {hosts}.", file=sys.stderr)
+        self._keep(lab)
