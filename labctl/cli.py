@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from labctl.runner import RunResult, Watcher
 
 EXIT = {"pass": 0, "fail": 1, "unknown": 3, "skip": 3, "error": 4}
+INTERRUPTED = 130
 READY = "ready"
 
 backend_option = click.option(
@@ -45,7 +46,7 @@ class Commands(click.Group):
         try:
             status = super().main(*args, **{**extra, "standalone_mode": False})
         except click.exceptions.Abort:
-            _exit(130, "interrupted")
+            _exit(INTERRUPTED, "interrupted")
         except click.ClickException as exc:
             exc.show()
             _exit(exc.exit_code)

@@ -154,7 +154,11 @@ def test_exit_statuses() -> None:
     kinds = [LabctlError]
     for kind in kinds:
         kinds += kind.__subclasses__()
-    assert documented == {*cli.EXIT.values(), *(kind.exit_status for kind in kinds)}
+    assert documented == {
+        *cli.EXIT.values(),
+        cli.INTERRUPTED,
+        *(kind.exit_status for kind in kinds),
+    }
     for result, _, status in table(LANGUAGE, "The result", "result"):
         assert cli.EXIT[result.strip("`")] == int(status)
 
