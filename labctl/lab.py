@@ -41,6 +41,11 @@ from labctl.scenario import Scenario
 from labctl.steps import Outcome
 from labctl.values import Within
 
+stopping = threading.Event()
+"""Set when a signal asked to stop. The exception that it raised may be lost, where Python can raise
+none (in a finalizer): so `pump` asks again, every HEARTBEAT seconds."""
+
+HEARTBEAT = 1.0
 ANSWER_DEADLINE = 20.0
 EXEC_DEADLINE = 60.0
 COUNTER_PERIOD = 0.03
@@ -292,9 +297,12 @@ class Lab:
     # --- Messages --------------------------------------------------------------------------------
 
     def pump(self, patience: float) -> None:
-        """Takes in what is there; waits for the first message, `patience` seconds at most."""
+        """Takes in what is there; waits for the first message, `patience` or HEARTBEAT seconds at
+        most. Raises KeyboardInterrupt where that is due."""
+        if stopping.is_set():
+            raise KeyboardInterrupt
         try:
-            source, message = self._inbox.get(timeout=max(0.0, patience))
+            source, message = self._inbox.get(timeout=max(0.0, min(patience, HEARTBEAT)))
             while True:
                 self._take(source, message)
                 source, message = self._inbox.get_nowait()

@@ -17,7 +17,7 @@ from labctl.backends import Backend, BackendOptions, Progress, backend_class
 from labctl.document import Document
 from labctl.errors import Mistake, ScenarioError
 from labctl.history import History
-from labctl.lab import Lab
+from labctl.lab import Lab, stopping
 from labctl.lease import Lease
 from labctl.runner import RunResult, Watcher, run
 from labctl.scenario import Scenario, load, load_document
@@ -140,12 +140,10 @@ def end(lease: Lease) -> bool:
 def interruptible() -> Iterator[None]:
     """Turns the first SIGINT, SIGTERM or SIGHUP into KeyboardInterrupt, and ignores further ones
     while the lab is taken down."""
-    seen = False
 
     def interrupt(number: int, _: FrameType | None) -> None:
-        nonlocal seen
-        if not seen:
-            seen = True
+        if not stopping.is_set():
+            stopping.set()
             raise KeyboardInterrupt(signal.Signals(number).name)
         print("labctl: taking the lab down, a moment", file=sys.stderr)
 
@@ -154,5 +152,6 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     finally:
+        stopping.clear()
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
