@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from labctl.explain import blocked_call
-from labctl.history import CallEvent, Event, History, SocketsEvent, StepEvent
+from labctl.history import CallEvent, Event, History, SocketsEvent, StateEvent, StepEvent
 from labctl.predicates import Finding, Predicate, Result
+from labctl.probes.segments import Captures
 from labctl.scenario import Scenario
 from labctl.steps import Step, Wait
 
@@ -38,9 +39,11 @@ class Verdict:
         }
 
 
-def check(scenario: Scenario, events: Iterable[Event]) -> list[Verdict]:
+def check(
+    scenario: Scenario, events: Iterable[Event], captures: Captures | None = None
+) -> list[Verdict]:
     """Replays the events and judges each claim at the moment that it was made."""
-    history = History()
+    history = History(captures=captures)
     verdicts: list[Verdict] = []
     begun = 0.0
     for event in events:
@@ -85,7 +88,7 @@ def _waited(
             f"{finding.actual} until {event.t - start:.3f} s")  # fmt: skip
         return Verdict(finding.result, finding.what, expected, actual, event.t, source,
                        finding.evidence)  # fmt: skip
-    held = held_since(step.wait, history.events, start)
+    held = held_since(step.wait, history, start)
     after = max(0.0, (event.t if held is None else held) - start)
     result: Result = "pass" if step.within.low <= after <= step.within.high else "fail"
     actual = f"{finding.actual} after {after:.3f} s"
@@ -98,16 +101,16 @@ def _verdict(finding: Finding, at: float, source: str) -> Verdict:
     )
 
 
-def held_since(predicate: Predicate, events: Sequence[Event], start: float) -> float | None:
+def held_since(predicate: Predicate, past: History, start: float) -> float | None:
     """Since when, from `start` on, a predicate has held without a break; None where it does not
     hold at the end. So a wait that comes late still measures what happened."""
-    history = History()
+    history = History(captures=past.captures)
     begun = False
     since: float | None = None
-    for event in events:
+    for event in past.events:
         history.add(event)
         begun = begun or event.t >= start
-        if not begun:
+        if not begun or (isinstance(event, StateEvent) and not predicate.traced):
             continue
         if all(finding.result == "pass" for finding in predicate.judge(history)):
             since = max(start, event.t) if since is None else since

@@ -109,6 +109,8 @@ def main() -> None:
     help="How the results are written to stdout.",
 )
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where to record runs.")
+@click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Also JUnit XML.")
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Also HTML.")
 def run(
     paths: tuple[str, ...],
     backend: str,
@@ -117,6 +119,8 @@ def run(
     keep: bool,
     form: str,
     out: Path | None,
+    junit: Path | None,
+    html: Path | None,
 ) -> int:
     """Run scenarios: files, folders, or names from `labctl list`.
 
@@ -145,7 +149,77 @@ def run(
         from labctl.reports.terminal import console, print_runs
 
         print_runs(results, console())
+    _also(results, {"junit": junit, "html": html})
     return EXIT[document(results)["result"]]
+
+
+def _also(results: list[RunResult], files: dict[str, Path | None]) -> None:
+    """Writes the reports that were asked for, and GitHub's step summary where it wants one."""
+    wanted = [(name, path) for name, path in files.items() if path]
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    if not wanted and not summary:
+        return
+    from labctl import reports
+    from labctl.reports.recorded import load
+
+    recorded = [load(result.folder) for result in results]
+    for name, path in wanted:
+        reports.write(name, recorded, path)
+    if summary:
+        with Path(summary).open("a", encoding="utf-8") as file:
+            file.write(reports.render("markdown", recorded))
+
+
+@main.command()
+@click.argument(
+    "folders", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path)
+)
+@click.option("--format", "form", default="table", type=click.Choice(["table", "json"]))
+def check(folders: tuple[Path, ...], form: str) -> int:
+    """Judge recorded runs again, from their folders alone."""
+    from labctl.check import overall
+    from labctl.reports.recorded import judge
+
+    judged = [judge(folder) for folder in folders]
+    verdicts = [verdict for found in judged for verdict in found]
+    if form == "json":
+        click.echo(json.dumps([[v.as_json() for v in found] for found in judged], indent=1))
+    else:
+        from labctl.reports.terminal import console, print_verdicts
+
+        print_verdicts(verdicts, console())
+    return EXIT[overall(verdict.result for verdict in verdicts)]
+
+
+@main.command()
+@click.argument(
+    "folders", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path)
+)
+@click.option(
+    "--format",
+    "form",
+    default="ladder",
+    show_default=True,
+    type=click.Choice(["ladder", "html", "junit", "markdown", "mermaid"]),
+    help="What to make of it.",
+)
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Instead of stdout.")
+def report(folders: tuple[Path, ...], form: str, out: Path | None) -> None:
+    """Render recorded runs, from their folders alone.
+
+    \b
+    Examples:
+      labctl report ~/.local/state/labctl/runs/*-fin_wait_2
+      labctl report RUN --format html --out fin_wait_2.html
+    """
+    from labctl import reports
+    from labctl.reports.recorded import load
+
+    recorded = [load(folder) for folder in folders]
+    if out:
+        reports.write(form, recorded, out)
+    else:
+        click.echo(reports.render(form, recorded), nl=False)
 
 
 def _run_one(case: Any, backend: str, os: str, keep: bool, out: Path | None) -> RunResult:

@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 from labctl.errors import UsageError
+from labctl.probes.segments import Captures, Segment
 from labctl.probes.sockets import Socket, lab_sockets, parse_ss
 
 
@@ -34,13 +35,16 @@ class Event:
 
 @dataclass(frozen=True)
 class LabEvent(Event):
-    """The lab is up: where it runs, since when (RFC 3339), and the address behind each name."""
+    """The lab is up: where it runs, since when (RFC 3339), and the address behind each name.
+
+    `epoch` is the run's beginning by CLOCK_REALTIME, the clock of captures."""
 
     kind = "lab"
     started: str
     backend: str
     environment: Mapping[str, Any]
     addresses: Mapping[str, str]
+    epoch: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,20 @@ class ExecEvent(Event):
 
 
 @dataclass(frozen=True)
+class StateEvent(Event):
+    """A full socket went from one state to another, as the kernel's tracepoint has it.
+
+    `old` and `new` are spelled as `ss` does; CLOSED is `UNCONN`."""
+
+    kind = "state"
+    host: str
+    local: str
+    remote: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
 class TroubleEvent(Event):
     """A probe that could not see: what it says is incomplete from here on."""
 
@@ -159,6 +177,7 @@ KINDS: dict[str, type[Event]] = {
         SocketsEvent,
         CountersEvent,
         ExecEvent,
+        StateEvent,
         TroubleEvent,
     )
 }
@@ -208,13 +227,15 @@ class ProcessState:
 class History:
     """All events so far, and what they add up to."""
 
-    def __init__(self, events: Iterable[Event] = ()) -> None:
+    def __init__(self, events: Iterable[Event] = (), captures: Captures | None = None) -> None:
         self.events: list[Event] = []
+        self.captures = Captures() if captures is None else captures
         self.lab: LabEvent | None = None
         self.labels: dict[str, float] = {}
         self.sockets: dict[str, SocketsEvent] = {}
         self.processes: dict[str, ProcessState] = {}
-        self.trouble: dict[str, TroubleEvent] = {}
+        self.trouble: dict[tuple[str, str], TroubleEvent] = {}
+        self._captured = 0.0
         self._baseline: dict[str, Mapping[str, int]] = {}
         self._counters: dict[str, dict[str, int]] = {}
         for event in events:
@@ -240,12 +261,25 @@ class History:
                 self._baseline[event.host] = event.values
                 self._counters[event.host] = dict(event.values)
             case TroubleEvent():
-                self.trouble[event.host] = event
+                self.trouble[event.host, event.probe] = event
+
+    def add_packets(self, t: float, host: str, records: bytes) -> None:
+        """Takes in what a host captured up to `t`, as pcap records."""
+        self.captures.add(host, records)
+        self._captured = t
 
     @property
     def now(self) -> float:
-        """The time of the latest event."""
-        return self.events[-1].t if self.events else 0.0
+        """The time of the latest event, or of the latest packets."""
+        return max(self.events[-1].t if self.events else 0.0, self._captured)
+
+    def segments(self) -> list[Segment]:
+        """The segments of the lab's connections up to now, in order."""
+        if self.lab is None:
+            return []
+        owners = {a: n.partition(".")[0] for n, a in self.lab.addresses.items()}
+        found = self.captures.segments(owners, self.lab.epoch)
+        return [segment for segment in found if segment.time <= self.now]
 
     def growth(self, host: str, counter: str) -> int | None:
         """By how much a counter grew since the run began; None where the kernel has none so named

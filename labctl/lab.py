@@ -6,6 +6,7 @@ the thread that calls Lab, which takes them off (`pump`) and so orders and recor
 
 from __future__ import annotations
 
+import base64
 import queue
 import threading
 import time
@@ -33,6 +34,7 @@ from labctl.history import (
     OutputEvent,
     ProcessEvent,
     SocketsEvent,
+    StateEvent,
     TroubleEvent,
 )
 from labctl.predicates import Predicate
@@ -52,6 +54,8 @@ COUNTER_PERIOD = 0.03
 AGENT_REST = 2
 """By how much longer than it works each agent rests, times the number of hosts: so that together
 they take half a core at most."""
+TRACER = "the tracer"
+"""What it is called among the hosts' agents; no host has such a name."""
 SETTLING = 0.25
 """What "now" means to an expectation: an acknowledgement may be delayed by 200 ms (TCP_DELACK_MAX
 in include/net/tcp.h; RFC 9293, section 3.8.6.3 allows 500), and a state may hang on it."""
@@ -86,15 +90,20 @@ class Lab:
         backend: Backend,
         history: History,
         record: Callable[[Event], None],
+        record_packets: Callable[[str, bytes], None],
     ) -> None:
         self.scenario = scenario
         self.history = history
         self._backend = backend
         self._record = record
+        self._record_packets = record_packets
         self._processes = scenario.processes
         self._starts = [process for step in scenario.steps for process in step.starts]
         self._inbox: queue.SimpleQueue[tuple[_Source, Message | None]] = queue.SimpleQueue()
         self._links: dict[str, HostLink] = {}
+        self._agents: dict[str, Channel] = {}
+        self._owners: dict[str, str] = {}
+        self._traced: Message = {}  # the tracer's first word; why there is none is its `reason`
         self._running: dict[str, Channel] = {}
         self._hellos: dict[str, Message] = {}
         self._replies: dict[int, Message] = {}
@@ -127,11 +136,12 @@ class Lab:
         for name in dict.fromkeys(self._starts):
             self._backend.prepare(self._processes[name])
         for name, link in self._links.items():
+            self._agents[name] = link.channel
             self._listen(_Source(name, None, link.channel))
         self._pump_or_fail(lambda: len(self._hellos) == len(self._links), "an agent's first word")
         names = address_names({name: (link.ipv4, link.ipv6) for name, link in self._links.items()})
         text = hosts_text(names)
-        self._ask_all(
+        ready = self._ask_all(
             {
                 name: {
                     "do": "setup",
@@ -146,17 +156,64 @@ class Lab:
             if host.sysctls:
                 self.sysctl(name, host.sysctls)
         self._synchronize()
+        untraced = self._trace(names)
+        if untraced and "tracing" in self.scenario.needs:
+            raise MissingHere(untraced)
+        captured = all(answer["capture"] is None for answer in ready.values())
+        probes = ["ss", *(["capture"] if captured else []), *([] if untraced else ["trace"])]
+        hello = next(iter(self._hellos.values()))
         self._emit(
             LabEvent(
                 self.now(),
                 started,
                 self._backend.name,
-                {**self._backend.environment(), "probes": ["ss"]},
+                {**self._backend.environment(), "probes": probes},
                 names,
+                hello["wall"] - hello["t"] + self._origin,
             )
         )
         for name, hello in self._hellos.items():
             self._emit(CountersEvent(self.now(), name, hello["counters"]))
+        for name, answer in ready.items():
+            if answer["capture"]:
+                self._emit(TroubleEvent(self.now(), name, "capture", answer["capture"]))
+        if untraced:
+            self._blind(self.now(), f"{untraced.reason}; {untraced.mend}")
+
+    def _trace(self, names: Mapping[str, str]) -> Lack | None:
+        """Has the tracer report the lab's sockets; returns why that can't be."""
+        channel = self._backend.trace()
+        if isinstance(channel, Lack):
+            return channel
+        self._owners = {address: name.partition(".")[0] for name, address in names.items()}
+        self._agents[TRACER] = channel
+        self._listen(_Source(TRACER, None, channel))
+        self._pump_or_fail(lambda: bool(self._traced), "the tracer's first word")
+        if "reason" not in self._traced:
+            self._ask_tracer({"do": "watch", "addresses": list(names.values())})
+        if reason := self._traced.get("reason"):
+            self._agents.pop(TRACER, None)
+            return Lack(reason, "use a kernel and an engine that allow it")
+        return None
+
+    def _ask_tracer(self, message: Message) -> None:
+        """Has the tracer do something. If it can't, or ends, that is in the record."""
+        self._ids += 1
+        ident = self._ids
+        self._agents[TRACER].send({**message, "id": ident})
+        self._pump_or_fail(
+            lambda: ident in self._replies or TRACER not in self._agents, "the tracer's answer"
+        )
+        if error := self._replies.pop(ident, {}).get("error"):
+            self._blind(self.now(), error)
+
+    def _blind(self, t: float, text: str) -> None:
+        """Records that up to `t` transitions were missed, or are from now on, on whatever host."""
+        if self.history.lab is None:
+            self._traced = {"reason": text}
+            return
+        for host in self._links:
+            self._emit(TroubleEvent(t, host, "trace", text))
 
     def _synchronize(self) -> None:
         """Finds the lab clock's offset from ours. They are one clock unless the engine is
@@ -276,6 +333,15 @@ class Lab:
         """Looks, and gives what is still in flight SETTLING seconds to make a predicate true."""
         self.wait(predicate, Within(0.0, SETTLING), None)
 
+    def flush(self) -> None:
+        """Takes in the rest of every capture and of the trace, and what they lost."""
+        if TRACER in self._agents:
+            self._ask_tracer({"do": "flush"})
+        for host, answer in self._ask_all({host: {"do": "flush"} for host in self._links}).items():
+            if answer["dropped"]:
+                text = f"{answer['dropped']} packets were not captured"
+                self._emit(TroubleEvent(self.now(), host, "capture", text))
+
     def wait(self, predicate: Predicate, within: Within, since: str | None) -> Outcome:
         """Polls until a predicate holds; the upper bound counts from a label, or from now."""
         start = self.now() if since is None else self.history.labels[since]
@@ -298,16 +364,17 @@ class Lab:
 
     def pump(self, patience: float) -> None:
         """Takes in what is there; waits for the first message, `patience` or HEARTBEAT seconds at
-        most. Raises KeyboardInterrupt where that is due."""
+        most. Raises KeyboardInterrupt where that is due.
+
+        What comes meanwhile is for the next time: a flood shall not keep us here."""
         if stopping.is_set():
             raise KeyboardInterrupt
         try:
-            source, message = self._inbox.get(timeout=max(0.0, min(patience, HEARTBEAT)))
-            while True:
-                self._take(source, message)
-                source, message = self._inbox.get_nowait()
+            self._take(*self._inbox.get(timeout=max(0.0, min(patience, HEARTBEAT))))
         except queue.Empty:
-            pass
+            return
+        for _ in range(self._inbox.qsize()):
+            self._take(*self._inbox.get_nowait())
 
     def pump_until(self, condition: Callable[[], bool], deadline: float) -> bool:
         """Takes in messages until a condition holds; False where it does not before `deadline`."""
@@ -332,7 +399,7 @@ class Lab:
         for host, message in messages.items():
             self._ids += 1
             ids[host] = self._ids
-            self._links[host].channel.send({**message, "id": self._ids})
+            self._agents[host].send({**message, "id": self._ids})
         waiting = set(ids.values())
         if not self.pump_until(lambda: waiting <= self._replies.keys(), self.now() + patience):
             late = [host for host, ident in ids.items() if ident not in self._replies]
@@ -354,7 +421,9 @@ class Lab:
         threading.Thread(target=read, daemon=True, name=f"read {source.host}").start()
 
     def _take(self, source: _Source, message: Message | None) -> None:
-        if source.process is None:
+        if source.host == TRACER:
+            self._take_trace(message)
+        elif source.process is None:
             self._take_host(source.host, message)
         elif self._running.get(source.process) is source.channel:
             self._take_process(source.process, source.host, message)
@@ -375,6 +444,11 @@ class Lab:
             pass  # Sockets of a host that is still being set up
         else:
             t = message.pop("t") - self._origin
+            if kind == "packets":
+                records = base64.b64decode(message["data"])
+                self.history.add_packets(t, host, records)
+                self._record_packets(host, records)
+                return
             if kind == "trouble":
                 self._emit(TroubleEvent(t, host, **message))
                 return
@@ -385,6 +459,25 @@ class Lab:
                 self._emit(TroubleEvent(t, host, "ss", f"{exc}\n{look.text}"))
             else:
                 self._emit(look)
+
+    def _take_trace(self, message: Message | None) -> None:
+        if message is None:
+            if not self._closing and TRACER in self._agents:
+                del self._agents[TRACER]
+                self._blind(self.now(), "the tracer ended")
+            return
+        kind = message.pop("kind")
+        if kind in ("hello", "refused"):
+            self._traced = message
+        elif kind == "reply":
+            self._replies[message["id"]] = message
+        elif self.history.lab is not None:
+            t = message.pop("t") - self._origin
+            if kind == "state":
+                address = message["local"].rpartition(":")[0].strip("[]")
+                self._emit(StateEvent(t, self._owners[address], **message))
+            else:
+                self._blind(t, message["text"])
 
     def _take_process(self, process: str, host: str, message: Message | None) -> None:
         if message is None:
@@ -402,7 +495,7 @@ class Lab:
             self._ids += 1
             self._blaming.add(self._ids)
             look = {"do": "look", "id": self._ids, "caption": event.call}
-            self._links[host].channel.send(look)
+            self._agents[host].send(look)
 
     def _emit(self, event: Event) -> None:
         self.history.add(event)

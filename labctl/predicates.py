@@ -6,9 +6,12 @@ gives one Finding. What the history can't decide is `unknown`, never passed.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, WrapValidator
@@ -16,11 +19,15 @@ from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, Wra
 from labctl import errnos
 from labctl.explain import describe_socket
 from labctl.history import CallEvent, History, ProcessState
+from labctl.probes.segments import Segment
 from labctl.probes.sockets import Address, Socket, State
+from labctl.probes.transitions import SAMPLING, Timeline, missable, reachable, timelines
 from labctl.values import (
     Comparison,
     Count,
+    Duration,
     HostName,
+    Label,
     Model,
     ProcessName,
     Regex,
@@ -28,6 +35,7 @@ from labctl.values import (
     StateName,
     Text,
     host_names,
+    known,
     names,
     problem,
     resolvable,
@@ -163,8 +171,8 @@ class HostSockets:
         seen = history.sockets.get(host)
         if seen is None:
             return Finding("unknown", what, str(self), "no look at its sockets")
-        if host in history.trouble:
-            return Finding("unknown", what, str(self), history.trouble[host].text)
+        if trouble := history.trouble.get((host, "ss")):
+            return Finding("unknown", what, str(self), trouble.text)
         connections = [s for s in seen.sockets if s.connection]
         holds = all(self._holds(pattern, seen.sockets, history) for pattern in self.patterns)
         if self.bare and self.bare != {State.LISTEN}:
@@ -320,14 +328,268 @@ def judge_counter(host: str, counter: str, wanted: Comparison, history: History)
     return _finding(wanted.holds(growth), what, expected, str(growth))
 
 
-# --- predicate ------------------------------------------------------------------------------------
+# --- segments -------------------------------------------------------------------------------------
 
-NOT_YET = {
-    "segments": "captures are",
-    "lasted": "state durations are",
-    "path": "state paths are",
-}
-"""Kinds of the language that this version does not judge, with the subject of the refusal."""
+
+def _flags(value: Any) -> tuple[str, ...]:
+    words = value if isinstance(value, list) else re.split(r"[\s,+|]+", str(value).strip())
+    for word in words:
+        if word not in SEGMENT_FLAGS:
+            raise problem(unknown("flag", word, SEGMENT_FLAGS))
+    return tuple(words)
+
+
+SEGMENT_FLAGS = ("SYN", "ACK", "FIN", "RST", "PSH", "URG", "data")
+Flags = Annotated[
+    tuple[str, ...], BeforeValidator(_flags), WithJsonSchema({"type": ["string", "array"]})
+]
+
+
+class SegmentsPattern(Model):
+    """Segments of one kind that were sent, and how many."""
+
+    from_: HostName | None = Field(None, alias="from")
+    to: HostName | None = None
+    flags: Flags | None = None
+    count: Count | None = None
+    at_least: Annotated[int, Field(ge=0, strict=True)] | None = None
+    at_most: Annotated[int, Field(ge=0, strict=True)] | None = None
+    retransmitted: bool | None = None
+    lost: bool | None = None
+    data: bool | None = None
+    since: Label | None = None
+
+    def judge(self, history: History) -> Finding:
+        """The finding, from the captures of all hosts."""
+        subject = self.from_ or self.to or "segments"
+        what = f"{subject}: {self}"
+        if troubles := [t.text for (_, probe), t in history.trouble.items() if probe == "capture"]:
+            return Finding("unknown", what, str(self), "; ".join(troubles))
+        if self.since is not None and self.since not in history.labels:
+            return Finding("unknown", what, str(self), f"nothing is labelled {self.since!r}")
+        start = history.labels[self.since] if self.since else float("-inf")
+        found = [s for s in history.segments() if s.time >= start and self.matches(s)]
+        lines = tuple(f"{s.time:.6f} {s.sender} -> {s.receiver}: {s.summary}" for s in found[:12])
+        return _finding(self.enough(len(found)), what, str(self), str(len(found)), *lines)
+
+    def matches(self, segment: Segment) -> bool:
+        """Whether a segment is one of these."""
+        wanted = set(self.flags or ())
+        has_data = segment.length > 0
+        return (
+            segment.t is not None
+            and self.from_ in (None, segment.sender)
+            and self.to in (None, segment.receiver)
+            and wanted - {"data"} <= set(segment.flags)
+            and ("data" not in wanted or has_data)
+            and self.data in (None, has_data)
+            and self.retransmitted in (None, segment.retransmitted)
+            and self.lost in (None, segment.lost)
+        )
+
+    def enough(self, count: int) -> bool:
+        """Whether there are as many as wanted; one or more where nothing is said."""
+        bounds = [self.at_least is None or count >= self.at_least]
+        bounds += [self.at_most is None or count <= self.at_most]
+        bounds += [self.count is None or self.count.holds(count)]
+        said = (self.at_least, self.at_most, self.count) != (None, None, None)
+        return all(bounds) and (said or count >= 1)
+
+    def __str__(self) -> str:
+        words = [f"{self.count} x"] if self.count else []
+        words += [f"at least {self.at_least}"] if self.at_least is not None else []
+        words += [f"at most {self.at_most}"] if self.at_most is not None else []
+        words += [" ".join(self.flags or ("segment",))]
+        for name in ("retransmitted", "lost", "data"):
+            value = getattr(self, name)
+            words += [name if value else f"not {name}"] if value is not None else []
+        words += [f"from {self.from_}"] if self.from_ else []
+        words += [f"to {self.to}"] if self.to else []
+        words += [f"since {self.since}"] if self.since else []
+        return " ".join(words)
+
+
+# --- lasted and path ------------------------------------------------------------------------------
+
+SHOWN = 3
+"""How many connections a finding shows."""
+
+
+def _some_connection(
+    claim: Path | Lasted,
+    host: str,
+    history: History,
+    judge: Callable[[Timeline], tuple[Result, str]],
+    brief: bool,
+) -> Finding:
+    """The finding for a claim that some connection of a host bears out. `judge` tells what one of
+    them says to it, and in what words; `brief`: so short a one would do that no look sees it."""
+    judged = [(*judge(timeline), timeline) for timeline in timelines(history, host)]
+    results = [result for result, _, _ in judged]
+    trouble = history.trouble.get((host, "trace"))
+    unseen: list[Result] = ["unknown"] if trouble and brief and not judged else []
+    result: Result = next((r for r in ("pass", "unknown") if r in [*results, *unseen]), "fail")
+    deciding = [(words, timeline) for r, words, timeline in judged if r == result]
+    counts = Counter(words for words, _ in deciding)
+    seen = [f"{n} x {words}" if n > 1 else words for words, n in counts.most_common(SHOWN)]
+    seen += [f"{len(counts) - SHOWN} others"] if len(counts) > SHOWN else []
+    actual = "; ".join(seen) or "no connection"
+    if result == "unknown" and not (judged and all(t.complete for _, t in deciding)):
+        reasons = [t.gap for _, t in deciding if t.gap] + ([trouble.text] if trouble else [])
+        actual += ", as far as was seen: " + (reasons or ["this was not traced"])[0]
+    lines = [line for _, timeline in deciding[:SHOWN] for line in _told(timeline)]
+    return Finding(result, f"{host}: {claim}", str(claim), actual, tuple(lines))
+
+
+def _told(timeline: Timeline) -> Iterator[str]:
+    yield timeline.name
+    for span in timeline.spans:
+        yield f"  {span.state} from {span.begin} s to {f'{span.end} s' if span.end else 'the end'}"
+
+
+@dataclass(frozen=True)
+class Path:
+    """The states that a connection walks through, from the first of them on, and whether nothing is
+    left of it then."""
+
+    states: tuple[State, ...]
+    closed: bool
+
+    def judge(self, host: str, history: History) -> Finding:
+        """The finding for one host: that some connection of it walked exactly so."""
+        return _some_connection(self, host, history, self._judge, True)
+
+    def _judge(self, timeline: Timeline) -> tuple[Result, str]:
+        seen = list(timeline.states)
+        while seen and seen[0] not in self.states and reachable(seen[0], self.states[0]):
+            del seen[0]
+        words = _walk(timeline.states, timeline.closed)
+        ends_so = self.closed == timeline.closed or timeline.gap
+        if not ends_so or not _in_order(seen, self.states):
+            return "fail", words
+        exact = tuple(seen) == self.states
+        if timeline.complete:
+            return "pass" if exact else "fail", words
+        steps = pairwise([*seen, None] if self.closed else seen)
+        certain = exact and not timeline.gap and not any(missable(a, b) for a, b in steps if a)
+        return "pass" if certain else "unknown", words
+
+    def __str__(self) -> str:
+        return _walk(self.states, self.closed)
+
+
+def parse_state(value: Any) -> State:
+    """A state in any usual spelling."""
+    try:
+        return State.parse(str(value))
+    except ValueError as exc:
+        raise problem(str(exc)) from exc
+
+
+def _walk(states: Iterable[State], closed: bool) -> str:
+    return ", ".join([*states, *(["closed"] if closed else [])])
+
+
+def _in_order(part: Sequence[State], whole: Sequence[State]) -> bool:
+    rest = iter(whole)
+    return all(state in rest for state in part)
+
+
+def _path(value: Any) -> Path:
+    if isinstance(value, Path):
+        return value
+    if not isinstance(value, list) or not value:
+        raise problem(f"a list of states is wanted here, in order, not {shown(value)}")
+    states = [State.UNCONN if item == "closed" else parse_state(item) for item in value]
+    closed = states[-1] is State.UNCONN
+    walked = states[:-1] if closed else states
+    if not walked:
+        raise problem("'closed' alone is no path; name the states before it")
+    for before, state in pairwise([None, *walked]):
+        if state is State.UNCONN:
+            raise problem("'closed' ends a path; nothing comes after it")
+        if state is State.LISTEN:
+            raise problem("LISTEN is no state of a connection; a path begins after it")
+        if before and state and not reachable(before, state):
+            raise problem(f"an impossible path: {state} can't come after {before}")
+    return Path(tuple(walked), closed)
+
+
+LEAST_TOLERANCE = 0.5
+TOLERANCE = 0.1
+
+
+@dataclass(frozen=True)
+class Lasted:
+    """How many seconds a connection of a host is in a state: `duration`, give or take `tolerance`;
+    where that is not said, a tenth of it, and half a second at least."""
+
+    host: str
+    state: State
+    duration: float
+    tolerance: float
+
+    def judge(self, history: History) -> Finding:
+        """The finding: that some connection of the host was in that state for so long."""
+        low, high = self.duration - self.tolerance, self.duration + self.tolerance
+
+        def judge(timeline: Timeline) -> tuple[Result, str]:
+            span = next((s for s in timeline.spans if s.state is self.state), None)
+            if span is None:
+                missed = not timeline.complete and low <= SAMPLING
+                return "unknown" if missed else "fail", f"never in {self.state}"
+            shortest, longest = span.lasted(history.now)
+            words = _seconds(shortest, longest)
+            if shortest > high or longest < low:
+                return "fail", words
+            decided = shortest >= low and longest <= high and not timeline.gap
+            return "pass" if decided else "unknown", words
+
+        return _some_connection(self, self.host, history, judge, low <= SAMPLING)
+
+    def __str__(self) -> str:
+        return f"{self.state} for {self.duration:g} s, give or take {self.tolerance:g} s"
+
+
+def _seconds(shortest: float, longest: float) -> str:
+    if longest == math.inf:
+        return f"{shortest:.3f} s so far"
+    if longest - shortest < 1e-9:
+        return f"{shortest:.6f} s"
+    return f"{shortest:.3f}..{longest:.3f} s"
+
+
+class LastedPattern(Model):
+    """What stands beside the host in `lasted`."""
+
+    for_: Duration = Field(alias="for")
+    tolerance: Duration | None = None
+
+
+def _lasted(value: Any, info: ValidationInfo) -> Lasted:
+    if isinstance(value, Lasted):
+        return value
+    if not isinstance(value, Mapping):
+        raise problem(
+            f"a mapping of a host, 'for' and 'tolerance' is wanted here, not {shown(value)}"
+        )
+    rest = {key: item for key, item in value.items() if key in LastedPattern._keys()}
+    hosts = [key for key in value if key not in rest]
+    if len(hosts) != 1:
+        raise problem(f"one host and its state are wanted beside 'for', not {len(hosts)}")
+    (host,) = hosts
+    known("host", host, names(info).hosts)
+    state = parse_state(value[host])
+    if state in (State.LISTEN, State.UNCONN):
+        raise problem(f"{state} is no state of a connection; none of them lasts")
+    pattern = LastedPattern.model_validate(rest, context=info.context)
+    tolerance = pattern.tolerance
+    if tolerance is None:
+        tolerance = max(LEAST_TOLERANCE, TOLERANCE * pattern.for_)
+    return Lasted(host, state, pattern.for_, tolerance)
+
+
+# --- predicate ------------------------------------------------------------------------------------
 
 SOME = Field(min_length=1)
 """A subject that names nothing would claim nothing, and always hold."""
@@ -354,6 +616,22 @@ ProcessClaim = Annotated[
         }
     ),
 ]
+PathClaim = Annotated[
+    Path,
+    WrapValidator(lambda v, _: _path(v)),
+    WithJsonSchema({"type": "array", "items": {"type": "string"}, "minItems": 1}),
+]
+LastedClaim = Annotated[
+    Lasted,
+    WrapValidator(lambda v, _, info: _lasted(v, info)),
+    WithJsonSchema(
+        {
+            "description": "a host and its state, for how long, and the tolerance",
+            "type": "object",
+            "required": ["for"],
+        }
+    ),
+]
 
 
 class Predicate(Model):
@@ -362,6 +640,14 @@ class Predicate(Model):
     sockets: Annotated[dict[HostName, SocketsClaim], SOME] | None = None
     process: Annotated[dict[ProcessName, ProcessClaim], SOME] | None = None
     counters: Annotated[dict[HostName, Annotated[dict[Text, Count], SOME]], SOME] | None = None
+    segments: SegmentsPattern | None = None
+    lasted: LastedClaim | None = None
+    path: Annotated[dict[HostName, PathClaim], SOME] | None = None
+
+    @property
+    def traced(self) -> bool:
+        """Whether it is about single transitions, of which there can be thousands."""
+        return self.lasted is not None or self.path is not None
 
     def judge(self, history: History) -> list[Finding]:
         """A finding for each subject, from what is known at the end of `history`."""
@@ -369,12 +655,16 @@ class Predicate(Model):
         found += [p.judge(name, history) for name, p in (self.process or {}).items()]
         for host, counters in (self.counters or {}).items():
             found += [judge_counter(host, c, w, history) for c, w in counters.items()]
+        found += [self.segments.judge(history)] if self.segments else []
+        found += [self.lasted.judge(history)] if self.lasted else []
+        found += [path.judge(host, history) for host, path in (self.path or {}).items()]
         return found
 
     @property
     def hosts(self) -> set[str]:
-        """The hosts whose sockets or counters it is about."""
-        return {*(self.sockets or {}), *(self.counters or {})}
+        """The hosts whose sockets, counters or connections it is about."""
+        lasted = {self.lasted.host} if self.lasted else set()
+        return {*(self.sockets or {}), *(self.counters or {}), *(self.path or {}), *lasted}
 
 
 def parse_predicate(value: Any, handler: Any, info: ValidationInfo) -> Predicate:
@@ -382,9 +672,6 @@ def parse_predicate(value: Any, handler: Any, info: ValidationInfo) -> Predicate
     if isinstance(value, Predicate):
         return value
     if isinstance(value, dict):
-        for name, subject in NOT_YET.items():
-            if name in value:
-                raise problem(f"{name!r} is not supported yet: {subject} later work")
         if not value:
             raise problem(
                 "an empty mapping claims nothing; allowed: " + ", ".join(Predicate._keys())

@@ -95,12 +95,13 @@ def run(scenario: Scenario, backend: Backend, folder: RunFolder, watcher: Watche
     try:
         for need in sorted(scenario.needs & backend.lacks().keys()):
             raise MissingHere(backend.lacks()[need])
-        with Lab(scenario, backend, history, record) as lab:
+        with Lab(scenario, backend, history, record, folder.add_packets) as lab:
             watcher.up(lab)
             _steps(scenario, lab, backend.name, record, history)
             for predicate in scenario.expect:
                 lab.settle(predicate)
             lab.look()
+            lab.flush()
             watcher.done(lab)
     except (MissingHere, Unavailable) as exc:
         result, reason = "skip", str(exc)
@@ -109,7 +110,7 @@ def run(scenario: Scenario, backend: Backend, folder: RunFolder, watcher: Watche
     except KeyboardInterrupt as exc:
         interrupted = exc
         result, reason = "error", "interrupted"
-    verdicts = check(scenario, history.events) if result != "skip" else []
+    verdicts = check(scenario, history.events, history.captures) if result != "skip" else []
     found = RunResult(
         scenario=scenario,
         result=result or overall(v.result for v in verdicts),

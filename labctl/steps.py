@@ -309,6 +309,9 @@ def _claim(predicate: Predicate) -> str:
     words += [f"{name} {p}" for name, p in (predicate.process or {}).items()]
     for host, counters in (predicate.counters or {}).items():
         words += [f"{host} {name} {count}" for name, count in counters.items()]
+    words += [str(predicate.segments)] if predicate.segments else []
+    words += [f"{predicate.lasted.host} {predicate.lasted}"] if predicate.lasted else []
+    words += [f"{host} {path}" for host, path in (predicate.path or {}).items()]
     return ", ".join(words)
 
 

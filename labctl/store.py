@@ -1,7 +1,7 @@
-"""The run directory: scenario.yaml, history.jsonl, HOST.ss and result.json.
+"""The run directory: scenario.yaml, history.jsonl, HOST.ss, HOST.pcap and result.json.
 
-history.jsonl and the `ss` texts are written as things happen, so a run that was cut short is still
-evidence; result.json is written whole or not at all.
+history.jsonl, the `ss` texts and the captures are written as things happen, so a run that was cut
+short is still evidence; result.json is written whole or not at all.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import os
 import re
+from io import FileIO
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import IO, Any, Self, TextIO
 
 from labctl.errors import UsageError
 from labctl.history import Event, SocketsEvent
+from labctl.probes.segments import FILE_HEADER
 
 
 def default_folder() -> Path:
@@ -34,6 +36,7 @@ class RunFolder:
         except OSError as exc:
             raise UsageError(f"{parent}: can't write there: {exc.strerror}; use --out DIR") from exc
         self._texts: dict[str, TextIO] = {}
+        self._captures: dict[str, FileIO] = {}
 
     def add(self, event: Event) -> None:
         """Writes one event."""
@@ -45,6 +48,13 @@ class RunFolder:
             title = event.caption or event.cause
             self._texts[event.host].write(f"# {event.t:.3f} {title}\n{event.text}\n")
 
+    def add_packets(self, host: str, records: bytes) -> None:
+        """Appends to a host's capture."""
+        if host not in self._captures:
+            self._captures[host] = (self.path / f"{host}.pcap").open("wb", buffering=0)
+            self._captures[host].write(FILE_HEADER)
+        self._captures[host].write(records)
+
     def finish(self, result: dict[str, Any]) -> None:
         """Writes result.json."""
         partial = self.path / "result.json.partial"
@@ -55,7 +65,8 @@ class RunFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for file in (self._history, *self._texts.values()):
+        files: list[IO[Any]] = [self._history, *self._texts.values(), *self._captures.values()]
+        for file in files:
             file.close()
 
 

@@ -72,7 +72,7 @@ def hold(backend: str, os: str, progress: Progress, ready: Callable[[Lab], None]
     lease = Lease(secrets.token_hex(4), "up", "lab", backend, now.isoformat(timespec="seconds"))
     with lease, RunFolder(default_folder(), f"{now:%Y%m%dT%H%M%S}-up", DEFAULT_LAB) as folder:
         opened = _open(lease, folder.path, os, progress)
-        with Lab(scenario, opened, History(), folder.add) as lab:
+        with Lab(scenario, opened, History(), folder.add, folder.add_packets) as lab:
             lease.hosts = lab.holders
             lease.write()
             ready(lab)

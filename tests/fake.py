@@ -11,6 +11,7 @@ in order. A list of reactions is for the first time, the second, and so on.
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import queue
@@ -26,6 +27,7 @@ from labctl.check import Verdict, check
 from labctl.document import Document
 from labctl.history import Event, History, read_events
 from labctl.lab import Lab
+from labctl.probes.segments import Captures
 from labctl.runner import RunResult, Watcher, run
 from labctl.scenario import Scenario, load_document
 from labctl.store import RunFolder
@@ -83,7 +85,7 @@ class FakeHost:
 class FakeBackend:
     """See `Backend`, and the module. `clock` is how far the lab's clock is ahead of ours, in
     seconds; `sysctls` are the known ones, all where it is None; `outputs` maps commands to what
-    they write."""
+    they write. `uncaptured` is why no host captures, and `dropped` how many packets each lost."""
 
     name = "fake"
 
@@ -97,6 +99,8 @@ class FakeBackend:
         sysctls: set[str] | None = None,
         refused: Mapping[str, str] | None = None,
         outputs: Mapping[str, str] | None = None,
+        uncaptured: str | None = None,
+        dropped: int = 0,
     ) -> None:
         self.log: list[str] = []
         self._script = script or {}
@@ -106,6 +110,8 @@ class FakeBackend:
         self._sysctls = sysctls
         self._refused = refused or {}
         self._outputs = outputs or {}
+        self._uncaptured = uncaptured
+        self._dropped = dropped
         self._hosts: dict[str, FakeHost] = {}
         self._processes: dict[str, FakeChannel] = {}
         self._pids = itertools.count(100)
@@ -132,9 +138,18 @@ class FakeBackend:
                 tuple(f"198.18.0.{n}" for n in mine),
                 tuple(f"fd00::{n}" for n in mine),
             )
-            channel.say(kind="hello", t=self.time(), kernel=self._kernel, counters=COUNTERS)
+            channel.say(kind="hello", t=self.time(), wall=time.time(), kernel=self._kernel,
+                        counters=COUNTERS)  # fmt: skip
         self._did("up")
         return links
+
+    def trace(self) -> Channel | Lack:
+        def obey(message: Message) -> None:
+            self.tracer.say(kind="reply", id=message["id"], t=self.time())
+
+        self.tracer = FakeChannel(obey)
+        self.tracer.say(kind="hello", t=self.time())
+        return self.tracer
 
     def spawn(self, process: ProcessSpec) -> Channel:
         channel = FakeChannel(lambda message: self._did(f"call {process.name} {message['call']}"))
@@ -176,6 +191,11 @@ class FakeBackend:
         """These counters of a host now have these values; its next look tells."""
         self._hosts[host].counters.update(counters)
         self._hosts[host].changed.update(counters)
+
+    def packets(self, host: str, *records: bytes) -> None:
+        """A host captured these, as pcap records."""
+        data = base64.b64encode(b"".join(records)).decode()
+        self._hosts[host].channel.say(kind="packets", t=self.time(), data=data)
 
     def trouble(self, host: str, text: str) -> None:
         """A probe of the host can't see."""
@@ -250,6 +270,12 @@ class FakeBackend:
                 output = self._outputs.get(command)
                 answer = {"exit": 0 if output is not None else 127, "output": output or ""}
                 what = f"exec {name} {command}"
+            case {"do": "setup"}:
+                answer = {"capture": self._uncaptured}
+                what = f"setup {name}"
+            case {"do": "flush"}:
+                answer = {"dropped": self._dropped}
+                what = f"flush {name}"
             case {"do": str(other)}:
                 what = f"{other} {name}"
         self._hosts[name].channel.say(kind="reply", id=message["id"], t=self.time(), **answer)
@@ -288,7 +314,8 @@ def play(
     assert recorded == json.loads(json.dumps(found.as_json()))
     if found.result == "skip" and not found.verdicts:
         return found
-    replayed = check(chosen, read_events((found.folder / "history.jsonl").read_text().splitlines()))
+    events = read_events((found.folder / "history.jsonl").read_text().splitlines())
+    replayed = check(chosen, events, Captures.load(found.folder))
     assert [timeless(v) for v in replayed] == [timeless(v) for v in found.verdicts]
     for again, before in zip(replayed, found.verdicts, strict=True):
         assert abs(again.at - before.at) < 1e-5

@@ -13,7 +13,10 @@ Standard library only, Python 3.6 or later.
 """
 
 import argparse
+import base64
+import ctypes
 import json
+import mmap
 import os
 import select
 import signal
@@ -26,6 +29,7 @@ import time
 
 PERIOD_MIN = 0.004
 PERIOD_MAX = 0.025
+CAPTURE_PERIOD = 0.005
 SS = ["ss", "--tcp", "--all", "--numeric", "--options", "--extended", "--info"]
 
 lock = threading.Lock()
@@ -116,6 +120,83 @@ def counters():
     return values
 
 
+# --- What goes over its wire ----------------------------------------------------------------------
+
+ETH_P_ALL = 0x0003
+SOL_PACKET = 263
+PACKET_RX_RING, PACKET_STATISTICS, PACKET_VERSION = 5, 6, 10
+TPACKET_V2 = 1
+SO_ATTACH_FILTER = 26
+TP_STATUS_KERNEL, TP_STATUS_USER = 0, 1
+
+FRAME_SIZE = 256
+BLOCK_SIZE = 1 << 16
+BLOCKS = 64
+FRAMES = BLOCKS * BLOCK_SIZE // FRAME_SIZE
+SNAP = 176
+"""Bytes kept of a packet: what a frame holds, enough for all headers and some payload."""
+
+HEADER = struct.Struct("=IIIHHII")  # struct tpacket2_hdr: status, len, snaplen, mac, net, sec, nsec
+RECORD = struct.Struct("=IIII")  # pcap-savefile(5), with nanoseconds
+
+# IPv4 or IPv6 that carries TCP (a classic BPF program; see Documentation/networking/filter.rst).
+FILTER = [
+    (0x28, 0, 0, 12),  # load the EtherType
+    (0x15, 0, 2, 0x0800),  # IPv4?
+    (0x30, 0, 0, 23),  # load its protocol
+    (0x15, 3, 4, 6),  # TCP?
+    (0x15, 0, 3, 0x86DD),  # IPv6?
+    (0x30, 0, 0, 20),  # load its next header
+    (0x15, 0, 1, 6),  # TCP?
+    (0x06, 0, 0, SNAP),
+    (0x06, 0, 0, 0),
+]
+
+
+class Capture:
+    """The TCP packets of an interface, in a memory ring (packet(7), PACKET_RX_RING).
+
+    The kernel copies the first bytes of each into a ring of fixed size and counts what found no
+    room, so a flood costs little and no loss goes unnoticed. Raises OSError where it is forbidden.
+    """
+
+    def __init__(self, interface):
+        self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        program = b"".join(struct.pack("=HBBI", *instruction) for instruction in FILTER)
+        code = ctypes.create_string_buffer(program)
+        prog = struct.pack("HP", len(FILTER), ctypes.addressof(code))
+        self.socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, prog)
+        self.socket.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V2)
+        request = struct.pack("IIII", BLOCK_SIZE, BLOCKS, FRAME_SIZE, FRAMES)
+        self.socket.setsockopt(SOL_PACKET, PACKET_RX_RING, request)
+        self.ring = mmap.mmap(self.socket.fileno(), BLOCKS * BLOCK_SIZE)
+        self.frame = 0
+        self.socket.bind((interface, ETH_P_ALL))
+
+    def fileno(self):
+        return self.socket.fileno()
+
+    def read(self):
+        """The packets that came since the last call, as pcap records."""
+        records = []
+        for _ in range(FRAMES):
+            offset = self.frame * FRAME_SIZE
+            status, length, kept, mac, _, sec, nsec = HEADER.unpack_from(self.ring, offset)
+            if not status & TP_STATUS_USER:
+                break
+            start = offset + mac
+            records.append(RECORD.pack(sec, nsec, kept, length))
+            records.append(self.ring[start : start + kept])
+            struct.pack_into("=I", self.ring, offset, TP_STATUS_KERNEL)
+            self.frame = (self.frame + 1) % FRAMES
+        return b"".join(records)
+
+    def dropped(self):
+        """How many packets found no room since the last call."""
+        found = self.socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
+        return struct.unpack("II", found)[1]
+
+
 # --- The agent ------------------------------------------------------------------------------------
 
 
@@ -127,6 +208,8 @@ class Agent:
         self.period = PERIOD_MIN
         self.rest = None
         self.next_sample = None
+        self.capture = None
+        self.next_read = 0.0
 
     def moment(self):
         """Equal at two times only if nothing happened between them: states may come and go, but
@@ -162,6 +245,14 @@ class Agent:
         self.next_sample = now + max(self.period, self.rest * (now - start))
         self.period = min(PERIOD_MAX, self.period * 1.3)
 
+    def read_packets(self):
+        """Reports the packets that were captured since the last time."""
+        if self.capture:
+            packets = self.capture.read()
+            if packets:
+                emit(kind="packets", t=time.monotonic(), data=base64.b64encode(packets).decode())
+            self.next_read = time.monotonic() + CAPTURE_PERIOD
+
     def obey(self, message):
         ident = message.pop("id")
         try:
@@ -175,9 +266,18 @@ class Agent:
              kernel=os.uname().release, watch=type(self.diag).__name__.lower())  # fmt: skip
         self.counted = counters()
         while True:
-            patience = self.next_sample and max(0, self.next_sample - time.monotonic())
-            ready, _, _ = select.select([0], [], [], patience)
-            if ready:
+            now = time.monotonic()
+            deadlines = [self.next_sample] if self.next_sample else []
+            watched = [0]
+            if self.capture and now < self.next_read:
+                deadlines.append(self.next_read)
+            elif self.capture:
+                watched.append(self.capture.fileno())
+            patience = max(0, min(deadlines) - now) if deadlines else None
+            ready, _, _ = select.select(watched, [], [], patience)
+            if len(watched) > 1 and watched[1] in ready:
+                self.read_packets()
+            if 0 in ready:
                 data = os.read(0, 65536)
                 if not data:
                     return
@@ -189,6 +289,7 @@ class Agent:
 
 
 def do_look(agent, ident, caption=None):
+    agent.read_packets()
     at = agent.look("look", caption=caption)
     emit(kind="reply", id=ident, t=at)
 
@@ -198,7 +299,9 @@ def do_clock(agent, ident):
 
 
 def do_setup(agent, ident, rest, hosts=None, batch=""):
-    """Writes /etc/hosts, runs a batch of ip(8) commands, and begins to watch the sockets.
+    """Writes /etc/hosts, runs a batch of ip(8) commands, and begins to watch and to capture.
+
+    `capture` in the reply is why it can't be done, or null.
 
     After each sample the agent rests for `rest` times as long as it took: listing sockets is slow
     on a host with thousands of them, and for many hosts at once.
@@ -212,7 +315,19 @@ def do_setup(agent, ident, rest, hosts=None, batch=""):
         if done.returncode:
             raise OSError("ip: %s" % done.stderr.decode("utf-8", "replace").strip())
     agent.rest, agent.next_sample = rest, time.monotonic()
-    emit(kind="reply", id=ident, t=time.monotonic())
+    try:
+        agent.capture = Capture("eth0")
+        refused = None
+    except OSError as exc:
+        refused = exc.strerror
+    emit(kind="reply", id=ident, t=time.monotonic(), capture=refused)
+
+
+def do_flush(agent, ident):
+    """Reports what is left in the ring, and how many packets had no room in it."""
+    agent.read_packets()
+    dropped = agent.capture.dropped() if agent.capture else 0
+    emit(kind="reply", id=ident, t=time.monotonic(), dropped=dropped)
 
 
 def do_sysctl(agent, ident, values):
@@ -244,6 +359,7 @@ COMMANDS = {
     "look": do_look,
     "clock": do_clock,
     "setup": do_setup,
+    "flush": do_flush,
     "sysctl": do_sysctl,
     "exec": do_exec,
 }

@@ -2,8 +2,9 @@
 
 A backend brings up hosts (namespaces that outlive their processes, each with an agent), starts and
 kills processes on them, and takes everything down. What happens in them comes back through
-channels of JSON lines, from `images/host/agent.py` and `images/peer/peer.py`, whatever the backend.
-Polling, waiting and recording live above it, in `lab.py`, shared by all.
+channels of JSON lines, from `images/host/agent.py`, `images/host/tracer.py` and
+`images/peer/peer.py`, whatever the backend. Polling, waiting and recording live above it, in
+`lab.py`, shared by all.
 """
 
 from __future__ import annotations
@@ -110,6 +111,10 @@ class Backend(Protocol):
         """Brings the hosts up, connected, and prepares their processes. `processes` is all that
         `spawn` will be asked for."""
 
+    def trace(self) -> Channel | Lack:
+        """The lab's tracer (images/host/tracer.py), which `up` has started, or why there is none.
+        Called once, after `up`."""
+
     def prepare(self, process: ProcessSpec) -> None:
         """Says that a process is to be spawned later: what takes long can begin now. It does
         nothing yet that its host could notice."""
@@ -134,6 +139,7 @@ class Backend(Protocol):
 CAPABILITIES: dict[str, str] = {
     "images": "processes from images of their own",
     "uids": "processes of other users",
+    "tracing": "every transition of a connection at its exact time",
 }
 """What a scenario may need beyond the basics: the names for `needs`, and what each is."""
 

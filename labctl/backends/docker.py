@@ -4,6 +4,7 @@
       |-- holder, one a host: agent.py; owns the network namespace; NET_ADMIN and NET_RAW
       |     `-- process, any number a host: peer.py or any image, joined to the holder's namespace
       `-- holder ...
+    tracer: tracer.py; no network; SYS_ADMIN, for tracefs alone
 
 A container that owns its namespace loses it on restart, and every TIME_WAIT with it; hence holders.
 A process needs no capability and has none. All that is made is labelled from its creation on, so
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from docker.api.client import APIClient
 
 RUN, LEASE, HOST, PROCESS = "labctl", "labctl.lease", "labctl.host", "labctl.process"
+TRACER = "labctl.tracer"
 """Labels: the run's name, its controller's lease, and whose container it is. Images carry RUN too,
 and their containers inherit it, so it takes LEASE to tell what a run made."""
 
@@ -57,6 +59,7 @@ each IPv6 setting of a container, 0.3 s a lab, and filter none of it: there the 
 
 WORKERS = 16
 END_DEADLINE = 20
+TRACER_DEADLINE = 5
 NEW = 60.0  # seconds; longer than a lab takes to come up
 RETRY = 0.05
 
@@ -87,6 +90,7 @@ class DockerBackend:
         self._pool = ThreadPoolExecutor(WORKERS, "docker")
         self._containers: dict[str, str] = {}
         self._holders: dict[str, HolderChannel] = {}
+        self._tracer: Future[AttachChannel] | None = None
         self._processes: dict[str, AttachChannel] = {}
         self._prepared: dict[str, Future[AttachChannel]] = {}
 
@@ -124,8 +128,9 @@ class DockerBackend:
         for image in sorted({process.image for process in processes if process.image}):
             images.obtain(client, image, self._options.progress)
         with translated("bring the lab up"):
-            network = self._create_network(client)
             submit = self._pool.submit
+            self._tracer = submit(self._start_tracer, client, built)
+            network = self._create_network(client)
             holders = _results(
                 {
                     host.name: submit(
@@ -157,6 +162,14 @@ class DockerBackend:
         """Starts the container of our own program, which holds still until it is spawned."""
         if not process.image:
             self._prepared[process.name] = self._pool.submit(self._start, process)
+
+    def trace(self) -> Channel | Lack:
+        assert self._tracer
+        try:
+            with translated("start a container that may trace"):
+                return self._tracer.result()
+        except LabError as exc:
+            return Lack(str(exc), "run it on an engine that allows CAP_SYS_ADMIN")
 
     def spawn(self, process: ProcessSpec) -> Channel:
         with translated(f"start {process.name}"):
@@ -206,6 +219,8 @@ class DockerBackend:
         self._pool.shutdown(cancel_futures=True)  # What is still being made would be missed below.
         if self._client is None:
             return
+        if self._tracer and not self._tracer.cancelled() and not self._tracer.exception():
+            self._tracer.result().close()
         with translated("remove the lab"):
             for group in _groups(self._client, f"{RUN}={self._options.run}"):
                 group.remove(self._client)
@@ -263,6 +278,16 @@ class DockerBackend:
         )
         return str(made["Id"])
 
+    def _start_tracer(self, client: APIClient, built: images.Images) -> AttachChannel:
+        confined = any("apparmor" in text for text in client.info().get("SecurityOptions") or ())
+        config = _tracer(self._options.run, built, confined)
+        made = client.create_container_from_config(  # type: ignore[no-untyped-call]
+            {**config, "Labels": {**self._labels(), TRACER: ""}}, self._name("_tracer")
+        )
+        channel = AttachChannel(attach(client, made["Id"]), self._log)
+        client.start(made["Id"])
+        return channel
+
     def _start_holder(self, client: APIClient, name: str, container: str) -> None:
         self._holders[name] = HolderChannel(attach(client, container), self._log)
         client.start(container)
@@ -316,6 +341,23 @@ def _holder(host: HostSpec, built: images.Images, network: str) -> dict[str, Any
                 "net.ipv4.ip_unprivileged_port_start": "0",
                 "net.ipv6.conf.all.disable_ipv6": "0",
             },
+        },
+    }
+
+
+def _tracer(run: str, built: images.Images, confined: bool) -> dict[str, Any]:
+    # AppArmor's usual profile for containers forbids every mount.
+    unconfined = ["apparmor=unconfined"] if confined else []
+    return {
+        "Image": built.host,
+        "Entrypoint": ["python3", "-IS", "/usr/local/bin/tracer"],
+        "Cmd": [run],
+        **TETHERED,
+        "HostConfig": {
+            **CONFINED,
+            "CapAdd": ["SYS_ADMIN"],
+            "SecurityOpt": [*CONFINED["SecurityOpt"], *unconfined],
+            "NetworkMode": "none",
         },
     }
 
@@ -403,8 +445,8 @@ class _Group:
 
     @property
     def held(self) -> bool:
-        """Whether any host's holder runs, or all of it is so new that none may run yet. Holders end
-        with their controller."""
+        """Whether any host's holder or the tracer runs, or all of it is so new that none may run
+        yet. They end with their controller."""
         made = [float(found["Created"]) for found in self.containers]
         made += [datetime.fromisoformat(found["Created"]).timestamp() for found in self.networks]
         return time.time() - max(made) < NEW or any(
@@ -415,9 +457,7 @@ class _Group:
     def remove(self, client: APIClient) -> list[str]:
         """Removes it, and returns a line for each thing. Others may be at the same."""
         with ThreadPoolExecutor(WORKERS) as pool:
-            gone = [
-                pool.submit(_remove_container, client, found["Id"]) for found in self.containers
-            ]
+            gone = [pool.submit(_remove_container, client, found) for found in self.containers]
         names = [found["Names"][0].lstrip("/") for found in self.containers]
         lines = [
             f"container {name} of {self.run}"
@@ -462,9 +502,11 @@ def _groups(client: APIClient, *labels: str) -> list[_Group]:
     return list(groups.values())
 
 
-def _remove_container(client: APIClient, container: str) -> bool:
+def _remove_container(client: APIClient, container: Mapping[str, Any]) -> bool:
     with Tolerated(404, 409):
-        client.remove_container(container, force=True, v=True)
+        if TRACER in container["Labels"] and container["State"] == "running":
+            client.stop(container["Id"], TRACER_DEADLINE)  # It has to tidy up the kernel.
+        client.remove_container(container["Id"], force=True, v=True)
         return True
     return False
 

@@ -4,7 +4,10 @@
                     |-- agent.py, one a host, each in a network namespace of its own
                     `-- peer.py, one a process, each in a PID namespace of its own
 
-No daemon and no image. All of it lives below one process that ends with this one.
+    tracer.py, with real root only
+
+No daemon and no image. All of it lives below one process that ends with this one; but for the
+tracer, which has to tidy up and therefore ends by itself, as soon as this one does.
 """
 
 from __future__ import annotations
@@ -38,8 +41,15 @@ from labctl.backends import (
 from labctl.errors import LabError, Unavailable
 from labctl.resources import images
 
-NETWORK_V4 = ipaddress.ip_network("198.18.0.0/16")  # RFC 2544: set aside for tests
-NETWORK_V6 = ipaddress.ip_network("fd18:1ab::/64")  # RFC 4193: never routed outside
+NETWORKS = tuple(
+    zip(
+        ipaddress.IPv4Network("198.18.0.0/16").subnets(new_prefix=21),  # RFC 2544: for tests
+        ipaddress.IPv6Network("fd18:1ab::/48").subnets(new_prefix=64),  # RFC 4193: private
+        strict=False,
+    )
+)
+"""One for each lab that runs at the same time: tracing tells labs apart by addresses alone."""
+
 START_DEADLINE = 20.0
 TOOLS = {"unshare": "util-linux", "ip": "iproute2", "ss": "iproute2"}
 
@@ -71,7 +81,11 @@ class NetnsBackend:
     name = "netns"
 
     def __init__(self, options: BackendOptions) -> None:
+        self._run = options.run
         self._folder = options.folder
+        self._network: socket.socket | None = None
+        self._tracer: subprocess.Popen[bytes] | None = None
+        self._trace: SocketChannel | None = None
         self._world: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._channels: list[SocketChannel] = []
@@ -93,18 +107,24 @@ class NetnsBackend:
     def up(
         self, hosts: Sequence[HostSpec], processes: Sequence[ProcessSpec]
     ) -> dict[str, HostLink]:
+        number, self._network = _claim_network()
+        if self._network and os.geteuid() == 0:
+            self._start_tracer()
+        v4, v6 = NETWORKS[number]
         numbers = itertools.count(2)
-        addresses = {host.name: [next(numbers) for _ in range(host.addresses)] for host in hosts}
+        addresses = {}
+        for host in hosts:
+            mine = [next(numbers) for _ in range(host.addresses)]
+            addresses[host.name] = ([str(v4[n]) for n in mine], [str(v6[n]) for n in mine])
         links = {}
         self._start(addresses)
         pids = {}
         for host in hosts:
             channel, answer = self._open({"do": "host", "name": host.name})
             pids[host.name] = answer["pid"]
-            ipv4 = [str(NETWORK_V4[n]) for n in addresses[host.name]]
-            ipv6 = [str(NETWORK_V6[n]) for n in addresses[host.name]]
-            batch = [f"address add {a}/{NETWORK_V4.prefixlen} dev eth0" for a in ipv4]
-            batch += [f"address add {a}/{NETWORK_V6.prefixlen} dev eth0 nodad" for a in ipv6]
+            ipv4, ipv6 = addresses[host.name]
+            batch = [f"address add {a}/{v4.prefixlen} dev eth0" for a in ipv4]
+            batch += [f"address add {a}/{v6.prefixlen} dev eth0 nodad" for a in ipv6]
             batch += ["link set lo up", "link set eth0 up"]
             links[host.name] = HostLink(
                 channel,
@@ -124,20 +144,34 @@ class NetnsBackend:
         self._ask({"do": "batch", "commands": "\n".join(bridge) + "\n"})
         return links
 
-    def _start(self, addresses: Mapping[str, Sequence[int]]) -> None:
+    def trace(self) -> Channel | Lack:
+        if self._trace:
+            return self._trace
+        if self._network is None:
+            return Lack(
+                f"{len(NETWORKS)} labs run already, and tracing tells labs apart by addresses",
+                "run fewer at once",
+            )
+        return Lack("tracing needs root", "run it as root, or use --backend docker")
+
+    def _start_tracer(self) -> None:
+        """Starts it beside the world: the kernel would kill it with that, before it tidied up."""
+        ours, theirs = socket.socketpair()
+        self._trace = SocketChannel(ours)
+        with theirs, (self._folder / "tracer.log").open("wb") as log:
+            self._tracer = subprocess.Popen(
+                [
+                    sys.executable, "-I", "-S",
+                    str(images() / "host" / "tracer.py"), self._run,
+                ],
+                stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=log, start_new_session=True,
+            )  # fmt: skip
+
+    def _start(self, addresses: Mapping[str, tuple[Sequence[str], Sequence[str]]]) -> None:
         if problem := unavailable():
             raise Unavailable(f"{problem.reason}; {problem.mend}")
         hosts_file = self._folder / "hosts"
-        hosts_file.write_text(
-            hosts_text(
-                address_names(
-                    {
-                        name: ([str(NETWORK_V4[n]) for n in ns], [str(NETWORK_V6[n]) for n in ns])
-                        for name, ns in addresses.items()
-                    }
-                )
-            )
-        )
+        hosts_file.write_text(hosts_text(address_names(addresses)))
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(START_DEADLINE)
         self._control = ours
@@ -184,19 +218,22 @@ class NetnsBackend:
         self._tell(process, {"do": "freeze" if frozen else "thaw"})
 
     def down(self) -> None:
+        if self._trace is not None:
+            self._trace.close()
+            self._trace = None
         if self._control is not None:
             self._control.close()
             self._control = None
-        if self._world is not None:
-            try:
-                self._world.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                self._world.kill()
-                self._world.wait()
-            self._world = None
+        for process in (self._world, self._tracer):
+            if process is not None:
+                _end(process)
+        self._world = self._tracer = None
         for channel in self._channels:
             channel.close()
         self._channels.clear()
+        if self._network is not None:
+            self._network.close()
+            self._network = None
 
     def _world_pid(self) -> int:
         """The world's process id here: the one child of unshare(1)."""
@@ -253,6 +290,21 @@ class NetnsBackend:
         )
 
 
+def _claim_network() -> tuple[int, socket.socket | None]:
+    """The number of a network that no other lab has, and what keeps it ours: an abstract address
+    (unix(7)) belongs to one socket, and is free again however its owner ends. Where all are taken,
+    one that others have too."""
+    for number in range(len(NETWORKS)):
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            claim.bind(f"\0labctl-network-{number}")
+        except OSError:
+            claim.close()
+        else:
+            return number, claim
+    return 0, None
+
+
 @cache
 def unshare_flags() -> tuple[str, ...]:
     """How unshare(1) makes the world: with root's own rights, or in a user namespace."""
@@ -295,6 +347,14 @@ def one_user_only() -> Lack | None:
 def _unshare_works(flags: Sequence[str]) -> bool:
     command = ["unshare", *flags, "--", "true"]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _os_name() -> str:

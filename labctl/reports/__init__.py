@@ -1,1 +1,48 @@
-"""How results are shown. A report takes what a run left and touches no lab."""
+"""How results are shown. A report takes what a run left and touches no lab.
+
+To add one: a module with a function from recorded runs to text, and a line in REPORTS.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from labctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from labctl.reports.recorded import RecordedRun
+
+REPORTS: dict[str, str] = {
+    "ladder": "labctl.reports.ladder_text:ladders",
+    "html": "labctl.reports.html:pages",
+    "junit": "labctl.reports.junit:document",
+    "markdown": "labctl.reports.markdown:summary",
+    "mermaid": "labctl.reports.mermaid:diagrams",
+}
+"""Name and function, `module:function`, from recorded runs to text. Imported only when used."""
+
+
+def write(name: str, runs: Sequence[RecordedRun], path: Path) -> None:
+    """Writes the runs as a report of that name to a file; several as HTML, each to a page of its
+    own beside it. Raises UsageError where it can't be written."""
+    try:
+        if name == "html" and len(runs) > 1:
+            from labctl.reports.html import file_name, page
+
+            for run in runs:
+                (path.parent / file_name(run)).write_text(page(run), encoding="utf-8")
+        path.write_text(render(name, runs), encoding="utf-8")
+    except OSError as exc:
+        raise UsageError(f"{path}: can't be written: {exc.strerror}") from exc
+
+
+def render(name: str, runs: Sequence[RecordedRun]) -> str:
+    """The runs as a report of that name."""
+    module, _, function = REPORTS[name].partition(":")
+    found: Callable[[Sequence[RecordedRun]], str] = getattr(
+        importlib.import_module(module), function
+    )
+    return found(runs)

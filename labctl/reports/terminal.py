@@ -91,10 +91,7 @@ def _print_run(run: RunResult, out: Console) -> None:
     for event in run.history.events:
         if isinstance(event, StepEvent) and event.phase == "end" and event.text[:9] == "snapshot ":
             _print_sides(event, run, out)
-    out.print(_verdict_table(run.verdicts))
-    for verdict in run.verdicts:
-        if verdict.result in ("fail", "unknown"):
-            _print_failure(verdict, out)
+    print_verdicts(run.verdicts, out)
     for sentence in run.why:
         out.print(Padding(Text(f"Why: {sentence}", overflow="fold"), (0, 0, 0, 2)))
     where = [run.backend, f"kernel {run.environment['kernel']}", str(run.environment["os"])]
@@ -104,7 +101,7 @@ def _print_run(run: RunResult, out: Console) -> None:
     reason = f": {escape(run.reason)}" if run.reason else ""
     place = escape(", ".join(where))
     out.print(f"[{style}]{run.result.upper()}[/]{reason}  {run.seconds:.1f} s on {place}")
-    out.print(f"  recorded in {escape(str(run.folder))}", soft_wrap=True)
+    out.print(f"  recorded; see it all: labctl report {escape(str(run.folder))}", soft_wrap=True)
 
 
 def _print_sides(step: StepEvent, run: RunResult, out: Console) -> None:
@@ -127,6 +124,14 @@ def _lines(sockets: Sequence[Socket], age: float = 0.0) -> list[str]:
     if len(sockets) > SOCKETS_SHOWN:
         lines.append(f"and {len(sockets) - SOCKETS_SHOWN} more")
     return lines or ["no sockets"]
+
+
+def print_verdicts(verdicts: Sequence[Verdict], out: Console) -> None:
+    """Verdicts alone, and what is behind those that did not pass."""
+    out.print(_verdict_table(verdicts))
+    for verdict in verdicts:
+        if verdict.result in ("fail", "unknown"):
+            _print_failure(verdict, out)
 
 
 def _verdict_table(verdicts: Sequence[Verdict]) -> Table:

@@ -75,7 +75,7 @@ def lab(run: str, folder: Path, hosts: str) -> Iterator[Lab]:
     path = folder / "lab.yaml"
     path.write_text(LAB.format(hosts=hosts.rstrip()))
     (scenario,) = load(path)
-    with Lab(scenario, backend(run, folder), History(), lambda event: None) as found:
+    with Lab(scenario, backend(run, folder), History(), print, print) as found:
         yield found
 
 
@@ -345,12 +345,12 @@ with lab({run!r}, Path({str(tmp_path)!r}), SERVER_AND_CLIENT) as found:
         for line in controller.stdout:
             if line == b"up\n":
                 break
-        assert len(running(client, run)) == 3
+        assert len(running(client, run)) in (3, 4)  # the tracer is there where it may trace
     finally:
         controller.kill()
         controller.communicate()
     assert eventually(lambda: running(client, run) == [])
-    assert len(left(client, run)) == 5  # four containers and a network, for the next sweep
+    assert len(left(client, run)) in (5, 6)  # for the next sweep; a tracer may be among them
     sweep(lambda name, lease, held: name == run)
     assert left(client, run) == []
 
@@ -374,10 +374,11 @@ def test_sweep_removes_the_dead_and_asks_about_all(
         for found in backends:
             found.up([], [])
         lines = sweep(judge)
-        assert lines == [f"network labctl-{dead} of {dead}"]
+        assert f"network labctl-{dead} of {dead}" in lines
+        assert all(line.endswith(f" of {dead}") for line in lines)
         assert seen[dead] == seen[alive] == (f"test:{tmp_path}", True)
         assert left(client, dead) == []
-        assert left(client, alive) == [f"labctl-{alive}"]
+        assert f"labctl-{alive}" in left(client, alive)
         backends[0].down()  # of what is gone already
     finally:
         for found in backends:
@@ -414,7 +415,9 @@ def test_sweep_leaves_a_container_of_somebody_else_alone(
         found = backend(run, tmp_path)
         try:
             found.up([], [])
-            assert sweep(judge) == [f"network labctl-{run} of {run}"]
+            removed = sweep(judge)
+            assert f"network labctl-{run} of {run}" in removed
+            assert all(line.endswith(f" of {run}") for line in removed)
         finally:
             found.down()
         assert "image" not in asked

@@ -36,7 +36,7 @@ def events() -> st.SearchStrategy[Event]:
     """Any event at all."""
     fields: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "lab": {"environment": st.dictionaries(TEXT, st.one_of(MAYBE, st.lists(TEXT)), max_size=3),
-                "addresses": st.dictionaries(TEXT, TEXT, max_size=3)},
+                "addresses": st.dictionaries(TEXT, TEXT, max_size=3), "epoch": TIMES},
         "step": {"index": st.integers(0, 99), "label": MAYBE, "detail": MAYBE,
                  "phase": st.sampled_from(["begin", "end"]),
                  "outcome": st.sampled_from([None, "done", "held", "timeout"])},
@@ -51,6 +51,7 @@ def events() -> st.SearchStrategy[Event]:
                     "caption": MAYBE},
         "counters": {"values": NUMBERS},
         "exec": {"exit": st.integers(0, 255)},
+        "state": {},
         "trouble": {},
     }  # fmt: skip
     assert fields.keys() == KINDS.keys()

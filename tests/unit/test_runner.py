@@ -225,7 +225,7 @@ def looks(*moments: tuple[float, str]) -> list[Event]:
 def test_held_since(moments: list[tuple[float, str]], start: float, since: float | None) -> None:
     claim = scenario(lesson("- wait: {sockets: {server: LISTEN}}\n")).steps[0].claim
     assert claim
-    assert held_since(claim, looks(*moments), start) == since
+    assert held_since(claim, History(looks(*moments)), start) == since
 
 
 # Expecting
@@ -317,7 +317,7 @@ def test_every_kind_of_step(watch: Play) -> None:
         "sysctl client net.ipv4.tcp_fin_timeout net.core.somaxconn", "signal server TERM",
         "look server", "look client", "kill server", "prepare server", "start server",
         "signal server TERM",
-        "kill server", "look server", "look client", "down",
+        "kill server", "look server", "look client", "flush server", "flush client", "down",
     ]  # fmt: skip
     executed = [e for e in found.history.events if isinstance(e, ExecEvent)]
     assert [(e.host, e.exit, e.output) for e in executed] == [

@@ -1,0 +1,252 @@
+#!/usr/bin/env python3
+"""The tracer: every change of a TCP socket's state in a lab, as the kernel's tracepoint has it.
+
+One a lab, beside its hosts: tracefs belongs to the kernel and not to any namespace, so it takes
+CAP_SYS_ADMIN there, and the tracepoint sock:inet_sock_set_state speaks of all sockets of the
+machine. The controller says which addresses are the lab's (`watch`), and only those are reported.
+What is recorded goes through a tracefs instance of our own, and so disturbs no other tracing.
+
+The tracepoint knows full sockets. Connection requests, TIME_WAIT and an orphan's FIN_WAIT_2 are
+minisockets, and it does not see those.
+
+Events go to stdout and commands come from stdin, one JSON object a line, as with agent.py. `t` is
+CLOCK_MONOTONIC in seconds, to the microsecond. When stdin ends, or on SIGTERM, the instance is
+removed: so this must not be killed together with the controller.
+
+Standard library only, Python 3.6 or later.
+"""
+
+import ctypes
+import errno
+import json
+import os
+import re
+import select
+import signal
+import socket
+import sys
+import time
+
+TRACEFS = "/sys/kernel/tracing"
+PREFIX = "labctl-"
+EVENT = "events/sock/inet_sock_set_state"
+PERIOD = 0.005
+CHUNK = 1 << 16
+ATTEMPTS = 5
+
+# sched.h, mount.h
+CLONE_NEWNS = 0x20000
+MS_REC_PRIVATE = 0x4000 | 1 << 18
+
+STATES = {
+    b"ESTABLISHED": "ESTAB", b"SYN_SENT": "SYN-SENT", b"SYN_RECV": "SYN-RECV",
+    b"FIN_WAIT1": "FIN-WAIT-1", b"FIN_WAIT2": "FIN-WAIT-2", b"TIME_WAIT": "TIME-WAIT",
+    b"CLOSE": "UNCONN", b"CLOSE_WAIT": "CLOSE-WAIT", b"LAST_ACK": "LAST-ACK", b"LISTEN": "LISTEN",
+    b"CLOSING": "CLOSING", b"NEW_SYN_RECV": "SYN-RECV",
+}  # fmt: skip
+"""include/net/tcp_states.h, as the tracepoint prints them (without TCP_) and as `ss` does."""
+
+LINE = re.compile(
+    rb" (\d+\.\d+): inet_sock_set_state: family=(AF_INET6?) protocol=\S+ sport=(\d+) dport=(\d+) "
+    rb"saddr=(\S+) daddr=(\S+) saddrv6=(\S+) daddrv6=(\S+) oldstate=TCP_(\w+) newstate=TCP_(\w+)"
+)
+LOST = re.compile(rb"CPU:\d+ \[LOST (\d+) EVENTS\]")
+STATS = re.compile(r"^(?:overrun|dropped events): (\d+)$", re.MULTILINE)
+
+
+def emit(*events):
+    data = "".join(json.dumps(event) + "\n" for event in events).encode()
+    while data:
+        data = data[os.write(1, data) :]
+
+
+def mount():
+    """Mounts tracefs where only this process sees it. Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def call(name, *arguments):
+        if getattr(libc, name)(*arguments):
+            code = ctypes.get_errno()
+            raise OSError(code, "%s tracefs: %s" % (name, os.strerror(code)))
+
+    call("unshare", CLONE_NEWNS)
+    call("mount", b"none", b"/", None, MS_REC_PRIVATE, None)
+    call("mount", b"tracefs", TRACEFS.encode(), b"tracefs", 0, None)
+
+
+class Instance:
+    """A ring buffer of our own for the tracepoint. Raises OSError where there can be none."""
+
+    def __init__(self, name):
+        self.path = os.path.join(TRACEFS, "instances", PREFIX + name)
+        if not os.path.isdir(os.path.join(TRACEFS, EVENT)):
+            raise OSError(errno.ENOENT, "this kernel has no tracepoint sock:inet_sock_set_state")
+        self._sweep()
+        for attempt in range(ATTEMPTS):
+            try:
+                os.mkdir(self.path)
+                self.pipe = os.open(self.path + "/trace_pipe", os.O_RDONLY | os.O_NONBLOCK)
+                break
+            except FileNotFoundError:
+                # Until its pipe is open, another's sweep may take ours away.
+                if attempt == ATTEMPTS - 1:
+                    raise
+        self._write("trace_clock", "mono")
+        if os.path.exists(self.path + "/buffer_percent"):
+            self._write("buffer_percent", "0")  # be woken by the first event, not by half a buffer
+        self._write(EVENT + "/filter", "protocol == %d" % socket.IPPROTO_TCP)
+
+    def _sweep(self):
+        """Removes what tracers left that were killed. An instance in use can't be removed."""
+        parent = os.path.dirname(self.path)
+        for name in os.listdir(parent):
+            if name.startswith(PREFIX):
+                try:
+                    os.rmdir(os.path.join(parent, name))
+                except OSError:
+                    pass
+
+    def _write(self, name, text):
+        with open(os.path.join(self.path, name), "w") as file:
+            file.write(text)
+
+    def start(self):
+        self._write(EVENT + "/enable", "1")
+
+    def read(self):
+        """What was recorded since the last call, as trace_pipe prints it."""
+        parts = []
+        while True:
+            try:
+                parts.append(os.read(self.pipe, CHUNK))
+            except BlockingIOError:
+                return b"".join(parts)
+            if not parts[-1]:
+                return b"".join(parts)
+
+    def lost(self):
+        """How many events found no room, since the beginning."""
+        total = 0
+        for cpu in os.listdir(self.path + "/per_cpu"):
+            with open(os.path.join(self.path, "per_cpu", cpu, "stats")) as file:
+                total += sum(map(int, STATS.findall(file.read())))
+        return total
+
+    def remove(self):
+        self._write(EVENT + "/enable", "0")
+        os.close(self.pipe)
+        os.rmdir(self.path)
+
+
+class Tracer:
+    def __init__(self, instance):
+        self.instance = instance
+        self.addresses = set()
+        self.lost = 0
+
+    def read(self):
+        """Reports the lab's part of what was recorded since the last time."""
+        events = []
+        for line in self.instance.read().splitlines():
+            found = LINE.search(line)
+            if found:
+                events += self.event(*found.groups())
+            else:
+                events += self.loss(LOST.search(line))
+        emit(*events)
+
+    def event(self, at, family, sport, dport, saddr, daddr, saddr6, daddr6, old, new):
+        if family == b"AF_INET6":
+            saddr, daddr = saddr6, daddr6
+        local, remote = unmapped(saddr), unmapped(daddr)
+        if local in self.addresses:
+            yield {
+                "kind": "state", "t": float(at),
+                "local": place(local, sport), "remote": place(remote, dport),
+                "old": STATES[old], "new": STATES[new],
+            }  # fmt: skip
+
+    def loss(self, found):
+        if found:
+            self.lost += int(found.group(1))
+            yield trouble("%s transitions were lost" % found.group(1).decode())
+
+    def obey(self, message):
+        ident = message.pop("id")
+        try:
+            COMMANDS[message.pop("do")](self, ident, **message)
+        except (OSError, ValueError) as exc:
+            emit({"kind": "reply", "id": ident, "t": time.monotonic(), "error": str(exc)})
+
+    def run(self):
+        pending = b""
+        while True:
+            ready, _, _ = select.select([0, self.instance.pipe], [], [])
+            if self.instance.pipe in ready:
+                self.read()
+            if 0 in ready:
+                data = os.read(0, CHUNK)
+                if not data:
+                    return
+                *lines, pending = (pending + data).split(b"\n")
+                for line in lines:
+                    self.obey(json.loads(line.decode()))
+            else:
+                time.sleep(PERIOD)  # so that each event does not wake us one by one
+
+
+def unmapped(address):
+    """An IPv4-mapped IPv6 address as IPv4, others as they are."""
+    text = address.decode()
+    return text[7:] if text.startswith("::ffff:") and "." in text else text
+
+
+def place(address, port):
+    return "%s:%s" % ("[%s]" % address if ":" in address else address, port.decode())
+
+
+def trouble(text):
+    return {"kind": "trouble", "t": time.monotonic(), "probe": "trace", "text": text}
+
+
+def do_watch(tracer, ident, addresses):
+    """From now on, reports the sockets that have these local addresses."""
+    tracer.addresses = set(addresses)
+    tracer.instance.start()
+    emit({"kind": "reply", "id": ident, "t": time.monotonic()})
+
+
+def do_flush(tracer, ident):
+    """Reports what is left in the buffer, and what was lost."""
+    tracer.read()
+    lost = tracer.instance.lost()
+    if lost > tracer.lost:
+        emit(trouble("%d transitions were lost" % (lost - tracer.lost)))
+        tracer.lost = lost
+    emit({"kind": "reply", "id": ident, "t": time.monotonic()})
+
+
+COMMANDS = {"watch": do_watch, "flush": do_flush}
+
+
+def main():
+    (name,) = sys.argv[1:]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        mount()
+        instance = Instance(name)
+    except OSError as exc:
+        emit({"kind": "refused", "t": time.monotonic(), "reason": "no tracing: %s" % exc.strerror})
+        return
+    try:
+        emit({"kind": "hello", "t": time.monotonic()})
+        Tracer(instance).run()
+    except OSError:
+        pass  # The controller is gone, in the middle of a word.
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        instance.remove()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,265 @@
+"""TCP segments: from the captures of all hosts to what was sent, what arrived and what was lost.
+
+A capture sees a segment where it leaves and where it arrives; the two are paired by addresses,
+numbers and flags, in order. What left and never arrived was lost (or, at the very end, is in
+flight). A segment that no host of the lab sent was injected.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FLAGS = {"S": "SYN", "F": "FIN", "R": "RST", "P": "PSH", "A": "ACK", "U": "URG"}
+MODULUS = 1 << 32
+FILE_HEADER = bytes.fromhex("4d3cb2a102000400000000000000000000000400") + bytes([1, 0, 0, 0])
+"""pcap-savefile(5): little-endian, times in nanoseconds, Ethernet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """A segment as one host's capture has it. `at` is CLOCK_REALTIME in seconds; `mark` are the
+    packet's IPv4 identification and TCP timestamp (RFC 7323), by which a retransmission differs
+    from what it repeats."""
+
+    host: str
+    at: float
+    source: str
+    target: str
+    seq: int
+    ack: int
+    flags: tuple[str, ...]
+    length: int
+    window: int
+    mark: tuple[int, int] = (0, 0)
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What tells it from others on its way."""
+        return (
+            *(self.source, self.target, self.seq, self.ack, self.flags, self.length, self.window),
+            self.mark,
+        )
+
+    @property
+    def span(self) -> int:
+        """The sequence numbers that it takes: its data, and one each for SYN and FIN."""
+        return self.length + ("SYN" in self.flags) + ("FIN" in self.flags)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One segment, from the host that sent it to the one that it was for.
+
+    `t` is when it left and `arrived` when it came, in seconds of the run; either is None where no
+    capture saw it. `seq` and `ack` count from the connection's first ones, as Wireshark shows them.
+    """
+
+    t: float | None
+    arrived: float | None
+    sender: str | None
+    receiver: str | None
+    source: str
+    target: str
+    seq: int
+    ack: int
+    flags: tuple[str, ...]
+    length: int
+    window: int
+    retransmitted: bool = False
+    duplicate_ack: bool = False
+    zero_window: bool = False
+    probe: bool = False
+
+    @property
+    def lost(self) -> bool:
+        """Whether it left and never came."""
+        return self.t is not None and self.arrived is None
+
+    @property
+    def time(self) -> float:
+        """When it was first seen."""
+        return self.t if self.t is not None else self.arrived or 0.0
+
+    @property
+    def summary(self) -> str:
+        """`FIN ACK seq 1 ack 12 len 5`, and what is special about it."""
+        words = [*self.flags, f"seq {self.seq}"]
+        words += [f"ack {self.ack}"] if "ACK" in self.flags else []
+        words += [f"len {self.length}"] if self.length else []
+        marks = {
+            "retransmitted": self.retransmitted,
+            "duplicate ACK": self.duplicate_ack,
+            "zero window": self.zero_window,
+            "window probe": self.probe,
+            "lost": self.lost,
+        }
+        return " ".join(words + [f"[{mark}]" for mark, present in marks.items() if present])
+
+
+def read_packets(host: str, records: bytes) -> Iterator[Observation]:
+    """The TCP segments in pcap records (without the file's header).
+
+    Raises ValueError for what is no pcap."""
+    from scapy.layers.inet import IP, TCP
+    from scapy.layers.inet6 import IPv6
+    from scapy.layers.l2 import Ether
+    from scapy.utils import RawPcapReader
+
+    file: Any = io.BytesIO(FILE_HEADER + records)
+    reader = RawPcapReader(file)
+    for data, meta in reader:
+        frame = Ether(data)
+        packet = frame.getlayer(IP) or frame.getlayer(IPv6)
+        tcp = frame.getlayer(TCP)
+        if packet is None or tcp is None:
+            continue
+        carried = packet.len - 4 * packet.ihl if isinstance(packet, IP) else packet.plen
+        if carried <= 0:  # A super-segment beyond 64 KiB has no length of its own.
+            carried = meta.wirelen - (len(data) - len(bytes(tcp)))
+        yield Observation(
+            host,
+            meta.sec + meta.usec / 1e9,
+            _endpoint(packet.src, tcp.sport),
+            _endpoint(packet.dst, tcp.dport),
+            tcp.seq,
+            tcp.ack,
+            tuple(name for letter, name in FLAGS.items() if letter in str(tcp.flags)),
+            carried - 4 * tcp.dataofs,
+            tcp.window,
+            (packet.id if isinstance(packet, IP) else 0, _timestamp(tcp)),
+        )
+
+
+def _timestamp(tcp: Any) -> int:
+    return next((value[0] for name, value in tcp.options if name == "Timestamp"), 0)
+
+
+def _endpoint(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class Captures:
+    """The captures of a run: pcap records by host, read when somebody asks."""
+
+    def __init__(self) -> None:
+        self._unread: dict[str, bytearray] = defaultdict(bytearray)
+        self._read: list[Observation] = []
+        self._segments: list[Segment] | None = None
+
+    @classmethod
+    def load(cls, folder: Path) -> Captures:
+        """The captures of a run directory. Raises OSError."""
+        found = cls()
+        for path in sorted(folder.glob("*.pcap")):
+            found.add(path.stem, path.read_bytes()[len(FILE_HEADER) :])
+        return found
+
+    def add(self, host: str, records: bytes) -> None:
+        """Takes in more of a host's capture: whole records."""
+        self._unread[host] += records
+        self._segments = None
+
+    def segments(self, owners: Mapping[str, str], origin: float) -> list[Segment]:
+        """See `match`."""
+        if self._segments is None:
+            for host, records in self._unread.items():
+                self._read += read_packets(host, bytes(records))
+            self._unread.clear()
+            self._segments = match(self._read, owners, origin)
+        return self._segments
+
+
+def match(
+    observations: Iterable[Observation], owners: Mapping[str, str], origin: float
+) -> list[Segment]:
+    """Segments in order of time. `owners` tells the host of each address, `origin` is the run's
+    beginning in CLOCK_REALTIME."""
+    waiting: dict[tuple[Any, ...], deque[int]] = defaultdict(deque)
+    found: list[tuple[Observation, float | None, float | None]] = []
+    for seen in sorted(observations, key=lambda o: o.at):
+        sent = owners.get(seen.source.rpartition(":")[0].strip("[]")) == seen.host
+        at = seen.at - origin
+        if sent:
+            waiting[seen.key].append(len(found))
+            found.append((seen, at, None))
+        elif waiting[seen.key]:
+            index = waiting[seen.key].popleft()
+            found[index] = (found[index][0], found[index][1], at)
+        else:
+            found.append((seen, None, at))
+    return list(_mark(found, owners))
+
+
+@dataclass
+class _Flow:
+    """What one end of a connection has sent so far."""
+
+    first: int
+    following: int
+    last_ack: tuple[int, int] | None = None
+    peer_window: int | None = None
+
+
+def _mark(
+    found: Iterable[tuple[Observation, float | None, float | None]], owners: Mapping[str, str]
+) -> Iterator[Segment]:
+    """Segments with relative numbers and what is special about each (as Wireshark's analysis:
+    retransmission, duplicate ACK, zero window, zero window probe)."""
+    flows: dict[tuple[str, str], _Flow] = {}
+    for seen, sent, arrived in found:
+        there, back = (seen.source, seen.target), (seen.target, seen.source)
+        flow = flows.get(there)
+        if flow is None or ("SYN" in seen.flags and seen.seq != flow.first):
+            # A new connection, perhaps with the addresses of an old one.
+            flow = flows[there] = _Flow(seen.seq, seen.seq)
+            if "ACK" not in seen.flags:
+                flows.pop(back, None)
+        other = flows.get(back)
+        if other is None and "ACK" in seen.flags and "RST" not in seen.flags:
+            other = flows[back] = _Flow(seen.ack - 1, seen.ack)
+        behind = _before(seen.seq, flow.following)
+        just_behind = behind and (flow.following - seen.seq) % MODULUS == 1
+        probe = just_behind and seen.length <= 1 and flow.peer_window == 0 and not _closes(seen)
+        bare = not seen.span and seen.flags == ("ACK",)
+        position = (seen.ack, seen.window)
+        yield Segment(
+            t=sent,
+            arrived=arrived,
+            sender=_owner(seen.source, owners),
+            receiver=_owner(seen.target, owners),
+            source=seen.source,
+            target=seen.target,
+            seq=(seen.seq - flow.first) % MODULUS,
+            ack=(seen.ack - other.first) % MODULUS if other and "ACK" in seen.flags else 0,
+            flags=seen.flags,
+            length=seen.length,
+            window=seen.window,
+            retransmitted=bool(seen.span) and behind and not probe and sent is not None,
+            duplicate_ack=bare and position == flow.last_ack,
+            zero_window=seen.window == 0 and "RST" not in seen.flags and "SYN" not in seen.flags,
+            probe=probe,
+        )
+        end = (seen.seq + seen.span) % MODULUS
+        if not probe and _before(flow.following, end):
+            flow.following = end
+        flow.last_ack = position if bare else None
+        if other is not None and "ACK" in seen.flags:
+            other.peer_window = seen.window
+
+
+def _closes(seen: Observation) -> bool:
+    return "FIN" in seen.flags or "SYN" in seen.flags or "RST" in seen.flags
+
+
+def _before(a: int, b: int) -> bool:
+    """Whether sequence number a is before b (RFC 9293, section 3.4)."""
+    return 0 < (b - a) % MODULUS < MODULUS // 2
+
+
+def _owner(endpoint: str, owners: Mapping[str, str]) -> str | None:
+    return owners.get(endpoint.rpartition(":")[0].strip("[]"))

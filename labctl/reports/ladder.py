@@ -1,0 +1,365 @@
+"""The ladder: one list of what happened on all sides, in order, as every picture shows it.
+
+`rows` is pure: from a History to a Ladder. What is not in the history is in no picture; what is
+left out of pictures is what changes nothing: looks that saw nothing new, and each of many like
+segments.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from statistics import median
+
+from labctl.check import Verdict
+from labctl.explain import describe_socket
+from labctl.history import (
+    CallEvent,
+    Event,
+    History,
+    OutputEvent,
+    ProcessEvent,
+    SocketsEvent,
+    StepEvent,
+    TroubleEvent,
+)
+from labctl.probes.segments import Segment
+from labctl.probes.sockets import SsParseError
+from labctl.reports.ladder_text import styled, text
+from labctl.reports.rungs import (
+    Arrow,
+    Bar,
+    Call,
+    Gap,
+    Judged,
+    Ladder,
+    Life,
+    Look,
+    Note,
+    Return,
+    Row,
+    Step,
+    clean,
+)
+from labctl.reports.states import Change, Ends, changes
+
+__all__ = ["Ladder", "rows", "styled", "text"]
+
+FOLD_SECONDS = 0.25
+FOLD_TIMES = 10
+"""A gap is folded where it is longer than both: so many seconds, so many times the median gap."""
+BLOCKED = 0.05
+BLOCKED_FOR_SEGMENTS = 0.002
+"""A call is shown as one that waits where it takes longer than so many seconds: than the second
+where segments came or went meanwhile."""
+LIKE_SEGMENTS = 4
+"""So many like segments on end become one arrow."""
+OUTPUT_SHOWN = 200
+
+
+ORDER = (Life, Step, Call, Arrow, Bar, Return, Note, Look, Judged)
+"""What comes first of things at one moment: causes before effects."""
+
+
+def rows(history: History, hosts: Sequence[str], verdicts: Sequence[Verdict] = ()) -> Ladder:
+    """What happened, as rows for the hosts in this order. Verdicts take the place of the waits and
+    expectations that they judge."""
+    segments = history.segments()
+    changed = changes(history, segments)
+    connections = _connections(segments, changed)
+    # A look is dated when it began, so what it saw may be a little later: words about it follow.
+    shown = {change.seen: change.t for change in changed if change.t > change.seen}
+    found: list[Row] = [
+        *_lives(history.events),
+        *_calls(history.events, segments),
+        *_bars(changed, connections),
+        *_steps(history.events, verdicts),
+        *_notes(history.events, shown),
+        *_judged(history.events, verdicts, shown),
+    ]
+    others = sorted(row.t for row in found)
+    found += _collapse([_arrow(s, connections) for s in segments], others)
+    rank = {kind: number for number, kind in enumerate(ORDER)}
+    found.sort(key=lambda row: (row.t, rank[type(row)]))
+    ordered = tuple(_fold(found))
+    return Ladder(tuple(hosts), ordered, tuple(connections))
+
+
+def _connections(segments: Iterable[Segment], changed: Iterable[Change]) -> dict[Ends, int]:
+    """A number for each connection, from 1 on, by its ends as they were first seen."""
+    found: dict[Ends, int] = {}
+    both = sorted(
+        [(s.time, (s.source, s.target)) for s in segments]
+        + [(c.t, c.ends) for c in changed if c.ends[1]],
+        key=lambda pair: pair[0],
+    )
+    for _, ends in both:
+        if ends not in found and ends[::-1] not in found:
+            found[ends] = len(found) + 1
+    return found
+
+
+def _number(connections: dict[Ends, int], ends: Ends) -> int:
+    return connections.get(ends) or connections.get(ends[::-1], 0)
+
+
+# --- Segments -------------------------------------------------------------------------------------
+
+
+def _arrow(segment: Segment, connections: dict[Ends, int]) -> Arrow:
+    words = {
+        "lost": segment.lost,
+        "injected": segment.t is None,
+        "retransmitted": segment.retransmitted,
+        "duplicate ACK": segment.duplicate_ack,
+        "zero window": segment.zero_window,
+        "window probe": segment.probe,
+    }
+    return Arrow(
+        segment.time,
+        segment.arrived,
+        segment.sender,
+        segment.receiver,
+        _number(connections, (segment.source, segment.target)),
+        segment.summary.partition(" [")[0],
+        tuple(word for word, present in words.items() if present),
+    )
+
+
+def _plain(arrow: Arrow) -> bool:
+    return not arrow.marks and not {"SYN", "FIN", "RST"} & set(arrow.label.split())
+
+
+def _octets(arrow: Arrow) -> int:
+    return int(arrow.label.rpartition(" len ")[2] or 0) if " len " in arrow.label else 0
+
+
+def _collapse(arrows: Sequence[Arrow], others: Sequence[float]) -> Iterator[Arrow]:
+    """Puts one arrow for each direction's data and acknowledgements in a run of plain segments of
+    one connection. `others` are the moments of other things, which end a run."""
+    run: list[Arrow] = []
+    for arrow in arrows:
+        last = run[-1] if run else arrow
+        joins = (
+            _plain(arrow)
+            and last.connection == arrow.connection
+            and arrow.t - last.t < FOLD_SECONDS
+            and bisect_left(others, last.t) == bisect_left(others, arrow.t)
+        )
+        if not joins:
+            yield from _join(run)
+            run = []
+        if _plain(arrow):
+            run.append(arrow)
+        else:
+            yield arrow
+    yield from _join(run)
+
+
+def _join(run: Sequence[Arrow]) -> Iterator[Arrow]:
+    alike: dict[tuple[str | None, bool], list[Arrow]] = defaultdict(list)
+    for arrow in run:
+        alike[arrow.sender, _octets(arrow) > 0].append(arrow)
+    for (_, data), group in alike.items():
+        if len(group) < LIKE_SEGMENTS:
+            yield from group
+            continue
+        label = f"{len(group)} segments, {sum(map(_octets, group))} bytes"
+        yield replace(
+            group[0],
+            arrived=group[-1].arrived,
+            label=label if data else f"{len(group)} ACKs, the last {group[-1].label[4:]}",
+            count=len(group),
+        )
+
+
+# --- Sockets --------------------------------------------------------------------------------------
+
+
+def _bars(changed: Sequence[Change], connections: dict[Ends, int]) -> list[Bar]:
+    following: dict[tuple[str, Ends], float] = {}
+    found: list[Bar] = []
+    for change in reversed(changed):
+        bar = Bar(
+            change.t,
+            following.get((change.host, change.ends)),
+            change.host,
+            change.ends,
+            _number(connections, change.ends) if change.ends[1] else 0,
+            change.state or "",
+            change.exact,
+            change.seen,
+        )
+        found.append(bar)
+        following[change.host, change.ends] = change.t
+    return found[::-1]
+
+
+# --- Processes ------------------------------------------------------------------------------------
+
+
+def _calls(events: Sequence[Event], segments: Sequence[Segment]) -> Iterator[Call | Return]:
+    prefix = _prefixes(events)
+    traffic: dict[str | None, list[float]] = defaultdict(list)
+    for s in segments:
+        traffic[s.sender].append(s.time)
+        traffic[s.receiver].append(s.time if s.arrived is None else s.arrived)
+    for times in traffic.values():
+        times.sort()
+    entered: dict[tuple[str, int], CallEvent] = {}
+    for event in events:
+        if isinstance(event, ProcessEvent) and event.phase != "start":
+            for key in [k for k in entered if k[0] == event.process]:
+                yield _call(entered.pop(key), event.t, "", False, prefix)
+        if not isinstance(event, CallEvent):
+            continue
+        key = event.process, event.pid
+        if event.phase == "enter":
+            entered[key] = event
+            continue
+        start = entered.pop(key, event)
+        call = _call(start, event.t, _result(event), event.errno is not None, prefix)
+        times = traffic[event.host]
+        crossed = bisect_left(times, start.t) != bisect_left(times, event.t)
+        waits = event.t - start.t > (BLOCKED_FOR_SEGMENTS if crossed else BLOCKED)
+        call = replace(call, waits=waits)
+        yield call
+        if call.waits:
+            yield Return(event.t, call)
+    for start in entered.values():
+        yield _call(start, None, "", False, prefix)
+
+
+def _call(
+    start: CallEvent, until: float | None, result: str, failed: bool, prefix: dict[str, str]
+) -> Call:
+    text = clean(prefix.get(start.process, "") + start.call)
+    return Call(start.t, until, start.host, text, result, failed, waits=not result)
+
+
+def _result(event: CallEvent) -> str:
+    if event.errno:
+        return event.errno
+    if event.eof:
+        return "end of data"
+    if event.name == "accept" and event.peer:
+        return f"from {event.peer}"
+    return "ok" if event.result is None else str(event.result)
+
+
+def _prefixes(events: Iterable[Event]) -> dict[str, str]:
+    """`old: ` before what a process does, where its host has several."""
+    hosts: dict[str, set[str]] = defaultdict(set)
+    for event in events:
+        if isinstance(event, ProcessEvent):
+            hosts[event.host].add(event.process)
+    return {p: f"{p}: " for host, names in hosts.items() for p in names if names != {host}}
+
+
+def _lives(events: Sequence[Event]) -> Iterator[Life]:
+    prefix = _prefixes(events)
+    running: set[str] = set()
+    for event in events:
+        if not isinstance(event, ProcessEvent):
+            continue
+        if event.phase == "start":
+            running.add(event.process)
+            text = "starts"
+        elif event.process not in running:
+            continue  # what was left of it is gone too
+        else:
+            running.discard(event.process)
+            text = f"killed by SIG{event.signal}" if event.signal else f"exits with {event.exit}"
+        name = prefix.get(event.process, "process: ").replace(":", "")
+        yield Life(event.t, event.host, clean(name + text), event.phase != "start")
+
+
+# --- Steps, looks and notes -----------------------------------------------------------------------
+
+
+def _steps(events: Iterable[Event], verdicts: Sequence[Verdict]) -> Iterator[Step]:
+    judged = {round(verdict.at, 3) for verdict in verdicts}
+    begun: dict[int, StepEvent] = {}
+    for event in events:
+        if not isinstance(event, StepEvent):
+            continue
+        if event.phase == "begin":
+            begun[event.index] = event
+            continue
+        start = begun.pop(event.index, event)
+        claims = event.text.startswith(("wait ", "expect "))
+        if claims and round(event.t, 3) in judged:
+            continue
+        yield _step(event.t if claims else start.t, event)
+    for event in begun.values():  # interrupted
+        yield _step(event.t, event)
+
+
+def _step(t: float, event: StepEvent) -> Step:
+    outcome = event.outcome or "interrupted"
+    return Step(t, clean(event.text), outcome, event.label, clean(event.detail or ""))
+
+
+def _judged(
+    events: Iterable[Event], verdicts: Sequence[Verdict], shown: Mapping[float, float]
+) -> Iterator[Judged]:
+    # A verdict's time is rounded; its step's is not.
+    exact = {round(e.t, 3): e.t for e in events if isinstance(e, StepEvent) and e.phase == "end"}
+    for verdict in verdicts:
+        t = exact.get(verdict.at, verdict.at)
+        yield Judged(shown.get(t, t), verdict, _claim(verdict))
+
+
+def _notes(events: Sequence[Event], shown: Mapping[float, float]) -> Iterator[Note | Look]:
+    prefix = _prefixes(events)
+    for event in events:
+        if isinstance(event, TroubleEvent):
+            yield Note(event.t, event.host, clean(f"{event.probe}: {event.text}"), True)
+        elif isinstance(event, OutputEvent) and event.text.strip():
+            words = " ".join(event.text.split())[:OUTPUT_SHOWN]
+            yield Note(event.t, event.host, clean(f'{prefix.get(event.process, "")}"{words}"'),
+                       False)  # fmt: skip
+        elif isinstance(event, SocketsEvent) and event.caption:
+            t = shown.get(event.t, event.t)
+            yield Look(t, event.host, clean(event.caption), _look_lines(event))
+
+
+def _look_lines(event: SocketsEvent) -> tuple[str, ...]:
+    try:
+        return tuple(map(describe_socket, event.sockets)) or ("no sockets",)
+    except SsParseError as exc:
+        return (str(exc),)
+
+
+def _claim(verdict: Verdict) -> str:
+    """What was claimed, with its subject and its tolerance, each once."""
+    if verdict.expected in verdict.what:
+        return clean(verdict.what)
+    return clean(f"{verdict.what.partition(':')[0]}: {verdict.expected}")
+
+
+# --- Time -----------------------------------------------------------------------------------------
+
+
+def _moments(row: Row) -> list[float]:
+    if isinstance(row, Arrow) and row.arrived is not None:
+        return [row.t, row.arrived]
+    return [row.t]
+
+
+def _fold(found: Sequence[Row]) -> Iterator[Row]:
+    """The rows, with a Gap wherever nothing happens for long."""
+    times = sorted({t for row in found for t in _moments(row)})
+    gaps = [b - a for a, b in pairwise(times)]
+    limit = max(FOLD_SECONDS, FOLD_TIMES * median(gaps)) if gaps else FOLD_SECONDS
+    folds = [Gap(a, b) for a, b in pairwise(times) if b - a > limit]
+    position = 0
+    for row in found:
+        while position < len(folds) and folds[position].until <= row.t:
+            yield folds[position]
+            position += 1
+        yield row
+    yield from folds[position:]

@@ -1,0 +1,172 @@
+"""A run as it was recorded: everything that a report needs, from its folder alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from labctl.check import Verdict, check
+from labctl.errors import UsageError
+from labctl.history import Event, History, read_events
+from labctl.probes.segments import Captures
+from labctl.reports.ladder import Ladder, rows
+from labctl.scenario import Scenario
+from labctl.scenario import load as load_scenario
+
+MEND = "give a folder that `labctl run` recorded (its last line names it; --out DIR chooses it)"
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """One recorded case. `seconds` is wall time, `lab_seconds` time by the lab's clock; `started`
+    is RFC 3339. `about` and `refs` are empty where the scenario can no longer be read."""
+
+    folder: Path
+    scenario: str
+    title: str
+    about: str
+    refs: tuple[str, ...]
+    source: str
+    text: str
+    variant: Mapping[str, Any]
+    result: str
+    reason: str | None
+    backend: str
+    environment: Mapping[str, Any]
+    started: str
+    seconds: float
+    lab_seconds: float
+    verdicts: tuple[Verdict, ...]
+    why: tuple[str, ...]
+    hosts: tuple[str, ...]
+    history: History = field(repr=False)
+
+    @property
+    def label(self) -> str:
+        """`so_reuseaddr (old plain, new both)`."""
+        values = ", ".join(f"{name} {value}" for name, value in self.variant.items())
+        return f"{self.scenario} ({values})" if values else self.scenario
+
+    @property
+    def place(self) -> str:
+        """Where it ran: the backend, the kernel, the operating system, the engine."""
+        known = self.environment
+        kernel = f"kernel {known['kernel']}" if known.get("kernel") else None
+        words = (self.backend, kernel, known.get("os"), known.get("engine"))
+        return ", ".join(str(word) for word in words if word)
+
+    @cached_property
+    def ladder(self) -> Ladder:
+        """What happened, as one picture."""
+        return rows(self.history, self.hosts, self.verdicts)
+
+
+def load(folder: Path) -> RecordedRun:
+    """Reads a run directory. A run that was cut short has no result.json; its result is `error`.
+
+    Raises UsageError for a folder that is no run, with what to do."""
+    path = folder / "history.jsonl"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        captures = Captures.load(folder)
+        text = (folder / "scenario.yaml").read_text(encoding="utf-8")
+    except FileNotFoundError as exc:
+        raise UsageError(f"{folder}: no recorded run: {_lack(folder)}; {MEND}") from exc
+    except (OSError, UnicodeDecodeError) as exc:
+        raise UsageError(f"{folder}: can't be read: {exc}") from exc
+    history = History(_events(folder, lines), captures)
+    result = _result(folder)
+    variant = result.get("variant", {})
+    scenario = _scenario(folder / "scenario.yaml", variant)
+    lab = history.lab
+    try:
+        return RecordedRun(
+            folder=folder,
+            scenario=result.get("scenario", folder.name),
+            title=result.get("title", scenario.title if scenario else folder.name),
+            about=scenario.about if scenario else "",
+            refs=scenario.refs if scenario else (),
+            source=result.get("source", "scenario.yaml"),
+            text=text,
+            variant=variant,
+            result=result["result"],
+            reason=result.get("reason"),
+            backend=result.get("backend", lab.backend if lab else ""),
+            environment=result.get("environment", lab.environment if lab else {}),
+            started=result.get("started", lab.started if lab else ""),
+            seconds=result.get("seconds", history.now),
+            lab_seconds=result.get("lab_seconds", history.now),
+            verdicts=tuple(
+                Verdict(**{**v, "evidence": tuple(v["evidence"])})
+                for v in result.get("verdicts", ())
+            ),
+            why=tuple(result.get("why", ())),
+            hosts=_hosts(history, scenario),
+            history=history,
+        )
+    except (KeyError, TypeError, AttributeError) as exc:
+        raise UsageError(f"{folder / 'result.json'}: no result document: {exc}") from exc
+
+
+def judge(folder: Path) -> list[Verdict]:
+    """The verdicts on a recorded run, from its scenario and its history, by this version.
+
+    Raises UsageError for a folder that is no run, and for a scenario that this version can't
+    read."""
+    run = load(folder)
+    cases = load_scenario(folder / "scenario.yaml")
+    scenario = next((case for case in cases if case.variant == run.variant), None)
+    if scenario is None:
+        raise UsageError(f"{folder}: scenario.yaml has no variant {dict(run.variant)}")
+    return check(scenario, run.history.events, run.history.captures)
+
+
+def _lack(folder: Path) -> str:
+    if not folder.is_dir():
+        return "there is no such folder"
+    below = sorted(path.parent.name for path in folder.glob("*/history.jsonl"))
+    if below:
+        return f"it holds {len(below)}, such as {below[0]}"
+    missing = [n for n in ("history.jsonl", "scenario.yaml") if not (folder / n).is_file()]
+    return f"no {' and no '.join(missing)} in it"
+
+
+def _events(folder: Path, lines: list[str]) -> Iterator[Event]:
+    if lines and not lines[-1].endswith("\n"):
+        lines = lines[:-1]  # cut short while it was written
+    try:
+        yield from read_events(lines)
+    except UsageError as exc:
+        raise UsageError(f"{folder}: {exc}") from exc
+
+
+def _result(folder: Path) -> dict[str, Any]:
+    path = folder / "result.json"
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))["runs"][0]
+    except FileNotFoundError:
+        return {"result": "error", "reason": "the run was cut short: it left no result"}
+    except (OSError, ValueError, LookupError, TypeError) as exc:
+        raise UsageError(f"{path}: no result document: {exc}") from exc
+    if not isinstance(run, dict):
+        raise UsageError(f"{path}: no result document: a run is an object")
+    return run
+
+
+def _scenario(path: Path, variant: Mapping[str, Any]) -> Scenario | None:
+    """The case that was run, as far as this version can read it."""
+    try:
+        cases = load_scenario(path)
+    except UsageError:
+        return None
+    return next((case for case in cases if case.variant == variant), cases[0])
+
+
+def _hosts(history: History, scenario: Scenario | None) -> tuple[str, ...]:
+    if history.lab:
+        return tuple(dict.fromkeys(name.partition(".")[0] for name in history.lab.addresses))
+    return tuple(scenario.hosts) if scenario else ()

@@ -1,0 +1,188 @@
+"""What a ladder consists of: the kinds of row, and the words that every picture has for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from labctl.check import Verdict
+from labctl.reports.states import Ends
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Something at `t`, in seconds of the run."""
+
+    t: float
+
+
+@dataclass(frozen=True, slots=True)
+class Arrow(Row):
+    """A segment, or `count` like ones. `t` is when it left (or came, where no capture saw it
+    leave), `arrived` when it (the last of them) came, None where it never did. `sender` is None
+    for one that no host of the lab sent. `connection` counts from 1, see Ladder.connections."""
+
+    arrived: float | None
+    sender: str | None
+    receiver: str | None
+    connection: int
+    label: str
+    marks: tuple[str, ...] = ()
+    count: int = 1
+
+    @property
+    def lost(self) -> bool:
+        """Whether it left and never came."""
+        return "lost" in self.marks
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Row):
+    """A process enters a socket call; `until` is when it was done, None where it never was.
+    `result` is as strace(1) would put it. A call that waits has a Return of its own later."""
+
+    until: float | None
+    host: str
+    text: str
+    result: str
+    failed: bool
+    waits: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Return(Row):
+    """A call that waited is done."""
+
+    call: Call
+
+    @property
+    def host(self) -> str:
+        """Where."""
+        return self.call.host
+
+
+@dataclass(frozen=True, slots=True)
+class Life(Row):
+    """A process starts or ends."""
+
+    host: str
+    text: str
+    ended: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Bar(Row):
+    """A socket is in `state` (as `ss` spells it; empty: it is gone) until `until`, which is None
+    where the run ended first. `exact` where the kernel's tracepoint said so, otherwise seen by
+    `ss` at `seen`. `connection` counts from 1, 0 for a listener."""
+
+    until: float | None
+    host: str
+    ends: Ends
+    connection: int
+    state: str
+    exact: bool
+    seen: float
+
+
+@dataclass(frozen=True, slots=True)
+class Step(Row):
+    """A step of the scenario: an act when it begins, a wait or an expectation when it ends."""
+
+    text: str
+    outcome: str
+    label: str | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Judged(Row):
+    """The moment that a claim was judged at."""
+
+    verdict: Verdict
+    claim: str
+
+
+@dataclass(frozen=True, slots=True)
+class Look(Row):
+    """What `ss` saw on a host at a moment that has a caption."""
+
+    host: str
+    caption: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Note(Row):
+    """What a program wrote, or what a probe could not see."""
+
+    host: str
+    text: str
+    trouble: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Gap(Row):
+    """Nothing happens until `until`: drawn short, named in full."""
+
+    until: float
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Everything in order of time. `connections` names the two ends of each connection, from the
+    first one on: the caller's end first where its SYN was seen."""
+
+    hosts: tuple[str, ...]
+    rows: tuple[Row, ...]
+    connections: tuple[Ends, ...]
+
+    @property
+    def looks(self) -> list[Look]:
+        """The looks that have a caption."""
+        return [row for row in self.rows if isinstance(row, Look)]
+
+    @property
+    def states(self) -> list[str]:
+        """The states that sockets were in, each once, in order of appearance."""
+        return list(dict.fromkeys(r.state for r in self.rows if isinstance(r, Bar) and r.state))
+
+    def number(self, connection: int) -> str:
+        """`#2`, to tell connections apart; nothing where there is one at most."""
+        return f"#{connection}" if connection and len(self.connections) > 1 else ""
+
+
+# --- Words ----------------------------------------------------------------------------------------
+
+
+def arrow_words(ladder: Ladder, arrow: Arrow) -> str:
+    """`#2 FIN ACK seq 1 ack 12 [lost]`."""
+    words = [ladder.number(arrow.connection), arrow.label, *(f"[{mark}]" for mark in arrow.marks)]
+    return " ".join(filter(None, words))
+
+
+def state_words(ladder: Ladder, bar: Bar) -> str:
+    """`FIN-WAIT-2 #2`; a listener with its address; what is no more as `gone`."""
+    name = bar.ends[0] if not bar.ends[1] else ladder.number(bar.connection)
+    return f"{bar.state or 'gone'} {name}".strip()
+
+
+def call_words(call: Call) -> str:
+    """`bind :8000 = EADDRINUSE`; of one that waits what is being done."""
+    return f"{call.text} …" if call.waits else f"{call.text} = {call.result}"
+
+
+def return_words(call: Call) -> str:
+    """`accept = from 198.18.0.3:40312`."""
+    return f"{call.text} = {call.result}"
+
+
+def step_words(step: Step) -> str:
+    """`kill server (killed)`; of one that was not done why."""
+    label = f" ({step.label})" if step.label else ""
+    what = "" if step.outcome in ("done", "held") else f": {step.outcome} {step.detail}".rstrip()
+    return f"{step.text}{label}{what}"
+
+
+def clean(text: str) -> str:
+    """Text without control characters, so that it can't command a terminal or break a page."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -1,0 +1,188 @@
+"""The kernel's word on every transition: complete where it can be had, and gone without a trace."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from labctl.history import History, StateEvent
+from labctl.probes.transitions import timelines
+from labctl.runner import RunResult
+from labctl.scenario import load
+from labctl.workflow import run_case
+from tests.fake import Silent
+
+BACKENDS = [
+    pytest.param(
+        "netns",
+        marks=[
+            pytest.mark.netns,
+            pytest.mark.skipif(os.geteuid() != 0, reason="tracing needs root"),
+        ],
+    ),
+    pytest.param("docker", marks=pytest.mark.docker),
+]
+COUNT = 1000
+DEADLINE = 20.0
+
+FLOOD = f"""\
+title: A thousand short connections
+hosts:
+  server:
+    run:
+      - python3
+      - -c
+      - |
+        import socket
+        listener = socket.socket()
+        listener.bind(("", 8000))
+        listener.listen(128)
+        for _ in range({COUNT}):
+            connection, _ = listener.accept()
+            connection.recv(1)
+            connection.close()
+  client:
+    run:
+      - python3
+      - -c
+      - |
+        import socket
+        for _ in range({COUNT}):
+            socket.create_connection(("server", 8000)).close()
+steps:
+  - start: server
+  - wait: {{sockets: {{server: LISTEN}}}}
+  - start: client
+  - wait: {{process: {{client: ok, server: ok}}}}
+    within: 60s
+"""
+SLOW = """\
+title: Two hosts, and time to be killed in
+hosts:
+  server: {calls: "socket; bind :8000; listen 5; wait"}
+  client: {calls: await}
+steps:
+  - start: server
+  - wait: {sockets: {server: LISTEN}}
+  - sleep: 30s
+"""
+
+
+def run(text: str, backend: str, folder: Path) -> RunResult:
+    path = folder / "lesson.yaml"
+    path.write_text(text)
+    (case,) = load(path)
+    found = run_case(case, backend, Silent(), lambda text: None, folder / "out")
+    assert found.reason is None
+    if "trace" not in found.environment["probes"]:
+        pytest.skip(found.history.trouble["server", "trace"].text)
+    return found
+
+
+def instances() -> set[str]:
+    """The kernel's tracing instances."""
+    script = "mount -t tracefs tracefs /sys/kernel/tracing && ls /sys/kernel/tracing/instances"
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"tracefs can't be mounted here: {done.stderr.strip()}")
+    return set(done.stdout.split())
+
+
+def eventually(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def opened(history: History, host: str, old: str) -> int:
+    """How many connections of a host came from a state to ESTAB."""
+    transitions = (e for e in history.events if isinstance(e, StateEvent) and e.host == host)
+    return sum((e.old, e.new) == (old, "ESTAB") for e in transitions)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_transition_of_a_flood_goes_unnoticed(backend: str, tmp_path: Path) -> None:
+    result = run(FLOOD, backend, tmp_path)
+    assert result.result == "pass"
+    history = result.history
+    lost = {host for host, probe in history.trouble if probe == "trace"}
+    assert lost in (set(), {"server", "client"})
+    if lost:
+        assert opened(history, "server", "SYN-RECV") < COUNT
+        return
+    assert history.growth("client", "TcpActiveOpens") == opened(history, "client", "SYN-SENT")
+    assert history.growth("server", "TcpPassiveOpens") == opened(history, "server", "SYN-RECV")
+    assert history.growth("server", "TcpPassiveOpens") == COUNT
+    for host in ("server", "client"):
+        found = timelines(history, host)
+        assert len(found) == COUNT
+        assert all(timeline.complete for timeline in found)
+    ends = Counter(timeline.states[-1].value for timeline in timelines(history, "client"))
+    assert ends == {"TIME-WAIT": COUNT}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_labs_side_by_side_see_their_own_connections(backend: str, tmp_path: Path) -> None:
+    """The tracepoint speaks of the whole machine."""
+    command = [sys.executable, "-m", "labctl", "run", "state_walk", "--backend", backend]
+    pipe = subprocess.PIPE
+    folders = [str(tmp_path / str(number)) for number in range(3)]
+    labs = [subprocess.Popen([*command, "--out", f], stderr=pipe, stdout=pipe) for f in folders]
+    for lab in labs:
+        lab.communicate(timeout=120)
+    histories = sorted(tmp_path.glob("*/*/history.jsonl"))
+    assert len(histories) == 6
+    for path in histories:
+        events = [json.loads(line) for line in path.read_text().splitlines()]
+        states = [event for event in events if event["kind"] == "state"]
+        if not states:
+            pytest.skip("nothing was traced")
+        opened = sorted(event["host"] for event in states if event["new"] == "ESTAB")
+        assert opened == ["client", "server"]
+
+
+@pytest.fixture
+def sleeping(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A run in its long sleep, on the backend that the test is for."""
+    path = tmp_path / "slow.yaml"
+    path.write_text(SLOW)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "labctl", "run", str(path), "--backend", request.param,
+         "--out", str(tmp_path / "out")],
+        env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)},
+        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    assert process.stderr
+    assert any("LISTEN" in line for line in process.stderr)
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize("sleeping", BACKENDS, indirect=True)
+@pytest.mark.parametrize("way", ["kill", "terminate"])
+def test_no_instance_outlives_its_controller(
+    way: str, sleeping: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    (lease,) = (tmp_path / "labctl").glob("*.json")
+    name = f"labctl-{lease.stem}"
+    if name not in instances():
+        pytest.skip("nothing is traced here")
+    getattr(sleeping, way)()
+    sleeping.wait()
+    if way == "terminate":
+        assert name not in instances()
+    assert eventually(lambda: name not in instances())

@@ -1,0 +1,659 @@
+"""Pictures of runs: of one that was recorded (tests/unit/data/run), and of events made up here.
+
+UPDATE_GOLDEN=1 writes what the reports say now into tests/golden/reports.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from labctl.check import Verdict
+from labctl.errors import UsageError
+from labctl.history import (
+    CallEvent,
+    Event,
+    History,
+    LabEvent,
+    OutputEvent,
+    ProcessEvent,
+    SocketsEvent,
+    StateEvent,
+    StepEvent,
+    TroubleEvent,
+)
+from labctl.probes.segments import Captures, Segment
+from labctl.reports import html, junit, ladder, markdown, mermaid, recorded
+from labctl.reports.drawing import draw
+from labctl.reports.recorded import RecordedRun
+from labctl.reports.rungs import Arrow, Bar, Call, Gap, Judged, Ladder, Look, Return, Step
+from tests.fake import HEADER, tcp
+
+RUN = Path(__file__).parent / "data" / "run"
+GOLDEN = Path(__file__).parents[1] / "golden" / "reports"
+SERVER, CLIENT = "198.18.0.2:8000", "198.18.0.3:40000"
+ADDRESSES = {"server": "198.18.0.2", "client": "198.18.0.3", "proxy": "198.18.0.4"}
+NASTY = "</title><script>alert('&')</script>\x1b[31m|`*_[x](y)\"#;"
+
+
+class Seen(Captures):
+    """Captures that have been read already."""
+
+    def __init__(self, segments: list[Segment]) -> None:
+        super().__init__()
+        self._given = sorted(segments, key=lambda segment: segment.time)
+
+    def segments(self, owners: Mapping[str, str], origin: float) -> list[Segment]:
+        return self._given
+
+
+def segment(t: float, text: str, arrived: float | None = 0.0, **more: object) -> Segment:
+    """`client FIN ACK 5 1 len 3`: who sends, what, its numbers. It takes 0.1 ms."""
+    words = text.split()
+    sender = words.pop(0)
+    flags = tuple(word for word in words if word.isupper())
+    numbers = [int(word) for word in words if word.isdigit()]
+    ends = (SERVER, CLIENT) if sender == "server" else (CLIENT, SERVER)
+    found = Segment(
+        t=t,
+        arrived=None if arrived is None else arrived or t + 0.0001,
+        sender=sender,
+        receiver="client" if sender == "server" else "server",
+        source=ends[0],
+        target=ends[1],
+        seq=numbers[0],
+        ack=numbers[1],
+        flags=flags,
+        length=numbers[2] if "len" in words else 0,
+        window=1000,
+    )
+    return replace(found, **more)  # type: ignore[arg-type]
+
+
+HANDSHAKE = [
+    segment(0.1, "client SYN 0 0"),
+    segment(0.1002, "server SYN ACK 0 1"),
+    segment(0.1004, "client ACK 1 1"),
+]
+CLOSE = [
+    segment(0.2, "server FIN ACK 1 1"),
+    segment(0.2002, "client ACK 1 2"),
+    segment(0.3, "client FIN ACK 1 2"),
+    segment(0.3002, "server ACK 2 2"),
+]
+
+
+def history(*events: Event, segments: list[Segment] | None = None) -> History:
+    """What these add up to, the lab's first word before them."""
+    lab = LabEvent(0.0, "2026-01-02T03:04:05Z", "netns", {"kernel": "6.1.0"}, ADDRESSES)
+    found = History([lab, *sorted(events, key=lambda e: e.t)], Seen(segments or []))
+    found.add_packets(max((s.time for s in segments or []), default=0.0), "server", b"")
+    return found
+
+
+def look(t: float, host: str, *lines: str, caption: str | None = None) -> SocketsEvent:
+    """A look at a host."""
+    return SocketsEvent(t, host, "look", "\n".join([HEADER, *lines, ""]), {}, caption)
+
+
+def step(t: float, text: str, end: float, outcome: str = "done", **more: object) -> list[Event]:
+    """A step's beginning and end."""
+    index = round(t * 1000)
+    return [
+        StepEvent(t, index, "begin", text),
+        StepEvent(end, index, "end", text, outcome=outcome, **more),  # type: ignore[arg-type]
+    ]
+
+
+def call(t: float, done: float | None, host: str, text: str, **more: object) -> list[Event]:
+    """A call's beginning, and its end if it has one."""
+    name = text.split(maxsplit=1)[0]
+    events: list[Event] = [CallEvent(t, host, host, 7, "enter", text, name)]
+    if done is not None:
+        events.append(
+            CallEvent(done, host, host, 7, "done", text, name, **more)  # type: ignore[arg-type]
+        )
+    return events
+
+
+def rows(found: History, *verdicts: Verdict) -> Ladder:
+    return ladder.rows(found, ("server", "client"), verdicts)
+
+
+def bars(found: Ladder, host: str) -> list[tuple[str, float, bool]]:
+    """The states of a host's sockets, since when, and whether the kernel said so."""
+    return [
+        (row.state, row.t, row.exact)
+        for row in found.rows
+        if isinstance(row, Bar) and row.host == host
+    ]
+
+
+def recorded_run(found: History, **more: object) -> RecordedRun:
+    """A run with this history, and nothing of note besides."""
+    base = recorded.load(RUN)
+    run = replace(base, history=found, verdicts=(), why=(), folder=Path("made-up"))
+    return replace(run, **more)  # type: ignore[arg-type]
+
+
+def golden(name: str, text: str) -> None:
+    """Compares with a golden file."""
+    text = text.replace(str(RUN), "RUN").replace(RUN.as_posix(), "RUN")
+    path = GOLDEN / name
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8"), f"{name}: see UPDATE_GOLDEN above"
+
+
+def full() -> History:
+    """Everything that a ladder can show."""
+    syn_lost = segment(0.05, "client SYN 0 0", None)
+    data = [segment(0.11 + n / 1e4, f"server PSH ACK {1 + 10 * n} 1 len 10") for n in range(5)]
+    acks = [segment(0.11005 + n / 1e4, f"client ACK 1 {11 + 10 * n}") for n in range(5)]
+    odd = [
+        segment(0.12, "client ACK 1 51", zero_window=True),
+        segment(0.13, "server ACK 50 1 len 1", probe=True),
+        segment(0.14, "server PSH ACK 41 1 len 10", retransmitted=True),
+        replace(segment(0.15, "client RST 9 0", 0.15), t=None, sender=None),
+    ]
+    other = replace(
+        segment(0.45, "client RST ACK 1 1"), source="198.18.0.3:40001", target="198.18.0.4:80",
+        receiver="proxy",
+    )  # fmt: skip
+    listen, estab = tcp("LISTEN", ":8000"), tcp("ESTAB", SERVER, CLIENT)
+    return history(
+        *step(0.01, "start server", 0.02),
+        ProcessEvent(0.015, "server", "server", "start", pid=7),
+        *call(0.016, 0.017, "server", "bind :8000", local="0.0.0.0:8000"),
+        *call(0.018, 0.0185, "server", "listen 5"),
+        *call(0.019, 0.104, "server", "accept", peer=CLIENT),
+        look(0.018, "server", listen),
+        *step(0.011, "wait server LISTEN", 0.018, "held"),
+        ProcessEvent(0.03, "client", "client", "start", pid=7),
+        *call(0.04, 0.101, "client", "connect server:8000"),
+        StateEvent(0.0499, "client", "198.18.0.3:0", SERVER, "UNCONN", "SYN-SENT"),
+        StateEvent(0.1004, "client", CLIENT, SERVER, "SYN-SENT", "ESTAB"),
+        look(0.107, "server", listen, estab, caption="connected"),
+        OutputEvent(0.16, "client", "client", "hello\nthere\n"),
+        TroubleEvent(0.17, "client", "capture", "3 packets were lost"),
+        *step(0.19, "kill server", 0.195, label="killed"),
+        ProcessEvent(0.194, "server", "server", "gone", signal="KILL"),
+        *step(0.4, "sleep 60 s", 60.4),
+        *step(60.5, "kill proxy", 60.6, "failed", detail="proxy running; saw it never ran"),
+        look(60.7, "server", caption="at the end"),
+        segments=[syn_lost, *HANDSHAKE, *data, *acks, *odd, *CLOSE, other],
+    )
+
+
+# --- Golden files ---------------------------------------------------------------------------------
+
+
+def test_golden_ladders() -> None:
+    run = recorded.load(RUN)
+    golden("fin_wait_2.txt", ladder.text(run.ladder, 100))
+    golden("fin_wait_2-ascii.txt", ladder.text(run.ladder, 80, unicode=False))
+    golden("everything.txt", ladder.text(ladder.rows(full(), tuple(ADDRESSES)), 120))
+
+
+def test_golden_pages() -> None:
+    run = recorded.load(RUN)
+    failed = Verdict(
+        "fail", "server: TIME-WAIT", "TIME-WAIT", "FIN-WAIT-2", 0.3, "a.yaml:7", ("FIN-WAIT-2 x",)
+    )
+    other = recorded_run(full(), hosts=tuple(ADDRESSES), result="fail", verdicts=(failed,))
+    golden("fin_wait_2.html", html.page(run))
+    golden("everything.html", html.page(other))
+    golden("index.html", html.index([run, other]))
+    golden("fin_wait_2.mmd", mermaid.diagram(run))
+    golden("everything.mmd", mermaid.diagram(other))
+    golden("fin_wait_2.md", markdown.summary([run]))
+    golden("two.md", markdown.summary([run, other]))
+
+
+# --- The ladder -----------------------------------------------------------------------------------
+
+
+def test_rows_are_in_order_and_hosts_are_the_scenarios() -> None:
+    run = recorded.load(RUN)
+    times = [row.t for row in run.ladder.rows]
+    assert run.hosts == ("server", "client")
+    assert times == sorted(times)
+
+
+def test_states_that_ss_saw_are_put_at_the_segment_that_brought_them() -> None:
+    estab = tcp("ESTAB", SERVER, CLIENT), tcp("ESTAB", CLIENT, SERVER)
+    found = rows(
+        history(
+            look(0.09, "client", estab[1]),
+            look(0.11, "server", estab[0]),
+            look(0.201, "server", tcp("FIN-WAIT-2", SERVER, CLIENT)),
+            look(0.19, "client", tcp("CLOSE-WAIT", CLIENT, SERVER)),
+            look(0.25, "client", tcp("CLOSE-WAIT", CLIENT, SERVER)),
+            look(0.31, "server", tcp("TIME-WAIT", SERVER, CLIENT)),
+            look(0.31, "client"),
+            look(60.31, "server"),
+            segments=[*HANDSHAKE, *CLOSE],
+        )
+    )
+    assert bars(found, "client") == [
+        ("ESTAB", pytest.approx(0.1003), False),
+        ("CLOSE-WAIT", pytest.approx(0.2001), False),
+        ("", 0.31, False),
+    ]
+    assert bars(found, "server") == [
+        ("ESTAB", pytest.approx(0.1005), False),
+        ("FIN-WAIT-2", pytest.approx(0.2003), False),
+        ("TIME-WAIT", pytest.approx(0.3001), False),
+        ("", 60.31, False),
+    ]
+
+
+def test_the_tracepoint_wins_and_ss_adds_minisockets() -> None:
+    found = rows(
+        history(
+            StateEvent(0.1, "client", "198.18.0.3:0", SERVER, "UNCONN", "SYN-SENT"),
+            StateEvent(0.1003, "client", CLIENT, SERVER, "SYN-SENT", "ESTAB"),
+            look(0.15, "client", tcp("ESTAB", CLIENT, SERVER)),
+            StateEvent(0.2, "client", CLIENT, SERVER, "ESTAB", "FIN-WAIT-1"),
+            StateEvent(0.2002, "client", CLIENT, SERVER, "FIN-WAIT-1", "FIN-WAIT-2"),
+            StateEvent(0.3, "client", CLIENT, SERVER, "FIN-WAIT-2", "UNCONN"),
+            look(0.29, "client", tcp("FIN-WAIT-2", CLIENT, SERVER)),
+            look(0.32, "client", tcp("TIME-WAIT", CLIENT, SERVER)),
+            look(60.3, "client"),
+        )
+    )
+    assert bars(found, "client") == [
+        ("SYN-SENT", 0.1, True),
+        ("ESTAB", 0.1003, True),
+        ("FIN-WAIT-1", 0.2, True),
+        ("FIN-WAIT-2", 0.2002, True),
+        ("TIME-WAIT", 0.3, False),
+        ("", 60.3, False),
+    ]
+
+
+def test_a_socket_may_become_a_minisocket_in_the_state_that_it_is_in() -> None:
+    found = rows(
+        history(
+            look(0.0999, "server", tcp("ESTAB", SERVER, CLIENT)),  # ran a little later
+            StateEvent(0.1003, "server", SERVER, CLIENT, "LISTEN", "SYN-RECV"),
+            StateEvent(0.1004, "server", SERVER, CLIENT, "SYN-RECV", "ESTAB"),
+            StateEvent(0.2, "server", SERVER, CLIENT, "ESTAB", "FIN-WAIT-1"),
+            StateEvent(0.2002, "server", SERVER, CLIENT, "FIN-WAIT-1", "FIN-WAIT-2"),
+            StateEvent(0.2002, "server", SERVER, CLIENT, "FIN-WAIT-2", "UNCONN"),
+            look(0.21, "server", tcp("FIN-WAIT-2", SERVER, CLIENT)),
+            look(5.21, "server"),
+        )
+    )
+    assert bars(found, "server") == [
+        ("SYN-RECV", 0.1003, True),
+        ("ESTAB", 0.1004, True),
+        ("FIN-WAIT-1", 0.2, True),
+        ("FIN-WAIT-2", 0.2002, True),
+        ("", 5.21, False),
+    ]
+
+
+def test_a_listener_begins_with_listen_and_ends_with_its_process() -> None:
+    old, new = (tcp("LISTEN", ":8000", more=f"ino:{n}") for n in (11, 12))
+    found = rows(
+        history(
+            ProcessEvent(0.01, "server", "server", "start"),
+            look(0.018, "server", old),
+            *call(0.019, 0.02, "server", "listen 5"),
+            ProcessEvent(0.2, "server", "server", "gone", signal="KILL"),
+            ProcessEvent(0.21, "server", "server", "start"),
+            *call(0.22, 0.23, "server", "listen 5"),
+            look(0.22, "server", new),
+        )
+    )
+    assert bars(found, "server") == [
+        ("LISTEN", 0.02, False), ("", 0.2, False), ("LISTEN", 0.23, False)
+    ]  # fmt: skip
+
+
+def test_a_look_that_is_not_understood_changes_no_state() -> None:
+    found = rows(
+        history(
+            look(0.1, "server", tcp("LISTEN", ":8000")),
+            SocketsEvent(0.2, "server", "look", "who knows", {}, "odd"),
+        )
+    )
+    assert bars(found, "server") == [("LISTEN", 0.1, False)]
+    assert "not understood" in found.looks[0].lines[0]
+
+
+def test_like_segments_become_one_arrow_and_odd_ones_never() -> None:
+    data = [segment(1 + n / 1e5, f"server ACK {n} 1 len 10") for n in range(50)]
+    special = [
+        segment(1.1, "client ACK 1 9", zero_window=True),
+        segment(1.2, "client ACK 1 9", zero_window=True),
+        segment(1.3, "server ACK 8 1 len 1", probe=True),
+        segment(1.4, "server ACK 8 1 len 1", probe=True),
+        *(segment(1.5 + n / 1e5, f"server ACK {n} 1 len 10", None) for n in range(5)),
+        *(segment(1.6 + n / 1e5, "server RST 1 1") for n in range(5)),
+    ]
+    found = [r for r in rows(history(segments=data + special)).rows if isinstance(r, Arrow)]
+    assert [(a.label, a.count) for a in found[:1]] == [("50 segments, 500 bytes", 50)]
+    assert len(found) == 1 + len(special)
+    assert [a.lost for a in found[5:10]] == [True] * 5
+
+
+def test_other_events_part_like_segments() -> None:
+    data = [segment(1 + n / 1e3, f"server ACK {n} 1 len 10") for n in range(20)]
+    killed = ProcessEvent(1.0095, "client", "client", "gone")
+    started = ProcessEvent(0.5, "client", "client", "start")
+    found = rows(history(started, killed, segments=data))
+    assert [r.count for r in found.rows if isinstance(r, Arrow)] == [10, 10]
+
+
+def test_a_call_that_waits_returns_later() -> None:
+    found = rows(
+        history(
+            *call(0.05, 0.12, "server", "accept", peer=CLIENT),
+            *call(0.13, 0.1301, "server", "send x", result=1),
+            *call(0.14, None, "server", "wait"),
+            segments=HANDSHAKE,
+        )
+    )
+    calls = [row for row in found.rows if isinstance(row, Call)]
+    assert [(c.text, c.result, c.until, c.waits) for c in calls] == [
+        ("accept", f"from {CLIENT}", 0.12, True),
+        ("send x", "1", 0.1301, False),
+        ("wait", "", None, True),
+    ]
+    assert [row.call.text for row in found.rows if isinstance(row, Return)] == ["accept"]
+
+
+def test_verdicts_stand_for_their_steps_and_follow_what_they_saw() -> None:
+    verdict = Verdict("pass", "server: LISTEN", "LISTEN within 5 s", "LISTEN", 0.019, "a.yaml:3")
+    found = rows(
+        history(
+            *step(0.001, "start server", 0.002),
+            *step(0.003, "wait server LISTEN", 0.01863, "held"),
+            look(0.01863, "server", tcp("LISTEN", ":8000")),
+            *call(0.0191, 0.0193, "server", "listen 5"),
+        ),
+        verdict,
+    )
+    kinds = [type(row) for row in found.rows]
+    assert kinds == [Step, Call, Bar, Judged]
+    assert [row.claim for row in found.rows if isinstance(row, Judged)] == [
+        "server: LISTEN within 5 s"
+    ]
+
+
+def test_long_silence_is_folded() -> None:
+    found = rows(full())
+    assert [(gap.t, round(gap.until - gap.t, 1)) for gap in found.rows if isinstance(gap, Gap)] == [
+        (pytest.approx(0.4501), 60.0)
+    ]
+    assert "⋮ 60.0 s" in ladder.text(found, 100)
+
+
+def test_looks_with_captions_are_kept() -> None:
+    found = rows(full())
+    assert [(x.host, x.caption) for x in found.looks] == [
+        ("server", "connected"), ("server", "at the end")
+    ]  # fmt: skip
+    assert found.looks[1].lines == ("no sockets",)
+    assert isinstance(found.rows[-1], Look)
+
+
+def test_connections_are_told_apart() -> None:
+    found = rows(full())
+    assert found.connections == ((CLIENT, SERVER), ("198.18.0.3:40001", "198.18.0.4:80"))
+    assert "#2 RST ACK" in ladder.text(found, 100)
+
+
+# --- At a terminal --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_text_fits(width: int) -> None:
+    for hosts in (("server", "client"), tuple(ADDRESSES)):
+        text = ladder.text(ladder.rows(full(), hosts), width)
+        assert max(map(len, text.splitlines())) <= width
+
+
+def test_text_without_unicode_is_ascii() -> None:
+    text = ladder.text(rows(full()), 100, unicode=False)
+    assert text.isascii()
+    assert "x" in next(line for line in text.splitlines() if "[lost]" in line)
+
+
+def test_styled_text_is_the_same_in_colour() -> None:
+    found = rows(full())
+    plain = [line.rstrip() for line in ladder.styled(found, 100).plain.splitlines()]
+    assert plain == ladder.text(found, 100).splitlines()
+
+
+# --- Pages ----------------------------------------------------------------------------------------
+
+
+class _Page(HTMLParser):
+    """Every tag with its attributes; unclosed and crossed tags are errors."""
+
+    VOID = ("meta", "br", "path", "line", "rect")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self._open: list[str] = []
+        self.feed(text)
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+
+def test_pages_refer_to_nothing_outside() -> None:
+    run = recorded.load(RUN)
+    for text in (html.page(run), html.page(recorded_run(full())), html.index([run])):
+        tags = _Page(text).tags
+        assert not {"script", "link", "img", "iframe", "object", "base"} & {tag for tag, _ in tags}
+        assert not [a for _, a in tags if "src" in a or any(name.startswith("on") for name in a)]
+        assert not re.search(r"url\(|@import|https?:", text.replace(SVG_NAMESPACE, ""))
+
+
+SVG_NAMESPACE = 'xmlns="http://www.w3.org/2000/svg"'
+
+
+def nasty() -> RecordedRun:
+    """A run whose every text is up to something."""
+    found = history(
+        *step(0.01, NASTY, 0.02, "failed", detail=NASTY),
+        ProcessEvent(0.03, NASTY, "server", "start"),
+        CallEvent(0.04, NASTY, "server", 3, "enter", f"send {NASTY}", "send"),
+        OutputEvent(0.05, NASTY, "server", NASTY),
+        look(0.06, "server", caption=NASTY),
+    )
+    verdict = Verdict("fail", NASTY, NASTY, NASTY, 0.02, NASTY, (NASTY,))
+    texts = dict.fromkeys(("scenario", "title", "about", "source", "text", "reason"), NASTY)
+    more = {"why": (NASTY,), "refs": (NASTY,), "variant": {NASTY: NASTY}, "verdicts": (verdict,)}
+    return recorded_run(found, **texts, **more, environment={"kernel": NASTY})
+
+
+def test_pages_escape_everything() -> None:
+    run = nasty()
+    for text in (html.page(run), html.index([run])):
+        _Page(text)
+        assert "<script" not in text
+        assert "&lt;script&gt;" in text
+
+
+def test_drawings_are_well_formed() -> None:
+    for run in (recorded.load(RUN), recorded_run(full(), hosts=tuple(ADDRESSES)), nasty()):
+        svg = re.search(r"<svg.*?</svg>", html.page(run), re.DOTALL)
+        assert svg
+        ElementTree.fromstring(svg.group())
+
+
+def test_texts_of_a_column_do_not_touch() -> None:
+    for run in (recorded.load(RUN), recorded_run(full(), hosts=("server", "client"))):
+        lines: dict[float, list[float]] = {}
+        for shape in draw(run.ladder).shapes:
+            for part in shape.parts:
+                if hasattr(part, "lines") and part.style not in ("segment", "marks", "gap-words"):
+                    lines.setdefault(part.x, []).extend(
+                        part.y + 14 * n for n in range(len(part.lines))
+                    )
+        for heights in lines.values():
+            heights.sort()
+            assert min(b - a for a, b in pairwise(heights)) >= 12
+
+
+def test_markdown_and_mermaid_keep_to_their_lines() -> None:
+    run = nasty()
+    text = markdown.summary([run])
+    assert "<script" not in re.sub(r"^    .*$", "", text, flags=re.MULTILINE).replace("\\<", "")
+    assert "\x1b" not in mermaid.diagram(run)
+    for line in mermaid.diagram(run).splitlines()[1:]:
+        words = re.sub(r"#\d+;", "", line)
+        assert not re.search(r"[#;<>%`]", words.replace("->>", ""))
+
+
+def test_junit_is_well_formed() -> None:
+    assert len(ElementTree.fromstring(junit.document([nasty()]))) == 1
+
+
+def test_mermaid_is_cut_where_it_would_be_too_long() -> None:
+    text = mermaid.diagram(recorded_run(many()))
+    assert len(text) < 50_000
+    assert re.search(r"Note over h0,h1: \d+ more are left out here\n$", text)
+
+
+# --- Recorded runs --------------------------------------------------------------------------------
+
+
+def test_load() -> None:
+    run = recorded.load(RUN)
+    assert (run.label, run.result, run.hosts) == ("fin_wait_2", "pass", ("server", "client"))
+    assert run.about.startswith("The server is killed")
+    assert len(run.verdicts) == 9
+    assert run.place == "netns, kernel 6.1.0, Debian GNU/Linux 12 (bookworm)"
+
+
+@pytest.mark.parametrize(
+    ("arrange", "message"),
+    [
+        (lambda path: path.rmdir(), "there is no such folder"),
+        (lambda path: None, "no history.jsonl and no scenario.yaml in it"),
+        (lambda path: shutil.copytree(RUN, path / "one"), "it holds 1, such as one"),
+    ],
+)
+def test_a_folder_that_is_no_run(
+    tmp_path: Path, arrange: Callable[[Path], object], message: str
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    arrange(folder)
+    with pytest.raises(UsageError, match=f"{message}; give a folder that `labctl run` recorded"):
+        recorded.load(folder)
+
+
+def test_a_run_that_was_cut_short(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(RUN, tmp_path / "run"))
+    (folder / "result.json").unlink()
+    path = folder / "history.jsonl"
+    path.write_text(path.read_text()[:-30])
+    run = recorded.load(folder)
+    assert run.result == "error"
+    assert run.reason == "the run was cut short: it left no result"
+    assert "cut short" in html.page(run)
+
+
+def test_a_run_that_was_skipped(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(RUN, tmp_path / "run"))
+    (folder / "history.jsonl").write_text("")
+    result = json.loads((RUN / "result.json").read_text())
+    result["runs"][0].update(result="skip", reason="no root", verdicts=[], why=[])
+    (folder / "result.json").write_text(json.dumps(result))
+    run = recorded.load(folder)
+    assert (run.result, run.hosts) == ("skip", ("server", "client"))
+    assert "the lab was not up" in html.page(run)
+    assert "no root" in markdown.summary([run])
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"runs": []}', '{"runs": [7]}', '{"runs": [{}]}'])
+def test_a_result_that_is_none(tmp_path: Path, text: str) -> None:
+    folder = Path(shutil.copytree(RUN, tmp_path / "run"))
+    (folder / "result.json").write_text(text)
+    with pytest.raises(UsageError, match="no result document"):
+        recorded.load(folder)
+
+
+def test_a_history_that_is_none(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(RUN, tmp_path / "run"))
+    (folder / "history.jsonl").write_text("what\n")
+    with pytest.raises(UsageError, match=re.escape(f"{folder}: history.jsonl:1: no event")):
+        recorded.load(folder)
+
+
+# --- Long runs ------------------------------------------------------------------------------------
+
+
+def many() -> History:
+    """10,000 events and 5,000 segments, none of them like the one before."""
+    events: list[Event] = []
+    segments = []
+    for n in range(2500):
+        t = n / 100
+        state = "ESTAB" if n % 2 else "CLOSE-WAIT"
+        events += call(t, t + 0.001, "client", f"send {n}", result=n)
+        events += [look(t + 0.002, "server", tcp(state, SERVER, CLIENT))]
+        events += [ProcessEvent(t + 0.003, "server", "server", "start")]
+        segments += [
+            segment(t + 0.004, f"client PSH ACK {n} 1 len 1", None),
+            segment(t + 0.006, f"client PSH ACK {n} 1 len 1", retransmitted=True),
+        ]
+    return history(*events, segments=segments)
+
+
+RENDERERS: dict[str, Callable[[RecordedRun], object]] = {
+    "rows": lambda run: run.ladder,
+    "text": lambda run: ladder.text(run.ladder, 100),
+    "html": html.page,
+    "mermaid": mermaid.diagram,
+    "markdown": lambda run: markdown.summary([run]),
+}
+
+
+@pytest.mark.parametrize("name", RENDERERS)
+def test_long_runs_are_drawn_soon(name: str) -> None:
+    """Each takes less than 2 s on a slow core; a core that is shared gets more time."""
+    run = recorded_run(many())
+    assert len(run.history.events) > 10_000
+    if name != "rows":
+        assert len(run.ladder.rows) > 10_000
+    html.index([run])  # the templates are read once
+    began = time.process_time()
+    RENDERERS[name](run)
+    assert time.process_time() - began < 4.0
+
+
+def test_many_connections_are_drawn_side_by_side() -> None:
+    sockets = [tcp("ESTAB", SERVER, f"198.18.0.3:{40000 + n}") for n in range(300)]
+    run = recorded_run(history(look(0.1, "server", *sockets), look(5.0, "server")))
+    drawing = draw(run.ladder)
+    assert drawing.width < 1400
+    assert run.ladder.number(300) == "#300"
