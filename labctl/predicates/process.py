@@ -1,0 +1,141 @@
+"""`process: {P: OUTCOME}`: how a process is, or how it ended."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import ValidationInfo, WithJsonSchema, WrapValidator
+
+from labctl import errnos
+from labctl.history import CallEvent, History, ProcessState
+from labctl.predicates.finding import Finding, Result
+from labctl.values import (
+    Model,
+    Regex,
+    SignalName,
+    Text,
+    problem,
+    unknown,
+)
+
+
+class ProcessPattern(Model):
+    """How a process is, in more detail."""
+
+    exit: int | None = None
+    signal: SignalName | None = None
+    output: Regex | None = None
+    call: dict[Text, Text] | None = None
+    state: Literal["running", "exited", "ok"] | None = None
+    errno: Text | None = None
+
+    def judge(self, name: str, history: History) -> Finding:
+        """The finding for one process."""
+        what = f"{name}: {self}"
+        state = history.processes.get(name)
+        if state is None:
+            return Finding("fail", what, str(self), "never started")
+        checks = list(self._checks(state))
+        results = [result for result, _ in checks]
+        result: Result = "fail" if False in results else "unknown" if None in results else "pass"
+        actual = ", ".join(dict.fromkeys(text for _, text in checks))
+        return Finding(result, what, str(self), actual, _log(state))
+
+    def _checks(self, state: ProcessState) -> Iterator[tuple[bool | None, str]]:
+        ended = _ended(state)
+        if self.state == "running":
+            yield state.running, ended
+        if self.state == "exited":
+            yield not state.running, ended
+        if self.state == "ok":
+            yield not state.running and state.exit == 0, ended
+        if self.exit is not None:
+            yield not state.running and state.exit == self.exit, ended
+        if self.signal is not None:
+            yield not state.running and state.signal == self.signal, ended
+        if self.output is not None:
+            found = re.search(self.output, state.output, re.MULTILINE)
+            line = found[0] if found else state.output.strip().rpartition("\n")[2]
+            yield found is not None, f"output {line!r}"
+        if self.errno is not None:
+            if not state.calls and not state.entered:
+                decided = None if not state.running else False
+                yield decided, f"{ended}; a program's calls are not seen, judge exit or output"
+            else:
+                last = state.calls[-1] if state.calls and not state.entered else None
+                failed = last is not None and last.errno == self.errno
+                yield failed, _failure(last) if last and failed else ended
+        for name, wanted in (self.call or {}).items():
+            calls = [call for call in state.calls if call.name == name]
+            actual = (calls[-1].errno or "ok") if calls else "not done"
+            yield actual == wanted, f"{name}: {actual}"
+
+    def __str__(self) -> str:
+        words = [self.state or self.errno or ""]
+        words += [f"exit {self.exit}"] if self.exit is not None else []
+        words += [f"signal {self.signal}"] if self.signal else []
+        words += [f"output {self.output!r}"] if self.output else []
+        words += [f"{name} {wanted}" for name, wanted in (self.call or {}).items()]
+        return ", ".join(filter(None, words))
+
+
+def _ended(state: ProcessState) -> str:
+    if state.running:
+        return f"running, in {state.entered.call}" if state.entered else "running"
+    if state.signal:
+        return f"killed by SIG{state.signal}"
+    last = state.calls[-1] if state.calls else None
+    return _failure(last) if last and last.errno and state.exit else f"exit {state.exit}"
+
+
+def _failure(call: CallEvent) -> str:
+    return f"{call.call}: {errnos.describe(call.errno or '')}"
+
+
+def _log(state: ProcessState) -> tuple[str, ...]:
+    lines = [f"{call.t:.3f} {call.call}: {call.errno or 'ok'}" for call in state.calls[-8:]]
+    if state.entered:
+        lines.append(f"{state.entered.t:.3f} {state.entered.call}: blocked")
+    return (*lines, *state.output.splitlines()[-8:])
+
+
+def _process_pattern(value: Any, info: ValidationInfo) -> ProcessPattern:
+    if isinstance(value, str):
+        if value in ("running", "exited", "ok"):
+            return ProcessPattern(state=value)  # type: ignore[arg-type]
+        if value in errnos.NAMES:
+            return ProcessPattern(errno=value)
+        raise problem(unknown("outcome", value, ["running", "exited", "ok", *errnos.NAMES]))
+    pattern = ProcessPattern.model_validate(value, context=info.context)
+    if not pattern.model_fields_set:
+        raise problem("an empty mapping claims nothing; allowed: exit, signal, output, call")
+    if pattern.errno is not None and pattern.errno not in errnos.NAMES:
+        raise problem(unknown("errno", pattern.errno, errnos.NAMES))
+    for name, outcome in (pattern.call or {}).items():
+        _check_call(name, outcome)
+    return pattern
+
+
+def _check_call(name: str, outcome: str) -> None:
+    from labctl.calls import peer
+
+    if name not in peer().CALLS:
+        raise problem(unknown("call", name, peer().CALLS))
+    if outcome != "ok" and outcome not in errnos.NAMES:
+        raise problem(unknown("outcome", outcome, ["ok", *errnos.NAMES]))
+
+
+ProcessClaim = Annotated[
+    ProcessPattern,
+    WrapValidator(
+        lambda v, _, info: v if isinstance(v, ProcessPattern) else _process_pattern(v, info)
+    ),
+    WithJsonSchema(
+        {
+            "description": "running, exited, ok, an errno, or a mapping",
+            "type": ["string", "object"],
+        }
+    ),
+]

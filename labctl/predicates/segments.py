@@ -1,0 +1,98 @@
+"""`segments: {...}`: what went over the wire, by the captures of all hosts."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+
+from labctl.history import History
+from labctl.predicates.finding import Finding, finding
+from labctl.probes.segments import Segment
+from labctl.values import (
+    Count,
+    HostName,
+    Label,
+    Model,
+    problem,
+    unknown,
+)
+
+
+def _flags(value: Any) -> tuple[str, ...]:
+    words = value if isinstance(value, list) else re.split(r"[\s,+|]+", str(value).strip())
+    for word in words:
+        if word not in SEGMENT_FLAGS:
+            raise problem(unknown("flag", word, SEGMENT_FLAGS))
+    return tuple(words)
+
+
+SEGMENT_FLAGS = ("SYN", "ACK", "FIN", "RST", "PSH", "URG", "data")
+Flags = Annotated[
+    tuple[str, ...], BeforeValidator(_flags), WithJsonSchema({"type": ["string", "array"]})
+]
+
+
+class SegmentsPattern(Model):
+    """Segments of one kind that were sent, and how many."""
+
+    from_: HostName | None = Field(None, alias="from")
+    to: HostName | None = None
+    flags: Flags | None = None
+    count: Count | None = None
+    at_least: Annotated[int, Field(ge=0, strict=True)] | None = None
+    at_most: Annotated[int, Field(ge=0, strict=True)] | None = None
+    retransmitted: bool | None = None
+    lost: bool | None = None
+    data: bool | None = None
+    since: Label | None = None
+
+    def judge(self, history: History) -> Finding:
+        """The finding, from the captures of all hosts."""
+        subject = self.from_ or self.to or "segments"
+        what = f"{subject}: {self}"
+        if troubles := [t.text for (_, probe), t in history.trouble.items() if probe == "capture"]:
+            return Finding("unknown", what, str(self), "; ".join(troubles))
+        if self.since is not None and self.since not in history.labels:
+            return Finding("unknown", what, str(self), f"nothing is labelled {self.since!r}")
+        start = history.labels[self.since] if self.since else float("-inf")
+        found = [s for s in history.segments() if s.time >= start and self.matches(s)]
+        lines = tuple(f"{s.time:.6f} {s.sender} -> {s.receiver}: {s.summary}" for s in found[:12])
+        return finding(self.enough(len(found)), what, str(self), str(len(found)), *lines)
+
+    def matches(self, segment: Segment) -> bool:
+        """Whether a segment is one of these."""
+        wanted = set(self.flags or ())
+        has_data = segment.length > 0
+        return (
+            segment.t is not None
+            and self.from_ in (None, segment.sender)
+            and self.to in (None, segment.receiver)
+            and wanted - {"data"} <= set(segment.flags)
+            and ("data" not in wanted or has_data)
+            and self.data in (None, has_data)
+            and self.retransmitted in (None, segment.retransmitted)
+            and self.lost in (None, segment.lost)
+        )
+
+    def enough(self, count: int) -> bool:
+        """Whether there are as many as wanted; one or more where nothing is said."""
+        bounds = [self.at_least is None or count >= self.at_least]
+        bounds += [self.at_most is None or count <= self.at_most]
+        bounds += [self.count is None or self.count.holds(count)]
+        said = (self.at_least, self.at_most, self.count) != (None, None, None)
+        return all(bounds) and (said or count >= 1)
+
+    def __str__(self) -> str:
+        words = [f"{self.count} x"] if self.count else []
+        words += [f"at least {self.at_least}"] if self.at_least is not None else []
+        words += [f"at most {self.at_most}"] if self.at_most is not None else []
+        words += [" ".join(self.flags or ("segment",))]
+        for name in ("retransmitted", "lost", "data"):
+            value = getattr(self, name)
+            words += [name if value else f"not {name}"] if value is not None else []
+        words += [f"from {self.from_}"] if self.from_ else []
+        words += [f"to {self.to}"] if self.to else []
+        words += [f"since {self.since}"] if self.since else []
+        return " ".join(words)

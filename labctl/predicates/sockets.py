@@ -1,0 +1,178 @@
+"""`sockets: {HOST: STATE}`: what a host's sockets are, by the last look of `ss`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema
+
+from labctl.explain import describe_socket
+from labctl.history import History
+from labctl.predicates.finding import Finding
+from labctl.probes.sockets import Address, Socket, State
+from labctl.values import (
+    Count,
+    Model,
+    StateName,
+    host_names,
+    names,
+    problem,
+    resolvable,
+    unknown,
+)
+
+
+def _place(value: Any, info: ValidationInfo) -> str:
+    host, _ = _split(str(value))
+    known = list(host_names(names(info).hosts))
+    if host not in ("", "*", *known) and not resolvable(host, known):
+        raise problem(unknown("host", host, known))
+    return str(value)
+
+
+def _split(place: str) -> tuple[str, str]:
+    """Host and port of `server`, `server:8000`, `:8000`, `198.18.0.2` or `[fd00::2]:8000`."""
+    match = re.fullmatch(r"(?:\[(.*)\]|([^:]*)):(\d+|\*)", place)
+    return (match[1] or match[2] or "", match[3]) if match else (place.strip("[]"), "")
+
+
+Place = Annotated[str, BeforeValidator(_place), WithJsonSchema({"type": "string"})]
+
+
+TimerName = Literal["on", "keepalive", "timewait", "persist", "unknown"]
+
+
+class SocketPattern(Model):
+    """Sockets of one kind, and how many there must be."""
+
+    state: StateName | None = None
+    count: Count | None = None
+    recv_q: Count | None = Field(None, alias="recv-q")
+    send_q: Count | None = Field(None, alias="send-q")
+    timer: TimerName | None = None
+    local: Place | None = None
+    peer: Place | None = None
+
+    def matches(self, socket: Socket, history: History) -> bool:
+        """Whether a socket is one of these."""
+        if self.state is None:
+            if not socket.connection:
+                return False
+        elif socket.state != self.state:
+            return False
+        if self.timer is not None and (socket.timer is None or socket.timer.name != self.timer):
+            return False
+        return (
+            (self.recv_q is None or self.recv_q.holds(socket.recv_q))
+            and (self.send_q is None or self.send_q.holds(socket.send_q))
+            and (self.local is None or _at(socket.local, self.local, history))
+            and (self.peer is None or _at(socket.remote, self.peer, history))
+        )
+
+    def enough(self, count: int) -> bool:
+        """Whether there are as many as wanted; one or more where nothing is said."""
+        return self.count.holds(count) if self.count else count >= 1
+
+    def __str__(self) -> str:
+        words = [f"{self.count} x"] if self.count else []
+        words.append(str(self.state or "connection"))
+        for name, value in (("recv-q", self.recv_q), ("send-q", self.send_q)):
+            words += [f"{name} {value}"] if value else []
+        for name, text in (("timer", self.timer), ("local", self.local), ("peer", self.peer)):
+            words += [f"{name} {text}"] if text else []
+        return " ".join(words)
+
+
+def _at(address: Address, wanted: str, history: History) -> bool:
+    """Whether an address is the wanted one."""
+    host, port = _split(wanted)
+    if port and str(address.port if address.port is not None else "*") != port:
+        return False
+    if host in ("", address.host, address.unmapped):
+        return True
+    return bool({address.host, address.unmapped} & history.addresses(host))
+
+
+def _pattern(value: Any, info: ValidationInfo) -> SocketPattern | Literal["none"]:
+    if value == "none":
+        return "none"
+    if isinstance(value, str):
+        return SocketPattern.model_validate({"state": value}, context=info.context)
+    return SocketPattern.model_validate(value, context=info.context)
+
+
+def _patterns(value: Any, info: ValidationInfo) -> HostSockets:
+    items = value if isinstance(value, list) else [value]
+    if not items:
+        raise problem("an empty list claims nothing; allowed: a state, none, a mapping, a list")
+    patterns = tuple(_pattern(item, info) for item in items)
+    bare = frozenset(
+        p.state for p, item in zip(patterns, items, strict=True)
+        if isinstance(item, str) and isinstance(p, SocketPattern) and p.state
+    )  # fmt: skip
+    if "none" in patterns and len(patterns) > 1:
+        raise problem("'none' stands alone; it can't be in a list with others")
+    return HostSockets(patterns, bare)
+
+
+@dataclass(frozen=True)
+class HostSockets:
+    """What one host's sockets must be. `bare` are the states named without a mapping: then no
+    connection may be in a state that is not named."""
+
+    patterns: tuple[SocketPattern | Literal["none"], ...]
+    bare: frozenset[State]
+
+    def judge(self, host: str, history: History) -> Finding:
+        """The finding for one host."""
+        what = f"{host}: {self}"
+        seen = history.sockets.get(host)
+        if seen is None:
+            return Finding("unknown", what, str(self), "no look at its sockets")
+        if trouble := history.trouble.get((host, "ss")):
+            return Finding("unknown", what, str(self), trouble.text)
+        connections = [s for s in seen.sockets if s.connection]
+        holds = all(self._holds(pattern, seen.sockets, history) for pattern in self.patterns)
+        if self.bare and self.bare != {State.LISTEN}:
+            named = {p.state for p in self.patterns if isinstance(p, SocketPattern)}
+            holds = holds and all(s.state in named for s in connections)
+        lines = tuple(describe_socket(s) for s in seen.sockets)
+        return Finding("pass" if holds else "fail", what, str(self), summary(seen.sockets), lines)
+
+    def _holds(
+        self, pattern: SocketPattern | Literal["none"], sockets: Sequence[Socket], history: History
+    ) -> bool:
+        if pattern == "none":
+            return not any(s.connection for s in sockets)
+        return pattern.enough(sum(pattern.matches(s, history) for s in sockets))
+
+    def __str__(self) -> str:
+        return " and ".join("no connection" if p == "none" else str(p) for p in self.patterns)
+
+
+def summary(sockets: Sequence[Socket]) -> str:
+    """`LISTEN, 2 x TIME-WAIT`, or `no sockets`."""
+    counts: dict[str, int] = {}
+    for socket in sockets:
+        queue = f" recv-q {socket.recv_q}" if socket.recv_q and not socket.is_listener else ""
+        queue += f" send-q {socket.send_q}" if socket.send_q and not socket.is_listener else ""
+        counts[f"{socket.state}{queue}"] = counts.get(f"{socket.state}{queue}", 0) + 1
+    words = [name if n == 1 else f"{n} x {name}" for name, n in counts.items()]
+    if len(words) > 6:
+        words = [*words[:5], f"and {len(sockets)} sockets in all"]
+    return ", ".join(words) or "no sockets"
+
+
+SocketsClaim = Annotated[
+    HostSockets,
+    BeforeValidator(lambda v, info: v if isinstance(v, HostSockets) else _patterns(v, info)),
+    WithJsonSchema(
+        {
+            "description": "a state, none, a mapping, or a list of them",
+            "type": ["string", "object", "array"],
+        }
+    ),
+]
