@@ -361,14 +361,25 @@ def _references(expanded: Expanded, varied: Sequence[str]) -> list[tuple[int, st
     def mistake(message: str, *path: str | int) -> None:
         mistakes.append((expanded.line(("steps", *path)), message))
 
+    def counted_from(holder: Any, *path: str | int) -> None:
+        """A `since` must name a label that is set by then."""
+        since = holder.get("since") if isinstance(holder, dict) else None
+        if isinstance(since, str) and since not in labels:
+            message = f"no earlier 'as' sets the label {since!r}; {choices(since, labels)}"
+            mistakes.append((expanded.line((*path, "since")), message))
+
+    def claimed(predicate: Any, *path: str | int) -> None:
+        if isinstance(predicate, dict):
+            counted_from(predicate.get("segments"), *path, "segments")
+
     steps = expanded.data.get("steps")
     for index, step in enumerate(steps if isinstance(steps, list) else ()):
         if not isinstance(step, dict):
             continue
-        since, label, when = step.get("since"), step.get("as"), step.get("when")
-        if isinstance(since, str) and since not in labels:
-            message = f"no earlier 'as' sets the label {since!r}; {choices(since, labels)}"
-            mistake(message, index, "since")
+        label, when = step.get("as"), step.get("when")
+        counted_from(step, "steps", index)
+        for verb in ("wait", "expect"):
+            claimed(step.get(verb), "steps", index, verb)
         if isinstance(label, str):
             if label in labels:
                 mistake(f"the label {label!r} is set twice; choose another", index, "as")
@@ -383,6 +394,9 @@ def _references(expanded: Expanded, varied: Sequence[str]) -> list[tuple[int, st
             if name not in varied:
                 message = unknown("param of the variants", name, varied)
                 mistake(message, index, "when", "variant", name)
+    final = expanded.data.get("expect")
+    for index, predicate in enumerate(final if isinstance(final, list) else ()):
+        claimed(predicate, "expect", index)
     return mistakes
 
 
