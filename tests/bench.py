@@ -72,7 +72,7 @@ with tempfile.TemporaryDirectory() as folder:
     (scenario,) = load(path)
     begin = time.monotonic()
     backend = NetnsBackend(BackendOptions("bench", "bench", Path(folder), "", print))
-    with Lab(scenario, backend, History(), lambda event: None):
+    with Lab(scenario, backend, History(), lambda event: None, lambda host, records: None):
         pass
     print(time.monotonic() - begin)
 """
