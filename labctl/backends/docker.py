@@ -18,11 +18,8 @@ import hashlib
 import ipaddress
 import itertools
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from labctl import engine, images
@@ -42,26 +39,17 @@ from labctl.backends.attach import (
     attach,
     run_attached,
 )
+from labctl.backends.sweep import END_DEADLINE, HOST, LEASE, PROCESS, RUN, TRACER, WORKERS, groups
 from labctl.engine import Tolerated, translated
 from labctl.errors import LabError
 
 if TYPE_CHECKING:
     from docker.api.client import APIClient
 
-RUN, LEASE, HOST, PROCESS = "labctl", "labctl.lease", "labctl.host", "labctl.process"
-TRACER = "labctl.tracer"
-"""Labels: the run's name, its controller's lease, and whose container it is. Images carry RUN too,
-and their containers inherit it, so it takes LEASE to tell what a run made."""
 
 ENGINE_IPV6 = "1.42"
 """The API from which on the engine does IPv6. Older engines (20.10) start a copy of themselves for
 each IPv6 setting of a container, 0.3 s a lab, and filter none of it: there the agents do it."""
-
-WORKERS = 16
-END_DEADLINE = 20
-TRACER_DEADLINE = 5
-NEW = 60.0  # seconds; longer than a lab takes to come up
-RETRY = 0.05
 
 CONFINED: dict[str, Any] = {
     "CapDrop": ["ALL"],
@@ -222,7 +210,7 @@ class DockerBackend:
         if self._tracer and not self._tracer.cancelled() and not self._tracer.exception():
             self._tracer.result().close()
         with translated("remove the lab"):
-            for group in _groups(self._client, f"{RUN}={self._options.run}"):
+            for group in groups(self._client, f"{RUN}={self._options.run}"):
                 group.remove(self._client)
         for channel in (*self._holders.values(), *self._processes.values()):
             channel.close()
@@ -429,95 +417,3 @@ def _downwards(network: Any, taken: set[Any]) -> Iterator[Any]:
                 f"{network} has too few addresses; give the engine larger default-address-pools"
             )
         yield ipaddress.ip_interface((network[number], network.prefixlen))
-
-
-# --- What was left behind -------------------------------------------------------------------------
-
-
-@dataclass
-class _Group:
-    """All that an engine has of one run, as it lists it."""
-
-    run: str
-    lease: str
-    containers: list[dict[str, Any]] = field(default_factory=list)
-    networks: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def held(self) -> bool:
-        """Whether any host's holder or the tracer runs, or all of it is so new that none may run
-        yet. They end with their controller."""
-        made = [float(found["Created"]) for found in self.containers]
-        made += [datetime.fromisoformat(found["Created"]).timestamp() for found in self.networks]
-        return time.time() - max(made) < NEW or any(
-            found["State"] == "running" and PROCESS not in found["Labels"]
-            for found in self.containers
-        )
-
-    def remove(self, client: APIClient) -> list[str]:
-        """Removes it, and returns a line for each thing. Others may be at the same."""
-        with ThreadPoolExecutor(WORKERS) as pool:
-            gone = [pool.submit(_remove_container, client, found) for found in self.containers]
-        names = [found["Names"][0].lstrip("/") for found in self.containers]
-        lines = [
-            f"container {name} of {self.run}"
-            for name, job in zip(names, gone, strict=True)
-            if job.result()
-        ]
-        lines += [
-            f"network {found['Name']} of {self.run}"
-            for found in self.networks
-            if _remove_network(client, found["Id"])
-        ]
-        return lines
-
-
-def sweep(dead: Callable[[str, str, bool], bool], everything: bool = False) -> list[str]:
-    """Removes the containers and networks of runs for which `dead(run, lease, held)` is true, or of
-    all; `held`: a holder runs, or the run is too new to tell. Returns a line for each thing.
-
-    Images stay, and so does whatever labctl did not make. Raises Unavailable and LabError."""
-    client = engine.connect()
-    with translated("remove what is left of other runs"):
-        return [
-            line
-            for group in _groups(client)
-            if everything or dead(group.run, group.lease, group.held)
-            for line in group.remove(client)
-        ]
-
-
-def _groups(client: APIClient, *labels: str) -> list[_Group]:
-    groups: dict[str, _Group] = {}
-
-    def group(found: Mapping[str, Any]) -> _Group:
-        run, lease = found["Labels"].get(RUN, ""), found["Labels"][LEASE]
-        return groups.setdefault(run, _Group(run, lease))
-
-    filters = {"label": [LEASE, *labels]}
-    for found in client.containers(all=True, filters=filters):
-        group(found).containers.append(found)
-    for found in client.networks(filters=filters):
-        group(found).networks.append(found)
-    return list(groups.values())
-
-
-def _remove_container(client: APIClient, container: Mapping[str, Any]) -> bool:
-    with Tolerated(404, 409):
-        if TRACER in container["Labels"] and container["State"] == "running":
-            client.stop(container["Id"], TRACER_DEADLINE)  # It has to tidy up the kernel.
-        client.remove_container(container["Id"], force=True, v=True)
-        return True
-    return False
-
-
-def _remove_network(client: APIClient, network: str) -> bool:
-    deadline = time.monotonic() + END_DEADLINE
-    while True:
-        # 403 while a container of it is still being removed, by somebody else.
-        with Tolerated(404, *([403] if time.monotonic() < deadline else [])):
-            client.remove_network(network)
-            return True
-        if not client.networks(ids=[network]):
-            return False
-        time.sleep(RETRY)

@@ -19,7 +19,8 @@ from docker.models.containers import Container
 
 from labctl import engine, images
 from labctl.backends import BackendOptions
-from labctl.backends.docker import DockerBackend, sweep
+from labctl.backends.docker import DockerBackend
+from labctl.backends.sweep import sweep
 from labctl.errors import LabError
 from labctl.history import ExecEvent, History, OutputEvent, ProcessEvent
 from labctl.lab import Lab
