@@ -54,7 +54,7 @@ exit "$status"
 """
 # RFC 2544 set 198.18.0.0/15 aside for tests, so the lab shadows no address that anyone uses.
 DOCKERD_OPTIONS = [
-    "--default-address-pool=base=198.18.0.0/15,size=26",
+    "--default-address-pool=base=198.19.0.0/17,size=26",
     "--bip=198.19.255.1/24",
     "--cgroup-parent=labctl-engine",
 ]
