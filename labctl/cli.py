@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -43,6 +44,7 @@ class Commands(click.Group):
         """Runs a command; see README for what each exit status means."""
         from labctl.errors import LabctlError
 
+        gc.set_threshold(50_000)  # what is imported stays: looking for garbage in it takes long
         try:
             status = super().main(*args, **{**extra, "standalone_mode": False})
         except click.exceptions.Abort:

@@ -139,6 +139,7 @@ class Lab:
             self._agents[name] = link.channel
             self._listen(_Source(name, None, link.channel))
         self._pump_or_fail(lambda: len(self._hellos) == len(self._links), "an agent's first word")
+        self._synchronize()
         names = address_names({name: (link.ipv4, link.ipv6) for name, link in self._links.items()})
         text = hosts_text(names)
         ready = self._ask_all(
@@ -155,7 +156,6 @@ class Lab:
         for name, host in self.scenario.hosts.items():
             if host.sysctls:
                 self.sysctl(name, host.sysctls)
-        self._synchronize()
         untraced = self._trace(names)
         if untraced and "tracing" in self.scenario.needs:
             raise MissingHere(untraced)

@@ -453,7 +453,7 @@ def test_sysctls_of_hosts(tmp_path: Path) -> None:
     text = "title: t\nhosts: {server: {sysctls: {net.ipv4.tcp_new: 1}}, client: {}}\nsteps: []\n"
     fake = FakeBackend()
     assert play(text, fake, tmp_path).result == "pass"
-    assert fake.log.index("sysctl server net.ipv4.tcp_new") < fake.log.index("clock server")
+    assert fake.log.index("sysctl server net.ipv4.tcp_new") < fake.log.index("look server")
     found = play(text, FakeBackend(sysctls=set()), tmp_path)
     assert (found.result, found.history.events) == ("skip", [])
 
