@@ -229,12 +229,17 @@ def load(path: Path, sets: Mapping[str, str] | None = None) -> list[Scenario]:
     return load_document(document, document.text, path.stem, sets or {})
 
 
+def params_of(document: Document) -> set[str]:
+    """The names of a file's params. Raises ScenarioError where there is no telling."""
+    params, variants, _ = _params(document)
+    return {*params, *(name for variant in variants for name in variant)}
+
+
 def load_document(
     document: Document, text: str, name: str, sets: Mapping[str, str]
 ) -> list[Scenario]:
     """See `load`."""
-    head = document.expand(None, frozenset({"params", "variants"}))
-    params, variants, mistakes = _params(head, document.file)
+    params, variants, mistakes = _params(document)
     values = {key: read_scalar(value) for key, value in sets.items()}
     varied = list(dict.fromkeys(key for variant in variants for key in variant))
     names = {*params, *varied}
@@ -260,9 +265,10 @@ def load_document(
 
 
 def _params(
-    head: Expanded, file: str
+    document: Document,
 ) -> tuple[dict[str, Any], list[dict[str, Any]], list[Mistake]]:
     """The params, the variants, and the mistakes in their names. Raises ScenarioError for worse."""
+    head, file = document.expand(None, frozenset({"params", "variants"})), document.file
     mistakes = [Mistake(file, line, message) for line, message in head.mistakes]
     params = head.data.get("params") or {}
     variants = head.data.get("variants") or []
@@ -445,12 +451,19 @@ def schema() -> dict[str, Any]:
     }
 
 
+def catalogue(shipped: Path) -> dict[str, Path]:
+    """The shipped scenarios by name, those of a folder as `servers/half_close`."""
+    files = sorted(shipped.rglob("*.yaml"))
+    return {path.relative_to(shipped).with_suffix("").as_posix(): path for path in files}
+
+
 def find(paths: Sequence[str], shipped: Path) -> list[Path]:
-    """Files for what was named: files, folders (all below), or names of shipped scenarios.
+    """Files for what was named: files, folders (all below), or names of shipped scenarios and of
+    their folders.
 
     Raises UsageError for what is none of these.
     """
-    stems = {path: path.stem for path in sorted(shipped.rglob("*.yaml"))}
+    names = catalogue(shipped)
     files: list[Path] = []
     for text in paths:
         path = Path(text)
@@ -461,10 +474,19 @@ def find(paths: Sequence[str], shipped: Path) -> list[Path]:
                     message = "no scenario in this folder; a scenario ends in .yaml"
                     raise UsageError(f"{text}: {message}")
             else:
-                found = [path] if text and path.exists() else [p for p in stems if stems[p] == text]
+                found = [path] if text and path.exists() else _named(text, names)
         except OSError as exc:
             raise UsageError(f"{text}: {exc.strerror}") from exc
         if not found:
-            raise UsageError(f"{text}: no such file; " + unknown("scenario", text, stems.values()))
+            raise UsageError(f"{text}: no such file; " + unknown("scenario", text, names))
         files += found
     return list(dict.fromkeys(files))
+
+
+def _named(text: str, names: Mapping[str, Path]) -> list[Path]:
+    """The shipped scenarios of this name, in whatever folder, or in the folder of this name."""
+    folder = text.rstrip("/") + "/"
+    return [
+        path for name, path in names.items()
+        if text in (name, path.stem) or name.startswith(folder)
+    ]  # fmt: skip
