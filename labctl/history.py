@@ -9,6 +9,7 @@ recorded run is the same fold, event by event.
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,7 +18,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 from labctl.errors import UsageError
-from labctl.probes.segments import Captures, Segment
+from labctl.probes.segments import Captures, Loss, Segment, read_packet
 from labctl.probes.sockets import Socket, lab_sockets, parse_ss
 
 
@@ -157,6 +158,27 @@ class StateEvent(Event):
 
 
 @dataclass(frozen=True)
+class LossEvent(Event):
+    """A host lost a segment on purpose: the step with the drop, and the head of the IP packet, in
+    base64."""
+
+    kind = "loss"
+    host: str
+    drop: int
+    data: str
+
+
+@dataclass(frozen=True)
+class TallyEvent(Event):
+    """How many segments a host has lost so far to the drop of a step, as the kernel counted."""
+
+    kind = "tally"
+    host: str
+    drop: int
+    lost: int
+
+
+@dataclass(frozen=True)
 class TroubleEvent(Event):
     """A probe that could not see: what it says is incomplete from here on."""
 
@@ -178,6 +200,8 @@ KINDS: dict[str, type[Event]] = {
         CountersEvent,
         ExecEvent,
         StateEvent,
+        LossEvent,
+        TallyEvent,
         TroubleEvent,
     )
 }
@@ -235,6 +259,9 @@ class History:
         self.sockets: dict[str, SocketsEvent] = {}
         self.processes: dict[str, ProcessState] = {}
         self.trouble: dict[tuple[str, str], TroubleEvent] = {}
+        self.losses: list[LossEvent] = []
+        self.tallies: dict[tuple[str, int], int] = {}
+        self.step = -1  # the index of the last one that began
         self._captured = 0.0
         self._baseline: dict[str, Mapping[str, int]] = {}
         self._counters: dict[str, dict[str, int]] = {}
@@ -247,6 +274,8 @@ class History:
         match event:
             case LabEvent():
                 self.lab = event
+            case StepEvent(phase="begin"):
+                self.step = event.index
             case StepEvent(phase="end", label=str(label)):
                 self.labels[label] = event.t
             case ProcessEvent(phase="start"):
@@ -260,6 +289,10 @@ class History:
             case CountersEvent():
                 self._baseline[event.host] = event.values
                 self._counters[event.host] = dict(event.values)
+            case LossEvent():
+                self.losses.append(event)
+            case TallyEvent():
+                self.tallies[event.host, event.drop] = event.lost
             case TroubleEvent():
                 self.trouble[event.host, event.probe] = event
 
@@ -278,8 +311,16 @@ class History:
         if self.lab is None:
             return []
         owners = {a: n.partition(".")[0] for n, a in self.lab.addresses.items()}
-        found = self.captures.segments(owners, self.lab.epoch)
+        found = self.captures.segments(owners, self.lab.epoch, self._lost(self.lab.epoch))
         return [segment for segment in found if segment.time <= self.now]
+
+    def _lost(self, epoch: float) -> list[Loss]:
+        """The lost segments, as their hosts reported them."""
+        packets = (
+            (loss.drop, read_packet(loss.host, epoch + loss.t, base64.b64decode(loss.data)))
+            for loss in self.losses
+        )
+        return [Loss(drop, packet) for drop, packet in packets if packet]
 
     def growth(self, host: str, counter: str) -> int | None:
         """By how much a counter grew since the run began; None where the kernel has none so named

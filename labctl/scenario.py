@@ -357,6 +357,7 @@ def _references(expanded: Expanded, varied: Sequence[str]) -> list[tuple[int, st
     used, and once; `when` must name what there is."""
     mistakes: list[tuple[int, str]] = []
     labels: list[str] = []
+    drops: list[str] = ["all"]
 
     def mistake(message: str, *path: str | int) -> None:
         mistakes.append((expanded.line(("steps", *path)), message))
@@ -378,6 +379,10 @@ def _references(expanded: Expanded, varied: Sequence[str]) -> list[tuple[int, st
             continue
         label, when = step.get("as"), step.get("when")
         counted_from(step, "steps", index)
+        healed = step.get("heal", "all")
+        if isinstance(healed, str) and healed not in drops:
+            message = f"no earlier drop has the label {healed!r}; {choices(healed, drops)}"
+            mistake(message, index, "heal")
         for verb in ("wait", "expect"):
             claimed(step.get(verb), "steps", index, verb)
         if isinstance(label, str):
@@ -385,6 +390,7 @@ def _references(expanded: Expanded, varied: Sequence[str]) -> list[tuple[int, st
                 mistake(f"the label {label!r} is set twice; choose another", index, "as")
             else:
                 labels.append(label)
+                drops += [label] if "drop" in step else []
         if not isinstance(when, dict):
             continue
         backend, variant = when.get("backend"), when.get("variant")
@@ -411,6 +417,9 @@ def _case(
     processes = [spec for _, spec in _processes(written.hosts)]
     implied = {"images" for spec in processes if spec.image}
     implied |= {"uids" for spec in processes if spec.uid}
+    for step in written.steps:
+        if step.need and not (step.when and step.when.excludes(variant)):
+            implied.add(step.need)
     return Scenario(
         name=name,
         source=file,

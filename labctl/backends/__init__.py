@@ -139,6 +139,7 @@ class Backend(Protocol):
 CAPABILITIES: dict[str, str] = {
     "images": "processes from images of their own",
     "uids": "processes of other users",
+    "nft": "segments that are lost",
     "tracing": "every transition of a connection at its exact time",
 }
 """What a scenario may need beyond the basics: the names for `needs`, and what each is."""

@@ -3,13 +3,16 @@
 A capture sees a segment where it leaves and where it arrives; the two are paired by addresses,
 numbers and flags, in order. What left and never arrived was lost (or, at the very end, is in
 flight). A segment that no host of the lab sent was injected.
+
+What a host loses on purpose it reports itself: captures see it come in before it is lost, and do
+not see it at all where it is lost on its way out.
 """
 
 from __future__ import annotations
 
 import io
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,11 +55,20 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True)
+class Loss:
+    """A segment that a host lost, coming in or going out, by the drop of a step."""
+
+    drop: int
+    observation: Observation
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
     """One segment, from the host that sent it to the one that it was for.
 
     `t` is when it left and `arrived` when it came, in seconds of the run; either is None where no
     capture saw it. `seq` and `ack` count from the connection's first ones, as Wireshark shows them.
+    `dropped` is the index of the step that lost it.
     """
 
     t: float | None
@@ -74,6 +86,7 @@ class Segment:
     duplicate_ack: bool = False
     zero_window: bool = False
     probe: bool = False
+    dropped: int | None = None
 
     @property
     def lost(self) -> bool:
@@ -105,7 +118,7 @@ def read_packets(host: str, records: bytes) -> Iterator[Observation]:
     """The TCP segments in pcap records (without the file's header).
 
     Raises ValueError for what is no pcap."""
-    from scapy.layers.inet import IP, TCP
+    from scapy.layers.inet import IP
     from scapy.layers.inet6 import IPv6
     from scapy.layers.l2 import Ether
     from scapy.utils import RawPcapReader
@@ -115,24 +128,45 @@ def read_packets(host: str, records: bytes) -> Iterator[Observation]:
     for data, meta in reader:
         frame = Ether(data)
         packet = frame.getlayer(IP) or frame.getlayer(IPv6)
-        tcp = frame.getlayer(TCP)
-        if packet is None or tcp is None:
+        at = meta.sec + meta.usec / 1e9
+        if packet is None:
             continue
-        carried = packet.len - 4 * packet.ihl if isinstance(packet, IP) else packet.plen
-        if carried <= 0:  # A super-segment beyond 64 KiB has no length of its own.
-            carried = meta.wirelen - (len(data) - len(bytes(tcp)))
-        yield Observation(
-            host,
-            meta.sec + meta.usec / 1e9,
-            _endpoint(packet.src, tcp.sport),
-            _endpoint(packet.dst, tcp.dport),
-            tcp.seq,
-            tcp.ack,
-            tuple(name for letter, name in FLAGS.items() if letter in str(tcp.flags)),
-            carried - 4 * tcp.dataofs,
-            tcp.window,
-            (packet.id if isinstance(packet, IP) else 0, _timestamp(tcp)),
-        )
+        whole = meta.wirelen - (len(data) - len(packet.original))
+        if found := _observation(host, at, packet, whole):
+            yield found
+
+
+def read_packet(host: str, at: float, data: bytes) -> Observation | None:
+    """The TCP segment in the head of an IP packet, if there is one."""
+    from scapy.layers.inet import IP
+    from scapy.layers.inet6 import IPv6
+
+    packet = IPv6(data) if data[:1] >= b"\x60" else IP(data)
+    return _observation(host, at, packet, len(data))
+
+
+def _observation(host: str, at: float, packet: Any, whole: int) -> Observation | None:
+    """What an IP packet carries, if it is TCP. `whole` is its length on the wire."""
+    from scapy.layers.inet import IP, TCP
+
+    tcp = packet.getlayer(TCP)
+    if tcp is None:
+        return None
+    carried = packet.len - 4 * packet.ihl if isinstance(packet, IP) else packet.plen
+    if carried <= 0:  # A super-segment beyond 64 KiB has no length of its own.
+        carried = whole - (len(packet.original) - len(tcp.original))
+    return Observation(
+        host,
+        at,
+        _endpoint(packet.src, tcp.sport),
+        _endpoint(packet.dst, tcp.dport),
+        tcp.seq,
+        tcp.ack,
+        tuple(name for letter, name in FLAGS.items() if letter in str(tcp.flags)),
+        carried - 4 * tcp.dataofs,
+        tcp.window,
+        (packet.id if isinstance(packet, IP) else 0, _timestamp(tcp)),
+    )
 
 
 def _timestamp(tcp: Any) -> int:
@@ -150,6 +184,7 @@ class Captures:
         self._unread: dict[str, bytearray] = defaultdict(bytearray)
         self._read: list[Observation] = []
         self._segments: list[Segment] | None = None
+        self._losses = 0
 
     @classmethod
     def load(cls, folder: Path) -> Captures:
@@ -164,35 +199,76 @@ class Captures:
         self._unread[host] += records
         self._segments = None
 
-    def segments(self, owners: Mapping[str, str], origin: float) -> list[Segment]:
-        """See `match`."""
-        if self._segments is None:
+    def segments(
+        self, owners: Mapping[str, str], origin: float, losses: Sequence[Loss] = ()
+    ) -> list[Segment]:
+        """See `match`. Losses are added to, never exchanged."""
+        if self._segments is None or len(losses) != self._losses:
             for host, records in self._unread.items():
                 self._read += read_packets(host, bytes(records))
             self._unread.clear()
-            self._segments = match(self._read, owners, origin)
+            self._segments = match(self._read, owners, origin, losses)
+            self._losses = len(losses)
         return self._segments
 
 
 def match(
-    observations: Iterable[Observation], owners: Mapping[str, str], origin: float
+    observations: Iterable[Observation],
+    owners: Mapping[str, str],
+    origin: float,
+    losses: Iterable[Loss] = (),
 ) -> list[Segment]:
     """Segments in order of time. `owners` tells the host of each address, `origin` is the run's
     beginning in CLOCK_REALTIME."""
+    seen, drops = _with_losses(list(observations), losses)
     waiting: dict[tuple[Any, ...], deque[int]] = defaultdict(deque)
-    found: list[tuple[Observation, float | None, float | None]] = []
-    for seen in sorted(observations, key=lambda o: o.at):
-        sent = owners.get(seen.source.rpartition(":")[0].strip("[]")) == seen.host
-        at = seen.at - origin
+    found: list[_Passage] = []
+    for index in sorted(range(len(seen)), key=lambda i: seen[i].at):
+        each, drop = seen[index], drops.get(index)
+        sent = _owner(each.source, owners) == each.host
+        at = each.at - origin
         if sent:
-            waiting[seen.key].append(len(found))
-            found.append((seen, at, None))
-        elif waiting[seen.key]:
-            index = waiting[seen.key].popleft()
-            found[index] = (found[index][0], found[index][1], at)
+            if drop is None:
+                waiting[each.key].append(len(found))
+            found.append(_Passage(each, at, None, drop))
+        elif waiting[each.key]:
+            passage = found[waiting[each.key].popleft()]
+            passage.arrived, passage.drop = None if drop is not None else at, drop
         else:
-            found.append((seen, None, at))
+            found.append(_Passage(each, None, at, drop))
     return list(_mark(found, owners))
+
+
+def _with_losses(
+    seen: list[Observation], losses: Iterable[Loss]
+) -> tuple[list[Observation], dict[int, int]]:
+    """All observations, and by which drop some were lost. Where a capture saw it too, it is that
+    observation, and else the report is one."""
+    drops: dict[int, int] = {}
+    alike: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    losses = list(losses)
+    for index, each in enumerate(seen) if losses else ():
+        alike[each.host, each.key].append(index)
+    for loss in losses:
+        lost = loss.observation
+        candidates = [i for i in alike[lost.host, lost.key] if i not in drops]
+        if candidates:
+            index = min(candidates, key=lambda i: abs(seen[i].at - lost.at))
+        else:
+            index = len(seen)
+            seen.append(lost)
+        drops[index] = loss.drop
+    return seen, drops
+
+
+@dataclass
+class _Passage:
+    """A segment on its way: when it left and arrived, in seconds of the run, and what lost it."""
+
+    seen: Observation
+    sent: float | None
+    arrived: float | None
+    drop: int | None
 
 
 @dataclass
@@ -205,13 +281,12 @@ class _Flow:
     peer_window: int | None = None
 
 
-def _mark(
-    found: Iterable[tuple[Observation, float | None, float | None]], owners: Mapping[str, str]
-) -> Iterator[Segment]:
+def _mark(found: Iterable[_Passage], owners: Mapping[str, str]) -> Iterator[Segment]:
     """Segments with relative numbers and what is special about each (as Wireshark's analysis:
     retransmission, duplicate ACK, zero window, zero window probe)."""
     flows: dict[tuple[str, str], _Flow] = {}
-    for seen, sent, arrived in found:
+    for passage in found:
+        seen = passage.seen
         there, back = (seen.source, seen.target), (seen.target, seen.source)
         flow = flows.get(there)
         if flow is None or ("SYN" in seen.flags and seen.seq != flow.first):
@@ -228,8 +303,8 @@ def _mark(
         bare = not seen.span and seen.flags == ("ACK",)
         position = (seen.ack, seen.window)
         yield Segment(
-            t=sent,
-            arrived=arrived,
+            t=passage.sent,
+            arrived=passage.arrived,
             sender=_owner(seen.source, owners),
             receiver=_owner(seen.target, owners),
             source=seen.source,
@@ -239,10 +314,11 @@ def _mark(
             flags=seen.flags,
             length=seen.length,
             window=seen.window,
-            retransmitted=bool(seen.span) and behind and not probe and sent is not None,
+            retransmitted=bool(seen.span) and behind and not probe and passage.sent is not None,
             duplicate_ack=bare and position == flow.last_ack,
             zero_window=seen.window == 0 and "RST" not in seen.flags and "SYN" not in seen.flags,
             probe=probe,
+            dropped=passage.drop,
         )
         end = (seen.seq + seen.span) % MODULUS
         if not probe and _before(flow.following, end):

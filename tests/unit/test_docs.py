@@ -24,6 +24,7 @@ from labctl.errors import LabctlError
 from labctl.history import KINDS, History
 from labctl.probes.sockets import State
 from labctl.runner import RunResult
+from labctl.steps import faults
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
@@ -111,6 +112,7 @@ MODIFIERS = set().union(*map(keys, steps.STEPS.values())) - steps.STEPS.keys()
         ("Processes", "key", keys(scenario.Process)),
         ("Calls", "call", set(peer().CALLS)),
         ("Steps", "verb", set(steps.STEPS)),
+        ("Drops", "key of a drop", keys(faults.DropPattern)),
         ("Modifiers", "modifier", MODIFIERS),
         ("Modifiers", "key", keys(steps.When)),
         ("Predicates", "subject", keys(predicates.Predicate)),
