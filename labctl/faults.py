@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from labctl.history import History, TallyEvent, TroubleEvent
+from labctl.probes.conversations import Conversation, Direction
+from labctl.probes.segments import MODULUS
 
 LOG_GROUP = 7
 """Of nfnetlink_log; each namespace has groups of its own."""
@@ -18,11 +20,14 @@ SNAP = 128
 """Bytes of a lost packet that are reported: IPv6 and TCP headers, with all options of TCP."""
 FLAG_BITS = {"FIN": 0x01, "SYN": 0x02, "RST": 0x04, "PSH": 0x08, "ACK": 0x10, "URG": 0x20}
 ALL_FLAGS = 0x3F
+FORGED_ID = 0x1AB
+"""The IPv4 identification of injected segments, so that captures can tell them from others."""
 DATA_OFFSETS = range(5, 16)
 """How many words a TCP header can have (RFC 9293, section 3.1)."""
 
 MENDS = {
     "nft": "install the package nftables, on a kernel with nf_tables",
+    "netem": "load the module sch_netem, and install iproute2",
 }
 """How to mend the lack of what only a host in place can tell about."""
 
@@ -33,6 +38,11 @@ class End:
 
     addresses: tuple[str, ...]
     port: int | None = None
+
+    def covers(self, end: str) -> bool:
+        """Whether an end of a connection is one of these."""
+        host, port = _address(end)
+        return host in self.addresses and self.port in (None, port)
 
 
 @dataclass(frozen=True)
@@ -109,6 +119,102 @@ def _sizes(compare: str) -> list[str]:
 
 def _chain(name: str, rules: Sequence[str]) -> list[str]:
     return [f"  chain {name} {{", *(f"    {rule}" for rule in rules), "  }"]
+
+
+@dataclass(frozen=True)
+class Position:
+    """A sequence number: `offset` from the connection's first one, or, where `ahead`, from the one
+    that its end would send next."""
+
+    offset: int = 0
+    ahead: bool = True
+
+    def __str__(self) -> str:
+        if not self.ahead:
+            return str(self.offset)
+        return f"next{self.offset:+d}" if self.offset else "next"
+
+
+@dataclass(frozen=True)
+class Forgery:
+    """A segment to inject into a connection, as if one of its ends had sent it."""
+
+    flags: tuple[str, ...]
+    seq: Position = Position()
+    ack: Position = Position()
+    payload: str = ""
+
+    def forge(self, connection: Conversation, source: str) -> tuple[int, int, bytes]:
+        """Its sequence and acknowledgement numbers, which count from the connection's first ones,
+        and the IP packet. `source` is the end that is to have sent it, which has sent some before.
+
+        Window and timestamps (RFC 7323) are those that the end sent last: so the receiver has no
+        reason to take it for an old one, unless the connection is one."""
+        from scapy.layers.inet import IP, TCP
+        from scapy.layers.inet6 import IPv6
+
+        (target,) = (end for end in connection.ends if end != source)
+        mine, other = connection.sent[source], connection.sent.get(target, Direction(0, 0))
+        seq = _number(self.seq, mine)
+        ack = _number(self.ack, other) if "ACK" in self.flags else 0
+        here, there = _address(source), _address(target)
+        header = (
+            IPv6(src=here[0], dst=there[0])
+            if ":" in here[0]
+            else IP(src=here[0], dst=there[0], id=FORGED_ID, flags="DF")
+        )
+        tcp = TCP(
+            sport=here[1],
+            dport=there[1],
+            seq=(mine.first + seq) % MODULUS,
+            ack=(other.first + ack) % MODULUS if "ACK" in self.flags else 0,
+            flags=sum(FLAG_BITS[flag] for flag in self.flags),
+            window=mine.window,
+            options=[("NOP", None)] * 2 + [("Timestamp", mine.timestamps)]
+            if mine.timestamps
+            else [],
+        )
+        return seq, ack, bytes(header / tcp / self.payload.encode())
+
+    def __str__(self) -> str:
+        words = [*self.flags, f"seq {self.seq}"]
+        words += [f"ack {self.ack}"] if "ACK" in self.flags else []
+        words += [f"len {len(self.payload.encode())}"] if self.payload else []
+        return " ".join(words)
+
+
+def _number(position: Position, direction: Direction) -> int:
+    start = direction.following - direction.first if position.ahead else 0
+    return (start + position.offset) % MODULUS
+
+
+def _address(end: str) -> tuple[str, int]:
+    host, _, port = end.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+@dataclass(frozen=True)
+class Netem:
+    """What a link does to all that its host sends, by tc-netem(8). Delay is in seconds, `rate` as
+    tc has it, the others are percentages."""
+
+    delay: float | None = None
+    loss: float | None = None
+    rate: str | None = None
+    reorder: float | None = None
+    duplicate: float | None = None
+
+    @property
+    def words(self) -> list[str]:
+        """For tc; none where the link is to be as it was."""
+        found = [] if self.delay is None else ["delay", f"{self.delay * 1e6:.0f}us"]
+        for name in ("loss", "duplicate", "reorder"):
+            value = getattr(self, name)
+            found += [] if value is None else [name, f"{value:g}%"]
+        return found + ([] if self.rate is None else ["rate", self.rate])
+
+    def __str__(self) -> str:
+        return " ".join(self.words) or "as it was"
 
 
 def tallied(

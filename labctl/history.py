@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 from labctl.errors import UsageError
-from labctl.probes.segments import Captures, Loss, Segment, read_packet
+from labctl.probes.segments import Captures, Injection, Loss, Observation, Segment, read_packet
 from labctl.probes.sockets import Socket, lab_sockets, parse_ss
 
 
@@ -158,14 +158,25 @@ class StateEvent(Event):
 
 
 @dataclass(frozen=True)
-class LossEvent(Event):
-    """A host lost a segment on purpose: the step with the drop, and the head of the IP packet, in
+class PacketEvent(Event):
+    """What a host did with a packet. `data` is the packet or its head, from the IP header on, in
     base64."""
 
-    kind = "loss"
     host: str
-    drop: int
     data: str
+
+    @cached_property
+    def observation(self) -> Observation | None:
+        """The TCP segment in it, at `t`."""
+        return read_packet(self.host, self.t, base64.b64decode(self.data))
+
+
+@dataclass(frozen=True)
+class LossEvent(PacketEvent):
+    """A host lost a segment on purpose, by the drop of that step."""
+
+    kind = "loss"
+    drop: int
 
 
 @dataclass(frozen=True)
@@ -176,6 +187,15 @@ class TallyEvent(Event):
     host: str
     drop: int
     lost: int
+
+
+@dataclass(frozen=True)
+class InjectEvent(PacketEvent):
+    """A host was made to send a segment, whose numbers count from its connection's first ones."""
+
+    kind = "inject"
+    seq: int
+    ack: int
 
 
 @dataclass(frozen=True)
@@ -202,6 +222,7 @@ KINDS: dict[str, type[Event]] = {
         StateEvent,
         LossEvent,
         TallyEvent,
+        InjectEvent,
         TroubleEvent,
     )
 }
@@ -260,6 +281,7 @@ class History:
         self.processes: dict[str, ProcessState] = {}
         self.trouble: dict[tuple[str, str], TroubleEvent] = {}
         self.losses: list[LossEvent] = []
+        self.injected: list[InjectEvent] = []
         self.tallies: dict[tuple[str, int], int] = {}
         self.step = -1  # the index of the last one that began
         self._captured = 0.0
@@ -291,6 +313,8 @@ class History:
                 self._counters[event.host] = dict(event.values)
             case LossEvent():
                 self.losses.append(event)
+            case InjectEvent():
+                self.injected.append(event)
             case TallyEvent():
                 self.tallies[event.host, event.drop] = event.lost
             case TroubleEvent():
@@ -311,16 +335,11 @@ class History:
         if self.lab is None:
             return []
         owners = {a: n.partition(".")[0] for n, a in self.lab.addresses.items()}
-        found = self.captures.segments(owners, self.lab.epoch, self._lost(self.lab.epoch))
+        epoch = self.lab.epoch
+        losses = [Loss(e.drop, o) for e in self.losses if (o := _since(e, epoch))]
+        injected = [Injection(e.seq, e.ack, o) for e in self.injected if (o := _since(e, epoch))]
+        found = self.captures.segments(owners, epoch, losses, injected)
         return [segment for segment in found if segment.time <= self.now]
-
-    def _lost(self, epoch: float) -> list[Loss]:
-        """The lost segments, as their hosts reported them."""
-        packets = (
-            (loss.drop, read_packet(loss.host, epoch + loss.t, base64.b64decode(loss.data)))
-            for loss in self.losses
-        )
-        return [Loss(drop, packet) for drop, packet in packets if packet]
 
     def growth(self, host: str, counter: str) -> int | None:
         """By how much a counter grew since the run began; None where the kernel has none so named
@@ -337,3 +356,9 @@ class History:
         """The addresses that a name stands for: a host's bare name for all of them."""
         known = self.lab.addresses if self.lab else {}
         return {a for n, a in known.items() if n == name or n.startswith(f"{name}.")}
+
+
+def _since(event: PacketEvent, epoch: float) -> Observation | None:
+    """The segment of an event, dated as captures date theirs."""
+    seen = event.observation
+    return dataclasses.replace(seen, at=seen.at + epoch) if seen else None

@@ -22,6 +22,7 @@ from labctl.backends import (
     HostLink,
     Lack,
     Message,
+    MissingHere,
     address_names,
     hosts_text,
 )
@@ -59,13 +60,6 @@ TRACER = "the tracer"
 SETTLING = 0.25
 """What "now" means to an expectation: an acknowledgement may be delayed by 200 ms (TCP_DELACK_MAX
 in include/net/tcp.h; RFC 9293, section 3.8.6.3 allows 500), and a state may hang on it."""
-
-
-class MissingHere(Exception):
-    """This kernel or machine lacks what the scenario is about."""
-
-    def __init__(self, lack: Lack) -> None:
-        super().__init__(f"{lack.reason}; {lack.mend}")
 
 
 @dataclass(frozen=True)
@@ -325,13 +319,10 @@ class Lab:
             raise LabError(f"{host}: can't set {key} to {values[key]!r}: {reason}")
 
     def fault(self, host: str, verb: str, **details: Any) -> Message:
-        """Has a host do a method of Faults (images/host/faults.py); returns what that returns."""
-        return self._ask(host, {"do": "fault", "verb": verb, **details})
-
-    def tally(self, host: str, counts: Mapping[str, int]) -> None:
-        """Records how many segments each drop of a host has lost so far."""
-        for event in tallied(self.history, self.now(), host, counts):
-            self.emit(event)
+        """Has a host do a method of Faults (images/host/faults.py); returns what that returns, and
+        when it began, as `t`."""
+        answer = self._ask(host, {"do": "fault", "verb": verb, **details})
+        return {**answer, "t": answer["t"] - self._origin}
 
     def look(self, hosts: Iterable[str] | None = None, caption: str | None = None) -> None:
         """Has every host, or some, report its sockets and counters now."""
@@ -354,7 +345,8 @@ class Lab:
             if answer["dropped"]:
                 text = f"{answer['dropped']} packets were not captured"
                 self.emit(TroubleEvent(self.now(), host, "capture", text))
-            self.tally(host, answer["lost"])
+            for event in tallied(self.history, self.now(), host, answer["lost"]):
+                self.emit(event)
 
     def wait(self, predicate: Predicate, within: Within, since: str | None) -> Outcome:
         """Polls until a predicate holds; the upper bound counts from a label, or from now."""

@@ -24,7 +24,7 @@ from labctl.backends import BACKENDS, CAPABILITIES, HostSpec, ProcessSpec
 from labctl.document import REFERENCE, Document, Expanded, Path_, read_scalar
 from labctl.errors import Mistake, ScenarioError, UsageError
 from labctl.predicates import Claim, Predicate
-from labctl.steps import NOT_YET, STEPS, Step
+from labctl.steps import STEPS, Step
 from labctl.values import (
     HOST_NAME,
     MAX_ADDRESSES,
@@ -110,9 +110,6 @@ def _step(value: Any, handler: Any, info: ValidationInfo) -> Step:
         return value
     if not isinstance(value, Mapping):
         raise problem(f"a step is a mapping with one verb ({', '.join(STEPS)}), not {shown(value)}")
-    for verb, subject in NOT_YET.items():
-        if verb in value:
-            raise problem(f"{verb!r} is not supported yet: {subject} later work", key=verb)
     verbs = [key for key in value if key in STEPS]
     if len(verbs) > 1:
         raise problem(f"one verb a step, not {' and '.join(verbs)}; make it two steps")
@@ -418,8 +415,8 @@ def _case(
     implied = {"images" for spec in processes if spec.image}
     implied |= {"uids" for spec in processes if spec.uid}
     for step in written.steps:
-        if step.need and not (step.when and step.when.excludes(variant)):
-            implied.add(step.need)
+        if not (step.when and step.when.excludes(variant)):
+            implied |= step.needs
     return Scenario(
         name=name,
         source=file,

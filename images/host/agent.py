@@ -194,6 +194,11 @@ class Capture:
             self.frame = (self.frame + 1) % FRAMES
         return b"".join(records)
 
+    def revive(self):
+        """Takes note that the interface went down, if it did: until then the socket counts as
+        readable. It goes on when the interface is up again."""
+        self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
     def dropped(self):
         """How many packets found no room since the last call."""
         found = self.socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
@@ -252,6 +257,7 @@ class Agent:
     def read_packets(self):
         """Reports the packets that were captured since the last time."""
         if self.capture:
+            self.capture.revive()
             packets = self.capture.read()
             if packets:
                 emit(kind="packets", t=time.monotonic(), data=base64.b64encode(packets).decode())
@@ -366,9 +372,9 @@ def do_exec(agent, ident, command):
 
 
 def do_fault(agent, ident, verb, **details):
-    """Does what a method of Faults does."""
-    answer = getattr(agent.faults, verb)(**details)
-    emit(kind="reply", id=ident, t=time.monotonic(), **answer)
+    """Does what a method of Faults does. `t` in the reply is when it began."""
+    t = time.monotonic()
+    emit(kind="reply", id=ident, t=t, **getattr(agent.faults, verb)(**details))
 
 
 COMMANDS = {

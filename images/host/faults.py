@@ -1,4 +1,4 @@
-"""What the agent does to its host's traffic: segments that are lost.
+"""What the agent does to its host's traffic: what is lost, late, cut off, or sent by nobody.
 
 A drop is an nftables table of its own. It counts what it loses, and has the kernel report each
 lost packet (nfnetlink_log): captures can't tell, since packet(7) comes before the input hook and
@@ -24,6 +24,8 @@ ERROR_LENGTH = 20
 TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 
 TABLE = "inet labctl_drop_%d"  # as labctl/faults.py names them
+INTERFACE = "eth0"
+KEEP_ADDRESSES = "/proc/sys/net/ipv6/conf/%s/keep_addr_on_down" % INTERFACE
 COUNTED = re.compile(r"labctl_drop_(\d+) \{\s+counter lost \{\s+packets (\d+) ")
 
 
@@ -36,7 +38,7 @@ def run(command, text=""):
         raise OSError("%s is not on the PATH" % command[0]) from exc
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no reason given"]
-        raise OSError("%s: %s" % (command[0], said[0]))
+        raise OSError("%s: %s" % (command[0], said[0].rstrip(".")))
     return done.stdout.decode("utf-8", "replace")
 
 
@@ -114,6 +116,7 @@ class Faults:
         self.emit = emit
         self.log = None
         self.drops = []
+        self.shaped = False
 
     def report(self):
         """Reports the packets that were lost since the last time."""
@@ -152,6 +155,39 @@ class Faults:
         self.drops = [number for number in self.drops if number not in mine]
         return {"lost": lost}
 
+    def link(self, up):
+        """Takes the interface up, or down; its addresses stay."""
+        if not up:
+            try:
+                with open(KEEP_ADDRESSES, "w") as file:
+                    file.write("1")
+            except FileNotFoundError:
+                pass  # no IPv6 here, or an old kernel
+        run(["ip", "link", "set", INTERFACE, "up" if up else "down"])
+        return {}
+
+    def shape(self, netem):
+        """Has the interface's queue delay, lose or double what leaves, or leave it alone again."""
+        queue = ["dev", INTERFACE, "root"]
+        if netem:
+            run(["tc", "qdisc", "replace", *queue, "netem", *netem])
+        elif self.shaped:
+            run(["tc", "qdisc", "delete", *queue])
+        self.shaped = bool(netem)
+        return {}
+
+    def inject(self, data):
+        """Sends an IP packet as it is."""
+        packet = base64.b64decode(data)
+        if packet[0] >> 4 == 6:
+            family, target = socket.AF_INET6, socket.inet_ntop(socket.AF_INET6, packet[24:40])
+        else:
+            family, target = socket.AF_INET, socket.inet_ntoa(packet[16:20])
+        sender = socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW)
+        sender.sendto(packet, (target, 0))
+        sender.close()
+        return {}
+
     def probe(self, what):
         """Says what of these can't be had here, and why."""
         missing = {}
@@ -175,4 +211,10 @@ def probe_nft():
     run(["nft", "-c", "-f", "-"], "table inet labctl_probe {\n%s\n}\n" % chain)
 
 
-PROBES = {"nft": probe_nft}
+def probe_netem():
+    """Raises OSError where netem can't be had: the kernel's, or the program."""
+    run(["tc", "qdisc", "replace", "dev", "lo", "root", "netem", "delay", "1ms"])
+    run(["tc", "qdisc", "delete", "dev", "lo", "root"])
+
+
+PROBES = {"nft": probe_nft, "netem": probe_netem}

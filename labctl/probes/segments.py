@@ -15,7 +15,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 FLAGS = {"S": "SYN", "F": "FIN", "R": "RST", "P": "PSH", "A": "ACK", "U": "URG"}
 MODULUS = 1 << 32
@@ -27,7 +27,7 @@ FILE_HEADER = bytes.fromhex("4d3cb2a102000400000000000000000000000400") + bytes(
 class Observation:
     """A segment as one host's capture has it. `at` is CLOCK_REALTIME in seconds; `mark` are the
     packet's IPv4 identification and TCP timestamp (RFC 7323), by which a retransmission differs
-    from what it repeats."""
+    from what it repeats; `timestamps` are TSval and TSecr, where it has them."""
 
     host: str
     at: float
@@ -39,6 +39,7 @@ class Observation:
     length: int
     window: int
     mark: tuple[int, int] = (0, 0)
+    timestamps: tuple[int, int] | None = None
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -63,12 +64,22 @@ class Loss:
 
 
 @dataclass(frozen=True, slots=True)
+class Injection:
+    """A segment that a host was made to send, and its numbers in the connection it is meant for."""
+
+    seq: int
+    ack: int
+    observation: Observation
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
     """One segment, from the host that sent it to the one that it was for.
 
     `t` is when it left and `arrived` when it came, in seconds of the run; either is None where no
     capture saw it. `seq` and `ack` count from the connection's first ones, as Wireshark shows them.
-    `dropped` is the index of the step that lost it.
+    `base` is what they count from. `dropped` is the index of the step that lost it; what is
+    `forged`, a step sent.
     """
 
     t: float | None
@@ -87,6 +98,14 @@ class Segment:
     zero_window: bool = False
     probe: bool = False
     dropped: int | None = None
+    forged: bool = False
+    base: tuple[int, int] = (0, 0)
+    timestamps: tuple[int, int] | None = None
+
+    @property
+    def injected(self) -> bool:
+        """Whether a step sent it, or nobody in the lab."""
+        return self.forged or self.t is None
 
     @property
     def lost(self) -> bool:
@@ -110,6 +129,7 @@ class Segment:
             "zero window": self.zero_window,
             "window probe": self.probe,
             "lost": self.lost,
+            "injected": self.injected,
         }
         return " ".join(words + [f"[{mark}]" for mark, present in marks.items() if present])
 
@@ -155,6 +175,7 @@ def _observation(host: str, at: float, packet: Any, whole: int) -> Observation |
     carried = packet.len - 4 * packet.ihl if isinstance(packet, IP) else packet.plen
     if carried <= 0:  # A super-segment beyond 64 KiB has no length of its own.
         carried = whole - (len(packet.original) - len(tcp.original))
+    timestamps = next((value for name, value in tcp.options if name == "Timestamp"), None)
     return Observation(
         host,
         at,
@@ -165,12 +186,9 @@ def _observation(host: str, at: float, packet: Any, whole: int) -> Observation |
         tuple(name for letter, name in FLAGS.items() if letter in str(tcp.flags)),
         carried - 4 * tcp.dataofs,
         tcp.window,
-        (packet.id if isinstance(packet, IP) else 0, _timestamp(tcp)),
+        (packet.id if isinstance(packet, IP) else 0, timestamps[0] if timestamps else 0),
+        timestamps,
     )
-
-
-def _timestamp(tcp: Any) -> int:
-    return next((value[0] for name, value in tcp.options if name == "Timestamp"), 0)
 
 
 def _endpoint(host: str, port: int) -> str:
@@ -184,7 +202,7 @@ class Captures:
         self._unread: dict[str, bytearray] = defaultdict(bytearray)
         self._read: list[Observation] = []
         self._segments: list[Segment] | None = None
-        self._losses = 0
+        self._extra: tuple[int, int] | None = None
 
     @classmethod
     def load(cls, folder: Path) -> Captures:
@@ -200,15 +218,20 @@ class Captures:
         self._segments = None
 
     def segments(
-        self, owners: Mapping[str, str], origin: float, losses: Sequence[Loss] = ()
+        self,
+        owners: Mapping[str, str],
+        origin: float,
+        losses: Sequence[Loss] = (),
+        injections: Sequence[Injection] = (),
     ) -> list[Segment]:
-        """See `match`. Losses are added to, never exchanged."""
-        if self._segments is None or len(losses) != self._losses:
+        """See `match`. Losses and injections are added to, never exchanged."""
+        extra = len(losses), len(injections)
+        if self._segments is None or extra != self._extra:
             for host, records in self._unread.items():
                 self._read += read_packets(host, bytes(records))
             self._unread.clear()
-            self._segments = match(self._read, owners, origin, losses)
-            self._losses = len(losses)
+            self._segments = match(self._read, owners, origin, losses, injections)
+            self._extra = extra
         return self._segments
 
 
@@ -217,20 +240,24 @@ def match(
     owners: Mapping[str, str],
     origin: float,
     losses: Iterable[Loss] = (),
+    injections: Iterable[Injection] = (),
 ) -> list[Segment]:
     """Segments in order of time. `owners` tells the host of each address, `origin` is the run's
     beginning in CLOCK_REALTIME."""
-    seen, drops = _with_losses(list(observations), losses)
+    seen = list(observations)
+    drops = _place(losses, seen)
+    forged = _place(injections, seen)
     waiting: dict[tuple[Any, ...], deque[int]] = defaultdict(deque)
     found: list[_Passage] = []
     for index in sorted(range(len(seen)), key=lambda i: seen[i].at):
-        each, drop = seen[index], drops.get(index)
+        each = seen[index]
+        drop = drops[index].drop if index in drops else None
         sent = _owner(each.source, owners) == each.host
         at = each.at - origin
         if sent:
             if drop is None:
                 waiting[each.key].append(len(found))
-            found.append(_Passage(each, at, None, drop))
+            found.append(_Passage(each, at, None, drop, forged.get(index)))
         elif waiting[each.key]:
             passage = found[waiting[each.key].popleft()]
             passage.arrived, passage.drop = None if drop is not None else at, drop
@@ -239,36 +266,39 @@ def match(
     return list(_mark(found, owners))
 
 
-def _with_losses(
-    seen: list[Observation], losses: Iterable[Loss]
-) -> tuple[list[Observation], dict[int, int]]:
-    """All observations, and by which drop some were lost. Where a capture saw it too, it is that
-    observation, and else the report is one."""
-    drops: dict[int, int] = {}
+Reported = TypeVar("Reported", Loss, Injection)
+
+
+def _place(reports: Iterable[Reported], seen: list[Observation]) -> dict[int, Reported]:
+    """Which observation each report is about, by its index: what the same host captured at about
+    that time, and else the report itself, which joins the observations."""
+    placed: dict[int, Reported] = {}
     alike: dict[tuple[Any, ...], list[int]] = defaultdict(list)
-    losses = list(losses)
-    for index, each in enumerate(seen) if losses else ():
+    reports = list(reports)
+    for index, each in enumerate(seen) if reports else ():
         alike[each.host, each.key].append(index)
-    for loss in losses:
-        lost = loss.observation
-        candidates = [i for i in alike[lost.host, lost.key] if i not in drops]
+    for report in reports:
+        told = report.observation
+        candidates = [i for i in alike[told.host, told.key] if i not in placed]
         if candidates:
-            index = min(candidates, key=lambda i: abs(seen[i].at - lost.at))
+            index = min(candidates, key=lambda i: abs(seen[i].at - told.at))
         else:
             index = len(seen)
-            seen.append(lost)
-        drops[index] = loss.drop
-    return seen, drops
+            seen.append(told)
+        placed[index] = report
+    return placed
 
 
 @dataclass
 class _Passage:
-    """A segment on its way: when it left and arrived, in seconds of the run, and what lost it."""
+    """A segment on its way: when it left and arrived, in seconds of the run, and what a step had to
+    do with that."""
 
     seen: Observation
     sent: float | None
     arrived: float | None
     drop: int | None
+    injection: Injection | None = None
 
 
 @dataclass
@@ -287,6 +317,9 @@ def _mark(found: Iterable[_Passage], owners: Mapping[str, str]) -> Iterator[Segm
     flows: dict[tuple[str, str], _Flow] = {}
     for passage in found:
         seen = passage.seen
+        if passage.injection:
+            yield _forged(passage, passage.injection, owners)
+            continue
         there, back = (seen.source, seen.target), (seen.target, seen.source)
         flow = flows.get(there)
         if flow is None or ("SYN" in seen.flags and seen.seq != flow.first):
@@ -319,6 +352,8 @@ def _mark(found: Iterable[_Passage], owners: Mapping[str, str]) -> Iterator[Segm
             zero_window=seen.window == 0 and "RST" not in seen.flags and "SYN" not in seen.flags,
             probe=probe,
             dropped=passage.drop,
+            base=(flow.first, other.first if other else 0),
+            timestamps=seen.timestamps,
         )
         end = (seen.seq + seen.span) % MODULUS
         if not probe and _before(flow.following, end):
@@ -326,6 +361,27 @@ def _mark(found: Iterable[_Passage], owners: Mapping[str, str]) -> Iterator[Segm
         flow.last_ack = position if bare else None
         if other is not None and "ACK" in seen.flags:
             other.peer_window = seen.window
+
+
+def _forged(passage: _Passage, injection: Injection, owners: Mapping[str, str]) -> Segment:
+    """An injected segment: it is no part of what its connection's ends have sent."""
+    seen = passage.seen
+    return Segment(
+        t=passage.sent,
+        arrived=passage.arrived,
+        sender=_owner(seen.source, owners),
+        receiver=_owner(seen.target, owners),
+        source=seen.source,
+        target=seen.target,
+        seq=injection.seq,
+        ack=injection.ack,
+        flags=seen.flags,
+        length=seen.length,
+        window=seen.window,
+        dropped=passage.drop,
+        forged=True,
+        timestamps=seen.timestamps,
+    )
 
 
 def _closes(seen: Observation) -> bool:

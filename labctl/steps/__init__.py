@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from labctl.calls import parse_calls
 from labctl.predicates import Claim, Predicate
 from labctl.steps.base import Outcome, Step, StepFailed, When
-from labctl.steps.faults import Drop, Heal
+from labctl.steps.faults import Cut, Drop, Heal, Inject, Join, Net
 from labctl.values import (
     Calls,
     Duration,
@@ -28,7 +28,7 @@ from labctl.values import (
 if TYPE_CHECKING:
     from labctl.lab import Lab
 
-__all__ = ["DEFAULT_WITHIN", "NOT_YET", "STEPS", "Outcome", "Step", "StepFailed", "Wait", "When"]
+__all__ = ["DEFAULT_WITHIN", "STEPS", "Outcome", "Step", "StepFailed", "Wait", "When"]
 
 STOP_PATIENCE = 10.0
 DEFAULT_WITHIN = Within(0.0, 5.0)
@@ -259,6 +259,10 @@ STEPS: dict[str, type[Step]] = {
         Sysctl,
         Drop,
         Heal,
+        Net,
+        Cut,
+        Join,
+        Inject,
         Snapshot,
         Wait,
         Expect,
@@ -266,11 +270,3 @@ STEPS: dict[str, type[Step]] = {
         Note,
     )
 }
-
-NOT_YET = {
-    "net": "network emulation is",
-    "cut": "cutting links is",
-    "join": "cutting links is",
-    "inject": "crafting segments is",
-}
-"""Verbs of the language that this version does not do, with the subject of the refusal."""

@@ -88,8 +88,6 @@ class Step(Model):
     """One verb, and the modifiers that every verb takes."""
 
     verb: ClassVar[str]
-    need: ClassVar[str | None] = None
-    """The capability that it takes, if any."""
     as_: Label | None = Field(None, alias="as")
     when: When | None = None
 
@@ -105,6 +103,11 @@ class Step(Model):
     def in_the_end(self, index: int) -> Claims | None:
         """What it claims of the whole run, as its step number `index`."""
         return None
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The capabilities that it takes."""
+        return frozenset()
 
     @property
     def starts(self) -> list[str]:

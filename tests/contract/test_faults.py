@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl.history import LossEvent, TallyEvent
+from labctl.history import CallEvent, LossEvent, ProcessEvent, TallyEvent, TroubleEvent
 from labctl.runner import RunResult
 from labctl.workflow import run_case
 from tests.fake import Silent, scenario
@@ -182,3 +182,130 @@ def test_healed_by_name_and_all(backend: str, tmp_path: Path) -> None:
         tmp_path,
     )
     passes(found)
+
+
+# --- Links ----------------------------------------------------------------------------------------
+
+
+@every_backend
+@pytest.mark.parametrize("family", [V4, V6], ids=["v4", "v6"])
+def test_cut_and_joined(backend: str, family: dict[str, str], tmp_path: Path) -> None:
+    """What was sent meanwhile is lost and sent again; captures go on."""
+    found = run(
+        """
+  - cut: client
+    as: cut
+  - call: {server: 'send "hello"', client: recv 5}
+  - wait: {segments: {from: server, flags: data, lost: true}}
+  - expect: {process: {client: {call: {connect: ok}}}}
+  - join: client
+    as: joined
+  - wait: {process: {client: {call: {recv: ok}}}}
+    since: joined
+    within: 20s
+  - call: {client: 'send "answer"', server: recv 6}
+  - wait: {process: {server: {call: {recv: ok}}}}
+expect:
+  - segments: {from: server, flags: data, lost: true}
+  - segments: {from: server, flags: data, retransmitted: true, lost: false}
+  - segments: {from: client, flags: data, lost: false, since: joined}
+""",
+        backend,
+        tmp_path,
+        family,
+    )
+    passes(found)
+    assert not [e for e in found.history.events if isinstance(e, TroubleEvent)]
+
+
+@every_backend
+def test_a_slow_link(backend: str, tmp_path: Path) -> None:
+    """Or none at all, where the kernel has no netem: before any process has started."""
+    steps = """
+  - net: {server: {delay: 200ms}}
+    as: slow
+  - call: {server: 'send "hello"', client: recv 5}
+  - wait: {process: {client: {call: {recv: ok}}}}
+    since: slow
+    within: 200ms..5s
+  - heal: all
+    as: healed
+  - call: {server: 'send "hello"', client: recv 5}
+  - wait: {process: {client: {call: {recv: ok}}}}
+"""
+    hosts = HOSTS.replace("${family}", "tcp").replace("${suffix}", "")
+    found = run_case(scenario(hosts + steps), backend, Silent(), lambda text: None, tmp_path)
+    if found.result != "skip":
+        passes(found)
+    else:
+        assert str(found.reason).endswith("load the module sch_netem, and install iproute2")
+        assert not [e for e in found.history.events if isinstance(e, ProcessEvent)]
+
+
+# --- Injections -----------------------------------------------------------------------------------
+
+
+@every_backend
+@pytest.mark.parametrize("family", [V4, V6], ids=["v4", "v6"])
+def test_a_reset_ends_a_time_wait(backend: str, family: dict[str, str], tmp_path: Path) -> None:
+    """RFC 1337: at exactly the next sequence number, and only there."""
+    found = run(
+        """
+  - sysctl: {server: {net.ipv4.tcp_rfc1337: 0}}
+  - call: {server: close}
+  - wait: {sockets: {client: CLOSE-WAIT}}
+  - call: {client: close}
+  - wait: {sockets: {server: TIME-WAIT, client: none}}
+  - inject: {from: client, to: "server:8000", flags: RST, seq: next+1}
+  - sleep: 100ms
+  - expect: {sockets: {server: TIME-WAIT}}
+  - inject: {from: client, to: server, flags: RST}
+  - wait: {sockets: {server: none}}
+    within: 2s
+expect:
+  - segments: {from: client, flags: RST, injected: true, lost: false, count: 2}
+  - segments: {from: client, flags: RST, count: 0}
+""",
+        backend,
+        tmp_path,
+        family,
+    )
+    passes(found)
+
+
+@every_backend
+def test_injected_data_is_read(backend: str, tmp_path: Path) -> None:
+    """In a connection with timestamps, by a receiver that checks them."""
+    found = run(
+        """
+  - call: {client: 'send "hello "', server: recv 6}
+  - wait: {process: {server: {call: {recv: ok}}}}
+  - inject: {from: client, to: server, flags: [PSH, ACK], payload: intruder}
+  - call: {server: recv 8}
+  - wait: {process: {server: {call: {recv: ok}}}}
+expect:
+  - counters: {server: {TcpExtPAWSEstab: 0}}
+  - segments: {from: client, data: true, injected: true, count: 1}
+  - segments: {from: client, data: true, count: 1}
+""",
+        backend,
+        tmp_path,
+    )
+    passes(found)
+    calls = [e for e in found.history.events if isinstance(e, CallEvent) and e.phase == "done"]
+    assert [e.data for e in calls if e.process == "server" and e.name == "recv"][-1] == "intruder"
+
+
+@every_backend
+def test_nothing_to_inject_into(backend: str, tmp_path: Path) -> None:
+    found = run(
+        """
+  - inject: {from: client, to: server, flags: RST, connection: 2}
+  - note: not reached
+""",
+        backend,
+        tmp_path,
+    )
+    assert found.result == "fail"
+    assert found.verdicts[-1].expected == ("a connection number 2 in which client sent to server")
+    assert found.verdicts[-1].actual == "1 of them"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labctl.backends import address_names
-from labctl.faults import FLAG_BITS, Drop, End, tallied
+from labctl.faults import FLAG_BITS, Drop, End, Forgery, Netem, Position, tallied
 from labctl.history import History, LabEvent, TallyEvent, TroubleEvent
 from labctl.predicates.lost import Lost
+from labctl.probes.conversations import Conversation, conversations
+from labctl.probes.segments import MODULUS, Injection, Observation, match, read_packet
 from tests.conftest import no_namespaces
 from tests.fake import FakeBackend, play, scenario
-from tests.unit.test_segments import HANDSHAKE, both, one, record
+from tests.unit.test_segments import CLIENT as CLIENT_END
+from tests.unit.test_segments import EPOCH, HANDSHAKE, OWNERS, both, one, record, segments
 
 SERVER = End(("198.18.0.2", "fd00::2"), 8000)
 CLIENT = End(("198.18.0.3", "fd00::3"))
@@ -193,3 +197,115 @@ def test_every_family_has_its_names() -> None:
     history = History([LabEvent(0.0, "", "fake", {}, names)])
     assert history.addresses("server") == {"198.18.0.2", "fd00::2"}
     assert history.addresses("server.v6") == {"fd00::2"}
+
+
+# --- Links ----------------------------------------------------------------------------------------
+
+
+def test_what_tc_is_told() -> None:
+    assert Netem().words == []
+    assert Netem(delay=0.05, loss=1.5).words == ["delay", "50000us", "loss", "1.5%"]
+    assert Netem(delay=0.0001, rate="1mbit", reorder=25, duplicate=100).words == [
+        "delay", "100us", "duplicate", "100%", "reorder", "25%", "rate", "1mbit"
+    ]  # fmt: skip
+
+
+# --- Injections -----------------------------------------------------------------------------------
+
+TALK = [*HANDSHAKE, one(0.4, "client PSH ACK 1001 7001 len 5", window=77)]
+LATER = [
+    one(5.1, "client SYN 900000 0"), one(5.2, "server SYN ACK 400000 900001"),
+    one(5.3, "client ACK 900001 400001"),
+]  # fmt: skip
+
+
+def connection(*observations: Observation) -> Conversation:
+    return conversations(segments(*both(*observations)))[-1]
+
+
+@pytest.mark.parametrize(
+    ("seq", "ack", "expected"),
+    [
+        (Position(), Position(), (1006, 7001)),
+        (Position(2), Position(-1), (1008, 7000)),
+        (Position(0, ahead=False), Position(9, ahead=False), (1000, 7009)),
+        (Position(-1006), Position(), (0, 7001)),
+        (Position(-1007), Position(), (MODULUS - 1, 7001)),
+    ],
+)
+def test_numbers_count_from_where_they_say(
+    seq: Position, ack: Position, expected: tuple[int, int]
+) -> None:
+    forgery = Forgery(("PSH", "ACK"), seq, ack, "intruder")
+    relative, acknowledged, data = forgery.forge(connection(*TALK), CLIENT_END)
+    found = read_packet("client", 0.0, data)
+    assert found
+    assert (found.seq, found.ack) == expected
+    assert ((relative + 1000) % MODULUS, (acknowledged + 7000) % MODULUS) == expected
+    assert (found.flags, found.length, found.window) == (("PSH", "ACK"), 8, 77)
+
+
+def test_an_old_connection_has_its_old_numbers() -> None:
+    old, new = conversations(segments(*both(*TALK, *LATER)))
+    assert old.ends == new.ends
+    assert [Forgery(("RST",)).forge(c, CLIENT_END)[0] for c in (old, new)] == [6, 1]
+    packets = [Forgery(("RST",)).forge(c, CLIENT_END)[2] for c in (old, new)]
+    assert [o.seq for p in packets if (o := read_packet("client", 0.0, p))] == [1006, 900001]
+
+
+def test_a_repeated_syn_begins_nothing() -> None:
+    again = [one(0.05, "client SYN 1000 0", mark=9), *HANDSHAKE]
+    assert len(conversations(segments(*both(*again)))) == 1
+
+
+@given(st.integers(0, MODULUS - 1), st.integers(0, MODULUS - 1), st.integers(0, 1000))
+def test_what_follows_is_right_wherever_numbers_begin(client: int, server: int, size: int) -> None:
+    observations = [
+        one(0.1, f"client SYN {client} 0"),
+        one(0.2, f"server SYN ACK {server} {client + 1}"),
+        one(0.3, f"client ACK {client + 1} {server + 1} len {size}"),
+        one(0.4, f"client FIN ACK {client + 1 + size} {server + 1}"),
+    ]
+    sent = connection(*observations).sent[CLIENT_END]
+    assert sent.following == (client + size + 2) % MODULUS
+
+
+def test_timestamps_are_the_last_ones() -> None:
+    stamped = one(0.4, "client PSH ACK 1001 7001 len 5")
+    stamped = replace(stamped, timestamps=(123, 456), mark=(1, 123))
+    _, _, data = Forgery(("ACK",)).forge(connection(*HANDSHAKE, stamped), CLIENT_END)
+    found = read_packet("client", 0.0, data)
+    assert found and found.timestamps == (123, 456)
+
+
+@pytest.mark.parametrize("v6", [False, True])
+def test_an_injection_is_marked_and_changes_nothing(v6: bool) -> None:
+    talk = [one(o.at - EPOCH, again(o), v6=v6) for o in TALK]
+    forgery = Forgery(("RST",), Position(70_000))
+    seq, ack, data = forgery.forge(connection(*talk), talk[0].source)
+    sent = read_packet("client", EPOCH + 0.5, data)
+    assert sent
+    seen = [*both(*talk), *both(sent), *both(one(0.6, "client FIN ACK 1006 7001", v6=v6))]
+    found = match(seen, OWNERS, EPOCH, (), [Injection(seq, ack, replace(sent, at=sent.at - 0.001))])
+    assert [s.summary for s in found[-2:]] == ["RST seq 70006 [injected]", "FIN ACK seq 6 ack 1"]
+    assert [s.forged for s in found] == [False] * 4 + [True, False]
+    assert found[-2].arrived is not None
+
+
+def again(o: Observation) -> str:
+    """The text of an observation, see `one`."""
+    length = f" len {o.length}" if o.length else ""
+    return f"{o.host} {' '.join(o.flags)} {o.seq} {o.ack}{length}"
+
+
+def test_nothing_to_inject_into_is_a_failed_verdict(tmp_path: Path) -> None:
+    text = LESSON.partition("steps:")[0] + (
+        "steps:\n  - inject: {from: client, to: server, flags: RST}\n"
+    )
+    found = play(text, FakeBackend(), tmp_path)
+    assert [(v.result, v.what, v.expected, v.actual, v.source) for v in found.verdicts] == [
+        (
+            "fail", "inject RST seq next from client to server",
+            "a connection in which client sent to server", "none", "lesson.yaml:4",
+        )
+    ]  # fmt: skip

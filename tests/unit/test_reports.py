@@ -33,7 +33,7 @@ from labctl.history import (
     StepEvent,
     TroubleEvent,
 )
-from labctl.probes.segments import Captures, Loss, Segment
+from labctl.probes.segments import Captures, Injection, Loss, Segment
 from labctl.reports import html, junit, ladder, markdown, mermaid, recorded
 from labctl.reports.drawing import draw
 from labctl.reports.recorded import RecordedRun
@@ -55,7 +55,11 @@ class Seen(Captures):
         self._given = sorted(segments, key=lambda segment: segment.time)
 
     def segments(
-        self, owners: Mapping[str, str], origin: float, losses: Sequence[Loss] = ()
+        self,
+        owners: Mapping[str, str],
+        origin: float,
+        losses: Sequence[Loss] = (),
+        injections: Sequence[Injection] = (),
     ) -> list[Segment]:
         return self._given
 
