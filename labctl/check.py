@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from labctl.explain import blocked_call
@@ -45,6 +45,7 @@ def check(
     """Replays the events and judges each claim at the moment that it was made."""
     history = History(captures=captures)
     verdicts: list[Verdict] = []
+    done: list[StepEvent] = []
     begun = 0.0
     for event in events:
         history.add(event)
@@ -53,8 +54,11 @@ def check(
         if event.phase == "begin":
             begun = event.t
         else:
+            done.append(event)
             source = f"{scenario.source}:{scenario.step_lines[event.index]}"
             verdicts += _judge(scenario.steps[event.index], event, history, begun, source)
+    for event in done:
+        verdicts += _judge_in_the_end(scenario, event, history)
     for predicate, line in zip(scenario.expect, scenario.expect_lines, strict=True):
         for finding in predicate.judge(history):
             verdicts.append(_verdict(finding, history.now, f"{scenario.source}:{line}"))
@@ -75,6 +79,18 @@ def _judge(
     if not isinstance(step, Wait):
         return [_verdict(finding, event.t, source) for finding in claims]
     return [_waited(step, finding, event, history, begun, source) for finding in claims]
+
+
+def _judge_in_the_end(scenario: Scenario, event: StepEvent, history: History) -> list[Verdict]:
+    """The verdicts on what a step that has ended claims of the whole run."""
+    claim = scenario.steps[event.index].in_the_end(event.index)
+    if claim is None or event.outcome == "failed":
+        return []
+    source = f"{scenario.source}:{scenario.step_lines[event.index]}"
+    found = [_verdict(finding, history.now, source) for finding in claim.judge(history)]
+    if event.outcome == "skipped":
+        found = [replace(v, result="skip", actual=event.detail or "", evidence=()) for v in found]
+    return found
 
 
 def _waited(

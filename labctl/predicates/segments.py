@@ -46,6 +46,7 @@ class SegmentsPattern(Model):
     retransmitted: bool | None = None
     lost: bool | None = None
     data: bool | None = None
+    injected: bool = False
     since: Label | None = None
 
     def judge(self, history: History) -> Finding:
@@ -67,6 +68,7 @@ class SegmentsPattern(Model):
         has_data = segment.length > 0
         return (
             segment.t is not None
+            and segment.forged == self.injected
             and self.from_ in (None, segment.sender)
             and self.to in (None, segment.receiver)
             and wanted - {"data"} <= set(segment.flags)
@@ -92,6 +94,7 @@ class SegmentsPattern(Model):
         for name in ("retransmitted", "lost", "data"):
             value = getattr(self, name)
             words += [name if value else f"not {name}"] if value is not None else []
+        words += ["injected"] if self.injected else []
         words += [f"from {self.from_}"] if self.from_ else []
         words += [f"to {self.to}"] if self.to else []
         words += [f"since {self.since}"] if self.since else []

@@ -88,7 +88,8 @@ def claims(case: Scenario, backend: str, kernel: str) -> list[tuple[str, str]]:
         for step in case.steps
         if not (step.when and step.when.lacking(kernel, backend, dict(case.variant)))
     ]
-    last = [finding.what for claim in case.expect for finding in claim.judge(History())]
+    in_the_end = [claim for step in steps if (claim := step.in_the_end(0))]
+    last = [f.what for claim in [*in_the_end, *case.expect] for f in claim.judge(History())]
     return [(what, "pass") for what in [*chain.from_iterable(map(whats, steps)), *last]]
 
 
