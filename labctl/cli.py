@@ -270,8 +270,8 @@ def _count(number: int, noun: str) -> str:
 @click.option("--format", "form", default="table", type=click.Choice(["table", "json"]))
 def list_(form: str) -> None:
     """The catalogue of shipped scenarios, a line each."""
-    from labctl.resources import scenarios
-    from labctl.scenario import catalogue, load
+    from labctl.resources import catalogue, scenarios
+    from labctl.scenario import load
 
     loaded = [(name, load(path)) for name, path in catalogue(scenarios()).items()]
     if form == "json":

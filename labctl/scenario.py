@@ -24,6 +24,7 @@ from labctl.backends import BACKENDS, CAPABILITIES, HostSpec, ProcessSpec
 from labctl.document import REFERENCE, Document, Expanded, Path_, read_scalar
 from labctl.errors import Mistake, ScenarioError, UsageError
 from labctl.predicates import Claim, Predicate
+from labctl.resources import catalogue
 from labctl.steps import STEPS, Step
 from labctl.values import (
     HOST_NAME,
@@ -32,9 +33,11 @@ from labctl.values import (
     Calls,
     Model,
     Names,
+    Right,
     SysctlKey,
     SysctlValue,
     Text,
+    Uid,
     choices,
     known,
     problem,
@@ -75,8 +78,9 @@ class Program(Model):
     calls: Calls | None = None
     run: Command | None = None
     image: Text | None = None
-    uid: Annotated[int, Field(ge=0, le=65535, strict=True)] | None = None
+    uid: Uid = None
     env: dict[Text, Text] = Field(default_factory=dict)
+    rights: list[Right] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _one_job(self) -> Program:
@@ -212,6 +216,7 @@ def _spec(name: str, host: str, program: Program, default: Host) -> ProcessSpec:
         None if program.calls is not None else program.image or default.image,
         program.uid,
         program.env,
+        tuple(program.rights),
     )
 
 
@@ -455,12 +460,6 @@ def schema() -> dict[str, Any]:
         "title": "labctl scenario",
         "$defs": definitions,
     }
-
-
-def catalogue(shipped: Path) -> dict[str, Path]:
-    """The shipped scenarios by name, those of a folder as `servers/half_close`."""
-    files = sorted(shipped.rglob("*.yaml"))
-    return {path.relative_to(shipped).with_suffix("").as_posix(): path for path in files}
 
 
 def find(paths: Sequence[str], shipped: Path) -> list[Path]:

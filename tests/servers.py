@@ -223,7 +223,7 @@ def labctl(lessons: str, sets: Mapping[str, str]) -> list[Any]:
             command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False
         )
         if done.returncode not in (0, 1, 3):
-            raise RuntimeError(done.stderr.strip()[-1000:])
+            raise RuntimeError(done.stderr.strip().rpartition("\n")[2])
         runs: list[Any] = json.loads(done.stdout)["runs"]
         for run in runs:
             history = Path(run["dir"], "history.jsonl").read_text("utf-8").splitlines()
@@ -241,6 +241,8 @@ def reason(verdict: Mapping[str, str], said: str) -> str:
         return "RST, and the client has an error"
     if found := re.search(r"received (\d+)", actual):
         return f"{int(found[1]):,} bytes of the answer"
+    if "not done" in actual:
+        return "the client sees no end"
     if "exited" in what:
         return "still runs"
     if "LISTEN" in what:

@@ -81,7 +81,7 @@ class ProcessPattern(Model):
         words = [self.state or self.errno or ""]
         words += [f"exit {self.exit}"] if self.exit is not None else []
         words += [f"signal {self.signal}"] if self.signal else []
-        words += [f"output {self.output!r}"] if self.output else []
+        words += [f"output {self.output!r}"] if self.output is not None else []
         words += [f"{name} {wanted}" for name, wanted in (self.call or {}).items()]
         words += [f"received {self.received}"] if self.received else []
         return ", ".join(filter(None, words))
