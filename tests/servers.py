@@ -179,8 +179,9 @@ SERVERS = [
 Cells = dict[tuple[str, str, bool], str]
 
 
-def judge(server: Server, remarks: list[str]) -> Cells:
-    """What it does in each case. Adds to `remarks` how a failure was seen. Raises Missing."""
+def judge(server: Server, out: Path, remarks: list[str]) -> Cells:
+    """What it does in each case, recorded below `out`. Adds to `remarks` how a failure was seen.
+    Raises Missing."""
     path = server.path()
     cells: Cells = {}
     with tempfile.TemporaryDirectory(prefix="labctl-") as made:
@@ -191,11 +192,11 @@ def judge(server: Server, remarks: list[str]) -> Cells:
         run = server.prepare(path, folder)
         sets = {**server.says, "run": run, "port": str(server.port), "uid": str(UID)}
         sets["answer"] = str(ANSWER)
-        found = [(run, False) for run in labctl("servers", sets)]
+        found = [(run, False) for run in labctl("servers", sets, out)]
         if server.graceful:
             sets.pop("request", "")  # which this lesson does not have
             sets["signal"] = server.graceful
-            found += [(run, True) for run in labctl("servers/graceful_stop", sets)]
+            found += [(run, True) for run in labctl("servers/graceful_stop", sets, out)]
     for result, own in found:
         (variant,) = result["variant"].values() or [""]
         row = result["scenario"], variant, own
@@ -212,23 +213,20 @@ def judge(server: Server, remarks: list[str]) -> Cells:
     return cells
 
 
-def labctl(lessons: str, sets: Mapping[str, str]) -> list[Any]:
+def labctl(lessons: str, sets: Mapping[str, str], out: Path) -> list[Any]:
     """The runs of lessons with these params, as labctl reports them, and in `said` what the
     programs wrote. Raises RuntimeError where there are none."""
-    with tempfile.TemporaryDirectory(prefix="labctl-") as out:
-        out = os.environ.get("KEEP", out)
-        command = [*LABCTL, "run", lessons, "--backend", "netns", "--format", "json", "--out", out]
-        command += [f"--set={name}={value}" for name, value in sets.items()]
-        done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False
-        )
-        if done.returncode not in (0, 1, 3):
-            raise RuntimeError(done.stderr.strip().rpartition("\n")[2])
-        runs: list[Any] = json.loads(done.stdout)["runs"]
-        for run in runs:
-            history = Path(run["dir"], "history.jsonl").read_text("utf-8").splitlines()
-            said = [e["text"] for e in map(json.loads, history) if e["kind"] == "output"]
-            run["said"] = "".join(said)
+    command = [*LABCTL, "run", lessons, "--backend", "netns", "--format", "json", f"--out={out}"]
+    command += [f"--set={name}={value}" for name, value in sets.items()]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    if done.returncode not in (0, 1, 3):
+        raise RuntimeError(done.stderr.strip().rpartition("\n")[2])
+    runs: list[Any] = json.loads(done.stdout)["runs"]
+    for run in runs:
+        history = Path(run["dir"], "history.jsonl").read_text("utf-8").splitlines()
+        run["said"] = "".join(e["text"] for e in map(json.loads, history) if e["kind"] == "output")
     return runs
 
 
@@ -279,7 +277,9 @@ def main() -> int:
     )
     names = [server.name for server in SERVERS]
     parser.add_argument("--only", action="append", choices=names, help="default: all")
-    chosen = parser.parse_args().only or names
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to keep the recorded runs")
+    options = parser.parse_args()
+    chosen = options.only or names
     if os.geteuid():
         print("servers: run this as root: the servers run as another user", file=sys.stderr)
         return 2
@@ -290,7 +290,8 @@ def main() -> int:
             continue
         print(f"servers: {server.name}", file=sys.stderr)
         try:
-            cells[server.name] = judge(server, remarks)
+            with tempfile.TemporaryDirectory(prefix="labctl-") as made:
+                cells[server.name] = judge(server, (options.out or Path(made)).resolve(), remarks)
             judged.append(server)
         except Missing as exc:
             print(f"servers: left out: {exc}", file=sys.stderr)
