@@ -164,7 +164,7 @@ class Written(Model):
 
 @dataclass(frozen=True)
 class Scenario:
-    """One case: a scenario with its params filled in. Lines count from 1."""
+    """One case: a scenario with its params filled in. A source is `file:line`, from line 1."""
 
     name: str
     source: str
@@ -175,9 +175,9 @@ class Scenario:
     variant: Mapping[str, Any]
     hosts: Mapping[str, Host]
     steps: tuple[Step, ...]
-    step_lines: tuple[int, ...]
+    step_sources: tuple[str, ...]
     expect: tuple[Predicate, ...]
-    expect_lines: tuple[int, ...]
+    expect_sources: tuple[str, ...]
     needs: frozenset[str]
 
     @property
@@ -408,6 +408,9 @@ def _case(
     text: str,
     variant: Mapping[str, Any],
 ) -> Scenario:
+    def sources(key: str, count: int) -> tuple[str, ...]:
+        return tuple(f"{file}:{expanded.line((key, index))}" for index in range(count))
+
     processes = [spec for _, spec in _processes(written.hosts)]
     implied = {"images" for spec in processes if spec.image}
     implied |= {"uids" for spec in processes if spec.uid}
@@ -421,9 +424,9 @@ def _case(
         variant=variant,
         hosts=written.hosts,
         steps=tuple(written.steps),
-        step_lines=tuple(expanded.line(("steps", i)) for i in range(len(written.steps))),
+        step_sources=sources("steps", len(written.steps)),
         expect=tuple(written.expect),
-        expect_lines=tuple(expanded.line(("expect", i)) for i in range(len(written.expect))),
+        expect_sources=sources("expect", len(written.expect)),
         needs=frozenset({*written.needs, *implied}),
     )
 
