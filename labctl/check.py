@@ -28,7 +28,8 @@ class Verdict:
 
     def __str__(self) -> str:
         subject = self.what.partition(":")[0]
-        return f"{self.source}: {subject}: expected {self.expected}, saw {self.actual}"
+        saw = "unknown:" if self.result == "unknown" else "saw"
+        return f"{self.source}: {subject}: expected {self.expected}, {saw} {self.actual}"
 
     def as_json(self) -> dict[str, Any]:
         """As the result document has it."""
