@@ -38,6 +38,9 @@ from labctl.scenario import Scenario, load_document, with_step
 from labctl.steps import STEPS
 from labctl.values import unknown
 
+__tracebackhide__ = True
+"""pytest shows the line of a test that failed, and none of ours."""
+
 KindOfEvent = TypeVar("KindOfEvent", bound=Event)
 OWN_CODE = ("labctl", "contextlib")
 
@@ -78,8 +81,10 @@ class Lab:
         self._session: Session | None = None
         self._context = self._running()
         document, name = _document({"hosts": hosts} if scenario is None else scenario)
-        with _mistakes_here(isinstance(scenario, Path | str)):
+        try:
             cases = load_document(document, document.text, name, sets or {})
+        except ScenarioError as exc:
+            raise exc if isinstance(scenario, Path | str) else _here(exc) from None
         if len(cases) != 1:
             labels = ", ".join(case.label for case in cases)
             raise UsageError(f"{document.file}: a lab is of one variant, not {labels}; use sets")
@@ -209,8 +214,10 @@ class Lab:
         """The scenario with one more step."""
         place = _caller()
         document = Document(place.file, _dump({"steps": [_plain(step)]}))
-        with _mistakes_here():
+        try:
             return with_step(self._up.scenario, document, self._params, str(place))
+        except ScenarioError as exc:
+            raise _here(exc) from None
 
     def _text(self) -> str:
         """The scenario as it is so far, for the record."""
@@ -225,7 +232,7 @@ def _explained(session: Session) -> Iterator[None]:
     """Adds the ladder of a run to what ends it."""
     try:
         yield
-    except (MissingHere, Unavailable):
+    except (MissingHere, Unavailable, UsageError):
         raise
     except Exception as exc:
         exc.add_note(ladder(session.folder.path))
@@ -287,17 +294,10 @@ def _caller() -> _Place:
     return _Place(str(shown), frame.f_lineno, frame.f_code.co_name)
 
 
-@contextmanager
-def _mistakes_here(in_a_text: bool = False) -> Iterator[None]:
-    """Says of mistakes in what Python gave us that they are in the line that gave it."""
+def _here(exc: ScenarioError) -> ScenarioError:
+    """The same mistakes, in the line that gave what they are in: it stands in no file."""
     place = _caller()
-    try:
-        yield
-    except ScenarioError as exc:
-        if in_a_text:
-            raise
-        mistakes = [Mistake(place.file, place.line, m.message) for m in exc.mistakes]
-        raise ScenarioError(mistakes) from None
+    return ScenarioError(Mistake(place.file, place.line, m.message) for m in exc.mistakes)
 
 
 def _document(scenario: Path | str | Mapping[str, Any]) -> tuple[Document, str]:
