@@ -133,7 +133,7 @@ def test_every_verb_is_a_method() -> None:
     lab = labctl.Lab(hosts=HOSTS)
     assert set(STEPS) <= set(dir(lab))
     assert all(callable(getattr(lab, verb)) for verb in STEPS)
-    with pytest.raises(AttributeError, match="unknown verb 'kil'; .*did you mean 'kill'"):
+    with pytest.raises(AttributeError, match=r"unknown verb 'kil'; .*did you mean 'kill'"):
         lab.kil("server")
 
 
