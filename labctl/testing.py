@@ -88,10 +88,14 @@ class Lab:
         if len(cases) != 1:
             labels = ", ".join(case.label for case in cases)
             raise UsageError(f"{document.file}: a lab is of one variant, not {labels}; use sets")
-        self._data = document.expand(None).data
+        (case,) = cases
+        data = document.expand(None).data
         values = {key: read_scalar(value) for key, value in (sets or {}).items()}
-        self._params = {**(self._data.get("params") or {}), **cases[0].variant, **values}
-        self._case = replace(cases[0], text=self._text())
+        self._params = {**(data.get("params") or {}), **case.variant, **values}
+        data |= {"params": self._params} if self._params else {}
+        data |= {"variants": [dict(case.variant)]} if case.variant else {}
+        self._data = data  # the scenario as it is so far, for the record
+        self._case = replace(case, text=_dump(data))
 
     def __enter__(self) -> Self:
         self._context.__enter__()
@@ -110,7 +114,7 @@ class Lab:
         session = self._up
         session.scenario = self._with(step)
         self._data["steps"].append(_plain(step))
-        session.folder.write_scenario(self._text())
+        session.folder.write_scenario(_dump(self._data))
         self._do(len(session.scenario.steps) - 1)
 
     def __getattr__(self, verb: str) -> Callable[..., None]:
@@ -218,13 +222,6 @@ class Lab:
             return with_step(self._up.scenario, document, self._params, str(place))
         except ScenarioError as exc:
             raise _here(exc) from None
-
-    def _text(self) -> str:
-        """The scenario as it is so far, for the record."""
-        variant = {key: self._params[key] for key in (self._data.get("variants") or [{}])[0]}
-        self._data |= {"params": self._params} if self._params else {}
-        self._data |= {"variants": [variant]} if variant else {}
-        return _dump(self._data)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from unittest import SkipTest
 
@@ -60,9 +61,7 @@ SLOW = CONNECTED + "  - sleep: 60s\n"
 @pytest.fixture(params=BACKENDS)
 def up(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., labctl.Lab]:
     """A lab on each backend, still to be entered."""
-    return lambda *given, **more: labctl.Lab(
-        *given, **{"backend": request.param, "out": tmp_path, **more}
-    )
+    return partial(labctl.Lab, backend=request.param, out=tmp_path)
 
 
 def line_of(text: str) -> str:
@@ -316,9 +315,10 @@ def test_an_interrupted_pytest(tmp_path: Path, number: signal.Signals) -> None:
 
 @pytest.mark.netns
 def test_the_examples_of_the_docs(project: pytest.Pytester) -> None:
-    examples = [b for b in blocks(ROOT / "docs" / "testing.md") if b.info == "python"]
+    pages = [ROOT / "README.md", ROOT / "docs" / "testing.md"]
+    examples = [b for page in pages for b in blocks(page) if b.info == "python"]
     for example in examples:
         text = example.text.replace('backend="auto"', 'backend="netns"')
-        (project.path / f"test_line_{example.line}.py").write_text(text)
+        (project.path / f"test_{example.page.stem}_{example.line}.py").write_text(text)
     found = project.runpytest_subprocess("--labctl-backend", "netns")
     found.assert_outcomes(passed=len(examples))
