@@ -79,9 +79,10 @@ class Lab:
             raise UsageError(f"{_caller()}: a lab takes a scenario or hosts, one of them")
         self._backend, self._os, self._out = backend, os, out
         self._session: Session | None = None
+        self._is_up = False
         self._context = self._running()
-        document, name = _document({"hosts": hosts} if scenario is None else scenario)
         try:
+            document, name = _document({"hosts": hosts} if scenario is None else scenario)
             cases = load_document(document, document.text, name, sets or {})
         except ScenarioError as exc:
             raise exc if isinstance(scenario, Path | str) else _here(exc) from None
@@ -98,6 +99,8 @@ class Lab:
         self._case = replace(case, text=_dump(data))
 
     def __enter__(self) -> Self:
+        if self._session is not None:
+            raise UsageError(f"{_caller()}: a lab is brought up once, and this one has been")
         self._context.__enter__()
         return self
 
@@ -167,18 +170,24 @@ class Lab:
 
     def events(self, kind: type[KindOfEvent]) -> tuple[KindOfEvent, ...]:
         """What has happened so far, of one kind: a class of `labctl.history`."""
-        return tuple(event for event in self._up.history.events if isinstance(event, kind))
+        return tuple(event for event in self._begun.history.events if isinstance(event, kind))
 
     @property
     def folder(self) -> Path:
         """The run directory."""
-        return self._up.folder.path
+        return self._begun.folder.path
+
+    @property
+    def _begun(self) -> Session:
+        if self._session is None:
+            raise UsageError(f"{_caller()}: the lab has not been up yet; use it in a `with`")
+        return self._session
 
     @property
     def _up(self) -> Session:
-        if self._session is None:
+        if not self._is_up:
             raise UsageError(f"{_caller()}: the lab is not up; use it in a `with`")
-        return self._session
+        return self._begun
 
     @contextmanager
     def _running(self) -> Iterator[None]:
@@ -189,7 +198,7 @@ class Lab:
                 self._case, backend, Silent(), say, self._out, self._os
             ) as session:
                 with _explained(session), session.up():
-                    self._session = session
+                    self._session, self._is_up = session, True
                     try:
                         for index in range(len(self._case.steps)):
                             self._do(index)
@@ -203,7 +212,7 @@ class Lab:
         except (MissingHere, Unavailable) as exc:
             raise SkipTest(str(exc)) from exc
         finally:
-            self._session = None
+            self._is_up = False
 
     def _do(self, index: int) -> None:
         session = self._up
@@ -217,8 +226,8 @@ class Lab:
     def _with(self, step: Mapping[str, Any]) -> Scenario:
         """The scenario with one more step."""
         place = _caller()
-        document = Document(place.file, _dump({"steps": [_plain(step)]}))
         try:
+            document = Document(place.file, _dump({"steps": [_plain(step)]}))
             return with_step(self._up.scenario, document, self._params, str(place))
         except ScenarioError as exc:
             raise _here(exc) from None

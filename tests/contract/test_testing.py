@@ -15,7 +15,7 @@ from unittest import SkipTest
 import pytest
 
 import labctl
-from labctl.errors import ScenarioError
+from labctl.errors import ScenarioError, UsageError
 from labctl.history import ExecEvent, StepEvent
 from labctl.probes.sockets import State
 from labctl.reports.recorded import judge
@@ -101,9 +101,13 @@ def test_a_test_of_ones_own(up: Callable[..., labctl.Lab]) -> None:
         lab.wait(sockets={"server": "none"}, since="killed", within="1.5s..5s")
         lab.do({"signal": {"client": "TERM"}})
         lab.wait(process={"client": {"signal": "TERM"}})
-        ends = [event for event in lab.events(StepEvent) if event.phase == "end"]
         assert len(lab.events(ExecEvent)) == 1
-        folder = lab.folder
+        with pytest.raises(UsageError, match="a lab is brought up once"):
+            lab.__enter__()
+    with pytest.raises(UsageError, match="the lab is not up"):
+        lab.start("server")
+    ends = [event for event in lab.events(StepEvent) if event.phase == "end"]
+    folder = lab.folder
     (found,) = json.loads((folder / "result.json").read_text())["runs"]
     assert (found["result"], found["scenario"]) == ("pass", "test_a_test_of_ones_own")
     assert all(v["source"].startswith("tests/contract/test_testing.py:") for v in found["verdicts"])

@@ -176,8 +176,11 @@ def test_one_variant_must_be_chosen() -> None:
 
 
 def test_a_lab_that_is_not_up() -> None:
+    lab = labctl.Lab(hosts=HOSTS)
     with pytest.raises(UsageError, match="the lab is not up; use it in a `with`"):
-        labctl.Lab(hosts=HOSTS).start("server")
+        lab.start("server")
+    with pytest.raises(UsageError, match="the lab has not been up yet"):
+        _ = lab.folder
 
 
 def test_an_unknown_backend() -> None:
