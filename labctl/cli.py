@@ -136,9 +136,9 @@ def run(
     from labctl.backends import choose
     from labctl.resources import scenarios
     from labctl.runner import document
-    from labctl.scenario import find
+    from labctl.scenario import find, parse_sets
 
-    cases = workflow.load_all(find(paths, scenarios()), _sets(sets))
+    cases = workflow.load_all(find(paths, scenarios()), parse_sets(sets, "--set"))
     backend = choose(backend)
     with workflow.interruptible():
         if backend == "docker":
@@ -231,18 +231,6 @@ def _run_one(case: Any, backend: str, os: str, keep: bool, out: Path | None) -> 
     with progress(case) as shown:
         watcher: Watcher = Keeping(shown, workflow.keep) if keep else shown
         return workflow.run_case(case, backend, watcher, _say, out, os)
-
-
-def _sets(texts: tuple[str, ...]) -> dict[str, str]:
-    from labctl.errors import UsageError
-
-    sets = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise UsageError(f"--set {text}: no NAME=VALUE")
-        sets[name] = value
-    return sets
 
 
 def _say(line: str) -> None:

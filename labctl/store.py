@@ -31,12 +31,16 @@ class RunFolder:
         stem = re.sub(r"[^A-Za-z0-9._=-]+", "-", name).strip("-")[:100]
         try:
             self.path = _fresh(parent, stem)
-            (self.path / "scenario.yaml").write_text(scenario, encoding="utf-8")
+            self.write_scenario(scenario)
             self._history = (self.path / "history.jsonl").open("w", encoding="utf-8", buffering=1)
         except OSError as exc:
             raise UsageError(f"{parent}: can't write there: {exc.strerror}; use --out DIR") from exc
         self._texts: dict[str, TextIO] = {}
         self._captures: dict[str, FileIO] = {}
+
+    def write_scenario(self, text: str) -> None:
+        """Writes scenario.yaml, again where more steps have come."""
+        (self.path / "scenario.yaml").write_text(text, encoding="utf-8")
 
     def add(self, event: Event) -> None:
         """Writes one event."""

@@ -19,7 +19,7 @@ from labctl.errors import Mistake, ScenarioError
 from labctl.history import History
 from labctl.lab import Lab, stopping
 from labctl.lease import Lease
-from labctl.runner import RunResult, Watcher, run
+from labctl.runner import RunResult, Session, Watcher
 from labctl.scenario import Scenario, load, load_document
 from labctl.store import RunFolder, default_folder
 
@@ -54,7 +54,22 @@ def run_case(
     out: Path | None = None,
     os: str = DEFAULT_OS,
 ) -> RunResult:
-    """Runs one case on a backend by name. Raises what `open_backend` and `runner.run` raise."""
+    """Runs one case on a backend by name. Raises what `session` and `Session.run` raise."""
+    with session(scenario, backend, watcher, progress, out, os) as opened:
+        return opened.run()
+
+
+@contextmanager
+def session(
+    scenario: Scenario,
+    backend: str,
+    watcher: Watcher,
+    progress: Progress,
+    out: Path | None = None,
+    os: str = DEFAULT_OS,
+) -> Iterator[Session]:
+    """A case that is ready to run: with a lease, a run directory, and a backend by name. Raises
+    UsageError where the directory can't be made, LabError where the backend can't be had."""
     now = datetime.now(UTC)
     identity = secrets.token_hex(4)
     name = scenario.name + "".join(f"-{value}" for value in scenario.variant.values())
@@ -62,7 +77,7 @@ def run_case(
     lease = Lease(identity, "run", scenario.label, backend, now.isoformat(timespec="seconds"))
     with lease, RunFolder(parent, stem, scenario.text) as folder:
         opened = _open(lease, folder.path, os, progress)
-        return run(scenario, opened, folder, _Announcing(watcher, lease))
+        yield Session(scenario, opened, folder, _Announcing(watcher, lease))
 
 
 def hold(backend: str, os: str, progress: Progress, ready: Callable[[Lab], None]) -> None:

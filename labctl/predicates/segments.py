@@ -56,10 +56,14 @@ class SegmentsPattern(Model):
             return Finding("unknown", what, str(self), "; ".join(troubles))
         if self.since is not None and self.since not in history.labels:
             return Finding("unknown", what, str(self), f"nothing is labelled {self.since!r}")
-        start = history.labels[self.since] if self.since else float("-inf")
-        found = [s for s in history.segments() if s.time >= start and self.matches(s)]
+        found = self.found(history)
         lines = tuple(f"{s.time:.6f} {s.sender} -> {s.receiver}: {s.summary}" for s in found[:12])
         return finding(self.enough(len(found)), what, str(self), str(len(found)), *lines)
+
+    def found(self, history: History) -> list[Segment]:
+        """The segments that match, in order."""
+        start = history.labels[self.since] if self.since else float("-inf")
+        return [s for s in history.segments() if s.time >= start and self.matches(s)]
 
     def matches(self, segment: Segment) -> bool:
         """Whether a segment is one of these."""

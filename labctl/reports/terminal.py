@@ -151,9 +151,7 @@ def _verdict_table(verdicts: Sequence[Verdict]) -> Table:
 
 
 def _print_failure(verdict: Verdict, out: Console) -> None:
-    subject = verdict.what.partition(":")[0]
-    text = f"{verdict.source}: {subject}: expected {verdict.expected}, saw {verdict.actual}"
-    out.print(Text(text, STYLES[verdict.result], overflow="fold"))
+    out.print(Text(str(verdict), STYLES[verdict.result], overflow="fold"))
     for line in verdict.evidence:
         out.print(Text(f"    {line}", overflow="fold"))
 

@@ -129,7 +129,7 @@ class FalseClaim:
         for index in blamed:
             if getattr(steps[index], "within", None) == DEFAULT_WITHIN:
                 steps[index] = steps[index].model_copy(update={"within": SHORT})
-        return replace(case, steps=tuple(steps[: blamed[-1] + 1]), expect=(), expect_lines=())
+        return replace(case, steps=tuple(steps[: blamed[-1] + 1]), expect=(), expect_sources=())
 
     def __str__(self) -> str:
         words = re.sub(r"\s+", " ", self.new.strip()) or "nothing"

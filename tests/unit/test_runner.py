@@ -23,9 +23,9 @@ from labctl.history import (
     read_events,
 )
 from labctl.lab import SETTLING, Lab
-from labctl.runner import RunResult, document, run
+from labctl.runner import RunResult, Session, Silent, document
 from labctl.store import RunFolder, default_folder
-from tests.fake import HEADER, FakeBackend, Silent, play, scenario, tcp
+from tests.fake import HEADER, FakeBackend, play, scenario, tcp
 
 LISTEN = tcp("LISTEN", ":8000")
 SERVER, CLIENT = "198.18.0.2:8000", "198.18.0.3:40000"
@@ -494,7 +494,7 @@ def test_an_interruption(tmp_path: Path, stop: BaseException) -> None:
         RunFolder(tmp_path, "cut", case.text) as folder,
         pytest.raises(KeyboardInterrupt) as caught,
     ):
-        run(case, fake, folder, Silent())
+        Session(case, fake, folder, Silent()).run()
     assert caught.value is stop
     assert fake.log[-1] == "down"
     (recorded,) = json.loads((tmp_path / "cut" / "result.json").read_text())["runs"]
@@ -512,7 +512,7 @@ def test_an_interruption_while_the_lab_goes_down(tmp_path: Path) -> None:
     fake = FakeBackend({"down": [interrupt]})
     case = scenario(lesson("- start: server\n"))
     with RunFolder(tmp_path, "cut", case.text) as folder, pytest.raises(KeyboardInterrupt):
-        run(case, fake, folder, Silent())
+        Session(case, fake, folder, Silent()).run()
     assert fake.log[-2:] == ["down", "down"]
     assert (tmp_path / "cut" / "result.json").exists()
 
@@ -524,7 +524,7 @@ def test_an_interruption_while_the_lab_comes_up(tmp_path: Path) -> None:
     fake = FakeBackend({"up": interrupt})
     case = scenario(lesson("- start: server\n"))
     with RunFolder(tmp_path, "cut", case.text) as folder, pytest.raises(KeyboardInterrupt):
-        run(case, fake, folder, Silent())
+        Session(case, fake, folder, Silent()).run()
     assert fake.log == ["up", "down"]
 
 
