@@ -42,6 +42,7 @@ system's libraries on macOS do not bear a fork (see Python's multiprocessing).""
 MOST = 32
 """At once. Networks are as many: netns.py has 32 to give away, and so has an engine by default."""
 
+RISING = int(os.environ.get("RISING") or 2)
 TICK = 0.125
 ORPHAN_LOOK = 0.5
 
@@ -87,6 +88,7 @@ class _Job:
     case: Scenario
     folder: Path
     process: BaseProcess
+    up: bool = False
     result: RunResult | LabctlError | None = None
     began: float = field(default_factory=time.monotonic)
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -120,7 +122,7 @@ def run_all(
     results: dict[int, RunResult] = {}
     try:
         while waiting or running:
-            while waiting and len(running) < at_once:
+            while waiting and len(running) < at_once and _rising(running.values()) < RISING:
                 number = waiting.pop(0)
                 folder = place(cases[number])
                 with _held_back():
@@ -157,6 +159,7 @@ def _start(number: int, case: Scenario, folder: Path, work: Work, method: str) -
 def _take(message: object, job: _Job, board: Board) -> None:
     match message:
         case Doing():
+            job.up = True
             board.doing(job.number, message)
         case str():
             board.say(message)
@@ -214,6 +217,10 @@ def _end(running: dict[Pipe, _Job]) -> None:
             # What they still say is of no use, but a full pipe would keep them.
             if not os.read(pipe.fileno(), 1 << 16):
                 running.pop(pipe).process.join()
+
+
+def _rising(jobs: Iterable[_Job]) -> int:
+    return sum(not job.up for job in jobs)
 
 
 def _ready(running: Iterable[Pipe], patience: float | None) -> list[Pipe]:
