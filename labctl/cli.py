@@ -14,6 +14,7 @@ import click
 from labctl import __version__
 
 if TYPE_CHECKING:
+    from labctl.jobs import Pace
     from labctl.runner import RunResult, Watcher
     from labctl.scenario import Scenario
 
@@ -150,14 +151,13 @@ def run(
 
     cases = workflow.load_all(find(paths, scenarios()), _sets(sets))
     backend = choose(backend)
-    at_once = _at_once(jobs, keep, len(cases), backend)
+    pace = _pace(jobs, keep, len(cases), backend)
     began = time.monotonic()
     with workflow.interruptible():
-        if backend == "docker":
-            for line in workflow.sweep():
-                print(f"removed what a run that was killed left: {line}", file=sys.stderr)
-        if at_once > 1:
-            results = _run_many(cases, at_once, backend, os, out)
+        _sweep(backend)
+        if pace.at_once > 1:
+            results = _run_many(cases, pace, backend, os, out)
+            _sweep(backend)
         else:
             results = [_run_one(case, backend, os, keep, out) for case in cases]
     if form == "json":
@@ -249,7 +249,7 @@ def _run_one(case: Any, backend: str, os: str, keep: bool, out: Path | None) -> 
 
 
 def _run_many(
-    cases: list[Scenario], at_once: int, backend: str, os: str, out: Path | None
+    cases: list[Scenario], pace: Pace, backend: str, os: str, out: Path | None
 ) -> list[RunResult]:
     from functools import partial
 
@@ -259,18 +259,25 @@ def _run_many(
     work = partial(workflow.run_in, backend=backend, os=os)
     with board(cases) as shown:
         return jobs.run_all(
-            cases, at_once, backend, lambda case: workflow.place(case, out), work, shown
+            cases, pace, backend, lambda case: workflow.place(case, out), work, shown
         )
 
 
-def _at_once(jobs: int | None, keep: bool, cases: int, backend: str) -> int:
-    """How many cases to run at once. Raises UsageError."""
+def _pace(jobs: int | None, keep: bool, cases: int, backend: str) -> Pace:
     from labctl.errors import UsageError
-    from labctl.jobs import suitable
+    from labctl.jobs import pace
 
     if keep and (jobs or 1) > 1:
         raise UsageError(f"--keep keeps one lab at a time, so it can't go with --jobs {jobs}")
-    return 1 if keep else min(jobs or suitable(cases, backend), cases)
+    return pace(backend, cases, 1 if keep else jobs)
+
+
+def _sweep(backend: str) -> None:
+    from labctl import workflow
+
+    if backend == "docker":
+        for line in workflow.sweep():
+            _say(f"removed what a run that was killed left: {line}")
 
 
 def _sets(texts: tuple[str, ...]) -> dict[str, str]:

@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -42,7 +42,6 @@ system's libraries on macOS do not bear a fork (see Python's multiprocessing).""
 MOST = 32
 """At once. Networks are as many: netns.py has 32 to give away, and so has an engine by default."""
 
-RISING = int(os.environ.get("RISING") or 2)
 TICK = 0.125
 ORPHAN_LOOK = 0.5
 
@@ -94,25 +93,36 @@ class _Job:
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
-def suitable(cases: int, backend: str) -> int:
-    """How many cases to run at once here, unless somebody says so: most of them wait for TCP's
-    timers most of the time."""
-    return max(1, min(cases, PER_CORE[backend] * (os.cpu_count() or 1), MOST))
+@dataclass(frozen=True)
+class Pace:
+    """How many cases run at once, and how many of these may be coming up: to bring a lab up is most
+    of the work, and would delay what the others measure."""
+
+    at_once: int
+    rising: int
 
 
-PER_CORE = {"docker": 4, "netns": 8}
+A_CORE = {"docker": Pace(8, 1), "netns": Pace(8, 4)}
+"""What suits a backend, for each core: most cases wait for TCP's timers most of the time."""
+
+
+def pace(backend: str, cases: int, wanted: int | None) -> Pace:
+    """For so many cases, all at once that are `wanted`, or as suits this machine."""
+    cores, suitable = os.cpu_count() or 1, A_CORE[backend]
+    most = wanted or min(suitable.at_once * cores, MOST)
+    return Pace(min(most, cases), suitable.rising * cores)
 
 
 def run_all(
     cases: Sequence[Scenario],
-    at_once: int,
+    pace: Pace,
     backend: str,
     place: Callable[[Scenario], Path],
     work: Work,
     board: Board,
     method: str = METHOD,
 ) -> list[RunResult]:
-    """Runs cases, so many at once, and returns what came of them, in their order; those that take
+    """Runs cases at this pace, and returns what came of them, in their order; those that take
     longest begin first. `place` makes the folder of each. A case whose worker was killed is an
     `error`.
 
@@ -122,7 +132,7 @@ def run_all(
     results: dict[int, RunResult] = {}
     try:
         while waiting or running:
-            while waiting and len(running) < at_once and _rising(running.values()) < RISING:
+            while waiting and _room(pace, running.values()):
                 number = waiting.pop(0)
                 folder = place(cases[number])
                 with _held_back():
@@ -219,8 +229,9 @@ def _end(running: dict[Pipe, _Job]) -> None:
                 running.pop(pipe).process.join()
 
 
-def _rising(jobs: Iterable[_Job]) -> int:
-    return sum(not job.up for job in jobs)
+def _room(pace: Pace, jobs: Collection[_Job]) -> bool:
+    rising = sum(not job.up for job in jobs)
+    return len(jobs) < pace.at_once and rising < pace.rising
 
 
 def _ready(running: Iterable[Pipe], patience: float | None) -> list[Pipe]:
