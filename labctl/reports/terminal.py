@@ -287,16 +287,15 @@ class LiveBoard(AbstractContextManager["LiveBoard"]):
 
     def _draw(self) -> RenderableType:
         now = time.monotonic()
-        table = Table.grid(padding=(0, 2, 0, 0))
-        for column in ({"ratio": 2}, {"justify": "right"}, {"justify": "right"}, {"ratio": 3}):
-            table.add_column(no_wrap=True, overflow="ellipsis", **column)
+        width = min(max(len(case.label) for case in self._cases), self._out.width * 2 // 5)
+        lines = []
         for number, (since, step) in self._running.items():
-            case = self._cases[number]
+            label, steps = self._cases[number].label, len(self._cases[number].steps)
             at, text = (step.index + 1, step.text) if step else (0, "bringing the lab up")
-            row = (f"{at}/{len(case.steps)}", f"{now - since:.1f} s", text)
-            table.add_row(Text(case.label), *map(Text, row))
+            line = f"{label[:width]:{width}} {at:3}/{steps:<3} {now - since:5.1f} s  {text}"
+            lines.append(Text(line, no_wrap=True, overflow="ellipsis"))
         done = f"{len(self._done)}/{len(self._cases)} done"
         counts = _counts([run for run in self._done if run.result != "pass"])
         seconds = f"{now - self._began:.1f} s"
         # First, since what a terminal has no room for is left out at the end.
-        return Group(Text.from_markup(", ".join([done, *counts, seconds]), style="bold"), table)
+        return Group(Text.from_markup(", ".join([done, *counts, seconds]), style="bold"), *lines)
