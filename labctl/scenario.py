@@ -202,6 +202,11 @@ class Scenario:
         """The hosts, as a backend brings them up."""
         return [HostSpec(name, host.addresses) for name, host in self.hosts.items()]
 
+    @property
+    def least(self) -> float:
+        """About how many seconds it takes at least, if all goes well."""
+        return sum(step.least for step in self.steps)
+
 
 def _processes(hosts: Mapping[str, Host]) -> list[tuple[str, ProcessSpec]]:
     found = []

@@ -118,6 +118,11 @@ class Step(Model):
         """The processes that it starts."""
         return []
 
+    @property
+    def least(self) -> float:
+        """About how many seconds it takes at least, if all goes well."""
+        return 0.0
+
     def __str__(self) -> str:
         value = getattr(self, self.verb)
         if isinstance(value, dict):
@@ -282,6 +287,10 @@ class Wait(Step):
     def claim(self) -> Predicate:
         return self.wait
 
+    @property
+    def least(self) -> float:
+        return self.within.low
+
     def __str__(self) -> str:
         timing = f" within {self.within}" if self.within != DEFAULT_WITHIN else ""
         return f"wait {_claim(self.wait)}{timing}" + (f" of {self.since}" if self.since else "")
@@ -323,6 +332,10 @@ class Sleep(Step):
 
     def act(self, lab: Lab) -> None:
         lab.pump_until(lambda: False, lab.now() + self.sleep)
+
+    @property
+    def least(self) -> float:
+        return self.sleep
 
     def __str__(self) -> str:
         return f"sleep {self.sleep:g} s"

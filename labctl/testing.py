@@ -194,9 +194,8 @@ class Lab:
         """All of the lab's life."""
         backend = ready(self._backend)
         try:
-            with workflow.session(
-                self._case, backend, Silent(), say, self._out, self._os
-            ) as session:
+            folder = workflow.place(self._case, self._out)
+            with workflow.session(folder, self._case, Silent(), say, backend, self._os) as session:
                 with _explained(session), session.up():
                     self._session, self._is_up = session, True
                     try:

@@ -29,7 +29,7 @@ from labctl.history import read_events
 from labctl.probes.segments import Captures
 from labctl.runner import RunResult, Session, Silent, Watcher
 from labctl.scenario import Scenario, load_document
-from labctl.store import RunFolder
+from labctl.store import RunFolder, new_folder
 
 HEADER = "State Recv-Q Send-Q Local Address:Port Peer Address:Port Process"
 COUNTERS = {"TcpActiveOpens": 0, "TcpExtTCPAbortOnClose": 7}
@@ -293,7 +293,7 @@ def play(
     """Runs a scenario on a fake, and sees to what holds of every run: everything is taken down, the
     record is whole, and judging the record gives the verdicts that the run gave."""
     chosen = scenario(text) if isinstance(text, str) else text
-    with RunFolder(out, chosen.name, chosen.text) as folder:
+    with RunFolder(new_folder(out, chosen.name), chosen.text) as folder:
         found = Session(chosen, backend, folder, watcher or Silent()).run()
     assert "up" not in backend.log or "down" in backend.log
     (recorded,) = json.loads((found.folder / "result.json").read_text())["runs"]

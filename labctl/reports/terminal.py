@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from labctl.scenario import Scenario
 
 if TYPE_CHECKING:
     from labctl.doctor import Check
+    from labctl.jobs import Doing
     from labctl.lab import Lab
 
 STYLES = {
@@ -53,8 +55,9 @@ def console(stderr: bool = False) -> Console:
 # --- Results --------------------------------------------------------------------------------------
 
 
-def print_runs(runs: Sequence[RunResult], out: Console) -> None:
-    """One run in full; of several, those in full that did not pass, and a line each."""
+def print_runs(runs: Sequence[RunResult], out: Console, seconds: float) -> None:
+    """One run in full; of several, those in full that did not pass, a line each, and how many
+    seconds all of it took."""
     if len(runs) == 1:
         _print_run(runs[0], out)
         return
@@ -74,16 +77,17 @@ def print_runs(runs: Sequence[RunResult], out: Console) -> None:
             escape(run.reason or ""),
         )
     out.print(table)
-    out.print(_totals(runs))
+    out.print(_totals(runs, seconds))
 
 
-def _totals(runs: Sequence[RunResult]) -> str:
-    counts = {result: sum(run.result == result for run in runs) for result in STYLES}
-    words = [f"[{STYLES[r]}]{n} {r}[/]" for r, n in counts.items() if n]
+def _totals(runs: Sequence[RunResult], seconds: float) -> str:
     backends = ", ".join(sorted({run.backend for run in runs}))
-    return (
-        f"{', '.join(words)} of {len(runs)} on {backends} in {sum(r.seconds for r in runs):.1f} s"
-    )
+    return f"{', '.join(_counts(runs))} of {len(runs)} on {backends} in {seconds:.1f} s"
+
+
+def _counts(runs: Sequence[RunResult]) -> list[str]:
+    counts = {result: sum(run.result == result for run in runs) for result in STYLES}
+    return [f"[{STYLES[r]}]{n} {r}[/]" for r, n in counts.items() if n]
 
 
 def _print_run(run: RunResult, out: Console) -> None:
@@ -94,9 +98,9 @@ def _print_run(run: RunResult, out: Console) -> None:
     print_verdicts(run.verdicts, out)
     for sentence in run.why:
         out.print(Padding(Text(f"Why: {sentence}", overflow="fold"), (0, 0, 0, 2)))
-    where = [run.backend, f"kernel {run.environment['kernel']}", str(run.environment["os"])]
-    if run.environment.get("engine"):
-        where.append(str(run.environment["engine"]))
+    known = run.environment
+    kernel = f"kernel {known['kernel']}" if known.get("kernel") else None
+    where = [word for word in (run.backend, kernel, known.get("os"), known.get("engine")) if word]
     style = STYLES[run.result]
     reason = f": {escape(run.reason)}" if run.reason else ""
     place = escape(", ".join(where))
@@ -238,3 +242,58 @@ class LiveProgress(AbstractContextManager["LiveProgress"]):
             step = events[-1]
             lines.append(Text(f"  ▸ {now:8.3f} s  {step.text}  ({now - step.t:.1f} s)", "bold"))
         return lines[-STEPS_SHOWN:]
+
+
+class LiveBoard(AbstractContextManager["LiveBoard"]):
+    """A line a running case, and how many are done. See `Board`.
+
+    It has no thread, and leaves stdout and stderr alone: others are forked while it is shown."""
+
+    def __init__(self, cases: Sequence[Scenario], out: Console) -> None:
+        self._cases = cases
+        self._began = time.monotonic()
+        self._running: dict[int, tuple[float, Doing | None]] = {}
+        self._done: list[RunResult] = []
+        self._out = out
+        self._live = Live(
+            get_renderable=self._draw, console=out, transient=True, auto_refresh=False,
+            redirect_stdout=False, redirect_stderr=False,
+        )  # fmt: skip
+
+    def __enter__(self) -> LiveBoard:
+        self._live.start(refresh=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def begun(self, number: int) -> None:
+        self._running[number] = (time.monotonic(), None)
+
+    def doing(self, number: int, step: Doing) -> None:
+        self._running[number] = (self._running[number][0], step)
+
+    def say(self, line: str) -> None:
+        self._out.print(Text(line))
+
+    def ended(self, number: int, result: RunResult) -> None:
+        del self._running[number]
+        self._done.append(result)
+
+    def tick(self) -> None:
+        self._live.refresh()
+
+    def _draw(self) -> RenderableType:
+        now = time.monotonic()
+        width = min(max(len(case.label) for case in self._cases), self._out.width * 2 // 5)
+        lines = []
+        for number, (since, step) in self._running.items():
+            label, steps = self._cases[number].label, len(self._cases[number].steps)
+            at, text = (step.index + 1, step.text) if step else (0, "bringing the lab up")
+            line = f"{label[:width]:{width}} {at:3}/{steps:<3} {now - since:5.1f} s  {text}"
+            lines.append(Text(line, no_wrap=True, overflow="ellipsis"))
+        done = f"{len(self._done)}/{len(self._cases)} done"
+        counts = _counts([run for run in self._done if run.result != "pass"])
+        seconds = f"{now - self._began:.1f} s"
+        # First, since what a terminal has no room for is left out at the end.
+        return Group(Text.from_markup(", ".join([done, *counts, seconds]), style="bold"), *lines)

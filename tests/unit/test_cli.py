@@ -338,7 +338,7 @@ def timeless(text: str, out: Path) -> str:
 
 
 def printed(runs: list[RunResult], capsys: pytest.CaptureFixture[str], out: Path) -> str:
-    print_runs(runs, console())
+    print_runs(runs, console(), sum(run.seconds for run in runs))
     text = capsys.readouterr().out
     assert "\x1b" not in text
     lines = [line.rstrip() for line in timeless(text, out).splitlines()]
@@ -371,7 +371,7 @@ def test_what_is_shown_has_no_markup_of_its_own(
     )
     (case,) = load_document(Document("lesson.yaml", text), text, "[a]", {})
     fake = FakeBackend({"start server": lambda lab: lab.output("server", "[green]out[/]\n")})
-    print_runs([play(case, fake, tmp_path)], console())
+    print_runs([play(case, fake, tmp_path)], console(), 1.0)
     out = capsys.readouterr().out
     for shown in ("a [bold]title[/] [/]", "[red]caption[/]", "'[?][/]'", "[green]out[/]"):
         assert shown in out
