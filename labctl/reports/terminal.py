@@ -17,6 +17,7 @@ from labctl.check import Verdict
 from labctl.explain import describe_socket
 from labctl.history import Event, History, SocketsEvent, StepEvent
 from labctl.probes.sockets import Socket
+from labctl.reports.rungs import claim_words
 from labctl.runner import RunResult
 from labctl.scenario import Scenario
 
@@ -137,14 +138,10 @@ def print_verdicts(verdicts: Sequence[Verdict], out: Console) -> None:
 def _verdict_table(verdicts: Sequence[Verdict]) -> Table:
     table = _table("", "at", "claim", "seen")
     for verdict in verdicts:
-        subject = verdict.what.partition(":")[0]
-        claim = (
-            verdict.what if verdict.expected in verdict.what else f"{subject}: {verdict.expected}"
-        )
         table.add_row(
             Text(SYMBOLS[verdict.result], STYLES[verdict.result]),
             f"{verdict.at:.3f} s",
-            escape(claim),
+            escape(claim_words(verdict)),
             escape(verdict.actual),
         )
     return table
