@@ -13,20 +13,12 @@ import pytest
 from labctl.reports import html
 from tests.unit.test_reports import DRAWN
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
-)
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--virtual-time-budget=20000",
-    "--dump-dom",
-]
+NAMES = "chromium", "chromium-browser", "google-chrome"
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), "")
+FLAGS = """
+--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking
+--disable-component-update --disable-sync --virtual-time-budget=20000 --dump-dom
+"""
 WIDTHS = 390, 820, 1280
 MEASURE = """<script>
 const found = [], range = document.createRange();
@@ -37,7 +29,8 @@ for (const text of document.querySelectorAll("svg text"))
     if (r.width) found.push([r.top, r.left, r.right, r.height, line.textContent]);
   }
 const page = document.documentElement;
-parent.postMessage({name: window.name, width: page.clientWidth, needs: page.scrollWidth, found}, "*");
+const width = page.clientWidth, needs = page.scrollWidth;
+parent.postMessage({name: window.name, width, needs, found}, "*");
 </script>"""
 COLLECT = """<script>
 const all = {};
@@ -57,15 +50,14 @@ def test_nothing_touches_and_nothing_is_wider_than_the_screen(tmp_path: Path) ->
             for width in WIDTHS
         ]
     (tmp_path / "all.html").write_text(COLLECT + "".join(frames), "utf-8")
-    done = subprocess.run(
-        [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", f"file://{tmp_path}/all.html"],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
+    profile, page = f"--user-data-dir={tmp_path / 'profile'}", f"file://{tmp_path}/all.html"
+    command = [CHROMIUM, *FLAGS.split(), profile, page]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     seen = json.loads(unescape(done.stdout.partition("<pre>")[2].partition("</pre>")[0]))
     assert len(seen) == len(frames)
-    for name, page in seen.items():
-        assert page["needs"] <= page["width"], name
-        texts = sorted(page["found"])
+    for name, shown in seen.items():
+        assert shown["needs"] <= shown["width"], name
+        texts = sorted(shown["found"])
         assert texts
         for n, (top, left, right, height, words) in enumerate(texts):
             for below, begin, end, _, others in texts[n + 1 :]:
