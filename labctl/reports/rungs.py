@@ -156,7 +156,8 @@ class Ladder:
 
 def arrow_words(ladder: Ladder, arrow: Arrow) -> str:
     """`#2 FIN ACK seq 1 ack 12 [lost]`."""
-    words = [ladder.number(arrow.connection), arrow.label, *(f"[{mark}]" for mark in arrow.marks)]
+    marks = f"[{', '.join(arrow.marks)}]" if arrow.marks else ""
+    words = [ladder.number(arrow.connection), arrow.label, marks]
     return " ".join(filter(None, words))
 
 
