@@ -24,8 +24,9 @@ LINE = 14.0
 """From one line of a text to the next."""
 ASCENT, DESCENT = 0.8, 0.24
 """How far letters reach above and below their baseline, in parts of the font's size."""
-BAND = 200.0
-"""A drawing is cut into pieces of this height or a little more: a page breaks between two."""
+BAND, BANDS = 200.0, 60
+"""A drawing is cut into pieces of this height or a little more, but not into more than so many: a
+page breaks between two, and what reaches over several is drawn in each."""
 
 
 class Font(NamedTuple):
@@ -253,10 +254,11 @@ class Drawing:
     def _cuts(self) -> Iterator[float]:
         """Where it can be cut, by whole pixels."""
         words = ([p for p in shape.parts if isinstance(p, Words)] for shape in self.shapes)
+        least = max(BAND, self.height / BANDS)
         above = last = 0.0
         for top, bottom in sorted(_span(parts) for parts in words if parts):
             cut = float(ceil(above))
-            if cut <= top and cut - last >= BAND and self.height - cut >= BAND / 2:
+            if cut <= top and cut - last >= least and self.height - cut >= least / 2:
                 yield cut
                 last = cut
             above = max(above, bottom)

@@ -38,7 +38,7 @@ from labctl.reports import html, junit, ladder, markdown, mermaid, recorded
 from labctl.reports.drawing import draw
 from labctl.reports.recorded import RecordedRun
 from labctl.reports.rungs import Arrow, Bar, Call, Gap, Judged, Ladder, Look, Return, Step
-from labctl.reports.shapes import BAND, FONTS, LINE, Line, Words, measure, wrap
+from labctl.reports.shapes import BAND, BANDS, FONTS, LINE, Line, Words, measure, wrap
 from tests.fake import HEADER, tcp
 
 RUN = Path(__file__).parent / "data" / "run"
@@ -567,12 +567,19 @@ def test_a_narrow_drawing_of_two_hosts_fits_a_small_screen(name: str) -> None:
 
 
 def test_drawings_are_cut_where_no_text_is() -> None:
-    drawing = draw(recorded_run(many(500)).ladder)
+    drawing = draw(recorded_run(many(50)).ladder)
     assert sum(band.height for band in drawing.bands) == drawing.height
     assert max(band.height for band in drawing.bands) < 2 * BAND
     assert sum(band.body.count("<text") for band in drawing.bands) == sum(
         isinstance(part, Words) for shape in drawing.shapes for part in shape.parts
     )
+
+
+def test_what_lives_long_is_not_drawn_over_and_over() -> None:
+    looks = [look(n / 10, "server", *(tcp("ESTAB", SERVER, f"198.18.0.3:{40000 + m}")
+                                      for m in range(n))) for n in range(200)]  # fmt: skip
+    drawing = draw(recorded_run(history(*looks)).ladder)
+    assert len(drawing.bands) <= BANDS
 
 
 def test_an_arrow_falls_while_it_is_under_way() -> None:
