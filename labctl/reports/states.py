@@ -13,6 +13,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from labctl.history import CallEvent, History, ProcessEvent, SocketsEvent, StateEvent
 from labctl.probes.segments import Segment
@@ -163,6 +164,7 @@ def ends(socket: Socket) -> Ends:
     return _endpoint(socket.local), remote
 
 
+@lru_cache(maxsize=10_000)
 def _endpoint(address: Address) -> str:
     if address.wildcard:
         return f":{address.port}"
