@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -18,6 +18,7 @@ from labctl.check import Verdict
 from labctl.explain import describe_socket
 from labctl.history import Event, History, SocketsEvent, StepEvent
 from labctl.probes.sockets import Socket
+from labctl.reports.rungs import claim_words
 from labctl.runner import RunResult
 from labctl.scenario import Scenario
 
@@ -34,6 +35,8 @@ STYLES = {
     "error": "bold red",
 }
 SYMBOLS = {"pass": "✓", "fail": "✗", "unknown": "?", "skip": "-", "error": "!"}
+OUTCOMES: dict[str | None, str] = {"done": "✓", "held": "✓", "skipped": "-"}
+"""The sign of a step, where it is not `✗`."""
 PIPE_WIDTH = 110
 SOCKETS_SHOWN = 6
 STEPS_SHOWN = 7
@@ -117,9 +120,18 @@ def _print_sides(step: StepEvent, run: RunResult, out: Console) -> None:
             seen[event.host] = event
         if event is step:
             break
-    for host in run.scenario.hosts:
-        for line in _lines(seen[host].sockets):
-            out.print(Text(f"    {host:<10} {line}"))
+    sides = [(host, line) for host in run.scenario.hosts for line in _lines(seen[host].sockets)]
+    out.print(Padding(_sides(sides), (0, 0, 0, 4)))
+
+
+def _sides(lines: Iterable[tuple[str, str]]) -> Table:
+    """Lines, each beside the name of its host."""
+    table = Table.grid(padding=(0, 1, 0, 0))
+    table.add_column(min_width=10, no_wrap=True)
+    table.add_column(overflow="fold")
+    for host, line in lines:
+        table.add_row(Text(host), Text(line))
+    return table
 
 
 def _lines(sockets: Sequence[Socket], age: float = 0.0) -> list[str]:
@@ -141,14 +153,10 @@ def print_verdicts(verdicts: Sequence[Verdict], out: Console) -> None:
 def _verdict_table(verdicts: Sequence[Verdict]) -> Table:
     table = _table("", "at", "claim", "seen")
     for verdict in verdicts:
-        subject = verdict.what.partition(":")[0]
-        claim = (
-            verdict.what if verdict.expected in verdict.what else f"{subject}: {verdict.expected}"
-        )
         table.add_row(
             Text(SYMBOLS[verdict.result], STYLES[verdict.result]),
             f"{verdict.at:.3f} s",
-            escape(claim),
+            escape(claim_words(verdict)),
             escape(verdict.actual),
         )
     return table
@@ -218,29 +226,29 @@ class LiveProgress(AbstractContextManager["LiveProgress"]):
         """See `Watcher`."""
 
     def _draw(self) -> RenderableType:
-        title = Text(f"{self._scenario.label}  {self._scenario.title}", "bold", no_wrap=True)
+        title = _line(f"{self._scenario.label}  {self._scenario.title}", "bold")
         if self._history is None or self._lab is None:
             return Group(title, Text("  bringing the lab up", "dim"))
         now = self._lab.now()
-        parts: list[Any] = [title, *self._steps(now), Text("")]
+        sides = []
         for host in self._scenario.hosts:
             look = self._history.sockets.get(host)
-            for line in _lines(look.sockets, now - look.t) if look else ["not seen yet"]:
-                parts.append(Text(f"  {host:<10} {line}", no_wrap=True))
-        return Group(*parts)
+            lines = _lines(look.sockets, now - look.t) if look else ["not seen yet"]
+            sides += [(host, line) for line in lines]
+        return Group(title, *self._steps(now), Text(""), Padding(_sides(sides), (0, 0, 0, 2)))
 
     def _steps(self, now: float) -> list[Text]:
         """The last few steps, and how long the one under way has taken."""
         assert self._history is not None
         events = [e for e in list(self._history.events) if isinstance(e, StepEvent)]
         lines = [
-            Text(f"  {'✓' if e.outcome in ('done', 'held') else '✗'} {e.t:8.3f} s  {e.text}", "dim")
+            _line(f"  {OUTCOMES.get(e.outcome, '✗')} {e.t:8.3f} s  {e.text}", "dim")
             for e in events
             if e.phase == "end"
         ]
         if events and events[-1].phase == "begin":
             step = events[-1]
-            lines.append(Text(f"  ▸ {now:8.3f} s  {step.text}  ({now - step.t:.1f} s)", "bold"))
+            lines.append(_line(f"  ▸ {now:8.3f} s  {step.text}  ({now - step.t:.1f} s)", "bold"))
         return lines[-STEPS_SHOWN:]
 
 
@@ -291,9 +299,14 @@ class LiveBoard(AbstractContextManager["LiveBoard"]):
             label, steps = self._cases[number].label, len(self._cases[number].steps)
             at, text = (step.index + 1, step.text) if step else (0, "bringing the lab up")
             line = f"{label[:width]:{width}} {at:3}/{steps:<3} {now - since:5.1f} s  {text}"
-            lines.append(Text(line, no_wrap=True, overflow="ellipsis"))
+            lines.append(_line(line, ""))
         done = f"{len(self._done)}/{len(self._cases)} done"
         counts = _counts([run for run in self._done if run.result != "pass"])
         seconds = f"{now - self._began:.1f} s"
         # First, since what a terminal has no room for is left out at the end.
         return Group(Text.from_markup(", ".join([done, *counts, seconds]), style="bold"), *lines)
+
+
+def _line(words: str, style: str) -> Text:
+    """One line, however long the words are."""
+    return Text(words, style, no_wrap=True, overflow="ellipsis")
