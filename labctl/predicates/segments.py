@@ -47,6 +47,7 @@ class SegmentsPattern(Model):
     lost: bool | None = None
     data: bool | None = None
     since: Label | None = None
+    since_first: Flags | None = None
 
     def judge(self, history: History) -> Finding:
         """The finding, from the captures of all hosts."""
@@ -57,21 +58,24 @@ class SegmentsPattern(Model):
         if self.since is not None and self.since not in history.labels:
             return Finding("unknown", what, str(self), f"nothing is labelled {self.since!r}")
         start = history.labels[self.since] if self.since else float("-inf")
-        found = [s for s in history.segments() if s.time >= start and self.matches(s)]
+        segments = [s for s in history.segments() if s.time >= start]
+        if self.since_first is not None:
+            first = next((i for i, s in enumerate(segments) if _has(s, self.since_first)), None)
+            if first is None:
+                return Finding("fail", what, str(self), f"no {' '.join(self.since_first)}")
+            segments = segments[first:]
+        found = [s for s in segments if self.matches(s)]
         lines = tuple(f"{s.time:.6f} {s.sender} -> {s.receiver}: {s.summary}" for s in found[:12])
         return finding(self.enough(len(found)), what, str(self), str(len(found)), *lines)
 
     def matches(self, segment: Segment) -> bool:
         """Whether a segment is one of these."""
-        wanted = set(self.flags or ())
-        has_data = segment.length > 0
         return (
             segment.t is not None
             and self.from_ in (None, segment.sender)
             and self.to in (None, segment.receiver)
-            and wanted - {"data"} <= set(segment.flags)
-            and ("data" not in wanted or has_data)
-            and self.data in (None, has_data)
+            and _has(segment, self.flags or ())
+            and self.data in (None, segment.length > 0)
             and self.retransmitted in (None, segment.retransmitted)
             and self.lost in (None, segment.lost)
         )
@@ -95,4 +99,9 @@ class SegmentsPattern(Model):
         words += [f"from {self.from_}"] if self.from_ else []
         words += [f"to {self.to}"] if self.to else []
         words += [f"since {self.since}"] if self.since else []
+        words += [f"since the first {' '.join(self.since_first)}"] if self.since_first else []
         return " ".join(words)
+
+
+def _has(segment: Segment, flags: tuple[str, ...]) -> bool:
+    return set(flags) <= {*segment.flags, *(["data"] if segment.length else [])}
