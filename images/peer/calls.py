@@ -261,10 +261,10 @@ def _parse_shutdown(words):
 
 
 def _parse_close(words):
-    which = _plain(CALLS["close"].usage, 0, 1)(words)
-    if which not in ([], ["listener"]):
-        raise ValueError("%r is out of place; usage: %s" % (which[0], CALLS["close"].usage))
-    return tuple(which)
+    which = " ".join(_plain(CALLS["close"].usage, 0, 2)(words))
+    if which not in ("", "listener", "at eof"):
+        raise ValueError("%r is out of place; usage: %s" % (which, CALLS["close"].usage))
+    return (which,) if which else ()
 
 
 def _parse_sleep(words):
@@ -406,9 +406,11 @@ def call_shutdown(program, how):
 
 
 def call_close(program, which=None):
-    sock = program.sock() if which is None else program.listener
+    sock = program.listener if which == "listener" else program.sock()
     if sock is None:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    while which == "at eof" and sock.recv(65536):
+        pass
     program.drop(sock)
 
 
@@ -470,7 +472,7 @@ CALLS = collections.OrderedDict(
               call_send, _parse_send),
         _kind("recv [N | until eof]", call_recv, _parse_recv),
         _kind("shutdown rd|wr|rdwr", call_shutdown, _parse_shutdown),
-        _kind("close [listener]", call_close, _parse_close),
+        _kind("close [listener | at eof]", call_close, _parse_close),
         _kind("fork", call_fork),
         _kind("sleep DURATION", call_sleep, _parse_sleep),
         _kind("wait", call_wait),
