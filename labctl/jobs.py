@@ -40,7 +40,7 @@ METHOD = "fork" if sys.platform == "linux" else "spawn"
 system's libraries on macOS do not bear a fork (see Python's multiprocessing)."""
 
 MOST = 32
-"""At once. Networks are as many: netns.py has 32 to give away, and so has an engine by default."""
+"""At once. Networks are as many: netns.py has 32 to give away, an engine about as many."""
 
 TICK = 0.125
 ORPHAN_LOOK = 0.5
@@ -102,13 +102,16 @@ class Pace:
     rising: int
 
 
-A_CORE = {"docker": Pace(8, 1), "netns": Pace(8, 4)}
-"""What suits a backend, for each core: most cases wait for TCP's timers most of the time."""
+A_CORE = Pace(8, 1)
+"""What suits each core: most cases wait for TCP's timers most of the time."""
+
+CHEAP = {"netns": Pace(8, 4)}
+"""The same for backends whose labs come up with little work."""
 
 
 def pace(backend: str, cases: int, wanted: int | None) -> Pace:
     """For so many cases, all at once that are `wanted`, or as suits this machine."""
-    cores, suitable = os.cpu_count() or 1, A_CORE[backend]
+    cores, suitable = os.cpu_count() or 1, CHEAP.get(backend, A_CORE)
     most = wanted or min(suitable.at_once * cores, MOST)
     return Pace(min(most, cases), suitable.rising * cores)
 

@@ -462,7 +462,7 @@ class Lab:
 
     def _take_trace(self, message: Message | None) -> None:
         if message is None:
-            if not self._closing and TRACER in self._agents:
+            if not self._closing and TRACER in self._agents and "reason" not in self._traced:
                 del self._agents[TRACER]
                 self._blind(self.now(), "the tracer ended")
             return

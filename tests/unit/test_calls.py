@@ -208,7 +208,7 @@ PIECES = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.one_of(PIECES, st.text(max_size=3))).map("".join))
 @example("listen " + "9" * 5000)
 @example('send "' + "\\" * 999 + '"')

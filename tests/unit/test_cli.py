@@ -569,3 +569,14 @@ def test_reports_of_a_run_at_once(
     assert 'href="lesson-2.html"' in (tmp_path / "index.html").read_text("utf-8")
     assert (tmp_path / "lesson-2.html").exists()
     assert summary.read_text("utf-8").startswith("before\n## 2 runs\n")
+
+
+def test_a_lab_to_keep_is_the_only_one(labctl: Labctl) -> None:
+    status, _, err = labctl("run", "process_end", "--keep", "--jobs", "2")
+    assert (status, err) == (
+        2, "labctl: --keep keeps one lab at a time, so it can't go with --jobs 2\n"
+    )  # fmt: skip
+    for wrong in ("0", "33", "some"):
+        status, _, err = labctl("run", "process_end", "-j", wrong)
+        assert status == 2
+        assert "'-j' / '--jobs'" in err

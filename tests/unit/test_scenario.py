@@ -463,7 +463,7 @@ SCENARIOS = st.fixed_dictionaries(
 )
 BREAKS = re.compile(r"\r\n|[\n\r\x85\u2028\u2029]")  # what YAML 1.1 takes for the end of a line
 DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-QUICK = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=150, suppress_health_check=list(HealthCheck))
 
 
 def sees_to(text: str) -> None:
