@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from labctl.explain import blocked_call
@@ -67,12 +67,14 @@ def check(
 
 
 def check_whole(scenario: Scenario, history: History) -> list[Verdict]:
-    """The verdicts on what a scenario claims of its whole history."""
-    return [
-        _verdict(finding, history.now, source)
-        for predicate, source in zip(scenario.expect, scenario.expect_sources, strict=True)
-        for finding in predicate.judge(history)
-    ]
+    """The verdicts on what a scenario, and each of its steps, claims of its whole history."""
+    verdicts: list[Verdict] = []
+    for event in history.events:
+        if isinstance(event, StepEvent) and event.phase == "end":
+            verdicts += _judge_in_the_end(scenario, event, history)
+    for predicate, source in zip(scenario.expect, scenario.expect_sources, strict=True):
+        verdicts += [_verdict(f, history.now, source) for f in predicate.judge(history)]
+    return verdicts
 
 
 def check_step(
@@ -91,6 +93,18 @@ def check_step(
     if not isinstance(step, Wait):
         return [_verdict(finding, event.t, source) for finding in claims]
     return [_waited(step, finding, event, history, begun, source) for finding in claims]
+
+
+def _judge_in_the_end(scenario: Scenario, event: StepEvent, history: History) -> list[Verdict]:
+    """The verdicts on what a step that has ended claims of the whole run."""
+    claim = scenario.steps[event.index].in_the_end(event.index)
+    if claim is None or event.outcome == "failed":
+        return []
+    source = scenario.step_sources[event.index]
+    found = [_verdict(finding, history.now, source) for finding in claim.judge(history)]
+    if event.outcome == "skipped":
+        found = [replace(v, result="skip", actual=event.detail or "", evidence=()) for v in found]
+    return found
 
 
 def _waited(

@@ -9,6 +9,7 @@ recorded run is the same fold, event by event.
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,7 +18,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 from labctl.errors import UsageError
-from labctl.probes.segments import Captures, Segment
+from labctl.probes.segments import Captures, Injection, Loss, Observation, Segment, read_packet
 from labctl.probes.sockets import Socket, lab_sockets, parse_ss
 
 
@@ -157,6 +158,47 @@ class StateEvent(Event):
 
 
 @dataclass(frozen=True)
+class PacketEvent(Event):
+    """What a host did with a packet. `data` is the packet or its head, from the IP header on, in
+    base64."""
+
+    host: str
+    data: str
+
+    @cached_property
+    def observation(self) -> Observation | None:
+        """The TCP segment in it, at `t`."""
+        return read_packet(self.host, self.t, base64.b64decode(self.data))
+
+
+@dataclass(frozen=True)
+class LossEvent(PacketEvent):
+    """A host lost a segment on purpose, by the drop of that step."""
+
+    kind = "loss"
+    drop: int
+
+
+@dataclass(frozen=True)
+class TallyEvent(Event):
+    """How many segments a host has lost so far to the drop of a step, as the kernel counted."""
+
+    kind = "tally"
+    host: str
+    drop: int
+    lost: int
+
+
+@dataclass(frozen=True)
+class InjectEvent(PacketEvent):
+    """A host was made to send a segment, whose numbers count from its connection's first ones."""
+
+    kind = "inject"
+    seq: int
+    ack: int
+
+
+@dataclass(frozen=True)
 class TroubleEvent(Event):
     """A probe that could not see: what it says is incomplete from here on."""
 
@@ -178,6 +220,9 @@ KINDS: dict[str, type[Event]] = {
         CountersEvent,
         ExecEvent,
         StateEvent,
+        LossEvent,
+        TallyEvent,
+        InjectEvent,
         TroubleEvent,
     )
 }
@@ -235,6 +280,10 @@ class History:
         self.sockets: dict[str, SocketsEvent] = {}
         self.processes: dict[str, ProcessState] = {}
         self.trouble: dict[tuple[str, str], TroubleEvent] = {}
+        self.losses: list[LossEvent] = []
+        self.injected: list[InjectEvent] = []
+        self.tallies: dict[tuple[str, int], int] = {}
+        self.step = -1  # the index of the last one that began
         self._captured = 0.0
         self._baseline: dict[str, Mapping[str, int]] = {}
         self._counters: dict[str, dict[str, int]] = {}
@@ -247,6 +296,8 @@ class History:
         match event:
             case LabEvent():
                 self.lab = event
+            case StepEvent(phase="begin"):
+                self.step = event.index
             case StepEvent(phase="end", label=str(label)):
                 self.labels[label] = event.t
             case ProcessEvent(phase="start"):
@@ -260,6 +311,12 @@ class History:
             case CountersEvent():
                 self._baseline[event.host] = event.values
                 self._counters[event.host] = dict(event.values)
+            case LossEvent():
+                self.losses.append(event)
+            case InjectEvent():
+                self.injected.append(event)
+            case TallyEvent():
+                self.tallies[event.host, event.drop] = event.lost
             case TroubleEvent():
                 self.trouble[event.host, event.probe] = event
 
@@ -278,7 +335,10 @@ class History:
         if self.lab is None:
             return []
         owners = {a: n.partition(".")[0] for n, a in self.lab.addresses.items()}
-        found = self.captures.segments(owners, self.lab.epoch)
+        epoch = self.lab.epoch
+        losses = [Loss(e.drop, o) for e in self.losses if (o := _since(e, epoch))]
+        injected = [Injection(e.seq, e.ack, o) for e in self.injected if (o := _since(e, epoch))]
+        found = self.captures.segments(owners, epoch, losses, injected)
         return [segment for segment in found if segment.time <= self.now]
 
     def growth(self, host: str, counter: str) -> int | None:
@@ -296,3 +356,9 @@ class History:
         """The addresses that a name stands for: a host's bare name for all of them."""
         known = self.lab.addresses if self.lab else {}
         return {a for n, a in known.items() if n == name or n.startswith(f"{name}.")}
+
+
+def _since(event: PacketEvent, epoch: float) -> Observation | None:
+    """The segment of an event, dated as captures date theirs."""
+    seen = event.observation
+    return dataclasses.replace(seen, at=seen.at + epoch) if seen else None

@@ -13,17 +13,21 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
+from labctl import messages
 from labctl.backends import (
     Backend,
     Channel,
     HostLink,
     Lack,
     Message,
+    MissingHere,
     address_names,
     hosts_text,
 )
 from labctl.errors import LabError
+from labctl.faults import MENDS, tallied
 from labctl.history import (
     CallEvent,
     CountersEvent,
@@ -31,14 +35,11 @@ from labctl.history import (
     ExecEvent,
     History,
     LabEvent,
-    OutputEvent,
     ProcessEvent,
-    SocketsEvent,
     StateEvent,
     TroubleEvent,
 )
 from labctl.predicates import Predicate
-from labctl.probes.sockets import SsParseError
 from labctl.scenario import Scenario
 from labctl.steps import Outcome
 from labctl.values import Within
@@ -59,13 +60,6 @@ TRACER = "the tracer"
 SETTLING = 0.25
 """What "now" means to an expectation: an acknowledgement may be delayed by 200 ms (TCP_DELACK_MAX
 in include/net/tcp.h; RFC 9293, section 3.8.6.3 allows 500), and a state may hang on it."""
-
-
-class MissingHere(Exception):
-    """This kernel or machine lacks what the scenario is about."""
-
-    def __init__(self, lack: Lack) -> None:
-        super().__init__(f"{lack.reason}; {lack.mend}")
 
 
 @dataclass(frozen=True)
@@ -153,6 +147,10 @@ class Lab:
                 for name, link in self._links.items()
             }
         )
+        wanted = sorted(self.scenario.needs & MENDS.keys())
+        missing = self.fault(next(iter(self._links)), "probe", what=wanted) if wanted else {}
+        for need, reason in missing.get("missing", {}).items():
+            raise MissingHere(Lack(reason, MENDS[need]))
         for name, host in self.scenario.hosts.items():
             if host.sysctls:
                 self.sysctl(name, host.sysctls)
@@ -162,7 +160,7 @@ class Lab:
         captured = all(answer["capture"] is None for answer in ready.values())
         probes = ["ss", *(["capture"] if captured else []), *([] if untraced else ["trace"])]
         hello = next(iter(self._hellos.values()))
-        self._emit(
+        self.emit(
             LabEvent(
                 self.now(),
                 started,
@@ -173,10 +171,10 @@ class Lab:
             )
         )
         for name, hello in self._hellos.items():
-            self._emit(CountersEvent(self.now(), name, hello["counters"]))
+            self.emit(CountersEvent(self.now(), name, hello["counters"]))
         for name, answer in ready.items():
             if answer["capture"]:
-                self._emit(TroubleEvent(self.now(), name, "capture", answer["capture"]))
+                self.emit(TroubleEvent(self.now(), name, "capture", answer["capture"]))
         if untraced:
             self._blind(self.now(), f"{untraced.reason}; {untraced.mend}")
 
@@ -213,7 +211,7 @@ class Lab:
             self._traced = {"reason": text}
             return
         for host in self._links:
-            self._emit(TroubleEvent(t, host, "trace", text))
+            self.emit(TroubleEvent(t, host, "trace", text))
 
     def _synchronize(self) -> None:
         """Finds the lab clock's offset from ours. They are one clock unless the engine is
@@ -307,7 +305,7 @@ class Lab:
     def exec(self, host: str, command: str) -> None:
         """Runs a shell command on a host and records its output."""
         answer = self._ask(host, {"do": "exec", "command": command}, EXEC_DEADLINE)
-        self._emit(
+        self.emit(
             ExecEvent(answer["t"] - self._origin, host, command, answer["exit"], answer["output"])
         )
 
@@ -319,6 +317,12 @@ class Lab:
             raise MissingHere(Lack(f"kernel {kernel} has no {key}", "run it on another kernel"))
         for key, reason in answer["failed"].items():
             raise LabError(f"{host}: can't set {key} to {values[key]!r}: {reason}")
+
+    def fault(self, host: str, verb: str, **details: Any) -> Message:
+        """Has a host do a method of Faults (images/host/faults.py); returns what that returns, and
+        when it began, as `t`."""
+        answer = self._ask(host, {"do": "fault", "verb": verb, **details})
+        return {**answer, "t": answer["t"] - self._origin}
 
     def look(self, hosts: Iterable[str] | None = None, caption: str | None = None) -> None:
         """Has every host, or some, report its sockets and counters now."""
@@ -340,7 +344,9 @@ class Lab:
         for host, answer in self._ask_all({host: {"do": "flush"} for host in self._links}).items():
             if answer["dropped"]:
                 text = f"{answer['dropped']} packets were not captured"
-                self._emit(TroubleEvent(self.now(), host, "capture", text))
+                self.emit(TroubleEvent(self.now(), host, "capture", text))
+            for event in tallied(self.history, self.now(), host, answer["lost"]):
+                self.emit(event)
 
     def wait(self, predicate: Predicate, within: Within, since: str | None) -> Outcome:
         """Polls until a predicate holds; the upper bound counts from a label, or from now."""
@@ -448,17 +454,8 @@ class Lab:
                 records = base64.b64decode(message["data"])
                 self.history.add_packets(t, host, records)
                 self._record_packets(host, records)
-                return
-            if kind == "trouble":
-                self._emit(TroubleEvent(t, host, **message))
-                return
-            look = SocketsEvent(t, host, **message)
-            try:
-                _ = look.sockets
-            except SsParseError as exc:
-                self._emit(TroubleEvent(t, host, "ss", f"{exc}\n{look.text}"))
             else:
-                self._emit(look)
+                self.emit(messages.of_host(kind, t, host, message))
 
     def _take_trace(self, message: Message | None) -> None:
         if message is None:
@@ -475,7 +472,7 @@ class Lab:
             t = message.pop("t") - self._origin
             if kind == "state":
                 address = message["local"].rpartition(":")[0].strip("[]")
-                self._emit(StateEvent(t, self._owners[address], **message))
+                self.emit(StateEvent(t, self._owners[address], **message))
             else:
                 self._blind(t, message["text"])
 
@@ -483,20 +480,20 @@ class Lab:
         if message is None:
             del self._running[process]
             gone = ProcessEvent(self.now(), process, host, "gone", signal="KILL")
-            self._emit(gone)
+            self.emit(gone)
             if process in self._starts and not self._closing:
                 self._backend.prepare(self._processes[process])
             return
         kind, t = message.pop("kind"), message.pop("t") - self._origin
-        events = {"process": ProcessEvent, "call": CallEvent, "output": OutputEvent}
-        event: Event = events[kind](t, process, host, **message)
-        self._emit(event)
+        event = messages.of_process(kind, t, process, host, message)
+        self.emit(event)
         if isinstance(event, CallEvent) and event.errno == "EADDRINUSE":
             self._ids += 1
             self._blaming.add(self._ids)
             look = {"do": "look", "id": self._ids, "caption": event.call}
             self._agents[host].send(look)
 
-    def _emit(self, event: Event) -> None:
+    def emit(self, event: Event) -> None:
+        """Takes in an event, and records it."""
         self.history.add(event)
         self._record(event)

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from labctl.backends import Backend
+from labctl.backends import Backend, MissingHere
 from labctl.check import NotPassed, Verdict, check, explain, overall
 from labctl.errors import LabError, Unavailable
 from labctl.history import Event, History, StepEvent
-from labctl.lab import Lab, MissingHere
+from labctl.lab import Lab
 from labctl.scenario import Scenario
 from labctl.steps import Step, StepFailed
 from labctl.store import RunFolder

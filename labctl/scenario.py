@@ -24,7 +24,7 @@ from labctl.backends import BACKENDS, CAPABILITIES, HostSpec, ProcessSpec
 from labctl.document import REFERENCE, Document, Expanded, Path_, read_scalar
 from labctl.errors import Mistake, ScenarioError, UsageError
 from labctl.predicates import Claim, Predicate
-from labctl.steps import NOT_YET, STEPS, Step
+from labctl.steps import STEPS, Step
 from labctl.values import (
     HOST_NAME,
     MAX_ADDRESSES,
@@ -110,9 +110,6 @@ def _step(value: Any, handler: Any, info: ValidationInfo) -> Step:
         return value
     if not isinstance(value, Mapping):
         raise problem(f"a step is a mapping with one verb ({', '.join(STEPS)}), not {shown(value)}")
-    for verb, subject in NOT_YET.items():
-        if verb in value:
-            raise problem(f"{verb!r} is not supported yet: {subject} later work", key=verb)
     verbs = [key for key in value if key in STEPS]
     if len(verbs) > 1:
         raise problem(f"one verb a step, not {' and '.join(verbs)}; make it two steps")
@@ -402,6 +399,7 @@ def _references(
     used, and once; `when` must name what there is. The labels in `before` are set already."""
     mistakes: list[tuple[int, str]] = []
     labels = list(before)
+    drops = ["all", *before]
 
     def mistake(message: str, *path: str | int) -> None:
         mistakes.append((expanded.line(("steps", *path)), message))
@@ -423,6 +421,10 @@ def _references(
             continue
         label, when = step.get("as"), step.get("when")
         counted_from(step, "steps", index)
+        healed = step.get("heal", "all")
+        if isinstance(healed, str) and healed not in drops:
+            message = f"no earlier drop has the label {healed!r}; {choices(healed, drops)}"
+            mistake(message, index, "heal")
         for verb in ("wait", "expect"):
             claimed(step.get(verb), "steps", index, verb)
         if isinstance(label, str):
@@ -430,6 +432,7 @@ def _references(
                 mistake(f"the label {label!r} is set twice; choose another", index, "as")
             else:
                 labels.append(label)
+                drops += [label] if "drop" in step else []
         if not isinstance(when, dict):
             continue
         backend, variant = when.get("backend"), when.get("variant")
@@ -459,6 +462,9 @@ def _case(
     processes = [spec for _, spec in _processes(written.hosts)]
     implied = {"images" for spec in processes if spec.image}
     implied |= {"uids" for spec in processes if spec.uid}
+    for step in written.steps:
+        if not (step.when and step.when.excludes(variant)):
+            implied |= step.needs
     return Scenario(
         name=name,
         source=file,

@@ -24,12 +24,11 @@ from unittest import SkipTest
 import yaml
 
 from labctl import reports, workflow
-from labctl.backends import choose
+from labctl.backends import MissingHere, choose
 from labctl.check import NotPassed, Verdict, check_step, check_whole, explain
 from labctl.document import Document, read_scalar
 from labctl.errors import LabError, Mistake, ScenarioError, Unavailable, UsageError
 from labctl.history import Event, ExecEvent
-from labctl.lab import MissingHere
 from labctl.probes.segments import Segment
 from labctl.probes.sockets import Socket
 from labctl.reports import recorded

@@ -179,7 +179,8 @@ def known(what: str, value: Any, names: Mapping[str, object]) -> str:
     return value
 
 
-def _duration(value: Any) -> float:
+def parse_duration(value: Any) -> float:
+    """Seconds. Raises what `problem` makes."""
     seconds = -1.0
     if isinstance(value, str) and (match := DURATION.fullmatch(value.strip())):
         seconds = float(match.group(1)) * SECONDS[match.group(2)]
@@ -211,11 +212,11 @@ def _within(value: Any) -> Within:
     if isinstance(value, str) and dots:
         if not low.strip() or not high.strip():
             raise problem(f"{shown(value)} is no range; allowed: 5s or 4.5s..7s")
-        bounds = Within(_duration(low), _duration(high))
+        bounds = Within(parse_duration(low), parse_duration(high))
         if bounds.low > bounds.high:
             raise problem(f"{shown(value)} is an impossible range; the lower bound comes first")
         return bounds
-    return Within(0.0, _duration(value))
+    return Within(0.0, parse_duration(value))
 
 
 @dataclass(frozen=True)
@@ -341,7 +342,7 @@ _NUMBER_OR_STRING: dict[str, Any] = {"type": ["integer", "string"]}
 HostName = Annotated[str, BeforeValidator(_host), WithJsonSchema(_STRING)]
 ProcessName = Annotated[str, BeforeValidator(_process), WithJsonSchema(_STRING)]
 Duration = Annotated[
-    float, BeforeValidator(_duration), WithJsonSchema({"type": ["number", "string"]})
+    float, BeforeValidator(parse_duration), WithJsonSchema({"type": ["number", "string"]})
 ]
 WithinRange = Annotated[
     Within, BeforeValidator(_within), WithJsonSchema({"type": ["number", "string"]})

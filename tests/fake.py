@@ -5,8 +5,9 @@ A script maps what labctl does to what happens then:
     FakeBackend({"start server": lambda lab: lab.sockets("server", tcp("LISTEN", ":8000"))})
 
 What labctl does is written as `up`, `start P`, `kill P`, `signal P NAME`, `freeze P`, `thaw P`,
-`call P TEXT`, `look HOST`, `exec HOST COMMAND`, `sysctl HOST KEY` and `down`; `log` has all of it
-in order. A list of reactions is for the first time, the second, and so on.
+`call P TEXT`, `look HOST`, `exec HOST COMMAND`, `sysctl HOST KEY`, `drop HOST` (and all other
+faults so) and `down`; `log` has all of it in order. A list of reactions is for the first time, the
+second, and so on.
 """
 
 from __future__ import annotations
@@ -84,7 +85,8 @@ class FakeHost:
 class FakeBackend:
     """See `Backend`, and the module. `clock` is how far the lab's clock is ahead of ours, in
     seconds; `sysctls` are the known ones, all where it is None; `outputs` maps commands to what
-    they write. `uncaptured` is why no host captures, and `dropped` how many packets each lost."""
+    they write. `uncaptured` is why no host captures, and `dropped` how many packets each lost.
+    `missing` is what a host can't do and why, `lost` what each has lost by which drop."""
 
     name = "fake"
 
@@ -100,6 +102,8 @@ class FakeBackend:
         outputs: Mapping[str, str] | None = None,
         uncaptured: str | None = None,
         dropped: int = 0,
+        missing: Mapping[str, str] | None = None,
+        lost: Mapping[str, Mapping[str, int]] | None = None,
     ) -> None:
         self.log: list[str] = []
         self._script = script or {}
@@ -111,6 +115,8 @@ class FakeBackend:
         self._outputs = outputs or {}
         self._uncaptured = uncaptured
         self._dropped = dropped
+        self._missing = missing or {}
+        self._lost = lost or {}
         self._hosts: dict[str, FakeHost] = {}
         self._processes: dict[str, FakeChannel] = {}
         self._pids = itertools.count(100)
@@ -196,6 +202,11 @@ class FakeBackend:
         data = base64.b64encode(b"".join(records)).decode()
         self._hosts[host].channel.say(kind="packets", t=self.time(), data=data)
 
+    def loses(self, host: str, drop: int, packet: bytes) -> None:
+        """A host lost a packet by the drop of a step."""
+        data = base64.b64encode(packet).decode()
+        self._hosts[host].channel.say(kind="loss", t=self.time(), drop=drop, data=data)
+
     def trouble(self, host: str, text: str) -> None:
         """A probe of the host can't see."""
         self._hosts[host].channel.say(kind="trouble", t=self.time(), probe="ss", text=text)
@@ -273,8 +284,12 @@ class FakeBackend:
                 answer = {"capture": self._uncaptured}
                 what = f"setup {name}"
             case {"do": "flush"}:
-                answer = {"dropped": self._dropped}
+                answer = {"dropped": self._dropped, "lost": self._lost.get(name, {})}
                 what = f"flush {name}"
+            case {"do": "fault", "verb": verb}:
+                lost = self._lost.get(name, {})
+                answer = {"missing": self._missing, "unlogged": None, "lost": lost}
+                what = f"{verb} {name}"
             case {"do": str(other)}:
                 what = f"{other} {name}"
         self._hosts[name].channel.say(kind="reply", id=message["id"], t=self.time(), **answer)

@@ -27,6 +27,9 @@ import sys
 import threading
 import time
 
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # an isolated Python leaves it out
+from faults import Faults
+
 PERIOD_MIN = 0.004
 PERIOD_MAX = 0.025
 CAPTURE_PERIOD = 0.005
@@ -191,6 +194,11 @@ class Capture:
             self.frame = (self.frame + 1) % FRAMES
         return b"".join(records)
 
+    def revive(self):
+        """Takes note that the interface went down, if it did: until then the socket counts as
+        readable. It goes on when the interface is up again."""
+        self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
     def dropped(self):
         """How many packets found no room since the last call."""
         found = self.socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
@@ -210,6 +218,7 @@ class Agent:
         self.next_sample = None
         self.capture = None
         self.next_read = 0.0
+        self.faults = Faults(emit)
 
     def moment(self):
         """Equal at two times only if nothing happened between them: states may come and go, but
@@ -248,6 +257,7 @@ class Agent:
     def read_packets(self):
         """Reports the packets that were captured since the last time."""
         if self.capture:
+            self.capture.revive()
             packets = self.capture.read()
             if packets:
                 emit(kind="packets", t=time.monotonic(), data=base64.b64encode(packets).decode())
@@ -272,11 +282,15 @@ class Agent:
             if self.capture and now < self.next_read:
                 deadlines.append(self.next_read)
             elif self.capture:
-                watched.append(self.capture.fileno())
+                watched.append(self.capture)
+            if self.faults.log:
+                watched.append(self.faults.log)
             patience = max(0, min(deadlines) - now) if deadlines else None
             ready, _, _ = select.select(watched, [], [], patience)
-            if len(watched) > 1 and watched[1] in ready:
+            if self.capture in ready:
                 self.read_packets()
+            if self.faults.log in ready:
+                self.faults.report()
             if 0 in ready:
                 data = os.read(0, 65536)
                 if not data:
@@ -324,10 +338,12 @@ def do_setup(agent, ident, rest, hosts=None, batch=""):
 
 
 def do_flush(agent, ident):
-    """Reports what is left in the ring, and how many packets had no room in it."""
+    """Reports what is left in the ring, how many packets had no room in it, and what the drops
+    have lost."""
     agent.read_packets()
     dropped = agent.capture.dropped() if agent.capture else 0
-    emit(kind="reply", id=ident, t=time.monotonic(), dropped=dropped)
+    lost = agent.faults.lost()
+    emit(kind="reply", id=ident, t=time.monotonic(), dropped=dropped, lost=lost)
 
 
 def do_sysctl(agent, ident, values):
@@ -355,6 +371,12 @@ def do_exec(agent, ident, command):
     threading.Thread(target=work, daemon=True).start()
 
 
+def do_fault(agent, ident, verb, **details):
+    """Does what a method of Faults does. `t` in the reply is when it began."""
+    t = time.monotonic()
+    emit(kind="reply", id=ident, t=t, **getattr(agent.faults, verb)(**details))
+
+
 COMMANDS = {
     "look": do_look,
     "clock": do_clock,
@@ -362,6 +384,7 @@ COMMANDS = {
     "flush": do_flush,
     "sysctl": do_sysctl,
     "exec": do_exec,
+    "fault": do_fault,
 }
 
 

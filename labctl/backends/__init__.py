@@ -94,6 +94,13 @@ class Lack:
     mend: str
 
 
+class MissingHere(Exception):
+    """This kernel or machine lacks what the scenario is about."""
+
+    def __init__(self, lack: Lack) -> None:
+        super().__init__(f"{lack.reason}; {lack.mend}")
+
+
 class Backend(Protocol):
     """One lab. Methods raise LabError, and are called from one thread."""
 
@@ -139,6 +146,8 @@ class Backend(Protocol):
 CAPABILITIES: dict[str, str] = {
     "images": "processes from images of their own",
     "uids": "processes of other users",
+    "nft": "segments that are lost",
+    "netem": "links that are slow or unreliable",
     "tracing": "every transition of a connection at its exact time",
 }
 """What a scenario may need beyond the basics: the names for `needs`, and what each is."""

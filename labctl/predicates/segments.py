@@ -47,6 +47,7 @@ class SegmentsPattern(Model):
     retransmitted: bool | None = None
     lost: bool | None = None
     data: bool | None = None
+    injected: bool = False
     since: Label | None = None
     since_first: Flags | None = None
 
@@ -82,6 +83,7 @@ class SegmentsPattern(Model):
         """Whether a segment is one of these."""
         return (
             segment.t is not None
+            and segment.forged == self.injected
             and self.from_ in (None, segment.sender)
             and self.to in (None, segment.receiver)
             and _has(segment, self.flags or ())
@@ -106,6 +108,7 @@ class SegmentsPattern(Model):
         for name in ("retransmitted", "lost", "data"):
             value = getattr(self, name)
             words += [name if value else f"not {name}"] if value is not None else []
+        words += ["injected"] if self.injected else []
         words += [f"from {self.from_}"] if self.from_ else []
         words += [f"to {self.to}"] if self.to else []
         words += [f"since {self.since}"] if self.since else []

@@ -113,7 +113,7 @@ def _number(connections: dict[Ends, int], ends: Ends) -> int:
 def _arrow(segment: Segment, connections: dict[Ends, int]) -> Arrow:
     words = {
         "lost": segment.lost,
-        "injected": segment.t is None,
+        "injected": segment.injected,
         "retransmitted": segment.retransmitted,
         "duplicate ACK": segment.duplicate_ack,
         "zero window": segment.zero_window,

@@ -24,7 +24,7 @@ from tests import tshark
 
 BACKENDS = [("netns", pytest.mark.netns), ("docker", pytest.mark.docker)]
 FILES = sorted(scenarios().glob("*.yaml"))
-MINUTES = {"eaddrinuse_time_wait"}
+MINUTES = {"eaddrinuse_time_wait", "time_wait_restarted"}
 SHORT = Within(0.0, 1.5)
 """How long a false claim is waited for: it never holds."""
 
@@ -89,7 +89,8 @@ def claims(case: Scenario, backend: str, kernel: str) -> list[tuple[str, str]]:
         for step in case.steps
         if not (step.when and step.when.lacking(kernel, backend, dict(case.variant)))
     ]
-    last = [finding.what for claim in case.expect for finding in claim.judge(History())]
+    in_the_end = [claim for step in steps if (claim := step.in_the_end(0))]
+    last = [f.what for claim in [*in_the_end, *case.expect] for f in claim.judge(History())]
     return [(what, "pass") for what in [*chain.from_iterable(map(whats, steps)), *last]]
 
 
@@ -281,6 +282,73 @@ expect:
         "for: 5s, tolerance: 100ms",
         "server: LAST-ACK for 5 s, give or take 0.1 s",
         (("way", "half"),),
+    ),
+    # Lost, late and forged segments that are not, or make no difference.
+    FalseClaim(
+        "lost_last_ack",
+        "error: ECONNRESET}",
+        "error: none}",
+        "client: output 'error: none'",
+        (("time_wait", "none"),),
+    ),
+    FalseClaim(
+        "lost_last_ack",
+        "drop: {from: server, to: client, flags: ACK, bare: true, count: 1}",
+        "note: nothing is lost",
+        "client: output 'error: none'",
+        (("time_wait", "kept"),),
+    ),
+    FalseClaim(
+        "old_duplicate",
+        "reads: old data}",
+        "reads: new data}",
+        r"server: output 'read: old data\nread: new data\n'",
+        (("late", "fits"),),
+    ),
+    FalseClaim(
+        "old_duplicate", "buckets: 4096", "buckets: 0", "server: TIME-WAIT", (("late", "in time"),)
+    ),
+    FalseClaim(
+        "time_wait_assassination",
+        "{by: duplicate, tcp_rfc1337: 0,",
+        "{by: duplicate, tcp_rfc1337: 1,",
+        "server: no connection",
+        (("by", "duplicate"), ("server", "none")),
+    ),
+    FalseClaim(
+        "time_wait_assassination",
+        "{by: rst, tcp_rfc1337: 1,",
+        "{by: rst, tcp_rfc1337: 0,",
+        "server: TIME-WAIT",
+        (("by", "rst"), ("server", "TIME-WAIT")),
+    ),
+    FalseClaim(
+        "time_wait_assassination",
+        "inject: {from: client, to: server, flags: RST}",
+        "inject: {from: client, to: server, flags: RST, seq: next-1}",
+        "server: no connection",
+        (("by", "rst"), ("server", "none")),
+    ),
+    FalseClaim(
+        "time_wait_restarted",
+        "within: 59s..63s",
+        "within: 1s..3s",
+        "server: no connection",
+        (("segment", "fin"),),
+    ),
+    FalseClaim(
+        "last_ack_retries",
+        "retries: 3",
+        "retries: 1",
+        "server: no connection",
+        (("within", "5s..12s"),),
+    ),
+    FalseClaim(
+        "last_ack_retries",
+        "  - cut: client\n",
+        "",
+        "server: LAST-ACK",
+        (("retries", 1),),
     ),
     # Wrong states: the remainder of the connection is on the other side, or another one.
     FalseClaim(

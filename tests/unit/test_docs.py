@@ -25,6 +25,7 @@ from labctl.errors import LabctlError
 from labctl.history import KINDS, History
 from labctl.probes.sockets import State
 from labctl.runner import RunResult
+from labctl.steps import faults
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
@@ -112,6 +113,9 @@ MODIFIERS = set().union(*map(keys, steps.STEPS.values())) - steps.STEPS.keys()
         ("Processes", "key", keys(scenario.Process)),
         ("Calls", "call", set(peer().CALLS)),
         ("Steps", "verb", set(steps.STEPS)),
+        ("Drops", "key of a drop", keys(faults.DropPattern)),
+        ("Links", "key of a link", keys(faults.NetPattern)),
+        ("Injections", "key of an injection", keys(faults.InjectPattern)),
         ("Modifiers", "modifier", MODIFIERS),
         ("Modifiers", "key", keys(steps.When)),
         ("Predicates", "subject", keys(predicates.Predicate)),
@@ -130,11 +134,6 @@ def test_language_other_states() -> None:
     for name, others in table(LANGUAGE, "Values", "state"):
         for other in CODE.findall(others):
             assert f"`{State.parse(other)}`" == name
-
-
-def test_language_not_supported_yet() -> None:
-    text = read(LANGUAGE).partition("## Not supported yet\n")[2]
-    assert set(CODE.findall(text)) == set(steps.NOT_YET)
 
 
 def test_result_document(tmp_path: Path) -> None:

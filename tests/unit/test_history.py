@@ -52,6 +52,9 @@ def events() -> st.SearchStrategy[Event]:
         "counters": {"values": NUMBERS},
         "exec": {"exit": st.integers(0, 255)},
         "state": {},
+        "loss": {"drop": st.integers(0, 99)},
+        "tally": {"drop": st.integers(0, 99), "lost": st.integers(0, 99)},
+        "inject": {"seq": st.integers(0, 2**32), "ack": st.integers(0, 2**32)},
         "trouble": {},
     }  # fmt: skip
     assert fields.keys() == KINDS.keys()

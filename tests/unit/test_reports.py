@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -33,7 +33,7 @@ from labctl.history import (
     StepEvent,
     TroubleEvent,
 )
-from labctl.probes.segments import Captures, Segment
+from labctl.probes.segments import Captures, Injection, Loss, Segment
 from labctl.reports import html, junit, ladder, markdown, mermaid, recorded
 from labctl.reports.drawing import draw
 from labctl.reports.recorded import RecordedRun
@@ -55,7 +55,13 @@ class Seen(Captures):
         super().__init__()
         self._given = sorted(segments, key=lambda segment: segment.time)
 
-    def segments(self, owners: Mapping[str, str], origin: float) -> list[Segment]:
+    def segments(
+        self,
+        owners: Mapping[str, str],
+        origin: float,
+        losses: Sequence[Loss] = (),
+        injections: Sequence[Injection] = (),
+    ) -> list[Segment]:
         return self._given
 
 

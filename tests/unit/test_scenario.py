@@ -297,6 +297,9 @@ def test_a_step_of_every_kind() -> None:
         "signal": "{server: SIGTERM}", "pause": "server", "resume": "server",
         "call": "{server: close}", "exec": "{server: ss}", "snapshot": "now", "sleep": "10ms",
         "sysctl": "{server: {net.ipv4.tcp_fin_timeout: 3}}", "note": "that",
+        "drop": "{from: server, flags: FIN, count: 2, at: sender}", "heal": "all",
+        "net": "{server: {delay: 50ms, loss: 1.5%}, client: {}}", "cut": "server", "join": "server",
+        "inject": "{from: client, to: 'server:8000', flags: ACK, seq: next-1, ack: 5, payload: é}",
         "wait": "{sockets: {server: none}}", "expect": "{process: {server: ok}}",
     }  # fmt: skip
     assert steps.keys() == STEPS.keys()
@@ -305,6 +308,9 @@ def test_a_step_of_every_kind() -> None:
         "start server", "restart server", "kill server", "stop server", "signal server: TERM",
         "pause server", "resume server", "call server: close", "exec server: ss", "snapshot now",
         "sleep 0.01 s", "sysctl server: net.ipv4.tcp_fin_timeout = 3", "note that",
+        "drop 2 x FIN from server at the sender", "heal all",
+        "net server: delay 50000us loss 1.5%; client: as it was", "cut server", "join server",
+        "inject ACK seq next-1 ack 5 len 2 from client to server:8000",
         "wait server no connection", "expect server ok",
     ]  # fmt: skip
     assert isinstance(found.steps[7], Call)
