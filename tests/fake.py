@@ -86,7 +86,8 @@ class FakeBackend:
     """See `Backend`, and the module. `clock` is how far the lab's clock is ahead of ours, in
     seconds; `sysctls` are the known ones, all where it is None; `outputs` maps commands to what
     they write. `uncaptured` is why no host captures, and `dropped` how many packets each lost.
-    `missing` is what a host can't do and why, `lost` what each has lost by which drop."""
+    `missing` is what a host can't do and why, `lost` what each has lost by which drop, and
+    `unlogged` why none can say which segments those were."""
 
     name = "fake"
 
@@ -104,6 +105,7 @@ class FakeBackend:
         dropped: int = 0,
         missing: Mapping[str, str] | None = None,
         lost: Mapping[str, Mapping[str, int]] | None = None,
+        unlogged: str | None = None,
     ) -> None:
         self.log: list[str] = []
         self._script = script or {}
@@ -117,6 +119,7 @@ class FakeBackend:
         self._dropped = dropped
         self._missing = missing or {}
         self._lost = lost or {}
+        self._unlogged = unlogged
         self._hosts: dict[str, FakeHost] = {}
         self._processes: dict[str, FakeChannel] = {}
         self._pids = itertools.count(100)
@@ -288,7 +291,7 @@ class FakeBackend:
                 what = f"flush {name}"
             case {"do": "fault", "verb": verb}:
                 lost = self._lost.get(name, {})
-                answer = {"missing": self._missing, "unlogged": None, "lost": lost}
+                answer = {"missing": self._missing, "unlogged": self._unlogged, "lost": lost}
                 what = f"{verb} {name}"
             case {"do": str(other)}:
                 what = f"{other} {name}"
