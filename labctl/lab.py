@@ -36,6 +36,7 @@ from labctl.history import (
     SocketsEvent,
     StateEvent,
     TroubleEvent,
+    shared,
 )
 from labctl.predicates import Predicate
 from labctl.probes.sockets import SsParseError
@@ -475,7 +476,7 @@ class Lab:
             t = message.pop("t") - self._origin
             if kind == "state":
                 address = message["local"].rpartition(":")[0].strip("[]")
-                self._emit(StateEvent(t, self._owners[address], **message))
+                self._emit(StateEvent(t, self._owners[address], **shared(message)))
             else:
                 self._blind(t, message["text"])
 

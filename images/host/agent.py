@@ -227,8 +227,9 @@ class Agent:
         now = counters()
         changed = {k: v for k, v in now.items() if v != self.counted.get(k, 0)}
         self.counted = now
-        emit(kind="sockets", t=at, cause=cause, text=found.stdout.decode("utf-8", "replace"),
-             counters=changed, **extra)  # fmt: skip
+        # Columns are as wide as their widest entry, so most of a long list may be blanks.
+        text = "\n".join(map(str.rstrip, found.stdout.decode("utf-8", "replace").split("\n")))
+        emit(kind="sockets", t=at, cause=cause, text=text, counters=changed, **extra)
         # What ss saw may have passed by the next sample. If anything happened meanwhile, that
         # looks again.
         self.seen = before[0] if self.moment() == before else None
