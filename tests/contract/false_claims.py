@@ -190,17 +190,17 @@ OF_THE_CATALOGUE = [
     ),
     FalseClaim(
         "fin_timeout_above_60",
-        "whole: 1.9s..3s",
+        "whole: 2s..3.5s",
         "whole: 500ms..1500ms",
         "server: no connection",
         (("fin_timeout", 61),),
     ),
     FalseClaim(
         "linger2",
-        "{linger2: 1, lasts: 0.9s..2s",
-        "{linger2: 3, lasts: 0.9s..2s",
+        "{linger2: 1, lasts: 1s..2.7s",
+        "{linger2: 3, lasts: 1s..2.7s",
         "server: no connection",
-        (("lasts", "0.9s..2s"),),
+        (("lasts", "1s..2.7s"),),
     ),
     FalseClaim(
         "linger2",
