@@ -38,6 +38,7 @@ from labctl.history import (
     ProcessEvent,
     StateEvent,
     TroubleEvent,
+    shared,
 )
 from labctl.predicates import Predicate
 from labctl.scenario import Scenario
@@ -472,7 +473,7 @@ class Lab:
             t = message.pop("t") - self._origin
             if kind == "state":
                 address = message["local"].rpartition(":")[0].strip("[]")
-                self.emit(StateEvent(t, self._owners[address], **message))
+                self.emit(StateEvent(t, self._owners[address], **shared(message)))
             else:
                 self._blind(t, message["text"])
 

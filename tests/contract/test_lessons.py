@@ -4,42 +4,23 @@ is changed so that it claims something false, or so that what it shows does not 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from labctl.document import Document
-from labctl.history import Event, History
-from labctl.lab import Lab
+from labctl.history import History
 from labctl.resources import scenarios
-from labctl.runner import RunResult
-from labctl.scenario import Scenario, load, load_document
-from labctl.steps import DEFAULT_WITHIN, Step
-from labctl.values import Within
+from labctl.runner import RunResult, Silent
+from labctl.scenario import Scenario, load
 from labctl.workflow import run_case
 from tests import tshark
+from tests.contract.false_claims import OF_THE_CATALOGUE, FalseClaim, whats
 
 BACKENDS = [("netns", pytest.mark.netns), ("docker", pytest.mark.docker)]
 FILES = sorted(scenarios().glob("*.yaml"))
 MINUTES = {"eaddrinuse_time_wait", "time_wait_restarted"}
-SHORT = Within(0.0, 1.5)
-"""How long a false claim is waited for: it never holds."""
-
-
-class Silent:
-    """A watcher of runs that nobody watches."""
-
-    def event(self, event: Event, history: History) -> None:
-        pass
-
-    def up(self, lab: Lab) -> None:
-        pass
-
-    def done(self, lab: Lab) -> None:
-        pass
 
 
 def run(case: Scenario, backend: str, folder: Path) -> RunResult:
@@ -76,11 +57,6 @@ def lessons() -> list[Any]:
     ]
 
 
-def whats(step: Step) -> list[str]:
-    """What a step claims, as verdicts word it."""
-    return [finding.what for finding in step.claim.judge(History())] if step.claim else []
-
-
 def claims(case: Scenario, backend: str, kernel: str) -> list[tuple[str, str]]:
     """What a case claims and how it ends where all of that is true, from the scenario alone. So it
     is the same for all backends, but for steps that say otherwise (`when`)."""
@@ -104,40 +80,6 @@ def test_holds(case: Scenario, backend: str, tmp_path: Path) -> None:
     assert judged == claims(case, backend, str(result.environment["kernel"])), report(result)
     if not tshark.MISSING:
         assert tshark.disagreements(result.history, result.folder) == []
-
-
-@dataclass(frozen=True)
-class FalseClaim:
-    """A lesson with `old` replaced by `new`, and the claim that then must fail, as verdicts word
-    it. `variant` chooses the cases to run; without it there is one case."""
-
-    lesson: str
-    old: str
-    new: str
-    blamed: str
-    variant: tuple[tuple[str, Any], ...] = ()
-
-    @property
-    def case(self) -> Scenario:
-        """The changed case, up to the blamed claim, which is not waited for as long as others."""
-        file = scenarios() / f"{self.lesson}.yaml"
-        text = file.read_text("utf-8")
-        assert self.old in text, f"{file.name} has no such text: {self.old}"
-        text = text.replace(self.old, self.new)
-        found = load_document(Document(str(file), text), text, self.lesson, {})
-        (case,) = (c for c in found if set(self.variant) <= set(c.variant.items()))
-        steps = list(case.steps)
-        blamed = [i for i, step in enumerate(steps) if self.blamed in whats(step)]
-        if not blamed:
-            return case  # a claim on the whole history
-        for index in blamed:
-            if getattr(steps[index], "within", None) == DEFAULT_WITHIN:
-                steps[index] = steps[index].model_copy(update={"within": SHORT})
-        return replace(case, steps=tuple(steps[: blamed[-1] + 1]), expect=(), expect_sources=())
-
-    def __str__(self) -> str:
-        words = re.sub(r"\s+", " ", self.new.strip()) or "nothing"
-        return " ".join([self.lesson, *(str(value) for _, value in self.variant), words])
 
 
 def flipped(case: Scenario) -> FalseClaim:
@@ -610,6 +552,7 @@ expect:
         'send "I am client"\n      wait',
         "client: TIME-WAIT",
     ),
+    *OF_THE_CATALOGUE,
 ]  # fmt: skip
 
 
