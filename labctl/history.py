@@ -14,7 +14,8 @@ import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
+from sys import intern
 from typing import Any, ClassVar, Literal
 
 from labctl.errors import UsageError
@@ -22,7 +23,7 @@ from labctl.probes.segments import Captures, Injection, Loss, Observation, Segme
 from labctl.probes.sockets import Socket, lab_sockets, parse_ss
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Event:
     """Something that happened at `t`."""
 
@@ -34,7 +35,7 @@ class Event:
         return json.dumps({"t": self.t, "kind": self.kind, **_payload(self)})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LabEvent(Event):
     """The lab is up: where it runs, since when (RFC 3339), and the address behind each name.
 
@@ -48,7 +49,7 @@ class LabEvent(Event):
     epoch: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StepEvent(Event):
     """A step begins, or ends with an outcome."""
 
@@ -61,7 +62,7 @@ class StepEvent(Event):
     detail: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ProcessEvent(Event):
     """A process starts, its main process exits, or all of it is gone."""
 
@@ -74,7 +75,7 @@ class ProcessEvent(Event):
     signal: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class CallEvent(Event):
     """A process enters a socket call, or is done with it."""
 
@@ -94,7 +95,7 @@ class CallEvent(Event):
     data: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class OutputEvent(Event):
     """A program wrote something."""
 
@@ -102,6 +103,18 @@ class OutputEvent(Event):
     process: str
     host: str
     text: str
+
+
+MANY = 100_000
+"""How long a look's text is, in characters, where the memory for what is parsed of it is worth more
+than parsing it again: about a thousand sockets."""
+
+
+def _sockets(text: str) -> tuple[Socket, ...]:
+    return lab_sockets(parse_ss(text))
+
+
+_latest = lru_cache(4)(_sockets)
 
 
 @dataclass(frozen=True)
@@ -117,13 +130,17 @@ class SocketsEvent(Event):
     counters: Mapping[str, int] = field(default_factory=dict)
     caption: str | None = None
 
-    @cached_property
+    @property
     def sockets(self) -> tuple[Socket, ...]:
-        """The sockets in `text`, without the engine's own."""
-        return tuple(lab_sockets(parse_ss(self.text)))
+        """The sockets in `text`, without the engine's own. Raises SsParseError."""
+        return _latest(self.text) if len(self.text) > MANY else self._kept
+
+    @cached_property
+    def _kept(self) -> tuple[Socket, ...]:
+        return _sockets(self.text)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class CountersEvent(Event):
     """All counters of a host when the run began."""
 
@@ -132,7 +149,7 @@ class CountersEvent(Event):
     values: Mapping[str, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ExecEvent(Event):
     """A command that ran on a host."""
 
@@ -143,7 +160,7 @@ class ExecEvent(Event):
     output: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StateEvent(Event):
     """A full socket went from one state to another, as the kernel's tracepoint has it.
 
@@ -198,7 +215,7 @@ class InjectEvent(PacketEvent):
     ack: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TroubleEvent(Event):
     """A probe that could not see: what it says is incomplete from here on."""
 
@@ -229,8 +246,23 @@ KINDS: dict[str, type[Event]] = {
 
 
 def _payload(event: Event) -> dict[str, Any]:
-    fields = ((f.name, f.default) for f in dataclasses.fields(event) if f.name != "t")
-    return {name: v for name, d in fields if (v := getattr(event, name)) is not None or v != d}
+    found = ((name, default, getattr(event, name)) for name, default in _FIELDS[event.kind])
+    return {name: value for name, default, value in found if value is not None or value != default}
+
+
+_FIELDS = {
+    name: [(field.name, field.default) for field in dataclasses.fields(kind) if field.name != "t"]
+    for name, kind in KINDS.items()
+}
+
+
+def shared(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The same, with short texts once in memory: a connection's eight transitions have the same
+    addresses, and there may be thousands of connections."""
+    return {
+        key: intern(value) if isinstance(value, str) and len(value) < 64 else value
+        for key, value in data.items()
+    }
 
 
 def read_events(lines: Iterable[str]) -> Iterator[Event]:
@@ -238,7 +270,7 @@ def read_events(lines: Iterable[str]) -> Iterator[Event]:
     for number, line in enumerate(lines, 1):
         try:
             data = json.loads(line)
-            yield KINDS[data.pop("kind")](**data)
+            yield KINDS[data.pop("kind")](**shared(data))
         except (ValueError, KeyError, TypeError, AttributeError) as exc:
             raise UsageError(f"history.jsonl:{number}: no event: {exc}") from exc
 

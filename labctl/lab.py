@@ -38,6 +38,7 @@ from labctl.history import (
     ProcessEvent,
     StateEvent,
     TroubleEvent,
+    shared,
 )
 from labctl.predicates import Predicate
 from labctl.scenario import Scenario
@@ -459,7 +460,7 @@ class Lab:
 
     def _take_trace(self, message: Message | None) -> None:
         if message is None:
-            if not self._closing and TRACER in self._agents:
+            if not self._closing and TRACER in self._agents and "reason" not in self._traced:
                 del self._agents[TRACER]
                 self._blind(self.now(), "the tracer ended")
             return
@@ -472,7 +473,7 @@ class Lab:
             t = message.pop("t") - self._origin
             if kind == "state":
                 address = message["local"].rpartition(":")[0].strip("[]")
-                self.emit(StateEvent(t, self._owners[address], **message))
+                self.emit(StateEvent(t, self._owners[address], **shared(message)))
             else:
                 self._blind(t, message["text"])
 

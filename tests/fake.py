@@ -26,12 +26,11 @@ from typing import Any
 from labctl.backends import Channel, HostLink, HostSpec, Lack, Message, ProcessSpec
 from labctl.check import Verdict, check
 from labctl.document import Document
-from labctl.history import Event, History, read_events
-from labctl.lab import Lab
+from labctl.history import read_events
 from labctl.probes.segments import Captures
-from labctl.runner import RunResult, Watcher, run
+from labctl.runner import RunResult, Session, Silent, Watcher
 from labctl.scenario import Scenario, load_document
-from labctl.store import RunFolder
+from labctl.store import RunFolder, new_folder
 
 HEADER = "State Recv-Q Send-Q Local Address:Port Peer Address:Port Process"
 COUNTERS = {"TcpActiveOpens": 0, "TcpExtTCPAbortOnClose": 7}
@@ -87,7 +86,8 @@ class FakeBackend:
     """See `Backend`, and the module. `clock` is how far the lab's clock is ahead of ours, in
     seconds; `sysctls` are the known ones, all where it is None; `outputs` maps commands to what
     they write. `uncaptured` is why no host captures, and `dropped` how many packets each lost.
-    `missing` is what a host can't do and why, `lost` what each has lost by which drop."""
+    `missing` is what a host can't do and why, `lost` what each has lost by which drop, and
+    `unlogged` why none can say which segments those were."""
 
     name = "fake"
 
@@ -105,6 +105,7 @@ class FakeBackend:
         dropped: int = 0,
         missing: Mapping[str, str] | None = None,
         lost: Mapping[str, Mapping[str, int]] | None = None,
+        unlogged: str | None = None,
     ) -> None:
         self.log: list[str] = []
         self._script = script or {}
@@ -118,6 +119,7 @@ class FakeBackend:
         self._dropped = dropped
         self._missing = missing or {}
         self._lost = lost or {}
+        self._unlogged = unlogged
         self._hosts: dict[str, FakeHost] = {}
         self._processes: dict[str, FakeChannel] = {}
         self._pids = itertools.count(100)
@@ -289,25 +291,12 @@ class FakeBackend:
                 what = f"flush {name}"
             case {"do": "fault", "verb": verb}:
                 lost = self._lost.get(name, {})
-                answer = {"missing": self._missing, "unlogged": None, "lost": lost}
+                answer = {"missing": self._missing, "unlogged": self._unlogged, "lost": lost}
                 what = f"{verb} {name}"
             case {"do": str(other)}:
                 what = f"{other} {name}"
         self._hosts[name].channel.say(kind="reply", id=message["id"], t=self.time(), **answer)
         self._did(what)
-
-
-class Silent:
-    """A watcher that looks away."""
-
-    def event(self, event: Event, history: History) -> None:
-        pass
-
-    def up(self, lab: Lab) -> None:
-        pass
-
-    def done(self, lab: Lab) -> None:
-        pass
 
 
 def scenario(text: str) -> Scenario:
@@ -322,8 +311,8 @@ def play(
     """Runs a scenario on a fake, and sees to what holds of every run: everything is taken down, the
     record is whole, and judging the record gives the verdicts that the run gave."""
     chosen = scenario(text) if isinstance(text, str) else text
-    with RunFolder(out, chosen.name, chosen.text) as folder:
-        found = run(chosen, backend, folder, watcher or Silent())
+    with RunFolder(new_folder(out, chosen.name), chosen.text) as folder:
+        found = Session(chosen, backend, folder, watcher or Silent()).run()
     assert "up" not in backend.log or "down" in backend.log
     (recorded,) = json.loads((found.folder / "result.json").read_text())["runs"]
     assert recorded == json.loads(json.dumps(found.as_json()))

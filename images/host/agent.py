@@ -18,6 +18,7 @@ import ctypes
 import json
 import mmap
 import os
+import resource
 import select
 import signal
 import socket
@@ -27,7 +28,7 @@ import sys
 import threading
 import time
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # an isolated Python leaves it out
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # an isolated Python leaves it out
 from faults import Faults
 
 PERIOD_MIN = 0.004
@@ -121,6 +122,12 @@ def counters():
             found = zip(rest.split(), numbers.split()[1:])
             values.update((prefix + name, int(number)) for name, number in found)
     return values
+
+
+def work():
+    """CPU seconds of this process and of the children that it has waited for."""
+    usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 # --- What goes over its wire ----------------------------------------------------------------------
@@ -236,8 +243,9 @@ class Agent:
         now = counters()
         changed = {k: v for k, v in now.items() if v != self.counted.get(k, 0)}
         self.counted = now
-        emit(kind="sockets", t=at, cause=cause, text=found.stdout.decode("utf-8", "replace"),
-             counters=changed, **extra)  # fmt: skip
+        # Columns are as wide as their widest entry, so most of a long list may be blanks.
+        text = "\n".join(map(str.rstrip, found.stdout.decode("utf-8", "replace").split("\n")))
+        emit(kind="sockets", t=at, cause=cause, text=text, counters=changed, **extra)
         # What ss saw may have passed by the next sample. If anything happened meanwhile, that
         # looks again.
         self.seen = before[0] if self.moment() == before else None
@@ -245,13 +253,15 @@ class Agent:
 
     def sample(self):
         """Looks if anything changed; sets the time of the next sample."""
-        start = time.monotonic()
+        start, worked = time.monotonic(), work()
         seen = self.diag.fingerprint()
         if seen != self.seen:
             self.look("change")
             self.period = PERIOD_MIN
         now = time.monotonic()
-        self.next_sample = now + max(self.period, self.rest * (now - start))
+        # A busy machine may have kept us waiting; that is no reason to rest.
+        took = min(work() - worked, now - start)
+        self.next_sample = now + max(self.period, self.rest * took)
         self.period = min(PERIOD_MAX, self.period * 1.3)
 
     def read_packets(self):
@@ -317,8 +327,8 @@ def do_setup(agent, ident, rest, hosts=None, batch=""):
 
     `capture` in the reply is why it can't be done, or null.
 
-    After each sample the agent rests for `rest` times as long as it took: listing sockets is slow
-    on a host with thousands of them, and for many hosts at once.
+    After each sample the agent rests for `rest` times as long as it worked for it: listing sockets
+    is slow on a host with thousands of them, and for many hosts at once.
     """
     if hosts is not None:
         with open("/etc/hosts", "w") as file:

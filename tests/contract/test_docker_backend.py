@@ -25,9 +25,9 @@ from labctl.errors import LabError
 from labctl.history import ExecEvent, History, OutputEvent, ProcessEvent
 from labctl.lab import Lab
 from labctl.resources import scenarios
+from labctl.runner import Silent
 from labctl.scenario import load
 from labctl.workflow import DEFAULT_OS, run_case
-from tests.contract.test_lessons import Silent
 
 pytestmark = pytest.mark.docker
 

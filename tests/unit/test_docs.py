@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -217,6 +218,21 @@ def test_lessons() -> None:
     assert sorted(listed) == sorted(path.stem for path in SCENARIOS)
 
 
+TO_COME = {"S3", "S6", "S7", "F2", "F3", "F4", "F16", "F18"}
+"""Facts that no lesson shows yet."""
+
+
+def test_catalogue() -> None:
+    """Each fact once, with lessons that exist; and no lesson that shows none."""
+    rows = [BAR.split(row) for row in ROW.findall(read("docs/catalogue.md"))]
+    shown = {ident.strip(): CODE.findall(lessons) for ident, _, lessons in rows}
+    facts = [f"S{n}" for n in range(1, 14)] + [f"F{n}" for n in range(1, 26)]
+    assert [row[0].strip() for row in rows if row[0].strip()[1:].isdigit()] == facts
+    assert {fact for fact in facts if not shown[fact]} == TO_COME
+    named = {lesson for fact in facts for lesson in shown[fact]}
+    assert named == {path.stem for path in SCENARIOS}
+
+
 # --- Examples -------------------------------------------------------------------------------------
 
 
@@ -241,6 +257,10 @@ def test_example(block: Block) -> None:
         load({**AROUND, key: yaml.safe_load(block.text)})
     elif kind == "calls":
         assert parse_calls(block.text)
+    elif kind == "python":
+        compile(block.text, str(block), "exec")  # tests/contract/test_testing.py runs it
+    elif kind == "toml":
+        tomllib.loads(block.text)
     elif kind == "json":
         json.loads(block.text)
     else:

@@ -166,6 +166,15 @@ def test_a_drop_that_lost_too_few_has_failed(tmp_path: Path) -> None:
     assert found.verdicts[0].source == "lesson.yaml:4"
 
 
+def test_a_count_is_enough_for_a_drop_but_not_for_segments(tmp_path: Path) -> None:
+    backend = FakeBackend(lost={"server": {"0": 1}}, unlogged="the kernel has no log of packets")
+    found = play(LESSON, backend, tmp_path)
+    assert [(v.result, v.actual) for v in found.verdicts] == [
+        ("pass", "1 segment lost"),
+        ("unknown", "1 of 1 lost segments were not reported"),
+    ]
+
+
 def test_a_run_that_ended_before_anybody_counted_decides_nothing() -> None:
     history = History([LabEvent(0.0, "", "fake", {}, {})])
     (finding,) = Lost(0, "drop FIN from client", None).judge(history)

@@ -152,6 +152,15 @@ def test_sockets(pattern: str, lines: list[str], holds: bool) -> None:
     assert len(found.evidence) == sum(line != RESOLVER for line in lines)
 
 
+def test_the_evidence_of_many_sockets() -> None:
+    ports = range(9000, 9080)
+    waiting = [tcp("TIME-WAIT", f"198.18.0.2:{port}", "198.18.0.3:80") for port in ports]
+    found = judge("{sockets: {server: TIME-WAIT}}", seen(*waiting))
+    assert found.actual == "80 x TIME-WAIT"
+    assert len(found.evidence) == 51
+    assert found.evidence[-1] == "and 30 more"
+
+
 def test_sockets_that_were_not_seen() -> None:
     text = "{sockets: {server: none}}"
     assert judge(text).result == "unknown"
