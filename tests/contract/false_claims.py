@@ -366,4 +366,25 @@ OF_THE_CATALOGUE = [
         "tcp_tw_reuse: 0}",
         "reuse: ok",
     ),
+    FalseClaim(
+        "keepalive_dead_peer",
+        "set SO_KEEPALIVE ${keepalive}",
+        "set SO_KEEPALIVE 0",
+        "server: no connection",
+        (("keepalive", 1),),
+    ),
+    FalseClaim(
+        "keepalive_dead_peer",
+        "- cut: client",
+        "- note: nothing",
+        "server: no connection",
+        (("keepalive", 1),),
+    ),
+    FalseClaim(
+        "keepalive_dead_peer",
+        "set SO_KEEPALIVE ${keepalive}",
+        "set SO_KEEPALIVE",
+        "server: CLOSE-WAIT",
+        (("keepalive", 0),),
+    ),
 ]
