@@ -11,7 +11,7 @@ from labctl.history import CallEvent, Event, History, SocketsEvent, StateEvent, 
 from labctl.predicates import Finding, Predicate, Result
 from labctl.probes.segments import Captures
 from labctl.scenario import Scenario
-from labctl.steps import Step, Wait
+from labctl.steps import Wait
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,11 @@ class Verdict:
     source: str
     evidence: tuple[str, ...] = field(default=())
 
+    def __str__(self) -> str:
+        subject = self.what.partition(":")[0]
+        saw = "unknown:" if self.result == "unknown" else "saw"
+        return f"{self.source}: {subject}: expected {self.expected}, {saw} {self.actual}"
+
     def as_json(self) -> dict[str, Any]:
         """As the result document has it."""
         return {
@@ -39,13 +44,16 @@ class Verdict:
         }
 
 
+class NotPassed(AssertionError):
+    """Claims that did not pass, for callers that want an exception; the lines say which."""
+
+
 def check(
     scenario: Scenario, events: Iterable[Event], captures: Captures | None = None
 ) -> list[Verdict]:
     """Replays the events and judges each claim at the moment that it was made."""
     history = History(captures=captures)
     verdicts: list[Verdict] = []
-    done: list[StepEvent] = []
     begun = 0.0
     for event in events:
         history.add(event)
@@ -54,21 +62,28 @@ def check(
         if event.phase == "begin":
             begun = event.t
         else:
-            done.append(event)
-            source = f"{scenario.source}:{scenario.step_lines[event.index]}"
-            verdicts += _judge(scenario.steps[event.index], event, history, begun, source)
-    for event in done:
-        verdicts += _judge_in_the_end(scenario, event, history)
-    for predicate, line in zip(scenario.expect, scenario.expect_lines, strict=True):
-        for finding in predicate.judge(history):
-            verdicts.append(_verdict(finding, history.now, f"{scenario.source}:{line}"))
+            verdicts += check_step(scenario, event, history, begun)
+    return verdicts + check_whole(scenario, history)
+
+
+def check_whole(scenario: Scenario, history: History) -> list[Verdict]:
+    """The verdicts on what a scenario, or one of its steps that have ended, claims of the whole
+    history."""
+    verdicts: list[Verdict] = []
+    for event in history.events:
+        if isinstance(event, StepEvent) and event.phase == "end":
+            verdicts += _check_in_the_end(scenario, event, history)
+    for predicate, source in zip(scenario.expect, scenario.expect_sources, strict=True):
+        verdicts += [_verdict(finding, history.now, source) for finding in predicate.judge(history)]
     return verdicts
 
 
-def _judge(
-    step: Step, event: StepEvent, history: History, begun: float, source: str
+def check_step(
+    scenario: Scenario, event: StepEvent, history: History, begun: float
 ) -> list[Verdict]:
-    """The verdicts of one step that has ended."""
+    """The verdicts of a step that has just ended with `event`, at the end of `history`, and that
+    began at `begun`."""
+    step, source = scenario.steps[event.index], scenario.step_sources[event.index]
     claims = [] if step.claim is None else step.claim.judge(history)
     if event.outcome == "skipped":
         reason = event.detail or ""
@@ -81,12 +96,12 @@ def _judge(
     return [_waited(step, finding, event, history, begun, source) for finding in claims]
 
 
-def _judge_in_the_end(scenario: Scenario, event: StepEvent, history: History) -> list[Verdict]:
+def _check_in_the_end(scenario: Scenario, event: StepEvent, history: History) -> list[Verdict]:
     """The verdicts on what a step that has ended claims of the whole run."""
     claim = scenario.steps[event.index].in_the_end(event.index)
     if claim is None or event.outcome == "failed":
         return []
-    source = f"{scenario.source}:{scenario.step_lines[event.index]}"
+    source = scenario.step_sources[event.index]
     found = [_verdict(finding, history.now, source) for finding in claim.judge(history)]
     if event.outcome == "skipped":
         found = [replace(v, result="skip", actual=event.detail or "", evidence=()) for v in found]

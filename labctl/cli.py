@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -14,7 +15,9 @@ import click
 from labctl import __version__
 
 if TYPE_CHECKING:
+    from labctl.jobs import Pace
     from labctl.runner import RunResult, Watcher
+    from labctl.scenario import Scenario
 
 EXIT = {"pass": 0, "fail": 1, "unknown": 3, "skip": 3, "error": 4}
 INTERRUPTED = 130
@@ -43,6 +46,7 @@ class Commands(click.Group):
         """Runs a command; see README for what each exit status means."""
         from labctl.errors import LabctlError
 
+        gc.set_threshold(50_000)  # what is imported stays: looking for garbage in it takes long
         try:
             status = super().main(*args, **{**extra, "standalone_mode": False})
         except click.exceptions.Abort:
@@ -101,6 +105,13 @@ def main() -> None:
 @click.option("--set", "sets", multiple=True, metavar="NAME=VALUE", help="Overrides a param.")
 @click.option("--keep", is_flag=True, help="Keep the lab up afterwards, until Ctrl-C.")
 @click.option(
+    "-j",
+    "--jobs",
+    type=click.IntRange(1, 32),
+    metavar="N",
+    help="How many cases to run at once, 1 to 32; as many as suit the machine by default.",
+)
+@click.option(
     "--format",
     "form",
     default="table",
@@ -117,6 +128,7 @@ def run(
     os: str,
     sets: tuple[str, ...],
     keep: bool,
+    jobs: int | None,
     form: str,
     out: Path | None,
     junit: Path | None,
@@ -129,26 +141,33 @@ def run(
       labctl run scenarios/fin_wait_2.yaml
       labctl run so_reuseaddr --backend netns
       labctl run fin_wait_2 --set fin_timeout=6
+      labctl run scenarios -j 8
     """
+    import time
+
     from labctl import workflow
     from labctl.backends import choose
     from labctl.resources import scenarios
     from labctl.runner import document
-    from labctl.scenario import find
+    from labctl.scenario import find, parse_sets
 
-    cases = workflow.load_all(find(paths, scenarios()), _sets(sets))
+    cases = workflow.load_all(find(paths, scenarios()), parse_sets(sets, "--set"))
     backend = choose(backend)
+    pace = _pace(jobs, keep, len(cases), backend)
+    began = time.monotonic()
     with workflow.interruptible():
-        if backend == "docker":
-            for line in workflow.sweep():
-                print(f"removed what a run that was killed left: {line}", file=sys.stderr)
-        results = [_run_one(case, backend, os, keep, out) for case in cases]
+        _sweep(backend)
+        if pace.at_once > 1:
+            results = _run_many(cases, pace, backend, os, out)
+            _sweep(backend)
+        else:
+            results = [_run_one(case, backend, os, keep, out) for case in cases]
     if form == "json":
         print(json.dumps(document(results), indent=1))
     else:
         from labctl.reports.terminal import console, print_runs
 
-        print_runs(results, console())
+        print_runs(results, console(), time.monotonic() - began)
     _also(results, {"junit": junit, "html": html})
     return EXIT[document(results)["result"]]
 
@@ -231,16 +250,36 @@ def _run_one(case: Any, backend: str, os: str, keep: bool, out: Path | None) -> 
         return workflow.run_case(case, backend, watcher, _say, out, os)
 
 
-def _sets(texts: tuple[str, ...]) -> dict[str, str]:
-    from labctl.errors import UsageError
+def _run_many(
+    cases: list[Scenario], pace: Pace, backend: str, os: str, out: Path | None
+) -> list[RunResult]:
+    from functools import partial
 
-    sets = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise UsageError(f"--set {text}: no NAME=VALUE")
-        sets[name] = value
-    return sets
+    from labctl import jobs, workflow
+    from labctl.reports.progress import board
+
+    work = partial(workflow.run_in, backend=backend, os=os)
+    with board(cases) as shown:
+        return jobs.run_all(
+            cases, pace, backend, lambda case: workflow.place(case, out), work, shown
+        )
+
+
+def _pace(jobs: int | None, keep: bool, cases: int, backend: str) -> Pace:
+    from labctl.errors import UsageError
+    from labctl.jobs import pace
+
+    if keep and (jobs or 1) > 1:
+        raise UsageError(f"--keep keeps one lab at a time, so it can't go with --jobs {jobs}")
+    return pace(backend, cases, 1 if keep else jobs)
+
+
+def _sweep(backend: str) -> None:
+    from labctl import workflow
+
+    if backend == "docker":
+        for line in workflow.sweep():
+            _say(f"removed what a run that was killed left: {line}")
 
 
 def _say(line: str) -> None:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 from labctl.backends import Backend, MissingHere
-from labctl.check import Verdict, check, explain, overall
+from labctl.check import NotPassed, Verdict, check, explain, overall
 from labctl.errors import LabError, Unavailable
 from labctl.history import Event, History, StepEvent
 from labctl.lab import Lab
 from labctl.scenario import Scenario
-from labctl.steps import StepFailed
+from labctl.steps import Step, StepFailed
 from labctl.store import RunFolder
 
 
@@ -79,80 +80,145 @@ def document(runs: list[RunResult]) -> dict[str, Any]:
     }
 
 
-def run(scenario: Scenario, backend: Backend, folder: RunFolder, watcher: Watcher) -> RunResult:
-    """Runs one case. Lab failures and missing capabilities become its result; only
-    KeyboardInterrupt comes out, after the evidence has been saved and everything taken down."""
-    history = History()
-    began = time.monotonic()
-    started = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    result, reason = "", None
-    interrupted: KeyboardInterrupt | None = None
+class Silent:
+    """A watcher that looks away."""
 
-    def record(event: Event) -> None:
-        folder.add(event)
-        watcher.event(event, history)
+    def event(self, event: Event, history: History) -> None:
+        """See `Watcher`."""
 
-    try:
-        for need in sorted(scenario.needs & backend.lacks().keys()):
-            raise MissingHere(backend.lacks()[need])
-        with Lab(scenario, backend, history, record, folder.add_packets) as lab:
-            watcher.up(lab)
-            _steps(scenario, lab, backend.name, record, history)
-            for predicate in scenario.expect:
-                lab.settle(predicate)
-            lab.look()
-            lab.flush()
-            watcher.done(lab)
-    except (MissingHere, Unavailable) as exc:
-        result, reason = "skip", str(exc)
-    except LabError as exc:
-        result, reason = "error", str(exc)
-    except KeyboardInterrupt as exc:
-        interrupted = exc
-        result, reason = "error", "interrupted"
-    verdicts = check(scenario, history.events, history.captures) if result != "skip" else []
-    found = RunResult(
-        scenario=scenario,
-        result=result or overall(v.result for v in verdicts),
-        reason=reason,
-        backend=backend.name,
-        environment=history.lab.environment if history.lab else backend.environment(),
-        started=started,
-        seconds=time.monotonic() - began,
-        lab_seconds=history.now,
-        folder=folder.path,
-        verdicts=tuple(verdicts),
-        why=tuple(explain(history.events)),
-        history=history,
-    )
-    folder.finish(document([found]))
-    if interrupted:
-        raise interrupted
-    return found
+    def up(self, lab: Lab) -> None:
+        """See `Watcher`."""
+
+    def done(self, lab: Lab) -> None:
+        """See `Watcher`."""
 
 
-def _steps(scenario: Scenario, lab: Lab, backend: str, record: Any, history: History) -> None:
-    kernel = str(history.lab.environment.get("kernel")) if history.lab else ""
+class Session:
+    """One case under way: its lab, its steps one by one, and what came of it.
 
-    def tell(event: StepEvent) -> None:
-        history.add(event)
-        record(event)
+    `scenario` may be given more steps while it is; `result` is there when the lab has gone.
+    """
 
-    for index, step in enumerate(scenario.steps):
-        text, begun = str(step), lab.now()
-        tell(StepEvent(begun, index, "begin", text))
-        lacking = step.when and step.when.lacking(kernel, backend, dict(scenario.variant))
+    lab: Lab
+    result: RunResult
+
+    def __init__(
+        self, scenario: Scenario, backend: Backend, folder: RunFolder, watcher: Watcher
+    ) -> None:
+        self.scenario = scenario
+        self.history = History()
+        self.folder = folder
+        self._backend = backend
+        self._watcher = watcher
+
+    def run(self) -> RunResult:
+        """Does all steps. Lab failures and missing capabilities become the result; only
+        KeyboardInterrupt comes out, after the evidence has been saved and everything taken down."""
+        try:
+            with self.up():
+                for index in range(len(self.scenario.steps)):
+                    if self.do(index)[-1].outcome in ("failed", "timeout"):
+                        break
+                self.last_look()
+        except (MissingHere, LabError):
+            pass  # the result has it
+        return self.result
+
+    @contextmanager
+    def up(self) -> Iterator[None]:
+        """The lab is up for the length of a `with`. Whatever ends that, the evidence is saved,
+        everything taken down, and the result written."""
+        began = time.monotonic()
+        started = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        ended: BaseException | None = None
+        try:
+            lacks = self._backend.lacks()
+            for need in sorted(self.scenario.needs & lacks.keys()):
+                raise MissingHere(lacks[need])
+            with Lab(
+                self.scenario, self._backend, self.history, self._record, self.folder.add_packets
+            ) as self.lab:
+                self._watcher.up(self.lab)
+                yield
+        except BaseException as exc:
+            ended = exc
+            raise
+        finally:
+            self.result = self._judged(started, time.monotonic() - began, *_outcome(ended))
+            self.folder.finish(document([self.result]))
+
+    def do(self, index: int) -> tuple[StepEvent, StepEvent]:
+        """Does a step of the scenario; returns how it began and how it ended."""
+        step, lab = self.scenario.steps[index], self.lab
+        begin = StepEvent(lab.now(), index, "begin", str(step))
+        self._tell(begin)
+        end = self._act(step, begin)
+        self._tell(end)
+        return begin, end
+
+    def last_look(self) -> None:
+        """Gives what the scenario claims of the whole history the time to come true, and takes in
+        what is still under way."""
+        for predicate in self.scenario.expect:
+            self.lab.settle(predicate)
+        self.lab.look()
+        self.lab.flush()
+        self._watcher.done(self.lab)
+
+    def _act(self, step: Step, begin: StepEvent) -> StepEvent:
+        lab, backend = self.lab, self._backend.name
+        kernel = str(self.history.lab.environment.get("kernel")) if self.history.lab else ""
+        lacking = step.when and step.when.lacking(kernel, backend, dict(self.scenario.variant))
         if lacking:
-            tell(StepEvent(lab.now(), index, "end", text, outcome="skipped", detail=lacking))
-            continue
+            return replace(begin, t=lab.now(), phase="end", outcome="skipped", detail=lacking)
         try:
             outcome = step.act(lab) or "done"
             lab.blame()
         except StepFailed as exc:
             detail = f"{exc.expected}; saw {exc.actual}"
-            tell(StepEvent(lab.now(), index, "end", text, outcome="failed", detail=detail))
-            return
-        moment = max(begun, history.now) if outcome == "held" else lab.now()
-        tell(StepEvent(moment, index, "end", text, label=step.as_, outcome=outcome))
-        if outcome == "timeout":
-            return
+            return replace(begin, t=lab.now(), phase="end", outcome="failed", detail=detail)
+        moment = max(begin.t, self.history.now) if outcome == "held" else lab.now()
+        return replace(begin, t=moment, phase="end", label=step.as_, outcome=outcome)
+
+    def _tell(self, event: StepEvent) -> None:
+        self.history.add(event)
+        self._record(event)
+
+    def _record(self, event: Event) -> None:
+        self.folder.add(event)
+        self._watcher.event(event, self.history)
+
+    def _judged(self, started: str, seconds: float, result: str, reason: str | None) -> RunResult:
+        history = self.history
+        verdicts = []
+        if result != "skip":
+            verdicts = check(self.scenario, history.events, history.captures)
+        environment = history.lab.environment if history.lab else self._backend.environment()
+        return RunResult(
+            scenario=self.scenario,
+            result=result or overall(v.result for v in verdicts),
+            reason=reason,
+            backend=self._backend.name,
+            environment=environment,
+            started=started,
+            seconds=seconds,
+            lab_seconds=history.now,
+            folder=self.folder.path,
+            verdicts=tuple(verdicts),
+            why=tuple(explain(history.events)),
+            history=history,
+        )
+
+
+def _outcome(ended: BaseException | None) -> tuple[str, str | None]:
+    """The result and the reason that an exception gives a run; no result where the verdicts do."""
+    match ended:
+        case None | NotPassed():
+            return "", None
+        case MissingHere() | Unavailable():
+            return "skip", str(ended)
+        case KeyboardInterrupt():
+            return "error", "interrupted"
+        case LabError():
+            return "error", str(ended)
+    return "error", f"{type(ended).__name__}: {ended}".partition("\n")[0]

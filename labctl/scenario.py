@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -159,9 +159,15 @@ class Written(Model):
         return hosts
 
 
+class MoreSteps(Model):
+    """Steps by themselves, for a scenario that goes on."""
+
+    steps: list[AnyStep]
+
+
 @dataclass(frozen=True)
 class Scenario:
-    """One case: a scenario with its params filled in. Lines count from 1."""
+    """One case: a scenario with its params filled in. A source is `file:line`, from line 1."""
 
     name: str
     source: str
@@ -172,9 +178,9 @@ class Scenario:
     variant: Mapping[str, Any]
     hosts: Mapping[str, Host]
     steps: tuple[Step, ...]
-    step_lines: tuple[int, ...]
+    step_sources: tuple[str, ...]
     expect: tuple[Predicate, ...]
-    expect_lines: tuple[int, ...]
+    expect_sources: tuple[str, ...]
     needs: frozenset[str]
 
     @property
@@ -192,6 +198,11 @@ class Scenario:
     def host_specs(self) -> list[HostSpec]:
         """The hosts, as a backend brings them up."""
         return [HostSpec(name, host.addresses) for name, host in self.hosts.items()]
+
+    @property
+    def least(self) -> float:
+        """About how many seconds it takes at least, if all goes well."""
+        return sum(step.least for step in self.steps)
 
 
 def _processes(hosts: Mapping[str, Host]) -> list[tuple[str, ProcessSpec]]:
@@ -224,6 +235,17 @@ def load(path: Path, sets: Mapping[str, str] | None = None) -> list[Scenario]:
     """
     document = Document.read(path)
     return load_document(document, document.text, path.stem, sets or {})
+
+
+def parse_sets(texts: Iterable[str], option: str) -> dict[str, str]:
+    """What an option `NAME=VALUE` says, given any number of times. Raises UsageError."""
+    sets = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UsageError(f"{option} {text}: no NAME=VALUE")
+        sets[name] = value
+    return sets
 
 
 def load_document(
@@ -279,6 +301,27 @@ def _params(
             message = f"{path[-1]!r} is no param's name; allowed: letters, digits, underscores"
             mistakes.append(Mistake(file, head.line(path), message))
     return params, variants, mistakes
+
+
+def with_step(
+    case: Scenario, document: Document, params: Mapping[str, Any], source: str
+) -> Scenario:
+    """A case with one more step, the only one of a document that has `steps` alone; it is checked
+    as if it stood in the case's own file. Raises ScenarioError with every mistake."""
+    expanded = document.expand(params)
+    hosts = {name: host.addresses for name, host in case.hosts.items()}
+    owners = {name: process.host for name, process in case.processes.items()}
+    labels = [step.as_ for step in case.steps if step.as_ is not None]
+    mistakes = [*expanded.mistakes, *_references(expanded, list(case.variant), labels)]
+    try:
+        text = MoreSteps.model_validate(expanded.data, context=Names(hosts, owners))
+    except ValidationError as exc:
+        mistakes += [_place(error, expanded) for error in exc.errors()]
+    if mistakes:
+        raise ScenarioError(Mistake(document.file, line, message) for line, message in mistakes)
+    return replace(
+        case, steps=(*case.steps, *text.steps), step_sources=(*case.step_sources, source)
+    )
 
 
 def _check(expanded: Expanded, varied: Sequence[str]) -> Written | list[tuple[int, str]]:
@@ -349,12 +392,14 @@ def _place(error: Any, expanded: Expanded) -> tuple[int, str]:
     return expanded.line(path), message
 
 
-def _references(expanded: Expanded, varied: Sequence[str]) -> list[tuple[int, str]]:
+def _references(
+    expanded: Expanded, varied: Sequence[str], before: Sequence[str] = ()
+) -> list[tuple[int, str]]:
     """Mistakes in what steps refer to beside hosts and processes: a label must be set before it is
-    used, and once; `when` must name what there is."""
+    used, and once; `when` must name what there is. The labels in `before` are set already."""
     mistakes: list[tuple[int, str]] = []
-    labels: list[str] = []
-    drops: list[str] = ["all"]
+    labels = list(before)
+    drops = ["all", *before]
 
     def mistake(message: str, *path: str | int) -> None:
         mistakes.append((expanded.line(("steps", *path)), message))
@@ -411,6 +456,9 @@ def _case(
     text: str,
     variant: Mapping[str, Any],
 ) -> Scenario:
+    def sources(key: str, count: int) -> tuple[str, ...]:
+        return tuple(f"{file}:{expanded.line((key, index))}" for index in range(count))
+
     processes = [spec for _, spec in _processes(written.hosts)]
     implied = {"images" for spec in processes if spec.image}
     implied |= {"uids" for spec in processes if spec.uid}
@@ -427,9 +475,9 @@ def _case(
         variant=variant,
         hosts=written.hosts,
         steps=tuple(written.steps),
-        step_lines=tuple(expanded.line(("steps", i)) for i in range(len(written.steps))),
+        step_sources=sources("steps", len(written.steps)),
         expect=tuple(written.expect),
-        expect_lines=tuple(expanded.line(("expect", i)) for i in range(len(written.expect))),
+        expect_sources=sources("expect", len(written.expect)),
         needs=frozenset({*written.needs, *implied}),
     )
 

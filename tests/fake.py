@@ -26,12 +26,11 @@ from typing import Any
 from labctl.backends import Channel, HostLink, HostSpec, Lack, Message, ProcessSpec
 from labctl.check import Verdict, check
 from labctl.document import Document
-from labctl.history import Event, History, read_events
-from labctl.lab import Lab
+from labctl.history import read_events
 from labctl.probes.segments import Captures
-from labctl.runner import RunResult, Watcher, run
+from labctl.runner import RunResult, Session, Silent, Watcher
 from labctl.scenario import Scenario, load_document
-from labctl.store import RunFolder
+from labctl.store import RunFolder, new_folder
 
 HEADER = "State Recv-Q Send-Q Local Address:Port Peer Address:Port Process"
 COUNTERS = {"TcpActiveOpens": 0, "TcpExtTCPAbortOnClose": 7}
@@ -300,19 +299,6 @@ class FakeBackend:
         self._did(what)
 
 
-class Silent:
-    """A watcher that looks away."""
-
-    def event(self, event: Event, history: History) -> None:
-        pass
-
-    def up(self, lab: Lab) -> None:
-        pass
-
-    def done(self, lab: Lab) -> None:
-        pass
-
-
 def scenario(text: str) -> Scenario:
     """The one case of a scenario's text."""
     (found,) = load_document(Document("lesson.yaml", text), text, "lesson", {})
@@ -325,8 +311,8 @@ def play(
     """Runs a scenario on a fake, and sees to what holds of every run: everything is taken down, the
     record is whole, and judging the record gives the verdicts that the run gave."""
     chosen = scenario(text) if isinstance(text, str) else text
-    with RunFolder(out, chosen.name, chosen.text) as folder:
-        found = run(chosen, backend, folder, watcher or Silent())
+    with RunFolder(new_folder(out, chosen.name), chosen.text) as folder:
+        found = Session(chosen, backend, folder, watcher or Silent()).run()
     assert "up" not in backend.log or "down" in backend.log
     (recorded,) = json.loads((found.folder / "result.json").read_text())["runs"]
     assert recorded == json.loads(json.dumps(found.as_json()))

@@ -338,7 +338,7 @@ def _tracer(run: str, built: images.Images, confined: bool) -> dict[str, Any]:
     unconfined = ["apparmor=unconfined"] if confined else []
     return {
         "Image": built.host,
-        "Entrypoint": ["python3", "-IS", "/usr/local/bin/tracer"],
+        "Entrypoint": ["python3", "-IS", "/usr/local/lib/labctl/tracer.py"],
         "Cmd": [run],
         **TETHERED,
         "HostConfig": {

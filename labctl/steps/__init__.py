@@ -188,6 +188,10 @@ class Wait(Step):
     def claim(self) -> Predicate:
         return self.wait
 
+    @property
+    def least(self) -> float:
+        return self.within.low
+
     def __str__(self) -> str:
         timing = f" within {self.within}" if self.within != DEFAULT_WITHIN else ""
         return f"wait {_claim(self.wait)}{timing}" + (f" of {self.since}" if self.since else "")
@@ -229,6 +233,10 @@ class Sleep(Step):
 
     def act(self, lab: Lab) -> None:
         lab.pump_until(lambda: False, lab.now() + self.sleep)
+
+    @property
+    def least(self) -> float:
+        return self.sleep
 
     def __str__(self) -> str:
         return f"sleep {self.sleep:g} s"

@@ -114,6 +114,11 @@ class Step(Model):
         """The processes that it starts."""
         return []
 
+    @property
+    def least(self) -> float:
+        """About how many seconds it takes at least, if all goes well."""
+        return 0.0
+
     def __str__(self) -> str:
         value = getattr(self, self.verb)
         if isinstance(value, dict):

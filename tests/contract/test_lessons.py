@@ -20,6 +20,7 @@ from labctl.scenario import Scenario, load, load_document
 from labctl.steps import DEFAULT_WITHIN, Step
 from labctl.values import Within
 from labctl.workflow import run_case
+from tests import tshark
 
 BACKENDS = [("netns", pytest.mark.netns), ("docker", pytest.mark.docker)]
 FILES = sorted(scenarios().glob("*.yaml"))
@@ -101,6 +102,8 @@ def test_holds(case: Scenario, backend: str, tmp_path: Path) -> None:
     assert result.result == "pass", report(result)
     judged = [(v.what, v.result) for v in result.verdicts if v.result != "skip"]
     assert judged == claims(case, backend, str(result.environment["kernel"])), report(result)
+    if not tshark.MISSING:
+        assert tshark.disagreements(result.history, result.folder) == []
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ class FalseClaim:
         for index in blamed:
             if getattr(steps[index], "within", None) == DEFAULT_WITHIN:
                 steps[index] = steps[index].model_copy(update={"within": SHORT})
-        return replace(case, steps=tuple(steps[: blamed[-1] + 1]), expect=(), expect_lines=())
+        return replace(case, steps=tuple(steps[: blamed[-1] + 1]), expect=(), expect_sources=())
 
     def __str__(self) -> str:
         words = re.sub(r"\s+", " ", self.new.strip()) or "nothing"
@@ -149,6 +152,123 @@ def flipped(case: Scenario) -> FalseClaim:
 
 
 FALSE_CLAIMS = [
+    FalseClaim(
+        "four_segments",
+        "client: close at eof}",
+        "client: recv until eof; sleep 200ms; close}",
+        "segments: 3 x segment since the first FIN",
+        (("segments", 3),),
+    ),
+    FalseClaim(
+        "four_segments",
+        'count: "${segments}"',
+        "count: 3",
+        "segments: 3 x segment since the first FIN",
+        (("data", False),),
+    ),
+    FalseClaim(
+        "four_segments",
+        "from: server, count: 2",
+        "from: server, count: 1",
+        "server: 1 x segment from server since the first FIN",
+        (("data", False),),
+    ),
+    FalseClaim(
+        "four_segments",
+        'data: "${data}"',
+        "data: false",
+        "server: 1 x FIN not data from server",
+        (("data", True), ("segments", 4)),
+    ),
+    FalseClaim(
+        "four_segments",
+        "flags: FIN, data: false",
+        "flags: FIN, data: true",
+        "client: 1 x FIN data from client",
+        (("data", False),),
+    ),
+    # Wrong segments, and wrong times.
+    FalseClaim(
+        "eaddrinuse_time_wait",
+        "{from: server, flags: FIN}",
+        "{from: server, flags: FIN, count: 0}",
+        "server: 0 x FIN from server",
+    ),
+    FalseClaim("eaddrinuse_time_wait", "{flags: RST, count: 0}", "{flags: RST}", "segments: RST"),
+    FalseClaim(
+        "eaddrinuse_time_wait",
+        """\
+  - wait: {sockets: {server: none}}
+    since: closed
+    within: 59s..63s            # 60 s, and what the kernel's coarse timers add
+  - restart: server
+  - wait: {sockets: {server: LISTEN}}
+
+expect:
+  - lasted: {server: TIME-WAIT, for: 60s, tolerance: 3s}
+""",
+        """\
+  - sleep: 2s
+
+expect:
+  - lasted: {server: TIME-WAIT, for: 1s}
+""",
+        "server: TIME-WAIT for 1 s, give or take 0.5 s",
+    ),
+    FalseClaim(
+        "process_end",
+        "{from: server, flags: FIN}",
+        "{from: server, flags: FIN, count: 0}",
+        "server: 0 x FIN from server",
+        (("end", "KILL"),),
+    ),
+    FalseClaim(
+        "process_end", "{flags: RST, count: 0}", "{flags: RST}", "segments: RST", (("end", "exit"),)
+    ),
+    FalseClaim(
+        "unread_data",
+        "{from: server, flags: RST}",
+        "{from: server, flags: RST, count: 0}",
+        "server: 0 x RST from server",
+        (("end", "KILL"),),
+    ),
+    FalseClaim(
+        "unread_data",
+        "{flags: FIN, count: 0}",
+        "{flags: FIN}",
+        "segments: FIN",
+        (("end", "close"),),
+    ),
+    FalseClaim(
+        "fin_wait_2",
+        "{from: server, flags: FIN}",
+        "{from: server, flags: FIN, count: 0}",
+        "server: 0 x FIN from server",
+    ),
+    FalseClaim(
+        "fin_wait_2",
+        "{from: client, flags: FIN, count: 0}",
+        "{from: client, flags: FIN}",
+        "client: FIN from client",
+    ),
+    FalseClaim(
+        "fin_wait_2",
+        'for: "${fin_timeout}"',
+        "for: 1s",
+        "server: FIN-WAIT-2 for 1 s, give or take 2 s",
+    ),
+    FalseClaim(
+        "fin_wait_1_zero_window",
+        "{from: server, flags: FIN, count: 0}",
+        "{from: server, flags: FIN}",
+        "server: FIN from server",
+    ),
+    FalseClaim(
+        "fin_wait_1_zero_window",
+        "{from: client, flags: RST}",
+        "{from: client, flags: FIN}",
+        "client: FIN from client",
+    ),
     FalseClaim(
         "state_walk",
         "server: [SYN-RECV, ESTAB, CLOSE-WAIT, LAST-ACK, closed]",

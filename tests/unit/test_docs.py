@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -241,6 +242,10 @@ def test_example(block: Block) -> None:
         load({**AROUND, key: yaml.safe_load(block.text)})
     elif kind == "calls":
         assert parse_calls(block.text)
+    elif kind == "python":
+        compile(block.text, str(block), "exec")  # tests/contract/test_testing.py runs it
+    elif kind == "toml":
+        tomllib.loads(block.text)
     elif kind == "json":
         json.loads(block.text)
     else:

@@ -52,6 +52,9 @@ def events() -> st.SearchStrategy[Event]:
         "counters": {"values": NUMBERS},
         "exec": {"exit": st.integers(0, 255)},
         "state": {},
+        "loss": {"drop": st.integers(0)},
+        "tally": {"drop": st.integers(0), "lost": st.integers(0)},
+        "inject": {"seq": st.integers(0), "ack": st.integers(0)},
         "trouble": {},
     }  # fmt: skip
     assert fields.keys() == KINDS.keys()
