@@ -251,6 +251,12 @@ OF_THE_CATALOGUE = [
     ),
     FalseClaim(
         "syn_into_close_wait",
+        "within: 900ms",
+        "within: 900ms..3s",
+        "client: connect ok",
+    ),
+    FalseClaim(
+        "syn_into_close_wait",
         "flags: SYN, since: again, count: 2",
         "flags: SYN, since: again, count: 1",
         "client: 1 x SYN from client since again",
