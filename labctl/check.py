@@ -71,7 +71,7 @@ def check_whole(scenario: Scenario, history: History) -> list[Verdict]:
     verdicts: list[Verdict] = []
     for event in history.events:
         if isinstance(event, StepEvent) and event.phase == "end":
-            verdicts += _judge_in_the_end(scenario, event, history)
+            verdicts += _check_in_the_end(scenario, event, history)
     for predicate, source in zip(scenario.expect, scenario.expect_sources, strict=True):
         verdicts += [_verdict(f, history.now, source) for f in predicate.judge(history)]
     return verdicts
@@ -95,7 +95,7 @@ def check_step(
     return [_waited(step, finding, event, history, begun, source) for finding in claims]
 
 
-def _judge_in_the_end(scenario: Scenario, event: StepEvent, history: History) -> list[Verdict]:
+def _check_in_the_end(scenario: Scenario, event: StepEvent, history: History) -> list[Verdict]:
     """The verdicts on what a step that has ended claims of the whole run."""
     claim = scenario.steps[event.index].in_the_end(event.index)
     if claim is None or event.outcome == "failed":

@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -161,6 +163,8 @@ def run(
             results = _run_many(cases, pace, backend, os, out)
             _sweep(backend)
         else:
+            # What shows the results is imported while the lab waits.
+            threading.Thread(target=import_module, args=("labctl.reports.terminal",)).start()
             results = [_run_one(case, backend, os, keep, out) for case in cases]
     if form == "json":
         print(json.dumps(document(results), indent=1))

@@ -288,6 +288,13 @@ class ProcessState:
     obeys: bool = False
     output: str = ""
 
+    @property
+    def condition(self) -> str:
+        """How it is, in a few words for somebody who wants it in `await`."""
+        if self.running:
+            return "it runs, but not in await"
+        return f"it ended by SIG{self.signal}" if self.signal else f"it ended with {self.exit}"
+
     def apply(self, event: ProcessEvent | CallEvent | OutputEvent) -> None:
         """Takes in one event of this process."""
         if isinstance(event, OutputEvent):

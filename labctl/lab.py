@@ -106,6 +106,7 @@ class Lab:
         self._offset = 0.0  # lab clock minus ours
         self._origin = time.monotonic()
         self._blaming: set[int] = set()
+        self._proven: set[str] = set()  # capabilities
         self._closing = False
 
     def __enter__(self) -> Lab:
@@ -148,10 +149,7 @@ class Lab:
                 for name, link in self._links.items()
             }
         )
-        wanted = sorted(self.scenario.needs & MENDS.keys())
-        missing = self.fault(next(iter(self._links)), "probe", what=wanted) if wanted else {}
-        for need, reason in missing.get("missing", {}).items():
-            raise MissingHere(Lack(reason, MENDS[need]))
+        self.require(self.scenario.needs)
         for name, host in self.scenario.hosts.items():
             if host.sysctls:
                 self.sysctl(name, host.sysctls)
@@ -258,11 +256,7 @@ class Lab:
     def condition(self, process: str) -> str:
         """How a process is, in a word or two."""
         state = self.history.processes.get(process)
-        if state is None:
-            return "it was never started"
-        if state.running:
-            return "it runs, but not in await"
-        return f"it ended by SIG{state.signal}" if state.signal else f"it ended with {state.exit}"
+        return state.condition if state else "it was never started"
 
     def start(self, process: str) -> None:
         """Starts a process and returns when it has begun."""
@@ -320,10 +314,17 @@ class Lab:
             raise LabError(f"{host}: can't set {key} to {values[key]!r}: {reason}")
 
     def fault(self, host: str, verb: str, **details: Any) -> Message:
-        """Has a host do a method of Faults (images/host/faults.py); returns what that returns, and
-        when it began, as `t`."""
+        """Has a host do a method of Faults (images/host/faults.py); the answer's `t` is when."""
         answer = self._ask(host, {"do": "fault", "verb": verb, **details})
         return {**answer, "t": answer["t"] - self._origin}
+
+    def require(self, needs: Iterable[str]) -> None:
+        """Raises MissingHere for the first of these capabilities that the hosts say they lack."""
+        if wanted := sorted({*needs} & MENDS.keys() - self._proven):
+            answer = self.fault(next(iter(self._links)), "probe", what=wanted)
+            for need, reason in answer["missing"].items():
+                raise MissingHere(Lack(reason, MENDS[need]))
+            self._proven.update(wanted)
 
     def look(self, hosts: Iterable[str] | None = None, caption: str | None = None) -> None:
         """Has every host, or some, report its sockets and counters now."""

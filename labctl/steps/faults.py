@@ -137,6 +137,7 @@ class Drop(Step):
         return frozenset({"nft"})
 
     def act(self, lab: Lab) -> None:
+        lab.require(self.needs)
         number = lab.history.step
         compiled = self.drop.compiled(lab.history)
         log, rules = compiled.log(number), compiled.rules(number)
@@ -255,6 +256,7 @@ class Net(Step):
         return frozenset({"netem"} if any(p.netem.words for p in self.net.values()) else ())
 
     def act(self, lab: Lab) -> None:
+        lab.require(self.needs)
         for host, pattern in self.net.items():
             lab.fault(host, "shape", netem=pattern.netem.words)
 

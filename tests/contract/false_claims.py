@@ -255,6 +255,12 @@ OF_THE_CATALOGUE = [
     ),
     FalseClaim(
         "syn_into_close_wait",
+        "within: 900ms",
+        "within: 900ms..3s",
+        "client: connect ok",
+    ),
+    FalseClaim(
+        "syn_into_close_wait",
         "flags: SYN, since: again, count: 2",
         "flags: SYN, since: again, count: 1",
         "client: 1 x SYN from client since again",
@@ -369,6 +375,27 @@ OF_THE_CATALOGUE = [
         "tcp_tw_reuse: 1}",
         "tcp_tw_reuse: 0}",
         "reuse: ok",
+    ),
+    FalseClaim(
+        "keepalive_dead_peer",
+        "set SO_KEEPALIVE ${keepalive}",
+        "set SO_KEEPALIVE 0",
+        "server: no connection",
+        (("keepalive", 1),),
+    ),
+    FalseClaim(
+        "keepalive_dead_peer",
+        "- cut: client",
+        "- note: nothing",
+        "server: no connection",
+        (("keepalive", 1),),
+    ),
+    FalseClaim(
+        "keepalive_dead_peer",
+        "set SO_KEEPALIVE ${keepalive}",
+        "set SO_KEEPALIVE",
+        "server: CLOSE-WAIT",
+        (("keepalive", 0),),
     ),
 ]
 
