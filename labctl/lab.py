@@ -355,10 +355,10 @@ class Lab:
         start = self.now() if since is None else self.history.labels[since]
         deadline = start + within.high
         self.look(predicate.hosts)
-        while not all(f.result == "pass" for f in predicate.judge(self.history)):
+        while not predicate.holds(self.history):
             if self.now() >= deadline:
                 self.look(predicate.hosts)
-                if all(f.result == "pass" for f in predicate.judge(self.history)):
+                if predicate.holds(self.history):
                     break
                 return "timeout"
             if predicate.counters:
