@@ -331,14 +331,14 @@ def _count(number: int, noun: str) -> str:
 @click.option("--format", "form", default="table", type=click.Choice(["table", "json"]))
 def list_(form: str) -> None:
     """The catalogue of shipped scenarios, a line each."""
-    from labctl.resources import scenarios
+    from labctl.resources import catalogue, scenarios
     from labctl.scenario import load
 
-    loaded = [load(path) for path in sorted(scenarios().rglob("*.yaml"))]
+    loaded = [(name, load(path)) for name, path in catalogue(scenarios()).items()]
     if form == "json":
         entries = [
-            {"name": c[0].name, "title": c[0].title, "variants": len(c), "source": c[0].source}
-            for c in loaded
+            {"name": name, "title": c[0].title, "variants": len(c), "source": c[0].source}
+            for name, c in loaded
         ]
         click.echo(json.dumps(entries, indent=1))
         return
@@ -347,7 +347,7 @@ def list_(form: str) -> None:
     print_table(
         console(),
         ["name", "cases", "title"],
-        [[c[0].name, str(len(c)), c[0].title] for c in loaded],
+        [[name, str(len(c)), c[0].title] for name, c in loaded],
     )
 
 

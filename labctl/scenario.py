@@ -24,6 +24,7 @@ from labctl.backends import BACKENDS, CAPABILITIES, HostSpec, ProcessSpec
 from labctl.document import REFERENCE, Document, Expanded, Path_, read_scalar
 from labctl.errors import Mistake, ScenarioError, UsageError
 from labctl.predicates import Claim, Predicate
+from labctl.resources import catalogue
 from labctl.steps import STEPS, Step
 from labctl.values import (
     HOST_NAME,
@@ -32,9 +33,11 @@ from labctl.values import (
     Calls,
     Model,
     Names,
+    Right,
     SysctlKey,
     SysctlValue,
     Text,
+    Uid,
     choices,
     known,
     problem,
@@ -75,8 +78,9 @@ class Program(Model):
     calls: Calls | None = None
     run: Command | None = None
     image: Text | None = None
-    uid: Annotated[int, Field(ge=0, le=65535, strict=True)] | None = None
+    uid: Uid = None
     env: dict[Text, Text] = Field(default_factory=dict)
+    rights: list[Right] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _one_job(self) -> Program:
@@ -223,6 +227,7 @@ def _spec(name: str, host: str, program: Program, default: Host) -> ProcessSpec:
         None if program.calls is not None else program.image or default.image,
         program.uid,
         program.env,
+        tuple(program.rights),
     )
 
 
@@ -235,6 +240,12 @@ def load(path: Path, sets: Mapping[str, str] | None = None) -> list[Scenario]:
     """
     document = Document.read(path)
     return load_document(document, document.text, path.stem, sets or {})
+
+
+def params_of(document: Document) -> set[str]:
+    """The names of a file's params. Raises ScenarioError where there is no telling."""
+    params, variants, _ = _params(document)
+    return {*params, *(name for variant in variants for name in variant)}
 
 
 def parse_sets(texts: Iterable[str], option: str) -> dict[str, str]:
@@ -252,8 +263,7 @@ def load_document(
     document: Document, text: str, name: str, sets: Mapping[str, str]
 ) -> list[Scenario]:
     """See `load`."""
-    head = document.expand(None, frozenset({"params", "variants"}))
-    params, variants, mistakes = _params(head, document.file)
+    params, variants, mistakes = _params(document)
     values = {key: read_scalar(value) for key, value in sets.items()}
     varied = list(dict.fromkeys(key for variant in variants for key in variant))
     names = {*params, *varied}
@@ -279,9 +289,10 @@ def load_document(
 
 
 def _params(
-    head: Expanded, file: str
+    document: Document,
 ) -> tuple[dict[str, Any], list[dict[str, Any]], list[Mistake]]:
     """The params, the variants, and the mistakes in their names. Raises ScenarioError for worse."""
+    head, file = document.expand(None, frozenset({"params", "variants"})), document.file
     mistakes = [Mistake(file, line, message) for line, message in head.mistakes]
     params = head.data.get("params") or {}
     variants = head.data.get("variants") or []
@@ -500,11 +511,12 @@ def schema() -> dict[str, Any]:
 
 
 def find(paths: Sequence[str], shipped: Path) -> list[Path]:
-    """Files for what was named: files, folders (all below), or names of shipped scenarios.
+    """Files for what was named: files, folders (all below), or names of shipped scenarios and of
+    their folders.
 
     Raises UsageError for what is none of these.
     """
-    stems = {path: path.stem for path in sorted(shipped.rglob("*.yaml"))}
+    names = catalogue(shipped)
     files: list[Path] = []
     for text in paths:
         path = Path(text)
@@ -515,10 +527,19 @@ def find(paths: Sequence[str], shipped: Path) -> list[Path]:
                     message = "no scenario in this folder; a scenario ends in .yaml"
                     raise UsageError(f"{text}: {message}")
             else:
-                found = [path] if text and path.exists() else [p for p in stems if stems[p] == text]
+                found = [path] if text and path.exists() else _named(text, names)
         except OSError as exc:
             raise UsageError(f"{text}: {exc.strerror}") from exc
         if not found:
-            raise UsageError(f"{text}: no such file; " + unknown("scenario", text, stems.values()))
+            raise UsageError(f"{text}: no such file; " + unknown("scenario", text, names))
         files += found
     return list(dict.fromkeys(files))
+
+
+def _named(text: str, names: Mapping[str, Path]) -> list[Path]:
+    """The shipped scenarios of this name, in whatever folder, or in the folder of this name."""
+    folder = text.rstrip("/") + "/"
+    return [
+        path for name, path in names.items()
+        if text in (name, path.stem) or name.startswith(folder)
+    ]  # fmt: skip

@@ -18,6 +18,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
@@ -41,6 +42,17 @@ OPERATORS: Mapping[str, Callable[[int, int], bool]] = {
     "!=": operator.ne, ">": operator.gt, "<": operator.lt,
 }  # fmt: skip
 MAX_ADDRESSES = 16
+RIGHTS = {
+    "CHOWN": 0,
+    "DAC_OVERRIDE": 1,
+    "FOWNER": 3,
+    "KILL": 5,
+    "SETGID": 6,
+    "SETUID": 7,
+    "SYS_CHROOT": 18,
+}
+"""What a process of root's may keep: what servers drop privileges with; numbers of
+linux/capability.h."""
 SIGNALS = (
     "ABRT", "ALRM", "BUS", "CHLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "KILL", "PIPE", "PROF",
     "PWR", "QUIT", "SEGV", "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP", "TTIN", "TTOU", "URG",
@@ -358,5 +370,16 @@ Label = Annotated[str, BeforeValidator(_label), WithJsonSchema(_STRING)]
 Text = Annotated[str, BeforeValidator(_text), WithJsonSchema({"type": ["string", "number"]})]
 Regex = Annotated[
     str, BeforeValidator(_regex), WithJsonSchema({"type": "string", "format": "regex"})
+]
+Right = Annotated[
+    str,
+    BeforeValidator(lambda value: known("right", value, RIGHTS)),
+    WithJsonSchema({"enum": list(RIGHTS)}),
+]
+Uid = Annotated[
+    int | None,
+    Field(ge=0, le=65535, strict=True),
+    BeforeValidator(lambda value: None if value == "" else value),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0, "maximum": 65535}, {"const": ""}]}),
 ]
 Calls = Annotated[str, BeforeValidator(_calls), WithJsonSchema(_STRING)]

@@ -15,13 +15,14 @@ from types import FrameType
 from labctl import lease as leases
 from labctl.backends import Backend, BackendOptions, Progress, backend_class
 from labctl.document import Document
-from labctl.errors import Mistake, ScenarioError
+from labctl.errors import Mistake, ScenarioError, UsageError
 from labctl.history import History
 from labctl.lab import Lab, stopping
 from labctl.lease import Lease
 from labctl.runner import RunResult, Session, Watcher
-from labctl.scenario import Scenario, load, load_document
+from labctl.scenario import Scenario, load_document, params_of
 from labctl.store import RunFolder, default_folder, new_folder
+from labctl.values import unknown
 
 DEFAULT_OS = "debian:12"
 DEFAULT_LAB = """\
@@ -35,16 +36,30 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def load_all(files: Sequence[Path], sets: dict[str, str]) -> list[Scenario]:
-    """The cases of several files. Raises ScenarioError with the mistakes of all of them."""
+    """The cases of several files. Of `sets` each takes what are its params.
+
+    Raises ScenarioError with the mistakes of all of them, UsageError where `sets` names a param
+    that none of them has.
+    """
     cases: list[Scenario] = []
     mistakes: list[Mistake] = []
+    params: set[str] = set()
     for file in files:
         try:
-            cases += load(file, sets)
+            document = Document.read(file)
+            own = params_of(document)
+            params |= own
+            chosen = {name: value for name, value in sets.items() if name in own}
+            cases += load_document(document, document.text, file.stem, chosen)
         except ScenarioError as exc:
             mistakes += exc.mistakes
     if mistakes:
         raise ScenarioError(mistakes)
+    for name in sets:
+        if name not in params:
+            place = str(files[0]) if len(files) == 1 else f"{len(files)} scenarios"
+            message = unknown("param", name, sorted(params))
+            raise UsageError(f"{place}: --set {name}: {message}")
     return cases
 
 

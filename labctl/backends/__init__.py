@@ -44,7 +44,8 @@ class HostSpec:
 
 @dataclass(frozen=True)
 class ProcessSpec:
-    """A process to start on a host: `calls` for the peer program, or `run`, any program."""
+    """A process to start on a host: `calls` for the peer program, or `run`, any program. `rights`
+    are the capabilities(7) that it keeps, of values.RIGHTS."""
 
     name: str
     host: str
@@ -53,6 +54,7 @@ class ProcessSpec:
     image: str | None = None
     uid: int | None = None
     env: Mapping[str, str] = field(default_factory=dict)
+    rights: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -365,6 +365,7 @@ def _process(process: ProcessSpec, built: images.Images, holder: str) -> dict[st
         "Env": [f"{name}={value}" for name, value in process.env.items()],
         "HostConfig": {
             **CONFINED,
+            "CapAdd": list(process.rights),
             "NetworkMode": f"container:{holder}",
             "Init": bool(process.image),  # peer.py is an init of its own.
         },

@@ -8,13 +8,15 @@ from typing import Any
 
 from labctl.document import Document
 from labctl.history import History
-from labctl.resources import scenarios
+from labctl.resources import catalogue, scenarios
 from labctl.scenario import Scenario, load_document
 from labctl.steps import DEFAULT_WITHIN, Step
 from labctl.values import Within
 
 SHORT = Within(0.0, 1.5)
 """How long a false claim is waited for: it never holds."""
+PATIENT = Within(0.0, 5.0)
+"""The same where the lesson is more patient than usual: it waits for programs."""
 
 
 def whats(step: Step) -> list[str]:
@@ -36,19 +38,21 @@ class FalseClaim:
     @property
     def case(self) -> Scenario:
         """The changed case, up to the blamed claim, which is not waited for as long as others."""
-        file = scenarios() / f"{self.lesson}.yaml"
+        file = catalogue(scenarios())[self.lesson]
         text = file.read_text("utf-8")
         assert self.old in text, f"{file.name} has no such text: {self.old}"
         text = text.replace(self.old, self.new)
-        found = load_document(Document(str(file), text), text, self.lesson, {})
+        found = load_document(Document(str(file), text), text, file.stem, {})
         (case,) = (c for c in found if set(self.variant) <= set(c.variant.items()))
         steps = list(case.steps)
         blamed = [i for i, step in enumerate(steps) if self.blamed in whats(step)]
         if not blamed:
             return case  # a claim on the whole history
         for index in blamed:
-            if getattr(steps[index], "within", None) == DEFAULT_WITHIN:
-                steps[index] = steps[index].model_copy(update={"within": SHORT})
+            within = getattr(steps[index], "within", None)
+            if isinstance(within, Within) and not within.low:
+                shorter = SHORT if within == DEFAULT_WITHIN else PATIENT
+                steps[index] = steps[index].model_copy(update={"within": shorter})
         return replace(case, steps=tuple(steps[: blamed[-1] + 1]), expect=(), expect_sources=())
 
     def __str__(self) -> str:
@@ -394,3 +398,76 @@ OF_THE_CATALOGUE = [
         (("keepalive", 0),),
     ),
 ]
+
+HTTP_SERVER = "run: python3 -m http.server ${port}"
+NO_REUSEADDR = """run: python3 -c "from http.server import *;
+    ThreadingHTTPServer.allow_reuse_address = 0;
+    ThreadingHTTPServer(('', ${port}), SimpleHTTPRequestHandler).serve_forever()\""""
+NO_ANSWER = """run: python3 -c "import socket; server = socket.create_server(('', ${port}));
+    server.accept()[0].makefile('rb').read()\""""
+NO_CLOSE = """run: python3 -c "import signal, socket; server = socket.create_server(('', ${port}));
+    connection = server.accept()[0]; connection.recv(99); signal.pause()\""""
+
+OF_SERVERS = [
+    FalseClaim(
+        "servers/restart_time_wait",
+        HTTP_SERVER,
+        NO_REUSEADDR,
+        "server: LISTEN local :8000 and TIME-WAIT local :8000",
+        (("end", "kill"),),
+    ),
+    FalseClaim(
+        "servers/restart_time_wait",
+        "recv until eof\n",
+        "recv until eof\n      set SO_LINGER 1 0\n",  # so it resets what it closes
+        "server: TIME-WAIT local :8000",
+        (("end", "stop"),),
+    ),
+    FalseClaim(
+        "servers/restart_client_never_closes",
+        HTTP_SERVER,
+        NO_REUSEADDR,
+        "server: LISTEN local :8000 and FIN-WAIT-2 local :8000",
+    ),
+    FalseClaim(
+        "servers/restart_client_never_closes",
+        "wait                      #",
+        "recv until eof; close #",
+        "server: FIN-WAIT-2 local :8000",
+    ),
+    FalseClaim(
+        "servers/client_vanishes",
+        "keepalive_time: 1 ",
+        "keepalive_time: 7200 ",
+        "server: 0 x ESTAB local :8000",
+    ),
+    FalseClaim(
+        "servers/client_vanishes",
+        "SO_KEEPALIVE, 1)",
+        "SO_KEEPALIVE, 0)",
+        "server: 0 x ESTAB local :8000",
+    ),
+    FalseClaim("servers/half_close", HTTP_SERVER, NO_ANSWER, "client: recv ok, received >0"),
+    FalseClaim(
+        "servers/close_wait_leak",
+        HTTP_SERVER,
+        NO_CLOSE,
+        "server: 0 x CLOSE-WAIT local :8000 and 0 x ESTAB local :8000",
+        (("closes", "in_request"),),
+    ),
+    FalseClaim(
+        "servers/graceful_stop",
+        "connection.shutdown(socket.SHUT_RD)",
+        "pass",
+        "idle: recv ok",
+        (("connection", "idle"),),
+    ),
+    FalseClaim(
+        "servers/graceful_stop",
+        "allow_reuse_address = True",
+        "allow_reuse_address = daemon_threads = True",  # which nobody waits for
+        "answering: recv ok, received >=4000000",
+        (("connection", "answering"),),
+    ),
+]
+"""Servers that do not do what a good one does."""

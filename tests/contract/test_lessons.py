@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from labctl.history import History
-from labctl.resources import scenarios
+from labctl.resources import catalogue, scenarios
 from labctl.runner import RunResult, Silent
 from labctl.scenario import Scenario, load
 from labctl.workflow import run_case
 from tests import tshark
-from tests.contract.false_claims import OF_THE_CATALOGUE, FalseClaim, whats
+from tests.contract.false_claims import OF_SERVERS, OF_THE_CATALOGUE, FalseClaim, whats
 
 BACKENDS = [("netns", pytest.mark.netns), ("docker", pytest.mark.docker)]
-FILES = sorted(scenarios().glob("*.yaml"))
+FILES = catalogue(scenarios())
 MINUTES = {"eaddrinuse_time_wait", "time_wait_restarted"}
 
 
@@ -39,7 +39,7 @@ def report(result: RunResult) -> str:
 
 def cases() -> list[Scenario]:
     """All of them, those that take minutes first: then the rest can run beside them."""
-    found = [case for file in FILES for case in load(file)]
+    found = [case for file in FILES.values() for case in load(file)]
     return sorted(found, key=lambda case: case.name not in MINUTES)
 
 
@@ -553,6 +553,7 @@ expect:
         "client: TIME-WAIT",
     ),
     *OF_THE_CATALOGUE,
+    *OF_SERVERS,
 ]  # fmt: skip
 
 
@@ -569,16 +570,17 @@ def test_false_claim_fails(claim: FalseClaim, tmp_path: Path) -> None:
 
 
 def test_false_claims_of_every_lesson() -> None:
-    assert {claim.lesson for claim in FALSE_CLAIMS} == {file.stem for file in FILES}
+    assert {claim.lesson for claim in FALSE_CLAIMS} == set(FILES)
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_explains_itself(file: Path) -> None:
-    case = load(file)[0]
+@pytest.mark.parametrize("name", FILES)
+def test_explains_itself(name: str) -> None:
+    case = load(FILES[name])[0]
     assert case.about and case.refs
 
 
 def test_table_of_lessons() -> None:
     docs = Path(__file__).parents[2] / "docs" / "lessons.md"
-    rows = re.findall(r"^\| \[`(\w+)`\]\(\.\./scenarios/(\w+)\.yaml\) \|", docs.read_text(), re.M)
-    assert sorted(rows) == [(file.stem, file.stem) for file in FILES]
+    row = r"^\| \[`(\w+)`\]\(\.\./scenarios/([\w/]+)\.yaml\) \|"
+    rows = re.findall(row, docs.read_text(), re.M)
+    assert sorted(rows) == sorted((file.stem, name) for name, file in FILES.items())

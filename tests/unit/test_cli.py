@@ -25,7 +25,7 @@ from labctl.document import Document
 from labctl.history import TroubleEvent
 from labctl.reports import junit, recorded
 from labctl.reports.terminal import console, print_runs
-from labctl.resources import scenarios
+from labctl.resources import catalogue, scenarios
 from labctl.runner import RunResult, document
 from labctl.scenario import load, load_document, schema
 from tests.fake import FakeBackend, play, tcp
@@ -194,7 +194,7 @@ def test_list(labctl: Labctl) -> None:
     status, out, err = labctl("list", "--format", "json")
     assert (status, err) == (0, "")
     entries = json.loads(out)
-    assert [entry["name"] for entry in entries] == [path.stem for path in SHIPPED]
+    assert [entry["name"] for entry in entries] == list(catalogue(scenarios()))
     for entry in entries:
         assert entry["title"]
         assert entry["variants"] >= 1

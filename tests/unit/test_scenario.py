@@ -17,10 +17,12 @@ from labctl.document import Document
 from labctl.errors import ScenarioError, UsageError
 from labctl.predicates import SocketPattern
 from labctl.probes.sockets import State
+from labctl.resources import catalogue
 from labctl.scenario import Scenario, find, load, load_document
 from labctl.steps import STEPS, Call, Kill, Sleep, Wait
 from labctl.steps import Sysctl as SysctlStep
 from labctl.values import Within
+from labctl.workflow import load_all
 
 LESSON = """\
 # A comment
@@ -395,6 +397,19 @@ steps: []
     assert len(cases(text)) == 2
 
 
+def test_each_of_several_files_takes_its_own_params(tmp_path: Path) -> None:
+    files = [tmp_path / "a.yaml", tmp_path / "b.yaml"]
+    for file, params in zip(files, ("{title: A, port: 1}", "{title: B}"), strict=True):
+        file.write_text(f"title: ${{title}}\nparams: {params}\n{HOSTS}steps: []\n")
+    found = load_all(files, {"title": "C", "port": "2"})
+    assert [case.title for case in found] == ["C", "C"]
+    with pytest.raises(UsageError, match="2 scenarios: --set prot: unknown param 'prot'; allowed: "
+                       "port, title; did you mean 'port'"):  # fmt: skip
+        load_all(files, {"prot": "2"})
+    with pytest.raises(UsageError, match=r"b\.yaml: --set port: unknown param"):
+        load_all(files[1:], {"port": "2"})
+
+
 # Names of files
 
 
@@ -410,12 +425,15 @@ def test_find(tmp_path: Path) -> None:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()
     assert find(["b", "a"], shipped) == [shipped / "deep/b.yaml", shipped / "a.yaml"]
+    for name in ("deep/b", "deep", "deep/"):
+        assert find([name], shipped) == [shipped / "deep/b.yaml"]
+    assert list(catalogue(shipped)) == ["a", "deep/b"]
     assert find([str(mine)], shipped) == [mine / "c.yml", mine / "d.yaml"]
     assert find([str(mine / "e.txt"), str(mine / "e.txt")], shipped) == [mine / "e.txt"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="no scenario in this folder"):
         find([str(tmp_path / "empty")], shipped)
-    for absent in ("c", "*", "**", "/nowhere", "deep/b", "../mine/d", "a.yaml"):
+    for absent in ("c", "*", "**", "/nowhere", "dee", "../mine/d", "a.yaml"):
         with pytest.raises(UsageError, match="no such file; unknown scenario"):
             find([absent], shipped)
 
