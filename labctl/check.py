@@ -142,7 +142,7 @@ def held_since(predicate: Predicate, past: History, start: float) -> float | Non
         begun = begun or event.t >= start
         if not begun or (isinstance(event, StateEvent) and not predicate.traced):
             continue
-        if all(finding.result == "pass" for finding in predicate.judge(history)):
+        if predicate.holds(history):
             since = max(start, event.t) if since is None else since
         else:
             since = None

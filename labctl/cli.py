@@ -8,7 +8,8 @@ import os
 import subprocess
 import sys
 import threading
-from importlib import import_module
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 EXIT = {"pass": 0, "fail": 1, "unknown": 3, "skip": 3, "error": 4}
 INTERRUPTED = 130
 READY = "ready"
+IDLE_BY = 1.0
 
 backend_option = click.option(
     "--backend",
@@ -163,9 +165,8 @@ def run(
             results = _run_many(cases, pace, backend, os, out)
             _sweep(backend)
         else:
-            # What shows the results is imported while the lab waits.
-            threading.Thread(target=import_module, args=("labctl.reports.terminal",)).start()
-            results = [_run_one(case, backend, os, keep, out) for case in cases]
+            with _warming_up():
+                results = [_run_one(case, backend, os, keep, out) for case in cases]
     if form == "json":
         print(json.dumps(document(results), indent=1))
     else:
@@ -174,6 +175,25 @@ def run(
         print_runs(results, console(), time.monotonic() - began)
     _also(results, {"junit": junit, "html": html})
     return EXIT[document(results)["result"]]
+
+
+@contextmanager
+def _warming_up() -> Iterator[None]:
+    """Meanwhile imports what judges and shows results, unless they are there before: a lab that is
+    up mostly waits."""
+    from importlib import import_module
+
+    def work() -> None:
+        import_module("labctl.reports.terminal")
+        import_module("scapy.layers.inet6")
+
+    timer = threading.Timer(IDLE_BY, work)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _also(results: list[RunResult], files: dict[str, Path | None]) -> None:

@@ -327,9 +327,10 @@ class Lab:
             self._proven.update(wanted)
 
     def look(self, hosts: Iterable[str] | None = None, caption: str | None = None) -> None:
-        """Has every host, or some, report its sockets and counters now."""
-        chosen = self._links if hosts is None else hosts
-        self._ask_all({host: {"do": "look", "caption": caption} for host in chosen})
+        """Has every host report its sockets and counters now. Of some `hosts`, one where nothing
+        has happened since its last report need not."""
+        message = {"do": "look", "caption": caption, "fresh": hosts is None}
+        self._ask_all(dict.fromkeys(self._links if hosts is None else hosts, message))
 
     def blame(self) -> None:
         """Waits for the looks at what blocked a call: by the next step it may be gone."""
@@ -355,10 +356,10 @@ class Lab:
         start = self.now() if since is None else self.history.labels[since]
         deadline = start + within.high
         self.look(predicate.hosts)
-        while not all(f.result == "pass" for f in predicate.judge(self.history)):
+        while not predicate.holds(self.history):
             if self.now() >= deadline:
                 self.look(predicate.hosts)
-                if all(f.result == "pass" for f in predicate.judge(self.history)):
+                if predicate.holds(self.history):
                     break
                 return "timeout"
             if predicate.counters:

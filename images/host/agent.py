@@ -219,6 +219,7 @@ class Agent:
     def __init__(self):
         self.diag = open_diag()
         self.seen = None
+        self.looked = None  # at this moment, and nothing happened while we did
         self.counted = {}
         self.period = PERIOD_MIN
         self.rest = None
@@ -248,8 +249,13 @@ class Agent:
         emit(kind="sockets", t=at, cause=cause, text=text, counters=changed, **extra)
         # What ss saw may have passed by the next sample. If anything happened meanwhile, that
         # looks again.
-        self.seen = before[0] if self.moment() == before else None
+        self.looked = before if self.moment() == before else None
+        self.seen = self.looked and before[0]
         return at
+
+    def unchanged(self):
+        """Whether all is as it was at the last look."""
+        return self.looked == self.moment() and self.counted == counters()
 
     def sample(self):
         """Looks if anything changed; sets the time of the next sample."""
@@ -312,9 +318,12 @@ class Agent:
                 self.sample()
 
 
-def do_look(agent, ident, caption=None):
+def do_look(agent, ident, caption=None, fresh=True):
+    """Looks; unless it need not be `fresh`, and the last look still holds."""
     agent.read_packets()
-    at = agent.look("look", caption=caption)
+    at = time.monotonic()
+    if fresh or not agent.unchanged():
+        at = agent.look("look", caption=caption)
     emit(kind="reply", id=ident, t=at)
 
 
