@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -79,23 +79,51 @@ def document(runs: list[RunResult]) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class Ended:
+    """How the steps of a case ended. `result` is empty where its verdicts decide; `seconds` are of
+    the clock where it ran, `lab_seconds` of the lab's."""
+
+    result: str
+    reason: str | None
+    environment: Mapping[str, Any]
+    started: str
+    seconds: float
+    lab_seconds: float
+    interrupted: KeyboardInterrupt | None = None
+
+
 def run(scenario: Scenario, backend: Backend, folder: RunFolder, watcher: Watcher) -> RunResult:
     """Runs one case. Lab failures and missing capabilities become its result; only
     KeyboardInterrupt comes out, after the evidence has been saved and everything taken down."""
     history = History()
-    began = time.monotonic()
-    started = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    result, reason = "", None
-    interrupted: KeyboardInterrupt | None = None
 
     def record(event: Event) -> None:
         folder.add(event)
         watcher.event(event, history)
 
+    ended = perform(scenario, backend, history, record, folder.add_packets, watcher)
+    return conclude(scenario, backend.name, history, ended, folder)
+
+
+def perform(
+    scenario: Scenario,
+    backend: Backend,
+    history: History,
+    record: Callable[[Event], None],
+    record_packets: Callable[[str, bytes], None],
+    watcher: Watcher,
+) -> Ended:
+    """Brings the lab up, does the steps, and takes it down; judges nothing. No exception of the
+    lab's comes out."""
+    began = time.monotonic()
+    result, reason = "", None
+    interrupted: KeyboardInterrupt | None = None
+    started = now()
     try:
         for need in sorted(scenario.needs & backend.lacks().keys()):
             raise MissingHere(backend.lacks()[need])
-        with Lab(scenario, backend, history, record, folder.add_packets) as lab:
+        with Lab(scenario, backend, history, record, record_packets) as lab:
             watcher.up(lab)
             _steps(scenario, lab, backend.name, record, history)
             for predicate in scenario.expect:
@@ -110,25 +138,40 @@ def run(scenario: Scenario, backend: Backend, folder: RunFolder, watcher: Watche
     except KeyboardInterrupt as exc:
         interrupted = exc
         result, reason = "error", "interrupted"
-    verdicts = check(scenario, history.events, history.captures) if result != "skip" else []
+    environment = history.lab.environment if history.lab else backend.environment()
+    seconds = time.monotonic() - began
+    return Ended(result, reason, environment, started, seconds, history.now, interrupted)
+
+
+def conclude(
+    scenario: Scenario, backend: str, history: History, ended: Ended, folder: RunFolder
+) -> RunResult:
+    """Judges what was recorded, and writes the result. Raises what interrupted the case."""
+    skipped = ended.result == "skip"
+    verdicts = [] if skipped else check(scenario, history.events, history.captures)
     found = RunResult(
         scenario=scenario,
-        result=result or overall(v.result for v in verdicts),
-        reason=reason,
-        backend=backend.name,
-        environment=history.lab.environment if history.lab else backend.environment(),
-        started=started,
-        seconds=time.monotonic() - began,
-        lab_seconds=history.now,
+        result=ended.result or overall(v.result for v in verdicts),
+        reason=ended.reason,
+        backend=backend,
+        environment=ended.environment,
+        started=ended.started,
+        seconds=ended.seconds,
+        lab_seconds=ended.lab_seconds,
         folder=folder.path,
         verdicts=tuple(verdicts),
         why=tuple(explain(history.events)),
         history=history,
     )
     folder.finish(document([found]))
-    if interrupted:
-        raise interrupted
+    if ended.interrupted:
+        raise ended.interrupted
     return found
+
+
+def now() -> str:
+    """The wall clock, as results have it (RFC 3339)."""
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _steps(scenario: Scenario, lab: Lab, backend: str, record: Any, history: History) -> None:

@@ -57,12 +57,17 @@ def run_case(
     """Runs one case on a backend by name. Raises what `open_backend` and `runner.run` raise."""
     now = datetime.now(UTC)
     identity = secrets.token_hex(4)
-    name = scenario.name + "".join(f"-{value}" for value in scenario.variant.values())
-    parent, stem = (out, name) if out else (default_folder(), f"{now:%Y%m%dT%H%M%S}-{name}")
     lease = Lease(identity, "run", scenario.label, backend, now.isoformat(timespec="seconds"))
-    with lease, RunFolder(parent, stem, scenario.text) as folder:
+    with lease, run_folder(scenario, out) as folder:
         opened = _open(lease, folder.path, os, progress)
         return run(scenario, opened, folder, _Announcing(watcher, lease))
+
+
+def run_folder(scenario: Scenario, out: Path | None) -> RunFolder:
+    """A new run directory for a case, below `out` or where runs are kept."""
+    name = scenario.name + "".join(f"-{value}" for value in scenario.variant.values())
+    stem = name if out else f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{name}"
+    return RunFolder(out or default_folder(), stem, scenario.text)
 
 
 def hold(backend: str, os: str, progress: Progress, ready: Callable[[Lab], None]) -> None:

@@ -1,0 +1,191 @@
+"""The program in a guest: runs cases on namespaces there, and tells the controller what happens.
+
+Both speak JSON, one object a line, over a virtio-serial port. The controller says
+
+    {"do": "hello", "wall": ..., "seed": ..., "engine": ..., "virtual": ...}
+    {"do": "case", "source": ..., "name": ..., "text": ..., "sets": ..., "variant": ...}
+
+and the guest `{"booted": true}` once, `{"ready": KERNEL}` to a hello, and of a case its events and
+packets as they come, a tick a second, and how it ended. It has no disk to keep anything on: a run
+is recorded by the controller, and so is all that came before a crash.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import gc
+import json
+import os
+import struct
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from labctl.backends import BackendOptions, HostLink, HostSpec, Message, ProcessSpec
+from labctl.backends.netns import NetnsBackend
+from labctl.document import Document
+from labctl.history import Event, History
+from labctl.lab import Lab
+from labctl.runner import perform
+from labctl.scenario import Scenario, load_document
+
+TICK = 1.0
+LONGEST_REST = 2.0
+"""Seconds between two polls of a quiet host at most, where time costs nothing but work does."""
+RNDADDENTROPY = 0x40085203  # include/uapi/linux/random.h
+
+WARM_UP = """\
+title: What a guest does before its state is saved, so that nothing is done for the first time later
+hosts:
+  server: {calls: "socket; bind :80; listen 1; accept; recv; wait"}
+  client: {calls: 'socket; connect server:80; send "hello"; wait'}
+steps:
+  - start: server
+  - wait: {sockets: {server: LISTEN}}
+  - start: client
+  - wait: {sockets: {server: ESTAB, client: ESTAB}}
+  - kill: server
+  - expect: {sockets: {client: CLOSE-WAIT}}
+"""
+
+
+class Port:
+    """The controller's other end."""
+
+    def __init__(self, path: str) -> None:
+        self._file = os.open(path, os.O_RDWR)
+        self._lock = threading.Lock()
+        self._pending = b""
+
+    def say(self, line: str) -> None:
+        """Says one JSON object."""
+        data = line.encode() + b"\n"
+        with self._lock:
+            while data:
+                data = data[os.write(self._file, data) :]
+
+    def hear(self) -> Message:
+        """Waits for the next one."""
+        while b"\n" not in self._pending:
+            self._pending += os.read(self._file, 1 << 16)
+        line, _, self._pending = self._pending.partition(b"\n")
+        message: Message = json.loads(line)
+        return message
+
+
+class GuestBackend(NetnsBackend):
+    """Namespaces in a guest."""
+
+    def __init__(self, options: BackendOptions, engine: str, virtual: bool) -> None:
+        super().__init__(options)
+        self._engine, self._virtual = engine, virtual
+
+    def environment(self) -> dict[str, str | None]:
+        return {**super().environment(), "engine": self._engine}
+
+    def up(
+        self, hosts: Sequence[HostSpec], processes: Sequence[ProcessSpec]
+    ) -> dict[str, HostLink]:
+        links = super().up(hosts, processes)
+        if not self._virtual:
+            return links
+        return {name: replace(link, longest_rest=LONGEST_REST) for name, link in links.items()}
+
+
+class Silent:
+    """A watcher that does nothing."""
+
+    def event(self, event: Event, history: History) -> None:
+        """See `Watcher`."""
+
+    def up(self, lab: Lab) -> None:
+        """See `Watcher`."""
+
+    def done(self, lab: Lab) -> None:
+        """See `Watcher`."""
+
+
+class Guest:
+    """What the controller has said, and what it is told."""
+
+    def __init__(self, port: Port) -> None:
+        self._port = port
+        self._engine, self._virtual = "QEMU", False
+
+    def serve(self) -> None:
+        """Warms up, and obeys for as long as the guest lives."""
+        (warm_up,) = load_document(Document("warm up", WARM_UP), WARM_UP, "warm", {})
+        self._perform(warm_up, lambda line: None)
+        gc.collect()
+        gc.freeze()
+        self._port.say('{"booted": true}')
+        while True:
+            message = self._port.hear()
+            if message.pop("do") == "hello":
+                self._hello(**message)
+            else:
+                self._case(**message)
+
+    def _hello(self, wall: float, seed: str, engine: str, virtual: bool) -> None:
+        """Sets the clock, and stirs the kernel's random numbers: a saved state has old ones."""
+        time.clock_settime(time.CLOCK_REALTIME, wall)
+        fresh = bytes.fromhex(seed)
+        with Path("/dev/random").open("wb") as pool:
+            request = struct.pack("ii", 8 * len(fresh), len(fresh)) + fresh
+            fcntl.ioctl(pool, RNDADDENTROPY, request)
+        self._engine, self._virtual = engine, virtual
+        self._port.say(json.dumps({"ready": os.uname().release}))
+
+    def _case(
+        self, source: str, name: str, text: str, sets: dict[str, str], variant: Mapping[str, Any]
+    ) -> None:
+        cases = load_document(Document(source, text), text, name, sets)
+        (scenario,) = (case for case in cases if dict(case.variant) == variant)
+        ended = threading.Event()
+
+        def tick() -> None:
+            while not ended.wait(TICK):
+                self._port.say(json.dumps({"tick": time.monotonic()}))
+
+        self._port.say(json.dumps({"tick": time.monotonic()}))
+        ticker = threading.Thread(target=tick, name="tick")
+        ticker.start()
+        try:
+            how = self._perform(scenario, self._port.say)
+        finally:
+            ended.set()
+            ticker.join()
+        self._port.say(json.dumps({"ended": how}))
+
+    def _perform(self, scenario: Scenario, say: Any) -> dict[str, Any]:
+        history = History()
+
+        def record(event: Event) -> None:
+            say(f'{{"event": {event.to_json()}}}')
+
+        def record_packets(host: str, records: bytes) -> None:
+            say(json.dumps({"packets": base64.b64encode(records).decode(), "host": host}))
+
+        with tempfile.TemporaryDirectory() as folder:
+            options = BackendOptions("guest", "", Path(folder), "", print)
+            backend = GuestBackend(options, self._engine, self._virtual)
+            ended = perform(scenario, backend, history, record, record_packets, Silent())
+        return {**asdict(ended), "interrupted": None}
+
+
+def main() -> None:
+    """Finds the port, and serves."""
+    gc.set_threshold(50_000)
+    (port,) = sorted(Path("/dev").glob("vport*"))
+    sys.stdout = sys.stderr
+    Guest(Port(str(port))).serve()
+
+
+if __name__ == "__main__":
+    main()
