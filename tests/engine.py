@@ -33,8 +33,10 @@ import requests
 PACKAGES = {
     "dockerd": "docker.io",
     "ip": "iproute2",
+    "mksquashfs": "squashfs-tools",
     "mmdebstrap": "mmdebstrap",
     "nft": "nftables",
+    "qemu-system-x86_64": "qemu-system-x86",
     "tcpdump": "tcpdump",
 }
 NAMESPACES = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
