@@ -103,7 +103,7 @@ def _tracing() -> Check:
     events = Path("/sys/kernel/tracing/events/sock/inet_sock_set_state")
     mounted = subprocess.run(
         ["unshare", "--mount", "sh", "-c",
-         f"mount -t tracefs tracefs /sys/kernel/tracing && test -d {events}"],
+         f"mount -t tracefs tracefs /sys/kernel/tracing; test -d {events}"],
         capture_output=True, check=False,
     ) if shutil.which("unshare") else None  # fmt: skip
     ok = mounted is not None and mounted.returncode == 0

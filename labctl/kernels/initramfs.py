@@ -45,7 +45,6 @@ mkdir -p /root/opt
 mv /labctl /root/opt/labctl
 for place in dev proc sys; do mount --move /$place /root/$place; done
 for place in run tmp; do mount -t tmpfs tmpfs /root/$place; done
-mount -t tracefs tracefs /root/sys/kernel/tracing
 exec switch_root /root /bin/sh -c '
     ip link set lo up
     test -e /etc/hosts || : > /etc/hosts
