@@ -33,7 +33,6 @@ import requests
 PACKAGES = {
     "dockerd": "docker.io",
     "ip": "iproute2",
-    "mksquashfs": "squashfs-tools",
     "mmdebstrap": "mmdebstrap",
     "nft": "nftables",
     "qemu-system-x86_64": "qemu-system-x86",

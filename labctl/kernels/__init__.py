@@ -3,8 +3,8 @@
 So a kernel is one more place to run, not one more backend. A guest is made of
 
     a kernel      Debian's cloud kernel of a suite, or one of your own (this module, apt.py)
-    an initramfs  busybox, the modules that a lab needs, labctl (initramfs.py)
     a root        a small Debian with Python, iproute2 and nftables (root.py)
+    an initramfs  that root, the modules that a lab needs, labctl (initramfs.py)
 
 qemu.py starts it, guest.py is the program in it, and runs.py has cases run there.
 """
@@ -31,7 +31,6 @@ TOOLS = {
     "qemu-system-x86_64": "qemu-system-x86",
     "setpriv": "util-linux",
     "mmdebstrap": "mmdebstrap",
-    "mksquashfs": "squashfs-tools",
 }
 """What guests are made and started with, and the package of each."""
 

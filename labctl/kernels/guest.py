@@ -13,10 +13,13 @@ is recorded by the controller, and so is all that came before a crash.
 from __future__ import annotations
 
 import base64
+import ctypes
+import errno
 import fcntl
 import gc
 import json
 import os
+import shutil
 import struct
 import sys
 import tempfile
@@ -38,6 +41,7 @@ from labctl.scenario import Scenario, load_document
 TICK = 1.0
 LONGEST_REST = 2.0
 """Seconds between two polls of a quiet host at most, where time costs nothing but work does."""
+INIT_MODULE = 175  # arch/x86/entry/syscalls/syscall_64.tbl
 RNDADDENTROPY = 0x40085203  # include/uapi/linux/random.h
 
 WARM_UP = """\
@@ -179,9 +183,24 @@ class Guest:
         return {**asdict(ended), "interrupted": None}
 
 
+def load_modules(folder: Path) -> None:
+    """Loads the kernel's modules, as `initramfs.py` has put them (init_module(2)). Raises OSError.
+
+    By hand: insmod(8) would take a process for each."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    for name in (folder / "order").read_text().split():
+        image = (folder / name).read_bytes()
+        if libc.syscall(INIT_MODULE, image, ctypes.c_ulong(len(image)), b""):
+            code = ctypes.get_errno()
+            if code != errno.EEXIST:
+                raise OSError(code, f"module {name}: {os.strerror(code)}")
+    shutil.rmtree(folder)
+
+
 def main() -> None:
-    """Finds the port, and serves."""
+    """Loads what the kernel needs, finds the port, and serves."""
     gc.set_threshold(50_000)
+    load_modules(Path("/modules"))
     (port,) = sorted(Path("/dev").glob("vport*"))
     sys.stdout = sys.stderr
     Guest(Port(str(port))).serve()

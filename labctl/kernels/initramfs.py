@@ -1,22 +1,26 @@
-"""What a guest begins with: busybox, the modules that a lab needs in their order, and labctl.
+"""What a guest is: a root, the modules that a lab needs in their order, and labctl; all of it in
+memory, so that nothing in a guest waits for a disk. A virtual clock would jump meanwhile.
 
 Uncompressed, so that neither side spends time on it.
 """
 
 from __future__ import annotations
 
-import io
 import lzma
 import re
+import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from stat import S_IFDIR as FOLDER
+from stat import S_IFREG as FILE
+from typing import IO
 
 from labctl import resources
 from labctl.errors import LabError
 
 MODULES = (
-    "virtio_pci", "virtio_blk", "virtio_console", "squashfs", "overlay",  # to get to the root
+    "virtio_pci", "virtio_console",  # to speak with the controller
     "af_packet", "veth", "bridge", "dummy", "tcp_diag", "inet_diag", "crc32c_generic",
     "nf_tables", "nf_tables_set", "nft_counter", "nft_limit", "nft_quota", "nft_numgen", "nft_ct",
     "nft_log", "nft_reject_inet", "nft_reject_netdev", "nft_queue", "nft_meta_bridge",
@@ -27,36 +31,24 @@ MODULES = (
 DEPENDS = re.compile(rb"\0depends=([\w,-]*)\0")
 
 INIT = """\
-#!/bin/busybox sh
-PATH=/bin
-/bin/busybox mkdir -p /proc /sys /dev /lower /upper /root
-/bin/busybox --install -s /bin
+#!/bin/sh
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 failed() { echo "labctl: $1"; exit 1; }
 mount -t devtmpfs dev /dev && mount -t proc proc /proc && mount -t sysfs sysfs /sys ||
     failed "this kernel can't mount /dev, /proc and /sys"
-while read module; do
-    insmod "/modules/$module" || failed "the module $module can't be loaded"
-done < /modules/order
-mount -t squashfs -o ro /dev/vda /lower || failed "the root can't be mounted"
-mount -t tmpfs tmpfs /upper && mkdir /upper/files /upper/work &&
-    mount -t overlay -o lowerdir=/lower,upperdir=/upper/files,workdir=/upper/work overlay /root ||
-    failed "the root can't be made writable"
-mkdir -p /root/opt
-mv /labctl /root/opt/labctl
-for place in dev proc sys; do mount --move /$place /root/$place; done
-for place in run tmp; do mount -t tmpfs tmpfs /root/$place; done
-exec switch_root /root /bin/sh -c '
-    ip link set lo up
-    test -e /etc/hosts || : > /etc/hosts
-    cd /opt/labctl
-    PYTHONPATH=/opt/labctl:/opt/site HOME=/root python3 -S -m labctl.kernels.guest
-    echo "labctl: the guest ended with $?"' < /dev/console > /dev/console 2>&1
+test -e /etc/hosts || : > /etc/hosts
+ip link set lo up
+cd /opt/labctl
+PYTHONPATH=/opt/labctl:/opt/site python3 -S -m labctl.kernels.guest
+echo "labctl: the guest ended with $?"
 """
 
 
-def build(target: Path, busybox: Path, modules: Path) -> None:
-    """Writes the initramfs of a kernel. Raises OSError, and LabError for a bad module."""
-    files: dict[str, bytes] = {"bin/busybox": busybox.read_bytes(), "init": INIT.encode()}
+def build(target: Path, root: Path, modules: Path) -> None:
+    """Writes the initramfs of a kernel: a root, and after it what is the kernel's and labctl's own.
+
+    Raises OSError, and LabError for a bad module."""
+    files: dict[str, bytes] = {"init": INIT.encode()}
     paths = {
         re.sub(r"\.ko(\.\w+)?$", "", path.name).replace("-", "_"): path
         for path in modules.rglob("*.ko*")
@@ -65,13 +57,22 @@ def build(target: Path, busybox: Path, modules: Path) -> None:
 
     def needs(name: str) -> list[str]:
         contents[name] = _module(paths[name])
-        return dependencies(contents[name])
+        return [other for other in dependencies(contents[name]) if other in paths]
 
     order = in_order([name for name in MODULES if name in paths], needs)
     files["modules/order"] = "".join(f"{name}\n" for name in order).encode()
     files |= {f"modules/{name}": contents[name] for name in order}
-    files |= {f"labctl/{name}": content for name, content in sources().items()}
-    target.write_bytes(archive(files))
+    files |= {f"opt/labctl/{name}": content for name, content in sources().items()}
+    with target.open("wb") as out:
+        with root.open("rb") as file:
+            shutil.copyfileobj(file, out, 1 << 20)
+        archive = Archive(out)
+        folders = {str(f) for name in files for f in Path(name).parents if str(f) != "."}
+        for name in sorted(folders):
+            archive.add(name, FOLDER | 0o755)
+        for name, content in files.items():
+            archive.add(name, FILE | 0o755, content)
+        archive.end()
 
 
 def sources() -> dict[str, bytes]:
@@ -104,21 +105,26 @@ def in_order(wanted: Iterable[str], needs: Callable[[str], Iterable[str]]) -> li
     return list(order)
 
 
-def archive(files: Mapping[str, bytes]) -> bytes:
-    """A cpio archive, as kernels read it (Documentation/driver-api/early-userspace/buffer-format).
-    Everything in it may be executed."""
-    out = io.BytesIO()
-    folders = {str(f) for name in files for f in Path(name).parents if str(f) != "."}
-    entries: list[tuple[str, int, bytes]] = [(name, 0o40755, b"") for name in sorted(folders)]
-    entries += [(name, 0o100755, content) for name, content in files.items()]
-    for number, (name, mode, content) in enumerate([*entries, ("TRAILER!!!", 0, b"")], 1):
-        encoded = name.encode() + b"\0"
-        fields = (number, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(encoded), 0)
-        out.write(b"070701" + b"".join(b"%08x" % field for field in fields) + encoded)
-        out.write(bytes(-out.tell() % 4))
-        out.write(content)
-        out.write(bytes(-out.tell() % 4))
-    return out.getvalue()
+class Archive:
+    """A cpio archive, as kernels read it (Documentation/driver-api/early-userspace/buffer-format):
+    one after another may stand in a file."""
+
+    def __init__(self, out: IO[bytes]) -> None:
+        self._out = out
+        self._number = 0
+
+    def add(self, name: str, mode: int, content: bytes = b"") -> None:
+        """Adds a file with its mode, as stat(2) has it; the content of a symlink is its target."""
+        self._number += 1
+        path = name.encode() + b"\0"
+        fields = (self._number, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(path), 0)
+        head = b"070701" + b"".join(b"%08x" % field for field in fields) + path
+        for part in (head, content):
+            self._out.write(part + bytes(-len(part) % 4))
+
+    def end(self) -> None:
+        """Ends the archive."""
+        self.add("TRAILER!!!", 0)
 
 
 def _module(path: Path) -> bytes:

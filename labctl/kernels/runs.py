@@ -249,10 +249,10 @@ def prepare(place: Place, progress: Progress) -> tuple[Hardware, Path]:
     """What a guest is started with, and where its state is kept; files that are not there yet are
     made. Raises Unavailable and LabError."""
     version = qemu.version()
-    squashfs, busybox = root.ensure(progress)
+    base = root.ensure(progress)
     kernel = place.kernel
     sources = initramfs.sources()
-    parts: list[Any] = [initramfs.INIT, initramfs.MODULES, str(squashfs), sorted(sources.items())]
+    parts: list[Any] = [initramfs.INIT, initramfs.MODULES, str(base), sorted(sources.items())]
     stat = kernel.image.stat()
     parts += [str(kernel.image), stat.st_size, stat.st_mtime_ns]
     folder = cache() / "boots"
@@ -261,9 +261,9 @@ def prepare(place: Place, progress: Progress) -> tuple[Hardware, Path]:
         folder.mkdir(parents=True, exist_ok=True)
         _drop(folder.glob(f"{kernel.version}-*.cpio"))
         partial = archive.with_suffix(f".{os.getpid()}")
-        initramfs.build(partial, busybox, kernel.modules)
+        initramfs.build(partial, base, kernel.modules)
         partial.rename(archive)
-    hardware = Hardware(kernel.image, archive, squashfs, place.virtual)
+    hardware = Hardware(kernel.image, archive, place.virtual)
     parts += [version, qemu.command(hardware, 3, 4, None)]
     clock = "virtual" if place.virtual else "real"
     return hardware, folder / f"{kernel.version}-{_digest(parts)}.{clock}.state"
