@@ -1,6 +1,8 @@
 # make run    the main scenario, from a fresh checkout
 # make test   lint and the whole suite; it brings its own Docker engine where it can
 #
+# make servers  the lessons of scenarios/servers, against real servers
+#
 # ARGS is passed on: make run ARGS='--backend netns', make test ARGS='-k fin_wait -n 0'.
 # PYTHON chooses the interpreter that the virtual environment is made with.
 
@@ -10,7 +12,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 ARGS ?=
 
-.PHONY: run test lint bench clean
+.PHONY: run test lint bench servers clean
 .NOTPARALLEL:
 
 run: $(VENV)/.installed
@@ -26,6 +28,9 @@ lint: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	@$(PY) tests/bench.py $(ARGS)
+
+servers: $(VENV)/.installed-dev
+	@$(PY) tests/servers.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -10,7 +10,7 @@ from labctl.resources import images
 
 
 class Call(NamedTuple):
-    """One call: see `Call` of images/peer/peer.py."""
+    """One call: see `Call` of images/peer/calls.py."""
 
     name: str
     args: tuple[Any, ...]
@@ -21,8 +21,8 @@ class Call(NamedTuple):
 
 @cache
 def peer() -> Any:
-    """The peer program as a module."""
-    spec = importlib.util.spec_from_file_location("labctl_peer", images() / "peer" / "peer.py")
+    """The peer program's calls as a module."""
+    spec = importlib.util.spec_from_file_location("labctl_peer", images() / "peer" / "calls.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

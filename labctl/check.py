@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from labctl.explain import blocked_call
@@ -11,7 +11,7 @@ from labctl.history import CallEvent, Event, History, SocketsEvent, StateEvent, 
 from labctl.predicates import Finding, Predicate, Result
 from labctl.probes.segments import Captures
 from labctl.scenario import Scenario
-from labctl.steps import Step, Wait
+from labctl.steps import Wait
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,11 @@ class Verdict:
     source: str
     evidence: tuple[str, ...] = field(default=())
 
+    def __str__(self) -> str:
+        subject = self.what.partition(":")[0]
+        saw = "unknown:" if self.result == "unknown" else "saw"
+        return f"{self.source}: {subject}: expected {self.expected}, {saw} {self.actual}"
+
     def as_json(self) -> dict[str, Any]:
         """As the result document has it."""
         return {
@@ -37,6 +42,10 @@ class Verdict:
             "source": self.source,
             "evidence": list(self.evidence),
         }
+
+
+class NotPassed(AssertionError):
+    """Claims that did not pass, for callers that want an exception; the lines say which."""
 
 
 def check(
@@ -53,18 +62,27 @@ def check(
         if event.phase == "begin":
             begun = event.t
         else:
-            source = f"{scenario.source}:{scenario.step_lines[event.index]}"
-            verdicts += _judge(scenario.steps[event.index], event, history, begun, source)
-    for predicate, line in zip(scenario.expect, scenario.expect_lines, strict=True):
-        for finding in predicate.judge(history):
-            verdicts.append(_verdict(finding, history.now, f"{scenario.source}:{line}"))
+            verdicts += check_step(scenario, event, history, begun)
+    return verdicts + check_whole(scenario, history)
+
+
+def check_whole(scenario: Scenario, history: History) -> list[Verdict]:
+    """The verdicts on what a scenario, and each of its steps, claims of its whole history."""
+    verdicts: list[Verdict] = []
+    for event in history.events:
+        if isinstance(event, StepEvent) and event.phase == "end":
+            verdicts += _check_in_the_end(scenario, event, history)
+    for predicate, source in zip(scenario.expect, scenario.expect_sources, strict=True):
+        verdicts += [_verdict(f, history.now, source) for f in predicate.judge(history)]
     return verdicts
 
 
-def _judge(
-    step: Step, event: StepEvent, history: History, begun: float, source: str
+def check_step(
+    scenario: Scenario, event: StepEvent, history: History, begun: float
 ) -> list[Verdict]:
-    """The verdicts of one step that has ended."""
+    """The verdicts of a step that has just ended with `event`, at the end of `history`, and that
+    began at `begun`."""
+    step, source = scenario.steps[event.index], scenario.step_sources[event.index]
     claims = [] if step.claim is None else step.claim.judge(history)
     if event.outcome == "skipped":
         reason = event.detail or ""
@@ -75,6 +93,18 @@ def _judge(
     if not isinstance(step, Wait):
         return [_verdict(finding, event.t, source) for finding in claims]
     return [_waited(step, finding, event, history, begun, source) for finding in claims]
+
+
+def _check_in_the_end(scenario: Scenario, event: StepEvent, history: History) -> list[Verdict]:
+    """The verdicts on what a step that has ended claims of the whole run."""
+    claim = scenario.steps[event.index].in_the_end(event.index)
+    if claim is None or event.outcome == "failed":
+        return []
+    source = scenario.step_sources[event.index]
+    found = [_verdict(finding, history.now, source) for finding in claim.judge(history)]
+    if event.outcome == "skipped":
+        found = [replace(v, result="skip", actual=event.detail or "", evidence=()) for v in found]
+    return found
 
 
 def _waited(
@@ -112,7 +142,7 @@ def held_since(predicate: Predicate, past: History, start: float) -> float | Non
         begun = begun or event.t >= start
         if not begun or (isinstance(event, StateEvent) and not predicate.traced):
             continue
-        if all(finding.result == "pass" for finding in predicate.judge(history)):
+        if predicate.holds(history):
             since = max(start, event.t) if since is None else since
         else:
             since = None

@@ -7,6 +7,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -15,11 +18,14 @@ import click
 from labctl import __version__
 
 if TYPE_CHECKING:
+    from labctl.jobs import Pace
     from labctl.runner import RunResult, Watcher
+    from labctl.scenario import Scenario
 
 EXIT = {"pass": 0, "fail": 1, "unknown": 3, "skip": 3, "error": 4}
 INTERRUPTED = 130
 READY = "ready"
+IDLE_BY = 1.0
 
 backend_option = click.option(
     "--backend",
@@ -107,6 +113,13 @@ def main() -> None:
 )
 @click.option("--keep", is_flag=True, help="Keep the lab up afterwards, until Ctrl-C.")
 @click.option(
+    "-j",
+    "--jobs",
+    type=click.IntRange(1, 32),
+    metavar="N",
+    help="How many cases to run at once, 1 to 32; as many as suit the machine by default.",
+)
+@click.option(
     "--format",
     "form",
     default="table",
@@ -125,6 +138,7 @@ def run(
     kernel: str | None,
     virtual_time: bool,
     keep: bool,
+    jobs: int | None,
     form: str,
     out: Path | None,
     junit: Path | None,
@@ -137,35 +151,55 @@ def run(
       labctl run scenarios/fin_wait_2.yaml
       labctl run so_reuseaddr --backend netns
       labctl run fin_wait_2 --set fin_timeout=6
+      labctl run scenarios -j 8
       labctl run eaddrinuse_time_wait --kernel 6.1 --virtual-time
     """
+    import time
+
     from labctl import workflow
     from labctl.backends import choose
     from labctl.resources import scenarios
     from labctl.runner import document
-    from labctl.scenario import find
+    from labctl.scenario import find, parse_sets
 
-    cases = workflow.load_all(find(paths, scenarios()), _sets(sets))
-    guest = _guest(kernel, virtual_time, backend, keep)
-    backend = "netns" if guest else choose(backend)
+    chosen = parse_sets(sets, "--set")
+    cases = workflow.load_all(find(paths, scenarios()), chosen)
+    guest = _guest(kernel, virtual_time, backend, keep, jobs)
+    began = time.monotonic()
     with workflow.interruptible():
         if guest:
             from labctl.kernels.runs import run_all
 
-            results = run_all(cases, guest, virtual_time, _sets(sets), out, _say)
-        elif backend == "docker":
-            for line in workflow.sweep():
-                print(f"removed what a run that was killed left: {line}", file=sys.stderr)
-        if not guest:
-            results = [_run_one(case, backend, os, keep, out) for case in cases]
+            results = run_all(cases, guest, virtual_time, chosen, out, _say)
+        else:
+            results = _run_here(cases, choose(backend), os, keep, jobs, out)
     if form == "json":
         print(json.dumps(document(results), indent=1))
     else:
         from labctl.reports.terminal import console, print_runs
 
-        print_runs(results, console())
+        print_runs(results, console(), time.monotonic() - began)
     _also(results, {"junit": junit, "html": html})
     return EXIT[document(results)["result"]]
+
+
+@contextmanager
+def _warming_up() -> Iterator[None]:
+    """Meanwhile imports what judges and shows results, unless they are there before: a lab that is
+    up mostly waits."""
+    from importlib import import_module
+
+    def work() -> None:
+        import_module("labctl.reports.terminal")
+        import_module("scapy.layers.inet6")
+
+    timer = threading.Timer(IDLE_BY, work)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _also(results: list[RunResult], files: dict[str, Path | None]) -> None:
@@ -246,7 +280,9 @@ def _run_one(case: Any, backend: str, os: str, keep: bool, out: Path | None) -> 
         return workflow.run_case(case, backend, watcher, _say, out, os)
 
 
-def _guest(kernel: str | None, virtual_time: bool, backend: str, keep: bool) -> str | None:
+def _guest(
+    kernel: str | None, virtual_time: bool, backend: str, keep: bool, jobs: int | None
+) -> str | None:
     """The kernel to run on in a guest, if any."""
     from labctl.errors import UsageError
 
@@ -257,21 +293,57 @@ def _guest(kernel: str | None, virtual_time: bool, backend: str, keep: bool) -> 
         raise UsageError(f"{option} runs on namespaces in a guest; leave --backend docker out")
     if keep:
         raise UsageError(f"{option} has no lab to keep: the guest ends with the run")
+    if (jobs or 1) > 1:
+        raise UsageError(f"{option} runs one case at a time in its guest; leave --jobs {jobs} out")
     if not kernel:
         raise UsageError("--virtual-time needs a guest; choose its kernel: --kernel NAME")
     return kernel
 
 
-def _sets(texts: tuple[str, ...]) -> dict[str, str]:
-    from labctl.errors import UsageError
+def _run_here(
+    cases: list[Scenario], backend: str, os: str, keep: bool, jobs: int | None, out: Path | None
+) -> list[RunResult]:
+    """Runs cases on this machine's kernel."""
+    pace = _pace(jobs, keep, len(cases), backend)
+    _sweep(backend)
+    if pace.at_once > 1:
+        results = _run_many(cases, pace, backend, os, out)
+        _sweep(backend)
+        return results
+    with _warming_up():
+        return [_run_one(case, backend, os, keep, out) for case in cases]
 
-    sets = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise UsageError(f"--set {text}: no NAME=VALUE")
-        sets[name] = value
-    return sets
+
+def _run_many(
+    cases: list[Scenario], pace: Pace, backend: str, os: str, out: Path | None
+) -> list[RunResult]:
+    from functools import partial
+
+    from labctl import jobs, workflow
+    from labctl.reports.progress import board
+
+    work = partial(workflow.run_in, backend=backend, os=os)
+    with board(cases) as shown:
+        return jobs.run_all(
+            cases, pace, backend, lambda case: workflow.place(case, out), work, shown
+        )
+
+
+def _pace(jobs: int | None, keep: bool, cases: int, backend: str) -> Pace:
+    from labctl.errors import UsageError
+    from labctl.jobs import pace
+
+    if keep and (jobs or 1) > 1:
+        raise UsageError(f"--keep keeps one lab at a time, so it can't go with --jobs {jobs}")
+    return pace(backend, cases, 1 if keep else jobs)
+
+
+def _sweep(backend: str) -> None:
+    from labctl import workflow
+
+    if backend == "docker":
+        for line in workflow.sweep():
+            _say(f"removed what a run that was killed left: {line}")
 
 
 def _say(line: str) -> None:
@@ -299,14 +371,14 @@ def _count(number: int, noun: str) -> str:
 @click.option("--format", "form", default="table", type=click.Choice(["table", "json"]))
 def list_(form: str) -> None:
     """The catalogue of shipped scenarios, a line each."""
-    from labctl.resources import scenarios
+    from labctl.resources import catalogue, scenarios
     from labctl.scenario import load
 
-    loaded = [load(path) for path in sorted(scenarios().rglob("*.yaml"))]
+    loaded = [(name, load(path)) for name, path in catalogue(scenarios()).items()]
     if form == "json":
         entries = [
-            {"name": c[0].name, "title": c[0].title, "variants": len(c), "source": c[0].source}
-            for c in loaded
+            {"name": name, "title": c[0].title, "variants": len(c), "source": c[0].source}
+            for name, c in loaded
         ]
         click.echo(json.dumps(entries, indent=1))
         return
@@ -315,7 +387,7 @@ def list_(form: str) -> None:
     print_table(
         console(),
         ["name", "cases", "title"],
-        [[c[0].name, str(len(c)), c[0].title] for c in loaded],
+        [[name, str(len(c)), c[0].title] for name, c in loaded],
     )
 
 

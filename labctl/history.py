@@ -9,19 +9,21 @@ recorded run is the same fold, event by event.
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
+from sys import intern
 from typing import Any, ClassVar, Literal
 
 from labctl.errors import UsageError
-from labctl.probes.segments import Captures, Segment
+from labctl.probes.segments import Captures, Injection, Loss, Observation, Segment, read_packet
 from labctl.probes.sockets import Socket, lab_sockets, parse_ss
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Event:
     """Something that happened at `t`."""
 
@@ -33,7 +35,7 @@ class Event:
         return json.dumps({"t": self.t, "kind": self.kind, **_payload(self)})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LabEvent(Event):
     """The lab is up: where it runs, since when (RFC 3339), and the address behind each name.
 
@@ -47,7 +49,7 @@ class LabEvent(Event):
     epoch: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StepEvent(Event):
     """A step begins, or ends with an outcome."""
 
@@ -60,7 +62,7 @@ class StepEvent(Event):
     detail: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ProcessEvent(Event):
     """A process starts, its main process exits, or all of it is gone."""
 
@@ -73,7 +75,7 @@ class ProcessEvent(Event):
     signal: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class CallEvent(Event):
     """A process enters a socket call, or is done with it."""
 
@@ -93,7 +95,7 @@ class CallEvent(Event):
     data: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class OutputEvent(Event):
     """A program wrote something."""
 
@@ -101,6 +103,18 @@ class OutputEvent(Event):
     process: str
     host: str
     text: str
+
+
+MANY = 100_000
+"""How long a look's text is, in characters, where the memory for what is parsed of it is worth more
+than parsing it again: about a thousand sockets."""
+
+
+def _sockets(text: str) -> tuple[Socket, ...]:
+    return lab_sockets(parse_ss(text))
+
+
+_latest = lru_cache(4)(_sockets)
 
 
 @dataclass(frozen=True)
@@ -116,13 +130,17 @@ class SocketsEvent(Event):
     counters: Mapping[str, int] = field(default_factory=dict)
     caption: str | None = None
 
-    @cached_property
+    @property
     def sockets(self) -> tuple[Socket, ...]:
-        """The sockets in `text`, without the engine's own."""
-        return tuple(lab_sockets(parse_ss(self.text)))
+        """The sockets in `text`, without the engine's own. Raises SsParseError."""
+        return _latest(self.text) if len(self.text) > MANY else self._kept
+
+    @cached_property
+    def _kept(self) -> tuple[Socket, ...]:
+        return _sockets(self.text)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class CountersEvent(Event):
     """All counters of a host when the run began."""
 
@@ -131,7 +149,7 @@ class CountersEvent(Event):
     values: Mapping[str, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ExecEvent(Event):
     """A command that ran on a host."""
 
@@ -142,7 +160,7 @@ class ExecEvent(Event):
     output: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StateEvent(Event):
     """A full socket went from one state to another, as the kernel's tracepoint has it.
 
@@ -157,6 +175,47 @@ class StateEvent(Event):
 
 
 @dataclass(frozen=True)
+class PacketEvent(Event):
+    """What a host did with a packet. `data` is the packet or its head, from the IP header on, in
+    base64."""
+
+    host: str
+    data: str
+
+    @cached_property
+    def observation(self) -> Observation | None:
+        """The TCP segment in it, at `t`."""
+        return read_packet(self.host, self.t, base64.b64decode(self.data))
+
+
+@dataclass(frozen=True)
+class LossEvent(PacketEvent):
+    """A host lost a segment on purpose, by the drop of that step."""
+
+    kind = "loss"
+    drop: int
+
+
+@dataclass(frozen=True)
+class TallyEvent(Event):
+    """How many segments a host has lost so far to the drop of a step, as the kernel counted."""
+
+    kind = "tally"
+    host: str
+    drop: int
+    lost: int
+
+
+@dataclass(frozen=True)
+class InjectEvent(PacketEvent):
+    """A host was made to send a segment, whose numbers count from its connection's first ones."""
+
+    kind = "inject"
+    seq: int
+    ack: int
+
+
+@dataclass(frozen=True, slots=True)
 class TroubleEvent(Event):
     """A probe that could not see: what it says is incomplete from here on."""
 
@@ -178,14 +237,32 @@ KINDS: dict[str, type[Event]] = {
         CountersEvent,
         ExecEvent,
         StateEvent,
+        LossEvent,
+        TallyEvent,
+        InjectEvent,
         TroubleEvent,
     )
 }
 
 
 def _payload(event: Event) -> dict[str, Any]:
-    fields = ((f.name, f.default) for f in dataclasses.fields(event) if f.name != "t")
-    return {name: v for name, d in fields if (v := getattr(event, name)) is not None or v != d}
+    found = ((name, default, getattr(event, name)) for name, default in _FIELDS[event.kind])
+    return {name: value for name, default, value in found if value is not None or value != default}
+
+
+_FIELDS = {
+    name: [(field.name, field.default) for field in dataclasses.fields(kind) if field.name != "t"]
+    for name, kind in KINDS.items()
+}
+
+
+def shared(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The same, with short texts once in memory: a connection's eight transitions have the same
+    addresses, and there may be thousands of connections."""
+    return {
+        key: intern(value) if isinstance(value, str) and len(value) < 64 else value
+        for key, value in data.items()
+    }
 
 
 def read_events(lines: Iterable[str]) -> Iterator[Event]:
@@ -199,7 +276,7 @@ def read_events(lines: Iterable[str]) -> Iterator[Event]:
 
 def read_event(data: dict[str, Any]) -> Event:
     """The event that a JSON object is; takes its `kind` out. Raises KeyError, TypeError."""
-    return KINDS[data.pop("kind")](**data)
+    return KINDS[data.pop("kind")](**shared(data))
 
 
 @dataclass
@@ -214,6 +291,13 @@ class ProcessState:
     entered: CallEvent | None = None
     obeys: bool = False
     output: str = ""
+
+    @property
+    def condition(self) -> str:
+        """How it is, in a few words for somebody who wants it in `await`."""
+        if self.running:
+            return "it runs, but not in await"
+        return f"it ended by SIG{self.signal}" if self.signal else f"it ended with {self.exit}"
 
     def apply(self, event: ProcessEvent | CallEvent | OutputEvent) -> None:
         """Takes in one event of this process."""
@@ -239,6 +323,10 @@ class History:
         self.sockets: dict[str, SocketsEvent] = {}
         self.processes: dict[str, ProcessState] = {}
         self.trouble: dict[tuple[str, str], TroubleEvent] = {}
+        self.losses: list[LossEvent] = []
+        self.injected: list[InjectEvent] = []
+        self.tallies: dict[tuple[str, int], int] = {}
+        self.step = -1  # the index of the last one that began
         self._captured = 0.0
         self._baseline: dict[str, Mapping[str, int]] = {}
         self._counters: dict[str, dict[str, int]] = {}
@@ -251,6 +339,8 @@ class History:
         match event:
             case LabEvent():
                 self.lab = event
+            case StepEvent(phase="begin"):
+                self.step = event.index
             case StepEvent(phase="end", label=str(label)):
                 self.labels[label] = event.t
             case ProcessEvent(phase="start"):
@@ -264,6 +354,12 @@ class History:
             case CountersEvent():
                 self._baseline[event.host] = event.values
                 self._counters[event.host] = dict(event.values)
+            case LossEvent():
+                self.losses.append(event)
+            case InjectEvent():
+                self.injected.append(event)
+            case TallyEvent():
+                self.tallies[event.host, event.drop] = event.lost
             case TroubleEvent():
                 self.trouble[event.host, event.probe] = event
 
@@ -282,7 +378,10 @@ class History:
         if self.lab is None:
             return []
         owners = {a: n.partition(".")[0] for n, a in self.lab.addresses.items()}
-        found = self.captures.segments(owners, self.lab.epoch)
+        epoch = self.lab.epoch
+        losses = [Loss(e.drop, o) for e in self.losses if (o := _since(e, epoch))]
+        injected = [Injection(e.seq, e.ack, o) for e in self.injected if (o := _since(e, epoch))]
+        found = self.captures.segments(owners, epoch, losses, injected)
         return [segment for segment in found if segment.time <= self.now]
 
     def growth(self, host: str, counter: str) -> int | None:
@@ -300,3 +399,9 @@ class History:
         """The addresses that a name stands for: a host's bare name for all of them."""
         known = self.lab.addresses if self.lab else {}
         return {a for n, a in known.items() if n == name or n.startswith(f"{name}.")}
+
+
+def _since(event: PacketEvent, epoch: float) -> Observation | None:
+    """The segment of an event, dated as captures date theirs."""
+    seen = event.observation
+    return dataclasses.replace(seen, at=seen.at + epoch) if seen else None

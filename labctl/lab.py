@@ -13,17 +13,21 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
+from labctl import messages
 from labctl.backends import (
     Backend,
     Channel,
     HostLink,
     Lack,
     Message,
+    MissingHere,
     address_names,
     hosts_text,
 )
 from labctl.errors import LabError
+from labctl.faults import MENDS, tallied
 from labctl.history import (
     CallEvent,
     CountersEvent,
@@ -31,14 +35,12 @@ from labctl.history import (
     ExecEvent,
     History,
     LabEvent,
-    OutputEvent,
     ProcessEvent,
-    SocketsEvent,
     StateEvent,
     TroubleEvent,
+    shared,
 )
 from labctl.predicates import Predicate
-from labctl.probes.sockets import SsParseError
 from labctl.scenario import Scenario
 from labctl.steps import Outcome
 from labctl.values import Within
@@ -59,13 +61,6 @@ TRACER = "the tracer"
 SETTLING = 0.25
 """What "now" means to an expectation: an acknowledgement may be delayed by 200 ms (TCP_DELACK_MAX
 in include/net/tcp.h; RFC 9293, section 3.8.6.3 allows 500), and a state may hang on it."""
-
-
-class MissingHere(Exception):
-    """This kernel or machine lacks what the scenario is about."""
-
-    def __init__(self, lack: Lack) -> None:
-        super().__init__(f"{lack.reason}; {lack.mend}")
 
 
 @dataclass(frozen=True)
@@ -111,6 +106,7 @@ class Lab:
         self._offset = 0.0  # lab clock minus ours
         self._origin = time.monotonic()
         self._blaming: set[int] = set()
+        self._proven: set[str] = set()  # capabilities
         self._closing = False
 
     def __enter__(self) -> Lab:
@@ -154,6 +150,7 @@ class Lab:
                 for name, link in self._links.items()
             }
         )
+        self.require(self.scenario.needs)
         for name, host in self.scenario.hosts.items():
             if host.sysctls:
                 self.sysctl(name, host.sysctls)
@@ -163,7 +160,7 @@ class Lab:
         captured = all(answer["capture"] is None for answer in ready.values())
         probes = ["ss", *(["capture"] if captured else []), *([] if untraced else ["trace"])]
         hello = next(iter(self._hellos.values()))
-        self._emit(
+        self.emit(
             LabEvent(
                 self.now(),
                 started,
@@ -174,10 +171,10 @@ class Lab:
             )
         )
         for name, hello in self._hellos.items():
-            self._emit(CountersEvent(self.now(), name, hello["counters"]))
+            self.emit(CountersEvent(self.now(), name, hello["counters"]))
         for name, answer in ready.items():
             if answer["capture"]:
-                self._emit(TroubleEvent(self.now(), name, "capture", answer["capture"]))
+                self.emit(TroubleEvent(self.now(), name, "capture", answer["capture"]))
         if untraced:
             self._blind(self.now(), f"{untraced.reason}; {untraced.mend}")
 
@@ -214,7 +211,7 @@ class Lab:
             self._traced = {"reason": text}
             return
         for host in self._links:
-            self._emit(TroubleEvent(t, host, "trace", text))
+            self.emit(TroubleEvent(t, host, "trace", text))
 
     def _synchronize(self) -> None:
         """Finds the lab clock's offset from ours. They are one clock unless the engine is
@@ -260,11 +257,7 @@ class Lab:
     def condition(self, process: str) -> str:
         """How a process is, in a word or two."""
         state = self.history.processes.get(process)
-        if state is None:
-            return "it was never started"
-        if state.running:
-            return "it runs, but not in await"
-        return f"it ended by SIG{state.signal}" if state.signal else f"it ended with {state.exit}"
+        return state.condition if state else "it was never started"
 
     def start(self, process: str) -> None:
         """Starts a process and returns when it has begun."""
@@ -308,7 +301,7 @@ class Lab:
     def exec(self, host: str, command: str) -> None:
         """Runs a shell command on a host and records its output."""
         answer = self._ask(host, {"do": "exec", "command": command}, EXEC_DEADLINE)
-        self._emit(
+        self.emit(
             ExecEvent(answer["t"] - self._origin, host, command, answer["exit"], answer["output"])
         )
 
@@ -321,10 +314,24 @@ class Lab:
         for key, reason in answer["failed"].items():
             raise LabError(f"{host}: can't set {key} to {values[key]!r}: {reason}")
 
+    def fault(self, host: str, verb: str, **details: Any) -> Message:
+        """Has a host do a method of Faults (images/host/faults.py); the answer's `t` is when."""
+        answer = self._ask(host, {"do": "fault", "verb": verb, **details})
+        return {**answer, "t": answer["t"] - self._origin}
+
+    def require(self, needs: Iterable[str]) -> None:
+        """Raises MissingHere for the first of these capabilities that the hosts say they lack."""
+        if wanted := sorted({*needs} & MENDS.keys() - self._proven):
+            answer = self.fault(next(iter(self._links)), "probe", what=wanted)
+            for need, reason in answer["missing"].items():
+                raise MissingHere(Lack(reason, MENDS[need]))
+            self._proven.update(wanted)
+
     def look(self, hosts: Iterable[str] | None = None, caption: str | None = None) -> None:
-        """Has every host, or some, report its sockets and counters now."""
-        chosen = self._links if hosts is None else hosts
-        self._ask_all({host: {"do": "look", "caption": caption} for host in chosen})
+        """Has every host report its sockets and counters now. Of some `hosts`, one where nothing
+        has happened since its last report need not."""
+        message = {"do": "look", "caption": caption, "fresh": hosts is None}
+        self._ask_all(dict.fromkeys(self._links if hosts is None else hosts, message))
 
     def blame(self) -> None:
         """Waits for the looks at what blocked a call: by the next step it may be gone."""
@@ -341,17 +348,19 @@ class Lab:
         for host, answer in self._ask_all({host: {"do": "flush"} for host in self._links}).items():
             if answer["dropped"]:
                 text = f"{answer['dropped']} packets were not captured"
-                self._emit(TroubleEvent(self.now(), host, "capture", text))
+                self.emit(TroubleEvent(self.now(), host, "capture", text))
+            for event in tallied(self.history, self.now(), host, answer["lost"]):
+                self.emit(event)
 
     def wait(self, predicate: Predicate, within: Within, since: str | None) -> Outcome:
         """Polls until a predicate holds; the upper bound counts from a label, or from now."""
         start = self.now() if since is None else self.history.labels[since]
         deadline = start + within.high
         self.look(predicate.hosts)
-        while not all(f.result == "pass" for f in predicate.judge(self.history)):
+        while not predicate.holds(self.history):
             if self.now() >= deadline:
                 self.look(predicate.hosts)
-                if all(f.result == "pass" for f in predicate.judge(self.history)):
+                if predicate.holds(self.history):
                     break
                 return "timeout"
             if predicate.counters:
@@ -449,21 +458,12 @@ class Lab:
                 records = base64.b64decode(message["data"])
                 self.history.add_packets(t, host, records)
                 self._record_packets(host, records)
-                return
-            if kind == "trouble":
-                self._emit(TroubleEvent(t, host, **message))
-                return
-            look = SocketsEvent(t, host, **message)
-            try:
-                _ = look.sockets
-            except SsParseError as exc:
-                self._emit(TroubleEvent(t, host, "ss", f"{exc}\n{look.text}"))
             else:
-                self._emit(look)
+                self.emit(messages.of_host(kind, t, host, message))
 
     def _take_trace(self, message: Message | None) -> None:
         if message is None:
-            if not self._closing and TRACER in self._agents:
+            if not self._closing and TRACER in self._agents and "reason" not in self._traced:
                 del self._agents[TRACER]
                 self._blind(self.now(), "the tracer ended")
             return
@@ -476,7 +476,7 @@ class Lab:
             t = message.pop("t") - self._origin
             if kind == "state":
                 address = message["local"].rpartition(":")[0].strip("[]")
-                self._emit(StateEvent(t, self._owners[address], **message))
+                self.emit(StateEvent(t, self._owners[address], **shared(message)))
             else:
                 self._blind(t, message["text"])
 
@@ -484,20 +484,20 @@ class Lab:
         if message is None:
             del self._running[process]
             gone = ProcessEvent(self.now(), process, host, "gone", signal="KILL")
-            self._emit(gone)
+            self.emit(gone)
             if process in self._starts and not self._closing:
                 self._backend.prepare(self._processes[process])
             return
         kind, t = message.pop("kind"), message.pop("t") - self._origin
-        events = {"process": ProcessEvent, "call": CallEvent, "output": OutputEvent}
-        event: Event = events[kind](t, process, host, **message)
-        self._emit(event)
+        event = messages.of_process(kind, t, process, host, message)
+        self.emit(event)
         if isinstance(event, CallEvent) and event.errno == "EADDRINUSE":
             self._ids += 1
             self._blaming.add(self._ids)
             look = {"do": "look", "id": self._ids, "caption": event.call}
             self._agents[host].send(look)
 
-    def _emit(self, event: Event) -> None:
+    def emit(self, event: Event) -> None:
+        """Takes in an event, and records it."""
         self.history.add(event)
         self._record(event)

@@ -22,3 +22,9 @@ def images() -> Path:
 def scenarios() -> Path:
     """The folder of shipped scenarios."""
     return _root() / "scenarios"
+
+
+def catalogue(folder: Path) -> dict[str, Path]:
+    """The scenarios of a folder by name, those of a folder in it as `servers/half_close`."""
+    files = sorted(folder.rglob("*.yaml"))
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from labctl.backends import Backend
-from labctl.check import Verdict, check, explain, overall
+from labctl.backends import Backend, MissingHere
+from labctl.check import NotPassed, Verdict, check, explain, overall
 from labctl.errors import LabError, Unavailable
 from labctl.history import Event, History, StepEvent
-from labctl.lab import Lab, MissingHere
+from labctl.lab import Lab
 from labctl.scenario import Scenario
-from labctl.steps import StepFailed
+from labctl.steps import Step, StepFailed
 from labctl.store import RunFolder
 
 
@@ -79,9 +80,32 @@ def document(runs: list[RunResult]) -> dict[str, Any]:
     }
 
 
+class Silent:
+    """A watcher that looks away."""
+
+    def event(self, event: Event, history: History) -> None:
+        """See `Watcher`."""
+
+    def up(self, lab: Lab) -> None:
+        """See `Watcher`."""
+
+    def done(self, lab: Lab) -> None:
+        """See `Watcher`."""
+
+
+class Records(Protocol):
+    """What takes down all that happens: a run's folder, or somebody who tells one."""
+
+    def add(self, event: Event) -> None:
+        """Takes one event."""
+
+    def add_packets(self, host: str, records: bytes) -> None:
+        """Takes what a host captured next."""
+
+
 @dataclass(frozen=True)
 class Ended:
-    """How the steps of a case ended. `result` is empty where its verdicts decide; `seconds` are of
+    """How the steps of a case ended. `result` is empty where the verdicts decide; `seconds` are of
     the clock where it ran, `lab_seconds` of the lab's."""
 
     result: str
@@ -90,63 +114,12 @@ class Ended:
     started: str
     seconds: float
     lab_seconds: float
-    interrupted: KeyboardInterrupt | None = None
-
-
-def run(scenario: Scenario, backend: Backend, folder: RunFolder, watcher: Watcher) -> RunResult:
-    """Runs one case. Lab failures and missing capabilities become its result; only
-    KeyboardInterrupt comes out, after the evidence has been saved and everything taken down."""
-    history = History()
-
-    def record(event: Event) -> None:
-        folder.add(event)
-        watcher.event(event, history)
-
-    ended = perform(scenario, backend, history, record, folder.add_packets, watcher)
-    return conclude(scenario, backend.name, history, ended, folder)
-
-
-def perform(
-    scenario: Scenario,
-    backend: Backend,
-    history: History,
-    record: Callable[[Event], None],
-    record_packets: Callable[[str, bytes], None],
-    watcher: Watcher,
-) -> Ended:
-    """Brings the lab up, does the steps, and takes it down; judges nothing. No exception of the
-    lab's comes out."""
-    began = time.monotonic()
-    result, reason = "", None
-    interrupted: KeyboardInterrupt | None = None
-    started = now()
-    try:
-        for need in sorted(scenario.needs & backend.lacks().keys()):
-            raise MissingHere(backend.lacks()[need])
-        with Lab(scenario, backend, history, record, record_packets) as lab:
-            watcher.up(lab)
-            _steps(scenario, lab, backend.name, record, history)
-            for predicate in scenario.expect:
-                lab.settle(predicate)
-            lab.look()
-            lab.flush()
-            watcher.done(lab)
-    except (MissingHere, Unavailable) as exc:
-        result, reason = "skip", str(exc)
-    except LabError as exc:
-        result, reason = "error", str(exc)
-    except KeyboardInterrupt as exc:
-        interrupted = exc
-        result, reason = "error", "interrupted"
-    environment = history.lab.environment if history.lab else backend.environment()
-    seconds = time.monotonic() - began
-    return Ended(result, reason, environment, started, seconds, history.now, interrupted)
 
 
 def conclude(
     scenario: Scenario, backend: str, history: History, ended: Ended, folder: RunFolder
 ) -> RunResult:
-    """Judges what was recorded, and writes the result. Raises what interrupted the case."""
+    """Judges what was recorded, and writes the result."""
     skipped = ended.result == "skip"
     verdicts = [] if skipped else check(scenario, history.events, history.captures)
     found = RunResult(
@@ -164,9 +137,136 @@ def conclude(
         history=history,
     )
     folder.finish(document([found]))
-    if ended.interrupted:
-        raise ended.interrupted
     return found
+
+
+class Performance:
+    """One case under way: its lab, and its steps one by one. It is recorded, and not judged.
+
+    `scenario` may be given more steps while it is; `ended` is there when the lab has gone.
+    """
+
+    lab: Lab
+    ended: Ended
+
+    def __init__(
+        self, scenario: Scenario, backend: Backend, records: Records, watcher: Watcher
+    ) -> None:
+        self.scenario = scenario
+        self.history = History()
+        self._backend = backend
+        self._records = records
+        self._watcher = watcher
+
+    def perform(self) -> None:
+        """Does all steps. Lab failures and missing capabilities are how it `ended`; only
+        KeyboardInterrupt comes out, after everything has been taken down."""
+        try:
+            with self.up():
+                for index in range(len(self.scenario.steps)):
+                    if self.do(index)[-1].outcome in ("failed", "timeout"):
+                        break
+                self.last_look()
+        except (MissingHere, LabError):
+            pass  # `ended` has it
+
+    @contextmanager
+    def up(self) -> Iterator[None]:
+        """The lab is up for the length of a `with`. Whatever ends that, everything is taken
+        down."""
+        began, started = time.monotonic(), now()
+        cause: BaseException | None = None
+        try:
+            lacks = self._backend.lacks()
+            for need in sorted(self.scenario.needs & lacks.keys()):
+                raise MissingHere(lacks[need])
+            with Lab(
+                self.scenario, self._backend, self.history, self._record, self._records.add_packets
+            ) as self.lab:
+                self._watcher.up(self.lab)
+                yield
+        except BaseException as exc:
+            cause = exc
+            raise
+        finally:
+            history, seconds = self.history, time.monotonic() - began
+            environment = history.lab.environment if history.lab else self._backend.environment()
+            self.ended = Ended(*outcome(cause), environment, started, seconds, history.now)
+
+    def do(self, index: int) -> tuple[StepEvent, StepEvent]:
+        """Does a step of the scenario; returns how it began and how it ended."""
+        step, lab = self.scenario.steps[index], self.lab
+        begin = StepEvent(lab.now(), index, "begin", str(step))
+        self._tell(begin)
+        end = self._act(step, begin)
+        self._tell(end)
+        return begin, end
+
+    def last_look(self) -> None:
+        """Gives what the scenario claims of the whole history the time to come true, and takes in
+        what is still under way."""
+        self.lab.look()
+        late = [claim for claim in self.scenario.expect if not claim.holds(self.history)]
+        for claim in late:
+            self.lab.settle(claim)
+        if late:
+            self.lab.look()
+        self.lab.flush()
+        self._watcher.done(self.lab)
+
+    def _act(self, step: Step, begin: StepEvent) -> StepEvent:
+        lab, backend = self.lab, self._backend.name
+        kernel = str(self.history.lab.environment.get("kernel")) if self.history.lab else ""
+        lacking = step.when and step.when.lacking(kernel, backend, dict(self.scenario.variant))
+        if lacking:
+            return replace(begin, t=lab.now(), phase="end", outcome="skipped", detail=lacking)
+        try:
+            outcome = step.act(lab) or "done"
+            lab.blame()
+        except StepFailed as exc:
+            detail = f"{exc.expected}; saw {exc.actual}"
+            return replace(begin, t=lab.now(), phase="end", outcome="failed", detail=detail)
+        moment = max(begin.t, self.history.now) if outcome == "held" else lab.now()
+        return replace(begin, t=moment, phase="end", label=step.as_, outcome=outcome)
+
+    def _tell(self, event: StepEvent) -> None:
+        self.history.add(event)
+        self._record(event)
+
+    def _record(self, event: Event) -> None:
+        self._records.add(event)
+        self._watcher.event(event, self.history)
+
+
+class Session(Performance):
+    """A case under way on this machine: in the end it is judged, and its folder has the result.
+
+    `result` is there when the lab has gone.
+    """
+
+    result: RunResult
+
+    def __init__(
+        self, scenario: Scenario, backend: Backend, folder: RunFolder, watcher: Watcher
+    ) -> None:
+        super().__init__(scenario, backend, folder, watcher)
+        self.folder = folder
+
+    def run(self) -> RunResult:
+        """Does all steps; see `perform`."""
+        self.perform()
+        return self.result
+
+    @contextmanager
+    def up(self) -> Iterator[None]:
+        """As a performance is, and then the result is written."""
+        try:
+            with super().up():
+                yield
+        finally:
+            self.result = conclude(
+                self.scenario, self._backend.name, self.history, self.ended, self.folder
+            )
 
 
 def now() -> str:
@@ -174,28 +274,15 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def _steps(scenario: Scenario, lab: Lab, backend: str, record: Any, history: History) -> None:
-    kernel = str(history.lab.environment.get("kernel")) if history.lab else ""
-
-    def tell(event: StepEvent) -> None:
-        history.add(event)
-        record(event)
-
-    for index, step in enumerate(scenario.steps):
-        text, begun = str(step), lab.now()
-        tell(StepEvent(begun, index, "begin", text))
-        lacking = step.when and step.when.lacking(kernel, backend, dict(scenario.variant))
-        if lacking:
-            tell(StepEvent(lab.now(), index, "end", text, outcome="skipped", detail=lacking))
-            continue
-        try:
-            outcome = step.act(lab) or "done"
-            lab.blame()
-        except StepFailed as exc:
-            detail = f"{exc.expected}; saw {exc.actual}"
-            tell(StepEvent(lab.now(), index, "end", text, outcome="failed", detail=detail))
-            return
-        moment = max(begun, history.now) if outcome == "held" else lab.now()
-        tell(StepEvent(moment, index, "end", text, label=step.as_, outcome=outcome))
-        if outcome == "timeout":
-            return
+def outcome(cause: BaseException | None) -> tuple[str, str | None]:
+    """The result and the reason that an exception gives a run; no result where the verdicts do."""
+    match cause:
+        case None | NotPassed():
+            return "", None
+        case MissingHere() | Unavailable():
+            return "skip", str(cause)
+        case KeyboardInterrupt():
+            return "error", "interrupted"
+        case LabError():
+            return "error", str(cause)
+    return "error", f"{type(cause).__name__}: {cause}".partition("\n")[0]

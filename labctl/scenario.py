@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +24,8 @@ from labctl.backends import BACKENDS, CAPABILITIES, HostSpec, ProcessSpec
 from labctl.document import REFERENCE, Document, Expanded, Path_, read_scalar
 from labctl.errors import Mistake, ScenarioError, UsageError
 from labctl.predicates import Claim, Predicate
-from labctl.steps import NOT_YET, STEPS, Step
+from labctl.resources import catalogue
+from labctl.steps import STEPS, Step
 from labctl.values import (
     HOST_NAME,
     MAX_ADDRESSES,
@@ -32,9 +33,11 @@ from labctl.values import (
     Calls,
     Model,
     Names,
+    Right,
     SysctlKey,
     SysctlValue,
     Text,
+    Uid,
     choices,
     known,
     problem,
@@ -75,8 +78,9 @@ class Program(Model):
     calls: Calls | None = None
     run: Command | None = None
     image: Text | None = None
-    uid: Annotated[int, Field(ge=0, le=65535, strict=True)] | None = None
+    uid: Uid = None
     env: dict[Text, Text] = Field(default_factory=dict)
+    rights: list[Right] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _one_job(self) -> Program:
@@ -110,9 +114,6 @@ def _step(value: Any, handler: Any, info: ValidationInfo) -> Step:
         return value
     if not isinstance(value, Mapping):
         raise problem(f"a step is a mapping with one verb ({', '.join(STEPS)}), not {shown(value)}")
-    for verb, subject in NOT_YET.items():
-        if verb in value:
-            raise problem(f"{verb!r} is not supported yet: {subject} later work", key=verb)
     verbs = [key for key in value if key in STEPS]
     if len(verbs) > 1:
         raise problem(f"one verb a step, not {' and '.join(verbs)}; make it two steps")
@@ -162,9 +163,15 @@ class Written(Model):
         return hosts
 
 
+class MoreSteps(Model):
+    """Steps by themselves, for a scenario that goes on."""
+
+    steps: list[AnyStep]
+
+
 @dataclass(frozen=True)
 class Scenario:
-    """One case: a scenario with its params filled in. Lines count from 1."""
+    """One case: a scenario with its params filled in. A source is `file:line`, from line 1."""
 
     name: str
     source: str
@@ -175,9 +182,9 @@ class Scenario:
     variant: Mapping[str, Any]
     hosts: Mapping[str, Host]
     steps: tuple[Step, ...]
-    step_lines: tuple[int, ...]
+    step_sources: tuple[str, ...]
     expect: tuple[Predicate, ...]
-    expect_lines: tuple[int, ...]
+    expect_sources: tuple[str, ...]
     needs: frozenset[str]
 
     @property
@@ -195,6 +202,11 @@ class Scenario:
     def host_specs(self) -> list[HostSpec]:
         """The hosts, as a backend brings them up."""
         return [HostSpec(name, host.addresses) for name, host in self.hosts.items()]
+
+    @property
+    def least(self) -> float:
+        """About how many seconds it takes at least, if all goes well."""
+        return sum(step.least for step in self.steps)
 
 
 def _processes(hosts: Mapping[str, Host]) -> list[tuple[str, ProcessSpec]]:
@@ -215,6 +227,7 @@ def _spec(name: str, host: str, program: Program, default: Host) -> ProcessSpec:
         None if program.calls is not None else program.image or default.image,
         program.uid,
         program.env,
+        tuple(program.rights),
     )
 
 
@@ -229,12 +242,28 @@ def load(path: Path, sets: Mapping[str, str] | None = None) -> list[Scenario]:
     return load_document(document, document.text, path.stem, sets or {})
 
 
+def params_of(document: Document) -> set[str]:
+    """The names of a file's params. Raises ScenarioError where there is no telling."""
+    params, variants, _ = _params(document)
+    return {*params, *(name for variant in variants for name in variant)}
+
+
+def parse_sets(texts: Iterable[str], option: str) -> dict[str, str]:
+    """What an option `NAME=VALUE` says, given any number of times. Raises UsageError."""
+    sets = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UsageError(f"{option} {text}: no NAME=VALUE")
+        sets[name] = value
+    return sets
+
+
 def load_document(
     document: Document, text: str, name: str, sets: Mapping[str, str]
 ) -> list[Scenario]:
     """See `load`."""
-    head = document.expand(None, frozenset({"params", "variants"}))
-    params, variants, mistakes = _params(head, document.file)
+    params, variants, mistakes = _params(document)
     values = {key: read_scalar(value) for key, value in sets.items()}
     varied = list(dict.fromkeys(key for variant in variants for key in variant))
     names = {*params, *varied}
@@ -260,9 +289,10 @@ def load_document(
 
 
 def _params(
-    head: Expanded, file: str
+    document: Document,
 ) -> tuple[dict[str, Any], list[dict[str, Any]], list[Mistake]]:
     """The params, the variants, and the mistakes in their names. Raises ScenarioError for worse."""
+    head, file = document.expand(None, frozenset({"params", "variants"})), document.file
     mistakes = [Mistake(file, line, message) for line, message in head.mistakes]
     params = head.data.get("params") or {}
     variants = head.data.get("variants") or []
@@ -282,6 +312,27 @@ def _params(
             message = f"{path[-1]!r} is no param's name; allowed: letters, digits, underscores"
             mistakes.append(Mistake(file, head.line(path), message))
     return params, variants, mistakes
+
+
+def with_step(
+    case: Scenario, document: Document, params: Mapping[str, Any], source: str
+) -> Scenario:
+    """A case with one more step, the only one of a document that has `steps` alone; it is checked
+    as if it stood in the case's own file. Raises ScenarioError with every mistake."""
+    expanded = document.expand(params)
+    hosts = {name: host.addresses for name, host in case.hosts.items()}
+    owners = {name: process.host for name, process in case.processes.items()}
+    labels = [step.as_ for step in case.steps if step.as_ is not None]
+    mistakes = [*expanded.mistakes, *_references(expanded, list(case.variant), labels)]
+    try:
+        text = MoreSteps.model_validate(expanded.data, context=Names(hosts, owners))
+    except ValidationError as exc:
+        mistakes += [_place(error, expanded) for error in exc.errors()]
+    if mistakes:
+        raise ScenarioError(Mistake(document.file, line, message) for line, message in mistakes)
+    return replace(
+        case, steps=(*case.steps, *text.steps), step_sources=(*case.step_sources, source)
+    )
 
 
 def _check(expanded: Expanded, varied: Sequence[str]) -> Written | list[tuple[int, str]]:
@@ -352,11 +403,14 @@ def _place(error: Any, expanded: Expanded) -> tuple[int, str]:
     return expanded.line(path), message
 
 
-def _references(expanded: Expanded, varied: Sequence[str]) -> list[tuple[int, str]]:
+def _references(
+    expanded: Expanded, varied: Sequence[str], before: Sequence[str] = ()
+) -> list[tuple[int, str]]:
     """Mistakes in what steps refer to beside hosts and processes: a label must be set before it is
-    used, and once; `when` must name what there is."""
+    used, and once; `when` must name what there is. The labels in `before` are set already."""
     mistakes: list[tuple[int, str]] = []
-    labels: list[str] = []
+    labels = list(before)
+    drops = ["all", *before]
 
     def mistake(message: str, *path: str | int) -> None:
         mistakes.append((expanded.line(("steps", *path)), message))
@@ -378,6 +432,10 @@ def _references(expanded: Expanded, varied: Sequence[str]) -> list[tuple[int, st
             continue
         label, when = step.get("as"), step.get("when")
         counted_from(step, "steps", index)
+        healed = step.get("heal", "all")
+        if isinstance(healed, str) and healed not in drops:
+            message = f"no earlier drop has the label {healed!r}; {choices(healed, drops)}"
+            mistake(message, index, "heal")
         for verb in ("wait", "expect"):
             claimed(step.get(verb), "steps", index, verb)
         if isinstance(label, str):
@@ -385,6 +443,7 @@ def _references(expanded: Expanded, varied: Sequence[str]) -> list[tuple[int, st
                 mistake(f"the label {label!r} is set twice; choose another", index, "as")
             else:
                 labels.append(label)
+                drops += [label] if "drop" in step else []
         if not isinstance(when, dict):
             continue
         backend, variant = when.get("backend"), when.get("variant")
@@ -408,9 +467,15 @@ def _case(
     text: str,
     variant: Mapping[str, Any],
 ) -> Scenario:
+    def sources(key: str, count: int) -> tuple[str, ...]:
+        return tuple(f"{file}:{expanded.line((key, index))}" for index in range(count))
+
     processes = [spec for _, spec in _processes(written.hosts)]
     implied = {"images" for spec in processes if spec.image}
     implied |= {"uids" for spec in processes if spec.uid}
+    for step in written.steps:
+        if not (step.when and step.when.excludes(variant)):
+            implied |= step.needs
     return Scenario(
         name=name,
         source=file,
@@ -421,9 +486,9 @@ def _case(
         variant=variant,
         hosts=written.hosts,
         steps=tuple(written.steps),
-        step_lines=tuple(expanded.line(("steps", i)) for i in range(len(written.steps))),
+        step_sources=sources("steps", len(written.steps)),
         expect=tuple(written.expect),
-        expect_lines=tuple(expanded.line(("expect", i)) for i in range(len(written.expect))),
+        expect_sources=sources("expect", len(written.expect)),
         needs=frozenset({*written.needs, *implied}),
     )
 
@@ -446,11 +511,12 @@ def schema() -> dict[str, Any]:
 
 
 def find(paths: Sequence[str], shipped: Path) -> list[Path]:
-    """Files for what was named: files, folders (all below), or names of shipped scenarios.
+    """Files for what was named: files, folders (all below), or names of shipped scenarios and of
+    their folders.
 
     Raises UsageError for what is none of these.
     """
-    stems = {path: path.stem for path in sorted(shipped.rglob("*.yaml"))}
+    names = catalogue(shipped)
     files: list[Path] = []
     for text in paths:
         path = Path(text)
@@ -461,10 +527,19 @@ def find(paths: Sequence[str], shipped: Path) -> list[Path]:
                     message = "no scenario in this folder; a scenario ends in .yaml"
                     raise UsageError(f"{text}: {message}")
             else:
-                found = [path] if text and path.exists() else [p for p in stems if stems[p] == text]
+                found = [path] if text and path.exists() else _named(text, names)
         except OSError as exc:
             raise UsageError(f"{text}: {exc.strerror}") from exc
         if not found:
-            raise UsageError(f"{text}: no such file; " + unknown("scenario", text, stems.values()))
+            raise UsageError(f"{text}: no such file; " + unknown("scenario", text, names))
         files += found
     return list(dict.fromkeys(files))
+
+
+def _named(text: str, names: Mapping[str, Path]) -> list[Path]:
+    """The shipped scenarios of this name, in whatever folder, or in the folder of this name."""
+    folder = text.rstrip("/") + "/"
+    return [
+        path for name, path in names.items()
+        if text in (name, path.stem) or name.startswith(folder)
+    ]  # fmt: skip

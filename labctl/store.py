@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 from typing import IO, Any, Self, TextIO
@@ -24,19 +26,28 @@ def default_folder() -> Path:
     return Path(state) / "labctl" / "runs"
 
 
-class RunFolder:
-    """A new folder below `parent`. Raises UsageError where it can't be written."""
+def new_folder(parent: Path, name: str) -> Path:
+    """A new folder for a run. Raises UsageError where it can't be made."""
+    stem = re.sub(r"[^A-Za-z0-9._=-]+", "-", name).strip("-")[:100]
+    with _writing(parent):
+        return _fresh(parent, stem)
 
-    def __init__(self, parent: Path, name: str, scenario: str) -> None:
-        stem = re.sub(r"[^A-Za-z0-9._=-]+", "-", name).strip("-")[:100]
-        try:
-            self.path = _fresh(parent, stem)
-            (self.path / "scenario.yaml").write_text(scenario, encoding="utf-8")
-            self._history = (self.path / "history.jsonl").open("w", encoding="utf-8", buffering=1)
-        except OSError as exc:
-            raise UsageError(f"{parent}: can't write there: {exc.strerror}; use --out DIR") from exc
+
+class RunFolder:
+    """A run's folder, in use. Opened again, it goes on where it ended. Raises UsageError where it
+    can't be written."""
+
+    def __init__(self, path: Path, scenario: str) -> None:
+        self.path = path
+        with _writing(path):
+            self.write_scenario(scenario)
+            self._history = (path / "history.jsonl").open("a", encoding="utf-8", buffering=1)
         self._texts: dict[str, TextIO] = {}
         self._captures: dict[str, FileIO] = {}
+
+    def write_scenario(self, text: str) -> None:
+        """Writes scenario.yaml, again where more steps have come."""
+        (self.path / "scenario.yaml").write_text(text, encoding="utf-8")
 
     def add(self, event: Event) -> None:
         """Writes one event."""
@@ -68,6 +79,14 @@ class RunFolder:
         files: list[IO[Any]] = [self._history, *self._texts.values(), *self._captures.values()]
         for file in files:
             file.close()
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise UsageError(f"{path}: can't write there: {exc.strerror}; use --out DIR") from exc
 
 
 def _fresh(parent: Path, stem: str) -> Path:

@@ -18,6 +18,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
@@ -41,6 +42,17 @@ OPERATORS: Mapping[str, Callable[[int, int], bool]] = {
     "!=": operator.ne, ">": operator.gt, "<": operator.lt,
 }  # fmt: skip
 MAX_ADDRESSES = 16
+RIGHTS = {
+    "CHOWN": 0,
+    "DAC_OVERRIDE": 1,
+    "FOWNER": 3,
+    "KILL": 5,
+    "SETGID": 6,
+    "SETUID": 7,
+    "SYS_CHROOT": 18,
+}
+"""What a process of root's may keep: what servers drop privileges with; numbers of
+linux/capability.h."""
 SIGNALS = (
     "ABRT", "ALRM", "BUS", "CHLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "KILL", "PIPE", "PROF",
     "PWR", "QUIT", "SEGV", "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP", "TTIN", "TTOU", "URG",
@@ -179,7 +191,8 @@ def known(what: str, value: Any, names: Mapping[str, object]) -> str:
     return value
 
 
-def _duration(value: Any) -> float:
+def parse_duration(value: Any) -> float:
+    """Seconds. Raises what `problem` makes."""
     seconds = -1.0
     if isinstance(value, str) and (match := DURATION.fullmatch(value.strip())):
         seconds = float(match.group(1)) * SECONDS[match.group(2)]
@@ -211,11 +224,11 @@ def _within(value: Any) -> Within:
     if isinstance(value, str) and dots:
         if not low.strip() or not high.strip():
             raise problem(f"{shown(value)} is no range; allowed: 5s or 4.5s..7s")
-        bounds = Within(_duration(low), _duration(high))
+        bounds = Within(parse_duration(low), parse_duration(high))
         if bounds.low > bounds.high:
             raise problem(f"{shown(value)} is an impossible range; the lower bound comes first")
         return bounds
-    return Within(0.0, _duration(value))
+    return Within(0.0, parse_duration(value))
 
 
 @dataclass(frozen=True)
@@ -341,7 +354,7 @@ _NUMBER_OR_STRING: dict[str, Any] = {"type": ["integer", "string"]}
 HostName = Annotated[str, BeforeValidator(_host), WithJsonSchema(_STRING)]
 ProcessName = Annotated[str, BeforeValidator(_process), WithJsonSchema(_STRING)]
 Duration = Annotated[
-    float, BeforeValidator(_duration), WithJsonSchema({"type": ["number", "string"]})
+    float, BeforeValidator(parse_duration), WithJsonSchema({"type": ["number", "string"]})
 ]
 WithinRange = Annotated[
     Within, BeforeValidator(_within), WithJsonSchema({"type": ["number", "string"]})
@@ -357,5 +370,16 @@ Label = Annotated[str, BeforeValidator(_label), WithJsonSchema(_STRING)]
 Text = Annotated[str, BeforeValidator(_text), WithJsonSchema({"type": ["string", "number"]})]
 Regex = Annotated[
     str, BeforeValidator(_regex), WithJsonSchema({"type": "string", "format": "regex"})
+]
+Right = Annotated[
+    str,
+    BeforeValidator(lambda value: known("right", value, RIGHTS)),
+    WithJsonSchema({"enum": list(RIGHTS)}),
+]
+Uid = Annotated[
+    int | None,
+    Field(ge=0, le=65535, strict=True),
+    BeforeValidator(lambda value: None if value == "" else value),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0, "maximum": 65535}, {"const": ""}]}),
 ]
 Calls = Annotated[str, BeforeValidator(_calls), WithJsonSchema(_STRING)]

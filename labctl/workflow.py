@@ -15,13 +15,14 @@ from types import FrameType
 from labctl import lease as leases
 from labctl.backends import Backend, BackendOptions, Progress, backend_class
 from labctl.document import Document
-from labctl.errors import Mistake, ScenarioError
+from labctl.errors import Mistake, ScenarioError, UsageError
 from labctl.history import History
 from labctl.lab import Lab, stopping
 from labctl.lease import Lease
-from labctl.runner import RunResult, Watcher, run
-from labctl.scenario import Scenario, load, load_document
-from labctl.store import RunFolder, default_folder
+from labctl.runner import RunResult, Session, Watcher
+from labctl.scenario import Scenario, load_document, params_of
+from labctl.store import RunFolder, default_folder, new_folder
+from labctl.values import unknown
 
 DEFAULT_OS = "debian:12"
 DEFAULT_LAB = """\
@@ -30,19 +31,35 @@ hosts: {server: {}, client: {}}
 steps: []
 """
 END_DEADLINE = 15.0
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Those that ask for the end."""
 
 
 def load_all(files: Sequence[Path], sets: dict[str, str]) -> list[Scenario]:
-    """The cases of several files. Raises ScenarioError with the mistakes of all of them."""
+    """The cases of several files. Of `sets` each takes what are its params.
+
+    Raises ScenarioError with the mistakes of all of them, UsageError where `sets` names a param
+    that none of them has.
+    """
     cases: list[Scenario] = []
     mistakes: list[Mistake] = []
+    params: set[str] = set()
     for file in files:
         try:
-            cases += load(file, sets)
+            document = Document.read(file)
+            own = params_of(document)
+            params |= own
+            chosen = {name: value for name, value in sets.items() if name in own}
+            cases += load_document(document, document.text, file.stem, chosen)
         except ScenarioError as exc:
             mistakes += exc.mistakes
     if mistakes:
         raise ScenarioError(mistakes)
+    for name in sets:
+        if name not in params:
+            place = str(files[0]) if len(files) == 1 else f"{len(files)} scenarios"
+            message = unknown("param", name, sorted(params))
+            raise UsageError(f"{place}: --set {name}: {message}")
     return cases
 
 
@@ -54,20 +71,38 @@ def run_case(
     out: Path | None = None,
     os: str = DEFAULT_OS,
 ) -> RunResult:
-    """Runs one case on a backend by name. Raises what `open_backend` and `runner.run` raise."""
-    now = datetime.now(UTC)
-    identity = secrets.token_hex(4)
-    lease = Lease(identity, "run", scenario.label, backend, now.isoformat(timespec="seconds"))
-    with lease, run_folder(scenario, out) as folder:
-        opened = _open(lease, folder.path, os, progress)
-        return run(scenario, opened, folder, _Announcing(watcher, lease))
+    """Runs one case on a backend by name, recorded in a new folder. Raises what `session` and
+    `Session.run` raise, and UsageError where nothing can be written."""
+    return run_in(place(scenario, out), scenario, watcher, progress, backend, os)
 
 
-def run_folder(scenario: Scenario, out: Path | None) -> RunFolder:
-    """A new run directory for a case, below `out` or where runs are kept."""
+def place(scenario: Scenario, out: Path | None) -> Path:
+    """A new folder for a run of this case, below `out` if that is given. Raises UsageError."""
     name = scenario.name + "".join(f"-{value}" for value in scenario.variant.values())
-    stem = name if out else f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{name}"
-    return RunFolder(out or default_folder(), stem, scenario.text)
+    if out:
+        return new_folder(out, name)
+    return new_folder(default_folder(), f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{name}")
+
+
+def run_in(
+    path: Path, scenario: Scenario, watcher: Watcher, progress: Progress, backend: str, os: str
+) -> RunResult:
+    """Runs one case, recorded in this folder; see `run_case`."""
+    with session(path, scenario, watcher, progress, backend, os) as opened:
+        return opened.run()
+
+
+@contextmanager
+def session(
+    path: Path, scenario: Scenario, watcher: Watcher, progress: Progress, backend: str, os: str
+) -> Iterator[Session]:
+    """A case that is ready to run: with a lease, a folder to record it in, and a backend by name.
+    Raises UsageError where the folder can't be written, LabError where the backend can't be had."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    lease = Lease(secrets.token_hex(4), "run", scenario.label, backend, now)
+    with lease, RunFolder(path, scenario.text) as folder:
+        opened = _open(lease, path, os, progress)
+        yield Session(scenario, opened, folder, _Announcing(watcher, lease))
 
 
 def hold(backend: str, os: str, progress: Progress, ready: Callable[[Lab], None]) -> None:
@@ -75,7 +110,8 @@ def hold(backend: str, os: str, progress: Progress, ready: Callable[[Lab], None]
     (scenario,) = load_document(Document("labctl up", DEFAULT_LAB), DEFAULT_LAB, "lab", {})
     now = datetime.now(UTC)
     lease = Lease(secrets.token_hex(4), "up", "lab", backend, now.isoformat(timespec="seconds"))
-    with lease, RunFolder(default_folder(), f"{now:%Y%m%dT%H%M%S}-up", DEFAULT_LAB) as folder:
+    path = new_folder(default_folder(), f"{now:%Y%m%dT%H%M%S}-up")
+    with lease, RunFolder(path, DEFAULT_LAB) as folder:
         opened = _open(lease, folder.path, os, progress)
         with Lab(scenario, opened, History(), folder.add, folder.add_packets) as lab:
             lease.hosts = lab.holders
@@ -142,9 +178,9 @@ def end(lease: Lease) -> bool:
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """Turns the first SIGINT, SIGTERM or SIGHUP into KeyboardInterrupt, and ignores further ones
-    while the lab is taken down."""
+def interruptible(numbers: Sequence[signal.Signals] = SIGNALS) -> Iterator[None]:
+    """Turns the first of these signals into KeyboardInterrupt, and ignores further ones while the
+    lab is taken down."""
 
     def interrupt(number: int, _: FrameType | None) -> None:
         if not stopping.is_set():
@@ -152,7 +188,6 @@ def interruptible() -> Iterator[None]:
             raise KeyboardInterrupt(signal.Signals(number).name)
         print("labctl: taking the lab down, a moment", file=sys.stderr)
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.signal(number, interrupt) for number in numbers]
     try:
         yield

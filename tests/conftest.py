@@ -9,6 +9,11 @@ from collections.abc import Generator
 from functools import cache
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A machine may be busy, and no test is about how long a thing takes.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 NO_ENGINE = os.environ.get("LABCTL_TEST_NO_ENGINE")  # from engine.py
 

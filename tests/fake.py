@@ -5,8 +5,9 @@ A script maps what labctl does to what happens then:
     FakeBackend({"start server": lambda lab: lab.sockets("server", tcp("LISTEN", ":8000"))})
 
 What labctl does is written as `up`, `start P`, `kill P`, `signal P NAME`, `freeze P`, `thaw P`,
-`call P TEXT`, `look HOST`, `exec HOST COMMAND`, `sysctl HOST KEY` and `down`; `log` has all of it
-in order. A list of reactions is for the first time, the second, and so on.
+`call P TEXT`, `look HOST`, `exec HOST COMMAND`, `sysctl HOST KEY`, `drop HOST` (and all other
+faults so) and `down`; `log` has all of it in order. A list of reactions is for the first time, the
+second, and so on.
 """
 
 from __future__ import annotations
@@ -25,12 +26,11 @@ from typing import Any
 from labctl.backends import Channel, HostLink, HostSpec, Lack, Message, ProcessSpec
 from labctl.check import Verdict, check
 from labctl.document import Document
-from labctl.history import Event, History, read_events
-from labctl.lab import Lab
+from labctl.history import read_events
 from labctl.probes.segments import Captures
-from labctl.runner import RunResult, Watcher, run
+from labctl.runner import RunResult, Session, Silent, Watcher
 from labctl.scenario import Scenario, load_document
-from labctl.store import RunFolder
+from labctl.store import RunFolder, new_folder
 
 HEADER = "State Recv-Q Send-Q Local Address:Port Peer Address:Port Process"
 COUNTERS = {"TcpActiveOpens": 0, "TcpExtTCPAbortOnClose": 7}
@@ -85,7 +85,9 @@ class FakeHost:
 class FakeBackend:
     """See `Backend`, and the module. `clock` is how far the lab's clock is ahead of ours, in
     seconds; `sysctls` are the known ones, all where it is None; `outputs` maps commands to what
-    they write. `uncaptured` is why no host captures, and `dropped` how many packets each lost."""
+    they write. `uncaptured` is why no host captures, and `dropped` how many packets each lost.
+    `missing` is what a host can't do and why, `lost` what each has lost by which drop, and
+    `unlogged` why none can say which segments those were."""
 
     name = "fake"
 
@@ -101,6 +103,9 @@ class FakeBackend:
         outputs: Mapping[str, str] | None = None,
         uncaptured: str | None = None,
         dropped: int = 0,
+        missing: Mapping[str, str] | None = None,
+        lost: Mapping[str, Mapping[str, int]] | None = None,
+        unlogged: str | None = None,
     ) -> None:
         self.log: list[str] = []
         self._script = script or {}
@@ -112,6 +117,9 @@ class FakeBackend:
         self._outputs = outputs or {}
         self._uncaptured = uncaptured
         self._dropped = dropped
+        self._missing = missing or {}
+        self._lost = lost or {}
+        self._unlogged = unlogged
         self._hosts: dict[str, FakeHost] = {}
         self._processes: dict[str, FakeChannel] = {}
         self._pids = itertools.count(100)
@@ -197,6 +205,11 @@ class FakeBackend:
         data = base64.b64encode(b"".join(records)).decode()
         self._hosts[host].channel.say(kind="packets", t=self.time(), data=data)
 
+    def loses(self, host: str, drop: int, packet: bytes) -> None:
+        """A host lost a packet by the drop of a step."""
+        data = base64.b64encode(packet).decode()
+        self._hosts[host].channel.say(kind="loss", t=self.time(), drop=drop, data=data)
+
     def trouble(self, host: str, text: str) -> None:
         """A probe of the host can't see."""
         self._hosts[host].channel.say(kind="trouble", t=self.time(), probe="ss", text=text)
@@ -274,25 +287,16 @@ class FakeBackend:
                 answer = {"capture": self._uncaptured}
                 what = f"setup {name}"
             case {"do": "flush"}:
-                answer = {"dropped": self._dropped}
+                answer = {"dropped": self._dropped, "lost": self._lost.get(name, {})}
                 what = f"flush {name}"
+            case {"do": "fault", "verb": verb}:
+                lost = self._lost.get(name, {})
+                answer = {"missing": self._missing, "unlogged": self._unlogged, "lost": lost}
+                what = f"{verb} {name}"
             case {"do": str(other)}:
                 what = f"{other} {name}"
         self._hosts[name].channel.say(kind="reply", id=message["id"], t=self.time(), **answer)
         self._did(what)
-
-
-class Silent:
-    """A watcher that looks away."""
-
-    def event(self, event: Event, history: History) -> None:
-        pass
-
-    def up(self, lab: Lab) -> None:
-        pass
-
-    def done(self, lab: Lab) -> None:
-        pass
 
 
 def scenario(text: str) -> Scenario:
@@ -307,8 +311,8 @@ def play(
     """Runs a scenario on a fake, and sees to what holds of every run: everything is taken down, the
     record is whole, and judging the record gives the verdicts that the run gave."""
     chosen = scenario(text) if isinstance(text, str) else text
-    with RunFolder(out, chosen.name, chosen.text) as folder:
-        found = run(chosen, backend, folder, watcher or Silent())
+    with RunFolder(new_folder(out, chosen.name), chosen.text) as folder:
+        found = Session(chosen, backend, folder, watcher or Silent()).run()
     assert "up" not in backend.log or "down" in backend.log
     (recorded,) = json.loads((found.folder / "result.json").read_text())["runs"]
     assert recorded == json.loads(json.dumps(found.as_json()))

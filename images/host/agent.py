@@ -18,6 +18,7 @@ import ctypes
 import json
 import mmap
 import os
+import resource
 import select
 import signal
 import socket
@@ -26,6 +27,9 @@ import subprocess
 import sys
 import threading
 import time
+
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # an isolated Python leaves it out
+from faults import Faults
 
 PERIOD_MIN = 0.004
 PERIOD_MAX = 0.025
@@ -123,6 +127,12 @@ def counters():
     return values
 
 
+def work():
+    """CPU seconds of this process and of the children that it has waited for."""
+    usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
 # --- What goes over its wire ----------------------------------------------------------------------
 
 ETH_P_ALL = 0x0003
@@ -194,6 +204,11 @@ class Capture:
             self.frame = (self.frame + 1) % FRAMES
         return b"".join(records)
 
+    def revive(self):
+        """Takes note that the interface went down, if it did: until then the socket counts as
+        readable. It goes on when the interface is up again."""
+        self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
     def dropped(self):
         """How many packets found no room since the last call."""
         found = self.socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
@@ -207,6 +222,7 @@ class Agent:
     def __init__(self):
         self.diag = open_diag()
         self.seen = None
+        self.looked = None  # at this moment, and nothing happened while we did
         self.counted = {}
         self.period = PERIOD_MIN
         self.rest = None
@@ -214,6 +230,7 @@ class Agent:
         self.next_sample = None
         self.capture = None
         self.next_read = 0.0
+        self.faults = Faults(emit)
 
     def moment(self):
         """Equal at two times only if nothing happened between them: states may come and go, but
@@ -231,28 +248,37 @@ class Agent:
         now = counters()
         changed = {k: v for k, v in now.items() if v != self.counted.get(k, 0)}
         self.counted = now
-        emit(kind="sockets", t=at, cause=cause, text=found.stdout.decode("utf-8", "replace"),
-             counters=changed, **extra)  # fmt: skip
+        # Columns are as wide as their widest entry, so most of a long list may be blanks.
+        text = "\n".join(map(str.rstrip, found.stdout.decode("utf-8", "replace").split("\n")))
+        emit(kind="sockets", t=at, cause=cause, text=text, counters=changed, **extra)
         # What ss saw may have passed by the next sample. If anything happened meanwhile, that
         # looks again.
-        self.seen = before[0] if self.moment() == before else None
+        self.looked = before if self.moment() == before else None
+        self.seen = self.looked and before[0]
         return at
+
+    def unchanged(self):
+        """Whether all is as it was at the last look."""
+        return self.looked == self.moment() and self.counted == counters()
 
     def sample(self):
         """Looks if anything changed; sets the time of the next sample."""
-        start = time.monotonic()
+        start, worked = time.monotonic(), work()
         seen = self.diag.fingerprint()
         if seen != self.seen:
             self.look("change")
             self.period = PERIOD_MIN
         now = time.monotonic()
-        self.next_sample = now + max(self.period, self.rest * (now - start))
+        # A busy machine may have kept us waiting; that is no reason to rest.
+        took = min(work() - worked, now - start)
+        self.next_sample = now + max(self.period, self.rest * took)
         growth = 1.3 if self.period < PERIOD_MAX else SLOWLY
         self.period = min(self.longest, self.period * growth)
 
     def read_packets(self):
         """Reports the packets that were captured since the last time."""
         if self.capture:
+            self.capture.revive()
             packets = self.capture.read()
             if packets:
                 emit(kind="packets", t=time.monotonic(), data=base64.b64encode(packets).decode())
@@ -277,11 +303,15 @@ class Agent:
             if self.capture and now < self.next_read:
                 deadlines.append(self.next_read)
             elif self.capture:
-                watched.append(self.capture.fileno())
+                watched.append(self.capture)
+            if self.faults.log:
+                watched.append(self.faults.log)
             patience = max(0, min(deadlines) - now) if deadlines else None
             ready, _, _ = select.select(watched, [], [], patience)
-            if len(watched) > 1 and watched[1] in ready:
+            if self.capture in ready:
                 self.read_packets()
+            if self.faults.log in ready:
+                self.faults.report()
             if 0 in ready:
                 data = os.read(0, 65536)
                 if not data:
@@ -293,9 +323,12 @@ class Agent:
                 self.sample()
 
 
-def do_look(agent, ident, caption=None):
+def do_look(agent, ident, caption=None, fresh=True):
+    """Looks; unless it need not be `fresh`, and the last look still holds."""
     agent.read_packets()
-    at = agent.look("look", caption=caption)
+    at = time.monotonic()
+    if fresh or not agent.unchanged():
+        at = agent.look("look", caption=caption)
     emit(kind="reply", id=ident, t=at)
 
 
@@ -308,9 +341,9 @@ def do_setup(agent, ident, rest, longest=PERIOD_MAX, hosts=None, batch=""):
 
     `capture` in the reply is why it can't be done, or null.
 
-    After each sample the agent rests for `rest` times as long as it took: listing sockets is slow
-    on a host with thousands of them, and for many hosts at once. On a quiet host it rests for up
-    to `longest` seconds.
+    After each sample the agent rests for `rest` times as long as it worked for it: listing sockets
+    is slow on a host with thousands of them, and for many hosts at once. On a quiet host it rests
+    for up to `longest` seconds.
     """
     if hosts is not None:
         with open("/etc/hosts", "w") as file:
@@ -330,10 +363,12 @@ def do_setup(agent, ident, rest, longest=PERIOD_MAX, hosts=None, batch=""):
 
 
 def do_flush(agent, ident):
-    """Reports what is left in the ring, and how many packets had no room in it."""
+    """Reports what is left in the ring, how many packets had no room in it, and what the drops
+    have lost."""
     agent.read_packets()
     dropped = agent.capture.dropped() if agent.capture else 0
-    emit(kind="reply", id=ident, t=time.monotonic(), dropped=dropped)
+    lost = agent.faults.lost()
+    emit(kind="reply", id=ident, t=time.monotonic(), dropped=dropped, lost=lost)
 
 
 def do_sysctl(agent, ident, values):
@@ -361,6 +396,12 @@ def do_exec(agent, ident, command):
     threading.Thread(target=work, daemon=True).start()
 
 
+def do_fault(agent, ident, verb, **details):
+    """Does what a method of Faults does. `t` in the reply is when it began."""
+    t = time.monotonic()
+    emit(kind="reply", id=ident, t=t, **getattr(agent.faults, verb)(**details))
+
+
 COMMANDS = {
     "look": do_look,
     "clock": do_clock,
@@ -368,6 +409,7 @@ COMMANDS = {
     "flush": do_flush,
     "sysctl": do_sysctl,
     "exec": do_exec,
+    "fault": do_fault,
 }
 
 

@@ -16,8 +16,10 @@ removed: so this must not be killed together with the controller.
 Standard library only, Python 3.6 or later.
 """
 
+import contextlib
 import ctypes
 import errno
+import fcntl
 import json
 import os
 import re
@@ -32,7 +34,6 @@ PREFIX = "labctl-"
 EVENT = "events/sock/inet_sock_set_state"
 PERIOD = 0.005
 CHUNK = 1 << 16
-ATTEMPTS = 5
 
 # sched.h, mount.h
 CLONE_NEWNS = 0x20000
@@ -78,6 +79,18 @@ def mount():
             raise
 
 
+@contextlib.contextmanager
+def alone(folder):
+    """One tracer of this kernel at a time: an instance whose pipe is not open is swept by others.
+    All mounts of tracefs are one, so a lock of its folder holds in every container."""
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
 class Instance:
     """A ring buffer of our own for the tracepoint. Raises OSError where there can be none."""
 
@@ -85,16 +98,10 @@ class Instance:
         self.path = os.path.join(TRACEFS, "instances", PREFIX + name)
         if not os.path.isdir(os.path.join(TRACEFS, EVENT)):
             raise OSError(errno.ENOENT, "this kernel has no tracepoint sock:inet_sock_set_state")
-        self._sweep()
-        for attempt in range(ATTEMPTS):
-            try:
-                os.mkdir(self.path)
-                self.pipe = os.open(self.path + "/trace_pipe", os.O_RDONLY | os.O_NONBLOCK)
-                break
-            except FileNotFoundError:
-                # Until its pipe is open, another's sweep may take ours away.
-                if attempt == ATTEMPTS - 1:
-                    raise
+        with alone(os.path.dirname(self.path)):
+            self._sweep()
+            os.mkdir(self.path)
+            self.pipe = os.open(self.path + "/trace_pipe", os.O_RDONLY | os.O_NONBLOCK)
         self._write("trace_clock", "mono")
         if os.path.exists(self.path + "/buffer_percent"):
             self._write("buffer_percent", "0")  # be woken by the first event, not by half a buffer
@@ -138,8 +145,9 @@ class Instance:
 
     def remove(self):
         self._write(EVENT + "/enable", "0")
-        os.close(self.pipe)
-        os.rmdir(self.path)
+        with alone(os.path.dirname(self.path)):
+            os.close(self.pipe)
+            os.rmdir(self.path)
 
 
 class Tracer:

@@ -44,7 +44,8 @@ class HostSpec:
 
 @dataclass(frozen=True)
 class ProcessSpec:
-    """A process to start on a host: `calls` for the peer program, or `run`, any program."""
+    """A process to start on a host: `calls` for the peer program, or `run`, any program. `rights`
+    are the capabilities(7) that it keeps, of values.RIGHTS."""
 
     name: str
     host: str
@@ -53,6 +54,7 @@ class ProcessSpec:
     image: str | None = None
     uid: int | None = None
     env: Mapping[str, str] = field(default_factory=dict)
+    rights: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,13 @@ class Lack:
 
     reason: str
     mend: str
+
+
+class MissingHere(Exception):
+    """This kernel or machine lacks what the scenario is about."""
+
+    def __init__(self, lack: Lack) -> None:
+        super().__init__(f"{lack.reason}; {lack.mend}")
 
 
 class Backend(Protocol):
@@ -141,6 +150,8 @@ class Backend(Protocol):
 CAPABILITIES: dict[str, str] = {
     "images": "processes from images of their own",
     "uids": "processes of other users",
+    "nft": "segments that are lost",
+    "netem": "links that are slow or unreliable",
     "tracing": "every transition of a connection at its exact time",
 }
 """What a scenario may need beyond the basics: the names for `needs`, and what each is."""

@@ -338,7 +338,7 @@ def _tracer(run: str, built: images.Images, confined: bool) -> dict[str, Any]:
     unconfined = ["apparmor=unconfined"] if confined else []
     return {
         "Image": built.host,
-        "Entrypoint": ["python3", "-IS", "/usr/local/bin/tracer"],
+        "Entrypoint": ["python3", "-IS", "/usr/local/lib/labctl/tracer.py"],
         "Cmd": [run],
         **TETHERED,
         "HostConfig": {
@@ -365,6 +365,7 @@ def _process(process: ProcessSpec, built: images.Images, holder: str) -> dict[st
         "Env": [f"{name}={value}" for name, value in process.env.items()],
         "HostConfig": {
             **CONFINED,
+            "CapAdd": list(process.rights),
             "NetworkMode": f"container:{holder}",
             "Init": bool(process.image),  # peer.py is an init of its own.
         },

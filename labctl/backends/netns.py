@@ -40,6 +40,7 @@ from labctl.backends import (
 )
 from labctl.errors import LabError, Unavailable
 from labctl.resources import images
+from labctl.values import RIGHTS
 
 NETWORKS = tuple(
     zip(
@@ -199,7 +200,8 @@ class NetnsBackend:
         else:
             job = {"run": process.run, "env": dict(process.env)}
         request = {"do": "spawn", "name": process.name, "host": process.host, "job": job}
-        channel, answer = self._open({**request, "uid": process.uid})
+        kept = [RIGHTS[name] for name in process.rights]
+        channel, answer = self._open({**request, "uid": process.uid, "kept": kept})
         self._processes[process.name] = (answer["pid"], channel)
         return channel
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -71,8 +72,7 @@ def sweep(dead: Callable[[str, str, bool], bool], everything: bool = False) -> l
     all; `held`: a holder runs, or the run is too new to tell. Returns a line for each thing.
 
     Images stay, and so does whatever labctl did not make. Raises Unavailable and LabError."""
-    client = engine.connect()
-    with translated("remove what is left of other runs"):
+    with closing(engine.connect()) as client, translated("remove what is left of other runs"):
         return [
             line
             for group in groups(client)

@@ -51,13 +51,15 @@ def load(path: str):  # type: ignore[no-untyped-def]
     return module
 
 
-def drop_capabilities() -> None:
-    """Leaves a process with no capability, now and after exec, as the containers of processes."""
-    for number in range(LAST_CAPABILITY + 1):
+def drop_capabilities(kept: "list[int]") -> None:
+    """Leaves a process with these capabilities alone, of the first 32, now and after exec, as the
+    containers of processes."""
+    for number in set(range(LAST_CAPABILITY + 1)).difference(kept):
         libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0)
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    mask = sum(1 << number for number in kept)  # effective and permitted
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
-    call("capset", header, (ctypes.c_uint32 * 6)())
+    call("capset", header, (ctypes.c_uint32 * 6)(mask, mask))
 
 
 class World:
@@ -88,7 +90,13 @@ class World:
         return {"error": f"ip: {done.stderr.strip()}"} if done.returncode else {}
 
     def spawn(
-        self, channel: int, name: str, host: str, job: dict[str, object], uid: int | None
+        self,
+        channel: int,
+        name: str,
+        host: str,
+        job: dict[str, object],
+        uid: int | None,
+        kept: list[int],
     ) -> dict[str, object]:
         """A supervisor and its process, in a new PID namespace on a host."""
 
@@ -99,7 +107,7 @@ class World:
                 os.setgroups([])
                 os.setresgid(drop, drop, drop)
                 os.setresuid(drop, drop, drop)
-            drop_capabilities() if not drop else libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+            drop_capabilities(kept) if not drop else libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
             log = self.peer.log_json
             if "calls" in job:
                 main = self.peer.calls_main(job["calls"], log)

@@ -25,7 +25,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,9 @@ from typing import Any
 from labctl.backends import BackendOptions, HostLink, HostSpec, Message, ProcessSpec
 from labctl.backends.netns import NetnsBackend
 from labctl.document import Document
-from labctl.history import Event, History
-from labctl.lab import Lab
-from labctl.runner import perform
-from labctl.scenario import Scenario, load_document
+from labctl.history import Event
+from labctl.runner import Performance, Silent
+from labctl.scenario import Scenario, load_document, params_of
 
 TICK = 1.0
 LONGEST_REST = 2.0
@@ -56,6 +55,7 @@ steps:
   - wait: {sockets: {server: ESTAB, client: ESTAB}}
   - kill: server
   - expect: {sockets: {client: CLOSE-WAIT}}
+  - expect: {segments: {from: server, flags: FIN}}
 """
 
 
@@ -102,17 +102,20 @@ class GuestBackend(NetnsBackend):
         return {name: replace(link, longest_rest=LONGEST_REST) for name, link in links.items()}
 
 
-class Silent:
-    """A watcher that does nothing."""
+class Teller:
+    """Tells the controller what is to be recorded."""
 
-    def event(self, event: Event, history: History) -> None:
-        """See `Watcher`."""
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
 
-    def up(self, lab: Lab) -> None:
-        """See `Watcher`."""
+    def add(self, event: Event) -> None:
+        """See `Records`."""
+        self._say(f'{{"event": {event.to_json()}}}')
 
-    def done(self, lab: Lab) -> None:
-        """See `Watcher`."""
+    def add_packets(self, host: str, records: bytes) -> None:
+        """See `Records`."""
+        data = base64.b64encode(records).decode()
+        self._say(json.dumps({"packets": data, "host": host}))
 
 
 class Guest:
@@ -149,7 +152,10 @@ class Guest:
     def _case(
         self, source: str, name: str, text: str, sets: dict[str, str], variant: Mapping[str, Any]
     ) -> None:
-        cases = load_document(Document(source, text), text, name, sets)
+        document = Document(source, text)
+        own = params_of(document)
+        chosen = {name: value for name, value in sets.items() if name in own}
+        cases = load_document(document, text, name, chosen)
         (scenario,) = (case for case in cases if dict(case.variant) == variant)
         ended = threading.Event()
 
@@ -167,20 +173,13 @@ class Guest:
             ticker.join()
         self._port.say(json.dumps({"ended": how}))
 
-    def _perform(self, scenario: Scenario, say: Any) -> dict[str, Any]:
-        history = History()
-
-        def record(event: Event) -> None:
-            say(f'{{"event": {event.to_json()}}}')
-
-        def record_packets(host: str, records: bytes) -> None:
-            say(json.dumps({"packets": base64.b64encode(records).decode(), "host": host}))
-
+    def _perform(self, scenario: Scenario, say: Callable[[str], None]) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             options = BackendOptions("guest", "", Path(folder), "", print)
             backend = GuestBackend(options, self._engine, self._virtual)
-            ended = perform(scenario, backend, history, record, record_packets, Silent())
-        return {**asdict(ended), "interrupted": None}
+            performance = Performance(scenario, backend, Teller(say), Silent())
+            performance.perform()
+        return asdict(performance.ended)
 
 
 def load_modules(folder: Path) -> None:

@@ -22,8 +22,9 @@ from labctl.errors import LabError
 MODULES = (
     "virtio_pci", "virtio_console",  # to speak with the controller
     "af_packet", "veth", "bridge", "dummy", "tcp_diag", "inet_diag", "crc32c_generic",
-    "nf_tables", "nf_tables_set", "nft_counter", "nft_limit", "nft_quota", "nft_numgen", "nft_ct",
-    "nft_log", "nft_reject_inet", "nft_reject_netdev", "nft_queue", "nft_meta_bridge",
+    "nf_tables", "nf_tables_set", "nft_counter", "nft_objref", "nft_limit", "nft_quota",
+    "nft_numgen", "nft_ct", "nft_log", "nfnetlink_log", "nft_reject_inet", "nft_reject_netdev",
+    "nft_queue", "nft_meta_bridge",
     "sch_netem", "sch_tbf", "sch_fq", "tcp_bbr", "tcp_dctcp",
 )  # fmt: skip
 """Those that a kernel has not are built in, or are missed by what needs them alone."""

@@ -22,10 +22,10 @@ from labctl.history import Event, History, read_event
 from labctl.kernels import Kernel, cache, find, initramfs, qemu, root
 from labctl.kernels.qemu import GuestEnded, Hardware, Machine
 from labctl.reports.progress import progress as shown
-from labctl.runner import Ended, RunResult, conclude, now
+from labctl.runner import Ended, RunResult, conclude, now, outcome
 from labctl.scenario import Scenario
 from labctl.store import RunFolder
-from labctl.workflow import run_folder
+from labctl.workflow import place
 
 BOOT_DEADLINE = 240.0
 READY_DEADLINE = 60.0
@@ -59,9 +59,8 @@ def run_all(
     """Runs cases one after the other on a kernel by name.
 
     Raises what `find` and `Guests.run` raise."""
-    place = Place(find(kernel, progress), virtual)
     results = []
-    with Guests(place, progress) as guests:
+    with Guests(Place(find(kernel, progress), virtual), progress) as guests:
         for case in cases:
             guests.start()
             with shown(case) as watcher:
@@ -103,25 +102,24 @@ class Guests:
         machine = self.start()
         began, started = time.monotonic(), now()
         history = History()
-        with run_folder(scenario, out) as folder:
+        with RunFolder(place(scenario, out), scenario.text) as folder:
             case = _Case(machine, history, folder, event, self._place.virtual)
-            interrupted, result, reason = None, "error", None
-            ended: Ended | None = None
+            cause: BaseException | None = None
             try:
                 ended = case.perform(scenario, sets)
-            except GuestEnded as exc:
-                reason = str(exc)
-            except KeyboardInterrupt as exc:
-                interrupted, reason = exc, "interrupted"
-            if ended is None:
+            except (GuestEnded, KeyboardInterrupt) as exc:
+                cause = exc
                 (folder.path / "console.txt").write_text(machine.console(), encoding="utf-8")
                 self._end()
                 environment = history.lab.environment if history.lab else {
                     "kernel": self._place.kernel.version, "os": None, "engine": self._engine,
                 }  # fmt: skip
-                ended = Ended(result, reason, environment, started, 0.0, history.now, interrupted)
+                ended = Ended(*outcome(exc), environment, "", 0.0, history.now)
             ended = replace(ended, started=started, seconds=time.monotonic() - began)
-            return conclude(scenario, "netns", history, ended, folder)
+            result = conclude(scenario, "netns", history, ended, folder)
+        if isinstance(cause, KeyboardInterrupt):
+            raise cause
+        return result
 
     def _started(self) -> Machine:
         """A guest that is ready: from its saved state, or booted, if need be twice."""

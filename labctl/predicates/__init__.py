@@ -61,6 +61,10 @@ class Predicate(Model):
         found += [path.judge(host, history) for host, path in (self.path or {}).items()]
         return found
 
+    def holds(self, history: History) -> bool:
+        """Whether every subject passes."""
+        return all(finding.result == "pass" for finding in self.judge(history))
+
     @property
     def hosts(self) -> set[str]:
         """The hosts whose sockets, counters or connections it is about."""

@@ -12,6 +12,7 @@ from labctl import errnos
 from labctl.history import CallEvent, History, ProcessState
 from labctl.predicates.finding import Finding, Result
 from labctl.values import (
+    Count,
     Model,
     Regex,
     SignalName,
@@ -28,6 +29,7 @@ class ProcessPattern(Model):
     signal: SignalName | None = None
     output: Regex | None = None
     call: dict[Text, Text] | None = None
+    received: Count | None = None
     state: Literal["running", "exited", "ok"] | None = None
     errno: Text | None = None
 
@@ -71,13 +73,17 @@ class ProcessPattern(Model):
             calls = [call for call in state.calls if call.name == name]
             actual = (calls[-1].errno or "ok") if calls else "not done"
             yield actual == wanted, f"{name}: {actual}"
+        if self.received is not None:
+            received = sum(call.result or 0 for call in state.calls if call.name == "recv")
+            yield self.received.holds(received), f"received {received}"
 
     def __str__(self) -> str:
         words = [self.state or self.errno or ""]
         words += [f"exit {self.exit}"] if self.exit is not None else []
         words += [f"signal {self.signal}"] if self.signal else []
-        words += [f"output {self.output!r}"] if self.output else []
+        words += [f"output {self.output!r}"] if self.output is not None else []
         words += [f"{name} {wanted}" for name, wanted in (self.call or {}).items()]
+        words += [f"received {self.received}"] if self.received else []
         return ", ".join(filter(None, words))
 
 
@@ -110,7 +116,8 @@ def _process_pattern(value: Any, info: ValidationInfo) -> ProcessPattern:
         raise problem(unknown("outcome", value, ["running", "exited", "ok", *errnos.NAMES]))
     pattern = ProcessPattern.model_validate(value, context=info.context)
     if not pattern.model_fields_set:
-        raise problem("an empty mapping claims nothing; allowed: exit, signal, output, call")
+        raise problem("an empty mapping claims nothing; allowed: exit, signal, output, call, "
+                      "received")  # fmt: skip
     if pattern.errno is not None and pattern.errno not in errnos.NAMES:
         raise problem(unknown("errno", pattern.errno, errnos.NAMES))
     for name, outcome in (pattern.call or {}).items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import dropwhile
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
@@ -46,7 +47,9 @@ class SegmentsPattern(Model):
     retransmitted: bool | None = None
     lost: bool | None = None
     data: bool | None = None
+    injected: bool = False
     since: Label | None = None
+    since_first: Flags | None = None
 
     def judge(self, history: History) -> Finding:
         """The finding, from the captures of all hosts."""
@@ -56,22 +59,35 @@ class SegmentsPattern(Model):
             return Finding("unknown", what, str(self), "; ".join(troubles))
         if self.since is not None and self.since not in history.labels:
             return Finding("unknown", what, str(self), f"nothing is labelled {self.since!r}")
-        start = history.labels[self.since] if self.since else float("-inf")
-        found = [s for s in history.segments() if s.time >= start and self.matches(s)]
+        segments = self._since(history)
+        if self.since_first is not None and not segments:
+            return Finding("fail", what, str(self), f"no {' '.join(self.since_first)}")
+        found = [s for s in segments if self.matches(s)]
         lines = tuple(f"{s.time:.6f} {s.sender} -> {s.receiver}: {s.summary}" for s in found[:12])
         return finding(self.enough(len(found)), what, str(self), str(len(found)), *lines)
 
+    def found(self, history: History) -> list[Segment]:
+        """The segments that match, in order."""
+        return [s for s in self._since(history) if self.matches(s)]
+
+    def _since(self, history: History) -> list[Segment]:
+        """All segments from where this begins to count."""
+        start = history.labels[self.since] if self.since else float("-inf")
+        segments = [s for s in history.segments() if s.time >= start]
+        wanted = self.since_first
+        return (
+            segments if wanted is None else list(dropwhile(lambda s: not _has(s, wanted), segments))
+        )
+
     def matches(self, segment: Segment) -> bool:
         """Whether a segment is one of these."""
-        wanted = set(self.flags or ())
-        has_data = segment.length > 0
         return (
             segment.t is not None
+            and segment.forged == self.injected
             and self.from_ in (None, segment.sender)
             and self.to in (None, segment.receiver)
-            and wanted - {"data"} <= set(segment.flags)
-            and ("data" not in wanted or has_data)
-            and self.data in (None, has_data)
+            and _has(segment, self.flags or ())
+            and self.data in (None, segment.length > 0)
             and self.retransmitted in (None, segment.retransmitted)
             and self.lost in (None, segment.lost)
         )
@@ -92,7 +108,13 @@ class SegmentsPattern(Model):
         for name in ("retransmitted", "lost", "data"):
             value = getattr(self, name)
             words += [name if value else f"not {name}"] if value is not None else []
+        words += ["injected"] if self.injected else []
         words += [f"from {self.from_}"] if self.from_ else []
         words += [f"to {self.to}"] if self.to else []
         words += [f"since {self.since}"] if self.since else []
+        words += [f"since the first {' '.join(self.since_first)}"] if self.since_first else []
         return " ".join(words)
+
+
+def _has(segment: Segment, flags: tuple[str, ...]) -> bool:
+    return set(flags) <= {*segment.flags, *(["data"] if segment.length else [])}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -42,6 +43,8 @@ def _split(place: str) -> tuple[str, str]:
 Place = Annotated[str, BeforeValidator(_place), WithJsonSchema({"type": "string"})]
 
 
+EVIDENCE = 50
+"""How many sockets a verdict shows."""
 TimerName = Literal["on", "keepalive", "timewait", "persist", "unknown"]
 
 
@@ -139,8 +142,11 @@ class HostSockets:
         if self.bare and self.bare != {State.LISTEN}:
             named = {p.state for p in self.patterns if isinstance(p, SocketPattern)}
             holds = holds and all(s.state in named for s in connections)
-        lines = tuple(describe_socket(s) for s in seen.sockets)
-        return Finding("pass" if holds else "fail", what, str(self), summary(seen.sockets), lines)
+        lines = [describe_socket(s) for s in seen.sockets[:EVIDENCE]]
+        if len(seen.sockets) > EVIDENCE:
+            lines.append(f"and {len(seen.sockets) - EVIDENCE} more")
+        actual = summary(seen.sockets)
+        return Finding("pass" if holds else "fail", what, str(self), actual, tuple(lines))
 
     def _holds(
         self, pattern: SocketPattern | Literal["none"], sockets: Sequence[Socket], history: History
@@ -155,11 +161,13 @@ class HostSockets:
 
 def summary(sockets: Sequence[Socket]) -> str:
     """`LISTEN, 2 x TIME-WAIT`, or `no sockets`."""
-    counts: dict[str, int] = {}
-    for socket in sockets:
-        queue = f" recv-q {socket.recv_q}" if socket.recv_q and not socket.is_listener else ""
-        queue += f" send-q {socket.send_q}" if socket.send_q and not socket.is_listener else ""
-        counts[f"{socket.state}{queue}"] = counts.get(f"{socket.state}{queue}", 0) + 1
+    kinds = Counter((s.state, s.recv_q, s.send_q) for s in sockets if not s.is_listener)
+    listeners = sum(s.is_listener for s in sockets)
+    counts = {"LISTEN": listeners} if listeners else {}
+    for (state, recv_q, send_q), count in kinds.items():
+        queue = f" recv-q {recv_q}" if recv_q else ""
+        queue += f" send-q {send_q}" if send_q else ""
+        counts[f"{state}{queue}"] = count
     words = [name if n == 1 else f"{n} x {name}" for name, n in counts.items()]
     if len(words) > 6:
         words = [*words[:5], f"and {len(sockets)} sockets in all"]

@@ -3,16 +3,19 @@
 A capture sees a segment where it leaves and where it arrives; the two are paired by addresses,
 numbers and flags, in order. What left and never arrived was lost (or, at the very end, is in
 flight). A segment that no host of the lab sent was injected.
+
+What a host loses on purpose it reports itself: captures see it come in before it is lost, and do
+not see it at all where it is lost on its way out.
 """
 
 from __future__ import annotations
 
 import io
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 FLAGS = {"S": "SYN", "F": "FIN", "R": "RST", "P": "PSH", "A": "ACK", "U": "URG"}
 MODULUS = 1 << 32
@@ -24,7 +27,7 @@ FILE_HEADER = bytes.fromhex("4d3cb2a102000400000000000000000000000400") + bytes(
 class Observation:
     """A segment as one host's capture has it. `at` is CLOCK_REALTIME in seconds; `mark` are the
     packet's IPv4 identification and TCP timestamp (RFC 7323), by which a retransmission differs
-    from what it repeats."""
+    from what it repeats; `timestamps` are TSval and TSecr, where it has them."""
 
     host: str
     at: float
@@ -36,6 +39,7 @@ class Observation:
     length: int
     window: int
     mark: tuple[int, int] = (0, 0)
+    timestamps: tuple[int, int] | None = None
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -52,11 +56,30 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True)
+class Loss:
+    """A segment that a host lost, coming in or going out, by the drop of a step."""
+
+    drop: int
+    observation: Observation
+
+
+@dataclass(frozen=True, slots=True)
+class Injection:
+    """A segment that a host was made to send, and its numbers in the connection it is meant for."""
+
+    seq: int
+    ack: int
+    observation: Observation
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
     """One segment, from the host that sent it to the one that it was for.
 
     `t` is when it left and `arrived` when it came, in seconds of the run; either is None where no
     capture saw it. `seq` and `ack` count from the connection's first ones, as Wireshark shows them.
+    `base` is what they count from. `dropped` is the index of the step that lost it; what is
+    `forged`, a step sent.
     """
 
     t: float | None
@@ -74,6 +97,15 @@ class Segment:
     duplicate_ack: bool = False
     zero_window: bool = False
     probe: bool = False
+    dropped: int | None = None
+    forged: bool = False
+    base: tuple[int, int] = (0, 0)
+    timestamps: tuple[int, int] | None = None
+
+    @property
+    def injected(self) -> bool:
+        """Whether a step sent it, or nobody in the lab."""
+        return self.forged or self.t is None
 
     @property
     def lost(self) -> bool:
@@ -97,6 +129,7 @@ class Segment:
             "zero window": self.zero_window,
             "window probe": self.probe,
             "lost": self.lost,
+            "injected": self.injected,
         }
         return " ".join(words + [f"[{mark}]" for mark, present in marks.items() if present])
 
@@ -105,7 +138,7 @@ def read_packets(host: str, records: bytes) -> Iterator[Observation]:
     """The TCP segments in pcap records (without the file's header).
 
     Raises ValueError for what is no pcap."""
-    from scapy.layers.inet import IP, TCP
+    from scapy.layers.inet import IP
     from scapy.layers.inet6 import IPv6
     from scapy.layers.l2 import Ether
     from scapy.utils import RawPcapReader
@@ -115,28 +148,47 @@ def read_packets(host: str, records: bytes) -> Iterator[Observation]:
     for data, meta in reader:
         frame = Ether(data)
         packet = frame.getlayer(IP) or frame.getlayer(IPv6)
-        tcp = frame.getlayer(TCP)
-        if packet is None or tcp is None:
+        at = meta.sec + meta.usec / 1e9
+        if packet is None:
             continue
-        carried = packet.len - 4 * packet.ihl if isinstance(packet, IP) else packet.plen
-        if carried <= 0:  # A super-segment beyond 64 KiB has no length of its own.
-            carried = meta.wirelen - (len(data) - len(bytes(tcp)))
-        yield Observation(
-            host,
-            meta.sec + meta.usec / 1e9,
-            _endpoint(packet.src, tcp.sport),
-            _endpoint(packet.dst, tcp.dport),
-            tcp.seq,
-            tcp.ack,
-            tuple(name for letter, name in FLAGS.items() if letter in str(tcp.flags)),
-            carried - 4 * tcp.dataofs,
-            tcp.window,
-            (packet.id if isinstance(packet, IP) else 0, _timestamp(tcp)),
-        )
+        whole = meta.wirelen - (len(data) - len(packet.original))
+        if found := _observation(host, at, packet, whole):
+            yield found
 
 
-def _timestamp(tcp: Any) -> int:
-    return next((value[0] for name, value in tcp.options if name == "Timestamp"), 0)
+def read_packet(host: str, at: float, data: bytes) -> Observation | None:
+    """The TCP segment in the head of an IP packet, if there is one."""
+    from scapy.layers.inet import IP
+    from scapy.layers.inet6 import IPv6
+
+    packet = IPv6(data) if data[:1] >= b"\x60" else IP(data)
+    return _observation(host, at, packet, len(data))
+
+
+def _observation(host: str, at: float, packet: Any, whole: int) -> Observation | None:
+    """What an IP packet carries, if it is TCP. `whole` is its length on the wire."""
+    from scapy.layers.inet import IP, TCP
+
+    tcp = packet.getlayer(TCP)
+    if tcp is None:
+        return None
+    carried = packet.len - 4 * packet.ihl if isinstance(packet, IP) else packet.plen
+    if carried <= 0:  # A super-segment beyond 64 KiB has no length of its own.
+        carried = whole - (len(packet.original) - len(tcp.original))
+    timestamps = next((value for name, value in tcp.options if name == "Timestamp"), None)
+    return Observation(
+        host,
+        at,
+        _endpoint(packet.src, tcp.sport),
+        _endpoint(packet.dst, tcp.dport),
+        tcp.seq,
+        tcp.ack,
+        tuple(name for letter, name in FLAGS.items() if letter in str(tcp.flags)),
+        carried - 4 * tcp.dataofs,
+        tcp.window,
+        (packet.id if isinstance(packet, IP) else 0, timestamps[0] if timestamps else 0),
+        timestamps,
+    )
 
 
 def _endpoint(host: str, port: int) -> str:
@@ -150,6 +202,7 @@ class Captures:
         self._unread: dict[str, bytearray] = defaultdict(bytearray)
         self._read: list[Observation] = []
         self._segments: list[Segment] | None = None
+        self._extra: tuple[int, int] | None = None
 
     @classmethod
     def load(cls, folder: Path) -> Captures:
@@ -164,35 +217,88 @@ class Captures:
         self._unread[host] += records
         self._segments = None
 
-    def segments(self, owners: Mapping[str, str], origin: float) -> list[Segment]:
-        """See `match`."""
-        if self._segments is None:
+    def segments(
+        self,
+        owners: Mapping[str, str],
+        origin: float,
+        losses: Sequence[Loss] = (),
+        injections: Sequence[Injection] = (),
+    ) -> list[Segment]:
+        """See `match`. Losses and injections are added to, never exchanged."""
+        extra = len(losses), len(injections)
+        if self._segments is None or extra != self._extra:
             for host, records in self._unread.items():
                 self._read += read_packets(host, bytes(records))
             self._unread.clear()
-            self._segments = match(self._read, owners, origin)
+            self._segments = match(self._read, owners, origin, losses, injections)
+            self._extra = extra
         return self._segments
 
 
 def match(
-    observations: Iterable[Observation], owners: Mapping[str, str], origin: float
+    observations: Iterable[Observation],
+    owners: Mapping[str, str],
+    origin: float,
+    losses: Iterable[Loss] = (),
+    injections: Iterable[Injection] = (),
 ) -> list[Segment]:
     """Segments in order of time. `owners` tells the host of each address, `origin` is the run's
     beginning in CLOCK_REALTIME."""
+    seen = list(observations)
+    drops = _place(losses, seen)
+    forged = _place(injections, seen)
     waiting: dict[tuple[Any, ...], deque[int]] = defaultdict(deque)
-    found: list[tuple[Observation, float | None, float | None]] = []
-    for seen in sorted(observations, key=lambda o: o.at):
-        sent = owners.get(seen.source.rpartition(":")[0].strip("[]")) == seen.host
-        at = seen.at - origin
+    found: list[_Passage] = []
+    for index in sorted(range(len(seen)), key=lambda i: seen[i].at):
+        each = seen[index]
+        drop = drops[index].drop if index in drops else None
+        sent = _owner(each.source, owners) == each.host
+        at = each.at - origin
         if sent:
-            waiting[seen.key].append(len(found))
-            found.append((seen, at, None))
-        elif waiting[seen.key]:
-            index = waiting[seen.key].popleft()
-            found[index] = (found[index][0], found[index][1], at)
+            if drop is None:
+                waiting[each.key].append(len(found))
+            found.append(_Passage(each, at, None, drop, forged.get(index)))
+        elif waiting[each.key]:
+            passage = found[waiting[each.key].popleft()]
+            passage.arrived, passage.drop = None if drop is not None else at, drop
         else:
-            found.append((seen, None, at))
+            found.append(_Passage(each, None, at, drop))
     return list(_mark(found, owners))
+
+
+Reported = TypeVar("Reported", Loss, Injection)
+
+
+def _place(reports: Iterable[Reported], seen: list[Observation]) -> dict[int, Reported]:
+    """Which observation each report is about, by its index: what the same host captured at about
+    that time, and else the report itself, which joins the observations."""
+    placed: dict[int, Reported] = {}
+    alike: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    reports = list(reports)
+    for index, each in enumerate(seen) if reports else ():
+        alike[each.host, each.key].append(index)
+    for report in reports:
+        told = report.observation
+        candidates = [i for i in alike[told.host, told.key] if i not in placed]
+        if candidates:
+            index = min(candidates, key=lambda i: abs(seen[i].at - told.at))
+        else:
+            index = len(seen)
+            seen.append(told)
+        placed[index] = report
+    return placed
+
+
+@dataclass
+class _Passage:
+    """A segment on its way: when it left and arrived, in seconds of the run, and what a step had to
+    do with that."""
+
+    seen: Observation
+    sent: float | None
+    arrived: float | None
+    drop: int | None
+    injection: Injection | None = None
 
 
 @dataclass
@@ -205,13 +311,15 @@ class _Flow:
     peer_window: int | None = None
 
 
-def _mark(
-    found: Iterable[tuple[Observation, float | None, float | None]], owners: Mapping[str, str]
-) -> Iterator[Segment]:
+def _mark(found: Iterable[_Passage], owners: Mapping[str, str]) -> Iterator[Segment]:
     """Segments with relative numbers and what is special about each (as Wireshark's analysis:
     retransmission, duplicate ACK, zero window, zero window probe)."""
     flows: dict[tuple[str, str], _Flow] = {}
-    for seen, sent, arrived in found:
+    for passage in found:
+        seen = passage.seen
+        if passage.injection:
+            yield _forged(passage, passage.injection, owners)
+            continue
         there, back = (seen.source, seen.target), (seen.target, seen.source)
         flow = flows.get(there)
         if flow is None or ("SYN" in seen.flags and seen.seq != flow.first):
@@ -228,8 +336,8 @@ def _mark(
         bare = not seen.span and seen.flags == ("ACK",)
         position = (seen.ack, seen.window)
         yield Segment(
-            t=sent,
-            arrived=arrived,
+            t=passage.sent,
+            arrived=passage.arrived,
             sender=_owner(seen.source, owners),
             receiver=_owner(seen.target, owners),
             source=seen.source,
@@ -239,10 +347,13 @@ def _mark(
             flags=seen.flags,
             length=seen.length,
             window=seen.window,
-            retransmitted=bool(seen.span) and behind and not probe and sent is not None,
+            retransmitted=bool(seen.span) and behind and not probe and passage.sent is not None,
             duplicate_ack=bare and position == flow.last_ack,
             zero_window=seen.window == 0 and "RST" not in seen.flags and "SYN" not in seen.flags,
             probe=probe,
+            dropped=passage.drop,
+            base=(flow.first, other.first if other else 0),
+            timestamps=seen.timestamps,
         )
         end = (seen.seq + seen.span) % MODULUS
         if not probe and _before(flow.following, end):
@@ -250,6 +361,27 @@ def _mark(
         flow.last_ack = position if bare else None
         if other is not None and "ACK" in seen.flags:
             other.peer_window = seen.window
+
+
+def _forged(passage: _Passage, injection: Injection, owners: Mapping[str, str]) -> Segment:
+    """An injected segment: it is no part of what its connection's ends have sent."""
+    seen = passage.seen
+    return Segment(
+        t=passage.sent,
+        arrived=passage.arrived,
+        sender=_owner(seen.source, owners),
+        receiver=_owner(seen.target, owners),
+        source=seen.source,
+        target=seen.target,
+        seq=injection.seq,
+        ack=injection.ack,
+        flags=seen.flags,
+        length=seen.length,
+        window=seen.window,
+        dropped=passage.drop,
+        forged=True,
+        timestamps=seen.timestamps,
+    )
 
 
 def _closes(seen: Observation) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
+from functools import lru_cache
 from typing import Self
 
 RESOLVER = "127.0.0.11"
@@ -54,6 +55,7 @@ class State(StrEnum):
         raise ValueError(f"{text!r} is no TCP state{hint} (one of {', '.join(cls)})")
 
 
+_STATES = {state.value: state for state in State}
 _ALIASES = {
     "LISTENING": "LISTEN",
     "SYNRECEIVED": "SYN-RECV",
@@ -190,12 +192,12 @@ def parse_ss(text: str) -> tuple[Socket, ...]:
         uid, inode, info = part[15:]
         sockets.append(
             Socket(
-                state=State(state),
+                state=_STATES[state],
                 recv_q=int(recv_q),
                 send_q=int(send_q),
                 local=_address(*part[3:6]),
                 remote=_address(*part[6:9]),
-                timer=Timer(part[9], _seconds(*part[10:14]), int(part[14])) if part[9] else None,
+                timer=_timer(*part[9:15]) if part[9] else None,
                 uid=int(uid or 0),
                 inode=int(inode) if inode else None,
                 info=" ".join(info.split()),
@@ -204,14 +206,23 @@ def parse_ss(text: str) -> tuple[Socket, ...]:
     return tuple(sockets)
 
 
+# Thousands of sockets share a few peers and timers, and one look's addresses come back in the next.
+@lru_cache(1 << 16)
 def _address(host: str, interface: str | None, port: str | None) -> Address:
     return Address(host.strip("[]"), int(port) if port else None, interface)
 
 
-def _seconds(
-    minutes: str | None, seconds: str | None, fraction: str | None, milliseconds: str | None
-) -> float:
-    return 60 * int(minutes or 0) + float(seconds or fraction or 0) + int(milliseconds or 0) / 1000
+@lru_cache(1 << 10)
+def _timer(
+    name: str,
+    minutes: str | None,
+    seconds: str | None,
+    fraction: str | None,
+    milliseconds: str | None,
+    retrans: str,
+) -> Timer:
+    whole = 60 * int(minutes or 0) + float(seconds or fraction or 0)
+    return Timer(name, whole + int(milliseconds or 0) / 1000, int(retrans))
 
 
 def lab_sockets(sockets: Iterable[Socket]) -> tuple[Socket, ...]:

@@ -30,13 +30,20 @@ def write(name: str, runs: Sequence[RecordedRun], path: Path) -> None:
     own beside it. Raises UsageError where it can't be written."""
     try:
         if name == "html" and len(runs) > 1:
-            from labctl.reports.html import file_name, page
-
-            for run in runs:
-                (path.parent / file_name(run)).write_text(page(run), encoding="utf-8")
-        path.write_text(render(name, runs), encoding="utf-8")
+            _write_pages(runs, path)
+        else:
+            path.write_text(render(name, runs), encoding="utf-8")
     except OSError as exc:
         raise UsageError(f"{path}: can't be written: {exc.strerror}") from exc
+
+
+def _write_pages(runs: Sequence[RecordedRun], path: Path) -> None:
+    from labctl.reports.html import index, page, page_names
+
+    names = page_names(runs, taken=[path.name])
+    for run, name in zip(runs, names, strict=True):
+        (path.parent / name).write_text(page(run), encoding="utf-8")
+    path.write_text(index(runs, names), encoding="utf-8")
 
 
 def render(name: str, runs: Sequence[RecordedRun]) -> str:

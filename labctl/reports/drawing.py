@@ -1,17 +1,18 @@
-"""A ladder as shapes: where every row of it stands in a drawing. html.py's template paints them.
+"""A ladder as shapes: where every row of it stands in a drawing.
 
 Down is later: the order is exact, and every row has room of its own, so distances are only a hint
-at how much time passed. Columns: the time, steps and verdicts, and each host's words beside its
-lifeline; sockets' states are bars on the lifelines.
+at how much time passed. Every text is measured, and no two can touch. Sockets' states are bars on
+the lifelines; an arrow's words are above where it leaves. There are two drawings of a ladder: a
+wide one, with columns for steps and verdicts and for each host's words, and a narrow one for small
+screens, with all words between the lifelines.
 """
 
 from __future__ import annotations
 
-import textwrap
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from math import atan2, degrees
+from math import ceil
 
 from labctl.reports.rungs import (
     Arrow,
@@ -32,85 +33,38 @@ from labctl.reports.rungs import (
     state_words,
     step_words,
 )
+from labctl.reports.shapes import LINE, Box, Drawing, Line, Shape, Words, measure, wrap
 from labctl.reports.states import Ends
 
 TOP, BOTTOM = 44.0, 36.0
-LINE, APART, NEXT = 14.0, 7.0, 12.0
-"""The height of a line of text, the space below a row, and from a row to one in another column."""
+APART, NEXT = 7.0, 13.0
+"""The space below a row, and from a row to one in another column."""
+RISE, FALL, LIFT = 10.0, 4.0, 9.0
+"""How far a row's words reach above and below their baseline; an arrow's stand so much higher."""
 PER_SECOND, MOST = 1500.0, 22.0
 """How much lower a row is for the time since the one before, and at most."""
-TIME_END, STEPS_AT, STEPS_CHARS = 58.0, 72.0, 40
-STEPS_WIDTH, SIDE, HOP = 262.0, 236.0, 360.0
-SIDE_CHARS = 34
-LANE, LANES_WIDTH = 11.0, 66.0
-CHAR = 6.7
-"""About the width of a letter of an arrow's label."""
-_Beside = Bar | Call | Return | Life | Look | Note
+STEEP = 24.0
+"""The words of an arrow that falls so far stand where it begins."""
+STEPS, SIDE, SEEN = 240.0, 226.0, 3
+"""How wide columns of words are at most, and how many lines of what `ss` saw are shown."""
+HOPS = 230.0, 330.0
+"""From one lifeline to the next where words are beside them."""
+NARROW, NARROW_HOP = 356.0, 262.0
+"""A narrow drawing of two hosts, and how far its lifelines are apart at least."""
+LANE, LANES, NARROW_LANES = 11.0, 66.0, 22.0
+INSET = 14.0
+"""From a lifeline to words that are inside."""
 SIGNS = {"pass": "✓", "fail": "✗", "error": "✗", "unknown": "?", "skip": "–"}
 
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A straight line; `tip` is what it ends in: nothing, an arrow's head or a cross."""
-
-    x1: float
-    y1: float
-    x2: float
-    y2: float
-    style: str
-    tip: str = ""
-
-    @property
-    def angle(self) -> float:
-        """Its direction in degrees, clockwise from the right."""
-        return degrees(atan2(self.y2 - self.y1, self.x2 - self.x1))
-
-
-@dataclass(frozen=True, slots=True)
-class Box:
-    """A rectangle."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    style: str
-
-
-@dataclass(frozen=True, slots=True)
-class Words:
-    """Lines of text from a first baseline on; `anchor` is SVG's text-anchor."""
-
-    x: float
-    y: float
-    lines: tuple[str, ...]
-    anchor: str
-    style: str
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """Parts that belong together, and what is told of them when pointed at; `target` is a place
-    on the page."""
-
-    title: str
-    parts: tuple[Line | Box | Words, ...]
-    target: str = ""
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """Shapes, from the hindmost on."""
-
-    width: float
-    height: float
-    shapes: tuple[Shape, ...]
+Block = tuple[str, tuple[str, ...]]
+"""The style of some lines of text, and the lines."""
+_Beside = Bar | Call | Return | Life | Look | Note
 
 
 @dataclass
 class _Host:
     """A host's column: its lifeline at `x`, lanes for bars on the `outward` side of it (-1 is to
-    the left), and words beyond them. `lanes`: see `_assign`."""
+    the left), and words at `words_at`. `lanes`: see `_assign`."""
 
     name: str
     x: float = 0.0
@@ -118,28 +72,31 @@ class _Host:
     lanes: dict[Ends, tuple[list[float], list[int]]] = field(default_factory=dict)
     lane: float = LANE
     width: float = LANE
-
-    @property
-    def words_at(self) -> float:
-        return self.x + self.outward * (self.width + 10)
-
-    @property
-    def anchor(self) -> str:
-        return "end" if self.outward < 0 else "start"
+    words_at: float = 0.0
+    anchor: str = "start"
+    waiting_at: float = 0.0
 
 
-def draw(ladder: Ladder) -> Drawing:
+def draw(ladder: Ladder, narrow: bool = False) -> Drawing:
     """The drawing of a ladder."""
-    return _Pen(ladder).draw()
+    return _Pen(ladder, narrow).draw()
 
 
 class _Pen:
-    """Goes down the ladder once to place its rows, and once more to draw them."""
+    """Measures the rows' words, makes columns for them, goes down the ladder to place its rows, and
+    once more to draw them."""
 
-    def __init__(self, ladder: Ladder) -> None:
+    def __init__(self, ladder: Ladder, narrow: bool) -> None:
         self.ladder = ladder
-        self.hosts = _columns(ladder)
-        self.width = (max(h.words_at for h in self.hosts.values()) if self.hosts else 0.0) + SIDE
+        self.narrow = narrow
+        self.hosts = _hosts(ladder, NARROW_LANES if narrow else LANES)
+        self.names = list(self.hosts)
+        times = (measure(_time(r), "time") for r in ladder.rows if not isinstance(r, Gap))
+        self.time_end = max(times, default=0.0) + 2
+        self.hop = self._hop()
+        self.blocks = [tuple(self._blocks(row)) for row in ladder.rows]
+        self.steps_at = self.time_end + 12
+        self.width = self._columns()
         self.tops: dict[int, float] = {}  # by the row's number
         self.arrivals: dict[int, float] = {}
         self.bottom = TOP
@@ -147,6 +104,7 @@ class _Pen:
         self._heights: list[float] = []
 
     def draw(self) -> Drawing:
+        """All of it."""
         self._place()
         end = self.bottom + APART
         back: list[Shape] = [Shape(h.name, (Line(h.x, TOP - 8, h.x, end, "life"),))
@@ -157,46 +115,122 @@ class _Pen:
         looks = 0
         for number, row in enumerate(self.ladder.rows):
             y = self.tops[number]
+            told, target = "", ""
             match row:
                 case Arrow():
-                    front.append(self._arrow(row, y, self.arrivals.get(number)))
+                    back.append(self._arrow(row, y, self.arrivals.get(number)))
+                    told = _flight(self.ladder, row)
                 case Bar():
                     until = end if row.until is None else bars[row.host, row.ends, row.until]
                     back += self._bar(row, y, until)
-                    front.append(self._beside(row, y, _seen(row), "state"))
+                    told = _seen(row)
                 case Call():
                     back += self._waiting(row, y, end)
-                    front.append(self._beside(row, y, _span(row), _call_style(row)))
+                    told = _span(row)
                 case Return(call=call):
-                    front.append(self._beside(row, y, _span(call), _call_style(call)))
-                case Life():
-                    front.append(self._beside(row, y, row.text, "process"))
+                    told = _span(call)
+                case Life() | Note():
+                    told = row.text
                 case Look():
                     looks += 1
-                    front.append(self._beside(row, y, _look(row), "look", f"look-{looks}"))
-                case Note():
-                    front.append(self._beside(row, y, row.text, _note_style(row)))
+                    told, target = _look(row), f"look-{looks}"
                 case Step():
-                    words = Words(STEPS_AT, y, self._lines(row), "start", _step_style(row))
-                    below = y + LINE * (len(words.lines) - 1) + 5
-                    back.append(Shape("", (Line(STEPS_AT, below, self.width, below, "rule"),)))
-                    front.append(Shape(step_words(row), (words,)))
+                    below = y + LINE * (_count(self.blocks[number]) - 1) + 5
+                    left = self.hosts[self.names[0]].x if self.narrow else self.steps_at
+                    right = self.hosts[self.names[-1]].x if self.narrow else self.width
+                    back.append(Shape("", (Line(left, below, right, below, "rule"),)))
+                    told = step_words(row)
                 case Judged(verdict=v):
-                    style = f"judged {v.result}"
-                    words = Words(STEPS_AT, y, self._lines(row), "start", style)
                     told = f"{v.what}\nexpected {v.expected}\nsaw {v.actual}\n{v.source}"
-                    front.append(Shape(told, (words,)))
                 case Gap():
-                    front.append(self._gap(row, y))
+                    back.append(self._gap(row, y))
+            front.append(Shape(told, tuple(self._words(number, row, y)), target))
             if not isinstance(row, Gap):
-                label = Words(TIME_END, y, (f"{row.t:.3f}",), "end", "time")
+                label = Words(self.time_end, y, (_time(row),), "end", "time")
                 front.append(Shape(f"{row.t:.6f} s", (label,)))
-        names = [
-            Shape("", (Words(h.x, y, (h.name,), "middle", "host"),))
-            for h in self.hosts.values()
-            for y in (TOP - 20, end + 20)
-        ]
-        return Drawing(self.width, end + BOTTOM, (*back, *names, *front))
+        return Drawing(self.width, end + BOTTOM, (*back, *self._headings(end), *front))
+
+    # --- Measuring
+
+    def _hop(self) -> float:
+        """From one lifeline to the next."""
+        if self.narrow:
+            lanes = sum(host.width for host in (self._host(0), self._host(-1)))
+            room = NARROW - self.time_end - lanes - 16
+            return max(NARROW_HOP, room / max(1, len(self.hosts) - 1))
+        arrows = (row for row in self.ladder.rows if isinstance(row, Arrow))
+        widths = (measure(_label(self.ladder, arrow), "segment") for arrow in arrows)
+        return ceil(min(max(HOPS[0], max(widths, default=0.0) + 2 * INSET + 12), HOPS[1]))
+
+    def _host(self, number: int) -> _Host:
+        return self.hosts[self.names[number]]
+
+    def _blocks(self, row: Row) -> Iterator[Block]:
+        """The words of a row, as lines."""
+        between = self.hop - 2 * INSET
+        side = between if self.narrow or self._is_inner(row) else SIDE
+        steps = between if self.narrow else STEPS
+        match row:
+            case Arrow():
+                yield "segment", wrap(_label(self.ladder, row), "segment", between)
+                if row.marks:
+                    yield "marks", wrap(", ".join(row.marks), "marks", between)
+            case Step():
+                style = _step_style(row)
+                yield style, wrap(f"▸ {step_words(row)}", style, steps)
+            case Judged(verdict=verdict):
+                style = f"judged {verdict.result}"
+                yield style, wrap(f"{SIGNS[verdict.result]} {row.claim}", style, steps)
+            case Gap():
+                yield "gap-words", (f"⋮  {row.until - row.t:.1f} s without news  ⋮",)
+            case Bar():
+                yield "state", wrap(state_words(self.ladder, row), "state", side)
+            case Call():
+                yield _call_style(row), wrap(call_words(row), "call", side)
+            case Return(call=call):
+                yield _call_style(call), wrap(return_words(call), "call", side)
+            case Look():
+                yield "look", wrap(f"ss: {row.caption}", "look", side)
+                yield "seen", wrap("; ".join(row.lines), "seen", side, SEEN)
+            case Life():
+                yield "process", wrap(row.text, "process", side)
+            case Note():
+                style = "trouble" if row.trouble else "output"
+                yield style, wrap(row.text, style, side)
+            case _:
+                raise TypeError(row)
+
+    def _is_inner(self, row: Row) -> bool:
+        """Whether it is at a host that has others on both sides."""
+        return isinstance(row, _Beside) and row.host in self.names[1:-1]
+
+    def _columns(self) -> float:
+        """Says where the lifelines are and where words begin; returns the drawing's width. In a
+        wide one the first host's words are to the left of its lifeline, the others' to the
+        right."""
+        widths: dict[str, float] = dict.fromkeys(("steps", *self.names), 0.0)
+        for row, blocks in zip(self.ladder.rows, self.blocks, strict=True):
+            if isinstance(row, _Beside | Step | Judged):
+                column = row.host if isinstance(row, _Beside) else "steps"
+                width = max(measure(t, style) for style, lines in blocks for t in lines)
+                widths[column] = max(widths[column], width)
+        first, last = self._host(0), self._host(-1)
+        first.outward = -1
+        x = self.time_end + 6 + first.width
+        if not self.narrow:
+            x = self.steps_at + widths["steps"] + 24 + widths[first.name] + first.width + 10
+        for number, host in enumerate(self.hosts.values()):
+            host.x = ceil(x)
+            inner = 0 < number < len(self.hosts) - 1
+            x += self.hop + (host.width if inner and not self.narrow else 0)
+            away = host.outward * (-1 if self.narrow else 1)
+            host.words_at = host.x + away * (INSET if self.narrow else host.width + 10)
+            host.waiting_at = host.x + away * (7 if self.narrow else host.width + 5)
+            host.anchor = "start" if away > 0 else "end"
+        name = measure(last.name, "host") / 2
+        if self.narrow:
+            return ceil(max(last.x + last.width, last.x + name)) + 3
+        return ceil(max(last.words_at + widths[last.name], last.x + name)) + 8
 
     # --- Placing
 
@@ -213,7 +247,7 @@ class _Pen:
         free: dict[str, float] = {}
         y, before = TOP, 0.0
         for t, starts, number, row in moments:
-            y += min(MOST, PER_SECOND * max(0.0, t - before))
+            y += round(min(MOST, PER_SECOND * max(0.0, t - before)))
             before = row.until if isinstance(row, Gap) else t
             if not starts:
                 y += 3
@@ -221,53 +255,27 @@ class _Pen:
             else:
                 column = self._column(row)
                 beside = free if column == "all" else (column, "all")
-                y = max(y + NEXT, *(free.get(other, TOP) for other in beside), TOP)
+                more = LINE * (_count(self.blocks[number]) - 1)
+                above, below = RISE, FALL + more
+                if isinstance(row, Arrow):
+                    above, below = RISE + LIFT + more, 0.0
+                elif isinstance(row, Gap):
+                    above, below = RISE, 20.0
+                clear = max((free.get(other, 0.0) for other in beside), default=0.0)
+                y = max(y + NEXT, clear + above, TOP)
                 self.tops[number] = y
-                free[column] = y + LINE * len(self._lines(row)) + APART
+                free[column] = y + below + APART
                 self.bottom = max(self.bottom, free[column])
             self._times.append(before)
             self._heights.append(y)
         self.bottom = max(self.bottom, y)
 
     def _column(self, row: Row) -> str:
-        match row:
-            case Gap():
-                return "all"
-            case Arrow():
-                return "arrows"
-            case Step() | Judged():
-                return "steps"
-            case Bar(host=host) | Call(host=host) | Return(host=host) | Life(host=host):
-                pass
-            case Look(host=host) | Note(host=host):
-                pass
-            case _:
-                raise TypeError(row)
-        inner = 0 < list(self.hosts).index(host) < len(self.hosts) - 1
-        return "arrows" if inner else f"beside {host}"
-
-    def _lines(self, row: Row) -> tuple[str, ...]:
-        """The lines of a row's text."""
-        match row:
-            case Arrow():
-                return ("", *([" ".join(row.marks)] if row.marks else []))
-            case Step():
-                return _wrap(f"▸ {step_words(row)}", STEPS_CHARS)
-            case Judged():
-                return _wrap(f"{SIGNS[row.verdict.result]} {row.claim}", STEPS_CHARS)
-            case Gap():
-                return ("", "")
-            case Bar():
-                return _wrap(state_words(self.ladder, row), SIDE_CHARS)
-            case Call():
-                return _wrap(call_words(row), SIDE_CHARS)
-            case Return():
-                return _wrap(return_words(row.call), SIDE_CHARS)
-            case Look():
-                return _wrap(f"ss: {row.caption}", SIDE_CHARS, 1)
-            case Life() | Note():
-                return _wrap(row.text, SIDE_CHARS)
-        raise TypeError(row)
+        if self.narrow or isinstance(row, Gap):
+            return "all"
+        if isinstance(row, _Beside) and not self._is_inner(row):
+            return f"beside {row.host}"
+        return "steps" if isinstance(row, Step | Judged) else "arrows"
 
     def _height(self, t: float) -> float:
         """How far down a moment is that has no row of its own."""
@@ -275,10 +283,43 @@ class _Pen:
 
     # --- Drawing
 
-    def _beside(self, row: _Beside, y: float, told: str, style: str, target: str = "") -> Shape:
-        host = self.hosts[row.host]
-        words = Words(host.words_at, y, self._lines(row), host.anchor, style)
-        return Shape(told, (words,), target)
+    def _headings(self, end: float) -> list[Shape]:
+        room = self.hop - 8
+        return [
+            Shape(h.name, (Words(h.x, y, wrap(h.name, "host", room, 1), "middle", "host"),))
+            for h in self.hosts.values()
+            for y in (TOP - 20, end + 20)
+        ]
+
+    def _words(self, number: int, row: Row, y: float) -> Iterator[Words]:
+        """A row's words at their place."""
+        blocks = self.blocks[number]
+        match row:
+            case Arrow():
+                x, anchor = self._label_at(row, self.arrivals.get(number, y) - y)
+                y -= LIFT + LINE * (_count(blocks) - 1)
+            case Gap():
+                x, anchor, y = (self._host(0).x + self._host(-1).x) / 2, "middle", y + 7
+            case Step() | Judged():
+                anchor = "start"
+                x = self._host(0).x + INSET if self.narrow else self.steps_at
+            case _:
+                assert isinstance(row, _Beside)
+                host = self.hosts[row.host]
+                x, anchor = host.words_at, host.anchor
+        for style, lines in blocks:
+            yield Words(x, y, lines, anchor, style)
+            y += LINE * len(lines)
+
+    def _label_at(self, arrow: Arrow, falls: float) -> tuple[float, str]:
+        """Where an arrow's words are, and their anchor: amid two lifelines, or where it begins."""
+        start, end = self._ends(arrow)
+        if falls > STEEP:
+            return (start + INSET, "start") if end > start else (start - INSET, "end")
+        if arrow.sender in self.hosts and arrow.receiver in self.hosts:
+            return (start + end) / 2, "middle"
+        known, other = (start, end) if arrow.sender in self.hosts else (end, start)
+        return known + (self.hop / 2 if other > known else -self.hop / 2), "middle"
 
     def _bar(self, bar: Bar, y: float, until: float) -> list[Shape]:
         host = self.hosts[bar.host]
@@ -296,8 +337,7 @@ class _Pen:
     def _waiting(self, call: Call, y: float, end: float) -> list[Shape]:
         if not call.waits:
             return []
-        host = self.hosts[call.host]
-        x = host.x + host.outward * (host.width + 5)
+        x = self.hosts[call.host].waiting_at
         until = end if call.until is None else self._height(call.until)
         return [Shape(_span(call), (Line(x, y - 4, x, max(y, until), "waiting"),))]
 
@@ -309,64 +349,40 @@ class _Pen:
         style += " many" if arrow.count > 1 else ""
         if arrow.lost:
             end = start + 0.72 * (end - start)
-        parts: list[Line | Box | Words] = [
-            Line(start, y - 4, end, max(low, y) - 4, style, "cross" if arrow.lost else "head")
-        ]
-        middle = (start + end) / 2
-        level = (y + max(low, y)) / 2 - 4
-        slope = (max(low, y) - y) / max(1.0, abs(end - start))
-        label = arrow_words(self.ladder, arrow).partition(" [")[0]
-        raised = min(8.0, slope * len(label) * CHAR / 2)
-        parts.append(Words(middle, level - 4 - raised, (label,), "middle", "segment"))
-        if arrow.marks:
-            marks = ", ".join(arrow.marks)
-            lowered = min(8.0, slope * len(marks) * CHAR / 2)
-            parts.append(Words(middle, level + 12 + lowered, (marks,), "middle", "marks"))
-        took = "" if arrow.arrived is None else f"\narrived {arrow.arrived:.6f} s"
-        told = f"{arrow_words(self.ladder, arrow)}\nleft {arrow.t:.6f} s{took}"
-        return Shape(told, tuple(parts))
+        tip = "cross" if arrow.lost else "head"
+        line = Line(start, y - 4, end, max(low, y) - 4, style, tip)
+        return Shape(_flight(self.ladder, arrow), (line,))
 
     def _ends(self, arrow: Arrow) -> tuple[float, float]:
         """From where to where; what no host sent comes from between two."""
-        places = [h.x for h in self.hosts.values()]
+        half = self.hop / 2
+        first = self._host(0).x
         start = self.hosts[arrow.sender].x if arrow.sender in self.hosts else None
         end = self.hosts[arrow.receiver].x if arrow.receiver in self.hosts else None
         if start is None:
-            near = places[0] if end is None else end
-            start = near + (HOP / 2 if near == places[0] else -HOP / 2)
+            near = first if end is None else end
+            start = near + (half if near == first else -half)
         if end is None:
-            end = start + (HOP / 2 if start == places[0] else -HOP / 2)
+            end = start + (half if start == first else -half)
         return start, end
 
     def _gap(self, gap: Gap, y: float) -> Shape:
-        words = f"⋮  {gap.until - gap.t:.1f} s without news  ⋮"
-        first, *_, last = self.hosts.values()
         parts = (
             Box(0, y - 8, self.width, 22, "gap"),
             Line(0, y - 8, self.width, y - 8, "torn"),
             Line(0, y + 14, self.width, y + 14, "torn"),
-            Words((first.x + last.x) / 2, y + 7, (words,), "middle", "gap-words"),
         )
         return Shape(f"nothing from {gap.t:.3f} s to {gap.until:.3f} s", parts)
 
 
-def _columns(ladder: Ladder) -> dict[str, _Host]:
-    """The hosts and where they stand. The first one's words are to the left of its lifeline, the
-    others' to the right."""
+def _hosts(ladder: Ladder, lanes: float) -> dict[str, _Host]:
+    """The hosts with their lanes."""
     hosts = {name: _Host(name) for name in ladder.hosts}
     for host in hosts.values():
         spans = _spans([r for r in ladder.rows if isinstance(r, Bar) and r.host == host.name])
-        count = _assign(spans, host.lanes)
-        host.lane = min(LANE, LANES_WIDTH / max(1, count))
-        host.width = host.lane * max(1, count)
-    x = STEPS_AT + STEPS_WIDTH + SIDE
-    for number, host in enumerate(hosts.values()):
-        if number == 0:
-            host.outward = -1
-            x += host.width + 10
-        host.x = x
-        inner = 0 < number < len(hosts) - 1
-        x += HOP + (SIDE / 2 + host.width if inner else 0)
+        count = max(1, _assign(spans, host.lanes))
+        host.lane = min(LANE, lanes / count)
+        host.width = host.lane * count
     return hosts
 
 
@@ -397,21 +413,30 @@ def _assign(
     return len(ends)
 
 
-def _wrap(words: str, width: int, most: int = 3) -> tuple[str, ...]:
-    lines = textwrap.wrap(words, width, max_lines=most, placeholder=" …")
-    return tuple(lines) or ("",)
+def _count(blocks: Sequence[Block]) -> int:
+    """How many lines they are."""
+    return sum(len(lines) for _, lines in blocks)
+
+
+def _time(row: Row) -> str:
+    return f"{row.t:.3f}"
+
+
+def _label(ladder: Ladder, arrow: Arrow) -> str:
+    return arrow_words(ladder, arrow).partition(" [")[0]
+
+
+def _flight(ladder: Ladder, arrow: Arrow) -> str:
+    took = "" if arrow.arrived is None else f"\narrived {arrow.arrived:.6f} s"
+    return f"{arrow_words(ladder, arrow)}\nleft {arrow.t:.6f} s{took}"
 
 
 def _call_style(call: Call) -> str:
     return "call bad" if call.failed else "call"
 
 
-def _note_style(note: Note) -> str:
-    return "trouble" if note.trouble else "output"
-
-
 def _step_style(step: Step) -> str:
-    return "step" if step.outcome in ("done", "held") else "step bad"
+    return {"done": "step", "held": "step", "skipped": "step skip"}.get(step.outcome, "step bad")
 
 
 def _look(look: Look) -> str:

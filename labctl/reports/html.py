@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from functools import cache
+from itertools import chain, count
+from textwrap import dedent
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
 
-from labctl.reports.drawing import SIGNS, Box, Line, Words, draw
+from labctl.reports.drawing import SIGNS, draw
 from labctl.reports.recorded import RecordedRun
-from labctl.reports.rungs import clean
+from labctl.reports.rungs import claim_words, clean_lines
+from labctl.reports.shapes import FONTS, Drawing, px
 
 STATE_COLOURS = {
     "listen": ("#8a93a3", "#7d8798"),
@@ -26,16 +31,27 @@ STATE_COLOURS = {
 }
 """The colour of each state, on light and on dark."""
 
+NARROW_ROWS = 2000
+"""What is longer has no narrow drawing: the page would be too large for a small device."""
+
 
 def page(run: RecordedRun) -> str:
     """One run on a page."""
-    drawing = draw(run.ladder) if run.ladder.rows and run.hosts else None
-    return _template("run.html.j2").render(run=run, ladder=run.ladder, drawing=drawing)
+    drawings: dict[str, Drawing] = {}
+    if run.ladder.rows and run.hosts:
+        drawings["wide"] = draw(run.ladder)
+        if len(run.ladder.rows) <= NARROW_ROWS:
+            drawings["narrow"] = draw(run.ladder, narrow=True)
+    return _template("run.html.j2").render(
+        run=run, ladder=run.ladder, drawings=drawings, about=paragraphs(run.about)
+    )
 
 
-def index(runs: Sequence[RecordedRun]) -> str:
-    """Many runs on a page, each with a link to `file_name(run)` beside it."""
-    return _template("index.html.j2").render(runs=runs, file_name=file_name)
+def index(runs: Sequence[RecordedRun], names: Sequence[str] | None = None) -> str:
+    """Many runs on a page, each with a link to a page of its own: by `names`, or by
+    `page_names`."""
+    named = zip(runs, names or page_names(runs), strict=True)
+    return _template("index.html.j2").render(runs=runs, named=list(named))
 
 
 def pages(runs: Sequence[RecordedRun]) -> str:
@@ -43,9 +59,28 @@ def pages(runs: Sequence[RecordedRun]) -> str:
     return page(runs[0]) if len(runs) == 1 else index(runs)
 
 
-def file_name(run: RecordedRun) -> str:
-    """What a run's page is called: after the run's folder."""
-    return f"{run.folder.resolve().name}.html"
+def paragraphs(text: str) -> list[tuple[str, str]]:
+    """A text's paragraphs, parted by empty lines, as the element that suits each, and its words:
+    `pre` for those whose lines are indented, as they are; `p` for the others."""
+    found = []
+    for block in filter(str.strip, re.split(r"\n[ \t]*\n", text)):
+        drawn = all(line.startswith("  ") for line in block.split("\n"))
+        found.append(("pre", dedent(block)) if drawn else ("p", block))
+    return found
+
+
+def page_names(runs: Sequence[RecordedRun], taken: Iterable[str] = ()) -> list[str]:
+    """What the pages of runs are called: after the runs' folders, each name once and none that is
+    taken, also where capitals don't count."""
+    used = {name.casefold() for name in taken}
+    names = []
+    for run in runs:
+        folder = run.folder.resolve().name
+        tries = chain([""], (f"-{n}" for n in count(2)))
+        name = next(n for t in tries if (n := f"{folder}{t}.html").casefold() not in used)
+        used.add(name.casefold())
+        names.append(name)
+    return names
 
 
 @cache
@@ -59,21 +94,14 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(signs=SIGNS, colours=STATE_COLOURS)
-    environment.tests.update(
-        line=lambda part: isinstance(part, Line),
-        box=lambda part: isinstance(part, Box),
-        words=lambda part: isinstance(part, Words),
-    )
-    environment.filters["px"] = lambda number: f"{number:.1f}".removesuffix(".0")
+    environment.globals.update(signs=SIGNS, colours=STATE_COLOURS, fonts=FONTS, claim=claim_words)
+    environment.filters["px"] = px
     return environment
 
 
 def _finalize(value: Any) -> Any:
     """What goes into a page, without characters that have no place in one."""
-    if isinstance(value, str) and not value.isprintable():
-        return type(value)("\n".join(map(clean, value.split("\n"))))
-    return value
+    return clean_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _template(name: str) -> Template:

@@ -42,6 +42,7 @@ from labctl.reports.rungs import (
     Return,
     Row,
     Step,
+    claim_words,
     clean,
 )
 from labctl.reports.states import Change, Ends, changes
@@ -112,7 +113,7 @@ def _number(connections: dict[Ends, int], ends: Ends) -> int:
 def _arrow(segment: Segment, connections: dict[Ends, int]) -> Arrow:
     words = {
         "lost": segment.lost,
-        "injected": segment.t is None,
+        "injected": segment.injected,
         "retransmitted": segment.retransmitted,
         "duplicate ACK": segment.duplicate_ack,
         "zero window": segment.zero_window,
@@ -310,7 +311,7 @@ def _judged(
     exact = {round(e.t, 3): e.t for e in events if isinstance(e, StepEvent) and e.phase == "end"}
     for verdict in verdicts:
         t = exact.get(verdict.at, verdict.at)
-        yield Judged(shown.get(t, t), verdict, _claim(verdict))
+        yield Judged(shown.get(t, t), verdict, claim_words(verdict))
 
 
 def _notes(events: Sequence[Event], shown: Mapping[float, float]) -> Iterator[Note | Look]:
@@ -332,13 +333,6 @@ def _look_lines(event: SocketsEvent) -> tuple[str, ...]:
         return tuple(map(describe_socket, event.sockets)) or ("no sockets",)
     except SsParseError as exc:
         return (str(exc),)
-
-
-def _claim(verdict: Verdict) -> str:
-    """What was claimed, with its subject and its tolerance, each once."""
-    if verdict.expected in verdict.what:
-        return clean(verdict.what)
-    return clean(f"{verdict.what.partition(':')[0]}: {verdict.expected}")
 
 
 # --- Time -----------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -37,11 +38,15 @@ WIDTH = 110
 """Cells where nobody says how many there are."""
 TIME_WIDTH = 10
 SIDE_WIDTH = 16
+"""At most; on a screen of fewer cells than `ROOMY` no more than what is there needs."""
+ROOMY = 100
 SAME_LINE = 0.001
 """A state that is new so few seconds after something stands at its side."""
 SIDES = 1, 5
 """Which pieces of a line are at the sides."""
 ASCII = str.maketrans("│─┈▶◀▸✗✓⋮…", "|-.><>x+:.")
+LINES = 3
+"""So many lines a text is long at most."""
 RESULT_SIGNS = {"pass": "✓", "fail": "✗", "error": "✗", "unknown": "?", "skip": "-"}
 RESULT_STYLES = {"pass": "green", "fail": "bold red", "error": "bold red", "unknown": "yellow"}
 
@@ -80,9 +85,18 @@ class _Canvas:
     def __init__(self, ladder: Ladder, width: int) -> None:
         self.ladder = ladder
         self.count = max(2, len(ladder.hosts))
-        between = width - TIME_WIDTH - 2 * SIDE_WIDTH - self.count
+        self.sides = SIDE_WIDTH, SIDE_WIDTH
+        if width < ROOMY:
+            self.sides = self._needs(ladder.hosts[:1]), self._needs(ladder.hosts[-1:])
+        between = width - TIME_WIDTH - sum(self.sides) - self.count
         self.hop = max(12, between // (self.count - 1))
         self.middle = self.hop * (self.count - 1) + self.count - 2
+
+    def _needs(self, hosts: Sequence[str]) -> int:
+        """How wide the states at the side of a host are."""
+        bars = (row for row in self.ladder.rows if isinstance(row, Bar) and row.host in hosts)
+        widths = (cell_len(state_words(self.ladder, bar)) for bar in bars)
+        return min(SIDE_WIDTH, 3 + max(widths, default=0))
 
     def line(
         self, t: str, middle: Words | None = None, left: Words = ("", ""), right: Words = ("", "")
@@ -91,15 +105,27 @@ class _Canvas:
         lanes = ("│".join([" " * self.hop] * (self.count - 1)), "dim")
         return [
             (set_cell_size(t.rjust(TIME_WIDTH - 2), TIME_WIDTH), "dim"),
-            (_right(left[0], SIDE_WIDTH - 1) + " ", left[1]),
+            (_right(left[0], self.sides[0] - 1) + " ", left[1]),
             ("│", "dim"),
             (set_cell_size(middle[0], self.middle), middle[1]) if middle else lanes,
             ("│", "dim"),
-            (f" {_clip(right[0], SIDE_WIDTH - 1)}", right[1]),
+            (f" {_clip(right[0], self.sides[1] - 1)}", right[1]),
         ]
 
-    def beside(self, t: str, host: str, words: str, style: str) -> list[Words]:
-        """Words at the inside of a host's lifeline."""
+    def beside(self, t: str, host: str, words: str, style: str) -> list[list[Words]]:
+        """Words at the inside of a host's lifeline, as lines."""
+        lines = _wrap(words, self.hop - 1)
+        return [self._beside(t, host, line, style) for t, line in _dated(t, lines)]
+
+    def centred(self, t: str, words: str, style: str, fill: str) -> list[list[Words]]:
+        """Words amid all, as lines."""
+        lines = _wrap(words, self.middle - 6)
+        return [
+            self.line(t, (_centred(f" {line} ", self.middle, fill), style))
+            for t, line in _dated(t, lines)
+        ]
+
+    def _beside(self, t: str, host: str, words: str, style: str) -> list[Words]:
         index = self.index(host) or 0
         parts = [" " * self.hop] * (self.count - 1)
         if index == self.count - 1:
@@ -112,6 +138,16 @@ class _Canvas:
         """Which lifeline is a host's."""
         hosts = self.ladder.hosts
         return hosts.index(host) if host in hosts else None
+
+
+def _wrap(words: str, width: int) -> list[str]:
+    lines = textwrap.wrap(words, width, max_lines=LINES, placeholder="…", break_on_hyphens=False)
+    return lines or [""]
+
+
+def _dated(t: str, lines: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Lines, the first of them with a time."""
+    return zip([t, *[""] * (len(lines) - 1)], lines, strict=True)
 
 
 def _clip(words: str, width: int) -> str:
@@ -132,29 +168,27 @@ def _centred(words: str, width: int, fill: str) -> str:
 def _lines(ladder: Ladder, width: int) -> Iterator[list[Words]]:
     canvas = _Canvas(ladder, width)
     yield _heading(canvas)
-    waiting: list[Words] | None = None  # a line that may get a state at its side
+    waiting: list[list[Words]] = []  # lines, of which the first may get a state at its side
     since = 0.0
     before: Row | None = None
     for row in ladder.rows:
-        line = _line(canvas, row)
+        lines = _row(canvas, row)
         if isinstance(row, Bar) and waiting and row.t - since < SAME_LINE:
             side = _side(canvas, row)
-            if side and not waiting[side][0].strip():
-                waiting[side] = line[side]
+            if side and not waiting[0][side][0].strip():
+                waiting[0][side] = lines[0][side]
                 continue
         if isinstance(row, Arrow) and isinstance(before, Bar) and waiting:
             # What it sends, a host sends in the state that this takes it to.
             side = _side(canvas, before)
-            alone = side and not waiting[SIDES[0] if side == SIDES[1] else SIDES[1]][0].strip()
+            alone = side and not waiting[0][SIDES[0] if side == SIDES[1] else SIDES[1]][0].strip()
             if alone and row.sender == before.host and row.t - before.t < SAME_LINE:
-                line[side], waiting = waiting[side], None
-        if waiting:
-            yield waiting
-        waiting, since, before = line, row.t, row
+                lines[0][side], waiting = waiting[0][side], []
+        yield from waiting
+        waiting, since, before = lines, row.t, row
         if isinstance(row, Arrow) and row.arrived is not None:
             since = row.arrived
-    if waiting:
-        yield waiting
+    yield from waiting
 
 
 def _side(canvas: _Canvas, bar: Bar) -> int:
@@ -164,18 +198,20 @@ def _side(canvas: _Canvas, bar: Bar) -> int:
 
 def _heading(canvas: _Canvas) -> list[Words]:
     names = [_clip(name, canvas.hop // 2) for name in canvas.ladder.hosts]
-    found = " " * (TIME_WIDTH + SIDE_WIDTH)
+    start = TIME_WIDTH + canvas.sides[0]
+    found = " " * start
     for number, name in enumerate(names):
-        at = TIME_WIDTH + SIDE_WIDTH + number * (canvas.hop + 1) - len(name) // 2
+        at = start + number * (canvas.hop + 1) - len(name) // 2
         found = found.ljust(at) + name
     return [(found, "bold")]
 
 
-def _line(canvas: _Canvas, row: Row) -> list[Words]:
+def _row(canvas: _Canvas, row: Row) -> list[list[Words]]:
+    """A row as lines."""
     t = f"{row.t:.3f}"
     match row:
         case Arrow():
-            return canvas.line(t, _arrow_words(canvas, row))
+            return [canvas.line(t, _arrow_words(canvas, row))]
         case Bar():
             return _state(canvas, row)
         case Call(host=host):
@@ -190,24 +226,23 @@ def _line(canvas: _Canvas, row: Row) -> list[Words]:
         case Note(host=host):
             return canvas.beside(t, host, row.text, "yellow" if row.trouble else "")
         case Step():
-            return canvas.line(t, (_centred(f" {step_words(row)} ", canvas.middle, "┈"), "bold"))
+            style = "dim" if row.outcome == "skipped" else "bold"
+            return canvas.centred(t, step_words(row), style, "┈")
         case Judged(verdict=verdict):
             words = f"{RESULT_SIGNS[verdict.result]} {row.claim}"
-            style = RESULT_STYLES.get(verdict.result, "")
-            return canvas.line(t, (_centred(words, canvas.middle, " "), style))
+            return canvas.centred(t, words, RESULT_STYLES.get(verdict.result, ""), " ")
         case Gap():
-            words = _centred(f"⋮ {row.until - row.t:.1f} s", canvas.middle, " ")
-            return canvas.line("⋮", (words, "dim"))
+            return canvas.centred("⋮", f"⋮ {row.until - row.t:.1f} s", "dim", " ")
     raise TypeError(row)
 
 
-def _state(canvas: _Canvas, bar: Bar) -> list[Words]:
+def _state(canvas: _Canvas, bar: Bar) -> list[list[Words]]:
     t = f"{bar.t:.3f}"
     words = (f"[{state_words(canvas.ladder, bar)}]", "cyan")
     side = _side(canvas, bar)
     if not side:
         return canvas.beside(t, bar.host, *words)
-    return canvas.line(t, None, *((words,) if side == SIDES[0] else (("", ""), words)))
+    return [canvas.line(t, None, *((words,) if side == SIDES[0] else (("", ""), words)))]
 
 
 def _arrow_words(canvas: _Canvas, arrow: Arrow) -> Words:

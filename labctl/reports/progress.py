@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from labctl.history import Event, History, StepEvent
-from labctl.runner import Watcher
+from labctl.runner import RunResult, Watcher
 from labctl.scenario import Scenario
 
 if TYPE_CHECKING:
+    from labctl.jobs import Doing
     from labctl.lab import Lab
-    from labctl.reports.terminal import LiveProgress
+    from labctl.reports.terminal import LiveBoard, LiveProgress
 
 
 def progress(scenario: Scenario) -> PlainProgress | LiveProgress:
@@ -22,6 +23,15 @@ def progress(scenario: Scenario) -> PlainProgress | LiveProgress:
     from labctl.reports.terminal import LiveProgress, console
 
     return LiveProgress(scenario, console(stderr=True))
+
+
+def board(cases: Sequence[Scenario]) -> PlainBoard | LiveBoard:
+    """The same for several cases at once."""
+    if not sys.stderr.isatty():
+        return PlainBoard(cases)
+    from labctl.reports.terminal import LiveBoard, console
+
+    return LiveBoard(cases, console(stderr=True))
 
 
 class PlainProgress:
@@ -49,6 +59,35 @@ class PlainProgress:
 
     def done(self, lab: Lab) -> None:
         """See `Watcher`."""
+
+
+class PlainBoard:
+    """A line a finished case on stderr, for logs. See `Board`."""
+
+    def __init__(self, cases: Sequence[Scenario]) -> None:
+        self._cases = cases
+
+    def __enter__(self) -> PlainBoard:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def begun(self, number: int) -> None:
+        pass
+
+    def doing(self, number: int, step: Doing) -> None:
+        pass
+
+    def say(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    def ended(self, number: int, result: RunResult) -> None:
+        reason = f": {result.reason}" if result.reason else ""
+        self.say(f"{result.result:7} {self._cases[number].label}  {result.seconds:.1f} s{reason}")
+
+    def tick(self) -> None:
+        pass
 
 
 class Keeping:

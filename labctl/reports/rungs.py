@@ -156,7 +156,8 @@ class Ladder:
 
 def arrow_words(ladder: Ladder, arrow: Arrow) -> str:
     """`#2 FIN ACK seq 1 ack 12 [lost]`."""
-    words = [ladder.number(arrow.connection), arrow.label, *(f"[{mark}]" for mark in arrow.marks)]
+    marks = f"[{', '.join(arrow.marks)}]" if arrow.marks else ""
+    words = [ladder.number(arrow.connection), arrow.label, marks]
     return " ".join(filter(None, words))
 
 
@@ -183,6 +184,20 @@ def step_words(step: Step) -> str:
     return f"{step.text}{label}{what}"
 
 
+def claim_words(verdict: Verdict) -> str:
+    """What was claimed, with its subject and its tolerance, each once."""
+    if verdict.expected in verdict.what:
+        return clean(verdict.what)
+    return clean(f"{verdict.what.partition(':')[0]}: {verdict.expected}")
+
+
 def clean(text: str) -> str:
     """Text without control characters, so that it can't command a terminal or break a page."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def clean_lines(text: str) -> str:
+    """The same for text of several lines."""
+    return text if text.isprintable() else "\n".join(map(clean, text.split("\n")))

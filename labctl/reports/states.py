@@ -13,6 +13,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from labctl.history import CallEvent, History, ProcessEvent, SocketsEvent, StateEvent
 from labctl.probes.segments import Segment
@@ -56,6 +57,7 @@ class _Track:
 def changes(history: History, segments: Sequence[Segment]) -> list[Change]:
     """All changes of all sockets, in order of time."""
     tracks: dict[tuple[str, Ends], _Track] = defaultdict(_Track)
+    live: dict[str, dict[Ends, None]] = defaultdict(dict)  # what has a state now, of each host
     opened: dict[tuple[str, str], float] = {}
     nexts = _next_looks(history)
     causes = _Causes(history, segments)
@@ -66,8 +68,14 @@ def changes(history: History, segments: Sequence[Segment]) -> list[Change]:
     for event in sorted(heard, key=lambda e: e.t):
         if isinstance(event, StateEvent):
             _transition(event, tracks, opened)
+            touched: Iterable[Ends] = [_ends(event)]
         else:
-            _look(event, tracks, nexts[id(event)], causes)
+            touched = _look(event, tracks, list(live[event.host]), nexts[id(event)], causes)
+        for key in touched:
+            if (event.host, key) in tracks and tracks[event.host, key].state:
+                live[event.host][key] = None
+            else:
+                live[event.host].pop(key, None)
     found = (change for track in tracks.values() for change in track.changes)
     return sorted(found, key=lambda change: change.t)
 
@@ -95,15 +103,17 @@ def _transition(
 def _look(
     event: SocketsEvent,
     tracks: dict[tuple[str, Ends], _Track],
+    live: Sequence[Ends],
     before: float,
     causes: _Causes,
-) -> None:
+) -> Iterable[Ends]:
     """What a look adds: all of a socket that is not traced, and of one that is what it is after
-    the kernel's last word on it. `before` is when the host was looked at next."""
+    the kernel's last word on it. `live` are the host's sockets until now, `before` is when it was
+    looked at next. Returns the sockets that it tells of."""
     try:
         sockets = {ends(s): s for s in event.sockets if s.state is not State.UNCONN}
     except SsParseError:
-        return
+        return []
     host = event.host
     seen = {key: str(socket.state) for key, socket in sockets.items()}
     for key, socket in sockets.items():
@@ -114,7 +124,7 @@ def _look(
             t = causes.find(host, key, track.state, None, after, before)
             track.changes.append(Change(t or event.t, host, key, None, False, event.t))
         track.inode = socket.inode or track.inode
-    for key in [k for (h, k), track in tracks.items() if h == host and track.state]:
+    for key in live:
         seen.setdefault(key, "")
     for key, word in seen.items():
         track, state = tracks[host, key], word or None
@@ -134,6 +144,7 @@ def _look(
         t = causes.find(host, key, track.state, state, after, before)
         t = event.t if t is None else t
         track.changes.append(Change(t, host, key, state, False, event.t))
+    return seen
 
 
 def _next_looks(history: History) -> dict[int, float]:
@@ -153,6 +164,7 @@ def ends(socket: Socket) -> Ends:
     return _endpoint(socket.local), remote
 
 
+@lru_cache(maxsize=10_000)
 def _endpoint(address: Address) -> str:
     if address.wildcard:
         return f":{address.port}"

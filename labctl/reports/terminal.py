@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -17,11 +18,13 @@ from labctl.check import Verdict
 from labctl.explain import describe_socket
 from labctl.history import Event, History, SocketsEvent, StepEvent
 from labctl.probes.sockets import Socket
+from labctl.reports.rungs import claim_words
 from labctl.runner import RunResult
 from labctl.scenario import Scenario
 
 if TYPE_CHECKING:
     from labctl.doctor import Check
+    from labctl.jobs import Doing
     from labctl.lab import Lab
 
 STYLES = {
@@ -32,6 +35,8 @@ STYLES = {
     "error": "bold red",
 }
 SYMBOLS = {"pass": "✓", "fail": "✗", "unknown": "?", "skip": "-", "error": "!"}
+OUTCOMES: dict[str | None, str] = {"done": "✓", "held": "✓", "skipped": "-"}
+"""The sign of a step, where it is not `✗`."""
 PIPE_WIDTH = 110
 SOCKETS_SHOWN = 6
 STEPS_SHOWN = 7
@@ -53,8 +58,9 @@ def console(stderr: bool = False) -> Console:
 # --- Results --------------------------------------------------------------------------------------
 
 
-def print_runs(runs: Sequence[RunResult], out: Console) -> None:
-    """One run in full; of several, those in full that did not pass, and a line each."""
+def print_runs(runs: Sequence[RunResult], out: Console, seconds: float) -> None:
+    """One run in full; of several, those in full that did not pass, a line each, and how many
+    seconds all of it took."""
     if len(runs) == 1:
         _print_run(runs[0], out)
         return
@@ -74,16 +80,17 @@ def print_runs(runs: Sequence[RunResult], out: Console) -> None:
             escape(run.reason or ""),
         )
     out.print(table)
-    out.print(_totals(runs))
+    out.print(_totals(runs, seconds))
 
 
-def _totals(runs: Sequence[RunResult]) -> str:
-    counts = {result: sum(run.result == result for run in runs) for result in STYLES}
-    words = [f"[{STYLES[r]}]{n} {r}[/]" for r, n in counts.items() if n]
+def _totals(runs: Sequence[RunResult], seconds: float) -> str:
     backends = ", ".join(sorted({run.backend for run in runs}))
-    return (
-        f"{', '.join(words)} of {len(runs)} on {backends} in {sum(r.seconds for r in runs):.1f} s"
-    )
+    return f"{', '.join(_counts(runs))} of {len(runs)} on {backends} in {seconds:.1f} s"
+
+
+def _counts(runs: Sequence[RunResult]) -> list[str]:
+    counts = {result: sum(run.result == result for run in runs) for result in STYLES}
+    return [f"[{STYLES[r]}]{n} {r}[/]" for r, n in counts.items() if n]
 
 
 def _print_run(run: RunResult, out: Console) -> None:
@@ -94,9 +101,9 @@ def _print_run(run: RunResult, out: Console) -> None:
     print_verdicts(run.verdicts, out)
     for sentence in run.why:
         out.print(Padding(Text(f"Why: {sentence}", overflow="fold"), (0, 0, 0, 2)))
-    where = [run.backend, f"kernel {run.environment['kernel']}", str(run.environment["os"])]
-    if run.environment.get("engine"):
-        where.append(str(run.environment["engine"]))
+    known = run.environment
+    kernel = f"kernel {known['kernel']}" if known.get("kernel") else None
+    where = [word for word in (run.backend, kernel, known.get("os"), known.get("engine")) if word]
     style = STYLES[run.result]
     reason = f": {escape(run.reason)}" if run.reason else ""
     place = escape(", ".join(where))
@@ -113,9 +120,18 @@ def _print_sides(step: StepEvent, run: RunResult, out: Console) -> None:
             seen[event.host] = event
         if event is step:
             break
-    for host in run.scenario.hosts:
-        for line in _lines(seen[host].sockets):
-            out.print(Text(f"    {host:<10} {line}"))
+    sides = [(host, line) for host in run.scenario.hosts for line in _lines(seen[host].sockets)]
+    out.print(Padding(_sides(sides), (0, 0, 0, 4)))
+
+
+def _sides(lines: Iterable[tuple[str, str]]) -> Table:
+    """Lines, each beside the name of its host."""
+    table = Table.grid(padding=(0, 1, 0, 0))
+    table.add_column(min_width=10, no_wrap=True)
+    table.add_column(overflow="fold")
+    for host, line in lines:
+        table.add_row(Text(host), Text(line))
+    return table
 
 
 def _lines(sockets: Sequence[Socket], age: float = 0.0) -> list[str]:
@@ -137,23 +153,17 @@ def print_verdicts(verdicts: Sequence[Verdict], out: Console) -> None:
 def _verdict_table(verdicts: Sequence[Verdict]) -> Table:
     table = _table("", "at", "claim", "seen")
     for verdict in verdicts:
-        subject = verdict.what.partition(":")[0]
-        claim = (
-            verdict.what if verdict.expected in verdict.what else f"{subject}: {verdict.expected}"
-        )
         table.add_row(
             Text(SYMBOLS[verdict.result], STYLES[verdict.result]),
             f"{verdict.at:.3f} s",
-            escape(claim),
+            escape(claim_words(verdict)),
             escape(verdict.actual),
         )
     return table
 
 
 def _print_failure(verdict: Verdict, out: Console) -> None:
-    subject = verdict.what.partition(":")[0]
-    text = f"{verdict.source}: {subject}: expected {verdict.expected}, saw {verdict.actual}"
-    out.print(Text(text, STYLES[verdict.result], overflow="fold"))
+    out.print(Text(str(verdict), STYLES[verdict.result], overflow="fold"))
     for line in verdict.evidence:
         out.print(Text(f"    {line}", overflow="fold"))
 
@@ -216,27 +226,87 @@ class LiveProgress(AbstractContextManager["LiveProgress"]):
         """See `Watcher`."""
 
     def _draw(self) -> RenderableType:
-        title = Text(f"{self._scenario.label}  {self._scenario.title}", "bold", no_wrap=True)
+        title = _line(f"{self._scenario.label}  {self._scenario.title}", "bold")
         if self._history is None or self._lab is None:
             return Group(title, Text("  bringing the lab up", "dim"))
         now = self._lab.now()
-        parts: list[Any] = [title, *self._steps(now), Text("")]
+        sides = []
         for host in self._scenario.hosts:
             look = self._history.sockets.get(host)
-            for line in _lines(look.sockets, now - look.t) if look else ["not seen yet"]:
-                parts.append(Text(f"  {host:<10} {line}", no_wrap=True))
-        return Group(*parts)
+            lines = _lines(look.sockets, now - look.t) if look else ["not seen yet"]
+            sides += [(host, line) for line in lines]
+        return Group(title, *self._steps(now), Text(""), Padding(_sides(sides), (0, 0, 0, 2)))
 
     def _steps(self, now: float) -> list[Text]:
         """The last few steps, and how long the one under way has taken."""
         assert self._history is not None
         events = [e for e in list(self._history.events) if isinstance(e, StepEvent)]
         lines = [
-            Text(f"  {'✓' if e.outcome in ('done', 'held') else '✗'} {e.t:8.3f} s  {e.text}", "dim")
+            _line(f"  {OUTCOMES.get(e.outcome, '✗')} {e.t:8.3f} s  {e.text}", "dim")
             for e in events
             if e.phase == "end"
         ]
         if events and events[-1].phase == "begin":
             step = events[-1]
-            lines.append(Text(f"  ▸ {now:8.3f} s  {step.text}  ({now - step.t:.1f} s)", "bold"))
+            lines.append(_line(f"  ▸ {now:8.3f} s  {step.text}  ({now - step.t:.1f} s)", "bold"))
         return lines[-STEPS_SHOWN:]
+
+
+class LiveBoard(AbstractContextManager["LiveBoard"]):
+    """A line a running case, and how many are done. See `Board`.
+
+    It has no thread, and leaves stdout and stderr alone: others are forked while it is shown."""
+
+    def __init__(self, cases: Sequence[Scenario], out: Console) -> None:
+        self._cases = cases
+        self._began = time.monotonic()
+        self._running: dict[int, tuple[float, Doing | None]] = {}
+        self._done: list[RunResult] = []
+        self._out = out
+        self._live = Live(
+            get_renderable=self._draw, console=out, transient=True, auto_refresh=False,
+            redirect_stdout=False, redirect_stderr=False,
+        )  # fmt: skip
+
+    def __enter__(self) -> LiveBoard:
+        self._live.start(refresh=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def begun(self, number: int) -> None:
+        self._running[number] = (time.monotonic(), None)
+
+    def doing(self, number: int, step: Doing) -> None:
+        self._running[number] = (self._running[number][0], step)
+
+    def say(self, line: str) -> None:
+        self._out.print(Text(line))
+
+    def ended(self, number: int, result: RunResult) -> None:
+        del self._running[number]
+        self._done.append(result)
+
+    def tick(self) -> None:
+        self._live.refresh()
+
+    def _draw(self) -> RenderableType:
+        now = time.monotonic()
+        width = min(max(len(case.label) for case in self._cases), self._out.width * 2 // 5)
+        lines = []
+        for number, (since, step) in self._running.items():
+            label, steps = self._cases[number].label, len(self._cases[number].steps)
+            at, text = (step.index + 1, step.text) if step else (0, "bringing the lab up")
+            line = f"{label[:width]:{width}} {at:3}/{steps:<3} {now - since:5.1f} s  {text}"
+            lines.append(_line(line, ""))
+        done = f"{len(self._done)}/{len(self._cases)} done"
+        counts = _counts([run for run in self._done if run.result != "pass"])
+        seconds = f"{now - self._began:.1f} s"
+        # First, since what a terminal has no room for is left out at the end.
+        return Group(Text.from_markup(", ".join([done, *counts, seconds]), style="bold"), *lines)
+
+
+def _line(words: str, style: str) -> Text:
+    """One line, however long the words are."""
+    return Text(words, style, no_wrap=True, overflow="ellipsis")

@@ -24,8 +24,10 @@ from labctl.backends.sweep import sweep
 from labctl.errors import LabError
 from labctl.history import ExecEvent, History, OutputEvent, ProcessEvent
 from labctl.lab import Lab
+from labctl.resources import scenarios
+from labctl.runner import Silent
 from labctl.scenario import load
-from labctl.workflow import DEFAULT_OS
+from labctl.workflow import DEFAULT_OS, run_case
 
 pytestmark = pytest.mark.docker
 
@@ -290,6 +292,23 @@ def test_an_image_that_is_nowhere_is_an_error_with_a_mend(run: str, tmp_path: Pa
     with pytest.raises(LabError, match="docker load"):
         with lab(run, tmp_path, hosts):
             pass
+
+
+def test_a_server_in_an_image_of_its_own_is_judged(
+    client: docker.DockerClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TESTCONTAINERS_RYUK_DISABLED", "true")
+    from testcontainers.core.image import DockerImage
+
+    peer = images.ensure(client.api, DEFAULT_OS, print).peer
+    dockerfile = f'FROM {peer}\nENTRYPOINT ["python3", "-m", "http.server"]\nCMD ["80"]\n'
+    (tmp_path / "Dockerfile").write_text(dockerfile)
+    with DockerImage(tmp_path, tag=f"labctl-test:{uuid.uuid4().hex[:8]}") as image:
+        sets = {"image": str(image), "run": "--bind 0.0.0.0 8000"}  # of no use without the image
+        (case,) = load(scenarios() / "servers" / "half_close.yaml", sets)
+        assert case.needs == {"images"}
+        result = run_case(case, "docker", Silent(), print, tmp_path / "out")
+    assert result.result == "pass", [verdict.actual for verdict in result.verdicts]
 
 
 # --- The end --------------------------------------------------------------------------------------

@@ -4,41 +4,23 @@ is changed so that it claims something false, or so that what it shows does not 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from labctl.document import Document
-from labctl.history import Event, History
-from labctl.lab import Lab
-from labctl.resources import scenarios
-from labctl.runner import RunResult
-from labctl.scenario import Scenario, load, load_document
-from labctl.steps import DEFAULT_WITHIN, Step
-from labctl.values import Within
+from labctl.history import History
+from labctl.resources import catalogue, scenarios
+from labctl.runner import RunResult, Silent
+from labctl.scenario import Scenario, load
 from labctl.workflow import run_case
+from tests import tshark
+from tests.contract.false_claims import OF_SERVERS, OF_THE_CATALOGUE, FalseClaim, whats
 
 BACKENDS = [("netns", pytest.mark.netns), ("docker", pytest.mark.docker)]
-FILES = sorted(scenarios().glob("*.yaml"))
-MINUTES = {"eaddrinuse_time_wait"}
-SHORT = Within(0.0, 1.5)
-"""How long a false claim is waited for: it never holds."""
-
-
-class Silent:
-    """A watcher of runs that nobody watches."""
-
-    def event(self, event: Event, history: History) -> None:
-        pass
-
-    def up(self, lab: Lab) -> None:
-        pass
-
-    def done(self, lab: Lab) -> None:
-        pass
+FILES = catalogue(scenarios())
+MINUTES = {"eaddrinuse_time_wait", "time_wait_restarted"}
 
 
 def run(case: Scenario, backend: str, folder: Path) -> RunResult:
@@ -57,7 +39,7 @@ def report(result: RunResult) -> str:
 
 def cases() -> list[Scenario]:
     """All of them, those that take minutes first: then the rest can run beside them."""
-    found = [case for file in FILES for case in load(file)]
+    found = [case for file in FILES.values() for case in load(file)]
     return sorted(found, key=lambda case: case.name not in MINUTES)
 
 
@@ -75,11 +57,6 @@ def lessons() -> list[Any]:
     ]
 
 
-def whats(step: Step) -> list[str]:
-    """What a step claims, as verdicts word it."""
-    return [finding.what for finding in step.claim.judge(History())] if step.claim else []
-
-
 def claims(case: Scenario, backend: str, kernel: str) -> list[tuple[str, str]]:
     """What a case claims and how it ends where all of that is true, from the scenario alone. So it
     is the same for all backends, but for steps that say otherwise (`when`)."""
@@ -88,7 +65,8 @@ def claims(case: Scenario, backend: str, kernel: str) -> list[tuple[str, str]]:
         for step in case.steps
         if not (step.when and step.when.lacking(kernel, backend, dict(case.variant)))
     ]
-    last = [finding.what for claim in case.expect for finding in claim.judge(History())]
+    in_the_end = [claim for step in steps if (claim := step.in_the_end(0))]
+    last = [f.what for claim in [*in_the_end, *case.expect] for f in claim.judge(History())]
     return [(what, "pass") for what in [*chain.from_iterable(map(whats, steps)), *last]]
 
 
@@ -100,40 +78,8 @@ def test_holds(case: Scenario, backend: str, tmp_path: Path) -> None:
     assert result.result == "pass", report(result)
     judged = [(v.what, v.result) for v in result.verdicts if v.result != "skip"]
     assert judged == claims(case, backend, str(result.environment["kernel"])), report(result)
-
-
-@dataclass(frozen=True)
-class FalseClaim:
-    """A lesson with `old` replaced by `new`, and the claim that then must fail, as verdicts word
-    it. `variant` chooses the cases to run; without it there is one case."""
-
-    lesson: str
-    old: str
-    new: str
-    blamed: str
-    variant: tuple[tuple[str, Any], ...] = ()
-
-    @property
-    def case(self) -> Scenario:
-        """The changed case, up to the blamed claim, which is not waited for as long as others."""
-        file = scenarios() / f"{self.lesson}.yaml"
-        text = file.read_text("utf-8")
-        assert self.old in text, f"{file.name} has no such text: {self.old}"
-        text = text.replace(self.old, self.new)
-        found = load_document(Document(str(file), text), text, self.lesson, {})
-        (case,) = (c for c in found if set(self.variant) <= set(c.variant.items()))
-        steps = list(case.steps)
-        blamed = [i for i, step in enumerate(steps) if self.blamed in whats(step)]
-        if not blamed:
-            return case  # a claim on the whole history
-        for index in blamed:
-            if getattr(steps[index], "within", None) == DEFAULT_WITHIN:
-                steps[index] = steps[index].model_copy(update={"within": SHORT})
-        return replace(case, steps=tuple(steps[: blamed[-1] + 1]), expect=(), expect_lines=())
-
-    def __str__(self) -> str:
-        words = re.sub(r"\s+", " ", self.new.strip()) or "nothing"
-        return " ".join([self.lesson, *(str(value) for _, value in self.variant), words])
+    if not tshark.MISSING:
+        assert tshark.disagreements(result.history, result.folder) == []
 
 
 def flipped(case: Scenario) -> FalseClaim:
@@ -149,6 +95,123 @@ def flipped(case: Scenario) -> FalseClaim:
 
 FALSE_CLAIMS = [
     FalseClaim(
+        "four_segments",
+        "client: close at eof}",
+        "client: recv until eof; sleep 200ms; close}",
+        "segments: 3 x segment since the first FIN",
+        (("segments", 3),),
+    ),
+    FalseClaim(
+        "four_segments",
+        'count: "${segments}"',
+        "count: 3",
+        "segments: 3 x segment since the first FIN",
+        (("data", False),),
+    ),
+    FalseClaim(
+        "four_segments",
+        "from: server, count: 2",
+        "from: server, count: 1",
+        "server: 1 x segment from server since the first FIN",
+        (("data", False),),
+    ),
+    FalseClaim(
+        "four_segments",
+        'data: "${data}"',
+        "data: false",
+        "server: 1 x FIN not data from server",
+        (("data", True), ("segments", 4)),
+    ),
+    FalseClaim(
+        "four_segments",
+        "flags: FIN, data: false",
+        "flags: FIN, data: true",
+        "client: 1 x FIN data from client",
+        (("data", False),),
+    ),
+    # Wrong segments, and wrong times.
+    FalseClaim(
+        "eaddrinuse_time_wait",
+        "{from: server, flags: FIN}",
+        "{from: server, flags: FIN, count: 0}",
+        "server: 0 x FIN from server",
+    ),
+    FalseClaim("eaddrinuse_time_wait", "{flags: RST, count: 0}", "{flags: RST}", "segments: RST"),
+    FalseClaim(
+        "eaddrinuse_time_wait",
+        """\
+  - wait: {sockets: {server: none}}
+    since: closed
+    within: 59s..63s            # 60 s, and what the kernel's coarse timers add
+  - restart: server
+  - wait: {sockets: {server: LISTEN}}
+
+expect:
+  - lasted: {server: TIME-WAIT, for: 60s, tolerance: 3s}
+""",
+        """\
+  - sleep: 2s
+
+expect:
+  - lasted: {server: TIME-WAIT, for: 1s}
+""",
+        "server: TIME-WAIT for 1 s, give or take 0.5 s",
+    ),
+    FalseClaim(
+        "process_end",
+        "{from: server, flags: FIN}",
+        "{from: server, flags: FIN, count: 0}",
+        "server: 0 x FIN from server",
+        (("end", "KILL"),),
+    ),
+    FalseClaim(
+        "process_end", "{flags: RST, count: 0}", "{flags: RST}", "segments: RST", (("end", "exit"),)
+    ),
+    FalseClaim(
+        "unread_data",
+        "{from: server, flags: RST}",
+        "{from: server, flags: RST, count: 0}",
+        "server: 0 x RST from server",
+        (("end", "KILL"),),
+    ),
+    FalseClaim(
+        "unread_data",
+        "{flags: FIN, count: 0}",
+        "{flags: FIN}",
+        "segments: FIN",
+        (("end", "close"),),
+    ),
+    FalseClaim(
+        "fin_wait_2",
+        "{from: server, flags: FIN}",
+        "{from: server, flags: FIN, count: 0}",
+        "server: 0 x FIN from server",
+    ),
+    FalseClaim(
+        "fin_wait_2",
+        "{from: client, flags: FIN, count: 0}",
+        "{from: client, flags: FIN}",
+        "client: FIN from client",
+    ),
+    FalseClaim(
+        "fin_wait_2",
+        'for: "${fin_timeout}"',
+        "for: 1s",
+        "server: FIN-WAIT-2 for 1 s, give or take 2 s",
+    ),
+    FalseClaim(
+        "fin_wait_1_zero_window",
+        "{from: server, flags: FIN, count: 0}",
+        "{from: server, flags: FIN}",
+        "server: FIN from server",
+    ),
+    FalseClaim(
+        "fin_wait_1_zero_window",
+        "{from: client, flags: RST}",
+        "{from: client, flags: FIN}",
+        "client: FIN from client",
+    ),
+    FalseClaim(
         "state_walk",
         "server: [SYN-RECV, ESTAB, CLOSE-WAIT, LAST-ACK, closed]",
         "server: [SYN-RECV, ESTAB, FIN-WAIT-1, FIN-WAIT-2, TIME-WAIT]",
@@ -161,6 +224,73 @@ FALSE_CLAIMS = [
         "for: 5s, tolerance: 100ms",
         "server: LAST-ACK for 5 s, give or take 0.1 s",
         (("way", "half"),),
+    ),
+    # Lost, late and forged segments that are not, or make no difference.
+    FalseClaim(
+        "lost_last_ack",
+        "error: ECONNRESET}",
+        "error: none}",
+        "client: output 'error: none'",
+        (("time_wait", "none"),),
+    ),
+    FalseClaim(
+        "lost_last_ack",
+        "drop: {from: server, to: client, flags: ACK, bare: true, count: 1}",
+        "note: nothing is lost",
+        "client: output 'error: none'",
+        (("time_wait", "kept"),),
+    ),
+    FalseClaim(
+        "old_duplicate",
+        "reads: old data}",
+        "reads: new data}",
+        r"server: output 'read: old data\nread: new data\n'",
+        (("late", "fits"),),
+    ),
+    FalseClaim(
+        "old_duplicate", "buckets: 4096", "buckets: 0", "server: TIME-WAIT", (("late", "in time"),)
+    ),
+    FalseClaim(
+        "time_wait_assassination",
+        "{by: duplicate, tcp_rfc1337: 0,",
+        "{by: duplicate, tcp_rfc1337: 1,",
+        "server: no connection",
+        (("by", "duplicate"), ("server", "none")),
+    ),
+    FalseClaim(
+        "time_wait_assassination",
+        "{by: rst, tcp_rfc1337: 1,",
+        "{by: rst, tcp_rfc1337: 0,",
+        "server: TIME-WAIT",
+        (("by", "rst"), ("server", "TIME-WAIT")),
+    ),
+    FalseClaim(
+        "time_wait_assassination",
+        "inject: {from: client, to: server, flags: RST}",
+        "inject: {from: client, to: server, flags: RST, seq: next-1}",
+        "server: no connection",
+        (("by", "rst"), ("server", "none")),
+    ),
+    FalseClaim(
+        "time_wait_restarted",
+        "inject: {from: client, to: server, flags: ACK}",
+        "note: nothing",
+        "server: no connection",
+        (("segment", "ack"),),
+    ),
+    FalseClaim(
+        "last_ack_retries",
+        "retries: 3",
+        "retries: 1",
+        "server: no connection",
+        (("within", "5s..12s"),),
+    ),
+    FalseClaim(
+        "last_ack_retries",
+        "  - cut: client\n",
+        "",
+        "server: LAST-ACK",
+        (("retries", 1),),
     ),
     # Wrong states: the remainder of the connection is on the other side, or another one.
     FalseClaim(
@@ -422,6 +552,8 @@ FALSE_CLAIMS = [
         'send "I am client"\n      wait',
         "client: TIME-WAIT",
     ),
+    *OF_THE_CATALOGUE,
+    *OF_SERVERS,
 ]  # fmt: skip
 
 
@@ -438,16 +570,17 @@ def test_false_claim_fails(claim: FalseClaim, tmp_path: Path) -> None:
 
 
 def test_false_claims_of_every_lesson() -> None:
-    assert {claim.lesson for claim in FALSE_CLAIMS} == {file.stem for file in FILES}
+    assert {claim.lesson for claim in FALSE_CLAIMS} == set(FILES)
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_explains_itself(file: Path) -> None:
-    case = load(file)[0]
+@pytest.mark.parametrize("name", FILES)
+def test_explains_itself(name: str) -> None:
+    case = load(FILES[name])[0]
     assert case.about and case.refs
 
 
 def test_table_of_lessons() -> None:
     docs = Path(__file__).parents[2] / "docs" / "lessons.md"
-    rows = re.findall(r"^\| \[`(\w+)`\]\(\.\./scenarios/(\w+)\.yaml\) \|", docs.read_text(), re.M)
-    assert sorted(rows) == [(file.stem, file.stem) for file in FILES]
+    row = r"^\| \[`(\w+)`\]\(\.\./scenarios/([\w/]+)\.yaml\) \|"
+    rows = re.findall(row, docs.read_text(), re.M)
+    assert sorted(rows) == sorted((file.stem, name) for name, file in FILES.items())

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,7 @@ BACKENDS = [
 ]
 KILLS = 20
 DEADLINE = 30.0
+AT_ONCE = 4
 
 SCENARIO = """\
 title: Two hosts, a connection, and time to be killed in
@@ -96,9 +98,30 @@ class Bench:
                 return process
         raise AssertionError(f"the run ended early: {process.wait()}")
 
+    def several(self) -> subprocess.Popen[str]:
+        """As many runs at once, all in their long sleep."""
+        path = Path(self.scenario())
+        numbers = ", ".join(f"{{n: {n}}}" for n in range(AT_ONCE))
+        slow = SCENARIO.replace("sleep: 30s", "sleep: 600s")  # until the last one is up, too
+        path.write_text(f"{slow}params: {{n: 0}}\nvariants: [{numbers}]\n")
+        process = self.start(
+            "run", str(path), "--backend", self.backend, "-j", str(AT_ONCE),
+            "--out", str(self.folder / "out"),
+        )  # fmt: skip
+        while sum(map(sleeps, self.recorded("history.jsonl"))) < AT_ONCE:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        return process
+
+    def recorded(self, name: str) -> list[Path]:
+        return list((self.folder / "out").glob(f"*/{name}"))
+
     def left(self) -> list[str]:
         """Processes, containers and networks that carry our mark."""
         return self.processes() + self.engine()
+
+    def leases(self) -> list[dict[str, Any]]:
+        return [json.loads(x.read_text()) for x in self.folder.glob("runtime/labctl/*.json")]
 
     def processes(self) -> list[str]:
         found = []
@@ -125,6 +148,10 @@ class Bench:
             return [x.name for x in everything if ours in labels(x.attrs).get("labctl.lease", "")]
         finally:
             client.close()
+
+
+def sleeps(history: Path) -> bool:
+    return '"sleep 600 s"' in history.read_text()
 
 
 def labels(attributes: dict[str, object]) -> dict[str, str]:
@@ -161,6 +188,53 @@ def test_an_interrupted_run_cleans_up_and_keeps_its_evidence(
     (result,) = (bench.folder / "out").glob("*/result.json")
     assert json.loads(result.read_text())["runs"][0]["reason"] == "interrupted"
     assert "ESTAB" in (result.parent / "history.jsonl").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_several_runs_that_are_interrupted(bench: Bench, number: signal.Signals) -> None:
+    """The controller alone is told; it tells its workers, and waits for them."""
+    process = bench.several()
+    process.send_signal(number)
+    _, err = process.communicate(timeout=DEADLINE)
+    assert (process.returncode, err.splitlines()[-1]) == (130, "labctl: interrupted")
+    assert bench.left() == []
+    results = bench.recorded("result.json")
+    assert len(results) == AT_ONCE
+    for result in results:
+        assert json.loads(result.read_text())["runs"][0]["reason"] == "interrupted"
+
+
+def test_ctrl_c_goes_to_all_of_them(bench: Bench) -> None:
+    process = bench.several()
+    workers = [lease["pid"] for lease in bench.leases()]
+    assert len(workers) == AT_ONCE
+    for pid in (*workers, process.pid, *workers, process.pid):
+        os.kill(pid, signal.SIGINT)
+    _, err = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert bench.left() == []
+
+
+def test_the_workers_of_a_killed_controller_take_their_labs_down(bench: Bench) -> None:
+    process = bench.several()
+    process.kill()
+    process.communicate()
+    assert eventually(lambda: bench.left() == []), bench.left()
+    assert len(bench.recorded("result.json")) == AT_ONCE
+    assert bench.run("down").stdout == ""
+
+
+def test_a_killed_worker_leaves_nothing(bench: Bench) -> None:
+    process = bench.several()
+    first, *others = [lease["pid"] for lease in bench.leases()]
+    os.kill(first, signal.SIGKILL)
+    for pid in others:
+        os.kill(pid, signal.SIGTERM)
+    out, _ = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 4
+    assert out.count("its process was killed by SIGKILL") == 2, "in full, and in the table"
+    assert bench.left() == []
 
 
 def test_down_removes_what_killed_controllers_left(bench: Bench) -> None:

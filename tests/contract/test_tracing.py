@@ -15,10 +15,9 @@ import pytest
 
 from labctl.history import History, StateEvent
 from labctl.probes.transitions import timelines
-from labctl.runner import RunResult
+from labctl.runner import RunResult, Silent
 from labctl.scenario import load
 from labctl.workflow import run_case
-from tests.fake import Silent
 
 BACKENDS = [
     pytest.param(

@@ -25,7 +25,7 @@ from labctl.document import Document
 from labctl.history import TroubleEvent
 from labctl.reports import junit, recorded
 from labctl.reports.terminal import console, print_runs
-from labctl.resources import scenarios
+from labctl.resources import catalogue, scenarios
 from labctl.runner import RunResult, document
 from labctl.scenario import load, load_document, schema
 from tests.fake import FakeBackend, play, tcp
@@ -194,7 +194,7 @@ def test_list(labctl: Labctl) -> None:
     status, out, err = labctl("list", "--format", "json")
     assert (status, err) == (0, "")
     entries = json.loads(out)
-    assert [entry["name"] for entry in entries] == [path.stem for path in SHIPPED]
+    assert [entry["name"] for entry in entries] == list(catalogue(scenarios()))
     for entry in entries:
         assert entry["title"]
         assert entry["variants"] >= 1
@@ -338,7 +338,7 @@ def timeless(text: str, out: Path) -> str:
 
 
 def printed(runs: list[RunResult], capsys: pytest.CaptureFixture[str], out: Path) -> str:
-    print_runs(runs, console())
+    print_runs(runs, console(), sum(run.seconds for run in runs))
     text = capsys.readouterr().out
     assert "\x1b" not in text
     lines = [line.rstrip() for line in timeless(text, out).splitlines()]
@@ -371,7 +371,7 @@ def test_what_is_shown_has_no_markup_of_its_own(
     )
     (case,) = load_document(Document("lesson.yaml", text), text, "[a]", {})
     fake = FakeBackend({"start server": lambda lab: lab.output("server", "[green]out[/]\n")})
-    print_runs([play(case, fake, tmp_path)], console())
+    print_runs([play(case, fake, tmp_path)], console(), 1.0)
     out = capsys.readouterr().out
     for shown in ("a [bold]title[/] [/]", "[red]caption[/]", "'[?][/]'", "[green]out[/]"):
         assert shown in out
@@ -569,3 +569,14 @@ def test_reports_of_a_run_at_once(
     assert 'href="lesson-2.html"' in (tmp_path / "index.html").read_text("utf-8")
     assert (tmp_path / "lesson-2.html").exists()
     assert summary.read_text("utf-8").startswith("before\n## 2 runs\n")
+
+
+def test_a_lab_to_keep_is_the_only_one(labctl: Labctl) -> None:
+    status, _, err = labctl("run", "process_end", "--keep", "--jobs", "2")
+    assert (status, err) == (
+        2, "labctl: --keep keeps one lab at a time, so it can't go with --jobs 2\n"
+    )  # fmt: skip
+    for wrong in ("0", "33", "some"):
+        status, _, err = labctl("run", "process_end", "-j", wrong)
+        assert status == 2
+        assert "'-j' / '--jobs'" in err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -24,6 +25,7 @@ from labctl.errors import LabctlError
 from labctl.history import KINDS, History
 from labctl.probes.sockets import State
 from labctl.runner import RunResult
+from labctl.steps import faults
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
@@ -111,6 +113,9 @@ MODIFIERS = set().union(*map(keys, steps.STEPS.values())) - steps.STEPS.keys()
         ("Processes", "key", keys(scenario.Process)),
         ("Calls", "call", set(peer().CALLS)),
         ("Steps", "verb", set(steps.STEPS)),
+        ("Drops", "key of a drop", keys(faults.DropPattern)),
+        ("Links", "key of a link", keys(faults.NetPattern)),
+        ("Injections", "key of an injection", keys(faults.InjectPattern)),
         ("Modifiers", "modifier", MODIFIERS),
         ("Modifiers", "key", keys(steps.When)),
         ("Predicates", "subject", keys(predicates.Predicate)),
@@ -129,11 +134,6 @@ def test_language_other_states() -> None:
     for name, others in table(LANGUAGE, "Values", "state"):
         for other in CODE.findall(others):
             assert f"`{State.parse(other)}`" == name
-
-
-def test_language_not_supported_yet() -> None:
-    text = read(LANGUAGE).partition("## Not supported yet\n")[2]
-    assert set(CODE.findall(text)) == set(steps.NOT_YET)
 
 
 def test_result_document(tmp_path: Path) -> None:
@@ -218,6 +218,17 @@ def test_lessons() -> None:
     assert sorted(listed) == sorted(path.stem for path in SCENARIOS)
 
 
+def test_catalogue() -> None:
+    """Each fact once, with lessons that exist; and no lesson that shows none."""
+    rows = [BAR.split(row) for row in ROW.findall(read("docs/catalogue.md"))]
+    shown = {ident.strip(): CODE.findall(lessons) for ident, _, lessons in rows}
+    facts = [f"S{n}" for n in range(1, 14)] + [f"F{n}" for n in range(1, 26)]
+    assert [row[0].strip() for row in rows if row[0].strip()[1:].isdigit()] == facts
+    assert all(shown[fact] for fact in facts)
+    named = {lesson for fact in facts for lesson in shown[fact]}
+    assert named == {path.stem for path in SCENARIOS if path.parent.name != "servers"}
+
+
 # --- Examples -------------------------------------------------------------------------------------
 
 
@@ -242,6 +253,10 @@ def test_example(block: Block) -> None:
         load({**AROUND, key: yaml.safe_load(block.text)})
     elif kind == "calls":
         assert parse_calls(block.text)
+    elif kind == "python":
+        compile(block.text, str(block), "exec")  # tests/contract/test_testing.py runs it
+    elif kind == "toml":
+        tomllib.loads(block.text)
     elif kind == "json":
         json.loads(block.text)
     else:
@@ -261,7 +276,7 @@ def test_labctl_lines() -> None:
     for page, line in shell_lines():
         if page.name == "CHANGELOG.md":
             continue
-        command = re.split(r"[;>#]| -- ", line)[0].strip()
+        command = re.split(r"[;>#]| -- ", re.sub(r'"[^"]*"', "", line))[0].strip()
         if command == "labctl --version":
             continue
         names = [name for name in COMMANDS if f"{command} ".startswith(f"{name} ")]

@@ -21,6 +21,7 @@ from labctl.history import (
     OutputEvent,
     ProcessEvent,
     SocketsEvent,
+    StateEvent,
     StepEvent,
     read_events,
 )
@@ -52,6 +53,9 @@ def events() -> st.SearchStrategy[Event]:
         "counters": {"values": NUMBERS},
         "exec": {"exit": st.integers(0, 255)},
         "state": {},
+        "loss": {"drop": st.integers(0, 99)},
+        "tally": {"drop": st.integers(0, 99), "lost": st.integers(0, 99)},
+        "inject": {"seq": st.integers(0, 2**32), "ack": st.integers(0, 2**32)},
         "trouble": {},
     }  # fmt: skip
     assert fields.keys() == KINDS.keys()
@@ -152,6 +156,28 @@ def test_the_engines_own_sockets_never_count() -> None:
     event = SocketsEvent(1.0, "server", "look", "\n".join(lines))
     assert [str(socket.local) for socket in event.sockets] == ["0.0.0.0:8000"]
     assert event.sockets is event.sockets
+
+
+def test_looks_at_thousands_of_sockets_are_not_all_kept_parsed() -> None:
+    """A run may have many of them."""
+    ports = range(20000, 24000)
+    waiting = [tcp("TIME-WAIT", f"10.0.0.1:{port}", "10.0.0.2:80") for port in ports]
+    texts = ["\n".join([HEADER, *waiting[t:]]) for t in range(8)]
+    looks = [SocketsEvent(float(t), "client", "change", text) for t, text in enumerate(texts)]
+    first = looks[0].sockets
+    assert looks[0].sockets is first
+    assert [len(look.sockets) for look in looks] == list(range(4000, 3992, -1))
+    assert looks[-1].sockets is looks[-1].sockets
+    assert looks[0].sockets is not first
+    assert looks[0].sockets == first
+
+
+def test_the_texts_of_transitions_are_shared() -> None:
+    line = StateEvent(1.0, "server", "10.0.0.1:80", "10.0.0.2:40000", "ESTAB", "UNCONN").to_json()
+    first, second = read_events([line, line])
+    assert isinstance(first, StateEvent)
+    assert isinstance(second, StateEvent)
+    assert first.remote is second.remote
 
 
 def test_names_and_addresses() -> None:

@@ -152,6 +152,15 @@ def test_sockets(pattern: str, lines: list[str], holds: bool) -> None:
     assert len(found.evidence) == sum(line != RESOLVER for line in lines)
 
 
+def test_the_evidence_of_many_sockets() -> None:
+    ports = range(9000, 9080)
+    waiting = [tcp("TIME-WAIT", f"198.18.0.2:{port}", "198.18.0.3:80") for port in ports]
+    found = judge("{sockets: {server: TIME-WAIT}}", seen(*waiting))
+    assert found.actual == "80 x TIME-WAIT"
+    assert len(found.evidence) == 51
+    assert found.evidence[-1] == "and 30 more"
+
+
 def test_sockets_that_were_not_seen() -> None:
     text = "{sockets: {server: none}}"
     assert judge(text).result == "unknown"
@@ -215,9 +224,11 @@ def gone() -> ProcessEvent:
     return ProcessEvent(4.0, "server", "server", "gone", signal="KILL")
 
 
-def did(call: str, failure: str | None = None, phase: Any = "done") -> CallEvent:
+def did(
+    call: str, failure: str | None = None, phase: Any = "done", result: int | None = None
+) -> CallEvent:
     name = call.split(maxsplit=1)[0]
-    return CallEvent(2.0, "server", "server", 2, phase, call, name, errno=failure)
+    return CallEvent(2.0, "server", "server", 2, phase, call, name, errno=failure, result=result)
 
 
 def wrote(text: str) -> OutputEvent:
@@ -230,6 +241,7 @@ ENDED = [started(), did("socket"), exited()]
 FAILED = [started(), did("socket"), did("bind :8000", "EADDRINUSE"), exited(98)]
 KILLED = [started(), did("wait", phase="enter"), exited(None, "KILL")]
 TOLERANT = [started(), did("recv || continue", "ECONNRESET"), did("close"), exited()]
+READ = [started(), did("recv", result=3), did("send", result=9), did("recv until eof", result=4)]
 PROGRAM = [started(), wrote("listening\nfailed: 98\n"), exited(1)]
 PROGRAM_RUNS = [started(), wrote("listening\n")]
 
@@ -284,6 +296,9 @@ PROGRAM_RUNS = [started(), wrote("listening\n")]
         ("{call: {accept: ok}}", RUNNING, "fail"),  # entered, not done
         ("{call: {recv: ECONNRESET}}", [*TOLERANT[:2], did("recv")], "fail"),  # the last one counts
         ('{exit: 1, output: "98", call: {bind: ok}}', PROGRAM, "fail"),
+        ("{received: 7}", READ, "pass"),
+        ('{received: ">7"}', READ, "fail"),
+        ("{received: 0}", RUNNING, "pass"),
         ('{exit: 1, output: "98"}', PROGRAM, "pass"),
     ],
 )

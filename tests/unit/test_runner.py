@@ -23,9 +23,9 @@ from labctl.history import (
     read_events,
 )
 from labctl.lab import SETTLING, Lab
-from labctl.runner import RunResult, document, run
-from labctl.store import RunFolder, default_folder
-from tests.fake import HEADER, FakeBackend, Silent, play, scenario, tcp
+from labctl.runner import RunResult, Session, Silent, document
+from labctl.store import RunFolder, default_folder, new_folder
+from tests.fake import HEADER, FakeBackend, play, scenario, tcp
 
 LISTEN = tcp("LISTEN", ":8000")
 SERVER, CLIENT = "198.18.0.2:8000", "198.18.0.3:40000"
@@ -491,10 +491,10 @@ def test_an_interruption(tmp_path: Path, stop: BaseException) -> None:
     fake = FakeBackend({"start client": interrupt})
     case = scenario(lesson("- start: server\n- start: client\n- note: not reached\n"))
     with (
-        RunFolder(tmp_path, "cut", case.text) as folder,
+        RunFolder(new_folder(tmp_path, "cut"), case.text) as folder,
         pytest.raises(KeyboardInterrupt) as caught,
     ):
-        run(case, fake, folder, Silent())
+        Session(case, fake, folder, Silent()).run()
     assert caught.value is stop
     assert fake.log[-1] == "down"
     (recorded,) = json.loads((tmp_path / "cut" / "result.json").read_text())["runs"]
@@ -511,8 +511,9 @@ def test_an_interruption_while_the_lab_goes_down(tmp_path: Path) -> None:
 
     fake = FakeBackend({"down": [interrupt]})
     case = scenario(lesson("- start: server\n"))
-    with RunFolder(tmp_path, "cut", case.text) as folder, pytest.raises(KeyboardInterrupt):
-        run(case, fake, folder, Silent())
+    place = new_folder(tmp_path, "cut")
+    with RunFolder(place, case.text) as folder, pytest.raises(KeyboardInterrupt):
+        Session(case, fake, folder, Silent()).run()
     assert fake.log[-2:] == ["down", "down"]
     assert (tmp_path / "cut" / "result.json").exists()
 
@@ -523,8 +524,9 @@ def test_an_interruption_while_the_lab_comes_up(tmp_path: Path) -> None:
 
     fake = FakeBackend({"up": interrupt})
     case = scenario(lesson("- start: server\n"))
-    with RunFolder(tmp_path, "cut", case.text) as folder, pytest.raises(KeyboardInterrupt):
-        run(case, fake, folder, Silent())
+    place = new_folder(tmp_path, "cut")
+    with RunFolder(place, case.text) as folder, pytest.raises(KeyboardInterrupt):
+        Session(case, fake, folder, Silent()).run()
     assert fake.log == ["up", "down"]
 
 
@@ -674,14 +676,14 @@ def test_the_document(watch: Play) -> None:
 def test_a_folder_that_can_not_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"can't write there: .*; use --out DIR"):
-        RunFolder(tmp_path / "file" / "below", "name", "")
+        new_folder(tmp_path / "file" / "below", "name")
 
 
 def test_the_names_of_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with RunFolder(tmp_path, "a lesson/../with ${odd} name=é", "") as folder:
-        assert folder.path == tmp_path / "a-lesson-..-with-odd-name="
-    with RunFolder(tmp_path, "x" * 300, "") as folder:
-        assert len(folder.path.name) == 100
+    odd = "a lesson/../with ${odd} name=é"
+    assert new_folder(tmp_path, odd) == tmp_path / "a-lesson-..-with-odd-name="
+    assert new_folder(tmp_path, odd) == tmp_path / "a-lesson-..-with-odd-name=-2"
+    assert len(new_folder(tmp_path, "x" * 300).name) == 100
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     assert default_folder() == tmp_path / "labctl" / "runs"
     monkeypatch.delenv("XDG_STATE_HOME")

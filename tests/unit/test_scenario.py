@@ -17,10 +17,12 @@ from labctl.document import Document
 from labctl.errors import ScenarioError, UsageError
 from labctl.predicates import SocketPattern
 from labctl.probes.sockets import State
+from labctl.resources import catalogue
 from labctl.scenario import Scenario, find, load, load_document
 from labctl.steps import STEPS, Call, Kill, Sleep, Wait
 from labctl.steps import Sysctl as SysctlStep
 from labctl.values import Within
+from labctl.workflow import load_all
 
 LESSON = """\
 # A comment
@@ -105,9 +107,14 @@ def test_a_lesson() -> None:
     assert isinstance(last, Wait)
     assert (last.within, last.since) == (Within(4.5, 7.0), "killed")
     lines = LESSON.splitlines()
-    assert "- start: server" in lines[lesson.step_lines[0] - 1]
-    assert "none" in lines[lesson.step_lines[-1] - 1]
-    assert "client: running" in lines[lesson.expect_lines[0] - 1]
+    for source, text in [
+        (lesson.step_sources[0], "- start: server"),
+        (lesson.step_sources[-1], "none"),
+        (lesson.expect_sources[0], "client: running"),
+    ]:
+        file, _, line = source.rpartition(":")
+        assert file == lesson.source
+        assert text in lines[int(line) - 1]
 
 
 def test_a_file_is_read_once(tmp_path: Path) -> None:
@@ -116,7 +123,7 @@ def test_a_file_is_read_once(tmp_path: Path) -> None:
     (found,) = load(file)
     assert (found.name, found.source) == ("fin_wait_2", str(file))
     assert found.steps == case(LESSON).steps
-    assert found.step_lines == case(LESSON).step_lines
+    assert found.step_sources[0].startswith(f"{file}:")
 
 
 # Params
@@ -292,6 +299,9 @@ def test_a_step_of_every_kind() -> None:
         "signal": "{server: SIGTERM}", "pause": "server", "resume": "server",
         "call": "{server: close}", "exec": "{server: ss}", "snapshot": "now", "sleep": "10ms",
         "sysctl": "{server: {net.ipv4.tcp_fin_timeout: 3}}", "note": "that",
+        "drop": "{from: server, flags: FIN, count: 2, at: sender}", "heal": "all",
+        "net": "{server: {delay: 50ms, loss: 1.5%}, client: {}}", "cut": "server", "join": "server",
+        "inject": "{from: client, to: 'server:8000', flags: ACK, seq: next-1, ack: 5, payload: é}",
         "wait": "{sockets: {server: none}}", "expect": "{process: {server: ok}}",
     }  # fmt: skip
     assert steps.keys() == STEPS.keys()
@@ -300,6 +310,9 @@ def test_a_step_of_every_kind() -> None:
         "start server", "restart server", "kill server", "stop server", "signal server: TERM",
         "pause server", "resume server", "call server: close", "exec server: ss", "snapshot now",
         "sleep 0.01 s", "sysctl server: net.ipv4.tcp_fin_timeout = 3", "note that",
+        "drop 2 x FIN from server at the sender", "heal all",
+        "net server: delay 50000us loss 1.5%; client: as it was", "cut server", "join server",
+        "inject ACK seq next-1 ack 5 len 2 from client to server:8000",
         "wait server no connection", "expect server ok",
     ]  # fmt: skip
     assert isinstance(found.steps[7], Call)
@@ -384,6 +397,19 @@ steps: []
     assert len(cases(text)) == 2
 
 
+def test_each_of_several_files_takes_its_own_params(tmp_path: Path) -> None:
+    files = [tmp_path / "a.yaml", tmp_path / "b.yaml"]
+    for file, params in zip(files, ("{title: A, port: 1}", "{title: B}"), strict=True):
+        file.write_text(f"title: ${{title}}\nparams: {params}\n{HOSTS}steps: []\n")
+    found = load_all(files, {"title": "C", "port": "2"})
+    assert [case.title for case in found] == ["C", "C"]
+    with pytest.raises(UsageError, match="2 scenarios: --set prot: unknown param 'prot'; allowed: "
+                       "port, title; did you mean 'port'"):  # fmt: skip
+        load_all(files, {"prot": "2"})
+    with pytest.raises(UsageError, match=r"b\.yaml: --set port: unknown param"):
+        load_all(files[1:], {"port": "2"})
+
+
 # Names of files
 
 
@@ -399,12 +425,15 @@ def test_find(tmp_path: Path) -> None:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()
     assert find(["b", "a"], shipped) == [shipped / "deep/b.yaml", shipped / "a.yaml"]
+    for name in ("deep/b", "deep", "deep/"):
+        assert find([name], shipped) == [shipped / "deep/b.yaml"]
+    assert list(catalogue(shipped)) == ["a", "deep/b"]
     assert find([str(mine)], shipped) == [mine / "c.yml", mine / "d.yaml"]
     assert find([str(mine / "e.txt"), str(mine / "e.txt")], shipped) == [mine / "e.txt"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="no scenario in this folder"):
         find([str(tmp_path / "empty")], shipped)
-    for absent in ("c", "*", "**", "/nowhere", "deep/b", "../mine/d", "a.yaml"):
+    for absent in ("c", "*", "**", "/nowhere", "dee", "../mine/d", "a.yaml"):
         with pytest.raises(UsageError, match="no such file; unknown scenario"):
             find([absent], shipped)
 
@@ -458,7 +487,7 @@ SCENARIOS = st.fixed_dictionaries(
 )
 BREAKS = re.compile(r"\r\n|[\n\r\x85\u2028\u2029]")  # what YAML 1.1 takes for the end of a line
 DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-QUICK = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=150, suppress_health_check=list(HealthCheck))
 
 
 def sees_to(text: str) -> None:

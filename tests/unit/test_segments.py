@@ -285,7 +285,14 @@ def test_nothing_is_lost_or_invented(observations: list[Observation]) -> None:
 
 @given(st.lists(OBSERVATIONS, max_size=5))
 def test_packets_are_read_as_they_were_captured(observations: list[Observation]) -> None:
-    v6 = [replace(o, mark=(0, o.mark[1])) if "[" in o.source else o for o in observations]
+    v6 = [
+        replace(
+            o,
+            mark=(0 if "[" in o.source else o.mark[0], o.mark[1]),
+            timestamps=(o.mark[1], 0) if o.mark[1] else None,
+        )
+        for o in observations
+    ]
     read = list(read_packets("server", b"".join(map(record, v6))))
     assert read == [replace(o, host="server", at=pytest.approx(o.at, abs=1e-6)) for o in v6]
 

@@ -514,7 +514,7 @@ class Traced(FakeBackend):
         channel = FakeChannel(obey)
         if self._first:
             channel.say(t=self.time(), **self._first)
-        else:
+        if not self._first or self._first["kind"] == "refused":
             channel.close()
         return channel
 

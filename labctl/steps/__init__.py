@@ -5,19 +5,17 @@ To add one: a class with `act`, and its name in STEPS. A step acts through the L
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
-
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from typing import TYPE_CHECKING
 
 from labctl.calls import parse_calls
 from labctl.predicates import Claim, Predicate
+from labctl.steps.base import Outcome, Step, StepFailed, When
+from labctl.steps.faults import Cut, Drop, Heal, Inject, Join, Net
 from labctl.values import (
     Calls,
     Duration,
     HostName,
     Label,
-    Model,
     ProcessName,
     SignalName,
     SysctlKey,
@@ -25,110 +23,18 @@ from labctl.values import (
     Text,
     Within,
     WithinRange,
-    problem,
-    shown,
 )
 
 if TYPE_CHECKING:
     from labctl.lab import Lab
 
-Outcome = Literal["done", "held", "timeout"]
+__all__ = ["DEFAULT_WITHIN", "STEPS", "Outcome", "Step", "StepFailed", "Wait", "When"]
+
 STOP_PATIENCE = 10.0
 DEFAULT_WITHIN = Within(0.0, 5.0)
 BLOCKING = {"accept", "connect", "recv", "send", "sleep", "wait", "await", "fork"}
 BLOCKED_AFTER = 0.2
 PATIENCE = 5.0
-
-
-class StepFailed(Exception):
-    """A step that could not be done because the scenario assumed what is not so."""
-
-    def __init__(self, what: str, expected: str, actual: str) -> None:
-        super().__init__(f"{what}: expected {expected}, saw {actual}")
-        self.what, self.expected, self.actual = what, expected, actual
-
-
-KERNEL = re.compile(r"(>=|<=|==|!=|>|<)?\s*(\d+(?:\.\d+)*)")
-
-
-def _kernel(value: Any) -> str:
-    if isinstance(value, float):
-        raise problem(f"{value} may have lost a digit; put the version in quotation marks")
-    if not isinstance(value, str | int) or not KERNEL.fullmatch(str(value).strip()):
-        raise problem(f'{shown(value)} is no kernel version; allowed: ">=6.14", "<6.1"')
-    return str(value).strip()
-
-
-def version(text: str) -> tuple[int, ...]:
-    """The numbers that a kernel release begins with."""
-    match = re.match(r"\d+(?:\.\d+)*", text)
-    return tuple(map(int, match.group().split("."))) if match else ()
-
-
-class When(Model):
-    """Where a step runs; everywhere else it is left out."""
-
-    kernel: Annotated[str, BeforeValidator(_kernel), WithJsonSchema({"type": "string"})] | None = (
-        None
-    )
-    backend: Text | None = None
-    variant: dict[str, Any] | None = None
-
-    def lacking(self, kernel: str, backend: str, variant: dict[str, Any]) -> str | None:
-        """Why a step does not run here, or None where it does."""
-        if self.kernel and not _kernel_fits(self.kernel, kernel):
-            return f"kernel {kernel} is not {self.kernel}"
-        if self.backend and self.backend != backend:
-            return f"backend {backend} is not {self.backend}"
-        for name, value in (self.variant or {}).items():
-            if variant.get(name) != value:
-                return f"variant has {name} {variant.get(name)!r}, not {value!r}"
-        return None
-
-
-def _kernel_fits(wanted: str, kernel: str) -> bool:
-    from labctl.values import OPERATORS
-
-    match = KERNEL.fullmatch(wanted)
-    assert match
-    ours, theirs = version(kernel), version(match.group(2))
-    ours = ours[: len(theirs)]
-    compare: Any = OPERATORS[match.group(1) or "=="]
-    return bool(compare(ours, theirs))
-
-
-class Step(Model):
-    """One verb, and the modifiers that every verb takes."""
-
-    verb: ClassVar[str]
-    as_: Label | None = Field(None, alias="as")
-    when: When | None = None
-
-    def act(self, lab: Lab) -> Outcome | None:
-        """Does it. Raises StepFailed, LabError."""
-        raise NotImplementedError
-
-    @property
-    def claim(self) -> Predicate | None:
-        """What it claims, if it is a wait or an expectation."""
-        return None
-
-    @property
-    def starts(self) -> list[str]:
-        """The processes that it starts."""
-        return []
-
-    def __str__(self) -> str:
-        value = getattr(self, self.verb)
-        if isinstance(value, dict):
-            value = "; ".join(f"{name}: {_short(item)}" for name, item in value.items())
-        return f"{self.verb} {value}"
-
-
-def _short(item: Any) -> str:
-    if isinstance(item, dict):
-        return ", ".join(f"{key} = {value}" for key, value in item.items())
-    return str(item)
 
 
 class Start(Step):
@@ -282,6 +188,10 @@ class Wait(Step):
     def claim(self) -> Predicate:
         return self.wait
 
+    @property
+    def least(self) -> float:
+        return self.within.low
+
     def __str__(self) -> str:
         timing = f" within {self.within}" if self.within != DEFAULT_WITHIN else ""
         return f"wait {_claim(self.wait)}{timing}" + (f" of {self.since}" if self.since else "")
@@ -324,6 +234,10 @@ class Sleep(Step):
     def act(self, lab: Lab) -> None:
         lab.pump_until(lambda: False, lab.now() + self.sleep)
 
+    @property
+    def least(self) -> float:
+        return self.sleep
+
     def __str__(self) -> str:
         return f"sleep {self.sleep:g} s"
 
@@ -351,6 +265,12 @@ STEPS: dict[str, type[Step]] = {
         Call,
         Exec,
         Sysctl,
+        Drop,
+        Heal,
+        Net,
+        Cut,
+        Join,
+        Inject,
         Snapshot,
         Wait,
         Expect,
@@ -358,13 +278,3 @@ STEPS: dict[str, type[Step]] = {
         Note,
     )
 }
-
-NOT_YET = {
-    "drop": "losing segments is",
-    "heal": "losing segments is",
-    "net": "network emulation is",
-    "cut": "cutting links is",
-    "join": "cutting links is",
-    "inject": "crafting segments is",
-}
-"""Verbs of the language that this version does not do, with the subject of the refusal."""

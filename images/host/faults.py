@@ -1,0 +1,220 @@
+"""What the agent does to its host's traffic: what is lost, late, cut off, or sent by nobody.
+
+A drop is an nftables table of its own. It counts what it loses, and has the kernel report each
+lost packet (nfnetlink_log): captures can't tell, since packet(7) comes before the input hook and
+after the output hook.
+
+Standard library only, Python 3.6 or later.
+"""
+
+import base64
+import re
+import socket
+import struct
+import subprocess
+import time
+
+NETLINK_NETFILTER, NFNL_SUBSYS_ULOG = 12, 4
+NFULNL_MSG_PACKET, NFULNL_MSG_CONFIG = 0, 1
+NFULA_CFG_CMD, NFULA_CFG_MODE, NFULA_CFG_QTHRESH = 1, 2, 5
+NFULNL_CFG_CMD_BIND, NFULNL_COPY_PACKET = 1, 2
+NFULA_TIMESTAMP, NFULA_PAYLOAD, NFULA_PREFIX = 3, 9, 10
+NLM_F_REQUEST_ACK, NLMSG_ERROR = 0x5, 2
+ERROR_LENGTH = 20
+TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
+
+TABLE = "inet labctl_drop_%d"  # as labctl/faults.py names them
+INTERFACE = "eth0"
+KEEP_ADDRESSES = "/proc/sys/net/ipv6/conf/%s/keep_addr_on_down" % INTERFACE
+COUNTED = re.compile(r"labctl_drop_(\d+) \{\s+counter lost \{\s+packets (\d+) ")
+
+
+def run(command, text=""):
+    """What a command prints. Raises OSError with what it complains of."""
+    try:
+        done = subprocess.run(command, input=text.encode(), stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, check=False)  # fmt: skip
+    except FileNotFoundError as exc:
+        raise OSError("%s is not on the PATH" % command[0]) from exc
+    if done.returncode:
+        said = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no reason given"]
+        raise OSError("%s: %s" % (command[0], said[0].rstrip(".")))
+    return done.stdout.decode("utf-8", "replace")
+
+
+def attribute(kind, data):
+    """A netlink attribute (struct nlattr), padded."""
+    return struct.pack("=HH", 4 + len(data), kind) + data + bytes(-len(data) % 4)
+
+
+def attributes(data, offset):
+    """{type: value} of the attributes from an offset on."""
+    found = {}
+    while offset + 4 <= len(data):
+        length, kind = struct.unpack_from("=HH", data, offset)
+        if length < 4:
+            break
+        found[kind & TYPE_MASK] = data[offset + 4 : offset + length]
+        offset += (length + 3) & ~3
+    return found
+
+
+class Log:
+    """The packets that a group of the kernel's log reports, each as soon as it is there
+    (include/uapi/linux/netfilter/nfnetlink_log.h). Raises OSError where the kernel has none."""
+
+    def __init__(self, group):
+        self.socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
+        self.socket.bind((0, 0))
+        body = struct.pack("!BBH", socket.AF_UNSPEC, 0, group)  # struct nfgenmsg
+        body += attribute(NFULA_CFG_CMD, struct.pack("=B", NFULNL_CFG_CMD_BIND))
+        body += attribute(NFULA_CFG_MODE, struct.pack("!IBx", 0xFFFF, NFULNL_COPY_PACKET))
+        body += attribute(NFULA_CFG_QTHRESH, struct.pack("!I", 1))
+        kind = NFNL_SUBSYS_ULOG << 8 | NFULNL_MSG_CONFIG
+        header = struct.pack("=IHHII", 16 + len(body), kind, NLM_F_REQUEST_ACK, 0, 0)
+        self.socket.send(header + body)
+        error = -struct.unpack_from("=i", self.socket.recv(4096), 16)[0]
+        if error:
+            self.socket.close()
+            raise OSError(error, "the kernel has no log of packets (nfnetlink_log)")
+        self.socket.setblocking(False)
+
+    def fileno(self):
+        return self.socket.fileno()
+
+    def read(self):
+        """(prefix, time by CLOCK_REALTIME or None, packet) of each since the last call."""
+        found = []
+        while True:
+            try:
+                data, offset = self.socket.recv(1 << 16), 0
+            except BlockingIOError:
+                return found
+            except OSError:
+                continue  # ENOBUFS: some were lost, as the counters will tell
+            while offset + ERROR_LENGTH <= len(data):
+                length, kind = struct.unpack_from("=IH", data, offset)
+                if kind == NFNL_SUBSYS_ULOG << 8 | NFULNL_MSG_PACKET:
+                    values = attributes(data[: offset + length], offset + ERROR_LENGTH)
+                    prefix = values.get(NFULA_PREFIX, b"").rstrip(b"\0").decode()
+                    found.append((prefix, moment(values), values.get(NFULA_PAYLOAD, b"")))
+                offset += (length + 3) & ~3
+
+
+def moment(values):
+    """When the kernel saw a packet; it has no time for most that leave."""
+    if NFULA_TIMESTAMP not in values:
+        return None
+    seconds, micros = struct.unpack("!QQ", values[NFULA_TIMESTAMP])
+    return seconds + micros / 1e6
+
+
+class Faults:
+    """What is wrong on this host at the moment. `emit` takes events."""
+
+    def __init__(self, emit):
+        self.emit = emit
+        self.log = None
+        self.drops = []
+        self.shaped = False
+
+    def report(self):
+        """Reports the packets that were lost since the last time."""
+        for prefix, at, packet in self.log.read() if self.log else ():
+            t = time.monotonic()
+            if at is not None:
+                t -= time.time() - at
+            data = base64.b64encode(packet).decode()
+            self.emit(kind="loss", t=t, drop=int(prefix), data=data)
+
+    def lost(self):
+        """{drop: how many packets it has lost}, when all of these are reported."""
+        found = COUNTED.findall(run(["nft", "list", "counters"])) if self.drops else ()
+        self.report()
+        return {number: int(count) for number, count in found}
+
+    def drop(self, number, group, log, rules):
+        """Begins to lose segments; says why it can't be told which (`unlogged`), or null. `log` is
+        the statement in the rules that reports them to a group."""
+        unlogged = None
+        try:
+            self.log = self.log or Log(group)
+            run(["nft", "-f", "-"], rules)
+        except OSError as exc:
+            unlogged = str(exc)
+            run(["nft", "-f", "-"], rules.replace(log, ""))
+        self.drops.append(number)
+        return {"unlogged": unlogged}
+
+    def heal(self, numbers):
+        """Ends these drops, where there are such; says how many packets each has lost by then."""
+        mine = [number for number in numbers if number in self.drops]
+        nft("flush chain " + TABLE + " match", mine)  # What comes now is not lost any more.
+        lost = self.lost() if mine else {}
+        nft("delete table " + TABLE, mine)
+        self.drops = [number for number in self.drops if number not in mine]
+        return {"lost": lost}
+
+    def link(self, up):
+        """Takes the interface up, or down; its addresses stay."""
+        if not up:
+            try:
+                with open(KEEP_ADDRESSES, "w") as file:
+                    file.write("1")
+            except FileNotFoundError:
+                pass  # no IPv6 here, or an old kernel
+        run(["ip", "link", "set", INTERFACE, "up" if up else "down"])
+        return {}
+
+    def shape(self, netem):
+        """Has the interface's queue delay, lose or double what leaves, or leave it alone again."""
+        queue = ["dev", INTERFACE, "root"]
+        if netem:
+            run(["tc", "qdisc", "replace", *queue, "netem", *netem])
+        elif self.shaped:
+            run(["tc", "qdisc", "delete", *queue])
+        self.shaped = bool(netem)
+        return {}
+
+    def inject(self, data):
+        """Sends an IP packet as it is."""
+        packet = base64.b64decode(data)
+        if packet[0] >> 4 == 6:
+            family, target = socket.AF_INET6, socket.inet_ntop(socket.AF_INET6, packet[24:40])
+        else:
+            family, target = socket.AF_INET, socket.inet_ntoa(packet[16:20])
+        sender = socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW)
+        sender.sendto(packet, (target, 0))
+        sender.close()
+        return {}
+
+    def probe(self, what):
+        """Says what of these can't be had here, and why."""
+        missing = {}
+        for name in what:
+            try:
+                PROBES[name]()
+            except OSError as exc:
+                missing[name] = str(exc)
+        return {"missing": missing}
+
+
+def nft(command, numbers):
+    """Does this to the tables of these drops. Raises OSError."""
+    if numbers:
+        run(["nft", "-f", "-"], "".join(command % number + "\n" for number in numbers))
+
+
+def probe_nft():
+    """Raises OSError where nftables can't be had: the kernel's, or the program."""
+    chain = "chain lose { type filter hook input priority 0; limit rate 1/day counter drop; }"
+    run(["nft", "-c", "-f", "-"], "table inet labctl_probe {\n%s\n}\n" % chain)
+
+
+def probe_netem():
+    """Raises OSError where netem can't be had: the kernel's, or the program."""
+    run(["tc", "qdisc", "replace", "dev", "lo", "root", "netem", "delay", "1ms"])
+    run(["tc", "qdisc", "delete", "dev", "lo", "root"])
+
+
+PROBES = {"nft": probe_nft, "netem": probe_netem}

@@ -1,0 +1,488 @@
+"""The calls of the peer program: their language, and what each of them does.
+
+Standard library only, Python 3.6 or later. The controller imports this module too, for `parse`.
+"""
+
+import collections
+import errno
+import os
+import re
+import signal
+import socket
+import struct
+import time
+
+# --- The language of calls ------------------------------------------------------------------------
+
+Call = collections.namedtuple("Call", "name args tolerant text offset")
+"""One line: `tolerant` after `|| continue`; `offset` counts lines from the first, 0."""
+
+Word = collections.namedtuple("Word", "text quoted")
+
+TOKEN = re.compile(r'"((?:[^"\\]|\\.)*)"|\'([^\']*)\'|([^\s"\'#;][^\s;]*)')
+ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|.)", re.DOTALL)
+ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "0": "\0", '"': '"', "\\": "\\"}
+NUMBER = re.compile(r"[0-9]{1,20}\Z")
+DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|min|h)?\Z")
+SECONDS = {"ms": 0.001, "s": 1, None: 1, "m": 60, "min": 60, "h": 3600}
+LONGEST = 7 * 86400
+INT_MAX = 0x7FFFFFFF
+OPTION_LEVELS = collections.OrderedDict(
+    [
+        ("SO_", socket.SOL_SOCKET),
+        ("TCP_", socket.IPPROTO_TCP),
+        ("IPV6_", socket.IPPROTO_IPV6),
+        ("IP_", socket.IPPROTO_IP),
+    ]
+)
+# The usual options, by Linux's uapi headers: an older Python or another system may not name them.
+LINUX_OPTIONS = collections.OrderedDict([
+    ("SO_REUSEADDR", 2), ("SO_REUSEPORT", 15), ("SO_LINGER", 13), ("SO_KEEPALIVE", 9),
+    ("SO_RCVBUF", 8), ("SO_SNDBUF", 7), ("SO_RCVLOWAT", 18), ("SO_RCVTIMEO", 20),
+    ("SO_SNDTIMEO", 21), ("SO_BINDTODEVICE", 25), ("TCP_NODELAY", 1), ("TCP_MAXSEG", 2),
+    ("TCP_CORK", 3), ("TCP_KEEPIDLE", 4), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 6),
+    ("TCP_SYNCNT", 7), ("TCP_LINGER2", 8), ("TCP_DEFER_ACCEPT", 9), ("TCP_WINDOW_CLAMP", 10),
+    ("TCP_QUICKACK", 12), ("TCP_CONGESTION", 13), ("TCP_USER_TIMEOUT", 18), ("TCP_FASTOPEN", 23),
+    ("TCP_NOTSENT_LOWAT", 25), ("IP_TOS", 1), ("IP_TTL", 2), ("IP_FREEBIND", 15),
+    ("IP_BIND_ADDRESS_NO_PORT", 24), ("IP_LOCAL_PORT_RANGE", 51), ("IPV6_V6ONLY", 26),
+])  # fmt: skip
+TEXT_OPTIONS = ("TCP_CONGESTION", "SO_BINDTODEVICE")
+TIME_OPTIONS = ("SO_RCVTIMEO", "SO_SNDTIMEO")
+
+
+class CallError(ValueError):
+    """A line that is no call; `offset` is its place in the text, counted from 0."""
+
+    def __init__(self, offset, message):
+        super().__init__(message)
+        self.offset = offset
+
+
+def parse(text):
+    """The calls of `text`, one a line or separated by `;`. Raises CallError at the first one that
+    is none.
+    """
+    calls = []
+    for offset, line in enumerate(text.split("\n")):
+        for words, source in _statements(line, offset):
+            tolerant = [word.text for word in words[-2:]] == ["||", "continue"]
+            if tolerant:
+                words = words[:-2]
+            try:
+                name = words[0].text if words else "||"
+                if name not in CALLS:
+                    raise ValueError(_unknown("call", name, CALLS))
+                args = CALLS[name].parse(words[1:])
+            except ValueError as exc:
+                raise CallError(offset, str(exc)) from None
+            calls.append(Call(name, args, tolerant, source, offset))
+    return calls
+
+
+def _statements(line, offset):
+    """The statements of one line: pairs of words and text, comments left out."""
+    words, start, position = [], None, 0
+    while position <= len(line):
+        rest = line[position:]
+        at_end = not rest or rest[0] in "#;"
+        if at_end:
+            if words:
+                yield words, line[start:position].strip()
+            words, start = [], None
+            if not rest or rest[0] == "#":
+                return
+            position += 1
+        elif rest[0].isspace():
+            position += 1
+        else:
+            match = TOKEN.match(rest)
+            if not match:
+                raise CallError(offset, "a quotation mark is not closed: %s" % rest)
+            double, single, plain = match.groups()
+            if double is not None:
+                word = Word(ESCAPE.sub(_unescape, double), True)
+            else:
+                word = Word(single, True) if single is not None else Word(plain, False)
+            start = position if start is None else start
+            words.append(word)
+            position += match.end()
+
+
+def _unescape(match):
+    code = match.group(1)
+    if code.startswith("x") and len(code) == 3:
+        return chr(int(code[1:], 16))
+    return ESCAPES.get(code, match.group(0))
+
+
+def _unknown(what, name, allowed):
+    import difflib  # which takes its time, and is seldom wanted
+
+    close = difflib.get_close_matches(name, allowed, n=1, cutoff=0.55)
+    hint = "; did you mean %r?" % close[0] if close else ""
+    return "unknown %s %r; allowed: %s%s" % (what, name, ", ".join(allowed), hint)
+
+
+def duration(text):
+    """Seconds, from `50ms`, `1.5s`, `2m`, `1h` or a bare number of seconds."""
+    match = DURATION.match(text)
+    seconds = float(match.group(1)) * SECONDS[match.group(2)] if match else LONGEST + 1
+    if seconds > LONGEST:
+        raise ValueError("%r is no duration; allowed: 50ms, 1.5s, 2m, 7 days at most" % text)
+    return seconds
+
+
+def endpoint(text):
+    """(host, port) from `HOST:PORT`, `:PORT` or `[IPV6]:PORT`; the host is '' for the wildcard."""
+    host, _, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    valid = ":" in text and NUMBER.match(port) and int(port) <= 65535
+    if not valid or (":" in host and not bracketed):
+        raise ValueError(
+            "%r is no address; allowed: HOST:PORT, :PORT or [IPv6]:PORT, port 0 to 65535" % text
+        )
+    return host[1:-1] if bracketed else host, int(port)
+
+
+def option(name):
+    """(level, number) of a socket option by its C name."""
+    for prefix, level in OPTION_LEVELS.items():
+        if name.startswith(prefix):
+            number = getattr(socket, name, LINUX_OPTIONS.get(name))
+            if isinstance(number, int):
+                return level, number
+    raise ValueError(_unknown("socket option", name, LINUX_OPTIONS))
+
+
+def _plain(usage, low, high):
+    """A parser for calls that take `low` to `high` plain words."""
+
+    def check(words):
+        if not low <= len(words) <= high:
+            amount = "few" if len(words) < low else "many"
+            raise ValueError("too %s words; usage: %s" % (amount, usage))
+        return [word.text for word in words]
+
+    return check
+
+
+def _number(text, usage, high=INT_MAX):
+    if not NUMBER.match(text) or int(text) > high:
+        raise ValueError("%r is no number from 0 to %d; usage: %s" % (text, high, usage))
+    return int(text)
+
+
+def _parse_none(usage):
+    check = _plain(usage, 0, 0)
+    return lambda words: tuple(check(words))
+
+
+def _parse_socket(words):
+    kinds = _plain(CALLS["socket"].usage, 0, 1)(words) or ["tcp"]
+    if kinds[0] not in ("tcp", "tcp6"):
+        raise ValueError("unknown kind of socket %r; allowed: tcp, tcp6" % kinds[0])
+    return (kinds[0],)
+
+
+def _parse_set(words):
+    name, *values = _plain(CALLS["set"].usage, 1, 3)(words)
+    option(name)
+    if name in TEXT_OPTIONS:
+        if len(values) != 1:
+            raise ValueError("%s wants one text; usage: set %s TEXT" % (name, name))
+        return (name, values[0].encode())
+    if name in TIME_OPTIONS:
+        seconds = duration(values[0]) if values else 1.0
+        return (name, struct.pack("ll", int(seconds), int(seconds % 1 * 1e6)))
+    try:
+        numbers = [int(value) for value in values or ["1"]]
+    except ValueError:
+        raise ValueError("%s wants whole numbers; got %s" % (name, " ".join(values))) from None
+    if name == "IP_LOCAL_PORT_RANGE" and len(numbers) == 2:
+        numbers = [numbers[0] | numbers[1] << 16]
+    if name == "SO_LINGER" and len(numbers) != 2:
+        raise ValueError("SO_LINGER wants two numbers; usage: set SO_LINGER ON SECONDS")
+    if not all(-INT_MAX - 1 <= number <= 0xFFFFFFFF for number in numbers):
+        raise ValueError("%s wants numbers of 32 bits; got %s" % (name, " ".join(values)))
+    return (name, struct.pack("I" * len(numbers), *[n & 0xFFFFFFFF for n in numbers]))
+
+
+def _parse_endpoint(usage):
+    check = _plain(usage, 1, 1)
+    return lambda words: endpoint(check(words)[0])
+
+
+def _parse_count(usage, default, high=INT_MAX):
+    check = _plain(usage, 0 if default is not None else 1, 1)
+
+    def count(words):
+        texts = check(words)
+        return (_number(texts[0], usage, high) if texts else default,)
+
+    return count
+
+
+def _parse_send(words):
+    usage = CALLS["send"].usage
+    _plain(usage, 1, len(words))(words)
+    if len(words) == 2 and words[1].text == "bytes" and not words[0].quoted:
+        total = _number(words[0].text, usage)
+        return (b"x" * min(total, 65536), None, 0.0, total)
+    if not words[0].quoted:
+        raise ValueError("the text must stand in quotation marks; usage: %s" % usage)
+    times, pause, rest = 1, 0.0, [word.text for word in words[1:]]
+    while rest:
+        word = rest.pop(0)
+        if word == "forever":
+            times = None
+        elif word == "x" and rest:
+            times = _number(rest.pop(0), usage)
+        elif word == "every" and rest:
+            pause = duration(rest.pop(0))
+        else:
+            raise ValueError("%r is out of place; usage: %s" % (word, usage))
+    return (words[0].text.encode(), times, pause, None)
+
+
+def _parse_recv(words):
+    texts = _plain(CALLS["recv"].usage, 0, 2)(words)
+    if texts == ["until", "eof"]:
+        return ("eof",)
+    if len(texts) == 2:
+        raise ValueError("%r is out of place; usage: %s" % (texts[1], CALLS["recv"].usage))
+    return (_number(texts[0], CALLS["recv"].usage) if texts else None,)
+
+
+def _parse_shutdown(words):
+    (how,) = _plain(CALLS["shutdown"].usage, 1, 1)(words)
+    if how not in HOW:
+        raise ValueError("unknown direction %r; allowed: %s" % (how, ", ".join(HOW)))
+    return (how,)
+
+
+def _parse_close(words):
+    which = " ".join(_plain(CALLS["close"].usage, 0, 2)(words))
+    if which not in ("", "listener", "at eof"):
+        raise ValueError("%r is out of place; usage: %s" % (which, CALLS["close"].usage))
+    return (which,) if which else ()
+
+
+def _parse_sleep(words):
+    return (duration(_plain(CALLS["sleep"].usage, 1, 1)(words)[0]),)
+
+
+# --- What the calls do ----------------------------------------------------------------------------
+
+HOW = {"rd": socket.SHUT_RD, "wr": socket.SHUT_WR, "rdwr": socket.SHUT_RDWR}
+
+
+# Linux has one number for both; socket calls fail with the latter (accept(2), setsockopt(2)).
+ERRNOS = {**errno.errorcode, errno.EOPNOTSUPP: "EOPNOTSUPP"}
+
+
+class Program:
+    """The state of a process that runs calls: its sockets, and where `call` steps come from."""
+
+    def __init__(self, log):
+        self.log = log
+        self.current = None
+        self.listener = None
+        self.open = []
+
+    def execute(self, calls):
+        for call in calls:
+            self.log(kind="call", pid=os.getpid(), phase="enter", call=call.text, name=call.name)
+            report = {"kind": "call", "pid": os.getpid(), "call": call.text, "name": call.name}
+            try:
+                result = CALLS[call.name].run(self, *call.args)
+            except OSError as exc:
+                name, status = ERRNOS.get(exc.errno), exc.errno
+                if isinstance(exc, socket.gaierror):
+                    name, status = "EAI_NONAME", 1
+                report.update(pid=os.getpid(), local=self.bound())
+                self.log(phase="done", errno=name, error=exc.strerror, **report)
+                if not call.tolerant:
+                    os._exit(status)
+            else:
+                report["pid"] = os.getpid()
+                self.log(phase="done", **dict(report, **(result or {})))
+
+    def sock(self):
+        if self.current is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return self.current
+
+    def bound(self):
+        """The local address of the current socket, or None."""
+        try:
+            return _name(self.sock().getsockname())
+        except OSError:
+            return None
+
+    def adopt(self, sock):
+        self.current = sock
+        self.open.append(sock)
+
+    def drop(self, sock):
+        self.open.remove(sock)
+        if sock is self.listener:
+            self.listener = None
+        if sock is self.current:
+            self.current = self.listener
+        sock.close()
+
+    def resolve(self, host, port, flags=0):
+        family = self.sock().family
+        if family == socket.AF_INET6 and host:
+            flags |= socket.AI_V4MAPPED
+        found = socket.getaddrinfo(host or None, port, family, socket.SOCK_STREAM, 0, flags)
+        return found[0][4]
+
+
+def call_socket(program, kind):
+    family = socket.AF_INET6 if kind == "tcp6" else socket.AF_INET
+    program.adopt(socket.socket(family, socket.SOCK_STREAM))
+
+
+def call_set(program, name, value):
+    level, number = option(name)
+    program.sock().setsockopt(level, number, value)
+
+
+def call_bind(program, host, port):
+    address = program.resolve(host, port, socket.AI_PASSIVE)
+    sock = program.sock()
+    try:
+        sock.bind(address)
+    except OSError as exc:
+        # Python words some of bind's errors itself; the kernel's number is what counts.
+        raise OSError(exc.errno, os.strerror(exc.errno)) from exc
+    return {"local": _name(sock.getsockname())}
+
+
+def call_listen(program, backlog):
+    program.sock().listen(backlog)
+    program.listener = program.sock()
+
+
+def call_accept(program):
+    listener = program.listener or program.sock()
+    connection, peer = listener.accept()
+    program.adopt(connection)
+    return {"local": _name(connection.getsockname()), "peer": _name(peer)}
+
+
+def call_connect(program, host, port):
+    sock = program.sock()
+    sock.connect(program.resolve(host, port))
+    return {"local": _name(sock.getsockname()), "peer": _name(sock.getpeername())}
+
+
+def call_send(program, data, times, pause, total):
+    sock, sent, writes = program.sock(), 0, 0
+    while (sent < total) if total is not None else (times is None or writes < times):
+        if writes and pause:
+            time.sleep(pause)
+        chunk = data if total is None else data[: total - sent]
+        sock.sendall(chunk)
+        sent += len(chunk)
+        writes += 1
+    return {"result": sent}
+
+
+def call_recv(program, limit):
+    sock, received, eof, head = program.sock(), 0, False, b""
+    while True:
+        data = sock.recv(min(65536, limit - received) if isinstance(limit, int) else 65536)
+        received += len(data)
+        head = head or data[:64]
+        eof = not data
+        if eof or limit is None or (isinstance(limit, int) and received >= limit):
+            return {"result": received, "eof": eof, "data": head.decode("utf-8", "replace")}
+
+
+def call_shutdown(program, how):
+    program.sock().shutdown(HOW[how])
+
+
+def call_close(program, which=None):
+    sock = program.listener if which == "listener" else program.sock()
+    if sock is None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    while which == "at eof" and sock.recv(65536):
+        pass
+    program.drop(sock)
+
+
+def call_fork(program):
+    child = os.fork()
+    if child:
+        if program.current is not program.listener:
+            program.drop(program.sock())
+        program.log(kind="call", pid=os.getpid(), phase="done", call="fork", name="fork",
+                    result=child)  # fmt: skip
+        call_wait(program)
+
+
+def call_sleep(program, seconds):
+    time.sleep(seconds)
+
+
+def call_wait(program):
+    while True:
+        signal.pause()
+
+
+def call_exit(program, status=0):
+    os._exit(status)
+
+
+def call_return(program):
+    os._exit(0)
+
+
+def call_await(program):
+    with os.fdopen(0, closefd=False) as commands:
+        for line in iter(commands.readline, ""):
+            program.execute(parse(line))
+
+
+class Kind:
+    """One kind of call: how it is written, parsed and done."""
+
+    def __init__(self, usage, parser, run):
+        self.usage, self.run = usage, run
+        self.parse = parser
+
+
+def _kind(usage, run, parser=None, make=None, **options):
+    return Kind(usage, parser or (make or _parse_none)(usage, **options), run)
+
+
+CALLS = collections.OrderedDict(
+    (kind.usage.split()[0], kind)
+    for kind in [
+        _kind("socket [tcp|tcp6]", call_socket, _parse_socket),
+        _kind("set OPTION [VALUE...]", call_set, _parse_set),
+        _kind("bind [HOST]:PORT", call_bind, make=_parse_endpoint),
+        _kind("listen N", call_listen, make=_parse_count, default=None),
+        _kind("accept", call_accept),
+        _kind("connect HOST:PORT", call_connect, make=_parse_endpoint),
+        _kind('send "TEXT" [x N] [every DURATION] [forever] | send N bytes',
+              call_send, _parse_send),
+        _kind("recv [N | until eof]", call_recv, _parse_recv),
+        _kind("shutdown rd|wr|rdwr", call_shutdown, _parse_shutdown),
+        _kind("close [listener | at eof]", call_close, _parse_close),
+        _kind("fork", call_fork),
+        _kind("sleep DURATION", call_sleep, _parse_sleep),
+        _kind("wait", call_wait),
+        _kind("exit [N]", call_exit, make=_parse_count, default=0, high=255),
+        _kind("return", call_return),
+        _kind("await", call_await),
+    ]
+)  # fmt: skip
+
+
+def _name(address):
+    host = "[%s]" % address[0] if ":" in address[0] else address[0]
+    return "%s:%d" % (host, address[1])

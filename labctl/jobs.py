@@ -1,0 +1,303 @@
+"""Several cases at once: each in a process of its own, with its own lab and its own lease.
+
+A worker is forked from this process, in which all is imported and loaded, and tells it by a pipe
+what step it has come to, and at last what came of it. The end of that pipe is the end of the
+worker. Threads: none here, so that a fork is safe; a Docker client that is open here would be
+shared, so none is.
+
+Signals: only this process heeds those of a terminal, and passes every one on as SIGTERM. A worker
+whose parent has gone sends that to itself. So it always takes its lab down.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from labctl.backends import Progress
+from labctl.errors import LabctlError
+from labctl.history import Event, History, StepEvent
+from labctl.lab import Lab
+from labctl.runner import RunResult, Watcher, document
+from labctl.scenario import Scenario
+from labctl.store import RunFolder
+from labctl.workflow import SIGNALS, interruptible
+
+METHOD = "fork" if sys.platform == "linux" else "spawn"
+"""How a worker begins. A fork takes 10 ms, a new interpreter half a second of computing; but the
+system's libraries on macOS do not bear a fork (see Python's multiprocessing)."""
+
+MOST = 32
+"""At once. Networks are as many: netns.py has 32 to give away, an engine about as many."""
+
+TICK = 0.125
+ORPHAN_LOOK = 0.5
+
+if TYPE_CHECKING:
+    Pipe = Connection[Any, Any]
+
+Work = Callable[[Path, Scenario, Watcher, Progress], RunResult]
+"""Runs a case, recorded in a folder. It must pickle, as a function of a module does."""
+
+
+@dataclass(frozen=True)
+class Doing:
+    """The step that a case has come to, counted from 0."""
+
+    index: int
+    text: str
+
+
+class Board(Protocol):
+    """Somebody who is shown all cases as they go on. Each is known by its number."""
+
+    def begun(self, number: int) -> None:
+        """A case is being brought up."""
+
+    def doing(self, number: int, step: Doing) -> None:
+        """It has come to a step."""
+
+    def say(self, line: str) -> None:
+        """Long work makes progress."""
+
+    def ended(self, number: int, result: RunResult) -> None:
+        """It is over."""
+
+    def tick(self) -> None:
+        """Called several times a second."""
+
+
+@dataclass
+class _Job:
+    """A case that runs."""
+
+    number: int
+    case: Scenario
+    folder: Path
+    process: BaseProcess
+    up: bool = False
+    result: RunResult | LabctlError | None = None
+    began: float = field(default_factory=time.monotonic)
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How many cases run at once, and how many of these may be coming up: to bring a lab up is most
+    of the work, and would delay what the others measure."""
+
+    at_once: int
+    rising: int
+
+
+A_CORE = Pace(8, 1)
+"""What suits each core: most cases wait for TCP's timers most of the time."""
+
+CHEAP = {"netns": Pace(8, 4)}
+"""The same for backends whose labs come up with little work."""
+
+
+def pace(backend: str, cases: int, wanted: int | None) -> Pace:
+    """For so many cases, all at once that are `wanted`, or as suits this machine."""
+    cores, suitable = os.cpu_count() or 1, CHEAP.get(backend, A_CORE)
+    most = wanted or min(suitable.at_once * cores, MOST)
+    return Pace(min(most, cases), suitable.rising * cores)
+
+
+def run_all(
+    cases: Sequence[Scenario],
+    pace: Pace,
+    backend: str,
+    place: Callable[[Scenario], Path],
+    work: Work,
+    board: Board,
+    method: str = METHOD,
+) -> list[RunResult]:
+    """Runs cases at this pace, and returns what came of them, in their order; those that take
+    longest begin first. `place` makes the folder of each. A case whose worker was killed is an
+    `error`.
+
+    Raises KeyboardInterrupt, and what `place` and `work` raise, when all that runs has ended."""
+    waiting = sorted(range(len(cases)), key=lambda number: -cases[number].least)
+    running: dict[Pipe, _Job] = {}
+    results: dict[int, RunResult] = {}
+    try:
+        while waiting or running:
+            while waiting and _room(pace, running.values()):
+                number = waiting.pop(0)
+                folder = place(cases[number])
+                with _held_back():
+                    pipe, job = _start(number, cases[number], folder, work, method)
+                    running[pipe] = job
+                board.begun(number)
+            for pipe in _ready(running, TICK):
+                job = running[pipe]
+                try:
+                    message = pipe.recv()
+                except (EOFError, OSError):
+                    del running[pipe]
+                    results[job.number] = _over(job, backend)
+                    board.ended(job.number, results[job.number])
+                else:
+                    _take(message, job, board)
+            board.tick()
+    finally:
+        _end(running)
+    return [results[number] for number in range(len(cases))]
+
+
+def _start(number: int, case: Scenario, folder: Path, work: Work, method: str) -> tuple[Pipe, _Job]:
+    context = get_context(method)
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(  # type: ignore[attr-defined]
+        target=_worker, args=(folder, case, work, theirs, os.getpid()), name=case.label
+    )
+    process.start()
+    theirs.close()  # or the next worker would hold it open
+    return ours, _Job(number, case, folder, process)
+
+
+def _take(message: object, job: _Job, board: Board) -> None:
+    match message:
+        case Doing():
+            job.up = True
+            board.doing(job.number, message)
+        case str():
+            board.say(message)
+        case RunResult() | LabctlError():
+            job.result = message
+
+
+def _over(job: _Job, backend: str) -> RunResult:
+    """What came of a case whose worker has ended. Raises what that raised."""
+    job.process.join()
+    if isinstance(job.result, LabctlError):
+        raise job.result
+    found = job.result or _cut_short(job, backend)
+    if found.result in ("pass", "skip"):
+        return found
+    from labctl.reports.recorded import load
+
+    return replace(found, history=load(job.folder).history)
+
+
+def _cut_short(job: _Job, backend: str) -> RunResult:
+    """The result of a case that left none, which is written into its folder."""
+    from labctl.reports.recorded import load
+
+    code = job.process.exitcode or 0
+    with RunFolder(job.folder, job.case.text) as folder:
+        left = load(job.folder)
+        found = RunResult(
+            scenario=job.case,
+            result="error",
+            reason=(
+                f"its process was killed by {signal.Signals(-code).name}" if code < 0
+                else "its process failed; the reason stands above" if code else "interrupted"
+            ),
+            backend=backend,
+            environment=left.environment,
+            started=left.started or f"{job.started:%Y-%m-%dT%H:%M:%SZ}",
+            seconds=time.monotonic() - job.began,
+            lab_seconds=left.lab_seconds,
+            folder=job.folder,
+            verdicts=(),
+            why=(),
+            history=History(),
+        )  # fmt: skip
+        folder.finish(document([found]))
+    return found
+
+
+def _end(running: dict[Pipe, _Job]) -> None:
+    """Has all workers take their labs down, and waits until they have."""
+    for job in running.values():
+        job.process.terminate()
+    while running:
+        for pipe in _ready(running, None):
+            # What they still say is of no use, but a full pipe would keep them.
+            if not os.read(pipe.fileno(), 1 << 16):
+                running.pop(pipe).process.join()
+
+
+def _room(pace: Pace, jobs: Collection[_Job]) -> bool:
+    rising = sum(not job.up for job in jobs)
+    return len(jobs) < pace.at_once and rising < pace.rising
+
+
+def _ready(running: Iterable[Pipe], patience: float | None) -> list[Pipe]:
+    """Those with something to read, or at their end."""
+    return cast("list[Pipe]", wait(list(running), patience))
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Holds signals back: a worker that has begun must be known, and must know what to do."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+# --- In a worker ----------------------------------------------------------------------------------
+
+
+def _worker(folder: Path, case: Scenario, work: Work, pipe: Pipe, parent: int) -> None:
+    """Begins with signals held back, and ends so."""
+
+    def tell(message: object) -> None:
+        with suppress(OSError):  # Nobody listens any more.
+            pipe.send(message)
+
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    for number in (signal.SIGINT, signal.SIGHUP):
+        # Not SIG_IGN: programs in the lab would inherit that.
+        signal.signal(number, lambda *_: None)
+    with interruptible((signal.SIGTERM,)):
+        try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            found = work(folder, case, _Telling(tell), tell)
+            tell(replace(found, history=History()))  # It is large, and stands in the folder.
+        except LabctlError as exc:
+            tell(exc)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(ORPHAN_LOOK)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+class _Telling:
+    """A watcher that tells the parent what step its case has come to."""
+
+    def __init__(self, tell: Callable[[object], None]) -> None:
+        self._tell = tell
+
+    def event(self, event: Event, history: History) -> None:
+        """See `Watcher`."""
+        if isinstance(event, StepEvent) and event.phase == "begin":
+            self._tell(Doing(event.index, event.text))
+
+    def up(self, lab: Lab) -> None:
+        """See `Watcher`."""
+
+    def done(self, lab: Lab) -> None:
+        """See `Watcher`."""

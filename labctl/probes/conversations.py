@@ -1,0 +1,58 @@
+"""Connections by what went over the wire: the numbers that a further segment of one would have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from labctl.probes.segments import MODULUS, Segment
+
+
+@dataclass
+class Direction:
+    """What one end has sent so far. Numbers are the wire's own; `following` is what it would send
+    next, `window` and `timestamps` (TSval and TSecr, RFC 7323) are its latest."""
+
+    first: int
+    following: int
+    window: int = 0
+    timestamps: tuple[int, int] | None = None
+
+
+@dataclass
+class Conversation:
+    """One connection: what each of its ends has sent, by address. Another one between the same
+    addresses and ports begins with a SYN that is not a repeated one."""
+
+    ends: tuple[str, str]
+    sent: dict[str, Direction] = field(default_factory=dict)
+
+
+def conversations(segments: Iterable[Segment]) -> list[Conversation]:
+    """All of them, in order of their first segments. What was injected belongs to none."""
+    found: list[Conversation] = []
+    latest: dict[frozenset[str], Conversation] = {}
+    for segment in segments:
+        if segment.injected:
+            continue
+        ends = segment.source, segment.target
+        known = latest.get(frozenset(ends))
+        mine = known.sent.get(segment.source) if known else None
+        opens = "SYN" in segment.flags and "ACK" not in segment.flags
+        if known is None or (opens and (mine is None or mine.first != segment.base[0])):
+            known = latest[frozenset(ends)] = Conversation(ends)
+            found.append(known)
+        _follow(known.sent, segment)
+    return found
+
+
+def _follow(sent: dict[str, Direction], segment: Segment) -> None:
+    first = segment.base[0]
+    mine = sent.setdefault(segment.source, Direction(first, first))
+    span = segment.length + ("SYN" in segment.flags) + ("FIN" in segment.flags)
+    end = (segment.seq + span) % MODULUS
+    if 0 < (end - (mine.following - first)) % MODULUS < MODULUS // 2:
+        mine.following = (first + end) % MODULUS
+    if "RST" not in segment.flags:
+        mine.window = segment.window
+        mine.timestamps = segment.timestamps or mine.timestamps

@@ -1,0 +1,132 @@
+"""What every step is made of: its modifiers, where it runs, and how it fails."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+
+from labctl.history import History
+from labctl.predicates import Finding, Predicate
+from labctl.values import OPERATORS, Label, Model, Text, problem, shown
+
+if TYPE_CHECKING:
+    from labctl.lab import Lab
+
+Outcome = Literal["done", "held", "timeout"]
+
+
+class Claims(Protocol):
+    """What can be judged."""
+
+    def judge(self, history: History) -> list[Finding]:
+        """The findings, from what is known at the end of `history`."""
+
+
+class StepFailed(Exception):
+    """A step that could not be done because the scenario assumed what is not so."""
+
+    def __init__(self, what: str, expected: str, actual: str) -> None:
+        super().__init__(f"{what}: expected {expected}, saw {actual}")
+        self.what, self.expected, self.actual = what, expected, actual
+
+
+KERNEL = re.compile(r"(>=|<=|==|!=|>|<)?\s*(\d+(?:\.\d+)*)")
+
+
+def _kernel(value: Any) -> str:
+    if isinstance(value, float):
+        raise problem(f"{value} may have lost a digit; put the version in quotation marks")
+    if not isinstance(value, str | int) or not KERNEL.fullmatch(str(value).strip()):
+        raise problem(f'{shown(value)} is no kernel version; allowed: ">=6.14", "<6.1"')
+    return str(value).strip()
+
+
+def version(text: str) -> tuple[int, ...]:
+    """The numbers that a kernel release begins with."""
+    match = re.match(r"\d+(?:\.\d+)*", text)
+    return tuple(map(int, match.group().split("."))) if match else ()
+
+
+class When(Model):
+    """Where a step runs; everywhere else it is left out."""
+
+    kernel: Annotated[str, BeforeValidator(_kernel), WithJsonSchema({"type": "string"})] | None = (
+        None
+    )
+    backend: Text | None = None
+    variant: dict[str, Any] | None = None
+
+    def lacking(self, kernel: str, backend: str, variant: dict[str, Any]) -> str | None:
+        """Why a step does not run here, or None where it does."""
+        if self.kernel and not _kernel_fits(self.kernel, kernel):
+            return f"kernel {kernel} is not {self.kernel}"
+        if self.backend and self.backend != backend:
+            return f"backend {backend} is not {self.backend}"
+        for name, value in self.excludes(variant).items():
+            return f"variant has {name} {variant.get(name)!r}, not {value!r}"
+        return None
+
+    def excludes(self, variant: Mapping[str, Any]) -> dict[str, Any]:
+        """What is wanted of a variant and is not so."""
+        wanted = self.variant or {}
+        return {name: value for name, value in wanted.items() if variant.get(name) != value}
+
+
+def _kernel_fits(wanted: str, kernel: str) -> bool:
+    match = KERNEL.fullmatch(wanted)
+    assert match
+    ours, theirs = version(kernel), version(match.group(2))
+    ours = ours[: len(theirs)]
+    compare: Any = OPERATORS[match.group(1) or "=="]
+    return bool(compare(ours, theirs))
+
+
+class Step(Model):
+    """One verb, and the modifiers that every verb takes."""
+
+    verb: ClassVar[str]
+    as_: Label | None = Field(None, alias="as")
+    when: When | None = None
+
+    def act(self, lab: Lab) -> Outcome | None:
+        """Does it. Raises StepFailed, LabError."""
+        raise NotImplementedError
+
+    @property
+    def claim(self) -> Predicate | None:
+        """What it claims, if it is a wait or an expectation."""
+        return None
+
+    def in_the_end(self, index: int) -> Claims | None:
+        """What it claims of the whole run, as its step number `index`."""
+        return None
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The capabilities that it takes."""
+        return frozenset()
+
+    @property
+    def starts(self) -> list[str]:
+        """The processes that it starts."""
+        return []
+
+    @property
+    def least(self) -> float:
+        """About how many seconds it takes at least, if all goes well."""
+        return 0.0
+
+    def __str__(self) -> str:
+        value = getattr(self, self.verb)
+        if isinstance(value, dict):
+            value = "; ".join(f"{name}: {_short(item)}" for name, item in value.items())
+        return f"{self.verb} {value}"
+
+
+def _short(item: Any) -> str:
+    if isinstance(item, dict):
+        return ", ".join(f"{key} = {value}" for key, value in item.items())
+    return str(item)

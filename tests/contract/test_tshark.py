@@ -1,0 +1,49 @@
+"""tshark and labctl read captures alike, and where they do not, it shows. The captures of all
+lessons are held against tshark where those are run: see test_lessons.py."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+from pathlib import Path
+
+import pytest
+
+from labctl.probes.segments import FILE_HEADER
+from labctl.reports import recorded
+from tests import tshark
+
+RUN = Path(__file__).parents[1] / "unit" / "data" / "run"
+
+pytestmark = pytest.mark.skipif(tshark.MISSING is not None, reason=str(tshark.MISSING))
+
+
+def without(pcap: bytes, number: int) -> bytes:
+    """A capture without one of its frames, counted from 1."""
+    records, at = [], len(FILE_HEADER)
+    while at < len(pcap):
+        end = at + 16 + struct.unpack_from("<8xI", pcap, at)[0]
+        records.append(pcap[at:end])
+        at = end
+    del records[number - 1]
+    return FILE_HEADER + b"".join(records)
+
+
+def test_agreement() -> None:
+    assert tshark.disagreements(recorded.load(RUN).history, RUN) == []
+
+
+def test_another_segment_is_noticed_and_so_is_another_retransmission(tmp_path: Path) -> None:
+    """Of two FINs in the server's capture the second repeats the first. tshark gets it alone."""
+    history = recorded.load(RUN).history
+    first, again = (n for n, s in enumerate(history.segments(), 1) if "FIN" in s.flags)
+    shutil.copytree(RUN, tmp_path, dirs_exist_ok=True)
+    server = tmp_path / "server.pcap"
+    server.write_bytes(without(server.read_bytes(), first))
+    lost, repeats, new = tshark.disagreements(history, tmp_path)
+    for line, who, said in (
+        (lost, "labctl", False), (repeats, "labctl", True), (new, "tshark", False)
+    ):  # fmt: skip
+        assert line.startswith(f"server.pcap: {who} alone: ")
+        assert line.endswith(f"seq=188, ack=12, length=77, again={said})")
+    assert again == first + 1

@@ -1,0 +1,320 @@
+"""From a step that makes the network fail to what hosts are told, and back to a verdict."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from labctl.backends import address_names
+from labctl.faults import FLAG_BITS, Drop, End, Forgery, Netem, Position, tallied
+from labctl.history import History, LabEvent, TallyEvent, TroubleEvent
+from labctl.predicates.lost import Lost
+from labctl.probes.conversations import Conversation, conversations
+from labctl.probes.segments import MODULUS, Injection, Observation, match, read_packet
+from tests.conftest import no_namespaces
+from tests.fake import FakeBackend, play, scenario
+from tests.unit.test_segments import CLIENT as CLIENT_END
+from tests.unit.test_segments import EPOCH, HANDSHAKE, OWNERS, both, one, record, segments
+
+SERVER = End(("198.18.0.2", "fd00::2"), 8000)
+CLIENT = End(("198.18.0.3", "fd00::3"))
+
+
+# --- Drops ----------------------------------------------------------------------------------------
+
+
+def lines(drop: Drop) -> list[str]:
+    return [line.strip() for line in drop.rules(3).splitlines()]
+
+
+def test_a_drop_is_a_table() -> None:
+    to_client = "ip daddr { 198.18.0.3 } tcp flags & 0x1 == 0x1 jump lose"
+    assert lines(Drop(SERVER, CLIENT, "input", frozenset({"FIN"}), count=2)) == [
+        "table inet labctl_drop_3 {",
+        "counter lost { }",
+        "chain lose {",
+        "limit rate 1/day burst 2 packets counter name lost "
+        'log prefix "3" group 7 snaplen 128 drop',
+        "}",
+        "chain match {",
+        "type filter hook input priority 0",
+        f"ip saddr {{ 198.18.0.2 }} tcp sport 8000 {to_client}",
+        f"ip6 saddr {{ fd00::2 }} tcp sport 8000 "
+        f"{to_client.replace('ip ', 'ip6 ').replace('198.18.0.3', 'fd00::3')}",
+        "}",
+        "}",
+    ]  # fmt: skip
+
+
+def test_bare_segments_have_no_other_flag_and_no_data() -> None:
+    found = lines(Drop(CLIENT, None, "output", frozenset({"ACK"}), bare=True))
+    assert "ip saddr { 198.18.0.3 } tcp flags & 0x3f == 0x10 jump sized" in found
+    assert "tcp doff 8 ip length == 52 jump lose" in found
+    assert "tcp doff 8 ip6 length == 32 jump lose" in found
+
+
+def test_data_is_what_is_longer_than_headers() -> None:
+    found = lines(Drop(None, SERVER, "input", frozenset({"data"})))
+    assert "ip daddr { 198.18.0.2 } tcp dport 8000 tcp flags & 0x0 == 0x0 jump sized" in found
+    assert "tcp doff 15 ip length > 80 jump lose" in found
+
+
+def test_ends_of_different_families_have_nothing_in_common() -> None:
+    found = lines(Drop(End(("198.18.0.2",)), End(("fd00::3",)), "input"))
+    assert not [line for line in found if "saddr" in line]
+
+
+@st.composite
+def drops(draw: st.DrawFn) -> Drop:
+    ends = st.builds(
+        End,
+        st.sampled_from([("198.18.0.2",), ("fd00::2",), ("198.18.0.2", "198.18.0.9", "fd00::2")]),
+        st.none() | st.integers(1, 65535),
+    )
+    flags = draw(st.frozensets(st.sampled_from([*FLAG_BITS, "data"])))
+    return Drop(
+        draw(ends),
+        draw(st.none() | ends),
+        draw(st.sampled_from(["input", "output"])),
+        flags,
+        bool(flags) and "data" not in flags and draw(st.booleans()),
+        draw(st.none() | st.integers(1, 10_000)),
+    )
+
+
+@pytest.mark.netns
+@pytest.mark.skipif(bool(no_namespaces()) or not shutil.which("nft"), reason="nft is missing")
+@settings(max_examples=20, deadline=None)
+@given(st.lists(drops(), min_size=3, max_size=3))
+def test_nft_takes_every_drop(found: list[Drop]) -> None:
+    rules = "\n".join(drop.rules(number) for number, drop in enumerate(found))
+    command = ["unshare", "--user", "--map-root-user", "--net", "nft", "--check", "--file", "-"]
+    done = subprocess.run(command, input=rules, text=True, capture_output=True, check=False)
+    assert not done.stderr
+
+
+# --- What hosts answer ----------------------------------------------------------------------------
+
+
+def test_the_counter_tells_what_was_not_reported() -> None:
+    history = History()
+    first = list(tallied(history, 1.0, "client", {"4": 2}))
+    assert first == [
+        TallyEvent(1.0, "client", 4, 2),
+        TroubleEvent(1.0, "client", "capture", "2 of 2 lost segments were not reported"),
+    ]
+    history.add(first[0])
+    assert not list(tallied(history, 2.0, "client", {"4": 2}))
+
+
+LESSON = """\
+title: Losses
+hosts: {server: {}, client: {}}
+steps:
+  - drop: {from: client, to: server, flags: FIN, count: 1}
+    as: no FIN
+  - heal: no FIN
+expect:
+  - segments: {from: client, flags: FIN, lost: true, count: 1}
+"""
+
+
+def packet(at: float, text: str, v6: bool = False) -> bytes:
+    """The head of a packet, without its frame."""
+    return record(one(at, text, v6=v6))[16 + 14 :]
+
+
+@pytest.mark.parametrize("place", ["server", "client"])
+def test_a_reported_loss_is_a_lost_segment(place: str, tmp_path: Path) -> None:
+    fin = one(0.4, "client FIN ACK 1001 7001")
+
+    def lose(lab: FakeBackend) -> None:
+        lab.packets("client", *(record(o) for o in HANDSHAKE if o.host == "client"))
+        if place == "server":  # Both captures see it.
+            lab.packets("client", record(fin))
+            lab.packets("server", record(both(fin)[1]))
+        lab.loses(place, 0, packet(0.4, "client FIN ACK 1001 7001"))
+
+    at = ", at: sender" if place == "client" else ""
+    backend = FakeBackend({f"drop {place}": lose}, lost={place: {"0": 1}})
+    found = play(LESSON.replace("count: 1}\n    as", f"count: 1{at}}}\n    as"), backend, tmp_path)
+    assert [(v.result, v.what, v.actual) for v in found.verdicts] == [
+        (
+            "pass",
+            f"drop 1 x FIN from client to server{' at the sender' if at else ''}",
+            "1 segment lost",
+        ),
+        ("pass", "client: 1 x FIN lost from client", "1"),
+    ]
+    assert [e for e in backend.log if "drop" in e or "heal" in e] == [
+        f"drop {place}", "heal server", "heal client"
+    ]  # fmt: skip
+    assert re.search("client -> server: FIN ACK seq", found.verdicts[0].evidence[0])
+
+
+def test_a_drop_that_lost_too_few_has_failed(tmp_path: Path) -> None:
+    found = play(LESSON, FakeBackend(lost={"server": {"0": 0}}), tmp_path)
+    assert found.verdicts[0].result == "fail"
+    assert found.verdicts[0].expected == "1 segment lost"
+    assert found.verdicts[0].source == "lesson.yaml:4"
+
+
+def test_a_count_is_enough_for_a_drop_but_not_for_segments(tmp_path: Path) -> None:
+    backend = FakeBackend(lost={"server": {"0": 1}}, unlogged="the kernel has no log of packets")
+    found = play(LESSON, backend, tmp_path)
+    assert [(v.result, v.actual) for v in found.verdicts] == [
+        ("pass", "1 segment lost"),
+        ("unknown", "1 of 1 lost segments were not reported"),
+    ]
+
+
+def test_a_run_that_ended_before_anybody_counted_decides_nothing() -> None:
+    history = History([LabEvent(0.0, "", "fake", {}, {})])
+    (finding,) = Lost(0, "drop FIN from client", None).judge(history)
+    assert (finding.result, finding.actual) == ("unknown", "the run ended first")
+
+
+def test_without_nft_there_is_no_run(tmp_path: Path) -> None:
+    backend = FakeBackend(missing={"nft": "nft is not on the PATH"})
+    found = play(LESSON, backend, tmp_path)
+    assert not any(done.startswith(("start", "drop")) for done in backend.log)
+    assert (found.result, found.reason) == (
+        "skip", "nft is not on the PATH; install the package nftables, on a kernel with nf_tables"
+    )  # fmt: skip
+
+
+def test_a_drop_of_another_variant_needs_nothing() -> None:
+    step = "drop: {from: client, flags: FIN}, when: {variant: {way: lossy}}"
+    text = f"""
+title: Variants
+variants: [{{way: plain}}]
+hosts: {{server: {{}}, client: {{}}}}
+steps: [{{{step}}}]
+"""
+    assert not scenario(text).needs
+
+
+def test_every_family_has_its_names() -> None:
+    names = address_names({"server": (["198.18.0.2"], ["fd00::2"])})
+    history = History([LabEvent(0.0, "", "fake", {}, names)])
+    assert history.addresses("server") == {"198.18.0.2", "fd00::2"}
+    assert history.addresses("server.v6") == {"fd00::2"}
+
+
+# --- Links ----------------------------------------------------------------------------------------
+
+
+def test_what_tc_is_told() -> None:
+    assert Netem().words == []
+    assert Netem(delay=0.05, loss=1.5).words == ["delay", "50000us", "loss", "1.5%"]
+    assert Netem(delay=0.0001, rate="1mbit", reorder=25, duplicate=100).words == [
+        "delay", "100us", "duplicate", "100%", "reorder", "25%", "rate", "1mbit"
+    ]  # fmt: skip
+
+
+# --- Injections -----------------------------------------------------------------------------------
+
+TALK = [*HANDSHAKE, one(0.4, "client PSH ACK 1001 7001 len 5", window=77)]
+LATER = [
+    one(5.1, "client SYN 900000 0"), one(5.2, "server SYN ACK 400000 900001"),
+    one(5.3, "client ACK 900001 400001"),
+]  # fmt: skip
+
+
+def connection(*observations: Observation) -> Conversation:
+    return conversations(segments(*both(*observations)))[-1]
+
+
+@pytest.mark.parametrize(
+    ("seq", "ack", "expected"),
+    [
+        (Position(), Position(), (1006, 7001)),
+        (Position(2), Position(-1), (1008, 7000)),
+        (Position(0, ahead=False), Position(9, ahead=False), (1000, 7009)),
+        (Position(-1006), Position(), (0, 7001)),
+        (Position(-1007), Position(), (MODULUS - 1, 7001)),
+    ],
+)
+def test_numbers_count_from_where_they_say(
+    seq: Position, ack: Position, expected: tuple[int, int]
+) -> None:
+    forgery = Forgery(("PSH", "ACK"), seq, ack, "intruder")
+    relative, acknowledged, data = forgery.forge(connection(*TALK), CLIENT_END)
+    found = read_packet("client", 0.0, data)
+    assert found
+    assert (found.seq, found.ack) == expected
+    assert ((relative + 1000) % MODULUS, (acknowledged + 7000) % MODULUS) == expected
+    assert (found.flags, found.length, found.window) == (("PSH", "ACK"), 8, 77)
+
+
+def test_an_old_connection_has_its_old_numbers() -> None:
+    old, new = conversations(segments(*both(*TALK, *LATER)))
+    assert old.ends == new.ends
+    assert [Forgery(("RST",)).forge(c, CLIENT_END)[0] for c in (old, new)] == [6, 1]
+    packets = [Forgery(("RST",)).forge(c, CLIENT_END)[2] for c in (old, new)]
+    assert [o.seq for p in packets if (o := read_packet("client", 0.0, p))] == [1006, 900001]
+
+
+def test_a_repeated_syn_begins_nothing() -> None:
+    again = [one(0.05, "client SYN 1000 0", mark=9), *HANDSHAKE]
+    assert len(conversations(segments(*both(*again)))) == 1
+
+
+@given(st.integers(0, MODULUS - 1), st.integers(0, MODULUS - 1), st.integers(0, 1000))
+def test_what_follows_is_right_wherever_numbers_begin(client: int, server: int, size: int) -> None:
+    observations = [
+        one(0.1, f"client SYN {client} 0"),
+        one(0.2, f"server SYN ACK {server} {client + 1}"),
+        one(0.3, f"client ACK {client + 1} {server + 1} len {size}"),
+        one(0.4, f"client FIN ACK {client + 1 + size} {server + 1}"),
+    ]
+    sent = connection(*observations).sent[CLIENT_END]
+    assert sent.following == (client + size + 2) % MODULUS
+
+
+def test_timestamps_are_the_last_ones() -> None:
+    stamped = one(0.4, "client PSH ACK 1001 7001 len 5")
+    stamped = replace(stamped, timestamps=(123, 456), mark=(1, 123))
+    _, _, data = Forgery(("ACK",)).forge(connection(*HANDSHAKE, stamped), CLIENT_END)
+    found = read_packet("client", 0.0, data)
+    assert found and found.timestamps == (123, 456)
+
+
+@pytest.mark.parametrize("v6", [False, True])
+def test_an_injection_is_marked_and_changes_nothing(v6: bool) -> None:
+    talk = [one(o.at - EPOCH, again(o), v6=v6) for o in TALK]
+    forgery = Forgery(("RST",), Position(70_000))
+    seq, ack, data = forgery.forge(connection(*talk), talk[0].source)
+    sent = read_packet("client", EPOCH + 0.5, data)
+    assert sent
+    seen = [*both(*talk), *both(sent), *both(one(0.6, "client FIN ACK 1006 7001", v6=v6))]
+    found = match(seen, OWNERS, EPOCH, (), [Injection(seq, ack, replace(sent, at=sent.at - 0.001))])
+    assert [s.summary for s in found[-2:]] == ["RST seq 70006 [injected]", "FIN ACK seq 6 ack 1"]
+    assert [s.forged for s in found] == [False] * 4 + [True, False]
+    assert found[-2].arrived is not None
+
+
+def again(o: Observation) -> str:
+    """The text of an observation, see `one`."""
+    length = f" len {o.length}" if o.length else ""
+    return f"{o.host} {' '.join(o.flags)} {o.seq} {o.ack}{length}"
+
+
+def test_nothing_to_inject_into_is_a_failed_verdict(tmp_path: Path) -> None:
+    text = LESSON.partition("steps:")[0] + (
+        "steps:\n  - inject: {from: client, to: server, flags: RST}\n"
+    )
+    found = play(text, FakeBackend(), tmp_path)
+    assert [(v.result, v.what, v.expected, v.actual, v.source) for v in found.verdicts] == [
+        (
+            "fail", "inject RST seq next from client to server",
+            "a connection in which client sent to server", "none", "lesson.yaml:4",
+        )
+    ]  # fmt: skip

@@ -1,0 +1,234 @@
+"""Several cases at once, over a fake backend: order, pace, and how workers end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from labctl.backends import Progress
+from labctl.errors import LabError, UsageError
+from labctl.jobs import A_CORE, CHEAP, MOST, Doing, Pace, pace, run_all
+from labctl.runner import RunResult, Session, Watcher, document
+from labctl.scenario import Scenario
+from labctl.store import RunFolder, new_folder
+from tests.fake import FakeBackend, scenario
+
+DEADLINE = 20.0
+
+
+def case(title: str, steps: str = "- note: hello") -> Scenario:
+    return scenario(f"title: {title}\nhosts: {{a: {{}}, b: {{}}}}\nsteps:\n{steps}\n")
+
+
+def play(path: Path, chosen: Scenario, watcher: Watcher, progress: Progress) -> RunResult:
+    with RunFolder(path, chosen.text) as folder:
+        return Session(chosen, FakeBackend(), folder, watcher).run()
+
+
+def until(path: Path, text: str = "") -> None:
+    """Waits for a file, and for a text in it."""
+    deadline = time.monotonic() + DEADLINE
+    while not path.exists() or text not in path.read_text():
+        assert time.monotonic() < deadline, f"{path} did not come"
+        time.sleep(0.005)
+
+
+class Log:
+    """A board that remembers."""
+
+    def __init__(self) -> None:
+        self.log: list[tuple[str, object]] = []
+        self.ticks = 0
+
+    def begun(self, number: int) -> None:
+        self.log.append(("begun", number))
+
+    def doing(self, number: int, step: Doing) -> None:
+        self.log.append((step.text, number))
+
+    def say(self, line: str) -> None:
+        self.log.append(("say", line))
+
+    def ended(self, number: int, result: RunResult) -> None:
+        self.log.append((result.result, number))
+
+    def tick(self) -> None:
+        self.ticks += 1
+
+
+def together(cases, out, work=play, at_once=4, rising=4, board=None, **more):
+    """Runs cases in a folder each."""
+    return run_all(
+        cases, Pace(at_once, rising), "fake", lambda chosen: new_folder(out, chosen.title), work,
+        board or Log(), **more,
+    )  # fmt: skip
+
+
+def meeting(out: Path, path: Path, chosen: Scenario, watcher: Watcher, progress: Progress):
+    """Is done only while another is, too."""
+    (out / f"{chosen.title}.here").touch()
+    until(out / f"{'two' if chosen.title == 'one' else 'one'}.here")
+    return play(path, chosen, watcher, progress)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_they_run_at_once_and_results_keep_their_order(tmp_path: Path, method: str) -> None:
+    cases = [case("one", "- sleep: 0.2s"), case("two")]
+    found = together(cases, tmp_path, partial(meeting, tmp_path), method=method)
+    assert [result.scenario for result in found] == cases
+    assert [result.result for result in found] == ["pass", "pass"]
+    assert [result.folder for result in found] == [tmp_path / "one", tmp_path / "two"]
+    for result in found:
+        recorded = json.loads((result.folder / "result.json").read_text())
+        assert recorded == json.loads(json.dumps(document([result])))
+
+
+def alone(out: Path, path: Path, chosen: Scenario, watcher: Watcher, progress: Progress):
+    """Fails where two others run beside it."""
+    mine = out / f"{os.getpid()}.busy"
+    mine.touch()
+    beside = len(list(out.glob("*.busy"))) - 1
+    result = play(path, chosen, watcher, progress)
+    mine.unlink()
+    assert beside < 2
+    return result
+
+
+def test_never_more_at_once_than_are_wanted(tmp_path: Path) -> None:
+    cases = [case(f"c{n}", "- sleep: 0.05s") for n in range(6)]
+    board = Log()
+    found = together(cases, tmp_path, partial(alone, tmp_path), at_once=2, board=board)
+    assert [result.result for result in found] == ["pass"] * 6
+    assert [result.scenario.title for result in found] == [f"c{n}" for n in range(6)]
+
+
+def test_those_that_take_longest_begin_first(tmp_path: Path) -> None:
+    steps = "- start: p\n- wait: {sockets: {a: none}}\n  within: 0.2s..5s"
+    long = scenario(
+        "title: long\nhosts: {a: {processes: {p: {run: cat}}}, b: {}}\nsteps:\n" + steps + "\n"
+    )
+    assert (long.least, case("s", "- sleep: 3s\n- sleep: 1s").least) == (0.2, 4.0)
+    cases = [case("one"), case("two", "- sleep: 0.1s"), long, case("three")]
+    board = Log()
+    together(cases, tmp_path, board=board, at_once=1)
+    assert [number for what, number in board.log if what == "begun"] == [2, 1, 0, 3]
+
+
+def test_so_many_come_up_at_once(tmp_path: Path) -> None:
+    board = Log()
+    together([case("one"), case("two"), case("three")], tmp_path, board=board, rising=1)
+    told = [(what, number) for what, number in board.log if what in ("begun", "note hello")]
+    assert told == [
+        (what, number) for number in range(3) for what in ("begun", "note hello")
+    ]  # fmt: skip
+
+
+def talking(path: Path, chosen: Scenario, watcher: Watcher, progress: Progress) -> RunResult:
+    progress("a base is built")
+    return play(path, chosen, watcher, progress)
+
+
+def test_what_a_board_is_told(tmp_path: Path) -> None:
+    board = Log()
+    together([case("one", "- note: first\n- note: second")], tmp_path, talking, board=board)
+    assert board.log == [
+        ("begun", 0), ("say", "a base is built"), ("note first", 0), ("note second", 0), ("pass", 0)
+    ]  # fmt: skip
+    assert board.ticks
+
+
+def test_a_failure_brings_its_history_along(tmp_path: Path) -> None:
+    wrong = case("wrong", "- snapshot: now\n- expect: {sockets: {a: LISTEN}}")
+    good, bad = together([case("good"), wrong], tmp_path)
+    assert (good.result, bad.result) == ("pass", "fail")
+    assert any(event.kind == "sockets" for event in bad.history.events)
+    assert not good.history.events
+
+
+def killed(path: Path, chosen: Scenario, watcher: Watcher, progress: Progress) -> RunResult:
+    result = play(path, chosen, watcher, progress)
+    if chosen.title == "bad":
+        (path / "result.json").unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+
+
+def killed_early(path: Path, chosen: Scenario, watcher: Watcher, progress: Progress) -> RunResult:
+    if chosen.title == "bad":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return play(path, chosen, watcher, progress)
+
+
+@pytest.mark.parametrize("work", [killed, killed_early])
+def test_a_worker_that_is_killed_is_an_error_of_its_case_alone(tmp_path: Path, work) -> None:
+    found = together([case("one"), case("bad"), case("two")], tmp_path, work)
+    assert [result.result for result in found] == ["pass", "error", "pass"]
+    assert found[1].reason == "its process was killed by SIGKILL"
+    (recorded,) = json.loads((tmp_path / "bad" / "result.json").read_text())["runs"]
+    assert recorded == json.loads(json.dumps(found[1].as_json()))
+    assert bool(found[1].history.events) == (work is killed)
+
+
+def broken(path: Path, chosen: Scenario, watcher: Watcher, progress: Progress) -> RunResult:
+    raise ZeroDivisionError("a mistake of ours")
+
+
+def test_a_worker_that_fails_says_why(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (found,) = together([case("one")], tmp_path, broken)
+    assert (found.result, found.reason) == (
+        "error", "its process failed; the reason stands above"
+    )  # fmt: skip
+    assert "a mistake of ours" in capfd.readouterr().err
+
+
+def refusing(out: Path, path: Path, chosen: Scenario, watcher: Watcher, progress: Progress):
+    """One can't run, when the other is on its way and has more to tell than a pipe holds."""
+    if chosen.title == "one":
+        until(out / "two.here")
+        raise LabError("no room")
+    (out / "two.here").touch()
+    try:
+        return play(path, chosen, watcher, progress)
+    finally:
+        progress("x" * 1_000_000)
+        (out / "two.ended").touch()
+
+
+def test_what_a_worker_raises_ends_them_all(tmp_path: Path) -> None:
+    cases = [case("one"), case("two", "- sleep: 60s")]
+    with pytest.raises(LabError, match="no room"):
+        together(cases, tmp_path, partial(refusing, tmp_path))
+    assert (tmp_path / "two.ended").exists()
+    (recorded,) = json.loads((tmp_path / "two" / "result.json").read_text())["runs"]
+    assert (recorded["result"], recorded["reason"]) == ("error", "interrupted")
+
+
+def test_a_folder_that_can_not_be_made_ends_them_all(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    def place(chosen: Scenario) -> Path:
+        if chosen.title == "one":
+            return new_folder(tmp_path, "one")
+        until(tmp_path / "one" / "history.jsonl", "sleep 60 s")
+        return new_folder(tmp_path / "file", "two")
+
+    with pytest.raises(UsageError, match="can't write there"):
+        run_all(
+            [case("one", "- sleep: 60s"), case("two")], Pace(2, 2), "fake", place, play, Log()
+        )  # fmt: skip
+    assert "interrupted" in (tmp_path / "one" / "result.json").read_text()
+
+
+def test_the_pace() -> None:
+    cores = os.cpu_count() or 1
+    for backend, suits in (("docker", A_CORE), ("netns", CHEAP["netns"])):
+        assert pace(backend, 1, None).at_once == 1
+        assert pace(backend, 1000, None).at_once == min(suits.at_once * cores, MOST)
+        assert pace(backend, 3, 32) == Pace(3, suits.rising * cores)
+        assert pace(backend, 9, 2).at_once == 2

@@ -1,0 +1,188 @@
+"""Scenarios as tests of pytest, as far as they are collected, and the mistakes of Python's labs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import labctl
+from labctl.errors import ScenarioError, UsageError
+from labctl.steps import STEPS
+from tests.unit.test_docs import table
+
+pytest_plugins = ["pytester"]
+
+VARIANTS = """\
+title: Two cases
+params: {port: 8000}
+variants: [{n: 1}, {n: 2}]
+hosts: {server: {calls: "socket; bind :${port}; listen ${n}; wait"}, client: {}}
+steps:
+  - start: server
+"""
+BAD = """\
+title: Not what a scenario is
+hosts: {server: {calls: await}, client: {}}
+steps:
+  - start: sever
+  - wait: {sockets: {server: ESTABB}}
+"""
+HOSTS: dict[str, Any] = {"server": {"calls": "await"}, "client": {}}
+
+
+@pytest.fixture
+def folder(pytester: pytest.Pytester) -> pytest.Pytester:
+    """A project with one scenario."""
+    (pytester.path / "two.yaml").write_text(VARIANTS)
+    return pytester
+
+
+def collected(folder: pytest.Pytester, *options: str) -> list[str]:
+    found = folder.runpytest_inprocess("--collect-only", "-q", *options)
+    return [line for line in found.outlines if "::" in line]
+
+
+# --- Collecting -----------------------------------------------------------------------------------
+
+CASES = ["two.yaml::two (n 1)", "two.yaml::two (n 2)"]
+
+
+def test_nobody_asked(folder: pytest.Pytester) -> None:
+    assert collected(folder) == []
+
+
+def test_asked_by_the_command_line(folder: pytest.Pytester) -> None:
+    assert collected(folder, "--labctl") == CASES
+
+
+def test_asked_by_the_settings(folder: pytest.Pytester) -> None:
+    folder.makeini("[pytest]\nlabctl_scenarios = true\n")
+    assert collected(folder) == CASES
+
+
+def test_a_param_of_the_command_line(folder: pytest.Pytester) -> None:
+    assert collected(folder, "--labctl", "--labctl-set", "n=7") == ["two.yaml::two (n 7)"]
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("prt=1", "two.yaml: --set prt: unknown param 'prt'; allowed: n, port; did you mean"),
+        ("port", "--labctl-set port: no NAME=VALUE"),
+    ],
+)
+def test_a_bad_param(folder: pytest.Pytester, option: str, message: str) -> None:
+    found = folder.runpytest_inprocess("--labctl", "--labctl-set", option)
+    found.assert_outcomes(errors=1)
+    found.stdout.fnmatch_lines([f"{message}*"])
+
+
+def test_a_bad_scenario(pytester: pytest.Pytester) -> None:
+    (pytester.path / "bad.yaml").write_text(BAD)
+    found = pytester.runpytest_inprocess("--labctl")
+    found.assert_outcomes(errors=1)
+    found.stdout.fnmatch_lines(
+        ["bad.yaml:4: unknown process 'sever'; *", "bad.yaml:5: 'ESTABB' is no TCP state, *"],
+        consecutive=True,
+    )
+    found.stdout.no_fnmatch_line("*Traceback*")
+    found.stdout.no_fnmatch_line("*.py:*")
+
+
+def test_it_costs_nothing_where_nobody_asked(folder: pytest.Pytester) -> None:
+    """Of labctl, pytest imports the plugin alone."""
+    folder.makepyfile(
+        test_it="""
+        import sys
+
+        def test_what_is_imported():
+            found = {name for name in sys.modules if name.partition(".")[0] == "labctl"}
+            assert found == {"labctl", "labctl.pytest_plugin"}
+            assert not {"pydantic", "yaml", "docker", "scapy", "rich.console"} & set(sys.modules)
+        """
+    )
+    folder.runpytest_subprocess().assert_outcomes(passed=1)
+
+
+def test_the_options_are_documented(pytester: pytest.Pytester) -> None:
+    shown = pytester.runpytest_inprocess("--help").stdout.str()
+    rows = table("docs/testing.md", "Scenarios as tests", "option")
+    documented = {row[0].strip("`").split(" ")[0] for row in rows}
+    assert documented == set(re.findall(r"--labctl[a-z-]*", shown))
+    assert "labctl_scenarios" in shown
+
+
+# --- Labs in Python -------------------------------------------------------------------------------
+
+
+def test_the_package_stays_light() -> None:
+    code = "import sys, labctl; print([n for n in sys.modules if n.startswith('labctl.')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+    assert callable(labctl.Lab)
+    with pytest.raises(AttributeError, match="no attribute 'Lap'"):
+        _ = labctl.Lap
+
+
+def test_every_verb_is_a_method() -> None:
+    lab = labctl.Lab(hosts=HOSTS)
+    assert set(STEPS) <= set(dir(lab))
+    assert all(callable(getattr(lab, verb)) for verb in STEPS)
+    with pytest.raises(AttributeError, match=r"unknown verb 'kil'; .*did you mean 'kill'"):
+        lab.kil("server")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "a lab takes a scenario or hosts, one of them"),
+        ({"scenario": {}, "hosts": HOSTS}, "a lab takes a scenario or hosts, one of them"),
+        ({"hosts": {"server": {}}}, "two hosts or more are needed"),
+        ({"hosts": {**HOSTS, "client": {"cals": "wait"}}}, "unknown key 'cals'; .*mean 'calls'"),
+        ({"hosts": {**HOSTS, "client": {"run": Path("cat")}}}, "texts, numbers, lists .* Posix"),
+        ({"scenario": {"title": "No hosts"}}, "'hosts' is missing"),
+    ],
+)
+def test_a_mistake_in_python(given: dict[str, Any], message: str) -> None:
+    """It is in the line that gave it."""
+    with pytest.raises(UsageError, match=rf"^tests/unit/test_testing\.py:\d+: .*{message}"):
+        labctl.Lab(**given)
+
+
+def test_mistakes_in_a_text_are_in_its_lines() -> None:
+    with pytest.raises(ScenarioError, match=r"<scenario of test_mis.*>:4: unknown process 'sever'"):
+        labctl.Lab(BAD)
+
+
+def test_mistakes_in_a_file_are_in_its_lines(tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text(BAD)
+    with pytest.raises(ScenarioError, match=rf"{tmp_path}/bad.yaml:5: 'ESTABB' is no TCP state"):
+        labctl.Lab(tmp_path / "bad.yaml")
+    with pytest.raises(UsageError, match="No such file"):
+        labctl.Lab(tmp_path / "none.yaml")
+
+
+def test_one_variant_must_be_chosen() -> None:
+    with pytest.raises(UsageError, match=r"one variant, not test_one.* \(n 1\), .* \(n 2\); use s"):
+        labctl.Lab(VARIANTS)
+    labctl.Lab(VARIANTS, sets={"n": "2"})
+    with pytest.raises(UsageError, match="unknown param 'm'; allowed: n, port"):
+        labctl.Lab(VARIANTS, sets={"m": "2"})
+
+
+def test_a_lab_that_is_not_up() -> None:
+    lab = labctl.Lab(hosts=HOSTS)
+    with pytest.raises(UsageError, match="the lab is not up; use it in a `with`"):
+        lab.start("server")
+    with pytest.raises(UsageError, match="the lab has not been up yet"):
+        _ = lab.folder
+
+
+def test_an_unknown_backend() -> None:
+    with pytest.raises(UsageError, match="unknown backend 'podman'; allowed: auto, docker, netns"):
+        labctl.Lab(hosts=HOSTS, backend="podman").__enter__()
