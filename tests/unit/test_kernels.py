@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from stat import S_IFDIR, S_IFREG
 
@@ -14,9 +15,12 @@ import pytest
 from labctl import kernels
 from labctl.document import Document
 from labctl.errors import LabError, Unavailable, UsageError
+from labctl.history import Event, read_events
 from labctl.kernels import Known, apt, initramfs, qemu, root, runs
-from labctl.kernels.guest import WARM_UP
+from labctl.kernels.guest import WARM_UP, Teller
+from labctl.runner import Performance, Silent
 from labctl.scenario import load_document
+from tests.fake import FakeBackend, scenario, tcp
 
 BOOKWORM = """\
 linux-headers-6.1.0-50-cloud-amd64
@@ -280,6 +284,57 @@ def test_without_qemu_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
 def test_the_warm_up_is_a_scenario() -> None:
     (case,) = load_document(Document("warm up", WARM_UP), WARM_UP, "warm", {})
     assert set(case.hosts) == {"server", "client"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="setpriv is Linux's")
+def test_what_a_guest_tells_is_recorded_and_judged_as_if_it_were_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for QEMU says what a performance told, and the controller makes a run of it."""
+    text = (
+        'title: A lesson\nhosts: {server: {calls: "socket; await"}, client: {run: cat}}\n'
+        "steps:\n- wait: {sockets: {server: LISTEN}}\n- wait: {sockets: {server: ESTAB}}\n"
+        "  within: 10ms\n"
+    )
+    case = scenario(text)
+    fake = FakeBackend({"up": lambda lab: lab.sockets("server", tcp("LISTEN", ":80"))})
+    lines: list[str] = []
+    teller = Teller(lines.append)
+    performance = Performance(case, fake, teller, Silent())
+    performance.perform()
+    teller.add_packets("server", b"")
+    lines += [json.dumps({"tick": 1.0}), json.dumps({"ended": asdict(performance.ended)})]
+    (tmp_path / "said").write_text("".join(f"{line}\n" for line in lines))
+    stand_in(tmp_path, monkeypatch, f"read line; cat {shlex.quote(str(tmp_path / 'said'))}; cat")
+
+    guests = runs.Guests(runs.Place(kernels.Kernel("k", "6.1", tmp_path, tmp_path), True), print)
+    seen: list[Event] = []
+    with qemu.Machine(HARDWARE) as machine:
+        monkeypatch.setattr(guests, "start", lambda: machine)
+        found = guests.run(case, {}, tmp_path / "out", lambda event, history: seen.append(event))
+    assert [verdict.result for verdict in found.verdicts] == ["pass", "fail"]
+    assert (found.result, found.backend, found.reason) == ("fail", "netns", None)
+    assert found.environment["kernel"] == "6.1.0-fake"
+    recorded = (found.folder / "history.jsonl").read_text().splitlines()
+    assert list(read_events(recorded)) == seen == found.history.events
+    (result,) = json.loads((found.folder / "result.json").read_text())["runs"]
+    assert result == json.loads(json.dumps(found.as_json()))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="setpriv is Linux's")
+def test_a_guest_that_dies_in_a_case_is_its_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(tmp_path, monkeypatch, "read line; echo 'it is burning' >&2; exit 1")
+    guests = runs.Guests(runs.Place(kernels.Kernel("k", "6.1", tmp_path, tmp_path), True), print)
+    (case,) = load_document(Document("warm up", WARM_UP), WARM_UP, "warm", {})
+    with qemu.Machine(HARDWARE) as machine:
+        monkeypatch.setattr(guests, "start", lambda: machine)
+        found = guests.run(case, {}, tmp_path / "out", lambda event, history: None)
+    assert found.result == "error"
+    assert found.reason and "it is burning" in found.reason
+    assert (found.folder / "console.txt").exists()
+    assert (found.folder / "result.json").exists()
 
 
 def test_what_is_half_made_is_never_there(tmp_path: Path) -> None:
