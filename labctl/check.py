@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from labctl.explain import blocked_call
-from labctl.history import CallEvent, Event, History, SocketsEvent, StateEvent, StepEvent
+from labctl.history import Event, History, StateEvent, StepEvent
 from labctl.predicates import Finding, Predicate, Result
 from labctl.probes.segments import Captures
 from labctl.scenario import Scenario
@@ -92,7 +91,12 @@ def check_step(
         return [Verdict("fail", event.text, expected, actual, event.t, source)]
     if not isinstance(step, Wait):
         return [_verdict(finding, event.t, source) for finding in claims]
-    return [_waited(step, finding, event, history, begun, source) for finding in claims]
+    found = [_waited(step, finding, event, history, begun, source) for finding in claims]
+    if event.outcome == "timeout" and all(verdict.result == "pass" for verdict in found):
+        # The steps have ended here, so what they would have shown is not known.
+        late = "only seen when the wait was over"
+        found = [replace(v, result="unknown", actual=f"{v.actual}, {late}") for v in found]
+    return found
 
 
 def _check_in_the_end(scenario: Scenario, event: StepEvent, history: History) -> list[Verdict]:
@@ -147,23 +151,6 @@ def held_since(predicate: Predicate, past: History, start: float) -> float | Non
         else:
             since = None
     return since
-
-
-def explain(events: Iterable[Event]) -> list[str]:
-    """Why things went as they did: a sentence for each bind or listen that was blocked."""
-    history = History()
-    failed: list[CallEvent] = []
-    found: list[str] = []
-    for event in events:
-        history.add(event)
-        if isinstance(event, CallEvent) and event.errno == "EADDRINUSE":
-            failed.append(event)
-        elif isinstance(event, SocketsEvent) and event.caption:
-            for call in [c for c in failed if (c.host, c.call) == (event.host, event.caption)][:1]:
-                failed.remove(call)
-                if sentence := blocked_call(call, history):
-                    found.append(sentence)
-    return found
 
 
 def overall(results: Iterable[str]) -> str:

@@ -1,11 +1,34 @@
-"""Words for what was seen: sockets, and which of them blocked a bind."""
+"""Why things went as they did, in sentences that are filled with what was seen: who closed first,
+what blocked a bind, and what the kernel counted."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from labctl import errnos
 from labctl.calls import parse_calls
-from labctl.history import CallEvent, History
-from labctl.probes.sockets import Address, Socket
+from labctl.history import CallEvent, Event, History, SocketsEvent, StateEvent
+from labctl.probes.sockets import Address, Socket, State
+
+COUNTED = {
+    "TcpExtTCPAbortOnClose": "closed with data that nobody had read, and so by an RST",
+    "TcpExtTCPAbortOnData": "sent an RST, for SO_LINGER 1 0 or since data came for what was closed",
+    "TcpExtTCPAbortOnLinger": "ended a connection by an RST once its FIN was acknowledged, as a "
+    "negative TCP_LINGER2 asks for",
+    "TcpExtTCPAbortOnTimeout": "gave up: its probes or its segments had no answer",
+    "TcpExtTCPTimeWaitOverflow": "had no room for another TIME_WAIT (tcp_max_tw_buckets), and "
+    "forgot the connection",
+    "TcpExtTWRecycled": "took the port of a TIME_WAIT again for a new connection",
+    "TcpExtTCPChallengeACK": "answered a segment that did not fit by a challenge ACK (RFC 5961)",
+    "TcpRetransSegs": "had to send segments again",
+}
+"""Counters, named as nstat(8) does, and what a host did when one grew (include/uapi/linux/snmp.h,
+and where net/ipv4 counts it)."""
+
+CLOSES_FIRST = (State.FIN_WAIT_1, State.FIN_WAIT_2, State.CLOSING, State.TIME_WAIT)
+CLOSES_LAST = (State.CLOSE_WAIT, State.LAST_ACK)
+"""The states of a side that has sent its FIN first, and of one that was sent it first (RFC 9293,
+section 3.3.2)."""
 
 
 def describe_socket(socket: Socket, age: float = 0.0) -> str:
@@ -52,4 +75,51 @@ def blocked_call(event: CallEvent, history: History) -> str | None:
     who = "; ".join(describe_socket(s) for s in found[:3])
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
     failure = f"{event.process}: {event.call} failed with {errnos.describe('EADDRINUSE')}"
-    return f"{failure}: blocked by {who}{more}"
+    cure = "SO_REUSEADDR" if all(s.connection for s in found) else "SO_REUSEPORT"
+    return f"{failure}: blocked by {who}{more}; {cure} on both, old and new, would let it bind"
+
+
+def explain(events: Iterable[Event]) -> list[str]:
+    """A sentence for each bind or listen that was blocked, one on who closed first, and one for
+    each of COUNTED that grew."""
+    history = History()
+    failed: list[CallEvent] = []
+    found: list[str] = []
+    seen: dict[State, dict[str, None]] = {}  # the hosts of each state, in order of appearance
+    for event in events:
+        history.add(event)
+        if isinstance(event, CallEvent) and event.errno == "EADDRINUSE":
+            failed.append(event)
+        elif isinstance(event, StateEvent):
+            seen.setdefault(State(event.new), {})[event.host] = None
+        elif isinstance(event, SocketsEvent):
+            # Each line begins with a state. There may be too many to parse them all.
+            for word in {line.partition(" ")[0] for line in event.text.splitlines()} & {*State}:
+                seen.setdefault(State(word), {})[event.host] = None
+            for call in [c for c in failed if (c.host, c.call) == (event.host, event.caption)][:1]:
+                failed.remove(call)
+                if sentence := blocked_call(call, history):
+                    found.append(sentence)
+    return [*found, *_closed(seen), *_counted(history)]
+
+
+def _closed(seen: Mapping[State, Iterable[str]]) -> Iterable[str]:
+    """Who was the first to close, and what came of that on either side."""
+
+    def states(host: str, of: Iterable[State]) -> str:
+        return ", ".join(state for state in of if host in seen.get(state, ()))
+
+    firsts = [host for state in CLOSES_FIRST for host in seen.get(state, ())]
+    for first in firsts[:1]:
+        others = dict.fromkeys(
+            h for state in CLOSES_LAST for h in seen.get(state, ()) if h != first
+        )
+        words = [f"{first} closed first: seen in {states(first, CLOSES_FIRST)}"]
+        yield "; ".join([*words, *(f"{host} in {states(host, CLOSES_LAST)}" for host in others)])
+
+
+def _counted(history: History) -> Iterable[str]:
+    for host in history.sockets:
+        for counter, words in COUNTED.items():
+            if grown := history.growth(host, counter):
+                yield f"{host} {words} ({counter}: {grown})"

@@ -359,7 +359,7 @@ class Lab:
         self.look(predicate.hosts)
         while not predicate.holds(self.history):
             if self.now() >= deadline:
-                self.look(predicate.hosts)
+                self.look(None if predicate.segments else predicate.hosts)  # with its packets
                 if predicate.holds(self.history):
                     break
                 return "timeout"

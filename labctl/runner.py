@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from labctl.backends import Backend, MissingHere
-from labctl.check import NotPassed, Verdict, check, explain, overall
+from labctl.check import NotPassed, Verdict, check, overall
 from labctl.errors import LabError, Unavailable
+from labctl.explain import explain
 from labctl.history import Event, History, StepEvent
 from labctl.lab import Lab
 from labctl.scenario import Scenario

@@ -25,9 +25,10 @@ import yaml
 
 from labctl import reports, workflow
 from labctl.backends import MissingHere, choose
-from labctl.check import NotPassed, Verdict, check_step, check_whole, explain
+from labctl.check import NotPassed, Verdict, check_step, check_whole
 from labctl.document import Document, read_scalar
 from labctl.errors import LabError, Mistake, ScenarioError, Unavailable, UsageError
+from labctl.explain import explain
 from labctl.history import Event, ExecEvent
 from labctl.probes.segments import Segment
 from labctl.probes.sockets import Socket

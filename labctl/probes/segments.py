@@ -324,7 +324,8 @@ def _mark(found: Iterable[_Passage], owners: Mapping[str, str]) -> Iterator[Segm
         flow = flows.get(there)
         if flow is None or ("SYN" in seen.flags and seen.seq != flow.first):
             # A new connection, perhaps with the addresses of an old one.
-            flow = flows[there] = _Flow(seen.seq, seen.seq)
+            first = seen.seq if "SYN" in seen.flags else (seen.seq - 1) % MODULUS
+            flow = flows[there] = _Flow(first, seen.seq)
             if "ACK" not in seen.flags:
                 flows.pop(back, None)
         other = flows.get(back)

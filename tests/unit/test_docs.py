@@ -219,7 +219,8 @@ def test_lessons() -> None:
 
 
 def test_catalogue() -> None:
-    """Each fact once, with lessons that exist; and no lesson that shows none."""
+    """Each fact once, with lessons that exist; and no lesson that shows none, but for those that
+    judge servers."""
     rows = [BAR.split(row) for row in ROW.findall(read("docs/catalogue.md"))]
     shown = {ident.strip(): CODE.findall(lessons) for ident, _, lessons in rows}
     facts = [f"S{n}" for n in range(1, 14)] + [f"F{n}" for n in range(1, 26)]
