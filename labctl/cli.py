@@ -107,6 +107,10 @@ def main() -> None:
 @backend_option
 @os_option
 @click.option("--set", "sets", multiple=True, metavar="NAME=VALUE", help="Overrides a param.")
+@click.option("--kernel", metavar="NAME", help="On another kernel, in QEMU: see `kernels list`.")
+@click.option(
+    "--virtual-time", is_flag=True, help="In QEMU: waiting takes no time; only work does."
+)
 @click.option("--keep", is_flag=True, help="Keep the lab up afterwards, until Ctrl-C.")
 @click.option(
     "-j",
@@ -131,6 +135,8 @@ def run(
     backend: str,
     os: str,
     sets: tuple[str, ...],
+    kernel: str | None,
+    virtual_time: bool,
     keep: bool,
     jobs: int | None,
     form: str,
@@ -146,6 +152,7 @@ def run(
       labctl run so_reuseaddr --backend netns
       labctl run fin_wait_2 --set fin_timeout=6
       labctl run scenarios -j 8
+      labctl run eaddrinuse_time_wait --kernel 6.1 --virtual-time
     """
     import time
 
@@ -155,18 +162,17 @@ def run(
     from labctl.runner import document
     from labctl.scenario import find, parse_sets
 
-    cases = workflow.load_all(find(paths, scenarios()), parse_sets(sets, "--set"))
-    backend = choose(backend)
-    pace = _pace(jobs, keep, len(cases), backend)
+    chosen = parse_sets(sets, "--set")
+    cases = workflow.load_all(find(paths, scenarios()), chosen)
+    guest = _guest(kernel, virtual_time, backend, keep, jobs)
     began = time.monotonic()
     with workflow.interruptible():
-        _sweep(backend)
-        if pace.at_once > 1:
-            results = _run_many(cases, pace, backend, os, out)
-            _sweep(backend)
+        if guest:
+            from labctl.kernels.runs import run_all
+
+            results = run_all(cases, guest, virtual_time, chosen, out, _say)
         else:
-            with _warming_up():
-                results = [_run_one(case, backend, os, keep, out) for case in cases]
+            results = _run_here(cases, choose(backend), os, keep, jobs, out)
     if form == "json":
         print(json.dumps(document(results), indent=1))
     else:
@@ -272,6 +278,40 @@ def _run_one(case: Any, backend: str, os: str, keep: bool, out: Path | None) -> 
     with progress(case) as shown:
         watcher: Watcher = Keeping(shown, workflow.keep) if keep else shown
         return workflow.run_case(case, backend, watcher, _say, out, os)
+
+
+def _guest(
+    kernel: str | None, virtual_time: bool, backend: str, keep: bool, jobs: int | None
+) -> str | None:
+    """The kernel to run on in a guest, if any."""
+    from labctl.errors import UsageError
+
+    if not kernel and not virtual_time:
+        return None
+    option = "--kernel" if kernel else "--virtual-time"
+    if backend == "docker":
+        raise UsageError(f"{option} runs on namespaces in a guest; leave --backend docker out")
+    if keep:
+        raise UsageError(f"{option} has no lab to keep: the guest ends with the run")
+    if (jobs or 1) > 1:
+        raise UsageError(f"{option} runs one case at a time in its guest; leave --jobs {jobs} out")
+    if not kernel:
+        raise UsageError("--virtual-time needs a guest; choose its kernel: --kernel NAME")
+    return kernel
+
+
+def _run_here(
+    cases: list[Scenario], backend: str, os: str, keep: bool, jobs: int | None, out: Path | None
+) -> list[RunResult]:
+    """Runs cases on this machine's kernel."""
+    pace = _pace(jobs, keep, len(cases), backend)
+    _sweep(backend)
+    if pace.at_once > 1:
+        results = _run_many(cases, pace, backend, os, out)
+        _sweep(backend)
+        return results
+    with _warming_up():
+        return [_run_one(case, backend, os, keep, out) for case in cases]
 
 
 def _run_many(
@@ -486,3 +526,36 @@ def images_build(os: str) -> None:
 
     for tag in build_images(os, _say):
         click.echo(tag)
+
+
+@main.group("kernels")
+def kernels_() -> None:
+    """Other kernels to run on, in QEMU."""
+
+
+@kernels_.command("list")
+@click.option("--format", "form", default="table", type=click.Choice(["table", "json"]))
+def kernels_list(form: str) -> None:
+    """What --kernel takes: suites and versions, by the distribution's packages of today."""
+    from labctl import kernels
+
+    rows = kernels.catalogue(_say)
+    if form == "json":
+        click.echo(json.dumps(rows, indent=1))
+        return
+    from labctl.reports.terminal import console, print_table
+
+    columns = ["name", "suite", "version", "here"]
+    print_table(console(), columns, [[row[name] or "" for name in columns] for row in rows])
+
+
+@kernels_.command("fetch")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+def kernels_fetch(names: tuple[str, ...]) -> None:
+    """Fetch kernels, and what else a guest needs: the newest of a suite or a version."""
+    from labctl import kernels
+    from labctl.kernels import root
+
+    for name in names:
+        click.echo(kernels.fetch(name, _say).version)
+    root.ensure(_say)

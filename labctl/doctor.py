@@ -9,7 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from labctl import kernels
 from labctl.backends import backend_class, netns
+from labctl.kernels import qemu
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def _tracing() -> Check:
     events = Path("/sys/kernel/tracing/events/sock/inet_sock_set_state")
     mounted = subprocess.run(
         ["unshare", "--mount", "sh", "-c",
-         f"mount -t tracefs tracefs /sys/kernel/tracing && test -d {events}"],
+         f"mount -t tracefs tracefs /sys/kernel/tracing; test -d {events}"],
         capture_output=True, check=False,
     ) if shutil.which("unshare") else None  # fmt: skip
     ok = mounted is not None and mounted.returncode == 0
@@ -125,6 +127,18 @@ def _base() -> Check:
     )
 
 
+def _kernels() -> Check:
+    missing = kernels.missing()
+    here = ", ".join(kernels.here()) or "no kernel fetched yet"
+    return Check(
+        "kernels",
+        not missing,
+        f"no {', '.join(missing)}" if missing else f"QEMU {qemu.version()}; {here}",
+        "no --kernel, no --virtual-time",
+        f"install the packages {' '.join(dict.fromkeys(missing.values()))}" if missing else "",
+    )
+
+
 def _python() -> Check:
     return Check("python", True, f"{platform.python_version()} on {platform.platform()}", "", "")
 
@@ -138,4 +152,5 @@ CHECKS: list[Callable[[], Check]] = [
     _netem,
     _tracing,
     _base,
+    _kernels,
 ]

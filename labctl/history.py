@@ -269,10 +269,14 @@ def read_events(lines: Iterable[str]) -> Iterator[Event]:
     """The events of a history.jsonl. Raises UsageError for a line that is none."""
     for number, line in enumerate(lines, 1):
         try:
-            data = json.loads(line)
-            yield KINDS[data.pop("kind")](**shared(data))
+            yield read_event(json.loads(line))
         except (ValueError, KeyError, TypeError, AttributeError) as exc:
             raise UsageError(f"history.jsonl:{number}: no event: {exc}") from exc
+
+
+def read_event(data: dict[str, Any]) -> Event:
+    """The event that a JSON object is; takes its `kind` out. Raises KeyError, TypeError."""
+    return KINDS[data.pop("kind")](**shared(data))
 
 
 @dataclass

@@ -143,6 +143,7 @@ class Lab:
                 name: {
                     "do": "setup",
                     "rest": AGENT_REST * len(self._links),
+                    "longest": link.longest_rest,
                     "batch": link.batch,
                     "hosts": text if link.hosts_file else None,
                 }

@@ -94,27 +94,74 @@ class Silent:
         """See `Watcher`."""
 
 
-class Session:
-    """One case under way: its lab, its steps one by one, and what came of it.
+class Records(Protocol):
+    """What takes down all that happens: a run's folder, or somebody who tells one."""
 
-    `scenario` may be given more steps while it is; `result` is there when the lab has gone.
+    def add(self, event: Event) -> None:
+        """Takes one event."""
+
+    def add_packets(self, host: str, records: bytes) -> None:
+        """Takes what a host captured next."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the steps of a case ended. `result` is empty where the verdicts decide; `seconds` are of
+    the clock where it ran, `lab_seconds` of the lab's."""
+
+    result: str
+    reason: str | None
+    environment: Mapping[str, Any]
+    started: str
+    seconds: float
+    lab_seconds: float
+
+
+def conclude(
+    scenario: Scenario, backend: str, history: History, ended: Ended, folder: RunFolder
+) -> RunResult:
+    """Judges what was recorded, and writes the result."""
+    skipped = ended.result == "skip"
+    verdicts = [] if skipped else check(scenario, history.events, history.captures)
+    found = RunResult(
+        scenario=scenario,
+        result=ended.result or overall(v.result for v in verdicts),
+        reason=ended.reason,
+        backend=backend,
+        environment=ended.environment,
+        started=ended.started,
+        seconds=ended.seconds,
+        lab_seconds=ended.lab_seconds,
+        folder=folder.path,
+        verdicts=tuple(verdicts),
+        why=tuple(explain(history.events)),
+        history=history,
+    )
+    folder.finish(document([found]))
+    return found
+
+
+class Performance:
+    """One case under way: its lab, and its steps one by one. It is recorded, and not judged.
+
+    `scenario` may be given more steps while it is; `ended` is there when the lab has gone.
     """
 
     lab: Lab
-    result: RunResult
+    ended: Ended
 
     def __init__(
-        self, scenario: Scenario, backend: Backend, folder: RunFolder, watcher: Watcher
+        self, scenario: Scenario, backend: Backend, records: Records, watcher: Watcher
     ) -> None:
         self.scenario = scenario
         self.history = History()
-        self.folder = folder
         self._backend = backend
+        self._records = records
         self._watcher = watcher
 
-    def run(self) -> RunResult:
-        """Does all steps. Lab failures and missing capabilities become the result; only
-        KeyboardInterrupt comes out, after the evidence has been saved and everything taken down."""
+    def perform(self) -> None:
+        """Does all steps. Lab failures and missing capabilities are how it `ended`; only
+        KeyboardInterrupt comes out, after everything has been taken down."""
         try:
             with self.up():
                 for index in range(len(self.scenario.steps)):
@@ -122,31 +169,30 @@ class Session:
                         break
                 self.last_look()
         except (MissingHere, LabError):
-            pass  # the result has it
-        return self.result
+            pass  # `ended` has it
 
     @contextmanager
     def up(self) -> Iterator[None]:
-        """The lab is up for the length of a `with`. Whatever ends that, the evidence is saved,
-        everything taken down, and the result written."""
-        began = time.monotonic()
-        started = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        ended: BaseException | None = None
+        """The lab is up for the length of a `with`. Whatever ends that, everything is taken
+        down."""
+        began, started = time.monotonic(), now()
+        cause: BaseException | None = None
         try:
             lacks = self._backend.lacks()
             for need in sorted(self.scenario.needs & lacks.keys()):
                 raise MissingHere(lacks[need])
             with Lab(
-                self.scenario, self._backend, self.history, self._record, self.folder.add_packets
+                self.scenario, self._backend, self.history, self._record, self._records.add_packets
             ) as self.lab:
                 self._watcher.up(self.lab)
                 yield
         except BaseException as exc:
-            ended = exc
+            cause = exc
             raise
         finally:
-            self.result = self._judged(started, time.monotonic() - began, *_outcome(ended))
-            self.folder.finish(document([self.result]))
+            history, seconds = self.history, time.monotonic() - began
+            environment = history.lab.environment if history.lab else self._backend.environment()
+            self.ended = Ended(*outcome(cause), environment, started, seconds, history.now)
 
     def do(self, index: int) -> tuple[StepEvent, StepEvent]:
         """Does a step of the scenario; returns how it began and how it ended."""
@@ -189,40 +235,55 @@ class Session:
         self._record(event)
 
     def _record(self, event: Event) -> None:
-        self.folder.add(event)
+        self._records.add(event)
         self._watcher.event(event, self.history)
 
-    def _judged(self, started: str, seconds: float, result: str, reason: str | None) -> RunResult:
-        history = self.history
-        verdicts = []
-        if result != "skip":
-            verdicts = check(self.scenario, history.events, history.captures)
-        environment = history.lab.environment if history.lab else self._backend.environment()
-        return RunResult(
-            scenario=self.scenario,
-            result=result or overall(v.result for v in verdicts),
-            reason=reason,
-            backend=self._backend.name,
-            environment=environment,
-            started=started,
-            seconds=seconds,
-            lab_seconds=history.now,
-            folder=self.folder.path,
-            verdicts=tuple(verdicts),
-            why=tuple(explain(history.events)),
-            history=history,
-        )
+
+class Session(Performance):
+    """A case under way on this machine: in the end it is judged, and its folder has the result.
+
+    `result` is there when the lab has gone.
+    """
+
+    result: RunResult
+
+    def __init__(
+        self, scenario: Scenario, backend: Backend, folder: RunFolder, watcher: Watcher
+    ) -> None:
+        super().__init__(scenario, backend, folder, watcher)
+        self.folder = folder
+
+    def run(self) -> RunResult:
+        """Does all steps; see `perform`."""
+        self.perform()
+        return self.result
+
+    @contextmanager
+    def up(self) -> Iterator[None]:
+        """As a performance is, and then the result is written."""
+        try:
+            with super().up():
+                yield
+        finally:
+            self.result = conclude(
+                self.scenario, self._backend.name, self.history, self.ended, self.folder
+            )
 
 
-def _outcome(ended: BaseException | None) -> tuple[str, str | None]:
+def now() -> str:
+    """The wall clock, as results have it (RFC 3339)."""
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def outcome(cause: BaseException | None) -> tuple[str, str | None]:
     """The result and the reason that an exception gives a run; no result where the verdicts do."""
-    match ended:
+    match cause:
         case None | NotPassed():
             return "", None
         case MissingHere() | Unavailable():
-            return "skip", str(ended)
+            return "skip", str(cause)
         case KeyboardInterrupt():
             return "error", "interrupted"
         case LabError():
-            return "error", str(ended)
-    return "error", f"{type(ended).__name__}: {ended}".partition("\n")[0]
+            return "error", str(cause)
+    return "error", f"{type(cause).__name__}: {cause}".partition("\n")[0]

@@ -33,6 +33,9 @@ from faults import Faults
 
 PERIOD_MIN = 0.004
 PERIOD_MAX = 0.025
+SLOWLY = 1.01
+"""By how much the period grows beyond PERIOD_MAX, where it may: to a hundredth of how long all has
+been quiet."""
 CAPTURE_PERIOD = 0.005
 SS = ["ss", "--tcp", "--all", "--numeric", "--options", "--extended", "--info"]
 
@@ -223,6 +226,7 @@ class Agent:
         self.counted = {}
         self.period = PERIOD_MIN
         self.rest = None
+        self.longest = PERIOD_MAX
         self.next_sample = None
         self.capture = None
         self.next_read = 0.0
@@ -268,7 +272,8 @@ class Agent:
         # A busy machine may have kept us waiting; that is no reason to rest.
         took = min(work() - worked, now - start)
         self.next_sample = now + max(self.period, self.rest * took)
-        self.period = min(PERIOD_MAX, self.period * 1.3)
+        growth = 1.3 if self.period < PERIOD_MAX else SLOWLY
+        self.period = min(self.longest, self.period * growth)
 
     def read_packets(self):
         """Reports the packets that were captured since the last time."""
@@ -331,13 +336,14 @@ def do_clock(agent, ident):
     emit(kind="reply", id=ident, t=time.monotonic())
 
 
-def do_setup(agent, ident, rest, hosts=None, batch=""):
+def do_setup(agent, ident, rest, longest=PERIOD_MAX, hosts=None, batch=""):
     """Writes /etc/hosts, runs a batch of ip(8) commands, and begins to watch and to capture.
 
     `capture` in the reply is why it can't be done, or null.
 
     After each sample the agent rests for `rest` times as long as it worked for it: listing sockets
-    is slow on a host with thousands of them, and for many hosts at once.
+    is slow on a host with thousands of them, and for many hosts at once. On a quiet host it rests
+    for up to `longest` seconds.
     """
     if hosts is not None:
         with open("/etc/hosts", "w") as file:
@@ -347,7 +353,7 @@ def do_setup(agent, ident, rest, hosts=None, batch=""):
                               stderr=subprocess.PIPE, check=False)  # fmt: skip
         if done.returncode:
             raise OSError("ip: %s" % done.stderr.decode("utf-8", "replace").strip())
-    agent.rest, agent.next_sample = rest, time.monotonic()
+    agent.rest, agent.longest, agent.next_sample = rest, longest, time.monotonic()
     try:
         agent.capture = Capture("eth0")
         refused = None

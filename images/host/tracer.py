@@ -72,7 +72,11 @@ def mount():
 
     call("unshare", CLONE_NEWNS)
     call("mount", b"none", b"/", None, MS_REC_PRIVATE, None)
-    call("mount", b"tracefs", TRACEFS.encode(), b"tracefs", 0, None)
+    try:
+        call("mount", b"tracefs", TRACEFS.encode(), b"tracefs", 0, None)
+    except OSError as exc:
+        if exc.errno != errno.EBUSY:  # it is there already, as systemd mounts it
+            raise
 
 
 @contextlib.contextmanager

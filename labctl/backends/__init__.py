@@ -61,7 +61,8 @@ class ProcessSpec:
 class HostLink:
     """A host that is up. `holder`: what `labctl shell` enters, a container's id or process ids;
     `ipv4` and `ipv6` in order; `batch`: ip(8) commands still to be run on it by its agent;
-    `hosts_file`: whether its agent has to write /etc/hosts."""
+    `hosts_file`: whether its agent has to write /etc/hosts; `longest_rest`: seconds between two of
+    its polls at most."""
 
     channel: Channel
     holder: str
@@ -69,6 +70,7 @@ class HostLink:
     ipv6: tuple[str, ...]
     batch: str = ""
     hosts_file: bool = True
+    longest_rest: float = 0.025
 
 
 def address_names(hosts: Mapping[str, tuple[Sequence[str], Sequence[str]]]) -> dict[str, str]:

@@ -571,6 +571,18 @@ def test_reports_of_a_run_at_once(
     assert summary.read_text("utf-8").startswith("before\n## 2 runs\n")
 
 
+def test_a_guest_refuses_what_it_can_not_do(labctl: Labctl) -> None:
+    for options, said in (
+        (("--kernel", "6.1", "-j", "2"), "one case at a time in its guest; leave --jobs 2 out"),
+        (("--kernel", "6.1", "--keep"), "--kernel has no lab to keep"),
+        (("--kernel", "6.1", "--backend", "docker"), "leave --backend docker out"),
+        (("--virtual-time",), "choose its kernel: --kernel NAME"),
+    ):
+        status, _, err = labctl("run", "process_end", *options)
+        assert status == 2
+        assert said in err
+
+
 def test_a_lab_to_keep_is_the_only_one(labctl: Labctl) -> None:
     status, _, err = labctl("run", "process_end", "--keep", "--jobs", "2")
     assert (status, err) == (

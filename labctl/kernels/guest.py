@@ -1,0 +1,209 @@
+"""The program in a guest: runs cases on namespaces there, and tells the controller what happens.
+
+Both speak JSON, one object a line, over a virtio-serial port. The controller says
+
+    {"do": "hello", "wall": ..., "seed": ..., "engine": ..., "virtual": ...}
+    {"do": "case", "source": ..., "name": ..., "text": ..., "sets": ..., "variant": ...}
+
+and the guest `{"booted": true}` once, `{"ready": KERNEL}` to a hello, and of a case its events and
+packets as they come, a tick a second, and how it ended. It has no disk to keep anything on: a run
+is recorded by the controller, and so is all that came before a crash.
+"""
+
+from __future__ import annotations
+
+import base64
+import ctypes
+import errno
+import fcntl
+import gc
+import json
+import os
+import shutil
+import struct
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from labctl.backends import BackendOptions, HostLink, HostSpec, Message, ProcessSpec
+from labctl.backends.netns import NetnsBackend
+from labctl.document import Document
+from labctl.history import Event
+from labctl.runner import Performance, Silent
+from labctl.scenario import Scenario, load_document, params_of
+
+TICK = 1.0
+LONGEST_REST = 2.0
+"""Seconds between two polls of a quiet host at most, where time costs nothing but work does."""
+INIT_MODULE = 175  # arch/x86/entry/syscalls/syscall_64.tbl
+RNDADDENTROPY = 0x40085203  # include/uapi/linux/random.h
+
+WARM_UP = """\
+title: What a guest does before its state is saved, so that nothing is done for the first time later
+hosts:
+  server: {calls: "socket; bind :80; listen 1; accept; recv; wait"}
+  client: {calls: 'socket; connect server:80; send "hello"; wait'}
+steps:
+  - start: server
+  - wait: {sockets: {server: LISTEN}}
+  - start: client
+  - wait: {sockets: {server: ESTAB, client: ESTAB}}
+  - kill: server
+  - expect: {sockets: {client: CLOSE-WAIT}}
+  - expect: {segments: {from: server, flags: FIN}}
+"""
+
+
+class Port:
+    """The controller's other end."""
+
+    def __init__(self, path: str) -> None:
+        self._file = os.open(path, os.O_RDWR)
+        self._lock = threading.Lock()
+        self._pending = b""
+
+    def say(self, line: str) -> None:
+        """Says one JSON object."""
+        data = line.encode() + b"\n"
+        with self._lock:
+            while data:
+                data = data[os.write(self._file, data) :]
+
+    def hear(self) -> Message:
+        """Waits for the next one."""
+        while b"\n" not in self._pending:
+            self._pending += os.read(self._file, 1 << 16)
+        line, _, self._pending = self._pending.partition(b"\n")
+        message: Message = json.loads(line)
+        return message
+
+
+class GuestBackend(NetnsBackend):
+    """Namespaces in a guest."""
+
+    def __init__(self, options: BackendOptions, engine: str, virtual: bool) -> None:
+        super().__init__(options)
+        self._engine, self._virtual = engine, virtual
+
+    def environment(self) -> dict[str, str | None]:
+        return {**super().environment(), "engine": self._engine}
+
+    def up(
+        self, hosts: Sequence[HostSpec], processes: Sequence[ProcessSpec]
+    ) -> dict[str, HostLink]:
+        links = super().up(hosts, processes)
+        if not self._virtual:
+            return links
+        return {name: replace(link, longest_rest=LONGEST_REST) for name, link in links.items()}
+
+
+class Teller:
+    """Tells the controller what is to be recorded."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+
+    def add(self, event: Event) -> None:
+        """See `Records`."""
+        self._say(f'{{"event": {event.to_json()}}}')
+
+    def add_packets(self, host: str, records: bytes) -> None:
+        """See `Records`."""
+        data = base64.b64encode(records).decode()
+        self._say(json.dumps({"packets": data, "host": host}))
+
+
+class Guest:
+    """What the controller has said, and what it is told."""
+
+    def __init__(self, port: Port) -> None:
+        self._port = port
+        self._engine, self._virtual = "QEMU", False
+
+    def serve(self) -> None:
+        """Warms up, and obeys for as long as the guest lives."""
+        (warm_up,) = load_document(Document("warm up", WARM_UP), WARM_UP, "warm", {})
+        self._perform(warm_up, lambda line: None)
+        gc.collect()
+        gc.freeze()
+        self._port.say('{"booted": true}')
+        while True:
+            message = self._port.hear()
+            if message.pop("do") == "hello":
+                self._hello(**message)
+            else:
+                self._case(**message)
+
+    def _hello(self, wall: float, seed: str, engine: str, virtual: bool) -> None:
+        """Sets the clock, and stirs the kernel's random numbers: a saved state has old ones."""
+        time.clock_settime(time.CLOCK_REALTIME, wall)
+        fresh = bytes.fromhex(seed)
+        with Path("/dev/random").open("wb") as pool:
+            request = struct.pack("ii", 8 * len(fresh), len(fresh)) + fresh
+            fcntl.ioctl(pool, RNDADDENTROPY, request)
+        self._engine, self._virtual = engine, virtual
+        self._port.say(json.dumps({"ready": os.uname().release}))
+
+    def _case(
+        self, source: str, name: str, text: str, sets: dict[str, str], variant: Mapping[str, Any]
+    ) -> None:
+        document = Document(source, text)
+        own = params_of(document)
+        chosen = {name: value for name, value in sets.items() if name in own}
+        cases = load_document(document, text, name, chosen)
+        (scenario,) = (case for case in cases if dict(case.variant) == variant)
+        ended = threading.Event()
+
+        def tick() -> None:
+            while not ended.wait(TICK):
+                self._port.say(json.dumps({"tick": time.monotonic()}))
+
+        self._port.say(json.dumps({"tick": time.monotonic()}))
+        ticker = threading.Thread(target=tick, name="tick")
+        ticker.start()
+        try:
+            how = self._perform(scenario, self._port.say)
+        finally:
+            ended.set()
+            ticker.join()
+        self._port.say(json.dumps({"ended": how}))
+
+    def _perform(self, scenario: Scenario, say: Callable[[str], None]) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as folder:
+            options = BackendOptions("guest", "", Path(folder), "", print)
+            backend = GuestBackend(options, self._engine, self._virtual)
+            performance = Performance(scenario, backend, Teller(say), Silent())
+            performance.perform()
+        return asdict(performance.ended)
+
+
+def load_modules(folder: Path) -> None:
+    """Loads the kernel's modules, as `initramfs.py` has put them (init_module(2)). Raises OSError.
+
+    By hand: insmod(8) would take a process for each."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    for name in (folder / "order").read_text().split():
+        image = (folder / name).read_bytes()
+        if libc.syscall(INIT_MODULE, image, ctypes.c_ulong(len(image)), b""):
+            code = ctypes.get_errno()
+            if code != errno.EEXIST:
+                raise OSError(code, f"module {name}: {os.strerror(code)}")
+    shutil.rmtree(folder)
+
+
+def main() -> None:
+    """Loads what the kernel needs, finds the port, and serves."""
+    gc.set_threshold(50_000)
+    load_modules(Path("/modules"))
+    (port,) = sorted(Path("/dev").glob("vport*"))
+    sys.stdout = sys.stderr
+    Guest(Port(str(port))).serve()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""The root of guests: a small Debian with Python, iproute2, nftables and labctl's dependencies.
+
+Made once by mmdebstrap(1), from packages that apt has checked. The dependencies are those versions
+that this labctl runs with, as wheels for the Python in it, byte-compiled there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from stat import S_IFDIR, S_IFLNK, S_IFREG
+from typing import IO
+
+from labctl.backends import Progress
+from labctl.errors import LabError, Unavailable
+from labctl.kernels import assembled, cache, missing, suite_of
+from labctl.kernels.initramfs import Archive
+
+SUITE = "bookworm"
+PYTHON = "3.11"
+"""What SUITE has."""
+PACKAGES = ("iproute2", "mount", "nftables", "procps", "python3")
+DEPENDENCIES = ("pydantic", "pyyaml", "scapy")
+"""What runs in a guest needs; labctl's other dependencies are for the controller."""
+PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
+OMITTED = re.compile(
+    r"(boot|dev|proc|sys|var/(cache|lib/(apt|dpkg)|log)|usr/share|usr/bin/(perl|localedef)"
+    r"|usr/lib/(apt|locale|systemd|x86_64-linux-gnu/(gconv|libperl|perl|libcrypto))"
+    r"|usr/lib/python3.*/(pydoc_data|test)/|opt/site/scapy/(contrib|modules|tools)/).*"
+)
+"""What no lab has a use for: all of a root is in a guest's memory."""
+
+
+def ensure(progress: Progress) -> Path:
+    """The root, as a cpio archive, made where it is not there yet.
+
+    Raises Unavailable for a missing tool, LabError where it can't be made."""
+    wheels = closure(DEPENDENCIES, _requirements)
+    parts = (SUITE, PACKAGES, wheels, OMITTED.pattern)
+    key = hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+    folder = cache() / "roots" / f"{SUITE}-{key}"
+    if not folder.exists():
+        if lacking := missing():
+            raise Unavailable(
+                f"{', '.join(lacking)}: not on the PATH; install the packages "
+                + " ".join(dict.fromkeys(lacking.values()))
+            )
+        with assembled(folder) as new:
+            suite = suite_of(SUITE)
+            progress(f"asking for the packages of {SUITE}")
+            suite.update()
+            progress("fetching labctl's dependencies for the guests' Python")
+            _install(wheels, new / "site")
+            progress(f"making a root for guests from the packages of {SUITE}, for about a minute")
+            _bootstrap(suite.sources, new / "site", new / "root.cpio")
+            shutil.rmtree(new / "site")
+    return folder / "root.cpio"
+
+
+def closure(names: Iterable[str], requirements: Callable[[str], Iterable[str]]) -> tuple[str, ...]:
+    """`name==version` of packages and of all that they require, as they are installed here."""
+    found: dict[str, str] = {}
+
+    def visit(name: str) -> None:
+        if name not in found:
+            found[name] = f"{name}=={importlib.metadata.version(name)}"
+            for other in requirements(name):
+                visit(other)
+
+    for name in names:
+        visit(name)
+    return tuple(sorted(found.values()))
+
+
+def _requirements(name: str) -> list[str]:
+    """What a package always requires: not for extras, nor for other systems or Pythons."""
+    required = importlib.metadata.requires(name) or []
+    return [re.split(r"[^\w.-]", text)[0] for text in required if ";" not in text]
+
+
+def _install(wheels: Iterable[str], folder: Path) -> None:
+    command = [
+        sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
+        "--no-deps", "--no-compile", "--only-binary=:all:", "--implementation", "cp",
+        "--python-version", PYTHON, "--target", str(folder),
+        *(f"--platform={platform}" for platform in PLATFORMS), *wheels,
+    ]  # fmt: skip
+    _checked(command, "pip can't fetch labctl's dependencies")
+
+
+def _bootstrap(sources: Path, site: Path, target: Path) -> None:
+    """mmdebstrap(1) writes a tar archive, which is turned into a cpio: nobody needs to be root."""
+    command = [
+        "mmdebstrap", "--quiet", "--variant=essential", "--architectures=amd64",
+        f"--include={','.join(PACKAGES)}",
+        f"--customize-hook=copy-in {shlex.quote(str(site))} /opt",
+        '--customize-hook=chroot "$1" python3 -m compileall -q /opt/site',
+        SUITE, "-", str(sources),
+    ]  # fmt: skip
+    with tempfile.TemporaryFile() as log:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as process:
+            assert process.stdout
+            try:
+                with target.open("wb") as out, suppress(tarfile.ReadError):
+                    convert(process.stdout, out)
+            except BaseException:
+                process.terminate()
+                raise
+        if process.returncode:
+            log.seek(0)
+            raise LabError(
+                f"mmdebstrap can't make a root: {_last(log.read(), process.returncode)}; "
+                "see that apt reaches its mirror"
+            )
+
+
+def convert(tar: IO[bytes], out: IO[bytes]) -> None:
+    """Makes a cpio archive of a tar archive, without devices and what is OMITTED."""
+    archive = Archive(out)
+    with tarfile.open(fileobj=tar, mode="r|") as source:
+        for member in source:
+            name = member.name.removeprefix("./")
+            if member.isdir():
+                archive.add(name, S_IFDIR | member.mode)
+            elif OMITTED.fullmatch(name):
+                continue
+            elif member.isfile():
+                content = source.extractfile(member)
+                archive.add(name, S_IFREG | member.mode, content.read() if content else b"")
+            elif member.issym() or member.islnk():
+                link = member.linkname if member.issym() else f"/{member.linkname.lstrip('./')}"
+                archive.add(name, S_IFLNK | 0o777, link.encode())
+    archive.end()
+
+
+def _checked(command: list[str], what: str) -> None:
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    if done.returncode:
+        raise LabError(f"{what}: {_last(done.stderr or done.stdout, done.returncode)}")
+
+
+def _last(said: bytes, status: int) -> str:
+    lines = said.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else f"status {status}"

@@ -1,0 +1,310 @@
+"""Cases on a guest's kernel: starts the guest, hands it cases, and records what it tells.
+
+One boot serves all cases. It is saved when the guest is ready, so that the next time nothing is
+booted: a state is of one kernel, root, labctl and QEMU, and is thrown away with them.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from labctl.backends import Message, Progress
+from labctl.errors import LabError
+from labctl.history import Event, History, read_event
+from labctl.kernels import Kernel, cache, find, initramfs, qemu, root
+from labctl.kernels.qemu import GuestEnded, Hardware, Machine
+from labctl.reports.progress import progress as shown
+from labctl.runner import Ended, RunResult, conclude, now, outcome
+from labctl.scenario import Scenario
+from labctl.store import RunFolder
+from labctl.workflow import place
+
+BOOT_DEADLINE = 240.0
+READY_DEADLINE = 60.0
+SILENCE = 180.0
+"""Seconds without a word after which a guest is given up. It ticks once a second."""
+BUSY = 60.0
+"""Seconds of work in which a virtual clock must get further than a real one: else it never jumps,
+because something in the guest never waits."""
+HEARTBEAT = 1.0
+KVM = Path("/dev/kvm")
+KVM_DEADLINE = 20.0
+SEED = 64  # bytes
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where cases run: a kernel, and whose clock it lives by."""
+
+    kernel: Kernel
+    virtual: bool
+
+
+def run_all(
+    cases: Iterable[Scenario],
+    kernel: str,
+    virtual: bool,
+    sets: Mapping[str, str],
+    out: Path | None,
+    progress: Progress,
+) -> list[RunResult]:
+    """Runs cases one after the other on a kernel by name.
+
+    Raises what `find` and `Guests.run` raise."""
+    results = []
+    with Guests(Place(find(kernel, progress), virtual), progress) as guests:
+        for case in cases:
+            guests.start()
+            with shown(case) as watcher:
+                results.append(guests.run(case, sets, out, watcher.event))
+    return results
+
+
+class Guests:
+    """A guest when it is needed, and another one where it died; used in a `with`.
+
+    `run` raises LabError and Unavailable where no guest can be had at all."""
+
+    def __init__(self, place: Place, progress: Progress) -> None:
+        self._place, self._progress = place, progress
+        self._machine: Machine | None = None
+        self._stack = ExitStack()
+        self._engine = ""
+
+    def __enter__(self) -> Guests:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def start(self) -> Machine:
+        """Has a guest ready; `run` does so too."""
+        self._machine = self._machine or self._started()
+        return self._machine
+
+    def run(
+        self,
+        scenario: Scenario,
+        sets: Mapping[str, str],
+        out: Path | None,
+        event: Callable[[Event, History], None],
+    ) -> RunResult:
+        """Runs one case. `event` is called with all that happens, as it comes. What ends the guest
+        is the case's result; only KeyboardInterrupt comes out, after the evidence was saved."""
+        machine = self.start()
+        began, started = time.monotonic(), now()
+        history = History()
+        with RunFolder(place(scenario, out), scenario.text) as folder:
+            case = _Case(machine, history, folder, event, self._place.virtual)
+            cause: BaseException | None = None
+            try:
+                ended = case.perform(scenario, sets)
+            except (GuestEnded, KeyboardInterrupt) as exc:
+                cause = exc
+                (folder.path / "console.txt").write_text(machine.console(), encoding="utf-8")
+                self._end()
+                environment = history.lab.environment if history.lab else {
+                    "kernel": self._place.kernel.version, "os": None, "engine": self._engine,
+                }  # fmt: skip
+                ended = Ended(*outcome(exc), environment, "", 0.0, history.now)
+            ended = replace(ended, started=started, seconds=time.monotonic() - began)
+            result = conclude(scenario, "netns", history, ended, folder)
+        if isinstance(cause, KeyboardInterrupt):
+            raise cause
+        return result
+
+    def _started(self) -> Machine:
+        """A guest that is ready: from its saved state, or booted, if need be twice."""
+        hardware, kept = prepare(self._place, self._progress)
+        state: Path | None = kept
+        if accelerated(hardware, self._progress):
+            hardware, state = replace(hardware, accelerator="kvm"), None
+        clock = ", virtual time" if self._place.virtual else ""
+        self._engine = f"QEMU {qemu.version()} ({hardware.accelerator}{clock})"
+        if state and state.exists():
+            try:
+                return self._ready(Machine(hardware, state), None)
+            except LabError as exc:
+                self._progress(f"booting anew: {exc}")
+                state.unlink(missing_ok=True)
+        self._progress(f"booting Linux {self._place.kernel.version}")
+        try:
+            return self._booted(Machine(hardware), state)
+        except GuestEnded as exc:
+            self._progress(f"trying once more: {exc}")
+            return self._booted(Machine(hardware), state)
+
+    def _booted(self, machine: Machine, state: Path | None) -> Machine:
+        def boot() -> None:
+            expect(machine, "booted", BOOT_DEADLINE)
+            if state is not None:
+                try:
+                    save(machine, state)
+                except GuestEnded:
+                    raise
+                except (LabError, OSError) as exc:
+                    self._progress(f"this boot can't be kept for the next time: {exc}")
+
+        return self._ready(machine, boot)
+
+    def _ready(self, machine: Machine, boot: Callable[[], None] | None) -> Machine:
+        """A machine that has answered to a hello; ended where it does not."""
+        with ExitStack() as stack:
+            stack.enter_context(machine)
+            if boot:
+                boot()
+            machine.send(
+                {
+                    "do": "hello",
+                    "wall": time.time(),
+                    "seed": os.urandom(SEED).hex(),
+                    "engine": self._engine,
+                    "virtual": self._place.virtual,
+                }
+            )
+            expect(machine, "ready", READY_DEADLINE)
+            self._stack.push(stack.pop_all())
+        return machine
+
+    def _end(self) -> None:
+        self._machine = None
+        self._stack.close()
+
+
+class _Case:
+    """One case in a guest: what it says, taken in and recorded."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        history: History,
+        folder: RunFolder,
+        event: Callable[[Event, History], None],
+        virtual: bool,
+    ) -> None:
+        self._machine, self._history, self._folder = machine, history, folder
+        self._event, self._virtual = event, virtual
+        self._tick = 0.0
+
+    def perform(self, scenario: Scenario, sets: Mapping[str, str]) -> Ended:
+        """Has the guest do it. Raises GuestEnded where it does not come to an end."""
+        self._machine.send(
+            {
+                "do": "case",
+                "source": scenario.source,
+                "name": scenario.name,
+                "text": scenario.text,
+                "sets": dict(sets),
+                "variant": dict(scenario.variant),
+            }
+        )
+        heard = time.monotonic()
+        mark: tuple[float, float] | None = None  # the guest's work and its clock, a while ago
+        while True:
+            message = self._machine.receive(HEARTBEAT)
+            if message is not None:
+                heard = time.monotonic()
+                if "ended" in message:
+                    return Ended(**message["ended"])
+                self._take(message)
+            elif time.monotonic() - heard > SILENCE:
+                raise self._machine.ended(f"no word for {SILENCE:g} s")
+            if self._virtual and self._tick:
+                mark = mark or (self._machine.work, self._tick)
+                worked, passed = self._machine.work - mark[0], self._tick - mark[1]
+                if worked > BUSY:
+                    if passed < BUSY:
+                        raise self._machine.ended(
+                            f"its virtual clock got only {passed:.0f} s further in {worked:.0f} s "
+                            "of work: something in this scenario never waits; give its sends an "
+                            "`every`, or run it without --virtual-time"
+                        )
+                    mark = None
+
+    def _take(self, message: Message) -> None:
+        if "tick" in message:
+            self._tick = message["tick"]
+        elif "packets" in message:
+            records = base64.b64decode(message["packets"])
+            self._history.add_packets(self._history.now, message["host"], records)
+            self._folder.add_packets(message["host"], records)
+        elif "event" in message:
+            event = read_event(message["event"])
+            self._history.add(event)
+            self._folder.add(event)
+            self._event(event, self._history)
+
+
+def prepare(place: Place, progress: Progress) -> tuple[Hardware, Path]:
+    """What a guest is started with, and where its state is kept; files that are not there yet are
+    made. Raises Unavailable and LabError."""
+    version = qemu.version()
+    base = root.ensure(progress)
+    kernel = place.kernel
+    sources = initramfs.sources()
+    parts: list[Any] = [initramfs.INIT, initramfs.MODULES, str(base), sorted(sources.items())]
+    stat = kernel.image.stat()
+    parts += [str(kernel.image), stat.st_size, stat.st_mtime_ns]
+    folder = cache() / "boots"
+    archive = folder / f"{kernel.version}-{_digest(parts)}.cpio"
+    if not archive.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        _drop(folder.glob(f"{kernel.version}-*.cpio"))
+        partial = archive.with_suffix(f".{os.getpid()}")
+        initramfs.build(partial, base, kernel.modules)
+        partial.rename(archive)
+    hardware = Hardware(kernel.image, archive, place.virtual)
+    parts += [version, qemu.command(hardware, 3, 4, None)]
+    clock = "virtual" if place.virtual else "real"
+    return hardware, folder / f"{kernel.version}-{_digest(parts)}.{clock}.state"
+
+
+def save(machine: Machine, state: Path) -> None:
+    """Keeps a guest's state, and drops the older ones of its kind. Raises LabError, OSError."""
+    release = state.name.rpartition("-")[0]
+    _drop(state.parent.glob(f"{release}-*{''.join(state.suffixes[-2:])}"))
+    machine.save(state)
+
+
+def expect(machine: Machine, word: str, patience: float) -> None:
+    """Waits for a word of the guest's program. Raises GuestEnded."""
+    deadline = time.monotonic() + patience
+    while (left := deadline - time.monotonic()) > 0:
+        message = machine.receive(left)
+        if message and word in message:
+            return
+    raise machine.ended(f"it was not {word} within {patience:g} s")
+
+
+def accelerated(hardware: Hardware, progress: Progress) -> bool:
+    """Whether KVM boots a guest here. That there is a /dev/kvm proves nothing, so it is tried, once
+    for each kernel of this machine. A virtual clock needs QEMU's own processor."""
+    if hardware.virtual or not os.access(KVM, os.R_OK | os.W_OK):
+        return False
+    verdict = cache() / f"kvm-{os.uname().release}"
+    if not verdict.exists():
+        progress(f"trying whether KVM works here, for {KVM_DEADLINE:g} s at most")
+        try:
+            with Machine(replace(hardware, accelerator="kvm")) as machine:
+                expect(machine, "booted", KVM_DEADLINE)
+            verdict.write_text("works")
+        except LabError:
+            verdict.write_text("does not work")
+    return verdict.read_text() == "works"
+
+
+def _digest(parts: Iterable[Any]) -> str:
+    return hashlib.sha256(repr(list(parts)).encode()).hexdigest()[:12]
+
+
+def _drop(paths: Iterable[Path]) -> None:
+    for path in list(paths):
+        path.unlink(missing_ok=True)

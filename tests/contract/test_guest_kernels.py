@@ -1,0 +1,150 @@
+"""A real guest: Debian's kernel in QEMU, and what it hands back.
+
+Only where LABCTL_TEST_GUESTS is set, since a boot takes long without KVM. The machine's own cache
+is used: what it takes to make a guest is fetched once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from labctl import kernels
+from labctl.errors import LabError
+from labctl.kernels import qemu, root
+
+pytestmark = [pytest.mark.guest, pytest.mark.slow, pytest.mark.xdist_group("guest")]
+
+KERNEL = "bookworm"
+LONGEST = 1800.0
+
+
+def labctl(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "labctl", *arguments],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=LONGEST,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fetched() -> str:
+    """The kernel's release; skips where no guest is asked for or can be had, with the reason."""
+    if not os.environ.get("LABCTL_TEST_GUESTS"):
+        pytest.skip("guests take minutes, and 300 MB to fetch: set LABCTL_TEST_GUESTS=1")
+    try:
+        qemu.version()
+        root.ensure(print)
+        return kernels.find(KERNEL, print).version
+    except LabError as exc:
+        pytest.skip(str(exc))
+
+
+def run(tmp_path: Path, *arguments: str) -> list[dict[str, Any]]:
+    out = ("--out", str(tmp_path), "--format", "json")
+    done = labctl("run", *arguments, "--kernel", KERNEL, *out)
+    assert done.returncode == 0, done.stderr + done.stdout
+    runs: list[dict[str, Any]] = json.loads(done.stdout)["runs"]
+    return runs
+
+
+def test_a_scenario_runs_on_another_kernel(tmp_path: Path, fetched: str) -> None:
+    (found,) = run(tmp_path, "fin_wait_2")
+    assert found["result"] == "pass"
+    assert found["backend"] == "netns"
+    assert found["environment"]["kernel"] == fetched != os.uname().release
+    assert {"ss", "capture", "trace"} <= set(found["environment"]["probes"])
+    folder = Path(found["dir"])
+    assert folder.parent == tmp_path
+    names = {path.name for path in folder.iterdir()}
+    assert {"scenario.yaml", "history.jsonl", "result.json", "server.ss", "server.pcap"} <= names
+    assert labctl("check", str(folder)).returncode == 0
+
+
+def test_waiting_takes_no_time_where_time_is_virtual(tmp_path: Path, fetched: str) -> None:
+    """Two cases in one boot, and durations as on a clock that is real."""
+    found = run(tmp_path, "fin_wait_2", "eaddrinuse_time_wait", "--virtual-time")
+    assert [case["result"] for case in found] == ["pass", "pass"]
+    assert all("virtual time" in case["environment"]["engine"] for case in found)
+    short, long = (case["lab_seconds"] for case in found)
+    assert 5.0 < short < 60.0 < long < 70.0
+
+
+LOST_AND_LATE = """\
+title: A link that is slow, and a SYN that is lost on it
+hosts:
+  server: {calls: "socket; bind :80; listen 1; accept; wait"}
+  client: {calls: "socket; connect server:80; wait"}
+steps:
+  - start: server
+  - wait: {sockets: {server: LISTEN}}
+  - net: {client: {delay: 20ms}}
+  - drop: {from: client, to: server, flags: SYN, count: 1}
+  - start: client
+  - wait: {sockets: {client: ESTAB}}
+"""
+
+
+def test_faults_are_made_in_a_guest_too(tmp_path: Path) -> None:
+    """Its kernel has the modules of nftables and netem that drops and links need."""
+    scenario = tmp_path / "lost.yaml"
+    scenario.write_text(LOST_AND_LATE)
+    (found,) = run(tmp_path, str(scenario), "--virtual-time")
+    assert found["result"] == "pass", found
+    assert found["lab_seconds"] > 1.0  # RFC 6298, section 2.1: until the SYN is sent again
+
+
+NEVER_WAITS = """\
+title: A server that writes without pause to a client that keeps reading
+hosts:
+  server: {calls: "socket; bind :80; listen 1; accept; send \\"x\\" x 65536 forever"}
+  client: {calls: "socket; connect server:80; recv until eof"}
+steps:
+  - start: server
+  - wait: {sockets: {server: LISTEN}}
+  - start: client
+  - sleep: 600s
+"""
+
+
+def test_what_never_waits_is_ended_with_the_reason(tmp_path: Path) -> None:
+    scenario = tmp_path / "busy.yaml"
+    scenario.write_text(NEVER_WAITS)
+    out = ("--out", str(tmp_path), "--format", "json")
+    done = labctl("run", str(scenario), "--kernel", KERNEL, "--virtual-time", *out)
+    assert done.returncode == 4
+    (case,) = json.loads(done.stdout)["runs"]
+    assert "never waits" in case["reason"]
+    assert "every" in case["reason"]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_a_guest_ends_with_its_controller(tmp_path: Path, number: int, status: int) -> None:
+    command = ["run", "eaddrinuse_time_wait", "--kernel", KERNEL, "--out", str(tmp_path)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "labctl", *command], stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + LONGEST
+    history = tmp_path / "eaddrinuse_time_wait" / "history.jsonl"
+    while not (history.exists() and history.stat().st_size):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    (guest,) = children(process.pid)
+    process.send_signal(number)
+    assert process.wait(60) == status
+    while Path(f"/proc/{guest}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert (history.parent / "result.json").exists() == (number == signal.SIGINT)
+
+
+def children(pid: int) -> list[int]:
+    return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

@@ -1,0 +1,351 @@
+"""Guest kernels: which there are, what a guest is made of, how it is started."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from stat import S_IFDIR, S_IFREG
+
+import pytest
+
+from labctl import kernels
+from labctl.document import Document
+from labctl.errors import LabError, Unavailable, UsageError
+from labctl.history import Event, read_events
+from labctl.kernels import Known, apt, initramfs, qemu, root, runs
+from labctl.kernels.guest import WARM_UP, Teller
+from labctl.runner import Performance, Silent
+from labctl.scenario import load_document
+from tests.fake import FakeBackend, scenario, tcp
+
+BOOKWORM = """\
+linux-headers-6.1.0-50-cloud-amd64
+linux-image-6.1.0-47-cloud-amd64
+linux-image-6.1.0-50-cloud-amd64
+linux-image-6.1.0-50-cloud-amd64-dbg
+linux-image-6.1.0-50-rt-amd64
+linux-image-cloud-amd64
+linux-image-cloud-amd64-dbg
+"""
+BACKPORTS = """\
+linux-base-7.3.4+deb13-cloud-amd64
+linux-binary-6.19.14+deb13-cloud-amd64
+linux-binary-7.3.4+deb13-cloud-amd64
+linux-binary-unsigned-7.3.4+deb13-cloud-amd64
+linux-image-6.18.5+deb13-cloud-amd64
+linux-image-6.18.15+deb13-cloud-amd64
+linux-image-6.19.14+deb13-cloud-amd64
+linux-image-7.3.4+deb13-cloud-amd64
+linux-modules-7.3.4+deb13-cloud-amd64
+"""
+
+
+def known() -> list[Known]:
+    return [
+        *kernels.newest("bookworm", BOOKWORM.split()),
+        *kernels.newest("trixie-backports", BACKPORTS.split()),
+        *kernels.newest("sid", ["linux-image-6.18.2+deb14-cloud-amd64"]),
+    ]
+
+
+# --- Which kernels there are ----------------------------------------------------------------------
+
+
+def test_the_newest_of_each_minor_version_is_known() -> None:
+    assert [(k.name, k.version) for k in kernels.newest("bookworm", BOOKWORM.split())] == [
+        ("6.1", "6.1.0-50")
+    ]
+    assert [(k.name, k.version) for k in kernels.newest("b", BACKPORTS.split())] == [
+        ("6.18", "6.18.15+deb13"),
+        ("6.19", "6.19.14+deb13"),
+        ("7.3", "7.3.4+deb13"),
+    ]
+
+
+def test_a_version_means_the_newest_that_any_suite_has() -> None:
+    assert kernels.choose("6.18", known()).release == "6.18.15+deb13-cloud-amd64"
+    assert kernels.choose("6.1.0-50", known()).suite == "bookworm"
+
+
+def test_a_suite_means_its_newest() -> None:
+    found = kernels.choose("trixie-backports", kernels.newest("b", BACKPORTS.split()))
+    assert found.name == "7.3"
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(UsageError, match=r"--kernel 6\.2: .*bookworm.*6\.1, 6\.18.*bzImage"):
+        kernels.choose("6.2", known())
+
+
+def test_the_mirror_is_the_machines_own() -> None:
+    targets = """\
+Nodesource|Node Source|https://elsewhere.example/node/
+Debian|Debian|http://mirror.example/debian/
+Debian|Debian|http://mirror.example/debian/
+Debian|Debian-Security|http://mirror.example/security/
+$(ORIGIN)|$(LABEL)|http://not.updated.example/
+"""
+    assert apt.parse_targets(targets) == {
+        "Debian": "http://mirror.example/debian/",
+        "Debian-Security": "http://mirror.example/security/",
+    }
+
+
+def test_a_mirror_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABCTL_DEBIAN_MIRROR", "http://mirror.example/debian/")
+    assert apt.archive() == (
+        "http://mirror.example/debian",
+        "http://mirror.example/debian-security",
+    )
+
+
+# --- A kernel of one's own ------------------------------------------------------------------------
+
+
+def bzimage(path: Path, version: str) -> Path:
+    """The head of an image, as the boot protocol has it."""
+    head = bytearray(0x1000)
+    head[0x1FE:0x200] = b"\x55\xaa"
+    head[0x202:0x206] = b"HdrS"
+    head[0x20E:0x210] = (0x600).to_bytes(2, "little")
+    text = f"{version} (somebody@somewhere) #1 SMP\0".encode()
+    head[0x800 : 0x800 + len(text)] = text
+    path.write_bytes(head)
+    return path
+
+
+def test_an_image_says_its_version_and_has_its_modules_beside_it(tmp_path: Path) -> None:
+    image = bzimage(tmp_path / "bzImage", "6.6.6-mine")
+    (tmp_path / "lib" / "modules" / "6.6.6-mine").mkdir(parents=True)
+    found = kernels.find(str(image), print)
+    assert (found.version, found.modules.name) == ("6.6.6-mine", "6.6.6-mine")
+
+
+def test_an_image_without_modules_is_told_where_they_belong(tmp_path: Path) -> None:
+    image = bzimage(tmp_path / "bzImage", "6.6.6-mine")
+    with pytest.raises(UsageError, match=r"no modules of Linux 6\.6\.6-mine; put them where"):
+        kernels.local(image)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x7fELF" + bytes(0x1000)])
+def test_what_is_no_image_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "vmlinux"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="no bzImage"):
+        kernels.local(path)
+
+
+def test_a_missing_image_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="No such file"):
+        kernels.local(tmp_path / "bzImage")
+
+
+# --- The initramfs --------------------------------------------------------------------------------
+
+
+def test_modules_come_after_what_they_need() -> None:
+    needs = {"bridge": ["stp", "llc"], "stp": ["llc"], "llc": [], "veth": []}
+    order = initramfs.in_order(["bridge", "veth"], needs.__getitem__)
+    assert order == ["llc", "stp", "bridge", "veth"]
+
+
+def test_a_module_says_what_it_needs() -> None:
+    section = b"\0license=GPL\0depends=nf_conntrack,nf-tables\0intree=Y\0"
+    assert initramfs.dependencies(section) == ["nf_conntrack", "nf_tables"]
+    assert initramfs.dependencies(b"\0depends=\0intree=Y\0") == []
+
+
+def test_the_archive_is_one_that_cpio_reads(tmp_path: Path) -> None:
+    files = {"init": b"#!/bin/sh\n", "a/b/c": b"abc", "a/d": b""}
+    path = tmp_path / "archive"
+    with path.open("wb") as out:
+        archive = initramfs.Archive(out)
+        for name in ("a", "a/b"):
+            archive.add(name, S_IFDIR | 0o755)
+        for name, content in files.items():
+            archive.add(name, S_IFREG | 0o755, content)
+        archive.end()
+    script = (
+        f"cd {shlex.quote(str(tmp_path))} && mkdir out && cd out && cpio -id --quiet < ../archive"
+    )
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
+    if done.returncode == 127:
+        pytest.skip("no cpio here")
+    assert done.stderr == ""
+    found = {
+        str(p.relative_to(tmp_path / "out")): p.read_bytes()
+        for p in (tmp_path / "out").rglob("*")
+        if p.is_file()
+    }
+    assert found == files
+    assert (tmp_path / "out" / "init").stat().st_mode & 0o111
+
+
+def test_the_guests_program_is_in_it() -> None:
+    names = set(initramfs.sources())
+    assert {"labctl/kernels/guest.py", "labctl/steps/faults.py"} <= names
+    assert {f"images/host/{part}.py" for part in ("agent", "faults", "tracer")} <= names
+    assert {f"images/peer/{part}.py" for part in ("calls", "peer")} <= names
+    assert not [name for name in names if "__pycache__" in name]
+
+
+# --- The root -------------------------------------------------------------------------------------
+
+
+def test_the_guest_has_the_versions_that_this_labctl_runs_with() -> None:
+    from importlib.metadata import version
+
+    found = root.closure(root.DEPENDENCIES, root._requirements)
+    assert f"pydantic=={version('pydantic')}" in found
+    assert f"pydantic-core=={version('pydantic-core')}" in found
+
+
+def test_the_guests_program_imports_nothing_else() -> None:
+    code = "import sys, labctl.kernels.guest; print(*{m.partition('.')[0] for m in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    names = set(done.stdout.split()) - set(sys.stdlib_module_names) - {"labctl"}
+    allowed = {text.partition("==")[0].replace("-", "_").lower() for text in
+               root.closure(root.DEPENDENCIES, root._requirements)}  # fmt: skip
+    assert {n for n in names if not n.startswith("_")} - allowed <= {"yaml", "cython_runtime"}
+
+
+# --- QEMU -----------------------------------------------------------------------------------------
+
+HARDWARE = qemu.Hardware(Path("/k/vmlinuz"), Path("/k/cpio"))
+
+
+def test_a_virtual_clock_skips_idle_time() -> None:
+    assert "-icount" not in qemu.command(HARDWARE, 3, 4, None)
+    words = qemu.command(replace(HARDWARE, virtual=True), 3, 4, None)
+    assert words[words.index("-icount") + 1] == "shift=1,sleep=off"
+
+
+def test_a_states_path_is_quoted_as_a_shell_wants_it() -> None:
+    words = qemu.command(HARDWARE, 3, 4, Path("/k/it's"))
+    assert words[-2:] == ["-incoming", "exec:exec cat " + shlex.quote("/k/it's")]
+
+
+def test_the_kernel_kills_qemu_with_its_parent() -> None:
+    assert qemu.command(HARDWARE, 3, 4, None)[:4] == ["setpriv", "--pdeathsig", "KILL", "--"]
+
+
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """A shell script for QEMU. Its standard input and output are the guest's port."""
+    program = tmp_path / qemu.PROGRAM
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="setpriv is Linux's")
+def test_a_guest_is_heard_and_obeyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(tmp_path, monkeypatch, 'echo "{\\"booted\\": true}"; read line; echo "$line"; cat')
+    with qemu.Machine(HARDWARE) as machine:
+        runs.expect(machine, "booted", 10)
+        machine.send({"do": "hello"})
+        assert machine.receive(10) == {"do": "hello"}
+        assert machine.receive(0.01) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="setpriv is Linux's")
+def test_a_guest_that_dies_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(tmp_path, monkeypatch, "echo 'no such disk' >&2; exit 1")
+    with qemu.Machine(HARDWARE) as machine:
+        with pytest.raises(qemu.GuestEnded, match="no such disk"):
+            runs.expect(machine, "booted", 10)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="setpriv is Linux's")
+def test_a_guest_that_says_nothing_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(tmp_path, monkeypatch, "exec cat")
+    with qemu.Machine(HARDWARE) as machine:
+        with pytest.raises(qemu.GuestEnded, match=r"not booted within 0\.1 s"):
+            runs.expect(machine, "booted", 0.1)
+
+
+def test_without_qemu_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    qemu.version.cache_clear()
+    with pytest.raises(Unavailable, match="install the package qemu-system-x86"):
+        qemu.version()
+    qemu.version.cache_clear()
+    assert "mmdebstrap" in kernels.missing()
+
+
+# --- The guest's program --------------------------------------------------------------------------
+
+
+def test_the_warm_up_is_a_scenario() -> None:
+    (case,) = load_document(Document("warm up", WARM_UP), WARM_UP, "warm", {})
+    assert set(case.hosts) == {"server", "client"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="setpriv is Linux's")
+def test_what_a_guest_tells_is_recorded_and_judged_as_if_it_were_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for QEMU says what a performance told, and the controller makes a run of it."""
+    text = (
+        'title: A lesson\nhosts: {server: {calls: "socket; await"}, client: {run: cat}}\n'
+        "steps:\n- wait: {sockets: {server: LISTEN}}\n- wait: {sockets: {server: ESTAB}}\n"
+        "  within: 10ms\n"
+    )
+    case = scenario(text)
+    fake = FakeBackend({"up": lambda lab: lab.sockets("server", tcp("LISTEN", ":80"))})
+    lines: list[str] = []
+    teller = Teller(lines.append)
+    performance = Performance(case, fake, teller, Silent())
+    performance.perform()
+    teller.add_packets("server", b"")
+    lines += [json.dumps({"tick": 1.0}), json.dumps({"ended": asdict(performance.ended)})]
+    (tmp_path / "said").write_text("".join(f"{line}\n" for line in lines))
+    stand_in(tmp_path, monkeypatch, f"read line; cat {shlex.quote(str(tmp_path / 'said'))}; cat")
+
+    guests = runs.Guests(runs.Place(kernels.Kernel("k", "6.1", tmp_path, tmp_path), True), print)
+    seen: list[Event] = []
+    with qemu.Machine(HARDWARE) as machine:
+        monkeypatch.setattr(guests, "start", lambda: machine)
+        found = guests.run(case, {}, tmp_path / "out", lambda event, history: seen.append(event))
+    assert [verdict.result for verdict in found.verdicts] == ["pass", "fail"]
+    assert (found.result, found.backend, found.reason) == ("fail", "netns", None)
+    assert found.environment["kernel"] == "6.1.0-fake"
+    recorded = (found.folder / "history.jsonl").read_text().splitlines()
+    assert list(read_events(recorded)) == seen == found.history.events
+    (result,) = json.loads((found.folder / "result.json").read_text())["runs"]
+    assert result == json.loads(json.dumps(found.as_json()))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="setpriv is Linux's")
+def test_a_guest_that_dies_in_a_case_is_its_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(tmp_path, monkeypatch, "read line; echo 'it is burning' >&2; exit 1")
+    guests = runs.Guests(runs.Place(kernels.Kernel("k", "6.1", tmp_path, tmp_path), True), print)
+    (case,) = load_document(Document("warm up", WARM_UP), WARM_UP, "warm", {})
+    with qemu.Machine(HARDWARE) as machine:
+        monkeypatch.setattr(guests, "start", lambda: machine)
+        found = guests.run(case, {}, tmp_path / "out", lambda event, history: None)
+    assert found.result == "error"
+    assert found.reason and "it is burning" in found.reason
+    assert (found.folder / "console.txt").exists()
+    assert (found.folder / "result.json").exists()
+
+
+def test_what_is_half_made_is_never_there(tmp_path: Path) -> None:
+    target = tmp_path / "it"
+    with pytest.raises(RuntimeError), kernels.assembled(target) as folder:
+        (folder / "part").write_text("x")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(LabError, match="make room there"), kernels.assembled(target):
+        raise OSError(28, "No space left on device")
+    with kernels.assembled(target) as folder:
+        (folder / "part").write_text("x")
+    assert [p.name for p in target.iterdir()] == ["part"]
+    assert [p.name for p in tmp_path.iterdir()] == ["it"]
