@@ -87,6 +87,11 @@ class Suite:
         """The names of all packages, as the lists have them."""
         return frozenset(self._run(["apt-cache", "pkgnames"]).split())
 
+    def depends(self, package: str) -> list[str]:
+        """The names of the packages that one depends on."""
+        lines = self._run(["apt-cache", "depends", package]).splitlines()
+        return [line.split()[-1] for line in lines if line.strip().startswith("Depends:")]
+
     def unpack(self, packages: Iterable[str], into: Path) -> None:
         """Downloads packages and unpacks them below a folder, one over the other."""
         into.mkdir(parents=True, exist_ok=True)

@@ -65,9 +65,17 @@ def test_a_version_means_the_newest_that_any_suite_has() -> None:
     assert kernels.choose("6.1.0-50", known()).suite == "bookworm"
 
 
-def test_a_suite_means_its_newest() -> None:
-    found = kernels.choose("trixie-backports", kernels.newest("b", BACKPORTS.split()))
-    assert found.name == "7.3"
+def test_a_suite_means_its_own_kernel_rather_than_its_newest() -> None:
+    depends = ["linux-base", "linux-image-5.10.0-36-cloud-amd64"]
+    assert kernels.own("bullseye-security", depends).name == "5.10"
+    with pytest.raises(LabError, match="no package linux-image-cloud-amd64 now"):
+        kernels.own("bullseye-security", ["linux-image-6.1-cloud-amd64"])
+
+
+def test_packages_that_hold_no_kernel_are_none() -> None:
+    names = ["linux-image-6.1-cloud-amd64", "linux-image-6.1.0-0.deb11.35-cloud-amd64"]
+    (found,) = kernels.newest("bullseye-security", names)
+    assert found.release == "6.1.0-0.deb11.35-cloud-amd64"
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
