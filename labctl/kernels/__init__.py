@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -219,6 +220,9 @@ def assembled(target: Path) -> Iterator[Path]:
     time, the first to be ready stays. Raises LabError for a full disk and the like."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        for left in target.parent.glob(".new-*"):  # by one that was killed
+            if time.time() - left.stat().st_mtime > FRESH:
+                shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-") as temporary:
             folder = Path(temporary, "it")
             folder.mkdir()
