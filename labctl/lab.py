@@ -330,8 +330,10 @@ class Lab:
     def look(self, hosts: Iterable[str] | None = None, caption: str | None = None) -> None:
         """Has every host report its sockets and counters now. Of some `hosts`, one where nothing
         has happened since its last report need not."""
-        message = {"do": "look", "caption": caption, "fresh": hosts is None}
-        self._ask_all(dict.fromkeys(self._links if hosts is None else hosts, message))
+        known = () if hosts is None else self.history.sockets
+        message = {"do": "look", "caption": caption}
+        chosen = self._links if hosts is None else hosts
+        self._ask_all({host: {**message, "fresh": host not in known} for host in chosen})
 
     def blame(self) -> None:
         """Waits for the looks at what blocked a call: by the next step it may be gone."""

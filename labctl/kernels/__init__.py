@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,7 +35,9 @@ TOOLS = {
 }
 """What guests are made and started with, and the package of each."""
 
-PACKAGE = re.compile(r"linux-(?:image|binary)-(\d[^-]*(?:-\d+)?)-cloud-amd64")
+PACKAGE = re.compile(r"linux-(?:image|binary)-(\d+\.\d+\.\d+[^-]*(?:-\d[^-]*)?)-cloud-amd64")
+META = "linux-image-cloud-amd64"
+"""Depends on a suite's own kernel. Others may be there too, such as 6.1 in bullseye-security."""
 PARTS = ("linux-image", "linux-binary", "linux-modules")
 """What a kernel is spread over. From 6.19 on linux-image is empty, and the others hold it."""
 
@@ -88,7 +91,11 @@ def fetch(name: str, progress: Progress) -> Kernel:
     """The newest kernel behind a suite or version that the archive has now.
 
     Raises as `find` does."""
-    known = choose(name, available([name] if name in SUITES else SUITES, progress, 0.0))
+    if name in SUITES:
+        suite_of(name).update(0.0)
+        known = own(name, suite_of(name).depends(META))
+    else:
+        known = choose(name, available(SUITES, progress, 0.0))
     kernel = _fetched(known.release)
     if kernel is None:
         progress(f"fetching Linux {known.version} from {known.suite}")
@@ -141,10 +148,15 @@ def newest(suite: str, packages: Iterable[str]) -> list[Known]:
     return list(latest.values())
 
 
+def own(suite: str, packages: Iterable[str]) -> Known:
+    """A suite's own kernel, from what META depends on. Raises LabError."""
+    for kernel in newest(suite, packages):
+        return kernel
+    raise LabError(f"{suite} has no package {META} now; see labctl kernels list")
+
+
 def choose(name: str, known: list[Known]) -> Known:
-    """The one that is meant by a suite or a version. Raises UsageError."""
-    if name in SUITES and known:
-        return known[-1]
+    """The newest that is meant by a version. Raises UsageError."""
     matching = [k for k in known if name in (k.name, k.version, k.release)]
     if matching:
         return max(matching, key=lambda kernel: _order(kernel.version))
@@ -208,6 +220,9 @@ def assembled(target: Path) -> Iterator[Path]:
     time, the first to be ready stays. Raises LabError for a full disk and the like."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        for left in target.parent.glob(".new-*"):  # by one that was killed
+            if time.time() - left.stat().st_mtime > FRESH:
+                shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-") as temporary:
             folder = Path(temporary, "it")
             folder.mkdir()

@@ -7,6 +7,7 @@ archive's signature and every hash. Needs no root.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -71,21 +72,30 @@ class Suite:
 
     def update(self, patience: float = FRESH) -> None:
         """Has lists that are no older than `patience` seconds."""
-        stamp = self.folder / "updated"
-        if stamp.exists() and time.time() - stamp.stat().st_mtime < patience:
-            return
         for name in ("lists/partial", "cache/archives/partial", "sources"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # another labctl may be at it; then its lists do
+            stamp = self.folder / "updated"
+            if not stamp.exists() or time.time() - stamp.stat().st_mtime >= patience:
+                self._update()
+                stamp.touch()
+
+    def _update(self) -> None:
         (self.folder / "apt.conf").write_text(CONFIGURATION.format(folder=self.folder))
         text = SOURCES.format(uri=self._uri, suite=self.name, keyring=keyring())
         self.sources.write_text(text)
         self._run(["apt-get", "update", "--quiet", "--error-on=any"])
-        stamp.touch()
 
     @cached_property
     def packages(self) -> frozenset[str]:
         """The names of all packages, as the lists have them."""
         return frozenset(self._run(["apt-cache", "pkgnames"]).split())
+
+    def depends(self, package: str) -> list[str]:
+        """The names of the packages that one depends on."""
+        lines = self._run(["apt-cache", "depends", package]).splitlines()
+        return [line.split()[-1] for line in lines if line.strip().startswith("Depends:")]
 
     def unpack(self, packages: Iterable[str], into: Path) -> None:
         """Downloads packages and unpacks them below a folder, one over the other."""

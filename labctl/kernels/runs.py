@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
@@ -19,7 +20,7 @@ from typing import Any
 from labctl.backends import Message, Progress
 from labctl.errors import LabError
 from labctl.history import Event, History, read_event
-from labctl.kernels import Kernel, cache, find, initramfs, qemu, root
+from labctl.kernels import Kernel, assembled, cache, find, initramfs, qemu, root
 from labctl.kernels.qemu import GuestEnded, Hardware, Machine
 from labctl.reports.progress import progress as shown
 from labctl.runner import Ended, RunResult, conclude, now, outcome
@@ -253,24 +254,21 @@ def prepare(place: Place, progress: Progress) -> tuple[Hardware, Path]:
     parts: list[Any] = [initramfs.INIT, initramfs.MODULES, str(base), sorted(sources.items())]
     stat = kernel.image.stat()
     parts += [str(kernel.image), stat.st_size, stat.st_mtime_ns]
-    folder = cache() / "boots"
-    archive = folder / f"{kernel.version}-{_digest(parts)}.cpio"
-    if not archive.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        _drop(folder.glob(f"{kernel.version}-*.cpio"))
-        partial = archive.with_suffix(f".{os.getpid()}")
-        initramfs.build(partial, base, kernel.modules)
-        partial.rename(archive)
-    hardware = Hardware(kernel.image, archive, place.virtual)
-    parts += [version, qemu.command(hardware, 3, 4, None)]
-    clock = "virtual" if place.virtual else "real"
-    return hardware, folder / f"{kernel.version}-{_digest(parts)}.{clock}.state"
+    folder = cache() / "boots" / f"{kernel.version}-{_digest(parts)}"
+    if not folder.exists():
+        with assembled(folder) as new:
+            initramfs.build(new / "initramfs.cpio", base, kernel.modules)
+        for older in set(folder.parent.glob(f"{kernel.version}-*")) - {folder}:
+            shutil.rmtree(older, ignore_errors=True)
+    hardware = Hardware(kernel.image, folder / "initramfs.cpio", place.virtual)
+    key = _digest([version, qemu.command(hardware, 3, 4, None)])
+    return hardware, folder / f"{'virtual' if place.virtual else 'real'}-{key}.state"
 
 
 def save(machine: Machine, state: Path) -> None:
     """Keeps a guest's state, and drops the older ones of its kind. Raises LabError, OSError."""
-    release = state.name.rpartition("-")[0]
-    _drop(state.parent.glob(f"{release}-*{''.join(state.suffixes[-2:])}"))
+    for older in state.parent.glob(f"{state.name.partition('-')[0]}-*.state"):
+        older.unlink(missing_ok=True)
     machine.save(state)
 
 
@@ -303,8 +301,3 @@ def accelerated(hardware: Hardware, progress: Progress) -> bool:
 
 def _digest(parts: Iterable[Any]) -> str:
     return hashlib.sha256(repr(list(parts)).encode()).hexdigest()[:12]
-
-
-def _drop(paths: Iterable[Path]) -> None:
-    for path in list(paths):
-        path.unlink(missing_ok=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
 import subprocess
 import sys
-from dataclasses import asdict, replace
+import tarfile
+from dataclasses import asdict
 from pathlib import Path
-from stat import S_IFDIR, S_IFREG
 
 import pytest
 
@@ -71,9 +72,17 @@ def test_a_version_means_the_newest_that_any_suite_has() -> None:
     assert kernels.choose("6.1.0-50", known()).suite == "bookworm"
 
 
-def test_a_suite_means_its_newest() -> None:
-    found = kernels.choose("trixie-backports", kernels.newest("b", BACKPORTS.split()))
-    assert found.name == "7.3"
+def test_a_suite_means_its_own_kernel_rather_than_its_newest() -> None:
+    depends = ["linux-base", "linux-image-5.10.0-36-cloud-amd64"]
+    assert kernels.own("bullseye-security", depends).name == "5.10"
+    with pytest.raises(LabError, match="no package linux-image-cloud-amd64 now"):
+        kernels.own("bullseye-security", ["linux-image-6.1-cloud-amd64"])
+
+
+def test_packages_that_hold_no_kernel_are_none() -> None:
+    names = ["linux-image-6.1-cloud-amd64", "linux-image-6.1.0-0.deb11.35-cloud-amd64"]
+    (found,) = kernels.newest("bullseye-security", names)
+    assert found.release == "6.1.0-0.deb11.35-cloud-amd64"
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
@@ -164,10 +173,10 @@ def test_the_archive_is_one_that_cpio_reads(tmp_path: Path) -> None:
     path = tmp_path / "archive"
     with path.open("wb") as out:
         archive = initramfs.Archive(out)
-        for name in ("a", "a/b"):
-            archive.add(name, S_IFDIR | 0o755)
+        for folder in ("a", "a/b"):
+            archive.add(folder, initramfs.FOLDER | 0o755)
         for name, content in files.items():
-            archive.add(name, S_IFREG | 0o755, content)
+            archive.add(name, initramfs.FILE | 0o755, content)
         archive.end()
     script = (
         f"cd {shlex.quote(str(tmp_path))} && mkdir out && cd out && cpio -id --quiet < ../archive"
@@ -191,6 +200,30 @@ def test_the_guests_program_is_in_it() -> None:
     assert {f"images/host/{part}.py" for part in ("agent", "faults", "tracer")} <= names
     assert {f"images/peer/{part}.py" for part in ("calls", "peer")} <= names
     assert not [name for name in names if "__pycache__" in name]
+
+
+def test_a_root_leaves_out_what_no_lab_needs(tmp_path: Path) -> None:
+    tar = io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w") as archive:
+        for name in (
+            "./bin/sh",
+            "./usr/share/doc/sh/README",
+            "./usr/lib/apt/apt",
+            "./usr/lib/libc",
+        ):
+            entry = tarfile.TarInfo(name)
+            entry.size = 3
+            archive.addfile(entry, io.BytesIO(b"abc"))
+        link = tarfile.TarInfo("./bin/bash")
+        link.type, link.linkname = tarfile.LNKTYPE, "./bin/sh"
+        archive.addfile(link)
+    tar.seek(0)
+    out = io.BytesIO()
+    root.convert(tar, out)
+    for kept in (b"bin/sh\0", b"usr/lib/libc\0", b"/bin/sh", b"TRAILER!!!"):
+        assert kept in out.getvalue()
+    assert b"README" not in out.getvalue()
+    assert b"usr/lib/apt" not in out.getvalue()
 
 
 # --- The root -------------------------------------------------------------------------------------
@@ -220,11 +253,12 @@ HARDWARE = qemu.Hardware(Path("/k/vmlinuz"), Path("/k/cpio"))
 
 def test_a_virtual_clock_skips_idle_time() -> None:
     assert "-icount" not in qemu.command(HARDWARE, 3, 4, None)
-    words = qemu.command(replace(HARDWARE, virtual=True), 3, 4, None)
+    virtual = qemu.Hardware(HARDWARE.image, HARDWARE.initramfs, virtual=True)
+    words = qemu.command(virtual, 3, 4, None)
     assert words[words.index("-icount") + 1] == "shift=1,sleep=off"
 
 
-def test_a_states_path_is_quoted_as_a_shell_wants_it() -> None:
+def test_a_saved_state_is_read_by_a_shell() -> None:
     words = qemu.command(HARDWARE, 3, 4, Path("/k/it's"))
     assert words[-2:] == ["-incoming", "exec:exec cat " + shlex.quote("/k/it's")]
 
