@@ -26,6 +26,8 @@ EXIT = {"pass": 0, "fail": 1, "unknown": 3, "skip": 3, "error": 4}
 INTERRUPTED = 130
 READY = "ready"
 IDLE_BY = 1.0
+BESIDES = 0.5
+"""Seconds that a case takes beside what it waits for, on namespaces."""
 
 backend_option = click.option(
     "--backend",
@@ -370,25 +372,40 @@ def _count(number: int, noun: str) -> str:
 @main.command("list")
 @click.option("--format", "form", default="table", type=click.Choice(["table", "json"]))
 def list_(form: str) -> None:
-    """The catalogue of shipped scenarios, a line each."""
+    """The catalogue of shipped scenarios by theme, a line each. The time is about what all of its
+    cases take, one after the other."""
+    from itertools import groupby
+    from math import ceil
+
     from labctl.resources import catalogue, scenarios
     from labctl.scenario import load
 
-    loaded = [(name, load(path)) for name, path in catalogue(scenarios()).items()]
+    found = [(name, load(path)) for name, path in catalogue(scenarios()).items()]
+    loaded = sorted(found, key=lambda entry: entry[1][0].theme)
     if form == "json":
         entries = [
-            {"name": name, "title": c[0].title, "variants": len(c), "source": c[0].source}
+            {
+                "name": name,
+                "theme": c[0].theme,
+                "title": c[0].title,
+                "variants": len(c),
+                "seconds": _time(c),
+                "source": c[0].source,
+            }
             for name, c in loaded
         ]
         click.echo(json.dumps(entries, indent=1))
         return
     from labctl.reports.terminal import console, print_table
 
-    print_table(
-        console(),
-        ["name", "cases", "title"],
-        [[name, str(len(c)), c[0].title] for name, c in loaded],
-    )
+    out = console()
+    for theme, lessons in groupby(loaded, lambda entry: entry[1][0].theme):
+        rows = [[name, str(len(c)), f"{ceil(_time(c))} s", c[0].title] for name, c in lessons]
+        print_table(out, ["name", "cases", "time", "title"], rows, theme)
+
+
+def _time(cases: list[Scenario]) -> float:
+    return sum(case.least + BESIDES for case in cases)
 
 
 @main.command()

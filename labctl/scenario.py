@@ -139,6 +139,7 @@ class Written(Model):
     """A scenario as it is written: the model behind `labctl schema`."""
 
     title: Text
+    theme: Text = ""
     about: Text = ""
     refs: list[Text] = Field(default_factory=list)
     params: dict[str, Any] = Field(default_factory=dict)
@@ -177,6 +178,7 @@ class Scenario:
     source: str
     text: str
     title: str
+    theme: str
     about: str
     refs: tuple[str, ...]
     variant: Mapping[str, Any]
@@ -481,6 +483,7 @@ def _case(
         source=file,
         text=text,
         title=written.title,
+        theme=written.theme.strip(),
         about=written.about.strip(),
         refs=tuple(written.refs),
         variant=variant,

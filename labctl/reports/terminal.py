@@ -168,9 +168,13 @@ def _print_failure(verdict: Verdict, out: Console) -> None:
         out.print(Text(f"    {line}", overflow="fold"))
 
 
-def print_table(out: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A plain table."""
+def print_table(
+    out: Console, columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = ""
+) -> None:
+    """A plain table, with a title if it has one."""
     table = _table(*columns)
+    if title:
+        table.title, table.title_justify, table.title_style = f"\n{escape(title)}", "left", "bold"
     for row in rows:
         table.add_row(*map(escape, row))
     out.print(table)

@@ -194,15 +194,20 @@ def test_list(labctl: Labctl) -> None:
     status, out, err = labctl("list", "--format", "json")
     assert (status, err) == (0, "")
     entries = json.loads(out)
-    assert [entry["name"] for entry in entries] == list(catalogue(scenarios()))
+    assert {entry["name"] for entry in entries} == catalogue(scenarios()).keys()
+    themes = [entry["theme"] for entry in entries]
+    assert themes == sorted(themes)
+    assert all(themes)
     for entry in entries:
         assert entry["title"]
+        assert entry["seconds"] > 0
         assert entry["variants"] >= 1
         assert Path(entry["source"]).is_file()
     status, table, _ = labctl("list")
     assert status == 0
     for entry in entries:
         assert entry["name"] in table
+        assert entry["theme"] in table
         assert entry["title"].split()[0] in table
 
 
