@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from labctl.backends import Lack
-from labctl.check import held_since, overall
+from labctl.check import check, held_since, overall
 from labctl.errors import UsageError
 from labctl.explain import explain
 from labctl.history import (
     CallEvent,
+    CountersEvent,
     Event,
     ExecEvent,
     History,
@@ -573,6 +574,34 @@ def test_a_lab_with_another_clock(tmp_path: Path) -> None:
     assert found.result == "pass"
     assert 0 < found.lab_seconds < 3
     assert all(-0.1 < event.t < 3 for event in found.history.events)
+
+
+def test_a_wait_that_held_in_hindsight_alone_is_unknown() -> None:
+    """The steps ended there, so what they would have shown is not known."""
+    text = "wait server no connection"
+    case = scenario(lesson("- wait: {sockets: {server: none}}\n- note: not reached\n"))
+    events = [
+        StepEvent(0.1, 0, "begin", text),
+        SocketsEvent(5.0, "server", "look", HEADER),
+        StepEvent(5.1, 0, "end", text, outcome="timeout"),
+    ]
+    (verdict,) = check(case, events)
+    assert (verdict.result, verdict.actual) == (
+        "unknown", "no sockets, only seen when the wait was over"
+    )  # fmt: skip
+
+
+def test_what_the_kernel_counted_is_explained() -> None:
+    counter = "TcpExtTCPAbortOnClose"
+    events = [
+        CountersEvent(0.0, "server", {counter: 3}),
+        SocketsEvent(0.1, "server", "change", f"{HEADER}\n{FIN_WAIT_2}", {counter: 5}),
+        SocketsEvent(0.1, "client", "change", HEADER),
+    ]
+    assert explain(events) == [
+        "server closed first: seen in FIN-WAIT-2",
+        f"server closed with data that nobody had read, and so by an RST ({counter}: 2)",
+    ]
 
 
 def test_a_bind_that_fails_is_explained(watch: Play) -> None:
