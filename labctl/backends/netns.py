@@ -21,6 +21,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
@@ -226,9 +227,11 @@ class NetnsBackend:
         if self._control is not None:
             self._control.close()
             self._control = None
-        for process in (self._world, self._tracer):
-            if process is not None:
-                _end(process)
+        if self._tracer is not None:
+            # The kernel takes its time over a trace; this program ends when that has.
+            threading.Thread(target=_end, args=(self._tracer,)).start()
+        if self._world is not None:
+            _end(self._world)
         self._world = self._tracer = None
         for channel in self._channels:
             channel.close()
