@@ -7,9 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -18,14 +15,12 @@ import click
 from labctl import __version__
 
 if TYPE_CHECKING:
-    from labctl.jobs import Pace
-    from labctl.runner import RunResult, Watcher
+    from labctl.runner import RunResult
     from labctl.scenario import Scenario
 
 EXIT = {"pass": 0, "fail": 1, "unknown": 3, "skip": 3, "error": 4}
 INTERRUPTED = 130
 READY = "ready"
-IDLE_BY = 1.0
 BESIDES = 0.5
 """Seconds that a case takes beside what it waits for, on namespaces."""
 
@@ -158,7 +153,7 @@ def run(
     """
     import time
 
-    from labctl import workflow
+    from labctl import dispatch, workflow
     from labctl.backends import choose
     from labctl.resources import scenarios
     from labctl.runner import document
@@ -166,7 +161,7 @@ def run(
 
     chosen = parse_sets(sets, "--set")
     cases = workflow.load_all(find(paths, scenarios()), chosen)
-    guest = _guest(kernel, virtual_time, backend, keep, jobs)
+    guest = dispatch.guest(kernel, virtual_time, backend, keep, jobs)
     began = time.monotonic()
     with workflow.interruptible():
         if guest:
@@ -174,7 +169,7 @@ def run(
 
             results = run_all(cases, guest, virtual_time, chosen, out, _say)
         else:
-            results = _run_here(cases, choose(backend), os, keep, jobs, out)
+            results = dispatch.run_here(cases, choose(backend), os, keep, jobs, out, _say)
     if form == "json":
         print(json.dumps(document(results), indent=1))
     else:
@@ -183,25 +178,6 @@ def run(
         print_runs(results, console(), time.monotonic() - began)
     _also(results, {"junit": junit, "html": html})
     return EXIT[document(results)["result"]]
-
-
-@contextmanager
-def _warming_up() -> Iterator[None]:
-    """Meanwhile imports what judges and shows results, unless they are there before: a lab that is
-    up mostly waits."""
-    from importlib import import_module
-
-    def work() -> None:
-        import_module("labctl.reports.terminal")
-        import_module("scapy.layers.inet6")
-
-    timer = threading.Timer(IDLE_BY, work)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def _also(results: list[RunResult], files: dict[str, Path | None]) -> None:
@@ -271,81 +247,6 @@ def report(folders: tuple[Path, ...], form: str, out: Path | None) -> None:
         reports.write(form, recorded, out)
     else:
         click.echo(reports.render(form, recorded), nl=False)
-
-
-def _run_one(case: Any, backend: str, os: str, keep: bool, out: Path | None) -> RunResult:
-    from labctl import workflow
-    from labctl.reports.progress import Keeping, progress
-
-    with progress(case) as shown:
-        watcher: Watcher = Keeping(shown, workflow.keep) if keep else shown
-        return workflow.run_case(case, backend, watcher, _say, out, os)
-
-
-def _guest(
-    kernel: str | None, virtual_time: bool, backend: str, keep: bool, jobs: int | None
-) -> str | None:
-    """The kernel to run on in a guest, if any."""
-    from labctl.errors import UsageError
-
-    if not kernel and not virtual_time:
-        return None
-    option = "--kernel" if kernel else "--virtual-time"
-    if backend == "docker":
-        raise UsageError(f"{option} runs on namespaces in a guest; leave --backend docker out")
-    if keep:
-        raise UsageError(f"{option} has no lab to keep: the guest ends with the run")
-    if (jobs or 1) > 1:
-        raise UsageError(f"{option} runs one case at a time in its guest; leave --jobs {jobs} out")
-    if not kernel:
-        raise UsageError("--virtual-time needs a guest; choose its kernel: --kernel NAME")
-    return kernel
-
-
-def _run_here(
-    cases: list[Scenario], backend: str, os: str, keep: bool, jobs: int | None, out: Path | None
-) -> list[RunResult]:
-    """Runs cases on this machine's kernel."""
-    pace = _pace(jobs, keep, len(cases), backend)
-    _sweep(backend)
-    if pace.at_once > 1:
-        results = _run_many(cases, pace, backend, os, out)
-        _sweep(backend)
-        return results
-    with _warming_up():
-        return [_run_one(case, backend, os, keep, out) for case in cases]
-
-
-def _run_many(
-    cases: list[Scenario], pace: Pace, backend: str, os: str, out: Path | None
-) -> list[RunResult]:
-    from functools import partial
-
-    from labctl import jobs, workflow
-    from labctl.reports.progress import board
-
-    work = partial(workflow.run_in, backend=backend, os=os)
-    with board(cases) as shown:
-        return jobs.run_all(
-            cases, pace, backend, lambda case: workflow.place(case, out), work, shown
-        )
-
-
-def _pace(jobs: int | None, keep: bool, cases: int, backend: str) -> Pace:
-    from labctl.errors import UsageError
-    from labctl.jobs import pace
-
-    if keep and (jobs or 1) > 1:
-        raise UsageError(f"--keep keeps one lab at a time, so it can't go with --jobs {jobs}")
-    return pace(backend, cases, 1 if keep else jobs)
-
-
-def _sweep(backend: str) -> None:
-    from labctl import workflow
-
-    if backend == "docker":
-        for line in workflow.sweep():
-            _say(f"removed what a run that was killed left: {line}")
 
 
 def _say(line: str) -> None:
