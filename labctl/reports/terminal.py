@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from labctl.doctor import Check
     from labctl.jobs import Doing
     from labctl.lab import Lab
+    from labctl.reports.comparison import Comparison
 
 STYLES = {
     "pass": "green",
@@ -178,6 +179,24 @@ def print_table(
     for row in rows:
         table.add_row(*map(escape, row))
     out.print(table)
+
+
+def print_comparison(found: Comparison, out: Console) -> None:
+    """Places side by side: what differs or did not pass, and then all but the claims."""
+    places = [
+        [f"{SYMBOLS[p.result]} {p.result}", p.name, p.kernel, p.system, p.reason or ""]
+        for p in found.places
+    ]
+    print_table(out, ["", "place", "kernel", "system", ""], places)
+    if not any(row.first for row in found.rows):
+        out.print("\nNothing differs, and all passed.")
+    names = [place.name for place in found.places]
+    for first in (True, False):
+        for title, rows in found.sections(first):
+            if first or rows[0].kind != "claim":
+                title = f"{'What differs or did not pass' if first else 'Everything'}: {title}"
+                cells = [[row.case, row.what, *row.cells] for row in rows]
+                print_table(out, ["scenario", "what", *names], cells, title)
 
 
 def print_checks(out: Console, checks: Sequence[Check]) -> None:
