@@ -23,7 +23,7 @@ from labctl import dispatch, workflow
 from labctl.backends import BACKENDS, Progress
 from labctl.check import overall
 from labctl.document import Document
-from labctl.errors import LabctlError, LabError, UsageError
+from labctl.errors import LabctlError, UsageError
 from labctl.history import ExecEvent, History, read_events
 from labctl.kernels.initramfs import sources
 from labctl.reports.comparison import Seen
@@ -154,16 +154,16 @@ class Matrix:
         runs = _runs(folder)
         missing = [case for case in self._cases if not _lasting(_latest(case, runs), place)]
         say(f"{place.name}: {len(missing)} of {len(self._cases)} cases to run")
-        if not missing:
-            return
-        try:
-            self._run(place, missing, folder, jobs, say)
-        except LabctlError as exc:
-            say(f"{place.name}: skip: {exc}")
-            with RunFolder(workflow.place(self._look, folder), self._look.text) as record:
-                record.finish(document([_skipped(self._look, place, str(exc), record.path)]))
-        finally:
-            _write(folder / "result.json", self.seen(place).document)
+        if missing:
+            try:
+                self._run(place, missing, folder, jobs, say)
+            except LabctlError as exc:
+                with RunFolder(workflow.place(self._look, folder), self._look.text) as record:
+                    record.finish(document([_skipped(self._look, place, str(exc), record.path)]))
+        seen = self.seen(place)
+        if seen.reason:
+            say(f"{place.name}: {seen.reason}")
+        _write(folder / "result.json", seen.document)
 
     def _run(
         self, place: Place, cases: list[Scenario], folder: Path, jobs: int | None, say: Progress
@@ -174,24 +174,22 @@ class Matrix:
             run_all([self._look, *cases], place.kernel, place.virtual, self._sets, folder, say)
             return
         (look,) = dispatch.run_here([self._look], place.backend, place.os, False, 1, folder, say)
-        if look.result != "pass":
-            raise LabError(look.reason or look.result)
-        dispatch.run_here(cases, place.backend, place.os, False, jobs, folder, say)
+        if look.result == "pass":
+            dispatch.run_here(cases, place.backend, place.os, False, jobs, folder, say)
 
     def seen(self, place: Place) -> Seen:
         """What is known of a place, from its folder alone."""
         runs = _runs(self._folder(place))
         found = [run for case in self._cases if (run := _latest(case, runs))]
-        looks = [run for run in runs if run["text"] == self._look.text]
-        looked = next((run for run in reversed(looks) if run["result"] == "pass"), None)
-        reason = looks[-1].get("reason") if looks else "not run yet: leave --show out"
+        look = next((run for run in reversed(runs) if run["text"] == self._look.text), None)
+        reason = look.get("reason") if look else "not run yet; leave --show out"
         document = {
             "version": "1",
             "result": overall(run["result"] for run in found) if found else "skip",
             "runs": [{key: run[key] for key in run if key != "text"} for run in found],
         }
-        environment = (found[-1] if found else looked or {}).get("environment", {})
-        return Seen(place.name, reason, environment, document, _sysctls(looked))
+        environment = (found[-1] if found else look or {}).get("environment", {})
+        return Seen(place.name, reason, environment, document, _sysctls(look))
 
     def _folder(self, place: Place) -> Path:
         return self._out / f"{place.slug}-{self._key}"

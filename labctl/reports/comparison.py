@@ -3,7 +3,8 @@
 A row is about one thing, and has a cell for each place. It differs where the cells of two places
 do: results, claims and sysctls by what they say, durations by more than the tolerance that `lasted`
 has, counters by whether they grew at all, since how much differs from run to run. An empty cell is
-a thing that was not seen there, and differs from nothing; but a sysctl that a kernel has not does.
+a thing that was not seen there, and differs from nothing, as does a place that could not be had; a
+sysctl that a kernel has not does differ.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ def compare(places: Sequence[Seen]) -> Comparison:
     rows: list[Row] = []
     for case in cases:
         at = [found.get(case) for found in runs]
-        rows += _rows("result", case, [{"": _result(run)} if run else {} for run in at], _unlike)
+        rows.append(_results(case, at, places))
         rows += _rows("claim", case, [dict(_claims(run)) for run in at], _unlike)
         rows += _rows("duration", case, [dict(_durations(run)) for run in at], _apart, _span)
         rows += _rows("counter", case, _counters(at), _one_sided, str)
@@ -127,6 +128,13 @@ def compare(places: Sequence[Seen]) -> Comparison:
 
 Span = tuple[float, float]
 """At least and at most so many seconds."""
+
+
+def _results(case: str, runs: Sequence[Mapping[str, Any] | None], places: Sequence[Seen]) -> Row:
+    found = [_result(run) if run else "" for run in runs]
+    blank = ("skip" if place.reason else "not run" for place in places)
+    cells = tuple(cell or other for cell, other in zip(found, blank, strict=True))
+    return Row("result", case, "", cells, _unlike([cell for cell in found if cell]))
 
 
 def _rows(

@@ -189,7 +189,7 @@ def print_comparison(found: Comparison, out: Console) -> None:
     ]
     print_table(out, ["", "place", "kernel", "system", ""], places)
     if not any(row.first for row in found.rows):
-        out.print("\nNothing differs, and all passed.")
+        out.print("\nNothing differs, and nothing failed.")
     names = [place.name for place in found.places]
     for first in (True, False):
         for title, rows in found.sections(first):
