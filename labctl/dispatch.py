@@ -76,7 +76,7 @@ def _warming_up() -> Iterator[None]:
 
     def work() -> None:
         import_module("labctl.reports.terminal")
-        import_module("scapy.layers.inet6")
+        import_module("dpkt")
 
     timer = threading.Timer(IDLE_BY, work)
     timer.daemon = True

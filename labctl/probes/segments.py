@@ -10,14 +10,16 @@ not see it at all where it is lost on its way out.
 
 from __future__ import annotations
 
-import io
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from socket import AF_INET, AF_INET6, inet_ntop
 from typing import Any, TypeVar
 
-FLAGS = {"S": "SYN", "F": "FIN", "R": "RST", "P": "PSH", "A": "ACK", "U": "URG"}
+FLAG_BITS = {"SYN": 0x02, "FIN": 0x01, "RST": 0x04, "PSH": 0x08, "ACK": 0x10, "URG": 0x20}
+"""RFC 9293, section 3.1, in the order in which they are told."""
 MODULUS = 1 << 32
 FILE_HEADER = bytes.fromhex("4d3cb2a102000400000000000000000000000400") + bytes([1, 0, 0, 0])
 """pcap-savefile(5): little-endian, times in nanoseconds, Ethernet."""
@@ -135,47 +137,47 @@ class Segment:
 
 
 def read_packets(host: str, records: bytes) -> Iterator[Observation]:
-    """The TCP segments in pcap records (without the file's header).
+    """The TCP segments in pcap records (without the file's header). One that was cut short while it
+    was written is the end of them."""
+    from dpkt.ethernet import ETH_TYPE_IP, ETH_TYPE_IP6, Ethernet
+    from dpkt.pcap import LEPktHdr
 
-    Raises ValueError for what is no pcap."""
-    from scapy.layers.inet import IP
-    from scapy.layers.inet6 import IPv6
-    from scapy.layers.l2 import Ether
-    from scapy.utils import RawPcapReader
-
-    file: Any = io.BytesIO(FILE_HEADER + records)
-    reader = RawPcapReader(file)
-    for data, meta in reader:
-        frame = Ether(data)
-        packet = frame.getlayer(IP) or frame.getlayer(IPv6)
-        at = meta.sec + meta.usec / 1e9
-        if packet is None:
-            continue
-        whole = meta.wirelen - (len(data) - len(packet.original))
-        if found := _observation(host, at, packet, whole):
-            yield found
-
-
-def read_packet(host: str, at: float, data: bytes) -> Observation | None:
-    """The TCP segment in the head of an IP packet, if there is one."""
-    from scapy.layers.inet import IP
-    from scapy.layers.inet6 import IPv6
-
-    packet = IPv6(data) if data[:1] >= b"\x60" else IP(data)
-    return _observation(host, at, packet, len(data))
+    record, ethernet = LEPktHdr.__hdr_len__, Ethernet.__hdr_len__
+    types = {kind.to_bytes(2, "big") for kind in (ETH_TYPE_IP, ETH_TYPE_IP6)}
+    begin = record
+    while begin <= len(records):
+        header = LEPktHdr(records[begin - record : begin])
+        frame = records[begin : begin + header.caplen]
+        if len(frame) < header.caplen:
+            break
+        begin += header.caplen + record
+        # No Ethernet(frame): to guess what else a frame may be takes as long as all that follows.
+        if frame[ethernet - 2 : ethernet] in types:
+            at = header.tv_sec + header.tv_usec / 1e9
+            if found := read_packet(host, at, frame[ethernet:], header.len - ethernet):
+                yield found
 
 
-def _observation(host: str, at: float, packet: Any, whole: int) -> Observation | None:
-    """What an IP packet carries, if it is TCP. `whole` is its length on the wire."""
-    from scapy.layers.inet import IP, TCP
+def read_packet(host: str, at: float, data: bytes, whole: int = 0) -> Observation | None:
+    """The TCP segment in an IP packet or the head of one, if there is one. `whole` is the packet's
+    length on the wire, for a super-segment beyond 64 KiB: that has no length of its own."""
+    from dpkt.dpkt import Error
+    from dpkt.ip import IP
+    from dpkt.ip6 import IP6
+    from dpkt.tcp import TCP
 
-    tcp = packet.getlayer(TCP)
-    if tcp is None:
+    try:
+        packet = IP6(data) if data[:1] >= b"\x60" else IP(data)
+    except Error:
         return None
-    carried = packet.len - 4 * packet.ihl if isinstance(packet, IP) else packet.plen
-    if carried <= 0:  # A super-segment beyond 64 KiB has no length of its own.
-        carried = whole - (len(packet.original) - len(tcp.original))
-    timestamps = next((value for name, value in tcp.options if name == "Timestamp"), None)
+    tcp = packet.data
+    if not isinstance(tcp, TCP):
+        return None
+    if isinstance(packet, IP):
+        ident, carried = packet.id, (packet.len or whole) - 4 * packet.hl
+    else:
+        ident, carried = 0, packet.plen or whole - packet.__hdr_len__
+    timestamps = _timestamps(tcp.opts)
     return Observation(
         host,
         at,
@@ -183,16 +185,34 @@ def _observation(host: str, at: float, packet: Any, whole: int) -> Observation |
         _endpoint(packet.dst, tcp.dport),
         tcp.seq,
         tcp.ack,
-        tuple(name for letter, name in FLAGS.items() if letter in str(tcp.flags)),
-        carried - 4 * tcp.dataofs,
-        tcp.window,
-        (packet.id if isinstance(packet, IP) else 0, timestamps[0] if timestamps else 0),
+        _flags(tcp.flags),
+        carried - 4 * tcp.off,
+        tcp.win,
+        (ident, timestamps[0] if timestamps else 0),
         timestamps,
     )
 
 
-def _endpoint(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+def _timestamps(options: bytes) -> tuple[int, int] | None:
+    from dpkt.tcp import TCP_OPT_TIMESTAMP, parse_opts
+
+    for option in parse_opts(options):
+        if option and option[0] == TCP_OPT_TIMESTAMP and len(option[1]) == 8:
+            return int.from_bytes(option[1][:4], "big"), int.from_bytes(option[1][4:], "big")
+    return None
+
+
+# Equal ones are one in memory: there may be hundreds of thousands of segments.
+@lru_cache(1 << 8)
+def _flags(bits: int) -> tuple[str, ...]:
+    return tuple(name for name, bit in FLAG_BITS.items() if bits & bit)
+
+
+@lru_cache(1 << 16)
+def _endpoint(address: bytes, port: int) -> str:
+    if len(address) == 4:
+        return f"{inet_ntop(AF_INET, address)}:{port}"
+    return f"[{inet_ntop(AF_INET6, address)}]:{port}"
 
 
 class Captures:

@@ -19,7 +19,7 @@ from labctl.history import Event, History, LabEvent, StepEvent, TroubleEvent
 from labctl.predicates import Finding, Predicate
 from labctl.probes.segments import (
     FILE_HEADER,
-    FLAGS,
+    FLAG_BITS,
     MODULUS,
     Captures,
     Observation,
@@ -246,7 +246,7 @@ TIMES = st.integers(0, 10).map(lambda n: EPOCH + n / 8)
 NUMBERS = st.sampled_from([0, 1, 2, 1000, MODULUS // 2, MODULUS - 1])
 OBSERVATIONS = st.builds(
     lambda host, at, ends, seq, ack, flags, length, window, mark: Observation(
-        host, at, *ends, seq, ack, tuple(f for f in FLAGS.values() if f in flags), length, window,
+        host, at, *ends, seq, ack, tuple(f for f in FLAG_BITS if f in flags), length, window,
         mark,
     ),
     st.sampled_from(["server", "client"]), TIMES,
