@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -336,6 +337,8 @@ class History:
     def add(self, event: Event) -> None:
         """Takes in the next event."""
         self.events.append(event)
+        if isinstance(event, StateEvent):
+            return  # Most are, and it would be the last case.
         match event:
             case LabEvent():
                 self.lab = event
@@ -382,7 +385,7 @@ class History:
         losses = [Loss(e.drop, o) for e in self.losses if (o := _since(e, epoch))]
         injected = [Injection(e.seq, e.ack, o) for e in self.injected if (o := _since(e, epoch))]
         found = self.captures.segments(owners, epoch, losses, injected)
-        return [segment for segment in found if segment.time <= self.now]
+        return found[: bisect_right(found, self.now, key=lambda segment: segment.time)]
 
     def growth(self, host: str, counter: str) -> int | None:
         """By how much a counter grew since the run began; None where the kernel has none so named

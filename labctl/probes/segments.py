@@ -267,20 +267,22 @@ def match(
     seen = list(observations)
     drops = _place(losses, seen)
     forged = _place(injections, seen)
-    waiting: dict[tuple[Any, ...], deque[int]] = defaultdict(deque)
+    waiting: dict[tuple[Any, ...], deque[_Passage]] = {}  # what is under way
     found: list[_Passage] = []
     for index in sorted(range(len(seen)), key=lambda i: seen[i].at):
         each = seen[index]
         drop = drops[index].drop if index in drops else None
         sent = _owner(each.source, owners) == each.host
-        at = each.at - origin
+        at, key = each.at - origin, each.key
         if sent:
-            if drop is None:
-                waiting[each.key].append(len(found))
             found.append(_Passage(each, at, None, drop, forged.get(index)))
-        elif waiting[each.key]:
-            passage = found[waiting[each.key].popleft()]
+            if drop is None:
+                waiting.setdefault(key, deque()).append(found[-1])
+        elif like := waiting.get(key):
+            passage = like.popleft()
             passage.arrived, passage.drop = None if drop is not None else at, drop
+            if not like:
+                del waiting[key]
         else:
             found.append(_Passage(each, None, at, drop))
     return list(_mark(found, owners))
@@ -309,7 +311,7 @@ def _place(reports: Iterable[Reported], seen: list[Observation]) -> dict[int, Re
     return placed
 
 
-@dataclass
+@dataclass(slots=True)
 class _Passage:
     """A segment on its way: when it left and arrived, in seconds of the run, and what a step had to
     do with that."""
@@ -321,7 +323,7 @@ class _Passage:
     injection: Injection | None = None
 
 
-@dataclass
+@dataclass(slots=True)
 class _Flow:
     """What one end of a connection has sent so far."""
 
