@@ -20,8 +20,8 @@ from sys import intern
 from typing import Any, ClassVar, Literal
 
 from labctl.errors import UsageError
-from labctl.probes.segments import Captures, Injection, Loss, Observation, Segment, read_packet
-from labctl.probes.sockets import Socket, lab_sockets, parse_ss
+from labctl.probes.segments import Captures, Injection, Loss, Observation, Segment
+from labctl.probes.sockets import RESOLVER, Socket, lab_sockets, parse_ss
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,8 @@ than parsing it again: about a thousand sockets."""
 
 
 def _sockets(text: str) -> tuple[Socket, ...]:
-    return lab_sockets(parse_ss(text))
+    sockets = parse_ss(text)
+    return lab_sockets(sockets) if RESOLVER in text else sockets
 
 
 _latest = lru_cache(4)(_sockets)
@@ -186,6 +187,8 @@ class PacketEvent(Event):
     @cached_property
     def observation(self) -> Observation | None:
         """The TCP segment in it, at `t`."""
+        from labctl.probes.packets import read_packet
+
         return read_packet(self.host, self.t, base64.b64decode(self.data))
 
 

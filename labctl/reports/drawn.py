@@ -83,13 +83,16 @@ def _seen(history: History, segments: Iterable[Segment]) -> Iterator[tuple[float
     """Connections, and when something was seen of them."""
     for segment in segments:
         yield segment.time, (segment.source, segment.target)
+    probes = history.lab.environment.get("probes", ()) if history.lab else ()
+    others = {"capture", "trace"}
+    all_told = others <= {*probes} and not any(probe in others for _, probe in history.trouble)
     known: set[tuple[object, object]] = set()
     for event in history.events:
         if isinstance(event, StateEvent):
             found = ends_of(event)
             if found[1] and not found[0].endswith(":0"):
                 yield event.t, found
-        elif isinstance(event, SocketsEvent):
+        elif isinstance(event, SocketsEvent) and not all_told:  # or it shows no others
             try:
                 sockets = event.sockets
             except SsParseError:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from labctl.history import Event, History, LabEvent, StepEvent, TroubleEvent
 from labctl.predicates import Finding, Predicate
+from labctl.probes.packets import read_packets
 from labctl.probes.segments import (
     FILE_HEADER,
     FLAG_BITS,
@@ -25,7 +26,6 @@ from labctl.probes.segments import (
     Observation,
     Segment,
     match,
-    read_packets,
 )
 from labctl.reports import recorded
 from tests.fake import FakeBackend, play, scenario
