@@ -20,7 +20,7 @@ from labctl.probes.sockets import SsParseError
 from labctl.reports.rungs import Bar, Judged, Left, Look, Row, Step
 from labctl.reports.states import Ends, ends, ends_of
 
-CONNECTIONS = 300
+CONNECTIONS = 100
 """So many are drawn at most: first those that calls, faults and verdicts are about, then the first
 ones of the run."""
 ROWS = 20_000
