@@ -32,9 +32,6 @@ from labctl.scenario import Scenario, load_document
 from labctl.store import RunFolder, default_folder
 from labctl.values import unknown
 
-DONE = ("pass", "fail", "unknown")
-"""The results that last. An error or a skip is tried again."""
-
 SYSCTLS = (
     "net.core.somaxconn",
     "net.ipv4.ip_local_port_range",
@@ -210,19 +207,20 @@ def _runs(folder: Path) -> list[dict[str, Any]]:
 
 
 def _latest(case: Scenario, runs: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The latest run of a case that has a result which lasts, or else the latest."""
+    """The latest run of a case that was judged, or else the latest."""
     identity = (case.name, dict(case.variant), case.text)
     own = [r for r in runs if (r["scenario"], r["variant"], r["text"]) == identity]
-    own.sort(key=lambda run: run["result"] in DONE)
+    own.sort(key=lambda run: run["result"] in ("pass", "fail", "unknown"))
     return {**own[-1], "source": case.source} if own else None
 
 
 def _lasting(run: Mapping[str, Any] | None, place: Place) -> bool:
-    """Whether a run needs not be done again."""
-    if run is None or run["result"] not in DONE:
+    """Whether a run needs not be done again. What was skipped here may have been mended since, or
+    another kernel booted; a guest stays what it is."""
+    if run is None or run["result"] == "error":
         return False
-    same = place.backend != "netns" or place.kernel
-    return bool(same or run["environment"]["kernel"] == platform.release())
+    here = run["backend"] == "docker" or run["environment"]["kernel"] == platform.release()
+    return bool(place.kernel) or (run["result"] != "skip" and here)
 
 
 def _skipped(case: Scenario, place: Place, reason: str, folder: Path) -> RunResult:

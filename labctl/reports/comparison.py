@@ -84,18 +84,35 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Section:
+    """Rows of a kind, as a table."""
+
+    kind: Kind
+    title: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Places, and rows in order of their kind."""
 
     places: tuple[Seen, ...]
     rows: tuple[Row, ...]
 
-    def sections(self, first: bool) -> Iterator[tuple[str, list[Row]]]:
-        """The rows to be shown first, or all, by kind, with a title."""
+    def sections(self, first: bool) -> list[Section]:
+        """The rows to be shown first, or all."""
+        names = [place.name for place in self.places]
+        found = []
         for kind, title in TITLES.items():
             rows = [row for row in self.rows if row.kind == kind and (row.first or not first)]
+            columns = [("scenario", [row.case for row in rows]), ("what", [r.what for r in rows])]
+            kept = [(head, cells) for head, cells in columns if any(cells)]
+            heads = [*(head for head, _ in kept), *names]
+            cells = [[*(c[i] for _, c in kept), *row.cells] for i, row in enumerate(rows)]
             if rows:
-                yield title, rows
+                found.append(Section(kind, title, heads, cells))
+        return found
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""

@@ -38,12 +38,10 @@ def comparison(found: Comparison) -> str:
 
 def _sections(found: Comparison, first: bool) -> Iterator[str]:
     """A table for each kind of row."""
-    names = [_safe(place.name) for place in found.places]
-    for title, rows in found.sections(first):
-        yield from (f"### {title}", "")
-        cells = [[_safe(cell) for cell in (row.case, row.what, *row.cells)] for row in rows]
-        yield from (*_table(("scenario", "what", *names), cells), "")
-    if not any(found.sections(first)):
+    for section in found.sections(first):
+        heads, *rows = ([_safe(cell) for cell in row] for row in (section.heads, *section.rows))
+        yield from (f"### {section.title}", "", *_table(heads, rows), "")
+    if not found.sections(first):
         yield from ("Nothing.", "")
 
 

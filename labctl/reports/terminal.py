@@ -188,15 +188,12 @@ def print_comparison(found: Comparison, out: Console) -> None:
         for p in found.places
     ]
     print_table(out, ["", "place", "kernel", "system", ""], places)
-    if not any(row.first for row in found.rows):
+    if not found.sections(first=True):
         out.print("\nNothing differs, and nothing failed.")
-    names = [place.name for place in found.places]
-    for first in (True, False):
-        for title, rows in found.sections(first):
-            if first or rows[0].kind != "claim":
-                title = f"{'What differs or did not pass' if first else 'Everything'}: {title}"
-                cells = [[row.case, row.what, *row.cells] for row in rows]
-                print_table(out, ["scenario", "what", *names], cells, title)
+    for first, heading in ((True, "What differs or did not pass"), (False, "Everything")):
+        for section in found.sections(first):
+            if first or section.kind != "claim":
+                print_table(out, section.heads, section.rows, f"{heading}: {section.title}")
 
 
 def print_checks(out: Console, checks: Sequence[Check]) -> None:
