@@ -147,7 +147,7 @@ class Matrix:
         """Runs the cases that have no result at a place yet. Where a place can't be had, that is
         recorded. Raises UsageError where nothing can be written, and KeyboardInterrupt; what has
         ended by then is kept."""
-        folder = self._folder(place)
+        folder = self.folder(place)
         runs = _runs(folder)
         missing = [case for case in self._cases if not _lasting(_latest(case, runs), place)]
         say(f"{place.name}: {len(missing)} of {len(self._cases)} cases to run")
@@ -176,7 +176,7 @@ class Matrix:
 
     def seen(self, place: Place) -> Seen:
         """What is known of a place, from its folder alone."""
-        runs = _runs(self._folder(place))
+        runs = _runs(self.folder(place))
         found = [run for case in self._cases if (run := _latest(case, runs))]
         look = next((run for run in reversed(runs) if run["text"] == self._look.text), None)
         reason = look.get("reason") if look else "not run yet; leave --show out"
@@ -188,7 +188,8 @@ class Matrix:
         environment = (found[-1] if found else look or {}).get("environment", {})
         return Seen(place.name, reason, environment, document, _sysctls(look))
 
-    def _folder(self, place: Place) -> Path:
+    def folder(self, place: Place) -> Path:
+        """Where the results of a place are."""
         return self._out / f"{place.slug}-{self._key}"
 
 
