@@ -112,6 +112,11 @@ def install(folder: Path, *present: str) -> tuple[int, list[str]]:
         ("apk", "apk add --no-cache iproute2 nftables python3 tcpdump"),
         ("dnf", "dnf install -y iproute iproute-tc nftables python3 tcpdump"),
         ("microdnf", "microdnf install -y iproute iproute-tc nftables python3 tcpdump"),
+        ("yum", "yum install -y iproute iproute-tc nftables python3 tcpdump"),
+        (
+            "zypper",
+            "zypper --non-interactive install --no-recommends iproute2 nftables python3 tcpdump",
+        ),
     ],
 )
 def test_install_uses_the_manager_that_is_there(tmp_path: Path, manager: str, call: str) -> None:
@@ -124,7 +129,13 @@ def test_install_does_nothing_where_all_of_it_is_there(tmp_path: Path) -> None:
     assert install(tmp_path, *TOOLS, "apt-get") == (0, [])
 
 
+def test_install_takes_one_manager_of_several(tmp_path: Path) -> None:
+    status, said = install(tmp_path, "yum", "dnf")
+    assert status == 0, said
+    assert [line.split()[:2] for line in said] == [["dnf", "install"], ["dnf", "clean"]]
+
+
 def test_install_fails_where_nothing_can_install(tmp_path: Path) -> None:
     status, said = install(tmp_path, "python3")
     assert status == 1
-    assert "no apt-get, apk, dnf or microdnf" in said[-1]
+    assert "no apt-get, apk, dnf, microdnf, yum or zypper" in said[-1]
