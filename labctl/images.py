@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from labctl import resources
 from labctl.backends import Progress
 from labctl.engine import translated
-from labctl.errors import LabError
+from labctl.errors import LabError, Unavailable
 
 if TYPE_CHECKING:
     from docker.api.client import APIClient
@@ -57,7 +57,7 @@ class Images:
 def ensure(client: APIClient, system: str, progress: Progress) -> Images:
     """The images for an operating system such as `debian:12`, built where they are not there yet.
 
-    Raises LabError where no base can be had."""
+    Raises Unavailable where no base can be had, LabError where one lacks what an image needs."""
     sources = read_sources(resources.images())
     wanted = tags(system, sources)
     with translated("provide the images"):
@@ -156,7 +156,7 @@ def _base(client: APIClient, system: str, local: set[str], progress: Progress) -
             _bootstrap(client, suite, built)
             return built
         mend = "install mmdebstrap" if suite else f"without a registry, take {BUILT_HERE}"
-        raise LabError(
+        raise Unavailable(
             f"no base image for {system!r}: {exc}; {mend}; "
             f"or load it on this engine: docker load < FILE (of {candidates[0]})"
         ) from exc
@@ -207,7 +207,7 @@ def _bootstrap(client: APIClient, suite: str, tag: str) -> None:
                     # Breaking off the request keeps the engine from tagging half a root.
                     log.seek(0)
                     reason = complaint(log.read()) or f"status {process.returncode}"
-                    raise LabError(
+                    raise Unavailable(
                         f"mmdebstrap did not build Debian {suite}: {reason}; see that apt can "
                         "reach its mirror, or load an image: docker load < FILE"
                     )
