@@ -7,11 +7,17 @@ import os
 import shutil
 import subprocess
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from labctl import images, resources
+from labctl.errors import Unavailable
+
+if TYPE_CHECKING:
+    from docker.api.client import APIClient
 
 SOURCES = {"install.sh": b"one", "host/Dockerfile": b"two", "peer/peer.py": b"three"}
 
@@ -76,6 +82,101 @@ def test_the_context_is_the_same_bytes_whenever_it_is_made() -> None:
         content = tar.extractfile("install.sh")
         assert content is not None
         assert content.read() == b"one"
+
+
+# Bases
+
+
+class Engine:
+    """An engine that has no image, reaches no registry, and takes what is imported."""
+
+    def __init__(self) -> None:
+        self.imported: list[tuple[bytes, str, str]] = []
+
+    def images(self) -> list[dict[str, Any]]:
+        return []
+
+    def pull(self, name: str, **_: Any) -> Iterator[dict[str, Any]]:
+        yield {"status": "Pulling"}
+        yield {"error": "no route to host"}
+
+    def import_image_from_data(
+        self, data: Iterator[bytes], repository: str, tag: str, **_: Any
+    ) -> None:
+        self.imported.append((b"".join(data), repository, tag))
+
+    def build(self, **_: Any) -> Iterator[dict[str, Any]]:
+        return iter(())
+
+
+def ensure(
+    system: str, programs: Path, monkeypatch: pytest.MonkeyPatch, mmdebstrap: str = ""
+) -> Engine:
+    """Has the images built on an engine like that, with this shell script for mmdebstrap(1)."""
+    monkeypatch.setenv("PATH", str(programs))
+    if mmdebstrap:
+        program = programs / "mmdebstrap"
+        program.write_text(f"#!/bin/sh\n{mmdebstrap}\n")
+        program.chmod(0o755)
+    found = Engine()
+    images.ensure(cast("APIClient", found), system, lambda text: None)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("system", "pulled", "mend"),
+    [
+        ("debian:12", "debian:12-slim", "; install mmdebstrap; or load it"),
+        ("debian:bookworm-slim", "debian:bookworm-slim", "; install mmdebstrap; or load it"),
+        ("debian:99", "debian:99-slim", "; without a registry, take debian:11, debian:12, "),
+        ("debian", "debian:latest", "; without a registry, take debian:11, debian:12, "),
+        ("alpine:3.20", "alpine:3.20", "; without a registry, take debian:11, debian:12, "),
+        ("fedora", "fedora:latest", "; without a registry, take debian:11, debian:12, "),
+    ],
+)
+def test_a_base_that_can_not_be_had(
+    system: str, pulled: str, mend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Unavailable) as caught:
+        ensure(system, tmp_path, monkeypatch)
+    said = str(caught.value)
+    assert said.startswith(f"no base image for '{system}': {pulled} can't be pulled (no route to h")
+    assert mend in said
+    assert said.endswith(f"docker load < FILE (of {pulled})")
+
+
+@pytest.mark.parametrize("system", ["debian:13", "debian:trixie", "debian:13-slim"])
+def test_a_debian_is_made_of_its_packages(
+    system: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = ensure(system, tmp_path, monkeypatch, 'echo "$@"')
+    ((archive, repository, tag),) = found.imported
+    assert (repository, tag) == ("labctl/base", system.replace(":", "-").removesuffix("-slim"))
+    assert archive.endswith(b" trixie -\n")
+    assert b"python3,iproute2,nftables,tcpdump" in archive
+
+
+def test_what_mmdebstrap_complained_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = 'echo "E: no mirror." >&2; echo "E: mmdebstrap failed to run" >&2; exit 25'
+    with pytest.raises(Unavailable, match=r"did not build Debian sid: no mirror; see that apt"):
+        ensure("debian:sid", tmp_path, monkeypatch, script)
+
+
+@pytest.mark.parametrize(
+    ("log", "reason"),
+    [
+        (b"", ""),
+        (b"\n", ""),
+        (b"chroot: no rights\n", "chroot: no rights"),
+        (b"I: x\nE: Release is expired.\nE: apt-get failed\n", "Release is expired"),
+        (b"W: one\nE: \xff\n", "\ufffd"),
+    ],
+)
+def test_complaints(log: bytes, reason: str) -> None:
+    assert images.complaint(log) == reason
+
+
+# What is installed
 
 
 TOOLS = ("python3", "ip", "ss", "tc", "nft", "tcpdump")
