@@ -20,9 +20,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from multiprocessing import get_context
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -46,6 +43,9 @@ TICK = 0.125
 ORPHAN_LOOK = 0.5
 
 if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+    from multiprocessing.process import BaseProcess
+
     Pipe = Connection[Any, Any]
 
 Work = Callable[[Path, Scenario, Watcher, Progress], RunResult]
@@ -159,6 +159,8 @@ def run_all(
 
 
 def _start(number: int, case: Scenario, folder: Path, work: Work, method: str) -> tuple[Pipe, _Job]:
+    from multiprocessing import get_context
+
     context = get_context(method)
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(  # type: ignore[attr-defined]
@@ -239,6 +241,8 @@ def _room(pace: Pace, jobs: Collection[_Job]) -> bool:
 
 def _ready(running: Iterable[Pipe], patience: float | None) -> list[Pipe]:
     """Those with something to read, or at their end."""
+    from multiprocessing.connection import wait
+
     return cast("list[Pipe]", wait(list(running), patience))
 
 

@@ -20,6 +20,11 @@ from typing import Self
 from labctl.errors import UsageError
 
 
+def new_name() -> str:
+    """A name for a run that no other has."""
+    return os.urandom(4).hex()
+
+
 @dataclass
 class Lease:
     """What a controller says of itself. `hosts` maps each host to the id of its holder: a process

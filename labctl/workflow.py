@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import signal
 import sys
 import time
@@ -99,7 +98,7 @@ def session(
     """A case that is ready to run: with a lease, a folder to record it in, and a backend by name.
     Raises UsageError where the folder can't be written, LabError where the backend can't be had."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    lease = Lease(secrets.token_hex(4), "run", scenario.label, backend, now)
+    lease = Lease(leases.new_name(), "run", scenario.label, backend, now)
     with lease, RunFolder(path, scenario.text) as folder:
         opened = _open(lease, path, os, progress)
         yield Session(scenario, opened, folder, _Announcing(watcher, lease))
@@ -109,7 +108,7 @@ def hold(backend: str, os: str, progress: Progress, ready: Callable[[Lab], None]
     """Brings the default lab up, and keeps it until it is interrupted."""
     (scenario,) = load_document(Document("labctl up", DEFAULT_LAB), DEFAULT_LAB, "lab", {})
     now = datetime.now(UTC)
-    lease = Lease(secrets.token_hex(4), "up", "lab", backend, now.isoformat(timespec="seconds"))
+    lease = Lease(leases.new_name(), "up", "lab", backend, now.isoformat(timespec="seconds"))
     path = new_folder(default_folder(), f"{now:%Y%m%dT%H%M%S}-up")
     with lease, RunFolder(path, DEFAULT_LAB) as folder:
         opened = _open(lease, folder.path, os, progress)

@@ -170,8 +170,8 @@ class NetnsBackend:
             )  # fmt: skip
 
     def _start(self, addresses: Mapping[str, tuple[Sequence[str], Sequence[str]]]) -> None:
-        if problem := unavailable():
-            raise Unavailable(f"{problem.reason}; {problem.mend}")
+        if lack := _missing():
+            raise Unavailable(f"{lack.reason}; {lack.mend}")
         hosts_file = self._folder / "hosts"
         hosts_file.write_text(hosts_text(address_names(addresses)))
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -189,7 +189,12 @@ class NetnsBackend:
                 ],
                 stdin=theirs.fileno(), stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
-        self._receive()
+        try:
+            self._receive()
+        except LabError:
+            if lack := unavailable():
+                raise Unavailable(f"{lack.reason}; {lack.mend}") from None
+            raise
 
     def prepare(self, process: ProcessSpec) -> None:
         """A fork takes no time."""
@@ -227,11 +232,9 @@ class NetnsBackend:
         if self._control is not None:
             self._control.close()
             self._control = None
-        if self._tracer is not None:
-            # The kernel takes its time over a trace; this program ends when that has.
-            threading.Thread(target=_end, args=(self._tracer,)).start()
-        if self._world is not None:
-            _end(self._world)
+        for process in filter(None, (self._world, self._tracer)):
+            # The kernel takes its time over them; this program ends when that has.
+            threading.Thread(target=_end, args=(process,)).start()
         self._world = self._tracer = None
         for channel in self._channels:
             channel.close()
@@ -321,14 +324,20 @@ def unshare_flags() -> tuple[str, ...]:
     return tuple(flags)
 
 
-@cache
-def unavailable() -> Lack | None:
-    """Why this machine can't run namespaces, if it can't."""
+def _missing() -> Lack | None:
     if sys.platform != "linux":
         return Lack("namespaces need Linux", "use --backend docker")
     for tool, package in TOOLS.items():
         if not shutil.which(tool):
             return Lack(f"{tool} is not on the PATH", f"install the package {package}")
+    return None
+
+
+@cache
+def unavailable() -> Lack | None:
+    """Why this machine can't run namespaces, if it can't."""
+    if lack := _missing():
+        return lack
     if not _unshare_works(unshare_flags()):
         return Lack(
             "this system forbids new namespaces to this user",

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from labctl.history import History
 from labctl.predicates import Finding, Predicate
@@ -86,6 +86,8 @@ def _kernel_fits(wanted: str, kernel: str) -> bool:
 
 class Step(Model):
     """One verb, and the modifiers that every verb takes."""
+
+    model_config = ConfigDict(defer_build=True)
 
     verb: ClassVar[str]
     as_: Label | None = Field(None, alias="as")
