@@ -43,6 +43,9 @@ BOOTSTRAP = {"11": "bullseye", "12": "bookworm", "13": "trixie", "sid": "sid"}
 BUILT_HERE = ", ".join(f"debian:{release}" for release in BOOTSTRAP) + " (mmdebstrap builds them)"
 TOOLS = "python3,iproute2,nftables,tcpdump"
 CHUNK = 1 << 18
+COLOUR = re.compile(r"\x1b\[\d*m")
+BUILDER = re.compile(r"\s*$|Step \d|STEP \d| ---> |Removing intermediate container ")
+"""What the engine says of a build, between what the programs of the build say."""
 KINDS = ("host", "peer")
 
 
@@ -229,7 +232,7 @@ def complaint(log: bytes) -> str:
 
 
 def _build(client: APIClient, sources: Mapping[str, bytes], kind: str, base: str, tag: str) -> None:
-    said: list[str] = []
+    said = ""
     for message in client.build(
         fileobj=io.BytesIO(context(sources)),
         custom_context=True,
@@ -240,11 +243,12 @@ def _build(client: APIClient, sources: Mapping[str, bytes], kind: str, base: str
         forcerm=True,
         decode=True,
     ):
-        said += str(message.get("stream", "")).strip().splitlines()
+        said += str(message.get("stream", ""))
         if error := message.get("error"):
-            last = f" ({said[-1]})" if said else ""
+            last = [line for line in COLOUR.sub("", said).splitlines() if not BUILDER.match(line)]
+            reason = f" ({last[-1].strip()})" if last else ""
             raise LabError(
-                f"{tag} can't be built: {error}{last}; "
+                f"{tag} can't be built: {error}{reason}; "
                 "take a base that has the tools, or a network that serves its packages"
             )
 

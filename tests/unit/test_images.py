@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from labctl import images, resources
-from labctl.errors import Unavailable
+from labctl.errors import LabError, Unavailable
 
 if TYPE_CHECKING:
     from docker.api.client import APIClient
@@ -88,13 +88,15 @@ def test_the_context_is_the_same_bytes_whenever_it_is_made() -> None:
 
 
 class Engine:
-    """An engine that has no image, reaches no registry, and takes what is imported."""
+    """An engine that has these images alone, reaches no registry, and takes what is imported."""
 
-    def __init__(self) -> None:
+    def __init__(self, *local: str) -> None:
+        self.local = local
         self.imported: list[tuple[bytes, str, str]] = []
+        self.says: list[dict[str, str]] = []
 
     def images(self) -> list[dict[str, Any]]:
-        return []
+        return [{"Id": name, "RepoTags": [name]} for name in self.local]
 
     def pull(self, name: str, **_: Any) -> Iterator[dict[str, Any]]:
         yield {"status": "Pulling"}
@@ -106,7 +108,8 @@ class Engine:
         self.imported.append((b"".join(data), repository, tag))
 
     def build(self, **_: Any) -> Iterator[dict[str, Any]]:
-        return iter(())
+        yield {"stream": "Step 5/8 : RUN sh install.sh\n"}
+        yield from self.says
 
 
 def ensure(
@@ -160,6 +163,26 @@ def test_what_mmdebstrap_complained_of(tmp_path: Path, monkeypatch: pytest.Monke
     script = 'echo "E: no mirror." >&2; echo "E: mmdebstrap failed to run" >&2; exit 25'
     with pytest.raises(Unavailable, match=r"did not build Debian sid: no mirror; see that apt"):
         ensure("debian:sid", tmp_path, monkeypatch, script)
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("", ""),
+        ("\x1b[91minstall.sh: no apk\n\x1b[0m\n", " (install.sh: no apk)"),
+        ("one\nE: no package\n", " (E: no package)"),
+    ],
+)
+def test_an_image_that_can_not_be_built_says_why(said: str, reason: str) -> None:
+    engine = Engine("alpine:3.20")
+    engine.says = [
+        {"stream": said},
+        {"stream": "Removing intermediate container 1\n"},
+        {"error": "returned 1"},
+    ]
+    with pytest.raises(LabError, match="can't be built") as caught:
+        images.ensure(cast("APIClient", engine), "alpine:3.20", lambda text: None)
+    assert f"can't be built: returned 1{reason}; take a base" in str(caught.value)
 
 
 @pytest.mark.parametrize(
