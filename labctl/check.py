@@ -146,10 +146,14 @@ def held_since(predicate: Predicate, past: History, start: float) -> float | Non
     begun = False
     since: float | None = None
     for event in past.events:
+        if isinstance(event, StateEvent) and not predicate.traced:
+            continue  # There are thousands of them, and each look would be parsed again.
         history.add(event)
-        begun = begun or event.t >= start
-        if not begun or (isinstance(event, StateEvent) and not predicate.traced):
+        if event.t < start and not begun:
             continue
+        if begun and not predicate.heeds(event):
+            continue
+        begun = True
         if predicate.holds(history):
             since = max(start, event.t) if since is None else since
         else:

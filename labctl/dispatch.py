@@ -80,7 +80,7 @@ def _warming_up() -> Iterator[None]:
 
     def work() -> None:
         import_module("labctl.reports.terminal")
-        import_module("scapy.layers.inet6")
+        import_module("labctl.probes.packets")
 
     timer = threading.Timer(IDLE_BY, work)
     timer.daemon = True
@@ -95,6 +95,7 @@ def _run_many(
     cases: list[Scenario], pace: Pace, backend: str, os: str, out: Path | None
 ) -> list[RunResult]:
     work = partial(workflow.run_in, backend=backend, os=os)
+    import_module("labctl.probes.packets")  # once for all workers, before any of them measures
     with board(cases) as shown:
         return side_by_side.run_all(
             cases, pace, backend, lambda case: workflow.place(case, out), work, shown

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
+from socket import IPPROTO_TCP
 
 from labctl.history import History, TallyEvent, TroubleEvent
 from labctl.probes.conversations import Conversation, Direction
-from labctl.probes.segments import MODULUS
+from labctl.probes.segments import FLAG_BITS, MODULUS
 
 LOG_GROUP = 7
 """Of nfnetlink_log; each namespace has groups of its own."""
 SNAP = 128
 """Bytes of a lost packet that are reported: IPv6 and TCP headers, with all options of TCP."""
-FLAG_BITS = {"FIN": 0x01, "SYN": 0x02, "RST": 0x04, "PSH": 0x08, "ACK": 0x10, "URG": 0x20}
 ALL_FLAGS = 0x3F
 FORGED_ID = 0x1AB
 """The IPv4 identification of injected segments, so that captures can tell them from others."""
@@ -150,31 +151,36 @@ class Forgery:
 
         Window and timestamps (RFC 7323) are those that the end sent last: so the receiver has no
         reason to take it for an old one, unless the connection is one."""
-        from scapy.layers.inet import IP, TCP
-        from scapy.layers.inet6 import IPv6
+        from dpkt.ip import IP
+        from dpkt.ip6 import IP6
+        from dpkt.tcp import TCP, TCP_OPT_NOP, TCP_OPT_TIMESTAMP
 
         (target,) = (end for end in connection.ends if end != source)
         mine, other = connection.sent[source], connection.sent.get(target, Direction(0, 0))
         seq = _number(self.seq, mine)
         ack = _number(self.ack, other) if "ACK" in self.flags else 0
         here, there = _address(source), _address(target)
-        header = (
-            IPv6(src=here[0], dst=there[0])
-            if ":" in here[0]
-            else IP(src=here[0], dst=there[0], id=FORGED_ID, flags="DF")
-        )
+        options = b""
+        if mine.timestamps:
+            options = bytes((TCP_OPT_NOP, TCP_OPT_NOP, TCP_OPT_TIMESTAMP, 10))
+            options += b"".join(stamp.to_bytes(4, "big") for stamp in mine.timestamps)
         tcp = TCP(
             sport=here[1],
             dport=there[1],
             seq=(mine.first + seq) % MODULUS,
             ack=(other.first + ack) % MODULUS if "ACK" in self.flags else 0,
+            off=(TCP.__hdr_len__ + len(options)) // 4,
             flags=sum(FLAG_BITS[flag] for flag in self.flags),
-            window=mine.window,
-            options=[("NOP", None)] * 2 + [("Timestamp", mine.timestamps)]
-            if mine.timestamps
-            else [],
+            win=mine.window,
+            opts=options,
+            data=self.payload.encode(),
         )
-        return seq, ack, bytes(header / tcp / self.payload.encode())
+        src, dst = (ip_address(host).packed for host, _ in (here, there))
+        if len(src) == 4:
+            packet = IP(src=src, dst=dst, id=FORGED_ID, df=1, p=IPPROTO_TCP, data=tcp)
+        else:
+            packet = IP6(src=src, dst=dst, nxt=IPPROTO_TCP, hlim=64, plen=len(tcp), data=tcp)
+        return seq, ack, bytes(packet)
 
     def __str__(self) -> str:
         words = [*self.flags, f"seq {self.seq}"]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -19,8 +20,8 @@ from sys import intern
 from typing import Any, ClassVar, Literal
 
 from labctl.errors import UsageError
-from labctl.probes.segments import Captures, Injection, Loss, Observation, Segment, read_packet
-from labctl.probes.sockets import Socket, lab_sockets, parse_ss
+from labctl.probes.segments import Captures, Injection, Loss, Observation, Segment
+from labctl.probes.sockets import RESOLVER, Socket, lab_sockets, parse_ss
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,8 @@ than parsing it again: about a thousand sockets."""
 
 
 def _sockets(text: str) -> tuple[Socket, ...]:
-    return lab_sockets(parse_ss(text))
+    sockets = parse_ss(text)
+    return lab_sockets(sockets) if RESOLVER in text else sockets
 
 
 _latest = lru_cache(4)(_sockets)
@@ -185,6 +187,8 @@ class PacketEvent(Event):
     @cached_property
     def observation(self) -> Observation | None:
         """The TCP segment in it, at `t`."""
+        from labctl.probes.packets import read_packet
+
         return read_packet(self.host, self.t, base64.b64decode(self.data))
 
 
@@ -336,6 +340,8 @@ class History:
     def add(self, event: Event) -> None:
         """Takes in the next event."""
         self.events.append(event)
+        if isinstance(event, StateEvent):
+            return  # Most are, and it would be the last case.
         match event:
             case LabEvent():
                 self.lab = event
@@ -382,7 +388,7 @@ class History:
         losses = [Loss(e.drop, o) for e in self.losses if (o := _since(e, epoch))]
         injected = [Injection(e.seq, e.ack, o) for e in self.injected if (o := _since(e, epoch))]
         found = self.captures.segments(owners, epoch, losses, injected)
-        return [segment for segment in found if segment.time <= self.now]
+        return found[: bisect_right(found, self.now, key=lambda segment: segment.time)]
 
     def growth(self, host: str, counter: str) -> int | None:
         """By how much a counter grew since the run began; None where the kernel has none so named

@@ -30,13 +30,13 @@ SUITE = "bookworm"
 PYTHON = "3.11"
 """What SUITE has."""
 PACKAGES = ("iproute2", "mount", "nftables", "procps", "python3")
-DEPENDENCIES = ("pydantic", "pyyaml", "scapy")
+DEPENDENCIES = ("dpkt", "pydantic", "pyyaml")
 """What runs in a guest needs; labctl's other dependencies are for the controller."""
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 OMITTED = re.compile(
     r"(boot|dev|proc|sys|var/(cache|lib/(apt|dpkg)|log)|usr/share|usr/bin/(perl|localedef)"
     r"|usr/lib/(apt|locale|systemd|x86_64-linux-gnu/(gconv|libperl|perl|libcrypto))"
-    r"|usr/lib/python3.*/(pydoc_data|test)/|opt/site/scapy/(contrib|modules|tools)/).*"
+    r"|usr/lib/python3.*/(pydoc_data|test)/).*"
 )
 """What no lab has a use for: all of a root is in a guest's memory."""
 

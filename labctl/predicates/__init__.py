@@ -11,7 +11,14 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationInfo, WrapValidator
 
-from labctl.history import History
+from labctl.history import (
+    CountersEvent,
+    Event,
+    History,
+    SocketsEvent,
+    StateEvent,
+    TroubleEvent,
+)
 from labctl.predicates.counters import judge_counter
 from labctl.predicates.finding import Finding, Result
 from labctl.predicates.process import ProcessClaim, ProcessPattern
@@ -64,6 +71,18 @@ class Predicate(Model):
     def holds(self, history: History) -> bool:
         """Whether every subject passes."""
         return all(finding.result == "pass" for finding in self.judge(history))
+
+    def heeds(self, event: Event) -> bool:
+        """Whether an event may change what `judge` finds."""
+        if self.traced:
+            return True
+        if isinstance(event, StateEvent):
+            return False
+        if self.segments or isinstance(event, TroubleEvent):
+            return True
+        if isinstance(event, SocketsEvent | CountersEvent):
+            return event.host in self.hosts
+        return getattr(event, "process", None) in (self.process or ())
 
     @property
     def hosts(self) -> set[str]:

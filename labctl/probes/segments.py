@@ -10,14 +10,14 @@ not see it at all where it is lost on its way out.
 
 from __future__ import annotations
 
-import io
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-FLAGS = {"S": "SYN", "F": "FIN", "R": "RST", "P": "PSH", "A": "ACK", "U": "URG"}
+FLAG_BITS = {"SYN": 0x02, "FIN": 0x01, "RST": 0x04, "PSH": 0x08, "ACK": 0x10, "URG": 0x20}
+"""RFC 9293, section 3.1, in the order in which they are told."""
 MODULUS = 1 << 32
 FILE_HEADER = bytes.fromhex("4d3cb2a102000400000000000000000000000400") + bytes([1, 0, 0, 0])
 """pcap-savefile(5): little-endian, times in nanoseconds, Ethernet."""
@@ -134,67 +134,6 @@ class Segment:
         return " ".join(words + [f"[{mark}]" for mark, present in marks.items() if present])
 
 
-def read_packets(host: str, records: bytes) -> Iterator[Observation]:
-    """The TCP segments in pcap records (without the file's header).
-
-    Raises ValueError for what is no pcap."""
-    from scapy.layers.inet import IP
-    from scapy.layers.inet6 import IPv6
-    from scapy.layers.l2 import Ether
-    from scapy.utils import RawPcapReader
-
-    file: Any = io.BytesIO(FILE_HEADER + records)
-    reader = RawPcapReader(file)
-    for data, meta in reader:
-        frame = Ether(data)
-        packet = frame.getlayer(IP) or frame.getlayer(IPv6)
-        at = meta.sec + meta.usec / 1e9
-        if packet is None:
-            continue
-        whole = meta.wirelen - (len(data) - len(packet.original))
-        if found := _observation(host, at, packet, whole):
-            yield found
-
-
-def read_packet(host: str, at: float, data: bytes) -> Observation | None:
-    """The TCP segment in the head of an IP packet, if there is one."""
-    from scapy.layers.inet import IP
-    from scapy.layers.inet6 import IPv6
-
-    packet = IPv6(data) if data[:1] >= b"\x60" else IP(data)
-    return _observation(host, at, packet, len(data))
-
-
-def _observation(host: str, at: float, packet: Any, whole: int) -> Observation | None:
-    """What an IP packet carries, if it is TCP. `whole` is its length on the wire."""
-    from scapy.layers.inet import IP, TCP
-
-    tcp = packet.getlayer(TCP)
-    if tcp is None:
-        return None
-    carried = packet.len - 4 * packet.ihl if isinstance(packet, IP) else packet.plen
-    if carried <= 0:  # A super-segment beyond 64 KiB has no length of its own.
-        carried = whole - (len(packet.original) - len(tcp.original))
-    timestamps = next((value for name, value in tcp.options if name == "Timestamp"), None)
-    return Observation(
-        host,
-        at,
-        _endpoint(packet.src, tcp.sport),
-        _endpoint(packet.dst, tcp.dport),
-        tcp.seq,
-        tcp.ack,
-        tuple(name for letter, name in FLAGS.items() if letter in str(tcp.flags)),
-        carried - 4 * tcp.dataofs,
-        tcp.window,
-        (packet.id if isinstance(packet, IP) else 0, timestamps[0] if timestamps else 0),
-        timestamps,
-    )
-
-
-def _endpoint(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
 class Captures:
     """The captures of a run: pcap records by host, read when somebody asks."""
 
@@ -227,9 +166,10 @@ class Captures:
         """See `match`. Losses and injections are added to, never exchanged."""
         extra = len(losses), len(injections)
         if self._segments is None or extra != self._extra:
-            for host, records in self._unread.items():
-                self._read += read_packets(host, bytes(records))
-            self._unread.clear()
+            from labctl.probes.packets import read_packets
+
+            for host in [*self._unread]:
+                self._read += read_packets(host, bytes(self._unread.pop(host)))
             self._segments = match(self._read, owners, origin, losses, injections)
             self._extra = extra
         return self._segments
@@ -247,20 +187,22 @@ def match(
     seen = list(observations)
     drops = _place(losses, seen)
     forged = _place(injections, seen)
-    waiting: dict[tuple[Any, ...], deque[int]] = defaultdict(deque)
+    waiting: dict[tuple[Any, ...], deque[_Passage]] = {}  # what is under way
     found: list[_Passage] = []
     for index in sorted(range(len(seen)), key=lambda i: seen[i].at):
         each = seen[index]
         drop = drops[index].drop if index in drops else None
         sent = _owner(each.source, owners) == each.host
-        at = each.at - origin
+        at, key = each.at - origin, each.key
         if sent:
-            if drop is None:
-                waiting[each.key].append(len(found))
             found.append(_Passage(each, at, None, drop, forged.get(index)))
-        elif waiting[each.key]:
-            passage = found[waiting[each.key].popleft()]
+            if drop is None:
+                waiting.setdefault(key, deque()).append(found[-1])
+        elif like := waiting.get(key):
+            passage = like.popleft()
             passage.arrived, passage.drop = None if drop is not None else at, drop
+            if not like:
+                del waiting[key]
         else:
             found.append(_Passage(each, None, at, drop))
     return list(_mark(found, owners))
@@ -289,7 +231,7 @@ def _place(reports: Iterable[Reported], seen: list[Observation]) -> dict[int, Re
     return placed
 
 
-@dataclass
+@dataclass(slots=True)
 class _Passage:
     """A segment on its way: when it left and arrived, in seconds of the run, and what a step had to
     do with that."""
@@ -301,7 +243,7 @@ class _Passage:
     injection: Injection | None = None
 
 
-@dataclass
+@dataclass(slots=True)
 class _Flow:
     """What one end of a connection has sent so far."""
 

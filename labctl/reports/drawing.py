@@ -10,7 +10,7 @@ screens, with all words between the lifelines.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 
@@ -21,6 +21,7 @@ from labctl.reports.rungs import (
     Gap,
     Judged,
     Ladder,
+    Left,
     Life,
     Look,
     Note,
@@ -29,6 +30,7 @@ from labctl.reports.rungs import (
     Step,
     arrow_words,
     call_words,
+    gap_words,
     return_words,
     state_words,
     step_words,
@@ -121,15 +123,14 @@ class _Pen:
                     back.append(self._arrow(row, y, self.arrivals.get(number)))
                     told = _flight(self.ladder, row)
                 case Bar():
-                    until = end if row.until is None else bars[row.host, row.ends, row.until]
-                    back += self._bar(row, y, until)
+                    back += self._bar(row, y, self._until(row, bars, end))
                     told = _seen(row)
                 case Call():
                     back += self._waiting(row, y, end)
                     told = _span(row)
                 case Return(call=call):
                     told = _span(call)
-                case Life() | Note():
+                case Life() | Note() | Left():
                     told = row.text
                 case Look():
                     looks += 1
@@ -149,6 +150,13 @@ class _Pen:
                 label = Words(self.time_end, y, (_time(row),), "end", "time")
                 front.append(Shape(f"{row.t:.6f} s", (label,)))
         return Drawing(self.width, end + BOTTOM, (*back, *self._headings(end), *front))
+
+    def _until(self, bar: Bar, bars: Mapping[tuple[str, Ends, float], float], end: float) -> float:
+        """How far down a bar reaches: to the next one of its socket, by where each begins."""
+        if bar.until is None:
+            return end
+        following = bars.get((bar.host, bar.ends, bar.until))
+        return self._height(bar.until) if following is None else following
 
     # --- Measuring
 
@@ -182,7 +190,9 @@ class _Pen:
                 style = f"judged {verdict.result}"
                 yield style, wrap(f"{SIGNS[verdict.result]} {row.claim}", style, steps)
             case Gap():
-                yield "gap-words", (f"⋮  {row.until - row.t:.1f} s without news  ⋮",)
+                yield "gap-words", (f"⋮  {gap_words(row)}  ⋮",)
+            case Left():
+                yield "gap-words", wrap(row.text, "gap-words", between, 5)
             case Bar():
                 yield "state", wrap(state_words(self.ladder, row), "state", side)
             case Call():
@@ -298,8 +308,9 @@ class _Pen:
             case Arrow():
                 x, anchor = self._label_at(row, self.arrivals.get(number, y) - y)
                 y -= LIFT + LINE * (_count(blocks) - 1)
-            case Gap():
-                x, anchor, y = (self._host(0).x + self._host(-1).x) / 2, "middle", y + 7
+            case Gap() | Left():
+                x, anchor = (self._host(0).x + self._host(-1).x) / 2, "middle"
+                y += 7 if isinstance(row, Gap) else 0
             case Step() | Judged():
                 anchor = "start"
                 x = self._host(0).x + INSET if self.narrow else self.steps_at

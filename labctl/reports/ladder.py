@@ -2,7 +2,7 @@
 
 `rows` is pure: from a History to a Ladder. What is not in the history is in no picture; what is
 left out of pictures is what changes nothing: looks that saw nothing new, and each of many like
-segments.
+segments. Of a huge run `drawn.py` says what else.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from labctl.history import (
 )
 from labctl.probes.segments import Segment
 from labctl.probes.sockets import SsParseError
+from labctl.reports.drawn import Drawn, choose, cut, lines
 from labctl.reports.ladder_text import styled, text
 from labctl.reports.rungs import (
     Arrow,
@@ -36,6 +37,7 @@ from labctl.reports.rungs import (
     Gap,
     Judged,
     Ladder,
+    Left,
     Life,
     Look,
     Note,
@@ -61,31 +63,34 @@ LIKE_SEGMENTS = 4
 OUTPUT_SHOWN = 200
 
 
-ORDER = (Life, Step, Call, Arrow, Bar, Return, Note, Look, Judged)
+ORDER = (Left, Life, Step, Call, Arrow, Bar, Return, Note, Look, Judged)
 """What comes first of things at one moment: causes before effects."""
 
 
 def rows(history: History, hosts: Sequence[str], verdicts: Sequence[Verdict] = ()) -> Ladder:
     """What happened, as rows for the hosts in this order. Verdicts take the place of the waits and
     expectations that they judge."""
-    segments = history.segments()
-    changed = changes(history, segments)
+    captured = history.segments()
+    drawn = choose(history, captured, verdicts)
+    segments = [s for s in captured if drawn.has((s.source, s.target))]
+    changed = changes(history, segments, drawn.has)
     connections = _connections(segments, changed)
     # A look is dated when it began, so what it saw may be a little later: words about it follow.
     shown = {change.seen: change.t for change in changed if change.t > change.seen}
     found: list[Row] = [
         *_lives(history.events),
-        *_calls(history.events, segments),
+        *_calls(history.events, captured),
         *_bars(changed, connections),
         *_steps(history.events, verdicts),
         *_notes(history.events, shown),
         *_judged(history.events, verdicts, shown),
+        *([drawn.row] if drawn.row else []),
     ]
     others = sorted(row.t for row in found)
     found += _collapse([_arrow(s, connections) for s in segments], others)
     rank = {kind: number for number, kind in enumerate(ORDER)}
     found.sort(key=lambda row: (row.t, rank[type(row)]))
-    ordered = tuple(_fold(found))
+    ordered = tuple(cut(list(_fold(found, drawn))))
     return Ladder(tuple(hosts), ordered, tuple(connections))
 
 
@@ -330,7 +335,8 @@ def _notes(events: Sequence[Event], shown: Mapping[float, float]) -> Iterator[No
 
 def _look_lines(event: SocketsEvent) -> tuple[str, ...]:
     try:
-        return tuple(map(describe_socket, event.sockets)) or ("no sockets",)
+        told = [describe_socket(socket) for socket in event.sockets]
+        return lines(told) or ("no sockets",)
     except SsParseError as exc:
         return (str(exc),)
 
@@ -344,12 +350,12 @@ def _moments(row: Row) -> list[float]:
     return [row.t]
 
 
-def _fold(found: Sequence[Row]) -> Iterator[Row]:
+def _fold(found: Sequence[Row], drawn: Drawn) -> Iterator[Row]:
     """The rows, with a Gap wherever nothing happens for long."""
     times = sorted({t for row in found for t in _moments(row)})
     gaps = [b - a for a, b in pairwise(times)]
     limit = max(FOLD_SECONDS, FOLD_TIMES * median(gaps)) if gaps else FOLD_SECONDS
-    folds = [Gap(a, b) for a, b in pairwise(times) if b - a > limit]
+    folds = [Gap(a, b, drawn.quiet(a, b)) for a, b in pairwise(times) if b - a > limit]
     position = 0
     for row in found:
         while position < len(folds) and folds[position].until <= row.t:

@@ -18,6 +18,7 @@ from labctl.reports.rungs import (
     Gap,
     Judged,
     Ladder,
+    Left,
     Life,
     Look,
     Note,
@@ -233,6 +234,8 @@ def _row(canvas: _Canvas, row: Row) -> list[list[Words]]:
             return canvas.centred(t, words, RESULT_STYLES.get(verdict.result, ""), " ")
         case Gap():
             return canvas.centred("⋮", f"⋮ {row.until - row.t:.1f} s", "dim", " ")
+        case Left():
+            return canvas.centred(t, f"⋮ {row.text}", "yellow", " ")
     raise TypeError(row)
 
 

@@ -13,6 +13,7 @@ from labctl.reports.rungs import (
     Gap,
     Judged,
     Ladder,
+    Left,
     Life,
     Look,
     Note,
@@ -75,6 +76,8 @@ def _lines(ladder: Ladder, row: Row) -> Iterator[str]:
             yield f"Note over {_all(ladder)}: {row.t:.3f} s {_safe(words)}"
         case Gap():
             yield f"Note over {_all(ladder)}: ⋮ {row.until - row.t:.1f} s"
+        case Left():
+            yield f"Note over {_all(ladder)}: ⋮ {_safe(row.text)}"
         case Look():
             pass  # its step stands there already, and its text is too long for a note
 

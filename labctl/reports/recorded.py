@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -69,16 +70,15 @@ def load(folder: Path) -> RecordedRun:
     """Reads a run directory. A run that was cut short has no result.json; its result is `error`.
 
     Raises UsageError for a folder that is no run, with what to do."""
-    path = folder / "history.jsonl"
     try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        captures = Captures.load(folder)
-        text = (folder / "scenario.yaml").read_text(encoding="utf-8")
+        with (folder / "history.jsonl").open(encoding="utf-8") as lines:
+            captures = Captures.load(folder)
+            text = (folder / "scenario.yaml").read_text(encoding="utf-8")
+            history = History(_events(folder, lines), captures)
     except FileNotFoundError as exc:
         raise UsageError(f"{folder}: no recorded run: {_lack(folder)}; {MEND}") from exc
     except (OSError, UnicodeDecodeError) as exc:
         raise UsageError(f"{folder}: can't be read: {exc}") from exc
-    history = History(_events(folder, lines), captures)
     result = _result(folder)
     variant = result.get("variant", {})
     scenario = _scenario(folder / "scenario.yaml", variant)
@@ -135,11 +135,11 @@ def _lack(folder: Path) -> str:
     return f"no {' and no '.join(missing)} in it"
 
 
-def _events(folder: Path, lines: list[str]) -> Iterator[Event]:
-    if lines and not lines[-1].endswith("\n"):
-        lines = lines[:-1]  # cut short while it was written
+def _events(folder: Path, lines: Iterable[str]) -> Iterator[Event]:
+    # The last one may have been cut short while it was written.
+    whole = takewhile(lambda line: line.endswith("\n"), lines)
     try:
-        yield from read_events(lines)
+        yield from read_events(whole)
     except UsageError as exc:
         raise UsageError(f"{folder}: {exc}") from exc
 

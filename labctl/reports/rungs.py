@@ -122,9 +122,18 @@ class Note(Row):
 
 @dataclass(frozen=True, slots=True)
 class Gap(Row):
-    """Nothing happens until `until`: drawn short, named in full."""
+    """Nothing happens until `until`: drawn short, named in full. Where it is not `quiet`, things
+    happen that are left out."""
 
     until: float
+    quiet: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Left(Row):
+    """Here something is left out; `text` says what, and where it can be seen."""
+
+    text: str
 
 
 @dataclass(frozen=True)
@@ -140,6 +149,11 @@ class Ladder:
     def looks(self) -> list[Look]:
         """The looks that have a caption."""
         return [row for row in self.rows if isinstance(row, Look)]
+
+    @property
+    def left(self) -> list[str]:
+        """What is left out, in words."""
+        return [row.text for row in self.rows if isinstance(row, Left)]
 
     @property
     def states(self) -> list[str]:
@@ -182,6 +196,11 @@ def step_words(step: Step) -> str:
     label = f" ({step.label})" if step.label else ""
     what = "" if step.outcome in ("done", "held") else f": {step.outcome} {step.detail}".rstrip()
     return f"{step.text}{label}{what}"
+
+
+def gap_words(gap: Gap) -> str:
+    """`3.2 s without news`."""
+    return f"{gap.until - gap.t:.1f} s {'without news' if gap.quiet else 'of what is left out'}"
 
 
 def claim_words(verdict: Verdict) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -54,8 +54,10 @@ class _Track:
         return self.changes[-1].state if self.changes else None
 
 
-def changes(history: History, segments: Sequence[Segment]) -> list[Change]:
-    """All changes of all sockets, in order of time."""
+def changes(
+    history: History, segments: Sequence[Segment], chosen: Callable[[Ends], bool] = lambda _: True
+) -> list[Change]:
+    """All changes of all sockets, or of the `chosen` ones, in order of time."""
     tracks: dict[tuple[str, Ends], _Track] = defaultdict(_Track)
     live: dict[str, dict[Ends, None]] = defaultdict(dict)  # what has a state now, of each host
     opened: dict[tuple[str, str], float] = {}
@@ -63,14 +65,17 @@ def changes(history: History, segments: Sequence[Segment]) -> list[Change]:
     causes = _Causes(history, segments)
     heard = [e for e in history.events if isinstance(e, StateEvent | SocketsEvent)]
     for event in heard:
-        if isinstance(event, StateEvent):
-            tracks[event.host, _ends(event)].traced = True
+        if isinstance(event, StateEvent) and chosen(ends_of(event)):
+            tracks[event.host, ends_of(event)].traced = True
     for event in sorted(heard, key=lambda e: e.t):
         if isinstance(event, StateEvent):
+            if not chosen(ends_of(event)) and not event.local.endswith(":0"):
+                continue
             _transition(event, tracks, opened)
-            touched: Iterable[Ends] = [_ends(event)]
+            touched: Iterable[Ends] = [ends_of(event)]
         else:
-            touched = _look(event, tracks, list(live[event.host]), nexts[id(event)], causes)
+            hosts = list(live[event.host])
+            touched = _look(event, tracks, hosts, nexts[id(event)], causes, chosen)
         for key in touched:
             if (event.host, key) in tracks and tracks[event.host, key].state:
                 live[event.host][key] = None
@@ -88,7 +93,7 @@ def _transition(
     if event.local.endswith(":0"):  # tcp_v4_connect() is in SYN-SENT before it has a port
         opened[event.host, event.remote] = event.t
         return
-    ends = _ends(event)
+    ends = ends_of(event)
     track = tracks[event.host, ends]
     track.mini = False
     if event.old == State.SYN_SENT and track.state is None:
@@ -106,12 +111,14 @@ def _look(
     live: Sequence[Ends],
     before: float,
     causes: _Causes,
+    chosen: Callable[[Ends], bool],
 ) -> Iterable[Ends]:
     """What a look adds: all of a socket that is not traced, and of one that is what it is after
     the kernel's last word on it. `live` are the host's sockets until now, `before` is when it was
     looked at next. Returns the sockets that it tells of."""
     try:
-        sockets = {ends(s): s for s in event.sockets if s.state is not State.UNCONN}
+        found = ((ends(s), s) for s in event.sockets if s.state is not State.UNCONN)
+        sockets = {key: socket for key, socket in found if chosen(key)}
     except SsParseError:
         return []
     host = event.host
@@ -164,7 +171,7 @@ def ends(socket: Socket) -> Ends:
     return _endpoint(socket.local), remote
 
 
-@lru_cache(maxsize=10_000)
+@lru_cache(1 << 16)
 def _endpoint(address: Address) -> str:
     if address.wildcard:
         return f":{address.port}"
@@ -172,11 +179,13 @@ def _endpoint(address: Address) -> str:
     return f"[{host}]:{address.port}" if ":" in host else f"{host}:{address.port}"
 
 
-def _ends(event: StateEvent) -> Ends:
+def ends_of(event: StateEvent) -> Ends:
+    """The ends of a socket that went from one state to another, spelled so too."""
     remote = _plain(event.remote)
     return _plain(event.local), "" if remote.endswith((":0", ":None")) else remote
 
 
+@lru_cache(1 << 16)
 def _plain(endpoint: str) -> str:
     host, _, port = endpoint.rpartition(":")
     return _endpoint(Address(host.strip("[]"), int(port) if port.isdigit() else None))

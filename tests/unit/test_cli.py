@@ -129,7 +129,7 @@ print(*sys.modules)
     modules = set(done.stdout.splitlines()[-1].split())
     assert "labctl.cli" in modules
     assert not modules & {
-        *("pydantic", "rich", "docker", "yaml", "requests", "scapy", "jinja2", "junitparser"),
+        *("pydantic", "rich", "docker", "yaml", "requests", "dpkt", "jinja2", "junitparser"),
         "labctl.scenario",
     }
 

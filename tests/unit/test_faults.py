@@ -17,7 +17,8 @@ from labctl.faults import FLAG_BITS, Drop, End, Forgery, Netem, Position, tallie
 from labctl.history import History, LabEvent, TallyEvent, TroubleEvent
 from labctl.predicates.lost import Lost
 from labctl.probes.conversations import Conversation, conversations
-from labctl.probes.segments import MODULUS, Injection, Observation, match, read_packet
+from labctl.probes.packets import read_packet
+from labctl.probes.segments import MODULUS, Injection, Observation, match
 from tests.conftest import no_namespaces
 from tests.fake import FakeBackend, play, scenario
 from tests.unit.test_segments import CLIENT as CLIENT_END

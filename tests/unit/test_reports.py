@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import chain
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -36,8 +37,9 @@ from labctl.history import (
 from labctl.probes.segments import Captures, Injection, Loss, Segment
 from labctl.reports import html, junit, ladder, markdown, mermaid, recorded
 from labctl.reports.drawing import draw
+from labctl.reports.drawn import CONNECTIONS, LOOK_LINES, ROWS
 from labctl.reports.recorded import RecordedRun
-from labctl.reports.rungs import Arrow, Bar, Call, Gap, Judged, Ladder, Look, Return, Step
+from labctl.reports.rungs import Arrow, Bar, Call, Gap, Judged, Ladder, Left, Look, Return, Step
 from labctl.reports.shapes import BAND, BANDS, FONTS, LINE, Line, Words, measure, wrap
 from tests.fake import HEADER, tcp
 
@@ -766,7 +768,7 @@ def test_what_is_long_takes_longer_in_proportion(name: str, made: str) -> None:
         for _ in range(2):
             run = recorded_run(LONG[made](rounds))
             if name != "rows":
-                assert len(run.ladder.rows) > 2 * rounds
+                assert len(run.ladder.rows) > 2 * min(rounds, CONNECTIONS)
             began = time.process_time()
             RENDERERS[name](run)
             found.append(time.process_time() - began)
@@ -783,9 +785,78 @@ def test_a_page_that_is_long_has_one_drawing() -> None:
     assert 'class="narrow"' not in long
 
 
+def crowd(count: int) -> list[Segment]:
+    """The SYNs of so many connections, a millisecond apart, and their answers."""
+    found = []
+    for n in range(count):
+        caller = f"198.18.0.3:{20000 + n}"
+        syn = segment(1 + n / 1e3, "client SYN 0 0")
+        answer = segment(1.0005 + n / 1e3, "server SYN ACK 0 1")
+        found += [replace(syn, source=caller), replace(answer, target=caller)]
+    return found
+
+
+def test_of_thousands_of_connections_some_are_drawn_and_the_others_told_of() -> None:
+    few, all_of_them = (
+        recorded_run(history(segments=crowd(count))) for count in (CONNECTIONS, CONNECTIONS + 700)
+    )
+    assert few.ladder.left == []
+    assert len(few.ladder.connections) == len(all_of_them.ladder.connections) == CONNECTIONS
+    words = "700 of 800 connections, and 1,400 segments of theirs, are not drawn"
+    (left,) = all_of_them.ladder.left
+    assert left.startswith(words)
+    (row,) = (row for row in all_of_them.ladder.rows if isinstance(row, Left))
+    assert row.t == pytest.approx(1 + CONNECTIONS / 1e3)
+    assert "700 of 800 connections" in ladder.text(all_of_them.ladder, 200)
+    assert words in html.page(all_of_them)
+    assert len(html.page(all_of_them)) < 1.1 * len(html.page(few))
+
+
+def test_connections_that_something_is_about_are_drawn_before_others() -> None:
+    segments = crowd(CONNECTIONS + 700)
+    lost = replace(segments[-1], t=2.5, arrived=None, dropped=3)
+    named = "ESTAB 198.18.0.2:8000 -> [::ffff:198.18.0.3]:20798"
+    verdict = Verdict("pass", "server: ESTAB", "ESTAB", "ESTAB", 2.0, "x.yaml:1", (named,))
+    called = CallEvent(2.2, "client", "client", 1, "done", "connect", "connect",
+                       local="198.18.0.3:20797", peer=SERVER)  # fmt: skip
+    run = recorded_run(history(called, segments=[*segments, lost]), verdicts=(verdict,))
+    callers = {end for ends in run.ladder.connections for end in ends}
+    assert {f"198.18.0.3:{port}" for port in (20000, 20797, 20798, 20799)} <= callers
+    assert len(run.ladder.connections) == CONNECTIONS
+
+
+def test_a_time_in_which_only_what_is_left_out_goes_on_is_not_called_quiet() -> None:
+    segments = crowd(CONNECTIONS + 700)
+    ended = ProcessEvent(30.0, "client", "client", "start")
+    run = recorded_run(history(ended, segments=segments))
+    assert [gap.quiet for gap in run.ladder.rows if isinstance(gap, Gap)][-1] is False
+    assert "of what is left out" in html.page(run)
+
+
+def test_of_too_many_rows_those_amid_are_left_out() -> None:
+    calls = [call(n / 100, n / 100 + 0.001, "client", f"send {n}", result=n)
+             for n in range(ROWS + 50)]  # fmt: skip
+    amid = step(ROWS / 200, "kill server", ROWS / 200 + 0.001)
+    run = recorded_run(history(*chain.from_iterable(calls), *amid,
+                               look(0.0, "server", tcp("ESTAB", SERVER, CLIENT))))  # fmt: skip
+    assert len(run.ladder.rows) <= ROWS + 3
+    assert any(isinstance(row, Step) and row.text == "kill server" for row in run.ladder.rows)
+    (words,) = run.ladder.left
+    assert re.match(r"5\d rows are left out from here to \d+\.\d{3} s", words)
+    draw(run.ladder)
+
+
+def test_a_look_at_thousands_of_sockets_tells_of_some() -> None:
+    sockets = [tcp("ESTAB", SERVER, f"198.18.0.3:{20000 + n}") for n in range(2000)]
+    run = recorded_run(history(look(0.1, "server", *sockets, caption="now")))
+    (found,) = run.ladder.looks
+    assert found.lines[-1] == f"and {2000 - LOOK_LINES:,} more"
+    assert len(found.lines) == LOOK_LINES + 1
+
+
 def test_many_connections_are_drawn_side_by_side() -> None:
-    sockets = [tcp("ESTAB", SERVER, f"198.18.0.3:{40000 + n}") for n in range(300)]
+    sockets = [tcp("ESTAB", SERVER, f"198.18.0.3:{40000 + n}") for n in range(CONNECTIONS)]
     run = recorded_run(history(look(0.1, "server", *sockets), look(5.0, "server")))
     drawing = draw(run.ladder)
     assert drawing.width < 1400
-    assert run.ladder.number(300) == "#300"
+    assert run.ladder.number(CONNECTIONS) == f"#{CONNECTIONS}"

@@ -26,6 +26,7 @@ from labctl.history import (
     read_events,
 )
 from labctl.lab import SETTLING, Lab
+from labctl.reports.recorded import load
 from labctl.runner import RunResult, Session, Silent, document
 from labctl.store import RunFolder, default_folder, new_folder
 from tests.fake import HEADER, FakeBackend, play, scenario, tcp
@@ -35,6 +36,8 @@ SERVER, CLIENT = "198.18.0.2:8000", "198.18.0.3:40000"
 ESTAB = tcp("ESTAB", SERVER, CLIENT)
 FIN_WAIT_2 = tcp("FIN-WAIT-2", SERVER, CLIENT, more="timer:(timewait,4.500sec,0)")
 RESOLVER = tcp("LISTEN", "127.0.0.11:33333")
+
+RUN = Path(__file__).parent / "data" / "run"
 
 Play = Callable[..., RunResult]
 
@@ -229,6 +232,26 @@ def test_held_since(moments: list[tuple[float, str]], start: float, since: float
     claim = scenario(lesson("- wait: {sockets: {server: LISTEN}}\n")).steps[0].claim
     assert claim
     assert held_since(claim, History(looks(*moments)), start) == since
+
+
+@pytest.mark.parametrize(
+    "step", ["process: {server: ok}", "sockets: {server: LISTEN}", "counters: {server: {X: 1}}"]
+)
+def test_a_wait_heeds_all_that_may_change_it(step: str) -> None:
+    """What it does not heed leaves what is found as it is."""
+    claim = scenario(lesson(f"- wait: {{{step}}}\n")).steps[0].claim
+    assert claim
+    run = load(RUN).history
+    history = History(captures=run.captures)
+    before: object = None
+    heeded = 0
+    for event in run.events:
+        history.add(event)
+        found = claim.judge(history)
+        assert claim.heeds(event) or found == before or before is None, event
+        heeded += claim.heeds(event)
+        before = found
+    assert 0 < heeded < len(run.events)
 
 
 # Expecting

@@ -17,15 +17,15 @@ from hypothesis import strategies as st
 
 from labctl.history import Event, History, LabEvent, StepEvent, TroubleEvent
 from labctl.predicates import Finding, Predicate
+from labctl.probes.packets import read_packets
 from labctl.probes.segments import (
     FILE_HEADER,
-    FLAGS,
+    FLAG_BITS,
     MODULUS,
     Captures,
     Observation,
     Segment,
     match,
-    read_packets,
 )
 from labctl.reports import recorded
 from tests.fake import FakeBackend, play, scenario
@@ -246,7 +246,7 @@ TIMES = st.integers(0, 10).map(lambda n: EPOCH + n / 8)
 NUMBERS = st.sampled_from([0, 1, 2, 1000, MODULUS // 2, MODULUS - 1])
 OBSERVATIONS = st.builds(
     lambda host, at, ends, seq, ack, flags, length, window, mark: Observation(
-        host, at, *ends, seq, ack, tuple(f for f in FLAGS.values() if f in flags), length, window,
+        host, at, *ends, seq, ack, tuple(f for f in FLAG_BITS if f in flags), length, window,
         mark,
     ),
     st.sampled_from(["server", "client"]), TIMES,
