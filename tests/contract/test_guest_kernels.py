@@ -44,14 +44,14 @@ def fetched() -> str:
 
 
 def fetch(kernel: str) -> str:
-    """The release of a kernel by name; skips where no guest can be had, with the reason. CI must
-    have one."""
+    """The release of a kernel by name; skips where no guest can be had, with the reason. CI as
+    root, for which engine.py installs what it takes, must have one."""
     try:
         qemu.version()
         root.ensure(print)
         return kernels.find(kernel, print).version
     except LabError as exc:
-        if os.environ.get("CI") == "true":
+        if os.environ.get("CI") == "true" and os.geteuid() == 0:
             raise
         pytest.skip(str(exc))
 
