@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -408,6 +409,32 @@ def test_labels_name_the_end_of_a_step(watch: Play) -> None:
     labels = found.history.labels
     assert list(labels) == ["slept", "noted"]
     assert 0.02 <= labels["slept"] <= labels["noted"]
+
+
+def test_the_label_of_a_call_names_when_it_was_done(watch: Play) -> None:
+    """However late that is learned of; a call that blocks is done with when it is left alone."""
+
+    def slowly(lab: FakeBackend) -> None:
+        lab.call("server", "shutdown wr")
+        time.sleep(0.2)
+
+    fake = FakeBackend(
+        {
+            "start server": lambda lab: lab.call("server", "await", done=False),
+            "call server shutdown wr": slowly,
+            "call server accept": lambda lab: lab.call("server", "accept", done=False),
+        }
+    )
+    found = watch(
+        "- start: server\n- wait: {process: {server: running}}\n"
+        "- call: {server: shutdown wr}\n  as: shut\n- call: {server: accept}\n  as: left\n",
+        fake,
+    )
+    events = found.history.events
+    (done,) = (e for e in events if isinstance(e, CallEvent) and e.phase == "done")
+    (entered,) = (e for e in events if isinstance(e, CallEvent) and e.name == "accept")
+    assert found.history.labels["shut"] == done.t
+    assert found.history.labels["left"] > entered.t
 
 
 def test_a_process_that_is_started_again_is_a_new_one(watch: Play) -> None:
