@@ -93,7 +93,7 @@ def matrix(
     from labctl.check import overall
     from labctl.reports.comparison import compare
 
-    found = compare([whole.seen(place) for place in places])
+    found = compare([whole.seen(place) for place in places], [case.label for case in cases])
     _tell(found, form)
     return EXIT[overall(place.result for place in found.places)]
 

@@ -123,12 +123,12 @@ class Comparison:
         }
 
 
-def compare(places: Sequence[Seen]) -> Comparison:
-    """All rows that the documents of some places give."""
+def compare(places: Sequence[Seen], cases: Iterable[str] = ()) -> Comparison:
+    """All rows that the documents of some places give, and one at least for each of these cases, by
+    their labels."""
     runs = [{_label(run): run for run in place.document["runs"]} for place in places]
-    cases = list(dict.fromkeys(label for found in runs for label in found))
     rows: list[Row] = []
-    for case in cases:
+    for case in dict.fromkeys([*cases, *(label for found in runs for label in found)]):
         at = [found.get(case) for found in runs]
         rows.append(_results(case, at, places))
         rows += _rows("claim", case, [dict(_claims(run)) for run in at], _unlike)

@@ -90,7 +90,8 @@ def test_a_place_that_is_there_and_one_that_is_not(tmp_path: Path) -> None:
 
     # Nothing is known of another text.
     lesson.file.write_text(f"{LESSON}  - sleep: 1ms\n")
-    assert "not run" in lesson.matrix("--backend", "netns", "--show").stdout
+    shown = lesson.matrix("--backend", "netns", "--show", "--format", "json")
+    assert (shown.returncode, {*map(tuple, cells(shown).values())}) == (3, {("not run",)})
     assert "netns: 3 of 3 cases to run" in lesson.matrix("--backend", "netns").stderr
 
 
