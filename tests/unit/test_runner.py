@@ -518,6 +518,14 @@ def test_a_run_that_was_skipped_claims_nothing(watch: Play) -> None:
     assert (found.result, found.verdicts) == ("skip", ())
 
 
+def test_of_a_lab_that_never_came_up_nothing_is_known(watch: Play) -> None:
+    fake = FakeBackend({"up": lambda lab: lab.dies("client")})
+    expect = "expect:\n- segments: {from: client, flags: FIN, count: 0}\n"
+    found = watch("- note: a\n", fake, expect)
+    assert found.result == "error"
+    assert [(v.result, v.actual) for v in found.verdicts] == [("unknown", "no lab came up")]
+
+
 def test_ss_that_is_not_understood(watch: Play) -> None:
     fake = FakeBackend({"up": lambda lab: lab.sockets("server", "ESTAB what is this?")})
     found = watch("- wait: {sockets: {server: none}}\n  within: 10ms\n", fake)
