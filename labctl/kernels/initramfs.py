@@ -6,11 +6,14 @@ Uncompressed, so that neither side spends time on it.
 
 from __future__ import annotations
 
+import importlib.util
 import lzma
+import py_compile
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from stat import S_IFDIR as FOLDER
 from stat import S_IFREG as FILE
@@ -63,7 +66,8 @@ def build(target: Path, root: Path, modules: Path) -> None:
     order = in_order([name for name in MODULES if name in paths], needs)
     files["modules/order"] = "".join(f"{name}\n" for name in order).encode()
     files |= {f"modules/{name}": contents[name] for name in order}
-    files |= {f"opt/labctl/{name}": content for name, content in sources().items()}
+    own = sources()
+    files |= {f"opt/labctl/{name}": content for name, content in {**own, **compiled(own)}.items()}
     with target.open("wb") as out:
         with root.open("rb") as file:
             shutil.copyfileobj(file, out, 1 << 20)
@@ -83,6 +87,22 @@ def sources() -> dict[str, bytes]:
     found = {name: path for name, path in found.items() if "_data" not in path.parts}
     found |= {f"images/{p.relative_to(images)}": p for p in images.rglob("*.py")}
     return {name: path.read_bytes() for name, path in sorted(found.items())}
+
+
+def compiled(sources: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The byte code of Python files, where a guest's Python finds it if it is of this version; all
+    else it compiles itself, which takes seconds there."""
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        source, code = Path(folder, "source.py"), Path(folder, "code.pyc")
+        for name, content in sources.items():
+            source.write_bytes(content)
+            py_compile.compile(
+                str(source), str(code), f"/opt/labctl/{name}", doraise=True,
+                invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+            )  # fmt: skip
+            found[importlib.util.cache_from_source(name)] = code.read_bytes()
+    return found
 
 
 def dependencies(module: bytes) -> list[str]:
@@ -114,11 +134,12 @@ class Archive:
         self._out = out
         self._number = 0
 
-    def add(self, name: str, mode: int, content: bytes = b"") -> None:
-        """Adds a file with its mode, as stat(2) has it; the content of a symlink is its target."""
+    def add(self, name: str, mode: int, content: bytes = b"", modified: int = 0) -> None:
+        """Adds a file with its mode and time, as stat(2) has them; the content of a symlink is its
+        target."""
         self._number += 1
         path = name.encode() + b"\0"
-        fields = (self._number, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(path), 0)
+        fields = (self._number, mode, 0, 0, 1, modified, len(content), 0, 0, 0, 0, len(path), 0)
         head = b"070701" + b"".join(b"%08x" % field for field in fields) + path
         for part in (head, content):
             self._out.write(part + bytes(-len(part) % 4))

@@ -33,6 +33,8 @@ PACKAGES = ("iproute2", "mount", "nftables", "procps", "python3")
 DEPENDENCIES = ("dpkt", "pydantic", "pyyaml")
 """What runs in a guest needs; labctl's other dependencies are for the controller."""
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
+LAYOUT = 2
+"""Of the archive: another number makes roots anew."""
 OMITTED = re.compile(
     r"(boot|dev|proc|sys|var/(cache|lib/(apt|dpkg)|log)|usr/share|usr/bin/(perl|localedef)"
     r"|usr/lib/(apt|locale|systemd|x86_64-linux-gnu/(gconv|libperl|perl|libcrypto))"
@@ -46,7 +48,7 @@ def ensure(progress: Progress) -> Path:
 
     Raises Unavailable for a missing tool, LabError where it can't be made."""
     wheels = closure(DEPENDENCIES, _requirements)
-    parts = (SUITE, PACKAGES, wheels, OMITTED.pattern)
+    parts = (LAYOUT, SUITE, PACKAGES, wheels, OMITTED.pattern)
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
     folder = cache() / "roots" / f"{SUITE}-{key}"
     if not folder.exists():
@@ -135,8 +137,10 @@ def convert(tar: IO[bytes], out: IO[bytes]) -> None:
             elif OMITTED.fullmatch(name):
                 continue
             elif member.isfile():
-                content = source.extractfile(member)
-                archive.add(name, S_IFREG | member.mode, content.read() if content else b"")
+                file = source.extractfile(member)
+                content = file.read() if file else b""
+                # Byte code counts only if it knows when its source was modified.
+                archive.add(name, S_IFREG | member.mode, content, int(member.mtime))
             elif member.issym() or member.islnk():
                 link = member.linkname if member.issym() else f"/{member.linkname.lstrip('./')}"
                 archive.add(name, S_IFLNK | 0o777, link.encode())
