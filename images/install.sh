@@ -14,38 +14,48 @@ complete() {
     python3 -c 'import argparse, ctypes, json' 2>/dev/null
 }
 
-# The packages of a program: Debian's and Alpine's name, or Fedora's.
+# The packages of these programs, as the distributions of a package manager call them.
 packages() {
     for program in "$@"; do
-        case $program in
-            ip | ss | tc) test "$manager" = dnf && echo iproute iproute-tc || echo iproute2 ;;
-            nft) echo nftables ;;
+        case $manager:$program in
+            dnf:tc | microdnf:tc | yum:tc) echo iproute-tc ;;
+            dnf:ip | microdnf:ip | yum:ip | dnf:ss | microdnf:ss | yum:ss) echo iproute ;;
+            *:ip | *:ss | *:tc) echo iproute2 ;;
+            *:nft) echo nftables ;;
             *) echo "$program" ;;
         esac
     done | sort -u
 }
 
+bring() {
+    case $manager in
+        apt-get)
+            apt-get update
+            DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"
+            rm -rf /var/lib/apt/lists/*
+            ;;
+        apk) apk add --no-cache "$@" ;;
+        dnf | microdnf | yum)
+            "$manager" install -y "$@"
+            "$manager" clean all
+            ;;
+        zypper)
+            zypper --non-interactive install --no-recommends "$@"
+            zypper clean --all
+            ;;
+    esac
+}
+
 complete "$@" && exit
-if command -v apt-get >/dev/null; then
-    manager=apt
-    apt-get update
-    # shellcheck disable=SC2046 # a word a package
-    DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $(packages "$@")
-    rm -rf /var/lib/apt/lists/*
-elif command -v apk >/dev/null; then
-    manager=apk
-    # shellcheck disable=SC2046
-    apk add --no-cache $(packages "$@")
-else
-    manager=dnf
-    tool=$(command -v dnf || command -v microdnf) || {
-        echo "install.sh: no apt-get, apk, dnf or microdnf here to install: $*" >&2
-        exit 1
-    }
-    # shellcheck disable=SC2046
-    "$tool" install -y $(packages "$@")
-    "$tool" clean all
+for manager in apt-get apk dnf microdnf yum zypper none; do
+    if command -v "$manager" >/dev/null; then break; fi
+done
+if test "$manager" = none; then
+    echo "install.sh: no apt-get, apk, dnf, microdnf, yum or zypper here to install: $*" >&2
+    exit 1
 fi
+# shellcheck disable=SC2046 # a word a package
+bring $(packages "$@")
 complete "$@" || {
     echo "install.sh: still not there: one of $*, or python3's standard library" >&2
     exit 1

@@ -73,6 +73,10 @@ def check_whole(scenario: Scenario, history: History) -> list[Verdict]:
             verdicts += _check_in_the_end(scenario, event, history)
     for predicate, source in zip(scenario.expect, scenario.expect_sources, strict=True):
         verdicts += [_verdict(f, history.now, source) for f in predicate.judge(history)]
+    if history.lab is None:  # of a lab that never was, nothing is known: not even what it lacks
+        verdicts = [
+            replace(v, result="unknown", actual="no lab came up", evidence=()) for v in verdicts
+        ]
     return verdicts
 
 

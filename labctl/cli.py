@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from labctl import __version__
+from labctl.matrix_command import matrix
 
 if TYPE_CHECKING:
     from labctl.runner import RunResult
@@ -477,3 +478,6 @@ def kernels_fetch(names: tuple[str, ...]) -> None:
     for name in names:
         click.echo(kernels.fetch(name, _say).version)
     root.ensure(_say)
+
+
+main.add_command(matrix)

@@ -53,6 +53,10 @@ def run_here(
     UsageError, LabError and KeyboardInterrupt."""
     pace = _pace(jobs, keep, len(cases), backend)
     _sweep(backend, say)
+    if backend == "docker" and len(cases) > 1:
+        from labctl.backends.docker import build_images
+
+        build_images(os, say)  # once, or not at all: a registry may be slow to give no answer
     if pace.at_once > 1:
         results = _run_many(cases, pace, backend, os, out)
         _sweep(backend, say)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from labctl import kernels
@@ -25,9 +27,23 @@ class Check:
     mend: str
 
 
+MACOS_SOCKETS = {
+    "Docker Desktop": ".docker/run/docker.sock",
+    "colima": ".colima/default/docker.sock",
+    "OrbStack": ".orbstack/run/docker.sock",
+    "Podman": ".local/share/containers/podman/machine/podman.sock",
+    "Rancher Desktop": ".rd/docker.sock",
+}
+"""Where the engines for macOS have their sockets, below the home; see docs/macos.md."""
+
+
 def examine() -> list[Check]:
-    """All checks, in order."""
-    return [check() for check in CHECKS]
+    """All checks, in order. On macOS only an engine can mend what is missing."""
+    checks = [check() for check in CHECKS]
+    if sys.platform == "darwin":
+        mend = "needs Linux: use --backend docker, whose engine has one"
+        checks = [c if c.ok or c.name == "docker" else replace(c, mend=mend) for c in checks]
+    return checks
 
 
 def _docker() -> Check:
@@ -35,10 +51,24 @@ def _docker() -> Check:
     return Check(
         "docker",
         found is not None,
-        found or "no engine answers",
+        found or f"no engine answers at {os.environ.get('DOCKER_HOST', 'the default address')}",
         "no --backend docker, no images of your own",
-        "start Docker (macOS: Docker Desktop, colima or OrbStack), or set DOCKER_HOST",
+        _engine_mend(),
     )
+
+
+def _engine_mend() -> str:
+    """How to get an engine; on macOS, which sockets there are."""
+    if sys.platform == "darwin":
+        found = {name: Path.home() / path for name, path in MACOS_SOCKETS.items()}
+        sockets = [
+            f"export DOCKER_HOST=unix://{path} ({name}; start it, if it does not answer)"
+            for name, path in found.items()
+            if path.exists() and os.environ.get("DOCKER_HOST") != f"unix://{path}"
+        ]
+        known = "start Docker Desktop, colima or OrbStack, or set DOCKER_HOST"
+        return ", or ".join(sockets) or known
+    return "start Docker, or set DOCKER_HOST"
 
 
 def _netns() -> Check:
@@ -54,7 +84,7 @@ def _netns() -> Check:
 
 
 def _uids() -> Check:
-    lack = None if netns.unavailable() else netns.one_user_only()
+    lack = netns.unavailable() or netns.one_user_only()
     return Check(
         "uids",
         lack is None,

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from labctl import resources
 from labctl.backends import Progress
 from labctl.engine import translated
-from labctl.errors import LabError
+from labctl.errors import LabError, Unavailable
 
 if TYPE_CHECKING:
     from docker.api.client import APIClient
@@ -40,8 +40,12 @@ PULL_PATIENCE = 20.0
 BOOTSTRAP = {"11": "bullseye", "12": "bookworm", "13": "trixie", "sid": "sid"}
 """Releases of Debian that are built from packages where no registry answers, and their names."""
 
+BUILT_HERE = ", ".join(f"debian:{release}" for release in BOOTSTRAP) + " (mmdebstrap builds them)"
 TOOLS = "python3,iproute2,nftables,tcpdump"
 CHUNK = 1 << 18
+COLOUR = re.compile(r"\x1b\[\d*m")
+BUILDER = re.compile(r"\s*$|Step \d|STEP \d| ---> |Removing intermediate container ")
+"""What the engine says of a build, between what the programs of the build say."""
 KINDS = ("host", "peer")
 
 
@@ -56,7 +60,7 @@ class Images:
 def ensure(client: APIClient, system: str, progress: Progress) -> Images:
     """The images for an operating system such as `debian:12`, built where they are not there yet.
 
-    Raises LabError where no base can be had."""
+    Raises Unavailable where no base can be had, LabError where one lacks what an image needs."""
     sources = read_sources(resources.images())
     wanted = tags(system, sources)
     with translated("provide the images"):
@@ -150,16 +154,15 @@ def _base(client: APIClient, system: str, local: set[str], progress: Progress) -
         return candidates[0]
     except LabError as exc:
         suite = BOOTSTRAP.get(release, release if release in BOOTSTRAP.values() else "")
-        reason, mend = str(exc), f"load it on this engine: docker load < FILE (of {candidates[0]})"
         if suite and shutil.which("mmdebstrap"):
-            progress(
-                f"{reason}: building Debian {suite} from its packages, for about half a minute"
-            )
+            progress(f"{exc}: building Debian {suite} from its packages, for about half a minute")
             _bootstrap(client, suite, built)
             return built
-        if suite:
-            mend = f"install mmdebstrap, or {mend}"
-        raise LabError(f"no base image for {system}: {reason}; {mend}") from exc
+        mend = "install mmdebstrap" if suite else f"without a registry, take {BUILT_HERE}"
+        raise Unavailable(
+            f"no base image for {system!r}: {exc}; {mend}; "
+            f"or load it on this engine: docker load < FILE (of {candidates[0]})"
+        ) from exc
 
 
 def _pull(client: APIClient, name: str, progress: Progress) -> None:
@@ -192,7 +195,9 @@ def _bootstrap(client: APIClient, suite: str, tag: str) -> None:
     """Imports a Debian with the lab's tools, made by mmdebstrap(1), also without root."""
     command = [
         "mmdebstrap", "--quiet", "--variant=minbase", f"--include={TOOLS}",
-        '--aptopt=Acquire::http::Timeout "20"', '--aptopt=Acquire::Retries "1"', suite, "-",
+        '--aptopt=Acquire::http::Timeout "20"', '--aptopt=Acquire::Retries "1"',
+        # An archived release, a mirror that lags, a clock that is ahead: signed it is all the same.
+        '--aptopt=Acquire::Check-Valid-Until "false"', suite, "-",
     ]  # fmt: skip
     with tempfile.TemporaryFile() as log:
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as process:
@@ -204,9 +209,8 @@ def _bootstrap(client: APIClient, suite: str, tag: str) -> None:
                 if process.wait():
                     # Breaking off the request keeps the engine from tagging half a root.
                     log.seek(0)
-                    said = log.read().decode(errors="replace").strip().splitlines()
-                    reason = said[-1] if said else f"status {process.returncode}"
-                    raise LabError(
+                    reason = complaint(log.read()) or f"status {process.returncode}"
+                    raise Unavailable(
                         f"mmdebstrap did not build Debian {suite}: {reason}; see that apt can "
                         "reach its mirror, or load an image: docker load < FILE"
                     )
@@ -220,8 +224,15 @@ def _bootstrap(client: APIClient, suite: str, tag: str) -> None:
                 process.terminate()
 
 
+def complaint(log: bytes) -> str:
+    """What mmdebstrap(1) complained of: its first error, of which the others follow."""
+    said = log.decode(errors="replace").strip().splitlines()
+    errors = [line.removeprefix("E: ") for line in said if line.startswith("E: ")]
+    return (errors or said[-1:] or [""])[0].rstrip(".")
+
+
 def _build(client: APIClient, sources: Mapping[str, bytes], kind: str, base: str, tag: str) -> None:
-    said: list[str] = []
+    said = ""
     for message in client.build(
         fileobj=io.BytesIO(context(sources)),
         custom_context=True,
@@ -232,11 +243,12 @@ def _build(client: APIClient, sources: Mapping[str, bytes], kind: str, base: str
         forcerm=True,
         decode=True,
     ):
-        said += str(message.get("stream", "")).strip().splitlines()
+        said += str(message.get("stream", ""))
         if error := message.get("error"):
-            last = f" ({said[-1]})" if said else ""
+            last = [line for line in COLOUR.sub("", said).splitlines() if not BUILDER.match(line)]
+            reason = f" ({last[-1].strip()})" if last else ""
             raise LabError(
-                f"{tag} can't be built: {error}{last}; "
+                f"{tag} can't be built: {error}{reason}; "
                 "take a base that has the tools, or a network that serves its packages"
             )
 

@@ -227,7 +227,8 @@ class Performance:
         except StepFailed as exc:
             detail = f"{exc.expected}; saw {exc.actual}"
             return replace(begin, t=lab.now(), phase="end", outcome="failed", detail=detail)
-        moment = max(begin.t, self.history.now) if outcome == "held" else lab.now()
+        told = self.history.now if outcome == "held" else step.told(self.history)
+        moment = lab.now() if told is None else max(begin.t, told)
         return replace(begin, t=moment, phase="end", label=step.as_, outcome=outcome)
 
     def _tell(self, event: StepEvent) -> None:

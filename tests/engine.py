@@ -36,10 +36,9 @@ PACKAGES = {
     "mmdebstrap": "mmdebstrap",
     "nft": "nftables",
     "tcpdump": "tcpdump",
+    "qemu-system-x86_64": "qemu-system-x86",
     "tshark": "tshark",
 }
-if os.environ.get("LABCTL_TEST_GUESTS"):  # see docs/kernels.md
-    PACKAGES["qemu-system-x86_64"] = "qemu-system-x86"
 NAMESPACES = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
 
 # Process 1 of the namespaces. It stops dockerd when the harness closes our standard input or dies.

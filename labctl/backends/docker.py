@@ -20,6 +20,7 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from labctl import engine, images
@@ -285,7 +286,8 @@ def build_images(os: str, progress: Progress) -> list[str]:
     """Builds the images of an operating system unless they are there; returns their tags.
 
     Raises Unavailable and LabError."""
-    built = images.ensure(engine.connect(), os, progress)
+    with closing(engine.connect()) as client:
+        built = images.ensure(client, os, progress)
     return [built.host, built.peer]
 
 

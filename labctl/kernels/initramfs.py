@@ -32,6 +32,7 @@ MODULES = (
 )  # fmt: skip
 """Those that a kernel has not are built in, or are missed by what needs them alone."""
 
+SIGNED = b"~Module signature appended~\n"
 DEPENDS = re.compile(rb"\0depends=([\w,-]*)\0")
 
 INIT = """\
@@ -60,7 +61,7 @@ def build(target: Path, root: Path, modules: Path) -> None:
     contents: dict[str, bytes] = {}
 
     def needs(name: str) -> list[str]:
-        contents[name] = _module(paths[name])
+        contents[name] = unsigned(_module(paths[name]))
         return [other for other in dependencies(contents[name]) if other in paths]
 
     order = in_order([name for name in MODULES if name in paths], needs)
@@ -134,12 +135,11 @@ class Archive:
         self._out = out
         self._number = 0
 
-    def add(self, name: str, mode: int, content: bytes = b"", modified: int = 0) -> None:
-        """Adds a file with its mode and time, as stat(2) has them; the content of a symlink is its
-        target."""
+    def add(self, name: str, mode: int, content: bytes = b"") -> None:
+        """Adds a file with its mode, as stat(2) has it; the content of a symlink is its target."""
         self._number += 1
         path = name.encode() + b"\0"
-        fields = (self._number, mode, 0, 0, 1, modified, len(content), 0, 0, 0, 0, len(path), 0)
+        fields = (self._number, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(path), 0)
         head = b"070701" + b"".join(b"%08x" % field for field in fields) + path
         for part in (head, content):
             self._out.write(part + bytes(-len(part) % 4))
@@ -147,6 +147,15 @@ class Archive:
     def end(self) -> None:
         """Ends the archive."""
         self.add("TRAILER!!!", 0)
+
+
+def unsigned(module: bytes) -> bytes:
+    """A module without its signature, which takes an emulated processor long to verify, and is not
+    asked for (struct module_signature, include/linux/module_signature.h)."""
+    if not module.endswith(SIGNED):
+        return module
+    end = len(module) - len(SIGNED) - 12
+    return module[: end - int.from_bytes(module[end + 8 : end + 12], "big")]
 
 
 def _module(path: Path) -> bytes:

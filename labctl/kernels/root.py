@@ -32,9 +32,12 @@ PYTHON = "3.11"
 PACKAGES = ("iproute2", "mount", "nftables", "procps", "python3")
 DEPENDENCIES = ("dpkt", "pydantic", "pyyaml")
 """What runs in a guest needs; labctl's other dependencies are for the controller."""
+COMPILE = (
+    "python3 -m compileall -q -f --invalidation-mode unchecked-hash "
+    f"/usr/lib/python{PYTHON} /opt/site"
+)
+"""A file in an initramfs has lost its time, and byte code that is told by it is thrown away."""
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
-LAYOUT = 2
-"""Of the archive: another number makes roots anew."""
 OMITTED = re.compile(
     r"(boot|dev|proc|sys|var/(cache|lib/(apt|dpkg)|log)|usr/share|usr/bin/(perl|localedef)"
     r"|usr/lib/(apt|locale|systemd|x86_64-linux-gnu/(gconv|libperl|perl|libcrypto))"
@@ -48,7 +51,7 @@ def ensure(progress: Progress) -> Path:
 
     Raises Unavailable for a missing tool, LabError where it can't be made."""
     wheels = closure(DEPENDENCIES, _requirements)
-    parts = (LAYOUT, SUITE, PACKAGES, wheels, OMITTED.pattern)
+    parts = (SUITE, PACKAGES, wheels, OMITTED.pattern, COMPILE)
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
     folder = cache() / "roots" / f"{SUITE}-{key}"
     if not folder.exists():
@@ -106,7 +109,7 @@ def _bootstrap(sources: Path, site: Path, target: Path) -> None:
         "mmdebstrap", "--quiet", "--variant=essential", "--architectures=amd64",
         f"--include={','.join(PACKAGES)}",
         f"--customize-hook=copy-in {shlex.quote(str(site))} /opt",
-        '--customize-hook=chroot "$1" python3 -m compileall -q /opt/site',
+        f'--customize-hook=chroot "$1" {COMPILE}',
         SUITE, "-", str(sources),
     ]  # fmt: skip
     with tempfile.TemporaryFile() as log:
@@ -137,10 +140,8 @@ def convert(tar: IO[bytes], out: IO[bytes]) -> None:
             elif OMITTED.fullmatch(name):
                 continue
             elif member.isfile():
-                file = source.extractfile(member)
-                content = file.read() if file else b""
-                # Byte code counts only if it knows when its source was modified.
-                archive.add(name, S_IFREG | member.mode, content, int(member.mtime))
+                content = source.extractfile(member)
+                archive.add(name, S_IFREG | member.mode, content.read() if content else b"")
             elif member.issym() or member.islnk():
                 link = member.linkname if member.issym() else f"/{member.linkname.lstrip('./')}"
                 archive.add(name, S_IFLNK | 0o777, link.encode())

@@ -2,7 +2,7 @@
 
 `ss` (iproute2, ss(8)) has no machine-readable output, and its columns grow with their contents, so
 a line is read by what `misc/ss.c` prints into it and never by position. Samples of iproute2 5.10,
-6.1 and 6.15 are among the tests' data.
+6.1, 6.15 and 7.3 are among the tests' data.
 """
 
 import re

@@ -309,8 +309,9 @@ class _Life(list[StateEvent]):
 
     @property
     def born(self) -> bool:
-        """Whether its first transition is known."""
-        return self[0].old in (State.UNCONN, State.LISTEN)
+        """Whether its first transition is known. Older kernels do not tell that a full socket
+        begins in SYN-RECV, where it stays for microseconds (inet_csk_clone_lock())."""
+        return self[0].old in (State.UNCONN, State.LISTEN, State.SYN_RECV)
 
     @property
     def over(self) -> bool:
@@ -363,6 +364,9 @@ def _joined(key: Key, lives: Sequence[_Life], number: int, looks: _Looks, wire: 
         gap = "its beginning is missing"
     elif life[0].old == State.LISTEN and spans:
         spans[0] = replace(spans[0], begin=_requested(key, life[0].t, since, looks))
+    elif life[0].old == State.SYN_RECV:
+        requested = _requested(key, life[0].t, since, looks)
+        spans.insert(0, Span(State.SYN_RECV, requested, _exactly(life[0].t)))
     if not life.over:
         end = None if until == math.inf else Moment(life[-1].t, until)
         spans.append(Span(State(life[-1].new), _exactly(life[-1].t), end))

@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from labctl.reports.comparison import Comparison
 from labctl.reports.drawing import SIGNS, draw
 from labctl.reports.recorded import RecordedRun
 from labctl.reports.rungs import claim_words, clean_lines
@@ -57,6 +58,11 @@ def index(runs: Sequence[RecordedRun], names: Sequence[str] | None = None) -> st
 def pages(runs: Sequence[RecordedRun]) -> str:
     """One run on a page, or several as an index."""
     return page(runs[0]) if len(runs) == 1 else index(runs)
+
+
+def comparison(found: Comparison) -> str:
+    """Places side by side on a page."""
+    return _template("comparison.html.j2").render(found=found)
 
 
 def paragraphs(text: str) -> list[tuple[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from labctl.reports.comparison import Comparison
 from labctl.reports.mermaid import diagram
 from labctl.reports.recorded import RecordedRun
 from labctl.reports.rungs import clean
@@ -19,6 +20,29 @@ def summary(runs: Sequence[RecordedRun]) -> str:
     parts = [] if len(runs) == 1 else [_overview(runs)]
     parts += [_run(run, folded=len(runs) > 1 and run.result in ("pass", "skip")) for run in runs]
     return "\n".join(parts)
+
+
+def comparison(found: Comparison) -> str:
+    """Places side by side: what differs or did not pass, and all of it, folded."""
+    rows = [
+        (_safe(p.name), _sign(p.result), *map(_safe, (p.kernel, p.system, p.reason or "")))
+        for p in found.places
+    ]
+    heads = ("place", "result", "kernel", "system", "")
+    lines = [f"## {len(found.places)} places", "", *_table(heads, rows), ""]
+    lines += ["## What differs or did not pass", "", *_sections(found, True)]
+    everything = [*_sections(found, False)]
+    lines += ["<details><summary>Everything</summary>", "", *everything, "</details>", ""]
+    return "\n".join(lines)
+
+
+def _sections(found: Comparison, first: bool) -> Iterator[str]:
+    """A table for each kind of row."""
+    for section in found.sections(first):
+        heads, *rows = ([_safe(cell) for cell in row] for row in (section.heads, *section.rows))
+        yield from (f"### {section.title}", "", *_table(heads, rows), "")
+    if not found.sections(first):
+        yield from ("Nothing.", "")
 
 
 def _overview(runs: Sequence[RecordedRun]) -> str:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from labctl.doctor import Check
     from labctl.jobs import Doing
     from labctl.lab import Lab
+    from labctl.reports.comparison import Comparison
 
 STYLES = {
     "pass": "green",
@@ -178,6 +179,21 @@ def print_table(
     for row in rows:
         table.add_row(*map(escape, row))
     out.print(table)
+
+
+def print_comparison(found: Comparison, out: Console) -> None:
+    """Places side by side: what differs or did not pass, and then all but the claims."""
+    places = [
+        [f"{SYMBOLS[p.result]} {p.result}", p.name, p.kernel, p.system, p.reason or ""]
+        for p in found.places
+    ]
+    print_table(out, ["", "place", "kernel", "system", ""], places)
+    if not found.sections(first=True):
+        out.print("\nNothing differs, and nothing failed.")
+    for first, heading in ((True, "What differs or did not pass"), (False, "Everything")):
+        for section in found.sections(first):
+            if first or section.kind != "claim":
+                print_table(out, section.heads, section.rows, f"{heading}: {section.title}")
 
 
 def print_checks(out: Console, checks: Sequence[Check]) -> None:

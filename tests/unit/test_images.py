@@ -7,11 +7,17 @@ import os
 import shutil
 import subprocess
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from labctl import images, resources
+from labctl.errors import LabError, Unavailable
+
+if TYPE_CHECKING:
+    from docker.api.client import APIClient
 
 SOURCES = {"install.sh": b"one", "host/Dockerfile": b"two", "peer/peer.py": b"three"}
 
@@ -78,6 +84,124 @@ def test_the_context_is_the_same_bytes_whenever_it_is_made() -> None:
         assert content.read() == b"one"
 
 
+# Bases
+
+
+class Engine:
+    """An engine that has these images alone, reaches no registry, and takes what is imported."""
+
+    def __init__(self, *local: str) -> None:
+        self.local = local
+        self.imported: list[tuple[bytes, str, str]] = []
+        self.says: list[dict[str, str]] = []
+
+    def images(self) -> list[dict[str, Any]]:
+        return [{"Id": name, "RepoTags": [name]} for name in self.local]
+
+    def pull(self, name: str, **_: Any) -> Iterator[dict[str, Any]]:
+        yield {"status": "Pulling"}
+        yield {"error": "no route to host"}
+
+    def import_image_from_data(
+        self, data: Iterator[bytes], repository: str, tag: str, **_: Any
+    ) -> None:
+        self.imported.append((b"".join(data), repository, tag))
+
+    def build(self, **_: Any) -> Iterator[dict[str, Any]]:
+        yield {"stream": "Step 5/8 : RUN sh install.sh\n"}
+        yield from self.says
+
+
+def ensure(
+    system: str, programs: Path, monkeypatch: pytest.MonkeyPatch, mmdebstrap: str = ""
+) -> Engine:
+    """Has the images built on an engine like that, with this shell script for mmdebstrap(1)."""
+    monkeypatch.setenv("PATH", str(programs))
+    if mmdebstrap:
+        program = programs / "mmdebstrap"
+        program.write_text(f"#!/bin/sh\n{mmdebstrap}\n")
+        program.chmod(0o755)
+    found = Engine()
+    images.ensure(cast("APIClient", found), system, lambda text: None)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("system", "pulled", "mend"),
+    [
+        ("debian:12", "debian:12-slim", "; install mmdebstrap; or load it"),
+        ("debian:bookworm-slim", "debian:bookworm-slim", "; install mmdebstrap; or load it"),
+        ("debian:99", "debian:99-slim", "; without a registry, take debian:11, debian:12, "),
+        ("debian", "debian:latest", "; without a registry, take debian:11, debian:12, "),
+        ("alpine:3.20", "alpine:3.20", "; without a registry, take debian:11, debian:12, "),
+        ("fedora", "fedora:latest", "; without a registry, take debian:11, debian:12, "),
+    ],
+)
+def test_a_base_that_can_not_be_had(
+    system: str, pulled: str, mend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Unavailable) as caught:
+        ensure(system, tmp_path, monkeypatch)
+    said = str(caught.value)
+    assert said.startswith(f"no base image for '{system}': {pulled} can't be pulled (no route to h")
+    assert mend in said
+    assert said.endswith(f"docker load < FILE (of {pulled})")
+
+
+@pytest.mark.parametrize("system", ["debian:13", "debian:trixie", "debian:13-slim"])
+def test_a_debian_is_made_of_its_packages(
+    system: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = ensure(system, tmp_path, monkeypatch, 'echo "$@"')
+    ((archive, repository, tag),) = found.imported
+    assert (repository, tag) == ("labctl/base", system.replace(":", "-").removesuffix("-slim"))
+    assert archive.endswith(b" trixie -\n")
+    assert b"python3,iproute2,nftables,tcpdump" in archive
+
+
+def test_what_mmdebstrap_complained_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = 'echo "E: no mirror." >&2; echo "E: mmdebstrap failed to run" >&2; exit 25'
+    with pytest.raises(Unavailable, match=r"did not build Debian sid: no mirror; see that apt"):
+        ensure("debian:sid", tmp_path, monkeypatch, script)
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("", ""),
+        ("\x1b[91minstall.sh: no apk\n\x1b[0m\n", " (install.sh: no apk)"),
+        ("one\nE: no package\n", " (E: no package)"),
+    ],
+)
+def test_an_image_that_can_not_be_built_says_why(said: str, reason: str) -> None:
+    engine = Engine("alpine:3.20")
+    engine.says = [
+        {"stream": said},
+        {"stream": "Removing intermediate container 1\n"},
+        {"error": "returned 1"},
+    ]
+    with pytest.raises(LabError, match="can't be built") as caught:
+        images.ensure(cast("APIClient", engine), "alpine:3.20", lambda text: None)
+    assert f"can't be built: returned 1{reason}; take a base" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("log", "reason"),
+    [
+        (b"", ""),
+        (b"\n", ""),
+        (b"chroot: no rights\n", "chroot: no rights"),
+        (b"I: x\nE: Release is expired.\nE: apt-get failed\n", "Release is expired"),
+        (b"W: one\nE: \xff\n", "\ufffd"),
+    ],
+)
+def test_complaints(log: bytes, reason: str) -> None:
+    assert images.complaint(log) == reason
+
+
+# What is installed
+
+
 TOOLS = ("python3", "ip", "ss", "tc", "nft", "tcpdump")
 
 
@@ -112,6 +236,11 @@ def install(folder: Path, *present: str) -> tuple[int, list[str]]:
         ("apk", "apk add --no-cache iproute2 nftables python3 tcpdump"),
         ("dnf", "dnf install -y iproute iproute-tc nftables python3 tcpdump"),
         ("microdnf", "microdnf install -y iproute iproute-tc nftables python3 tcpdump"),
+        ("yum", "yum install -y iproute iproute-tc nftables python3 tcpdump"),
+        (
+            "zypper",
+            "zypper --non-interactive install --no-recommends iproute2 nftables python3 tcpdump",
+        ),
     ],
 )
 def test_install_uses_the_manager_that_is_there(tmp_path: Path, manager: str, call: str) -> None:
@@ -124,7 +253,13 @@ def test_install_does_nothing_where_all_of_it_is_there(tmp_path: Path) -> None:
     assert install(tmp_path, *TOOLS, "apt-get") == (0, [])
 
 
+def test_install_takes_one_manager_of_several(tmp_path: Path) -> None:
+    status, said = install(tmp_path, "yum", "dnf")
+    assert status == 0, said
+    assert [line.split()[:2] for line in said] == [["dnf", "install"], ["dnf", "clean"]]
+
+
 def test_install_fails_where_nothing_can_install(tmp_path: Path) -> None:
     status, said = install(tmp_path, "python3")
     assert status == 1
-    assert "no apt-get, apk, dnf or microdnf" in said[-1]
+    assert "no apt-get, apk, dnf, microdnf, yum or zypper" in said[-1]

@@ -168,6 +168,19 @@ def test_a_module_says_what_it_needs() -> None:
     assert initramfs.dependencies(b"\0depends=\0intree=Y\0") == []
 
 
+def test_a_module_loses_its_signature_and_nothing_else() -> None:
+    signature = b"PKCS#7"
+    info = bytes([0, 0, 2, 0, 0, 0, 0, 0]) + len(signature).to_bytes(4, "big")
+    signed = b"ELF" + signature + info + initramfs.SIGNED
+    assert initramfs.unsigned(signed) == b"ELF" == initramfs.unsigned(b"ELF")
+
+
+def test_the_guest_finds_the_byte_code_of_its_program() -> None:
+    ((path, code),) = initramfs.compiled({"labctl/errors.py": b"x = 1"}).items()
+    assert path.startswith("labctl/__pycache__/errors.")
+    assert int.from_bytes(code[4:8], "little") == 0b01  # PEP 552: a hash, that nobody checks
+
+
 def test_the_archive_is_one_that_cpio_reads(tmp_path: Path) -> None:
     files = {"init": b"#!/bin/sh\n", "a/b/c": b"abc", "a/d": b""}
     path = tmp_path / "archive"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -410,6 +411,32 @@ def test_labels_name_the_end_of_a_step(watch: Play) -> None:
     assert 0.02 <= labels["slept"] <= labels["noted"]
 
 
+def test_the_label_of_a_call_names_when_it_was_done(watch: Play) -> None:
+    """However late that is learned of; a call that blocks is done with when it is left alone."""
+
+    def slowly(lab: FakeBackend) -> None:
+        lab.call("server", "shutdown wr")
+        time.sleep(0.2)
+
+    fake = FakeBackend(
+        {
+            "start server": lambda lab: lab.call("server", "await", done=False),
+            "call server shutdown wr": slowly,
+            "call server accept": lambda lab: lab.call("server", "accept", done=False),
+        }
+    )
+    found = watch(
+        "- start: server\n- wait: {process: {server: running}}\n"
+        "- call: {server: shutdown wr}\n  as: shut\n- call: {server: accept}\n  as: left\n",
+        fake,
+    )
+    events = found.history.events
+    (done,) = (e for e in events if isinstance(e, CallEvent) and e.phase == "done")
+    (entered,) = (e for e in events if isinstance(e, CallEvent) and e.name == "accept")
+    assert found.history.labels["shut"] == done.t
+    assert found.history.labels["left"] > entered.t
+
+
 def test_a_process_that_is_started_again_is_a_new_one(watch: Play) -> None:
     fake = FakeBackend(
         {
@@ -489,6 +516,14 @@ def test_a_run_that_was_skipped_claims_nothing(watch: Play) -> None:
         "- sysctl: {server: {net.ipv4.tcp_new: 1}}\n", fake, "expect:\n- process: {client: ok}\n"
     )
     assert (found.result, found.verdicts) == ("skip", ())
+
+
+def test_of_a_lab_that_never_came_up_nothing_is_known(watch: Play) -> None:
+    fake = FakeBackend({"up": lambda lab: lab.dies("client")})
+    expect = "expect:\n- segments: {from: client, flags: FIN, count: 0}\n"
+    found = watch("- note: a\n", fake, expect)
+    assert found.result == "error"
+    assert [(v.result, v.actual) for v in found.verdicts] == [("unknown", "no lab came up")]
 
 
 def test_ss_that_is_not_understood(watch: Play) -> None:

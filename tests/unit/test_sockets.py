@@ -1,9 +1,10 @@
-"""The parser of `ss`: real output of three iproute2 versions, its format by hand, and generated.
+"""The parser of `ss`: real output of four iproute2 versions, its format by hand, and generated.
 
 data/ss/ holds what `ss -tanoei` of iproute2 5.10, 6.1 and 6.15 printed within the same second in
 one private network namespace, whose loopback (and one veth) bore a socket in every state; the
 variants (-tan, -O, -m, -H, ...) show a part of the same sockets. Dropped segments held the short
-states open.
+states open. data/ss/debian/ holds what those of Debian 11 (5.10), 12 (6.1), 13 (6.15) and sid (7.3)
+printed within a second for an agent, which takes the blanks off the ends of lines.
 """
 
 import time
@@ -153,6 +154,30 @@ def test_variants_tell_of_the_same_sockets(name: str) -> None:
         )
         if not options:
             assert socket.info == ""
+
+
+@pytest.mark.parametrize("release", ["11", "12", "13"])
+def test_releases_of_debian_tell_of_the_same_sockets(release: str) -> None:
+    """Before 6.15, bound sockets are not listed; 7.3 leaves out the blanks that filled a column."""
+    newest = parse_ss((DATA / "debian" / "sid.txt").read_text())
+    found = parse_ss((DATA / "debian" / f"{release}.txt").read_text())
+    assert Counter(s.state for s in newest) == {
+        State.LISTEN: 8,
+        State.UNCONN: 1,
+        State.SYN_SENT: 1,
+        State.ESTAB: 4,
+        State.FIN_WAIT_2: 2,
+        State.CLOSE_WAIT: 2,
+        State.TIME_WAIT: 1,
+    }
+    listed = [s for s in newest if s.state is not State.UNCONN or release == "13"]
+    assert list(map(key, found)) == list(map(key, listed))
+    assert [(s.uid, s.inode) for s in found] == [(s.uid, s.inode) for s in listed]
+    timers = [(s.timer.name, s.timer.retrans) if s.timer else None for s in listed]
+    assert [(s.timer.name, s.timer.retrans) if s.timer else None for s in found] == timers
+    assert [s.timer.expires for s in found if s.timer] == pytest.approx(
+        [s.timer.expires for s in listed if s.timer], abs=1
+    )
 
 
 def test_an_empty_table() -> None:

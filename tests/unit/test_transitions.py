@@ -117,6 +117,13 @@ def test_a_traced_connection_is_told_to_the_microsecond() -> None:
     assert str(found.spans[1].begin) == "1.001000"
 
 
+def test_an_old_kernel_begins_where_the_handshake_ends() -> None:
+    found = one(*walk(*PASSIVE[1:], start=1.001), look(0.95), look(1.2))
+    assert found.complete
+    assert found.states == one(*walk(*PASSIVE), look(0.95), look(1.2)).states
+    assert spans(found)[0] == ("SYN-RECV", 0.95, 1.001, 1.001, 1.001)
+
+
 def test_a_request_that_looks_saw_began_then() -> None:
     looks = [look(0.35), look(0.4, shown("SYN-RECV")), look(0.9, shown("SYN-RECV"))]
     found = one(*walk(*PASSIVE), *looks)

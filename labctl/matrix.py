@@ -1,0 +1,258 @@
+"""Cases over places: kernels, operating systems of images, backends.
+
+    DIR/PLACE-KEY/RUN/         the runs of a place, as `labctl run` records them
+    DIR/PLACE-KEY/result.json  the result document of the place: its latest runs of the cases
+
+KEY stands for this labctl and for the params that were set. So a second call runs only what has no
+result there yet: what is new, what was interrupted, and what could not run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from labctl import dispatch, workflow
+from labctl.backends import BACKENDS, Progress
+from labctl.check import overall
+from labctl.document import Document
+from labctl.errors import LabctlError, UsageError
+from labctl.history import ExecEvent, History, read_events
+from labctl.kernels.initramfs import sources
+from labctl.reports.comparison import Seen
+from labctl.runner import RunResult, document, now
+from labctl.scenario import Scenario, load_document
+from labctl.store import RunFolder, default_folder
+from labctl.values import unknown
+
+SYSCTLS = (
+    "net.core.somaxconn",
+    "net.ipv4.ip_local_port_range",
+    *(
+        f"net.ipv4.tcp_{name}"
+        for name in (
+            "abort_on_overflow", "challenge_ack_limit", "congestion_control", "ecn", "fin_timeout",
+            "invalid_ratelimit", "keepalive_intvl", "keepalive_probes", "keepalive_time",
+            "max_syn_backlog", "max_tw_buckets", "orphan_retries", "retries1", "retries2",
+            "rfc1337", "rmem", "rto_max_ms", "rto_min_us", "syn_retries", "synack_retries",
+            "syncookies", "timestamps", "tw_reuse", "tw_reuse_delay", "wmem",
+        )
+    ),
+)  # fmt: skip
+"""What how connections end depends on (ip-sysctl.rst)."""
+
+LOOK = """\
+title: What a place is like while nobody has changed it
+hosts: {server: {}, client: {}}
+steps:
+  - exec: {server: cd /proc/sys/net && grep -s . core/somaxconn ipv4/ip_local_port_range ipv4/tcp_*}
+"""
+"""The case that is run first: where it can't, nothing can."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where cases run: Docker with images of an `os`, namespaces here, or a guest's `kernel`."""
+
+    backend: str
+    os: str = ""
+    kernel: str = ""
+    virtual: bool = False
+
+    @property
+    def name(self) -> str:
+        """`docker debian:12`, `netns`, `kernel 6.1`, `kernel 6.1, virtual time`."""
+        if self.kernel:
+            return f"kernel {self.kernel}{', virtual time' if self.virtual else ''}"
+        return f"{self.backend} {self.os}".rstrip()
+
+    @property
+    def slug(self) -> str:
+        """The same for names of files."""
+        return re.sub(r"[^A-Za-z0-9._]+", "-", self.name).strip("-")
+
+    @property
+    def options(self) -> list[str]:
+        """What `labctl matrix` is told to have this place alone."""
+        if self.kernel:
+            return ["--kernel", self.kernel, *(["--virtual-time"] if self.virtual else [])]
+        return ["--os", self.os] if self.os else ["--backend", self.backend]
+
+
+def places(
+    backends: Iterable[str], systems: Iterable[str], kernels: Iterable[str], virtual: bool
+) -> list[Place]:
+    """The places that were asked for, each once; each text may name several, parted by commas.
+    Docker without a system is the default one's, and nothing at all is every backend. Raises
+    UsageError."""
+    wanted, oses, guests = map(_split, (backends, systems, kernels))
+    if virtual and not guests:
+        raise UsageError("--virtual-time needs a guest; choose its kernel: --kernel NAME")
+    for name in wanted:
+        if name not in BACKENDS:
+            raise UsageError(f"--backend {name}: {unknown('backend', name, sorted(BACKENDS))}")
+    if not (wanted or oses or guests):
+        wanted = list(BACKENDS)
+    if "docker" in wanted and not oses:
+        oses = [workflow.DEFAULT_OS]
+    return [
+        *(Place("docker", os=os) for os in oses),
+        *(Place(name) for name in wanted if name != "docker"),
+        *(Place("netns", kernel=kernel, virtual=virtual) for kernel in guests),
+    ]
+
+
+def _split(texts: Iterable[str]) -> list[str]:
+    names = (name.strip() for text in texts for name in text.split(","))
+    return list(dict.fromkeys(filter(None, names)))
+
+
+def github(found: Sequence[Place]) -> dict[str, Any]:
+    """For `strategy.matrix` of a GitHub workflow: an entry for each place."""
+    return {
+        "include": [
+            {
+                "place": place.name,
+                "slug": place.slug,
+                "args": shlex.join(place.options),
+                "guest": bool(place.kernel),
+            }
+            for place in found
+        ]
+    }
+
+
+def folder_of_all() -> Path:
+    """Where results are kept unless `--out` says otherwise."""
+    return default_folder().parent / "matrix"
+
+
+class Matrix:
+    """Cases, and what is known of them at each place, in a folder."""
+
+    def __init__(self, cases: Sequence[Scenario], sets: Mapping[str, str], out: Path) -> None:
+        self._cases, self._sets, self._out = cases, sets, out
+        (self._look,) = load_document(Document("labctl matrix", LOOK), LOOK, "place", {})
+        parts = (list(sources().items()), sorted(sets.items()))
+        self._key = hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
+
+    def fill(self, place: Place, jobs: int | None, say: Progress) -> None:
+        """Runs the cases that have no result at a place yet. Where a place can't be had, that is
+        recorded. Raises UsageError where nothing can be written, and KeyboardInterrupt; what has
+        ended by then is kept."""
+        folder = self.folder(place)
+        runs = _runs(folder)
+        missing = [case for case in self._cases if not _lasting(_latest(case, runs), place)]
+        say(f"{place.name}: {len(missing)} of {len(self._cases)} cases to run")
+        if missing:
+            try:
+                self._run(place, missing, folder, jobs, say)
+            except LabctlError as exc:
+                with RunFolder(workflow.place(self._look, folder), self._look.text) as record:
+                    record.finish(document([_skipped(self._look, place, str(exc), record.path)]))
+        seen = self.seen(place)
+        if seen.reason:
+            say(f"{place.name}: {seen.reason}")
+        _write(folder / "result.json", seen.document)
+
+    def _run(
+        self, place: Place, cases: list[Scenario], folder: Path, jobs: int | None, say: Progress
+    ) -> None:
+        if place.kernel:
+            from labctl.kernels.runs import run_all
+
+            run_all([self._look, *cases], place.kernel, place.virtual, self._sets, folder, say)
+            return
+        (look,) = dispatch.run_here([self._look], place.backend, place.os, False, 1, folder, say)
+        if look.result == "pass":
+            dispatch.run_here(cases, place.backend, place.os, False, jobs, folder, say)
+
+    def seen(self, place: Place) -> Seen:
+        """What is known of a place, from its folder alone."""
+        runs = _runs(self.folder(place))
+        found = [run for case in self._cases if (run := _latest(case, runs))]
+        look = next((run for run in reversed(runs) if run["text"] == self._look.text), None)
+        reason = look.get("reason") if look else "not run yet; leave --show out"
+        document = {
+            "version": "1",
+            "result": overall(run["result"] for run in found) if found else "skip",
+            "runs": [{key: run[key] for key in run if key != "text"} for run in found],
+        }
+        environment = (found[-1] if found else look or {}).get("environment", {})
+        return Seen(place.name, reason, environment, document, _sysctls(look))
+
+    def folder(self, place: Place) -> Path:
+        """Where the results of a place are."""
+        return self._out / f"{place.slug}-{self._key}"
+
+
+def _runs(folder: Path) -> list[dict[str, Any]]:
+    """The runs in a folder, as result documents have them, and the `text` of each's scenario; the
+    latest last. What was cut short is left out."""
+    found = []
+    for path in folder.glob("*/result.json"):
+        try:
+            run = json.loads(path.read_text(encoding="utf-8"))["runs"][0]
+            text = (path.parent / "scenario.yaml").read_text(encoding="utf-8")
+            found.append((path.stat().st_mtime_ns, {**run, "dir": str(path.parent), "text": text}))
+        except (OSError, ValueError, LookupError, TypeError):
+            continue
+    return [run for _, run in sorted(found, key=lambda entry: entry[0])]
+
+
+def _latest(case: Scenario, runs: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The latest run of a case that was judged, or else the latest."""
+    identity = (case.name, dict(case.variant), case.text)
+    own = [r for r in runs if (r["scenario"], r["variant"], r["text"]) == identity]
+    own.sort(key=lambda run: run["result"] in ("pass", "fail", "unknown"))
+    return {**own[-1], "source": case.source} if own else None
+
+
+def _lasting(run: Mapping[str, Any] | None, place: Place) -> bool:
+    """Whether a run needs not be done again. What was skipped here may have been mended since, or
+    another kernel booted; a guest stays what it is."""
+    if run is None or run["result"] == "error":
+        return False
+    here = run["backend"] == "docker" or run["environment"]["kernel"] == platform.release()
+    return bool(place.kernel) or (run["result"] != "skip" and here)
+
+
+def _skipped(case: Scenario, place: Place, reason: str, folder: Path) -> RunResult:
+    return RunResult(
+        scenario=case,
+        result="skip",
+        reason=reason,
+        backend=place.backend,
+        environment={"kernel": None, "os": place.os or None, "engine": None},
+        started=now(),
+        seconds=0.0,
+        lab_seconds=0.0,
+        folder=folder,
+        verdicts=(),
+        why=(),
+        history=History(),
+    )
+
+
+def _sysctls(run: Mapping[str, Any] | None) -> dict[str, str]:
+    """The values that a run of LOOK saw; no entry for what a kernel does not have."""
+    if run is None:
+        return {}
+    lines = (Path(run["dir"]) / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    output = "".join(e.output for e in read_events(lines) if isinstance(e, ExecEvent))
+    found = (line.partition(":") for line in output.splitlines())
+    values = {f"net.{p.replace('/', '.')}": " ".join(value.split()) for p, _, value in found}
+    return {name: values[name] for name in SYSCTLS if name in values}
+
+
+def _write(path: Path, document: Mapping[str, Any]) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    partial.rename(path)

@@ -1,0 +1,118 @@
+"""The command `labctl matrix`."""
+
+from __future__ import annotations
+
+import json
+import os as system
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from labctl.reports.comparison import Comparison
+
+
+@click.command()
+@click.argument("paths", nargs=-1, metavar="[PATH...]")
+@click.option("--os", multiple=True, metavar="IMAGE", help="On Docker, with images of this system.")
+@click.option("--backend", multiple=True, metavar="NAME", help="On docker or netns.")
+@click.option("--kernel", multiple=True, metavar="NAME", help="On another kernel, in QEMU.")
+@click.option("--virtual-time", is_flag=True, help="In QEMU: waiting takes no time.")
+@click.option("--set", "sets", multiple=True, metavar="NAME=VALUE", help="Overrides a param.")
+@click.option(
+    "-j",
+    "--jobs",
+    type=click.IntRange(1, 32),
+    metavar="N",
+    help="How many cases of a place to run at once, 1 to 32; in a guest always one.",
+)
+@click.option(
+    "--format",
+    "form",
+    default="table",
+    show_default=True,
+    type=click.Choice(["table", "json", "markdown", "html"]),
+    help="How the comparison is written to stdout.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where results are kept, and gone on from.",
+)
+@click.option("--show", is_flag=True, help="Compare what is there, and run nothing.")
+@click.option("--github", is_flag=True, help="Print the places for a workflow's strategy.matrix.")
+def matrix(
+    paths: tuple[str, ...],
+    os: tuple[str, ...],
+    backend: tuple[str, ...],
+    kernel: tuple[str, ...],
+    virtual_time: bool,
+    sets: tuple[str, ...],
+    jobs: int | None,
+    form: str,
+    out: Path | None,
+    show: bool,
+    github: bool,
+) -> int:
+    """Run scenarios at several places, and compare: what differs comes first.
+
+    Each --os, --backend and --kernel adds places, and takes several names, parted by commas. With
+    none of them: Docker and namespaces. No PATH is all shipped scenarios. A second call runs only
+    what has no result yet.
+
+    \b
+    Examples:
+      labctl matrix fin_wait_2
+      labctl matrix scenarios --os debian:11,debian:12 --backend netns
+      labctl matrix tw_reuse --kernel 5.10,6.1,7.3 --virtual-time
+      labctl matrix scenarios --format html > matrix.html
+      labctl matrix --os debian:11,debian:12 --kernel 6.1 --github
+    """
+    from labctl import matrix as flow
+    from labctl import workflow
+    from labctl.cli import EXIT
+    from labctl.resources import scenarios
+    from labctl.scenario import find, parse_sets
+
+    places = flow.places(backend, os, kernel, virtual_time)
+    if github:
+        click.echo(json.dumps(flow.github(places)))
+        return 0
+    chosen = parse_sets(sets, "--set")
+    files = find(paths or [str(scenarios())], scenarios())
+    cases = workflow.load_all(files, chosen)
+    whole = flow.Matrix(cases, chosen, out or flow.folder_of_all())
+    if not show:
+        with workflow.interruptible():
+            for place in places:
+                whole.fill(place, jobs, _say)
+
+    from labctl.check import overall
+    from labctl.reports.comparison import compare
+
+    found = compare([whole.seen(place) for place in places], [case.label for case in cases])
+    _tell(found, form)
+    return EXIT[overall(place.result for place in found.places)]
+
+
+def _tell(found: Comparison, form: str) -> None:
+    """To stdout, and to GitHub's step summary where it wants one."""
+    from labctl.reports import html, markdown
+    from labctl.reports.terminal import console, print_comparison
+
+    if form == "table":
+        print_comparison(found, console())
+    elif form == "json":
+        click.echo(json.dumps(found.as_json(), indent=1))
+    else:
+        click.echo((html if form == "html" else markdown).comparison(found), nl=False)
+    if summary := system.environ.get("GITHUB_STEP_SUMMARY"):
+        with Path(summary).open("a", encoding="utf-8") as file:
+            file.write(markdown.comparison(found))
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

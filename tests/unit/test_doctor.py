@@ -1,0 +1,66 @@
+"""What `labctl doctor` says on macOS, as far as another platform can play it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker  # before another platform is played, whose own modules it would look for
+import pytest
+
+from labctl.backends import netns
+from labctl.doctor import MACOS_SOCKETS, Check, examine
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The home of somebody with a Mac: no engine that answers, and none of Linux's tools."""
+    assert docker.from_env
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    netns.unavailable.cache_clear()
+    yield tmp_path
+    netns.unavailable.cache_clear()
+
+
+def checks() -> dict[str, Check]:
+    return {check.name: check for check in examine()}
+
+
+@pytest.mark.parametrize("name", MACOS_SOCKETS)
+def test_a_socket_that_is_there_is_named(home: Path, name: str) -> None:
+    socket = home / MACOS_SOCKETS[name]
+    socket.parent.mkdir(parents=True)
+    socket.touch()
+    found = checks()["docker"]
+    assert not found.ok
+    assert found.found == f"no engine answers at unix://{home}/none.sock"
+    assert found.mend.startswith(f"export DOCKER_HOST=unix://{socket} ({name}; start it")
+
+
+def test_the_one_that_does_not_answer_is_not_offered_again(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("colima", "OrbStack"):
+        socket = home / MACOS_SOCKETS[name]
+        socket.parent.mkdir(parents=True)
+        socket.touch()
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{home}/{MACOS_SOCKETS['colima']}")
+    assert "OrbStack" in checks()["docker"].mend
+    assert "colima" not in checks()["docker"].mend
+
+
+def test_no_socket_at_all(home: Path) -> None:
+    assert checks()["docker"].mend.startswith("start Docker Desktop, colima or OrbStack")
+
+
+def test_only_an_engine_can_mend_what_is_linux(home: Path) -> None:
+    found = checks()
+    lacking = {name for name, check in found.items() if not check.ok} - {"docker"}
+    assert lacking == {"netns", "uids", "nft", "netem", "tracing", "mmdebstrap", "kernels"}
+    for name in lacking:
+        assert found[name].mend == "needs Linux: use --backend docker, whose engine has one"
+    assert found["netns"].found == "namespaces need Linux"

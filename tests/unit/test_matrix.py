@@ -1,0 +1,286 @@
+"""Places, and what differs between them."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from labctl.check import Verdict
+from labctl.errors import UsageError
+from labctl.explain import COUNTED
+from labctl.history import ExecEvent
+from labctl.matrix import LOOK, SYSCTLS, Matrix, Place, github, places
+from labctl.reports import html, markdown
+from labctl.reports.comparison import ABSENT, Comparison, Row, Seen, compare
+from labctl.reports.terminal import print_comparison
+from labctl.store import RunFolder
+from tests.fake import FakeBackend, play, scenario
+from tests.golden import HERE as GOLDEN
+from tests.golden import agrees
+
+WAITED = "server: no connection within 4.5..7 s of killed"
+LASTED = "server: FIN-WAIT-2 for 5 s, give or take 2 s"
+NASTY = "</td><script>|`[red]\x1b[31m"
+
+# --- Places ---------------------------------------------------------------------------------------
+
+
+def test_each_option_adds_places() -> None:
+    found = places(["netns"], ["debian:11, debian:12"], ["6.1,7.3", "6.1"], True)
+    assert [place.name for place in found] == [
+        "docker debian:11", "docker debian:12", "netns",
+        "kernel 6.1, virtual time", "kernel 7.3, virtual time",
+    ]  # fmt: skip
+    assert [place.name for place in places([], [], [], False)] == ["docker debian:12", "netns"]
+    assert places(["docker"], [], [], False) == [Place("docker", os="debian:12")]
+    assert places(["docker"], ["debian:11"], [], False) == [Place("docker", os="debian:11")]
+
+
+@pytest.mark.parametrize(
+    ("backends", "virtual", "said"),
+    [
+        (["netns,dokcer"], False, "did you mean 'docker'?"),
+        (["netns"], True, "--virtual-time needs a guest; choose its kernel: --kernel NAME"),
+    ],
+)
+def test_bad_places(backends: list[str], virtual: bool, said: str) -> None:
+    with pytest.raises(UsageError, match="--") as caught:
+        places(backends, [], [], virtual)
+    assert said in str(caught.value)
+
+
+def test_github_has_the_options_of_each_place_alone() -> None:
+    wanted = places(["netns"], ["debian:11"], ["/boot/my kernel"], True)
+    entries = github(wanted)["include"]
+    assert [entry["args"] for entry in entries] == [
+        "--os debian:11", "--backend netns", "--kernel '/boot/my kernel' --virtual-time",
+    ]  # fmt: skip
+    assert [entry["guest"] for entry in entries] == [False, False, True]
+    assert len({entry["slug"] for entry in entries}) == 3
+
+
+# --- What differs ---------------------------------------------------------------------------------
+
+
+def verdict(what: str, actual: str, result: Any = "pass", line: int = 1) -> Verdict:
+    return Verdict(result, what, what.partition(": ")[2], actual, 1.0, f"scenarios/x.yaml:{line}")
+
+
+def seen(name: str, *verdicts: Verdict, why: tuple[str, ...] = (), **more: Any) -> Seen:
+    """A place where one case had these verdicts."""
+    result = "fail" if any(v.result == "fail" for v in verdicts) else "pass"
+    run = {
+        "scenario": "x", "variant": {"old": "plain"}, "result": result,
+        "verdicts": [v.as_json() for v in verdicts], "why": list(why),
+    }  # fmt: skip
+    environment = {"kernel": "6.1.0", "os": "Debian", "engine": None}
+    found = {"version": "1", "result": result, "runs": [run]}
+    return Seen(**{"name": name, "reason": None, "environment": environment,
+                   "document": found, "sysctls": {}, **more})  # fmt: skip
+
+
+def absent(name: str, reason: str) -> Seen:
+    return Seen(name, reason, {}, {"version": "1", "result": "skip", "runs": []}, {})
+
+
+def rows(kind: str, *found: Seen) -> list[Row]:
+    return [row for row in compare(found).rows if row.kind == kind]
+
+
+def test_a_verdict_differs_and_its_cell_says_what_was_seen() -> None:
+    claim = "server: EADDRINUSE within 5 s"
+    (row,) = rows(
+        "claim",
+        seen("a", verdict(claim, "bind: EADDRINUSE")),
+        seen("b", verdict(claim, "bind: ok", "fail")),
+    )
+    assert row.cells == ("pass", "fail: bind: ok")
+    assert row.differs
+    assert row.what == f"{claim} (line 1)"
+
+
+def test_what_passes_may_see_different_things() -> None:
+    claim = "client: ESTAB"
+    (row,) = rows(
+        "claim", seen("a", verdict(claim, "ESTAB")), seen("b", verdict(claim, "ESTAB recv-q 3"))
+    )
+    assert not row.first
+
+
+def test_what_fails_everywhere_does_not_differ_but_comes_first() -> None:
+    claim = verdict("client: ESTAB", "LISTEN", "fail")
+    (row,) = rows("claim", seen("a", claim), seen("b", claim))
+    assert not row.differs
+    assert row.first
+
+
+def test_claims_after_the_one_that_ended_the_steps_are_no_difference() -> None:
+    first, then = verdict("client: ESTAB", "ESTAB"), verdict("client: LISTEN", "LISTEN", line=2)
+    assert rows("claim", seen("a", first, then), seen("b", first))[1].cells == ("pass", "")
+    assert not rows("claim", seen("a", first, then), seen("b", first))[1].differs
+
+
+def test_claims_that_are_alike_are_told_apart() -> None:
+    claim = verdict("client: ESTAB", "ESTAB")
+    found = rows("claim", seen("a", claim, claim))
+    assert [row.what for row in found] == [
+        "client: ESTAB (line 1)", "client: ESTAB (line 1) #2"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("what", "one", "other", "cells", "differs"),
+    [
+        (WAITED, "no sockets after 5.181 s", "no sockets after 5.600 s", ("5.18 s", "5.60 s"), 0),
+        (WAITED, "no sockets after 5.181 s", "no sockets after 5.800 s", ("5.18 s", "5.80 s"), 1),
+        (WAITED, "LISTEN after 60.1 s", "LISTEN after 61.8 s", ("60.10 s", "61.80 s"), 0),
+        (LASTED, "4.974..5.293 s", "5.100000 s", ("4.97..5.29 s", "5.10 s"), 0),
+        (LASTED, "4.974..5.293 s", "6.100000 s", ("4.97..5.29 s", "6.10 s"), 1),
+        (LASTED, "4.974..5.293 s", "9.000 s so far", ("4.97..5.29 s", "9.00 s or more"), 1),
+        (LASTED, "2 x 4.974..5.293 s; 7.100000 s", "9.0 s", ("4.97..7.10 s", "9.00 s"), 1),
+        (LASTED, "4.974..5.293 s", "never in FIN-WAIT-2", ("4.97..5.29 s", ""), 0),
+    ],
+)
+def test_durations(what: str, one: str, other: str, cells: tuple[str, ...], differs: int) -> None:
+    (row,) = rows("duration", seen("a", verdict(what, one)), seen("b", verdict(what, other)))
+    assert row.cells == cells
+    assert row.differs == bool(differs)
+
+
+def test_moments_are_no_durations() -> None:
+    assert not rows("duration", seen("a", verdict("a: ESTAB within 5 s", "ESTAB after 0.040 s")))
+
+
+def test_counters_differ_where_one_grew_and_another_did_not() -> None:
+    def told(counter: str, by: int) -> str:
+        return f"server {COUNTED[counter]} ({counter}: {by})"
+
+    again, abort = "TcpRetransSegs", "TcpExtTCPAbortOnClose"
+    found = rows(
+        "counter",
+        seen("a", why=(told(again, 1), told(abort, 1), "server closed first: (so: it is)")),
+        seen("b", why=(told(again, 7),)),
+    )
+    assert [(row.what, row.cells, row.differs) for row in found] == [
+        (f"server: {again}", ("1", "7"), False), (f"server: {abort}", ("1", "0"), True),
+    ]  # fmt: skip
+
+
+def test_a_sysctl_that_a_kernel_does_not_have_differs() -> None:
+    (row,) = rows(
+        "sysctl", seen("a", sysctls={"net.x": "1"}), seen("b", sysctls={"net.y": "2"}), seen("c")
+    )[:1]
+    assert (row.cells, row.differs) == (("1", ABSENT, ""), True)
+
+
+def test_a_place_that_can_not_be_had_is_no_difference() -> None:
+    found = compare([seen("a", verdict("client: ESTAB", "ESTAB")), absent("b", "no engine")])
+    assert [(row.cells, row.first) for row in found.rows] == [
+        (("pass", "skip"), False), (("pass", ""), False),
+    ]  # fmt: skip
+
+
+def example() -> Comparison:
+    one = seen(
+        "docker debian:12", verdict(WAITED, "no sockets after 5.181 s"),
+        verdict("client: ESTAB", "ESTAB", line=2),
+        sysctls={"net.ipv4.tcp_fin_timeout": "60", "net.ipv4.tcp_rmem": "4096 131072 33554432"},
+    )  # fmt: skip
+    other = seen(
+        "kernel 6.1, virtual time", verdict(WAITED, "no sockets after 6.900 s"),
+        verdict("client: ESTAB", NASTY, "fail", 2),
+        why=("server had to send segments again (TcpRetransSegs: 2)",),
+        sysctls={"net.ipv4.tcp_fin_timeout": "60", "net.ipv4.tcp_rmem": "4096 131072 6291456"},
+    )  # fmt: skip
+    return compare([one, other, absent("kernel nosuch", f"not known; {NASTY}")])
+
+
+def test_the_table() -> None:
+    out = io.StringIO()
+    print_comparison(example(), Console(file=out, width=110, highlight=False))
+    assert agrees(GOLDEN / "reports" / "places.txt", out.getvalue())
+
+
+def test_markdown() -> None:
+    text = markdown.comparison(example())
+    assert text.count("<script>") == text.count("\\<script>") > 0
+    assert "\x1b" not in text
+    assert agrees(GOLDEN / "reports" / "places.md", text)
+
+
+def test_html() -> None:
+    text = html.comparison(example())
+    assert "<script>" not in text
+    assert "\x1b" not in text
+    assert agrees(GOLDEN / "reports" / "places.html", text)
+
+
+def test_json() -> None:
+    text = json.dumps(example().as_json(), indent=1)
+    assert agrees(GOLDEN / "reports" / "places.json", text + "\n")
+
+
+def test_nothing_differs() -> None:
+    same = verdict("client: ESTAB", "ESTAB")
+    found = compare([seen("a", same), seen("b", same)])
+    out = io.StringIO()
+    print_comparison(found, Console(file=out, width=110))
+    assert "Nothing differs, and nothing failed." in out.getvalue()
+    assert "Nothing." in markdown.comparison(found)
+
+
+# --- What is known of a place ---------------------------------------------------------------------
+
+CASE = """\
+title: A case
+hosts: {server: {}, client: {}}
+steps:
+  - expect: {sockets: {server: none}}
+"""
+
+
+def test_what_is_known_of_a_place(tmp_path: Path) -> None:
+    """The latest run that was judged; and none of what has another text."""
+    case = scenario(CASE)
+    matrix, place = Matrix([case], {}, tmp_path), Place("netns")
+    folder = matrix.folder(place)
+    assert matrix.seen(place).reason == "not run yet; leave --show out"
+    play(CASE.replace("A case", "Another"), FakeBackend(), folder)
+    assert matrix.seen(place).document["runs"] == []
+
+    judged = play(case, FakeBackend(), folder)
+    later = play(case, FakeBackend({"up": lambda lab: lab.dies("server")}), folder)
+    assert (judged.result, later.result) == ("pass", "error")
+    (run,) = matrix.seen(place).document["runs"]
+    assert run == judged.as_json()
+
+    cut_short = folder / "cut-short"
+    cut_short.mkdir()
+    (cut_short / "result.json").write_text("{")
+    assert matrix.seen(place).result == "pass"
+
+
+def test_a_place_is_looked_at(tmp_path: Path) -> None:
+    matrix, place = Matrix([scenario(CASE)], {}, tmp_path), Place("docker", os="debian:12")
+    said = "ipv4/tcp_rmem:4096\t131072\t6291456\nipv4/tcp_not_wanted:1\ncore/somaxconn:4096\n"
+    look = play(LOOK, FakeBackend(), matrix.folder(place))
+    event = ExecEvent(0.0, "server", "", 2, said)
+    with RunFolder(look.folder, LOOK) as record:
+        record.add(event)
+    found = matrix.seen(place)
+    assert found.sysctls == {
+        "net.core.somaxconn": "4096", "net.ipv4.tcp_rmem": "4096 131072 6291456",
+    }  # fmt: skip
+    assert set(found.sysctls) <= set(SYSCTLS)
+    assert found.reason is None
+    assert (found.result, found.document["runs"]) == ("skip", [])
+
+
+def test_params_have_folders_of_their_own(tmp_path: Path) -> None:
+    folders = {Matrix([], s, tmp_path).folder(Place("netns")) for s in ({}, {"a": "1"}, {"a": "2"})}
+    assert len(folders) == 3

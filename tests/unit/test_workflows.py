@@ -1,0 +1,69 @@
+"""The workflows of GitHub are valid, and call what is there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from labctl.matrix import github, places
+from tests.unit.test_docs import COMMANDS
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+def read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
+    return found
+
+
+def test_there_are_some() -> None:
+    assert [path.stem for path in FILES] == ["macos", "matrix", "tests"]
+
+
+def test_the_schema_of_workflows() -> None:
+    """By the copy that check-jsonschema brings along: nothing is fetched."""
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema"]
+    done = subprocess.run(
+        [*command, "vendor.github-workflows", *map(str, FILES)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_what_the_schema_does_not_tell(path: Path) -> None:
+    """Jobs that are needed exist, nobody may write, and no expression stands in a script, where
+    its value would be code."""
+    workflow = read(path)
+    assert workflow["permissions"] == {"contents": "read"}
+    for job in workflow["jobs"].values():
+        assert {job["needs"]} <= workflow["jobs"].keys() if "needs" in job else True
+        assert job["timeout-minutes"]
+        for step in job["steps"]:
+            assert "${{" not in step.get("run", "")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_labctl_is_called_as_it_can_be(path: Path) -> None:
+    text = path.read_text("utf-8")
+    lines = re.findall(r"\b(labctl (?:matrix|run|doctor)\b.*)", "".join(
+        step.get("run", "") + "\n" for job in read(path)["jobs"].values() for step in job["steps"]
+    ))  # fmt: skip
+    for line in [*lines, f"labctl matrix {read(path).get('env', {}).get('PLACES', '')}"]:
+        (name,) = (name for name in COMMANDS if f"{line} ".startswith(f"{name} "))
+        known = {option for parameter in COMMANDS[name].params for option in parameter.opts}
+        assert set(re.findall(r"(?<=\s)--[a-z][a-z-]*", line)) <= known
+    assert all((ROOT / file).exists() for file in re.findall(r"scenarios/\S+\.yaml", text))
+
+
+def test_a_job_for_each_place() -> None:
+    text = (ROOT / ".github" / "workflows" / "matrix.yml").read_text("utf-8")
+    (entry,) = github(places([], [], ["6.1"], False))["include"]
+    assert set(re.findall(r" matrix\.(\w+) ?(?:}}|$)", text, re.M)) == entry.keys()
