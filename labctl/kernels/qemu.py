@@ -26,6 +26,7 @@ from typing import Any, Self
 
 from labctl.backends import Message
 from labctl.errors import LabError, Unavailable
+from labctl.kernels.apt import ROOM
 
 PROGRAM = "qemu-system-x86_64"
 MEND = "install the package qemu-system-x86"
@@ -163,14 +164,18 @@ class Machine:
         try:
             self._ask("qmp_capabilities")
             self._ask("migrate-set-parameters", **{"max-bandwidth": 1 << 40})
-            self._ask("migrate", uri=f"exec:exec cat > {shlex.quote(str(partial))}")
+            name = shlex.quote(str(partial))  # QEMU does not see how the shell fares
+            self._ask("migrate", uri=f"exec:cat > {name} || rm -f {name}")
             deadline = time.monotonic() + MONITOR_DEADLINE
             while (status := self._ask("query-migrate").get("status")) != "completed":
                 if status == "failed" or time.monotonic() > deadline:
                     raise LabError(f"the guest's state can't be saved: {status}")
                 time.sleep(0.05)
             self._ask("cont")
-            partial.rename(state)
+            try:
+                partial.rename(state)
+            except FileNotFoundError as exc:
+                raise LabError(f"{state.parent} has no room for the guest's state; {ROOM}") from exc
         finally:
             partial.unlink(missing_ok=True)
 

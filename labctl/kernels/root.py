@@ -50,10 +50,7 @@ def ensure(progress: Progress) -> Path:
     """The root, as a cpio archive, made where it is not there yet.
 
     Raises Unavailable for a missing tool, LabError where it can't be made."""
-    wheels = closure(DEPENDENCIES, _requirements)
-    parts = (SUITE, PACKAGES, wheels, OMITTED.pattern, COMPILE)
-    key = hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
-    folder = cache() / "roots" / f"{SUITE}-{key}"
+    folder = place()
     if not folder.exists():
         if lacking := missing():
             raise Unavailable(
@@ -65,11 +62,18 @@ def ensure(progress: Progress) -> Path:
             progress(f"asking for the packages of {SUITE}")
             suite.update()
             progress("fetching labctl's dependencies for the guests' Python")
-            _install(wheels, new / "site")
+            _install(closure(DEPENDENCIES, _requirements), new / "site")
             progress(f"making a root for guests from the packages of {SUITE}, for about a minute")
             _bootstrap(suite.sources, new / "site", new / "root.cpio")
             shutil.rmtree(new / "site")
     return folder / "root.cpio"
+
+
+def place() -> Path:
+    """The folder of the root, which is another one with everything that it is made of."""
+    parts = (SUITE, PACKAGES, closure(DEPENDENCIES, _requirements), OMITTED.pattern, COMPILE)
+    key = hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+    return cache() / "roots" / f"{SUITE}-{key}"
 
 
 def closure(names: Iterable[str], requirements: Callable[[str], Iterable[str]]) -> tuple[str, ...]:
