@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -117,13 +119,18 @@ def _bootstrap(sources: Path, site: Path, target: Path) -> None:
         SUITE, "-", str(sources),
     ]  # fmt: skip
     with tempfile.TemporaryFile() as log:
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as process:
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=log, start_new_session=True
+        ) as process:
             assert process.stdout
             try:
                 with target.open("wb") as out, suppress(tarfile.ReadError):
                     convert(process.stdout, out)
             except BaseException:
-                process.terminate()
+                # It cleans up when what it waits for has ended; Popen would not wait for it.
+                os.killpg(process.pid, signal.SIGTERM)
+                process.stdout.close()
+                process.wait()
                 raise
         if process.returncode:
             log.seek(0)

@@ -222,3 +222,32 @@ def test_a_signal_leaves_nothing_running_and_nothing_half_made(
         time.sleep(0.01)
     assert machine.left() == []
     assert machine.run()[0] == 3
+
+
+MAKER = """\
+#!/bin/sh
+trap 'sleep 0.5; rm there; exit 1' TERM
+touch there
+sleep 1000
+rm there
+"""
+
+
+def test_a_root_that_is_interrupted_cleans_up_first(tmp_path: Path) -> None:
+    """mmdebstrap(1) removes what it has made, once what it waits for has ended."""
+    program = tmp_path / "mmdebstrap"
+    program.write_text(MAKER)
+    program.chmod(0o755)
+    code = "from pathlib import Path; from labctl.kernels import root; p = Path(); "
+    with subprocess.Popen(
+        [sys.executable, "-c", f"{code}root._bootstrap(p, p, p / 'root.cpio')"],
+        cwd=tmp_path, stderr=subprocess.DEVNULL,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+    ) as process:  # fmt: skip
+        deadline = time.monotonic() + PATIENCE
+        while not (tmp_path / "there").exists():
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        process.wait(PATIENCE)
+    assert not (tmp_path / "there").exists()
