@@ -472,12 +472,13 @@ def kernels_list(form: str) -> None:
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 def kernels_fetch(names: tuple[str, ...]) -> None:
     """Fetch kernels, and what else a guest needs: the newest of a suite or a version."""
-    from labctl import kernels
+    from labctl import kernels, workflow
     from labctl.kernels import root
 
-    for name in names:
-        click.echo(kernels.fetch(name, _say).version)
-    root.ensure(_say)
+    with workflow.interruptible():
+        for name in names:
+            click.echo(kernels.fetch(name, _say).version)
+        root.ensure(_say)
 
 
 main.add_command(matrix)

@@ -51,7 +51,7 @@ def emit(**event):
 
 # --- What the host's sockets look like --------------------------------------------------------
 
-NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST_DUMP = 4, 20, 0x301
+NETLINK_SOCK_DIAG, TCPDIAG_GETSOCK, NLM_F_REQUEST_DUMP = 4, 18, 0x301
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 
 
@@ -66,14 +66,10 @@ class Diag:
 
         Raises OSError where the kernel has no tcp_diag.
         """
-        return hash(tuple(self._family(socket.AF_INET) + self._family(socket.AF_INET6)))
-
-    def _family(self, family):
-        # struct inet_diag_req_v2 and inet_diag_msg, include/uapi/linux/inet_diag.h
-        body = struct.pack("=BBBxI48x", family, socket.IPPROTO_TCP, 0, 0xFFFFFFFF)
-        header = struct.pack(
-            "=IHHII", 16 + len(body), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST_DUMP, 0, 0
-        )
+        # struct inet_diag_req and inet_diag_msg, include/uapi/linux/inet_diag.h. It is the old
+        # request that answers for IPv4 and IPv6 alike: each walks the kernel's whole table.
+        body = struct.pack("=B51xII", socket.AF_INET, 0xFFFFFFFF, 0)
+        header = struct.pack("=IHHII", 16 + len(body), TCPDIAG_GETSOCK, NLM_F_REQUEST_DUMP, 0, 0)
         self.netlink.send(header + body)
         found = []
         while True:
@@ -81,7 +77,7 @@ class Diag:
             while offset < len(data):
                 length, kind = struct.unpack_from("=IH", data, offset)
                 if kind == NLMSG_DONE:
-                    return found
+                    return hash(tuple(found))
                 if kind == NLMSG_ERROR:
                     raise OSError(-struct.unpack_from("=i", data, offset + 16)[0], "sock_diag")
                 message = offset + 16

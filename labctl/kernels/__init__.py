@@ -23,7 +23,7 @@ from pathlib import Path
 
 from labctl.backends import Progress
 from labctl.errors import LabError, UsageError
-from labctl.kernels.apt import FRESH, Suite
+from labctl.kernels.apt import FRESH, Suite, kept
 
 SUITES = ("bullseye-security", "bookworm", "trixie", "trixie-backports", "sid")
 """Where kernels are looked for."""
@@ -108,9 +108,10 @@ def fetch(name: str, progress: Progress) -> Kernel:
         assert kernel
     for alias in {known.name, name}:
         link = cache() / "names" / alias
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.with_suffix(".new").write_text(known.release)
-        link.with_suffix(".new").rename(link)
+        with kept(link):
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.with_suffix(".new").write_text(known.release)
+            link.with_suffix(".new").rename(link)
     return kernel
 
 
@@ -218,7 +219,7 @@ def suite_of(name: str) -> Suite:
 def assembled(target: Path) -> Iterator[Path]:
     """A folder to fill, that becomes `target` when it is whole; of two that make it at the same
     time, the first to be ready stays. Raises LabError for a full disk and the like."""
-    try:
+    with kept(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         for left in target.parent.glob(".new-*"):  # by one that was killed
             if time.time() - left.stat().st_mtime > FRESH:
@@ -229,8 +230,6 @@ def assembled(target: Path) -> Iterator[Path]:
             yield folder
             if not target.exists():
                 folder.rename(target)
-    except OSError as exc:
-        raise LabError(f"{target}: {exc.strerror}; make room there, or set XDG_CACHE_HOME") from exc
 
 
 def _sort_out(packages: Path, release: str, folder: Path) -> None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +27,9 @@ KEYRINGS = tuple(
 MIRROR = "LABCTL_DEBIAN_MIRROR"
 FRESH = 24 * 3600.0
 """Seconds for which lists of packages are good enough."""
+
+ROOM = "make room there, or set XDG_CACHE_HOME"
+FULL = re.compile("no space left|enough free space", re.IGNORECASE)
 
 FIELDS = ("$(ORIGIN)", "$(LABEL)", "$(REPO_URI)")
 
@@ -72,9 +77,11 @@ class Suite:
 
     def update(self, patience: float = FRESH) -> None:
         """Has lists that are no older than `patience` seconds."""
-        for name in ("lists/partial", "cache/archives/partial", "sources"):
-            (self.folder / name).mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("w") as lock:
+        with kept(self.folder):
+            for name in ("lists/partial", "cache/archives/partial", "sources"):
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+            lock = (self.folder / "lock").open("w")
+        with lock, kept(self.folder):
             fcntl.flock(lock, fcntl.LOCK_EX)  # another labctl may be at it; then its lists do
             stamp = self.folder / "updated"
             if not stamp.exists() or time.time() - stamp.stat().st_mtime >= patience:
@@ -112,6 +119,15 @@ class Suite:
 
     def _run(self, command: Sequence[str], folder: Path | None = None) -> str:
         return _checked(command, folder, {"APT_CONFIG": str(self.folder / "apt.conf")})
+
+
+@contextmanager
+def kept(path: Path) -> Iterator[None]:
+    """For what writes to the cache. Raises LabError for a full disk and the like."""
+    try:
+        yield
+    except OSError as exc:
+        raise LabError(f"{path}: {exc.strerror}; {ROOM}") from exc
 
 
 def keyring() -> Path:
@@ -168,7 +184,8 @@ def _checked(
     )
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines()
-        reasons = [line for line in said if line.startswith("E:")] or said[-1:]
+        full = [line for line in said if FULL.search(line)][:1]
+        reasons = full or [line for line in said if line.startswith("E:")] or said[-1:]
         reason = "; ".join(reasons) or f"status {done.returncode}"
-        raise LabError(f"{' '.join(command[:2])}: {reason}")
+        raise LabError(f"{' '.join(command[:2])}: {reason}" + (f"; {ROOM}" if full else ""))
     return done.stdout

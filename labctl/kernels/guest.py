@@ -183,7 +183,7 @@ class Guest:
 
 
 def load_modules(folder: Path) -> None:
-    """Loads the kernel's modules, as `initramfs.py` has put them (init_module(2)). Raises OSError.
+    """Loads the kernel's modules, as `initramfs.py` has put them (init_module(2)), or exits.
 
     By hand: insmod(8) would take a process for each."""
     libc = ctypes.CDLL(None, use_errno=True)
@@ -192,7 +192,7 @@ def load_modules(folder: Path) -> None:
         if libc.syscall(INIT_MODULE, image, ctypes.c_ulong(len(image)), b""):
             code = ctypes.get_errno()
             if code != errno.EEXIST:
-                raise OSError(code, f"module {name}: {os.strerror(code)}")
+                sys.exit(f"labctl: the kernel refuses its module {name}: {os.strerror(code)}")
     shutil.rmtree(folder)
 
 
@@ -200,7 +200,12 @@ def main() -> None:
     """Loads what the kernel needs, finds the port, and serves."""
     gc.set_threshold(50_000)
     load_modules(Path("/modules"))
-    (port,) = sorted(Path("/dev").glob("vport*"))
+    port = next(Path("/dev").glob("vport*"), None)
+    if port is None:
+        sys.exit(
+            "labctl: this kernel does not speak virtio; it needs virtio_pci and virtio_console, "
+            "built in or as modules"
+        )
     sys.stdout = sys.stderr
     Guest(Port(str(port))).serve()
 

@@ -26,6 +26,7 @@ from typing import Any, Self
 
 from labctl.backends import Message
 from labctl.errors import LabError, Unavailable
+from labctl.kernels.apt import ROOM
 
 PROGRAM = "qemu-system-x86_64"
 MEND = "install the package qemu-system-x86"
@@ -39,9 +40,13 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 PARAMETERS = (
     "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off nowatchdog no_timer_check "
+    "tsc=reliable cryptomgr.notests=1 init_on_alloc=0 "
     "random.trust_cpu=on audit=0 net.ifnames=0 rdinit=/init"
 )
 """For the kernel: see Documentation/admin-guide/kernel-parameters.rst. A panic ends QEMU."""
+
+BOARD = "q35,hpet=off"
+"""A HPET never rests: it interrupts the jumps of a virtual clock some 18 times a second."""
 
 VIRTUAL = ("-icount", "shift=1,sleep=off")
 """A clock that counts instructions, 2 ns each, and jumps to the next timer when the guest idles."""
@@ -66,7 +71,7 @@ def command(hardware: Hardware, console: int, monitor: int, state: Path | None) 
     goes on from there instead of booting."""
     words = [
         "setpriv", "--pdeathsig", "KILL", "--",
-        PROGRAM, "-M", "q35", "-accel", hardware.accelerator,
+        PROGRAM, "-M", BOARD, "-accel", hardware.accelerator,
         "-cpu", PROCESSOR[hardware.accelerator],
         "-m", str(MEMORY), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
         "-kernel", str(hardware.image), "-initrd", str(hardware.initramfs), "-append", PARAMETERS,
@@ -159,14 +164,18 @@ class Machine:
         try:
             self._ask("qmp_capabilities")
             self._ask("migrate-set-parameters", **{"max-bandwidth": 1 << 40})
-            self._ask("migrate", uri=f"exec:exec cat > {shlex.quote(str(partial))}")
+            name = shlex.quote(str(partial))  # QEMU does not see how the shell fares
+            self._ask("migrate", uri=f"exec:cat > {name} || rm -f {name}")
             deadline = time.monotonic() + MONITOR_DEADLINE
             while (status := self._ask("query-migrate").get("status")) != "completed":
                 if status == "failed" or time.monotonic() > deadline:
                     raise LabError(f"the guest's state can't be saved: {status}")
                 time.sleep(0.05)
             self._ask("cont")
-            partial.rename(state)
+            try:
+                partial.rename(state)
+            except FileNotFoundError as exc:
+                raise LabError(f"{state.parent} has no room for the guest's state; {ROOM}") from exc
         finally:
             partial.unlink(missing_ok=True)
 

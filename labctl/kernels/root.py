@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -50,10 +52,7 @@ def ensure(progress: Progress) -> Path:
     """The root, as a cpio archive, made where it is not there yet.
 
     Raises Unavailable for a missing tool, LabError where it can't be made."""
-    wheels = closure(DEPENDENCIES, _requirements)
-    parts = (SUITE, PACKAGES, wheels, OMITTED.pattern, COMPILE)
-    key = hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
-    folder = cache() / "roots" / f"{SUITE}-{key}"
+    folder = place()
     if not folder.exists():
         if lacking := missing():
             raise Unavailable(
@@ -65,11 +64,18 @@ def ensure(progress: Progress) -> Path:
             progress(f"asking for the packages of {SUITE}")
             suite.update()
             progress("fetching labctl's dependencies for the guests' Python")
-            _install(wheels, new / "site")
+            _install(closure(DEPENDENCIES, _requirements), new / "site")
             progress(f"making a root for guests from the packages of {SUITE}, for about a minute")
             _bootstrap(suite.sources, new / "site", new / "root.cpio")
             shutil.rmtree(new / "site")
     return folder / "root.cpio"
+
+
+def place() -> Path:
+    """The folder of the root, which is another one with everything that it is made of."""
+    parts = (SUITE, PACKAGES, closure(DEPENDENCIES, _requirements), OMITTED.pattern, COMPILE)
+    key = hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+    return cache() / "roots" / f"{SUITE}-{key}"
 
 
 def closure(names: Iterable[str], requirements: Callable[[str], Iterable[str]]) -> tuple[str, ...]:
@@ -113,13 +119,18 @@ def _bootstrap(sources: Path, site: Path, target: Path) -> None:
         SUITE, "-", str(sources),
     ]  # fmt: skip
     with tempfile.TemporaryFile() as log:
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as process:
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=log, start_new_session=True
+        ) as process:
             assert process.stdout
             try:
                 with target.open("wb") as out, suppress(tarfile.ReadError):
                     convert(process.stdout, out)
             except BaseException:
-                process.terminate()
+                # It cleans up when what it waits for has ended; Popen would not wait for it.
+                os.killpg(process.pid, signal.SIGTERM)
+                process.stdout.close()
+                process.wait()
                 raise
         if process.returncode:
             log.seek(0)

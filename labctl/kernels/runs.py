@@ -7,12 +7,13 @@ booted: a state is of one kernel, root, labctl and QEMU, and is thrown away with
 from __future__ import annotations
 
 import base64
+import fcntl
 import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from labctl.backends import Message, Progress
 from labctl.errors import LabError
 from labctl.history import Event, History, read_event
 from labctl.kernels import Kernel, assembled, cache, find, initramfs, qemu, root
+from labctl.kernels.apt import kept
 from labctl.kernels.qemu import GuestEnded, Hardware, Machine
 from labctl.reports.progress import progress as shown
 from labctl.runner import Ended, RunResult, conclude, now, outcome
@@ -60,6 +62,7 @@ def run_all(
     """Runs cases one after the other on a kernel by name.
 
     Raises what `find` and `Guests.run` raise."""
+    qemu.version()  # rather than after a kernel was fetched
     results = []
     with Guests(Place(find(kernel, progress), virtual), progress) as guests:
         for case in cases:
@@ -124,8 +127,9 @@ class Guests:
 
     def _started(self) -> Machine:
         """A guest that is ready: from its saved state, or booted, if need be twice."""
-        hardware, kept = prepare(self._place, self._progress)
-        state: Path | None = kept
+        hardware, state_file = prepare(self._place, self._progress)
+        self._stack.enter_context(in_use(state_file.parent))
+        state: Path | None = state_file
         if accelerated(hardware, self._progress):
             hardware, state = replace(hardware, accelerator="kvm"), None
         clock = ", virtual time" if self._place.virtual else ""
@@ -141,7 +145,13 @@ class Guests:
             return self._booted(Machine(hardware), state)
         except GuestEnded as exc:
             self._progress(f"trying once more: {exc}")
+        try:
             return self._booted(Machine(hardware), state)
+        except GuestEnded as exc:
+            raise LabError(
+                f"Linux {self._place.kernel.version} does not boot in QEMU {qemu.version()}; "
+                f"take another kernel (labctl kernels list), or another QEMU\n{exc}"
+            ) from exc
 
     def _booted(self, machine: Machine, state: Path | None) -> Machine:
         def boot() -> None:
@@ -259,16 +269,30 @@ def prepare(place: Place, progress: Progress) -> tuple[Hardware, Path]:
         with assembled(folder) as new:
             initramfs.build(new / "initramfs.cpio", base, kernel.modules)
         for older in set(folder.parent.glob(f"{kernel.version}-*")) - {folder}:
-            shutil.rmtree(older, ignore_errors=True)
+            with suppress(BlockingIOError), in_use(older, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                shutil.rmtree(older, ignore_errors=True)
     hardware = Hardware(kernel.image, folder / "initramfs.cpio", place.virtual)
     key = _digest([version, qemu.command(hardware, 3, 4, None)])
     return hardware, folder / f"{'virtual' if place.virtual else 'real'}-{key}.state"
 
 
+@contextmanager
+def in_use(folder: Path, how: int = fcntl.LOCK_SH) -> Iterator[None]:
+    """Keeps another labctl, of another version, from removing a kernel's files (flock(2)).
+
+    Raises LabError, and BlockingIOError where `how` has LOCK_NB and somebody is in the way."""
+    with kept(folder):
+        file = (folder / "lock").open("w")
+    with file:
+        fcntl.flock(file, how)
+        yield
+
+
 def save(machine: Machine, state: Path) -> None:
     """Keeps a guest's state, and drops the older ones of its kind. Raises LabError, OSError."""
-    for older in state.parent.glob(f"{state.name.partition('-')[0]}-*.state"):
-        older.unlink(missing_ok=True)
+    clock = state.name.partition("-")[0]
+    for older in (*state.parent.glob(f"{clock}-*.state"), *state.parent.glob(".new-*")):
+        older.unlink(missing_ok=True)  # of another QEMU, or by one that was killed
     machine.save(state)
 
 
@@ -293,9 +317,11 @@ def accelerated(hardware: Hardware, progress: Progress) -> bool:
         try:
             with Machine(replace(hardware, accelerator="kvm")) as machine:
                 expect(machine, "booted", KVM_DEADLINE)
-            verdict.write_text("works")
+            found = "works"
         except LabError:
-            verdict.write_text("does not work")
+            found = "does not work"
+        with kept(verdict):
+            verdict.write_text(found)
     return verdict.read_text() == "works"
 
 
