@@ -24,6 +24,7 @@ from labctl.errors import Mistake, ScenarioError, UsageError
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 40
 MAX_NODES = 50_000
+TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
 MAX_NUMBER = 2**63
 
 Path_ = tuple[str | int, ...]
@@ -94,7 +95,7 @@ class Document:
                 depth -= isinstance(event, yaml.CollectionEndEvent)
                 if depth > MAX_DEPTH:
                     line = _line(event.start_mark, len(self._lines))
-                    raise _mistake(self.file, line, f"nested deeper than {MAX_DEPTH} levels")
+                    raise _mistake(self.file, line, TOO_DEEP)
             root = yaml.compose(text, Loader)
         except yaml.MarkedYAMLError as exc:
             line = _line(exc.problem_mark or exc.context_mark, len(self._lines))
@@ -288,6 +289,8 @@ def _yaml_problem(exc: yaml.MarkedYAMLError, line: str) -> str:
     problem = exc.problem or "no YAML"
     if "\t" in line[: len(line) - len(line.lstrip())]:
         return "a tab indents this line; YAML allows only spaces"
+    if "maximum nesting depth" in problem:  # libyaml's own limit, since 0.2.6, of 1,000 levels
+        return TOO_DEEP
     if "another document" in problem:
         return "a second document begins here; a scenario is one document"
     if "mapping values are not allowed" in problem:
