@@ -58,6 +58,8 @@ class Commands(click.Group):
             _exit(exc.exit_code)
         except LabctlError as exc:
             _exit(exc.exit_status, str(exc))
+        finally:
+            gc.freeze()  # nor is it looked through once more as Python ends
         sys.exit(status if isinstance(status, int) else 0)
 
     def invoke(self, ctx: click.Context) -> Any:

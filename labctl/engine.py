@@ -35,17 +35,25 @@ MENDS = {
 MEND = "its log says more; `labctl doctor` checks it"
 
 
-def answers() -> bool:
-    """Whether an engine answers, within PING_DEADLINE seconds. Never raises."""
+def find() -> APIClient | None:
+    """A client of the engine if one answers, within PING_DEADLINE seconds. Never raises."""
     default = Path("/var/run/docker.sock")
     settings = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
     if not ("DOCKER_HOST" in os.environ or default.exists() or settings.is_dir()):
-        return False
+        return None
     try:
-        connect(PING_DEADLINE).close()
+        client = connect(PING_DEADLINE)
     except LabError:
-        return False
-    return True
+        return None
+    client.timeout = REQUEST_DEADLINE
+    return client
+
+
+def answers() -> bool:
+    """Whether an engine answers; see `find`."""
+    if client := find():
+        client.close()
+    return client is not None
 
 
 def connect(deadline: int = REQUEST_DEADLINE) -> APIClient:

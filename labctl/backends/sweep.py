@@ -71,8 +71,12 @@ def sweep(dead: Callable[[str, str, bool], bool], everything: bool = False) -> l
     """Removes the containers and networks of runs for which `dead(run, lease, held)` is true, or of
     all; `held`: a holder runs, or the run is too new to tell. Returns a line for each thing.
 
-    Images stay, and so does whatever labctl did not make. Raises Unavailable and LabError."""
-    with closing(engine.connect()) as client, translated("remove what is left of other runs"):
+    Images stay, and so does whatever labctl did not make. No engine has nothing. Raises
+    LabError."""
+    client = engine.find()
+    if client is None:
+        return []
+    with closing(client), translated("remove what is left of other runs"):
         return [
             line
             for group in groups(client)
