@@ -11,7 +11,7 @@ from pathlib import Path
 
 from labctl import jobs as side_by_side
 from labctl import workflow
-from labctl.backends import Progress
+from labctl.backends import Progress, backend_class
 from labctl.errors import UsageError
 from labctl.jobs import Pace, pace
 from labctl.reports.progress import Keeping, board, progress
@@ -96,6 +96,7 @@ def _run_many(
 ) -> list[RunResult]:
     work = partial(workflow.run_in, backend=backend, os=os)
     import_module("labctl.probes.packets")  # once for all workers, before any of them measures
+    backend_class(backend).share()
     with board(cases) as shown:
         return side_by_side.run_all(
             cases, pace, backend, lambda case: workflow.place(case, out), work, shown

@@ -73,7 +73,7 @@ def _engine_mend() -> str:
 
 def _netns() -> Check:
     lack = netns.unavailable()
-    how = "user namespace" if "--user" in netns.unshare_flags() else "as root"
+    how = "user namespace" if netns.user_flags() else "as root"
     return Check(
         "netns",
         lack is None,

@@ -241,8 +241,8 @@ def do_flush(tracer, ident):
 COMMANDS = {"watch": do_watch, "flush": do_flush}
 
 
-def main():
-    (name,) = sys.argv[1:]
+def main(argv):
+    (name,) = argv
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         mount()
@@ -261,4 +261,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

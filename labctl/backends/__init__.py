@@ -110,6 +110,10 @@ class Backend(Protocol):
 
     name: str
 
+    @classmethod
+    def share(cls) -> None:
+        """Starts what labs can share, in a program that is about to fork others for them."""
+
     def environment(self) -> dict[str, str | None]:
         """`kernel`, `os` and `engine` of where the lab runs, as the result reports them."""
 

@@ -97,6 +97,10 @@ class DockerBackend:
             return None
         return f"{_product(version)}, API {version['ApiVersion']}, {version['Arch']}"
 
+    @classmethod
+    def share(cls) -> None:
+        """See `Backend`: a client of the engine can't be shared."""
+
     def environment(self) -> dict[str, str | None]:
         return {
             "kernel": self._version.get("KernelVersion"),

@@ -1,10 +1,9 @@
 """The embedded backend: plain Linux namespaces, with root or in an unprivileged user namespace.
 
-    unshare(1) -> world.py (process 1; owns the bridge's network namespace)
-                    |-- agent.py, one a host, each in a network namespace of its own
-                    `-- peer.py, one a process, each in a PID namespace of its own
-
-    tracer.py, with real root only
+    launcher -> world.py (process 1; owns the bridge's network namespace)
+             |    |-- agent.py, one a host, each in a network namespace of its own
+             |    `-- peer.py, one a process, each in a PID namespace of its own
+             `-> tracer.py, with real root only
 
 No daemon and no image. All of it lives below one process that ends with this one; but for the
 tracer, which has to tidy up and therefore ends by itself, as soon as this one does.
@@ -23,9 +22,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from labctl.backends import (
@@ -39,8 +37,8 @@ from labctl.backends import (
     address_names,
     hosts_text,
 )
+from labctl.backends.launcher import Launched, Launcher, launcher
 from labctl.errors import LabError, Unavailable
-from labctl.resources import images
 from labctl.values import RIGHTS
 
 NETWORKS = tuple(
@@ -86,12 +84,17 @@ class NetnsBackend:
         self._run = options.run
         self._folder = options.folder
         self._network: socket.socket | None = None
-        self._tracer: subprocess.Popen[bytes] | None = None
         self._trace: SocketChannel | None = None
-        self._world: subprocess.Popen[bytes] | None = None
+        self._launched: Launched | None = None
         self._control: socket.socket | None = None
         self._channels: list[SocketChannel] = []
         self._processes: dict[str, tuple[int, SocketChannel]] = {}
+
+    @classmethod
+    def share(cls) -> None:
+        """See `Backend`: starts the launcher."""
+        if not _missing():
+            _launcher()
 
     def environment(self) -> dict[str, str | None]:
         return {"kernel": platform.release(), "os": _os_name(), "engine": None}
@@ -110,8 +113,6 @@ class NetnsBackend:
         self, hosts: Sequence[HostSpec], processes: Sequence[ProcessSpec]
     ) -> dict[str, HostLink]:
         number, self._network = _claim_network()
-        if self._network and os.geteuid() == 0:
-            self._start_tracer()
         v4, v6 = NETWORKS[number]
         numbers = itertools.count(2)
         addresses = {}
@@ -119,7 +120,7 @@ class NetnsBackend:
             mine = [next(numbers) for _ in range(host.addresses)]
             addresses[host.name] = ([str(v4[n]) for n in mine], [str(v6[n]) for n in mine])
         links = {}
-        self._start(addresses)
+        world = self._start(addresses)
         pids = {}
         for host in hosts:
             channel, answer = self._open({"do": "host", "name": host.name})
@@ -130,7 +131,7 @@ class NetnsBackend:
             batch += ["link set lo up", "link set eth0 up"]
             links[host.name] = HostLink(
                 channel,
-                f"{self._world_pid()}/{answer['pid']}",
+                f"{world}/{answer['pid']}",
                 tuple(ipv4),
                 tuple(ipv6),
                 "\n".join(batch) + "\n",
@@ -156,45 +157,33 @@ class NetnsBackend:
             )
         return Lack("tracing needs root", "run it as root, or use --backend docker")
 
-    def _start_tracer(self) -> None:
-        """Starts it beside the world: the kernel would kill it with that, before it tidied up."""
-        ours, theirs = socket.socketpair()
-        self._trace = SocketChannel(ours)
-        with theirs, (self._folder / "tracer.log").open("wb") as log:
-            self._tracer = subprocess.Popen(
-                [
-                    sys.executable, "-I", "-S",
-                    str(images() / "host" / "tracer.py"), self._run,
-                ],
-                stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=log, start_new_session=True,
-            )  # fmt: skip
-
-    def _start(self, addresses: Mapping[str, tuple[Sequence[str], Sequence[str]]]) -> None:
+    def _start(self, addresses: Mapping[str, tuple[Sequence[str], Sequence[str]]]) -> int:
+        """Begins the lab; returns the world's process id."""
         if lack := _missing():
             raise Unavailable(f"{lack.reason}; {lack.mend}")
         hosts_file = self._folder / "hosts"
         hosts_file.write_text(hosts_text(address_names(addresses)))
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.settimeout(START_DEADLINE)
-        self._control = ours
-        world = Path(__file__).with_name("world.py")
-        with theirs, (self._folder / "world.log").open("wb") as log:
-            self._world = subprocess.Popen(
-                [
-                    "unshare", *unshare_flags(), "--",
-                    sys.executable, "-I", "-S", str(world),
-                    str(images() / "host" / "agent.py"),
-                    str(images() / "peer" / "peer.py"),
-                    str(hosts_file),
-                ],
-                stdin=theirs.fileno(), stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+        log = self._folder / "world.log"
+        with ExitStack() as stack:
+            self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self._control.settimeout(START_DEADLINE)
+            files: list[Any] = [stack.enter_context(theirs), stack.enter_context(log.open("wb"))]
+            if self._network and os.geteuid() == 0:
+                ours, theirs = socket.socketpair()
+                self._trace = SocketChannel(ours)
+                tracer_log = (self._folder / "tracer.log").open("wb")
+                files += [stack.enter_context(theirs), stack.enter_context(tracer_log)]
+            self._launched = _launcher().lab()
+            self._launched.begin(
+                [file.fileno() for file in files], hosts=str(hosts_file), run=self._run
+            )
         try:
             self._receive()
         except LabError:
             if lack := unavailable():
                 raise Unavailable(f"{lack.reason}; {lack.mend}") from None
             raise
+        return self._launched.pids[0]
 
     def prepare(self, process: ProcessSpec) -> None:
         """A fork takes no time."""
@@ -232,23 +221,16 @@ class NetnsBackend:
         if self._control is not None:
             self._control.close()
             self._control = None
-        for process in filter(None, (self._world, self._tracer)):
-            # The kernel takes its time over them; this program ends when that has.
-            threading.Thread(target=_end, args=(process,)).start()
-        self._world = self._tracer = None
+        if self._launched is not None:
+            # The kernel takes its time over it; this program ends when that has.
+            threading.Thread(target=self._launched.end).start()
+            self._launched = None
         for channel in self._channels:
             channel.close()
         self._channels.clear()
         if self._network is not None:
             self._network.close()
             self._network = None
-
-    def _world_pid(self) -> int:
-        """The world's process id here: the one child of unshare(1)."""
-        assert self._world
-        pid = self._world.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children")
-        return int(children.read_text().split()[0]) if children.exists() else pid
 
     def _tell(self, process: ProcessSpec, message: Message) -> None:
         if started := self._processes.get(process.name):
@@ -313,15 +295,26 @@ def _claim_network() -> tuple[int, socket.socket | None]:
     return 0, None
 
 
+SPACES = ("--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+"""What the launcher makes for each lab, as unshare(1) names it."""
+
+
 @cache
+def user_flags() -> tuple[str, ...]:
+    """How unshare(1) makes the user namespace for all of it; root needs none."""
+    if os.geteuid() == 0:
+        return ()
+    one, all_ = ("--user", "--map-root-user"), ("--user", "--map-root-user", "--map-auto")
+    return all_ if shutil.which("newuidmap") and _unshare_works(all_) else one
+
+
 def unshare_flags() -> tuple[str, ...]:
-    """How unshare(1) makes the world: with root's own rights, or in a user namespace."""
-    flags = ["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    if os.geteuid() != 0:
-        flags = ["--user", "--map-root-user", *flags]
-        if shutil.which("newuidmap") and _unshare_works([*flags, "--map-auto"]):
-            flags.append("--map-auto")
-    return tuple(flags)
+    """How unshare(1) makes all that a lab lives in."""
+    return (*user_flags(), *SPACES)
+
+
+def _launcher() -> Launcher:
+    return launcher(*(["unshare", *user_flags(), "--"] if user_flags() else []))
 
 
 def _missing() -> Lack | None:
@@ -350,7 +343,7 @@ def unavailable() -> Lack | None:
 
 def one_user_only() -> Lack | None:
     """Why processes of other users can't be had, if they can't."""
-    if "--user" not in unshare_flags() or "--map-auto" in unshare_flags():
+    if not user_flags() or "--map-auto" in user_flags():
         return None
     return Lack(
         "this user namespace has one user only",
@@ -361,14 +354,6 @@ def one_user_only() -> Lack | None:
 def _unshare_works(flags: Sequence[str]) -> bool:
     command = ["unshare", *flags, "--", "true"]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    try:
-        process.wait(timeout=5)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def _os_name() -> str:

@@ -1,14 +1,15 @@
 """The world of one lab: process 1 of the namespaces that hold its bridge, hosts and processes.
 
-Started by netns.py through unshare(1), so it owns a mount, a PID and a network namespace (and,
-without root, a user namespace). The bridge lives in its own network namespace. It forks an agent
-per host and a supervisor per process instead of starting interpreters, which keeps a lab of fifty
-hosts within a second. When its control socket ends, it ends, and the kernel ends everything in it:
-so nothing outlives a controller that was killed.
+The launcher forks it (see launcher.py), into a mount, a PID and a network namespace of its own. The
+bridge lives in that network namespace. It forks an agent per host and a supervisor per process
+instead of starting interpreters, which keeps a lab of fifty hosts within a second. When its control
+socket ends, it ends, and the kernel ends everything in it: so nothing outlives a controller that
+was killed. The tracer is forked beside it: the kernel would kill it with the world, before it
+tidied up.
 
 Run as a script with the standard library alone, never imported. Requests and answers are JSON,
-one a SOCK_SEQPACKET message on standard input; a request may carry a file descriptor, the channel
-of what it starts.
+one a SOCK_SEQPACKET message; those to the launcher come on its standard input. A request to the
+world may carry a file descriptor, the channel of what it starts.
 
 Threads: none, so that fork and unshare(2) mean what they say.
 """
@@ -24,14 +25,16 @@ import socket
 import subprocess
 import sys
 
+CLONE_NEWNS = 0x20000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
-MS_BIND = 4096
+MS_NOSUID_NODEV_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 14, 4096, 16384, 1 << 18
 PR_SET_NO_NEW_PRIVS = 38
 PR_CAPBSET_DROP = 24
 LAST_CAPABILITY = 63
 CAPABILITY_VERSION_3 = 0x20080522
 ANSWER_LIMIT = 65536
+LAUNCH_LIMIT = 1 << 20
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -49,6 +52,28 @@ def load(path: str):  # type: ignore[no-untyped-def]
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def fork(work) -> int:  # type: ignore[no-untyped-def]
+    """A process that does some work and ends, and tells on stderr what went wrong."""
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        work()
+    except BaseException as exc:
+        print(f"{type(exc).__name__}: {exc}", file=sys.stderr, flush=True)
+    finally:
+        os._exit(0)
+
+
+def close_but(*kept: int) -> None:
+    for number in map(int, os.listdir("/proc/self/fd")):
+        if number not in kept:
+            try:
+                os.close(number)
+            except OSError:
+                pass
 
 
 def drop_capabilities(kept: "list[int]") -> None:
@@ -130,26 +155,15 @@ class World:
         return {"known": pid in self.processes}
 
     def fork(self, channel: int, work) -> int:  # type: ignore[no-untyped-def]
-        pid = os.fork()
-        if pid:
-            return pid
-        try:
+        def child() -> None:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.dup2(channel, 0)
             os.dup2(channel, 1)
-            kept = set(self.networks.values())
-            for number in map(int, os.listdir("/proc/self/fd")):
-                if number > 2 and number not in kept:
-                    try:
-                        os.close(number)
-                    except OSError:
-                        pass
+            close_but(0, 1, 2, *self.networks.values())
             work()
-        except BaseException as exc:
-            print(f"{type(exc).__name__}: {exc}", file=sys.stderr, flush=True)
-        finally:
-            os._exit(0)
+
+        return fork(child)
 
     def reap(self) -> None:
         while True:
@@ -191,15 +205,64 @@ class World:
             self.send({"answer": answer})
 
 
+def launch(  # type: ignore[no-untyped-def]
+    programs, files: "list[int]", hosts: str, run: str, environ: "dict[str, str]", folder: str
+) -> None:
+    """Begins a lab, says which processes it has, and waits for their end.
+
+    `files`: where that is said, the world's control socket, its log, and where tracing is wanted,
+    the tracer's channel and log. `hosts` becomes /etc/hosts. Without threads or a PID namespace of
+    its own, this process is what all others of the lab are children of."""
+    agent, peer, tracer = programs
+    alive, control, log, *trace = files
+    for number, file in enumerate((os.open(os.devnull, os.O_RDONLY), log, log)):
+        os.dup2(file, number)
+    os.environ.clear()
+    os.environ.update(environ)
+    os.chdir(folder)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.setsid()
+
+    def watch() -> None:
+        for number, file in enumerate((trace[0], trace[0], trace[1])):
+            os.dup2(file, number)
+        close_but(0, 1, 2)
+        tracer.main([run])
+
+    def hold() -> None:
+        close_but(0, 1, 2, control)
+        call("mount", b"none", b"/", None, MS_REC | MS_PRIVATE, None)
+        call("mount", b"proc", b"/proc", b"proc", MS_NOSUID_NODEV_NOEXEC, None)
+        call("mount", hosts.encode(), b"/etc/hosts", None, MS_BIND, None)
+        world = World(socket.socket(fileno=control), agent, peer)
+        world.send({"answer": {}})
+        world.serve()
+
+    tracers = [fork(watch)] if trace else []
+    call("unshare", CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET)
+    pids = [fork(hold), *tracers]
+    os.write(alive, json.dumps(pids).encode())
+    for file in files:
+        if file != alive:
+            os.close(file)  # /proc is the world's by now
+    for pid in pids:
+        os.waitpid(pid, 0)
+
+
 def main() -> None:
-    agent, peer, hosts = sys.argv[1:]
+    programs = [load(path) for path in sys.argv[1:]]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    control = socket.socket(fileno=os.dup(0))
-    call("mount", hosts.encode(), b"/etc/hosts", None, MS_BIND, None)
-    world = World(control, load(agent), load(peer))
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that launch
+    inbox = socket.socket(fileno=0)
     gc.freeze()
-    world.send({"answer": {}})
-    world.serve()
+    while True:
+        data, files, _, _ = socket.recv_fds(inbox, LAUNCH_LIMIT, 5)
+        if not data:
+            return
+        request = json.loads(data)
+        fork(lambda: launch(programs, files, **request))  # noqa: B023 - called before the next turn
+        for file in files:
+            os.close(file)
 
 
 if __name__ == "__main__":
