@@ -53,6 +53,8 @@ HEARTBEAT = 1.0
 ANSWER_DEADLINE = 20.0
 EXEC_DEADLINE = 60.0
 COUNTER_PERIOD = 0.03
+SILENT = {"bind", "listen", "close", "shutdown"}
+"""Calls that change a socket's state, and may not send a segment."""
 AGENT_REST = 2
 """By how much longer than it works each agent rests, times the number of hosts: so that together
 they take half a core at most."""
@@ -487,17 +489,25 @@ class Lab:
             del self._running[process]
             gone = ProcessEvent(self.now(), process, host, "gone", signal="KILL")
             self.emit(gone)
+            self._wake(host)
             if process in self._starts and not self._closing:
                 self._backend.prepare(self._processes[process])
             return
         kind, t = message.pop("kind"), message.pop("t") - self._origin
         event = messages.of_process(kind, t, process, host, message)
         self.emit(event)
+        if not isinstance(event, CallEvent) or event.name in SILENT:
+            self._wake(host)
         if isinstance(event, CallEvent) and event.errno == "EADDRINUSE":
             self._ids += 1
             self._blaming.add(self._ids)
             look = {"do": "look", "id": self._ids, "caption": event.call}
             self._agents[host].send(look)
+
+    def _wake(self, host: str) -> None:
+        """Tells an agent that a socket may have changed without a segment."""
+        self._ids += 1
+        self._agents[host].send({"do": "wake", "id": self._ids})
 
     def emit(self, event: Event) -> None:
         """Takes in an event, and records it."""

@@ -4,7 +4,9 @@
 It runs for as long as the host lives, as the holder container's main process or as a process in
 the host's namespace. A cheap in-process poll (sock_diag, see sock_diag(7)) notices when any TCP
 socket changes its state, queue or kind of timer; what it then reports is what the real `ss` says.
-So a quiet host costs no process, and a change is reported within PERIOD_MAX.
+So a quiet host costs no process, and a change is reported within PERIOD_MAX. Where work is dear
+and waiting is not, it rests for longer, and until something can have happened: a segment passes, a
+timer is due (ss(8), --options), or the controller knows of a call (`wake`).
 
 Events go to stdout and commands come from stdin, one JSON object a line. `t` is CLOCK_MONOTONIC.
 With `--tether` the end of stdin ends the agent, and with it the host.
@@ -16,8 +18,10 @@ import argparse
 import base64
 import ctypes
 import json
+import math
 import mmap
 import os
+import re
 import resource
 import select
 import signal
@@ -33,10 +37,12 @@ from faults import Faults
 
 PERIOD_MIN = 0.004
 PERIOD_MAX = 0.025
-SLOWLY = 1.01
-"""By how much the period grows beyond PERIOD_MAX, where it may: to a hundredth of how long all has
-been quiet."""
+QUICKLY, SLOWLY = 1.3, 1.1
+"""By how much the period grows up to PERIOD_MAX, and where it may beyond that: to a tenth of how
+long all has been quiet."""
 CAPTURE_PERIOD = 0.005
+TIMER = re.compile(r"timer:\(\w+,(?:(\d+)min)?(?:([\d.]+)sec|(\d*\.\d+)ms|(\d+)ms)?,")
+"""1min59sec, 7.020sec, the same 7.020ms of an ss up to 6.1, 020ms, and nothing at all for 0."""
 SS = ["ss", "--tcp", "--all", "--numeric", "--options", "--extended", "--info"]
 
 lock = threading.Lock()
@@ -211,6 +217,16 @@ class Capture:
         return struct.unpack("II", found)[1]
 
 
+def first_timer(text):
+    """Seconds until the first timer in what `ss` says can go off: it tells long ones in whole
+    seconds, and the kernel is late rather than early."""
+    left = [
+        60 * int(minutes or 0) + float(seconds or fraction or 0) + int(millis or 0) / 1000
+        for minutes, seconds, fraction, millis in TIMER.findall(text)
+    ]
+    return min(left, default=math.inf)
+
+
 # --- The agent ------------------------------------------------------------------------------------
 
 
@@ -223,6 +239,8 @@ class Agent:
         self.period = PERIOD_MIN
         self.rest = None
         self.longest = PERIOD_MAX
+        self.rested = 0.0
+        self.due = math.inf
         self.next_sample = None
         self.capture = None
         self.next_read = 0.0
@@ -247,6 +265,8 @@ class Agent:
         # Columns are as wide as their widest entry, so most of a long list may be blanks.
         text = "\n".join(map(str.rstrip, found.stdout.decode("utf-8", "replace").split("\n")))
         emit(kind="sockets", t=at, cause=cause, text=text, counters=changed, **extra)
+        if self.longest > PERIOD_MAX:
+            self.due = at + first_timer(text)
         # What ss saw may have passed by the next sample. If anything happened meanwhile, that
         # looks again.
         self.looked = before if self.moment() == before else None
@@ -267,9 +287,19 @@ class Agent:
         now = time.monotonic()
         # A busy machine may have kept us waiting; that is no reason to rest.
         took = min(work() - worked, now - start)
-        self.next_sample = now + max(self.period, self.rest * took)
-        growth = 1.3 if self.period < PERIOD_MAX else SLOWLY
+        self.rested = now + self.rest * took
+        if now >= self.due:
+            self.due, self.period = math.inf, min(self.period, PERIOD_MAX)
+        self.next_sample = max(self.rested, min(now + self.period, self.due))
+        growth = QUICKLY if self.period < PERIOD_MAX else SLOWLY
         self.period = min(self.longest, self.period * growth)
+
+    def wake(self):
+        """Samples soon: something may have happened."""
+        self.period = PERIOD_MIN
+        if self.next_sample:
+            soon = max(self.rested, time.monotonic() + PERIOD_MIN)
+            self.next_sample = min(self.next_sample, soon)
 
     def read_packets(self):
         """Reports the packets that were captured since the last time."""
@@ -278,6 +308,8 @@ class Agent:
             packets = self.capture.read()
             if packets:
                 emit(kind="packets", t=time.monotonic(), data=base64.b64encode(packets).decode())
+                if self.longest > PERIOD_MAX:
+                    self.wake()
             self.next_read = time.monotonic() + CAPTURE_PERIOD
 
     def obey(self, message):
@@ -317,6 +349,11 @@ class Agent:
                     self.obey(json.loads(line.decode()))
             if self.next_sample and time.monotonic() >= self.next_sample:
                 self.sample()
+
+
+def do_wake(agent, ident):
+    """Answers nothing."""
+    agent.wake()
 
 
 def do_look(agent, ident, caption=None, fresh=True):
@@ -399,6 +436,7 @@ def do_fault(agent, ident, verb, **details):
 
 
 COMMANDS = {
+    "wake": do_wake,
     "look": do_look,
     "clock": do_clock,
     "setup": do_setup,

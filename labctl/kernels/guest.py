@@ -6,8 +6,8 @@ Both speak JSON, one object a line, over a virtio-serial port. The controller sa
     {"do": "case", "source": ..., "name": ..., "text": ..., "sets": ..., "variant": ...}
 
 and the guest `{"booted": true}` once, `{"ready": KERNEL}` to a hello, and of a case its events and
-packets as they come, a tick a second, and how it ended. It has no disk to keep anything on: a run
-is recorded by the controller, and so is all that came before a crash.
+packets as they come, a tick now and then, and how it ended. It has no disk to keep anything on: a
+run is recorded by the controller, and so is all that came before a crash.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from labctl.history import Event
 from labctl.runner import Performance, Silent
 from labctl.scenario import Scenario, load_document, params_of
 
-TICK = 1.0
+TICK = 5.0
 LONGEST_REST = 2.0
 """Seconds between two polls of a quiet host at most, where time costs nothing but work does."""
 INIT_MODULE = 175  # arch/x86/entry/syscalls/syscall_64.tbl

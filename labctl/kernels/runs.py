@@ -33,7 +33,7 @@ from labctl.workflow import place
 BOOT_DEADLINE = 240.0
 READY_DEADLINE = 60.0
 SILENCE = 180.0
-"""Seconds without a word after which a guest is given up. It ticks once a second."""
+"""Seconds without a word after which a guest is given up. It ticks every few seconds."""
 BUSY = 60.0
 """Seconds of work in which a virtual clock must get further than a real one: else it never jumps,
 because something in the guest never waits."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -34,14 +35,18 @@ def be_kept_waiting() -> None:
     time.sleep(0.3)
 
 
-def rest_after(spend: Callable[[], None]) -> float:
-    """For how long the agent rests after a sample that takes so much."""
+def loaded() -> Any:
     spec = importlib.util.spec_from_file_location("agent", FILE)
     assert spec
     assert spec.loader
-    module: Any = importlib.util.module_from_spec(spec)
+    module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    agent = module.Agent()
+    return module
+
+
+def rest_after(spend: Callable[[], None]) -> float:
+    """For how long the agent rests after a sample that takes so much."""
+    agent = loaded().Agent()
     agent.diag, agent.rest = Diag(spend), REST
     agent.sample()
     return float(agent.next_sample - time.monotonic())
@@ -54,3 +59,33 @@ def test_it_rests_for_as_long_as_it_worked() -> None:
 def test_it_does_not_rest_for_what_others_took() -> None:
     """On a busy machine it would sleep for seconds, and see nothing."""
     assert rest_after(be_kept_waiting) < 0.3 * REST / 2
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("ESTAB 0 0 10.0.0.1:80 10.0.0.2:4711 timer:(keepalive,1min59sec,0) ino:0", 119.0),
+        ("timer:(timewait,59sec,0)\ntimer:(on,200ms,3)\ntimer:(keepalive,119min,0)", 0.2),
+        ("timer:(timewait,7.020ms,0)", 7.02),
+        ("timer:(timewait,7.020sec,0)", 7.02),
+        ("timer:(persist,,0) ino:0", 0.0),
+        ("LISTEN 0 20 0.0.0.0:8000 0.0.0.0:*", math.inf),
+    ],
+)
+def test_when_the_first_timer_can_go_off(text: str, seconds: float) -> None:
+    assert loaded().first_timer(text) == seconds
+
+
+def test_it_rests_until_a_timer_is_due_or_it_is_woken() -> None:
+    agent = loaded().Agent()
+    agent.diag, agent.rest, agent.longest = Diag(lambda: None), 0, 100.0
+    agent.next_sample, agent.period = time.monotonic(), 50.0
+    agent.due = time.monotonic() + 5
+    agent.sample()
+    assert agent.next_sample == agent.due
+    agent.wake()
+    assert agent.next_sample - time.monotonic() <= 0.004
+    agent.due = time.monotonic()
+    agent.sample()  # it is due, and late
+    assert agent.next_sample - time.monotonic() <= 0.025
+    assert agent.due == math.inf
