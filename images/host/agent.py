@@ -129,6 +129,13 @@ def counters():
     return values
 
 
+def segments():
+    """How many TCP segments came in and went out; to read all counters takes five times as long."""
+    with open("/proc/net/snmp") as table:
+        names, numbers = (line.split() for line in table if line.startswith("Tcp:"))
+    return [numbers[names.index(name)] for name in ("InSegs", "OutSegs")]
+
+
 def work():
     """CPU seconds of this process and of the children that it has waited for."""
     usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
@@ -249,8 +256,7 @@ class Agent:
     def moment(self):
         """Equal at two times only if nothing happened between them: states may come and go, but
         segments are counted."""
-        counted = counters()
-        return self.diag.fingerprint(), counted["TcpInSegs"], counted["TcpOutSegs"]
+        return self.diag.fingerprint(), segments()
 
     def look(self, cause, **extra):
         """Reports what `ss` and the counters say now."""
