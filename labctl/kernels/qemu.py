@@ -169,7 +169,7 @@ class Machine:
             deadline = time.monotonic() + MONITOR_DEADLINE
             while (status := self._ask("query-migrate").get("status")) != "completed":
                 if status == "failed" or time.monotonic() > deadline:
-                    raise LabError(f"the guest's state can't be saved: {status}")
+                    raise LabError(f"{state.parent} takes no state ({status}); {ROOM}")
                 time.sleep(0.05)
             self._ask("cont")
             try:
