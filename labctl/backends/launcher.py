@@ -21,7 +21,7 @@ from typing import Any
 
 from labctl.resources import images
 
-PATIENCE = 5.0
+PATIENCE = 20.0
 
 
 class Launcher:
@@ -47,7 +47,11 @@ class Launcher:
 
     def _end(self) -> None:
         self._socket.close()
-        self._process.wait()
+        try:
+            self._process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
 class Launched:

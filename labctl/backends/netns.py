@@ -174,9 +174,12 @@ class NetnsBackend:
                 tracer_log = (self._folder / "tracer.log").open("wb")
                 files += [stack.enter_context(theirs), stack.enter_context(tracer_log)]
             self._launched = _launcher().lab()
-            self._launched.begin(
-                [file.fileno() for file in files], hosts=str(hosts_file), run=self._run
-            )
+            try:
+                self._launched.begin(
+                    [file.fileno() for file in files], hosts=str(hosts_file), run=self._run
+                )
+            except OSError:
+                launcher.cache_clear()  # the control socket has ended too, and tells
         try:
             self._receive()
         except LabError:
