@@ -190,6 +190,13 @@ def test_no_engine_is_unavailable(labctl: Labctl) -> None:
 # The catalogue and the language
 
 
+def test_up_ends_as_what_it_started_did() -> None:
+    done = program("up", "--backend", "docker", DOCKER_HOST="unix:///nowhere.sock")
+    assert (done.returncode, done.stdout) == (EXIT["skip"], "")
+    assert done.stderr.startswith("labctl: no Docker engine answers at unix:///nowhere.sock")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_list(labctl: Labctl) -> None:
     status, out, err = labctl("list", "--format", "json")
     assert (status, err) == (0, "")
