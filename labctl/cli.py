@@ -332,7 +332,10 @@ def up(backend: str, os: str) -> int:
     assert holder.stdout
     hosts = holder.stdout.readline().split()
     if not hosts or hosts[0] != READY:
-        return max(holder.wait(), 0) or EXIT["error"]  # it has said why
+        status = holder.wait()
+        if status <= 0:
+            _exit(EXIT["error"], "the lab ended as soon as it was up")
+        return status  # it has said why
     click.echo(f"up: {', '.join(hosts[1:])}. Enter with: labctl shell {hosts[1]}. "
                "End with: labctl down")  # fmt: skip
     return EXIT["pass"]

@@ -17,6 +17,7 @@ from typing import Any
 
 from labctl import messages
 from labctl.backends import (
+    USUAL_REST,
     Backend,
     Channel,
     HostLink,
@@ -53,8 +54,6 @@ HEARTBEAT = 1.0
 ANSWER_DEADLINE = 20.0
 EXEC_DEADLINE = 60.0
 COUNTER_PERIOD = 0.03
-SILENT = {"bind", "listen", "close", "shutdown"}
-"""Calls that change a socket's state, and may not send a segment."""
 AGENT_REST = 2
 """By how much longer than it works each agent rests, times the number of hosts: so that together
 they take half a core at most."""
@@ -496,7 +495,7 @@ class Lab:
         kind, t = message.pop("kind"), message.pop("t") - self._origin
         event = messages.of_process(kind, t, process, host, message)
         self.emit(event)
-        if not isinstance(event, CallEvent) or event.name in SILENT:
+        if isinstance(event, CallEvent | ProcessEvent):
             self._wake(host)
         if isinstance(event, CallEvent) and event.errno == "EADDRINUSE":
             self._ids += 1
@@ -505,9 +504,10 @@ class Lab:
             self._agents[host].send(look)
 
     def _wake(self, host: str) -> None:
-        """Tells an agent that a socket may have changed without a segment."""
-        self._ids += 1
-        self._agents[host].send({"do": "wake", "id": self._ids})
+        """Tells an agent that rests for long that a socket may have changed without a segment."""
+        if self._links[host].longest_rest > USUAL_REST:
+            self._ids += 1
+            self._agents[host].send({"do": "wake", "id": self._ids})
 
     def emit(self, event: Event) -> None:
         """Takes in an event, and records it."""

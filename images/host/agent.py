@@ -18,7 +18,6 @@ import argparse
 import base64
 import ctypes
 import json
-import math
 import mmap
 import os
 import re
@@ -224,14 +223,13 @@ class Capture:
         return struct.unpack("II", found)[1]
 
 
-def first_timer(text):
-    """Seconds until the first timer in what `ss` says can go off: it tells long ones in whole
-    seconds, and the kernel is late rather than early."""
-    left = [
+def timers(text):
+    """In how many seconds the timers in what `ss` says can go off, in order: it tells long ones in
+    whole seconds, and the kernel is late rather than early."""
+    return sorted(
         60 * int(minutes or 0) + float(seconds or fraction or 0) + int(millis or 0) / 1000
         for minutes, seconds, fraction, millis in TIMER.findall(text)
-    ]
-    return min(left, default=math.inf)
+    )
 
 
 # --- The agent ------------------------------------------------------------------------------------
@@ -247,7 +245,7 @@ class Agent:
         self.rest = None
         self.longest = PERIOD_MAX
         self.rested = 0.0
-        self.due = math.inf
+        self.due = []
         self.next_sample = None
         self.capture = None
         self.next_read = 0.0
@@ -272,7 +270,9 @@ class Agent:
         text = "\n".join(map(str.rstrip, found.stdout.decode("utf-8", "replace").split("\n")))
         emit(kind="sockets", t=at, cause=cause, text=text, counters=changed, **extra)
         if self.longest > PERIOD_MAX:
-            self.due = at + first_timer(text)
+            self.due = [at + left for left in timers(text)]
+            if self.due:
+                self.next_sample = min(self.next_sample, max(self.rested, self.due[0]))
         # What ss saw may have passed by the next sample. If anything happened meanwhile, that
         # looks again.
         self.looked = before if self.moment() == before else None
@@ -294,16 +294,17 @@ class Agent:
         # A busy machine may have kept us waiting; that is no reason to rest.
         took = min(work() - worked, now - start)
         self.rested = now + self.rest * took
-        if now >= self.due:
-            self.due, self.period = math.inf, min(self.period, PERIOD_MAX)
-        self.next_sample = max(self.rested, min(now + self.period, self.due))
+        while self.due and now >= self.due[0]:
+            del self.due[0]
+            self.period = min(self.period, PERIOD_MAX)
+        self.next_sample = max(self.rested, min([now + self.period, *self.due[:1]]))
         growth = QUICKLY if self.period < PERIOD_MAX else SLOWLY
         self.period = min(self.longest, self.period * growth)
 
     def wake(self):
-        """Samples soon: something may have happened."""
-        self.period = PERIOD_MIN
-        if self.next_sample:
+        """Samples soon, where it would rest for long: something may have happened."""
+        if self.longest > PERIOD_MAX:
+            self.period = PERIOD_MIN
             soon = max(self.rested, time.monotonic() + PERIOD_MIN)
             self.next_sample = min(self.next_sample, soon)
 
@@ -314,8 +315,7 @@ class Agent:
             packets = self.capture.read()
             if packets:
                 emit(kind="packets", t=time.monotonic(), data=base64.b64encode(packets).decode())
-                if self.longest > PERIOD_MAX:
-                    self.wake()
+                self.wake()
             self.next_read = time.monotonic() + CAPTURE_PERIOD
 
     def obey(self, message):
@@ -346,6 +346,7 @@ class Agent:
                 self.read_packets()
             if self.faults.log in ready:
                 self.faults.report()
+                self.wake()
             if 0 in ready:
                 data = os.read(0, 65536)
                 if not data:
@@ -398,6 +399,7 @@ def do_setup(agent, ident, rest, longest=PERIOD_MAX, hosts=None, batch=""):
         refused = None
     except OSError as exc:
         refused = exc.strerror
+        agent.longest = PERIOD_MAX  # no segment would wake it
     emit(kind="reply", id=ident, t=time.monotonic(), capture=refused)
 
 

@@ -57,6 +57,9 @@ class ProcessSpec:
     rights: tuple[str, ...] = ()
 
 
+USUAL_REST = 0.025
+
+
 @dataclass(frozen=True)
 class HostLink:
     """A host that is up. `holder`: what `labctl shell` enters, a container's id or process ids;
@@ -70,7 +73,7 @@ class HostLink:
     ipv6: tuple[str, ...]
     batch: str = ""
     hosts_file: bool = True
-    longest_rest: float = 0.025
+    longest_rest: float = USUAL_REST
 
 
 def address_names(hosts: Mapping[str, tuple[Sequence[str], Sequence[str]]]) -> dict[str, str]:

@@ -116,15 +116,14 @@ class DockerBackend:
     ) -> dict[str, HostLink]:
         client = self._client = engine.connect()
         submit = self._pool.submit
-        making = submit(self._create_network, client)
         version = submit(client.version)
         built = images.ensure(client, self._options.os, self._options.progress)
         for image in sorted({process.image for process in processes if process.image}):
             images.obtain(client, image, self._options.progress)
         with translated("bring the lab up"):
             self._tracer = submit(self._start_tracer, client, built)
+            network = self._create_network(client)
             self._version = version.result()
-            network = making.result()
             holders = _results(
                 {
                     host.name: submit(

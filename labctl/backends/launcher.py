@@ -13,11 +13,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
 
 from labctl.resources import images
 
@@ -29,46 +29,60 @@ class Launcher:
 
     def __init__(self, prefix: Sequence[str]) -> None:
         programs = ("host/agent.py", "peer/peer.py", "host/tracer.py")
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - it ends with this program
         with theirs:
             self._process = subprocess.Popen(
                 [
                     *prefix, sys.executable, "-I", "-S", str(Path(__file__).with_name("world.py")),
                     *(str(images() / program) for program in programs),
                 ],
-                stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=self._errors,
                 start_new_session=True,
             )  # fmt: skip
+        self._owner = os.getpid()
         atexit.register(self._end)
 
-    def lab(self) -> Launched:
-        """A lab that is yet to begin."""
-        return Launched(self._socket)
+    def said(self) -> str:
+        """What it has written to its standard error."""
+        return os.pread(self._errors.fileno(), 4096, 0).decode(errors="replace").strip()
 
     def _end(self) -> None:
-        self._socket.close()
-        try:
-            self._process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        if os.getpid() != self._owner:
+            return
+        self.socket.shutdown(socket.SHUT_RDWR)  # a program that was forked may hold it open
+        self.socket.close()
+        self._process.wait()
 
 
 class Launched:
     """What is forked for a lab; all of it ends when it was asked to."""
 
-    def __init__(self, launcher: socket.socket) -> None:
+    def __init__(self, launcher: Launcher) -> None:
         self._launcher = launcher
         self._alive, self._theirs = socket.socketpair()
         self._alive.settimeout(PATIENCE)
 
-    def begin(self, files: Sequence[int], **request: Any) -> None:
+    def begin(self, files: Sequence[int], hosts: str, run: str) -> None:
         """Begins it with these arguments and file descriptors, those of `launch` in world.py, in
-        this program's environment and folder. Raises OSError."""
-        request |= {"environ": dict(os.environ), "folder": str(Path.cwd())}
-        with self._theirs:
-            descriptors = [self._theirs.fileno(), *files]
-            socket.send_fds(self._launcher, [json.dumps(request).encode()], descriptors)
+        this program's environment and folder. Raises OSError; ConnectionError where the launcher
+        has gone."""
+        request = {"hosts": hosts, "run": run, "environ": dict(os.environ)}
+        with ExitStack() as stack:
+            here = os.open(".", os.O_PATH | os.O_DIRECTORY)
+            stack.callback(os.close, here)
+            # In a file, since an environment may be larger than a message.
+            words = stack.enter_context(open(os.memfd_create("lab"), "w"))  # noqa: PTH123
+            json.dump(request, words)
+            words.flush()
+            alive = stack.enter_context(self._theirs)
+            sent = [alive.fileno(), words.fileno(), here, *files]
+            socket.send_fds(self._launcher.socket, [b"lab"], sent)
+
+    @property
+    def said(self) -> str:
+        """What the launcher has to say, should this not begin."""
+        return self._launcher.said()
 
     @cached_property
     def pids(self) -> list[int]:
@@ -80,16 +94,17 @@ class Launched:
     def end(self) -> None:
         """Waits until all of it has gone; after PATIENCE seconds it is killed."""
         self._theirs.close()
-        pids = self.pids
         with self._alive:
-            try:
-                self._alive.recv(1)
-            except TimeoutError:
-                for pid in pids:
+            if self.pids and not self._over():
+                for pid in self.pids:
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
-                self._alive.settimeout(None)
-                self._alive.recv(1)
+                self._over()
+
+    def _over(self) -> bool:
+        with suppress(TimeoutError):
+            return not self._alive.recv(1)
+        return False
 
 
 @cache

@@ -1,12 +1,13 @@
 """The embedded backend: plain Linux namespaces, with root or in an unprivileged user namespace.
 
-    launcher -> world.py (process 1; owns the bridge's network namespace)
-             |    |-- agent.py, one a host, each in a network namespace of its own
-             |    `-- peer.py, one a process, each in a PID namespace of its own
-             `-> tracer.py, with real root only
+    launcher -> a process that waits for all of the lab
+                 |-- world.py (process 1; owns the bridge's network namespace)
+                 |    |-- agent.py, one a host, each in a network namespace of its own
+                 |    `-- peer.py, one a process, each in a PID namespace of its own
+                 `-- tracer.py, with real root only
 
-No daemon and no image. All of it lives below one process that ends with this one; but for the
-tracer, which has to tidy up and therefore ends by itself, as soon as this one does.
+No daemon and no image. World and tracer end with their sockets to this program: the kernel ends all
+that is in a world, and the tracer has to tidy up first.
 """
 
 from __future__ import annotations
@@ -173,20 +174,30 @@ class NetnsBackend:
                 self._trace = SocketChannel(ours)
                 tracer_log = (self._folder / "tracer.log").open("wb")
                 files += [stack.enter_context(theirs), stack.enter_context(tracer_log)]
-            self._launched = _launcher().lab()
+            descriptors = [file.fileno() for file in files]
             try:
-                self._launched.begin(
-                    [file.fileno() for file in files], hosts=str(hosts_file), run=self._run
-                )
-            except OSError:
-                launcher.cache_clear()  # the control socket has ended too, and tells
+                self._begin(descriptors, str(hosts_file))
+            except ConnectionError:
+                launcher.cache_clear()
+                with suppress(ConnectionError):  # the control socket tells
+                    self._begin(descriptors, str(hosts_file))
         try:
             self._receive()
         except LabError:
             if lack := unavailable():
                 raise Unavailable(f"{lack.reason}; {lack.mend}") from None
             raise
+        assert self._launched
         return self._launched.pids[0]
+
+    def _begin(self, files: Sequence[int], hosts: str) -> None:
+        self._launched = Launched(_launcher())
+        try:
+            self._launched.begin(files, hosts, self._run)
+        except ConnectionError:
+            raise
+        except OSError as exc:
+            raise LabError(f"the namespaces can't begin: {exc.strerror}") from exc
 
     def prepare(self, process: ProcessSpec) -> None:
         """A fork takes no time."""
@@ -278,6 +289,7 @@ class NetnsBackend:
 
     def _broken(self) -> LabError:
         log = (self._folder / "world.log").read_text(errors="replace").strip()
+        log = log or (self._launched.said if self._launched else "")
         return LabError(
             f"the namespaces ended: {log.splitlines()[-1] if log else 'no reason given'}"
         )

@@ -7,9 +7,9 @@ socket ends, it ends, and the kernel ends everything in it: so nothing outlives 
 was killed. The tracer is forked beside it: the kernel would kill it with the world, before it
 tidied up.
 
-Run as a script with the standard library alone, never imported. Requests and answers are JSON,
-one a SOCK_SEQPACKET message; those to the launcher come on its standard input. A request to the
-world may carry a file descriptor, the channel of what it starts.
+Run as a script with the standard library alone, never imported. Requests to a world and its answers
+are JSON, one a SOCK_SEQPACKET message; a request may carry a file descriptor, the channel of what
+it starts. A request to the launcher, on its standard input, is descriptors alone (see `launch`).
 
 Threads: none, so that fork and unshare(2) mean what they say.
 """
@@ -34,7 +34,7 @@ PR_CAPBSET_DROP = 24
 LAST_CAPABILITY = 63
 CAPABILITY_VERSION_3 = 0x20080522
 ANSWER_LIMIT = 65536
-LAUNCH_LIMIT = 1 << 20
+LAUNCH_LIMIT, MOST_FILES = 16, 7
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -205,21 +205,21 @@ class World:
             self.send({"answer": answer})
 
 
-def launch(  # type: ignore[no-untyped-def]
-    programs, files: "list[int]", hosts: str, run: str, environ: "dict[str, str]", folder: str
-) -> None:
-    """Begins a lab, says which processes it has, and waits for their end.
+def launch(programs, files: "list[int]") -> None:  # type: ignore[no-untyped-def]
+    """Begins a lab, says which processes it has, and waits for their end: they are children of this
+    one.
 
-    `files`: where that is said, the world's control socket, its log, and where tracing is wanted,
-    the tracer's channel and log. `hosts` becomes /etc/hosts. Without threads or a PID namespace of
-    its own, this process is what all others of the lab are children of."""
+    `files`: where that is said, the request, the folder to be in, the world's control socket, its
+    log, and where tracing is wanted, the tracer's channel and log. In the request, `hosts` is what
+    becomes /etc/hosts, `run` the tracer's argument, and `environ` the environment."""
     agent, peer, tracer = programs
-    alive, control, log, *trace = files
+    alive, words, folder, control, log, *trace = files
     for number, file in enumerate((os.open(os.devnull, os.O_RDONLY), log, log)):
         os.dup2(file, number)
+    request = json.loads(os.pread(words, os.fstat(words).st_size, 0))
     os.environ.clear()
-    os.environ.update(environ)
-    os.chdir(folder)
+    os.environ.update(request["environ"])
+    os.fchdir(folder)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
 
@@ -227,13 +227,13 @@ def launch(  # type: ignore[no-untyped-def]
         for number, file in enumerate((trace[0], trace[0], trace[1])):
             os.dup2(file, number)
         close_but(0, 1, 2)
-        tracer.main([run])
+        tracer.main([request["run"]])
 
     def hold() -> None:
         close_but(0, 1, 2, control)
         call("mount", b"none", b"/", None, MS_REC | MS_PRIVATE, None)
         call("mount", b"proc", b"/proc", b"proc", MS_NOSUID_NODEV_NOEXEC, None)
-        call("mount", hosts.encode(), b"/etc/hosts", None, MS_BIND, None)
+        call("mount", request["hosts"].encode(), b"/etc/hosts", None, MS_BIND, None)
         world = World(socket.socket(fileno=control), agent, peer)
         world.send({"answer": {}})
         world.serve()
@@ -246,6 +246,8 @@ def launch(  # type: ignore[no-untyped-def]
         if file != alive:
             os.close(file)  # /proc is the world's by now
     for pid in pids:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # until all end, their numbers are theirs
+    for pid in pids:
         os.waitpid(pid, 0)
 
 
@@ -256,11 +258,13 @@ def main() -> None:
     inbox = socket.socket(fileno=0)
     gc.freeze()
     while True:
-        data, files, _, _ = socket.recv_fds(inbox, LAUNCH_LIMIT, 5)
+        data, files, _, _ = socket.recv_fds(inbox, LAUNCH_LIMIT, MOST_FILES)
         if not data:
             return
-        request = json.loads(data)
-        fork(lambda: launch(programs, files, **request))  # noqa: B023 - called before the next turn
+        try:
+            fork(lambda: launch(programs, files))  # noqa: B023 - called before the next turn
+        except OSError as exc:
+            print(f"fork: {exc.strerror}", file=sys.stderr, flush=True)
         for file in files:
             os.close(file)
 
