@@ -227,6 +227,7 @@ def test_a_signal_leaves_nothing_running_and_nothing_half_made(
 MAKER = """\
 #!/bin/sh
 trap 'sleep 0.5; rm there; exit 1' TERM
+sleep 0.5  # until who started it has taken note of that
 touch there
 sleep 1000
 rm there
