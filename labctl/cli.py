@@ -157,10 +157,10 @@ def run(
     import time
 
     from labctl import dispatch, workflow
+    from labctl.arguments import find, parse_sets
     from labctl.backends import choose
     from labctl.resources import scenarios
     from labctl.runner import document
-    from labctl.scenario import find, parse_sets
 
     chosen = parse_sets(sets, "--set")
     cases = workflow.load_all(find(paths, scenarios()), chosen)
@@ -261,8 +261,8 @@ def _say(line: str) -> None:
 def validate(paths: tuple[str, ...]) -> None:
     """Check scenarios without running them: every error at once, with file and line."""
     from labctl import workflow
+    from labctl.arguments import find
     from labctl.resources import scenarios
-    from labctl.scenario import find
 
     files = find(paths, scenarios())
     cases = workflow.load_all(files, {})

@@ -73,9 +73,9 @@ def matrix(
     """
     from labctl import matrix as flow
     from labctl import workflow
+    from labctl.arguments import find, parse_sets
     from labctl.cli import EXIT
     from labctl.resources import scenarios
-    from labctl.scenario import find, parse_sets
 
     places = flow.places(backend, os, kernel, virtual_time)
     if github:

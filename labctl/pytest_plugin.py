@@ -74,8 +74,9 @@ class ScenarioFile(pytest.File):
 
     def collect(self) -> Iterator[ScenarioItem]:
         """Raises CollectError with every mistake of the file."""
+        from labctl.arguments import parse_sets
         from labctl.errors import LabctlError
-        from labctl.scenario import load, parse_sets
+        from labctl.scenario import load
 
         try:
             sets = parse_sets(self.config.getoption("labctl_set"), "--labctl-set")

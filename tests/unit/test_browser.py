@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from labctl.reports import html
-from tests.unit.test_reports import DRAWN
+from tests.unit.test_pages import DRAWN
 
 NAMES = "chromium", "chromium-browser", "google-chrome"
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), "")

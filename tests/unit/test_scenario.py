@@ -17,8 +17,7 @@ from labctl.document import Document
 from labctl.errors import ScenarioError, UsageError
 from labctl.predicates import SocketPattern
 from labctl.probes.sockets import State
-from labctl.resources import catalogue
-from labctl.scenario import Scenario, find, load, load_document
+from labctl.scenario import Scenario, load, load_document
 from labctl.steps import STEPS, Call, Kill, Sleep, Wait
 from labctl.steps import Sysctl as SysctlStep
 from labctl.values import Within
@@ -408,34 +407,6 @@ def test_each_of_several_files_takes_its_own_params(tmp_path: Path) -> None:
         load_all(files, {"prot": "2"})
     with pytest.raises(UsageError, match=r"b\.yaml: --set port: unknown param"):
         load_all(files[1:], {"port": "2"})
-
-
-# Names of files
-
-
-def test_find(tmp_path: Path) -> None:
-    shipped, mine = tmp_path / "shipped", tmp_path / "mine"
-    for file in (
-        "shipped/a.yaml",
-        "shipped/deep/b.yaml",
-        "mine/c.yml",
-        "mine/d.yaml",
-        "mine/e.txt",
-    ):
-        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / file).touch()
-    assert find(["b", "a"], shipped) == [shipped / "deep/b.yaml", shipped / "a.yaml"]
-    for name in ("deep/b", "deep", "deep/"):
-        assert find([name], shipped) == [shipped / "deep/b.yaml"]
-    assert list(catalogue(shipped)) == ["a", "deep/b"]
-    assert find([str(mine)], shipped) == [mine / "c.yml", mine / "d.yaml"]
-    assert find([str(mine / "e.txt"), str(mine / "e.txt")], shipped) == [mine / "e.txt"]
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match="no scenario in this folder"):
-        find([str(tmp_path / "empty")], shipped)
-    for absent in ("c", "*", "**", "/nowhere", "dee", "../mine/d", "a.yaml"):
-        with pytest.raises(UsageError, match="no such file; unknown scenario"):
-            find([absent], shipped)
 
 
 # Any text at all

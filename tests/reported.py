@@ -1,0 +1,188 @@
+"""Runs for the tests of reports: a recorded one (tests/unit/data/run), and events made up."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from labctl.check import Verdict
+from labctl.history import (
+    CallEvent,
+    Event,
+    History,
+    LabEvent,
+    OutputEvent,
+    ProcessEvent,
+    SocketsEvent,
+    StateEvent,
+    StepEvent,
+    TroubleEvent,
+)
+from labctl.probes.segments import Captures, Injection, Loss, Segment
+from labctl.reports import ladder, recorded
+from labctl.reports.recorded import RecordedRun
+from labctl.reports.rungs import Bar, Ladder
+from tests.fake import HEADER, tcp
+
+RUN = Path(__file__).parent / "unit" / "data" / "run"
+GOLDEN = Path(__file__).parent / "golden" / "reports"
+SERVER, CLIENT = "198.18.0.2:8000", "198.18.0.3:40000"
+ADDRESSES = {"server": "198.18.0.2", "client": "198.18.0.3", "proxy": "198.18.0.4"}
+NASTY = "</title><script>alert('&')</script>\x1b[31m|`*_[x](y)\"#;"
+
+
+class Seen(Captures):
+    """Captures that have been read already."""
+
+    def __init__(self, segments: list[Segment]) -> None:
+        super().__init__()
+        self._given = sorted(segments, key=lambda segment: segment.time)
+
+    def segments(
+        self,
+        owners: Mapping[str, str],
+        origin: float,
+        losses: Sequence[Loss] = (),
+        injections: Sequence[Injection] = (),
+    ) -> list[Segment]:
+        return self._given
+
+
+def segment(t: float, text: str, arrived: float | None = 0.0, **more: object) -> Segment:
+    """`client FIN ACK 5 1 len 3`: who sends, what, its numbers. It takes 0.1 ms."""
+    words = text.split()
+    sender = words.pop(0)
+    flags = tuple(word for word in words if word.isupper())
+    numbers = [int(word) for word in words if word.isdigit()]
+    ends = (SERVER, CLIENT) if sender == "server" else (CLIENT, SERVER)
+    found = Segment(
+        t=t,
+        arrived=None if arrived is None else arrived or t + 0.0001,
+        sender=sender,
+        receiver="client" if sender == "server" else "server",
+        source=ends[0],
+        target=ends[1],
+        seq=numbers[0],
+        ack=numbers[1],
+        flags=flags,
+        length=numbers[2] if "len" in words else 0,
+        window=1000,
+    )
+    return replace(found, **more)  # type: ignore[arg-type]
+
+
+HANDSHAKE = [
+    segment(0.1, "client SYN 0 0"),
+    segment(0.1002, "server SYN ACK 0 1"),
+    segment(0.1004, "client ACK 1 1"),
+]
+CLOSE = [
+    segment(0.2, "server FIN ACK 1 1"),
+    segment(0.2002, "client ACK 1 2"),
+    segment(0.3, "client FIN ACK 1 2"),
+    segment(0.3002, "server ACK 2 2"),
+]
+
+
+def history(*events: Event, segments: list[Segment] | None = None) -> History:
+    """What these add up to, the lab's first word before them."""
+    lab = LabEvent(0.0, "2026-01-02T03:04:05Z", "netns", {"kernel": "6.1.0"}, ADDRESSES)
+    found = History([lab, *sorted(events, key=lambda e: e.t)], Seen(segments or []))
+    found.add_packets(max((s.time for s in segments or []), default=0.0), "server", b"")
+    return found
+
+
+def look(t: float, host: str, *lines: str, caption: str | None = None) -> SocketsEvent:
+    """A look at a host."""
+    return SocketsEvent(t, host, "look", "\n".join([HEADER, *lines, ""]), {}, caption)
+
+
+def step(t: float, text: str, end: float, outcome: str = "done", **more: object) -> list[Event]:
+    """A step's beginning and end."""
+    index = round(t * 1000)
+    return [
+        StepEvent(t, index, "begin", text),
+        StepEvent(end, index, "end", text, outcome=outcome, **more),  # type: ignore[arg-type]
+    ]
+
+
+def call(t: float, done: float | None, host: str, text: str, **more: object) -> list[Event]:
+    """A call's beginning, and its end if it has one."""
+    name = text.split(maxsplit=1)[0]
+    events: list[Event] = [CallEvent(t, host, host, 7, "enter", text, name)]
+    if done is not None:
+        events.append(
+            CallEvent(done, host, host, 7, "done", text, name, **more)  # type: ignore[arg-type]
+        )
+    return events
+
+
+def rows(found: History, *verdicts: Verdict) -> Ladder:
+    return ladder.rows(found, ("server", "client"), verdicts)
+
+
+def bars(found: Ladder, host: str) -> list[tuple[str, float, bool]]:
+    """The states of a host's sockets, since when, and whether the kernel said so."""
+    return [
+        (row.state, row.t, row.exact)
+        for row in found.rows
+        if isinstance(row, Bar) and row.host == host
+    ]
+
+
+def recorded_run(found: History, **more: object) -> RecordedRun:
+    """A run with this history, and nothing of note besides."""
+    base = recorded.load(RUN)
+    run = replace(base, history=found, verdicts=(), why=(), folder=Path("made-up"))
+    return replace(run, **more)  # type: ignore[arg-type]
+
+
+def golden(name: str, text: str) -> None:
+    """Compares with a golden file."""
+    text = text.replace(str(RUN), "RUN").replace(RUN.as_posix(), "RUN")
+    path = GOLDEN / name
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8"), f"{name}: see UPDATE_GOLDEN above"
+
+
+def full() -> History:
+    """Everything that a ladder can show."""
+    syn_lost = segment(0.05, "client SYN 0 0", None)
+    data = [segment(0.11 + n / 1e4, f"server PSH ACK {1 + 10 * n} 1 len 10") for n in range(5)]
+    acks = [segment(0.11005 + n / 1e4, f"client ACK 1 {11 + 10 * n}") for n in range(5)]
+    odd = [
+        segment(0.12, "client ACK 1 51", zero_window=True),
+        segment(0.13, "server ACK 50 1 len 1", probe=True),
+        segment(0.14, "server PSH ACK 41 1 len 10", retransmitted=True),
+        replace(segment(0.15, "client RST 9 0", 0.15), t=None, sender=None),
+    ]
+    other = replace(
+        segment(0.45, "client RST ACK 1 1"), source="198.18.0.3:40001", target="198.18.0.4:80",
+        receiver="proxy",
+    )  # fmt: skip
+    listen, estab = tcp("LISTEN", ":8000"), tcp("ESTAB", SERVER, CLIENT)
+    return history(
+        *step(0.01, "start server", 0.02),
+        ProcessEvent(0.015, "server", "server", "start", pid=7),
+        *call(0.016, 0.017, "server", "bind :8000", local="0.0.0.0:8000"),
+        *call(0.018, 0.0185, "server", "listen 5"),
+        *call(0.019, 0.104, "server", "accept", peer=CLIENT),
+        look(0.018, "server", listen),
+        *step(0.011, "wait server LISTEN", 0.018, "held"),
+        ProcessEvent(0.03, "client", "client", "start", pid=7),
+        *call(0.04, 0.101, "client", "connect server:8000"),
+        StateEvent(0.0499, "client", "198.18.0.3:0", SERVER, "UNCONN", "SYN-SENT"),
+        StateEvent(0.1004, "client", CLIENT, SERVER, "SYN-SENT", "ESTAB"),
+        look(0.107, "server", listen, estab, caption="connected"),
+        OutputEvent(0.16, "client", "client", "hello\nthere\n"),
+        TroubleEvent(0.17, "client", "capture", "3 packets were lost"),
+        *step(0.19, "kill server", 0.195, label="killed"),
+        ProcessEvent(0.194, "server", "server", "gone", signal="KILL"),
+        *step(0.4, "sleep 60 s", 60.4),
+        *step(60.5, "kill proxy", 60.6, "failed", detail="proxy running; saw it never ran"),
+        look(60.7, "server", caption="at the end"),
+        segments=[syn_lost, *HANDSHAKE, *data, *acks, *odd, *CLOSE, other],
+    )

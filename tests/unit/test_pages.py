@@ -1,0 +1,392 @@
+"""Pages, drawings and texts for programs, and what becomes of long runs in them."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import chain
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from labctl import reports
+from labctl.check import Verdict
+from labctl.history import (
+    CallEvent,
+    Event,
+    History,
+    OutputEvent,
+    ProcessEvent,
+)
+from labctl.probes.segments import Segment
+from labctl.reports import html, junit, ladder, markdown, mermaid, recorded
+from labctl.reports.drawing import draw
+from labctl.reports.drawn import CONNECTIONS, LOOK_LINES, ROWS
+from labctl.reports.recorded import RecordedRun
+from labctl.reports.rungs import Gap, Left, Step
+from labctl.reports.shapes import BAND, BANDS, FONTS, LINE, Line, Words, measure, wrap
+from tests.fake import tcp
+from tests.reported import (
+    ADDRESSES,
+    CLIENT,
+    NASTY,
+    RUN,
+    SERVER,
+    call,
+    full,
+    history,
+    look,
+    recorded_run,
+    segment,
+    step,
+)
+
+# --- Pages ----------------------------------------------------------------------------------------
+
+
+class _Page(HTMLParser):
+    """Every tag with its attributes; unclosed and crossed tags are errors."""
+
+    VOID = ("meta", "br", "path", "line", "rect")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self._open: list[str] = []
+        self.feed(text)
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+
+def test_pages_refer_to_nothing_outside() -> None:
+    run = recorded.load(RUN)
+    for text in (html.page(run), html.page(recorded_run(full())), html.index([run])):
+        tags = _Page(text).tags
+        assert not {"script", "link", "img", "iframe", "object", "base"} & {tag for tag, _ in tags}
+        assert not [a for _, a in tags if "src" in a or any(name.startswith("on") for name in a)]
+        assert not re.search(r"url\(|@import|https?:", text.replace(SVG_NAMESPACE, ""))
+
+
+SVG_NAMESPACE = 'xmlns="http://www.w3.org/2000/svg"'
+
+
+def nasty() -> RecordedRun:
+    """A run whose every text is up to something."""
+    found = history(
+        *step(0.01, NASTY, 0.02, "failed", detail=NASTY),
+        ProcessEvent(0.03, NASTY, "server", "start"),
+        CallEvent(0.04, NASTY, "server", 3, "enter", f"send {NASTY}", "send"),
+        OutputEvent(0.05, NASTY, "server", NASTY),
+        look(0.06, "server", caption=NASTY),
+    )
+    verdict = Verdict("fail", NASTY, NASTY, NASTY, 0.02, NASTY, (NASTY,))
+    texts = dict.fromkeys(("scenario", "title", "about", "source", "text", "reason"), NASTY)
+    more = {"why": (NASTY,), "refs": (NASTY,), "variant": {NASTY: NASTY}, "verdicts": (verdict,)}
+    return recorded_run(found, **texts, **more, environment={"kernel": NASTY})
+
+
+def test_pages_escape_everything() -> None:
+    run = nasty()
+    for text in (html.page(run), html.index([run])):
+        _Page(text)
+        assert "<script" not in text
+        assert "&lt;script&gt;" in text
+
+
+def test_drawings_are_well_formed() -> None:
+    for run in (recorded.load(RUN), recorded_run(full(), hosts=tuple(ADDRESSES)), nasty()):
+        drawings = re.findall(r"<svg.*?</svg>", html.page(run), re.DOTALL)
+        assert len(drawings) >= 2
+        for svg in drawings:
+            ElementTree.fromstring(svg)
+
+
+def slow() -> History:
+    """Segments that are long under way, and cross; words that are long."""
+    return history(
+        *call(0.5, 0.9, "client", f"send {'x' * 300}", result=300),
+        *call(1.05, 1.15, "server", "recv", errno="ECONNRESET"),
+        *step(1.06, f"snapshot {'a long name ' * 30}", 1.07),
+        look(1.08, "server", *(tcp("ESTAB", SERVER, f"198.18.0.3:{40000 + n}") for n in range(9)),
+             caption="crowded"),
+        OutputEvent(1.09, "client", "client", "\N{CJK UNIFIED IDEOGRAPH-6F22}" * 100),
+        segments=[
+            segment(1 + n / 200, f"server PSH ACK {n} 1 len 9", 1.3 + n / 100, retransmitted=True)
+            for n in range(9)
+        ] + [segment(1.02 + n / 100, f"client ACK 1 {n}", None if n % 2 else 1.4,
+                     duplicate_ack=True, zero_window=True) for n in range(9)],
+    )  # fmt: skip
+
+
+DRAWN: dict[str, Callable[[], RecordedRun]] = {
+    "fin_wait_2": lambda: recorded.load(RUN),
+    "two hosts": lambda: recorded_run(full(), hosts=("server", "client")),
+    "three hosts": lambda: recorded_run(full(), hosts=tuple(ADDRESSES)),
+    "nasty": nasty,
+    "slow": lambda: recorded_run(slow()),
+}
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+@pytest.mark.parametrize("name", DRAWN)
+def test_no_two_texts_of_a_drawing_touch(name: str, narrow: bool) -> None:
+    drawing = draw(DRAWN[name]().ladder, narrow)
+    boxes = []
+    for shape in drawing.shapes:
+        for part in shape.parts:
+            if not isinstance(part, Words):
+                continue
+            for number, line in enumerate(part.lines):
+                width = measure(line, part.style)
+                left = part.x - {"start": 0, "middle": width / 2, "end": width}[part.anchor]
+                top, _ = part.span
+                assert left >= 0, line
+                assert left + width <= drawing.width, line
+                boxes.append((top + number * LINE, left, left + width, line))
+    boxes.sort()
+    for n, (top, left, right, line) in enumerate(boxes):
+        for other, begin, end, words in boxes[n + 1 :]:
+            if other >= top + 11:
+                break
+            assert begin >= right or end <= left, (line, words)
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_narrow_drawing_of_two_hosts_fits_a_small_screen(name: str) -> None:
+    run = DRAWN[name]()
+    assert len(run.hosts) > 2 or draw(run.ladder, narrow=True).width <= 390
+
+
+def test_drawings_are_cut_where_no_text_is() -> None:
+    drawing = draw(recorded_run(many(50)).ladder)
+    assert sum(band.height for band in drawing.bands) == drawing.height
+    assert max(band.height for band in drawing.bands) < 2 * BAND
+    assert sum(band.body.count("<text") for band in drawing.bands) == sum(
+        isinstance(part, Words) for shape in drawing.shapes for part in shape.parts
+    )
+
+
+def test_what_lives_long_is_not_drawn_over_and_over() -> None:
+    looks = [look(n / 10, "server", *(tcp("ESTAB", SERVER, f"198.18.0.3:{40000 + m}")
+                                      for m in range(n))) for n in range(200)]  # fmt: skip
+    drawing = draw(recorded_run(history(*looks)).ladder)
+    assert len(drawing.bands) <= BANDS
+
+
+def test_an_arrow_falls_while_it_is_under_way() -> None:
+    found = draw(recorded_run(slow()).ladder)
+    falls = [
+        part.y2 - part.y1
+        for shape in found.shapes
+        for part in shape.parts
+        if isinstance(part, Line) and part.tip == "head"
+    ]
+    assert min(falls) > 20
+
+
+@pytest.mark.parametrize("room", [30, 60, 100, 1000])
+def test_words_are_wrapped_to_their_room(room: float) -> None:
+    words = "server: no connection within 4.5..7 s of killed abcdefghijklmnopqrstuvwxyz"
+    for style in FONTS:
+        lines = wrap(words, style, room, 99)
+        assert max(measure(line, style) for line in lines) <= room
+        assert "".join(lines).replace(" ", "") == words.replace(" ", "")
+        short = wrap(words, style, room, 2)
+        assert len(short) <= 2
+        assert (short == lines) is (not short[-1].endswith("…"))
+    assert wrap("within 5 s", "step", measure("within 5", "step")) == ("within", "5 s")
+
+
+def test_pages_keep_what_is_drawn_by_letters() -> None:
+    assert html.paragraphs("One\ntwo.\n\n    a -> b\n      c\n\nThree.") == [
+        ("p", "One\ntwo."), ("pre", "a -> b\n  c"), ("p", "Three.")
+    ]  # fmt: skip
+
+
+def test_pages_of_runs_whose_folders_are_called_the_same(tmp_path: Path) -> None:
+    runs = [
+        replace(recorded.load(RUN), folder=Path(folder), title=f"Run {n}")
+        for n, folder in enumerate(["a/one", "b/one", "c/ONE", "d/index", "e/one-2"])
+    ]
+    reports.write("html", runs, tmp_path / "index.html")
+    index = (tmp_path / "index.html").read_text()
+    links = re.findall(r'<a href="([^"]+)"', index)
+    assert links == ["one.html", "one-2.html", "ONE-3.html", "index-2.html", "one-2-2.html"]
+    for n, link in enumerate(links):
+        assert f"<h1>Run {n}</h1>" in (tmp_path / link).read_text()
+
+
+def test_markdown_and_mermaid_keep_to_their_lines() -> None:
+    run = nasty()
+    text = markdown.summary([run])
+    assert "<script" not in re.sub(r"^    .*$", "", text, flags=re.MULTILINE).replace("\\<", "")
+    assert "\x1b" not in mermaid.diagram(run)
+    for line in mermaid.diagram(run).splitlines()[1:]:
+        words = re.sub(r"#\d+;", "", line)
+        assert not re.search(r"[#;<>%`]", words.replace("->>", ""))
+
+
+def test_junit_is_well_formed() -> None:
+    assert len(ElementTree.fromstring(junit.document([nasty()]))) == 1
+
+
+def test_mermaid_is_cut_where_it_would_be_too_long() -> None:
+    text = mermaid.diagram(recorded_run(many(2500)))
+    assert len(text) < 50_000
+    assert re.search(r"Note over h0,h1: \d+ more are left out here\n$", text)
+
+
+# --- Long runs ------------------------------------------------------------------------------------
+
+
+def many(rounds: int) -> History:
+    """Four events and two segments a round, none of them like the one before."""
+    events: list[Event] = []
+    segments = []
+    for n in range(rounds):
+        t = n / 100
+        state = "ESTAB" if n % 2 else "CLOSE-WAIT"
+        events += call(t, t + 0.001, "client", f"send {n}", result=n)
+        events += [look(t + 0.002, "server", tcp(state, SERVER, CLIENT))]
+        events += [ProcessEvent(t + 0.003, "server", "server", "start")]
+        segments += [
+            segment(t + 0.004, f"client PSH ACK {n} 1 len 1", None),
+            segment(t + 0.006, f"client PSH ACK {n} 1 len 1", retransmitted=True),
+        ]
+    return history(*events, segments=segments)
+
+
+RENDERERS: dict[str, Callable[[RecordedRun], object]] = {
+    "rows": lambda run: run.ladder,
+    "text": lambda run: ladder.text(run.ladder, 100),
+    "html": html.page,
+    "mermaid": mermaid.diagram,
+    "markdown": lambda run: markdown.summary([run]),
+}
+
+
+def short_lives(count: int) -> History:
+    """Connections, one after another, each of which `ss` saw in two states."""
+    states = [(n / 100 + later, n, state) for n in range(count)
+              for later, state in ((0.0, "ESTAB"), (0.005, "TIME-WAIT"))]  # fmt: skip
+    return history(*(look(t, "server", tcp(state, SERVER, f"198.18.0.3:{20000 + n}"))
+                     for t, n, state in states))  # fmt: skip
+
+
+LONG: dict[str, Callable[[int], History]] = {"many": many, "short lives": short_lives}
+
+
+@pytest.mark.parametrize("made", LONG)
+@pytest.mark.parametrize("name", RENDERERS)
+def test_what_is_long_takes_longer_in_proportion(name: str, made: str) -> None:
+    def seconds(rounds: int) -> float:
+        found = []
+        for _ in range(2):
+            run = recorded_run(LONG[made](rounds))
+            if name != "rows":
+                assert len(run.ladder.rows) > 2 * min(rounds, CONNECTIONS)
+            began = time.process_time()
+            RENDERERS[name](run)
+            found.append(time.process_time() - began)
+        return min(found)
+
+    RENDERERS[name](recorded_run(many(2)))  # the templates are read once
+    few, lots = seconds(400), seconds(2000)
+    assert lots < 12 * few + 0.05  # 25 times as long, if each looked at all others
+
+
+def test_a_page_that_is_long_has_one_drawing() -> None:
+    short, long = (html.page(recorded_run(many(rounds))) for rounds in (50, 2500))
+    assert 'class="narrow"' in short
+    assert 'class="narrow"' not in long
+
+
+def crowd(count: int) -> list[Segment]:
+    """The SYNs of so many connections, a millisecond apart, and their answers."""
+    found = []
+    for n in range(count):
+        caller = f"198.18.0.3:{20000 + n}"
+        syn = segment(1 + n / 1e3, "client SYN 0 0")
+        answer = segment(1.0005 + n / 1e3, "server SYN ACK 0 1")
+        found += [replace(syn, source=caller), replace(answer, target=caller)]
+    return found
+
+
+def test_of_thousands_of_connections_some_are_drawn_and_the_others_told_of() -> None:
+    few, all_of_them = (
+        recorded_run(history(segments=crowd(count))) for count in (CONNECTIONS, CONNECTIONS + 700)
+    )
+    assert few.ladder.left == []
+    assert len(few.ladder.connections) == len(all_of_them.ladder.connections) == CONNECTIONS
+    words = "700 of 800 connections, and 1,400 segments of theirs, are not drawn"
+    (left,) = all_of_them.ladder.left
+    assert left.startswith(words)
+    (row,) = (row for row in all_of_them.ladder.rows if isinstance(row, Left))
+    assert row.t == pytest.approx(1 + CONNECTIONS / 1e3)
+    assert "700 of 800 connections" in ladder.text(all_of_them.ladder, 200)
+    assert words in html.page(all_of_them)
+    assert len(html.page(all_of_them)) < 1.1 * len(html.page(few))
+
+
+def test_connections_that_something_is_about_are_drawn_before_others() -> None:
+    segments = crowd(CONNECTIONS + 700)
+    lost = replace(segments[-1], t=2.5, arrived=None, dropped=3)
+    named = "ESTAB 198.18.0.2:8000 -> [::ffff:198.18.0.3]:20798"
+    verdict = Verdict("pass", "server: ESTAB", "ESTAB", "ESTAB", 2.0, "x.yaml:1", (named,))
+    called = CallEvent(2.2, "client", "client", 1, "done", "connect", "connect",
+                       local="198.18.0.3:20797", peer=SERVER)  # fmt: skip
+    run = recorded_run(history(called, segments=[*segments, lost]), verdicts=(verdict,))
+    callers = {end for ends in run.ladder.connections for end in ends}
+    assert {f"198.18.0.3:{port}" for port in (20000, 20797, 20798, 20799)} <= callers
+    assert len(run.ladder.connections) == CONNECTIONS
+
+
+def test_a_time_in_which_only_what_is_left_out_goes_on_is_not_called_quiet() -> None:
+    segments = crowd(CONNECTIONS + 700)
+    ended = ProcessEvent(30.0, "client", "client", "start")
+    run = recorded_run(history(ended, segments=segments))
+    assert [gap.quiet for gap in run.ladder.rows if isinstance(gap, Gap)][-1] is False
+    assert "of what is left out" in html.page(run)
+
+
+def test_of_too_many_rows_those_amid_are_left_out() -> None:
+    calls = [call(n / 100, n / 100 + 0.001, "client", f"send {n}", result=n)
+             for n in range(ROWS + 50)]  # fmt: skip
+    amid = step(ROWS / 200, "kill server", ROWS / 200 + 0.001)
+    run = recorded_run(history(*chain.from_iterable(calls), *amid,
+                               look(0.0, "server", tcp("ESTAB", SERVER, CLIENT))))  # fmt: skip
+    assert len(run.ladder.rows) <= ROWS + 3
+    assert any(isinstance(row, Step) and row.text == "kill server" for row in run.ladder.rows)
+    (words,) = run.ladder.left
+    assert re.match(r"5\d rows are left out from here to \d+\.\d{3} s", words)
+    draw(run.ladder)
+
+
+def test_a_look_at_thousands_of_sockets_tells_of_some() -> None:
+    sockets = [tcp("ESTAB", SERVER, f"198.18.0.3:{20000 + n}") for n in range(2000)]
+    run = recorded_run(history(look(0.1, "server", *sockets, caption="now")))
+    (found,) = run.ladder.looks
+    assert found.lines[-1] == f"and {2000 - LOOK_LINES:,} more"
+    assert len(found.lines) == LOOK_LINES + 1
+
+
+def test_many_connections_are_drawn_side_by_side() -> None:
+    sockets = [tcp("ESTAB", SERVER, f"198.18.0.3:{40000 + n}") for n in range(CONNECTIONS)]
+    run = recorded_run(history(look(0.1, "server", *sockets), look(5.0, "server")))
+    drawing = draw(run.ladder)
+    assert drawing.width < 1400
+    assert run.ladder.number(CONNECTIONS) == f"#{CONNECTIONS}"
