@@ -165,6 +165,7 @@ def run(
     chosen = parse_sets(sets, "--set")
     cases = workflow.load_all(find(paths, scenarios()), chosen)
     guest = dispatch.guest(kernel, virtual_time, backend, keep, jobs)
+    cases = workflow.bearable(cases, virtual_time, _say)
     began = time.monotonic()
     with workflow.interruptible():
         if guest:

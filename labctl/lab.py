@@ -48,7 +48,7 @@ from labctl.values import Within
 
 stopping = threading.Event()
 """Set when a signal asked to stop. The exception that it raised may be lost, where Python can raise
-none (in a finalizer): so `pump` asks again, every HEARTBEAT seconds."""
+none (in a finalizer): so `pump` asks again, every HEARTBEAT seconds or as often as agents poll."""
 
 HEARTBEAT = 1.0
 ANSWER_DEADLINE = 20.0
@@ -109,6 +109,7 @@ class Lab:
         self._blaming: set[int] = set()
         self._proven: set[str] = set()  # capabilities
         self._closing = False
+        self._heartbeat = HEARTBEAT
 
     def __enter__(self) -> Lab:
         try:
@@ -130,6 +131,7 @@ class Lab:
         specs = self.scenario.host_specs
         started = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         self._links = self._backend.up(specs, list(self._processes.values()))
+        self._heartbeat = max(HEARTBEAT, *(link.longest_rest for link in self._links.values()))
         for name in dict.fromkeys(self._starts):
             self._backend.prepare(self._processes[name])
         for name, link in self._links.items():
@@ -376,14 +378,14 @@ class Lab:
     # --- Messages --------------------------------------------------------------------------------
 
     def pump(self, patience: float) -> None:
-        """Takes in what is there; waits for the first message, `patience` or HEARTBEAT seconds at
+        """Takes in what is there; waits for the first message, `patience` seconds or a heartbeat at
         most. Raises KeyboardInterrupt where that is due.
 
         What comes meanwhile is for the next time: a flood shall not keep us here."""
         if stopping.is_set():
             raise KeyboardInterrupt
         try:
-            self._take(*self._inbox.get(timeout=max(0.0, min(patience, HEARTBEAT))))
+            self._take(*self._inbox.get(timeout=max(0.0, min(patience, self._heartbeat))))
         except queue.Empty:
             return
         for _ in range(self._inbox.qsize()):

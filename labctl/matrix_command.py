@@ -83,7 +83,7 @@ def matrix(
         return 0
     chosen = parse_sets(sets, "--set")
     files = find(paths or [str(scenarios())], scenarios())
-    cases = workflow.load_all(files, chosen)
+    cases = workflow.bearable(workflow.load_all(files, chosen), virtual_time, _say)
     whole = flow.Matrix(cases, chosen, out or flow.folder_of_all())
     if not show:
         with workflow.interruptible():

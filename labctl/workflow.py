@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from labctl import lease as leases
-from labctl.backends import Backend, BackendOptions, Progress, backend_class
+from labctl.backends import REAL_TIME, Backend, BackendOptions, Progress, backend_class
 from labctl.document import Document
 from labctl.errors import Mistake, ScenarioError, UsageError
 from labctl.history import History
@@ -60,6 +60,16 @@ def load_all(files: Sequence[Path], sets: dict[str, str]) -> list[Scenario]:
             message = unknown("param", name, sorted(params))
             raise UsageError(f"{place}: --set {name}: {message}")
     return cases
+
+
+def bearable(cases: list[Scenario], virtual_time: bool, say: Progress) -> list[Scenario]:
+    """Of many cases those that can be waited for: where time is real, what needs a virtual one is
+    left out, and that is said. Alone such cases stay, and are skipped with the reason."""
+    bearable = [case for case in cases if virtual_time or "virtual_time" not in case.needs]
+    if not bearable or len(bearable) == len(cases):
+        return cases
+    say(f"left out: {len(cases) - len(bearable)} that take hours; for those, {REAL_TIME.mend}")
+    return bearable
 
 
 def run_case(

@@ -160,8 +160,15 @@ CAPABILITIES: dict[str, str] = {
     "nft": "segments that are lost",
     "netem": "links that are slow or unreliable",
     "tracing": "every transition of a connection at its exact time",
+    "virtual_time": "waiting that takes no time",
 }
 """What a scenario may need beyond the basics: the names for `needs`, and what each is."""
+
+REAL_TIME = Lack(
+    "time passes here as it does everywhere, and this takes too much of it",
+    "run it in a guest: --kernel NAME --virtual-time",
+)
+"""Why there is no `virtual_time` but in a guest that has it."""
 
 
 @dataclass(frozen=True)

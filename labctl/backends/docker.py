@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from labctl import engine, images
 from labctl.backends import (
+    REAL_TIME,
     BackendOptions,
     Channel,
     HostLink,
@@ -109,7 +110,7 @@ class DockerBackend:
         }
 
     def lacks(self) -> Mapping[str, Lack]:
-        return {}
+        return {"virtual_time": REAL_TIME}
 
     def up(
         self, hosts: Sequence[HostSpec], processes: Sequence[ProcessSpec]

@@ -28,6 +28,7 @@ from functools import cache
 from typing import Any
 
 from labctl.backends import (
+    REAL_TIME,
     BackendOptions,
     Channel,
     HostLink,
@@ -104,7 +105,8 @@ class NetnsBackend:
         lacks = {
             "images": Lack(
                 "plain namespaces have no images", "use --backend docker, with a running engine"
-            )
+            ),
+            "virtual_time": REAL_TIME,
         }
         if lack := one_user_only():
             lacks["uids"] = lack

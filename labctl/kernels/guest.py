@@ -30,7 +30,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from labctl.backends import BackendOptions, HostLink, HostSpec, Message, ProcessSpec
+from labctl.backends import BackendOptions, HostLink, HostSpec, Lack, Message, ProcessSpec
 from labctl.backends.netns import NetnsBackend
 from labctl.document import Document
 from labctl.history import Event
@@ -38,8 +38,11 @@ from labctl.runner import Performance, Silent
 from labctl.scenario import Scenario, load_document, params_of
 
 TICK = 5.0
-LONGEST_REST = 2.0
+LONGEST_TICK = 30.0
+LONGEST_REST = 60.0
 """Seconds between two polls of a quiet host at most, where time costs nothing but work does."""
+HOUSEKEEPING = {"vm/compaction_proactiveness": "0", "vm/stat_interval": "3600"}
+"""sysctls that let a kernel rest which would look after its memory twice a second."""
 INIT_MODULE = 175  # arch/x86/entry/syscalls/syscall_64.tbl
 RNDADDENTROPY = 0x40085203  # include/uapi/linux/random.h
 
@@ -92,6 +95,12 @@ class GuestBackend(NetnsBackend):
 
     def environment(self) -> dict[str, str | None]:
         return {**super().environment(), "engine": self._engine}
+
+    def lacks(self) -> Mapping[str, Lack]:
+        lacks = dict(super().lacks())
+        if self._virtual:
+            del lacks["virtual_time"]
+        return lacks
 
     def up(
         self, hosts: Sequence[HostSpec], processes: Sequence[ProcessSpec]
@@ -160,7 +169,8 @@ class Guest:
         ended = threading.Event()
 
         def tick() -> None:
-            while not ended.wait(TICK):
+            began = time.monotonic()
+            while not ended.wait(min(max(TICK, (time.monotonic() - began) / 10), LONGEST_TICK)):
                 self._port.say(json.dumps({"tick": time.monotonic()}))
 
         self._port.say(json.dumps({"tick": time.monotonic()}))
@@ -200,6 +210,8 @@ def main() -> None:
     """Loads what the kernel needs, finds the port, and serves."""
     gc.set_threshold(50_000)
     load_modules(Path("/modules"))
+    for name, value in HOUSEKEEPING.items():
+        Path("/proc/sys", name).write_text(value)
     port = next(Path("/dev").glob("vport*"), None)
     if port is None:
         sys.exit(
