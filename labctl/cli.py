@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import os
 import subprocess
 import sys
@@ -280,7 +281,6 @@ def list_(form: str) -> None:
     """The catalogue of shipped scenarios by theme, a line each. The time is about what all of its
     cases take, one after the other."""
     from itertools import groupby
-    from math import ceil
 
     from labctl.resources import catalogue, scenarios
     from labctl.scenario import load
@@ -305,12 +305,16 @@ def list_(form: str) -> None:
 
     out = console()
     for theme, lessons in groupby(loaded, lambda entry: entry[1][0].theme):
-        rows = [[name, str(len(c)), f"{ceil(_time(c))} s", c[0].title] for name, c in lessons]
+        rows = [[name, str(len(c)), _rounded(_time(c)), c[0].title] for name, c in lessons]
         print_table(out, ["name", "cases", "time", "title"], rows, theme)
 
 
 def _time(cases: list[Scenario]) -> float:
     return sum(case.least + BESIDES for case in cases)
+
+
+def _rounded(seconds: float) -> str:
+    return f"{math.ceil(seconds)} s" if seconds < 600 else f"{math.ceil(seconds / 60)} min"
 
 
 @main.command()

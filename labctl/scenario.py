@@ -250,9 +250,13 @@ def params_of(document: Document) -> set[str]:
 
 
 def load_document(
-    document: Document, text: str, name: str, sets: Mapping[str, str]
+    document: Document,
+    text: str,
+    name: str,
+    sets: Mapping[str, str],
+    only: Mapping[str, Any] | None = None,
 ) -> list[Scenario]:
-    """See `load`."""
+    """See `load`; `only` is the variant of the one case to load, if not all of them."""
     params, variants, mistakes = _params(document)
     values = {key: read_scalar(value) for key, value in sets.items()}
     varied = list(dict.fromkeys(key for variant in variants for key in variant))
@@ -265,7 +269,7 @@ def load_document(
     cases: list[Scenario] = []
     for variant in variants or [{}]:
         chosen = {key: values.get(key, value) for key, value in variant.items()}
-        if any(case.variant == chosen for case in cases):
+        if only not in (None, chosen) or any(case.variant == chosen for case in cases):
             continue
         expanded = document.expand({**params, **chosen, **values})
         found = _check(expanded, varied)

@@ -68,7 +68,7 @@ def bearable(cases: list[Scenario], virtual_time: bool, say: Progress) -> list[S
     bearable = [case for case in cases if virtual_time or "virtual_time" not in case.needs]
     if not bearable or len(bearable) == len(cases):
         return cases
-    say(f"left out: {len(cases) - len(bearable)} that take hours; for those, {REAL_TIME.mend}")
+    say(f"cases that take hours are left out, {len(cases) - len(bearable)}: {REAL_TIME.mend}")
     return bearable
 
 

@@ -36,7 +36,7 @@ from faults import Faults
 
 PERIOD_MIN = 0.004
 PERIOD_MAX = 0.025
-QUICKLY, SLOWLY = 1.3, 1.3
+QUICKLY, SLOWLY = 1.3, 2.0
 """By how much the period grows up to PERIOD_MAX, and where it may beyond that: to a tenth of how
 long all has been quiet."""
 CAPTURE_PERIOD = 0.005

@@ -165,8 +165,8 @@ CAPABILITIES: dict[str, str] = {
 """What a scenario may need beyond the basics: the names for `needs`, and what each is."""
 
 REAL_TIME = Lack(
-    "time passes here as it does everywhere, and this takes too much of it",
-    "run it in a guest: --kernel NAME --virtual-time",
+    "this takes hours where time is real",
+    "run them in a guest, --kernel NAME --virtual-time",
 )
 """Why there is no `virtual_time` but in a guest that has it."""
 

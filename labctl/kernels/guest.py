@@ -164,8 +164,7 @@ class Guest:
         document = Document(source, text)
         own = params_of(document)
         chosen = {name: value for name, value in sets.items() if name in own}
-        cases = load_document(document, text, name, chosen)
-        (scenario,) = (case for case in cases if dict(case.variant) == variant)
+        (scenario,) = load_document(document, text, name, chosen, variant)
         ended = threading.Event()
 
         def tick() -> None:

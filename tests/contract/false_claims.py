@@ -471,3 +471,38 @@ OF_SERVERS = [
     ),
 ]
 """Servers that do not do what a good one does."""
+
+OF_HOURS = [
+    FalseClaim(
+        "hours/keepalive",
+        "set SO_KEEPALIVE ${keepalive}",
+        "set SO_KEEPALIVE 0",
+        "server: no connection within 7875..8400 s of gone",
+        (("keepalive", 1),),
+    ),
+    FalseClaim(
+        "hours/keepalive",
+        "set SO_KEEPALIVE ${keepalive}",
+        "set SO_KEEPALIVE 1",
+        "segments: 0 x segment since idle",
+        (("keepalive", 0),),
+    ),
+    FalseClaim(
+        "hours/retries2",
+        "drop: {from: server, to: client}",
+        "drop: {from: server, to: client, count: 5}",
+        "server: no connection within 924..1050 s of sent",
+    ),
+    FalseClaim(
+        "hours/syn_retries",
+        "drop: {from: client, to: server}",
+        "drop: {from: client, to: server, count: 5}",
+        "client: ETIMEDOUT within 127..150 s of begun",
+    ),
+    FalseClaim(
+        "hours/orphan_retries",
+        "  server:\n    calls",
+        "  server:\n    sysctls: {net.ipv4.tcp_orphan_retries: 7}\n    calls",
+        "server: no connection within 102..160 s of killed",
+    ),
+]

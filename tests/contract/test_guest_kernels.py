@@ -19,12 +19,13 @@ import pytest
 
 from labctl import kernels
 from labctl.errors import LabError
-from labctl.kernels import qemu, root
+from labctl.kernels import qemu, root, runs
+from tests.contract.false_claims import OF_HOURS, FalseClaim
 
 pytestmark = [pytest.mark.guest, pytest.mark.slow, pytest.mark.xdist_group("guest")]
 
 KERNEL = "bookworm"
-LESSONS = ("fin_wait_2", "lost_last_ack")
+LESSONS = ("fin_wait_2", "lost_last_ack", "hours/syn_retries")
 LONGEST = 1800.0
 
 
@@ -58,7 +59,8 @@ def fetch(kernel: str) -> str:
 
 @pytest.mark.parametrize("kernel", ["5.10", "trixie-backports"])
 def test_lessons_pass_on_an_old_kernel_and_on_a_new_one(tmp_path: Path, kernel: str) -> None:
-    """A state that is waited for, segments that are traced, and one that is lost."""
+    """A state that is waited for, segments that are traced, one that is lost, and minutes that
+    take none."""
     release = fetch(kernel)
     found = run(tmp_path, *LESSONS, "--virtual-time", kernel=kernel)
     assert {case["result"] for case in found} == {"pass"}
@@ -93,6 +95,19 @@ def test_waiting_takes_no_time_where_time_is_virtual(tmp_path: Path, fetched: st
     assert all("virtual time" in case["environment"]["engine"] for case in found)
     short, long = (case["lab_seconds"] for case in found)
     assert 5.0 < short < 60.0 < long < 70.0
+
+
+def test_hours_pass(tmp_path: Path, fetched: str) -> None:
+    found = run(tmp_path, "hours", "--virtual-time")
+    assert {case["result"] for case in found} == {"pass"}
+    assert sum(case["lab_seconds"] for case in found) > 50 * sum(case["seconds"] for case in found)
+
+
+@pytest.mark.parametrize("claim", OF_HOURS, ids=str)
+def test_false_claims_of_hours_fail(claim: FalseClaim, tmp_path: Path, fetched: str) -> None:
+    (result,) = runs.run_all([claim.case], KERNEL, True, {}, tmp_path, print)
+    assert result.result == "fail", result.verdicts
+    assert claim.blamed in [v.what for v in result.verdicts if v.result == "fail"], result.verdicts
 
 
 LOST_AND_LATE = """\

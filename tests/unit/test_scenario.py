@@ -21,7 +21,7 @@ from labctl.scenario import Scenario, load, load_document
 from labctl.steps import STEPS, Call, Kill, Sleep, Wait
 from labctl.steps import Sysctl as SysctlStep
 from labctl.values import Within
-from labctl.workflow import load_all
+from labctl.workflow import bearable, load_all
 
 LESSON = """\
 # A comment
@@ -407,6 +407,19 @@ def test_each_of_several_files_takes_its_own_params(tmp_path: Path) -> None:
         load_all(files, {"prot": "2"})
     with pytest.raises(UsageError, match=r"b\.yaml: --set port: unknown param"):
         load_all(files[1:], {"port": "2"})
+
+
+def test_what_takes_hours_is_left_out_of_many_where_time_is_real() -> None:
+    (quick,) = cases(f"title: A\n{HOSTS}steps: []\n")
+    (slow,) = cases(f"title: B\nneeds: [virtual_time]\n{HOSTS}steps: []\n")
+    said: list[str] = []
+    assert bearable([quick, slow], True, said.append) == [quick, slow]
+    assert bearable([slow], False, said.append) == [slow]
+    assert not said
+    assert bearable([quick, slow], False, said.append) == [quick]
+    assert said == [
+        "cases that take hours are left out, 1: run them in a guest, --kernel NAME --virtual-time"
+    ]
 
 
 # Any text at all
