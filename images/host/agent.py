@@ -65,6 +65,7 @@ class Diag:
 
     def __init__(self):
         self.netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG)
+        self.room = memoryview(bytearray(1 << 18))
 
     def fingerprint(self):
         """A hash of every socket's identity, state, timer kind, retransmissions and queues.
@@ -78,8 +79,9 @@ class Diag:
         self.netlink.send(header + body)
         found = []
         while True:
-            data, offset = self.netlink.recv(1 << 18), 0
-            while offset < len(data):
+            end, offset = self.netlink.recv_into(self.room), 0
+            data = self.room[:end].tobytes()
+            while offset < end:
                 length, kind = struct.unpack_from("=IH", data, offset)
                 if kind == NLMSG_DONE:
                     return hash(tuple(found))
