@@ -37,8 +37,8 @@ from faults import Faults
 PERIOD_MIN = 0.004
 PERIOD_MAX = 0.025
 QUICKLY, SLOWLY = 1.3, 2.0
-"""By how much the period grows up to PERIOD_MAX, and where it may beyond that: to a tenth of how
-long all has been quiet."""
+"""By how much the period grows up to PERIOD_MAX, and where it may beyond that: to about as long as
+all has been quiet."""
 CAPTURE_PERIOD = 0.005
 TIMER = re.compile(r"timer:\(\w+,(?:(\d+)min)?(?:([\d.]+)sec|(\d*\.\d+)ms|(\d+)ms)?,")
 """1min59sec, 7.020sec, the same 7.020ms of an ss up to 6.1, 020ms, and nothing at all for 0."""

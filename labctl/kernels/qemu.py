@@ -144,7 +144,7 @@ class Machine:
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([self._process.stdout], [], [], left)[0]:
                 return None
-            data = os.read(self._process.stdout.fileno(), 1 << 18)
+            data = os.read(self._process.stdout.fileno(), 1 << 16)
             if not data:
                 with suppress(subprocess.TimeoutExpired):
                     self._process.wait(END_DEADLINE)
