@@ -253,6 +253,12 @@ class Agent:
         self.next_read = 0.0
         self.faults = Faults(emit)
 
+    @property
+    def shortest(self):
+        """The period after a change. Where segments and calls tell of the next one, nothing is
+        urgent."""
+        return PERIOD_MAX if self.longest > PERIOD_MAX else PERIOD_MIN
+
     def moment(self):
         """Equal at two times only if nothing happened between them: states may come and go, but
         segments are counted."""
@@ -291,7 +297,7 @@ class Agent:
         seen = self.diag.fingerprint()
         if seen != self.seen:
             self.look("change")
-            self.period = PERIOD_MIN
+            self.period = self.shortest
         now = time.monotonic()
         # A busy machine may have kept us waiting; that is no reason to rest.
         took = min(work() - worked, now - start)
@@ -306,7 +312,7 @@ class Agent:
     def wake(self):
         """Samples soon, where it would rest for long: something may have happened."""
         if self.longest > PERIOD_MAX:
-            self.period = PERIOD_MIN
+            self.period = self.shortest
             soon = max(self.rested, time.monotonic() + PERIOD_MIN)
             self.next_sample = min(self.next_sample, soon)
 
