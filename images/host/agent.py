@@ -36,9 +36,9 @@ from faults import Faults
 
 PERIOD_MIN = 0.004
 PERIOD_MAX = 0.025
-QUICKLY, SLOWLY = 1.3, 2.0
-"""By how much the period grows up to PERIOD_MAX, and where it may beyond that: to about as long as
-all has been quiet."""
+QUICKLY, SLOWLY, FREELY = 1.3, 1.1, 2.0
+"""By how much the period grows: up to PERIOD_MAX; beyond that, where it may, while a timer is
+overdue, which is seen to go off within a tenth of how late it is; and else."""
 CAPTURE_PERIOD = 0.005
 TIMER = re.compile(r"timer:\(\w+,(?:(\d+)min)?(?:([\d.]+)sec|(\d*\.\d+)ms|(\d+)ms)?,")
 """1min59sec, 7.020sec, the same 7.020ms of an ss up to 6.1, 020ms, and nothing at all for 0."""
@@ -247,7 +247,7 @@ class Agent:
         self.rest = None
         self.longest = PERIOD_MAX
         self.rested = 0.0
-        self.due = []
+        self.due, self.overdue = [], False
         self.next_sample = None
         self.capture = None
         self.next_read = 0.0
@@ -278,7 +278,7 @@ class Agent:
         text = "\n".join(map(str.rstrip, found.stdout.decode("utf-8", "replace").split("\n")))
         emit(kind="sockets", t=at, cause=cause, text=text, counters=changed, **extra)
         if self.longest > PERIOD_MAX:
-            self.due = [at + left for left in timers(text)]
+            self.due, self.overdue = [at + left for left in timers(text)], False
             if self.due:
                 self.next_sample = min(self.next_sample, max(self.rested, self.due[0]))
         # What ss saw may have passed by the next sample. If anything happened meanwhile, that
@@ -304,9 +304,9 @@ class Agent:
         self.rested = now + self.rest * took
         while self.due and now >= self.due[0]:
             del self.due[0]
-            self.period = min(self.period, PERIOD_MAX)
+            self.period, self.overdue = min(self.period, PERIOD_MAX), True
         self.next_sample = max(self.rested, min([now + self.period, *self.due[:1]]))
-        growth = QUICKLY if self.period < PERIOD_MAX else SLOWLY
+        growth = QUICKLY if self.period < PERIOD_MAX else SLOWLY if self.overdue else FREELY
         self.period = min(self.longest, self.period * growth)
 
     def wake(self):
