@@ -18,7 +18,7 @@ from labctl.reports.progress import Keeping, board, progress
 from labctl.runner import RunResult, Watcher
 from labctl.scenario import Scenario
 
-IDLE_BY = 1.0
+IDLE_BY = 2.0
 """Seconds after which a lab is up and mostly waits."""
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,9 +61,19 @@ def connect(deadline: int = REQUEST_DEADLINE) -> APIClient:
     `deadline` in seconds bounds each request. Raises Unavailable."""
     import docker
     import docker.errors
+    from docker.constants import MINIMUM_DOCKER_API_VERSION
+
+    def client(version: str) -> APIClient:
+        return docker.from_env(
+            version=version, timeout=deadline, max_pool_size=CONNECTIONS
+        ).api
 
     try:
-        return docker.from_env(timeout=deadline, max_pool_size=CONNECTIONS).api
+        # To find the version, docker itself asks for all of them, for which engines start programs.
+        with closing(client(MINIMUM_DOCKER_API_VERSION)) as asking:
+            answer = asking.get(f"{asking.base_url}/_ping", timeout=deadline)
+            answer.raise_for_status()
+        return client(answer.headers.get("Api-Version", "auto"))
     except (docker.errors.DockerException, OSError) as exc:
         raise Unavailable(_absence(exc)) from exc
 

@@ -273,8 +273,7 @@ class DockerBackend:
         return str(made["Id"])
 
     def _start_tracer(self, client: APIClient, built: images.Images) -> AttachChannel:
-        confined = any("apparmor" in text for text in client.info().get("SecurityOptions") or ())
-        config = _tracer(self._options.run, built, confined)
+        config = _tracer(self._options.run, built)
         made = client.create_container_from_config(  # type: ignore[no-untyped-call]
             {**config, "Labels": {**self._labels(), TRACER: ""}}, self._name("_tracer")
         )
@@ -340,9 +339,7 @@ def _holder(host: HostSpec, built: images.Images, network: str) -> dict[str, Any
     }
 
 
-def _tracer(run: str, built: images.Images, confined: bool) -> dict[str, Any]:
-    # AppArmor's usual profile for containers forbids every mount.
-    unconfined = ["apparmor=unconfined"] if confined else []
+def _tracer(run: str, built: images.Images) -> dict[str, Any]:
     return {
         "Image": built.host,
         "Entrypoint": ["python3", "-IS", "/usr/local/lib/labctl/tracer.py"],
@@ -351,7 +348,8 @@ def _tracer(run: str, built: images.Images, confined: bool) -> dict[str, Any]:
         "HostConfig": {
             **CONFINED,
             "CapAdd": ["SYS_ADMIN"],
-            "SecurityOpt": [*CONFINED["SecurityOpt"], *unconfined],
+            # AppArmor's usual profile for containers forbids every mount; without it that is no news.
+            "SecurityOpt": [*CONFINED["SecurityOpt"], "apparmor=unconfined"],
             "NetworkMode": "none",
         },
     }
