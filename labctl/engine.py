@@ -64,9 +64,7 @@ def connect(deadline: int = REQUEST_DEADLINE) -> APIClient:
     from docker.constants import MINIMUM_DOCKER_API_VERSION
 
     def client(version: str) -> APIClient:
-        return docker.from_env(
-            version=version, timeout=deadline, max_pool_size=CONNECTIONS
-        ).api
+        return docker.from_env(version=version, timeout=deadline, max_pool_size=CONNECTIONS).api
 
     try:
         # To find the version, docker itself asks for all of them, for which engines start programs.

@@ -139,7 +139,7 @@ def _missing(client: APIClient, wanted: Images) -> list[str]:
 def _present(client: APIClient, name: str) -> bool:
     """Whether the engine has an image of this name. A list of all takes it ten times as long."""
     with Tolerated(404):
-        client.inspect_image(name)
+        client.inspect_image(name)  # type: ignore[no-untyped-call]
         return True
     return False
 

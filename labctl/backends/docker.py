@@ -348,7 +348,7 @@ def _tracer(run: str, built: images.Images) -> dict[str, Any]:
         "HostConfig": {
             **CONFINED,
             "CapAdd": ["SYS_ADMIN"],
-            # AppArmor's usual profile for containers forbids every mount; without it that is no news.
+            # AppArmor, where there is one, by default forbids every mount.
             "SecurityOpt": [*CONFINED["SecurityOpt"], "apparmor=unconfined"],
             "NetworkMode": "none",
         },

@@ -88,7 +88,8 @@ def run(text: str, backend: str, folder: Path) -> RunResult:
 
 def instances() -> set[str]:
     """The kernel's tracing instances."""
-    script = "mount -t tracefs tracefs /sys/kernel/tracing && ls /sys/kernel/tracing/instances"
+    folder = "/sys/kernel/tracing/instances"
+    script = f"[ -d {folder} ] || mount -t tracefs tracefs /sys/kernel/tracing && ls {folder}"
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True, check=False
     )

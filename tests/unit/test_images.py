@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+import requests
+from docker.errors import ImageNotFound
 
 from labctl import images, resources
 from labctl.errors import LabError, Unavailable
@@ -97,6 +99,13 @@ class Engine:
 
     def images(self) -> list[dict[str, Any]]:
         return [{"Id": name, "RepoTags": [name]} for name in self.local]
+
+    def inspect_image(self, name: str) -> dict[str, Any]:
+        if name not in self.local:
+            answer = requests.Response()
+            answer.status_code = 404
+            raise ImageNotFound("no such image", answer)
+        return {"Id": name}
 
     def pull(self, name: str, **_: Any) -> Iterator[dict[str, Any]]:
         yield {"status": "Pulling"}
