@@ -207,7 +207,11 @@ class Scenario:
     @property
     def least(self) -> float:
         """About how many seconds it takes at least, if all goes well."""
-        return sum(step.least for step in self.steps)
+        return sum(
+            step.least
+            for step in self.steps
+            if not (step.when and step.when.excludes(self.variant))
+        )
 
 
 def _processes(hosts: Mapping[str, Host]) -> list[tuple[str, ProcessSpec]]:

@@ -409,6 +409,12 @@ def test_each_of_several_files_takes_its_own_params(tmp_path: Path) -> None:
         load_all(files[1:], {"port": "2"})
 
 
+def test_what_a_variant_leaves_out_takes_no_time() -> None:
+    steps = "- {when: {variant: {n: 1}}, sleep: 1h}\n- sleep: 2s\n"
+    long, short = cases(f"title: A\nvariants: [{{n: 1}}, {{n: 2}}]\n{HOSTS}steps:\n{steps}")
+    assert (long.least, short.least) == (3602.0, 2.0)
+
+
 def test_what_takes_hours_is_left_out_of_many_where_time_is_real() -> None:
     (quick,) = cases(f"title: A\n{HOSTS}steps: []\n")
     (slow,) = cases(f"title: B\nneeds: [virtual_time]\n{HOSTS}steps: []\n")
