@@ -36,14 +36,20 @@ class FalseClaim:
     variant: tuple[tuple[str, Any], ...] = ()
 
     @property
-    def case(self) -> Scenario:
-        """The changed case, up to the blamed claim, which is not waited for as long as others."""
+    def whole(self) -> Scenario:
+        """The changed case."""
         file = catalogue(scenarios())[self.lesson]
         text = file.read_text("utf-8")
         assert self.old in text, f"{file.name} has no such text: {self.old}"
         text = text.replace(self.old, self.new)
         found = load_document(Document(str(file), text), text, file.stem, {})
         (case,) = (c for c in found if set(self.variant) <= set(c.variant.items()))
+        return case
+
+    @property
+    def case(self) -> Scenario:
+        """The same up to the blamed claim, which is not waited for as long as others."""
+        case = self.whole
         steps = list(case.steps)
         blamed = [i for i, step in enumerate(steps) if self.blamed in whats(step)]
         if not blamed:
@@ -477,7 +483,7 @@ OF_HOURS = [
         "hours/keepalive",
         "set SO_KEEPALIVE ${keepalive}",
         "set SO_KEEPALIVE 0",
-        "server: no connection within 7875..8400 s of gone",
+        "server: no connection",
         (("keepalive", 1),),
     ),
     FalseClaim(
@@ -491,18 +497,18 @@ OF_HOURS = [
         "hours/retries2",
         "drop: {from: server, to: client}",
         "drop: {from: server, to: client, count: 5}",
-        "server: no connection within 924..1050 s of sent",
+        "server: no connection",
     ),
     FalseClaim(
         "hours/syn_retries",
         "drop: {from: client, to: server}",
         "drop: {from: client, to: server, count: 5}",
-        "client: ETIMEDOUT within 127..150 s of begun",
+        "client: ETIMEDOUT",
     ),
     FalseClaim(
         "hours/orphan_retries",
         "  server:\n    calls",
         "  server:\n    sysctls: {net.ipv4.tcp_orphan_retries: 7}\n    calls",
-        "server: no connection within 102..160 s of killed",
+        "server: no connection",
     ),
 ]

@@ -105,7 +105,7 @@ def test_hours_pass(tmp_path: Path, fetched: str) -> None:
 
 @pytest.mark.parametrize("claim", OF_HOURS, ids=str)
 def test_false_claims_of_hours_fail(claim: FalseClaim, tmp_path: Path, fetched: str) -> None:
-    (result,) = runs.run_all([claim.case], KERNEL, True, {}, tmp_path, print)
+    (result,) = runs.run_all([claim.whole], KERNEL, True, {}, tmp_path, print)
     assert result.result == "fail", result.verdicts
     assert claim.blamed in [v.what for v in result.verdicts if v.result == "fail"], result.verdicts
 
