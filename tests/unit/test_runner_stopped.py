@@ -1,0 +1,137 @@
+"""What stands in the way of a run, and how it ends then, over a fake backend."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from labctl.backends import Lack
+from labctl.history import StepEvent, TroubleEvent, read_events
+from labctl.runner import Session, Silent
+from labctl.store import RunFolder, new_folder
+from tests.fake import FakeBackend, play, scenario
+from tests.played import Play, lesson, told
+
+
+def test_a_capability_that_is_missing(watch: Play) -> None:
+    lacks = {"images": Lack("there are no images here", "use another backend")}
+    fake = FakeBackend(lacks=lacks)
+    found = watch("- start: server\n", fake, "needs: [images]\n")
+    assert (found.result, found.reason) == ("skip", "there are no images here; use another backend")
+    assert fake.log == []
+    assert found.environment == {"kernel": "6.1.0-fake", "os": "Fake OS 1", "engine": None}
+    assert watch("- start: server\n", FakeBackend(lacks=lacks)).result == "pass"
+
+
+@pytest.mark.parametrize(
+    ("steps", "fake", "result", "reason"),
+    [
+        ("- sysctl: {server: {net.ipv4.tcp_new: 1}}\n", FakeBackend(sysctls=set(), kernel="5.10"),
+         "skip", "kernel 5.10 has no net.ipv4.tcp_new; run it on another kernel"),
+        ("- sysctl: {server: {net.ipv4.tcp_new: 99}}\n",
+         FakeBackend(refused={"net.ipv4.tcp_new": "Invalid argument"}),
+         "error", "server: can't set net.ipv4.tcp_new to '99': Invalid argument"),
+        ("- start: client\n", FakeBackend({"start client": lambda lab: lab.dies("server")}),
+         "error", "the agent of host server ended"),
+        ("- note: a\n", FakeBackend({"up": lambda lab: lab.dies("client")}),
+         "error", "the agent of host client ended"),
+    ],
+)  # fmt: skip
+def test_a_lab_that_fails(
+    watch: Play, steps: str, fake: FakeBackend, result: str, reason: str
+) -> None:
+    found = watch(f"{steps}- sleep: 3\n", fake)
+    assert (found.result, found.reason) == (result, reason)
+    assert fake.log[-1] == "down"
+    assert found.as_json()["reason"] == reason
+
+
+def test_sysctls_of_hosts(tmp_path: Path) -> None:
+    text = "title: t\nhosts: {server: {sysctls: {net.ipv4.tcp_new: 1}}, client: {}}\nsteps: []\n"
+    fake = FakeBackend()
+    assert play(text, fake, tmp_path).result == "pass"
+    assert fake.log.index("sysctl server net.ipv4.tcp_new") < fake.log.index("look server")
+    found = play(text, FakeBackend(sysctls=set()), tmp_path)
+    assert (found.result, found.history.events) == ("skip", [])
+
+
+def test_a_run_that_was_skipped_claims_nothing(watch: Play) -> None:
+    fake = FakeBackend(sysctls=set())
+    found = watch(
+        "- sysctl: {server: {net.ipv4.tcp_new: 1}}\n", fake, "expect:\n- process: {client: ok}\n"
+    )
+    assert (found.result, found.verdicts) == ("skip", ())
+
+
+def test_of_a_lab_that_never_came_up_nothing_is_known(watch: Play) -> None:
+    fake = FakeBackend({"up": lambda lab: lab.dies("client")})
+    expect = "expect:\n- segments: {from: client, flags: FIN, count: 0}\n"
+    found = watch("- note: a\n", fake, expect)
+    assert found.result == "error"
+    assert [(v.result, v.actual) for v in found.verdicts] == [("unknown", "no lab came up")]
+
+
+def test_ss_that_is_not_understood(watch: Play) -> None:
+    fake = FakeBackend({"up": lambda lab: lab.sockets("server", "ESTAB what is this?")})
+    found = watch("- wait: {sockets: {server: none}}\n  within: 10ms\n", fake)
+    assert found.result == "unknown"
+
+
+def test_a_probe_in_trouble_decides_nothing(watch: Play) -> None:
+    fake = FakeBackend({"look server": lambda lab: lab.trouble("server", "ss: no such thing")})
+    found = watch("- wait: {sockets: {server: none}}\n  within: 10ms\n", fake)
+    assert told(found)[0] in {
+        ("server: no connection", "pass"),
+        ("server: no connection", "unknown"),
+    }
+    found = watch("- note: a\n- expect: {sockets: {server: none}}\n", fake)
+    assert any(isinstance(e, TroubleEvent) for e in found.history.events)
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt("SIGTERM"), KeyboardInterrupt()])
+def test_an_interruption(tmp_path: Path, stop: BaseException) -> None:
+    def interrupt(lab: FakeBackend) -> None:
+        raise stop
+
+    fake = FakeBackend({"start client": interrupt})
+    case = scenario(lesson("- start: server\n- start: client\n- note: not reached\n"))
+    with (
+        RunFolder(new_folder(tmp_path, "cut"), case.text) as folder,
+        pytest.raises(KeyboardInterrupt) as caught,
+    ):
+        Session(case, fake, folder, Silent()).run()
+    assert caught.value is stop
+    assert fake.log[-1] == "down"
+    (recorded,) = json.loads((tmp_path / "cut" / "result.json").read_text())["runs"]
+    assert (recorded["result"], recorded["reason"]) == ("error", "interrupted")
+    events = list(read_events((tmp_path / "cut" / "history.jsonl").read_text().splitlines()))
+    assert [e.text for e in events if isinstance(e, StepEvent)] == [
+        "start server", "start server", "start client"
+    ]  # fmt: skip
+
+
+def test_an_interruption_while_the_lab_goes_down(tmp_path: Path) -> None:
+    def interrupt(lab: FakeBackend) -> None:
+        raise KeyboardInterrupt("again")
+
+    fake = FakeBackend({"down": [interrupt]})
+    case = scenario(lesson("- start: server\n"))
+    place = new_folder(tmp_path, "cut")
+    with RunFolder(place, case.text) as folder, pytest.raises(KeyboardInterrupt):
+        Session(case, fake, folder, Silent()).run()
+    assert fake.log[-2:] == ["down", "down"]
+    assert (tmp_path / "cut" / "result.json").exists()
+
+
+def test_an_interruption_while_the_lab_comes_up(tmp_path: Path) -> None:
+    def interrupt(lab: FakeBackend) -> None:
+        raise KeyboardInterrupt("early")
+
+    fake = FakeBackend({"up": interrupt})
+    case = scenario(lesson("- start: server\n"))
+    place = new_folder(tmp_path, "cut")
+    with RunFolder(place, case.text) as folder, pytest.raises(KeyboardInterrupt):
+        Session(case, fake, folder, Silent()).run()
+    assert fake.log == ["up", "down"]
