@@ -17,6 +17,7 @@ Standard library only, Python 3.6 or later.
 import argparse
 import base64
 import ctypes
+import itertools
 import json
 import mmap
 import os
@@ -65,7 +66,7 @@ class Diag:
 
     def __init__(self):
         self.netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG)
-        self.room = memoryview(bytearray(1 << 18))
+        self.room = memoryview(bytearray(1 << 16))  # a message has half of it at most
 
     def fingerprint(self):
         """A hash of every socket's identity, state, timer kind, retransmissions and queues.
@@ -118,16 +119,26 @@ def open_diag():
 
 
 def counters():
-    """{name: value} of the namespace's counters, named as nstat(8) does."""
-    values = {}
+    """The namespace's counters, as {line of names: line of numbers}; both begin with a prefix."""
+    lines = []
     for path in ("/proc/net/snmp", "/proc/net/netstat"):
         with open(path) as table:
-            lines = table.read().splitlines()
-        for names, numbers in zip(lines[::2], lines[1::2]):
-            prefix, _, rest = names.partition(": ")
-            found = zip(rest.split(), numbers.split()[1:])
-            values.update((prefix + name, int(number)) for name, number in found)
-    return values
+            lines += table.read().splitlines()
+    return dict(zip(lines[::2], lines[1::2]))
+
+
+def changes(now, before):
+    """{name: value}, named as nstat(8) does, of the counters that are not what they were."""
+    found = {}
+    for names, numbers in now.items():
+        old = before.get(names)
+        if numbers != old:
+            prefix, *each = names.split()
+            olds = old.split()[1:] if old else itertools.repeat(None)
+            for name, number, was in zip(each, numbers.split()[1:], olds):
+                if number != was:
+                    found[prefix[:-1] + name] = int(number)
+    return found
 
 
 def segments():
@@ -264,18 +275,19 @@ class Agent:
         segments are counted."""
         return self.diag.fingerprint(), segments()
 
-    def look(self, cause, **extra):
-        """Reports what `ss` and the counters say now."""
-        before = self.moment()
+    def look(self, cause, seen=None, **extra):
+        """Reports what `ss` and the counters say now. `seen`: a fingerprint taken just now."""
+        before = seen or self.diag.fingerprint(), segments()
         at = time.monotonic()
-        found = subprocess.run(SS, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
-        if found.returncode:
-            emit(kind="trouble", t=at, text=found.stderr.decode("utf-8", "replace"), probe="ss")
+        with subprocess.Popen(SS, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as ss:
+            text, errors = ss.stdout.read(), ss.stderr.read()  # in turn: it has but a line of these
+        if ss.returncode:
+            emit(kind="trouble", t=at, text=errors.decode("utf-8", "replace"), probe="ss")
         now = counters()
-        changed = {k: v for k, v in now.items() if v != self.counted.get(k, 0)}
+        changed = changes(now, self.counted)
         self.counted = now
         # Columns are as wide as their widest entry, so most of a long list may be blanks.
-        text = "\n".join(map(str.rstrip, found.stdout.decode("utf-8", "replace").split("\n")))
+        text = "\n".join(map(str.rstrip, text.decode("utf-8", "replace").split("\n")))
         emit(kind="sockets", t=at, cause=cause, text=text, counters=changed, **extra)
         if self.longest > PERIOD_MAX:
             self.due, self.overdue = [at + left for left in timers(text)], False
@@ -296,7 +308,7 @@ class Agent:
         start, worked = time.monotonic(), work()
         seen = self.diag.fingerprint()
         if seen != self.seen:
-            self.look("change")
+            self.look("change", seen)
             self.period = self.shortest
         now = time.monotonic()
         # A busy machine may have kept us waiting; that is no reason to rest.
@@ -335,9 +347,10 @@ class Agent:
 
     def run(self):
         pending = b""
-        emit(kind="hello", t=time.monotonic(), wall=time.time(), counters=counters(),
-             kernel=os.uname().release, watch=type(self.diag).__name__.lower())  # fmt: skip
         self.counted = counters()
+        emit(kind="hello", t=time.monotonic(), wall=time.time(),
+             counters=changes(self.counted, {}), kernel=os.uname().release,
+             watch=type(self.diag).__name__.lower())  # fmt: skip
         while True:
             now = time.monotonic()
             deadlines = [self.next_sample] if self.next_sample else []

@@ -92,7 +92,9 @@ def alone(folder):
 
 
 class Instance:
-    """A ring buffer of our own for the tracepoint. Raises OSError where there can be none."""
+    """A ring buffer of our own for the tracepoint. Raises OSError where there can be none.
+
+    One of its name that somebody holds open is taken over, and left to them."""
 
     def __init__(self, name):
         self.path = os.path.join(TRACEFS, "instances", PREFIX + name)
@@ -100,15 +102,17 @@ class Instance:
             raise OSError(errno.ENOENT, "this kernel has no tracepoint sock:inet_sock_set_state")
         with alone(os.path.dirname(self.path)):
             self._sweep()
-            os.mkdir(self.path)
+            if not os.path.isdir(self.path):
+                os.mkdir(self.path)
             self.pipe = os.open(self.path + "/trace_pipe", os.O_RDONLY | os.O_NONBLOCK)
+        self._write("trace", "")  # what others left in it goes
         self._write("trace_clock", "mono")
         if os.path.exists(self.path + "/buffer_percent"):
             self._write("buffer_percent", "0")  # be woken by the first event, not by half a buffer
         self._write(EVENT + "/filter", "protocol == %d" % socket.IPPROTO_TCP)
 
     def _sweep(self):
-        """Removes what tracers left that were killed. An instance in use can't be removed."""
+        """Removes what no tracer uses: an instance in use can't be removed."""
         parent = os.path.dirname(self.path)
         for name in os.listdir(parent):
             if name.startswith(PREFIX):
@@ -147,7 +151,7 @@ class Instance:
         self._write(EVENT + "/enable", "0")
         with alone(os.path.dirname(self.path)):
             os.close(self.pipe)
-            os.rmdir(self.path)
+            self._sweep()
 
 
 class Tracer:

@@ -26,7 +26,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,9 @@ LONGEST_REST = 60.0
 """Seconds between two polls of a quiet host at most, where time costs nothing but work does."""
 HOUSEKEEPING = {"vm/compaction_proactiveness": "0", "vm/stat_interval": "3600"}
 """sysctls that let a kernel rest which would look after its memory twice a second."""
+RUN = "guest"
+INSTANCE = Path("/sys/kernel/tracing/instances", f"labctl-{RUN}")
+"""Of the tracer (images/host/tracer.py): to make and remove it takes a fifth of a short case."""
 INIT_MODULE = 175  # arch/x86/entry/syscalls/syscall_64.tbl
 RNDADDENTROPY = 0x40085203  # include/uapi/linux/random.h
 
@@ -185,7 +188,7 @@ class Guest:
 
     def _perform(self, scenario: Scenario, say: Callable[[str], None]) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
-            options = BackendOptions("guest", "", Path(folder), "", print)
+            options = BackendOptions(RUN, "", Path(folder), "", print)
             backend = GuestBackend(options, self._engine, self._virtual)
             performance = Performance(scenario, backend, Teller(say), Silent())
             performance.perform()
@@ -206,6 +209,15 @@ def load_modules(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
+def hold_instance() -> AbstractContextManager[object]:
+    """Makes INSTANCE, and holds it open, so that tracers leave it; where it can't be had, they say
+    why."""
+    with suppress(OSError):
+        INSTANCE.mkdir()
+        return (INSTANCE / "tracing_on").open()
+    return nullcontext()
+
+
 def main() -> None:
     """Loads what the kernel needs, finds the port, and serves."""
     gc.set_threshold(50_000)
@@ -220,7 +232,8 @@ def main() -> None:
             "built in or as modules"
         )
     sys.stdout = sys.stderr
-    Guest(Port(str(port))).serve()
+    with hold_instance():
+        Guest(Port(str(port))).serve()
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ failed() { echo "labctl: $1"; exit 1; }
 mount -t devtmpfs dev /dev && mount -t proc proc /proc && mount -t sysfs sysfs /sys ||
     failed "this kernel can't mount /dev, /proc and /sys"
 test -e /etc/hosts || : > /etc/hosts
+mount -t tracefs tracefs /sys/kernel/tracing 2> /dev/null
 ip link set lo up
 cd /opt/labctl
 PYTHONPATH=/opt/labctl:/opt/site python3 -S -m labctl.kernels.guest

@@ -40,8 +40,8 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 PARAMETERS = (
     "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off nowatchdog no_timer_check "
-    "tsc=reliable cryptomgr.notests=1 init_on_alloc=0 "
-    "random.trust_cpu=on audit=0 psi=0 net.ifnames=0 nokaslr edd=off rdinit=/init"
+    "tsc=reliable cryptomgr.notests=1 init_on_alloc=0 random.trust_cpu=on audit=0 psi=0 "
+    "cgroup_disable=memory net.ifnames=0 nokaslr edd=off rdinit=/init"
 )
 """For the kernel: see Documentation/admin-guide/kernel-parameters.rst. A panic ends QEMU."""
 

@@ -88,3 +88,18 @@ def test_it_rests_until_a_timer_is_due_or_it_is_woken() -> None:
     agent.sample()  # it is due, and late
     assert agent.next_sample - time.monotonic() <= 0.025
     assert len(agent.due) == 1  # and so is the next one, later
+
+
+def test_counters_that_changed_are_told_by_name() -> None:
+    agent = loaded()
+    before = {"Tcp: InSegs OutSegs": "Tcp: 3 4", "TcpExt: SyncookiesSent": "TcpExt: 0"}
+    now = {**before, "Tcp: InSegs OutSegs": "Tcp: 5 4", "IcmpMsg: InType3": "IcmpMsg: 1"}
+    assert agent.changes(now, before) == {"TcpInSegs": 5, "IcmpMsgInType3": 1}
+    assert agent.changes(before, {}) == {
+        "TcpInSegs": 3, "TcpOutSegs": 4, "TcpExtSyncookiesSent": 0,
+    }  # fmt: skip
+
+
+def test_the_namespace_has_the_counters_of_tcp() -> None:
+    agent = loaded()
+    assert {"TcpActiveOpens", "TcpExtTCPTimeouts"} <= agent.changes(agent.counters(), {}).keys()
