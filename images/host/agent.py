@@ -14,7 +14,6 @@ With `--tether` the end of stdin ends the agent, and with it the host.
 Standard library only, Python 3.6 or later.
 """
 
-import argparse
 import base64
 import ctypes
 import itertools
@@ -476,11 +475,8 @@ COMMANDS = {
 }
 
 
-def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="agent.py", description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--tether", action="store_true", help="obey stdin, and end when it ends")
-    options = parser.parse_args(arguments)
-    if options.tether:
+def main(arguments):
+    if "--tether" in arguments:
         Agent().run()
     else:
         # A host for hands: it only has to be there, until somebody stops it.
@@ -490,4 +486,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

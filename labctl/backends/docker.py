@@ -342,7 +342,7 @@ def _holder(host: HostSpec, built: images.Images, network: str) -> dict[str, Any
 def _tracer(run: str, built: images.Images) -> dict[str, Any]:
     return {
         "Image": built.host,
-        "Entrypoint": ["python3", "-IS", "/usr/local/lib/labctl/tracer.py"],
+        "Entrypoint": ["python3", "-IS", "/usr/local/lib/labctl/tracer.pyc"],
         "Cmd": [run],
         **TETHERED,
         "HostConfig": {
