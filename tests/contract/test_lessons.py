@@ -530,8 +530,8 @@ expect:
     ),
     FalseClaim(
         "fin_wait_1_zero_window",
-        "wait                      #",
-        "recv until eof #",
+        'send "I am server" forever',
+        'send "I am server"; wait',
         "server: ESTAB timer persist",
     ),
     FalseClaim(
