@@ -58,6 +58,9 @@ CONFINED: dict[str, Any] = {
     "SecurityOpt": ["no-new-privileges"],
     "LogConfig": {"Type": "none"},
 }
+# Where there is AppArmor, engines' profile for containers forbids what both of these are for: to
+# write below /proc/sys (a holder), and to mount (the tracer). See profiles/apparmor in moby.
+BEYOND_APPARMOR = {**CONFINED, "SecurityOpt": [*CONFINED["SecurityOpt"], "apparmor=unconfined"]}
 TETHERED = {"OpenStdin": True, "StdinOnce": True, "AttachStdin": True}
 
 # What engines protect by default (opencontainers: linux.readonlyPaths), but for /proc/sys/net.
@@ -324,7 +327,7 @@ def _holder(host: HostSpec, built: images.Images, network: str) -> dict[str, Any
         "Hostname": host.name,
         **TETHERED,
         "HostConfig": {
-            **CONFINED,
+            **BEYOND_APPARMOR,
             "CapAdd": ["NET_ADMIN", "NET_RAW"],
             # Names are in /etc/hosts: what is not there shall not leave the lab, nor take long.
             "Dns": ["127.0.0.1"],
@@ -346,10 +349,8 @@ def _tracer(run: str, built: images.Images) -> dict[str, Any]:
         "Cmd": [run],
         **TETHERED,
         "HostConfig": {
-            **CONFINED,
+            **BEYOND_APPARMOR,
             "CapAdd": ["SYS_ADMIN"],
-            # AppArmor, where there is one, by default forbids every mount.
-            "SecurityOpt": [*CONFINED["SecurityOpt"], "apparmor=unconfined"],
             "NetworkMode": "none",
         },
     }
