@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -51,20 +51,15 @@ class Group:
 
     def remove(self, client: APIClient) -> list[str]:
         """Removes it, and returns a line for each thing. Others may be at the same."""
+        hosts = [found for found in self.containers if _is_host(found)]
+        others = [found for found in self.containers if not _is_host(found)]
         with ThreadPoolExecutor(WORKERS) as pool:
-            gone = [pool.submit(_remove_container, client, found) for found in self.containers]
-        names = [found["Names"][0].lstrip("/") for found in self.containers]
-        lines = [
-            f"container {name} of {self.run}"
-            for name, job in zip(names, gone, strict=True)
-            if job.result()
-        ]
-        lines += [
-            f"network {found['Name']} of {self.run}"
-            for found in self.networks
-            if _remove_network(client, found["Id"])
-        ]
-        return lines
+            leaving = [pool.submit(_leave_networks, client, found) for found in hosts]
+            gone = [pool.submit(_remove_container, client, found) for found in others]
+            wait(leaving)
+            gone += [pool.submit(_remove_container, client, found) for found in hosts]
+            gone += [pool.submit(_remove_network, client, found) for found in self.networks]
+        return [f"{what} of {self.run}" for what in (job.result() for job in gone) if what]
 
 
 def sweep(dead: Callable[[str, str, bool], bool], everything: bool = False) -> list[str]:
@@ -101,22 +96,36 @@ def groups(client: APIClient, *labels: str) -> list[Group]:
     return list(found_groups.values())
 
 
-def _remove_container(client: APIClient, container: Mapping[str, Any]) -> bool:
+def _is_host(container: Mapping[str, Any]) -> bool:
+    return HOST in container["Labels"] and PROCESS not in container["Labels"]
+
+
+def _leave_networks(client: APIClient, container: Mapping[str, Any]) -> None:
+    """Takes a host off its network, which then can be removed while its container ends: both take
+    as long. Where that fails, the removal of the container does the same, or tells why not."""
+    from docker.errors import APIError
+
+    for network in container["NetworkSettings"]["Networks"].values():
+        with suppress(APIError):
+            client.disconnect_container_from_network(container["Id"], network["NetworkID"])
+
+
+def _remove_container(client: APIClient, container: Mapping[str, Any]) -> str | None:
     with Tolerated(404, 409):
         if TRACER in container["Labels"] and container["State"] == "running":
             client.stop(container["Id"], TRACER_DEADLINE)  # It has to tidy up the kernel.
         client.remove_container(container["Id"], force=True, v=True)
-        return True
-    return False
+        return f"container {container['Names'][0].lstrip('/')}"
+    return None
 
 
-def _remove_network(client: APIClient, network: str) -> bool:
+def _remove_network(client: APIClient, network: Mapping[str, Any]) -> str | None:
     deadline = time.monotonic() + END_DEADLINE
     while True:
         # 403 while a container of it is still being removed, by somebody else.
         with Tolerated(404, *([403] if time.monotonic() < deadline else [])):
-            client.remove_network(network)
-            return True
-        if not client.networks(ids=[network]):
-            return False
+            client.remove_network(network["Id"])
+            return f"network {network['Name']}"
+        if not client.networks(ids=[network["Id"]]):
+            return None
         time.sleep(RETRY)
