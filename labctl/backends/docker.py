@@ -20,7 +20,8 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from labctl import engine, images
@@ -62,12 +63,19 @@ CONFINED: dict[str, Any] = {
 # write below /proc/sys (a holder), and to mount (the tracer). See profiles/apparmor in moby.
 BEYOND_APPARMOR = {**CONFINED, "SecurityOpt": [*CONFINED["SecurityOpt"], "apparmor=unconfined"]}
 TETHERED = {"OpenStdin": True, "StdinOnce": True, "AttachStdin": True}
+ENDED_AT_ONCE = {"StopSignal": "SIGKILL"}
+"""Podman removes no container that runs before it has had ten seconds to heed this signal."""
 
 # What engines protect by default (opencontainers: linux.readonlyPaths), but for /proc/sys/net.
-READONLY = [
-    *(f"/proc/{name}" for name in ("bus", "fs", "irq", "sysrq-trigger")),
-    *(f"/proc/sys/{name}" for name in ("abi", "debug", "dev", "fs", "kernel", "user", "vm")),
-]
+OF_PROC = [f"/proc/{name}" for name in ("bus", "fs", "irq", "sysrq-trigger")]
+OF_SYSCTLS = [f"/proc/sys/{name}" for name in ("abi", "debug", "dev", "fs", "kernel", "user", "vm")]
+PROTECTED = {"ReadonlyPaths": [*OF_PROC, *OF_SYSCTLS]}
+PROTECTED_BY_PODMAN = {
+    "SecurityOpt": [
+        *BEYOND_APPARMOR["SecurityOpt"], "unmask=/proc/sys", "mask=" + ":".join(OF_SYSCTLS)
+    ]
+}  # fmt: skip
+"""Podman takes no list of paths to protect."""
 
 
 class DockerBackend:
@@ -128,16 +136,19 @@ class DockerBackend:
             self._tracer = submit(self._start_tracer, client, built)
             network = self._create_network(client)
             self._version = version.result()
+            podman = _product(self._version).startswith("Podman")
+            # Podman starts a resolver for a network with its first container, and fails if two are.
+            turns = Lock() if podman else nullcontext()
             holders = _results(
                 {
                     host.name: submit(
-                        self._create, client, _holder(host, built, network), host.name
+                        self._create, client, _holder(host, built, network, podman), host.name
                     )
                     for host in hosts
                 }
             )
             started = {
-                name: submit(self._start_holder, client, name, container)
+                name: submit(self._start_holder, client, name, container, turns)
                 for name, container in holders.items()
             }
             created = {
@@ -284,9 +295,12 @@ class DockerBackend:
         client.start(made["Id"])
         return channel
 
-    def _start_holder(self, client: APIClient, name: str, container: str) -> None:
+    def _start_holder(
+        self, client: APIClient, name: str, container: str, turn: AbstractContextManager[object]
+    ) -> None:
         self._holders[name] = HolderChannel(attach(client, container), self._log)
-        client.start(container)
+        with turn:
+            client.start(container)
 
 
 def build_images(os: str, progress: Progress) -> list[str]:
@@ -320,12 +334,13 @@ def _status(client: APIClient, container: str) -> int:
         return int(client.wait(container, END_DEADLINE)["StatusCode"])
 
 
-def _holder(host: HostSpec, built: images.Images, network: str) -> dict[str, Any]:
+def _holder(host: HostSpec, built: images.Images, network: str, podman: bool) -> dict[str, Any]:
     return {
         "Image": built.host,
         "Cmd": ["--tether"],
         "Hostname": host.name,
         **TETHERED,
+        **ENDED_AT_ONCE,
         "HostConfig": {
             **BEYOND_APPARMOR,
             "CapAdd": ["NET_ADMIN", "NET_RAW"],
@@ -333,7 +348,7 @@ def _holder(host: HostSpec, built: images.Images, network: str) -> dict[str, Any
             "Dns": ["127.0.0.1"],
             "DnsOptions": ["timeout:1", "attempts:1"],
             "NetworkMode": network,
-            "ReadonlyPaths": READONLY,
+            **(PROTECTED_BY_PODMAN if podman else PROTECTED),
             "Sysctls": {
                 "net.ipv4.ip_unprivileged_port_start": "0",
                 "net.ipv6.conf.all.disable_ipv6": "0",
@@ -368,6 +383,7 @@ def _process(process: ProcessSpec, built: images.Images, holder: str) -> dict[st
         config["User"] = f"{process.uid}:{process.uid}"
     return {
         **config,
+        **ENDED_AT_ONCE,
         "Env": [f"{name}={value}" for name, value in process.env.items()],
         "HostConfig": {
             **CONFINED,

@@ -4,11 +4,12 @@ what killed controllers left."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from labctl import engine
@@ -111,21 +112,34 @@ def _leave_networks(client: APIClient, container: Mapping[str, Any]) -> None:
 
 
 def _remove_container(client: APIClient, container: Mapping[str, Any]) -> str | None:
-    with Tolerated(404, 409):
-        if TRACER in container["Labels"] and container["State"] == "running":
+    if TRACER in container["Labels"] and container["State"] == "running":
+        with Tolerated(404, 409):
             client.stop(container["Id"], TRACER_DEADLINE)  # It has to tidy up the kernel.
-        client.remove_container(container["Id"], force=True, v=True)
-        return f"container {container['Names'][0].lstrip('/')}"
-    return None
+    remove = partial(client.remove_container, container["Id"], force=True, v=True)
+    # 409 where somebody else removes it; 500 where Podman wants others gone before.
+    removed = _insist(remove, gone=(404, 409), busy=(500,))
+    return f"container {container['Names'][0].lstrip('/')}" if removed else None
 
 
 def _remove_network(client: APIClient, network: Mapping[str, Any]) -> str | None:
+    # 403 while a container of it is still being removed, by somebody else.
+    removed = _insist(partial(client.remove_network, network["Id"]), gone=(404,), busy=(403,))
+    return f"network {network['Name']}" if removed else None
+
+
+def _insist(remove: Callable[[], object], gone: Sequence[int], busy: Sequence[int]) -> bool:
+    """Removes something, after END_DEADLINE seconds at the latest, or finds it gone: False. Told by
+    the HTTP statuses of the engine's errors."""
+    from docker.errors import APIError
+
     deadline = time.monotonic() + END_DEADLINE
     while True:
-        # 403 while a container of it is still being removed, by somebody else.
-        with Tolerated(404, *([403] if time.monotonic() < deadline else [])):
-            client.remove_network(network["Id"])
-            return f"network {network['Name']}"
-        if not client.networks(ids=[network["Id"]]):
-            return None
+        try:
+            remove()
+            return True
+        except APIError as exc:
+            if exc.status_code in gone:
+                return False
+            if exc.status_code not in busy or time.monotonic() > deadline:
+                raise
         time.sleep(RETRY)
