@@ -59,6 +59,11 @@ AGENT_REST = 2
 they take half a core at most."""
 TRACER = "the tracer"
 """What it is called among the hosts' agents; no host has such a name."""
+FORBIDDEN = {
+    "Permission denied": "; a security module (SELinux, AppArmor) may forbid it, see its audit log",
+    "Read-only file system": "; the engine lets no container set any: take another one",
+}
+"""What helps where no value of a sysctl can be set."""
 SETTLING = 0.25
 """What "now" means to an expectation: an acknowledgement may be delayed by 200 ms (TCP_DELACK_MAX
 in include/net/tcp.h; RFC 9293, section 3.8.6.3 allows 500), and a state may hang on it."""
@@ -315,7 +320,8 @@ class Lab:
             kernel = self._hellos[host]["kernel"]
             raise MissingHere(Lack(f"kernel {kernel} has no {key}", "run it on another kernel"))
         for key, reason in answer["failed"].items():
-            raise LabError(f"{host}: can't set {key} to {values[key]!r}: {reason}")
+            text = f"{host}: can't set {key} to {values[key]!r}: {reason}"
+            raise LabError(text + FORBIDDEN.get(reason, ""))
 
     def fault(self, host: str, verb: str, **details: Any) -> Message:
         """Has a host do a method of Faults (images/host/faults.py); the answer's `t` is when."""

@@ -536,8 +536,8 @@ expect:
     ),
     FalseClaim(
         "unread_data",
-        "await                     # never reads",
-        "recv; await",
+        'send "I am client"',
+        'send "I am"',
         "server: ESTAB recv-q 11",
         (("end", "close"),),
     ),

@@ -33,6 +33,10 @@ def test_a_capability_that_is_missing(watch: Play) -> None:
         ("- sysctl: {server: {net.ipv4.tcp_new: 99}}\n",
          FakeBackend(refused={"net.ipv4.tcp_new": "Invalid argument"}),
          "error", "server: can't set net.ipv4.tcp_new to '99': Invalid argument"),
+        ("- sysctl: {server: {net.ipv4.tcp_new: 1}}\n",
+         FakeBackend(refused={"net.ipv4.tcp_new": "Permission denied"}),
+         "error", "server: can't set net.ipv4.tcp_new to '1': Permission denied; a security module "
+         "(SELinux, AppArmor) may forbid it, see its audit log"),
         ("- start: client\n", FakeBackend({"start client": lambda lab: lab.dies("server")}),
          "error", "the agent of host server ended"),
         ("- note: a\n", FakeBackend({"up": lambda lab: lab.dies("client")}),
