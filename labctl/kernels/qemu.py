@@ -30,8 +30,9 @@ from labctl.kernels.apt import ROOM
 
 PROGRAM = "qemu-system-x86_64"
 MEND = "install the package qemu-system-x86"
-PROCESSOR = {"tcg": "Nehalem", "kvm": "host"}
-"""What is emulated: a newer one has wider registers to save, and takes a third more time."""
+PROCESSOR = {"tcg": "Nehalem,+rdrand", "kvm": "host"}
+"""What is emulated: a newer one has wider registers to save, and takes a third more time. Without
+RDRAND a kernel gathers its first random numbers for a second, and Python waits for them."""
 MEMORY = 1024  # MiB; what a guest never touches costs nothing
 MONITOR_DEADLINE = 60.0
 END_DEADLINE = 5.0
@@ -41,9 +42,10 @@ TICKS = os.sysconf("SC_CLK_TCK")
 PARAMETERS = (
     "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off nowatchdog no_timer_check "
     "tsc=reliable cryptomgr.notests=1 init_on_alloc=0 random.trust_cpu=on audit=0 psi=0 "
-    "cgroup_disable=memory net.ifnames=0 nokaslr edd=off rdinit=/init"
+    "cgroup_disable=memory net.ifnames=0 nokaslr norandmaps edd=off rdinit=/init"
 )
-"""For the kernel: see Documentation/admin-guide/kernel-parameters.rst. A panic ends QEMU."""
+"""For the kernel: see Documentation/admin-guide/kernel-parameters.rst. A panic ends QEMU. Code that
+is mapped at random addresses would be translated anew for each process: half of a short case."""
 
 BOARD = "q35,hpet=off"
 """A HPET never rests: it interrupts the jumps of a virtual clock some 18 times a second."""
