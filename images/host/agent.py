@@ -32,6 +32,7 @@ import threading
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # an isolated Python leaves it out
+import clocks
 from faults import Faults
 
 PERIOD_MIN = 0.004
@@ -347,7 +348,8 @@ class Agent:
     def run(self):
         pending = b""
         self.counted = counters()
-        emit(kind="hello", t=time.monotonic(), wall=time.time(),
+        t, wall = clocks.both()
+        emit(kind="hello", t=t, wall=wall,
              counters=changes(self.counted, {}), kernel=os.uname().release,
              watch=type(self.diag).__name__.lower())  # fmt: skip
         while True:

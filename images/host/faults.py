@@ -12,7 +12,8 @@ import re
 import socket
 import struct
 import subprocess
-import time
+
+import clocks
 
 NETLINK_NETFILTER, NFNL_SUBSYS_ULOG = 12, 4
 NFULNL_MSG_PACKET, NFULNL_MSG_CONFIG = 0, 1
@@ -121,9 +122,9 @@ class Faults:
     def report(self):
         """Reports the packets that were lost since the last time."""
         for prefix, at, packet in self.log.read() if self.log else ():
-            t = time.monotonic()
+            t, wall = clocks.both()
             if at is not None:
-                t -= time.time() - at
+                t -= wall - at
             data = base64.b64encode(packet).decode()
             self.emit(kind="loss", t=t, drop=int(prefix), data=data)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import sys
 import time
 from collections.abc import Callable
@@ -49,6 +50,29 @@ def rest_after(spend: Callable[[], None]) -> float:
     agent.diag, agent.rest = Diag(spend), REST
     agent.sample()
     return float(agent.next_sample - time.monotonic())
+
+
+class Preempted:
+    """Clocks that differ by 100 s, read by somebody who is kept waiting before some readings."""
+
+    def __init__(self, waits: dict[int, float]) -> None:
+        self._now, self._waits = 0.0, waits
+        self._readings = itertools.count()
+
+    def monotonic(self) -> float:
+        self._now += self._waits.get(next(self._readings), 1e-6)
+        return self._now
+
+    def time(self) -> float:
+        return self.monotonic() + 100
+
+
+@pytest.mark.parametrize("late", range(6))
+def test_its_two_clocks_are_read_at_one_moment(late: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    clocks = loaded().clocks
+    monkeypatch.setattr(clocks, "time", Preempted({late: 0.006, late + 3: 0.006}))
+    t, wall = clocks.both()
+    assert wall - t == pytest.approx(100, abs=1e-5)
 
 
 def test_it_rests_for_as_long_as_it_worked() -> None:
