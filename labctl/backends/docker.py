@@ -362,6 +362,7 @@ def _tracer(run: str, built: images.Images) -> dict[str, Any]:
         "Image": built.host,
         "Entrypoint": ["python3", "-IS", "/usr/local/lib/labctl/tracer.pyc"],
         "Cmd": [run],
+        "NetworkDisabled": True,  # or the engine starts two programs to set up a network of nothing
         **TETHERED,
         "HostConfig": {
             **BEYOND_APPARMOR,
