@@ -35,10 +35,8 @@ backend_option = click.option(
 )
 os_option = click.option(
     "--os",
-    default="debian:12",
-    show_default=True,
     metavar="IMAGE",
-    help="The operating system of the images (Docker).",
+    help="The operating system of the images (Docker), or of a guest.  [default: debian:12]",
 )
 
 
@@ -134,7 +132,7 @@ def main() -> None:
 def run(
     paths: tuple[str, ...],
     backend: str,
-    os: str,
+    os: str | None,
     sets: tuple[str, ...],
     kernel: str | None,
     virtual_time: bool,
@@ -172,9 +170,12 @@ def run(
         if guest:
             from labctl.kernels.runs import run_all
 
-            results = run_all(cases, guest, virtual_time, chosen, out, _say)
+            system = os or workflow.DEFAULT_OS
+            results = run_all(cases, guest, virtual_time, system, chosen, out, _say)
         else:
-            results = dispatch.run_here(cases, choose(backend), os, keep, jobs, out, _say)
+            place = choose(backend)
+            system = workflow.system(os, place)
+            results = dispatch.run_here(cases, place, system, keep, jobs, out, _say)
     if form == "json":
         print(json.dumps(document(results), indent=1))
     else:
@@ -328,9 +329,10 @@ def schema() -> None:
 @main.command()
 @backend_option
 @os_option
-def up(backend: str, os: str) -> int:
+def up(backend: str, os: str | None) -> int:
     """Bring up the default lab, two hosts, to use by hand until `labctl down`."""
-    command = [sys.executable, "-m", "labctl", "_hold", "--backend", backend, "--os", os]
+    command = [sys.executable, "-m", "labctl", "_hold", "--backend", backend]
+    command += ["--os", os] if os else []
     holder = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True, text=True
     )
@@ -349,7 +351,7 @@ def up(backend: str, os: str) -> int:
 @main.command("_hold", hidden=True)
 @backend_option
 @os_option
-def hold(backend: str, os: str) -> None:
+def hold(backend: str, os: str | None) -> None:
     """Keeps the default lab; `labctl up` runs this in the background."""
     from os import devnull, dup2
 
@@ -363,7 +365,8 @@ def hold(backend: str, os: str) -> None:
             dup2(nowhere.fileno(), 2)
 
     with workflow.interruptible():
-        workflow.hold(choose(backend), os, _say, ready)
+        place = choose(backend)
+        workflow.hold(place, workflow.system(os, place), _say, ready)
 
 
 @main.command()
@@ -447,11 +450,12 @@ def images() -> None:
 
 @images.command("build")
 @os_option
-def images_build(os: str) -> None:
+def images_build(os: str | None) -> None:
     """Build the image pair for an operating system, unless it is there."""
+    from labctl import workflow
     from labctl.backends.docker import build_images
 
-    for tag in build_images(os, _say):
+    for tag in build_images(os or workflow.DEFAULT_OS, _say):
         click.echo(tag)
 
 
@@ -486,7 +490,7 @@ def kernels_fetch(names: tuple[str, ...]) -> None:
     with workflow.interruptible():
         for name in names:
             click.echo(kernels.fetch(name, _say).version)
-        root.ensure(_say)
+        root.ensure(root.suite_for(workflow.DEFAULT_OS), _say)
 
 
 main.add_command(matrix)

@@ -168,7 +168,8 @@ class Matrix:
         if place.kernel:
             from labctl.kernels.runs import run_all
 
-            run_all([self._look, *cases], place.kernel, place.virtual, self._sets, folder, say)
+            os = workflow.DEFAULT_OS
+            run_all([self._look, *cases], place.kernel, place.virtual, os, self._sets, folder, say)
             return
         (look,) = dispatch.run_here([self._look], place.backend, place.os, False, 1, folder, say)
         if look.result == "pass":

@@ -1,7 +1,7 @@
 """The root of guests: a small Debian with Python, iproute2, nftables and labctl's dependencies.
 
-Made once by mmdebstrap(1), from packages that apt has checked. The dependencies are those versions
-that this labctl runs with, as wheels for the Python in it, byte-compiled there.
+Made once for each suite by mmdebstrap(1), from packages that apt has checked. The dependencies are
+those versions that this labctl runs with, as wheels for the Python in it, byte-compiled there.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from stat import S_IFDIR, S_IFLNK, S_IFREG
 from typing import IO
 
 from labctl.backends import Progress
-from labctl.errors import LabError, Unavailable
+from labctl.errors import LabError, Unavailable, UsageError
 from labctl.kernels import assembled, cache, missing, suite_of
+from labctl.kernels.apt import Suite
 from labctl.kernels.initramfs import Archive
 
-SUITE = "bookworm"
-PYTHON = "3.11"
-"""What SUITE has."""
+SYSTEMS = {"debian:12": "bookworm", "debian:13": "trixie", "debian:sid": "sid"}
+"""What a root can be, as images are named. Older ones have a Python that can't run labctl."""
 PACKAGES = ("iproute2", "mount", "nftables", "procps", "python3")
 DEPENDENCIES = ("dpkt", "pydantic", "pyyaml")
 """What runs in a guest needs; labctl's other dependencies are for the controller."""
 COMPILE = (
     "python3 -m compileall -q -f --invalidation-mode unchecked-hash "
-    f"/usr/lib/python{PYTHON} /opt/site"
+    "/usr/lib/python{python} /opt/site"
 )
 """A file in an initramfs has lost its time, and byte code that is told by it is thrown away."""
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
@@ -48,11 +48,21 @@ OMITTED = re.compile(
 """What no lab has a use for: all of a root is in a guest's memory."""
 
 
-def ensure(progress: Progress) -> Path:
-    """The root, as a cpio archive, made where it is not there yet.
+def suite_for(system: str) -> str:
+    """The suite of a system by the name of its image. Raises UsageError."""
+    if system not in SYSTEMS:
+        raise UsageError(
+            f"--os {system}: no guest has it, since labctl itself runs there, on Python 3.11 or "
+            f"later; allowed: {', '.join(SYSTEMS)}"
+        )
+    return SYSTEMS[system]
+
+
+def ensure(suite_name: str, progress: Progress) -> Path:
+    """A suite's root, as a cpio archive, made where it is not there yet.
 
     Raises Unavailable for a missing tool, LabError where it can't be made."""
-    folder = place()
+    folder = place(suite_name)
     if not folder.exists():
         if lacking := missing():
             raise Unavailable(
@@ -60,22 +70,31 @@ def ensure(progress: Progress) -> Path:
                 + " ".join(dict.fromkeys(lacking.values()))
             )
         with assembled(folder) as new:
-            suite = suite_of(SUITE)
-            progress(f"asking for the packages of {SUITE}")
+            suite = suite_of(suite_name)
+            progress(f"asking for the packages of {suite.name}")
             suite.update()
-            progress("fetching labctl's dependencies for the guests' Python")
-            _install(closure(DEPENDENCIES, _requirements), new / "site")
-            progress(f"making a root for guests from the packages of {SUITE}, for about a minute")
-            _bootstrap(suite.sources, new / "site", new / "root.cpio")
+            python = python_of(suite)
+            progress(f"fetching labctl's dependencies for the guests' Python {python}")
+            _install(closure(DEPENDENCIES, _requirements), python, new / "site")
+            progress(f"making a root for guests of {suite.name}'s packages, for about a minute")
+            _bootstrap(suite, python, new / "site", new / "root.cpio")
             shutil.rmtree(new / "site")
     return folder / "root.cpio"
 
 
-def place() -> Path:
-    """The folder of the root, which is another one with everything that it is made of."""
-    parts = (SUITE, PACKAGES, closure(DEPENDENCIES, _requirements), OMITTED.pattern, COMPILE)
+def place(suite: str) -> Path:
+    """The folder of a root, which is another one with everything that it is made of."""
+    parts = (PACKAGES, closure(DEPENDENCIES, _requirements), OMITTED.pattern, COMPILE)
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
-    return cache() / "roots" / f"{SUITE}-{key}"
+    return cache() / "roots" / f"{suite}-{key}"
+
+
+def python_of(suite: Suite) -> str:
+    """The version of a suite's Python, such as 3.11. Raises LabError."""
+    for package in suite.depends("python3"):
+        if found := re.fullmatch(r"python(3\.\d+)", package):
+            return found[1]
+    raise LabError(f"{suite.name} has no package python3 now")
 
 
 def closure(names: Iterable[str], requirements: Callable[[str], Iterable[str]]) -> tuple[str, ...]:
@@ -99,24 +118,25 @@ def _requirements(name: str) -> list[str]:
     return [re.split(r"[^\w.-]", text)[0] for text in required if ";" not in text]
 
 
-def _install(wheels: Iterable[str], folder: Path) -> None:
+def _install(wheels: Iterable[str], python: str, folder: Path) -> None:
     command = [
         sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
         "--no-deps", "--no-compile", "--only-binary=:all:", "--implementation", "cp",
-        "--python-version", PYTHON, "--target", str(folder),
+        "--python-version", python, "--target", str(folder),
         *(f"--platform={platform}" for platform in PLATFORMS), *wheels,
     ]  # fmt: skip
     _checked(command, "pip can't fetch labctl's dependencies")
 
 
-def _bootstrap(sources: Path, site: Path, target: Path) -> None:
+def _bootstrap(suite: Suite, python: str, site: Path, target: Path) -> None:
     """mmdebstrap(1) writes a tar archive, which is turned into a cpio: nobody needs to be root."""
     command = [
         "mmdebstrap", "--quiet", "--variant=essential", "--architectures=amd64",
         f"--include={','.join(PACKAGES)}",
+        '--aptopt=Acquire::Check-Valid-Until "false"',  # a mirror may stand still
         f"--customize-hook=copy-in {shlex.quote(str(site))} /opt",
-        f'--customize-hook=chroot "$1" {COMPILE}',
-        SUITE, "-", str(sources),
+        f'--customize-hook=chroot "$1" {COMPILE.format(python=python)}',
+        suite.name, "-", str(suite.sources),
     ]  # fmt: skip
     with tempfile.TemporaryFile() as log:
         with subprocess.Popen(

@@ -45,26 +45,29 @@ SEED = 64  # bytes
 
 @dataclass(frozen=True)
 class Place:
-    """Where cases run: a kernel, and whose clock it lives by."""
+    """Where cases run: a kernel, whose clock it lives by, and the suite of its root."""
 
     kernel: Kernel
     virtual: bool
+    suite: str
 
 
 def run_all(
     cases: Iterable[Scenario],
     kernel: str,
     virtual: bool,
+    system: str,
     sets: Mapping[str, str],
     out: Path | None,
     progress: Progress,
 ) -> list[RunResult]:
-    """Runs cases one after the other on a kernel by name.
+    """Runs cases one after the other on a kernel by name, with a root of a `system`.
 
-    Raises what `find` and `Guests.run` raise."""
+    Raises UsageError, and what `find` and `Guests.run` raise."""
+    suite = root.suite_for(system)
     qemu.version()  # rather than after a kernel was fetched
     results = []
-    with Guests(Place(find(kernel, progress), virtual), progress) as guests:
+    with Guests(Place(find(kernel, progress), virtual, suite), progress) as guests:
         for case in cases:
             guests.start()
             with shown(case) as watcher:
@@ -258,17 +261,18 @@ def prepare(place: Place, progress: Progress) -> tuple[Hardware, Path]:
     """What a guest is started with, and where its state is kept; files that are not there yet are
     made. Raises Unavailable and LabError."""
     version = qemu.version()
-    base = root.ensure(progress)
+    base = root.ensure(place.suite, progress)
     kernel = place.kernel
     sources = initramfs.sources()
     parts: list[Any] = [initramfs.INIT, initramfs.MODULES, str(base), sorted(sources.items())]
     stat = kernel.image.stat()
     parts += [str(kernel.image), stat.st_size, stat.st_mtime_ns]
-    folder = cache() / "boots" / f"{kernel.version}-{_digest(parts)}"
+    name = f"{kernel.version}-{place.suite}"
+    folder = cache() / "boots" / f"{name}-{_digest(parts)}"
     if not folder.exists():
         with assembled(folder) as new:
             initramfs.build(new / "initramfs.cpio", base, kernel.modules)
-        for older in set(folder.parent.glob(f"{kernel.version}-*")) - {folder}:
+        for older in set(folder.parent.glob(f"{name}-*")) - {folder}:
             with suppress(BlockingIOError), in_use(older, fcntl.LOCK_EX | fcntl.LOCK_NB):
                 shutil.rmtree(older, ignore_errors=True)
     hardware = Hardware(kernel.image, folder / "initramfs.cpio", place.virtual)

@@ -20,6 +20,7 @@ import pytest
 from labctl import kernels
 from labctl.errors import LabError
 from labctl.kernels import qemu, root, runs
+from labctl.workflow import DEFAULT_OS
 from tests.contract.false_claims import OF_HOURS, FalseClaim
 
 pytestmark = [pytest.mark.guest, pytest.mark.slow, pytest.mark.xdist_group("guest")]
@@ -49,7 +50,7 @@ def fetch(kernel: str) -> str:
     root, for which engine.py installs what it takes, must have one."""
     try:
         qemu.version()
-        root.ensure(print)
+        root.ensure("bookworm", print)
         return kernels.find(kernel, print).version
     except LabError as exc:
         if os.environ.get("CI") == "true" and os.geteuid() == 0:
@@ -97,6 +98,13 @@ def test_waiting_takes_no_time_where_time_is_virtual(tmp_path: Path, fetched: st
     assert 5.0 < short < 60.0 < long < 70.0
 
 
+def test_a_guest_has_the_system_that_is_asked_for(tmp_path: Path, fetched: str) -> None:
+    found = run(tmp_path, *LESSONS, "--virtual-time", "--os", "debian:13")
+    assert {case["result"] for case in found} == {"pass"}
+    assert {case["environment"]["kernel"] for case in found} == {fetched}
+    assert {case["environment"]["os"] for case in found} == {"Debian GNU/Linux 13 (trixie)"}
+
+
 def test_hours_pass(tmp_path: Path, fetched: str) -> None:
     found = run(tmp_path, "hours", "--virtual-time")
     assert {case["result"] for case in found} == {"pass"}
@@ -105,7 +113,7 @@ def test_hours_pass(tmp_path: Path, fetched: str) -> None:
 
 @pytest.mark.parametrize("claim", OF_HOURS, ids=str)
 def test_false_claims_of_hours_fail(claim: FalseClaim, tmp_path: Path, fetched: str) -> None:
-    (result,) = runs.run_all([claim.whole], KERNEL, True, {}, tmp_path, print)
+    (result,) = runs.run_all([claim.whole], KERNEL, True, DEFAULT_OS, {}, tmp_path, print)
     assert result.result == "fail", result.verdicts
     assert claim.blamed in [v.what for v in result.verdicts if v.result == "fail"], result.verdicts
 

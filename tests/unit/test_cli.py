@@ -588,6 +588,7 @@ def test_a_guest_refuses_what_it_can_not_do(labctl: Labctl) -> None:
         (("--kernel", "6.1", "-j", "2"), "one case at a time in its guest; leave --jobs 2 out"),
         (("--kernel", "6.1", "--keep"), "--kernel has no lab to keep"),
         (("--kernel", "6.1", "--backend", "docker"), "leave --backend docker out"),
+        (("--kernel", "6.1", "--os", "debian:11"), "allowed: debian:12, debian:13, debian:sid"),
         (("--virtual-time",), "choose its kernel: --kernel NAME"),
     ):
         status, _, err = labctl("run", "process_end", *options)
@@ -604,3 +605,9 @@ def test_a_lab_to_keep_is_the_only_one(labctl: Labctl) -> None:
         status, _, err = labctl("run", "process_end", "-j", wrong)
         assert status == 2
         assert "'-j' / '--jobs'" in err
+
+
+def test_namespaces_refuse_another_system(labctl: Labctl) -> None:
+    status, _, err = labctl("run", "process_end", "--backend", "netns", "--os", "debian:11")
+    assert status == 2
+    assert "--os debian:11: namespaces run on this machine's own system" in err

@@ -101,8 +101,8 @@ class Machine:
         program.chmod(0o755)
         self.kernel = bzimage(folder / "bzImage", "6.6.6-mine")
         (folder / "modules").mkdir()
-        (self.cache / "roots" / root.place().name).mkdir(parents=True)
-        (self.cache / "roots" / root.place().name / "root.cpio").touch()
+        (self.cache / "roots" / root.place("bookworm").name).mkdir(parents=True)
+        (self.cache / "roots" / root.place("bookworm").name / "root.cpio").touch()
 
     def start(self, wrong: str = "", **environment: str) -> subprocess.Popen[str]:
         """`labctl run` of one lesson."""
@@ -239,9 +239,9 @@ def test_a_root_that_is_interrupted_cleans_up_first(tmp_path: Path) -> None:
     program = tmp_path / "mmdebstrap"
     program.write_text(MAKER)
     program.chmod(0o755)
-    code = "from pathlib import Path; from labctl.kernels import root; p = Path(); "
+    code = "from pathlib import Path; from labctl.kernels import root, suite_of; p = Path(); "
     with subprocess.Popen(
-        [sys.executable, "-c", f"{code}root._bootstrap(p, p, p / 'root.cpio')"],
+        [sys.executable, "-c", f"{code}root._bootstrap(suite_of('sid'), '3.13', p, p / 'it')"],
         cwd=tmp_path, stderr=subprocess.DEVNULL,
         env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
     ) as process:  # fmt: skip

@@ -354,7 +354,8 @@ def test_what_a_guest_tells_is_recorded_and_judged_as_if_it_were_here(
     (tmp_path / "said").write_text("".join(f"{line}\n" for line in lines))
     stand_in(tmp_path, monkeypatch, f"read line; cat {shlex.quote(str(tmp_path / 'said'))}; cat")
 
-    guests = runs.Guests(runs.Place(kernels.Kernel("k", "6.1", tmp_path, tmp_path), True), print)
+    kernel = kernels.Kernel("k", "6.1", tmp_path, tmp_path)
+    guests = runs.Guests(runs.Place(kernel, True, "sid"), print)
     seen: list[Event] = []
     with qemu.Machine(HARDWARE) as machine:
         monkeypatch.setattr(guests, "start", lambda: machine)
@@ -373,7 +374,8 @@ def test_a_guest_that_dies_in_a_case_is_its_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in(tmp_path, monkeypatch, "read line; echo 'it is burning' >&2; exit 1")
-    guests = runs.Guests(runs.Place(kernels.Kernel("k", "6.1", tmp_path, tmp_path), True), print)
+    kernel = kernels.Kernel("k", "6.1", tmp_path, tmp_path)
+    guests = runs.Guests(runs.Place(kernel, True, "sid"), print)
     (case,) = load_document(Document("warm up", WARM_UP), WARM_UP, "warm", {})
     with qemu.Machine(HARDWARE) as machine:
         monkeypatch.setattr(guests, "start", lambda: machine)
