@@ -36,7 +36,7 @@ backend_option = click.option(
 os_option = click.option(
     "--os",
     metavar="IMAGE",
-    help="The operating system of the images (Docker), or of a guest.  [default: debian:12]",
+    help="The operating system of the images (Docker).  [default: debian:12]",
 )
 
 
@@ -106,7 +106,11 @@ def main() -> None:
 @backend_option
 @os_option
 @click.option("--set", "sets", multiple=True, metavar="NAME=VALUE", help="Overrides a param.")
-@click.option("--kernel", metavar="NAME", help="On another kernel, in QEMU: see `kernels list`.")
+@click.option(
+    "--kernel",
+    metavar="NAME",
+    help="On another kernel, in QEMU: see `kernels list`. There, --os is a guest's Debian.",
+)
 @click.option(
     "--virtual-time", is_flag=True, help="In QEMU: waiting takes no time; only work does."
 )
@@ -165,16 +169,15 @@ def run(
     cases = workflow.load_all(find(paths, scenarios()), chosen)
     guest = dispatch.guest(kernel, virtual_time, backend, keep, jobs)
     cases = workflow.bearable(cases, virtual_time, _say)
+    system = os or workflow.DEFAULT_OS
     began = time.monotonic()
     with workflow.interruptible():
         if guest:
             from labctl.kernels.runs import run_all
 
-            system = os or workflow.DEFAULT_OS
             results = run_all(cases, guest, virtual_time, system, chosen, out, _say)
         else:
-            place = choose(backend)
-            system = workflow.system(os, place)
+            place = choose(backend, os)
             results = dispatch.run_here(cases, place, system, keep, jobs, out, _say)
     if form == "json":
         print(json.dumps(document(results), indent=1))
@@ -365,8 +368,7 @@ def hold(backend: str, os: str | None) -> None:
             dup2(nowhere.fileno(), 2)
 
     with workflow.interruptible():
-        place = choose(backend)
-        workflow.hold(place, workflow.system(os, place), _say, ready)
+        workflow.hold(choose(backend, os), os or workflow.DEFAULT_OS, _say, ready)
 
 
 @main.command()
@@ -482,15 +484,17 @@ def kernels_list(form: str) -> None:
 
 @kernels_.command("fetch")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-def kernels_fetch(names: tuple[str, ...]) -> None:
+@click.option("--os", metavar="IMAGE", help="The guest's Debian.  [default: debian:12]")
+def kernels_fetch(names: tuple[str, ...], os: str | None) -> None:
     """Fetch kernels, and what else a guest needs: the newest of a suite or a version."""
     from labctl import kernels, workflow
     from labctl.kernels import root
 
+    suite = root.suite_name(os or workflow.DEFAULT_OS)
     with workflow.interruptible():
         for name in names:
             click.echo(kernels.fetch(name, _say).version)
-        root.ensure(root.suite_for(workflow.DEFAULT_OS), _say)
+        root.ensure(suite, _say)
 
 
 main.add_command(matrix)

@@ -152,10 +152,20 @@ def _local(client: APIClient) -> set[str]:
     return found | {re.sub(r"^(localhost|[^/]+\.[^/]+/library)/", "", name) for name in found}
 
 
-def _base(client: APIClient, system: str, local: set[str], progress: Progress) -> str:
+def suite_name(system: str) -> str:
+    """The suite that Debian's packages for a system are in; nothing for other systems."""
+    release = _debian(system)
+    return BOOTSTRAP.get(release, release if release in BOOTSTRAP.values() else "")
+
+
+def _debian(system: str) -> str:
     debian = re.fullmatch(r"debian:(\w+?)(-slim)?", system)
-    release = debian.group(1) if debian else ""
-    candidates = [f"debian:{release}-slim", f"debian:{release}"] if debian else [_with_tag(system)]
+    return debian.group(1) if debian else ""
+
+
+def _base(client: APIClient, system: str, local: set[str], progress: Progress) -> str:
+    release = _debian(system)
+    candidates = [f"debian:{release}-slim", f"debian:{release}"] if release else [_with_tag(system)]
     built = f"labctl/base:{_slug(system).removesuffix('-slim')}"
     for candidate in (*candidates, built):
         if candidate in local:
@@ -164,7 +174,7 @@ def _base(client: APIClient, system: str, local: set[str], progress: Progress) -
         _pull(client, candidates[0], progress)
         return candidates[0]
     except LabError as exc:
-        suite = BOOTSTRAP.get(release, release if release in BOOTSTRAP.values() else "")
+        suite = suite_name(system)
         if suite and shutil.which("mmdebstrap"):
             progress(f"{exc}: building Debian {suite} from its packages, for about half a minute")
             _bootstrap(client, suite, built)

@@ -40,9 +40,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--labctl-os",
-        default="debian:12",
         metavar="IMAGE",
-        help="the operating system of the images (Docker)",
+        help="the operating system of the images (Docker); debian:12 unless told otherwise",
     )
     group.addoption(
         "--labctl-set",
@@ -120,10 +119,11 @@ class ScenarioItem(pytest.Item):
 
         option = self.config.getoption
         main = threading.current_thread() is threading.main_thread()
-        backend = ready(option("labctl_backend"))
+        backend, os = option("labctl_backend"), option("labctl_os")
+        chosen = ready(backend, os)
         with workflow.interruptible() if main else nullcontext():
             return workflow.run_case(
-                self.case, backend, Silent(), say, out(self.config), option("labctl_os")
+                self.case, chosen, Silent(), say, out(self.config), os or workflow.DEFAULT_OS
             )
 
     def reportinfo(self) -> tuple[Path, None, str]:

@@ -58,7 +58,7 @@ class Lab:
     `hosts` is what stands below `hosts` in a scenario. Or `scenario` is a whole one: the path of a
     file, a YAML text or a mapping, whose own steps are done first, and whose `expect` is judged at
     the end. `sets` overrides params, as `--set` does. `backend`, `os` and `out` are as for
-    `labctl run`.
+    `labctl run`, and `os` is Docker's alone.
 
     A claim that does not hold, or can't be decided, raises NotPassed, an AssertionError. Whatever
     exception leaves the `with`, a note at it shows the ladder. What can't run here raises SkipTest.
@@ -72,7 +72,7 @@ class Lab:
         hosts: Mapping[str, Any] | None = None,
         sets: Mapping[str, str] | None = None,
         backend: str = "auto",
-        os: str = workflow.DEFAULT_OS,
+        os: str | None = None,
         out: Path | None = None,
     ) -> None:
         if (scenario is None) == (hosts is None):
@@ -192,10 +192,11 @@ class Lab:
     @contextmanager
     def _running(self) -> Iterator[None]:
         """All of the lab's life."""
-        backend = ready(self._backend)
+        backend = ready(self._backend, self._os)
+        os = self._os or workflow.DEFAULT_OS
         try:
             folder = workflow.place(self._case, self._out)
-            with workflow.session(folder, self._case, Silent(), say, backend, self._os) as session:
+            with workflow.session(folder, self._case, Silent(), say, backend, os) as session:
                 with _explained(session), session.up():
                     self._session, self._is_up = session, True
                     try:
@@ -260,10 +261,10 @@ def told(verdicts: Iterable[Verdict], why: Iterable[str], folder: Path) -> str:
 
 
 @cache
-def ready(backend: str) -> str:
+def ready(backend: str, os: str | None) -> str:
     """The backend that a name stands for, once a process: what killed runs left in an engine is
-    removed then."""
-    chosen = choose(backend)
+    removed then. Raises UsageError."""
+    chosen = choose(backend, os)
     if chosen == "docker":
         workflow.sweep()
     return chosen

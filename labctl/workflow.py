@@ -62,17 +62,6 @@ def load_all(files: Sequence[Path], sets: dict[str, str]) -> list[Scenario]:
     return cases
 
 
-def system(os: str | None, backend: str) -> str:
-    """The operating system of a lab, as its image is named; the default one if none was asked for.
-    Raises UsageError where a backend has its own."""
-    if os and backend == "netns":
-        raise UsageError(
-            f"--os {os}: namespaces run on this machine's own system; take --backend docker, or a "
-            "guest: --kernel NAME"
-        )
-    return os or DEFAULT_OS
-
-
 def bearable(cases: list[Scenario], virtual_time: bool, say: Progress) -> list[Scenario]:
     """Of many cases those that can be waited for: where time is real, what needs a virtual one is
     left out, and that is said. Alone such cases stay, and are skipped with the reason."""

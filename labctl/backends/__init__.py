@@ -199,9 +199,14 @@ def backend_class(name: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
-def choose(name: str) -> str:
-    """`auto` becomes `docker` where an engine answers and `netns` otherwise; others stay."""
+def choose(name: str, os: str | None = None) -> str:
+    """`auto` becomes `docker` where an engine answers or an `os` is wanted, and `netns` otherwise;
+    others stay. Raises UsageError for an unknown one, and for an `os` on namespaces."""
+    if os and name == "netns":
+        raise UsageError(
+            f"namespaces run on this machine's own system, not on {os!r}; take the backend docker"
+        )
     if name != "auto":
         backend_class(name)
         return name
-    return "docker" if backend_class("docker").answers() else "netns"
+    return "docker" if os or backend_class("docker").answers() else "netns"

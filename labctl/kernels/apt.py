@@ -43,6 +43,7 @@ Dir::Etc::SourceParts "{folder}/sources";
 APT::Architecture "amd64";
 APT::Architectures "amd64";
 APT::Sandbox::User "";
+Acquire::Check-Valid-Until "false";
 Acquire::Languages "none";
 Acquire::Retries "1";
 Acquire::http::Timeout "20";

@@ -23,14 +23,16 @@ from pathlib import Path
 from stat import S_IFDIR, S_IFLNK, S_IFREG
 from typing import IO
 
+from labctl import images
 from labctl.backends import Progress
 from labctl.errors import LabError, Unavailable, UsageError
 from labctl.kernels import assembled, cache, missing, suite_of
 from labctl.kernels.apt import Suite
 from labctl.kernels.initramfs import Archive
 
-SYSTEMS = {"debian:12": "bookworm", "debian:13": "trixie", "debian:sid": "sid"}
-"""What a root can be, as images are named. Older ones have a Python that can't run labctl."""
+SUITES = {"bookworm": "debian:12", "trixie": "debian:13", "sid": "debian:sid"}
+"""What a root can be made of, and how images of it are called. Older ones have a Python that can't
+run labctl."""
 PACKAGES = ("iproute2", "mount", "nftables", "procps", "python3")
 DEPENDENCIES = ("dpkt", "pydantic", "pyyaml")
 """What runs in a guest needs; labctl's other dependencies are for the controller."""
@@ -48,21 +50,22 @@ OMITTED = re.compile(
 """What no lab has a use for: all of a root is in a guest's memory."""
 
 
-def suite_for(system: str) -> str:
+def suite_name(system: str) -> str:
     """The suite of a system by the name of its image. Raises UsageError."""
-    if system not in SYSTEMS:
+    name = images.suite_name(system)
+    if name not in SUITES:
         raise UsageError(
-            f"--os {system}: no guest has it, since labctl itself runs there, on Python 3.11 or "
-            f"later; allowed: {', '.join(SYSTEMS)}"
+            f"no guest runs on {system!r}: it is made of Debian's packages, and labctl itself runs "
+            f"there, on Python 3.11 or later; allowed: {', '.join(SUITES.values())}"
         )
-    return SYSTEMS[system]
+    return name
 
 
-def ensure(suite_name: str, progress: Progress) -> Path:
+def ensure(name: str, progress: Progress) -> Path:
     """A suite's root, as a cpio archive, made where it is not there yet.
 
     Raises Unavailable for a missing tool, LabError where it can't be made."""
-    folder = place(suite_name)
+    folder = place(name)
     if not folder.exists():
         if lacking := missing():
             raise Unavailable(
@@ -70,7 +73,7 @@ def ensure(suite_name: str, progress: Progress) -> Path:
                 + " ".join(dict.fromkeys(lacking.values()))
             )
         with assembled(folder) as new:
-            suite = suite_of(suite_name)
+            suite = suite_of(name)
             progress(f"asking for the packages of {suite.name}")
             suite.update()
             python = python_of(suite)
@@ -82,11 +85,11 @@ def ensure(suite_name: str, progress: Progress) -> Path:
     return folder / "root.cpio"
 
 
-def place(suite: str) -> Path:
-    """The folder of a root, which is another one with everything that it is made of."""
+def place(name: str) -> Path:
+    """The folder of a suite's root, which is another one with everything that it is made of."""
     parts = (PACKAGES, closure(DEPENDENCIES, _requirements), OMITTED.pattern, COMPILE)
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
-    return cache() / "roots" / f"{suite}-{key}"
+    return cache() / "roots" / f"{name}-{key}"
 
 
 def python_of(suite: Suite) -> str:
@@ -94,7 +97,7 @@ def python_of(suite: Suite) -> str:
     for package in suite.depends("python3"):
         if found := re.fullmatch(r"python(3\.\d+)", package):
             return found[1]
-    raise LabError(f"{suite.name} has no package python3 now")
+    raise LabError(f"python3 of {suite.name} depends on no python3.N")
 
 
 def closure(names: Iterable[str], requirements: Callable[[str], Iterable[str]]) -> tuple[str, ...]:
@@ -125,7 +128,7 @@ def _install(wheels: Iterable[str], python: str, folder: Path) -> None:
         "--python-version", python, "--target", str(folder),
         *(f"--platform={platform}" for platform in PLATFORMS), *wheels,
     ]  # fmt: skip
-    _checked(command, "pip can't fetch labctl's dependencies")
+    _checked(command, f"pip can't fetch labctl's dependencies for Python {python}")
 
 
 def _bootstrap(suite: Suite, python: str, site: Path, target: Path) -> None:

@@ -610,4 +610,13 @@ def test_a_lab_to_keep_is_the_only_one(labctl: Labctl) -> None:
 def test_namespaces_refuse_another_system(labctl: Labctl) -> None:
     status, _, err = labctl("run", "process_end", "--backend", "netns", "--os", "debian:11")
     assert status == 2
-    assert "--os debian:11: namespaces run on this machine's own system" in err
+    assert err.startswith("labctl: namespaces run on this machine's own system, not on 'debian:11'")
+
+
+def test_a_system_that_is_asked_for_wants_an_engine(
+    labctl: Labctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere")
+    status, _, err = labctl("run", "process_end", "--os", "debian:12")
+    assert status == 3, err
+    assert "no Docker engine answers" in err
