@@ -224,15 +224,16 @@ def _processes(hosts: Mapping[str, Host]) -> list[tuple[str, ProcessSpec]]:
 
 
 def _spec(name: str, host: str, program: Program, default: Host) -> ProcessSpec:
+    """A process of a host, which has what the host says where it says nothing itself."""
     return ProcessSpec(
         name,
         host,
         program.calls,
         program.run,
         None if program.calls is not None else program.image or default.image,
-        program.uid,
-        program.env,
-        tuple(program.rights),
+        default.uid if program.uid is None else program.uid,
+        {**default.env, **program.env},
+        tuple(program.rights or default.rights),
     )
 
 

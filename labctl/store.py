@@ -10,12 +10,12 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 from typing import IO, Any, Self, TextIO
 
-from labctl.errors import UsageError
+from labctl.errors import LabError, UsageError
 from labctl.history import Event, SocketsEvent
 from labctl.probes.segments import FILE_HEADER
 
@@ -35,7 +35,7 @@ def new_folder(parent: Path, name: str) -> Path:
 
 class RunFolder:
     """A run's folder, in use. Opened again, it goes on where it ended. Raises UsageError where it
-    can't be written."""
+    can't be written; what is added raises LabError where there is no room for it."""
 
     def __init__(self, path: Path, scenario: str) -> None:
         self.path = path
@@ -47,30 +47,34 @@ class RunFolder:
 
     def write_scenario(self, text: str) -> None:
         """Writes scenario.yaml, again where more steps have come."""
-        (self.path / "scenario.yaml").write_text(text, encoding="utf-8")
+        with self._room():
+            (self.path / "scenario.yaml").write_text(text, encoding="utf-8")
 
     def add(self, event: Event) -> None:
         """Writes one event."""
-        self._history.write(event.to_json() + "\n")
-        if isinstance(event, SocketsEvent):
-            if event.host not in self._texts:
-                path = self.path / f"{event.host}.ss"
-                self._texts[event.host] = path.open("w", encoding="utf-8", buffering=1)
-            title = event.caption or event.cause
-            self._texts[event.host].write(f"# {event.t:.3f} {title}\n{event.text}\n")
+        with self._room():
+            self._history.write(event.to_json() + "\n")
+            if isinstance(event, SocketsEvent):
+                if event.host not in self._texts:
+                    path = self.path / f"{event.host}.ss"
+                    self._texts[event.host] = path.open("w", encoding="utf-8", buffering=1)
+                title = event.caption or event.cause
+                self._texts[event.host].write(f"# {event.t:.3f} {title}\n{event.text}\n")
 
     def add_packets(self, host: str, records: bytes) -> None:
         """Appends to a host's capture."""
-        if host not in self._captures:
-            self._captures[host] = (self.path / f"{host}.pcap").open("wb", buffering=0)
-            self._captures[host].write(FILE_HEADER)
-        self._captures[host].write(records)
+        with self._room():
+            if host not in self._captures:
+                self._captures[host] = (self.path / f"{host}.pcap").open("wb", buffering=0)
+                self._captures[host].write(FILE_HEADER)
+            self._captures[host].write(records)
 
     def finish(self, result: dict[str, Any]) -> None:
-        """Writes result.json."""
+        """Writes result.json. Raises UsageError where it can't be written."""
         partial = self.path / "result.json.partial"
-        partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        partial.rename(self.path / "result.json")
+        with _writing(self.path):
+            partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            partial.rename(self.path / "result.json")
 
     def __enter__(self) -> Self:
         return self
@@ -78,7 +82,18 @@ class RunFolder:
     def __exit__(self, *_: object) -> None:
         files: list[IO[Any]] = [self._history, *self._texts.values(), *self._captures.values()]
         for file in files:
-            file.close()
+            with suppress(OSError):  # what could not be written has been told of
+                file.close()
+
+    @contextmanager
+    def _room(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as exc:
+            raise LabError(
+                f"{self.path}: the run can't be recorded: {exc.strerror}; make room, or use "
+                "--out DIR"
+            ) from exc
 
 
 @contextmanager

@@ -141,7 +141,12 @@ class Guest:
     def serve(self) -> None:
         """Warms up, and obeys for as long as the guest lives."""
         (warm_up,) = load_document(Document("warm up", WARM_UP), WARM_UP, "warm", {})
-        self._perform(warm_up, lambda line: None)
+        how = self._perform(warm_up, lambda line: None)
+        if how["result"]:
+            sys.exit(
+                f"labctl: this kernel brings no lab up: {how['reason']}; it needs veth, bridge, "
+                "af_packet and tcp_diag, built in or as modules"
+            )
         gc.collect()
         gc.freeze()
         self._port.say('{"booted": true}')

@@ -72,7 +72,7 @@ class ProcessPattern(Model):
         for name, wanted in (self.call or {}).items():
             calls = [call for call in state.calls if call.name == name]
             actual = (calls[-1].errno or "ok") if calls else "not done"
-            yield actual == wanted, f"{name}: {actual}"
+            yield actual == wanted, f"{name}: {errnos.describe(actual)}"
         if self.received is not None:
             received = sum(call.result or 0 for call in state.calls if call.name == "recv")
             yield self.received.holds(received), f"received {received}"

@@ -247,9 +247,9 @@ class LiveProgress(AbstractContextManager["LiveProgress"]):
 
     def _draw(self) -> RenderableType:
         title = _line(f"{self._scenario.label}  {self._scenario.title}", "bold")
-        if self._history is None or self._lab is None:
+        if self._history is None or self._history.lab is None:
             return Group(title, Text("  bringing the lab up", "dim"))
-        now = self._lab.now()
+        now = self._lab.now() if self._lab else self._history.now  # a guest's lab is elsewhere
         sides = []
         for host in self._scenario.hosts:
             look = self._history.sockets.get(host)

@@ -30,6 +30,8 @@ def another() -> str:
     try:
         build_images(ANOTHER, print)
     except Unavailable as exc:
+        if os.environ.get("CI") == "true":
+            raise
         pytest.skip(str(exc))
     return ANOTHER
 

@@ -18,7 +18,7 @@ from labctl.document import Document
 from labctl.errors import LabError, Unavailable, UsageError
 from labctl.history import Event, read_events
 from labctl.kernels import Known, apt, initramfs, qemu, root, runs
-from labctl.kernels.guest import WARM_UP, Teller
+from labctl.kernels.guest import WARM_UP, Guest, Port, Teller
 from labctl.runner import Performance, Silent
 from labctl.scenario import load_document
 from tests.fake import FakeBackend, scenario, tcp
@@ -331,6 +331,19 @@ def test_without_qemu_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
 def test_the_warm_up_is_a_scenario() -> None:
     (case,) = load_document(Document("warm up", WARM_UP), WARM_UP, "warm", {})
     assert set(case.hosts) == {"server", "client"}
+
+
+def test_a_kernel_that_brings_no_lab_up_is_told_of_and_not_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one whose modules lack veth."""
+    port = tmp_path / "port"
+    port.touch()
+    lacking = {"result": "error", "reason": "Error: Unknown device type."}
+    monkeypatch.setattr(Guest, "_perform", lambda *_: lacking)
+    with pytest.raises(SystemExit, match=r"Unknown device type.*; it needs veth"):
+        Guest(Port(str(port))).serve()
+    assert port.read_text() == ""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="setpriv is Linux's")

@@ -5,6 +5,7 @@ UPDATE_GOLDEN=1 writes what the reports say now into tests/golden/reports.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -12,10 +13,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from labctl.check import Verdict
 from labctl.errors import UsageError
+from labctl.history import History, read_events
 from labctl.reports import html, ladder, markdown, mermaid, recorded
+from labctl.reports.terminal import LiveProgress
+from tests.fake import scenario
+from tests.played import lesson
 from tests.reported import (
     ADDRESSES,
     RUN,
@@ -51,6 +57,21 @@ def test_golden_pages() -> None:
 
 
 # --- At a terminal --------------------------------------------------------------------------------
+
+
+def test_live_progress_of_a_lab_that_is_elsewhere() -> None:
+    """Of a lab in a guest there are events, and no lab to ask for the time."""
+    out = Console(file=io.StringIO(), width=100)
+    history = History()
+    shown = LiveProgress(scenario(lesson("- start: server\n")), out)
+    for event in list(read_events((RUN / "history.jsonl").read_text("utf-8").splitlines()))[:20]:
+        history.add(event)
+        shown.event(event, history)
+    out.print(shown._draw())
+    assert isinstance(out.file, io.StringIO)
+    text = out.file.getvalue()
+    assert "bringing the lab up" not in text
+    assert "LISTEN" in text
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 200])

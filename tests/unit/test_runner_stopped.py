@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from labctl.backends import Lack
+from labctl.errors import UsageError
 from labctl.history import StepEvent, TroubleEvent, read_events
 from labctl.runner import Session, Silent
 from labctl.store import RunFolder, new_folder
@@ -139,3 +140,28 @@ def test_an_interruption_while_the_lab_comes_up(tmp_path: Path) -> None:
     with RunFolder(place, case.text) as folder, pytest.raises(KeyboardInterrupt):
         Session(case, fake, folder, Silent()).run()
     assert fake.log == ["up", "down"]
+
+
+def test_a_disk_that_is_full_while_a_run_is_recorded(tmp_path: Path) -> None:
+    fake = FakeBackend()
+    case = scenario(lesson("- start: server\n"))
+    place = new_folder(tmp_path, "full")
+    (place / "history.jsonl").symlink_to("/dev/full")  # full(4)
+    with RunFolder(place, case.text) as folder:
+        found = Session(case, fake, folder, Silent()).run()
+    assert found.result == "error"
+    assert found.reason == (
+        f"{place}: the run can't be recorded: No space left on device; make room, or use --out DIR"
+    )
+    assert fake.log[-1] == "down"
+
+
+def test_a_disk_that_is_full_when_the_result_is_written(tmp_path: Path) -> None:
+    fake = FakeBackend()
+    case = scenario(lesson("- start: server\n"))
+    place = new_folder(tmp_path, "full")
+    (place / "result.json.partial").symlink_to("/dev/full")
+    with RunFolder(place, case.text) as folder, pytest.raises(UsageError, match="No space left"):
+        Session(case, fake, folder, Silent()).run()
+    assert fake.log[-1] == "down"
+    assert not (place / "result.json").exists()

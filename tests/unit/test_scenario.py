@@ -253,6 +253,9 @@ hosts:
       web: {run: "nginx -g 'daemon off;'"}
       other: {run: [cat, 7], image: alpine:3, uid: 1000, env: {A: 1}}
       plain: {calls: "connect client.v6:80; connect server.3.v6:80; connect [::1]:80"}
+    uid: 33
+    env: {A: 2, B: 2}
+    rights: [CHOWN]
   client:
     uid: 0
     calls: "bind server.2:0; connect localhost:80; connect 198.18.0.2:80; bind :0"
@@ -263,7 +266,8 @@ steps: []
     web, other, plain, client = found.processes.values()
     assert (web.run, web.image, web.host) == (("nginx", "-g", "daemon off;"), "nginx:1", "server")
     assert (other.run, other.image, other.uid) == (("cat", "7"), "alpine:3", 1000)
-    assert other.env == {"A": "1"}
+    assert (other.env, other.rights) == ({"A": "1", "B": "2"}, ("CHOWN",))
+    assert (web.env, web.uid) == ({"A": "2", "B": "2"}, 33)
     assert (plain.image, plain.calls is None) == (None, False)
     assert (client.name, client.host, client.uid) == ("client", "client", 0)
     assert found.needs == {"images", "uids"}
