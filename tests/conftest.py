@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Generator
 from functools import cache
@@ -14,6 +15,10 @@ from hypothesis import HealthCheck, settings
 # A machine may be busy, and no test is about how long a thing takes.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
+
+# A shell has its background jobs ignore Ctrl-C, and so would all that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 NO_ENGINE = os.environ.get("LABCTL_TEST_NO_ENGINE")  # from engine.py
 
