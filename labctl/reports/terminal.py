@@ -222,6 +222,7 @@ class LiveProgress(AbstractContextManager["LiveProgress"]):
     def __init__(self, scenario: Scenario, out: Console) -> None:
         self._scenario = scenario
         self._history: History | None = None
+        self._heard = 0.0
         self._lab: Lab | None = None
         self._live = Live(
             get_renderable=self._draw, console=out, transient=True, refresh_per_second=8
@@ -237,6 +238,7 @@ class LiveProgress(AbstractContextManager["LiveProgress"]):
     def event(self, event: Event, history: History) -> None:
         """See `Watcher`."""
         self._history = history
+        self._heard = time.monotonic()
 
     def up(self, lab: Lab) -> None:
         """See `Watcher`."""
@@ -249,7 +251,8 @@ class LiveProgress(AbstractContextManager["LiveProgress"]):
         title = _line(f"{self._scenario.label}  {self._scenario.title}", "bold")
         if self._history is None or self._history.lab is None:
             return Group(title, Text("  bringing the lab up", "dim"))
-        now = self._lab.now() if self._lab else self._history.now  # a guest's lab is elsewhere
+        since = time.monotonic() - self._heard  # of a guest's lab there are only events
+        now = self._lab.now() if self._lab else self._history.now + since
         sides = []
         for host in self._scenario.hosts:
             look = self._history.sockets.get(host)
