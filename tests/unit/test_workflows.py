@@ -15,6 +15,7 @@ from labctl.matrix import github, places
 from tests.unit.test_docs import COMMANDS
 
 ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / ".github" / "zizmor.yml"
 FILES = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
@@ -35,6 +36,20 @@ def test_the_schema_of_workflows() -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def audited(*paths: Path) -> subprocess.CompletedProcess[str]:
+    program = Path(sys.executable).with_name("zizmor")
+    command = [str(program), "--offline", "--quiet", "--config", str(CONFIG), *map(str, paths)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_linter_finds_nothing(tmp_path: Path) -> None:
+    done = audited(*FILES)
+    assert done.returncode == 0, done.stdout + done.stderr
+    wrong = tmp_path / "wrong.yml"
+    wrong.write_text(FILES[0].read_text("utf-8").replace("actions/checkout", "somebody/checkout"))
+    assert "unpinned-uses" in audited(wrong).stdout
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
