@@ -109,6 +109,13 @@ def places(
     ]
 
 
+def apart(found: Sequence[Place], cores: int) -> list[Place]:
+    """The places to fill at the same time, each in a process of its own: guests, which have one
+    processor each."""
+    guests = [place for place in found if place.kernel]
+    return guests if min(len(guests), cores) > 1 else []
+
+
 def _split(texts: Iterable[str]) -> list[str]:
     names = (name.strip() for text in texts for name in text.split(","))
     return list(dict.fromkeys(filter(None, names)))

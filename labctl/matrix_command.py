@@ -73,8 +73,10 @@ def matrix(
     """
     from labctl import matrix as flow
     from labctl import workflow
+    from labctl.apart import run
     from labctl.arguments import find, parse_sets
     from labctl.cli import EXIT
+    from labctl.reports.progress import alongside
     from labctl.resources import scenarios
 
     places = flow.places(backend, os, kernel, virtual_time)
@@ -84,11 +86,18 @@ def matrix(
     chosen = parse_sets(sets, "--set")
     files = find(paths or [str(scenarios())], scenarios())
     cases = workflow.bearable(workflow.load_all(files, chosen), virtual_time, _say)
-    whole = flow.Matrix(cases, chosen, out or flow.folder_of_all())
+    out = out or flow.folder_of_all()
+    whole = flow.Matrix(cases, chosen, out)
     if not show:
+        apart = flow.apart(places, system.cpu_count() or 1)
+        told = [*map(str, files), "--out", str(out), *(f"--set={text}" for text in sets)]
         with workflow.interruptible():
             for place in places:
-                whole.fill(place, jobs, _say)
+                if place not in apart:
+                    whole.fill(place, jobs, _say)
+            commands = {place.name: ["matrix", *told, *place.options] for place in apart}
+            with alongside(list(commands)) as say:
+                run(commands, system.cpu_count() or 1, say)
 
     from labctl.check import overall
     from labctl.reports.comparison import compare

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from labctl.history import Event, History, StepEvent
@@ -34,6 +35,23 @@ def board(cases: Sequence[Scenario]) -> PlainBoard | LiveBoard:
     return LiveBoard(cases, console(stderr=True))
 
 
+@contextmanager
+def alongside(names: Sequence[str]) -> Iterator[Callable[[str, str], None]]:
+    """Shows what several commands say, by name: the last line of each, or where stderr is no
+    terminal all of them."""
+    if not sys.stderr.isatty():
+        yield lambda name, line: _tell(line if line.startswith(name) else f"{name}: {line}")
+        return
+    from labctl.reports.terminal import LastLines, console
+
+    with LastLines(names, console(stderr=True)) as shown:
+        yield shown.say
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 class PlainProgress:
     """A line a step on stderr, for logs."""
 
@@ -52,7 +70,7 @@ class PlainProgress:
         if isinstance(event, StepEvent) and event.phase == "end":
             outcome = "" if event.outcome in ("done", "held") else f": {event.outcome}"
             text = f"{self._name}: {event.t:8.3f} s  {event.index + 1}/{self._steps} {event.text}"
-            print(text + outcome, file=sys.stderr, flush=True)
+            _tell(text + outcome)
 
     def up(self, lab: Lab) -> None:
         """See `Watcher`."""
@@ -80,7 +98,7 @@ class PlainBoard:
         pass
 
     def say(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        _tell(line)
 
     def ended(self, number: int, result: RunResult) -> None:
         reason = f": {result.reason}" if result.reason else ""

@@ -275,6 +275,29 @@ class LiveProgress(AbstractContextManager["LiveProgress"]):
         return lines[-STEPS_SHOWN:]
 
 
+class LastLines(AbstractContextManager["LastLines"]):
+    """The last line that each of several commands has said."""
+
+    def __init__(self, names: Sequence[str], out: Console) -> None:
+        self._lines = dict.fromkeys(names, "waits for its turn")
+        self._live = Live(get_renderable=self._draw, console=out, transient=True)
+
+    def __enter__(self) -> LastLines:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def say(self, name: str, line: str) -> None:
+        """One of them has said something."""
+        self._lines[name] = line
+
+    def _draw(self) -> RenderableType:
+        shown = [f"{name}: {line.removeprefix(f'{name}: ')}" for name, line in self._lines.items()]
+        return Group(*(_line(text, "dim") for text in shown))
+
+
 class LiveBoard(AbstractContextManager["LiveBoard"]):
     """A line a running case, and how many are done. See `Board`.
 
