@@ -89,15 +89,17 @@ def matrix(
     out = out or flow.folder_of_all()
     whole = flow.Matrix(cases, chosen, out)
     if not show:
-        apart = flow.apart(places, system.cpu_count() or 1)
+        cores = system.cpu_count() or 1
+        apart = flow.apart(places, cores)
         told = [*map(str, files), "--out", str(out), *(f"--set={text}" for text in sets)]
+        commands = {place.name: ["matrix", *told, *place.options] for place in apart}
         with workflow.interruptible():
             for place in places:
                 if place not in apart:
                     whole.fill(place, jobs, _say)
-            commands = {place.name: ["matrix", *told, *place.options] for place in apart}
-            with alongside(list(commands)) as say:
-                run(commands, system.cpu_count() or 1, say)
+            if commands:
+                with alongside(list(commands)) as say:
+                    run(commands, cores, say)
 
     from labctl.check import overall
     from labctl.reports.comparison import compare
