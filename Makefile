@@ -1,6 +1,7 @@
 # make run    the main scenario, from a fresh checkout
 # make test   lint and the whole suite; it brings its own Docker engine where it can
 #
+# make bench  labctl beside others that do the same: docs/architecture.md
 # make servers  the lessons of scenarios/servers, against real servers
 #
 # ARGS is passed on: make run ARGS='--backend netns', make test ARGS='-k fin_wait -n 0'.
