@@ -1,6 +1,7 @@
 """Run a command with a Docker engine at hand: python tests/engine.py COMMAND...
 
-1. Where an engine answers, at DOCKER_HOST or the default socket, the command is just run.
+1. Where an engine answers, at DOCKER_HOST or the default socket, the command is just run; with
+   CI=true, as root on Debian or Ubuntu, the other packages that the tests need come first.
 2. Else, as root on Debian or Ubuntu, a dockerd of our own runs for as long as the command; the
    packages that it and the tests need are installed first. Its images are kept from run to run.
 3. Else the command runs with LABCTL_TEST_NO_ENGINE saying why, for conftest.py to skip by. With
@@ -22,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, NoReturn
@@ -78,6 +79,8 @@ def main(command: list[str]) -> NoReturn:
     try:
         if problem := engine_problem():
             run_with_own_engine(command, environment, problem)
+        elif os.environ.get("CI") == "true" and can_install():
+            install_packages(tool for tool in PACKAGES if tool != "dockerd")
     except NoEngineError as exc:
         if os.environ.get("CI") == "true":
             sys.exit(f"engine: CI must have a Docker engine: {exc}")
@@ -99,7 +102,7 @@ def run_with_own_engine(command: list[str], environment: dict[str, str], problem
     os.environ["PATH"] = environment["PATH"] = f"{os.environ['PATH']}:/usr/sbin:/sbin"
     if subprocess.run([*NAMESPACES, "true"], capture_output=True, check=False).returncode:
         raise NoEngineError(f"{problem}; and this machine forbids namespaces, which dockerd needs")
-    install_packages()
+    install_packages(PACKAGES)
     if engine_problem():  # the package may have started one
         with own_engine() as host:
             sys.exit(run(command, environment | {"DOCKER_HOST": host}))
@@ -121,8 +124,8 @@ def can_install() -> bool:
     return "debian" in [release["ID"], *release.get("ID_LIKE", "").split()]
 
 
-def install_packages() -> None:
-    missing = [package for tool, package in PACKAGES.items() if not shutil.which(tool)]
+def install_packages(tools: Iterable[str]) -> None:
+    missing = [PACKAGES[tool] for tool in tools if not shutil.which(tool)]
     if not missing:
         return
     print("engine: installing", *missing, file=sys.stderr, flush=True)
