@@ -159,6 +159,10 @@ def run(
     """
     import time
 
+    if backend == "netns" and not kernel:
+        from labctl.backends.launcher import start_ahead
+
+        start_ahead()
     from labctl import dispatch, workflow
     from labctl.arguments import find, parse_sets
     from labctl.backends import choose

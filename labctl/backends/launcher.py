@@ -112,3 +112,11 @@ def launcher(*prefix: str) -> Launcher:
     """The one launcher of this program, and of those that it forks afterwards. `prefix`: what it is
     started by, such as unshare(1)."""
     return Launcher(prefix)
+
+
+def start_ahead() -> None:
+    """Has it load what labs run while this program loads, on another core. Not where it first takes
+    a user namespace (netns.py), nor where it can't be had, of which others tell."""
+    if sys.platform == "linux" and os.geteuid() == 0:
+        with suppress(OSError):
+            launcher()
