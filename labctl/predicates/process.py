@@ -101,7 +101,10 @@ def _failure(call: CallEvent) -> str:
 
 
 def _log(state: ProcessState) -> tuple[str, ...]:
-    lines = [f"{call.t:.3f} {call.call}: {call.errno or 'ok'}" for call in state.calls[-8:]]
+    lines = [
+        f"{call.t:.3f} {_failure(call) if call.errno else f'{call.call}: ok'}"
+        for call in state.calls[-8:]
+    ]
     if state.entered:
         lines.append(f"{state.entered.t:.3f} {state.entered.call}: blocked")
     return (*lines, *state.output.splitlines()[-8:])
