@@ -134,7 +134,8 @@ class DockerBackend:
             images.obtain(client, image, self._options.progress)
         with translated("bring the lab up"):
             self._tracer = submit(self._start_tracer, client, built)
-            network = self._create_network(client)
+            # In the pool too, for which `down` waits: an engine goes on with what was interrupted.
+            network = submit(self._create_network, client).result()
             self._version = version.result()
             podman = _product(self._version).startswith("Podman")
             # Podman starts a resolver for a network with its first container, and fails if two are.
