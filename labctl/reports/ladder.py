@@ -14,6 +14,7 @@ from dataclasses import replace
 from itertools import pairwise
 from statistics import median
 
+from labctl import errnos
 from labctl.check import Verdict
 from labctl.explain import describe_socket
 from labctl.history import (
@@ -248,7 +249,7 @@ def _call(
 
 def _result(event: CallEvent) -> str:
     if event.errno:
-        return event.errno
+        return errnos.describe(event.errno)
     if event.eof:
         return "end of data"
     if event.name == "accept" and event.peer:
