@@ -19,12 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labctl import dispatch, workflow
+from labctl import dispatch, images, workflow
 from labctl.backends import BACKENDS, Progress
 from labctl.check import overall
 from labctl.document import Document
 from labctl.errors import LabctlError, UsageError
 from labctl.history import ExecEvent, History, read_events
+from labctl.kernels import root
 from labctl.kernels.initramfs import sources
 from labctl.reports.comparison import Seen
 from labctl.runner import RunResult, document, now
@@ -59,7 +60,8 @@ steps:
 
 @dataclass(frozen=True)
 class Place:
-    """Where cases run: Docker with images of an `os`, namespaces here, or a guest's `kernel`."""
+    """Where cases run: Docker with images of an `os`, namespaces here, or a guest's `kernel`, with
+    a root of an `os` or of the default one."""
 
     backend: str
     os: str = ""
@@ -68,9 +70,10 @@ class Place:
 
     @property
     def name(self) -> str:
-        """`docker debian:12`, `netns`, `kernel 6.1`, `kernel 6.1, virtual time`."""
+        """`docker debian:12`, `netns`, `kernel 6.1`, `kernel 6.1, debian:11, virtual time`."""
         if self.kernel:
-            return f"kernel {self.kernel}{', virtual time' if self.virtual else ''}"
+            clock = "virtual time" if self.virtual else ""
+            return ", ".join(filter(None, (f"kernel {self.kernel}", self.os, clock)))
         return f"{self.backend} {self.os}".rstrip()
 
     @property
@@ -81,17 +84,20 @@ class Place:
     @property
     def options(self) -> list[str]:
         """What `labctl matrix` is told to have this place alone."""
+        system = ["--os", self.os] if self.os else []
         if self.kernel:
-            return ["--kernel", self.kernel, *(["--virtual-time"] if self.virtual else [])]
-        return ["--os", self.os] if self.os else ["--backend", self.backend]
+            return ["--kernel", self.kernel, *system, *(["--virtual-time"] if self.virtual else [])]
+        return system or ["--backend", self.backend]
 
 
 def places(
     backends: Iterable[str], systems: Iterable[str], kernels: Iterable[str], virtual: bool
 ) -> list[Place]:
     """The places that were asked for, each once; each text may name several, parted by commas.
-    Docker without a system is the default one's, and nothing at all is every backend. Raises
-    UsageError."""
+
+    Every system is one of Docker, where that is wanted or there is no guest, and of every guest
+    that can have it. Without a system both have the default one, and nothing at all is every
+    backend. Raises UsageError."""
     wanted, oses, guests = map(_split, (backends, systems, kernels))
     if virtual and not guests:
         raise UsageError("--virtual-time needs a guest; choose its kernel: --kernel NAME")
@@ -100,12 +106,14 @@ def places(
             raise UsageError(f"--backend {name}: {unknown('backend', name, sorted(BACKENDS))}")
     if not (wanted or oses or guests):
         wanted = list(BACKENDS)
-    if "docker" in wanted and not oses:
-        oses = [workflow.DEFAULT_OS]
+    docker = "docker" in wanted or bool(oses and not guests)
+    roots = [os for os in oses if not docker or images.suite_name(os)]
+    for os in roots if guests else []:
+        root.suite_name(os)
     return [
-        *(Place("docker", os=os) for os in oses),
+        *(Place("docker", os=os) for os in (oses or [workflow.DEFAULT_OS] if docker else [])),
         *(Place(name) for name in wanted if name != "docker"),
-        *(Place("netns", kernel=kernel, virtual=virtual) for kernel in guests),
+        *(Place("netns", os, kernel, virtual) for kernel in guests for os in roots or [""]),
     ]
 
 
@@ -175,7 +183,7 @@ class Matrix:
         if place.kernel:
             from labctl.kernels.runs import run_all
 
-            os = workflow.DEFAULT_OS
+            os = place.os or workflow.DEFAULT_OS
             run_all([self._look, *cases], place.kernel, place.virtual, os, self._sets, folder, say)
             return
         (look,) = dispatch.run_here([self._look], place.backend, place.os, False, 1, folder, say)

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("paths", nargs=-1, metavar="[PATH...]")
-@click.option("--os", multiple=True, metavar="IMAGE", help="On Docker, with images of this system.")
+@click.option(
+    "--os", multiple=True, metavar="IMAGE", help="With this system: on Docker, or in each guest."
+)
 @click.option("--backend", multiple=True, metavar="NAME", help="On docker or netns.")
 @click.option("--kernel", multiple=True, metavar="NAME", help="On another kernel, in QEMU.")
 @click.option("--virtual-time", is_flag=True, help="In QEMU: waiting takes no time.")
@@ -59,9 +61,10 @@ def matrix(
 ) -> int:
     """Run scenarios at several places, and compare: what differs comes first.
 
-    Each --os, --backend and --kernel adds places, and takes several names, parted by commas. With
-    none of them: Docker and namespaces. No PATH is all shipped scenarios. A second call runs only
-    what has no result yet.
+    --os, --backend and --kernel add places, and take several names each, parted by commas. Each
+    --kernel runs with each --os, and so does Docker, where it is named or there is no --kernel.
+    With none of them: Docker and namespaces. No PATH is all shipped scenarios. A second call runs
+    only what has no result yet.
 
     \b
     Examples:
@@ -69,7 +72,8 @@ def matrix(
       labctl matrix scenarios --os debian:11,debian:12 --backend netns
       labctl matrix tw_reuse --kernel 5.10,6.1,7.3 --virtual-time
       labctl matrix scenarios --format html > matrix.html
-      labctl matrix --os debian:11,debian:12 --kernel 6.1 --github
+      labctl matrix --kernel 5.10,6.1 --os debian:11,debian:12
+      labctl matrix --os debian:11,debian:12 --github
     """
     from labctl import matrix as flow
     from labctl import workflow

@@ -7,9 +7,10 @@ socket ends, it ends, and the kernel ends everything in it: so nothing outlives 
 was killed. The tracer is forked beside it: the kernel would kill it with the world, before it
 tidied up.
 
-Run as a script with the standard library alone, never imported. Requests to a world and its answers
-are JSON, one a SOCK_SEQPACKET message; a request may carry a file descriptor, the channel of what
-it starts. A request to the launcher, on its standard input, is descriptors alone (see `launch`).
+Run as a script with the standard library alone, Python 3.9 or later, never imported. Requests to a
+world and its answers are JSON, one a SOCK_SEQPACKET message; a request may carry a file descriptor,
+the channel of what it starts. A request to the launcher, on its standard input, is descriptors
+alone (see `launch`).
 
 Threads: none, so that fork and unshare(2) mean what they say.
 """
@@ -120,7 +121,7 @@ class World:
         name: str,
         host: str,
         job: dict[str, object],
-        uid: int | None,
+        uid: "int | None",
         kept: list[int],
     ) -> dict[str, object]:
         """A supervisor and its process, in a new PID namespace on a host."""

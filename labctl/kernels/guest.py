@@ -42,6 +42,8 @@ TICK = 5.0
 LONGEST_TICK = 30.0
 LONGEST_REST = 60.0
 """Seconds between two polls of a quiet host at most, where time costs nothing but work does."""
+STREAMS = {"fd": "fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
+"""What programs expect in /dev (devtmpfs has none of it), and what it is of /proc/self."""
 HOUSEKEEPING = {"vm/compaction_proactiveness": "0", "vm/stat_interval": "3600"}
 """sysctls that let a kernel rest which would look after its memory twice a second."""
 RUN = "guest"
@@ -226,7 +228,11 @@ def hold_instance() -> AbstractContextManager[object]:
 def main() -> None:
     """Loads what the kernel needs, finds the port, and serves."""
     gc.set_threshold(50_000)
+    for name in ("PYTHONHOME", "PYTHONPATH"):
+        os.environ.pop(name, None)  # or programs in labs would have them
     load_modules(Path("/modules"))
+    for name, file in STREAMS.items():
+        Path("/dev", name).symlink_to(f"/proc/self/{file}")
     for name, value in HOUSEKEEPING.items():
         with suppress(FileNotFoundError):  # of a kernel that was built without
             Path("/proc/sys", name).write_text(value)

@@ -45,13 +45,22 @@ test -e /etc/hosts || : > /etc/hosts
 mount -t tracefs tracefs /sys/kernel/tracing 2> /dev/null
 ip link set lo up
 cd /opt/labctl
-PYTHONPATH=/opt/labctl:/opt/site python3 -S -m labctl.kernels.guest
+set -- python3
+if test -e /opt/usr; then
+    # A Python of another system, which takes itself for this one's: that is what it starts in labs.
+    export PYTHONHOME=/opt/usr
+    libraries=$PYTHONHOME/lib/x86_64-linux-gnu
+    set -- $libraries/ld-linux-x86-64.so.2 --library-path $libraries --argv0 /usr/bin/python3 \
+        $PYTHONHOME/bin/python3.*
+fi
+PYTHONPATH=/opt/labctl:/opt/site "$@" -S -m labctl.kernels.guest
 echo "labctl: the guest ended with $?"
 """
 
 
-def build(target: Path, root: Path, modules: Path) -> None:
-    """Writes the initramfs of a kernel: a root, and after it what is the kernel's and labctl's own.
+def build(target: Path, roots: Iterable[Path], modules: Path) -> None:
+    """Writes the initramfs of a kernel: a root's archives, and after them what is the kernel's and
+    labctl's own.
 
     Raises OSError, and LabError for a bad module."""
     files: dict[str, bytes] = {"init": INIT.encode()}
@@ -71,8 +80,9 @@ def build(target: Path, root: Path, modules: Path) -> None:
     own = sources()
     files |= {f"opt/labctl/{name}": content for name, content in {**own, **compiled(own)}.items()}
     with target.open("wb") as out:
-        with root.open("rb") as file:
-            shutil.copyfileobj(file, out, 1 << 20)
+        for root in roots:
+            with root.open("rb") as file:
+                shutil.copyfileobj(file, out, 1 << 20)
         archive = Archive(out)
         folders = {str(f) for name in files for f in Path(name).parents if str(f) != "."}
         for name in sorted(folders):

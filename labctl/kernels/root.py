@@ -2,6 +2,9 @@
 
 Made once for each suite by mmdebstrap(1), from packages that apt has checked. The dependencies are
 those versions that this labctl runs with, as wheels for the Python in it, byte-compiled there.
+
+A suite that is too old for labctl has them beside it, with another suite's Python for labctl alone.
+What runs in a lab is the root's own, in either.
 """
 
 from __future__ import annotations
@@ -11,13 +14,12 @@ import importlib.metadata
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from stat import S_IFDIR, S_IFLNK, S_IFREG
@@ -30,9 +32,8 @@ from labctl.kernels import assembled, cache, missing, suite_of
 from labctl.kernels.apt import Suite
 from labctl.kernels.initramfs import Archive
 
-SUITES = {"bookworm": "debian:12", "trixie": "debian:13", "sid": "debian:sid"}
-"""What a root can be made of, and how images of it are called. Older ones have a Python that can't
-run labctl."""
+RUNTIMES = {"bullseye": "bookworm"}
+"""Suites whose Python can't run labctl, and whose can."""
 PACKAGES = ("iproute2", "mount", "nftables", "procps", "python3")
 DEPENDENCIES = ("dpkt", "pydantic", "pyyaml")
 """What runs in a guest needs; labctl's other dependencies are for the controller."""
@@ -43,26 +44,33 @@ COMPILE = (
 """A file in an initramfs has lost its time, and byte code that is told by it is thrown away."""
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 OMITTED = re.compile(
-    r"(boot|dev|proc|sys|var/(cache|lib/(apt|dpkg)|log)|usr/share|usr/bin/(perl|localedef)"
-    r"|usr/lib/(apt|locale|systemd|x86_64-linux-gnu/(gconv|libperl|perl|libcrypto))"
+    r"((boot|dev|proc|sys|var/(cache|lib/(apt|dpkg)|log)|usr/(share|lib/(apt|locale|systemd)))/"
+    r"|usr/bin/(perl|localedef)|usr/lib/x86_64-linux-gnu/(gconv/|(lib)?perl|libcrypto)"
     r"|usr/lib/python3.*/(pydoc_data|test)/).*"
 )
 """What no lab has a use for: all of a root is in a guest's memory."""
+OF_PYTHON = re.compile(
+    r"opt(/site(/.*)?)?"
+    r"|usr(/(bin(/python3\.\d+)?|lib(/(python3\.\d+(/.*)?|x86_64-linux-gnu(/[^/]*\.so[^/]*)?))?))?"
+)
+"""What makes a Python. Beside another suite's root it is below /opt."""
+
+Placed = Callable[[str], str | None]
 
 
 def suite_name(system: str) -> str:
     """The suite of a system by the name of its image. Raises UsageError."""
     name = images.suite_name(system)
-    if name not in SUITES:
+    if not name:
+        allowed = ", ".join(f"debian:{release}" for release in images.BOOTSTRAP)
         raise UsageError(
-            f"no guest runs on {system!r}: it is made of Debian's packages, and labctl itself runs "
-            f"there, on Python 3.11 or later; allowed: {', '.join(SUITES.values())}"
+            f"no guest runs on {system!r}: it is made of Debian's packages; allowed: {allowed}"
         )
     return name
 
 
-def ensure(name: str, progress: Progress) -> Path:
-    """A suite's root, as a cpio archive, made where it is not there yet.
+def ensure(name: str, progress: Progress) -> list[Path]:
+    """A suite's root, as one cpio archive or several, made where they are not there yet.
 
     Raises Unavailable for a missing tool, LabError where it can't be made."""
     folder = place(name)
@@ -73,21 +81,35 @@ def ensure(name: str, progress: Progress) -> Path:
                 + " ".join(dict.fromkeys(lacking.values()))
             )
         with assembled(folder) as new:
-            suite = suite_of(name)
-            progress(f"asking for the packages of {suite.name}")
-            suite.update()
-            python = python_of(suite)
+            if name in RUNTIMES:
+                _make(RUNTIMES[name], ("python3",), new / "runtime.cpio", beside, progress)
+            _make(name, PACKAGES, new / "root.cpio", rooted, progress)
+    return sorted(folder.glob("*.cpio"))
+
+
+def _make(
+    name: str, packages: Sequence[str], target: Path, placed: Placed, progress: Progress
+) -> None:
+    suite = suite_of(name)
+    progress(f"asking for the packages of {name}")
+    suite.update()
+    python = python_of(suite)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        site = Path(folder, "site")
+        site.mkdir()
+        if name not in RUNTIMES:
             progress(f"fetching labctl's dependencies for the guests' Python {python}")
-            _install(closure(DEPENDENCIES, _requirements), python, new / "site")
-            progress(f"making a root for guests of {suite.name}'s packages, for about a minute")
-            _bootstrap(suite, python, new / "site", new / "root.cpio")
-            shutil.rmtree(new / "site")
-    return folder / "root.cpio"
+            _install(closure(DEPENDENCIES, _requirements), python, site)
+        progress(f"making a root for guests of {name}'s packages, for about a minute")
+        _bootstrap(suite, packages, python, site, target, placed)
 
 
 def place(name: str) -> Path:
     """The folder of a suite's root, which is another one with everything that it is made of."""
-    parts = (PACKAGES, closure(DEPENDENCIES, _requirements), OMITTED.pattern, COMPILE)
+    parts = (
+        PACKAGES, closure(DEPENDENCIES, _requirements), COMPILE, OMITTED.pattern,
+        OF_PYTHON.pattern, RUNTIMES,
+    )  # fmt: skip
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
     return cache() / "roots" / f"{name}-{key}"
 
@@ -131,11 +153,13 @@ def _install(wheels: Iterable[str], python: str, folder: Path) -> None:
     _checked(command, f"pip can't fetch labctl's dependencies for Python {python}")
 
 
-def _bootstrap(suite: Suite, python: str, site: Path, target: Path) -> None:
+def _bootstrap(
+    suite: Suite, packages: Sequence[str], python: str, site: Path, target: Path, placed: Placed
+) -> None:
     """mmdebstrap(1) writes a tar archive, which is turned into a cpio: nobody needs to be root."""
     command = [
         "mmdebstrap", "--quiet", "--variant=essential", "--architectures=amd64",
-        f"--include={','.join(PACKAGES)}",
+        f"--include={','.join(packages)}",
         '--aptopt=Acquire::Check-Valid-Until "false"',  # a mirror may stand still
         f"--customize-hook=copy-in {shlex.quote(str(site))} /opt",
         f'--customize-hook=chroot "$1" {COMPILE.format(python=python)}',
@@ -148,7 +172,7 @@ def _bootstrap(suite: Suite, python: str, site: Path, target: Path) -> None:
             assert process.stdout
             try:
                 with target.open("wb") as out, suppress(tarfile.ReadError):
-                    convert(process.stdout, out)
+                    convert(process.stdout, out, placed)
             except BaseException:
                 # It cleans up when what it waits for has ended; Popen would not wait for it.
                 os.killpg(process.pid, signal.SIGTERM)
@@ -163,22 +187,37 @@ def _bootstrap(suite: Suite, python: str, site: Path, target: Path) -> None:
             )
 
 
-def convert(tar: IO[bytes], out: IO[bytes]) -> None:
-    """Makes a cpio archive of a tar archive, without devices and what is OMITTED."""
+def rooted(name: str) -> str | None:
+    """Where a file of a tree is in a root; nowhere if it is OMITTED."""
+    return None if OMITTED.fullmatch(name) else name
+
+
+def beside(name: str) -> str | None:
+    """Where a file of a tree with Python is beside the root of another suite."""
+    if OMITTED.fullmatch(name) or not OF_PYTHON.fullmatch(name):
+        return None
+    return name if name.startswith("opt") else f"opt/{name}"
+
+
+def convert(tar: IO[bytes], out: IO[bytes], placed: Placed) -> None:
+    """Makes a cpio archive of a tar archive, without devices; `placed` says where a file goes, if
+    anywhere."""
     archive = Archive(out)
     with tarfile.open(fileobj=tar, mode="r|") as source:
         for member in source:
-            name = member.name.removeprefix("./")
+            name = placed(member.name.removeprefix("./"))
+            if not name:
+                continue
             if member.isdir():
                 archive.add(name, S_IFDIR | member.mode)
-            elif OMITTED.fullmatch(name):
-                continue
             elif member.isfile():
                 content = source.extractfile(member)
                 archive.add(name, S_IFREG | member.mode, content.read() if content else b"")
-            elif member.issym() or member.islnk():
-                link = member.linkname if member.issym() else f"/{member.linkname.lstrip('./')}"
-                archive.add(name, S_IFLNK | 0o777, link.encode())
+            elif member.issym():
+                archive.add(name, S_IFLNK | 0o777, member.linkname.encode())
+            elif member.islnk():
+                target = placed(member.linkname.removeprefix("./"))
+                archive.add(name, S_IFLNK | 0o777, f"/{target}".encode())
     archive.end()
 
 

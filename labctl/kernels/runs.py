@@ -261,17 +261,17 @@ def prepare(place: Place, progress: Progress) -> tuple[Hardware, Path]:
     """What a guest is started with, and where its state is kept; files that are not there yet are
     made. Raises Unavailable and LabError."""
     version = qemu.version()
-    base = root.ensure(place.suite, progress)
+    roots = root.ensure(place.suite, progress)
     kernel = place.kernel
     sources = initramfs.sources()
-    parts: list[Any] = [initramfs.INIT, initramfs.MODULES, str(base), sorted(sources.items())]
+    parts: list[Any] = [initramfs.INIT, initramfs.MODULES, roots, sorted(sources.items())]
     stat = kernel.image.stat()
     parts += [str(kernel.image), stat.st_size, stat.st_mtime_ns]
     name = f"{kernel.version}-{place.suite}"
     folder = cache() / "boots" / f"{name}-{_digest(parts)}"
     if not folder.exists():
         with assembled(folder) as new:
-            initramfs.build(new / "initramfs.cpio", base, kernel.modules)
+            initramfs.build(new / "initramfs.cpio", roots, kernel.modules)
         for older in set(folder.parent.glob(f"{name}-*")) - {folder}:
             with suppress(BlockingIOError), in_use(older, fcntl.LOCK_EX | fcntl.LOCK_NB):
                 shutil.rmtree(older, ignore_errors=True)

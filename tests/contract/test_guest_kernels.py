@@ -19,6 +19,7 @@ import pytest
 
 from labctl import kernels
 from labctl.errors import LabError
+from labctl.history import ExecEvent, read_events
 from labctl.kernels import qemu, root, runs
 from labctl.workflow import DEFAULT_OS
 from tests.contract.false_claims import OF_HOURS, FalseClaim
@@ -56,6 +57,14 @@ def fetch(kernel: str) -> str:
         if os.environ.get("CI") == "true" and os.geteuid() == 0:
             raise
         pytest.skip(str(exc))
+
+
+LOOK_AROUND = """\
+title: What the agent of a host is run by, and what it finds in its environment
+hosts: {server: {}, client: {}}
+steps:
+  - exec: {server: "/proc/$PPID/exe -V; env"}
+"""
 
 
 @pytest.mark.parametrize("kernel", ["5.10", "trixie-backports"])
@@ -98,11 +107,27 @@ def test_waiting_takes_no_time_where_time_is_virtual(tmp_path: Path, fetched: st
     assert 5.0 < short < 60.0 < long < 70.0
 
 
-def test_a_guest_has_the_system_that_is_asked_for(tmp_path: Path, fetched: str) -> None:
-    found = run(tmp_path, *LESSONS, "--virtual-time", "--os", "debian:13")
-    assert {case["result"] for case in found} == {"pass"}
+@pytest.mark.parametrize(
+    ("system", "name", "python"),
+    [
+        ("debian:11", "Debian GNU/Linux 11 (bullseye)", "Python 3.9"),
+        ("debian:13", "Debian GNU/Linux 13 (trixie)", "Python 3.13"),
+    ],
+)
+def test_a_guest_has_the_system_that_is_asked_for(
+    tmp_path: Path, fetched: str, system: str, name: str, python: str
+) -> None:
+    """Its labs, too: the agent's Python is that system's, also where labctl needs a newer one."""
+    look = tmp_path / "look.yaml"
+    look.write_text(LOOK_AROUND)
+    *found, seen = run(tmp_path, *LESSONS, str(look), "--virtual-time", "--os", system)
+    assert {case["result"] for case in [*found, seen]} == {"pass"}
     assert {case["environment"]["kernel"] for case in found} == {fetched}
-    assert {case["environment"]["os"] for case in found} == {"Debian GNU/Linux 13 (trixie)"}
+    assert {case["environment"]["os"] for case in found} == {name}
+    events = read_events((Path(seen["dir"]) / "history.jsonl").read_text().splitlines())
+    (output,) = [event.output for event in events if isinstance(event, ExecEvent)]
+    assert output.startswith(python)
+    assert "PYTHON" not in output
 
 
 def test_hours_pass(tmp_path: Path, fetched: str) -> None:

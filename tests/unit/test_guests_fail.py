@@ -239,9 +239,12 @@ def test_a_root_that_is_interrupted_cleans_up_first(tmp_path: Path) -> None:
     program = tmp_path / "mmdebstrap"
     program.write_text(MAKER)
     program.chmod(0o755)
-    code = "from pathlib import Path; from labctl.kernels import root, suite_of; p = Path(); "
+    code = (
+        "from pathlib import Path; from labctl.kernels import root, suite_of; p = Path(); "
+        "root._bootstrap(suite_of('sid'), (), '3.13', p, p / 'it', root.rooted)"
+    )
     with subprocess.Popen(
-        [sys.executable, "-c", f"{code}root._bootstrap(suite_of('sid'), '3.13', p, p / 'it')"],
+        [sys.executable, "-c", code],
         cwd=tmp_path, stderr=subprocess.DEVNULL,
         env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
     ) as process:  # fmt: skip

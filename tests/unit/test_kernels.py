@@ -232,11 +232,27 @@ def test_a_root_leaves_out_what_no_lab_needs(tmp_path: Path) -> None:
         archive.addfile(link)
     tar.seek(0)
     out = io.BytesIO()
-    root.convert(tar, out)
+    root.convert(tar, out, root.rooted)
     for kept in (b"bin/sh\0", b"usr/lib/libc\0", b"/bin/sh", b"TRAILER!!!"):
         assert kept in out.getvalue()
     assert b"README" not in out.getvalue()
     assert b"usr/lib/apt" not in out.getvalue()
+
+
+def test_a_python_beside_a_root_is_apart_from_its_own() -> None:
+    libraries = "usr/lib/x86_64-linux-gnu"
+    for name in (
+        "usr", "usr/lib", libraries, f"{libraries}/libc.so.6", "usr/bin/python3.11",
+        "usr/lib/python3.11/json/__init__.py",
+    ):  # fmt: skip
+        assert root.beside(name) == f"opt/{name}"
+    for name in ("opt", "opt/site", "opt/site/yaml/_yaml.so"):
+        assert root.beside(name) == name
+    for name in (
+        ".", "etc/passwd", "usr/bin/ss", "usr/bin/python3", "usr/lib/python3/dist-packages",
+        f"{libraries}/libcrypto.so.3", "usr/share/doc",
+    ):  # fmt: skip
+        assert root.beside(name) is None
 
 
 # --- The root -------------------------------------------------------------------------------------

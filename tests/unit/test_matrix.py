@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -31,35 +32,62 @@ NASTY = "</td><script>|`[red]\x1b[31m"
 
 
 def test_each_option_adds_places() -> None:
-    found = places(["netns"], ["debian:11, debian:12"], ["6.1,7.3", "6.1"], True)
+    found = places(["netns"], ["debian:11, debian:12"], [], False)
+    assert [place.name for place in found] == ["docker debian:11", "docker debian:12", "netns"]
+    found = places(["netns"], [], ["6.1,7.3", "6.1"], True)
     assert [place.name for place in found] == [
-        "docker debian:11", "docker debian:12", "netns",
-        "kernel 6.1, virtual time", "kernel 7.3, virtual time",
+        "netns", "kernel 6.1, virtual time", "kernel 7.3, virtual time",
     ]  # fmt: skip
     assert [place.name for place in places([], [], [], False)] == ["docker debian:12", "netns"]
     assert places(["docker"], [], [], False) == [Place("docker", os="debian:12")]
     assert places(["docker"], ["debian:11"], [], False) == [Place("docker", os="debian:11")]
 
 
+def test_kernels_and_docker_run_with_each_system() -> None:
+    systems = ["debian:11,debian:13"]
+    found = places([], systems, ["5.10,7.3"], False)
+    assert [place.name for place in found] == [
+        "kernel 5.10, debian:11", "kernel 5.10, debian:13",
+        "kernel 7.3, debian:11", "kernel 7.3, debian:13",
+    ]  # fmt: skip
+    assert places(["docker"], systems, ["6.1"], True) == [
+        Place("docker", "debian:11"), Place("docker", "debian:13"),
+        Place("netns", "debian:11", "6.1", True), Place("netns", "debian:13", "6.1", True),
+    ]  # fmt: skip
+
+
+def test_docker_alone_has_what_is_not_debian() -> None:
+    assert [place.name for place in places(["docker"], ["debian:11,alpine:3.20"], ["6.1"], False)] \
+        == ["docker debian:11", "docker alpine:3.20", "kernel 6.1, debian:11"]  # fmt: skip
+    found = places(["docker"], ["alpine:3.20"], ["6.1"], False)
+    assert [place.name for place in found] == ["docker alpine:3.20", "kernel 6.1"]
+
+
 @pytest.mark.parametrize(
-    ("backends", "virtual", "said"),
+    ("backends", "systems", "kernels", "virtual", "said"),
     [
-        (["netns,dokcer"], False, "did you mean 'docker'?"),
-        (["netns"], True, "--virtual-time needs a guest; choose its kernel: --kernel NAME"),
+        (["netns,dokcer"], [], [], False, "did you mean 'docker'?"),
+        (["netns"], [], [], True, "--virtual-time needs a guest; choose its kernel: --kernel NAME"),
+        ([], ["alpine:3.20"], ["6.1"], False, "allowed: debian:11, debian:12, debian:13, "),
     ],
 )
-def test_bad_places(backends: list[str], virtual: bool, said: str) -> None:
-    with pytest.raises(UsageError, match="--") as caught:
-        places(backends, [], [], virtual)
+def test_bad_places(
+    backends: list[str], systems: list[str], kernels: list[str], virtual: bool, said: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        places(backends, systems, kernels, virtual)
     assert said in str(caught.value)
 
 
 def test_github_has_the_options_of_each_place_alone() -> None:
-    wanted = places(["netns"], ["debian:11"], ["/boot/my kernel"], True)
+    wanted = places(["netns,docker"], ["debian:11"], ["/boot/my kernel"], True)
     entries = github(wanted)["include"]
     assert [entry["args"] for entry in entries] == [
-        "--os debian:11", "--backend netns", "--kernel '/boot/my kernel' --virtual-time",
+        "--os debian:11", "--backend netns",
+        "--kernel '/boot/my kernel' --os debian:11 --virtual-time",
     ]  # fmt: skip
+    for place, entry in zip(wanted, entries, strict=True):
+        assert place.options == shlex.split(entry["args"])
     assert [entry["guest"] for entry in entries] == [False, False, True]
     assert len({entry["slug"] for entry in entries}) == 3
 
