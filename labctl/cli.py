@@ -494,7 +494,7 @@ def kernels_fetch(names: tuple[str, ...], os: str | None) -> None:
     from labctl import kernels, workflow
     from labctl.kernels import root
 
-    suite = root.suite_name(os or workflow.DEFAULT_OS)
+    suite = root.suite_for(os or workflow.DEFAULT_OS)
     with workflow.interruptible():
         for name in names:
             click.echo(kernels.fetch(name, _say).version)

@@ -9,10 +9,8 @@ mmdebstrap(1). All of them carry the label `labctl=image`:
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
-import os
 import queue
 import re
 import shutil
@@ -21,7 +19,6 @@ import tarfile
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +27,7 @@ from labctl import resources
 from labctl.backends import Progress
 from labctl.engine import Tolerated, translated
 from labctl.errors import LabError, Unavailable
+from labctl.lease import alone
 
 if TYPE_CHECKING:
     from docker.api.client import APIClient
@@ -65,7 +63,7 @@ def ensure(client: APIClient, system: str, progress: Progress) -> Images:
     wanted = tags(system, sources)
     with translated("provide the images"):
         if _missing(client, wanted):
-            with _alone(progress):
+            with alone("images", progress):
                 missing = _missing(client, wanted)
                 base = _base(client, system, _local(client), progress) if missing else ""
                 for kind in missing:
@@ -114,22 +112,6 @@ def context(sources: Mapping[str, bytes]) -> bytes:
             entry.mode = 0o644
             tar.addfile(entry, io.BytesIO(content))
     return archive.getvalue()
-
-
-@contextmanager
-def _alone(progress: Progress) -> Iterator[None]:
-    """One builder of this user at a time, whatever the process: the next finds what it built."""
-    path = Path(tempfile.gettempdir(), f"labctl-images-{os.getuid()}.lock")
-    lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        progress("waiting for another labctl that builds images")
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        os.close(lock)
 
 
 def _missing(client: APIClient, wanted: Images) -> list[str]:

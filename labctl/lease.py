@@ -11,8 +11,8 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
@@ -98,6 +98,19 @@ def leases() -> Iterator[Lease]:
                 yield Lease(**json.loads(path.read_text("utf-8")))
             else:
                 path.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(things: str, progress: Callable[[str], None]) -> Iterator[None]:
+    """One labctl of this user at a time that makes these `things`, whatever the process: the next
+    finds what it made. Raises UsageError."""
+    with (folder() / f"{things}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress(f"waiting for another labctl that makes {things}")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _locked(path: Path) -> bool:

@@ -96,8 +96,8 @@ def places(
     """The places that were asked for, each once; each text may name several, parted by commas.
 
     Every system is one of Docker, where that is wanted or there is no guest, and of every guest
-    that can have it. Without a system both have the default one, and nothing at all is every
-    backend. Raises UsageError."""
+    that can have it. Without one they have the default, and nothing at all is every backend.
+    Raises UsageError."""
     wanted, oses, guests = map(_split, (backends, systems, kernels))
     if virtual and not guests:
         raise UsageError("--virtual-time needs a guest; choose its kernel: --kernel NAME")
@@ -107,13 +107,14 @@ def places(
     if not (wanted or oses or guests):
         wanted = list(BACKENDS)
     docker = "docker" in wanted or bool(oses and not guests)
-    roots = [os for os in oses if not docker or images.suite_name(os)]
-    for os in roots if guests else []:
-        root.suite_name(os)
+    containers = (oses or [workflow.DEFAULT_OS]) if docker else []
+    # What no guest can have is for Docker, or a mistake where there is none.
+    roots = {root.suite_for(os): os for os in oses if images.suite_name(os) or not docker}
+    systems = list(roots.values()) or [""]
     return [
-        *(Place("docker", os=os) for os in (oses or [workflow.DEFAULT_OS] if docker else [])),
+        *(Place("docker", os=os) for os in containers),
         *(Place(name) for name in wanted if name != "docker"),
-        *(Place("netns", os, kernel, virtual) for kernel in guests for os in roots or [""]),
+        *(Place("netns", os, kernel, virtual) for kernel in guests for os in systems),
     ]
 
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from labctl.backends import Progress
 from labctl.errors import LabError, UsageError
 from labctl.kernels.apt import FRESH, Suite, kept
+from labctl.lease import alone
 
 SUITES = ("bullseye-security", "bookworm", "trixie", "trixie-backports", "sid")
 """Where kernels are looked for."""
@@ -84,13 +85,21 @@ def find(name: str, progress: Progress) -> Kernel:
     Raises UsageError for an unknown name, LabError and Unavailable where it can't be had."""
     if "/" in name:
         return local(Path(name))
-    return _kept(name) or fetch(name, progress)
+    if kernel := _kept(name):
+        return kernel
+    with alone("kernels", progress):
+        return _kept(name) or _fetch(name, progress)
 
 
 def fetch(name: str, progress: Progress) -> Kernel:
     """The newest kernel behind a suite or version that the archive has now.
 
     Raises as `find` does."""
+    with alone("kernels", progress):
+        return _fetch(name, progress)
+
+
+def _fetch(name: str, progress: Progress) -> Kernel:
     if name in SUITES:
         suite_of(name).update(0.0)
         known = own(name, suite_of(name).depends(META))

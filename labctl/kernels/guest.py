@@ -43,7 +43,7 @@ LONGEST_TICK = 30.0
 LONGEST_REST = 60.0
 """Seconds between two polls of a quiet host at most, where time costs nothing but work does."""
 STREAMS = {"fd": "fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
-"""What programs expect in /dev (devtmpfs has none of it), and what it is of /proc/self."""
+"""What devtmpfs lacks in /dev, as links into /proc/self: nft 0.9.8 reads /dev/stdin."""
 HOUSEKEEPING = {"vm/compaction_proactiveness": "0", "vm/stat_interval": "3600"}
 """sysctls that let a kernel rest which would look after its memory twice a second."""
 RUN = "guest"

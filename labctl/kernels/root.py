@@ -14,6 +14,7 @@ import importlib.metadata
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,9 +32,10 @@ from labctl.errors import LabError, Unavailable, UsageError
 from labctl.kernels import assembled, cache, missing, suite_of
 from labctl.kernels.apt import Suite
 from labctl.kernels.initramfs import Archive
+from labctl.lease import alone
 
-RUNTIMES = {"bullseye": "bookworm"}
-"""Suites whose Python can't run labctl, and whose can."""
+LENDERS = {"bullseye": "bookworm"}
+"""For each suite whose own Python can't run labctl, the one that lends it its own."""
 PACKAGES = ("iproute2", "mount", "nftables", "procps", "python3")
 DEPENDENCIES = ("dpkt", "pydantic", "pyyaml")
 """What runs in a guest needs; labctl's other dependencies are for the controller."""
@@ -44,7 +46,7 @@ COMPILE = (
 """A file in an initramfs has lost its time, and byte code that is told by it is thrown away."""
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 OMITTED = re.compile(
-    r"((boot|dev|proc|sys|var/(cache|lib/(apt|dpkg)|log)|usr/(share|lib/(apt|locale|systemd)))/"
+    r"((boot|dev|proc|sys|var/(cache|lib/(apt|dpkg)|log)|usr/share|(usr/)?lib/(apt|locale|systemd))/"
     r"|usr/bin/(perl|localedef)|usr/lib/x86_64-linux-gnu/(gconv/|(lib)?perl|libcrypto)"
     r"|usr/lib/python3.*/(pydoc_data|test)/).*"
 )
@@ -53,13 +55,13 @@ OF_PYTHON = re.compile(
     r"opt(/site(/.*)?)?"
     r"|usr(/(bin(/python3\.\d+)?|lib(/(python3\.\d+(/.*)?|x86_64-linux-gnu(/[^/]*\.so[^/]*)?))?))?"
 )
-"""What makes a Python. Beside another suite's root it is below /opt."""
+"""What makes a Python with labctl's dependencies. Beside another suite's root it is below /opt."""
 
 Placed = Callable[[str], str | None]
 
 
-def suite_name(system: str) -> str:
-    """The suite of a system by the name of its image. Raises UsageError."""
+def suite_for(system: str) -> str:
+    """The suite for guests of a system, by the name of its image. Raises UsageError."""
     name = images.suite_name(system)
     if not name:
         allowed = ", ".join(f"debian:{release}" for release in images.BOOTSTRAP)
@@ -70,7 +72,7 @@ def suite_name(system: str) -> str:
 
 
 def ensure(name: str, progress: Progress) -> list[Path]:
-    """A suite's root, as one cpio archive or several, made where they are not there yet.
+    """A suite's root, as cpio archives in their order, made where it is not there yet.
 
     Raises Unavailable for a missing tool, LabError where it can't be made."""
     folder = place(name)
@@ -80,15 +82,30 @@ def ensure(name: str, progress: Progress) -> list[Path]:
                 f"{', '.join(lacking)}: not on the PATH; install the packages "
                 + " ".join(dict.fromkeys(lacking.values()))
             )
-        with assembled(folder) as new:
-            if name in RUNTIMES:
-                _make(RUNTIMES[name], ("python3",), new / "runtime.cpio", beside, progress)
-            _make(name, PACKAGES, new / "root.cpio", rooted, progress)
-    return sorted(folder.glob("*.cpio"))
+        with alone("roots", progress):
+            if not folder.exists():
+                with assembled(folder) as new:
+                    _make(name, new, progress)
+                for older in set(folder.parent.glob(f"{name}-*")) - {folder}:
+                    shutil.rmtree(older, ignore_errors=True)
+    return [folder / part for part in ("root.cpio", *(["python.cpio"] if name in LENDERS else []))]
 
 
-def _make(
-    name: str, packages: Sequence[str], target: Path, placed: Placed, progress: Progress
+def _make(name: str, folder: Path, progress: Progress) -> None:
+    wheels = closure(DEPENDENCIES, _requirements)
+    if lender := LENDERS.get(name):
+        _archive(lender, ("python3",), wheels, folder / "python.cpio", beside, progress)
+        wheels = ()
+    _archive(name, PACKAGES, wheels, folder / "root.cpio", rooted, progress)
+
+
+def _archive(
+    name: str,
+    packages: Sequence[str],
+    wheels: Sequence[str],
+    target: Path,
+    placed: Placed,
+    progress: Progress,
 ) -> None:
     suite = suite_of(name)
     progress(f"asking for the packages of {name}")
@@ -97,19 +114,16 @@ def _make(
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         site = Path(folder, "site")
         site.mkdir()
-        if name not in RUNTIMES:
+        if wheels:
             progress(f"fetching labctl's dependencies for the guests' Python {python}")
-            _install(closure(DEPENDENCIES, _requirements), python, site)
-        progress(f"making a root for guests of {name}'s packages, for about a minute")
+            _install(wheels, python, site)
+        progress(f"making a guest's {target.stem} of {name}'s packages, for about a minute")
         _bootstrap(suite, packages, python, site, target, placed)
 
 
 def place(name: str) -> Path:
-    """The folder of a suite's root, which is another one with everything that it is made of."""
-    parts = (
-        PACKAGES, closure(DEPENDENCIES, _requirements), COMPILE, OMITTED.pattern,
-        OF_PYTHON.pattern, RUNTIMES,
-    )  # fmt: skip
+    """The folder of a suite's root, which is another one with everything that makes it."""
+    parts = (Path(__file__).read_bytes(), closure(DEPENDENCIES, _requirements))
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
     return cache() / "roots" / f"{name}-{key}"
 
@@ -215,8 +229,7 @@ def convert(tar: IO[bytes], out: IO[bytes], placed: Placed) -> None:
                 archive.add(name, S_IFREG | member.mode, content.read() if content else b"")
             elif member.issym():
                 archive.add(name, S_IFLNK | 0o777, member.linkname.encode())
-            elif member.islnk():
-                target = placed(member.linkname.removeprefix("./"))
+            elif member.islnk() and (target := placed(member.linkname.removeprefix("./"))):
                 archive.add(name, S_IFLNK | 0o777, f"/{target}".encode())
     archive.end()
 

@@ -64,7 +64,7 @@ def run_all(
     """Runs cases one after the other on a kernel by name, with a root of a `system`.
 
     Raises UsageError, and what `find` and `Guests.run` raise."""
-    suite = root.suite_name(system)
+    suite = root.suite_for(system)
     qemu.version()  # rather than after a kernel was fetched
     results = []
     with Guests(Place(find(kernel, progress), virtual, suite), progress) as guests:

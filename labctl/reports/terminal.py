@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -216,24 +216,32 @@ def _table(*columns: str) -> Table:
 # --- Progress -------------------------------------------------------------------------------------
 
 
-class LiveProgress(AbstractContextManager["LiveProgress"]):
-    """What step, and both sides' sockets with their timers counting down, redrawn in place."""
+class _Drawn(ABC):
+    """Redrawn in place for the length of a `with`."""
+
+    def __init__(self, out: Console, **options: Any) -> None:
+        self._live = Live(get_renderable=self._draw, console=out, transient=True, **options)
+
+    def __enter__(self) -> Self:
+        self._live.start(refresh=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    @abstractmethod
+    def _draw(self) -> RenderableType: ...
+
+
+class LiveProgress(_Drawn):
+    """What step, and both sides' sockets with their timers counting down."""
 
     def __init__(self, scenario: Scenario, out: Console) -> None:
         self._scenario = scenario
         self._history: History | None = None
         self._heard = 0.0
         self._lab: Lab | None = None
-        self._live = Live(
-            get_renderable=self._draw, console=out, transient=True, refresh_per_second=8
-        )
-
-    def __enter__(self) -> LiveProgress:
-        self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._live.stop()
+        super().__init__(out, refresh_per_second=8)
 
     def event(self, event: Event, history: History) -> None:
         """See `Watcher`."""
@@ -275,19 +283,12 @@ class LiveProgress(AbstractContextManager["LiveProgress"]):
         return lines[-STEPS_SHOWN:]
 
 
-class LastLines(AbstractContextManager["LastLines"]):
+class LastLines(_Drawn):
     """The last line that each of several commands has said."""
 
     def __init__(self, names: Sequence[str], out: Console) -> None:
         self._lines = dict.fromkeys(names, "waits for its turn")
-        self._live = Live(get_renderable=self._draw, console=out, transient=True)
-
-    def __enter__(self) -> LastLines:
-        self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._live.stop()
+        super().__init__(out)
 
     def say(self, name: str, line: str) -> None:
         """One of them has said something."""
@@ -298,7 +299,7 @@ class LastLines(AbstractContextManager["LastLines"]):
         return Group(*(_line(text, "dim") for text in shown))
 
 
-class LiveBoard(AbstractContextManager["LiveBoard"]):
+class LiveBoard(_Drawn):
     """A line a running case, and how many are done. See `Board`.
 
     It has no thread, and leaves stdout and stderr alone: others are forked while it is shown."""
@@ -309,17 +310,7 @@ class LiveBoard(AbstractContextManager["LiveBoard"]):
         self._running: dict[int, tuple[float, Doing | None]] = {}
         self._done: list[RunResult] = []
         self._out = out
-        self._live = Live(
-            get_renderable=self._draw, console=out, transient=True, auto_refresh=False,
-            redirect_stdout=False, redirect_stderr=False,
-        )  # fmt: skip
-
-    def __enter__(self) -> LiveBoard:
-        self._live.start(refresh=True)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._live.stop()
+        super().__init__(out, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
 
     def begun(self, number: int) -> None:
         self._running[number] = (time.monotonic(), None)

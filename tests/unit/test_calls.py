@@ -23,7 +23,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from labctl.calls import CallError, parse_calls, peer
-from labctl.resources import images
+from labctl.resources import PACKAGE, images
 
 PEER = images() / "peer" / "peer.py"
 DEADLINE = 10.0
@@ -249,6 +249,14 @@ def test_programs_of_the_lab_run_on_old_pythons() -> None:
             beside = {path.stem for path in file.parent.glob("*.py")}
             assert {name.partition(".")[0] for name in imported} <= sys.stdlib_module_names | beside
             assert "__future__" not in imported, "its annotations came with 3.7"
+
+
+def test_world_runs_on_the_python_of_any_guest() -> None:
+    """Ruff holds its annotations to 3.9, too."""
+    text = (PACKAGE / "backends" / "world.py").read_text("utf-8")
+    names = {getattr(n, "attr", getattr(n, "arg", None))
+             for n in ast.walk(ast.parse(text, feature_version=(3, 9)))}  # fmt: skip
+    assert not names & {"strict", "unshare", "setns", "pairwise", "bit_count", "add_note"}
 
 
 # The program

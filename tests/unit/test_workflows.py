@@ -13,6 +13,7 @@ import yaml
 
 from labctl.matrix import github, places
 from tests.unit.test_docs import COMMANDS
+from tests.unit.test_matrix import chosen
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / ".github" / "zizmor.yml"
@@ -79,6 +80,11 @@ def test_labctl_is_called_as_it_can_be(path: Path) -> None:
 
 
 def test_a_job_for_each_place() -> None:
-    text = (ROOT / ".github" / "workflows" / "matrix.yml").read_text("utf-8")
+    path = ROOT / ".github" / "workflows" / "matrix.yml"
+    text = path.read_text("utf-8")
+    wanted = chosen(read(path)["env"]["PLACES"].split())
+    assert {(place.backend, bool(place.kernel)) for place in wanted} == {
+        ("docker", False), ("netns", False), ("netns", True),
+    }  # fmt: skip
     (entry,) = github(places([], [], ["6.1"], False))["include"]
     assert set(re.findall(r" matrix\.(\w+) ?(?:}}|$)", text, re.M)) == entry.keys()
