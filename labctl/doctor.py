@@ -13,7 +13,8 @@ from pathlib import Path
 
 from labctl import kernels
 from labctl.backends import backend_class, netns
-from labctl.kernels import qemu
+from labctl.errors import LabError, Unavailable
+from labctl.kernels import apt, qemu
 
 
 @dataclass(frozen=True)
@@ -158,15 +159,19 @@ def _base() -> Check:
 
 
 def _kernels() -> Check:
-    missing = kernels.missing()
-    here = ", ".join(kernels.here()) or "no kernel fetched yet"
-    return Check(
-        "kernels",
-        not missing,
-        f"no {', '.join(missing)}" if missing else f"QEMU {qemu.version()}; {here}",
-        "no --kernel, no --virtual-time",
-        f"install the packages {' '.join(dict.fromkeys(missing.values()))}" if missing else "",
-    )
+    lack = ""
+    here = kernels.here()
+    try:
+        if sys.platform == "linux" and (missing := kernels.missing()):
+            packages = " ".join(dict.fromkeys(missing.values()))
+            raise Unavailable(f"no {', '.join(missing)}; install the packages {packages}")
+        found = f"QEMU {qemu.version()}; {', '.join(here) or 'no kernel fetched yet'}"
+        if not here:
+            apt.keyring()
+            apt.archive()
+    except LabError as exc:
+        found, _, lack = str(exc).partition("; ")
+    return Check("kernels", not lack, found, "no --kernel, no --virtual-time", lack)
 
 
 def _python() -> Check:

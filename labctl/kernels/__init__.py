@@ -92,9 +92,11 @@ def find(name: str, progress: Progress) -> Kernel:
 
 
 def fetch(name: str, progress: Progress) -> Kernel:
-    """The newest kernel behind a suite or version that the archive has now.
+    """The newest kernel behind a suite or version that the archive has now; or one of your own.
 
     Raises as `find` does."""
+    if "/" in name:
+        return local(Path(name))
     with alone("kernels", progress):
         return _fetch(name, progress)
 

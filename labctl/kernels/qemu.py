@@ -15,6 +15,7 @@ import select
 import shlex
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -232,7 +233,9 @@ class Machine:
 
 @cache
 def version() -> str:
-    """QEMU's version. Raises Unavailable where it does not work."""
+    """QEMU's version. Raises Unavailable where it does not work, or the system is not Linux."""
+    if sys.platform != "linux":
+        raise Unavailable("guests need Linux; run it there, or in a virtual machine with Linux")
     try:
         said = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, check=False)
     except OSError as exc:

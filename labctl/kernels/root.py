@@ -30,13 +30,13 @@ from labctl import images
 from labctl.backends import Progress
 from labctl.errors import LabError, Unavailable, UsageError
 from labctl.kernels import assembled, cache, missing, suite_of
-from labctl.kernels.apt import Suite
+from labctl.kernels.apt import FULL, ROOM, Suite
 from labctl.kernels.initramfs import Archive
 from labctl.lease import alone
 
 LENDERS = {"bullseye": "bookworm"}
 """For each suite whose own Python can't run labctl, the one that lends it its own."""
-PACKAGES = ("iproute2", "mount", "nftables", "procps", "python3")
+PACKAGES = ("iproute2", "mount", "nftables", "procps", "python3", "tcpdump")
 DEPENDENCIES = ("dpkt", "pydantic", "pyyaml")
 """What runs in a guest needs; labctl's other dependencies are for the controller."""
 COMPILE = (
@@ -195,10 +195,9 @@ def _bootstrap(
                 raise
         if process.returncode:
             log.seek(0)
-            raise LabError(
-                f"mmdebstrap can't make a root: {_last(log.read(), process.returncode)}; "
-                "see that apt reaches its mirror"
-            )
+            said = _last(log.read(), process.returncode)
+            mend = ROOM if FULL.search(said) else "see that apt reaches its mirror"
+            raise LabError(f"mmdebstrap can't make a root: {said}; {mend}")
 
 
 def rooted(name: str) -> str | None:

@@ -265,8 +265,9 @@ def prepare(place: Place, progress: Progress) -> tuple[Hardware, Path]:
     kernel = place.kernel
     sources = initramfs.sources()
     parts: list[Any] = [initramfs.INIT, initramfs.MODULES, roots, sorted(sources.items())]
-    stat = kernel.image.stat()
-    parts += [str(kernel.image), stat.st_size, stat.st_mtime_ns]
+    for path in (kernel.image, *sorted(kernel.modules.rglob("*.ko*"))):
+        stat = path.stat()
+        parts += [str(path), stat.st_size, stat.st_mtime_ns]
     name = f"{kernel.version}-{place.suite}"
     folder = cache() / "boots" / f"{name}-{_digest(parts)}"
     if not folder.exists():
@@ -312,10 +313,11 @@ def expect(machine: Machine, word: str, patience: float) -> None:
 
 def accelerated(hardware: Hardware, progress: Progress) -> bool:
     """Whether KVM boots a guest here. That there is a /dev/kvm proves nothing, so it is tried, once
-    for each kernel of this machine. A virtual clock needs QEMU's own processor."""
+    for each kernel here and there, and QEMU. A virtual clock needs QEMU's own processor."""
     if hardware.virtual or not os.access(KVM, os.R_OK | os.W_OK):
         return False
-    verdict = cache() / f"kvm-{os.uname().release}"
+    key = _digest([os.uname().release, qemu.version(), hardware.image])
+    verdict = cache() / f"kvm-{key}"
     if not verdict.exists():
         progress(f"trying whether KVM works here, for {KVM_DEADLINE:g} s at most")
         try:

@@ -108,7 +108,10 @@ def _print_run(run: RunResult, out: Console) -> None:
     style = STYLES[run.result]
     reason = f": {escape(run.reason)}" if run.reason else ""
     place = escape(", ".join(where))
-    out.print(f"[{style}]{run.result.upper()}[/]{reason}  {run.seconds:.1f} s on {place}")
+    seconds = f"{run.seconds:.1f} s"
+    if run.lab_seconds > 2 * run.seconds:
+        seconds = f"{run.lab_seconds:.1f} s by the lab's clock, in {seconds}"
+    out.print(f"[{style}]{run.result.upper()}[/]{reason}  {seconds} on {place}")
     out.print(f"  recorded; see it all: labctl report {escape(str(run.folder))}", soft_wrap=True)
 
 
@@ -188,7 +191,9 @@ def print_comparison(found: Comparison, out: Console) -> None:
         for p in found.places
     ]
     print_table(out, ["", "place", "kernel", "system", ""], places)
-    if not found.sections(first=True):
+    if all(place.reason for place in found.places):
+        out.print("\nNothing has been run at any of these places.")
+    elif not found.sections(first=True):
         out.print("\nNothing differs, and nothing failed.")
     for first, heading in ((True, "What differs or did not pass"), (False, "Everything")):
         for section in found.sections(first):

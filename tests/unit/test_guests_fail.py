@@ -162,6 +162,7 @@ def test_a_guest_is_booted_once_and_kept(machine: Machine) -> None:
 def test_a_kernel_that_panics_says_so(machine: Machine) -> None:
     status, said = machine.run("panic")
     assert status == 4
+    assert said.count("trying once more: ") == 1
     assert "Linux 6.6.6-mine does not boot in QEMU 10.0.0; take another kernel" in said
     assert said.rstrip().endswith("Kernel panic - not syncing: No working init found.")
     assert "RIP" not in said and "Traceback" not in said

@@ -10,7 +10,7 @@ import sys
 import tarfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -324,6 +324,54 @@ def test_the_guests_program_imports_nothing_else() -> None:
     assert {n for n in names if not n.startswith("_")} - allowed <= {"yaml", "cython_runtime"}
 
 
+# --- What a guest is started with -----------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="guests need Linux")
+def test_a_module_that_was_added_is_in_the_next_guest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qemu, "version", lambda: "10.0.0")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    image, modules, base = tmp_path / "bzImage", tmp_path / "modules", tmp_path / "root"
+    modules.mkdir()
+    for file in (image, base):
+        file.touch()
+    monkeypatch.setattr(root, "ensure", lambda *_: [base])
+    mine = runs.Place(kernels.Kernel("mine", "6.6.6", image, modules), True, "sid")
+    before, _ = runs.prepare(mine, print)
+    (modules / "veth.ko").write_bytes(b"ELF")
+    after, _ = runs.prepare(mine, print)
+    assert after.initramfs != before.initramfs
+    assert b"modules/veth" in after.initramfs.read_bytes()
+    assert runs.prepare(mine, print)[0] == after
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="guests need Linux")
+@pytest.mark.parametrize(
+    ("script", "works"),
+    [('echo "{\\"booted\\": true}"; cat', True), ("echo no KVM; exit 1", False), ("cat", False)],
+)
+def test_kvm_is_what_boots_a_guest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, works: bool
+) -> None:
+    """It is tried once for each kernel."""
+    tried = tmp_path / "tried"
+    stand_in(tmp_path, monkeypatch, f"echo >> {shlex.quote(str(tried))}; {script}")
+    monkeypatch.setattr(qemu, "version", lambda: "10.0.0")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(runs, "KVM", tried)
+    monkeypatch.setattr(runs, "KVM_DEADLINE", 0.5)
+    kernels.cache().mkdir(parents=True)
+    tried.touch()
+    assert [runs.accelerated(HARDWARE, print) for _ in range(2)] == [works, works]
+    assert tried.read_text() == "\n"
+    other = qemu.Hardware(Path("/k/other"), HARDWARE.initramfs)
+    assert runs.accelerated(other, print) == works
+    assert tried.read_text() == "\n\n"
+    assert not runs.accelerated(replace(other, virtual=True), print)
+
+
 # --- QEMU -----------------------------------------------------------------------------------------
 
 HARDWARE = qemu.Hardware(Path("/k/vmlinuz"), Path("/k/cpio"))
@@ -462,6 +510,24 @@ def test_a_guest_that_dies_in_a_case_is_its_result(
     assert found.reason and "it is burning" in found.reason
     assert (found.folder / "console.txt").exists()
     assert (found.folder / "result.json").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="setpriv is Linux's")
+def test_a_guest_that_never_waits_is_ended_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It works, and its virtual clock does not get on."""
+    stand_in(tmp_path, monkeypatch, 'read line; echo "{\\"tick\\": 7.0}"; while :; do :; done')
+    monkeypatch.setattr(runs, "BUSY", 0.2)
+    monkeypatch.setattr(runs, "HEARTBEAT", 0.1)
+    case = scenario("title: t\nhosts: {a: {calls: socket}, b: {}}\nsteps: [start: a]\n")
+    kernel = kernels.Kernel("k", "6.1", tmp_path, tmp_path)
+    guests = runs.Guests(runs.Place(kernel, True, "sid"), print)
+    with qemu.Machine(HARDWARE) as machine:
+        monkeypatch.setattr(guests, "start", lambda: machine)
+        found = guests.run(case, {}, tmp_path / "out", lambda event, history: None)
+    assert found.result == "error"
+    assert "something in this scenario never waits; give its sends an `every`" in str(found.reason)
 
 
 def test_what_is_half_made_is_never_there(tmp_path: Path) -> None:
