@@ -12,7 +12,8 @@ error of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -56,3 +57,12 @@ class Unavailable(LabError):
     """Nothing here can run it; the message ends with the mend."""
 
     exit_status = 3
+
+
+@contextmanager
+def located(source: str) -> Iterator[None]:
+    """Has a LabError say which line of a scenario, `file:line`, it comes from."""
+    try:
+        yield
+    except LabError as exc:
+        raise type(exc)(f"{source}: {exc}") from exc

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from labctl import messages
+from labctl import errnos, messages
 from labctl.backends import (
     USUAL_REST,
     Backend,
@@ -27,7 +27,7 @@ from labctl.backends import (
     address_names,
     hosts_text,
 )
-from labctl.errors import LabError
+from labctl.errors import LabError, located
 from labctl.faults import MENDS, tallied
 from labctl.history import (
     CallEvent,
@@ -60,10 +60,11 @@ they take half a core at most."""
 TRACER = "the tracer"
 """What it is called among the hosts' agents; no host has such a name."""
 FORBIDDEN = {
-    "Permission denied": "; a security module (SELinux, AppArmor) may forbid it, see its audit log",
-    "Read-only file system": "; the engine lets no container set any: take another one",
+    "EACCES": "a security module (SELinux, AppArmor) may forbid it, see its audit log",
+    "EROFS": "the engine lets no container set any: take another one",
 }
 """What helps where no value of a sysctl can be set."""
+VALUES = "ip-sysctl.rst tells what it takes"
 SETTLING = 0.25
 """What "now" means to an expectation: an acknowledgement may be delayed by 200 ms (TCP_DELACK_MAX
 in include/net/tcp.h; RFC 9293, section 3.8.6.3 allows 500), and a state may hang on it."""
@@ -161,7 +162,8 @@ class Lab:
         self.require(self.scenario.needs)
         for name, host in self.scenario.hosts.items():
             if host.sysctls:
-                self.sysctl(name, host.sysctls)
+                with located(self.scenario.sysctl_sources[name]):
+                    self.sysctl(name, host.sysctls)
         untraced = self._trace(names)
         if untraced and "tracing" in self.scenario.needs:
             raise MissingHere(untraced)
@@ -253,6 +255,11 @@ class Lab:
         state = self.history.processes.get(process)
         return state is not None and state.running
 
+    def lives(self, process: str) -> bool:
+        """Whether anything of a process runs: its main process, or what that has left."""
+        self.pump(0)
+        return process in self._running
+
     def awaiting(self, process: str) -> bool:
         """Whether a process is in `await`; gives one that is on its way there a moment."""
 
@@ -320,8 +327,8 @@ class Lab:
             kernel = self._hellos[host]["kernel"]
             raise MissingHere(Lack(f"kernel {kernel} has no {key}", "run it on another kernel"))
         for key, reason in answer["failed"].items():
-            text = f"{host}: can't set {key} to {values[key]!r}: {reason}"
-            raise LabError(text + FORBIDDEN.get(reason, ""))
+            text = f"{host}: can't set {key} to {values[key]!r}: {errnos.describe(reason)}"
+            raise LabError(f"{text}; {FORBIDDEN.get(reason, VALUES)}")
 
     def fault(self, host: str, verb: str, **details: Any) -> Message:
         """Has a host do a method of Faults (images/host/faults.py); the answer's `t` is when."""

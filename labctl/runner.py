@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from labctl.backends import Backend, MissingHere
 from labctl.check import NotPassed, Verdict, check, overall
-from labctl.errors import LabError, Unavailable
+from labctl.errors import LabError, Unavailable, located
 from labctl.explain import explain
 from labctl.history import Event, History, StepEvent
 from labctl.lab import Lab
@@ -59,6 +59,7 @@ class RunResult:
             "source": self.scenario.source,
             "title": self.scenario.title,
             "variant": dict(self.scenario.variant),
+            **({"sets": dict(self.scenario.sets)} if self.scenario.sets else {}),
             "result": self.result,
             **reason,
             "backend": self.backend,
@@ -222,7 +223,8 @@ class Performance:
         if lacking:
             return replace(begin, t=lab.now(), phase="end", outcome="skipped", detail=lacking)
         try:
-            outcome = step.act(lab) or "done"
+            with located(self.scenario.step_sources[begin.index]):
+                outcome = step.act(lab) or "done"
             lab.blame()
         except StepFailed as exc:
             detail = f"{exc.expected}; saw {exc.actual}"

@@ -163,6 +163,10 @@ class Written(Model):
         return hosts
 
 
+Varied = Mapping[str, Sequence[Any]]
+"""The params that variants set, and the values that they have."""
+
+
 class MoreSteps(Model):
     """Steps by themselves, for a scenario that goes on."""
 
@@ -171,7 +175,8 @@ class MoreSteps(Model):
 
 @dataclass(frozen=True)
 class Scenario:
-    """One case: a scenario with its params filled in. A source is `file:line`, from line 1."""
+    """One case: a scenario with its params filled in, those of `sets` by the command line. A source
+    is `file:line`, from line 1."""
 
     name: str
     source: str
@@ -181,7 +186,9 @@ class Scenario:
     about: str
     refs: tuple[str, ...]
     variant: Mapping[str, Any]
+    sets: Mapping[str, str]
     hosts: Mapping[str, Host]
+    sysctl_sources: Mapping[str, str]
     steps: tuple[Step, ...]
     step_sources: tuple[str, ...]
     expect: tuple[Predicate, ...]
@@ -264,7 +271,9 @@ def load_document(
     """See `load`; `only` is the variant of the one case to load, if not all of them."""
     params, variants, mistakes = _params(document)
     values = {key: read_scalar(value) for key, value in sets.items()}
-    varied = list(dict.fromkeys(key for variant in variants for key in variant))
+    varied: dict[str, list[Any]] = {}
+    for key, value in (pair for variant in variants for pair in variant.items()):
+        varied.setdefault(key, [values[key]] if key in values else []).append(value)
     names = {*params, *varied}
     for key in sets:
         if key not in names:
@@ -279,7 +288,7 @@ def load_document(
         expanded = document.expand({**params, **chosen, **values})
         found = _check(expanded, varied)
         if isinstance(found, Written):
-            cases.append(_case(found, expanded, name, document.file, text, chosen))
+            cases.append(_case(found, expanded, name, document.file, text, chosen, sets))
         else:
             mistakes += [Mistake(document.file, line, message) for line, message in found]
     if mistakes:
@@ -308,7 +317,9 @@ def _params(
     places += [("variants", index, name) for index, v in enumerate(variants) for name in v]
     for path in places:
         if not REFERENCE.fullmatch(f"${{{path[-1]}}}"):
-            message = f"{path[-1]!r} is no param's name; allowed: letters, digits, underscores"
+            message = (
+                f"{path[-1]!r} is no param's name; allowed: letters, digits, underscores, hyphens"
+            )
             mistakes.append(Mistake(file, head.line(path), message))
     return params, variants, mistakes
 
@@ -322,7 +333,8 @@ def with_step(
     hosts = {name: host.addresses for name, host in case.hosts.items()}
     owners = {name: process.host for name, process in case.processes.items()}
     labels = [step.as_ for step in case.steps if step.as_ is not None]
-    mistakes = [*expanded.mistakes, *_references(expanded, list(case.variant), labels)]
+    varied = {name: [value] for name, value in case.variant.items()}
+    mistakes = [*expanded.mistakes, *_references(expanded, varied, labels)]
     try:
         text = MoreSteps.model_validate(expanded.data, context=Names(hosts, owners))
     except ValidationError as exc:
@@ -334,7 +346,7 @@ def with_step(
     )
 
 
-def _check(expanded: Expanded, varied: Sequence[str]) -> Written | list[tuple[int, str]]:
+def _check(expanded: Expanded, varied: Varied) -> Written | list[tuple[int, str]]:
     names, mistakes = _names(expanded)
     mistakes += expanded.mistakes
     mistakes += _references(expanded, varied)
@@ -368,7 +380,7 @@ def _names(expanded: Expanded) -> tuple[Names, list[tuple[int, str]]]:
     for name, host in found.items() if isinstance(found, dict) else ():
         if not HOST_NAME.fullmatch(name):
             mistake(("hosts", name), f"{name!r} is no host name; allowed: letters, digits and "
-                    "hyphens, beginning with a letter, 32 at most")  # fmt: skip
+                    "hyphens, 63 at most, and no address")  # fmt: skip
         elif name.lower() in taken:
             mistake(("hosts", name), f"the host name {name!r} is taken; small and capital letters "
                     "make no difference")  # fmt: skip
@@ -384,8 +396,8 @@ def _names(expanded: Expanded) -> tuple[Names, list[tuple[int, str]]]:
         for process in below if isinstance(below, dict) else ():
             path = ("hosts", name, "processes", process)
             if not PROCESS_NAME.fullmatch(process):
-                mistake(path, f"{process!r} is no process name; allowed: letters, digits, hyphens "
-                        "and underscores, beginning with a letter, 63 at most")  # fmt: skip
+                mistake(path, f"{process!r} is no process name; allowed: letters, digits, dots, "
+                        "hyphens and underscores, 63 at most, a letter or digit first")  # fmt: skip
             define(process, name, path)
     return Names(hosts, processes), mistakes
 
@@ -403,7 +415,7 @@ def _place(error: Any, expanded: Expanded) -> tuple[int, str]:
 
 
 def _references(
-    expanded: Expanded, varied: Sequence[str], before: Sequence[str] = ()
+    expanded: Expanded, varied: Varied, before: Sequence[str] = ()
 ) -> list[tuple[int, str]]:
     """Mistakes in what steps refer to beside hosts and processes: a label must be set before it is
     used, and once; `when` must name what there is. The labels in `before` are set already."""
@@ -448,9 +460,12 @@ def _references(
         backend, variant = when.get("backend"), when.get("variant")
         if isinstance(backend, str) and backend not in BACKENDS:
             mistake(unknown("backend", backend, BACKENDS), index, "when", "backend")
-        for name in variant if isinstance(variant, dict) else ():
+        for name, value in variant.items() if isinstance(variant, dict) else ():
             if name not in varied:
                 message = unknown("param of the variants", name, varied)
+                mistake(message, index, "when", "variant", name)
+            elif value not in varied[name] and "${" not in str(varied[name]):
+                message = unknown(f"value of {name}", value, map(str, varied[name]))
                 mistake(message, index, "when", "variant", name)
     final = expanded.data.get("expect")
     for index, predicate in enumerate(final if isinstance(final, list) else ()):
@@ -465,9 +480,13 @@ def _case(
     file: str,
     text: str,
     variant: Mapping[str, Any],
+    sets: Mapping[str, str],
 ) -> Scenario:
+    def source(*path: str | int) -> str:
+        return f"{file}:{expanded.line(path)}"
+
     def sources(key: str, count: int) -> tuple[str, ...]:
-        return tuple(f"{file}:{expanded.line((key, index))}" for index in range(count))
+        return tuple(source(key, index) for index in range(count))
 
     processes = [spec for _, spec in _processes(written.hosts)]
     implied = {"images" for spec in processes if spec.image}
@@ -484,7 +503,9 @@ def _case(
         about=written.about.strip(),
         refs=tuple(written.refs),
         variant=variant,
+        sets=sets,
         hosts=written.hosts,
+        sysctl_sources={host: source("hosts", host, "sysctls") for host in written.hosts},
         steps=tuple(written.steps),
         step_sources=sources("steps", len(written.steps)),
         expect=tuple(written.expect),

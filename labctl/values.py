@@ -30,9 +30,12 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from labctl.calls import CallError, parse_calls
 from labctl.probes.sockets import State
 
-HOST_NAME = re.compile(r"[A-Za-z](?:[A-Za-z0-9-]{0,30}[A-Za-z0-9])?")
-PROCESS_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
-SYSCTL_KEY = re.compile(r"net(?:\.[A-Za-z0-9_-]+){2,}")
+HOST_NAME = re.compile(
+    r"(?!(?:\d+|0[xX][0-9A-Fa-f]*)$)[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+)
+"""RFC 1123, section 2.1; but what inet_aton(3) takes for an address."""
+PROCESS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+SYSCTL_KEY = re.compile(r"net\.(?:nf_conntrack_max|[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)+)")
 DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h)?")
 SECONDS = {"ms": 0.001, "s": 1.0, None: 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 LONGEST = 7 * 86400.0
@@ -153,6 +156,9 @@ WANTED = {
     "int_from_float": "a whole number is wanted here",
     "greater_than_equal": "{ge} or more is wanted here",
     "less_than_equal": "{le} or less is wanted here",
+    "bool_type": "true or false is wanted here",
+    "bool_parsing": "true or false is wanted here",
+    "too_short": "one or more are wanted here",
 }
 """pydantic's kinds of errors, in our words."""
 
@@ -251,7 +257,11 @@ def _comparison(value: Any) -> Comparison:
     match = COMPARISON.fullmatch(str(value).strip())
     if isinstance(value, bool) or not match:
         raise problem(f'{shown(value)} is no number to compare with; allowed: 3, ">=1000", ">0"')
-    return Comparison(match.group(1) or "==", int(match.group(2)))
+    found = Comparison(match.group(1) or "==", int(match.group(2)))
+    if (found.operator, found.number) in ((">=", 0), ("<", 0)):
+        every = "every" if found.operator == ">=" else "no"
+        raise problem(f"{shown(value)} holds for {every} number, and claims nothing; give another")
+    return found
 
 
 def _state(value: Any) -> State:
@@ -368,6 +378,7 @@ SysctlKey = Annotated[
 SysctlValue = Annotated[str, BeforeValidator(_sysctl_value), WithJsonSchema(_NUMBER_OR_STRING)]
 Label = Annotated[str, BeforeValidator(_label), WithJsonSchema(_STRING)]
 Text = Annotated[str, BeforeValidator(_text), WithJsonSchema({"type": ["string", "number"]})]
+Flag = Annotated[bool, Field(strict=True)]
 Regex = Annotated[
     str, BeforeValidator(_regex), WithJsonSchema({"type": "string", "format": "regex"})
 ]

@@ -16,6 +16,7 @@ Standard library only, Python 3.6 or later.
 
 import base64
 import ctypes
+import errno
 import itertools
 import json
 import mmap
@@ -124,6 +125,11 @@ def counters():
     for path in ("/proc/net/snmp", "/proc/net/netstat"):
         with open(path) as table:
             lines += table.read().splitlines()
+    try:
+        with open("/proc/net/snmp6") as table:
+            lines += (" ".join(line) for line in zip(*map(str.split, [": :", *table])))
+    except OSError:
+        pass  # a kernel without IPv6
     return dict(zip(lines[::2], lines[1::2]))
 
 
@@ -445,7 +451,7 @@ def do_sysctl(agent, ident, values):
         except FileNotFoundError:
             missing.append(key)
         except OSError as exc:
-            failed[key] = exc.strerror
+            failed[key] = errno.errorcode.get(exc.errno, exc.strerror)
     emit(kind="reply", id=ident, t=time.monotonic(), missing=missing, failed=failed)
 
 

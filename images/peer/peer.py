@@ -17,6 +17,7 @@ Standard library only, Python 3.6 or later. What a call is and does stands in ca
 
 import argparse
 import ctypes
+import errno
 import json
 import os
 import select
@@ -47,7 +48,9 @@ def log_text(**event):
         if event["phase"] == "done":
             known = ("result", "eof", "data", "local", "peer")
             shown = ["%s %r" % (key, event[key]) for key in known if key in event]
-            failed = event.get("errno") and "%s (%s)" % (event["errno"], event["error"])
+            number = getattr(errno, event.get("errno") or "", None)
+            reason = "%s: %s" % (number, event.get("error")) if number else event.get("error")
+            failed = event.get("errno") and "%s (%s)" % (event["errno"], reason)
             words += [failed or ", ".join(shown) or "ok"]
     else:
         how = "signal %s" % event["signal"] if event.get("signal") else event.get("exit", "")
@@ -60,8 +63,8 @@ def supervise(main, log, tether):
 
     `main` is a function of one argument, the descriptor for a program's output. Commands come as
     JSON lines on stdin: `{"do": "call", "call": TEXT}` for a process in `await`, `{"do": "signal",
-    "signal": "TERM"}` for the main process alone, `{"do": "freeze"}` and `{"do": "thaw"}` for all
-    of them (as process 1 only).
+    "signal": "TERM"}` for the main process alone, or once that has ended for all that it left,
+    `{"do": "freeze"}` and `{"do": "thaw"}` for all of them (all as process 1 only).
     """
     wake, waker = os.pipe()
     os.set_blocking(waker, False)
@@ -110,7 +113,8 @@ def supervise(main, log, tether):
                 os._exit(0)
             *lines, pending = (pending + data).split(b"\n")
             for line in lines:
-                _obey(json.loads(line.decode()), child, to_main)
+                target = child if status is None else -1 if started == 1 else None
+                _obey(json.loads(line.decode()), target, to_main)
         if wake in ready:
             os.read(wake, 4096)
             while True:
@@ -139,11 +143,11 @@ def _report_exit(log, child, ended):
     return os.WEXITSTATUS(ended)
 
 
-def _obey(message, child, to_main):
+def _obey(message, target, to_main):
     if message["do"] == "call":
         os.write(to_main, (message["call"] + "\n").encode())
-    elif message["do"] == "signal":
-        _kill(child, getattr(signal, "SIG" + message["signal"]))
+    elif message["do"] == "signal" and target:
+        _kill(target, getattr(signal, "SIG" + message["signal"]))
     elif message["do"] == "freeze":
         _kill(-1, signal.SIGSTOP)
     elif message["do"] == "thaw":

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import ValidationInfo, WithJsonSchema, WrapValidator
+from pydantic import Field, ValidationInfo, WithJsonSchema, WrapValidator
 
 from labctl import errnos
 from labctl.history import CallEvent, History, ProcessState
@@ -17,18 +17,22 @@ from labctl.values import (
     Regex,
     SignalName,
     Text,
+    choices,
     problem,
+    shown,
     unknown,
 )
+
+OUTCOMES = ("running", "exited", "ok", *errnos.NAMES)
 
 
 class ProcessPattern(Model):
     """How a process is, in more detail."""
 
-    exit: int | None = None
+    exit: Annotated[int, Field(ge=0, le=255, strict=True)] | None = None
     signal: SignalName | None = None
     output: Regex | None = None
-    call: dict[Text, Text] | None = None
+    call: Annotated[dict[Text, Text], Field(min_length=1)] | None = None
     received: Count | None = None
     state: Literal["running", "exited", "ok"] | None = None
     errno: Text | None = None
@@ -116,11 +120,16 @@ def _process_pattern(value: Any, info: ValidationInfo) -> ProcessPattern:
             return ProcessPattern(state=value)  # type: ignore[arg-type]
         if value in errnos.NAMES:
             return ProcessPattern(errno=value)
-        raise problem(unknown("outcome", value, ["running", "exited", "ok", *errnos.NAMES]))
+        raise problem(unknown("outcome", value, OUTCOMES))
+    if not isinstance(value, Mapping):
+        wanted = "an outcome is wanted here, or a mapping such as {exit: 3}"
+        raise problem(f"{wanted}, not {shown(value)}; {choices(value, OUTCOMES)}")
     pattern = ProcessPattern.model_validate(value, context=info.context)
     if not pattern.model_fields_set:
         raise problem("an empty mapping claims nothing; allowed: exit, signal, output, call, "
                       "received")  # fmt: skip
+    if pattern.state == "running" and (pattern.exit, pattern.signal) != (None, None):
+        raise problem("what is running has no exit and no signal; keep one")
     if pattern.errno is not None and pattern.errno not in errnos.NAMES:
         raise problem(unknown("errno", pattern.errno, errnos.NAMES))
     for name, outcome in (pattern.call or {}).items():

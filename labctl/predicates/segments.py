@@ -6,13 +6,14 @@ import re
 from itertools import dropwhile
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from labctl.history import History
 from labctl.predicates.finding import Finding, finding
 from labctl.probes.segments import Segment
 from labctl.values import (
     Count,
+    Flag,
     HostName,
     Label,
     Model,
@@ -42,14 +43,20 @@ class SegmentsPattern(Model):
     to: HostName | None = None
     flags: Flags | None = None
     count: Count | None = None
-    at_least: Annotated[int, Field(ge=0, strict=True)] | None = None
+    at_least: Annotated[int, Field(ge=1, strict=True)] | None = None
     at_most: Annotated[int, Field(ge=0, strict=True)] | None = None
-    retransmitted: bool | None = None
-    lost: bool | None = None
-    data: bool | None = None
-    injected: bool = False
+    retransmitted: Flag | None = None
+    lost: Flag | None = None
+    data: Flag | None = None
+    injected: Flag = False
     since: Label | None = None
     since_first: Flags | None = None
+
+    @model_validator(mode="after")
+    def _possible(self) -> SegmentsPattern:
+        if None not in (self.at_least, self.at_most) and self.at_least > self.at_most:  # type: ignore[operator]
+            raise problem(f"at_least {self.at_least}, at_most {self.at_most}: an impossible range")
+        return self
 
     def judge(self, history: History) -> Finding:
         """The finding, from the captures of all hosts."""

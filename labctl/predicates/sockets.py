@@ -22,12 +22,15 @@ from labctl.values import (
     names,
     problem,
     resolvable,
+    shown,
     unknown,
 )
 
 
 def _place(value: Any, info: ValidationInfo) -> str:
-    host, _ = _split(str(value))
+    host, port = _split(str(value))
+    if port.isdigit() and int(port) > 65535:
+        raise problem(f"{shown(value)}: a port is 65535 or less")
     known = list(host_names(names(info).hosts))
     if host not in ("", "*", *known) and not resolvable(host, known):
         raise problem(unknown("host", host, known))

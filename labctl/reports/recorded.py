@@ -34,6 +34,7 @@ class RecordedRun:
     source: str
     text: str
     variant: Mapping[str, Any]
+    sets: Mapping[str, str]
     result: str
     reason: str | None
     backend: str
@@ -80,8 +81,8 @@ def load(folder: Path) -> RecordedRun:
     except (OSError, UnicodeDecodeError) as exc:
         raise UsageError(f"{folder}: can't be read: {exc}") from exc
     result = _result(folder)
-    variant = result.get("variant", {})
-    scenario = _scenario(folder / "scenario.yaml", variant)
+    variant, sets = result.get("variant", {}), result.get("sets", {})
+    scenario = _scenario(folder / "scenario.yaml", sets, variant)
     lab = history.lab
     try:
         return RecordedRun(
@@ -93,6 +94,7 @@ def load(folder: Path) -> RecordedRun:
             source=result.get("source", "scenario.yaml"),
             text=text,
             variant=variant,
+            sets=sets,
             result=result["result"],
             reason=result.get("reason"),
             backend=result.get("backend", lab.backend if lab else ""),
@@ -118,7 +120,7 @@ def judge(folder: Path) -> list[Verdict]:
     Raises UsageError for a folder that is no run, and for a scenario that this version can't
     read."""
     run = load(folder)
-    cases = load_scenario(folder / "scenario.yaml")
+    cases = load_scenario(folder / "scenario.yaml", run.sets)
     scenario = next((case for case in cases if case.variant == run.variant), None)
     if scenario is None:
         raise UsageError(f"{folder}: scenario.yaml has no variant {dict(run.variant)}")
@@ -157,10 +159,10 @@ def _result(folder: Path) -> dict[str, Any]:
     return run
 
 
-def _scenario(path: Path, variant: Mapping[str, Any]) -> Scenario | None:
+def _scenario(path: Path, sets: Mapping[str, str], variant: Mapping[str, Any]) -> Scenario | None:
     """The case that was run, as far as this version can read it."""
     try:
-        cases = load_scenario(path)
+        cases = load_scenario(path, sets)
     except UsageError:
         return None
     return next((case for case in cases if case.variant == variant), cases[0])

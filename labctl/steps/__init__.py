@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_WITHIN", "STEPS", "Outcome", "Step", "StepFailed", "Wait", "When"]
 
 STOP_PATIENCE = 10.0
+END_PATIENCE = 5.0  # for a process that has ended, until its backend says so
 DEFAULT_WITHIN = Within(0.0, 5.0)
 BLOCKING = {"accept", "connect", "recv", "send", "sleep", "wait", "await", "fork"}
 BLOCKED_AFTER = 0.2
@@ -47,6 +48,9 @@ class Start(Step):
     def act(self, lab: Lab) -> None:
         if lab.running(self.start):
             raise StepFailed(str(self), f"{self.start} not running", "it runs already; use restart")
+        if not lab.pump_until(lambda: not lab.lives(self.start), lab.now() + END_PATIENCE):
+            left = "what its main process left still runs; use restart"
+            raise StepFailed(str(self), f"{self.start} not running", left)
         lab.start(self.start)
 
     @property
@@ -80,15 +84,17 @@ class Kill(Step):
 
 
 class Stop(Step):
-    """SIGTERM to the main process; SIGKILL to all that is left when it ended, or after 10 s."""
+    """SIGTERM to the main process, or to what it left when it ended; SIGKILL to all that is there
+    when that has ended, or after 10 s."""
 
     verb = "stop"
     stop: ProcessName
 
     def act(self, lab: Lab) -> None:
-        if lab.running(self.stop):
+        if lab.lives(self.stop):
+            there = lab.running if lab.running(self.stop) else lab.lives
             lab.signal(self.stop, "TERM")
-            lab.pump_until(lambda: not lab.running(self.stop), lab.now() + STOP_PATIENCE)
+            lab.pump_until(lambda: not there(self.stop), lab.now() + STOP_PATIENCE)
         lab.kill(self.stop)
 
 

@@ -525,7 +525,7 @@ def test_text_for_people() -> None:
         words = [line.split(" ", 2)[2] for line in out.decode().splitlines()]
         assert words == [
             "process start ", "socket ...", "socket = ok", "recv || continue ...",
-            "recv || continue = ENOTCONN (Transport endpoint is not connected)", "exit 2 ...",
+            "recv || continue = ENOTCONN (107: Transport endpoint is not connected)", "exit 2 ...",
             "process exit 2",
         ]  # fmt: skip
 

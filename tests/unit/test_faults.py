@@ -13,14 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labctl.backends import address_names
+from labctl.document import Document
 from labctl.faults import FLAG_BITS, Drop, End, Forgery, Netem, Position, tallied
 from labctl.history import History, LabEvent, TallyEvent, TroubleEvent
 from labctl.predicates.lost import Lost
 from labctl.probes.conversations import Conversation, conversations
 from labctl.probes.packets import read_packet
 from labctl.probes.segments import MODULUS, Injection, Observation, match
+from labctl.scenario import load_document
 from tests.conftest import no_namespaces
-from tests.fake import FakeBackend, play, scenario
+from tests.fake import FakeBackend, play
 from tests.unit.test_segments import CLIENT as CLIENT_END
 from tests.unit.test_segments import EPOCH, HANDSHAKE, OWNERS, both, one, record, segments
 
@@ -195,11 +197,13 @@ def test_a_drop_of_another_variant_needs_nothing() -> None:
     step = "drop: {from: client, flags: FIN}, when: {variant: {way: lossy}}"
     text = f"""
 title: Variants
-variants: [{{way: plain}}]
+variants: [{{way: plain}}, {{way: lossy}}]
 hosts: {{server: {{}}, client: {{}}}}
 steps: [{{{step}}}]
 """
-    assert not scenario(text).needs
+    plain, lossy = load_document(Document("lesson.yaml", text), text, "lesson", {})
+    assert not plain.needs
+    assert lossy.needs == {"nft"}
 
 
 def test_every_family_has_its_names() -> None:

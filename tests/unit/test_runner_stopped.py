@@ -32,14 +32,15 @@ def test_a_capability_that_is_missing(watch: Play) -> None:
         ("- sysctl: {server: {net.ipv4.tcp_new: 1}}\n", FakeBackend(sysctls=set(), kernel="5.10"),
          "skip", "kernel 5.10 has no net.ipv4.tcp_new; run it on another kernel"),
         ("- sysctl: {server: {net.ipv4.tcp_new: 99}}\n",
-         FakeBackend(refused={"net.ipv4.tcp_new": "Invalid argument"}),
-         "error", "server: can't set net.ipv4.tcp_new to '99': Invalid argument"),
+         FakeBackend(refused={"net.ipv4.tcp_new": "EINVAL"}),
+         "error", "lesson.yaml:7: server: can't set net.ipv4.tcp_new to '99': EINVAL (22); "
+         "ip-sysctl.rst tells what it takes"),
         ("- sysctl: {server: {net.ipv4.tcp_new: 1}}\n",
-         FakeBackend(refused={"net.ipv4.tcp_new": "Permission denied"}),
-         "error", "server: can't set net.ipv4.tcp_new to '1': Permission denied; a security module "
-         "(SELinux, AppArmor) may forbid it, see its audit log"),
+         FakeBackend(refused={"net.ipv4.tcp_new": "EACCES"}),
+         "error", "lesson.yaml:7: server: can't set net.ipv4.tcp_new to '1': EACCES (13); a "
+         "security module (SELinux, AppArmor) may forbid it, see its audit log"),
         ("- start: client\n", FakeBackend({"start client": lambda lab: lab.dies("server")}),
-         "error", "the agent of host server ended"),
+         "error", "lesson.yaml:7: the agent of host server ended"),
         ("- note: a\n", FakeBackend({"up": lambda lab: lab.dies("client")}),
          "error", "the agent of host client ended"),
     ],
@@ -51,6 +52,16 @@ def test_a_lab_that_fails(
     assert (found.result, found.reason) == (result, reason)
     assert fake.log[-1] == "down"
     assert found.as_json()["reason"] == reason
+
+
+def test_a_value_that_a_host_can_not_have_is_told_by_its_line(tmp_path: Path) -> None:
+    text = (
+        "title: t\nhosts:\n  server: {sysctls: {net.ipv4.tcp_new: soon}}\n  client: {}\nsteps: []\n"
+    )
+    found = play(text, FakeBackend(refused={"net.ipv4.tcp_new": "EINVAL"}), tmp_path)
+    assert str(found.reason).startswith(
+        "lesson.yaml:3: server: can't set net.ipv4.tcp_new to 'soon'"
+    )
 
 
 def test_sysctls_of_hosts(tmp_path: Path) -> None:

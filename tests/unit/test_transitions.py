@@ -477,7 +477,7 @@ def test_claims_look_at_the_hosts_that_they_are_about() -> None:
         ("path: {server: [LISTEN, ESTAB]}", "LISTEN is no state of a connection"),
         ("path: {server: [TIME-WAIT, ESTAB]}", "ESTAB can't come after TIME-WAIT"),
         ("path: {sever: [ESTAB]}", "unknown host 'sever'"),
-        ("path: {}", "at least 1 item"),
+        ("path: {}", "one or more are wanted here, not {}"),
         ("lasted: {server: ESTAB}", "'for' is missing"),
         ("lasted: {for: 1s}", "one host and its state are wanted beside 'for', not 0"),
         ("lasted: {server: ESTAB, client: ESTAB, for: 1s}", "beside 'for', not 2"),
