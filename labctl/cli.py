@@ -328,7 +328,7 @@ def _rounded(seconds: float) -> str:
 @main.command()
 def schema() -> None:
     """The JSON Schema of the scenario language, for editors."""
-    from labctl.scenario import schema as language
+    from labctl.schema import schema as language
 
     click.echo(json.dumps(language(), indent=1, sort_keys=True))
 

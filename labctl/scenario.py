@@ -18,7 +18,6 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic.json_schema import models_json_schema
 
 from labctl.backends import BACKENDS, CAPABILITIES, HostSpec, ProcessSpec
 from labctl.document import REFERENCE, Document, Expanded, Path_, read_scalar
@@ -512,20 +511,3 @@ def _case(
         expect_sources=sources("expect", len(written.expect)),
         needs=frozenset({*written.needs, *implied}),
     )
-
-
-def schema() -> dict[str, Any]:
-    """The JSON Schema of the scenario language, for editors."""
-    models: list[type[Model]] = [Written, *STEPS.values()]
-    places, found = models_json_schema([(model, "validation") for model in models])
-    definitions = found["$defs"]
-    written = definitions.pop("Written")
-    del definitions["Step"]
-    steps = [places[step, "validation"] for step in STEPS.values()]
-    written["properties"]["steps"]["items"] = {"anyOf": steps}
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **written,
-        "title": "labctl scenario",
-        "$defs": definitions,
-    }

@@ -371,7 +371,11 @@ WithinRange = Annotated[
 ]
 Count = Annotated[Comparison, BeforeValidator(_comparison), WithJsonSchema(_NUMBER_OR_STRING)]
 StateName = Annotated[State, BeforeValidator(_state), WithJsonSchema(_STRING)]
-SignalName = Annotated[str, BeforeValidator(_signal), WithJsonSchema({"enum": list(SIGNALS)})]
+SignalName = Annotated[
+    str,
+    BeforeValidator(_signal),
+    WithJsonSchema({"enum": [f"{prefix}{name}" for prefix in ("", "SIG") for name in SIGNALS]}),
+]
 SysctlKey = Annotated[
     str, BeforeValidator(_sysctl_key), WithJsonSchema({"type": "string", "pattern": "^net\\."})
 ]

@@ -53,9 +53,10 @@ def version(text: str) -> tuple[int, ...]:
 class When(Model):
     """Where a step runs; everywhere else it is left out."""
 
-    kernel: Annotated[str, BeforeValidator(_kernel), WithJsonSchema({"type": "string"})] | None = (
-        None
-    )
+    kernel: (
+        Annotated[str, BeforeValidator(_kernel), WithJsonSchema({"type": ["string", "number"]})]
+        | None
+    ) = None
     backend: Text | None = None
     variant: dict[str, Any] | None = None
 

@@ -26,12 +26,15 @@ steps:
   - start: daemon
   - wait: {process: {daemon: {state: exited, output: serves}}}
 """
-TERM = HEAD + """\
+TERM = (
+    HEAD
+    + """\
   - stop: daemon
   - expect: {process: {daemon: {output: told to end}}}
   - start: daemon
   - wait: {process: {daemon: {state: exited, output: serves}}}
 """
+)
 TWICE = HEAD + "  - start: daemon\n"
 
 backends = pytest.mark.parametrize(

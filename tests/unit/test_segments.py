@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from labctl.document import Document
 from labctl.history import Event, History, LabEvent, StepEvent, TroubleEvent
 from labctl.predicates import Finding, Predicate
 from labctl.probes.packets import read_packets
@@ -28,6 +29,7 @@ from labctl.probes.segments import (
     match,
 )
 from labctl.reports import recorded
+from labctl.scenario import load_document
 from tests.fake import FakeBackend, play, scenario
 
 RUN = Path(__file__).parent / "data" / "run"
@@ -505,6 +507,20 @@ def test_a_recorded_run_is_judged_as_it_was() -> None:
         return [(v.result, v.what, v.expected, v.actual, v.evidence) for v in verdicts]
 
     assert told(recorded.judge(RUN)) == told(recorded.load(RUN).verdicts)
+
+
+def test_a_recorded_run_is_judged_by_the_params_that_it_ran_with(tmp_path: Path) -> None:
+    text = (
+        "title: t\nparams: {how: ok}\nvariants: [{n: 1}, {n: 2}]\n"
+        "hosts: {a: {run: cat}, b: {}}\nsteps:\n- start: a\n- wait: {process: {a: '${how}'}}\n"
+        "- expect: {process: {a: {exit: '${n}'}}}\n"
+    )
+    sets = {"how": "exited", "n": "3"}
+    (case,) = load_document(Document("lesson.yaml", text), text, "lesson", sets)
+    found = play(case, FakeBackend({"start a": lambda lab: lab.exit("a", 3)}), tmp_path)
+    assert found.result == "pass"
+    assert recorded.load(found.folder).sets == sets
+    assert [verdict.result for verdict in recorded.judge(found.folder)] == ["pass", "pass"]
 
 
 def test_a_record_without_a_capture_of_its_own_sees_what_the_other_saw(tmp_path: Path) -> None:
