@@ -379,12 +379,17 @@ class History:
         """The time of the latest event, or of the latest packets."""
         return max(self.events[-1].t if self.events else 0.0, self._captured)
 
+    @property
+    def owners(self) -> dict[str, str]:
+        """The host of each address."""
+        known = self.lab.addresses if self.lab else {}
+        return {address: name.partition(".")[0] for name, address in known.items()}
+
     def segments(self) -> list[Segment]:
         """The segments of the lab's connections up to now, in order."""
         if self.lab is None:
             return []
-        owners = {a: n.partition(".")[0] for n, a in self.lab.addresses.items()}
-        epoch = self.lab.epoch
+        owners, epoch = self.owners, self.lab.epoch
         losses = [Loss(e.drop, o) for e in self.losses if (o := _since(e, epoch))]
         injected = [Injection(e.seq, e.ack, o) for e in self.injected if (o := _since(e, epoch))]
         found = self.captures.segments(owners, epoch, losses, injected)

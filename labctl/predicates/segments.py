@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
-from labctl.history import History
+from labctl.history import CallEvent, History, StateEvent
 from labctl.predicates.finding import Finding, finding
 from labctl.probes.segments import Segment
+from labctl.probes.sockets import RESOLVER
 from labctl.values import (
     Count,
     Flag,
@@ -64,6 +65,10 @@ class SegmentsPattern(Model):
         what = f"{subject}: {self}"
         if troubles := [t.text for (_, probe), t in history.trouble.items() if probe == "capture"]:
             return Finding("unknown", what, str(self), "; ".join(troubles))
+        ends = {self.from_, self.to} - {None}
+        if inside := sorted(h for h in _connected_to_themselves(history) if ends <= {h}):
+            text = f"{', '.join(inside)} has a connection to itself, whose segments cross no link"
+            return Finding("unknown", what, str(self), f"{text}; move one of its ends elsewhere")
         if self.since is not None and self.since not in history.labels:
             return Finding("unknown", what, str(self), f"nothing is labelled {self.since!r}")
         segments = self._since(history)
@@ -121,6 +126,24 @@ class SegmentsPattern(Model):
         words += [f"since {self.since}"] if self.since else []
         words += [f"since the first {' '.join(self.since_first)}"] if self.since_first else []
         return " ".join(words)
+
+
+def _connected_to_themselves(history: History) -> set[str]:
+    """Hosts with a connection whose ends are both on it, as far as calls and the trace tell."""
+    owners = history.owners
+    found = set()
+    for event in history.events:
+        if isinstance(event, StateEvent):
+            peer = event.remote
+        elif isinstance(event, CallEvent) and event.peer:
+            peer = event.peer
+        else:
+            continue
+        address = peer.rpartition(":")[0].strip("[]").removeprefix("::ffff:")
+        loopback = address == "::1" or address.startswith("127.")
+        if (loopback and address != RESOLVER) or owners.get(address) == event.host:
+            found.add(event.host)
+    return found
 
 
 def _has(segment: Segment, flags: tuple[str, ...]) -> bool:

@@ -16,7 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labctl.document import Document
-from labctl.history import Event, History, LabEvent, StepEvent, TroubleEvent
+from labctl.history import (
+    CallEvent,
+    Event,
+    History,
+    LabEvent,
+    StateEvent,
+    StepEvent,
+    TroubleEvent,
+)
 from labctl.predicates import Finding, Predicate
 from labctl.probes.packets import read_packets
 from labctl.probes.segments import (
@@ -430,6 +438,25 @@ def test_what_matches(pattern: str, count: int) -> None:
     assert len(finding.evidence) == count
     assert judge(f"{{{pattern}, count: {count + 1}}}").result == "fail"
     assert judge(f"{{{pattern}}}").result == ("pass" if count else "fail")
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        CallEvent(0.1, "p", "server", 2, "done", "accept", "accept", peer="127.0.0.1:5"),
+        CallEvent(0.1, "p", "server", 2, "done", "connect :80", "connect", peer="198.18.0.2:80"),
+        StateEvent(0.1, "server", "[::1]:80", "[::1]:5", "SYN-RECV", "ESTAB"),
+    ],
+)  # fmt: skip
+def test_what_crosses_no_link_is_not_judged(event: Event) -> None:
+    for pattern in ("flags: SYN, count: 0", "flags: FIN", "from: server, count: 9", "to: server"):
+        found = judge(f"{{{pattern}}}", event)
+        assert found.result == "unknown"
+        assert "server has a connection to itself" in found.actual
+    for pattern in ("from: client", "from: server, to: client", "to: client"):
+        assert judge(f"{{{pattern}}}", event).result == "pass"
+    outside = CallEvent(0.1, "p", "server", 2, "done", "accept", "accept", peer="198.18.0.3:5")
+    assert judge("{flags: FIN}", outside).result == "pass"
 
 
 @pytest.mark.parametrize(
