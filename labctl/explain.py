@@ -25,6 +25,8 @@ COUNTED = {
 """Counters, named as nstat(8) does, and what a host did when one grew (include/uapi/linux/snmp.h,
 and where net/ipv4 counts it)."""
 
+UNLISTED = "a socket that is bound and does not listen is listed by ss since iproute2 6.15 alone"
+
 CLOSES_FIRST = (State.FIN_WAIT_1, State.FIN_WAIT_2, State.CLOSING, State.TIME_WAIT)
 CLOSES_LAST = (State.CLOSE_WAIT, State.LAST_ACK)
 """The states of a side that has sent its FIN first, and of one that was sent it first (RFC 9293,
@@ -69,14 +71,32 @@ def blocked_call(event: CallEvent, history: History) -> str | None:
         address = f"{history.lab.addresses.get(host, host) if history.lab else host}:{port}"
     else:
         address = event.local or ":0"
+    failure = f"{event.process}: {event.call} failed with {errnos.describe('EADDRINUSE')}"
     found = blockers(address, seen.sockets)
     if not found:
+        if bound := _bound(address, event.host, history):
+            return f"{failure}: blocked, it seems, by {bound}; {UNLISTED}"
         return None
     who = "; ".join(describe_socket(s) for s in found[:3])
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-    failure = f"{event.process}: {event.call} failed with {errnos.describe('EADDRINUSE')}"
-    cure = "SO_REUSEADDR" if all(s.connection for s in found) else "SO_REUSEPORT"
-    return f"{failure}: blocked by {who}{more}; {cure} on both, old and new, would let it bind"
+    cure = "SO_REUSEADDR on both, old and new"
+    if not all(s.connection for s in found):
+        cure = "SO_REUSEPORT on both, old and new, of one user"
+    return f"{failure}: blocked by {who}{more}; {cure}, would let it bind"
+
+
+def _bound(address: str, host: str, history: History) -> str | None:
+    """Who has bound a host's `address` and runs, by the calls: `other: bind :8000`."""
+    port = address.rpartition(":")[2]
+    for call in reversed(history.events):
+        if (
+            isinstance(call, CallEvent)
+            and (call.name, call.phase, call.host, call.errno) == ("bind", "done", host, None)
+            and (call.local or "").rpartition(":")[2] == port
+            and history.processes[call.process].running
+        ):
+            return f"{call.process}: {call.call}"
+    return None
 
 
 def explain(events: Iterable[Event]) -> list[str]:

@@ -52,7 +52,7 @@ none (in a finalizer): so `pump` asks again, every HEARTBEAT seconds or as often
 
 HEARTBEAT = 1.0
 ANSWER_DEADLINE = 20.0
-EXEC_DEADLINE = 60.0
+EXEC_DEADLINE = 600.0
 COUNTER_PERIOD = 0.03
 AGENT_REST = 2
 """By how much longer than it works each agent rests, times the number of hosts: so that together

@@ -18,6 +18,7 @@ from labctl.history import (
     Event,
     ExecEvent,
     History,
+    ProcessEvent,
     SocketsEvent,
     StepEvent,
 )
@@ -526,6 +527,33 @@ def test_a_bind_that_fails_is_explained(watch: Play) -> None:
         "SO_REUSEADDR on both, old and new, would let it bind",
         "server closed first: seen in TIME-WAIT",
     )
+
+
+@pytest.mark.parametrize(
+    ("other", "bound", "ended", "told"),
+    [
+        ("server", "0.0.0.0:8000", False, True), ("client", "0.0.0.0:8000", False, False),
+        ("server", "0.0.0.0:8001", False, False), ("server", "0.0.0.0:8000", True, False),
+    ],
+)  # fmt: skip
+def test_what_ss_does_not_list_is_told_by_its_call(
+    other: str, bound: str, ended: bool, told: bool
+) -> None:
+    failed = {"errno": "EADDRINUSE", "error": "Address already in use"}
+    events = [
+        ProcessEvent(0.0, "other", other, "start", pid=2),
+        CallEvent(0.1, "other", other, 2, "done", "bind :8000", "bind", local=bound),
+        *([ProcessEvent(0.1, "other", other, "exit", pid=2, exit=0)] if ended else []),
+        ProcessEvent(0.2, "server", "server", "start", pid=3),
+        CallEvent(0.2, "server", "server", 3, "done", "bind :8000", "bind", **failed),
+        SocketsEvent(0.3, "server", "look", HEADER, caption="bind :8000"),
+    ]
+    sentence = (
+        "server: bind :8000 failed with EADDRINUSE (98 on Linux, 48 on macOS and the BSDs): "
+        "blocked, it seems, by other: bind :8000; a socket that is bound and does not listen is "
+        "listed by ss since iproute2 6.15 alone"
+    )
+    assert explain(events) == ([sentence] if told else [])
 
 
 @pytest.mark.parametrize("bind", ['bind ":8000"', "bind server:8000 || continue", "bind [::]:8000"])
