@@ -4,7 +4,8 @@ LabctlError
 |-- UsageError       bad usage or a bad scenario: exit 2
 |   `-- ScenarioError    every mistake of a file, each with file and line
 `-- LabError         the lab itself failed: exit 4
-    `-- Unavailable      nothing to run it on: exit 3
+    |-- Unavailable      nothing to run it on: exit 3
+    `-- Refused          what a line of the scenario asks for
 
 Ctrl-C, SIGTERM and SIGHUP are KeyboardInterrupt, exit 130: no library on the way takes that for an
 error of its own.
@@ -59,10 +60,14 @@ class Unavailable(LabError):
     exit_status = 3
 
 
+class Refused(LabError):
+    """The system refuses what a scenario asks of it."""
+
+
 @contextmanager
 def located(source: str) -> Iterator[None]:
-    """Has a LabError say which line of a scenario, `file:line`, it comes from."""
+    """Has a Refused say which line of a scenario, `file:line`, it comes from."""
     try:
         yield
-    except LabError as exc:
-        raise type(exc)(f"{source}: {exc}") from exc
+    except Refused as exc:
+        raise Refused(f"{source}: {exc}") from exc

@@ -27,7 +27,7 @@ from labctl.backends import (
     address_names,
     hosts_text,
 )
-from labctl.errors import LabError, located
+from labctl.errors import LabError, Refused, located
 from labctl.faults import MENDS, tallied
 from labctl.history import (
     CallEvent,
@@ -328,7 +328,7 @@ class Lab:
             raise MissingHere(Lack(f"kernel {kernel} has no {key}", "run it on another kernel"))
         for key, reason in answer["failed"].items():
             text = f"{host}: can't set {key} to {values[key]!r}: {errnos.describe(reason)}"
-            raise LabError(f"{text}; {FORBIDDEN.get(reason, VALUES)}")
+            raise Refused(f"{text}; {FORBIDDEN.get(reason, VALUES)}")
 
     def fault(self, host: str, verb: str, **details: Any) -> Message:
         """Has a host do a method of Faults (images/host/faults.py); the answer's `t` is when."""

@@ -162,10 +162,6 @@ class Written(Model):
         return hosts
 
 
-Varied = Mapping[str, Sequence[Any]]
-"""The params that variants set, and the values that they have."""
-
-
 class MoreSteps(Model):
     """Steps by themselves, for a scenario that goes on."""
 
@@ -270,9 +266,7 @@ def load_document(
     """See `load`; `only` is the variant of the one case to load, if not all of them."""
     params, variants, mistakes = _params(document)
     values = {key: read_scalar(value) for key, value in sets.items()}
-    varied: dict[str, list[Any]] = {}
-    for key, value in (pair for variant in variants for pair in variant.items()):
-        varied.setdefault(key, [values[key]] if key in values else []).append(value)
+    varied = list(dict.fromkeys(key for variant in variants for key in variant))
     names = {*params, *varied}
     for key in sets:
         if key not in names:
@@ -332,8 +326,7 @@ def with_step(
     hosts = {name: host.addresses for name, host in case.hosts.items()}
     owners = {name: process.host for name, process in case.processes.items()}
     labels = [step.as_ for step in case.steps if step.as_ is not None]
-    varied = {name: [value] for name, value in case.variant.items()}
-    mistakes = [*expanded.mistakes, *_references(expanded, varied, labels)]
+    mistakes = [*expanded.mistakes, *_references(expanded, list(case.variant), labels)]
     try:
         text = MoreSteps.model_validate(expanded.data, context=Names(hosts, owners))
     except ValidationError as exc:
@@ -345,7 +338,7 @@ def with_step(
     )
 
 
-def _check(expanded: Expanded, varied: Varied) -> Written | list[tuple[int, str]]:
+def _check(expanded: Expanded, varied: Sequence[str]) -> Written | list[tuple[int, str]]:
     names, mistakes = _names(expanded)
     mistakes += expanded.mistakes
     mistakes += _references(expanded, varied)
@@ -414,7 +407,7 @@ def _place(error: Any, expanded: Expanded) -> tuple[int, str]:
 
 
 def _references(
-    expanded: Expanded, varied: Varied, before: Sequence[str] = ()
+    expanded: Expanded, varied: Sequence[str], before: Sequence[str] = ()
 ) -> list[tuple[int, str]]:
     """Mistakes in what steps refer to beside hosts and processes: a label must be set before it is
     used, and once; `when` must name what there is. The labels in `before` are set already."""
@@ -459,12 +452,9 @@ def _references(
         backend, variant = when.get("backend"), when.get("variant")
         if isinstance(backend, str) and backend not in BACKENDS:
             mistake(unknown("backend", backend, BACKENDS), index, "when", "backend")
-        for name, value in variant.items() if isinstance(variant, dict) else ():
+        for name in variant if isinstance(variant, dict) else ():
             if name not in varied:
                 message = unknown("param of the variants", name, varied)
-                mistake(message, index, "when", "variant", name)
-            elif value not in varied[name] and "${" not in str(varied[name]):
-                message = unknown(f"value of {name}", value, map(str, varied[name]))
                 mistake(message, index, "when", "variant", name)
     final = expanded.data.get("expect")
     for index, predicate in enumerate(final if isinstance(final, list) else ()):

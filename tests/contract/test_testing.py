@@ -250,7 +250,7 @@ def test_outcomes(project: pytest.Pytester, workers: tuple[str, ...]) -> None:
             "* SYN ACK seq 0 ack 1 *",
             "* ✗ client: TIME-WAIT *",
             "unknown.yaml:10: client: expected *, unknown: *TcpExtNoSuchThing*",
-            "error: client: can't set net.ipv4.tcp_fin_timeout to *",
+            "error: refused.yaml:4: client: can't set net.ipv4.tcp_fin_timeout to *",
             "SKIPPED * has no net.ipv4.no_such; run it on another kernel",
         ]
     )

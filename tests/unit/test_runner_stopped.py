@@ -40,7 +40,7 @@ def test_a_capability_that_is_missing(watch: Play) -> None:
          "error", "lesson.yaml:7: server: can't set net.ipv4.tcp_new to '1': EACCES (13); a "
          "security module (SELinux, AppArmor) may forbid it, see its audit log"),
         ("- start: client\n", FakeBackend({"start client": lambda lab: lab.dies("server")}),
-         "error", "lesson.yaml:7: the agent of host server ended"),
+         "error", "the agent of host server ended"),
         ("- note: a\n", FakeBackend({"up": lambda lab: lab.dies("client")}),
          "error", "the agent of host client ended"),
     ],
