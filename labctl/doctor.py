@@ -159,8 +159,8 @@ def _base() -> Check:
 
 
 def _kernels() -> Check:
-    lack = ""
     here = kernels.here()
+    ok, mend = True, ""
     try:
         if sys.platform == "linux" and (missing := kernels.missing()):
             packages = " ".join(dict.fromkeys(missing.values()))
@@ -170,8 +170,9 @@ def _kernels() -> Check:
             apt.keyring()
             apt.archive()
     except LabError as exc:
-        found, _, lack = str(exc).partition("; ")
-    return Check("kernels", not lack, found, "no --kernel, no --virtual-time", lack)
+        ok = False
+        found, _, mend = str(exc).partition("; ")
+    return Check("kernels", ok, found, "no --kernel, no --virtual-time", mend)
 
 
 def _python() -> Check:

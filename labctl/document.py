@@ -29,7 +29,7 @@ MAX_NUMBER = 2**63
 
 Path_ = tuple[str | int, ...]
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_-]*)\}")
+REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 CORE = "tag:yaml.org,2002:"
 TYPED = {CORE + name for name in ("int", "float", "bool", "null")}
 AS_TEXT = {CORE + name for name in ("str", "timestamp", "merge", "value")}

@@ -4,6 +4,7 @@ what blocked a bind, and what the kernel counted."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import takewhile
 
 from labctl import errnos
 from labctl.calls import parse_calls
@@ -53,9 +54,13 @@ def blockers(address: str, sockets: tuple[Socket, ...]) -> list[Socket]:
     `198.18.0.2:8000`): those with its port, and with its local address where both are specific.
 
     Which of them did depends on options that no tool shows (see socket(7), SO_REUSEADDR)."""
-    host, _, port = address.rpartition(":")
-    wanted = Address(host.strip("[]") or "*", int(port), None)
+    wanted = _address(address)
     return [s for s in sockets if s.local.port == wanted.port and _overlap(wanted, s.local)]
+
+
+def _address(text: str) -> Address:
+    host, _, port = text.rpartition(":")
+    return Address(host.strip("[]") or "*", int(port), None)
 
 
 def _overlap(a: Address, b: Address) -> bool:
@@ -74,7 +79,7 @@ def blocked_call(event: CallEvent, history: History) -> str | None:
     failure = f"{event.process}: {event.call} failed with {errnos.describe('EADDRINUSE')}"
     found = blockers(address, seen.sockets)
     if not found:
-        if bound := _bound(address, event.host, history):
+        if bound := _bound(address, event, history):
             return f"{failure}: blocked, it seems, by {bound}; {UNLISTED}"
         return None
     who = "; ".join(describe_socket(s) for s in found[:3])
@@ -85,17 +90,17 @@ def blocked_call(event: CallEvent, history: History) -> str | None:
     return f"{failure}: blocked by {who}{more}; {cure}, would let it bind"
 
 
-def _bound(address: str, host: str, history: History) -> str | None:
-    """Who has bound a host's `address` and runs, by the calls: `other: bind :8000`."""
-    port = address.rpartition(":")[2]
-    for call in reversed(history.events):
-        if (
-            isinstance(call, CallEvent)
-            and (call.name, call.phase, call.host, call.errno) == ("bind", "done", host, None)
-            and (call.local or "").rpartition(":")[2] == port
-            and history.processes[call.process].running
-        ):
-            return f"{call.process}: {call.call}"
+def _bound(address: str, event: CallEvent, history: History) -> str | None:
+    """Another process that runs on the host and has bound `address`, by its calls:
+    `other: bind :8000`. Of one that has closed any socket that is not known."""
+    wanted = _address(address)
+    for name, state in history.processes.items():
+        if state.host == event.host and state.running and name != event.process:
+            for call in takewhile(lambda call: call.name != "close", reversed(state.calls)):
+                if call.name == "bind" and call.local and not call.errno:
+                    ours = _address(call.local)
+                    if ours.port == wanted.port and _overlap(wanted, ours):
+                        return f"{name}: {call.call}"
     return None
 
 

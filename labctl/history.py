@@ -323,6 +323,7 @@ class History:
         self.events: list[Event] = []
         self.captures = Captures() if captures is None else captures
         self.lab: LabEvent | None = None
+        self.owners: dict[str, str] = {}  # the host of each address
         self.labels: dict[str, float] = {}
         self.sockets: dict[str, SocketsEvent] = {}
         self.processes: dict[str, ProcessState] = {}
@@ -330,6 +331,9 @@ class History:
         self.losses: list[LossEvent] = []
         self.injected: list[InjectEvent] = []
         self.tallies: dict[tuple[str, int], int] = {}
+        self.inward: set[str] = (
+            set()
+        )  # hosts with a connection to themselves, as calls and trace tell
         self.step = -1  # the index of the last one that began
         self._captured = 0.0
         self._baseline: dict[str, Mapping[str, int]] = {}
@@ -341,10 +345,12 @@ class History:
         """Takes in the next event."""
         self.events.append(event)
         if isinstance(event, StateEvent):
+            self._notice(event.host, event.remote)
             return  # Most are, and it would be the last case.
         match event:
             case LabEvent():
                 self.lab = event
+                self.owners = {a: n.partition(".")[0] for n, a in event.addresses.items()}
             case StepEvent(phase="begin"):
                 self.step = event.index
             case StepEvent(phase="end", label=str(label)):
@@ -352,6 +358,8 @@ class History:
             case ProcessEvent(phase="start"):
                 self.processes[event.process] = ProcessState(event.host, running=True)
             case ProcessEvent() | CallEvent() | OutputEvent():
+                if isinstance(event, CallEvent) and event.peer:
+                    self._notice(event.host, event.peer)
                 if state := self.processes.get(event.process):
                     state.apply(event)
             case SocketsEvent():
@@ -379,11 +387,12 @@ class History:
         """The time of the latest event, or of the latest packets."""
         return max(self.events[-1].t if self.events else 0.0, self._captured)
 
-    @property
-    def owners(self) -> dict[str, str]:
-        """The host of each address."""
-        known = self.lab.addresses if self.lab else {}
-        return {address: name.partition(".")[0] for name, address in known.items()}
+    def _notice(self, host: str, peer: str) -> None:
+        if host not in self.inward:
+            address = peer.rpartition(":")[0].strip("[]").removeprefix("::ffff:")
+            loopback = address == "::1" or address.startswith("127.")
+            if (loopback and address != RESOLVER) or self.owners.get(address) == host:
+                self.inward.add(host)
 
     def segments(self) -> list[Segment]:
         """The segments of the lab's connections up to now, in order."""

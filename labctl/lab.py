@@ -301,6 +301,10 @@ class Lab:
         """A signal to the main process alone."""
         self._backend.signal(self._processes[process], name)
 
+    def end(self, process: str) -> None:
+        """SIGTERM to what a main process has left."""
+        self._running[process].send({"do": "end"})
+
     def freeze(self, process: str, frozen: bool) -> None:
         """Stops or continues everything in a process."""
         self._backend.freeze(self._processes[process], frozen)

@@ -310,9 +310,7 @@ def _params(
     places += [("variants", index, name) for index, v in enumerate(variants) for name in v]
     for path in places:
         if not REFERENCE.fullmatch(f"${{{path[-1]}}}"):
-            message = (
-                f"{path[-1]!r} is no param's name; allowed: letters, digits, underscores, hyphens"
-            )
+            message = f"{path[-1]!r} is no param's name; allowed: letters, digits, underscores"
             mistakes.append(Mistake(file, head.line(path), message))
     return params, variants, mistakes
 
@@ -389,7 +387,7 @@ def _names(expanded: Expanded) -> tuple[Names, list[tuple[int, str]]]:
             path = ("hosts", name, "processes", process)
             if not PROCESS_NAME.fullmatch(process):
                 mistake(path, f"{process!r} is no process name; allowed: letters, digits, dots, "
-                        "hyphens and underscores, 63 at most, a letter or digit first")  # fmt: skip
+                        "hyphens and underscores, 63 at most, no number")  # fmt: skip
             define(process, name, path)
     return Names(hosts, processes), mistakes
 

@@ -34,7 +34,7 @@ HOST_NAME = re.compile(
     r"(?!(?:\d+|0[xX][0-9A-Fa-f]*)$)[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 )
 """RFC 1123, section 2.1; but what inet_aton(3) takes for an address."""
-PROCESS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+PROCESS_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 SYSCTL_KEY = re.compile(r"net\.(?:nf_conntrack_max|[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)+)")
 DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h)?")
 SECONDS = {"ms": 0.001, "s": 1.0, None: 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
@@ -258,9 +258,8 @@ def _comparison(value: Any) -> Comparison:
     if isinstance(value, bool) or not match:
         raise problem(f'{shown(value)} is no number to compare with; allowed: 3, ">=1000", ">0"')
     found = Comparison(match.group(1) or "==", int(match.group(2)))
-    if (found.operator, found.number) in ((">=", 0), ("<", 0)):
-        every = "every" if found.operator == ">=" else "no"
-        raise problem(f"{shown(value)} holds for {every} number, and claims nothing; give another")
+    if (found.operator, found.number) == ("<", 0):
+        raise problem(f"{shown(value)} is an impossible range: there is no such number")
     return found
 
 
@@ -374,7 +373,7 @@ StateName = Annotated[State, BeforeValidator(_state), WithJsonSchema(_STRING)]
 SignalName = Annotated[
     str,
     BeforeValidator(_signal),
-    WithJsonSchema({"enum": [f"{prefix}{name}" for prefix in ("", "SIG") for name in SIGNALS]}),
+    WithJsonSchema({"enum": [*SIGNALS, *(f"SIG{name}" for name in SIGNALS)]}),
 ]
 SysctlKey = Annotated[
     str, BeforeValidator(_sysctl_key), WithJsonSchema({"type": "string", "pattern": "^net\\."})
@@ -382,7 +381,6 @@ SysctlKey = Annotated[
 SysctlValue = Annotated[str, BeforeValidator(_sysctl_value), WithJsonSchema(_NUMBER_OR_STRING)]
 Label = Annotated[str, BeforeValidator(_label), WithJsonSchema(_STRING)]
 Text = Annotated[str, BeforeValidator(_text), WithJsonSchema({"type": ["string", "number"]})]
-Flag = Annotated[bool, Field(strict=True)]
 Regex = Annotated[
     str, BeforeValidator(_regex), WithJsonSchema({"type": "string", "format": "regex"})
 ]

@@ -63,8 +63,8 @@ def supervise(main, log, tether):
 
     `main` is a function of one argument, the descriptor for a program's output. Commands come as
     JSON lines on stdin: `{"do": "call", "call": TEXT}` for a process in `await`, `{"do": "signal",
-    "signal": "TERM"}` for the main process alone, or once that has ended for all that it left,
-    `{"do": "freeze"}` and `{"do": "thaw"}` for all of them (all as process 1 only).
+    "signal": "TERM"}` for the main process alone; `{"do": "end"}`, a SIGTERM, `{"do": "freeze"}`
+    and `{"do": "thaw"}` for all of them (as process 1 only).
     """
     wake, waker = os.pipe()
     os.set_blocking(waker, False)
@@ -113,8 +113,7 @@ def supervise(main, log, tether):
                 os._exit(0)
             *lines, pending = (pending + data).split(b"\n")
             for line in lines:
-                target = child if status is None else -1 if started == 1 else None
-                _obey(json.loads(line.decode()), target, to_main)
+                _obey(json.loads(line.decode()), child if status is None else None, to_main)
         if wake in ready:
             os.read(wake, 4096)
             while True:
@@ -143,11 +142,13 @@ def _report_exit(log, child, ended):
     return os.WEXITSTATUS(ended)
 
 
-def _obey(message, target, to_main):
+def _obey(message, main, to_main):
     if message["do"] == "call":
         os.write(to_main, (message["call"] + "\n").encode())
-    elif message["do"] == "signal" and target:
-        _kill(target, getattr(signal, "SIG" + message["signal"]))
+    elif message["do"] == "signal" and main:
+        _kill(main, getattr(signal, "SIG" + message["signal"]))
+    elif message["do"] == "end":
+        _kill(-1, signal.SIGTERM)
     elif message["do"] == "freeze":
         _kill(-1, signal.SIGSTOP)
     elif message["do"] == "thaw":

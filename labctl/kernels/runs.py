@@ -266,7 +266,7 @@ def prepare(place: Place, progress: Progress) -> tuple[Hardware, Path]:
     sources = initramfs.sources()
     parts: list[Any] = [initramfs.INIT, initramfs.MODULES, roots, sorted(sources.items())]
     for path in (kernel.image, *sorted(kernel.modules.rglob("*.ko*"))):
-        stat = path.stat()
+        stat = path.lstat()
         parts += [str(path), stat.st_size, stat.st_mtime_ns]
     name = f"{kernel.version}-{place.suite}"
     folder = cache() / "boots" / f"{name}-{_digest(parts)}"
@@ -316,7 +316,9 @@ def accelerated(hardware: Hardware, progress: Progress) -> bool:
     for each kernel here and there, and QEMU. A virtual clock needs QEMU's own processor."""
     if hardware.virtual or not os.access(KVM, os.R_OK | os.W_OK):
         return False
-    key = _digest([os.uname().release, qemu.version(), hardware.image])
+    stat = hardware.image.stat()
+    image = (str(hardware.image), stat.st_size, stat.st_mtime_ns)
+    key = _digest([os.uname().release, qemu.version(), image])
     verdict = cache() / f"kvm-{key}"
     if not verdict.exists():
         progress(f"trying whether KVM works here, for {KVM_DEADLINE:g} s at most")

@@ -29,7 +29,7 @@ OUTCOMES = ("running", "exited", "ok", *errnos.NAMES)
 class ProcessPattern(Model):
     """How a process is, in more detail."""
 
-    exit: Annotated[int, Field(ge=0, le=255, strict=True)] | None = None
+    exit: Annotated[int, Field(ge=0, le=255)] | None = None
     signal: SignalName | None = None
     output: Regex | None = None
     call: Annotated[dict[Text, Text], Field(min_length=1)] | None = None

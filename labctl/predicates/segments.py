@@ -8,13 +8,11 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
-from labctl.history import CallEvent, History, StateEvent
+from labctl.history import History
 from labctl.predicates.finding import Finding, finding
 from labctl.probes.segments import Segment
-from labctl.probes.sockets import RESOLVER
 from labctl.values import (
     Count,
-    Flag,
     HostName,
     Label,
     Model,
@@ -44,12 +42,12 @@ class SegmentsPattern(Model):
     to: HostName | None = None
     flags: Flags | None = None
     count: Count | None = None
-    at_least: Annotated[int, Field(ge=1, strict=True)] | None = None
+    at_least: Annotated[int, Field(ge=0, strict=True)] | None = None
     at_most: Annotated[int, Field(ge=0, strict=True)] | None = None
-    retransmitted: Flag | None = None
-    lost: Flag | None = None
-    data: Flag | None = None
-    injected: Flag = False
+    retransmitted: bool | None = None
+    lost: bool | None = None
+    data: bool | None = None
+    injected: bool = False
     since: Label | None = None
     since_first: Flags | None = None
 
@@ -65,16 +63,17 @@ class SegmentsPattern(Model):
         what = f"{subject}: {self}"
         if troubles := [t.text for (_, probe), t in history.trouble.items() if probe == "capture"]:
             return Finding("unknown", what, str(self), "; ".join(troubles))
-        ends = {self.from_, self.to} - {None}
-        if inside := sorted(h for h in _connected_to_themselves(history) if ends <= {h}):
-            text = f"{', '.join(inside)} has a connection to itself, whose segments cross no link"
-            return Finding("unknown", what, str(self), f"{text}; move one of its ends elsewhere")
         if self.since is not None and self.since not in history.labels:
             return Finding("unknown", what, str(self), f"nothing is labelled {self.since!r}")
         segments = self._since(history)
+        found = [s for s in segments if self.matches(s)]
+        ends = {self.from_, self.to} - {None}
+        inside = sorted(host for host in history.inward if ends <= {host})
+        if inside and not self._decided(len(found)):
+            text = f"{', '.join(inside)} has a connection to itself, whose segments cross no link"
+            return Finding("unknown", what, str(self), f"{text}; move one of its ends elsewhere")
         if self.since_first is not None and not segments:
             return Finding("fail", what, str(self), f"no {' '.join(self.since_first)}")
-        found = [s for s in segments if self.matches(s)]
         lines = tuple(f"{s.time:.6f} {s.sender} -> {s.receiver}: {s.summary}" for s in found[:12])
         return finding(self.enough(len(found)), what, str(self), str(len(found)), *lines)
 
@@ -112,6 +111,12 @@ class SegmentsPattern(Model):
         said = (self.at_least, self.at_most, self.count) != (None, None, None)
         return all(bounds) and (said or count >= 1)
 
+    def _decided(self, count: int) -> bool:
+        """Whether more of them would make no difference."""
+        bounds = [1, self.at_least, self.at_most, self.count.number if self.count else None]
+        greater = [b + n for b in bounds if b is not None for n in (-1, 0, 1) if b + n > count]
+        return all(self.enough(number) == self.enough(count) for number in greater)
+
     def __str__(self) -> str:
         words = [f"{self.count} x"] if self.count else []
         words += [f"at least {self.at_least}"] if self.at_least is not None else []
@@ -126,24 +131,6 @@ class SegmentsPattern(Model):
         words += [f"since {self.since}"] if self.since else []
         words += [f"since the first {' '.join(self.since_first)}"] if self.since_first else []
         return " ".join(words)
-
-
-def _connected_to_themselves(history: History) -> set[str]:
-    """Hosts with a connection whose ends are both on it, as far as calls and the trace tell."""
-    owners = history.owners
-    found = set()
-    for event in history.events:
-        if isinstance(event, StateEvent):
-            peer = event.remote
-        elif isinstance(event, CallEvent) and event.peer:
-            peer = event.peer
-        else:
-            continue
-        address = peer.rpartition(":")[0].strip("[]").removeprefix("::ffff:")
-        loopback = address == "::1" or address.startswith("127.")
-        if (loopback and address != RESOLVER) or owners.get(address) == event.host:
-            found.add(event.host)
-    return found
 
 
 def _has(segment: Segment, flags: tuple[str, ...]) -> bool:

@@ -91,10 +91,13 @@ class Stop(Step):
     stop: ProcessName
 
     def act(self, lab: Lab) -> None:
-        if lab.lives(self.stop):
-            there = lab.running if lab.running(self.stop) else lab.lives
+        deadline = lab.now() + STOP_PATIENCE
+        if lab.running(self.stop):
             lab.signal(self.stop, "TERM")
-            lab.pump_until(lambda: not there(self.stop), lab.now() + STOP_PATIENCE)
+            lab.pump_until(lambda: not lab.running(self.stop), deadline)
+        elif lab.lives(self.stop):
+            lab.end(self.stop)
+            lab.pump_until(lambda: not lab.lives(self.stop), deadline)
         lab.kill(self.stop)
 
 

@@ -534,16 +534,18 @@ def test_a_bind_that_fails_is_explained(watch: Play) -> None:
     [
         ("server", "0.0.0.0:8000", False, True), ("client", "0.0.0.0:8000", False, False),
         ("server", "0.0.0.0:8001", False, False), ("server", "0.0.0.0:8000", True, False),
+        ("server", "127.0.0.1:8000", False, True), ("server", "0.0.0.0:8000", None, False),
     ],
 )  # fmt: skip
 def test_what_ss_does_not_list_is_told_by_its_call(
-    other: str, bound: str, ended: bool, told: bool
+    other: str, bound: str, ended: bool | None, told: bool
 ) -> None:
     failed = {"errno": "EADDRINUSE", "error": "Address already in use"}
     events = [
         ProcessEvent(0.0, "other", other, "start", pid=2),
         CallEvent(0.1, "other", other, 2, "done", "bind :8000", "bind", local=bound),
         *([ProcessEvent(0.1, "other", other, "exit", pid=2, exit=0)] if ended else []),
+        *([CallEvent(0.1, "other", other, 2, "done", "close", "close")] if ended is None else []),
         ProcessEvent(0.2, "server", "server", "start", pid=3),
         CallEvent(0.2, "server", "server", 3, "done", "bind :8000", "bind", **failed),
         SocketsEvent(0.3, "server", "look", HEADER, caption="bind :8000"),
