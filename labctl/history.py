@@ -331,9 +331,7 @@ class History:
         self.losses: list[LossEvent] = []
         self.injected: list[InjectEvent] = []
         self.tallies: dict[tuple[str, int], int] = {}
-        self.inward: set[str] = (
-            set()
-        )  # hosts with a connection to themselves, as calls and trace tell
+        self.inward: set[str] = set()  # hosts that calls or the trace saw connect to themselves
         self.step = -1  # the index of the last one that began
         self._captured = 0.0
         self._baseline: dict[str, Mapping[str, int]] = {}

@@ -53,7 +53,7 @@ class SegmentsPattern(Model):
 
     @model_validator(mode="after")
     def _possible(self) -> SegmentsPattern:
-        if None not in (self.at_least, self.at_most) and self.at_least > self.at_most:  # type: ignore[operator]
+        if self.at_most is not None and (self.at_least or 0) > self.at_most:
             raise problem(f"at_least {self.at_least}, at_most {self.at_most}: an impossible range")
         return self
 

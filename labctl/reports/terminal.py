@@ -109,7 +109,7 @@ def _print_run(run: RunResult, out: Console) -> None:
     reason = f": {escape(run.reason)}" if run.reason else ""
     place = escape(", ".join(where))
     seconds = f"{run.seconds:.1f} s"
-    if run.lab_seconds > 2 * run.seconds:
+    if "virtual time" in (known.get("engine") or ""):
         seconds = f"{run.lab_seconds:.1f} s by the lab's clock, in {seconds}"
     out.print(f"[{style}]{run.result.upper()}[/]{reason}  {seconds} on {place}")
     out.print(f"  recorded; see it all: labctl report {escape(str(run.folder))}", soft_wrap=True)

@@ -50,13 +50,15 @@ def version(text: str) -> tuple[int, ...]:
     return tuple(map(int, match.group().split("."))) if match else ()
 
 
+KernelVersion = Annotated[
+    str, BeforeValidator(_kernel), WithJsonSchema({"type": ["string", "integer"]})
+]
+
+
 class When(Model):
     """Where a step runs; everywhere else it is left out."""
 
-    kernel: (
-        Annotated[str, BeforeValidator(_kernel), WithJsonSchema({"type": ["string", "number"]})]
-        | None
-    ) = None
+    kernel: KernelVersion | None = None
     backend: Text | None = None
     variant: dict[str, Any] | None = None
 
