@@ -421,14 +421,18 @@ def down() -> None:
     for lease in list(leases()):
         if lease.kind != "up":
             click.echo(f"left alone: {lease.what} runs, as process {lease.pid}")
-        elif workflow.end(lease):
-            click.echo(f"down: {lease.what} on {lease.backend}")
-        else:
-            stuck.append(str(lease.pid))
+            continue
+        try:
+            if workflow.end(lease):
+                click.echo(f"down: {lease.what} on {lease.backend}")
+            else:
+                stuck.append(f"process {lease.pid} did not end; kill it and try again")
+        except LabError as exc:
+            stuck.append(str(exc))
     for line in workflow.sweep():
         click.echo(f"removed: {line}")
     if stuck:
-        raise LabError(f"process {', '.join(stuck)} did not end; kill it and try again")
+        raise LabError("; ".join(stuck))
 
 
 @main.command()

@@ -7,17 +7,22 @@ and what carries its name in an engine may be removed. The file also tells `labc
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import signal
 import socket
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
-from labctl.errors import UsageError
+from labctl.errors import LabError, UsageError
+
+MEND = "set XDG_RUNTIME_DIR to a folder of your own"
 
 
 def new_name() -> str:
@@ -28,7 +33,8 @@ def new_name() -> str:
 @dataclass
 class Lease:
     """What a controller says of itself. `hosts` maps each host to the id of its holder: a process
-    id for namespaces, a container id for an engine."""
+    id for namespaces, a container id for an engine. `began` tells its process from a later one
+    with the same number."""
 
     run: str
     kind: str
@@ -37,26 +43,53 @@ class Lease:
     started: str
     pid: int = field(default_factory=os.getpid)
     hosts: dict[str, str] = field(default_factory=dict)
+    began: str = ""
 
     def __enter__(self) -> Self:
+        """Raises UsageError where no lease can be written."""
+        self.began = _began(self.pid)
         self._path = folder() / f"{self.run}.json"
         unlocked = self._path.with_suffix(".new")
-        self._file = unlocked.open("w", encoding="utf-8")
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        self.write()
-        unlocked.rename(self._path)
+        with _writing(self._path):
+            self._file = _open(unlocked, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            with _writing(self._path):
+                self._write()
+                unlocked.rename(self._path)
+        except BaseException:
+            unlocked.unlink(missing_ok=True)
+            self._file.close()
+            raise
         return self
 
     def write(self) -> None:
-        """Writes down what has changed."""
-        self._file.seek(0)
-        self._file.truncate()
-        self._file.write(json.dumps(asdict(self)))
-        self._file.flush()
+        """Writes down what has changed. Raises LabError where there is no room for it."""
+        try:
+            self._write()
+        except OSError as exc:
+            raise LabError(f"{self._path}: can't be written: {exc.strerror}; {MEND}") from exc
+
+    def _write(self) -> None:
+        # At once, and never shorter: whoever reads it meanwhile finds all of it.
+        text = json.dumps(asdict(self)).encode()
+        os.pwrite(self._file.fileno(), text.ljust(os.fstat(self._file.fileno()).st_size), 0)
 
     def __exit__(self, *_: object) -> None:
-        self._path.unlink(missing_ok=True)
+        with suppress(OSError):  # A file that stays is a dead lease.
+            self._path.unlink(missing_ok=True)
         self._file.close()
+
+    def interrupt(self) -> None:
+        """Asks the controller for its end. Raises LabError where the process with its number is
+        another one: the controller runs in another container, say."""
+        if self.pid < 1 or self.began != _began(self.pid):
+            raise LabError(
+                f"{self.what} is kept by a labctl that is not process {self.pid} here, which is "
+                "left alone; end it where it runs"
+            )
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGTERM)
 
     @property
     def text(self) -> str:
@@ -65,16 +98,44 @@ class Lease:
 
 
 def folder() -> Path:
-    """Where this user's leases are: XDG_RUNTIME_DIR, or a folder of the user's own in /tmp.
+    """Where this user's leases are: in XDG_RUNTIME_DIR, or a folder of the user's own in /tmp. A
+    XDG_RUNTIME_DIR of somebody else does not count, as its specification has it: su(1) leaves it.
 
-    Raises UsageError."""
+    What is there says which processes to end. So the folder is no link, it is the user's, and
+    nobody else can enter it. Raises UsageError where it is not so."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    path = Path(runtime) / "labctl" if runtime else Path(f"/tmp/labctl-{os.getuid()}")
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as exc:
-        raise UsageError(f"{path}: {exc.strerror}; set XDG_RUNTIME_DIR to a folder") from exc
+    shared = Path(f"/tmp/labctl-{os.geteuid()}")
+    path = Path(runtime) / "labctl" if runtime and not _of_others(Path(runtime)) else shared
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        found = path.lstat()
+    if stat.S_ISLNK(found.st_mode):
+        raise UsageError(f"{path}: a link, and none is followed here; remove it, or {MEND}")
+    if not stat.S_ISDIR(found.st_mode):
+        raise UsageError(f"{path}: no folder; remove it, or {MEND}")
+    if found.st_uid != os.geteuid():
+        raise UsageError(
+            f"{path}: belongs to user {found.st_uid}, and not to you, user {os.geteuid()}; remove "
+            f"it, or {MEND}"
+        )
+    if found.st_mode & 0o077:
+        mode = stat.S_IMODE(found.st_mode)
+        raise UsageError(
+            f"{path}: others may use it (mode {mode:o}); remove it, or chmod 700 it where nobody "
+            f"has, or {MEND}"
+        )
     return path
+
+
+def _of_others(path: Path) -> bool:
+    try:
+        return path.stat().st_uid != os.geteuid()
+    except PermissionError:
+        return True
+    except OSError:  # It is not there yet.
+        return False
 
 
 def alive(text: str) -> bool | None:
@@ -83,19 +144,24 @@ def alive(text: str) -> bool | None:
     if machine != socket.gethostname() or not path:
         return None
     try:
-        return _locked(Path(path))
+        with _open(Path(path), os.O_RDONLY, anybodys=True) as file:
+            return _locked(file)
     except FileNotFoundError:
         return False
-    except OSError:
+    except (OSError, ValueError):
         return None
 
 
 def leases() -> Iterator[Lease]:
-    """The leases of this user's living controllers; files of dead ones are removed."""
+    """The leases of this user's living controllers; files of dead ones are removed. Raises
+    UsageError."""
+    from pydantic import TypeAdapter
+
+    lease = TypeAdapter(Lease)
     for path in sorted(folder().glob("*.json")):
-        with suppress(OSError, ValueError, TypeError):
-            if _locked(path):
-                yield Lease(**json.loads(path.read_text("utf-8")))
+        with suppress(OSError, ValueError), _open(path, os.O_RDONLY) as file:
+            if _locked(file):
+                yield lease.validate_json(file.read(), strict=True)
             else:
                 path.unlink(missing_ok=True)
 
@@ -104,7 +170,10 @@ def leases() -> Iterator[Lease]:
 def alone(things: str, progress: Callable[[str], None]) -> Iterator[None]:
     """One labctl of this user at a time that makes these `things`, whatever the process: the next
     finds what it made. Raises UsageError."""
-    with (folder() / f"{things}.lock").open("w") as file:
+    path = folder() / f"{things}.lock"
+    with _writing(path):
+        file = _open(path, os.O_RDWR | os.O_CREAT)
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -113,10 +182,38 @@ def alone(things: str, progress: Callable[[str], None]) -> Iterator[None]:
         yield
 
 
-def _locked(path: Path) -> bool:
-    with path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        return False
+def _open(path: Path, flags: int, anybodys: bool = False) -> BinaryIO:
+    """A plain file of this user's, or `anybodys`, and no link to one. Raises OSError."""
+    number = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    file = os.fdopen(number, "rb", buffering=0)
+    found = os.fstat(number)
+    if not stat.S_ISREG(found.st_mode) or not (anybodys or found.st_uid == os.geteuid()):
+        file.close()
+        raise PermissionError(errno.EPERM, "no plain file of your own", str(path))
+    return file
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise UsageError(f"{path}: {exc.strerror}; {MEND}") from exc
+
+
+def _locked(file: BinaryIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _began(pid: int) -> str:
+    """When a process began, in ticks of the machine's clock (proc(5)); empty where there is no such
+    process, and where the system has no /proc."""
+    try:
+        stats = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return ""
+    return stats.rpartition(b")")[2].split()[19].decode()

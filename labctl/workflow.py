@@ -172,10 +172,9 @@ def _dead(run: str, lease: str, any_holder_running: bool) -> bool:
 
 
 def end(lease: Lease) -> bool:
-    """Ends a lab that is kept in the background; False where it does not end in time."""
-    import os
-
-    os.kill(lease.pid, signal.SIGTERM)
+    """Ends a lab that is kept in the background; False where it does not end in time. Raises
+    LabError where its controller can't be told from here."""
+    lease.interrupt()
     deadline = time.monotonic() + END_DEADLINE
     while leases.alive(lease.text):
         if time.monotonic() > deadline:

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -16,7 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from labctl.lease import Lease, alive, folder, leases
+from labctl import workflow
+from labctl.errors import LabError, UsageError
+from labctl.lease import Lease, alive, alone, folder, leases
 
 HOLDER = """\
 import sys
@@ -165,3 +168,190 @@ def test_files_that_are_no_leases(runtime: Path) -> None:
 def test_where_leases_are(runtime: Path) -> None:
     assert folder() == runtime
     assert runtime.stat().st_mode & 0o777 == 0o700
+
+
+# --- Only our own ---------------------------------------------------------------------------------
+
+OTHER, VICTIM = 65534, 54000 + os.getpid() % 1000
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("link", "a link"), ("dangling", "a link"), ("file", "no folder"), ("open", "mode 777")],
+)
+def test_a_folder_that_others_may_have_made(
+    runtime: Path, tmp_path: Path, kind: str, message: str
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    match kind:
+        case "link":
+            runtime.symlink_to(elsewhere)
+        case "dangling":
+            runtime.symlink_to(tmp_path / "nothing")
+        case "file":
+            runtime.touch()
+        case "open":
+            runtime.mkdir()
+            runtime.chmod(0o777)
+    for attempt in (folder, lambda: list(leases()), lease().__enter__, alone("x", print).__enter__):
+        with pytest.raises(UsageError, match=f"{message}.*set XDG_RUNTIME_DIR"):
+            attempt()
+    assert list(elsewhere.iterdir()) == []
+
+
+@as_root
+def test_a_folder_of_another_user(runtime: Path) -> None:
+    runtime.mkdir(mode=0o700)
+    os.chown(runtime, OTHER, OTHER)
+    with pytest.raises(UsageError, match=f"belongs to user {OTHER}, and not to you, user 0"):
+        folder()
+
+
+AS_VICTIM = """\
+import os, sys
+from labctl import workflow
+from labctl.errors import UsageError
+from labctl.lease import Lease, alone, folder, leases
+import pydantic
+os.environ.pop("XDG_RUNTIME_DIR", None)
+if len(sys.argv) > 2:
+    os.environ["XDG_RUNTIME_DIR"] = sys.argv[2]
+os.setgroups([])
+os.setresgid(*[int(sys.argv[1])] * 3)
+os.setresuid(*[int(sys.argv[1])] * 3)
+try:
+    for lease in leases():
+        workflow.end(lease)
+    with alone("images", print), Lease("mine", "run", "", "netns", ""):
+        print("made", folder())
+except UsageError as exc:
+    print(exc)
+"""
+
+
+def as_victim(*more: str) -> str:
+    command = [sys.executable, "-c", AS_VICTIM, str(VICTIM), *more]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@as_root
+def test_another_user_makes_the_folder_first(tmp_path: Path) -> None:
+    """With a lease that says to end a process of the victim's, and a lock that is a link to a file
+    of the victim's."""
+    shared = Path(f"/tmp/labctl-{VICTIM}")
+    precious = tmp_path / "precious"
+    precious.write_text("not to be emptied")
+    os.chown(precious, VICTIM, VICTIM)
+    target = subprocess.Popen(["sleep", "60"], user=VICTIM)
+    said = {"run": "x", "kind": "up", "what": "lab", "backend": "netns", "started": ""}
+    attack = f"""\
+import fcntl, os, time
+os.mkdir({str(shared)!r}, 0o700)
+os.symlink({str(precious)!r}, {str(shared / "images.lock")!r})
+file = open({str(shared / "x.json")!r}, "w")
+file.write({json.dumps({**said, "pid": target.pid, "hosts": {}})!r})
+file.flush()
+fcntl.flock(file, fcntl.LOCK_EX)
+os.chmod({str(shared)!r}, 0o777)
+print("ready", flush=True)
+time.sleep(60)
+"""
+    attacker = subprocess.Popen(
+        ["python3", "-c", attack], user=OTHER, group=OTHER, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert attacker.stdout
+        assert attacker.stdout.readline() == "ready\n"
+        assert f"belongs to user {OTHER}, and not to you, user {VICTIM}" in as_victim()
+        assert precious.read_text() == "not to be emptied"
+        assert target.poll() is None
+    finally:
+        for process in (attacker, target):
+            process.kill()
+            process.wait(10)
+        for file in (*shared.glob("*"), shared):
+            file.unlink() if not file.is_dir() else file.rmdir()
+
+
+@as_root
+def test_somebody_elses_runtime_folder_does_not_count(tmp_path: Path) -> None:
+    """As a shell of su(1) has it."""
+    shared = Path(f"/tmp/labctl-{VICTIM}")
+    try:
+        assert as_victim(str(tmp_path)) == f"made {shared}\n"
+        assert stat.S_IMODE(shared.stat().st_mode) == 0o700
+        assert shared.stat().st_uid == VICTIM
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        (shared / "images.lock").unlink(missing_ok=True)
+        shared.rmdir()
+
+
+def test_files_that_are_links(runtime: Path, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("not to be emptied")
+    folder()
+    for name in ("images.lock", "mine.new", "other.json"):
+        (runtime / name).symlink_to(precious)
+    with pytest.raises(UsageError, match=r"images\.lock.*symbolic"), alone("images", print):
+        pass
+    with pytest.raises(UsageError, match=r"mine\.json.*exists"), lease():
+        pass
+    with precious.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert list(leases()) == []
+        assert alive(f"{socket.gethostname()}:{runtime / 'other.json'}") is None
+    assert precious.read_text() == "not to be emptied"
+
+
+def test_a_file_that_never_ends_holds_nobody_up(runtime: Path) -> None:
+    folder()
+    os.mkfifo(runtime / "x.json")
+    assert list(leases()) == []
+    assert alive(f"{socket.gethostname()}:{runtime / 'x.json'}") is None
+    os.mkfifo(runtime / "images.lock")
+    with pytest.raises(UsageError, match="no plain file"), alone("images", print):
+        pass
+
+
+@pytest.mark.parametrize("pid", [-1, 0, "sleeper"])
+def test_a_process_that_is_not_the_controller_is_left_alone(runtime: Path, pid: int | str) -> None:
+    """Its number went to another one, or is one of another container."""
+    with holder(), subprocess.Popen(["sleep", "60"]) as sleeper:
+        try:
+            number = sleeper.pid if pid == "sleeper" else pid
+            (file,) = runtime.glob("*.json")
+            file.write_text(json.dumps({**json.loads(file.read_text()), "pid": number}))
+            (found,) = leases()
+            with pytest.raises(LabError, match=f"not process {number} here, which is left alone"):
+                workflow.end(found)
+            assert sleeper.poll() is None
+        finally:
+            sleeper.kill()
+
+
+def test_the_controller_is_ended() -> None:
+    with holder() as (process, _):
+        (found,) = leases()
+        assert workflow.end(found) is True
+        assert process.wait(10) == -signal.SIGTERM
+
+
+def test_a_lease_that_can_not_be_written(runtime: Path) -> None:
+    folder()
+    (runtime / "mine.json").mkdir()
+    with pytest.raises(UsageError, match=r"mine\.json"), lease():
+        pass
+    assert [file.name for file in runtime.iterdir()] == ["mine.json"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_lease_that_finds_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    with lease() as held:
+        full = os.open("/dev/full", os.O_WRONLY)
+        os.dup2(full, held._file.fileno())
+        os.close(full)
+        with pytest.raises(LabError, match="No space left on device; set XDG_RUNTIME_DIR"):
+            held.write()
