@@ -102,7 +102,7 @@ def folder() -> Path:
     XDG_RUNTIME_DIR of somebody else does not count, as its specification has it: su(1) leaves it.
 
     What is there says which processes to end. So the folder is no link, it is the user's, and
-    nobody else can enter it. Raises UsageError where it is not so."""
+    nobody else can write there. Raises UsageError where it is not so."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     shared = Path(f"/tmp/labctl-{os.geteuid()}")
     path = Path(runtime) / "labctl" if runtime and not _of_others(Path(runtime)) else shared
@@ -120,11 +120,11 @@ def folder() -> Path:
             f"{path}: belongs to user {found.st_uid}, and not to you, user {os.geteuid()}; remove "
             f"it, or {MEND}"
         )
-    if found.st_mode & 0o077:
+    if found.st_mode & 0o022:
         mode = stat.S_IMODE(found.st_mode)
         raise UsageError(
-            f"{path}: others may use it (mode {mode:o}); remove it, or chmod 700 it where nobody "
-            f"has, or {MEND}"
+            f"{path}: others can write there (mode {mode:o}); remove it, or chmod 700 it where "
+            f"nobody has, or {MEND}"
         )
     return path
 

@@ -178,7 +178,13 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two use
 
 @pytest.mark.parametrize(
     ("kind", "message"),
-    [("link", "a link"), ("dangling", "a link"), ("file", "no folder"), ("open", "mode 777")],
+    [
+        ("link", "a link"),
+        ("dangling", "a link"),
+        ("file", "no folder"),
+        ("777", "mode 777"),
+        ("770", "mode 770"),
+    ],
 )
 def test_a_folder_that_others_may_have_made(
     runtime: Path, tmp_path: Path, kind: str, message: str
@@ -192,9 +198,9 @@ def test_a_folder_that_others_may_have_made(
             runtime.symlink_to(tmp_path / "nothing")
         case "file":
             runtime.touch()
-        case "open":
+        case mode:
             runtime.mkdir()
-            runtime.chmod(0o777)
+            runtime.chmod(int(mode, 8))
     for attempt in (folder, lambda: list(leases()), lease().__enter__, alone("x", print).__enter__):
         with pytest.raises(UsageError, match=f"{message}.*set XDG_RUNTIME_DIR"):
             attempt()
