@@ -72,7 +72,13 @@ def check_whole(scenario: Scenario, history: History) -> list[Verdict]:
         if isinstance(event, StepEvent) and event.phase == "end":
             verdicts += _check_in_the_end(scenario, event, history)
     for predicate, source in zip(scenario.expect, scenario.expect_sources, strict=True):
-        verdicts += [_verdict(f, history.now, source) for f in predicate.judge(history)]
+        found = predicate.judge(history)
+        for label in predicate.labels:  # only claims about segments have one, and it is theirs
+            if missed := unreached(label, scenario, history):
+                result, why = missed
+                about = predicate.segments and predicate.segments.judge(history)
+                found = [replace(f, result=result, actual=why) if f == about else f for f in found]
+        verdicts += [_verdict(finding, history.now, source) for finding in found]
     if history.lab is None:  # of a lab that never was, nothing is known: not even what it lacks
         verdicts = [
             replace(v, result="unknown", actual="no lab came up", evidence=()) for v in verdicts
@@ -101,6 +107,21 @@ def check_step(
         late = "only seen when the wait was over"
         found = [replace(v, result="unknown", actual=f"{v.actual}, {late}") for v in found]
     return found
+
+
+def unreached(label: str, scenario: Scenario, history: History) -> tuple[Result, str] | None:
+    """What a claim that counts from a label comes to where no step set it, and why; else None.
+
+    That is no fault of the claim: what kept the step from being done has been told already."""
+    if label in history.labels:
+        return None
+    index = next((i for i, step in enumerate(scenario.steps) if step.as_ == label), -1)
+    ends = [e for e in history.events if isinstance(e, StepEvent) and e.phase == "end"]
+    for event in ends:
+        if event.index == index and event.outcome == "skipped":
+            return "skip", f"{label!r} was left out: {event.detail}"
+    last = f", at {scenario.step_sources[ends[-1].index]}" if ends else ""
+    return "unknown", f"{label!r} was not reached: the steps ended before{last}"
 
 
 def _check_in_the_end(scenario: Scenario, event: StepEvent, history: History) -> list[Verdict]:

@@ -7,6 +7,7 @@ the thread that calls Lab, which takes them off (`pump`) and so orders and recor
 from __future__ import annotations
 
 import base64
+import errno
 import queue
 import threading
 import time
@@ -160,10 +161,14 @@ class Lab:
             }
         )
         self.require(self.scenario.needs)
+        common: dict[str, str] = {}
         for name, host in self.scenario.hosts.items():
             if host.sysctls:
                 with located(self.scenario.sysctl_sources[name]):
-                    self.sysctl(name, host.sysctls)
+                    for key in self.sysctl(name, host.sysctls):
+                        if common.setdefault(key, host.sysctls[key]) != host.sysctls[key]:
+                            raise Refused(f"{name}: {key} belongs to the whole machine, and "
+                                          f"another host sets it to {common[key]!r}")  # fmt: skip
         untraced = self._trace(names)
         if untraced and "tracing" in self.scenario.needs:
             raise MissingHere(untraced)
@@ -324,15 +329,21 @@ class Lab:
             ExecEvent(answer["t"] - self._origin, host, command, answer["exit"], answer["output"])
         )
 
-    def sysctl(self, host: str, values: Mapping[str, str]) -> None:
-        """Sets sysctls. Raises MissingHere for one that this kernel does not have."""
+    def sysctl(self, host: str, values: Mapping[str, str]) -> list[str]:
+        """Sets sysctls, and returns those that are for all hosts at once. Raises MissingHere for
+        one that can't be had here."""
         answer = self._ask(host, {"do": "sysctl", "values": dict(values)})
-        for key in answer["missing"]:
-            kernel = self._hellos[host]["kernel"]
-            raise MissingHere(Lack(f"kernel {kernel} has no {key}", "run it on another kernel"))
-        for key, reason in answer["failed"].items():
+        failed = answer["failed"]
+        for readable, keys in ((False, answer["missing"]), (True, answer["readable"])):
+            for key in keys:
+                try:
+                    self._backend.sysctl(key, values[key], readable)
+                except OSError as exc:
+                    failed[key] = errno.errorcode.get(exc.errno or 0, str(exc))
+        for key, reason in failed.items():
             text = f"{host}: can't set {key} to {values[key]!r}: {errnos.describe(reason)}"
             raise Refused(f"{text}; {FORBIDDEN.get(reason, VALUES)}")
+        return [*answer["missing"], *answer["readable"]]
 
     def fault(self, host: str, verb: str, **details: Any) -> Message:
         """Has a host do a method of Faults (images/host/faults.py); the answer's `t` is when."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from labctl.backends import Backend, MissingHere
-from labctl.check import NotPassed, Verdict, check, overall
+from labctl.check import NotPassed, Verdict, check, overall, unreached
 from labctl.errors import LabError, Unavailable, located
 from labctl.explain import explain
 from labctl.history import Event, History, StepEvent
@@ -124,10 +124,12 @@ def conclude(
     """Judges what was recorded, and writes the result."""
     skipped = ended.result == "skip"
     verdicts = [] if skipped else check(scenario, history.events, history.captures)
+    result = ended.result or overall(v.result for v in verdicts)
+    left_out = verdicts[0].actual if result == "skip" and verdicts else None
     found = RunResult(
         scenario=scenario,
-        result=ended.result or overall(v.result for v in verdicts),
-        reason=ended.reason,
+        result=result,
+        reason=ended.reason or left_out,
         backend=backend,
         environment=ended.environment,
         started=ended.started,
@@ -220,6 +222,9 @@ class Performance:
         lab, backend = self.lab, self._backend.name
         kernel = str(self.history.lab.environment.get("kernel")) if self.history.lab else ""
         lacking = step.when and step.when.lacking(kernel, backend, dict(self.scenario.variant))
+        for label in sorted(step.labels):
+            if not lacking and (missed := unreached(label, self.scenario, self.history)):
+                _, lacking = missed
         if lacking:
             return replace(begin, t=lab.now(), phase="end", outcome="skipped", detail=lacking)
         try:

@@ -31,6 +31,7 @@ from labctl.probes.segments import Captures
 from labctl.runner import RunResult, Session, Silent, Watcher
 from labctl.scenario import Scenario, load_document
 from labctl.store import RunFolder, new_folder
+from labctl.sysctls import refusal
 
 HEADER = "State Recv-Q Send-Q Local Address:Port Peer Address:Port Process"
 COUNTERS = {"TcpActiveOpens": 0, "TcpExtTCPAbortOnClose": 7}
@@ -179,6 +180,9 @@ class FakeBackend:
     def freeze(self, process: ProcessSpec, frozen: bool) -> None:
         self._did(f"{'freeze' if frozen else 'thaw'} {process.name}")
 
+    def sysctl(self, key: str, value: str, readable: bool) -> None:
+        raise refusal(key, self._kernel, True, readable)
+
     def down(self) -> None:
         self._did("down")
         for channel in (*self._processes.values(), *(h.channel for h in self._hosts.values())):
@@ -276,6 +280,7 @@ class FakeBackend:
                 known = values if self._sysctls is None else self._sysctls
                 answer = {
                     "missing": [key for key in values if key not in known],
+                    "readable": [],
                     "failed": {k: self._refused[k] for k in values if k in self._refused},
                 }
                 what = f"sysctl {name} {' '.join(values)}"

@@ -441,8 +441,9 @@ def do_flush(agent, ident):
 
 
 def do_sysctl(agent, ident, values):
-    """Writes sysctls; says which are unknown here (`missing`) and which were refused (`failed`)."""
-    missing, failed = [], {}
+    """Writes sysctls; says which are unknown here (`missing`), which nobody can write here
+    (`readable`), and which were refused (`failed`)."""
+    missing, readable, failed = [], [], {}
     for key, value in values.items():
         path = "/proc/sys/" + key.replace(".", "/")
         try:
@@ -451,8 +452,12 @@ def do_sysctl(agent, ident, values):
         except FileNotFoundError:
             missing.append(key)
         except OSError as exc:
-            failed[key] = errno.errorcode.get(exc.errno, exc.strerror)
-    emit(kind="reply", id=ident, t=time.monotonic(), missing=missing, failed=failed)
+            if os.stat(path).st_mode & 0o222:
+                failed[key] = errno.errorcode.get(exc.errno, exc.strerror)
+            else:
+                readable.append(key)
+    emit(kind="reply", id=ident, t=time.monotonic(), missing=missing, readable=readable,
+         failed=failed)  # fmt: skip
 
 
 def do_exec(agent, ident, command):

@@ -150,6 +150,11 @@ class Backend(Protocol):
     def freeze(self, process: ProcessSpec, frozen: bool) -> None:
         """Stops or continues everything in a process."""
 
+    def sysctl(self, key: str, value: str, readable: bool) -> None:
+        """Sets a sysctl that no host has of its own, or can only read (`readable`), for all of
+        them: where the whole machine is the lab's. Elsewhere it raises MissingHere or Refused;
+        OSError where the kernel refuses the value."""
+
     def down(self) -> None:
         """Removes everything. May be called at any time, also twice."""
 

@@ -45,6 +45,7 @@ from labctl.backends.attach import (
 from labctl.backends.sweep import END_DEADLINE, HOST, LEASE, PROCESS, RUN, TRACER, WORKERS, groups
 from labctl.engine import Tolerated, translated
 from labctl.errors import LabError
+from labctl.sysctls import refusal
 
 if TYPE_CHECKING:
     from docker.api.client import APIClient
@@ -223,6 +224,9 @@ class DockerBackend:
                 client.pause(container)
             elif not frozen and state["Paused"]:
                 client.unpause(container)
+
+    def sysctl(self, key: str, value: str, readable: bool) -> None:
+        raise refusal(key, str(self._version.get("KernelVersion")), True, readable)
 
     def down(self) -> None:
         self._pool.shutdown(cancel_futures=True)  # What is still being made would be missed below.

@@ -41,6 +41,7 @@ from labctl.backends import (
 )
 from labctl.backends.launcher import Launched, Launcher, launcher
 from labctl.errors import LabError, Unavailable
+from labctl.sysctls import refusal
 from labctl.values import RIGHTS
 
 NETWORKS = tuple(
@@ -229,6 +230,9 @@ class NetnsBackend:
 
     def freeze(self, process: ProcessSpec, frozen: bool) -> None:
         self._tell(process, {"do": "freeze" if frozen else "thaw"})
+
+    def sysctl(self, key: str, value: str, readable: bool) -> None:
+        raise refusal(key, platform.release(), not user_flags(), readable)
 
     def down(self) -> None:
         if self._trace is not None:

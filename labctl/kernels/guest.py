@@ -19,6 +19,7 @@ import fcntl
 import gc
 import json
 import os
+import platform
 import shutil
 import struct
 import sys
@@ -31,6 +32,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from labctl import sysctls
 from labctl.backends import BackendOptions, HostLink, HostSpec, Lack, Message, ProcessSpec
 from labctl.backends.netns import NetnsBackend
 from labctl.document import Document
@@ -98,6 +100,7 @@ class GuestBackend(NetnsBackend):
     def __init__(self, options: BackendOptions, engine: str, virtual: bool) -> None:
         super().__init__(options)
         self._engine, self._virtual = engine, virtual
+        self._before: dict[Path, str] = {}  # sysctls of the whole machine, as they were
 
     def environment(self) -> dict[str, str | None]:
         return {**super().environment(), "engine": self._engine}
@@ -115,6 +118,22 @@ class GuestBackend(NetnsBackend):
         if not self._virtual:
             return links
         return {name: replace(link, longest_rest=LONGEST_REST) for name, link in links.items()}
+
+    def sysctl(self, key: str, value: str, readable: bool) -> None:
+        """See `Backend`: the machine is the lab's, until the case is over."""
+        path = sysctls.file(key)
+        try:
+            before = path.read_text()
+            path.write_text(value)
+        except (FileNotFoundError, PermissionError):
+            raise sysctls.absence(key, platform.release(), readable) from None
+        self._before.setdefault(path, before)
+
+    def down(self) -> None:
+        super().down()
+        while self._before:
+            path, text = self._before.popitem()
+            path.write_text(text)
 
 
 class Teller:

@@ -57,6 +57,12 @@ class Predicate(Model):
         """Whether it is about single transitions, of which there can be thousands."""
         return self.lasted is not None or self.path is not None
 
+    @property
+    def labels(self) -> frozenset[str]:
+        """The labels that it counts from."""
+        since = self.segments and self.segments.since
+        return frozenset([since] if since else [])
+
     def judge(self, history: History) -> list[Finding]:
         """A finding for each subject, from what is known at the end of `history`."""
         found = [s.judge(host, history) for host, s in (self.sockets or {}).items()]

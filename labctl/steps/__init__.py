@@ -196,13 +196,15 @@ class Wait(Step):
     since: Label | None = None
 
     def act(self, lab: Lab) -> Outcome:
-        if self.since is not None and self.since not in lab.history.labels:
-            raise StepFailed(str(self), f"a step named {self.since!r}", "it was left out")
         return lab.wait(self.wait, self.within, self.since)
 
     @property
     def claim(self) -> Predicate:
         return self.wait
+
+    @property
+    def labels(self) -> frozenset[str]:
+        return self.wait.labels | ({self.since} if self.since else set())
 
     @property
     def least(self) -> float:

@@ -109,6 +109,11 @@ class Step(Model):
         """What it claims, if it is a wait or an expectation."""
         return None
 
+    @property
+    def labels(self) -> frozenset[str]:
+        """The labels of earlier steps that it needs: where one was left out, it is, too."""
+        return self.claim.labels if self.claim else frozenset()
+
     def in_the_end(self, index: int) -> Claims | None:
         """What it claims of the whole run, as its step number `index`."""
         return None

@@ -216,3 +216,56 @@ def test_a_guest_ends_with_its_controller(
 
 def children(pid: int) -> list[int]:
     return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+ORPHANS = """\
+title: With more orphans than the machine allows, they end by an RST
+hosts:
+  server:
+    sysctls: {net.ipv4.tcp_max_orphans: 1}
+    processes:
+      first: {calls: "socket; bind :8000; listen 9; accept; accept; accept; wait"}
+      last: {calls: "socket; bind :9000; listen 9; accept; wait"}
+  client:
+    processes:
+      a: {calls: "socket; connect server:8000; wait"}
+      b: {calls: "socket; connect server:8000; wait"}
+      c: {calls: "socket; connect server:8000; wait"}
+      d: {calls: "socket; connect server:9000; wait"}
+steps:
+  - start: first
+  - start: last
+  - wait: {sockets: {server: {state: LISTEN, count: 2}}}
+  - start: a
+  - start: b
+  - start: c
+  - start: d
+  - wait: {sockets: {server: {state: ESTAB, count: 4}}}
+  - cut: client                # no FIN is answered
+  - kill: first
+  - wait: {sockets: {server: {state: FIN-WAIT-1, count: 3}}}
+  - sleep: 1s                  # the kernel counts its orphans every 0.1 s
+  - kill: last
+  - wait: {counters: {server: {TcpExtTCPAbortOnMemory: ">=1"}}}
+expect:
+  - segments: {from: server, flags: RST}
+"""
+
+
+def test_a_sysctl_of_the_whole_machine_is_the_labs_until_the_case_is_over(
+    tmp_path: Path, fetched: str
+) -> None:
+    """Which has its effect; the next case in the same guest has the kernel's own value again."""
+    limited, unlimited = tmp_path / "limited.yaml", tmp_path / "unlimited.yaml"
+    limited.write_text(ORPHANS)
+    unlimited.write_text(ORPHANS.replace("    sysctls: {net.ipv4.tcp_max_orphans: 1}\n", ""))
+    done = labctl(
+        "run", str(limited), str(unlimited), "--kernel", KERNEL, "--virtual-time",
+        "--out", str(tmp_path), "--format", "json",
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr + done.stdout
+    first, second = json.loads(done.stdout)["runs"]
+    assert first["result"] == "pass"
+    assert [(v["what"], v["result"]) for v in second["verdicts"][-2:]] == [
+        ("server: TcpExtTCPAbortOnMemory grew by >=1", "fail"), ("server: RST from server", "fail"),
+    ]  # fmt: skip

@@ -169,16 +169,6 @@ def test_news_from_before_the_wait(watch: Play) -> None:
     assert [e.t for e in ends] == sorted(e.t for e in ends)
 
 
-def test_a_wait_since_a_step_that_was_left_out(watch: Play) -> None:
-    found = watch(
-        "- note: never\n  as: then\n  when: {kernel: '>=99'}\n"
-        "- wait: {sockets: {server: none}}\n  since: then\n"
-    )
-    assert found.result == "fail"
-    (verdict,) = found.verdicts
-    assert (verdict.expected, verdict.actual) == ("a step named 'then'", "it was left out")
-
-
 def looks(*moments: tuple[float, str]) -> list[Event]:
     """What `ss` on a server said, and when."""
     return [SocketsEvent(t, "server", "change", line) for t, line in moments]

@@ -1,0 +1,87 @@
+"""Sysctls that no host has of its own: why, and where they can be set all the same."""
+
+from __future__ import annotations
+
+import platform
+import re
+from contextlib import suppress
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from labctl.backends import Lack, MissingHere
+from labctl.errors import Refused
+
+PROC = Path("/proc/sys")
+GUEST = "run it in a guest, whose whole machine is the lab's: --kernel NAME"
+INTERFACE = re.compile(r"net\.ipv[46]\.(?:conf|neigh)\.(?!(?:all|default|lo|eth0)\.)([^.]+)\.")
+WRITABLE = 0o222
+ALIKE = 0.85
+"""How alike a name and the one that was meant are, see difflib."""
+
+OF_THE_MACHINE = (
+    "net.core.bpf_jit_*", "net.core.busy_*", "net.core.default_qdisc", "net.core.dev*",
+    "net.core.fb_tunnels_only_for_init_net", "net.core.flow_limit_*",
+    "net.core.gro_normal_batch", "net.core.high_order_alloc_disable", "net.core.max_skb_frags",
+    "net.core.mem_pcpu_rsv", "net.core.message_*", "net.core.netdev_*", "net.core.optmem_max",
+    "net.core.rps_*", "net.core.[rw]mem_*", "net.core.skb_defer_max",
+    "net.core.tstamp_allow_data", "net.core.warnings",
+    "net.ipv4.cipso_*", "net.ipv4.fib_sync_mem", "net.ipv4.icmp_msgs_*", "net.ipv4.inet_peer_*",
+    "net.ipv4.ipfrag_secret_interval", "net.ipv4.neigh.default.*", "net.ipv4.route.*",
+    "net.ipv4.tcp_allowed_congestion_control", "net.ipv4.tcp_low_latency",
+    "net.ipv4.tcp_max_orphans", "net.ipv4.tcp_mem", "net.ipv4.udp_mem",
+    "net.ipv6.calipso_*", "net.ipv6.ip6frag_secret_interval", "net.ipv6.mld_*",
+    "net.ipv6.neigh.default.*",
+    "net.netfilter.nf_conntrack_buckets", "net.netfilter.nf_conntrack_expect_max",
+    "net.netfilter.nf_conntrack_max", "net.netfilter.nf_log_all_netns", "net.nf_conntrack_max",
+)  # fmt: skip
+"""What kernels register for their first network namespace alone, or let others only read: see
+register_net_sysctl(&init_net, ...) in net/ of the kernel. Newer kernels give some of these to each
+namespace; there a host has them, and nobody asks here."""
+
+
+def file(key: str) -> Path:
+    """Where a kernel has a sysctl."""
+    return PROC.joinpath(*key.split("."))
+
+
+def refusal(key: str, kernel: str, root: bool, readable: bool) -> MissingHere | Refused:
+    """What to raise where no host of a lab on `kernel` can set `key`. `root`: whether its
+    namespaces are root's; `readable`: whether a host can read it all the same."""
+    settable = kernel == platform.release() and _settable(key)
+    settable = settable and not INTERFACE.match(key)
+    if any(fnmatchcase(key, known) for known in OF_THE_MACHINE) or (settable and root):
+        whole = f"{key} belongs to the whole machine: no namespace has one of its own"
+        return MissingHere(Lack(whole, GUEST))
+    if settable:
+        mend = f"run as root, or {GUEST}"
+        return MissingHere(Lack(f"only namespaces of root's have {key}", mend))
+    return absence(key, kernel, readable)
+
+
+def absence(key: str, kernel: str, readable: bool) -> MissingHere | Refused:
+    """The same where the whole machine is the lab's."""
+    if interface := INTERFACE.match(key):
+        return Refused(f"a host has no interface {interface[1]}; name eth0, lo, all or default")
+    if readable:
+        return Refused(f"{key} can't be set: kernel {kernel} only tells it; leave it out")
+    mend = f"run it on another kernel{_meant(key)}"
+    return MissingHere(Lack(f"kernel {kernel} has no {key}", mend))
+
+
+def _meant(key: str) -> str:
+    """A guess at what a key that no kernel has was meant to be, by those that are here."""
+    folder, _, name = key.rpartition(".")
+    with suppress(OSError):
+        here = [path.name for path in file(folder).iterdir()]
+        for close in get_close_matches(name, here, n=1, cutoff=ALIKE):
+            return f"; did you mean {folder}.{close}?"
+    return ""
+
+
+def _settable(key: str) -> bool:
+    """Whether somebody can set it in the namespace that this program is in: mostly the first."""
+    try:
+        return bool(file(key).stat().st_mode & WRITABLE)
+    except OSError:
+        return False
