@@ -2,7 +2,8 @@
 
 `Document.expand` replaces `${name}` everywhere, and so works once per variant. A key is a word as
 it is written, whatever YAML takes it for (`null`, `7`), and of YAML 1.1's truth values only `true`
-and `false` are some: `on`, `off`, `yes` and `no` are words, as in YAML 1.2.
+and `false` are some: `on`, `off`, `yes` and `no` are words, as in YAML 1.2. A param is a node of
+the file: what it stands for depends on where it is put (see `_Expansion`).
 
 Guards: files of more than MAX_BYTES, nesting beyond MAX_DEPTH, aliases that multiply beyond
 MAX_NODES and params that multiply beyond MAX_BYTES are mistakes.
@@ -11,7 +12,7 @@ MAX_NODES and params that multiply beyond MAX_BYTES are mistakes.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from labctl.errors import Mistake, ScenarioError, UsageError
+from labctl.written import Float, Int
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 40
@@ -28,6 +30,7 @@ TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
 MAX_NUMBER = 2**63
 
 Path_ = tuple[str | int, ...]
+Params = Mapping[str, Node]
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 CORE = "tag:yaml.org,2002:"
@@ -39,10 +42,13 @@ COLLECTIONS = {CORE + name for name in ("map", "seq")}
 @dataclass
 class Expanded:
     """Plain data, and where its parts stand: `lines` by path, of keys and of values alike; `blocks`
-    has the first and the last line of each literal block's content."""
+    has the first and the last line of each literal block's content. `nodes` are the values as the
+    file has them, and `unfilled` the lines whose params have no value."""
 
     data: Any
     lines: dict[Path_, int] = field(default_factory=dict)
+    nodes: dict[Path_, Node] = field(default_factory=dict)
+    unfilled: set[int] = field(default_factory=set)
     blocks: dict[Path_, tuple[int, int]] = field(default_factory=dict)
     mistakes: list[tuple[int, str]] = field(default_factory=list)
 
@@ -111,42 +117,59 @@ class Document:
             raise _mistake(self.file, line, "a scenario is a mapping with title, hosts and steps")
         return root
 
-    def expand(
-        self, params: Mapping[str, Any] | None, only: frozenset[str] | None = None
-    ) -> Expanded:
-        """Plain data with `${name}` replaced from `params` (left alone where that is None);
-        `only` keeps the named top-level keys alone."""
-        return _Expansion(self.file, len(self._lines), params).run(self._root, only)
+    def expand(self, params: Params | None) -> Expanded:
+        """Plain data with `${name}` replaced from `params`; left alone where that is None."""
+        return self._expansion(params).run(self._root)
+
+    def head(self, keys: frozenset[str]) -> Expanded:
+        """What stands below these keys at the top, as it is written."""
+        root = self._root
+        kept = [e for e in root.value if isinstance(e[0], ScalarNode) and e[0].value in keys]
+        root = MappingNode(root.tag, kept, root.start_mark, root.end_mark)
+        return self._expansion(None).run(root)
+
+    def values(self, params: Params, names: Iterable[str]) -> Expanded:
+        """What these params are, by name, with the params in them replaced."""
+        entries = [(ScalarNode(CORE + "str", name), params[name]) for name in names]
+        return self._expansion(params).run(MappingNode(CORE + "map", entries))
+
+    def _expansion(self, params: Params | None) -> _Expansion:
+        return _Expansion(self.file, len(self._lines), params)
 
 
 class _Expansion:
-    def __init__(self, file: str, lines: int, params: Mapping[str, Any] | None) -> None:
+    """From nodes to plain data. A param that is the whole of a value is put there as it is, be it a
+    mapping; in a text it stands as it was written."""
+
+    def __init__(self, file: str, lines: int, params: Params | None) -> None:
         self.file = file
         self.lines = lines
         self.params = params
-        self.filled: dict[str, Any] = {}
-        self.filling: list[str] = []
+        self.filled: dict[str, str] = {}
+        self.unfilled: set[str] = set()
+        self.filling: dict[str, int] = {}  # params that refer to each other, and in which lines
         self.size = 0
         self.nodes = 0
         self.out = Expanded(None)
 
-    def run(self, root: MappingNode, only: frozenset[str] | None) -> Expanded:
-        if only is not None:
-            kept = [(k, v) for k, v in root.value if isinstance(k, ScalarNode) and k.value in only]
-            root = MappingNode(root.tag, kept, root.start_mark, root.end_mark)
+    def run(self, root: MappingNode) -> Expanded:
         self.out.data = self.value(root, (), frozenset())
         return self.out
 
     def value(self, node: Node, path: Path_, above: frozenset[int]) -> Any:
-        line = _line(node.start_mark, self.lines)
+        line = _line(node.start_mark, self.lines) if node.start_mark else self.out.line(path)
         self.out.lines.setdefault(path, line)
+        self.out.nodes[path] = node
         self.nodes += 1
         if self.nodes > MAX_NODES:
-            raise _mistake(self.file, line, f"aliases multiply this file beyond {MAX_NODES} nodes")
+            message = f"aliases or params multiply this file beyond {MAX_NODES} nodes"
+            raise _mistake(self.file, line, message)
         if id(node) in above:
             raise _mistake(self.file, line, "an alias stands inside of what it stands for")
+        if len(above) > MAX_DEPTH:
+            raise _mistake(self.file, line, TOO_DEEP)
         if isinstance(node, ScalarNode):
-            return self.scalar(node, path)
+            return self.scalar(node, path, line, above)
         if node.tag not in COLLECTIONS:
             self.mistake(line, f"the tag {_tag(node)} means nothing here; leave it out")
         below = above | {id(node)}
@@ -168,7 +191,7 @@ class _Expansion:
                 continue
             if key_node.tag == CORE + "merge":
                 continue
-            key = str(self.fill(key_node.value, line))
+            key = self.fill(key_node.value, line)
             if key in own:
                 self.mistake(line, f"the key {key!r} stands twice, first in line {own[key]}")
             own.setdefault(key, line)
@@ -179,20 +202,21 @@ class _Expansion:
     def merged(self, node: Node, path: Path_, above: frozenset[int]) -> dict[str, Any]:
         """What `<<: node` adds to a mapping (YAML 1.1's merge key): of several the first counts."""
         result: dict[str, Any] = {}
-        for source in node.value if isinstance(node, SequenceNode) else [node]:
+        for source in reversed(node.value if isinstance(node, SequenceNode) else [node]):
             if isinstance(source, MappingNode):
-                result = {**self.value(source, path, above), **result}
+                result |= self.value(source, path, above)
             else:
                 line = _line(source.start_mark, self.lines)
                 self.mistake(line, "<< takes a mapping or a list of mappings")
         return result
 
-    def scalar(self, node: ScalarNode, path: Path_) -> Any:
-        line = _line(node.start_mark, self.lines)
+    def scalar(self, node: ScalarNode, path: Path_, line: int, above: frozenset[int]) -> Any:
         if node.style == "|":
             line += 1
             self.out.blocks[path] = (line, max(line, node.end_mark.line))
         if self.params is not None and REFERENCE.search(node.value):
+            if whole := REFERENCE.fullmatch(node.value):
+                return self.param(whole[1], path, line, above)
             return self.fill(node.value, line, node.style == "|")
         if node.tag in AS_TEXT:
             return node.value
@@ -205,42 +229,68 @@ class _Expansion:
             self.mistake(line, str(exc))
             return node.value
 
-    def fill(self, text: str, line: int, block: bool = False) -> Any:
-        """`text` with the params in place; one that is a reference and nothing else becomes the
-        param's value. It begins at `line`; in a block each of its lines is one of the file."""
-        if self.params is None:
-            return text
+    def param(self, name: str, path: Path_, line: int, above: frozenset[int]) -> Any:
+        """The value of a param, with the params in it in place; an unknown one stays as it is."""
+        node = self.lookup(name, line, above)
+        if node is None:
+            return f"${{{name}}}"
+        self.filling[name] = line
+        value = self.value(node, path, above)
+        del self.filling[name]
+        return value
 
-        def value(match: re.Match[str]) -> Any:
-            return self.param(match.group(1), line + block * text.count("\n", 0, match.start()))
-
-        if whole := REFERENCE.fullmatch(text):
-            return value(whole)
-        if not REFERENCE.search(text):
+    def fill(self, text: str, line: int, block: bool = False) -> str:
+        """`text` with the params in place. It begins at `line`; in a block each of its lines is one
+        of the file."""
+        if self.params is None or not REFERENCE.search(text):
             return text
-        result = REFERENCE.sub(lambda match: str(value(match)), text)
+        result = REFERENCE.sub(
+            lambda m: self.written(m[1], line + block * text.count("\n", 0, m.start())), text
+        )
         self.size += len(result)
         if self.size > MAX_BYTES:
             message = f"params multiply this file beyond {MAX_BYTES // 1000} kB"
             raise _mistake(self.file, line, message)
         return result
 
-    def param(self, name: str, line: int) -> Any:
-        """The value of a param, with the params in it in place; an unknown one stays as it is."""
-        assert self.params is not None
-        if name not in self.params:
-            known = ", ".join(self.params) or "none are defined"
-            self.mistake(line, f"unknown param ${{{name}}}; allowed: {known}")
+    def written(self, name: str, line: int) -> str:
+        """A param as it stands in a text; what can't stand there stays as it is."""
+        node = self.lookup(name, line)
+        if node is None:
             return f"${{{name}}}"
-        if name in self.filling:
-            self.mistake(line, f"the param ${{{name}}} refers to itself")
+        if not isinstance(node, ScalarNode):
+            kind = "mapping" if isinstance(node, MappingNode) else "list"
+            message = f"the param ${{{name}}} is a {kind}, and can't stand in a text; "
+            self.mistake(line, message + "make it the whole of a value")
+            self.out.unfilled |= {line, *self.filling.values()}
             return f"${{{name}}}"
         if name not in self.filled:
-            self.filling.append(name)
-            value = self.params[name]
-            self.filled[name] = self.fill(value, line) if isinstance(value, str) else value
-            self.filling.pop()
+            self.filling[name] = line
+            mistakes = len(self.out.mistakes)
+            own = _line(node.start_mark, self.lines) if node.start_mark else line
+            self.filled[name] = self.fill(node.value, own)
+            del self.filling[name]
+            if len(self.out.mistakes) > mistakes:
+                self.unfilled.add(name)
+        if name in self.unfilled:
+            self.out.unfilled |= {line, *self.filling.values()}
         return self.filled[name]
+
+    def lookup(self, name: str, line: int, above: frozenset[int] = frozenset()) -> Node | None:
+        """The node of a param. Where there is none, or it would hold itself, that is told."""
+        assert self.params is not None
+        node = self.params.get(name)
+        if node is None:
+            known = ", ".join(self.params) or "none are defined"
+            self.mistake(line, f"unknown param ${{{name}}}; allowed: {known}")
+        elif name in self.filling or id(node) in above:
+            self.mistake(line, f"the param ${{{name}}} refers to itself")
+            node = None
+        elif len(self.filling) > MAX_DEPTH:
+            raise _mistake(self.file, line, f"params refer to others {MAX_DEPTH} times over")
+        if node is None:
+            self.out.unfilled |= {line, *self.filling.values()}
+        return node
 
     def mistake(self, line: int, message: str) -> None:
         self.out.mistakes.append((line, message))
@@ -256,20 +306,26 @@ def construct(node: ScalarNode) -> Any:
         value = MAX_NUMBER
     if isinstance(value, int | float) and not abs(value) < MAX_NUMBER:
         raise ValueError(f"{node.value[:40]!r} is no {_tag(node)} that can be used here")
-    return value
+    if isinstance(value, float):
+        return Float(value, node.value)
+    return Int(value, node.value) if type(value) is int else value
 
 
-def read_scalar(text: str) -> Any:
+def read_scalar(text: str) -> ScalarNode:
     """A value as YAML reads it, if it is one of its scalars; all else is a text."""
+    whole = ScalarNode(CORE + "str", text)
     try:
         events = [e for e in yaml.parse(text, Loader) if isinstance(e, yaml.NodeEvent)]
         if len(events) != 1 or not isinstance(events[0], yaml.ScalarEvent):
-            return text
+            return whole
         resolver: Any = yaml.SafeLoader("")
         tag = events[0].tag or resolver.resolve(ScalarNode, events[0].value, events[0].implicit)
-        return construct(ScalarNode(tag, events[0].value)) if tag in TYPED else events[0].value
+        node = ScalarNode(tag if tag in TYPED else CORE + "str", events[0].value)
+        if tag in TYPED:
+            construct(node)
+        return node
     except (yaml.YAMLError, ValueError):
-        return text
+        return whole
 
 
 def _tag(node: Node) -> str:

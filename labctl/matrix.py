@@ -28,6 +28,7 @@ from labctl.history import ExecEvent, History, read_events
 from labctl.kernels import root
 from labctl.kernels.initramfs import sources
 from labctl.reports.comparison import Seen
+from labctl.reports.recorded import case_of
 from labctl.runner import RunResult, document, now
 from labctl.scenario import Scenario, load_document
 from labctl.store import RunFolder, default_folder
@@ -226,8 +227,8 @@ def _runs(folder: Path) -> list[dict[str, Any]]:
 
 def _latest(case: Scenario, runs: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
     """The latest run of a case that was judged, or else the latest."""
-    identity = (case.name, dict(case.variant), case.text)
-    own = [r for r in runs if (r["scenario"], r["variant"], r["text"]) == identity]
+    identity = (case.name, case.case, case.text)
+    own = [r for r in runs if (r["scenario"], case_of(r), r["text"]) == identity]
     own.sort(key=lambda run: run["result"] in ("pass", "fail", "unknown"))
     return {**own[-1], "source": case.source} if own else None
 

@@ -59,6 +59,7 @@ class RunResult:
             "source": self.scenario.source,
             "title": self.scenario.title,
             "variant": dict(self.scenario.variant),
+            "case": self.scenario.case,
             **({"sets": dict(self.scenario.sets)} if self.scenario.sets else {}),
             "result": self.result,
             **reason,

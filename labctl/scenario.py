@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,8 +20,9 @@ from pydantic import (
 )
 
 from labctl.backends import BACKENDS, CAPABILITIES, HostSpec, ProcessSpec
-from labctl.document import REFERENCE, Document, Expanded, Path_, read_scalar
-from labctl.errors import Mistake, ScenarioError, UsageError
+from labctl.document import Document, Expanded, Params, Path_
+from labctl.errors import Mistake, ScenarioError
+from labctl.params import Choice, Given, alike
 from labctl.predicates import Claim, Predicate
 from labctl.steps import STEPS, Step
 from labctl.values import (
@@ -42,6 +43,7 @@ from labctl.values import (
     shown,
     unknown,
 )
+from labctl.written import variant_words
 
 RESERVED = {"localhost", "ip6-localhost"}
 MODIFIERS = {"as", "when", "within", "since"}
@@ -191,10 +193,15 @@ class Scenario:
     needs: frozenset[str]
 
     @property
+    def case(self) -> str:
+        """`old plain, new both`: what tells it from the file's other cases; empty where there is no
+        variant."""
+        return variant_words(self.variant)
+
+    @property
     def label(self) -> str:
         """`so_reuseaddr (old plain, new both)`."""
-        values = ", ".join(f"{name} {value}" for name, value in self.variant.items())
-        return f"{self.name} ({values})" if values else self.name
+        return f"{self.name} ({self.case})" if self.case else self.name
 
     @property
     def processes(self) -> dict[str, ProcessSpec]:
@@ -252,36 +259,25 @@ def load(path: Path, sets: Mapping[str, str] | None = None) -> list[Scenario]:
 
 def params_of(document: Document) -> set[str]:
     """The names of a file's params. Raises ScenarioError where there is no telling."""
-    params, variants, _ = _params(document)
-    return {*params, *(name for variant in variants for name in variant)}
+    return Given(document).names
 
 
 def load_document(
-    document: Document,
-    text: str,
-    name: str,
-    sets: Mapping[str, str],
-    only: Mapping[str, Any] | None = None,
+    document: Document, text: str, name: str, sets: Mapping[str, str], only: str | None = None
 ) -> list[Scenario]:
-    """See `load`; `only` is the variant of the one case to load, if not all of them."""
-    params, variants, mistakes = _params(document)
-    values = {key: read_scalar(value) for key, value in sets.items()}
-    varied = list(dict.fromkeys(key for variant in variants for key in variant))
-    names = {*params, *varied}
-    for key in sets:
-        if key not in names:
-            raise UsageError(
-                f"{document.file}: --set {key}: " + unknown("param", key, sorted(names))
-            )
+    """See `load`; `only` is the `case` to load, if not all of them."""
+    given = Given(document)
+    choices = given.choices(sets)
+    mistakes = given.mistakes
+    unclear = alike(choices)
     cases: list[Scenario] = []
-    for variant in variants or [{}]:
-        chosen = {key: values.get(key, value) for key, value in variant.items()}
-        if only not in (None, chosen) or any(case.variant == chosen for case in cases):
+    for choice in choices:
+        if only not in (None, variant_words(choice.variant)):
             continue
-        expanded = document.expand({**params, **chosen, **values})
-        found = _check(expanded, varied)
+        expanded = document.expand(choice.params)
+        found = _check(expanded, given.varied, unclear)
         if isinstance(found, Written):
-            cases.append(_case(found, expanded, name, document.file, text, chosen, sets))
+            cases.append(_case(found, expanded, name, document.file, text, choice, sets))
         else:
             mistakes += [Mistake(document.file, line, message) for line, message in found]
     if mistakes:
@@ -289,42 +285,14 @@ def load_document(
     return cases
 
 
-def _params(
-    document: Document,
-) -> tuple[dict[str, Any], list[dict[str, Any]], list[Mistake]]:
-    """The params, the variants, and the mistakes in their names. Raises ScenarioError for worse."""
-    head, file = document.expand(None, frozenset({"params", "variants"})), document.file
-    mistakes = [Mistake(file, line, message) for line, message in head.mistakes]
-    params = head.data.get("params") or {}
-    variants = head.data.get("variants") or []
-    if not isinstance(params, dict):
-        line = head.line(("params",))
-        mistakes.append(Mistake(file, line, "params is a mapping of names and defaults"))
-    if not isinstance(variants, list) or not all(isinstance(v, dict) and v for v in variants):
-        line = head.line(("variants",))
-        message = "variants is a list of mappings, each with values for one param or more"
-        mistakes.append(Mistake(file, line, message))
-    if mistakes:
-        raise ScenarioError(mistakes)
-    places: list[Path_] = [("params", name) for name in params]
-    places += [("variants", index, name) for index, v in enumerate(variants) for name in v]
-    for path in places:
-        if not REFERENCE.fullmatch(f"${{{path[-1]}}}"):
-            message = f"{path[-1]!r} is no param's name; allowed: letters, digits, underscores"
-            mistakes.append(Mistake(file, head.line(path), message))
-    return params, variants, mistakes
-
-
-def with_step(
-    case: Scenario, document: Document, params: Mapping[str, Any], source: str
-) -> Scenario:
+def with_step(case: Scenario, document: Document, params: Params, source: str) -> Scenario:
     """A case with one more step, the only one of a document that has `steps` alone; it is checked
     as if it stood in the case's own file. Raises ScenarioError with every mistake."""
     expanded = document.expand(params)
     hosts = {name: host.addresses for name, host in case.hosts.items()}
     owners = {name: process.host for name, process in case.processes.items()}
     labels = [step.as_ for step in case.steps if step.as_ is not None]
-    mistakes = [*expanded.mistakes, *_references(expanded, list(case.variant), labels)]
+    mistakes = [*expanded.mistakes, *_references(expanded, [*case.variant], before=labels)]
     try:
         text = MoreSteps.model_validate(expanded.data, context=Names(hosts, owners))
     except ValidationError as exc:
@@ -336,16 +304,18 @@ def with_step(
     )
 
 
-def _check(expanded: Expanded, varied: Sequence[str]) -> Written | list[tuple[int, str]]:
+def _check(
+    expanded: Expanded, varied: Sequence[str], unclear: Collection[str]
+) -> Written | list[tuple[int, str]]:
     names, mistakes = _names(expanded)
     mistakes += expanded.mistakes
-    mistakes += _references(expanded, varied)
-    unfilled = {line for line, _ in expanded.mistakes}
+    mistakes += _references(expanded, varied, unclear)
     try:
         text = Written.model_validate(expanded.data, context=names)
     except ValidationError as exc:
         placed = [_place(error, expanded) for error in exc.errors()]
-        # An unknown param stays as it is written; that it makes no value goes without saying.
+        # A param without a value stays as it is written; that it makes none goes without saying.
+        unfilled = expanded.unfilled
         return mistakes + [(n, text) for n, text in placed if n not in unfilled or "${" not in text]
     return mistakes or text
 
@@ -405,10 +375,14 @@ def _place(error: Any, expanded: Expanded) -> tuple[int, str]:
 
 
 def _references(
-    expanded: Expanded, varied: Sequence[str], before: Sequence[str] = ()
+    expanded: Expanded,
+    varied: Sequence[str],
+    unclear: Collection[str] = (),
+    before: Sequence[str] = (),
 ) -> list[tuple[int, str]]:
     """Mistakes in what steps refer to beside hosts and processes: a label must be set before it is
-    used, and once; `when` must name what there is. The labels in `before` are set already."""
+    used, and once; `when` must name what there is, and no param whose values are `unclear`. The
+    labels in `before` are set already."""
     mistakes: list[tuple[int, str]] = []
     labels = list(before)
     drops = ["all", *before]
@@ -454,6 +428,10 @@ def _references(
             if name not in varied:
                 message = unknown("param of the variants", name, varied)
                 mistake(message, index, "when", "variant", name)
+            elif name in unclear:
+                message = f"variants differ in how {name!r} is written alone, which 'when' can't "
+                message += "tell apart; put its values in quotation marks"
+                mistake(message, index, "when", "variant", name)
     final = expanded.data.get("expect")
     for index, predicate in enumerate(final if isinstance(final, list) else ()):
         claimed(predicate, "expect", index)
@@ -466,7 +444,7 @@ def _case(
     name: str,
     file: str,
     text: str,
-    variant: Mapping[str, Any],
+    choice: Choice,
     sets: Mapping[str, str],
 ) -> Scenario:
     def source(*path: str | int) -> str:
@@ -479,7 +457,7 @@ def _case(
     implied = {"images" for spec in processes if spec.image}
     implied |= {"uids" for spec in processes if spec.uid}
     for step in written.steps:
-        if not (step.when and step.when.excludes(variant)):
+        if not (step.when and step.when.excludes(choice.variant)):
             implied |= step.needs
     return Scenario(
         name=name,
@@ -489,7 +467,7 @@ def _case(
         theme=written.theme.strip(),
         about=written.about.strip(),
         refs=tuple(written.refs),
-        variant=variant,
+        variant=choice.variant,
         sets=sets,
         hosts=written.hosts,
         sysctl_sources={host: source("hosts", host, "sysctls") for host in written.hosts},

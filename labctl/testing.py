@@ -26,10 +26,11 @@ import yaml
 from labctl import reports, workflow
 from labctl.backends import MissingHere, choose
 from labctl.check import NotPassed, Verdict, check_step, check_whole
-from labctl.document import Document, read_scalar
+from labctl.document import CORE, Document
 from labctl.errors import LabError, Mistake, ScenarioError, Unavailable, UsageError
 from labctl.explain import explain
 from labctl.history import Event, ExecEvent
+from labctl.params import Given
 from labctl.probes.segments import Segment
 from labctl.probes.sockets import Socket
 from labctl.reports import recorded
@@ -37,6 +38,7 @@ from labctl.runner import Session, Silent
 from labctl.scenario import Scenario, load_document, with_step
 from labctl.steps import STEPS
 from labctl.values import unknown
+from labctl.written import Float, Int
 
 __tracebackhide__ = True
 """pytest shows the line of a test that failed, and none of ours."""
@@ -84,17 +86,18 @@ class Lab:
         try:
             document, name = _document({"hosts": hosts} if scenario is None else scenario)
             cases = load_document(document, document.text, name, sets or {})
+            choices = Given(document).choices(sets or {})
         except ScenarioError as exc:
             raise exc if isinstance(scenario, Path | str) else _here(exc) from None
         if len(cases) != 1:
             labels = ", ".join(case.label for case in cases)
             raise UsageError(f"{document.file}: a lab is of one variant, not {labels}; use sets")
         (case,) = cases
+        self._params = choices[0].params
         data = document.expand(None).data
-        values = {key: read_scalar(value) for key, value in (sets or {}).items()}
-        self._params = {**(data.get("params") or {}), **case.variant, **values}
-        data |= {"params": self._params} if self._params else {}
-        data |= {"variants": [dict(case.variant)]} if case.variant else {}
+        data |= {"params": dict(self._params)} if self._params else {}
+        if case.variant:
+            data["variants"] = [{name: self._params[name] for name in case.variant}]
         self._data = data  # the scenario as it is so far, for the record
         self._case = replace(case, text=_dump(data))
 
@@ -335,6 +338,17 @@ def _words(words: Mapping[str, Any]) -> dict[str, Any]:
     return {word.removesuffix("_"): value for word, value in words.items()}
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes numbers and params as they were written."""
+
+
+_Dumper.add_multi_representer(yaml.Node, lambda _, node: node)
+_Dumper.add_representer(Int, lambda dumper, n: dumper.represent_scalar(CORE + "int", n.written))
+_Dumper.add_representer(Float, lambda dumper, n: dumper.represent_scalar(CORE + "float", n.written))
+
+
 def _dump(data: Mapping[str, Any]) -> str:
-    text: str = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, default_flow_style=None)
+    text: str = yaml.dump(
+        data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None
+    )
     return text

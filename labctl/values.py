@@ -303,17 +303,19 @@ def _text(value: Any) -> str:
         raise problem(f"a text is wanted here, not {value}; put the word in quotation marks")
     if not isinstance(value, str | int | float):
         raise problem(f"a text is wanted here, not {shown(value)}")
-    if "\0" in str(value):
+    text: str = getattr(value, "written", str(value))
+    if "\0" in text:
         raise problem("a text can't hold a null character")
-    return str(value)
+    return text
 
 
 def _regex(value: Any) -> str:
+    text = _text(value)
     try:
-        re.compile(_text(value))
+        re.compile(text)
     except re.error as exc:
         raise problem(f"{shown(value)} is no regular expression: {exc}") from exc
-    return str(value)
+    return text
 
 
 def _calls(value: Any, info: ValidationInfo) -> str:

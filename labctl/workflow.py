@@ -22,6 +22,7 @@ from labctl.runner import RunResult, Session, Watcher
 from labctl.scenario import Scenario, load_document, params_of
 from labctl.store import RunFolder, default_folder, new_folder
 from labctl.values import unknown
+from labctl.written import words
 
 DEFAULT_OS = "debian:12"
 DEFAULT_LAB = """\
@@ -87,7 +88,7 @@ def run_case(
 
 def place(scenario: Scenario, out: Path | None) -> Path:
     """A new folder for a run of this case, below `out` if that is given. Raises UsageError."""
-    name = scenario.name + "".join(f"-{value}" for value in scenario.variant.values())
+    name = scenario.name + "".join(f"-{words(value)}" for value in scenario.variant.values())
     if out:
         return new_folder(out, name)
     return new_folder(default_folder(), f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{name}")

@@ -3,7 +3,7 @@
 Both speak JSON, one object a line, over a virtio-serial port. The controller says
 
     {"do": "hello", "wall": ..., "seed": ..., "engine": ..., "virtual": ...}
-    {"do": "case", "source": ..., "name": ..., "text": ..., "sets": ..., "variant": ...}
+    {"do": "case", "source": ..., "name": ..., "text": ..., "sets": ..., "case": ...}
 
 and the guest `{"booted": true}` once, `{"ready": KERNEL}` to a hello, and of a case its events and
 packets as they come, a tick now and then, and how it ended. It has no disk to keep anything on: a
@@ -188,13 +188,11 @@ class Guest:
         self._engine, self._virtual = engine, virtual
         self._port.say(json.dumps({"ready": os.uname().release}))
 
-    def _case(
-        self, source: str, name: str, text: str, sets: dict[str, str], variant: Mapping[str, Any]
-    ) -> None:
+    def _case(self, source: str, name: str, text: str, sets: dict[str, str], case: str) -> None:
         document = Document(source, text)
         own = params_of(document)
         chosen = {name: value for name, value in sets.items() if name in own}
-        (scenario,) = load_document(document, text, name, chosen, variant)
+        (scenario,) = load_document(document, text, name, chosen, case)
         ended = threading.Event()
 
         def tick() -> None:

@@ -217,7 +217,7 @@ class _Case:
                 "name": scenario.name,
                 "text": scenario.text,
                 "sets": dict(sets),
-                "variant": dict(scenario.variant),
+                "case": scenario.case,
             }
         )
         heard = time.monotonic()

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from labctl.check import Verdict
 from labctl.predicates.states import LEAST_TOLERANCE, TOLERANCE
+from labctl.reports.recorded import case_of
 from labctl.reports.rungs import claim_words
 
 Kind = Literal["result", "claim", "duration", "counter", "sysctl"]
@@ -182,8 +183,8 @@ def _one_sided(counts: list[int]) -> bool:
 
 
 def _label(run: Mapping[str, Any]) -> str:
-    values = ", ".join(f"{name} {value}" for name, value in run["variant"].items())
-    return f"{run['scenario']} ({values})" if values else str(run["scenario"])
+    case = case_of(run)
+    return f"{run['scenario']} ({case})" if case else str(run["scenario"])
 
 
 def _result(run: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from labctl.probes.segments import Captures
 from labctl.reports.ladder import Ladder, rows
 from labctl.scenario import Scenario
 from labctl.scenario import load as load_scenario
+from labctl.written import variant_words
 
 MEND = "give a folder that `labctl run` recorded (its last line names it; --out DIR chooses it)"
 
@@ -34,6 +35,7 @@ class RecordedRun:
     source: str
     text: str
     variant: Mapping[str, Any]
+    case: str
     sets: Mapping[str, str]
     result: str
     reason: str | None
@@ -50,8 +52,7 @@ class RecordedRun:
     @property
     def label(self) -> str:
         """`so_reuseaddr (old plain, new both)`."""
-        values = ", ".join(f"{name} {value}" for name, value in self.variant.items())
-        return f"{self.scenario} ({values})" if values else self.scenario
+        return f"{self.scenario} ({self.case})" if self.case else self.scenario
 
     @property
     def place(self) -> str:
@@ -81,10 +82,11 @@ def load(folder: Path) -> RecordedRun:
     except (OSError, UnicodeDecodeError) as exc:
         raise UsageError(f"{folder}: can't be read: {exc}") from exc
     result = _result(folder)
-    variant, sets = result.get("variant", {}), result.get("sets", {})
-    scenario = _scenario(folder / "scenario.yaml", sets, variant)
     lab = history.lab
     try:
+        variant, sets = result.get("variant", {}), result.get("sets", {})
+        case = case_of(result)
+        scenario = _scenario(folder / "scenario.yaml", sets, case)
         return RecordedRun(
             folder=folder,
             scenario=result.get("scenario", folder.name),
@@ -94,6 +96,7 @@ def load(folder: Path) -> RecordedRun:
             source=result.get("source", "scenario.yaml"),
             text=text,
             variant=variant,
+            case=case,
             sets=sets,
             result=result["result"],
             reason=result.get("reason"),
@@ -114,6 +117,11 @@ def load(folder: Path) -> RecordedRun:
         raise UsageError(f"{folder / 'result.json'}: no result document: {exc}") from exc
 
 
+def case_of(run: Mapping[str, Any]) -> str:
+    """The case of a run in a result document; older ones have its variant alone."""
+    return str(run.get("case", variant_words(run.get("variant", {}))))
+
+
 def judge(folder: Path) -> list[Verdict]:
     """The verdicts on a recorded run, from its scenario and its history, by this version.
 
@@ -121,9 +129,9 @@ def judge(folder: Path) -> list[Verdict]:
     read."""
     run = load(folder)
     cases = load_scenario(folder / "scenario.yaml", run.sets)
-    scenario = next((case for case in cases if case.variant == run.variant), None)
+    scenario = next((case for case in cases if case.case == run.case), None)
     if scenario is None:
-        raise UsageError(f"{folder}: scenario.yaml has no variant {dict(run.variant)}")
+        raise UsageError(f"{folder}: scenario.yaml has no variant {run.case!r}")
     return check(scenario, run.history.events, run.history.captures)
 
 
@@ -159,13 +167,13 @@ def _result(folder: Path) -> dict[str, Any]:
     return run
 
 
-def _scenario(path: Path, sets: Mapping[str, str], variant: Mapping[str, Any]) -> Scenario | None:
+def _scenario(path: Path, sets: Mapping[str, str], case: str) -> Scenario | None:
     """The case that was run, as far as this version can read it."""
     try:
         cases = load_scenario(path, sets)
     except UsageError:
         return None
-    return next((case for case in cases if case.variant == variant), cases[0])
+    return next((found for found in cases if found.case == case), cases[0])
 
 
 def _hosts(history: History, scenario: Scenario | None) -> tuple[str, ...]:

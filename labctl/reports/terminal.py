@@ -71,12 +71,11 @@ def print_runs(runs: Sequence[RunResult], out: Console, seconds: float) -> None:
             out.print()
     table = _table("", "scenario", "variant", "seconds", "")
     for run in runs:
-        variant = ", ".join(f"{name} {value}" for name, value in run.scenario.variant.items())
         style = STYLES[run.result]
         table.add_row(
             Text(f"{SYMBOLS[run.result]} {run.result}", style),
-            run.scenario.name,
-            variant,
+            Text(run.scenario.name),
+            Text(run.scenario.case),
             f"{run.seconds:.1f}",
             escape(run.reason or ""),
         )

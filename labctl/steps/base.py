@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
 from labctl.history import History
 from labctl.predicates import Finding, Predicate
 from labctl.values import OPERATORS, Label, Model, Text, problem, shown
+from labctl.written import same, words
 
 if TYPE_CHECKING:
     from labctl.lab import Lab
@@ -37,11 +38,10 @@ KERNEL = re.compile(r"(>=|<=|==|!=|>|<)?\s*(\d+(?:\.\d+)*)")
 
 
 def _kernel(value: Any) -> str:
-    if isinstance(value, float):
-        raise problem(f"{value} may have lost a digit; put the version in quotation marks")
-    if not isinstance(value, str | int) or not KERNEL.fullmatch(str(value).strip()):
+    text = str(getattr(value, "written", value)).strip()
+    if isinstance(value, bool) or not KERNEL.fullmatch(text):
         raise problem(f'{shown(value)} is no kernel version; allowed: ">=6.14", "<6.1"')
-    return str(value).strip()
+    return text
 
 
 def version(text: str) -> tuple[int, ...]:
@@ -51,7 +51,7 @@ def version(text: str) -> tuple[int, ...]:
 
 
 KernelVersion = Annotated[
-    str, BeforeValidator(_kernel), WithJsonSchema({"type": ["string", "integer"]})
+    str, BeforeValidator(_kernel), WithJsonSchema({"type": ["string", "number"]})
 ]
 
 
@@ -69,13 +69,17 @@ class When(Model):
         if self.backend and self.backend != backend:
             return f"backend {backend} is not {self.backend}"
         for name, value in self.excludes(variant).items():
-            return f"variant has {name} {variant.get(name)!r}, not {value!r}"
+            had = words(variant[name]) if name in variant else "none"
+            return f"variant has {name} {had}, not {words(value)}"
         return None
 
     def excludes(self, variant: Mapping[str, Any]) -> dict[str, Any]:
-        """What is wanted of a variant and is not so."""
-        wanted = self.variant or {}
-        return {name: value for name, value in wanted.items() if variant.get(name) != value}
+        """What is wanted of a variant and is not so, in value and type."""
+        return {
+            name: value
+            for name, value in (self.variant or {}).items()
+            if name not in variant or not same(variant[name], value)
+        }
 
 
 def _kernel_fits(wanted: str, kernel: str) -> bool:

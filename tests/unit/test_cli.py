@@ -23,6 +23,7 @@ from labctl.cli import EXIT, main
 from labctl.cli import _also as also
 from labctl.document import Document
 from labctl.history import TroubleEvent
+from labctl.params import Given
 from labctl.reports import junit, recorded
 from labctl.reports.terminal import console, print_runs
 from labctl.resources import catalogue, scenarios
@@ -250,10 +251,9 @@ def test_shipped_scenarios_fit_the_schema(path: Path) -> None:
     jsonschema = pytest.importorskip("jsonschema")
     validator = jsonschema.Draft202012Validator(schema())
     read = Document.read(path)
-    as_written = read.expand(None).data
-    first = (as_written.get("variants") or [{}])[0]
-    validator.validate(as_written)
-    validator.validate(read.expand({**as_written.get("params", {}), **first}).data)
+    validator.validate(read.expand(None).data)
+    for choice in Given(read).choices({}):
+        validator.validate(read.expand(choice.params).data)
 
 
 @pytest.mark.parametrize(
