@@ -67,8 +67,8 @@ def words(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, str):
-        quoted = json.dumps(value, ensure_ascii=not value.isprintable())
-        return value if _read(value) == "str" else quoted
+        plain = value.isprintable() and _read(value) == "str"
+        return value if plain else json.dumps(value, ensure_ascii=not value.isprintable())
     text = getattr(value, "written", "")
     return text if _read(text) == ("int" if isinstance(value, int) else "float") else str(value)
 
