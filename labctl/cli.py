@@ -1,13 +1,13 @@
-"""The commands. The only place that exits, and the only one that prints errors."""
+"""The commands. The only place that exits, and that tells errors."""
 
 from __future__ import annotations
 
 import gc
 import json
 import math
-import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -15,8 +15,10 @@ import click
 
 from labctl import __version__
 from labctl.matrix_command import matrix
+from labctl.output import UNWRITABLE, flush, keep, prepare, show, silence, tell
 
 if TYPE_CHECKING:
+    from labctl.reports.recorded import RecordedRun
     from labctl.runner import RunResult
     from labctl.scenario import Scenario
 
@@ -48,8 +50,10 @@ class Commands(click.Group):
         from labctl.errors import LabctlError
 
         gc.set_threshold(50_000)  # what is imported stays: looking for garbage in it takes long
+        prepare()
         try:
             status = super().main(*args, **{**extra, "standalone_mode": False})
+            flush()
         except click.exceptions.Abort:
             _exit(INTERRUPTED, "interrupted")
         except click.ClickException as exc:
@@ -57,6 +61,10 @@ class Commands(click.Group):
             _exit(exc.exit_code)
         except LabctlError as exc:
             _exit(exc.exit_status, str(exc))
+        except OSError as exc:
+            if exc.errno not in UNWRITABLE or exc.filename is not None:
+                raise
+            _exit(2, f"this can't be written: {exc.strerror}")
         finally:
             gc.freeze()  # nor is it looked through once more as Python ends
         sys.exit(status if isinstance(status, int) else 0)
@@ -66,15 +74,14 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            # The status that shells give for SIGPIPE; what is left to write has no reader.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            _exit(141)
+            silence(sys.stdout)
+            _exit(141)  # the status that shells give for SIGPIPE
 
 
 def _exit(status: int, message: str = "") -> NoReturn:
     if message:
         lines = message.splitlines()
-        print("\n".join(lines if _located(lines[0]) else [f"labctl: {message}"]), file=sys.stderr)
+        tell("\n".join(lines if _located(lines[0]) else [f"labctl: {message}"]))
     sys.exit(status)
 
 
@@ -167,47 +174,66 @@ def run(
     from labctl.arguments import find, parse_sets
     from labctl.backends import choose
     from labctl.resources import scenarios
-    from labctl.runner import document
+    from labctl.runner import WAS_INTERRUPTED, Interrupted, document
 
     chosen = parse_sets(sets, "--set")
     cases = workflow.load_all(find(paths, scenarios()), chosen)
     guest = dispatch.guest(kernel, virtual_time, backend, keep, jobs)
-    cases = workflow.bearable(cases, virtual_time, _say)
+    cases = workflow.bearable(cases, virtual_time, tell)
     system = os or workflow.DEFAULT_OS
     began = time.monotonic()
-    with workflow.interruptible():
-        if guest:
-            from labctl.kernels.runs import run_all
+    cut_short = ""
+    try:
+        with workflow.interruptible():
+            if guest:
+                from labctl.kernels.runs import run_all
 
-            results = run_all(cases, guest, virtual_time, system, chosen, out, _say)
-        else:
-            place = choose(backend, os)
-            results = dispatch.run_here(cases, place, system, keep, jobs, out, _say)
-    if form == "json":
-        print(json.dumps(document(results), indent=1))
-    else:
+                results = run_all(cases, guest, virtual_time, system, chosen, out, tell)
+            else:
+                place = choose(backend, os)
+                results = dispatch.run_here(cases, place, system, keep, jobs, out, tell)
+    except Interrupted as exc:
+        results = exc.results
+        decided = sum(run.reason != WAS_INTERRUPTED for run in results)
+        cut_short = f"{WAS_INTERRUPTED} when {decided} of {len(cases)} cases were decided"
+
+    def table() -> None:
         from labctl.reports.terminal import console, print_runs
 
-        print_runs(results, console(), time.monotonic() - began)
+        print_runs(results, console(), time.monotonic() - began, cut_short)
+
+    found = document(results, cut_short)
+    if form == "json":
+        show("the results", lambda: print(json.dumps(found, indent=1)))
+    elif results:
+        show("the table", table)
     _also(results, {"junit": junit, "html": html})
-    return EXIT[document(results)["result"]]
+    if cut_short:
+        tell(f"labctl: {WAS_INTERRUPTED}")
+    return INTERRUPTED if cut_short else EXIT[found["result"]]
 
 
 def _also(results: list[RunResult], files: dict[str, Path | None]) -> None:
     """Writes the reports that were asked for, and GitHub's step summary where it wants one."""
-    wanted = [(name, path) for name, path in files.items() if path]
-    summary = os.environ.get("GITHUB_STEP_SUMMARY")
-    if not wanted and not summary:
-        return
     from labctl import reports
+    from labctl.reports import step_summary
+
+    wanted = {name: path for name, path in files.items() if path}
+    if not results or not (wanted or step_summary.wanted()):
+        return
+    from labctl.reports.markdown import summary
     from labctl.reports.recorded import load
 
-    recorded = [load(result.folder) for result in results]
-    for name, path in wanted:
-        reports.write(name, recorded, path)
-    if summary:
-        with Path(summary).open("a", encoding="utf-8") as file:
-            file.write(reports.render("markdown", recorded))
+    recorded: list[RecordedRun] = []
+
+    def read(folder: Path) -> None:
+        recorded.append(load(folder))
+
+    for found in results:
+        keep(f"{found.scenario.label} in the reports", partial(read, found.folder))
+    for name, path in wanted.items():
+        keep(str(path), partial(reports.write, name, recorded, path))
+    step_summary.add(partial(summary, recorded))
 
 
 @main.command()
@@ -222,12 +248,16 @@ def check(folders: tuple[Path, ...], form: str) -> int:
 
     judged = [judge(folder) for folder in folders]
     verdicts = [verdict for found in judged for verdict in found]
-    if form == "json":
-        click.echo(json.dumps([[v.as_json() for v in found] for found in judged], indent=1))
-    else:
+
+    def write() -> None:
         from labctl.reports.terminal import console, print_verdicts
 
-        print_verdicts(verdicts, console())
+        if form == "json":
+            click.echo(json.dumps([[v.as_json() for v in found] for found in judged], indent=1))
+        else:
+            print_verdicts(verdicts, console())
+
+    show("the verdicts", write)
     return EXIT[overall(verdict.result for verdict in verdicts)]
 
 
@@ -253,17 +283,17 @@ def report(folders: tuple[Path, ...], form: str, out: Path | None) -> None:
       labctl report RUN --format html --out fin_wait_2.html
     """
     from labctl import reports
+    from labctl.errors import UsageError
     from labctl.reports.recorded import load
 
     recorded = [load(folder) for folder in folders]
     if out:
-        reports.write(form, recorded, out)
+        try:
+            reports.write(form, recorded, out)
+        except OSError as exc:
+            raise UsageError(f"{out}: can't be written: {exc.strerror}") from exc
     else:
         click.echo(reports.render(form, recorded), nl=False)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 @main.command()
@@ -372,7 +402,7 @@ def hold(backend: str, os: str | None) -> None:
             dup2(nowhere.fileno(), 2)
 
     with workflow.interruptible():
-        workflow.hold(choose(backend, os), os or workflow.DEFAULT_OS, _say, ready)
+        workflow.hold(choose(backend, os), os or workflow.DEFAULT_OS, tell, ready)
 
 
 @main.command()
@@ -465,7 +495,7 @@ def images_build(os: str | None) -> None:
     from labctl import workflow
     from labctl.backends.docker import build_images
 
-    for tag in build_images(os or workflow.DEFAULT_OS, _say):
+    for tag in build_images(os or workflow.DEFAULT_OS, tell):
         click.echo(tag)
 
 
@@ -480,7 +510,7 @@ def kernels_list(form: str) -> None:
     """What --kernel takes: suites and versions, by the distribution's packages of today."""
     from labctl import kernels
 
-    rows = kernels.catalogue(_say)
+    rows = kernels.catalogue(tell)
     if form == "json":
         click.echo(json.dumps(rows, indent=1))
         return
@@ -501,8 +531,8 @@ def kernels_fetch(names: tuple[str, ...], os: str | None) -> None:
     suite = root.suite_for(os or workflow.DEFAULT_OS)
     with workflow.interruptible():
         for name in names:
-            click.echo(kernels.fetch(name, _say).version)
-        root.ensure(suite, _say)
+            click.echo(kernels.fetch(name, tell).version)
+        root.ensure(suite, tell)
 
 
 main.add_command(matrix)

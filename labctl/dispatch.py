@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
@@ -15,7 +15,7 @@ from labctl.backends import Progress, backend_class
 from labctl.errors import UsageError
 from labctl.jobs import Pace, pace
 from labctl.reports.progress import Keeping, board, progress
-from labctl.runner import RunResult, Watcher
+from labctl.runner import Interrupted, RunResult, Watcher
 from labctl.scenario import Scenario
 
 IDLE_BY = 2.0
@@ -50,7 +50,7 @@ def run_here(
     say: Progress,
 ) -> list[RunResult]:
     """Runs cases on this machine's kernel: one after the other, or so many at once. Raises
-    UsageError, LabError and KeyboardInterrupt."""
+    UsageError, LabError and Interrupted."""
     pace = _pace(jobs, keep, len(cases), backend)
     _sweep(backend, say)
     if backend == "docker" and len(cases) > 1:
@@ -62,7 +62,19 @@ def run_here(
         _sweep(backend, say)
         return results
     with _warming_up():
-        return [_run_one(case, backend, os, keep, out, say) for case in cases]
+        return one_by_one(cases, lambda case: _run_one(case, backend, os, keep, out, say))
+
+
+def one_by_one(cases: Iterable[Scenario], run: Callable[[Scenario], RunResult]) -> list[RunResult]:
+    """What came of cases, one after the other. Raises Interrupted, and what `run` raises."""
+    results: list[RunResult] = []
+    try:
+        for case in cases:
+            results.append(run(case))
+    except KeyboardInterrupt as exc:
+        last = exc.results if isinstance(exc, Interrupted) else []
+        raise Interrupted([*results, *last]) from exc
+    return results
 
 
 def _run_one(

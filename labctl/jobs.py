@@ -27,7 +27,7 @@ from labctl.backends import Progress
 from labctl.errors import LabctlError
 from labctl.history import Event, History, StepEvent
 from labctl.lab import Lab
-from labctl.runner import RunResult, Watcher, document
+from labctl.runner import WAS_INTERRUPTED, Interrupted, RunResult, Watcher, document
 from labctl.scenario import Scenario
 from labctl.store import RunFolder
 from labctl.workflow import SIGNALS, interruptible
@@ -129,7 +129,7 @@ def run_all(
     longest begin first. `place` makes the folder of each. A case whose worker was killed is an
     `error`.
 
-    Raises KeyboardInterrupt, and what `place` and `work` raise, when all that runs has ended."""
+    Raises Interrupted, and what `place` and `work` raise, when all that runs has ended."""
     waiting = sorted(range(len(cases)), key=lambda number: -cases[number].least)
     running: dict[Pipe, _Job] = {}
     results: dict[int, RunResult] = {}
@@ -153,6 +153,11 @@ def run_all(
                 else:
                     _take(message, job, board)
             board.tick()
+    except KeyboardInterrupt as exc:
+        for job in _end(running):
+            with suppress(LabctlError):
+                results[job.number] = _over(job, backend)
+        raise Interrupted([results[number] for number in sorted(results)]) from exc
     finally:
         _end(running)
     return [results[number] for number in range(len(cases))]
@@ -207,7 +212,7 @@ def _cut_short(job: _Job, backend: str) -> RunResult:
             result="error",
             reason=(
                 f"its process was killed by {signal.Signals(-code).name}" if code < 0
-                else "its process failed; the reason stands above" if code else "interrupted"
+                else "its process failed; the reason stands above" if code else WAS_INTERRUPTED
             ),
             backend=backend,
             environment=left.environment,
@@ -223,15 +228,23 @@ def _cut_short(job: _Job, backend: str) -> RunResult:
     return found
 
 
-def _end(running: dict[Pipe, _Job]) -> None:
-    """Has all workers take their labs down, and waits until they have."""
+def _end(running: dict[Pipe, _Job]) -> list[_Job]:
+    """Has all workers take their labs down, waits until they have, and returns what they did. Of
+    what they still say only the result is of use, but a full pipe would keep them."""
     for job in running.values():
         job.process.terminate()
+    ended = []
     while running:
         for pipe in _ready(running, None):
-            # What they still say is of no use, but a full pipe would keep them.
-            if not os.read(pipe.fileno(), 1 << 16):
-                running.pop(pipe).process.join()
+            try:
+                message = pipe.recv()
+            except (EOFError, OSError):
+                ended.append(running.pop(pipe))
+                ended[-1].process.join()
+            else:
+                if isinstance(message, RunResult):
+                    running[pipe].result = message
+    return ended
 
 
 def _room(pace: Pace, jobs: Collection[_Job]) -> bool:
@@ -277,6 +290,9 @@ def _worker(folder: Path, case: Scenario, work: Work, pipe: Pipe, parent: int) -
             tell(replace(found, history=History()))  # It is large, and stands in the folder.
         except LabctlError as exc:
             tell(exc)
+        except Interrupted as exc:
+            for found in exc.results:
+                tell(replace(found, history=History()))
         except KeyboardInterrupt:
             pass
         finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os as system
-import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from labctl.reports.comparison import Comparison
 
 
-@click.command()
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("paths", nargs=-1, metavar="[PATH...]")
 @click.option(
     "--os", multiple=True, metavar="IMAGE", help="With this system: on Docker, or in each guest."
@@ -79,9 +79,11 @@ def matrix(
     from labctl import workflow
     from labctl.apart import run
     from labctl.arguments import find, parse_sets
-    from labctl.cli import EXIT
+    from labctl.cli import EXIT, INTERRUPTED
+    from labctl.output import tell
     from labctl.reports.progress import alongside
     from labctl.resources import scenarios
+    from labctl.runner import WAS_INTERRUPTED
 
     places = flow.places(backend, os, kernel, virtual_time)
     if github:
@@ -89,45 +91,49 @@ def matrix(
         return 0
     chosen = parse_sets(sets, "--set")
     files = find(paths or [str(scenarios())], scenarios())
-    cases = workflow.bearable(workflow.load_all(files, chosen), virtual_time, _say)
+    cases = workflow.bearable(workflow.load_all(files, chosen), virtual_time, tell)
     out = out or flow.folder_of_all()
     whole = flow.Matrix(cases, chosen, out)
+    interrupted = False
     if not show:
         cores = system.cpu_count() or 1
         apart = flow.apart(places, cores)
         told = [*map(str, files), "--out", str(out), *(f"--set={text}" for text in sets)]
         commands = {place.name: ["matrix", *told, *place.options] for place in apart}
-        with workflow.interruptible():
-            for place in places:
-                if place not in apart:
-                    whole.fill(place, jobs, _say)
-            if commands:
-                with alongside(list(commands)) as say:
-                    run(commands, cores, say)
+        try:
+            with workflow.interruptible():
+                for place in places:
+                    if place not in apart:
+                        whole.fill(place, jobs, tell)
+                if commands:
+                    with alongside(list(commands)) as say:
+                        run(commands, cores, say)
+        except KeyboardInterrupt:
+            interrupted = True
 
     from labctl.check import overall
     from labctl.reports.comparison import compare
 
     found = compare([whole.seen(place) for place in places], [case.label for case in cases])
-    _tell(found, form)
-    return EXIT[overall(place.result for place in found.places)]
+    _show(found, form)
+    if interrupted:
+        tell(f"labctl: {WAS_INTERRUPTED}")
+    return INTERRUPTED if interrupted else EXIT[overall(place.result for place in found.places)]
 
 
-def _tell(found: Comparison, form: str) -> None:
-    """To stdout, and to GitHub's step summary where it wants one."""
-    from labctl.reports import html, markdown
+def _show(found: Comparison, form: str) -> None:
+    """On stdout, and in GitHub's step summary where it wants one."""
+    from labctl.output import show
+    from labctl.reports import html, markdown, step_summary
     from labctl.reports.terminal import console, print_comparison
 
-    if form == "table":
-        print_comparison(found, console())
-    elif form == "json":
-        click.echo(json.dumps(found.as_json(), indent=1))
-    else:
-        click.echo((html if form == "html" else markdown).comparison(found), nl=False)
-    if summary := system.environ.get("GITHUB_STEP_SUMMARY"):
-        with Path(summary).open("a", encoding="utf-8") as file:
-            file.write(markdown.comparison(found))
+    def write() -> None:
+        if form == "table":
+            print_comparison(found, console())
+        elif form == "json":
+            click.echo(json.dumps(found.as_json(), indent=1))
+        else:
+            click.echo((html if form == "html" else markdown).comparison(found), nl=False)
 
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    show("the comparison", write)
+    step_summary.add(partial(markdown.comparison, found))

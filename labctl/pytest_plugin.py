@@ -114,8 +114,9 @@ class ScenarioItem(pytest.Item):
 
     def _run(self) -> RunResult:
         from labctl import workflow
+        from labctl.output import tell
         from labctl.runner import Silent
-        from labctl.testing import ready, say
+        from labctl.testing import ready
 
         option = self.config.getoption
         main = threading.current_thread() is threading.main_thread()
@@ -123,7 +124,7 @@ class ScenarioItem(pytest.Item):
         chosen = ready(backend, os)
         with workflow.interruptible() if main else nullcontext():
             return workflow.run_case(
-                self.case, chosen, Silent(), say, out(self.config), os or workflow.DEFAULT_OS
+                self.case, chosen, Silent(), tell, out(self.config), os or workflow.DEFAULT_OS
             )
 
     def reportinfo(self) -> tuple[Path, None, str]:

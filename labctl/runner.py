@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -19,6 +19,9 @@ from labctl.lab import Lab
 from labctl.scenario import Scenario
 from labctl.steps import Step, StepFailed
 from labctl.store import RunFolder
+
+WAS_INTERRUPTED = "interrupted"
+"""Why a case has no result that was ended by Ctrl-C or a signal."""
 
 
 class Watcher(Protocol):
@@ -74,11 +77,22 @@ class RunResult:
         }
 
 
-def document(runs: list[RunResult]) -> dict[str, Any]:
-    """The result document, version 1."""
+class Interrupted(KeyboardInterrupt):
+    """An interruption, and what had come of the cases by then: of those under way, that they were
+    interrupted."""
+
+    def __init__(self, results: Sequence[RunResult]) -> None:
+        super().__init__()
+        self.results = list(results)
+
+
+def document(runs: Sequence[RunResult], reason: str = "") -> dict[str, Any]:
+    """The result document, version 1. With a `reason` for which there are not all runs it is an
+    `error`."""
     return {
         "version": "1",
-        "result": overall(run.result for run in runs),
+        "result": "error" if reason else overall(run.result for run in runs),
+        **({"reason": reason} if reason else {}),
         "runs": [run.as_json() for run in runs],
     }
 
@@ -292,7 +306,7 @@ def outcome(cause: BaseException | None) -> tuple[str, str | None]:
         case MissingHere() | Unavailable():
             return "skip", str(cause)
         case KeyboardInterrupt():
-            return "error", "interrupted"
+            return "error", WAS_INTERRUPTED
         case LabError():
             return "error", str(cause)
     return "error", f"{type(cause).__name__}: {cause}".partition("\n")[0]

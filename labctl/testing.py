@@ -30,6 +30,7 @@ from labctl.document import CORE, Document
 from labctl.errors import LabError, Mistake, ScenarioError, Unavailable, UsageError
 from labctl.explain import explain
 from labctl.history import Event, ExecEvent
+from labctl.output import tell
 from labctl.params import Given
 from labctl.probes.segments import Segment
 from labctl.probes.sockets import Socket
@@ -199,7 +200,7 @@ class Lab:
         os = self._os or workflow.DEFAULT_OS
         try:
             folder = workflow.place(self._case, self._out)
-            with workflow.session(folder, self._case, Silent(), say, backend, os) as session:
+            with workflow.session(folder, self._case, Silent(), tell, backend, os) as session:
                 with _explained(session), session.up():
                     self._session, self._is_up = session, True
                     try:
@@ -271,11 +272,6 @@ def ready(backend: str, os: str | None) -> str:
     if chosen == "docker":
         workflow.sweep()
     return chosen
-
-
-def say(line: str) -> None:
-    """Tells of long work, such as building an image."""
-    print(line, file=sys.stderr, flush=True)
 
 
 # --- From Python to what a file would say ---------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,8 @@ from labctl.errors import Mistake, ScenarioError, UsageError
 from labctl.history import History
 from labctl.lab import Lab, stopping
 from labctl.lease import Lease
-from labctl.runner import RunResult, Session, Watcher
+from labctl.output import tell
+from labctl.runner import Interrupted, RunResult, Session, Watcher
 from labctl.scenario import Scenario, load_document, params_of
 from labctl.store import RunFolder, default_folder, new_folder
 from labctl.values import unknown
@@ -97,9 +97,12 @@ def place(scenario: Scenario, out: Path | None) -> Path:
 def run_in(
     path: Path, scenario: Scenario, watcher: Watcher, progress: Progress, backend: str, os: str
 ) -> RunResult:
-    """Runs one case, recorded in this folder; see `run_case`."""
+    """Runs one case, recorded in this folder; see `run_case`. Raises Interrupted."""
     with session(path, scenario, watcher, progress, backend, os) as opened:
-        return opened.run()
+        try:
+            return opened.run()
+        except KeyboardInterrupt as exc:
+            raise Interrupted([opened.result] if hasattr(opened, "result") else []) from exc
 
 
 @contextmanager
@@ -193,7 +196,7 @@ def interruptible(numbers: Sequence[signal.Signals] = SIGNALS) -> Iterator[None]
         if not stopping.is_set():
             stopping.set()
             raise KeyboardInterrupt(signal.Signals(number).name)
-        print("labctl: taking the lab down, a moment", file=sys.stderr)
+        tell("labctl: taking the lab down, a moment")
 
     before = [signal.signal(number, interrupt) for number in numbers]
     try:

@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from labctl.backends import Message, Progress
+from labctl.dispatch import one_by_one
 from labctl.errors import LabError
 from labctl.history import Event, History, read_event
 from labctl.kernels import Kernel, assembled, cache, find, initramfs, qemu, root
 from labctl.kernels.apt import kept
 from labctl.kernels.qemu import GuestEnded, Hardware, Machine
 from labctl.reports.progress import progress as shown
-from labctl.runner import Ended, RunResult, conclude, now, outcome
+from labctl.runner import Ended, Interrupted, RunResult, conclude, now, outcome
 from labctl.scenario import Scenario
 from labctl.store import RunFolder
 from labctl.workflow import place
@@ -63,16 +64,17 @@ def run_all(
 ) -> list[RunResult]:
     """Runs cases one after the other on a kernel by name, with a root of a `system`.
 
-    Raises UsageError, and what `find` and `Guests.run` raise."""
+    Raises UsageError, Interrupted, and what `find` and `Guests.run` raise."""
     suite = root.suite_for(system)
     qemu.version()  # rather than after a kernel was fetched
-    results = []
     with Guests(Place(find(kernel, progress), virtual, suite), progress) as guests:
-        for case in cases:
+
+        def run(case: Scenario) -> RunResult:
             guests.start()
             with shown(case) as watcher:
-                results.append(guests.run(case, sets, out, watcher.event))
-    return results
+                return guests.run(case, sets, out, watcher.event)
+
+        return one_by_one(cases, run)
 
 
 class Guests:
@@ -105,7 +107,7 @@ class Guests:
         event: Callable[[Event, History], None],
     ) -> RunResult:
         """Runs one case. `event` is called with all that happens, as it comes. What ends the guest
-        is the case's result; only KeyboardInterrupt comes out, after the evidence was saved."""
+        is the case's result; only Interrupted comes out, after the evidence was saved."""
         machine = self.start()
         began, started = time.monotonic(), now()
         history = History()
@@ -125,7 +127,7 @@ class Guests:
             ended = replace(ended, started=started, seconds=time.monotonic() - began)
             result = conclude(scenario, "netns", history, ended, folder)
         if isinstance(cause, KeyboardInterrupt):
-            raise cause
+            raise Interrupted([result]) from cause
         return result
 
     def _started(self) -> Machine:

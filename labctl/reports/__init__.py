@@ -10,8 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labctl.errors import UsageError
-
 if TYPE_CHECKING:
     from labctl.reports.recorded import RecordedRun
 
@@ -27,14 +25,11 @@ REPORTS: dict[str, str] = {
 
 def write(name: str, runs: Sequence[RecordedRun], path: Path) -> None:
     """Writes the runs as a report of that name to a file; several as HTML, each to a page of its
-    own beside it. Raises UsageError where it can't be written."""
-    try:
-        if name == "html" and len(runs) > 1:
-            _write_pages(runs, path)
-        else:
-            path.write_text(render(name, runs), encoding="utf-8")
-    except OSError as exc:
-        raise UsageError(f"{path}: can't be written: {exc.strerror}") from exc
+    own beside it. Raises OSError."""
+    if name == "html" and len(runs) > 1:
+        _write_pages(runs, path)
+    else:
+        path.write_text(render(name, runs), encoding="utf-8")
 
 
 def _write_pages(runs: Sequence[RecordedRun], path: Path) -> None:

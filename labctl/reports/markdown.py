@@ -3,55 +3,108 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from labctl.reports.comparison import Comparison
+from labctl.reports.comparison import Comparison, Section
 from labctl.reports.mermaid import diagram
 from labctl.reports.recorded import RecordedRun
 from labctl.reports.rungs import clean
+from labctl.reports.step_summary import LIMIT, NOTE, Part, artifacts, fitted
 
 SIGNS = {"pass": "✅", "fail": "❌", "error": "❌", "unknown": "❔", "skip": "➖"}
 SPECIAL = re.compile(r"([\\`*_\[\]<#|~&$])")
 
 
-def summary(runs: Sequence[RecordedRun]) -> str:
+def summary(runs: Sequence[RecordedRun], room: int | None = None) -> str:
     """Each run with its verdicts, its ladder and why; where there are several, a table of them
-    first, and the ladders of those that passed folded."""
-    parts = [] if len(runs) == 1 else [_overview(runs)]
-    parts += [_run(run, folded=len(runs) > 1 and run.result in ("pass", "skip")) for run in runs]
-    return "\n".join(parts)
+    first, and the ladders of those that passed folded. Where there is only room for so many bytes,
+    those that did not pass come first, and what is left out is told."""
+    parts = [*_overview(runs)] if len(runs) > 1 else []
+    before = len(parts)
+    for run in runs:
+        rank, whole = 5 if _good(run) else 3, _run(run, folded=_good(run) and len(runs) > 1)
+        parts.append(Part([(rank, _run(run, None)), (rank + 1, whole)]))
+
+    def rest(cut: Sequence[int]) -> str:
+        return _left_out("runs", [str(runs[n - before].folder) for n in cut if n >= before])
+
+    return _within(parts, room, rest)
 
 
-def comparison(found: Comparison) -> str:
-    """Places side by side: what differs or did not pass, and all of it, folded."""
+def comparison(found: Comparison, room: int | None = None) -> str:
+    """Places side by side: what differs or did not pass, and all of it, folded; and where there is
+    only room for so many bytes, what is left out."""
     rows = [
         (_safe(p.name), _sign(p.result), *map(_safe, (p.kernel, p.system, p.reason or "")))
         for p in found.places
     ]
     heads = ("place", "result", "kernel", "system", "")
     lines = [f"## {len(found.places)} places", "", *_table(heads, rows), ""]
-    lines += ["## What differs or did not pass", "", *_sections(found, True)]
-    everything = [*_sections(found, False)]
-    lines += ["<details><summary>Everything</summary>", "", *everything, "</details>", ""]
-    return "\n".join(lines)
+    lines += ["## What differs or did not pass", ""]
+    parts = [_part(0, *lines), *_sections(found, True, 1)]
+    parts.append(_part(0, "<details><summary>Everything</summary>", ""))
+    parts += [*_sections(found, False, 2), _part(0, "</details>", "")]
+    return _within(parts, room, lambda cut: _left_out(f"{len(cut)} rows of tables", []))
 
 
-def _sections(found: Comparison, first: bool) -> Iterator[str]:
+def _within(parts: Sequence[Part], room: int | None, rest: Callable[[Sequence[int]], str]) -> str:
+    if room is None:
+        return "\n".join(part.whole for part in parts)
+    return fitted(parts, room, rest)
+
+
+def _part(rank: int, *lines: str) -> Part:
+    return Part([(rank, "\n".join(lines))])
+
+
+def _left_out(what: str, folders: Sequence[str]) -> str:
+    """What a summary says of what it has no room for."""
+    heading = f"{len(folders)} {what}, in whole or in part" if folders else what
+    lines = ["", f"**Left out here: {heading}.** A step's summary takes {LIMIT >> 20} MiB."]
+    if link := artifacts():
+        lines += ["", f"What the workflow keeps of it is among {link}."]
+    size = sum(map(len, lines)) + 200
+    for number, folder in enumerate(folders):
+        line = f"- `labctl report {clean(folder)}`"
+        size += 4 * len(line)  # in UTF-8 at most
+        if size > NOTE:
+            lines.append(f"- and {len(folders) - number} more beside them")
+            break
+        lines += [*([""] if not number else []), line]
+    return "\n".join([*lines, ""])
+
+
+def _sections(found: Comparison, first: bool, rank: int) -> Iterator[Part]:
     """A table for each kind of row."""
-    for section in found.sections(first):
-        heads, *rows = ([_safe(cell) for cell in row] for row in (section.heads, *section.rows))
-        yield from (f"### {section.title}", "", *_table(heads, rows), "")
-    if not found.sections(first):
-        yield from ("Nothing.", "")
+    sections = found.sections(first)
+    for section in sections:
+        yield from _section(section, rank)
+    if not sections:
+        yield _part(0, "Nothing.", "")
 
 
-def _overview(runs: Sequence[RecordedRun]) -> str:
+def _section(section: Section, rank: int) -> Iterator[Part]:
+    heads, *rows = ([_safe(cell) for cell in row] for row in (section.heads, *section.rows))
+    head, rule, *lines = _table(heads, rows)
+    yield _part(0, f"### {section.title}", "", head, rule)
+    yield from (_part(rank, line) for line in lines)
+    yield _part(0, "")
+
+
+def _overview(runs: Sequence[RecordedRun]) -> Iterator[Part]:
     rows = [(_sign(r.result), _safe(r.label), _safe(r.title), f"{r.seconds:.1f}") for r in runs]
-    heading = f"## {len(runs)} runs"
-    return "\n".join((heading, "", *_table(("result", "scenario", "what", "seconds"), rows), ""))
+    head, rule, *lines = _table(("result", "scenario", "what", "seconds"), rows)
+    yield _part(0, f"## {len(runs)} runs", "", head, rule)
+    yield from (_part(2 if _good(run) else 1, line) for run, line in zip(runs, lines, strict=True))
+    yield _part(0, "")
 
 
-def _run(run: RecordedRun, folded: bool) -> str:
+def _good(run: RecordedRun) -> bool:
+    return run.result in ("pass", "skip")
+
+
+def _run(run: RecordedRun, folded: bool | None) -> str:
+    """A run with its picture, which may be folded, or (None) without it."""
     lines = [f"## {_safe(run.label)}: {_safe(run.title)}", ""]
     reason = f": {_safe(run.reason)}" if run.reason else ""
     lines += [f"{_sign(run.result)}{reason}, {run.seconds:.1f} s on {_safe(run.place)}", ""]
@@ -64,7 +117,7 @@ def _run(run: RecordedRun, folded: bool) -> str:
     lines += list(_failures(run))
     for sentence in run.why:
         lines += [f"**Why:** {_safe(sentence)}", ""]
-    if run.ladder.rows and run.hosts:
+    if folded is not None and run.ladder.rows and run.hosts:
         picture = ["```mermaid", diagram(run).rstrip(), "```", ""]
         head = "<details><summary>What happened</summary>"
         lines += [head, "", *picture, "</details>", ""] if folded else picture

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from labctl.history import Event, History, StepEvent
+from labctl.output import tell
 from labctl.runner import RunResult, Watcher
 from labctl.scenario import Scenario
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 def progress(scenario: Scenario) -> PlainProgress | LiveProgress:
     """Live where stderr is a terminal, plain lines elsewhere."""
-    if not sys.stderr.isatty():
+    if not _on_terminal():
         return PlainProgress(scenario)
     from labctl.reports.terminal import LiveProgress, console
 
@@ -28,7 +29,7 @@ def progress(scenario: Scenario) -> PlainProgress | LiveProgress:
 
 def board(cases: Sequence[Scenario]) -> PlainBoard | LiveBoard:
     """The same for several cases at once."""
-    if not sys.stderr.isatty():
+    if not _on_terminal():
         return PlainBoard(cases)
     from labctl.reports.terminal import LiveBoard, console
 
@@ -39,8 +40,8 @@ def board(cases: Sequence[Scenario]) -> PlainBoard | LiveBoard:
 def alongside(names: Sequence[str]) -> Iterator[Callable[[str, str], None]]:
     """Shows what several commands say, by name: the last line of each, or where stderr is no
     terminal all of them."""
-    if not sys.stderr.isatty():
-        yield lambda name, line: _tell(line if line.startswith(name) else f"{name}: {line}")
+    if not _on_terminal():
+        yield lambda name, line: tell(line if line.startswith(name) else f"{name}: {line}")
         return
     from labctl.reports.terminal import LastLines, console
 
@@ -48,8 +49,8 @@ def alongside(names: Sequence[str]) -> Iterator[Callable[[str, str], None]]:
         yield shown.say
 
 
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+def _on_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 class PlainProgress:
@@ -70,7 +71,7 @@ class PlainProgress:
         if isinstance(event, StepEvent) and event.phase == "end":
             outcome = "" if event.outcome in ("done", "held") else f": {event.outcome}"
             text = f"{self._name}: {event.t:8.3f} s  {event.index + 1}/{self._steps} {event.text}"
-            _tell(text + outcome)
+            tell(text + outcome)
 
     def up(self, lab: Lab) -> None:
         """See `Watcher`."""
@@ -98,7 +99,7 @@ class PlainBoard:
         pass
 
     def say(self, line: str) -> None:
-        _tell(line)
+        tell(line)
 
     def ended(self, number: int, result: RunResult) -> None:
         reason = f": {result.reason}" if result.reason else ""
@@ -118,5 +119,5 @@ class Keeping:
     def done(self, lab: Lab) -> None:
         """Says how to get in, and keeps the lab until it is interrupted."""
         hosts = " or ".join(f"labctl shell {host}" for host in lab.scenario.hosts)
-        print(f"The lab stays until Ctrl-C. Enter with {hosts}.", file=sys.stderr)
+        tell(f"The lab stays until Ctrl-C. Enter with {hosts}.")
         self._keep(lab)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -19,7 +21,7 @@ from labctl.explain import describe_socket
 from labctl.history import Event, History, SocketsEvent, StepEvent
 from labctl.probes.sockets import Socket
 from labctl.reports.rungs import claim_words
-from labctl.runner import RunResult
+from labctl.runner import WAS_INTERRUPTED, RunResult
 from labctl.scenario import Scenario
 
 if TYPE_CHECKING:
@@ -45,7 +47,8 @@ STEPS_SHOWN = 7
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        raise BrokenPipeError  # cli.py knows what to do; rich would exit
+        # cli.py knows what to do; rich would exit.
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
 def console(stderr: bool = False) -> Console:
@@ -59,14 +62,16 @@ def console(stderr: bool = False) -> Console:
 # --- Results --------------------------------------------------------------------------------------
 
 
-def print_runs(runs: Sequence[RunResult], out: Console, seconds: float) -> None:
-    """One run in full; of several, those in full that did not pass, a line each, and how many
-    seconds all of it took."""
+def print_runs(
+    runs: Sequence[RunResult], out: Console, seconds: float, cut_short: str = ""
+) -> None:
+    """One run in full; of several, those in full that did not pass, a line each, how many seconds
+    all of it took, and why that was not all."""
     if len(runs) == 1:
         _print_run(runs[0], out)
         return
     for run in runs:
-        if run.result not in ("pass", "skip"):
+        if run.result not in ("pass", "skip") and run.reason != WAS_INTERRUPTED:
             _print_run(run, out)
             out.print()
     table = _table("", "scenario", "variant", "seconds", "")
@@ -80,7 +85,7 @@ def print_runs(runs: Sequence[RunResult], out: Console, seconds: float) -> None:
             escape(run.reason or ""),
         )
     out.print(table)
-    out.print(_totals(runs, seconds))
+    out.print(_totals(runs, seconds) + (f", {cut_short}" if cut_short else ""))
 
 
 def _totals(runs: Sequence[RunResult], seconds: float) -> str:

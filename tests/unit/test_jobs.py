@@ -14,9 +14,10 @@ import pytest
 from labctl.backends import Progress
 from labctl.errors import LabError, UsageError
 from labctl.jobs import A_CORE, CHEAP, MOST, Doing, Pace, pace, run_all
-from labctl.runner import RunResult, Session, Watcher, document
+from labctl.runner import Interrupted, RunResult, Session, Watcher, document
 from labctl.scenario import Scenario
 from labctl.store import RunFolder, new_folder
+from labctl.workflow import interruptible
 from tests.fake import FakeBackend, scenario
 
 DEADLINE = 20.0
@@ -207,6 +208,41 @@ def test_what_a_worker_raises_ends_them_all(tmp_path: Path) -> None:
     assert (tmp_path / "two.ended").exists()
     (recorded,) = json.loads((tmp_path / "two" / "result.json").read_text())["runs"]
     assert (recorded["result"], recorded["reason"]) == ("error", "interrupted")
+
+
+def stopping(out: Path, path: Path, chosen: Scenario, watcher: Watcher, progress: Progress):
+    """Ends at once, is interrupted amid its steps, or interrupts them all as soon as one has ended
+    and another sleeps."""
+    if chosen.title == "one":
+        return play(path, chosen, watcher, progress)
+    if chosen.title == "two":
+        return run_in_session(path, chosen, watcher)
+    until(out / "one" / "result.json")
+    until(out / "two" / "history.jsonl", "sleep 60 s")
+    os.kill(os.getppid(), signal.SIGINT)
+    return run_in_session(path, chosen, watcher)
+
+
+def run_in_session(path: Path, chosen: Scenario, watcher: Watcher) -> RunResult:
+    with RunFolder(path, chosen.text) as folder:
+        session = Session(chosen, FakeBackend(), folder, watcher)
+        try:
+            return session.run()
+        except KeyboardInterrupt as exc:
+            raise Interrupted([session.result]) from exc
+
+
+def test_an_interruption_keeps_what_was_decided(tmp_path: Path) -> None:
+    cases = [case("one"), case("two", "- sleep: 60s"), case("three", "- sleep: 60s"), case("four")]
+    with interruptible(), pytest.raises(Interrupted) as caught:
+        together(cases, tmp_path, partial(stopping, tmp_path), at_once=3)
+    found = {run.scenario.title: (run.result, run.reason) for run in caught.value.results}
+    assert found == {
+        "one": ("pass", None), "two": ("error", "interrupted"), "three": ("error", "interrupted"),
+    }  # fmt: skip
+    for run in caught.value.results:
+        recorded = json.loads((run.folder / "result.json").read_text())["runs"]
+        assert recorded == json.loads(json.dumps([run.as_json()]))
 
 
 def test_a_folder_that_can_not_be_made_ends_them_all(tmp_path: Path) -> None:
