@@ -1,18 +1,29 @@
-"""What a command line says of scenarios: PATHs, and options NAME=VALUE."""
+"""What a command line says of scenarios and of runs: PATHs, names, and options NAME=VALUE.
+
+And what a shell offers to complete there: names and files. To bash either words are told or that it
+completes files by itself. So files are left to it where no name fits, and else offered beside the
+names.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import glob
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+import click
+from click.shell_completion import CompletionItem
+
 from labctl.errors import UsageError
-from labctl.resources import catalogue
-from labctl.values import unknown
+from labctl.resources import catalogue, scenarios
+
+SHIPPED = "scenarios"
+"""The name for all of them, as their folder in a checkout is called."""
 
 
 def find(paths: Sequence[str], shipped: Path) -> list[Path]:
     """Files for what was named: files, folders (all below), or names of shipped scenarios and of
-    their folders.
+    their folders. `scenarios` are all of them, where there is no such folder here.
 
     Raises UsageError for what is none of these.
     """
@@ -31,6 +42,8 @@ def find(paths: Sequence[str], shipped: Path) -> list[Path]:
         except OSError as exc:
             raise UsageError(f"{text}: {exc.strerror}") from exc
         if not found:
+            from labctl.values import unknown
+
             raise UsageError(f"{text}: no such file; " + unknown("scenario", text, names))
         files += found
     return list(dict.fromkeys(files))
@@ -38,11 +51,54 @@ def find(paths: Sequence[str], shipped: Path) -> list[Path]:
 
 def _named(text: str, names: Mapping[str, Path]) -> list[Path]:
     """The shipped scenarios of this name, in whatever folder, or in the folder of this name."""
+    top, _, rest = text.partition("/")
+    if top == SHIPPED:
+        if not rest:
+            return list(names.values())
+        text = rest.removesuffix(".yaml")
     folder = text.rstrip("/") + "/"
     return [
         path for name, path in names.items()
         if text in (name, path.stem) or name.startswith(folder)
     ]  # fmt: skip
+
+
+Offers = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+"""See `shell_complete` of click."""
+
+
+def offering(names: Callable[[], Iterable[str]], ending: str | None = None) -> Offers:
+    """Offers names, and beside them files with this ending; without one, no files at all."""
+
+    def offers(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        found = [name for name in names() if name.startswith(incomplete)]
+        if ending is None:
+            return [CompletionItem(name) for name in found]
+        if not found:
+            return [CompletionItem(incomplete, type="file")]
+        folder, slash, start = incomplete.rpartition("/")
+        files = []
+        for path in sorted(Path(folder or slash or ".").glob(f"{glob.escape(start)}*")):
+            if path.is_dir() or path.name.endswith(ending):
+                files.append(f"{folder}{slash}{path.name}" + ("/" if path.is_dir() else ""))
+        return [CompletionItem(word) for word in dict.fromkeys([*found, *files])]
+
+    return offers
+
+
+def shipped_names() -> list[str]:
+    """The names that PATH takes: of shipped scenarios, of their folders, and of all of them."""
+    found = catalogue(scenarios())
+    folders = [name.rpartition("/")[0] for name in found if "/" in name]
+    everything = [] if Path(SHIPPED).exists() else [SHIPPED]
+    return list(dict.fromkeys([*found, *folders, *(p.stem for p in found.values()), *everything]))
+
+
+def recorded_names() -> list[str]:
+    """The names that RUN takes."""
+    from labctl.chosen import names
+
+    return names()
 
 
 def parse_sets(texts: Iterable[str], option: str) -> dict[str, str]:

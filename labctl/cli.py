@@ -14,19 +14,17 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from labctl import __version__
+from labctl.arguments import offering, recorded_names, shipped_names
 from labctl.matrix_command import matrix
 from labctl.output import UNWRITABLE, flush, keep, prepare, show, silence, tell
 
 if TYPE_CHECKING:
     from labctl.reports.recorded import RecordedRun
     from labctl.runner import RunResult
-    from labctl.scenario import Scenario
 
 EXIT = {"pass": 0, "fail": 1, "unknown": 3, "skip": 3, "error": 4}
 INTERRUPTED = 130
 READY = "ready"
-BESIDES = 0.5
-"""Seconds that a case takes beside what it waits for, on namespaces."""
 
 backend_option = click.option(
     "--backend",
@@ -90,6 +88,19 @@ def _located(line: str) -> bool:
     return len(parts) == 3 and parts[1].isdigit()
 
 
+scenarios_argument = click.argument(
+    "paths",
+    nargs=-1,
+    required=True,
+    metavar="PATH...",
+    shell_complete=offering(shipped_names, ".yaml"),
+)
+runs_argument = click.argument(
+    "runs", nargs=-1, metavar="[RUN...]", shell_complete=offering(recorded_names, "")
+)
+last_option = click.option("--last", is_flag=True, help="What the last `labctl run` recorded.")
+
+
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="labctl")
 def main() -> None:
@@ -99,6 +110,7 @@ def main() -> None:
     Examples:
       labctl run fin_wait_2                 one lesson, by name
       labctl run scenarios --format json    all of a folder, for programs
+      labctl report --last                  what happened, as a picture
       labctl list                           what there is to see
       labctl up; labctl shell server        two hosts for your own hands
       labctl doctor                         what this machine can do
@@ -109,7 +121,7 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@scenarios_argument
 @backend_option
 @os_option
 @click.option("--set", "sets", multiple=True, metavar="NAME=VALUE", help="Overrides a param.")
@@ -170,25 +182,26 @@ def run(
         from labctl.backends.launcher import start_ahead
 
         start_ahead()
-    from labctl import dispatch, workflow
+    from labctl import chosen, dispatch, workflow
     from labctl.arguments import find, parse_sets
     from labctl.backends import choose
     from labctl.resources import scenarios
     from labctl.runner import WAS_INTERRUPTED, Interrupted, document
 
-    chosen = parse_sets(sets, "--set")
-    cases = workflow.load_all(find(paths, scenarios()), chosen)
+    params = parse_sets(sets, "--set")
+    cases = workflow.load_all(find(paths, scenarios()), params)
     guest = dispatch.guest(kernel, virtual_time, backend, keep, jobs)
     cases = workflow.bearable(cases, virtual_time, tell)
     system = os or workflow.DEFAULT_OS
     began = time.monotonic()
+    out = out or workflow.together(cases)
     cut_short = ""
     try:
         with workflow.interruptible():
             if guest:
                 from labctl.kernels.runs import run_all
 
-                results = run_all(cases, guest, virtual_time, system, chosen, out, tell)
+                results = run_all(cases, guest, virtual_time, system, params, out, tell)
             else:
                 place = choose(backend, os)
                 results = dispatch.run_here(cases, place, system, keep, jobs, out, tell)
@@ -197,8 +210,11 @@ def run(
         decided = sum(run.reason != WAS_INTERRUPTED for run in results)
         cut_short = f"{WAS_INTERRUPTED} when {decided} of {len(cases)} cases were decided"
 
+    chosen.remember([result.folder for result in results])
+
     def table() -> None:
-        from labctl.reports.terminal import console, print_runs
+        from labctl.reports.tables import console
+        from labctl.reports.terminal import print_runs
 
         print_runs(results, console(), time.monotonic() - began, cut_short)
 
@@ -237,20 +253,21 @@ def _also(results: list[RunResult], files: dict[str, Path | None]) -> None:
 
 
 @main.command()
-@click.argument(
-    "folders", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path)
-)
+@runs_argument
+@last_option
 @click.option("--format", "form", default="table", type=click.Choice(["table", "json"]))
-def check(folders: tuple[Path, ...], form: str) -> int:
-    """Judge recorded runs again, from their folders alone."""
+def check(runs: tuple[str, ...], last: bool, form: str) -> int:
+    """Judge recorded runs again, from their folders alone. RUN is as in `labctl report`."""
+    from labctl import chosen
     from labctl.check import overall
     from labctl.reports.recorded import judge
 
-    judged = [judge(folder) for folder in folders]
+    judged = [judge(folder) for folder in chosen.find(runs, last)]
     verdicts = [verdict for found in judged for verdict in found]
 
     def write() -> None:
-        from labctl.reports.terminal import console, print_verdicts
+        from labctl.reports.tables import console
+        from labctl.reports.terminal import print_verdicts
 
         if form == "json":
             click.echo(json.dumps([[v.as_json() for v in found] for found in judged], indent=1))
@@ -262,9 +279,8 @@ def check(folders: tuple[Path, ...], form: str) -> int:
 
 
 @main.command()
-@click.argument(
-    "folders", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path)
-)
+@runs_argument
+@last_option
 @click.option(
     "--format",
     "form",
@@ -274,19 +290,23 @@ def check(folders: tuple[Path, ...], form: str) -> int:
     help="What to make of it.",
 )
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Instead of stdout.")
-def report(folders: tuple[Path, ...], form: str, out: Path | None) -> None:
+def report(runs: tuple[str, ...], last: bool, form: str, out: Path | None) -> None:
     """Render recorded runs, from their folders alone.
+
+    RUN is the folder of a run, a folder of such folders, or the name of a case: of that the newest
+    run.
 
     \b
     Examples:
-      labctl report ~/.local/state/labctl/runs/*-fin_wait_2
-      labctl report RUN --format html --out fin_wait_2.html
+      labctl report --last
+      labctl report fin_wait_2
+      labctl report fin_wait_2 --format html --out fin_wait_2.html
     """
-    from labctl import reports
+    from labctl import chosen, reports
     from labctl.errors import UsageError
     from labctl.reports.recorded import load
 
-    recorded = [load(folder) for folder in folders]
+    recorded = [load(folder) for folder in chosen.find(runs, last)]
     if out:
         try:
             reports.write(form, recorded, out)
@@ -297,7 +317,7 @@ def report(folders: tuple[Path, ...], form: str, out: Path | None) -> None:
 
 
 @main.command()
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@scenarios_argument
 def validate(paths: tuple[str, ...]) -> None:
     """Check scenarios without running them: every error at once, with file and line."""
     from labctl import workflow
@@ -313,42 +333,47 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+@main.command("show")
+@click.argument("name", shell_complete=offering(shipped_names))
+def show_(name: str) -> None:
+    """Print a shipped scenario, or all of a folder of them.
+
+    \b
+    Examples:
+      labctl show fin_wait_2
+      labctl show fin_wait_2 > mine.yaml    to begin one of your own with
+    """
+    from labctl.arguments import find
+    from labctl.resources import scenarios
+
+    files = find([name], scenarios())
+    for file in files:
+        if len(files) > 1:
+            click.echo(f"# {file.name}")
+        click.echo(file.read_text("utf-8"), nl=False)
+
+
 @main.command("list")
 @click.option("--format", "form", default="table", type=click.Choice(["table", "json"]))
 def list_(form: str) -> None:
     """The catalogue of shipped scenarios by theme, a line each. The time is about what all of its
     cases take, one after the other."""
+    from dataclasses import asdict
     from itertools import groupby
 
-    from labctl.resources import catalogue, scenarios
-    from labctl.scenario import load
+    from labctl.catalogue import entries
+    from labctl.resources import scenarios
 
-    found = [(name, load(path)) for name, path in catalogue(scenarios()).items()]
-    loaded = sorted(found, key=lambda entry: entry[1][0].theme)
+    found = entries(scenarios())
     if form == "json":
-        entries = [
-            {
-                "name": name,
-                "theme": c[0].theme,
-                "title": c[0].title,
-                "variants": len(c),
-                "seconds": _time(c),
-                "source": c[0].source,
-            }
-            for name, c in loaded
-        ]
-        click.echo(json.dumps(entries, indent=1))
+        click.echo(json.dumps([asdict(entry) for entry in found], indent=1))
         return
-    from labctl.reports.terminal import console, print_table
+    from labctl.reports.tables import console, print_table
 
     out = console()
-    for theme, lessons in groupby(loaded, lambda entry: entry[1][0].theme):
-        rows = [[name, str(len(c)), _rounded(_time(c)), c[0].title] for name, c in lessons]
+    for theme, lessons in groupby(found, lambda entry: entry.theme):
+        rows = [[x.name, str(x.variants), _rounded(x.seconds), x.title] for x in lessons]
         print_table(out, ["name", "cases", "time", "title"], rows, theme)
-
-
-def _time(cases: list[Scenario]) -> float:
-    return sum(case.least + BESIDES for case in cases)
 
 
 def _rounded(seconds: float) -> str:
@@ -368,6 +393,8 @@ def schema() -> None:
 @os_option
 def up(backend: str, os: str | None) -> int:
     """Bring up the default lab, two hosts, to use by hand until `labctl down`."""
+    from labctl import invoked
+
     command = [sys.executable, "-m", "labctl", "_hold", "--backend", backend]
     command += ["--os", os] if os else []
     holder = subprocess.Popen(
@@ -380,8 +407,9 @@ def up(backend: str, os: str | None) -> int:
         if status <= 0:
             _exit(EXIT["error"], "the lab ended as soon as it was up")
         return status  # it has said why
-    click.echo(f"up: {', '.join(hosts[1:])}. Enter with: labctl shell {hosts[1]}. "
-               "End with: labctl down")  # fmt: skip
+    labctl = invoked.command()
+    click.echo(f"up: {', '.join(hosts[1:])}. Enter with: {labctl} shell {hosts[1]}. "
+               f"End with: {labctl} down")  # fmt: skip
     return EXIT["pass"]
 
 
@@ -426,7 +454,7 @@ def shell(host: str, command: tuple[str, ...], chosen: str | None) -> int:
 def ps() -> None:
     """The labs that are up, and who runs them."""
     from labctl.lease import leases
-    from labctl.reports.terminal import console, print_table
+    from labctl.reports.tables import console, print_table
 
     rows = [
         [x.run, x.kind, x.what, x.backend, " ".join(x.hosts), str(x.pid), x.started]
@@ -477,7 +505,7 @@ def doctor(form: str) -> int:
     if form == "json":
         click.echo(json.dumps([asdict(check) for check in checks], indent=1))
     else:
-        from labctl.reports.terminal import console, print_checks
+        from labctl.reports.tables import console, print_checks
 
         print_checks(console(), checks)
     return 0 if any(check.ok for check in checks if check.name in ("docker", "netns")) else 3
@@ -514,7 +542,7 @@ def kernels_list(form: str) -> None:
     if form == "json":
         click.echo(json.dumps(rows, indent=1))
         return
-    from labctl.reports.terminal import console, print_table
+    from labctl.reports.tables import console, print_table
 
     columns = ["name", "suite", "version", "here"]
     print_table(console(), columns, [[row[name] or "" for name in columns] for row in rows])

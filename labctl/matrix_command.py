@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING
 
 import click
 
+from labctl.arguments import offering, shipped_names
+
 if TYPE_CHECKING:
     from labctl.reports.comparison import Comparison
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("paths", nargs=-1, metavar="[PATH...]")
+@click.argument(
+    "paths", nargs=-1, metavar="[PATH...]", shell_complete=offering(shipped_names, ".yaml")
+)
 @click.option(
     "--os", multiple=True, metavar="IMAGE", help="With this system: on Docker, or in each guest."
 )
@@ -125,7 +129,8 @@ def _show(found: Comparison, form: str) -> None:
     """On stdout, and in GitHub's step summary where it wants one."""
     from labctl.output import show
     from labctl.reports import html, markdown, step_summary
-    from labctl.reports.terminal import console, print_comparison
+    from labctl.reports.tables import console
+    from labctl.reports.terminal import print_comparison
 
     def write() -> None:
         if form == "table":

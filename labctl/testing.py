@@ -30,6 +30,7 @@ from labctl.document import CORE, Document
 from labctl.errors import LabError, Mistake, ScenarioError, Unavailable, UsageError
 from labctl.explain import explain
 from labctl.history import Event, ExecEvent
+from labctl.invoked import command
 from labctl.output import tell
 from labctl.params import Given
 from labctl.probes.segments import Segment
@@ -261,7 +262,7 @@ def told(verdicts: Iterable[Verdict], why: Iterable[str], folder: Path) -> str:
         if verdict.result in ("fail", "unknown"):
             lines += [str(verdict), *(f"    {line}" for line in verdict.evidence)]
     lines += [f"Why: {sentence}" for sentence in why]
-    return "\n".join([*lines, f"recorded; see it all: labctl report {folder}"])
+    return "\n".join([*lines, f"recorded; see it all: {command()} report {folder}"])
 
 
 @cache

@@ -28,6 +28,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from labctl.calls import CallError, parse_calls
+from labctl.durations import LONGEST, seconds
 from labctl.probes.sockets import State
 
 HOST_NAME = re.compile(
@@ -36,9 +37,6 @@ HOST_NAME = re.compile(
 """RFC 1123, section 2.1; but what inet_aton(3) takes for an address."""
 PROCESS_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 SYSCTL_KEY = re.compile(r"net\.(?:nf_conntrack_max|[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)+)")
-DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h)?")
-SECONDS = {"ms": 0.001, "s": 1.0, None: 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
-LONGEST = 7 * 86400.0
 COMPARISON = re.compile(r"(>=|<=|==|!=|>|<)?\s*(\d+)")
 OPERATORS: Mapping[str, Callable[[int, int], bool]] = {
     ">=": operator.ge, "<=": operator.le, "==": operator.eq,
@@ -199,13 +197,8 @@ def known(what: str, value: Any, names: Mapping[str, object]) -> str:
 
 def parse_duration(value: Any) -> float:
     """Seconds. Raises what `problem` makes."""
-    seconds = -1.0
-    if isinstance(value, str) and (match := DURATION.fullmatch(value.strip())):
-        seconds = float(match.group(1)) * SECONDS[match.group(2)]
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        seconds = value
-    if 0 <= seconds <= LONGEST:
-        return float(seconds)
+    if (found := seconds(value)) is not None:
+        return found
     raise problem(
         f"{shown(value)} is no duration; allowed: 50ms, 1.5s, 2m or a number of seconds, "
         f"{LONGEST / 86400:g} days at most"

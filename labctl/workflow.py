@@ -94,6 +94,13 @@ def place(scenario: Scenario, out: Path | None) -> Path:
     return new_folder(default_folder(), f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{name}")
 
 
+def together(cases: Sequence[Scenario]) -> Path | None:
+    """A folder for what one command records, where that are several runs; one needs none."""
+    if len(cases) == 1:
+        return None
+    return default_folder() / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{len(cases)}-cases"
+
+
 def run_in(
     path: Path, scenario: Scenario, watcher: Watcher, progress: Progress, backend: str, os: str
 ) -> RunResult:

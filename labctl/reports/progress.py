@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from labctl.history import Event, History, StepEvent
+from labctl.invoked import command
 from labctl.output import tell
 from labctl.runner import RunResult, Watcher
 from labctl.scenario import Scenario
@@ -22,7 +23,8 @@ def progress(scenario: Scenario) -> PlainProgress | LiveProgress:
     """Live where stderr is a terminal, plain lines elsewhere."""
     if not _on_terminal():
         return PlainProgress(scenario)
-    from labctl.reports.terminal import LiveProgress, console
+    from labctl.reports.tables import console
+    from labctl.reports.terminal import LiveProgress
 
     return LiveProgress(scenario, console(stderr=True))
 
@@ -31,7 +33,8 @@ def board(cases: Sequence[Scenario]) -> PlainBoard | LiveBoard:
     """The same for several cases at once."""
     if not _on_terminal():
         return PlainBoard(cases)
-    from labctl.reports.terminal import LiveBoard, console
+    from labctl.reports.tables import console
+    from labctl.reports.terminal import LiveBoard
 
     return LiveBoard(cases, console(stderr=True))
 
@@ -43,7 +46,8 @@ def alongside(names: Sequence[str]) -> Iterator[Callable[[str, str], None]]:
     if not _on_terminal():
         yield lambda name, line: tell(line if line.startswith(name) else f"{name}: {line}")
         return
-    from labctl.reports.terminal import LastLines, console
+    from labctl.reports.tables import console
+    from labctl.reports.terminal import LastLines
 
     with LastLines(names, console(stderr=True)) as shown:
         yield shown.say
@@ -118,6 +122,6 @@ class Keeping:
 
     def done(self, lab: Lab) -> None:
         """Says how to get in, and keeps the lab until it is interrupted."""
-        hosts = " or ".join(f"labctl shell {host}" for host in lab.scenario.hosts)
+        hosts = " or ".join(f"{command()} shell {host}" for host in lab.scenario.hosts)
         tell(f"The lab stays until Ctrl-C. Enter with {hosts}.")
         self._keep(lab)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import errno
-import os
+import shlex
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console, Group, RenderableType
@@ -19,13 +19,14 @@ from rich.text import Text
 from labctl.check import Verdict
 from labctl.explain import describe_socket
 from labctl.history import Event, History, SocketsEvent, StepEvent
+from labctl.invoked import command
 from labctl.probes.sockets import Socket
+from labctl.reports import tables
 from labctl.reports.rungs import claim_words
 from labctl.runner import WAS_INTERRUPTED, RunResult
 from labctl.scenario import Scenario
 
 if TYPE_CHECKING:
-    from labctl.doctor import Check
     from labctl.jobs import Doing
     from labctl.lab import Lab
     from labctl.reports.comparison import Comparison
@@ -40,23 +41,8 @@ STYLES = {
 SYMBOLS = {"pass": "✓", "fail": "✗", "unknown": "?", "skip": "-", "error": "!"}
 OUTCOMES: dict[str | None, str] = {"done": "✓", "held": "✓", "skipped": "-"}
 """The sign of a step, where it is not `✗`."""
-PIPE_WIDTH = 110
 SOCKETS_SHOWN = 6
 STEPS_SHOWN = 7
-
-
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        # cli.py knows what to do; rich would exit.
-        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
-
-
-def console(stderr: bool = False) -> Console:
-    """A console on stdout or stderr. NO_COLOR and TERM are heeded (see rich's Console)."""
-    found = _Console(stderr=stderr, highlight=False)
-    if not found.is_terminal:
-        found.width = max(found.width, PIPE_WIDTH)
-    return found
 
 
 # --- Results --------------------------------------------------------------------------------------
@@ -69,12 +55,14 @@ def print_runs(
     all of it took, and why that was not all."""
     if len(runs) == 1:
         _print_run(runs[0], out)
+        _print_where(runs, out)
         return
     for run in runs:
         if run.result not in ("pass", "skip") and run.reason != WAS_INTERRUPTED:
             _print_run(run, out)
+            _print_where([run], out)
             out.print()
-    table = _table("", "scenario", "variant", "seconds", "")
+    table = tables.table("", "scenario", "variant", "seconds", "")
     for run in runs:
         style = STYLES[run.result]
         table.add_row(
@@ -86,6 +74,23 @@ def print_runs(
         )
     out.print(table)
     out.print(_totals(runs, seconds) + (f", {cut_short}" if cut_short else ""))
+    _print_where(runs, out)
+
+
+def _print_where(runs: Sequence[RunResult], out: Console) -> None:
+    """The command that shows them all, as it can be typed here."""
+    words = ["report", *map(shlex.quote, _naming([run.folder for run in runs]))]
+    out.print(escape(f"  recorded; see it all: {command()} {' '.join(words)}"), soft_wrap=True)
+
+
+def _naming(folders: Sequence[Path]) -> list[str]:
+    """What names these runs and no others: one by itself, several by the folder that they are
+    alone in, or as the last ones."""
+    if len(folders) == 1:
+        return [str(folders[0])]
+    parent = folders[0].parent
+    there = {path.parent for path in parent.glob("*/history.jsonl")}
+    return [str(parent)] if there == set(folders) else ["--last"]
 
 
 def _totals(runs: Sequence[RunResult], seconds: float) -> str:
@@ -116,7 +121,6 @@ def _print_run(run: RunResult, out: Console) -> None:
     if "virtual time" in (known.get("engine") or ""):
         seconds = f"{run.lab_seconds:.1f} s by the lab's clock, in {seconds}"
     out.print(f"[{style}]{run.result.upper()}[/]{reason}  {seconds} on {place}")
-    out.print(f"  recorded; see it all: labctl report {escape(str(run.folder))}", soft_wrap=True)
 
 
 def _print_sides(step: StepEvent, run: RunResult, out: Console) -> None:
@@ -159,7 +163,7 @@ def print_verdicts(verdicts: Sequence[Verdict], out: Console) -> None:
 
 
 def _verdict_table(verdicts: Sequence[Verdict]) -> Table:
-    table = _table("", "at", "claim", "seen")
+    table = tables.table("", "at", "claim", "seen")
     for verdict in verdicts:
         table.add_row(
             Text(SYMBOLS[verdict.result], STYLES[verdict.result]),
@@ -176,25 +180,13 @@ def _print_failure(verdict: Verdict, out: Console) -> None:
         out.print(Text(f"    {line}", overflow="fold"))
 
 
-def print_table(
-    out: Console, columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = ""
-) -> None:
-    """A plain table, with a title if it has one."""
-    table = _table(*columns)
-    if title:
-        table.title, table.title_justify, table.title_style = f"\n{escape(title)}", "left", "bold"
-    for row in rows:
-        table.add_row(*map(escape, row))
-    out.print(table)
-
-
 def print_comparison(found: Comparison, out: Console) -> None:
     """Places side by side: what differs or did not pass, and then all but the claims."""
     places = [
         [f"{SYMBOLS[p.result]} {p.result}", p.name, p.kernel, p.system, p.reason or ""]
         for p in found.places
     ]
-    print_table(out, ["", "place", "kernel", "system", ""], places)
+    tables.print_table(out, ["", "place", "kernel", "system", ""], places)
     if all(place.reason for place in found.places):
         out.print("\nNothing has been run at any of these places.")
     elif not found.sections(first=True):
@@ -202,24 +194,7 @@ def print_comparison(found: Comparison, out: Console) -> None:
     for first, heading in ((True, "What differs or did not pass"), (False, "Everything")):
         for section in found.sections(first):
             if first or section.kind != "claim":
-                print_table(out, section.heads, section.rows, f"{heading}: {section.title}")
-
-
-def print_checks(out: Console, checks: Sequence[Check]) -> None:
-    """What `labctl doctor` found."""
-    table = _table("", "what", "found", "without it", "mend")
-    for check in checks:
-        symbol = Text(*(("✓", "green") if check.ok else ("✗", "yellow")))
-        lack = ("", "") if check.ok else (check.cost, check.mend)
-        table.add_row(symbol, check.name, *map(escape, (check.found, *lack)))
-    out.print(table)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
+                tables.print_table(out, section.heads, section.rows, f"{heading}: {section.title}")
 
 
 # --- Progress -------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import pytest
 import labctl
 from labctl.errors import ScenarioError, UsageError
 from labctl.history import ExecEvent, StepEvent
+from labctl.invoked import command
 from labctl.probes.sockets import State
 from labctl.reports.recorded import judge
 from labctl.scenario import load
@@ -125,7 +126,7 @@ def test_a_claim_that_does_not_hold(up: Callable[..., labctl.Lab]) -> None:
     where = line_of('lab.expect(sockets={"client": "TIME-WAIT"})')
     assert first == f"{where}: client: expected TIME-WAIT, saw ESTAB"
     assert second.startswith("    ESTAB ")
-    assert f"labctl report {folder}" in str(caught.value)
+    assert f"{command()} report {folder}" in str(caught.value)
     (ladder,) = caught.value.__notes__
     assert "SYN ACK seq 0 ack 1" in ladder
     assert "✗ client: TIME-WAIT" in ladder
@@ -246,7 +247,7 @@ def test_outcomes(project: pytest.Pytester, workers: tuple[str, ...]) -> None:
             "FAILED wrong.yaml::wrong - Failed: wrong.yaml:10: client: *",
             "wrong.yaml:10: client: expected TIME-WAIT, saw ESTAB",
             "    ESTAB * -> *:8000",
-            "recorded; see it all: labctl report */wrong",
+            "recorded; see it all: *labctl report */wrong",
             "* SYN ACK seq 0 ack 1 *",
             "* ✗ client: TIME-WAIT *",
             "unknown.yaml:10: client: expected *, unknown: *TcpExtNoSuchThing*",

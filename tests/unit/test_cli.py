@@ -18,14 +18,15 @@ from xml.etree import ElementTree
 import click
 import pytest
 
-from labctl import __version__
+from labctl import __version__, invoked
 from labctl.cli import EXIT, main
 from labctl.cli import _also as also
 from labctl.document import Document
 from labctl.history import TroubleEvent
 from labctl.params import Given
 from labctl.reports import junit, recorded
-from labctl.reports.terminal import console, print_runs
+from labctl.reports.tables import console
+from labctl.reports.terminal import print_runs
 from labctl.resources import catalogue, scenarios
 from labctl.runner import RunResult, document
 from labctl.scenario import load, load_document
@@ -334,7 +335,7 @@ def lessons(out: Path) -> list[RunResult]:
 
 def timeless(text: str, out: Path) -> str:
     """A text without what differs from run to run."""
-    text = text.replace(str(out), "RUNS")
+    text = text.replace(str(out), "RUNS").replace(f"all: {invoked.command()} ", "all: labctl ")
     text = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "2026-01-01T00:00:00Z", text)
     text = re.sub(r"\b(after|until) \d+\.\d{3} s", r"\1 T.TTT s", text)
     text = re.sub(r"^([✓✗?-]  )\d+\.\d{3} s", r"\1T.TTT s", text, flags=re.MULTILINE)

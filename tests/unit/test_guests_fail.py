@@ -227,10 +227,11 @@ def test_a_signal_leaves_nothing_running_and_nothing_half_made(
 
 MAKER = """\
 #!/bin/sh
-trap 'sleep 0.5; rm there; exit 1' TERM
+trap 'wait; sleep 0.5; rm there; exit 1' TERM
 sleep 0.5  # until who started it has taken note of that
+sleep 1000 &
 touch there
-sleep 1000
+wait
 rm there
 """
 
@@ -254,5 +255,8 @@ def test_a_root_that_is_interrupted_cleans_up_first(tmp_path: Path) -> None:
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        process.wait(PATIENCE)
+        try:
+            process.wait(PATIENCE)
+        finally:
+            process.kill()
     assert not (tmp_path / "there").exists()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import shlex
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from labctl import resources
 from labctl.kernels import initramfs, root
 
 # --- The initramfs --------------------------------------------------------------------------------
@@ -176,8 +179,13 @@ def test_the_guest_has_the_versions_that_this_labctl_runs_with() -> None:
 
 
 def test_the_guests_program_imports_nothing_else() -> None:
+    """Started as in a guest, without what a distribution adds to its Python (sitecustomize)."""
     code = "import sys, labctl.kernels.guest; print(*{m.partition('.')[0] for m in sys.modules})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    path = f"{resources.PACKAGE.parent}:{sysconfig.get_path('platlib')}"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code], env={**os.environ, "PYTHONPATH": path},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
     names = set(done.stdout.split()) - set(sys.stdlib_module_names) - {"labctl"}
     allowed = {text.partition("==")[0].replace("-", "_").lower() for text in
                root.closure(root.DEPENDENCIES, root._requirements)}  # fmt: skip

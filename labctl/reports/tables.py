@@ -1,0 +1,62 @@
+"""Plain tables at a terminal, and the console that all of them are written to."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from labctl.doctor import Check
+
+PIPE_WIDTH = 110
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        # cli.py knows what to do; rich would exit.
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
+def console(stderr: bool = False) -> Console:
+    """A console on stdout or stderr. NO_COLOR and TERM are heeded (see rich's Console)."""
+    found = _Console(stderr=stderr, highlight=False)
+    if not found.is_terminal:
+        found.width = max(found.width, PIPE_WIDTH)
+    return found
+
+
+def table(*columns: str) -> Table:
+    """A table without lines; what is too long for a column goes on in the next line."""
+    found = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    for column in columns:
+        found.add_column(column, overflow="fold")
+    return found
+
+
+def print_table(
+    out: Console, columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = ""
+) -> None:
+    """A plain table, with a title if it has one."""
+    found = table(*columns)
+    if title:
+        found.title, found.title_justify, found.title_style = f"\n{escape(title)}", "left", "bold"
+    for row in rows:
+        found.add_row(*map(escape, row))
+    out.print(found)
+
+
+def print_checks(out: Console, checks: Sequence[Check]) -> None:
+    """What `labctl doctor` found."""
+    found = table("", "what", "found", "without it", "mend")
+    for check in checks:
+        symbol = Text(*(("✓", "green") if check.ok else ("✗", "yellow")))
+        lack = ("", "") if check.ok else (check.cost, check.mend)
+        found.add_row(symbol, check.name, *map(escape, (check.found, *lack)))
+    out.print(found)
