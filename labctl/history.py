@@ -98,12 +98,13 @@ class CallEvent(Event):
 
 @dataclass(frozen=True, slots=True)
 class OutputEvent(Event):
-    """A program wrote something."""
+    """A program wrote something; before it came `left_out` bytes that are not recorded."""
 
     kind = "output"
     process: str
     host: str
     text: str
+    left_out: int | None = None
 
 
 MANY = 100_000
@@ -295,6 +296,7 @@ class ProcessState:
     entered: CallEvent | None = None
     obeys: bool = False
     output: str = ""
+    left_out: int = 0
 
     @property
     def condition(self) -> str:
@@ -307,6 +309,7 @@ class ProcessState:
         """Takes in one event of this process."""
         if isinstance(event, OutputEvent):
             self.output += event.text
+            self.left_out += event.left_out or 0
         elif isinstance(event, CallEvent):
             self.entered = event if event.phase == "enter" else None
             self.obeys |= event.name == "await"

@@ -6,7 +6,6 @@ the thread that calls Lab, which takes them off (`pump`) and so orders and recor
 
 from __future__ import annotations
 
-import base64
 import errno
 import queue
 import threading
@@ -38,10 +37,9 @@ from labctl.history import (
     History,
     LabEvent,
     ProcessEvent,
-    StateEvent,
     TroubleEvent,
-    shared,
 )
+from labctl.messages import NoMessage, fitting
 from labctl.predicates import Predicate
 from labctl.scenario import Scenario
 from labctl.steps import Outcome
@@ -58,6 +56,7 @@ COUNTER_PERIOD = 0.03
 AGENT_REST = 2
 """By how much longer than it works each agent rests, times the number of hosts: so that together
 they take half a core at most."""
+NO_MESSAGE = "said what is no message, or something in the lab wrote into its stream"
 TRACER = "the tracer"
 """What it is called among the hosts' agents; no host has such a name."""
 FORBIDDEN = {
@@ -78,6 +77,15 @@ class _Source:
     host: str
     process: str | None
     channel: Channel
+
+    def __str__(self) -> str:
+        if self.process is not None:
+            return f"process {self.process}"
+        return TRACER if self.host == TRACER else f"the agent of host {self.host}"
+
+
+_Said = Message | Exception | None
+"""A message; what broke its channel; or None for the channel's end."""
 
 
 class Lab:
@@ -102,7 +110,9 @@ class Lab:
         self._record_packets = record_packets
         self._processes = scenario.processes
         self._starts = [process for step in scenario.steps for process in step.starts]
-        self._inbox: queue.SimpleQueue[tuple[_Source, Message | None]] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[tuple[_Source, Message | Exception | None]] = (
+            queue.SimpleQueue()
+        )
         self._links: dict[str, HostLink] = {}
         self._agents: dict[str, Channel] = {}
         self._owners: dict[str, str] = {}
@@ -449,6 +459,10 @@ class Lab:
             raise LabError(f"{', '.join(late)}: no answer to {message['do']} in {patience:g} s")
         answers = {host: self._replies.pop(ident) for host, ident in ids.items()}
         for host, answer in answers.items():
+            try:
+                fitting(str(message.get("verb", message["do"])), answer)
+            except NoMessage as exc:
+                raise LabError(f"the agent of host {host} {NO_MESSAGE}: {exc}") from exc
             if "error" in answer:
                 raise LabError(f"{host}: {answer['error']}")
         return answers
@@ -458,18 +472,28 @@ class Lab:
             try:
                 for message in source.channel:
                     self._inbox.put((source, message))
-            finally:
                 self._inbox.put((source, None))
+            except Exception as exc:
+                self._inbox.put((source, exc))
 
         threading.Thread(target=read, daemon=True, name=f"read {source.host}").start()
 
-    def _take(self, source: _Source, message: Message | None) -> None:
-        if source.host == TRACER:
-            self._take_trace(message)
-        elif source.process is None:
-            self._take_host(source.host, message)
-        elif self._running.get(source.process) is source.channel:
-            self._take_process(source.process, source.host, message)
+    def _take(self, source: _Source, message: _Said) -> None:
+        try:
+            if isinstance(message, NoMessage | LabError):
+                raise message
+            if isinstance(message, Exception):
+                raise LabError(f"{source}: {type(message).__name__}: {message}") from message
+            if source.host == TRACER:
+                self._take_trace(message)
+            elif message and message["kind"] == "broken":
+                raise LabError(f"{source} broke: {messages.no_event('broken', message)['text']}")
+            elif source.process is None:
+                self._take_host(source.host, message)
+            elif self._running.get(source.process) is source.channel:
+                self._take_process(source.process, source.host, message)
+        except NoMessage as exc:
+            raise LabError(f"{source} {NO_MESSAGE}: {exc}") from exc
 
     def _take_host(self, host: str, message: Message | None) -> None:
         if message is None:
@@ -478,17 +502,17 @@ class Lab:
             return
         kind = message.pop("kind")
         if kind == "hello":
-            self._hellos[host] = message
-        elif kind == "reply" and message["id"] in self._blaming:
-            self._blaming.remove(message["id"])
+            self._hellos[host] = messages.no_event(kind, message)
+        elif kind == "reply" and (ident := messages.ident(message)) in self._blaming:
+            self._blaming.remove(ident)
         elif kind == "reply":
-            self._replies[message["id"]] = message
+            self._replies[ident] = message
         elif self.history.lab is None:
             pass  # Sockets of a host that is still being set up
         else:
-            t = message.pop("t") - self._origin
+            t = messages.moment(message) - self._origin
             if kind == "packets":
-                records = base64.b64decode(message["data"])
+                records = messages.packets(message)
                 self.history.add_packets(t, host, records)
                 self._record_packets(host, records)
             else:
@@ -501,17 +525,22 @@ class Lab:
                 self._blind(self.now(), "the tracer ended")
             return
         kind = message.pop("kind")
-        if kind in ("hello", "refused"):
+        if kind == "hello":
             self._traced = message
+        elif kind == "refused":
+            self._traced = messages.no_event(kind, message)
         elif kind == "reply":
-            self._replies[message["id"]] = message
+            self._replies[messages.ident(message)] = message
+        elif kind == "broken":
+            del self._agents[TRACER]
+            self._blind(self.now(), f"the tracer broke: {messages.no_event(kind, message)['text']}")
         elif self.history.lab is not None:
-            t = message.pop("t") - self._origin
-            if kind == "state":
-                address = message["local"].rpartition(":")[0].strip("[]")
-                self.emit(StateEvent(t, self._owners[address], **shared(message)))
+            t = messages.moment(message) - self._origin
+            event = messages.of_trace(kind, t, self._owners, message)
+            if isinstance(event, TroubleEvent):
+                self._blind(t, event.text)
             else:
-                self._blind(t, message["text"])
+                self.emit(event)
 
     def _take_process(self, process: str, host: str, message: Message | None) -> None:
         if message is None:
@@ -522,7 +551,7 @@ class Lab:
             if process in self._starts and not self._closing:
                 self._backend.prepare(self._processes[process])
             return
-        kind, t = message.pop("kind"), message.pop("t") - self._origin
+        kind, t = message.pop("kind"), messages.moment(message) - self._origin
         event = messages.of_process(kind, t, process, host, message)
         self.emit(event)
         if isinstance(event, CallEvent | ProcessEvent):

@@ -41,6 +41,7 @@ PERIOD_MAX = 0.025
 QUICKLY, SLOWLY, FREELY = 1.3, 1.1, 2.0
 """By how much the period grows: up to PERIOD_MAX; beyond that, where it may, while a timer is
 overdue, which is seen to go off within a tenth of how late it is; and else."""
+PR_SET_DUMPABLE = 4
 CAPTURE_PERIOD = 0.005
 TIMER = re.compile(r"timer:\(\w+,(?:(\d+)min)?(?:([\d.]+)sec|(\d*\.\d+)ms|(\d+)ms)?,")
 """1min59sec, 7.020sec, the same 7.020ms of an ss up to 6.1, 020ms, and nothing at all for 0."""
@@ -490,7 +491,13 @@ COMMANDS = {
 
 def main(arguments):
     if "--tether" in arguments:
-        Agent().run()
+        # Else commands could write into this stream (ptrace(2), "Ptrace access mode checking").
+        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+        try:
+            Agent().run()
+        except Exception as exc:
+            emit(kind="broken", t=time.monotonic(), text="%s: %s" % (type(exc).__name__, exc))
+            raise
     else:
         # A host for hands: it only has to be there, until somebody stops it.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

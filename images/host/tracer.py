@@ -259,6 +259,9 @@ def main(argv):
         Tracer(instance).run()
     except OSError:
         pass  # The controller is gone, in the middle of a word.
+    except Exception as exc:
+        text = "%s: %s" % (type(exc).__name__, exc)
+        emit({"kind": "broken", "t": time.monotonic(), "text": text})
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         instance.remove()

@@ -27,6 +27,7 @@ DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|min|h)?\Z")
 SECONDS = {"ms": 0.001, "s": 1, None: 1, "m": 60, "min": 60, "h": 3600}
 LONGEST = 7 * 86400
 INT_MAX = 0x7FFFFFFF
+MOST_TEXT = 400  # of a call's own, in a report: which is written in one piece (pipe(7), PIPE_BUF)
 OPTION_LEVELS = collections.OrderedDict(
     [
         ("SO_", socket.SOL_SOCKET),
@@ -291,8 +292,9 @@ class Program:
 
     def execute(self, calls):
         for call in calls:
-            self.log(kind="call", pid=os.getpid(), phase="enter", call=call.text, name=call.name)
-            report = {"kind": "call", "pid": os.getpid(), "call": call.text, "name": call.name}
+            text = call.text if len(call.text) <= MOST_TEXT else call.text[:MOST_TEXT] + "..."
+            report = {"kind": "call", "pid": os.getpid(), "call": text, "name": call.name}
+            self.log(phase="enter", **report)
             try:
                 result = CALLS[call.name].run(self, *call.args)
             except OSError as exc:
@@ -335,7 +337,10 @@ class Program:
         family = self.sock().family
         if family == socket.AF_INET6 and host:
             flags |= socket.AI_V4MAPPED
-        found = socket.getaddrinfo(host or None, port, family, socket.SOCK_STREAM, 0, flags)
+        try:
+            found = socket.getaddrinfo(host or None, port, family, socket.SOCK_STREAM, 0, flags)
+        except UnicodeError as exc:  # no name at all, says Python's IDNA
+            raise socket.gaierror(socket.EAI_NONAME, str(exc)) from None
         return found[0][4]
 
 
@@ -442,7 +447,7 @@ def call_return(program):
 
 
 def call_await(program):
-    with os.fdopen(0, closefd=False) as commands:
+    with os.fdopen(0, encoding="utf-8", closefd=False) as commands:
         for line in iter(commands.readline, ""):
             program.execute(parse(line))
 

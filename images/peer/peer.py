@@ -18,29 +18,35 @@ Standard library only, Python 3.6 or later. What a call is and does stands in ca
 import argparse
 import ctypes
 import errno
+import fcntl
 import json
 import os
 import select
 import shlex
 import signal
+import struct
 import sys
+import termios
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # an isolated Python leaves it out
 from calls import CallError, Program, parse
+from written import Written
 
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
 FORWARDED = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1,
              signal.SIGUSR2]  # fmt: skip
-PR_SET_PDEATHSIG = 1
+MOST_FILES = 1 << 16
+AT_ONCE, CHUNK = 4096, 65536
+NO_FORK = "can't fork: %s; a limit of processes (ulimit -u, or pids.max of a cgroup) refuses it"
 
 
-def log_json(**event):
-    event["t"] = time.monotonic()
-    os.write(1, (json.dumps(event) + "\n").encode())
+def as_json(event):
+    return json.dumps(event)
 
 
-def log_text(**event):
-    words = ["%.3f" % time.monotonic(), "[%d]" % event.get("pid", os.getpid())]
+def as_text(event):
+    words = ["%.3f" % event["t"], "[%d]" % event.get("pid", os.getpid())]
     if event["kind"] == "output":
         words += [event["text"].rstrip("\n")]
     elif event["kind"] == "call":
@@ -52,10 +58,49 @@ def log_text(**event):
             reason = "%s: %s" % (number, event.get("error")) if number else event.get("error")
             failed = event.get("errno") and "%s (%s)" % (event["errno"], reason)
             words += [failed or ", ".join(shown) or "ok"]
+    elif event["kind"] == "broken":
+        words += ["broken:", event["text"]]
     else:
         how = "signal %s" % event["signal"] if event.get("signal") else event.get("exit", "")
         words += ["process", event["phase"], str(how)]
-    os.write(1, (" ".join(words) + "\n").encode())
+    return " ".join(words)
+
+
+class Log:
+    """Tells what happens on standard output, an event a line, by `words`: as_json or as_text."""
+
+    def __init__(self, words):
+        self.words = words
+        self.waiting = bytearray()
+
+    def __call__(self, **event):
+        """Tells an event, now."""
+        self.later(**event)
+        self.finish()
+
+    def later(self, **event):
+        """The same, but whoever reads may be slow: `push` when standard output takes more."""
+        event.setdefault("t", time.monotonic())
+        self.waiting += (self.words(event) + "\n").encode()
+
+    def push(self):
+        """Writes what never blocks where select(2) says that it does not (see pipe(7), PIPE_BUF);
+        nobody else's bytes come between."""
+        del self.waiting[: os.write(1, bytes(self.waiting[:AT_ONCE]))]
+
+    def finish(self):
+        """Writes all that waits."""
+        while self.waiting:
+            self.push()
+
+
+def told(exc):
+    """What broke, and where, in a line."""
+    trace = exc.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    where = trace and (os.path.basename(trace.tb_frame.f_code.co_filename), trace.tb_lineno)
+    return "%s: %s%s" % (type(exc).__name__, exc, " (%s:%d)" % where if where else "")
 
 
 def supervise(main, log, tether):
@@ -64,8 +109,14 @@ def supervise(main, log, tether):
     `main` is a function of one argument, the descriptor for a program's output. Commands come as
     JSON lines on stdin: `{"do": "call", "call": TEXT}` for a process in `await`, `{"do": "signal",
     "signal": "TERM"}` for the main process alone; `{"do": "end"}`, a SIGTERM, `{"do": "freeze"}`
-    and `{"do": "thaw"}` for all of them (as process 1 only).
+    and `{"do": "thaw"}` for all of them (as process 1 only); `{"do": "answer", "id": N}`, which it
+    does when all that was written before is told. Nothing that the child does, and no controller
+    that is slow to listen, holds it up.
     """
+    # Whatever runs below, as the same user, shall not get at this process' streams and speak for
+    # it: they and its memory are open to CAP_SYS_PTRACE alone then (ptrace(2), "Ptrace access mode
+    # checking"). So are a child's, until it executes a program.
+    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     wake, waker = os.pipe()
     os.set_blocking(waker, False)
     signal.set_wakeup_fd(waker)
@@ -75,21 +126,27 @@ def supervise(main, log, tether):
     started = os.getpid()
     # Signals that come before their handlers are there must wait.
     signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
-    child = os.fork()
+    child = _fork()
     if child == 0:
-        if started != 1:
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for number in FORWARDED:
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
-        os.dup2(commands, 0)
-        for descriptor in (wake, waker, commands, to_main, output):
-            os.close(descriptor)
-        log(kind="process", phase="start", pid=os.getpid())
-        main(from_main)
-        os._exit(0)
+        status = 1
+        try:
+            if started != 1:
+                ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for number in FORWARDED:
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+            os.dup2(commands, 0)
+            for descriptor in (wake, waker, commands, to_main, output):
+                os.close(descriptor)
+            log(kind="process", phase="start", pid=os.getpid())
+            main(from_main)
+            status = 0
+        except BaseException as exc:
+            log(kind="broken", text=told(exc))
+        finally:
+            os._exit(status)
     for number in FORWARDED:
         signal.signal(number, lambda n, _: _kill(child, n))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
@@ -97,49 +154,92 @@ def supervise(main, log, tether):
     os.close(from_main)
     status = None
     pending = b""
+    written = Written()
     watched = [wake, output] + ([0] if tether else [])
+
+    def record(final=False):
+        found = written.take(final)
+        if found:
+            log.later(kind="output", **found)
+
     while True:
-        ready, _, _ = select.select(watched, [], [])
+        # Where somebody is slow to listen, the moment of a program that writes much is longer.
+        due = None if log.waiting and not written.in_full else written.due
+        patience = None if due is None else max(0.0, due - time.monotonic())
+        ready, takes, _ = select.select(watched, [1] if log.waiting else [], [], patience)
+        if takes:
+            log.push()
         if output in ready:
-            data = os.read(output, 65536)
+            data = os.read(output, CHUNK)
             if data:
-                log(kind="output", text=data.decode("utf-8", "replace"))
+                written.add(data, time.monotonic())
             else:
                 watched.remove(output)
+                record(final=True)
+        if due is not None and time.monotonic() >= due:
+            record()
         if 0 in ready:
-            data = os.read(0, 65536)
+            data = os.read(0, CHUNK)
             if not data:
                 _kill(-1 if started == 1 else child, signal.SIGKILL)
                 os._exit(0)
             *lines, pending = (pending + data).split(b"\n")
-            for line in lines:
-                _obey(json.loads(line.decode()), child if status is None else None, to_main)
+            for message in map(json.loads, (line.decode() for line in lines)):
+                if message["do"] == "answer":
+                    _rest(output, written)
+                    record()
+                    log.later(kind="reply", id=message["id"])
+                else:
+                    _obey(message, child if status is None else None, to_main)
         if wake in ready:
             os.read(wake, 4096)
             while True:
                 try:
                     pid, ended = os.waitpid(-1, os.WNOHANG)
                 except ChildProcessError:
+                    _rest(output, written)
+                    record(final=True)
+                    log.finish()
                     return status
                 if pid == 0:
                     break
                 if pid == child:
-                    while output in watched and select.select([output], [], [], 0)[0]:
-                        data = os.read(output, 65536)
-                        if not data:
-                            watched.remove(output)
-                        else:
-                            log(kind="output", text=data.decode("utf-8", "replace"))
+                    _rest(output, written)
+                    record()
                     status = _report_exit(log, child, ended)
+
+
+def _fork():
+    """A child. Raises OSError, with what helps."""
+    try:
+        return os.fork()
+    except OSError as exc:
+        raise OSError(exc.errno, NO_FORK % exc.strerror) from None
+
+
+def _rest(output, written):
+    """Takes in what is in a pipe now. What others go on to write there is for later."""
+    count = struct.unpack("i", fcntl.ioctl(output, termios.FIONREAD, bytes(4)))[0]
+    while count:
+        data = os.read(output, min(count, CHUNK))
+        written.add(data, time.monotonic())
+        count -= len(data)
 
 
 def _report_exit(log, child, ended):
     if os.WIFSIGNALED(ended):
-        name = signal.Signals(os.WTERMSIG(ended)).name[3:]
-        log(kind="process", phase="exit", pid=child, exit=None, signal=name)
+        name = _signal_name(os.WTERMSIG(ended))
+        log.later(kind="process", phase="exit", pid=child, exit=None, signal=name)
         return 128 + os.WTERMSIG(ended)
-    log(kind="process", phase="exit", pid=child, exit=os.WEXITSTATUS(ended), signal=None)
+    log.later(kind="process", phase="exit", pid=child, exit=os.WEXITSTATUS(ended), signal=None)
     return os.WEXITSTATUS(ended)
+
+
+def _signal_name(number):
+    try:
+        return signal.Signals(number).name[3:]
+    except ValueError:  # one of the nameless, for real time
+        return "RTMIN%+d" % (number - signal.SIGRTMIN)
 
 
 def _obey(message, main, to_main):
@@ -182,7 +282,7 @@ def run_main(argv, env):
         os.dup2(null, 0)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        os.closerange(3, 256)
+        os.closerange(3, MOST_FILES)
         try:
             os.execvpe(argv[0], argv, dict(os.environ, **env))
         except OSError as exc:
@@ -212,7 +312,7 @@ def main(arguments=None):
     modes.add_parser("calls", help="socket calls").add_argument("calls", metavar="CALLS")
     modes.add_parser("run", help="any program").add_argument("argv", nargs="+", metavar="ARG")
     options = parser.parse_args(arguments)
-    log = log_text if options.text else log_json
+    log = Log(as_text if options.text else as_json)
     try:
         job = (
             calls_main(options.calls, log)
@@ -223,7 +323,12 @@ def main(arguments=None):
         parser.error("line %d: %s" % (exc.offset + 1, exc))
     if options.held:
         await_line()
-    sys.exit(supervise(job, log, options.tether))
+    try:
+        status = supervise(job, log, options.tether)
+    except OSError as exc:
+        log(kind="broken", text=told(exc))
+        status = 1
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ class Channel(Protocol):
         """Sends one message. A program that is gone is not an error: its stream says so."""
 
     def __iter__(self) -> Iterator[Message]:
-        """The program's messages, until it ends. Called once, from a thread of its own."""
+        """The program's messages, until it ends. Called once, from a thread of its own. Raises
+        NoMessage (labctl/messages.py) for what is none."""
 
     def close(self) -> None:
         """Ends the stream; a tethered program ends with it."""

@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from labctl import messages
 from labctl.backends import Message
 from labctl.errors import LabError
 
@@ -68,7 +69,7 @@ class AttachChannel:
             lines, newline, rest = data.rpartition(b"\n")
             if newline:
                 for line in b"".join([*parts, lines]).split(b"\n"):
-                    yield json.loads(line)
+                    yield messages.read(line)
                 parts.clear()
             parts.append(rest)
 
@@ -91,7 +92,7 @@ class HolderChannel(AttachChannel):
     def __iter__(self) -> Iterator[Message]:
         for message in super().__iter__():
             if message["kind"] == "hello":
-                offset = message["t"] - time.monotonic()
+                offset = messages.moment(dict(message)) - time.monotonic()
                 self.offset = offset if abs(offset) > SAME_CLOCK else 0.0
             yield message
 

@@ -27,6 +27,7 @@ from contextlib import ExitStack, suppress
 from functools import cache
 from typing import Any
 
+from labctl import messages
 from labctl.backends import (
     REAL_TIME,
     BackendOptions,
@@ -70,7 +71,7 @@ class SocketChannel:
     def __iter__(self) -> Iterator[Message]:
         with suppress(OSError), self._socket.makefile("rb") as lines:
             for line in lines:
-                yield json.loads(line)
+                yield messages.read(line)
 
     def close(self) -> None:
         with suppress(OSError):

@@ -15,6 +15,7 @@ alone (see `launch`).
 Threads: none, so that fork and unshare(2) mean what they say.
 """
 
+import codecs
 import ctypes
 import gc
 import importlib.util
@@ -37,6 +38,9 @@ CAPABILITY_VERSION_3 = 0x20080522
 ANSWER_LIMIT = 65536
 LAUNCH_LIMIT, MOST_FILES = 16, 7
 
+for codec in ("idna", "punycode"):
+    codecs.lookup(codec)  # for names: where Python is root's alone, no other user could load them
+
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -56,16 +60,19 @@ def load(path: str):  # type: ignore[no-untyped-def]
 
 
 def fork(work) -> int:  # type: ignore[no-untyped-def]
-    """A process that does some work and ends, and tells on stderr what went wrong."""
+    """A process that does some work and ends: with 0 only if nothing went wrong, and otherwise it
+    tells on stderr what did."""
     pid = os.fork()
     if pid:
         return pid
+    status = 1
     try:
         work()
+        status = 0
     except BaseException as exc:
         print(f"{type(exc).__name__}: {exc}", file=sys.stderr, flush=True)
     finally:
-        os._exit(0)
+        os._exit(status)
 
 
 def close_but(*kept: int) -> None:
@@ -124,17 +131,21 @@ class World:
         uid: "int | None",
         kept: list[int],
     ) -> dict[str, object]:
-        """A supervisor and its process, in a new PID namespace on a host."""
+        """A supervisor and its process, on a host, in a new PID namespace with a /proc of its
+        own: no process sees another one's."""
 
         def work() -> None:
             call("setns", self.networks[host], CLONE_NEWNET)
+            call("unshare", CLONE_NEWNS)
+            call("mount", b"proc", b"/proc", b"proc", MS_NOSUID_NODEV_NOEXEC, None)
+            close_but(0, 1, 2)
             drop = uid or 0
             if uid is not None:
                 os.setgroups([])
                 os.setresgid(drop, drop, drop)
                 os.setresuid(drop, drop, drop)
             drop_capabilities(kept) if not drop else libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-            log = self.peer.log_json
+            log = self.peer.Log(self.peer.as_json)
             if "calls" in job:
                 main = self.peer.calls_main(job["calls"], log)
             else:
@@ -162,9 +173,16 @@ class World:
             os.dup2(channel, 0)
             os.dup2(channel, 1)
             close_but(0, 1, 2, *self.networks.values())
-            work()
+            try:
+                work()
+            except BaseException as exc:
+                self.peer.Log(self.peer.as_json)(kind="broken", text=self.peer.told(exc))
+                raise
 
-        return fork(child)
+        try:
+            return fork(child)
+        except OSError as exc:
+            raise OSError(exc.errno, self.peer.NO_FORK % exc.strerror) from None
 
     def reap(self) -> None:
         while True:

@@ -23,6 +23,7 @@ from labctl.values import (
     unknown,
 )
 
+NOT_RECORDED = "are not recorded; have it write less, or into a file"
 OUTCOMES = ("running", "exited", "ok", *errnos.NAMES)
 
 
@@ -64,7 +65,10 @@ class ProcessPattern(Model):
         if self.output is not None:
             found = re.search(self.output, state.output, re.MULTILINE)
             line = found[0] if found else state.output.strip().rpartition("\n")[2]
-            yield found is not None, f"output {line!r}"
+            if not found and state.left_out:
+                yield None, f"output {line!r}; {state.left_out} bytes of it {NOT_RECORDED}"
+            else:
+                yield found is not None, f"output {line!r}"
         if self.errno is not None:
             if not state.calls and not state.entered:
                 decided = None if not state.running else False

@@ -1,0 +1,66 @@
+"""What is recorded of what a program writes: all of it, until that is too much, and from then on
+the end of what comes in each moment.
+
+So a program may write without end and is held up by nobody: whoever reads it keeps up. Standard
+library only, Python 3.6 or later. The controller imports this module too.
+"""
+
+import codecs
+
+IN_FULL = 4 << 20
+"""So many bytes are recorded in full. Each piece counts for PIECE more: an event has its cost."""
+PIECE = 1 << 10
+MOMENT = 0.05
+TAIL = 4096
+"""After that: so many bytes of each moment, in seconds, at most."""
+
+
+class Written:
+    """Takes in bytes (`add`) and gives what is to be recorded of them (`take`) when that is `due`.
+    A character whose bytes come in two pieces is one character."""
+
+    def __init__(self):
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._room = IN_FULL
+        self._kept, self._left_out = b"", 0
+        self._began = self._latest = 0.0
+
+    @property
+    def in_full(self):
+        """Whether all is recorded as it comes."""
+        return self._room > 0
+
+    @property
+    def due(self):
+        """When to take what is there; None where nothing is."""
+        if not self._kept:
+            return None
+        return self._began if self.in_full else self._began + MOMENT
+
+    def add(self, data, t):
+        """Takes in what came at `t`."""
+        if not self._kept:
+            self._began = t
+        self._latest = t
+        self._kept += data
+        if not self.in_full and len(self._kept) > TAIL:
+            self._cut(len(self._kept) - TAIL)
+
+    def _cut(self, count):
+        while count < len(self._kept) and self._kept[count] & 0xC0 == 0x80:
+            count += 1  # the rest of a character whose beginning is cut off
+        self._left_out += count + len(self._decoder.getstate()[0])
+        self._decoder.reset()
+        self._kept = self._kept[count:]
+
+    def take(self, final=False):
+        """An event's `text`, its time `t`, and how many bytes before it were left out, if any; None
+        where there is nothing to tell. `final`: nothing more comes."""
+        text = self._decoder.decode(self._kept, final)
+        found = {"text": text, "t": self._latest}
+        if self._left_out:
+            found["left_out"] = self._left_out
+        if self.in_full:
+            self._room -= len(self._kept) + PIECE
+        self._kept, self._left_out = b"", 0
+        return found if text or "left_out" in found else None
