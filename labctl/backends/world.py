@@ -139,12 +139,13 @@ class World:
             call("unshare", CLONE_NEWNS)
             call("mount", b"proc", b"/proc", b"proc", MS_NOSUID_NODEV_NOEXEC, None)
             close_but(0, 1, 2)
-            drop = uid or 0
-            if uid is not None:
+            if uid:
                 os.setgroups([])
-                os.setresgid(drop, drop, drop)
-                os.setresuid(drop, drop, drop)
-            drop_capabilities(kept) if not drop else libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+                os.setresgid(uid, uid, uid)
+                os.setresuid(uid, uid, uid)
+                libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+            else:
+                drop_capabilities(kept)
             log = self.peer.Log(self.peer.as_json)
             if "calls" in job:
                 main = self.peer.calls_main(job["calls"], log)
