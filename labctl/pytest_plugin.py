@@ -24,6 +24,8 @@ LABS = pytest.StashKey[ExitStack]()
 """The labs of a test, which end with its call."""
 OUT = pytest.StashKey[Path]()
 """Where runs are recorded."""
+PARAMS = pytest.StashKey[set[str]]()
+"""The params of all scenarios that were collected."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -58,6 +60,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Raises UsageError for an option that is none."""
+    _sets(config)
+
+
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> ScenarioFile | None:
     """A scenario's file, where that is asked for."""
     config = parent.config
@@ -73,17 +80,52 @@ class ScenarioFile(pytest.File):
 
     def collect(self) -> Iterator[ScenarioItem]:
         """Raises CollectError with every mistake of the file."""
-        from labctl.arguments import parse_sets
+        from labctl.document import Document
         from labctl.errors import LabctlError
-        from labctl.scenario import load
+        from labctl.scenario import load_document, params_of
 
         try:
-            sets = parse_sets(self.config.getoption("labctl_set"), "--labctl-set")
-            cases = load(Path(os.path.relpath(self.path)), sets)
+            document = Document.read(Path(os.path.relpath(self.path)))
+            params = params_of(document)
+            self.config.stash.setdefault(PARAMS, set()).update(params)
+            sets = {name: value for name, value in _sets(self.config).items() if name in params}
+            cases = load_document(document, document.text, self.path.stem, sets)
         except LabctlError as exc:
             raise self.CollectError(str(exc)) from exc
         for case in cases:
             yield ScenarioItem.from_parent(self, name=case.label, case=case)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Raises UsageError for what --labctl-set names that no scenario has. A worker of pytest-xdist
+    can't do that: there the scenarios fail."""
+    message = _no_param(session.config)
+    if message and not session.testsfailed and not hasattr(session.config, "workerinput"):
+        raise pytest.UsageError(message)
+
+
+def _no_param(config: pytest.Config) -> str:
+    """What is wrong with --labctl-set, by the scenarios that were collected."""
+    known = config.stash.get(PARAMS, None)
+    wrong = sorted(_sets(config).keys() - known) if known is not None else []
+    if not wrong:
+        return ""
+    from labctl.values import unknown
+
+    return f"--labctl-set {wrong[0]}: {unknown('param', wrong[0], sorted(known or ()))}"
+
+
+def _sets(config: pytest.Config) -> dict[str, str]:
+    texts = config.getoption("labctl_set")
+    if not texts:
+        return {}
+    from labctl.arguments import parse_sets
+    from labctl.errors import LabctlError
+
+    try:
+        return parse_sets(texts, "--labctl-set")
+    except LabctlError as exc:
+        raise pytest.UsageError(str(exc)) from exc
 
 
 class ScenarioItem(pytest.Item):
@@ -98,6 +140,8 @@ class ScenarioItem(pytest.Item):
         from labctl.errors import LabctlError, Unavailable
         from labctl.testing import ladder, told
 
+        if message := _no_param(self.config):
+            pytest.fail(message, pytrace=False)
         try:
             found = self._run()
         except Unavailable as exc:
@@ -154,10 +198,25 @@ def labctl_lab(request: pytest.FixtureRequest) -> Iterator[Callable[..., Lab]]:
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
+    """Ends the labs of a test that will never be called with what ended its set-up."""
+    try:
+        return (yield)
+    except BaseException:
+        with item.stash.get(LABS, nullcontext()):
+            raise
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Ends a test's labs with its call, so that they learn how it ended, and it what they say."""
-    with item.stash.get(LABS, nullcontext()):
-        return (yield)
+    try:
+        with item.stash.get(LABS, nullcontext()):
+            return (yield)
+    except pytest.fail.Exception as exc:
+        if not exc.pytrace:  # pytest would leave out what they say
+            item.add_report_section("call", "ladder", "\n".join(getattr(exc, "__notes__", ())))
+        raise
 
 
 def out(config: pytest.Config) -> Path:

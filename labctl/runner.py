@@ -298,9 +298,24 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
+OUTCOMES = {
+    "builtins.AssertionError": "fail",
+    "builtins.Failed": "fail",
+    "builtins.Skipped": "skip",
+    "unittest.case.SkipTest": "skip",
+    "labctl.testing.NotKnown": "unknown",
+}
+"""What the exceptions of tests say of a run, by the names of their classes: none need be there.
+Those of pytest say that they are Python's own."""
+
+
 def outcome(cause: BaseException | None) -> tuple[str, str | None]:
     """The result and the reason that an exception gives a run; no result where the verdicts do."""
+    kinds = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(cause).__mro__]
+    result = next((OUTCOMES[kind] for kind in kinds if kind in OUTCOMES), "error")
     match cause:
+        case _ if result == "unknown":
+            return result, first_line(cause)
         case None | NotPassed():
             return "", None
         case MissingHere() | Unavailable():
@@ -309,4 +324,14 @@ def outcome(cause: BaseException | None) -> tuple[str, str | None]:
             return "error", WAS_INTERRUPTED
         case LabError():
             return "error", str(cause)
-    return "error", f"{type(cause).__name__}: {cause}".partition("\n")[0]
+    if result == "skip":
+        return result, first_line(cause) or "skipped by its test"
+    return result, f"{type(cause).__name__}: {first_line(cause)}".removesuffix(": ")
+
+
+def first_line(cause: object) -> str:
+    """The first line of what an exception says, whoever wrote it."""
+    try:
+        return str(cause).strip().partition("\n")[0]
+    except Exception:
+        return "it can't be shown"

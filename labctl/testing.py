@@ -10,25 +10,29 @@ grows with every step, so `labctl run` can repeat it.
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from unittest import SkipTest
 
-import yaml
-
 from labctl import reports, workflow
 from labctl.backends import MissingHere, choose
 from labctl.check import NotPassed, Verdict, check_step, check_whole
-from labctl.document import CORE, Document
-from labctl.errors import LabError, Mistake, ScenarioError, Unavailable, UsageError
+from labctl.document import Document
+from labctl.errors import (
+    LabError,
+    ScenarioError,
+    Unavailable,
+    UsageError,
+)
 from labctl.explain import explain
+from labctl.from_python import caller, demand, dump, here, mapping, misused, plain, shown, thread
+from labctl.from_python import document as as_document
+from labctl.from_python import words as as_words
 from labctl.history import Event, ExecEvent
 from labctl.invoked import command
 from labctl.output import tell
@@ -40,13 +44,11 @@ from labctl.runner import Session, Silent
 from labctl.scenario import Scenario, load_document, with_step
 from labctl.steps import STEPS
 from labctl.values import unknown
-from labctl.written import Float, Int
 
 __tracebackhide__ = True
 """pytest shows the line of a test that failed, and none of ours."""
 
 KindOfEvent = TypeVar("KindOfEvent", bound=Event)
-OWN_CODE = ("labctl", "contextlib")
 
 
 class Lab:
@@ -65,8 +67,12 @@ class Lab:
     `labctl run`, and `os` is Docker's alone.
 
     A claim that does not hold, or can't be decided, raises NotPassed, an AssertionError. Whatever
-    exception leaves the `with`, a note at it shows the ladder. What can't run here raises SkipTest.
-    A mistake raises ScenarioError before anything is done; a lab that fails, LabError.
+    exception leaves the `with`, the record has it, and a note at it shows the ladder. What can't
+    run here raises SkipTest. A mistake raises UsageError before anything is done; a lab that fails,
+    LabError.
+
+    A lab is of the thread that brought it up. In another one its verbs raise UsageError, and so
+    does the end of the `with`: what was wanted there has not been judged.
     """
 
     def __init__(
@@ -80,17 +86,28 @@ class Lab:
         out: Path | None = None,
     ) -> None:
         if (scenario is None) == (hosts is None):
-            raise UsageError(f"{_caller()}: a lab takes a scenario or hosts, one of them")
-        self._backend, self._os, self._out = backend, os, out
+            raise misused("a lab takes a scenario or hosts, one of them")
+        demand("scenario", scenario, (Path, str, Mapping, None), "a path, a text or a mapping")
+        demand("hosts", hosts, (Mapping, None), "a mapping of hosts, by name")
+        demand("backend", backend, (str,), "auto, docker or netns")
+        demand("os", os, (str, None), "a text, the name of an image,")
+        demand("out", out, (Path, str, None), "a path")
+        demand("sets", sets, (Mapping, None), "a mapping of texts, by the names of params,")
+        for name, value in (sets or {}).items():
+            demand("sets: each name", name, (str,), "a text")
+            demand(f"sets: {name}", value, (str,), "a text, as --set takes it,")
+        self._backend, self._os, self._out = backend, os, None if out is None else Path(out)
         self._session: Session | None = None
+        self._owner: tuple[int, int] | None = None
+        self._refused: list[UsageError] = []
         self._is_up = False
         self._context = self._running()
         try:
-            document, name = _document({"hosts": hosts} if scenario is None else scenario)
+            document, name = as_document({"hosts": hosts} if scenario is None else scenario)
             cases = load_document(document, document.text, name, sets or {})
             choices = Given(document).choices(sets or {})
         except ScenarioError as exc:
-            raise exc if isinstance(scenario, Path | str) else _here(exc) from None
+            raise exc if isinstance(scenario, Path | str) else here(exc) from None
         if len(cases) != 1:
             labels = ", ".join(case.label for case in cases)
             raise UsageError(f"{document.file}: a lab is of one variant, not {labels}; use sets")
@@ -101,11 +118,12 @@ class Lab:
         if case.variant:
             data["variants"] = [{name: self._params[name] for name in case.variant}]
         self._data = data  # the scenario as it is so far, for the record
-        self._case = replace(case, text=_dump(data))
+        self._case = replace(case, text=dump(data))
 
     def __enter__(self) -> Self:
-        if self._session is not None:
-            raise UsageError(f"{_caller()}: a lab is brought up once, and this one has been")
+        if self._owner is not None:
+            raise misused("a lab is brought up once, and this one has been")
+        self._owner = thread()
         self._context.__enter__()
         return self
 
@@ -115,14 +133,17 @@ class Lab:
         exc: BaseException | None,
         trace: TracebackType | None,
     ) -> bool | None:
+        if self._owner is None:
+            raise misused("the lab has not been up yet; use it in a `with`")
         return self._context.__exit__(kind, exc, trace)
 
     def do(self, step: Mapping[str, Any]) -> None:
         """Does one step, as the language writes it: `{"kill": "server", "as": "killed"}`."""
         session = self._up
+        demand("step", step, (Mapping,), "a mapping with one verb")
         session.scenario = self._with(step)
-        self._data["steps"].append(_plain(step))
-        session.folder.write_scenario(_dump(self._data))
+        self._data["steps"].append(plain(step))
+        session.folder.write_scenario(dump(self._data))
         self._do(len(session.scenario.steps) - 1)
 
     def __getattr__(self, verb: str) -> Callable[..., None]:
@@ -132,11 +153,14 @@ class Lab:
         modifiers = {field.alias or name for name, field in fields.items()} - {verb}
 
         def act(*subject: Any, **words: Any) -> None:
-            words = _words(words)
+            words = as_words(words)
             if len(subject) > 2:
-                raise TypeError(f"{verb} takes a subject, or a name and a value for it")
+                message = f"{verb} takes a subject, or a name and a value for it"
+                raise misused(f"{message}, not {len(subject)} arguments")
+            if subject and verb in words:
+                raise misused(f"{verb} is given twice, once by its name; keep one")
             if subject:
-                value = subject[0] if len(subject) == 1 else {subject[0]: subject[1]}
+                value = subject[0] if len(subject) == 1 else mapping(*subject)
                 self.do({verb: value, **words})
             else:
                 beside = {word: words.pop(word) for word in [*words] if word in modifiers}
@@ -147,34 +171,47 @@ class Lab:
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *STEPS]
 
-    def exec(self, host: str, command: str) -> ExecEvent:
-        """The step `exec`; what came of it has `exit` and `output`."""
-        self.do({"exec": {host: command}})
-        return self.events(ExecEvent)[-1]
+    def exec(self, host: str, command: str, **beside: Any) -> ExecEvent:
+        """The step `exec`, with what stands beside it; what came of it has `exit` and `output`."""
+        before = len(self._up.history.events)
+        self.__getattr__("exec")(host, command, **beside)
+        done = [e for e in self._up.history.events[before:] if isinstance(e, ExecEvent)]
+        if not done:
+            raise misused("this was left out here, so nothing came of it")
+        return done[-1]
 
     def sockets(self, host: str) -> tuple[Socket, ...]:
         """The TCP sockets of a host, as they are now."""
         session = self._up
+        demand("host", host, (str,), "the name of a host")
         if host not in session.scenario.hosts:
-            raise UsageError(f"{_caller()}: {unknown('host', host, session.scenario.hosts)}")
+            raise misused(unknown("host", host, session.scenario.hosts))
         session.lab.look([host])
+        if trouble := session.history.trouble.get((host, "ss")):
+            raise NotKnown(f"{caller()}: the sockets of {host}: unknown: {trouble.text}")
         return session.history.sockets[host].sockets
 
     def segments(self, **pattern: Any) -> tuple[Segment, ...]:
-        """The segments so far that match what stands below `segments` in the language. Raises
-        NotPassed where not all were captured."""
+        """The segments so far that match what stands below `segments` in the language, but for how
+        many: that is a claim. Raises NotPassed where not all were captured."""
         session = self._up
-        claim = self._with({"expect": {"segments": _words(pattern)}}).steps[-1].claim
+        if counted := [key for key in ("count", "at_least", "at_most") if key in pattern]:
+            message = f"{counted[0]} claims how many there are; use expect(segments=...) for that"
+            raise misused(f"{message}, or len() of these")
+        claim = self._with({"expect": {"segments": as_words(pattern)}}).steps[-1].claim
         assert claim
         assert claim.segments
         session.lab.flush()
         found = claim.segments.judge(session.history)
         if found.result == "unknown":
-            raise NotPassed(f"{_caller()}: {found.expected}: unknown: {found.actual}")
+            raise NotKnown(f"{caller()}: {found.expected}: unknown: {found.actual}")
         return tuple(claim.segments.found(session.history))
 
     def events(self, kind: type[KindOfEvent]) -> tuple[KindOfEvent, ...]:
         """What has happened so far, of one kind: a class of `labctl.history`."""
+        if not is_kind(kind):
+            message = f"a class of labctl.history is wanted, such as CallEvent, not {shown(kind)}"
+            raise misused(message)
         return tuple(event for event in self._begun.history.events if isinstance(event, kind))
 
     @property
@@ -185,13 +222,17 @@ class Lab:
     @property
     def _begun(self) -> Session:
         if self._session is None:
-            raise UsageError(f"{_caller()}: the lab has not been up yet; use it in a `with`")
+            raise misused("the lab has not been up yet; use it in a `with`")
         return self._session
 
     @property
     def _up(self) -> Session:
         if not self._is_up:
-            raise UsageError(f"{_caller()}: the lab is not up; use it in a `with`")
+            raise misused("the lab is not up; use it in a `with`")
+        if self._owner != thread():
+            message = "a lab is of the thread that brought it up; use it there, or a lab for each"
+            self._refused.append(misused(message))
+            raise self._refused[-1]
         return self._begun
 
     @contextmanager
@@ -208,10 +249,14 @@ class Lab:
                         for index in range(len(self._case.steps)):
                             self._do(index)
                         yield
-                    except Exception:
+                    except (KeyboardInterrupt, GeneratorExit):
+                        raise
+                    except BaseException:
                         with suppress(LabError):
                             session.lab.flush()
                         raise
+                    if self._refused:
+                        raise self._refused[0]
                     session.last_look()
                     self._demand(check_whole(session.scenario, session.history))
         except (MissingHere, Unavailable) as exc:
@@ -230,23 +275,38 @@ class Lab:
 
     def _with(self, step: Mapping[str, Any]) -> Scenario:
         """The scenario with one more step."""
-        place = _caller()
+        place = caller()
         try:
-            document = Document(place.file, _dump({"steps": [_plain(step)]}))
+            document = Document(place.file, dump({"steps": [plain(step)]}))
             return with_step(self._up.scenario, document, self._params, str(place))
         except ScenarioError as exc:
-            raise _here(exc) from None
+            raise here(exc) from None
+
+
+def is_kind(value: object) -> bool:
+    """Whether this is a class of events."""
+    return isinstance(value, type) and issubclass(value, Event)
+
+
+class NotKnown(NotPassed):
+    """What was asked of a lab, and can't be told."""
 
 
 @contextmanager
 def _explained(session: Session) -> Iterator[None]:
-    """Adds the ladder of a run to what ends it."""
+    """Adds the ladder of a run to what ends it, and where to see more. Where Python ends in silence
+    that is told."""
     try:
         yield
-    except (MissingHere, Unavailable, UsageError):
+    except (MissingHere, Unavailable, GeneratorExit):
         raise
-    except Exception as exc:
-        exc.add_note(ladder(session.folder.path))
+    except BaseException as exc:
+        folder = session.folder.path
+        with suppress(Exception):  # this one is what matters
+            where = "" if isinstance(exc, NotPassed) else f"\n{seen_at(folder)}"
+            exc.add_note(ladder(folder) + where)
+            if isinstance(exc, SystemExit):
+                tell("\n".join(exc.__notes__))
         raise
 
 
@@ -262,7 +322,12 @@ def told(verdicts: Iterable[Verdict], why: Iterable[str], folder: Path) -> str:
         if verdict.result in ("fail", "unknown"):
             lines += [str(verdict), *(f"    {line}" for line in verdict.evidence)]
     lines += [f"Why: {sentence}" for sentence in why]
-    return "\n".join([*lines, f"recorded; see it all: {command()} report {folder}"])
+    return "\n".join([*lines, seen_at(folder)])
+
+
+def seen_at(folder: Path) -> str:
+    """Where to see more of a run."""
+    return f"recorded; see it all: {command()} report {folder}"
 
 
 @cache
@@ -273,79 +338,3 @@ def ready(backend: str, os: str | None) -> str:
     if chosen == "docker":
         workflow.sweep()
     return chosen
-
-
-# --- From Python to what a file would say ---------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Place:
-    """A line of somebody's code."""
-
-    file: str
-    line: int
-    function: str
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
-
-
-def _caller() -> _Place:
-    """The line outside of labctl that brought us here."""
-    frame = sys._getframe(1)
-    while frame.f_globals.get("__name__", "").partition(".")[0] in OWN_CODE and frame.f_back:
-        frame = frame.f_back
-    file, here = Path(frame.f_code.co_filename), Path.cwd()
-    shown = file.relative_to(here) if file.is_relative_to(here) else file
-    return _Place(str(shown), frame.f_lineno, frame.f_code.co_name)
-
-
-def _here(exc: ScenarioError) -> ScenarioError:
-    """The same mistakes, in the line that gave what they are in: it stands in no file."""
-    place = _caller()
-    return ScenarioError(Mistake(place.file, place.line, m.message) for m in exc.mistakes)
-
-
-def _document(scenario: Path | str | Mapping[str, Any]) -> tuple[Document, str]:
-    """A scenario, however it is given, and its name."""
-    if isinstance(scenario, Path):
-        return Document.read(scenario), scenario.stem
-    place = _caller()
-    name = Path(place.file).stem if place.function.startswith("<") else place.function
-    if isinstance(scenario, str):
-        return Document(f"<scenario of {name}>", scenario), name
-    data = _plain(scenario)
-    data = {"title": name, **data, "steps": data.get("steps", [])}
-    return Document(place.file, _dump(data)), name
-
-
-def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Data as YAML has it. Raises UsageError for what is no data."""
-    try:
-        found: dict[str, Any] = json.loads(json.dumps(data))
-    except (TypeError, ValueError) as exc:
-        raise UsageError(
-            f"{_caller()}: texts, numbers, lists and mappings are wanted: {exc}"
-        ) from exc
-    return found
-
-
-def _words(words: Mapping[str, Any]) -> dict[str, Any]:
-    """Keywords by the names that they have in the language."""
-    return {word.removesuffix("_"): value for word, value in words.items()}
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes numbers and params as they were written."""
-
-
-_Dumper.add_multi_representer(yaml.Node, lambda _, node: node)
-_Dumper.add_representer(Int, lambda dumper, n: dumper.represent_scalar(CORE + "int", n.written))
-_Dumper.add_representer(Float, lambda dumper, n: dumper.represent_scalar(CORE + "float", n.written))
-
-
-def _dump(data: Mapping[str, Any]) -> str:
-    text: str = yaml.dump(
-        data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None
-    )
-    return text

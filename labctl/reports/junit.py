@@ -29,9 +29,9 @@ def _suite(run: RecordedRun) -> TestSuite:
             suite.add_property(name, " ".join(value) if isinstance(value, list) else str(value))
     for number, verdict in enumerate(run.verdicts, 1):
         suite.add_testcase(_case(run, number, verdict))
-    if run.result in ("error", "skip") and run.reason:
+    if run.result != "pass" and run.reason:
         case = TestCase(run.title, run.label, run.seconds)
-        outcome = Skipped if run.result == "skip" else Error
+        outcome = {"skip": Skipped, "fail": Failure}.get(run.result, Error)
         case.result = [outcome(run.reason)]
         suite.add_testcase(case)
     return suite

@@ -6,10 +6,13 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest import SkipTest
 
 import pytest
@@ -169,6 +172,61 @@ def test_a_mistake_does_nothing(up: Callable[..., labctl.Lab]) -> None:
         assert lab.events(StepEvent) == ()
 
 
+@pytest.mark.netns
+def test_a_wrong_type_does_nothing(tmp_path: Path) -> None:
+    """Whatever is given, it is a UsageError with the caller's line; and no keyword is ignored."""
+    with labctl.Lab(hosts=HOSTS, backend="netns", out=tmp_path) as lab:
+        verbs: Any = lab
+        for act in (
+            lambda: verbs.do("kill"), lambda: verbs.do(None), lambda: verbs.do({1: "server"}),
+            lambda: verbs.do({"kill": {"server"}}), verbs.kill, lambda: verbs.kill(7),
+            lambda: verbs.kill(None), lambda: verbs.kill(b"server"), lambda: verbs.kill(["server"]),
+            lambda: verbs.kill("server", "client"), lambda: verbs.kill("server", "client", "x"),
+            lambda: verbs.kill("server", kill="client"), lambda: verbs.kill("server", as_=7),
+            lambda: verbs.kill("server", as_="a", **{"as": "b"}),
+            lambda: verbs.kill("server", now=True), lambda: verbs.kill("server", start="client"),
+            lambda: verbs.sleep("soon"), lambda: verbs.sleep(float("nan")),
+            lambda: verbs.sleep(1, 2), lambda: verbs.note("\ud800"),
+            lambda: verbs.wait({"sockets": {"server": "none"}}, process={"server": "running"}),
+            lambda: verbs.wait(sockets={"server": object()}), lambda: verbs.wait(sockets=[1]),
+            lambda: verbs.wait(sockets={"server": "none"}, within=lambda: 1),
+            lambda: verbs.exec("client", 7.5j), lambda: verbs.exec(["client"], "true"),
+            lambda: verbs.exec("client", "true", within="5s"), lambda: verbs.sysctl("client", 7),
+            lambda: verbs.sockets(7), lambda: verbs.sockets(["server"]),
+            lambda: verbs.segments(flags=7), lambda: verbs.segments(flags=object()),
+            lambda: verbs.segments(count=1), lambda: verbs.segments(at_most=1),
+            lambda: verbs.segments(from_="client", **{"from": "server"}),
+            lambda: verbs.events("sockets"), lambda: verbs.events(int),
+            lambda: verbs.events(StepEvent(0.0, 0, "begin", "x")),
+        ):  # fmt: skip
+            with pytest.raises(UsageError, match=r"^tests/contract/test_testing\.py:\d+: ."):
+                act()
+        assert lab.events(StepEvent) == ()
+
+
+@pytest.mark.netns
+def test_a_claim_of_another_thread_is_not_lost(tmp_path: Path) -> None:
+    """It is refused there, and the `with` can't end well."""
+    caught: list[BaseException] = []
+
+    def claim() -> None:
+        try:
+            lab.expect(sockets={"server": "LISTEN"})
+        except BaseException as exc:
+            caught.append(exc)
+
+    with pytest.raises(UsageError, match=r"^tests/.*: a lab is of the thread that brought it up; "):
+        with labctl.Lab(hosts=HOSTS, backend="netns", out=tmp_path) as lab:
+            thread = threading.Thread(target=claim)
+            thread.start()
+            thread.join()
+            lab.expect(sockets={"server": "none"})
+    assert [type(exc) for exc in caught] == [UsageError]
+    (found,) = json.loads((lab.folder / "result.json").read_text())["runs"]
+    assert found["result"] == "error"
+    assert found["reason"].endswith("use it there, or a lab for each")
+
+
 def test_what_can_not_run_here_is_skipped(up: Callable[..., labctl.Lab]) -> None:
     with pytest.raises(SkipTest, match=r"has no net\.ipv4\.no_such; run it on another kernel"):
         up(HERE_NOT).__enter__()
@@ -213,7 +271,8 @@ def test_nothing_is_left(backend: str, end: str, tmp_path: Path) -> None:
     (found,) = json.loads((tmp_path / "out" / "mine" / "result.json").read_text())["runs"]
     reason = {"raise": "RuntimeError: of the test's own", "interrupt": "interrupted"}[end]
     assert (found["result"], found["reason"]) == ("error", reason)
-    assert ("SYN ACK seq 0 ack 1" in err) == (end == "raise")
+    assert "SYN ACK seq 0 ack 1" in err
+    assert f"see it all: labctl report {tmp_path / 'out' / 'mine'}\n" in err
 
 
 # --- The plugin -----------------------------------------------------------------------------------
@@ -287,7 +346,94 @@ def test_the_fixture(project: pytest.Pytester, backend: str) -> None:
         ["E *AssertionError: assert *", "E * SYN ACK seq 0 ack 1 *", "test_the_fixture.py:*"]
     )
     results = [json.loads(path.read_text()) for path in project.path.glob("runs/*/result.json")]
-    assert sorted(document["result"] for document in results) == ["error", "pass"]
+    assert sorted(document["result"] for document in results) == ["fail", "pass"]
+
+
+ENDINGS = f"""
+import signal, sys, unittest
+import labctl, pytest
+
+HOSTS = {HOSTS!r}
+
+
+@pytest.fixture
+def lab(labctl_lab):
+    lab = labctl_lab(hosts=HOSTS)
+    lab.start("server")
+    return lab
+
+@pytest.fixture
+def broken(lab):
+    raise RuntimeError("not set up")
+
+def test_assert(lab):
+    assert 1 == 2
+
+def test_fail(lab):
+    pytest.fail("by its own")
+
+def test_fail_in_a_word(lab):
+    pytest.fail("by its own", pytrace=False)
+
+def test_skip(lab):
+    pytest.skip("not today")
+
+def test_exit(lab):
+    sys.exit(3)
+
+def test_time_out(lab):
+    signal.signal(signal.SIGALRM, lambda *_: pytest.fail("Timeout > 0.5 s"))
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    lab.sleep("60s")
+
+def test_set_up(broken):
+    pass
+
+def test_unknown(lab):
+    try:
+        lab.expect(counters={{"client": {{"TcpExtNoSuchThing": 1}}}})
+    except AssertionError:
+        pass
+
+class Test(unittest.TestCase):
+    def test_unittest(self):
+        with labctl.Lab(hosts=HOSTS, backend="netns", out="runs") as lab:
+            self.assertEqual(1, 2)
+
+    def test_unittest_skips(self):
+        with labctl.Lab(hosts=HOSTS, backend="netns", out="runs") as lab:
+            self.skipTest("not here")
+"""
+
+
+@pytest.mark.netns
+def test_whatever_ends_a_test_is_recorded_as_what_it_was(project: pytest.Pytester) -> None:
+    project.makepyfile(ENDINGS)
+    options = ("--labctl-backend", "netns", "--labctl-out", "runs")
+    found = project.runpytest_subprocess(*options)
+    found.assert_outcomes(failed=6, skipped=2, errors=1, passed=1)
+    runs = {
+        run["scenario"]: (run["result"], run.get("reason"))
+        for path in project.path.glob("runs/*/result.json")
+        for run in json.loads(path.read_text())["runs"]
+    }
+    assert runs["test_unittest"] == ("fail", "AssertionError: 1 != 2")
+    assert runs["test_unittest_skips"] == ("skip", "not here")
+    labs = [path.parent for path in project.path.glob("runs/lab*/result.json")]
+    ends = [json.loads((lab / "result.json").read_text())["runs"][0] for lab in labs]
+    assert Counter((end["result"], end.get("reason")) for end in ends) == {
+        ("fail", "AssertionError: assert 1 == 2"): 1,
+        ("fail", "Failed: by its own"): 2,
+        ("skip", "not today"): 1,
+        ("error", "SystemExit: 3"): 1,
+        ("fail", "Failed: Timeout > 0.5 s"): 1,
+        ("error", "RuntimeError: not set up"): 1,
+        ("unknown", None): 1,
+    }
+    said = found.stdout.str()
+    shown = [lab for lab in labs if f"labctl report {lab}\n" in said]
+    assert len(shown) == 6, "all but the one that was skipped, and the one that caught its claim"
+    assert said.count("process starts") >= 6, "each with its ladder"
 
 
 @pytest.mark.docker

@@ -72,14 +72,28 @@ def test_a_param_of_the_command_line(folder: pytest.Pytester) -> None:
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("prt=1", "two.yaml: --set prt: unknown param 'prt'; allowed: n, port; did you mean"),
+        ("prt=1", "--labctl-set prt: unknown param 'prt'; allowed: n, port; did you mean"),
         ("port", "--labctl-set port: no NAME=VALUE"),
     ],
 )
 def test_a_bad_param(folder: pytest.Pytester, option: str, message: str) -> None:
     found = folder.runpytest_inprocess("--labctl", "--labctl-set", option)
-    found.assert_outcomes(errors=1)
-    found.stdout.fnmatch_lines([f"{message}*"])
+    assert found.ret == pytest.ExitCode.USAGE_ERROR
+    found.stderr.fnmatch_lines([f"ERROR: {message}*"])
+
+
+def test_a_bad_param_with_workers(folder: pytest.Pytester) -> None:
+    found = folder.runpytest_inprocess("--labctl", "--labctl-set", "prt=1", "-n", "1")
+    found.assert_outcomes(failed=2)
+    found.stdout.fnmatch_lines(["--labctl-set prt: unknown param 'prt'; *"])
+
+
+def test_each_file_takes_the_params_that_it_has(folder: pytest.Pytester) -> None:
+    """As with --set of several files: `n` is of one alone."""
+    (folder.path / "other.yaml").write_text(VARIANTS.replace("n:", "m:").replace("${n}", "${m}"))
+    assert collected(folder, "--labctl", "--labctl-set", "n=7", "--labctl-set", "port=1") == [
+        "other.yaml::other (m 1)", "other.yaml::other (m 2)", "two.yaml::two (n 7)"
+    ]  # fmt: skip
 
 
 def test_a_bad_scenario(pytester: pytest.Pytester) -> None:
@@ -181,6 +195,34 @@ def test_a_lab_that_is_not_up() -> None:
         lab.start("server")
     with pytest.raises(UsageError, match="the lab has not been up yet"):
         _ = lab.folder
+
+
+LONG = {"a": {}}
+LONG["a"]["b"] = LONG
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"scenario": 7}, {"scenario": b"title: x"}, {"scenario": [HOSTS]}, {"hosts": [HOSTS]},
+        {"hosts": "server"}, {"hosts": {1: {}}}, {"hosts": LONG}, {"hosts": {"a": {"calls": {1}}}},
+        {"hosts": {"a": {"calls": "\ud800"}}}, {"hosts": {("a", "b"): {}}},
+        *({"hosts": HOSTS, **more} for more in (
+            {"sets": "n=1"}, {"sets": {"n": 1}}, {"sets": {1: "n"}}, {"sets": ["n=1"]},
+            {"backend": None}, {"backend": 7}, {"os": 12}, {"os": b"debian:12"}, {"out": 7},
+            {"out": b"/tmp"},
+        )),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_wrong_type(given: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"^tests/unit/test_testing\.py:\d+: ."):
+        labctl.Lab(**given)
+
+
+def test_a_lab_that_was_never_entered() -> None:
+    with pytest.raises(UsageError, match="the lab has not been up yet"):
+        labctl.Lab(hosts=HOSTS).__exit__(None, None, None)
 
 
 def test_an_unknown_backend() -> None:
