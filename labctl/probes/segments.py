@@ -1,26 +1,30 @@
 """TCP segments: from the captures of all hosts to what was sent, what arrived and what was lost.
 
-A capture sees a segment where it leaves and where it arrives; the two are paired by addresses,
-numbers and flags, in order. What left and never arrived was lost (or, at the very end, is in
-flight). A segment that no host of the lab sent was injected.
-
-What a host loses on purpose it reports itself: captures see it come in before it is lost, and do
-not see it at all where it is lost on its way out.
+A capture sees a segment where it leaves and where it arrives; `pairing.py` puts the two together.
+What left and did not arrive was lost, or is still under way. A segment that no host of the lab sent
+was injected.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from labctl.probes.pairing import Passage
 
 FLAG_BITS = {"SYN": 0x02, "FIN": 0x01, "RST": 0x04, "PSH": 0x08, "ACK": 0x10, "URG": 0x20}
 """RFC 9293, section 3.1, in the order in which they are told."""
 MODULUS = 1 << 32
 FILE_HEADER = bytes.fromhex("4d3cb2a102000400000000000000000000000400") + bytes([1, 0, 0, 0])
 """pcap-savefile(5): little-endian, times in nanoseconds, Ethernet."""
+
+INSIDE = ("127.", "[::1]:")
+"""How the endpoints begin that never leave a host."""
+Key = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +46,20 @@ class Observation:
     timestamps: tuple[int, int] | None = None
 
     @property
-    def key(self) -> tuple[Any, ...]:
+    def body(self) -> tuple[Any, ...]:
+        """What stays as it is on its way, whatever happens to its addresses."""
+        return (self.seq, self.ack, self.flags, self.length, self.window, self.mark)
+
+    @property
+    def scope(self) -> str:
+        """The host within which its addresses mean something; empty where that is the lab."""
+        inside = self.source.startswith(INSIDE) or self.target.startswith(INSIDE)
+        return self.host if inside else ""
+
+    @property
+    def key(self) -> Key:
         """What tells it from others on its way."""
-        return (
-            *(self.source, self.target, self.seq, self.ack, self.flags, self.length, self.window),
-            self.mark,
-        )
+        return (self.scope, self.source, self.target, *self.body)
 
     @property
     def span(self) -> int:
@@ -79,7 +91,8 @@ class Segment:
     `t` is when it left and `arrived` when it came, in seconds of the run; either is None where no
     capture saw it. `seq` and `ack` count from the connection's first ones, as Wireshark shows them.
     `base` is what they count from. `dropped` is the index of the step that lost it; what is
-    `forged`, a step sent.
+    `forged`, a step sent. What is `pending` may still arrive. `scope` is the host within which its
+    addresses mean something, where that is not the lab.
     """
 
     t: float | None
@@ -101,6 +114,8 @@ class Segment:
     forged: bool = False
     base: tuple[int, int] = (0, 0)
     timestamps: tuple[int, int] | None = None
+    pending: bool = False
+    scope: str = ""
 
     @property
     def injected(self) -> bool:
@@ -110,7 +125,12 @@ class Segment:
     @property
     def lost(self) -> bool:
         """Whether it left and never came."""
-        return self.t is not None and self.arrived is None
+        return self.t is not None and self.arrived is None and not self.pending
+
+    @property
+    def inside(self) -> bool:
+        """Whether it stayed inside its host."""
+        return self.sender is not None and self.sender == self.receiver
 
     @property
     def time(self) -> float:
@@ -184,63 +204,9 @@ def match(
 ) -> list[Segment]:
     """Segments in order of time. `owners` tells the host of each address, `origin` is the run's
     beginning in CLOCK_REALTIME."""
-    seen = list(observations)
-    drops = _place(losses, seen)
-    forged = _place(injections, seen)
-    waiting: dict[tuple[Any, ...], deque[_Passage]] = {}  # what is under way
-    found: list[_Passage] = []
-    for index in sorted(range(len(seen)), key=lambda i: seen[i].at):
-        each = seen[index]
-        drop = drops[index].drop if index in drops else None
-        sent = _owner(each.source, owners) == each.host
-        at, key = each.at - origin, each.key
-        if sent:
-            found.append(_Passage(each, at, None, drop, forged.get(index)))
-            if drop is None:
-                waiting.setdefault(key, deque()).append(found[-1])
-        elif like := waiting.get(key):
-            passage = like.popleft()
-            passage.arrived, passage.drop = None if drop is not None else at, drop
-            if not like:
-                del waiting[key]
-        else:
-            found.append(_Passage(each, None, at, drop))
-    return list(_mark(found, owners))
+    from labctl.probes.pairing import passages
 
-
-Reported = TypeVar("Reported", Loss, Injection)
-
-
-def _place(reports: Iterable[Reported], seen: list[Observation]) -> dict[int, Reported]:
-    """Which observation each report is about, by its index: what the same host captured at about
-    that time, and else the report itself, which joins the observations."""
-    placed: dict[int, Reported] = {}
-    alike: dict[tuple[Any, ...], list[int]] = defaultdict(list)
-    reports = list(reports)
-    for index, each in enumerate(seen) if reports else ():
-        alike[each.host, each.key].append(index)
-    for report in reports:
-        told = report.observation
-        candidates = [i for i in alike[told.host, told.key] if i not in placed]
-        if candidates:
-            index = min(candidates, key=lambda i: abs(seen[i].at - told.at))
-        else:
-            index = len(seen)
-            seen.append(told)
-        placed[index] = report
-    return placed
-
-
-@dataclass(slots=True)
-class _Passage:
-    """A segment on its way: when it left and arrived, in seconds of the run, and what a step had to
-    do with that."""
-
-    seen: Observation
-    sent: float | None
-    arrived: float | None
-    drop: int | None
-    injection: Injection | None = None
+    return list(_mark(passages(observations, owners, origin, losses, injections)))
 
 
 @dataclass(slots=True)
@@ -253,26 +219,35 @@ class _Flow:
     peer_window: int | None = None
 
 
-def _mark(found: Iterable[_Passage], owners: Mapping[str, str]) -> Iterator[Segment]:
+def _mark(found: Iterable[Passage]) -> Iterator[Segment]:
     """Segments with relative numbers and what is special about each (as Wireshark's analysis:
-    retransmission, duplicate ACK, zero window, zero window probe)."""
-    flows: dict[tuple[str, str], _Flow] = {}
+    retransmission, duplicate ACK, zero window, zero window probe).
+
+    Numbers are repeated that the same host has sent before: what nobody in the lab sent, and an RST
+    (RFC 9293, section 3.10.7.4), moves nothing."""
+    flows: dict[tuple[str, str, str], _Flow] = {}
     for passage in found:
         seen = passage.seen
         if passage.injection:
-            yield _forged(passage, passage.injection, owners)
+            yield _forged(passage, passage.injection)
             continue
-        there, back = (seen.source, seen.target), (seen.target, seen.source)
-        flow = flows.get(there)
+        there = (seen.scope, seen.source, seen.target)
+        back = (seen.scope, seen.target, seen.source)
+        known, theirs = flows.get(there), flows.get(back)
+        flow, other = known, theirs
         if flow is None or ("SYN" in seen.flags and seen.seq != flow.first):
             # A new connection, perhaps with the addresses of an old one.
             first = seen.seq if "SYN" in seen.flags else (seen.seq - 1) % MODULUS
-            flow = flows[there] = _Flow(first, seen.seq)
-            if "ACK" not in seen.flags:
-                flows.pop(back, None)
-        other = flows.get(back)
+            flow = _Flow(first, seen.seq)
+            other = theirs if "ACK" in seen.flags else None
         if other is None and "ACK" in seen.flags and "RST" not in seen.flags:
-            other = flows[back] = _Flow(seen.ack - 1, seen.ack)
+            other = _Flow((seen.ack - 1) % MODULUS, seen.ack)
+        if passage.sent is not None:
+            flows[there] = flow
+            if other is not None:
+                flows[back] = other
+            elif theirs is not None and flow is not known:
+                del flows[back]
         behind = _before(seen.seq, flow.following)
         just_behind = behind and (flow.following - seen.seq) % MODULUS == 1
         probe = just_behind and seen.length <= 1 and flow.peer_window == 0 and not _closes(seen)
@@ -281,8 +256,8 @@ def _mark(found: Iterable[_Passage], owners: Mapping[str, str]) -> Iterator[Segm
         yield Segment(
             t=passage.sent,
             arrived=passage.arrived,
-            sender=_owner(seen.source, owners),
-            receiver=_owner(seen.target, owners),
+            sender=passage.sender,
+            receiver=passage.receiver,
             source=seen.source,
             target=seen.target,
             seq=(seen.seq - flow.first) % MODULUS,
@@ -297,23 +272,26 @@ def _mark(found: Iterable[_Passage], owners: Mapping[str, str]) -> Iterator[Segm
             dropped=passage.drop,
             base=(flow.first, other.first if other else 0),
             timestamps=seen.timestamps,
+            scope=seen.scope,
         )
+        if passage.sent is None:
+            continue
         end = (seen.seq + seen.span) % MODULUS
-        if not probe and _before(flow.following, end):
+        if not probe and "RST" not in seen.flags and _before(flow.following, end):
             flow.following = end
         flow.last_ack = position if bare else None
         if other is not None and "ACK" in seen.flags:
             other.peer_window = seen.window
 
 
-def _forged(passage: _Passage, injection: Injection, owners: Mapping[str, str]) -> Segment:
+def _forged(passage: Passage, injection: Injection) -> Segment:
     """An injected segment: it is no part of what its connection's ends have sent."""
     seen = passage.seen
     return Segment(
         t=passage.sent,
         arrived=passage.arrived,
-        sender=_owner(seen.source, owners),
-        receiver=_owner(seen.target, owners),
+        sender=passage.sender,
+        receiver=passage.receiver,
         source=seen.source,
         target=seen.target,
         seq=injection.seq,
@@ -324,6 +302,7 @@ def _forged(passage: _Passage, injection: Injection, owners: Mapping[str, str]) 
         dropped=passage.drop,
         forged=True,
         timestamps=seen.timestamps,
+        scope=seen.scope,
     )
 
 
@@ -334,7 +313,3 @@ def _closes(seen: Observation) -> bool:
 def _before(a: int, b: int) -> bool:
     """Whether sequence number a is before b (RFC 9293, section 3.4)."""
     return 0 < (b - a) % MODULUS < MODULUS // 2
-
-
-def _owner(endpoint: str, owners: Mapping[str, str]) -> str | None:
-    return owners.get(endpoint.rpartition(":")[0].strip("[]"))

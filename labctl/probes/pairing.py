@@ -1,0 +1,297 @@
+"""From what each host's capture has to what went from one host to another.
+
+A segment is seen where it leaves, where it arrives, and by hosts on its way that forward it. Those
+sights are put together by all that there is: addresses, numbers, flags, length, window, IPv4
+identification and timestamp. Where several are equal in all of that, as many as possible are
+paired, in their order, and then so that they were under way as short as possible.
+
+What a host loses on purpose it reports itself (nfnetlink_log). A capture has what is lost as it
+comes in, since packet(7) is before that hook, and nothing of what is lost as it leaves.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from labctl.probes.segments import MODULUS, Injection, Key, Loss, Observation
+
+EARLY = 0.01
+"""Seconds by which a segment may seem to arrive before it left: two captures, two moments."""
+LONGEST_TRIP = 75.0
+"""Seconds that a segment may be under way: more than the longest delay of a `net` step."""
+REPORTED = 0.5
+"""Seconds between a capture of a segment and the report of its loss or injection, at most."""
+FORWARDED = 1.0
+"""Seconds that a host may take to forward a segment."""
+MOST = 40_000
+"""Cells of a table of equal segments: beyond that they are paired simply in their order."""
+
+
+@dataclass(slots=True)
+class Passage:
+    """A segment on its way: when it left and arrived, in seconds of the run, from which host to
+    which, and what steps had to do with that. `sent` is None where no capture saw it leave."""
+
+    seen: Observation
+    sent: float | None
+    arrived: float | None
+    sender: str | None
+    receiver: str | None
+    drop: int | None = None
+    injection: Injection | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Sight:
+    """One observation, at `at` seconds of the run, and what reports say of it."""
+
+    seen: Observation
+    at: float
+    loss: Loss | None = None
+    injection: Injection | None = None
+
+
+def passages(
+    observations: Iterable[Observation],
+    owners: Mapping[str, str],
+    origin: float,
+    losses: Iterable[Loss] = (),
+    injections: Iterable[Injection] = (),
+) -> list[Passage]:
+    """What went over the wire, in order of time. `owners` tells the host of each address, `origin`
+    is the run's beginning in CLOCK_REALTIME."""
+    sights = [_Sight(each, each.at - origin) for each in observations]
+    _report(sights, list(losses), list(injections), owners, origin)
+    sights.sort(key=lambda sight: sight.at)
+    alike: dict[Key, list[_Sight]] = defaultdict(list)
+    for sight in sights:
+        alike[sight.seen.key].append(sight)
+    pairing = _Pairing(sights, owners)
+    found = [passage for group in alike.values() for passage in pairing.of(group)]
+    return sorted(found, key=lambda p: p.sent if p.sent is not None else p.arrived or 0.0)
+
+
+def owner(endpoint: str, owners: Mapping[str, str], seen_by: str) -> str | None:
+    """The host of an endpoint; a loopback address is of whoever sees it."""
+    address = endpoint.rpartition(":")[0].strip("[]")
+    return seen_by if is_loopback(address) else owners.get(address)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address never leaves its host (RFC 1122, section 3.2.1.3; RFC 4291, 2.5.3)."""
+    return address.startswith("127.") or address == "::1"
+
+
+class _Pairing:
+    """Pairs sights of equal segments. `sights` are all that there are, in order of time."""
+
+    def __init__(self, sights: Sequence[_Sight], owners: Mapping[str, str]) -> None:
+        self._sights = sights
+        self._owners = owners
+
+    def of(self, group: Sequence[_Sight]) -> Iterator[Passage]:
+        """The passages of segments that are equal in all that tells them apart."""
+        leaving: list[_Sight] = []
+        coming: list[_Sight] = []
+        passing: list[_Sight] = []
+        for sight in group:
+            here, there = self._ends(sight)
+            if here and there:
+                yield self._passage(sight, sight.at, sight)
+            elif here or sight.injection:
+                leaving.append(sight)
+            else:
+                (coming if there else passing).append(sight)
+        if passing:
+            leaving, coming = self._passed(passing, leaving, coming)
+        lost = [sight for sight in leaving if sight.loss]
+        leaving = [sight for sight in leaving if not sight.loss]
+        times = [sight.at for sight in leaving], [sight.at for sight in coming]
+        partner = dict(align(*times, EARLY, LONGEST_TRIP))
+        for sight in lost:
+            yield self._passage(sight, sight.at, None)
+        for number, sight in enumerate(leaving):
+            yield self._passage(
+                sight, sight.at, coming[partner[number]] if number in partner else None
+            )
+        for number in set(range(len(coming))).difference(partner.values()):
+            yield self._passage(coming[number], None, coming[number])
+
+    def _ends(self, sight: _Sight) -> tuple[bool, bool]:
+        """Whether its host is the one that it is from, and the one that it is for."""
+        seen = sight.seen
+        return (
+            owner(seen.source, self._owners, seen.host) == seen.host,
+            owner(seen.target, self._owners, seen.host) == seen.host,
+        )
+
+    def _passed(
+        self, passing: Sequence[_Sight], leaving: list[_Sight], coming: list[_Sight]
+    ) -> tuple[list[_Sight], list[_Sight]]:
+        """Where segments leave and come that hosts see that they are neither from nor for: those
+        forward them, or have addresses that nobody told of."""
+        first, last = passing[0].seen.host, passing[-1].seen.host
+        if not leaving:
+            leaving = [sight for sight in passing if sight.seen.host == first]
+            if owner(passing[0].seen.source, self._owners, first) is not None:
+                leaving = [sight for sight in leaving if self._rewritten(sight, -1)]
+            passing = [sight for sight in passing if sight.seen.host != first]
+        if passing and not coming:
+            coming = [sight for sight in passing if sight.seen.host == last]
+            if owner(passing[0].seen.target, self._owners, last) is not None:
+                coming = [sight for sight in coming if self._rewritten(sight, 1)]
+        return leaving, coming
+
+    def _rewritten(self, sight: _Sight, later: int) -> bool:
+        """Whether its host saw the same shortly before (-1) or after (1) under other addresses:
+        NAT changes nothing else."""
+        seen = sight.seen
+        return any(
+            -EARLY <= later * (other.at - sight.at) <= FORWARDED
+            and (other.seen.source, other.seen.target) != (seen.source, seen.target)
+            for other in self._bodies.get((seen.host, seen.body), ())
+        )
+
+    @cached_property
+    def _bodies(self) -> Mapping[tuple[str, Key], Sequence[_Sight]]:
+        found: dict[tuple[str, Key], list[_Sight]] = defaultdict(list)
+        for sight in self._sights:
+            found[sight.seen.host, sight.seen.body].append(sight)
+        return found
+
+    def _passage(self, sight: _Sight, sent: float | None, end: _Sight | None) -> Passage:
+        """`end` is where it came to. The hosts are those of the addresses where these are known, and
+        else those that saw it first and last."""
+        seen, came = sight.seen, end or sight
+        loss = sight.loss or came.loss
+        return Passage(
+            seen,
+            sent,
+            None if loss or end is None else end.at,
+            owner(seen.source, self._owners, seen.host) or (None if sent is None else seen.host),
+            owner(seen.target, self._owners, came.seen.host) or (end and end.seen.host),
+            loss.drop if loss else None,
+            sight.injection,
+        )
+
+
+# --- Reports --------------------------------------------------------------------------------------
+
+
+def _report(
+    sights: list[_Sight],
+    losses: Sequence[Loss],
+    injections: Sequence[Injection],
+    owners: Mapping[str, str],
+    origin: float,
+) -> None:
+    """Puts each report at the sight that it is about: what the same host captured at about that
+    time. What no capture has joins the sights."""
+    if not losses and not injections:
+        return
+    captured: dict[tuple[str, Key], list[_Sight]] = defaultdict(list)
+    for sight in sights:
+        captured[sight.seen.host, sight.seen.key].append(sight)
+    for each in captured.values():
+        each.sort(key=lambda sight: sight.at)
+    left: list[_Sight] = []
+    reports: dict[tuple[str, Key], list[Loss | Injection]] = defaultdict(list)
+    told: list[Loss | Injection] = [*losses, *injections]
+    for report in told:
+        seen = report.observation
+        here = owner(seen.source, owners, seen.host) == seen.host
+        there = owner(seen.target, owners, seen.host) == seen.host
+        if isinstance(report, Loss) and here and not there:  # it was lost before the capture
+            left.append(_Sight(seen, seen.at - origin, loss=report))
+        else:
+            reports[seen.host, seen.key].append(report)
+    for key, told in reports.items():
+        told.sort(key=lambda report: report.observation.at)
+        found = captured.get(key, [])
+        times = [report.observation.at - origin for report in told]
+        partner = dict(align(times, [sight.at for sight in found], REPORTED, REPORTED))
+        for number, report in enumerate(told):
+            if number in partner:
+                sight = found[partner[number]]
+            else:
+                sight = _Sight(report.observation, times[number])
+                sights.append(sight)
+            if isinstance(report, Loss):
+                sight.loss = report
+            else:
+                sight.injection = report
+    _before_their_repeats(left, sights)
+    sights += left
+
+
+def _before_their_repeats(left: Sequence[_Sight], sights: Iterable[_Sight]) -> None:
+    """A report of what was lost as it left may come late, but never after the segment's repeat,
+    which has a later timestamp (RFC 7323)."""
+    again: dict[tuple[object, ...], list[_Sight]] = defaultdict(list)
+    for sight in sights if left else ():
+        again[_numbers(sight.seen)].append(sight)
+    for lost in left:
+        for sight in again[_numbers(lost.seen)]:
+            repeat, first = sight.seen.timestamps, lost.seen.timestamps
+            if repeat and first and 0 < (repeat[0] - first[0]) % MODULUS < MODULUS // 2:
+                lost.at = min(lost.at, sight.at - 1e-6)
+
+
+def _numbers(seen: Observation) -> tuple[object, ...]:
+    return seen.host, seen.source, seen.target, seen.seq, seen.length, seen.flags
+
+
+# --- Alignment ------------------------------------------------------------------------------------
+
+
+def align(
+    before: Sequence[float], after: Sequence[float], early: float, late: float
+) -> list[tuple[int, int]]:
+    """Pairs of two sorted lists of moments, in their order, where the second is up to `early`
+    seconds before the first and up to `late` after it: as many as possible, and among those with
+    the least sum of squared differences."""
+
+    def fits(i: int, j: int) -> bool:
+        return -early <= after[j] - before[i] <= late
+
+    if len(before) == len(after) and all(fits(i, i) for i in range(len(before))):
+        return [(i, i) for i in range(len(before))]
+    if len(before) * len(after) > MOST:
+        return _in_turn(len(before), len(after), fits)
+    # The best of each pair of beginnings: how many pairs it has, and minus their cost.
+    best = [[(0, 0.0)] * (len(after) + 1) for _ in range(len(before) + 1)]
+    for i in range(len(before)):
+        for j in range(len(after)):
+            best[i + 1][j + 1] = max(best[i][j + 1], best[i + 1][j])
+            if fits(i, j):
+                count, cost = best[i][j]
+                paired = count + 1, cost - (after[j] - before[i]) ** 2
+                best[i + 1][j + 1] = max(best[i + 1][j + 1], paired)
+    found = []
+    i, j = len(before), len(after)
+    while i and j:
+        if best[i][j] == best[i - 1][j]:
+            i -= 1
+        elif best[i][j] == best[i][j - 1]:
+            j -= 1
+        else:
+            i, j = i - 1, j - 1
+            found.append((i, j))
+    return found[::-1]
+
+
+def _in_turn(befores: int, afters: int, fits: Callable[[int, int], bool]) -> list[tuple[int, int]]:
+    """The latest of the first list that leaves enough for the rest of the second."""
+    found = []
+    i = befores - 1
+    for j in reversed(range(afters)):
+        while i >= 0 and not fits(i, j):
+            i -= 1
+        if i < 0:
+            break
+        found.append((i, j))
+        i -= 1
+    return found[::-1]
