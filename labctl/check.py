@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from labctl.history import Event, History, StateEvent, StepEvent
+from labctl.history import Event, History, InjectEvent, LossEvent, StateEvent, StepEvent
 from labctl.predicates import Finding, Predicate, Result
 from labctl.probes.segments import Captures
+from labctl.probes.transitions import Moment
 from labctl.scenario import Scenario
 from labctl.steps import Wait
+
+TOLD = 0.05
+"""A moment that is known to within so many seconds is told as one."""
 
 
 @dataclass(frozen=True)
@@ -142,15 +147,17 @@ def _waited(
     start = history.labels[step.since] if step.since else begun
     of = f" of {step.since}" if step.since else ""
     expected = f"{finding.expected} within {step.within}{of}"
+    result, after = finding.result, f" until {event.t - start:.3f} s"
     if event.outcome == "timeout":
-        actual = finding.actual if finding.result == "pass" else (
-            f"{finding.actual} until {event.t - start:.3f} s")  # fmt: skip
-        return Verdict(finding.result, finding.what, expected, actual, event.t, source,
-                       finding.evidence)  # fmt: skip
-    held = held_since(step.wait, history, start)
-    after = max(0.0, (event.t if held is None else held) - start)
-    result: Result = "pass" if step.within.low <= after <= step.within.high else "fail"
-    actual = f"{finding.actual} after {after:.3f} s"
+        actual = finding.actual + ("" if finding.result == "pass" else after)
+        return Verdict(result, finding.what, expected, actual, event.t, source, finding.evidence)
+    held = held_at(step.wait, history, start, begun)
+    if held is not None:
+        early, late = max(0.0, held.earliest - start), max(0.0, held.latest - start)
+        fits = {step.within.low <= moment <= step.within.high for moment in (early, late)}
+        result = "unknown" if len(fits) > 1 else "pass" if True in fits else "fail"
+        after = f" after {f'{early:.3f}..' if late - early > TOLD else ''}{late:.3f} s"
+    actual = f"{finding.actual}{after}"
     return Verdict(result, finding.what, expected, actual, event.t, source, finding.evidence)
 
 
@@ -160,26 +167,44 @@ def _verdict(finding: Finding, at: float, source: str) -> Verdict:
     )
 
 
-def held_since(predicate: Predicate, past: History, start: float) -> float | None:
-    """Since when, from `start` on, a predicate has held without a break; None where it does not
-    hold at the end. So a wait that comes late still measures what happened."""
+def held_at(predicate: Predicate, past: History, start: float, begun: float = 0.0) -> Moment | None:
+    """When, from `start` on, a predicate came to hold for the last time, if it holds at the end or
+    did at some time after `begun`. So a wait that comes late still measures what happened."""
     history = History(captures=past.captures)
-    begun = False
-    since: float | None = None
+    history.losses, history.injected = past.losses, past.injected  # captures are known to the end
+    turns = deque(predicate.segments.turns(past) if predicate.segments else ())
+    since: Moment | None = None
+    found: Moment | None = None
+
+    def judge(at: float, earliest: float) -> None:
+        nonlocal since, found
+        if predicate.holds(history):
+            since = since or Moment(min(max(start, earliest), max(start, at)), max(start, at))
+            found = since
+        elif since is not None:
+            found = since if at > begun else None
+            since = None
+
+    started = False
     for event in past.events:
+        while turns and turns[0] < event.t:
+            turn = turns.popleft()
+            if turn >= start:
+                history.reach(turn)
+                judge(turn, turn)
+                started = True
+        if isinstance(event, LossEvent | InjectEvent):
+            continue
         if isinstance(event, StateEvent) and not predicate.traced:
             continue  # There are thousands of them, and each look would be parsed again.
         history.add(event)
-        if event.t < start and not begun:
+        if event.t < start and not started:
             continue
-        if begun and not predicate.heeds(event):
+        if started and not predicate.heeds(event):
             continue
-        begun = True
-        if predicate.holds(history):
-            since = max(start, event.t) if since is None else since
-        else:
-            since = None
-    return since
+        started = True
+        judge(event.t, predicate.earliest(event))
+    return since or found
 
 
 def overall(results: Iterable[str]) -> str:

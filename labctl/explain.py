@@ -8,7 +8,8 @@ from itertools import takewhile
 
 from labctl import errnos
 from labctl.calls import parse_calls
-from labctl.history import CallEvent, Event, History, SocketsEvent, StateEvent
+from labctl.history import CallEvent, History, SocketsEvent
+from labctl.probes.lives import told
 from labctl.probes.sockets import Address, Socket, State
 
 COUNTED = {
@@ -104,28 +105,32 @@ def _bound(address: str, event: CallEvent, history: History) -> str | None:
     return None
 
 
-def explain(events: Iterable[Event]) -> list[str]:
+def explain(whole: History) -> list[str]:
     """A sentence for each bind or listen that was blocked, one on who closed first, and one for
     each of COUNTED that grew."""
     history = History()
     failed: list[CallEvent] = []
     found: list[str] = []
-    seen: dict[State, dict[str, None]] = {}  # the hosts of each state, in order of appearance
-    for event in events:
+    seen: list[tuple[float, State, str]] = [
+        (event.t, State(event.new), host)
+        for host in whole.hosts for event in told(whole, host).events
+    ]  # fmt: skip
+    for event in whole.events:
         history.add(event)
         if isinstance(event, CallEvent) and event.errno == "EADDRINUSE":
             failed.append(event)
-        elif isinstance(event, StateEvent):
-            seen.setdefault(State(event.new), {})[event.host] = None
         elif isinstance(event, SocketsEvent):
             # Each line begins with a state. There may be too many to parse them all.
-            for word in {line.partition(" ")[0] for line in event.text.splitlines()} & {*State}:
-                seen.setdefault(State(word), {})[event.host] = None
+            words = {line.partition(" ")[0] for line in event.text.splitlines()} & {*State}
+            seen += [(event.t, State(word), event.host) for word in words]
             for call in [c for c in failed if (c.host, c.call) == (event.host, event.caption)][:1]:
                 failed.remove(call)
                 if sentence := blocked_call(call, history):
                     found.append(sentence)
-    return [*found, *_closed(seen), *_counted(history)]
+    states: dict[State, dict[str, None]] = {}  # the hosts of each state, in order of appearance
+    for _, state, host in sorted(seen, key=lambda each: each[0]):
+        states.setdefault(state, {})[host] = None
+    return [*found, *_closed(states), *_counted(history)]
 
 
 def _closed(seen: Mapping[State, Iterable[str]]) -> Iterable[str]:

@@ -7,6 +7,7 @@ lose, and have the kernel report each lost packet.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -25,6 +26,9 @@ FORGED_ID = 0x1AB
 """The IPv4 identification of injected segments, so that captures can tell them from others."""
 DATA_OFFSETS = range(5, 16)
 """How many words a TCP header can have (RFC 9293, section 3.1)."""
+
+LONGEST_QUEUE = 60.0
+"""Seconds: no segment is waited for longer."""
 
 MENDS = {
     "nft": "install the package nftables, on a kernel with nf_tables",
@@ -218,6 +222,19 @@ class Netem:
             value = getattr(self, name)
             found += [] if value is None else [name, f"{value:g}%"]
         return found + ([] if self.rate is None else ["rate", self.rate])
+
+    @property
+    def slowest(self) -> float:
+        """By how many seconds a segment may be late. Of a rate, those that a full queue takes:
+        1000 packets (tc-netem(8), limit) of 1500 bytes."""
+        match = re.match(r"([\d.]+)([kmgt]?)(i?)(bit|bps)", self.rate or "")
+        queue = 0.0
+        if match:
+            number, scale, binary, unit = match.groups()
+            each = (1024 if binary else 1000) ** " kmgt".index(scale or " ")
+            bits = float(number) * each * (8 if unit == "bps" else 1)
+            queue = 1000 * 1500 * 8 / bits if bits else LONGEST_QUEUE
+        return (self.delay or 0.0) + min(queue, LONGEST_QUEUE)
 
     def __str__(self) -> str:
         return " ".join(self.words) or "as it was"

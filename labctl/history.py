@@ -52,7 +52,9 @@ class LabEvent(Event):
 
 @dataclass(frozen=True, slots=True)
 class StepEvent(Event):
-    """A step begins, or ends with an outcome."""
+    """A step begins, or ends with an outcome.
+
+    `moment` is what its label names: when it began to act, or when what it waited for came."""
 
     kind = "step"
     index: int
@@ -61,6 +63,7 @@ class StepEvent(Event):
     label: str | None = None
     outcome: Literal["done", "held", "timeout", "failed", "skipped"] | None = None
     detail: str | None = None
+    moment: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,9 @@ class OutputEvent(Event):
     left_out: int | None = None
 
 
+FLIGHT = 0.25
+"""Seconds that a segment may be under way where no step slows it down: far more than it takes on a
+busy machine."""
 MANY = 100_000
 """How long a look's text is, in characters, where the memory for what is parsed of it is worth more
 than parsing it again: about a thousand sockets."""
@@ -124,7 +130,8 @@ _latest = lru_cache(4)(_sockets)
 class SocketsEvent(Event):
     """What `ss` said on a host, as it said it, and the counters that changed since the last time.
 
-    `cause` is `change` where the agent noticed something, `look` where the controller asked."""
+    `cause` is `change` where the agent noticed something, `look` where the controller asked.
+    `since` is when the counters were read before."""
 
     kind = "sockets"
     host: str
@@ -132,6 +139,7 @@ class SocketsEvent(Event):
     text: str
     counters: Mapping[str, int] = field(default_factory=dict)
     caption: str | None = None
+    since: float | None = None
 
     @property
     def sockets(self) -> tuple[Socket, ...]:
@@ -145,11 +153,13 @@ class SocketsEvent(Event):
 
 @dataclass(frozen=True, slots=True)
 class CountersEvent(Event):
-    """All counters of a host when the run began."""
+    """The counters of a host: all of them when the run began, and then those that changed after
+    `since`, when they were read before."""
 
     kind = "counters"
     host: str
     values: Mapping[str, int]
+    since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +231,15 @@ class InjectEvent(PacketEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class NetEvent(Event):
+    """What a host sends is slowed down, by up to `delay` seconds, or not any more."""
+
+    kind = "net"
+    host: str
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
 class TroubleEvent(Event):
     """A probe that could not see: what it says is incomplete from here on."""
 
@@ -245,6 +264,7 @@ KINDS: dict[str, type[Event]] = {
         LossEvent,
         TallyEvent,
         InjectEvent,
+        NetEvent,
         TroubleEvent,
     )
 }
@@ -335,6 +355,8 @@ class History:
         self.injected: list[InjectEvent] = []
         self.tallies: dict[tuple[str, int], int] = {}
         self.inward: set[str] = set()  # hosts that calls or the trace saw connect to themselves
+        self.slowed: dict[str, float] = {}  # by how many seconds, what each host sends
+        self.derived: dict[str, tuple[Any, Any]] = {}  # what was found out, and up to where
         self.step = -1  # the index of the last one that began
         self._captured = 0.0
         self._baseline: dict[str, Mapping[str, int]] = {}
@@ -355,7 +377,7 @@ class History:
             case StepEvent(phase="begin"):
                 self.step = event.index
             case StepEvent(phase="end", label=str(label)):
-                self.labels[label] = event.t
+                self.labels[label] = event.t if event.moment is None else event.moment
             case ProcessEvent(phase="start"):
                 self.processes[event.process] = ProcessState(event.host, running=True)
             case ProcessEvent() | CallEvent() | OutputEvent():
@@ -365,23 +387,32 @@ class History:
                     state.apply(event)
             case SocketsEvent():
                 self.sockets[event.host] = event
-                self._counters.setdefault(event.host, {}).update(event.counters)
+                self._count(event.host, event.counters)
             case CountersEvent():
-                self._baseline[event.host] = event.values
-                self._counters[event.host] = dict(event.values)
+                self._baseline.setdefault(event.host, event.values)
+                self._count(event.host, event.values)
             case LossEvent():
                 self.losses.append(event)
             case InjectEvent():
                 self.injected.append(event)
             case TallyEvent():
                 self.tallies[event.host, event.drop] = event.lost
+            case NetEvent():
+                self.slowed[event.host] = event.delay
             case TroubleEvent():
                 self.trouble[event.host, event.probe] = event
+
+    def _count(self, host: str, values: Mapping[str, int]) -> None:
+        self._counters.setdefault(host, {}).update(values)
+
+    def reach(self, t: float) -> None:
+        """It is `t` now, at least: all that was captured before has happened."""
+        self._captured = max(self._captured, t)
 
     def add_packets(self, t: float, host: str, records: bytes) -> None:
         """Takes in what a host captured up to `t`, as pcap records."""
         self.captures.add(host, records)
-        self._captured = t
+        self.reach(t)
 
     @property
     def now(self) -> float:
@@ -396,14 +427,38 @@ class History:
                 self.inward.add(host)
 
     def segments(self) -> list[Segment]:
-        """The segments of the lab's connections up to now, in order."""
+        """The segments of the lab's connections up to now, in order. What left a moment ago and has
+        not arrived is still under way."""
         if self.lab is None:
             return []
-        owners, epoch = self.owners, self.lab.epoch
+        owners, epoch, now = self.owners, self.lab.epoch, self.now
         losses = [Loss(e.drop, o) for e in self.losses if (o := _since(e, epoch))]
         injected = [Injection(e.seq, e.ack, o) for e in self.injected if (o := _since(e, epoch))]
-        found = self.captures.segments(owners, epoch, losses, injected)
-        return found[: bisect_right(found, self.now, key=lambda segment: segment.time)]
+        whole = self.captures.segments(owners, epoch, losses, injected)
+        found = whole[: bisect_right(whole, now, key=lambda segment: segment.time)]
+        for index in range(
+            bisect_right(whole, now - self.flight, key=lambda s: s.time), len(found)
+        ):
+            each = found[index]
+            if each.lost and each.dropped is None:
+                found[index] = dataclasses.replace(each, pending=True)
+        return found
+
+    @property
+    def flight(self) -> float:
+        """How many seconds a segment may be under way here."""
+        return FLIGHT + sum(self.slowed.values())
+
+    @property
+    def hosts(self) -> list[str]:
+        """The hosts of the lab."""
+        return list(dict.fromkeys(self.owners.values()))
+
+    def misses_inside(self, host: str) -> bool:
+        """Whether a host has connections to itself whose segments were not all captured."""
+        probes = self.lab.environment.get("probes", ()) if self.lab else ()
+        troubled = (host, "loopback") in self.trouble
+        return troubled or (host in self.inward and "loopback" not in probes)
 
     def growth(self, host: str, counter: str) -> int | None:
         """By how much a counter grew since the run began; None where the kernel has none so named

@@ -27,6 +27,7 @@ from labctl.backends import (
     address_names,
     hosts_text,
 )
+from labctl.check import held_at
 from labctl.errors import LabError, Refused, located
 from labctl.faults import MENDS, tallied
 from labctl.history import (
@@ -118,6 +119,7 @@ class Lab:
         self._owners: dict[str, str] = {}
         self._traced: Message = {}  # the tracer's first word; why there is none is its `reason`
         self._running: dict[str, Channel] = {}
+        self._frozen: set[str] = set()
         self._hellos: dict[str, Message] = {}
         self._replies: dict[int, Message] = {}
         self._ids = 0
@@ -183,7 +185,8 @@ class Lab:
         if untraced and "tracing" in self.scenario.needs:
             raise MissingHere(untraced)
         captured = all(answer["capture"] is None for answer in ready.values())
-        probes = ["ss", *(["capture"] if captured else []), *([] if untraced else ["trace"])]
+        probes = ["ss", *(["capture", "loopback"] if captured else [])]
+        probes += [] if untraced else ["trace"]
         hello = next(iter(self._hellos.values()))
         self.emit(
             LabEvent(
@@ -297,6 +300,7 @@ class Lab:
         channel = self._backend.spawn(spec)
         seen = len(self.history.events)
         self._running[process] = channel
+        self._frozen.discard(process)
         self._listen(_Source(spec.host, process, channel))
         self._pump_or_fail(
             lambda: any(
@@ -323,6 +327,7 @@ class Lab:
     def freeze(self, process: str, frozen: bool) -> None:
         """Stops or continues everything in a process."""
         self._backend.freeze(self._processes[process], frozen)
+        (self._frozen.add if frozen else self._frozen.discard)(process)
 
     def call(self, process: str, call: str, patience: float) -> None:
         """Has a process in `await` do one more call; returns when it is done, or blocked for
@@ -389,29 +394,69 @@ class Lab:
         if TRACER in self._agents:
             self._ask_tracer({"do": "flush"})
         for host, answer in self._ask_all({host: {"do": "flush"} for host in self._links}).items():
-            if answer["dropped"]:
-                text = f"{answer['dropped']} packets were not captured"
-                self.emit(TroubleEvent(self.now(), host, "capture", text))
+            for probe, dropped in (("capture", "dropped"), ("loopback", "dropped_inside")):
+                if answer[dropped]:
+                    text = f"{answer[dropped]} packets were not captured"
+                    self.emit(TroubleEvent(self.now(), host, probe, text))
             for event in tallied(self.history, self.now(), host, answer["lost"]):
                 self.emit(event)
 
     def wait(self, predicate: Predicate, within: Within, since: str | None) -> Outcome:
-        """Polls until a predicate holds; the upper bound counts from a label, or from now."""
-        start = self.now() if since is None else self.history.labels[since]
+        """Polls until a predicate holds; the upper bound counts from a label, or from now.
+
+        What counts is when a thing happened, and not when this program came to hear of it: so it
+        is over only when all have been heard that can tell of the time before its end."""
+        begun = self.now()
+        start = begun if since is None else self.history.labels[since]
         deadline = start + within.high
         self.look(predicate.hosts)
-        while not predicate.holds(self.history):
+        while not self._holds(predicate):
             if self.now() >= deadline:
-                self.look(None if predicate.segments else predicate.hosts)  # with its packets
-                if predicate.holds(self.history):
-                    break
-                return "timeout"
+                self._hear(predicate)
+                held = self._holds(predicate) or held_at(predicate, self.history, start, begun)
+                return "held" if held else "timeout"
             if predicate.counters:
                 self.pump(min(deadline - self.now(), COUNTER_PERIOD))
                 self.look(predicate.counters)
-            else:
+            elif predicate.segments:
                 self.pump(deadline - self.now())
+            else:  # one by one: what holds now may not hold any more after the next
+                self._next(deadline - self.now())
         return "held"
+
+    def _holds(self, predicate: Predicate) -> bool:
+        """Whether a predicate holds. Of what probes tell by and by it has to hold when all have
+        told what they have by now, and what they have lost."""
+        if not predicate.holds(self.history):
+            return False
+        if predicate.segments or predicate.traced:
+            self.flush()
+            return predicate.holds(self.history)
+        return True
+
+    def _hear(self, predicate: Predicate) -> None:
+        """Takes in all that was said, up to now, by those who can tell of a predicate."""
+        if predicate.segments or predicate.traced:
+            self.flush()
+        self.look(predicate.hosts)
+        asked = {}
+        for process in predicate.process or ():
+            channel = self._running.get(process)
+            if channel and process not in self._frozen and not self._processes[process].image:
+                self._ids += 1
+                asked[self._ids] = process, channel
+                channel.send({"do": "answer", "id": self._ids})
+        self._pump_or_fail(
+            lambda: all(
+                ident in self._replies or self._running.get(process) is not channel
+                for ident, (process, channel) in asked.items()
+            ),
+            f"the answer of {', '.join(process for process, _ in asked.values())}",
+        )
+        for ident in asked:
+            self._replies.pop(ident, None)
+        if len(asked) < len(predicate.process or ()):  # nobody can be asked: a moment must do
+            self.pump_until(lambda: False, self.now() + SETTLING)
 
     # --- Messages --------------------------------------------------------------------------------
 
@@ -420,14 +465,19 @@ class Lab:
         most. Raises KeyboardInterrupt where that is due.
 
         What comes meanwhile is for the next time: a flood shall not keep us here."""
+        if self._next(patience):
+            for _ in range(self._inbox.qsize()):
+                self._take(*self._inbox.get_nowait())
+
+    def _next(self, patience: float) -> bool:
+        """Takes in the next message, if one comes; see `pump`."""
         if stopping.is_set():
             raise KeyboardInterrupt
         try:
             self._take(*self._inbox.get(timeout=max(0.0, min(patience, self._heartbeat))))
         except queue.Empty:
-            return
-        for _ in range(self._inbox.qsize()):
-            self._take(*self._inbox.get_nowait())
+            return False
+        return True
 
     def pump_until(self, condition: Callable[[], bool], deadline: float) -> bool:
         """Takes in messages until a condition holds; False where it does not before `deadline`."""
@@ -552,6 +602,9 @@ class Lab:
                 self._backend.prepare(self._processes[process])
             return
         kind, t = message.pop("kind"), messages.moment(message) - self._origin
+        if kind == "reply":
+            self._replies[message["id"]] = message
+            return
         event = messages.of_process(kind, t, process, host, message)
         self.emit(event)
         if isinstance(event, CallEvent | ProcessEvent):

@@ -19,6 +19,7 @@ from labctl.backends import Message
 from labctl.history import (
     KINDS,
     CallEvent,
+    CountersEvent,
     Event,
     LossEvent,
     OutputEvent,
@@ -43,6 +44,7 @@ BY_HOST: dict[str, type[Event]] = {
     "trouble": TroubleEvent,
     "loss": LossEvent,
     "sockets": SocketsEvent,
+    "counters": CountersEvent,
 }
 NO_EVENTS: dict[str, dict[str, Any]] = {
     "hello": {"wall": float, "counters": dict[str, int], "kernel": str},

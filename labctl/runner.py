@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from labctl.backends import Backend, MissingHere
-from labctl.check import NotPassed, Verdict, check, overall, unreached
+from labctl.check import NotPassed, Verdict, check, held_at, overall, unreached
 from labctl.errors import LabError, Unavailable, located
 from labctl.explain import explain
 from labctl.history import Event, History, StepEvent
 from labctl.lab import Lab
 from labctl.scenario import Scenario
-from labctl.steps import Step, StepFailed
+from labctl.steps import Step, StepFailed, Wait
 from labctl.store import RunFolder
 
 WAS_INTERRUPTED = "interrupted"
@@ -152,7 +152,7 @@ def conclude(
         lab_seconds=ended.lab_seconds,
         folder=folder.path,
         verdicts=tuple(verdicts),
-        why=tuple(explain(history.events)),
+        why=tuple(explain(history)),
         history=history,
     )
     folder.finish(document([found]))
@@ -249,9 +249,18 @@ class Performance:
         except StepFailed as exc:
             detail = f"{exc.expected}; saw {exc.actual}"
             return replace(begin, t=lab.now(), phase="end", outcome="failed", detail=detail)
-        told = self.history.now if outcome == "held" else step.told(self.history)
-        moment = lab.now() if told is None else max(begin.t, told)
-        return replace(begin, t=moment, phase="end", label=step.as_, outcome=outcome)
+        t = max(begin.t, self.history.now) if outcome == "held" else lab.now()
+        moment = self._moment(step, begin.t) if step.as_ else None
+        return replace(begin, t=t, phase="end", outcome=outcome, label=step.as_, moment=moment)
+
+    def _moment(self, step: Step, begun: float) -> float:
+        """What the label of a step that is done names: when it began to act, or when what it waited
+        for came."""
+        if isinstance(step, Wait):
+            start = self.history.labels[step.since] if step.since else begun
+            if held := held_at(step.wait, self.history, start, begun):
+                return held.latest
+        return begun
 
     def _tell(self, event: StepEvent) -> None:
         self.history.add(event)

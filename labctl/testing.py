@@ -271,7 +271,7 @@ class Lab:
 
     def _demand(self, verdicts: Iterable[Verdict]) -> None:
         if wrong := [v for v in verdicts if v.result in ("fail", "unknown")]:
-            raise NotPassed(told(wrong, explain(self._up.history.events), self.folder))
+            raise NotPassed(told(wrong, explain(self._up.history), self.folder))
 
     def _with(self, step: Mapping[str, Any]) -> Scenario:
         """The scenario with one more step."""

@@ -161,7 +161,13 @@ class FakeBackend:
         return self.tracer
 
     def spawn(self, process: ProcessSpec) -> Channel:
-        channel = FakeChannel(lambda message: self._did(f"call {process.name} {message['call']}"))
+        def obey(message: Message) -> None:
+            if message["do"] == "answer":
+                self.say(process.name, kind="reply", id=message["id"])
+            else:
+                self._did(f"call {process.name} {message['call']}")
+
+        channel = FakeChannel(obey)
         self._processes[process.name] = channel
         self.say(process.name, kind="process", phase="start", pid=next(self._pids))
         self._did(f"start {process.name}")
@@ -292,7 +298,11 @@ class FakeBackend:
                 answer = {"capture": self._uncaptured}
                 what = f"setup {name}"
             case {"do": "flush"}:
-                answer = {"dropped": self._dropped, "lost": self._lost.get(name, {})}
+                answer = {
+                    "dropped": self._dropped,
+                    "dropped_inside": 0,
+                    "lost": self._lost.get(name, {}),
+                }
                 what = f"flush {name}"
             case {"do": "fault", "verb": verb}:
                 lost = self._lost.get(name, {})

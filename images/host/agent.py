@@ -43,6 +43,7 @@ QUICKLY, SLOWLY, FREELY = 1.3, 1.1, 2.0
 overdue, which is seen to go off within a tenth of how late it is; and else."""
 PR_SET_DUMPABLE = 4
 CAPTURE_PERIOD = 0.005
+COUNT_PERIOD = 0.02
 TIMER = re.compile(r"timer:\(\w+,(?:(\d+)min)?(?:([\d.]+)sec|(\d*\.\d+)ms|(\d+)ms)?,")
 """1min59sec, 7.020sec, the same 7.020ms of an ss up to 6.1, 020ms, and nothing at all for 0."""
 SS = ["ss", "--tcp", "--all", "--numeric", "--options", "--extended", "--info"]
@@ -173,15 +174,23 @@ TP_STATUS_KERNEL, TP_STATUS_USER = 0, 1
 FRAME_SIZE = 256
 BLOCK_SIZE = 1 << 16
 BLOCKS = 64
-FRAMES = BLOCKS * BLOCK_SIZE // FRAME_SIZE
+BLOCKS_INSIDE = 16
 SNAP = 176
 """Bytes kept of a packet: what a frame holds, enough for all headers and some payload."""
 
 HEADER = struct.Struct("=IIIHHII")  # struct tpacket2_hdr: status, len, snaplen, mac, net, sec, nsec
 RECORD = struct.Struct("=IIII")  # pcap-savefile(5), with nanoseconds
 
+PACKET_OTHERHOST, PACKET_OUTGOING = 3, 4
+LINK, INSIDE = "eth0", "lo"
+FOREIGN = {LINK: PACKET_OTHERHOST, INSIDE: PACKET_OUTGOING}
+"""What is left out at each interface: what a bridge sends to all of its ports, and the first of the
+two times that the loopback interface shows each packet."""
+
 # IPv4 or IPv6 that carries TCP (a classic BPF program; see Documentation/networking/filter.rst).
 FILTER = [
+    (0x30, 0, 0, 0xFFFFF004),  # load the kind of packet (SKF_AD_PKTTYPE)
+    (0x15, 8, 0, None),  # of those that are left out?
     (0x28, 0, 0, 12),  # load the EtherType
     (0x15, 0, 2, 0x0800),  # IPv4?
     (0x30, 0, 0, 23),  # load its protocol
@@ -201,16 +210,20 @@ class Capture:
     room, so a flood costs little and no loss goes unnoticed. Raises OSError where it is forbidden.
     """
 
-    def __init__(self, interface):
+    def __init__(self, interface, blocks=BLOCKS):
         self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-        program = b"".join(struct.pack("=HBBI", *instruction) for instruction in FILTER)
+        program = b"".join(
+            struct.pack("=HBBI", *code, FOREIGN[interface] if value is None else value)
+            for *code, value in FILTER
+        )
         code = ctypes.create_string_buffer(program)
         prog = struct.pack("HP", len(FILTER), ctypes.addressof(code))
         self.socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, prog)
         self.socket.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V2)
-        request = struct.pack("IIII", BLOCK_SIZE, BLOCKS, FRAME_SIZE, FRAMES)
+        self.frames = blocks * BLOCK_SIZE // FRAME_SIZE
+        request = struct.pack("IIII", BLOCK_SIZE, blocks, FRAME_SIZE, self.frames)
         self.socket.setsockopt(SOL_PACKET, PACKET_RX_RING, request)
-        self.ring = mmap.mmap(self.socket.fileno(), BLOCKS * BLOCK_SIZE)
+        self.ring = mmap.mmap(self.socket.fileno(), blocks * BLOCK_SIZE)
         self.frame = 0
         self.socket.bind((interface, ETH_P_ALL))
 
@@ -218,19 +231,19 @@ class Capture:
         return self.socket.fileno()
 
     def read(self):
-        """The packets that came since the last call, as pcap records."""
+        """The packets that came since the last call: pairs of moment and pcap record."""
         records = []
-        for _ in range(FRAMES):
+        for _ in range(self.frames):
             offset = self.frame * FRAME_SIZE
             status, length, kept, mac, _, sec, nsec = HEADER.unpack_from(self.ring, offset)
             if not status & TP_STATUS_USER:
                 break
             start = offset + mac
-            records.append(RECORD.pack(sec, nsec, kept, length))
-            records.append(self.ring[start : start + kept])
+            record = RECORD.pack(sec, nsec, kept, length) + self.ring[start : start + kept]
+            records.append(((sec, nsec), record))
             struct.pack_into("=I", self.ring, offset, TP_STATUS_KERNEL)
-            self.frame = (self.frame + 1) % FRAMES
-        return b"".join(records)
+            self.frame = (self.frame + 1) % self.frames
+        return records
 
     def revive(self):
         """Takes note that the interface went down, if it did: until then the socket counts as
@@ -261,13 +274,15 @@ class Agent:
         self.seen = None
         self.looked = None  # at this moment, and nothing happened while we did
         self.counted = {}
+        self.counted_at = 0.0
+        self.next_count = None
         self.period = PERIOD_MIN
         self.rest = None
         self.longest = PERIOD_MAX
         self.rested = 0.0
         self.due, self.overdue = [], False
         self.next_sample = None
-        self.capture = None
+        self.captures = {}
         self.next_read = 0.0
         self.faults = Faults(emit)
 
@@ -290,12 +305,10 @@ class Agent:
             text, errors = ss.stdout.read(), ss.stderr.read()  # in turn: it has but a line of these
         if ss.returncode:
             emit(kind="trouble", t=at, text=errors.decode("utf-8", "replace"), probe="ss")
-        now = counters()
-        changed = changes(now, self.counted)
-        self.counted = now
+        since, changed = self.count()
         # Columns are as wide as their widest entry, so most of a long list may be blanks.
         text = "\n".join(map(str.rstrip, text.decode("utf-8", "replace").split("\n")))
-        emit(kind="sockets", t=at, cause=cause, text=text, counters=changed, **extra)
+        emit(kind="sockets", t=at, cause=cause, text=text, counters=changed, since=since, **extra)
         if self.longest > PERIOD_MAX:
             self.due, self.overdue = [at + left for left in timers(text)], False
             if self.due:
@@ -305,6 +318,19 @@ class Agent:
         self.looked = before if self.moment() == before else None
         self.seen = self.looked and before[0]
         return at
+
+    def count(self):
+        """When the counters were read before, and which have changed since then."""
+        now, since = counters(), self.counted_at
+        changed = changes(now, self.counted)
+        self.counted, self.counted_at, self.next_count = now, time.monotonic(), None
+        return since, changed
+
+    def report_counters(self):
+        """Reports those that have changed."""
+        since, changed = self.count()
+        if changed:
+            emit(kind="counters", t=self.counted_at, since=since, values=changed)
 
     def unchanged(self):
         """Whether all is as it was at the last look."""
@@ -337,13 +363,18 @@ class Agent:
 
     def read_packets(self):
         """Reports the packets that were captured since the last time."""
-        if self.capture:
-            self.capture.revive()
-            packets = self.capture.read()
-            if packets:
-                emit(kind="packets", t=time.monotonic(), data=base64.b64encode(packets).decode())
-                self.wake()
-            self.next_read = time.monotonic() + CAPTURE_PERIOD
+        records = []
+        for capture in self.captures.values():
+            capture.revive()
+            records += capture.read()
+        self.next_read = time.monotonic() + CAPTURE_PERIOD
+        if records:
+            records.sort(key=lambda each: each[0])
+            data = base64.b64encode(b"".join(record for _, record in records)).decode()
+            emit(kind="packets", t=time.monotonic(), data=data)
+            # Most counters grow with packets.
+            self.next_count = self.next_count or max(self.next_read, self.counted_at + COUNT_PERIOD)
+            self.wake()
 
     def obey(self, message):
         ident = message.pop("id")
@@ -354,25 +385,27 @@ class Agent:
 
     def run(self):
         pending = b""
-        self.counted = counters()
+        self.count()
         t, wall = clocks.both()
         emit(kind="hello", t=t, wall=wall,
              counters=changes(self.counted, {}), kernel=os.uname().release,
              watch=type(self.diag).__name__.lower())  # fmt: skip
         while True:
             now = time.monotonic()
-            deadlines = [self.next_sample] if self.next_sample else []
+            deadlines = [at for at in (self.next_sample, self.next_count) if at]
             watched = [0]
-            if self.capture and now < self.next_read:
+            if self.captures and now < self.next_read:
                 deadlines.append(self.next_read)
-            elif self.capture:
-                watched.append(self.capture)
+            else:
+                watched += self.captures.values()
             if self.faults.log:
                 watched.append(self.faults.log)
             patience = max(0, min(deadlines) - now) if deadlines else None
             ready, _, _ = select.select(watched, [], [], patience)
-            if self.capture in ready:
+            if any(capture in ready for capture in self.captures.values()):
                 self.read_packets()
+            if self.next_count and time.monotonic() >= self.next_count:
+                self.report_counters()
             if self.faults.log in ready:
                 self.faults.report()
                 self.wake()
@@ -423,22 +456,25 @@ def do_setup(agent, ident, rest, longest=PERIOD_MAX, hosts=None, batch=""):
         if done.returncode:
             raise OSError("ip: %s" % done.stderr.decode("utf-8", "replace").strip())
     agent.rest, agent.longest, agent.next_sample = rest, longest, time.monotonic()
-    try:
-        agent.capture = Capture("eth0")
-        refused = None
-    except OSError as exc:
-        refused = exc.strerror
+    refused = None
+    for interface, blocks in ((LINK, BLOCKS), (INSIDE, BLOCKS_INSIDE)):
+        try:
+            agent.captures[interface] = Capture(interface, blocks)
+        except OSError as exc:
+            refused = refused or exc.strerror
+    if refused:
         agent.longest = PERIOD_MAX  # no segment would wake it
     emit(kind="reply", id=ident, t=time.monotonic(), capture=refused)
 
 
 def do_flush(agent, ident):
-    """Reports what is left in the ring, how many packets had no room in it, and what the drops
+    """Reports what is left in the rings, how many packets had no room in each, and what the drops
     have lost."""
     agent.read_packets()
-    dropped = agent.capture.dropped() if agent.capture else 0
+    dropped = {name: capture.dropped() for name, capture in agent.captures.items()}
     lost = agent.faults.lost()
-    emit(kind="reply", id=ident, t=time.monotonic(), dropped=dropped, lost=lost)
+    emit(kind="reply", id=ident, t=time.monotonic(), lost=lost,
+         dropped=dropped.get(LINK, 0), dropped_inside=dropped.get(INSIDE, 0))  # fmt: skip
 
 
 def do_sysctl(agent, ident, values):

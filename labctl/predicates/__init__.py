@@ -79,16 +79,20 @@ class Predicate(Model):
         return all(finding.result == "pass" for finding in self.judge(history))
 
     def heeds(self, event: Event) -> bool:
-        """Whether an event may change what `judge` finds."""
-        if self.traced:
+        """Whether an event may change what `judge` finds; segments are no events."""
+        if self.traced or isinstance(event, TroubleEvent):
             return True
         if isinstance(event, StateEvent):
             return False
-        if self.segments or isinstance(event, TroubleEvent):
-            return True
         if isinstance(event, SocketsEvent | CountersEvent):
             return event.host in self.hosts
         return getattr(event, "process", None) in (self.process or ())
+
+    def earliest(self, event: Event) -> float:
+        """When that may have happened, at the earliest, which an event is the first to tell of."""
+        if self.counters and not self.sockets and isinstance(event, SocketsEvent | CountersEvent):
+            return event.t if event.since is None else event.since
+        return event.t
 
     @property
     def hosts(self) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from itertools import dropwhile
 from typing import Annotated, Any
@@ -66,20 +67,42 @@ class SegmentsPattern(Model):
         if self.since is not None and self.since not in history.labels:
             return Finding("unknown", what, str(self), f"nothing is labelled {self.since!r}")
         segments = self._since(history)
-        found = [s for s in segments if self.matches(s)]
-        ends = {self.from_, self.to} - {None}
-        inside = sorted(host for host in history.inward if ends <= {host})
-        if inside and not self._decided(len(found)):
-            text = f"{', '.join(inside)} has a connection to itself, whose segments cross no link"
-            return Finding("unknown", what, str(self), f"{text}; move one of its ends elsewhere")
         if self.since_first is not None and not segments:
             return Finding("fail", what, str(self), f"no {' '.join(self.since_first)}")
-        lines = tuple(f"{s.time:.6f} {s.sender} -> {s.receiver}: {s.summary}" for s in found[:12])
-        return finding(self.enough(len(found)), what, str(self), str(len(found)), *lines)
+        matching = [(s, match) for s in segments if (match := self.matches(s)) is not False]
+        certain = sum(match is True for _, match in matching)
+        ends = {self.from_, self.to} - {None}
+        inside = [host for host in history.hosts if ends <= {host} and history.misses_inside(host)]
+        counts = self._telling(certain, math.inf if inside else len(matching))
+        results = {self.enough(count) for count in counts}
+        lines = tuple(
+            f"{s.time:.6f} {s.sender} -> {s.receiver}: {s.summary}" for s, _ in matching[:12]
+        )
+        if len(results) == 1:
+            return finding(results.pop(), what, str(self), str(certain), *lines)
+        if inside:
+            text = f"{', '.join(inside)} has a connection to itself that was not captured"
+            return Finding("unknown", what, str(self), f"{text}; move one of its ends elsewhere")
+        text = f"{certain}, and {len(matching) - certain} still under way; wait a moment before"
+        return Finding("unknown", what, str(self), text, lines)
 
     def found(self, history: History) -> list[Segment]:
         """The segments that match, in order."""
         return [s for s in self._since(history) if self.matches(s)]
+
+    def turns(self, history: History) -> list[float]:
+        """When, up to now, there came to be enough of them, or too many."""
+        times = sorted(self._known(segment, history) for segment in self.found(history))
+        return [
+            time for count, time in enumerate(times, 1)
+            if self.enough(count) != self.enough(count - 1)
+        ]  # fmt: skip
+
+    def _known(self, segment: Segment, history: History) -> float:
+        """When it was clear that a segment is one of these."""
+        if self.lost is None or segment.arrived is None:
+            return segment.time + (history.flight if self.lost else 0.0)
+        return segment.arrived
 
     def _since(self, history: History) -> list[Segment]:
         """All segments from where this begins to count."""
@@ -90,9 +113,9 @@ class SegmentsPattern(Model):
             segments if wanted is None else list(dropwhile(lambda s: not _has(s, wanted), segments))
         )
 
-    def matches(self, segment: Segment) -> bool:
-        """Whether a segment is one of these."""
-        return (
+    def matches(self, segment: Segment) -> bool | None:
+        """Whether a segment is one of these; None where that hangs on what becomes of it."""
+        matches = (
             segment.t is not None
             and segment.forged == self.injected
             and self.from_ in (None, segment.sender)
@@ -100,8 +123,10 @@ class SegmentsPattern(Model):
             and _has(segment, self.flags or ())
             and self.data in (None, segment.length > 0)
             and self.retransmitted in (None, segment.retransmitted)
-            and self.lost in (None, segment.lost)
         )
+        if matches and self.lost is not None:
+            return None if segment.pending else self.lost == segment.lost
+        return matches
 
     def enough(self, count: int) -> bool:
         """Whether there are as many as wanted; one or more where nothing is said."""
@@ -111,11 +136,13 @@ class SegmentsPattern(Model):
         said = (self.at_least, self.at_most, self.count) != (None, None, None)
         return all(bounds) and (said or count >= 1)
 
-    def _decided(self, count: int) -> bool:
-        """Whether more of them would make no difference."""
+    def _telling(self, low: int, high: float) -> set[int]:
+        """Some counts in this range: between any two that lie side by side, nothing changes."""
         bounds = [1, self.at_least, self.at_most, self.count.number if self.count else None]
-        greater = [b + n for b in bounds if b is not None for n in (-1, 0, 1) if b + n > count]
-        return all(self.enough(number) == self.enough(count) for number in greater)
+        near = {bound + n for bound in bounds if bound is not None for n in (-1, 0, 1)}
+        return {low, *(count for count in near if low <= count <= high)} | (
+            {int(high)} if high != math.inf else set()
+        )
 
     def __str__(self) -> str:
         words = [f"{self.count} x"] if self.count else []

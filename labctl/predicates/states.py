@@ -13,8 +13,16 @@ from pydantic import Field, ValidationInfo, WithJsonSchema, WrapValidator
 
 from labctl.history import History
 from labctl.predicates.finding import Finding, Result
+from labctl.probes.lives import told
 from labctl.probes.sockets import State
-from labctl.probes.transitions import SAMPLING, Timeline, missable, reachable, timelines
+from labctl.probes.transitions import (
+    SAMPLING,
+    Timeline,
+    missable,
+    reachable,
+    timelines,
+    unseen,
+)
 from labctl.values import (
     Duration,
     Model,
@@ -36,25 +44,30 @@ def _some_connection(
     brief: bool,
 ) -> Finding:
     """The finding for a claim that some connection of a host bears out. `judge` tells what one of
-    them says to it, and in what words; `brief`: so short a one would do that no look sees it."""
+    them says to it, and in what words; `brief`: so short a one would do that no look sees it, and
+    it may be gone by the end."""
     judged = [(*judge(timeline), timeline) for timeline in timelines(history, host)]
-    results = [result for result, _, _ in judged]
-    trouble = history.trouble.get((host, "trace"))
-    unseen: list[Result] = ["unknown"] if trouble and brief and not judged else []
-    result: Result = next((r for r in ("pass", "unknown") if r in [*results, *unseen]), "fail")
+    walks = [timeline for _, _, timeline in judged]
+    results: list[Result] = [result for result, _, _ in judged]
+    if brief and "pass" not in results and unseen(history, host, walks):
+        results.append("unknown")
+    result: Result = next((r for r in ("pass", "unknown") if r in results), "fail")
     deciding = [(words, timeline) for r, words, timeline in judged if r == result]
     counts = Counter(words for words, _ in deciding)
     seen = [f"{n} x {words}" if n > 1 else words for words, n in counts.most_common(SHOWN)]
     seen += [f"{len(counts) - SHOWN} others"] if len(counts) > SHOWN else []
     actual = "; ".join(seen) or "no connection"
-    if result == "unknown" and not (judged and all(t.complete for _, t in deciding)):
-        reasons = [t.gap for _, t in deciding if t.gap] + ([trouble.text] if trouble else [])
-        actual += ", as far as was seen: " + (reasons or ["this was not traced"])[0]
-    lines = [line for _, timeline in deciding[:SHOWN] for line in _told(timeline)]
+    if result == "unknown" and not (deciding and all(t.complete for _, t in deciding)):
+        trouble = history.trouble.get((host, "trace"))
+        told_why = [t.gap for _, t in deciding if t.gap] + ([trouble.text] if trouble else [])
+        actual += ", as far as was seen: " + (told_why or ["this was not traced"])[0]
+    if result != "pass" and (others := told(history, host).others):
+        actual += f"; left out: {others} that neither ss nor a capture here saw"
+    lines = [line for _, timeline in deciding[:SHOWN] for line in _lines(timeline)]
     return Finding(result, f"{host}: {claim}", str(claim), actual, tuple(lines))
 
 
-def _told(timeline: Timeline) -> Iterator[str]:
+def _lines(timeline: Timeline) -> Iterator[str]:
     yield timeline.name
     for span in timeline.spans:
         yield f"  {span.state} from {span.begin} s to {f'{span.end} s' if span.end else 'the end'}"
@@ -70,7 +83,7 @@ class Path:
 
     def judge(self, host: str, history: History) -> Finding:
         """The finding for one host: that some connection of it walked exactly so."""
-        return _some_connection(self, host, history, self._judge, True)
+        return _some_connection(self, host, history, self._judge, self.closed)
 
     def _judge(self, timeline: Timeline) -> tuple[Result, str]:
         seen = list(timeline.states)

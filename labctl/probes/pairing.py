@@ -163,16 +163,17 @@ class _Pairing:
         return found
 
     def _passage(self, sight: _Sight, sent: float | None, end: _Sight | None) -> Passage:
-        """`end` is where it came to. The hosts are those of the addresses where these are known, and
-        else those that saw it first and last."""
+        """`end` is where it came to. The hosts are those of the addresses where these are known,
+        and else those that saw it first and last."""
         seen, came = sight.seen, end or sight
         loss = sight.loss or came.loss
+        last = end.seen.host if end else None
         return Passage(
             seen,
             sent,
             None if loss or end is None else end.at,
             owner(seen.source, self._owners, seen.host) or (None if sent is None else seen.host),
-            owner(seen.target, self._owners, came.seen.host) or (end and end.seen.host),
+            owner(seen.target, self._owners, came.seen.host) or last,
             loss.drop if loss else None,
             sight.injection,
         )

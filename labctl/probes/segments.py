@@ -149,6 +149,7 @@ class Segment:
             "zero window": self.zero_window,
             "window probe": self.probe,
             "lost": self.lost,
+            "under way": self.pending,
             "injected": self.injected,
         }
         return " ".join(words + [f"[{mark}]" for mark, present in marks.items() if present])

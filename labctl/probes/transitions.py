@@ -15,17 +15,15 @@ off the capture: there is where the peer's FIN came and was acknowledged (RFC 92
 from __future__ import annotations
 
 import math
-from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import pairwise
 
-from labctl.history import History, SocketsEvent, StateEvent
-from labctl.probes.segments import Segment
+from labctl.history import History, SocketsEvent
+from labctl.probes.lives import NEAR, Key, Life, Wire, told
 from labctl.probes.sockets import Address, Socket, State
 
-SAMPLING = 0.1
+SAMPLING = NEAR
 """Seconds within which an agent notices a change and has looked."""
 
 FOLLOWING: Mapping[State, frozenset[State]] = {
@@ -129,36 +127,41 @@ def missable(before: State, after: State | None) -> bool:
 def timelines(history: History, host: str) -> list[Timeline]:
     """Every connection of a host, in order of appearance, up to the history's end."""
     looks = _Looks(e for e in history.events if isinstance(e, SocketsEvent) and e.host == host)
-    traced = history.lab is not None and "trace" in history.lab.environment.get("probes", ())
+    traced = is_traced(history)
     troubles = [
         history.trouble[host, probe]
         for probe in ("ss", *(["trace"] if traced else []))
         if (host, probe) in history.trouble
     ]
-    lives = _lives(
-        (e for e in history.events if isinstance(e, StateEvent) and e.host == host),
-        # All connections of a lab are younger than its trace. What was already there belongs to
-        # somebody who had these addresses before; unless its birth was lost.
-        unborn=bool(troubles),
-    )
-    wire = _Wire(history, host)
+    lives = told(history, host).lives
+    wire = Wire(history, host)
     found: list[Timeline] = []
     for key in dict.fromkeys([*lives, *looks.seen]):
         mine = lives.get(key, [])
-        told = [_joined(key, mine, number, looks, wire) for number in range(len(mine))]
-        told = sorted([*told, *_sampled(key, looks, told)], key=_beginning)
-        found += [replace(t, incarnation=number) for number, t in enumerate(told, 1)]
+        walks = [_joined(key, mine, number, looks, wire) for number in range(len(mine))]
+        walks = sorted([*walks, *_sampled(key, looks, walks)], key=_beginning)
+        found += [replace(t, incarnation=number) for number, t in enumerate(walks, 1)]
     for trouble in troubles:
         found = [replace(t, gap=trouble.text) if _beginning(t) < trouble.t else t for t in found]
     return sorted(found, key=_beginning)
 
 
+def is_traced(history: History) -> bool:
+    """Whether the kernel told of the lab's transitions."""
+    return history.lab is not None and "trace" in history.lab.environment.get("probes", ())
+
+
+def unseen(history: History, host: str, seen: Iterable[Timeline]) -> bool:
+    """Whether a host may have had a connection, for a moment, that is none of those that were
+    seen: where not all was traced, the wire tells."""
+    wire = Wire(history, host)
+    if is_traced(history) and (host, "trace") not in history.trouble:
+        return bool(told(history, host).others) and not wire.complete
+    return not wire.complete or bool(wire.connections - {(t.local, t.remote) for t in seen})
+
+
 def _beginning(timeline: Timeline) -> float:
     return timeline.spans[0].begin.latest
-
-
-Key = tuple[str, str]
-"""Local and remote address, as `ss` writes them, but IPv4 always as such."""
 
 
 # --- What ss showed -------------------------------------------------------------------------------
@@ -236,39 +239,6 @@ def _plain(address: Address) -> str:
     return str(Address(address.unmapped, address.port))
 
 
-# --- What was captured ----------------------------------------------------------------------------
-
-
-class _Wire:
-    """What went over a host's wire. Reading captures takes time, so it waits until it matters."""
-
-    def __init__(self, history: History, host: str) -> None:
-        self._history = history
-        probes = history.lab.environment.get("probes", ()) if history.lab else ()
-        self.seen = "capture" in probes and (host, "capture") not in history.trouble
-
-    @cached_property
-    def _flows(self) -> Mapping[Key, Sequence[Segment]]:
-        flows: dict[Key, list[Segment]] = defaultdict(list)
-        for segment in self._history.segments():
-            flows[segment.source, segment.target].append(segment)
-        return flows
-
-    def end_taken(self, key: Key, since: float, until: float) -> Moment | None:
-        """When the host took the FIN of its peer: between its arrival and its acknowledgement."""
-        local, remote = key
-        for fin in self._flows.get((remote, local), ()):
-            if "FIN" in fin.flags and fin.arrived is not None and since <= fin.arrived < until:
-                for answer in self._flows.get((local, remote), ()):
-                    if (
-                        answer.t is not None
-                        and answer.t >= fin.arrived
-                        and answer.ack > fin.seq + fin.length
-                    ):
-                        return Moment(fin.arrived, answer.t)
-        return None
-
-
 def _sampled(key: Key, looks: _Looks, told: Sequence[Timeline]) -> Iterator[Timeline]:
     """What only `ss` saw."""
     run: list[_Sighting] = []
@@ -304,49 +274,7 @@ def _run(key: Key, run: Sequence[_Sighting], looks: _Looks) -> Timeline:
 # --- What the kernel told -------------------------------------------------------------------------
 
 
-class _Life(list[StateEvent]):
-    """The transitions of one full socket."""
-
-    @property
-    def born(self) -> bool:
-        """Whether its first transition is known. Older kernels do not tell that a full socket
-        begins in SYN-RECV, where it stays for microseconds (inet_csk_clone_lock())."""
-        return self[0].old in (State.UNCONN, State.LISTEN, State.SYN_RECV)
-
-    @property
-    def over(self) -> bool:
-        """Whether it is no full socket any more."""
-        return self[-1].new == State.UNCONN
-
-
-def _lives(events: Iterable[StateEvent], unborn: bool) -> dict[Key, list[_Life]]:
-    found: dict[Key, list[_Life]] = defaultdict(list)
-    opening: dict[Key, deque[StateEvent]] = defaultdict(deque)
-    for event in sorted(events, key=lambda event: event.t):
-        if State.LISTEN in (event.new, event.old) and event.new != State.SYN_RECV:
-            continue
-        host, _, port = event.local.rpartition(":")
-        if port == "0":  # tcp_v4_connect() enters SYN-SENT before it chooses a port.
-            if event.new == State.SYN_SENT:
-                opening[host, event.remote].append(event)
-            elif opening[host, event.remote]:
-                opening[host, event.remote].popleft()
-            continue
-        lives = found[event.local, event.remote]
-        if not lives or lives[-1].over or event.old in (State.UNCONN, State.LISTEN):
-            lives.append(_Life())
-            if event.old == State.SYN_SENT and opening[host, event.remote]:
-                first = opening[host, event.remote].popleft()
-                lives[-1].append(replace(first, local=event.local))
-        lives[-1].append(event)
-    return {
-        key: kept
-        for key, lives in found.items()
-        if (kept := [life for life in lives if life.born or unborn])
-    }
-
-
-def _joined(key: Key, lives: Sequence[_Life], number: int, looks: _Looks, wire: _Wire) -> Timeline:
+def _joined(key: Key, lives: Sequence[Life], number: int, looks: _Looks, wire: Wire) -> Timeline:
     """One of a key's lives, with what `ss` saw before it was a full socket, and after."""
     life = lives[number]
     since = lives[number - 1][-1].t if number else 0.0
@@ -392,7 +320,7 @@ def _requested(key: Key, t: float, since: float, looks: _Looks) -> Moment:
 
 
 def _shrunk(
-    key: Key, full: Span, until: float, looks: _Looks, wire: _Wire
+    key: Key, full: Span, until: float, looks: _Looks, wire: Wire
 ) -> tuple[list[Span], str | None]:
     """What became of a socket that ended as a full one in FIN-WAIT-2 or CLOSING; and what is not
     known of that, if anything."""
@@ -417,11 +345,12 @@ def _shrunk(
         return [replace(full, end=None)], None
     if end.latest == math.inf:
         return [full], f"no look tells what followed {full.state}"
-    if full.state is State.CLOSING or not wire.seen:
+    if full.state is State.CLOSING or not wire.complete:
         return [replace(full, end=end)], "a short TIME-WAIT may have been missed"
     taken = wire.end_taken(key, full.begin.earliest - SAMPLING, until)
     if taken is None:
         return [replace(full, end=end)], None
-    began = Moment(max(t, taken.earliest), max(t, taken.latest))
+    came, answered = taken
+    began = Moment(max(t, came), max(t, answered))
     end = Moment(began.earliest, max(began.latest, end.latest))
     return [replace(full, end=began), Span(State.TIME_WAIT, began, end)], None

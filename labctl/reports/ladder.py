@@ -119,6 +119,7 @@ def _number(connections: dict[Ends, int], ends: Ends) -> int:
 def _arrow(segment: Segment, connections: dict[Ends, int]) -> Arrow:
     words = {
         "lost": segment.lost,
+        "under way": segment.pending,
         "injected": segment.injected,
         "retransmitted": segment.retransmitted,
         "duplicate ACK": segment.duplicate_ack,

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from labctl.history import CallEvent, History, ProcessEvent, SocketsEvent, StateEvent
+from labctl.probes.lives import told
 from labctl.probes.segments import Segment
 from labctl.probes.sockets import Address, Socket, SsParseError, State
 
@@ -60,18 +61,20 @@ def changes(
     """All changes of all sockets, or of the `chosen` ones, in order of time."""
     tracks: dict[tuple[str, Ends], _Track] = defaultdict(_Track)
     live: dict[str, dict[Ends, None]] = defaultdict(dict)  # what has a state now, of each host
-    opened: dict[tuple[str, str], float] = {}
     nexts = _next_looks(history)
     causes = _Causes(history, segments)
-    heard = [e for e in history.events if isinstance(e, StateEvent | SocketsEvent)]
+    heard: list[StateEvent | SocketsEvent] = [
+        event for host in history.hosts for event in told(history, host).events
+    ]
+    heard += [e for e in history.events if isinstance(e, SocketsEvent)]
     for event in heard:
         if isinstance(event, StateEvent) and chosen(ends_of(event)):
             tracks[event.host, ends_of(event)].traced = True
     for event in sorted(heard, key=lambda e: e.t):
         if isinstance(event, StateEvent):
-            if not chosen(ends_of(event)) and not event.local.endswith(":0"):
+            if not chosen(ends_of(event)):
                 continue
-            _transition(event, tracks, opened)
+            _transition(event, tracks)
             touched: Iterable[Ends] = [ends_of(event)]
         else:
             hosts = list(live[event.host])
@@ -85,21 +88,10 @@ def changes(
     return sorted(found, key=lambda change: change.t)
 
 
-def _transition(
-    event: StateEvent,
-    tracks: dict[tuple[str, Ends], _Track],
-    opened: dict[tuple[str, str], float],
-) -> None:
-    if event.local.endswith(":0"):  # tcp_v4_connect() is in SYN-SENT before it has a port
-        opened[event.host, event.remote] = event.t
-        return
+def _transition(event: StateEvent, tracks: dict[tuple[str, Ends], _Track]) -> None:
     ends = ends_of(event)
     track = tracks[event.host, ends]
     track.mini = False
-    if event.old == State.SYN_SENT and track.state is None:
-        t = opened.pop((event.host, event.remote), None)
-        if t is not None:
-            track.changes.append(Change(t, event.host, ends, event.old, True, t))
     state = None if event.new == State.UNCONN else event.new
     if state != track.state:
         track.changes.append(Change(event.t, event.host, ends, state, True, event.t))

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from labctl.calls import parse_calls
-from labctl.history import History
 from labctl.predicates import Claim, Predicate
 from labctl.steps.base import Outcome, Step, StepFailed, When
 from labctl.steps.faults import Cut, Drop, Heal, Inject, Join, Net
@@ -147,12 +146,6 @@ class Call(Step):
                 raise StepFailed(str(self), expected, lab.condition(process))
             for call in parse_calls(text):
                 lab.call(process, call.text, BLOCKED_AFTER if call.name in BLOCKING else PATIENCE)
-
-    def told(self, history: History) -> float | None:
-        states = [history.processes[process] for process in self.call]
-        if any(state.entered for state in states):
-            return None
-        return max((state.calls[-1].t for state in states if state.calls), default=None)
 
 
 class Exec(Step):

@@ -104,10 +104,6 @@ class Step(Model):
         """Does it. Raises StepFailed, LabError."""
         raise NotImplementedError
 
-    def told(self, history: History) -> float | None:
-        """When it was done, where events tell: labctl may learn of that late."""
-        return None
-
     @property
     def claim(self) -> Predicate | None:
         """What it claims, if it is a wait or an expectation."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, model_validator
 
 from labctl import faults
-from labctl.history import InjectEvent, StepEvent, TroubleEvent
+from labctl.history import InjectEvent, NetEvent, StepEvent, TroubleEvent
 from labctl.predicates.lost import Lost
 from labctl.predicates.segments import Flags
 from labctl.probes.conversations import Conversation, conversations
@@ -170,7 +170,9 @@ class Heal(Step):
             for event in faults.tallied(lab.history, answer["t"], host, answer["lost"]):
                 lab.emit(event)
             if self.heal == self.everything:
-                lab.fault(host, "shape", netem=[])
+                answer = lab.fault(host, "shape", netem=[])
+                if lab.history.slowed.get(host):
+                    lab.emit(NetEvent(answer["t"], host, 0.0))
 
 
 class Cut(Step):
@@ -260,7 +262,8 @@ class Net(Step):
     def act(self, lab: Lab) -> None:
         lab.require(self.needs)
         for host, pattern in self.net.items():
-            lab.fault(host, "shape", netem=pattern.netem.words)
+            answer = lab.fault(host, "shape", netem=pattern.netem.words)
+            lab.emit(NetEvent(answer["t"], host, pattern.netem.slowest))
 
 
 MOST_PAYLOAD = 1200

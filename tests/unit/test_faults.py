@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -136,10 +137,11 @@ def packet(at: float, text: str, v6: bool = False) -> bytes:
 
 @pytest.mark.parametrize("place", ["server", "client"])
 def test_a_reported_loss_is_a_lost_segment(place: str, tmp_path: Path) -> None:
-    fin = one(0.4, "client FIN ACK 1001 7001")
-
     def lose(lab: FakeBackend) -> None:
-        lab.packets("client", *(record(o) for o in HANDSHAKE if o.host == "client"))
+        wall = time.time()
+        fin = replace(one(0.4, "client FIN ACK 1001 7001"), at=wall)
+        handshake = [replace(o, at=wall - 0.1) for o in HANDSHAKE if o.host == "client"]
+        lab.packets("client", *map(record, handshake))
         if place == "server":  # Both captures see it.
             lab.packets("client", record(fin))
             lab.packets("server", record(both(fin)[1]))

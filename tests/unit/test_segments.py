@@ -527,7 +527,7 @@ def test_a_lab_that_captures_badly_decides_nothing(
     assert [v.result for v in found.verdicts] == ["unknown"]
     assert reason in found.verdicts[0].actual
     assert found.environment["probes"] == (
-        ["ss", "capture", "trace"] if reason.startswith("7") else ["ss", "trace"]
+        ["ss", "capture", "loopback", "trace"] if reason.startswith("7") else ["ss", "trace"]
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import socket
 import struct
 from collections.abc import Sequence
 from itertools import pairwise
@@ -68,11 +69,16 @@ def packet(t: float, source: str, target: str, flags: int, seq: int, ack: int) -
     ends = []
     for place in (source, target):
         host, _, port = place.rpartition(":")
-        ends.append((bytes(map(int, host.split("."))), int(port)))
+        family = socket.AF_INET6 if "[" in host else socket.AF_INET
+        ends.append((socket.inet_pton(family, host.strip("[]")), int(port)))
     (here, sport), (there, dport) = ends
     segment = struct.pack("!HHIIBBHHH", sport, dport, seq, ack, 5 << 4, flags, 1000, 0, 0)
-    header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 40, 0, 0, 64, 6, 0, here, there)
-    frame = bytes(12) + b"\x08\x00" + header + segment
+    if len(here) == 4:
+        header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 40, 0, 0, 64, 6, 0, here, there)
+    else:
+        header = struct.pack("!IHBB16s16s", 6 << 28, 20, 6, 64, here, there)
+    kind = b"\x08\x00" if len(here) == 4 else b"\x86\xdd"
+    frame = bytes(12) + kind + header + segment
     return struct.pack("<IIII", int(t), round(t % 1 * 1e9), len(frame), len(frame)) + frame
 
 
@@ -80,9 +86,11 @@ FIN, SYN, RST, ACK = 1, 2, 4, 16
 
 
 def history(*events: Event, packets: bytes = b"", probes: tuple[str, ...] = ("trace",)) -> History:
+    """Without packets of its own each transition has one that bears it out."""
     found = History([lab(*probes), *sorted(events, key=lambda event: event.t)])
-    if packets:
-        found.add_packets(found.now, "server", packets)
+    told = [e for e in events if isinstance(e, StateEvent) and not e.local.endswith(":0")]
+    borne = b"".join(packet(e.t, e.local, e.remote, ACK, 1, 1) for e in told)
+    found.add_packets(found.now, "server", packets or borne)
     return found
 
 
@@ -380,9 +388,10 @@ LOOKS = [
     [
         (WALKED, LOOKS, "unknown"),  # FIN-WAIT-1 was not seen
         ("FIN-WAIT-2, TIME-WAIT", LOOKS, "pass"),  # nothing fits between
-        ("ESTAB, CLOSE-WAIT, LAST-ACK, closed", LOOKS, "fail"),
+        ("ESTAB, CLOSE-WAIT, LAST-ACK", LOOKS, "fail"),
+        ("ESTAB, CLOSE-WAIT, LAST-ACK, closed", LOOKS, "unknown"),  # another may have been missed
         ("ESTAB, FIN-WAIT-1, FIN-WAIT-2", LOOKS, "fail"),  # and then TIME-WAIT
-        (f"{WALKED}, closed", LOOKS, "fail"),  # it is still there
+        (f"{WALKED}, closed", LOOKS, "unknown"),  # it is still there, but another may be gone
         (f"{WALKED}, closed", [*LOOKS, look(63.0)], "unknown"),
         ("TIME-WAIT, closed", [*LOOKS, look(63.0)], "pass"),
         ("FIN-WAIT-2, closed", [*LOOKS[:2], look(3.0)], "unknown"),  # a short TIME-WAIT
@@ -577,3 +586,50 @@ def test_a_tracer_that_ends_leaves_a_gap(tmp_path: Path) -> None:
     found = play(IDLE, Traced({"kind": "hello"}, ends=True), tmp_path)
     assert found.result == "pass"
     assert found.history.trouble["server", "trace"].text.startswith("the tracer ended")
+
+
+@pytest.mark.parametrize(("port", "result"), [(40000, "fail"), (40001, "unknown")])
+def test_without_tracing_the_wire_tells_of_other_connections(port: int, result: str) -> None:
+    """All that a capture has is what was looked at: then nothing was missed."""
+    here, there = HERE, f"198.18.0.3:{port}"
+    packets = packet(1.5, there, here, ACK, 1, 1)
+    found = history(UNTRACED, *LOOKS, packets=packets, probes=("capture",))
+    claim = "path: {server: [ESTAB, CLOSE-WAIT, LAST-ACK, closed]}"
+    assert judge(claim, found).result == result
+
+
+def test_what_no_other_probe_bears_out_is_somebody_elses() -> None:
+    """The tracepoint tells of all sockets of the machine that have the lab's addresses."""
+    foreign = walk(*PASSIVE, remote="198.18.0.3:50000")
+    ours = packet(5.0, THERE, HERE, ACK, 1, 1)  # at another time, and of another connection
+    found = history(*foreign, look(1.2), packets=ours, probes=("trace", "capture"))
+    assert timelines(found, "server") == []
+    finding = judge("path: {server: [ESTAB, CLOSE-WAIT, LAST-ACK, closed]}", found)
+    assert finding.result == "fail"
+    assert "left out: 1 that neither ss nor a capture here saw" in finding.actual
+    late = packet(5.0, "198.18.0.3:50000", HERE, ACK, 1, 1)  # the same ends, much later
+    found = history(*foreign, look(1.2), packets=late, probes=("trace", "capture"))
+    assert timelines(found, "server") == []
+    blind = history(*foreign, look(1.2), packets=ours, probes=("trace",))
+    finding = judge("path: {server: [ESTAB, CLOSE-WAIT, LAST-ACK, closed]}", blind)
+    assert finding.result == "unknown"
+
+
+def test_connections_to_one_peer_are_told_apart_by_their_syn() -> None:
+    """Neither has a port when it enters SYN-SENT; the second is established first."""
+    peer, first, second = "198.18.0.2:8000", "198.18.0.3:40000", "198.18.0.3:40001"
+    events = [
+        StateEvent(t, "server", local, peer, old, new)
+        for t, local, old, new in [
+            (1.0, "198.18.0.3:0", "UNCONN", "SYN-SENT"),
+            (1.5, "198.18.0.3:0", "UNCONN", "SYN-SENT"),
+            (1.501, second, "SYN-SENT", "ESTAB"), (2.0, first, "SYN-SENT", "ESTAB"),
+        ]
+    ]  # fmt: skip
+    names = {"server": "198.18.0.3", "client": "198.18.0.2"}
+    lab_event = LabEvent(0.0, "", "fake", {"probes": ["ss", "trace", "capture"]}, names)
+    found = History([lab_event, *events])
+    syns = [packet(1.0001, first, peer, SYN, 5, 0), packet(1.5001, second, peer, SYN, 9, 0)]
+    found.add_packets(3.0, "server", b"".join(syns))
+    begun = {t.local: t.spans[0].begin.latest for t in timelines(found, "server")}
+    assert begun == {first: 1.0, second: 1.5}
