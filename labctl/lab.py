@@ -166,6 +166,7 @@ class Lab:
                     "do": "setup",
                     "rest": AGENT_REST * len(self._links),
                     "longest": link.longest_rest,
+                    "share": len(self._links),
                     "batch": link.batch,
                     "hosts": text if link.hosts_file else None,
                 }
@@ -603,7 +604,7 @@ class Lab:
             return
         kind, t = message.pop("kind"), messages.moment(message) - self._origin
         if kind == "reply":
-            self._replies[message["id"]] = message
+            self._replies[messages.ident(message)] = message
             return
         event = messages.of_process(kind, t, process, host, message)
         self.emit(event)

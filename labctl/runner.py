@@ -196,6 +196,8 @@ class Performance:
         began, started = time.monotonic(), now()
         cause: BaseException | None = None
         try:
+            for step in self.scenario.steps:
+                step.load()
             lacks = self._backend.lacks()
             for need in sorted(self.scenario.needs & lacks.keys()):
                 raise MissingHere(lacks[need])
@@ -215,6 +217,7 @@ class Performance:
     def do(self, index: int) -> tuple[StepEvent, StepEvent]:
         """Does a step of the scenario; returns how it began and how it ended."""
         step, lab = self.scenario.steps[index], self.lab
+        step.load()
         begin = StepEvent(lab.now(), index, "begin", str(step))
         self._tell(begin)
         end = self._act(step, begin)

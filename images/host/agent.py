@@ -42,6 +42,8 @@ QUICKLY, SLOWLY, FREELY = 1.3, 1.1, 2.0
 """By how much the period grows: up to PERIOD_MAX; beyond that, where it may, while a timer is
 overdue, which is seen to go off within a tenth of how late it is; and else."""
 PR_SET_DUMPABLE = 4
+PRIORITY = -10
+"""What it watches shall not keep it from watching."""
 CAPTURE_PERIOD = 0.005
 COUNT_PERIOD = 0.02
 TIMER = re.compile(r"timer:\(\w+,(?:(\d+)min)?(?:([\d.]+)sec|(\d*\.\d+)ms|(\d+)ms)?,")
@@ -173,8 +175,9 @@ TP_STATUS_KERNEL, TP_STATUS_USER = 0, 1
 
 FRAME_SIZE = 256
 BLOCK_SIZE = 1 << 16
-BLOCKS = 64
-BLOCKS_INSIDE = 16
+BLOCKS, BLOCKS_MOST, BLOCKS_INSIDE = 64, 256, 16
+"""Of memory for a ring, 4 MiB to 16: room for what a busy link carries while a busy machine lets
+the agent wait."""
 SNAP = 176
 """Bytes kept of a packet: what a frame holds, enough for all headers and some payload."""
 
@@ -438,14 +441,14 @@ def do_clock(agent, ident):
     emit(kind="reply", id=ident, t=time.monotonic())
 
 
-def do_setup(agent, ident, rest, longest=PERIOD_MAX, hosts=None, batch=""):
+def do_setup(agent, ident, rest, longest=PERIOD_MAX, hosts=None, batch="", share=1):
     """Writes /etc/hosts, runs a batch of ip(8) commands, and begins to watch and to capture.
 
     `capture` in the reply is why it can't be done, or null.
 
     After each sample the agent rests for `rest` times as long as it worked for it: listing sockets
     is slow on a host with thousands of them, and for many hosts at once. On a quiet host it rests
-    for up to `longest` seconds.
+    for up to `longest` seconds. `share` is by how many hosts the memory for captures is shared.
     """
     if hosts is not None:
         with open("/etc/hosts", "w") as file:
@@ -457,7 +460,8 @@ def do_setup(agent, ident, rest, longest=PERIOD_MAX, hosts=None, batch=""):
             raise OSError("ip: %s" % done.stderr.decode("utf-8", "replace").strip())
     agent.rest, agent.longest, agent.next_sample = rest, longest, time.monotonic()
     refused = None
-    for interface, blocks in ((LINK, BLOCKS), (INSIDE, BLOCKS_INSIDE)):
+    room = max(BLOCKS, BLOCKS_MOST * 4 // max(4, share))
+    for interface, blocks in ((LINK, room), (INSIDE, BLOCKS_INSIDE)):
         try:
             agent.captures[interface] = Capture(interface, blocks)
         except OSError as exc:
@@ -499,6 +503,7 @@ def do_sysctl(agent, ident, values):
 
 def do_exec(agent, ident, command):
     def work():
+        os.setpriority(os.PRIO_PROCESS, 0, 0)  # of this thread, and of what it starts
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                               stdin=subprocess.DEVNULL, shell=True, check=False)  # fmt: skip
         emit(kind="reply", id=ident, t=time.monotonic(), exit=done.returncode,
@@ -529,6 +534,10 @@ def main(arguments):
     if "--tether" in arguments:
         # Else commands could write into this stream (ptrace(2), "Ptrace access mode checking").
         ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+        try:
+            os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
+        except OSError:
+            pass  # it takes CAP_SYS_NICE
         try:
             Agent().run()
         except Exception as exc:

@@ -17,6 +17,7 @@ import itertools
 import json
 import os
 import platform
+import random
 import shutil
 import socket
 import subprocess
@@ -45,14 +46,10 @@ from labctl.errors import LabError, Unavailable
 from labctl.sysctls import refusal
 from labctl.values import RIGHTS
 
-NETWORKS = tuple(
-    zip(
-        ipaddress.IPv4Network("198.18.0.0/16").subnets(new_prefix=21),  # RFC 2544: for tests
-        ipaddress.IPv6Network("fd18:1ab::/48").subnets(new_prefix=64),  # RFC 4193: private
-        strict=False,
-    )
-)
-"""One for each lab that runs at the same time: tracing tells labs apart by addresses alone."""
+NETWORKS = ipaddress.IPv4Network("198.18.0.0/16")  # RFC 2544: for tests
+LEAST = 8
+"""Bits of a host's number. A lab has a network of its own, since tracing knows addresses and no
+namespaces; which one is left to chance, since labs elsewhere on the machine can't be asked."""
 
 START_DEADLINE = 20.0
 TOOLS = {"unshare": "util-linux", "ip": "iproute2", "ss": "iproute2"}
@@ -87,7 +84,7 @@ class NetnsBackend:
     def __init__(self, options: BackendOptions) -> None:
         self._run = options.run
         self._folder = options.folder
-        self._network: socket.socket | None = None
+        self._claims: list[socket.socket] = []
         self._trace: SocketChannel | None = None
         self._launched: Launched | None = None
         self._control: socket.socket | None = None
@@ -117,8 +114,8 @@ class NetnsBackend:
     def up(
         self, hosts: Sequence[HostSpec], processes: Sequence[ProcessSpec]
     ) -> dict[str, HostLink]:
-        number, self._network = _claim_network()
-        v4, v6 = NETWORKS[number]
+        v4, self._claims = _claim_network(sum(host.addresses for host in hosts))
+        v6 = ipaddress.IPv6Network((b"\xfd" + os.urandom(5) + bytes(10), 64))  # RFC 4193
         numbers = itertools.count(2)
         addresses = {}
         for host in hosts:
@@ -155,9 +152,9 @@ class NetnsBackend:
     def trace(self) -> Channel | Lack:
         if self._trace:
             return self._trace
-        if self._network is None:
+        if not self._claims:
             return Lack(
-                f"{len(NETWORKS)} labs run already, and tracing tells labs apart by addresses",
+                "too many labs run already, and tracing tells labs apart by addresses",
                 "run fewer at once",
             )
         return Lack("tracing needs root", "run it as root, or use --backend docker")
@@ -173,7 +170,7 @@ class NetnsBackend:
             self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             self._control.settimeout(START_DEADLINE)
             files: list[Any] = [stack.enter_context(theirs), stack.enter_context(log.open("wb"))]
-            if self._network and os.geteuid() == 0:
+            if self._claims and os.geteuid() == 0:
                 ours, theirs = socket.socketpair()
                 self._trace = SocketChannel(ours)
                 tracer_log = (self._folder / "tracer.log").open("wb")
@@ -249,9 +246,8 @@ class NetnsBackend:
         for channel in self._channels:
             channel.close()
         self._channels.clear()
-        if self._network is not None:
-            self._network.close()
-            self._network = None
+        while self._claims:
+            self._claims.pop().close()
 
     def _tell(self, process: ProcessSpec, message: Message) -> None:
         if started := self._processes.get(process.name):
@@ -302,19 +298,23 @@ class NetnsBackend:
         )
 
 
-def _claim_network() -> tuple[int, socket.socket | None]:
-    """The number of a network that no other lab has, and what keeps it ours: an abstract address
-    (unix(7)) belongs to one socket, and is free again however its owner ends. Where all are taken,
-    one that others have too."""
-    for number in range(len(NETWORKS)):
-        claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        try:
-            claim.bind(f"\0labctl-network-{number}")
-        except OSError:
+def _claim_network(addresses: int) -> tuple[ipaddress.IPv4Network, list[socket.socket]]:
+    """A network with room for these that no other lab has, and what keeps it ours: an abstract
+    address (unix(7)) belongs to one socket, and is free again however its owner ends. Where all are
+    taken, one that others have too."""
+    bits = max(LEAST, (addresses + 2).bit_length())
+    networks = list(NETWORKS.subnets(new_prefix=32 - bits))
+    random.shuffle(networks)
+    for network in networks:
+        claims: list[socket.socket] = []
+        with suppress(OSError):
+            for part in network.subnets(new_prefix=32 - LEAST):
+                claims.append(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+                claims[-1].bind(f"\0labctl-network-{part.network_address}")
+            return network, claims
+        for claim in claims:
             claim.close()
-        else:
-            return number, claim
-    return 0, None
+    return networks[0], []
 
 
 SPACES = ("--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")

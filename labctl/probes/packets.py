@@ -1,78 +1,96 @@
-"""Packets as they were captured, read by dpkt: from the bytes to Observations.
+"""Packets as they were captured: from the bytes to Observations.
 
-To import dpkt takes a moment, so this module is imported when there is something to read.
+There may be a hundred thousand of them while somebody waits, so headers are read here; what options
+are but the usual timestamps, dpkt reads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from socket import AF_INET, AF_INET6, inet_ntop
-
-from dpkt.dpkt import Error
-from dpkt.ethernet import ETH_TYPE_IP, ETH_TYPE_IP6, Ethernet
-from dpkt.ip import IP
-from dpkt.ip6 import IP6
-from dpkt.pcap import LEPktHdr
-from dpkt.tcp import TCP, TCP_OPT_TIMESTAMP, parse_opts
+from socket import AF_INET, AF_INET6, IPPROTO_TCP, inet_ntop
+from struct import Struct
 
 from labctl.probes.segments import FLAG_BITS, Observation
 
-RECORD, ETHERNET = LEPktHdr.__hdr_len__, Ethernet.__hdr_len__
-IP_TYPES = {kind.to_bytes(2, "big") for kind in (ETH_TYPE_IP, ETH_TYPE_IP6)}
+RECORD = Struct("<IIII")  # pcap-savefile(5)
+ETHERNET = 14
+IP_TYPES = {b"\x08\x00", b"\x86\xdd"}
+IPV4 = Struct("!BxHHHxB2x4s4s")  # RFC 791, section 3.1
+FOLLOWING = 0x1FFF
+"""The offset of a fragment: one that is not the first begins with no header of TCP."""
+IPV6 = Struct("!xxxxHBx16s16s")  # RFC 8200, section 3
+TCP = Struct("!HHIIBBH4x")  # RFC 9293, section 3.1
+STAMPED = b"\x01\x01\x08\x0a"
+"""How options begin that are two times nothing, and the timestamps (RFC 7323, appendix A)."""
+STAMPS = Struct("!II")
 
 
 def read_packets(host: str, records: bytes) -> Iterator[Observation]:
     """The TCP segments in pcap records (without the file's header). One that was cut short while it
     was written is the end of them."""
-    begin = RECORD
+    begin = RECORD.size
     while begin <= len(records):
-        header = LEPktHdr(records[begin - RECORD : begin])
-        frame = records[begin : begin + header.caplen]
-        if len(frame) < header.caplen:
+        seconds, nanos, kept, length = RECORD.unpack_from(records, begin - RECORD.size)
+        frame = records[begin : begin + kept]
+        if len(frame) < kept:
             break
-        begin += header.caplen + RECORD
-        # No Ethernet(frame): to guess what else a frame may be takes as long as all that follows.
+        begin += kept + RECORD.size
         if frame[ETHERNET - 2 : ETHERNET] in IP_TYPES:
-            at = header.tv_sec + header.tv_usec / 1e9
-            if found := read_packet(host, at, frame[ETHERNET:], header.len - ETHERNET):
+            at = seconds + nanos / 1e9
+            if found := read_packet(host, at, frame[ETHERNET:], length - ETHERNET):
                 yield found
 
 
 def read_packet(host: str, at: float, data: bytes, whole: int = 0) -> Observation | None:
     """The TCP segment in an IP packet or the head of one, if there is one. `whole` is the packet's
     length on the wire, for a super-segment beyond 64 KiB: that has no length of its own."""
-    try:
-        packet = IP6(data) if data[:1] >= b"\x60" else IP(data)
-    except Error:
-        return None
-    tcp = packet.data
-    if not isinstance(tcp, TCP):
-        return None
-    if isinstance(packet, IP):
-        ident, carried = packet.id, (packet.len or whole) - 4 * packet.hl
+    if data[:1] >= b"\x60":
+        if len(data) < IPV6.size:
+            return None
+        ident, start = 0, IPV6.size
+        carried, protocol, source, target = IPV6.unpack_from(data)
+        carried = carried or whole - start
     else:
-        ident, carried = 0, packet.plen or whole - packet.__hdr_len__
-    timestamps = _timestamps(tcp.opts)
+        if len(data) < IPV4.size:
+            return None
+        first, total, ident, fragment, protocol, source, target = IPV4.unpack_from(data)
+        if fragment & FOLLOWING:
+            return None
+        start = 4 * (first & 0xF)
+        carried = (total or whole) - start
+    if protocol != IPPROTO_TCP or len(data) < start + TCP.size:
+        return None
+    sport, dport, seq, ack, offset, flags, window = TCP.unpack_from(data, start)
+    offset = offset >> 4 << 2
+    timestamps = _timestamps(data[start + TCP.size : start + offset])
     return Observation(
         host,
         at,
-        _endpoint(packet.src, tcp.sport),
-        _endpoint(packet.dst, tcp.dport),
-        tcp.seq,
-        tcp.ack,
-        _flags(tcp.flags),
-        carried - 4 * tcp.off,
-        tcp.win,
+        _endpoint(source, sport),
+        _endpoint(target, dport),
+        seq,
+        ack,
+        _flags(flags),
+        carried - offset,
+        window,
         (ident, timestamps[0] if timestamps else 0),
         timestamps,
     )
 
 
 def _timestamps(options: bytes) -> tuple[int, int] | None:
+    if options[:4] == STAMPED and len(options) >= 12:
+        value, echo = STAMPS.unpack_from(options, 4)
+        return value, echo
+    if not options:
+        return None
+    from dpkt.tcp import TCP_OPT_TIMESTAMP, parse_opts
+
     for option in parse_opts(options):
         if option and option[0] == TCP_OPT_TIMESTAMP and len(option[1]) == 8:
-            return int.from_bytes(option[1][:4], "big"), int.from_bytes(option[1][4:], "big")
+            value, echo = STAMPS.unpack(option[1])
+            return value, echo
     return None
 
 

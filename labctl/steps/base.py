@@ -100,6 +100,9 @@ class Step(Model):
     as_: Label | None = Field(None, alias="as")
     when: When | None = None
 
+    def load(self) -> None:
+        """Imports what it takes to act: that shall not delay what it does."""
+
     def act(self, lab: Lab) -> Outcome | None:
         """Does it. Raises StepFailed, LabError."""
         raise NotImplementedError

@@ -346,6 +346,9 @@ class Inject(Step):
     verb = "inject"
     inject: InjectPattern
 
+    def load(self) -> None:
+        faults.load_forge()
+
     def act(self, lab: Lab) -> None:
         lab.flush()
         pattern = self.inject
