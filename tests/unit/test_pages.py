@@ -123,6 +123,7 @@ def slow() -> History:
         *step(1.06, f"snapshot {'a long name ' * 30}", 1.07),
         look(1.08, "server", *(tcp("ESTAB", SERVER, f"198.18.0.3:{40000 + n}") for n in range(9)),
              caption="crowded"),
+        look(2.0, "server"),
         OutputEvent(1.09, "client", "client", "\N{CJK UNIFIED IDEOGRAPH-6F22}" * 100),
         segments=[
             segment(1 + n / 200, f"server PSH ACK {n} 1 len 9", 1.3 + n / 100, retransmitted=True)
