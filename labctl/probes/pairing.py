@@ -26,6 +26,7 @@ REPORTED = 0.5
 """Seconds between a capture of a segment and the report of its loss or injection, at most."""
 FORWARDED = 1.0
 """Seconds that a host may take to forward a segment."""
+IDENTS = 1 << 16
 MOST = 40_000
 """Cells of a table of equal segments: beyond that they are paired simply in their order."""
 
@@ -229,20 +230,21 @@ def _report(
 
 
 def _before_their_repeats(left: Sequence[_Sight], sights: Iterable[_Sight]) -> None:
-    """A report of what was lost as it left may come late, but never after the segment's repeat,
-    which has a later timestamp (RFC 7323)."""
+    """A report of what was lost as it left may come late, but never after what repeats it: that has
+    a later timestamp (RFC 7323), or at the same a later identification (RFC 791)."""
     again: dict[tuple[object, ...], list[_Sight]] = defaultdict(list)
     for sight in sights if left else ():
         again[_numbers(sight.seen)].append(sight)
     for lost in left:
         for sight in again[_numbers(lost.seen)]:
-            repeat, first = sight.seen.timestamps, lost.seen.timestamps
-            if repeat and first and 0 < (repeat[0] - first[0]) % MODULUS < MODULUS // 2:
+            (repeated, later), (first, stamp) = sight.seen.mark, lost.seen.mark
+            after = (later - stamp) % MODULUS or (repeated - first) % IDENTS * (MODULUS // IDENTS)
+            if 0 < after < MODULUS // 2:
                 lost.at = min(lost.at, sight.at - 1e-6)
 
 
 def _numbers(seen: Observation) -> tuple[object, ...]:
-    return seen.host, seen.source, seen.target, seen.seq, seen.length, seen.flags
+    return seen.host, seen.source, seen.target, seen.seq
 
 
 # --- Alignment ------------------------------------------------------------------------------------
