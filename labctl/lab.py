@@ -120,6 +120,7 @@ class Lab:
         self._traced: Message = {}  # the tracer's first word; why there is none is its `reason`
         self._running: dict[str, Channel] = {}
         self._frozen: set[str] = set()
+        self._asked: set[int] = set()  # questions to processes
         self._hellos: dict[str, Message] = {}
         self._replies: dict[int, Message] = {}
         self._ids = 0
@@ -440,23 +441,23 @@ class Lab:
         if predicate.segments or predicate.traced:
             self.flush()
         self.look(predicate.hosts)
-        asked = {}
+        silent = 0
         for process in predicate.process or ():
-            channel = self._running.get(process)
-            if channel and process not in self._frozen and not self._processes[process].image:
-                self._ids += 1
-                asked[self._ids] = process, channel
-                channel.send({"do": "answer", "id": self._ids})
-        self._pump_or_fail(
-            lambda: all(
-                ident in self._replies or self._running.get(process) is not channel
-                for ident, (process, channel) in asked.items()
-            ),
-            f"the answer of {', '.join(process for process, _ in asked.values())}",
-        )
-        for ident in asked:
-            self._replies.pop(ident, None)
-        if len(asked) < len(predicate.process or ()):  # nobody can be asked: a moment must do
+            if process not in self._running:
+                continue
+            if process in self._frozen or self._processes[process].image:
+                silent += 1
+                continue
+            self._ids += 1
+            self._asked.add(self._ids)
+            self._running[process].send({"do": "answer", "id": self._ids})
+            self._pump_or_fail(
+                lambda ident=self._ids, process=process: (  # type: ignore[misc]
+                    ident not in self._asked or process not in self._running
+                ),
+                f"the answer of {process}",
+            )
+        if silent:  # they can't be asked: a moment must do
             self.pump_until(lambda: False, self.now() + SETTLING)
 
     # --- Messages --------------------------------------------------------------------------------
@@ -603,8 +604,8 @@ class Lab:
                 self._backend.prepare(self._processes[process])
             return
         kind, t = message.pop("kind"), messages.moment(message) - self._origin
-        if kind == "reply":
-            self._replies[messages.ident(message)] = message
+        if kind == "reply" and message.get("id") in self._asked:
+            self._asked.remove(message["id"])
             return
         event = messages.of_process(kind, t, process, host, message)
         self.emit(event)
