@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from labctl.accounts import Account, accounts, ended_first
 from labctl.history import Event, History, InjectEvent, LossEvent, StateEvent, StepEvent
 from labctl.predicates import Finding, Predicate, Result
 from labctl.probes.segments import Captures
@@ -20,7 +21,8 @@ TOLD = 0.05
 
 @dataclass(frozen=True)
 class Verdict:
-    """One claim, judged. `at` is in seconds since the run began, `source` is file:line."""
+    """One claim, judged. `at` is in seconds since the run began, `source` is file:line. Where it
+    did not pass, `processes` says what those did last that it is about."""
 
     result: Result
     what: str
@@ -29,6 +31,7 @@ class Verdict:
     at: float
     source: str
     evidence: tuple[str, ...] = field(default=())
+    processes: tuple[Account, ...] = field(default=())
 
     def __str__(self) -> str:
         subject = self.what.partition(":")[0]
@@ -45,7 +48,14 @@ class Verdict:
             "at": round(self.at, 3),
             "source": self.source,
             "evidence": list(self.evidence),
+            **({"processes": [a.as_json() for a in self.processes]} if self.processes else {}),
         }
+
+    @staticmethod
+    def of_json(data: dict[str, Any]) -> Verdict:
+        """What `as_json` gave. Raises TypeError, KeyError."""
+        processes = tuple(map(Account.of_json, data.get("processes", ())))
+        return Verdict(**{**data, "evidence": tuple(data["evidence"]), "processes": processes})
 
 
 class NotPassed(AssertionError):
@@ -72,6 +82,10 @@ def check(
 
 def check_whole(scenario: Scenario, history: History) -> list[Verdict]:
     """The verdicts on what a scenario, and each of its steps, claims of its whole history."""
+    return _accounted(_check_whole(scenario, history), scenario, history)
+
+
+def _check_whole(scenario: Scenario, history: History) -> list[Verdict]:
     verdicts: list[Verdict] = []
     for event in history.events:
         if isinstance(event, StepEvent) and event.phase == "end":
@@ -96,6 +110,28 @@ def check_step(
 ) -> list[Verdict]:
     """The verdicts of a step that has just ended with `event`, at the end of `history`, and that
     began at `begun`."""
+    found = _accounted(_check_step(scenario, event, history, begun), scenario, history)
+    if event.outcome != "timeout":
+        return found
+    ends = [ended_first(verdict.processes, verdict.what, verdict.actual) for verdict in found]
+    return [
+        replace(verdict, actual=f"{end}; {verdict.actual}") if end else verdict
+        for verdict, end in zip(found, ends, strict=True)
+    ]
+
+
+def _accounted(verdicts: list[Verdict], scenario: Scenario, history: History) -> list[Verdict]:
+    """The verdicts, and beside those that did not pass what their processes did last."""
+    return [
+        replace(verdict, processes=accounts(scenario, history, verdict.what))
+        if history.lab and verdict.result in ("fail", "unknown") else verdict
+        for verdict in verdicts
+    ]  # fmt: skip
+
+
+def _check_step(
+    scenario: Scenario, event: StepEvent, history: History, begun: float
+) -> list[Verdict]:
     step, source = scenario.steps[event.index], scenario.step_sources[event.index]
     claims = [] if step.claim is None else step.claim.judge(history)
     if event.outcome == "skipped":

@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from labctl import accounts
 from labctl.backends import Progress
 from labctl.errors import LabctlError
 from labctl.history import Event, History, StepEvent
@@ -207,6 +208,7 @@ def _cut_short(job: _Job, backend: str) -> RunResult:
     code = job.process.exitcode or 0
     with RunFolder(job.folder, job.case.text) as folder:
         left = load(job.folder)
+        last = accounts.accounts(job.case, left.history)
         found = RunResult(
             scenario=job.case,
             result="error",
@@ -221,8 +223,9 @@ def _cut_short(job: _Job, backend: str) -> RunResult:
             lab_seconds=left.lab_seconds,
             folder=job.folder,
             verdicts=(),
-            why=(),
+            why=tuple(accounts.reasons(last)),
             history=History(),
+            processes=last,
         )  # fmt: skip
         folder.finish(document([found]))
     return found

@@ -153,7 +153,7 @@ class ScenarioItem(pytest.Item):
         if found.result != "pass":
             self.add_report_section("call", "ladder", ladder(found.folder))
             lines = [f"{found.result}: {found.reason}"] if found.reason else []
-            lines.append(told(found.verdicts, found.why, found.folder))
+            lines.append(told(found.verdicts, found.why, found.folder, found.processes))
             pytest.fail("\n".join(lines), pytrace=False)
 
     def _run(self) -> RunResult:

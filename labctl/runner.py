@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from labctl.accounts import Account, accounts, reasons
 from labctl.backends import Backend, MissingHere
 from labctl.check import NotPassed, Verdict, check, held_at, overall, unreached
 from labctl.errors import LabError, Unavailable, located
@@ -39,7 +40,8 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class RunResult:
-    """What came of one case. `seconds` is wall time, `lab_seconds` time by the lab's clock."""
+    """What came of one case. `seconds` is wall time, `lab_seconds` time by the lab's clock.
+    `processes` is what those did last whose lab failed."""
 
     scenario: Scenario
     result: str
@@ -53,6 +55,7 @@ class RunResult:
     verdicts: tuple[Verdict, ...]
     why: tuple[str, ...]
     history: History = field(repr=False)
+    processes: tuple[Account, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """As the result document has it."""
@@ -74,6 +77,7 @@ class RunResult:
             "dir": str(self.folder),
             "verdicts": [verdict.as_json() for verdict in self.verdicts],
             "why": list(self.why),
+            **({"processes": [a.as_json() for a in self.processes]} if self.processes else {}),
         }
 
 
@@ -140,6 +144,8 @@ def conclude(
     skipped = ended.result == "skip"
     verdicts = [] if skipped else check(scenario, history.events, history.captures)
     result = ended.result or overall(v.result for v in verdicts)
+    processes = accounts(scenario, history) if result == "error" and history.lab else ()
+    known = [*(account for verdict in verdicts for account in verdict.processes), *processes]
     left_out = verdicts[0].actual if result == "skip" and verdicts else None
     found = RunResult(
         scenario=scenario,
@@ -152,8 +158,9 @@ def conclude(
         lab_seconds=ended.lab_seconds,
         folder=folder.path,
         verdicts=tuple(verdicts),
-        why=tuple(explain(history)),
+        why=tuple(dict.fromkeys([*explain(history), *reasons(known)])),
         history=history,
+        processes=processes,
     )
     folder.finish(document([found]))
     return found

@@ -10,7 +10,7 @@ grows with every step, so `labctl run` can repeat it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache
@@ -19,7 +19,8 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 from unittest import SkipTest
 
-from labctl import reports, workflow
+from labctl import accounts, reports, workflow
+from labctl.accounts import Account
 from labctl.backends import MissingHere, choose
 from labctl.check import NotPassed, Verdict, check_step, check_whole
 from labctl.document import Document
@@ -40,6 +41,7 @@ from labctl.params import Given
 from labctl.probes.segments import Segment
 from labctl.probes.sockets import Socket
 from labctl.reports import recorded
+from labctl.reports.rungs import behind
 from labctl.runner import Session, Silent
 from labctl.scenario import Scenario, load_document, with_step
 from labctl.steps import STEPS
@@ -271,7 +273,9 @@ class Lab:
 
     def _demand(self, verdicts: Iterable[Verdict]) -> None:
         if wrong := [v for v in verdicts if v.result in ("fail", "unknown")]:
-            raise NotPassed(told(wrong, explain(self._up.history), self.folder))
+            why = [*explain(self._up.history)]
+            why += accounts.reasons(account for verdict in wrong for account in verdict.processes)
+            raise NotPassed(told(wrong, dict.fromkeys(why), self.folder))
 
     def _with(self, step: Mapping[str, Any]) -> Scenario:
         """The scenario with one more step."""
@@ -315,12 +319,18 @@ def ladder(folder: Path) -> str:
     return reports.render("ladder", [recorded.load(folder)])
 
 
-def told(verdicts: Iterable[Verdict], why: Iterable[str], folder: Path) -> str:
-    """What did not pass, why, and where to see more."""
+def told(
+    verdicts: Iterable[Verdict],
+    why: Iterable[str],
+    folder: Path,
+    processes: Sequence[Account] = (),
+) -> str:
+    """What did not pass, what processes did last, why, and where to see more."""
     lines = []
-    for verdict in verdicts:
+    for verdict, found in behind(verdicts):
         if verdict.result in ("fail", "unknown"):
-            lines += [str(verdict), *(f"    {line}" for line in verdict.evidence)]
+            lines += [str(verdict), *(f"    {line}" for line in found)]
+    lines += [f"    {line}" for line in accounts.told(processes)]
     lines += [f"Why: {sentence}" for sentence in why]
     return "\n".join([*lines, seen_at(folder)])
 

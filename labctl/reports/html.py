@@ -12,10 +12,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from labctl.accounts import told
 from labctl.reports.comparison import Comparison
 from labctl.reports.drawing import SIGNS, draw
 from labctl.reports.recorded import RecordedRun
-from labctl.reports.rungs import claim_words, clean_lines
+from labctl.reports.rungs import behind, claim_words, clean_lines
 from labctl.reports.shapes import FONTS, Drawing, px
 
 STATE_COLOURS = {
@@ -101,6 +102,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals.update(signs=SIGNS, colours=STATE_COLOURS, fonts=FONTS, claim=claim_words)
+    environment.globals.update(behind=behind, told=told)
     environment.filters["px"] = px
     return environment
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 
+from labctl.accounts import reasons, told
 from labctl.check import Verdict
 from labctl.reports.recorded import RecordedRun
-from labctl.reports.rungs import clean
+from labctl.reports.rungs import behind, clean
 
 
 def document(runs: Sequence[RecordedRun]) -> str:
@@ -27,21 +28,23 @@ def _suite(run: RecordedRun) -> TestSuite:
     for name, value in run.environment.items():
         if value is not None:
             suite.add_property(name, " ".join(value) if isinstance(value, list) else str(value))
-    for number, verdict in enumerate(run.verdicts, 1):
-        suite.add_testcase(_case(run, number, verdict))
+    for number, (verdict, lines) in enumerate(behind(run.verdicts), 1):
+        suite.add_testcase(_case(run, number, verdict, lines))
     if run.result != "pass" and run.reason:
         case = TestCase(run.title, run.label, run.seconds)
         outcome = {"skip": Skipped, "fail": Failure}.get(run.result, Error)
         case.result = [outcome(run.reason)]
+        case.result[0].text = "\n".join([run.reason, *told(run.processes), *run.why])
         suite.add_testcase(case)
     return suite
 
 
-def _case(run: RecordedRun, number: int, verdict: Verdict) -> TestCase:
+def _case(run: RecordedRun, number: int, verdict: Verdict, lines: Sequence[str]) -> TestCase:
     before = run.verdicts[number - 2].at if number > 1 else 0.0
     case = TestCase(f"{number}. {verdict.what}", run.label, max(0.0, verdict.at - before))
     message = f"expected {verdict.expected}, saw {verdict.actual}"
-    text = "\n".join([f"{verdict.source}: {message}", *verdict.evidence])
+    known = reasons(verdict.processes)
+    text = "\n".join([f"{verdict.source}: {message}", *lines, *known])
     if verdict.result == "fail":
         case.result = [Failure(message, "fail")]
         case.result[0].text = text

@@ -47,6 +47,7 @@ from labctl.reports.rungs import (
     Step,
     claim_words,
     clean,
+    last_done,
 )
 from labctl.reports.states import Change, Ends, changes
 
@@ -316,9 +317,10 @@ def _judged(
 ) -> Iterator[Judged]:
     # A verdict's time is rounded; its step's is not.
     exact = {round(e.t, 3): e.t for e in events if isinstance(e, StepEvent) and e.phase == "end"}
-    for verdict in verdicts:
+    for verdict, last in last_done(verdicts):
         t = exact.get(verdict.at, verdict.at)
-        yield Judged(shown.get(t, t), verdict, claim_words(verdict))
+        processes = tuple(words for words in last if not words.startswith(" "))  # output is there
+        yield Judged(shown.get(t, t), verdict, claim_words(verdict), processes)
 
 
 def _notes(events: Sequence[Event], shown: Mapping[float, float]) -> Iterator[Note | Look]:

@@ -231,7 +231,10 @@ def _row(canvas: _Canvas, row: Row) -> list[list[Words]]:
             return canvas.centred(t, step_words(row), style, "┈")
         case Judged(verdict=verdict):
             words = f"{RESULT_SIGNS[verdict.result]} {row.claim}"
-            return canvas.centred(t, words, RESULT_STYLES.get(verdict.result, ""), " ")
+            lines = canvas.centred(t, words, RESULT_STYLES.get(verdict.result, ""), " ")
+            return lines + [
+                line for text in row.processes for line in canvas.centred("", text, "yellow", " ")
+            ]
         case Gap():
             return canvas.centred("⋮", f"⋮ {row.until - row.t:.1f} s", "dim", " ")
         case Left():

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from labctl.accounts import told
 from labctl.reports.comparison import Comparison, Section
 from labctl.reports.mermaid import diagram
 from labctl.reports.recorded import RecordedRun
-from labctl.reports.rungs import clean
+from labctl.reports.rungs import behind, clean
 from labctl.reports.step_summary import LIMIT, NOTE, Part, artifacts, fitted
 
 SIGNS = {"pass": "✅", "fail": "❌", "error": "❌", "unknown": "❔", "skip": "➖"}
@@ -125,14 +126,19 @@ def _run(run: RecordedRun, folded: bool | None) -> str:
 
 
 def _failures(run: RecordedRun) -> Iterator[str]:
-    """The evidence of what did not hold."""
-    for verdict in run.verdicts:
-        if verdict.result not in ("pass", "skip") and verdict.evidence:
+    """What is behind all that did not hold."""
+    for verdict, found in behind(run.verdicts):
+        if verdict.result not in ("pass", "skip") and found:
             yield f"{_safe(verdict.source)}: {_safe(verdict.what)}, evidence:"
             yield ""
-            lines = "\n".join(verdict.evidence).splitlines()
-            yield from (f"    {clean(line)}" for line in lines)
-            yield ""
+            yield from _quoted(found)
+    if run.processes:
+        yield from ("What the processes did last:", "", *_quoted(told(run.processes)))
+
+
+def _quoted(found: Iterable[str]) -> Iterator[str]:
+    yield from (f"    {clean(line)}" for line in "\n".join(found).splitlines())
+    yield ""
 
 
 def _sign(result: str) -> str:

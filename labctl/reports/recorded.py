@@ -10,6 +10,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from labctl.accounts import Account
 from labctl.check import Verdict, check
 from labctl.errors import UsageError
 from labctl.history import Event, History, read_events
@@ -45,6 +46,7 @@ class RecordedRun:
     seconds: float
     lab_seconds: float
     verdicts: tuple[Verdict, ...]
+    processes: tuple[Account, ...]
     why: tuple[str, ...]
     hosts: tuple[str, ...]
     history: History = field(repr=False)
@@ -105,10 +107,8 @@ def load(folder: Path) -> RecordedRun:
             started=result.get("started", lab.started if lab else ""),
             seconds=result.get("seconds", history.now),
             lab_seconds=result.get("lab_seconds", history.now),
-            verdicts=tuple(
-                Verdict(**{**v, "evidence": tuple(v["evidence"])})
-                for v in result.get("verdicts", ())
-            ),
+            verdicts=tuple(map(Verdict.of_json, result.get("verdicts", ()))),
+            processes=tuple(map(Account.of_json, result.get("processes", ()))),
             why=tuple(result.get("why", ())),
             hosts=_hosts(history, scenario),
             history=history,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from labctl.accounts import Account, told
 from labctl.check import Verdict
 from labctl.reports.states import Ends
 
@@ -96,10 +98,12 @@ class Step(Row):
 
 @dataclass(frozen=True, slots=True)
 class Judged(Row):
-    """The moment that a claim was judged at."""
+    """The moment that a claim was judged at; and what its processes had done last, line by line,
+    where it did not hold."""
 
     verdict: Verdict
     claim: str
+    processes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +212,22 @@ def claim_words(verdict: Verdict) -> str:
     if verdict.expected in verdict.what:
         return clean(verdict.what)
     return clean(f"{verdict.what.partition(':')[0]}: {verdict.expected}")
+
+
+def behind(verdicts: Iterable[Verdict]) -> Iterator[tuple[Verdict, list[str]]]:
+    """Each verdict with its evidence, and with what its processes did last, as lines."""
+    for verdict, lines in last_done(verdicts):
+        yield verdict, [*verdict.evidence, *lines]
+
+
+def last_done(verdicts: Iterable[Verdict]) -> Iterator[tuple[Verdict, list[str]]]:
+    """Each verdict with what its processes did last, as lines. What has been told of a process is
+    not told again."""
+    known: set[Account] = set()
+    for verdict in verdicts:
+        found = [account for account in verdict.processes if account not in known]
+        known.update(found)
+        yield verdict, [clean(line) for line in told(found, verdict.evidence)]
 
 
 def clean(text: str) -> str:

@@ -16,13 +16,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from labctl.accounts import told
 from labctl.check import Verdict
 from labctl.explain import describe_socket
 from labctl.history import Event, History, SocketsEvent, StepEvent
 from labctl.invoked import command
 from labctl.probes.sockets import Socket
 from labctl.reports import tables
-from labctl.reports.rungs import claim_words
+from labctl.reports.rungs import behind, claim_words, clean
 from labctl.runner import WAS_INTERRUPTED, RunResult
 from labctl.scenario import Scenario
 
@@ -109,6 +110,7 @@ def _print_run(run: RunResult, out: Console) -> None:
         if isinstance(event, StepEvent) and event.phase == "end" and event.text[:9] == "snapshot ":
             _print_sides(event, run, out)
     print_verdicts(run.verdicts, out)
+    _print_lines(map(clean, told(run.processes)), out)
     for sentence in run.why:
         out.print(Padding(Text(f"Why: {sentence}", overflow="fold"), (0, 0, 0, 2)))
     known = run.environment
@@ -157,9 +159,10 @@ def _lines(sockets: Sequence[Socket], age: float = 0.0) -> list[str]:
 def print_verdicts(verdicts: Sequence[Verdict], out: Console) -> None:
     """Verdicts alone, and what is behind those that did not pass."""
     out.print(_verdict_table(verdicts))
-    for verdict in verdicts:
+    for verdict, lines in behind(verdicts):
         if verdict.result in ("fail", "unknown"):
-            _print_failure(verdict, out)
+            out.print(Text(str(verdict), STYLES[verdict.result], overflow="fold"))
+            _print_lines(lines, out)
 
 
 def _verdict_table(verdicts: Sequence[Verdict]) -> Table:
@@ -174,10 +177,9 @@ def _verdict_table(verdicts: Sequence[Verdict]) -> Table:
     return table
 
 
-def _print_failure(verdict: Verdict, out: Console) -> None:
-    out.print(Text(str(verdict), STYLES[verdict.result], overflow="fold"))
-    for line in verdict.evidence:
-        out.print(Text(f"    {line}", overflow="fold"))
+def _print_lines(lines: Iterable[str], out: Console) -> None:
+    for line in lines:
+        out.print(Padding(Text(line, overflow="fold"), (0, 0, 0, 4)))
 
 
 def print_comparison(found: Comparison, out: Console) -> None:

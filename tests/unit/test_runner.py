@@ -621,7 +621,7 @@ def test_the_document(watch: Play) -> None:
     assert [entry["result"] for entry in whole["runs"]] == ["pass", "fail"]
     (verdict,) = whole["runs"][1]["verdicts"]
     assert verdict.keys() == {
-        "result", "what", "expected", "actual", "at", "source", "evidence"
+        "result", "what", "expected", "actual", "at", "source", "evidence", "processes"
     }  # fmt: skip
     assert document([])["result"] == "pass"
 
