@@ -22,6 +22,8 @@ LINES, WIDTH = 5, 300
 BLOCKED_SHOWN = 3
 CALLS_LOOKED_AT = 50
 SOCKETS_LOOKED_AT = 200
+GONE_WITHIN = 2.0
+"""So many seconds after a main process has ended, its backend says so if nothing is left of it."""
 WORD = re.compile(r"[\w.-]+")
 
 
@@ -73,7 +75,7 @@ def accounts(scenario: Scenario, history: History, about: str | None = None) -> 
             end, failed = life.end, life.failed
             found.append(
                 Account(
-                    name, host, _condition(life),
+                    name, host, _condition(life, history.now),
                     end.exit if end else None, end.signal if end else None, life.asked,
                     f"{call_failed(failed)} at {failed.t:.3f} s" if failed else None,
                     tuple(_last_lines(life.output)),
@@ -116,7 +118,7 @@ def told(found: Sequence[Account], besides: Sequence[str] = ()) -> Iterator[str]
         yield from (f"  | {line}" for line in account.output if line not in besides)
 
 
-def _condition(life: Life) -> str:
+def _condition(life: Life, now: float) -> str:
     end = life.end
     if end is None:
         frozen = f"is paused since {life.frozen:.3f} s, " if life.frozen is not None else ""
@@ -125,7 +127,8 @@ def _condition(life: Life) -> str:
         return f"{frozen}{running}"
     how = f"was killed by SIG{end.signal}" if end.signal else f"exited with {end.exit}"
     within = f", in {life.within.call}" if life.within and life.within.name != "return" else ""
-    left = "" if life.gone else "; what it left still runs"
+    lives_on = not life.gone and (life.blocked or now - end.t > GONE_WITHIN)
+    left = "; what it left still runs" if lives_on else ""
     return f"{how} at {end.t:.3f} s{within}{left}"
 
 

@@ -8,8 +8,16 @@ from pathlib import Path
 import pytest
 
 from labctl.accounts import Account, accounts, told
-from labctl.history import CallEvent, Event, History, LabEvent, OutputEvent, ProcessEvent
-from labctl.history import SocketsEvent, StepEvent
+from labctl.history import (
+    CallEvent,
+    Event,
+    History,
+    LabEvent,
+    OutputEvent,
+    ProcessEvent,
+    SocketsEvent,
+    StepEvent,
+)
 from labctl.reports import recorded
 from labctl.runner import RunResult
 from labctl.scenario import Scenario
@@ -66,7 +74,8 @@ def test_how_processes_are_and_how_they_ended() -> None:
         case("{calls: 'socket; accept; wait'}"),
         history(
             start("server"), enters("server", "accept", 1.5), enters("server", "recv", 1.6, pid=10),
-            start("client"), *over("client", 7), start("other"), *over("other", None, signal="TERM"),
+            start("client"), *over("client", 7),
+            start("other"), *over("other", None, signal="TERM"),
         ),
     )  # fmt: skip
     assert conditions(found) == [
@@ -80,7 +89,12 @@ def test_what_a_process_was_in_and_what_it_left() -> None:
     in_recv = [start("server"), enters("server", "recv", 1.5)]
     whole = case("{calls: 'socket; accept; recv'}")
     ended = ProcessEvent(2.0, "server", "server", "exit", pid=9, exit=1)
+    (found,) = accounts(whole, history(*in_recv, ended, look("client", 4.1)))
+    assert found.condition == "exited with 1 at 2.000 s, in recv; what it left still runs"
     (found,) = accounts(whole, history(*in_recv, ended))
+    assert found.condition == "exited with 1 at 2.000 s, in recv"
+    child = enters("server", "accept", 1.6, pid=10)
+    (found,) = accounts(whole, history(*in_recv, child, ended))
     assert found.condition == "exited with 1 at 2.000 s, in recv; what it left still runs"
     gone = ProcessEvent(2.0, "server", "server", "gone", signal="KILL")
     (found,) = accounts(whole, history(*in_recv, gone))
@@ -157,8 +171,8 @@ def test_what_was_not_started() -> None:
          "'/etc/hosts' can't be run on this machine: see that it is a program, with chmod +x"),
         ("python3 nosuch.py", "netns", 2, "python3: can't open file '/x/nosuch.py': [Errno 2] No "
          "such file or directory",
-         "a file is not on this machine (python3: can't open file '/x/nosuch.py': [Errno 2] No such "
-         "file or directory); paths begin where labctl was called"),
+         "a file is not on this machine (python3: can't open file '/x/nosuch.py': [Errno 2] No "
+         "such file or directory); paths begin where labctl was called"),
         ("python3 nosuch.py", "docker", 2, "No such file or directory: 'nosuch.py'",
          "a file is not in the peer image (No such file or directory: 'nosuch.py'); files of this "
          "machine are not in containers, so make an image that has it"),
@@ -171,8 +185,9 @@ def test_what_was_not_started() -> None:
         ("serve --bind 127.0.0.1", "netns", 0, "refused", None),
         ("curl -s http://client/", "netns", 7, "",
          "curl's 7: it could not connect; without -s it says more"),
-        ("sh -c 'exit 7'", "netns", 7, "", "its program chose 7, and wrote nothing; see it by hand: "
-         "labctl run --keep, then labctl shell server"),
+        ("sh -c 'exit 7'", "netns", 7, "",
+         "its program chose 7, and wrote nothing; see it by hand: labctl run --keep, then labctl "
+         "shell server"),
         ("sh -c 'exit 7'", "netns", 7, "good bye", None),
         ("sh -c 'kill -9 $$'", "netns", 137, "Killed", "137 is what a shell says of a command that "
          "SIGKILL ended; see it by hand: labctl run --keep, then labctl shell"),
@@ -313,9 +328,9 @@ def test_a_lab_that_failed_tells_of_all_processes(tmp_path: Path) -> None:
     text = """\
 title: t
 hosts: {server: {run: cat}, client: {run: cat}}
-steps: [start: server, start: client, sleep: 3]
+steps: [start: server, start: client, note: a, exec: {server: b}]
 """
-    fake = FakeBackend({"start client": lambda lab: lab.dies("server")})
+    fake = FakeBackend({"exec server b": lambda lab: lab.dies("server")})
     found = play(text, fake, tmp_path)
     assert found.result == "error"
     assert [a.process for a in found.processes] == ["server", "client"]

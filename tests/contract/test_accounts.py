@@ -1,0 +1,76 @@
+"""What a failed run says of its processes, on every backend and in every report."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from labctl import reports
+from labctl.document import Document
+from labctl.reports import recorded
+from labctl.scenario import load_document
+from tests.contract.test_lessons import BACKENDS, report, run
+
+TEXT = """\
+title: Processes that end, each for a reason of its own
+hosts:
+  server:
+    processes:
+      missing: {run: python3 nosuch.py}
+      typo: {run: pyton -m http.server}
+      seven: {run: sh -c 'exit 7'}
+  client:
+    processes:
+      home: {calls: "socket; connect localhost:8000"}
+      waits: {calls: "socket; bind :9000; listen 1; accept"}
+steps:
+  - start: missing
+  - start: typo
+  - start: seven
+  - start: home
+  - start: waits
+  - wait: {process: {missing: exited, typo: exited, seven: exited, home: exited}}
+    within: 30s
+  - wait: {sockets: {client: LISTEN}}
+    within: 30s
+  - wait: {sockets: {server: LISTEN, client: ESTAB}}
+    within: 100ms
+"""
+WORDS = (
+    r"missing on server exited with 2 at",
+    r"can't open file .*nosuch\.py",
+    r"typo on server exited with 127 at",
+    r"cannot run pyton -m http\.server: No such file or directory",
+    r"seven on server exited with 7 at",
+    r"home on client exited with 111 at .*last failed: connect localhost:8000: ECONNREFUSED",
+    r"waits on client runs, blocked in accept since \d",
+)
+WHY = (
+    r"missing: a file is not .*nosuch\.py",
+    r"typo: there is no program 'pyton'",
+    r"seven: its program chose 7, and wrote nothing",
+    r"home: localhost is client itself",
+)
+
+
+@pytest.mark.parametrize("backend", [pytest.param(name, marks=mark) for name, mark in BACKENDS])
+def test_each_names_its_cause(backend: str, tmp_path: Path) -> None:
+    (case,) = load_document(Document("ends", TEXT), TEXT, "ends", {})
+    found = run(case, backend, tmp_path)
+    assert found.result == "fail", report(found)
+    hung = [verdict for verdict in found.verdicts if verdict.result == "fail"]
+    assert hung[0].actual.startswith(("missing on", "typo on", "seven on"))
+    assert hung[1].actual.startswith("home on client exited with 111")
+    for words in WHY:
+        assert any(re.match(words, sentence) for sentence in found.why), (words, found.why)
+    read = recorded.load(found.folder)
+    for form in ("html", "junit", "markdown"):
+        text = re.sub(r"&#x?\w+;|&\w+;|\\", lambda sign: {"\\": "", "&gt;": ">"}.get(sign[0], "'"),
+                      reports.render(form, [read]))  # fmt: skip
+        for words in WORDS:
+            assert re.search(words, text), (form, words)
+    picture = reports.render("ladder", [read])
+    assert "✗ server: LISTEN" in picture
+    assert "seven on server exited with 7 at" in picture
