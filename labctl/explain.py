@@ -10,7 +10,7 @@ from labctl import errnos
 from labctl.calls import parse_calls
 from labctl.history import CallEvent, History, SocketsEvent
 from labctl.probes.lives import told
-from labctl.probes.sockets import Address, Socket, State
+from labctl.probes.sockets import Address, Socket, State, canonical
 
 COUNTED = {
     "TcpExtTCPAbortOnClose": "closed with data that nobody had read, and so by an RST",
@@ -61,7 +61,7 @@ def blockers(address: str, sockets: tuple[Socket, ...]) -> list[Socket]:
 
 def _address(text: str) -> Address:
     host, _, port = text.rpartition(":")
-    return Address(host.strip("[]") or "*", int(port), None)
+    return Address(canonical(host.strip("[]")) or "*", int(port), None)
 
 
 def _overlap(a: Address, b: Address) -> bool:

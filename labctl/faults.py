@@ -20,6 +20,7 @@ from labctl.probes.segments import FLAG_BITS, MODULUS
 
 LOG_GROUP = 7
 """Of nfnetlink_log; each namespace has groups of its own."""
+LOOPBACK = {4: "127.0.0.0/8", 6: "::1"}
 SNAP = 128
 """Bytes of a lost packet that are reported: IPv6 and TCP headers, with all options of TCP."""
 ALL_FLAGS = 0x3F
@@ -40,10 +41,12 @@ MENDS = {
 
 @dataclass(frozen=True)
 class End:
-    """One side of the segments that a fault is about: some addresses, and a port or all."""
+    """One side of the segments that a fault is about: some addresses, and a port or all. Where it
+    is the `whole` of the host that loses them, its addresses need not be known."""
 
     addresses: tuple[str, ...]
     port: int | None = None
+    whole: bool = False
 
     def covers(self, end: str) -> bool:
         """Whether an end of a connection is one of these."""
@@ -106,11 +109,11 @@ class Drop:
 def _side(word: str, end: End, family: int) -> str | None:
     """A match of the `s`ource or `d`estination, or None where it has no address of a family."""
     addresses = [a for a in end.addresses if (":" in a) == (family == 6)]
-    if not addresses:
-        return None
     name = "ip" if family == 4 else "ip6"
     port = f" tcp {word}port {end.port}" if end.port is not None else ""
-    return f"{name} {word}addr {{ {', '.join(addresses)} }}{port}"
+    if end.whole:
+        return f"{name} {word}addr != {LOOPBACK[family]}{port}"
+    return f"{name} {word}addr {{ {', '.join(addresses)} }}{port}" if addresses else None
 
 
 def _sizes(compare: str) -> list[str]:

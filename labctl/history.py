@@ -21,7 +21,10 @@ from typing import Any, ClassVar, Literal
 
 from labctl.errors import UsageError
 from labctl.probes.segments import Captures, Injection, Loss, Observation, Segment
-from labctl.probes.sockets import RESOLVER, Socket, lab_sockets, parse_ss
+from labctl.probes.sockets import RESOLVER, Socket, canonical, lab_sockets, parse_ss
+
+LOCALHOST = {"127.0.0.1", "::1"}
+"""What that name stands for on every host (hosts(5))."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +243,15 @@ class NetEvent(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class AddressEvent(Event):
+    """A host has an address more than the lab gave it."""
+
+    kind = "address"
+    host: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
 class TroubleEvent(Event):
     """A probe that could not see: what it says is incomplete from here on."""
 
@@ -265,6 +277,7 @@ KINDS: dict[str, type[Event]] = {
         TallyEvent,
         InjectEvent,
         NetEvent,
+        AddressEvent,
         TroubleEvent,
     )
 }
@@ -347,6 +360,7 @@ class History:
         self.captures = Captures() if captures is None else captures
         self.lab: LabEvent | None = None
         self.owners: dict[str, str] = {}  # the host of each address
+        self._behind: dict[str, set[str]] = {}  # the addresses behind each name
         self.labels: dict[str, float] = {}
         self.sockets: dict[str, SocketsEvent] = {}
         self.processes: dict[str, ProcessState] = {}
@@ -374,6 +388,7 @@ class History:
             case LabEvent():
                 self.lab = event
                 self.owners = {a: n.partition(".")[0] for n, a in event.addresses.items()}
+                self._behind.clear()
             case StepEvent(phase="begin"):
                 self.step = event.index
             case StepEvent(phase="end", label=str(label)):
@@ -399,6 +414,9 @@ class History:
                 self.tallies[event.host, event.drop] = event.lost
             case NetEvent():
                 self.slowed[event.host] = event.delay
+            case AddressEvent():
+                self.owners = {**self.owners, event.address: event.host}
+                self._behind.clear()
             case TroubleEvent():
                 self.trouble[event.host, event.probe] = event
 
@@ -421,7 +439,7 @@ class History:
 
     def _notice(self, host: str, peer: str) -> None:
         if host not in self.inward:
-            address = peer.rpartition(":")[0].strip("[]").removeprefix("::ffff:")
+            address = canonical(peer.rpartition(":")[0].strip("[]"))
             loopback = address == "::1" or address.startswith("127.")
             if (loopback and address != RESOLVER) or self.owners.get(address) == host:
                 self.inward.add(host)
@@ -472,9 +490,15 @@ class History:
         return list(self._baseline.get(host, {}))
 
     def addresses(self, name: str) -> set[str]:
-        """The addresses that a name stands for: a host's bare name for all of them."""
-        known = self.lab.addresses if self.lab else {}
-        return {a for n, a in known.items() if n == name or n.startswith(f"{name}.")}
+        """The addresses that a name stands for: a host's bare name for all of them, those too that
+        it was given later."""
+        if not self._behind and self.lab:
+            names = {name: {address} for name, address in self.lab.addresses.items()}
+            hosts: dict[str, set[str]] = {host: set() for host in self.owners.values()}
+            for address, host in self.owners.items():
+                hosts[host].add(address)
+            self._behind = {**names, **hosts, "localhost": LOCALHOST}
+        return self._behind.get(name, set())
 
 
 def _since(event: PacketEvent, epoch: float) -> Observation | None:

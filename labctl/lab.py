@@ -31,6 +31,7 @@ from labctl.check import held_at
 from labctl.errors import LabError, Refused, located
 from labctl.faults import MENDS, tallied
 from labctl.history import (
+    AddressEvent,
     CallEvent,
     CountersEvent,
     Event,
@@ -568,7 +569,20 @@ class Lab:
                 self.history.add_packets(t, host, records)
                 self._record_packets(host, records)
             else:
-                self.emit(messages.of_host(kind, t, host, message))
+                event = messages.of_host(kind, t, host, message)
+                if not isinstance(event, AddressEvent):
+                    self.emit(event)
+                elif self.history.owners.get(event.address) != host:
+                    self.emit(event)
+                    self._trace_too(event)
+
+    def _trace_too(self, event: AddressEvent) -> None:
+        """Has the tracer report sockets with one address more."""
+        self._owners[event.address] = event.host
+        if TRACER in self._agents:
+            self._ids += 1
+            message = {"do": "watch", "addresses": [*self._owners], "id": self._ids}
+            self._agents[TRACER].send(message)
 
     def _take_trace(self, message: Message | None) -> None:
         if message is None:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from labctl.backends import Message
 from labctl.history import (
     KINDS,
+    AddressEvent,
     CallEvent,
     CountersEvent,
     Event,
@@ -45,6 +46,7 @@ BY_HOST: dict[str, type[Event]] = {
     "loss": LossEvent,
     "sockets": SocketsEvent,
     "counters": CountersEvent,
+    "address": AddressEvent,
 }
 NO_EVENTS: dict[str, dict[str, Any]] = {
     "hello": {"wall": float, "counters": dict[str, int], "kernel": str},

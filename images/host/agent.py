@@ -34,6 +34,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # an isolated Python leaves it out
 import clocks
+from addresses import Addresses
 from faults import Faults
 
 PERIOD_MIN = 0.004
@@ -288,6 +289,7 @@ class Agent:
         self.captures = {}
         self.next_read = 0.0
         self.faults = Faults(emit)
+        self.addresses = None
 
     @property
     def shortest(self):
@@ -401,14 +403,16 @@ class Agent:
                 deadlines.append(self.next_read)
             else:
                 watched += self.captures.values()
-            if self.faults.log:
-                watched.append(self.faults.log)
+            watched += [w for w in (self.faults.log, self.addresses) if w]
             patience = max(0, min(deadlines) - now) if deadlines else None
             ready, _, _ = select.select(watched, [], [], patience)
             if any(capture in ready for capture in self.captures.values()):
                 self.read_packets()
             if self.next_count and time.monotonic() >= self.next_count:
                 self.report_counters()
+            if self.addresses in ready:
+                for address in self.addresses.read():
+                    emit(kind="address", t=time.monotonic(), address=address)
             if self.faults.log in ready:
                 self.faults.report()
                 self.wake()
@@ -459,6 +463,7 @@ def do_setup(agent, ident, rest, longest=PERIOD_MAX, hosts=None, batch="", share
         if done.returncode:
             raise OSError("ip: %s" % done.stderr.decode("utf-8", "replace").strip())
     agent.rest, agent.longest, agent.next_sample = rest, longest, time.monotonic()
+    agent.addresses = Addresses()
     refused = None
     room = max(BLOCKS, BLOCKS_MOST * 4 // max(4, share))
     for interface, blocks in ((LINK, room), (INSIDE, BLOCKS_INSIDE)):

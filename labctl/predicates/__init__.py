@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationInfo, WrapValidator
 
 from labctl.history import (
+    AddressEvent,
     CountersEvent,
     Event,
     History,
@@ -80,7 +81,7 @@ class Predicate(Model):
 
     def heeds(self, event: Event) -> bool:
         """Whether an event may change what `judge` finds; segments are no events."""
-        if self.traced or isinstance(event, TroubleEvent):
+        if self.traced or isinstance(event, TroubleEvent | AddressEvent):
             return True
         if isinstance(event, StateEvent):
             return False

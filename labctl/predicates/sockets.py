@@ -2,50 +2,32 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema
+from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, model_validator
 
 from labctl.explain import describe_socket
 from labctl.history import History
+from labctl.places import ANY, Place, parse_place
 from labctl.predicates.finding import Finding
-from labctl.probes.sockets import Address, Socket, State
+from labctl.probes.sockets import Socket, State
 from labctl.values import (
     Count,
     Model,
     StateName,
-    host_names,
     names,
     problem,
-    resolvable,
-    shown,
-    unknown,
 )
 
 
-def _place(value: Any, info: ValidationInfo) -> str:
-    host, port = _split(str(value))
-    if port.isdigit() and int(port) > 65535:
-        raise problem(f"{shown(value)}: a port is 65535 or less")
-    known = list(host_names(names(info).hosts))
-    if host not in ("", "*", *known) and not resolvable(host, known):
-        raise problem(unknown("host", host, known))
-    return str(value)
+def _place(value: Any, info: ValidationInfo) -> Place:
+    return value if isinstance(value, Place) else parse_place(value, names(info).hosts)
 
 
-def _split(place: str) -> tuple[str, str]:
-    """Host and port of `server`, `server:8000`, `:8000`, `198.18.0.2` or `[fd00::2]:8000`."""
-    match = re.fullmatch(r"(?:\[(.*)\]|([^:]*)):(\d+|\*)", place)
-    return (match[1] or match[2] or "", match[3]) if match else (place.strip("[]"), "")
-
-
-Place = Annotated[str, BeforeValidator(_place), WithJsonSchema({"type": "string"})]
-
-
+SomePlace = Annotated[Place, BeforeValidator(_place), WithJsonSchema({"type": "string"})]
 EVIDENCE = 50
 """How many sockets a verdict shows."""
 TimerName = Literal["on", "keepalive", "timewait", "persist", "unknown"]
@@ -59,8 +41,20 @@ class SocketPattern(Model):
     recv_q: Count | None = Field(None, alias="recv-q")
     send_q: Count | None = Field(None, alias="send-q")
     timer: TimerName | None = None
-    local: Place | None = None
-    peer: Place | None = None
+    local: SomePlace | None = None
+    peer: SomePlace | None = None
+
+    @model_validator(mode="after")
+    def _possible(self) -> SocketPattern:
+        """What no socket can match would pass for ever where it claims that there is none."""
+        alone = self.state in (State.LISTEN, State.UNCONN)
+        if self.peer and alone and (self.peer.host, self.peer.port) != ("", ANY):
+            raise problem(f"a socket in {self.state} has no peer; leave it out")
+        if self.peer and self.peer.port == ANY and not alone:
+            raise problem("the peer of a connection has a port; name it, or leave it out")
+        if self.local and self.local.port == ANY:
+            raise problem("a socket has a port; name it, or leave it out")
+        return self
 
     def matches(self, socket: Socket, history: History) -> bool:
         """Whether a socket is one of these."""
@@ -74,8 +68,10 @@ class SocketPattern(Model):
         return (
             (self.recv_q is None or self.recv_q.holds(socket.recv_q))
             and (self.send_q is None or self.send_q.holds(socket.send_q))
-            and (self.local is None or _at(socket.local, self.local, history))
-            and (self.peer is None or _at(socket.remote, self.peer, history))
+            and all(
+                place is None or place.covers(end, history.addresses(place.host))
+                for place, end in ((self.local, socket.local), (self.peer, socket.remote))
+            )
         )
 
     def enough(self, count: int) -> bool:
@@ -90,16 +86,6 @@ class SocketPattern(Model):
         for name, text in (("timer", self.timer), ("local", self.local), ("peer", self.peer)):
             words += [f"{name} {text}"] if text else []
         return " ".join(words)
-
-
-def _at(address: Address, wanted: str, history: History) -> bool:
-    """Whether an address is the wanted one."""
-    host, port = _split(wanted)
-    if port and str(address.port if address.port is not None else "*") != port:
-        return False
-    if host in ("", address.host, address.unmapped):
-        return True
-    return bool({address.host, address.unmapped} & history.addresses(host))
 
 
 def _pattern(value: Any, info: ValidationInfo) -> SocketPattern | Literal["none"]:

@@ -163,6 +163,7 @@ class Captures:
         self._read: list[Observation] = []
         self._segments: list[Segment] | None = None
         self._extra: tuple[int, int] | None = None
+        self._owners: Mapping[str, str] | None = None
 
     @classmethod
     def load(cls, folder: Path) -> Captures:
@@ -184,15 +185,16 @@ class Captures:
         losses: Sequence[Loss] = (),
         injections: Sequence[Injection] = (),
     ) -> list[Segment]:
-        """See `match`. Losses and injections are added to, never exchanged."""
+        """See `match`. Losses and injections are added to, never exchanged; owners are exchanged,
+        never added to."""
         extra = len(losses), len(injections)
-        if self._segments is None or extra != self._extra:
+        if self._segments is None or extra != self._extra or owners is not self._owners:
             from labctl.probes.packets import read_packets
 
             for host in [*self._unread]:
                 self._read += read_packets(host, bytes(self._unread.pop(host)))
             self._segments = match(self._read, owners, origin, losses, injections)
-            self._extra = extra
+            self._extra, self._owners = extra, owners
         return self._segments
 
 

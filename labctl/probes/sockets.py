@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
 from functools import lru_cache
+from ipaddress import ip_address
 from typing import Self
 
 RESOLVER = "127.0.0.11"
@@ -71,6 +72,17 @@ _ALIASES = {
 
 def _plain(text: str) -> str:
     return re.sub(r"[-_\s]", "", text).upper()
+
+
+@lru_cache(1 << 12)
+def canonical(host: str) -> str:
+    """The one spelling of an IP address, whoever wrote it: that of RFC 5952, and plain IPv4 for an
+    IPv4-mapped one (RFC 4291, section 2.5.5.2). Anything else as it is."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host
+    return str(getattr(address, "ipv4_mapped", None) or address)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, mod
 
 from labctl import faults
 from labctl.history import InjectEvent, NetEvent, StepEvent, TroubleEvent
+from labctl.places import parse_port
 from labctl.predicates.lost import Lost
 from labctl.predicates.segments import Flags
 from labctl.probes.conversations import Conversation, conversations
@@ -47,9 +48,11 @@ class End:
         """The host that it is on."""
         return self.name.partition(".")[0]
 
-    def resolve(self, history: History) -> faults.End:
-        """Its addresses: all of a host's where the name is no more than that."""
-        return faults.End(tuple(sorted(history.addresses(self.name))), self.port)
+    def resolve(self, history: History, here: bool = False) -> faults.End:
+        """Its addresses: all of a host's where the name is no more than that; `here`, where the
+        host itself does something, those too that it will have."""
+        addresses = tuple(sorted(history.addresses(self.name)))
+        return faults.End(addresses, self.port, here and self.name == self.host)
 
     def __str__(self) -> str:
         return self.name if self.port is None else f"{self.name}:{self.port}"
@@ -59,13 +62,14 @@ def _end(value: Any, info: ValidationInfo) -> End:
     if isinstance(value, End):
         return value
     known = list(host_names(names(info).hosts))
-    match = re.fullmatch(r"([^:]+)(?::(\d{1,5}))?", value) if isinstance(value, str) else None
-    port = int(match[2]) if match and match[2] else None
-    if not match or (port is not None and not 0 < port < 65536):
-        raise problem(f"{shown(value)} is no side of a connection; allowed: HOST or HOST:PORT")
-    if match[1] not in known:
-        raise problem(unknown("host", match[1], known))
-    return End(match[1], port)
+    name, colon, digits = value.partition(":") if isinstance(value, str) else ("", "", "")
+    port = parse_port(digits)
+    if not name or (colon and port is None):
+        raise problem(f"{shown(value)} is no side of a connection; allowed: HOST or HOST:PORT, "
+                      "a port from 1 to 65535 and no zeros that are not needed")  # fmt: skip
+    if name not in known:
+        raise problem(unknown("host", name, known))
+    return End(name, port)
 
 
 Side = Annotated[End, BeforeValidator(_end), WithJsonSchema({"type": "string"})]
@@ -107,8 +111,8 @@ class DropPattern(Model):
     def compiled(self, history: History) -> faults.Drop:
         """For nftables."""
         return faults.Drop(
-            self.from_.resolve(history) if self.from_ else None,
-            self.to.resolve(history) if self.to else None,
+            self.from_.resolve(history, self.at == "sender") if self.from_ else None,
+            self.to.resolve(history, self.at == "receiver") if self.to else None,
             "input" if self.at == "receiver" else "output",
             frozenset(self.flags),
             self.bare,

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from labctl.history import CallEvent, LossEvent, ProcessEvent, TallyEvent, TroubleEvent
+from labctl.history import (
+    AddressEvent,
+    CallEvent,
+    LossEvent,
+    ProcessEvent,
+    TallyEvent,
+    TroubleEvent,
+)
 from labctl.runner import RunResult
 from labctl.workflow import run_case
 from tests.fake import Silent, scenario
@@ -309,3 +316,51 @@ def test_nothing_to_inject_into(backend: str, tmp_path: Path) -> None:
     assert found.result == "fail"
     assert found.verdicts[-1].expected == ("a connection number 2 in which client sent to server")
     assert found.verdicts[-1].actual == "1 of them"
+
+
+# --- Addresses ------------------------------------------------------------------------------------
+
+ADDED = """\
+title: An address that the scenario added
+params:
+  address: |-
+    import ipaddress, socket
+    a = str(ipaddress.ip_address(socket.gethostbyname('server')) + 20)
+hosts:
+  server: {calls: "socket; bind :8000; listen 20; accept; await"}
+  client:
+    run:
+      - python3
+      - -c
+      - |
+        ${address}
+        s = socket.create_connection((a, 8000)); s.send(b"hello"); s.recv(1)
+steps:
+  - drop: {to: server, flags: SYN, count: 1}
+  - exec:
+      server: |
+        ip addr add $(python3 -c "${address}
+        print(a)")/32 dev eth0
+  - start: server
+  - wait: {sockets: {server: LISTEN}}
+  - start: client
+  - wait: {sockets: {server: ESTAB, client: ESTAB}}
+  - expect: {sockets: {server: {state: ESTAB, local: server, recv-q: 5}}}
+  - expect: {sockets: {client: {state: ESTAB, peer: "server:8000"}}}
+  - expect: {sockets: {client: {state: ESTAB, peer: "client:8000"}}}
+expect:
+  - segments: {from: client, to: server, flags: SYN, lost: true, count: 1}
+  - segments: {from: client, to: server, flags: data, count: 1}
+  - segments: {from: server, to: client, flags: data, count: 1}
+"""
+
+
+@every_backend
+def test_an_address_that_was_added_is_its_hosts_own(backend: str, tmp_path: Path) -> None:
+    """Claims and drops know it, and those about another host are false."""
+    found = run("", backend, tmp_path, hosts=ADDED)
+    assert [v.result for v in found.verdicts] == [
+        *["pass"] * 5, "fail", *["pass"] * 3, "fail"
+    ], words(found)  # fmt: skip
+    (added,) = (e for e in found.history.events if isinstance(e, AddressEvent))
+    assert added.host == "server"

@@ -15,15 +15,17 @@ from hypothesis import strategies as st
 
 from labctl.backends import address_names
 from labctl.document import Document
+from labctl.errors import ScenarioError
 from labctl.faults import FLAG_BITS, Drop, End, Forgery, Netem, Position, tallied
-from labctl.history import History, LabEvent, TallyEvent, TroubleEvent
+from labctl.history import AddressEvent, History, LabEvent, TallyEvent, TroubleEvent
 from labctl.predicates.lost import Lost
 from labctl.probes.conversations import Conversation, conversations
 from labctl.probes.packets import read_packet
 from labctl.probes.segments import MODULUS, Injection, Observation, match
 from labctl.scenario import load_document
+from labctl.steps.faults import Drop as DropStep
 from tests.conftest import no_namespaces
-from tests.fake import FakeBackend, play
+from tests.fake import FakeBackend, play, scenario
 from tests.unit.test_segments import CLIENT as CLIENT_END
 from tests.unit.test_segments import EPOCH, HANDSHAKE, OWNERS, both, one, record, segments
 
@@ -213,6 +215,67 @@ def test_every_family_has_its_names() -> None:
     history = History([LabEvent(0.0, "", "fake", {}, names)])
     assert history.addresses("server") == {"198.18.0.2", "fd00::2"}
     assert history.addresses("server.v6") == {"fd00::2"}
+
+
+def test_a_name_stands_for_its_address_and_a_host_for_all_of_its_own() -> None:
+    """`server.2` is no IPv6 address, and what a scenario adds to a host is the host's."""
+    names = address_names(
+        {
+            "server": (["198.18.0.2", "198.18.0.4"], ["fd00::2", "fd00::4"]),
+            "server2": (["198.18.0.3"], ["fd00::3"]),
+        }
+    )
+    history = History([LabEvent(0.0, "", "fake", {}, names)])
+    assert history.addresses("server.2") == {"198.18.0.4"}
+    assert history.addresses("server.2.v6") == {"fd00::4"}
+    assert history.addresses("localhost") == {"127.0.0.1", "::1"}
+    assert history.addresses("nobody") == set()
+    history.add(AddressEvent(1.0, "server", "10.0.0.1"))
+    assert history.addresses("server") == {*history.addresses("server.2"), "198.18.0.2", "fd00::2",
+                                           "fd00::4", "10.0.0.1"}  # fmt: skip
+    history.add(AddressEvent(2.0, "server2", "10.0.0.1"))
+    assert "10.0.0.1" not in history.addresses("server")
+    assert history.addresses("server2") == {"198.18.0.3", "fd00::3", "10.0.0.1"}
+    assert history.owners["10.0.0.1"] == "server2"
+
+
+def compiled(drop: str) -> Drop:
+    """What hosts are told of a drop."""
+    text = "title: t\nhosts: {server: {addresses: 2}, client: {}}\n"
+    step = scenario(f"{text}steps: [{{drop: {drop}}}]\n").steps[0]
+    assert isinstance(step, DropStep)
+    names = address_names(
+        {
+            "server": (["198.18.0.2", "198.18.0.4"], ["fd00::2", "fd00::4"]),
+            "client": (["198.18.0.3"], ["fd00::3"]),
+        }
+    )
+    lab = LabEvent(0.0, "", "fake", {}, names)
+    return step.drop.compiled(History([lab, AddressEvent(1.0, "client", "10.0.0.1")]))
+
+
+def test_the_ends_of_a_drop() -> None:
+    """All that comes to a host is for it, on whatever address."""
+    whole = lines(compiled('{from: client, to: "server:8000"}'))
+    assert [line for line in whole if "saddr" in line] == [
+        "ip saddr { 10.0.0.1, 198.18.0.3 } ip daddr != 127.0.0.0/8 tcp dport 8000 "
+        "tcp flags & 0x0 == 0x0 jump lose",
+        "ip6 saddr { fd00::3 } ip6 daddr != ::1 tcp dport 8000 tcp flags & 0x0 == 0x0 jump lose",
+    ]
+    second = lines(compiled("{from: server.2, at: sender}"))
+    assert [line for line in second if "saddr" in line] == [
+        "ip saddr { 198.18.0.4 } tcp flags & 0x0 == 0x0 jump lose"
+    ]
+    six = lines(compiled("{to: server.2.v6}"))
+    assert [line for line in six if "daddr" in line] == [
+        "ip6 daddr { fd00::4 } tcp flags & 0x0 == 0x0 jump lose"
+    ]
+
+
+@pytest.mark.parametrize("port", ["0", "00", "09000", "65536", "99999", "x", "", "-1", "1 ", "٨"])
+def test_ports_that_no_segment_has(port: str) -> None:
+    with pytest.raises(ScenarioError, match="is no side of a connection; allowed: HOST or HOST:PO"):
+        compiled(f'{{to: "server:{port}"}}')
 
 
 # --- Links ----------------------------------------------------------------------------------------

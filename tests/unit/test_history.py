@@ -57,6 +57,7 @@ def events() -> st.SearchStrategy[Event]:
         "tally": {"drop": st.integers(0, 99), "lost": st.integers(0, 99)},
         "inject": {"seq": st.integers(0, 2**32), "ack": st.integers(0, 2**32)},
         "net": {"delay": TIMES},
+        "address": {},
         "trouble": {},
     }  # fmt: skip
     assert fields.keys() == KINDS.keys()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import errno
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from labctl import errnos
 from labctl.calls import peer
 from labctl.errors import ScenarioError
 from labctl.history import (
+    AddressEvent,
     CallEvent,
     CountersEvent,
     Event,
@@ -21,8 +25,9 @@ from labctl.history import (
     SocketsEvent,
     TroubleEvent,
 )
+from labctl.places import parse_place
 from labctl.predicates import Finding, Predicate, summary
-from labctl.probes.sockets import State, parse_ss
+from labctl.probes.sockets import Address, State, parse_ss
 from tests.fake import HEADER, scenario, tcp
 
 LISTEN = tcp("LISTEN", ":8000", recv_q=2, send_q=20)
@@ -31,6 +36,8 @@ MAPPED = tcp("ESTAB", "[::ffff:198.18.0.2]:8000", "[::ffff:198.18.0.3]:40001", s
 SIX = tcp("CLOSE-WAIT", "[fd00::2]:8000", "[fd00::3]:40002")
 SECOND = tcp("FIN-WAIT-1", "198.18.0.4:9000", "198.18.0.3:40003", send_q=9)
 TIME_WAIT = tcp("TIME-WAIT", "198.18.0.2:8000", "198.18.0.3:40004", more="timer:(timewait,59sec,0)")
+SECOND_SIX = tcp("FIN-WAIT-1", "[fd00::4]:9000", "[fd00::3]:40003")
+LISTEN_SIX = tcp("LISTEN", "*:8001")
 BOUND = tcp("UNCONN", "198.18.0.2:7000")
 RESOLVER = tcp("LISTEN", "127.0.0.11:33333")
 
@@ -140,6 +147,23 @@ def seen(*lines: str, host: str = "server") -> SocketsEvent:
         ('{local: "[fd00::2]:8000"}', [SIX], True),
         ('{local: "[fd00::2]:8001"}', [SIX], False),
         ('{local: "[fd00::2]"}', [SIX], True),
+        ("{local: server.2}", [SECOND_SIX], False),
+        ("{local: server.2.v6}", [SECOND_SIX], True),
+        ("{local: server.2.v6}", [SECOND], False),
+        ('{local: "FD00:0000::2"}', [SIX], True),
+        ('{local: "[fd00:0:0:0:0:0:0:2]:8000"}', [SIX], True),
+        ('{local: "[fd00::0.0.0.2]:8000"}', [SIX], True),
+        ('{local: "[::ffff:198.18.0.2]:8000"}', [ESTAB], True),
+        ('{local: "[::FFFF:C612:2]"}', [MAPPED], True),
+        ('{local: "[0::0]:8001", state: LISTEN}', [LISTEN_SIX], True),
+        ('{local: "*:8001", state: LISTEN}', [LISTEN_SIX], True),
+        ('{local: "*", state: LISTEN}', [LISTEN], True),
+        ('{local: "0.0.0.0", state: LISTEN}', [LISTEN], True),
+        ('{local: "0.0.0.0", state: LISTEN}', [LISTEN_SIX], False),
+        ('{local: "*"}', [ESTAB, SIX, MAPPED], False),
+        ('{local: "localhost:80"}', [tcp("ESTAB", "127.0.0.1:80", "127.0.0.1:9")], True),
+        ('{local: "localhost:80"}', [tcp("ESTAB", "[::1]:80", "[::1]:9")], True),
+        ('{local: "localhost:8000"}', [ESTAB, SIX], False),
         ('{peer: "client:40000"}', [ESTAB], True),
         ('{peer: "client:40000"}', [MAPPED], False),
         ('{state: LISTEN, local: ":8000", peer: ":*"}', [LISTEN], True),
@@ -202,11 +226,56 @@ def test_summary() -> None:
 
 @pytest.mark.parametrize(
     "pattern",
-    ["{local: nobody}", "{peer: 'sevrer:80'}", "{peer: server.3}", "{timer: off}", "{state: none}"],
-)
+    [
+        "{local: nobody}", "{peer: 'sevrer:80'}", "{peer: server.3}", "{timer: off}",
+        "{state: none}", "{local: ':09000'}", "{local: ':0'}", "{local: ':99999'}", "{local: ''}",
+        "{local: ':'}", "{local: 8000}", "{local: ':*'}", "{local: ':8000x'}", "{local: ':٨'}",
+        "{local: '[server]:80'}", "{local: '[198.18.0.2]:80'}", "{local: '[]:80'}",
+        "{local: '[fd00::2]80'}", "{local: '[fd00::2'}", "{local: 'fd00::2::'}", "{local: '1.2.3'}",
+        "{local: '198.018.0.2'}", "{local: '198.18.0.256'}", "{local: '[fe80::1%eth0]:80'}",
+        "{local: 'server:80:80'}", "{local: ' server'}", "{local: SERVER}", "{peer: ':*'}",
+        "{state: LISTEN, peer: client}", "{state: UNCONN, peer: ':80'}",
+        "{state: ESTAB, peer: 'client:*'}", "{local: server.v6.2}", "{local: [server]}",
+    ],
+)  # fmt: skip
 def test_sockets_that_can_not_be(pattern: str) -> None:
     with pytest.raises(ScenarioError):
         claim(f"{{sockets: {{server: {pattern}}}}}")
+
+
+@given(st.ip_addresses(), st.integers(1, 65535), st.booleans(), st.data())
+def test_every_spelling_of_an_address_is_the_address(
+    address: IPv4Address | IPv6Address, port: int, brackets: bool, data: st.DataObject
+) -> None:
+    """And another address is none of them."""
+    spellings = [str(address)]
+    if address.version == 6:
+        spellings += [address.exploded, address.exploded.upper(), str(address).upper()]
+        spellings = [f"[{s}]" if brackets else s for s in spellings]
+    else:
+        mapped = IPv6Address(f"::ffff:{address}")
+        spellings += [f"[{s}]" for s in (mapped, mapped.exploded, f"::FFFF:{address}")]
+    written = data.draw(st.sampled_from(spellings))
+    if written.startswith("[") or address.version == 4:
+        written = data.draw(st.sampled_from([written, f"{written}:{port}"]))
+    place = parse_place(written, {"server": 1, "client": 1})
+    assert place.covers(Address(str(address), port), set())
+    assert not place.covers(Address(str(address + 1), port), set())
+    assert place.covers(Address(str(address), port % 65535 + 1), set()) == (not place.port)
+
+
+def test_an_address_that_was_added_is_the_hosts() -> None:
+    here = seen(tcp("ESTAB", "10.0.0.1:8000", "198.18.0.3:40000"))
+    there = seen(tcp("ESTAB", "198.18.0.3:40000", "10.0.0.1:8000"), host="client")
+    added = AddressEvent(0.5, "server", "10.0.0.1")
+    mine = "{sockets: {server: {state: ESTAB, local: server}}}"
+    peer = '{sockets: {client: {state: ESTAB, peer: "server:8000"}}}'
+    for text in (mine, peer):
+        assert judge(text, here, there).result == "fail"
+        assert judge(text, added, here, there).result == "pass"
+        assert judge(text.replace("server}}", "server.2}}"), added, here).result == "fail" or (
+            text is peer
+        )
 
 
 # Processes
