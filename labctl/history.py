@@ -489,6 +489,10 @@ class History:
         """The counters of a host."""
         return list(self._baseline.get(host, {}))
 
+    def watched_by(self, probe: str) -> bool:
+        """Whether all of the run was watched with a probe (`environment` of the result)."""
+        return self.lab is not None and probe in self.lab.environment.get("probes", ())
+
     def addresses(self, name: str) -> set[str]:
         """The addresses that a name stands for: a host's bare name for all of them, those too that
         it was given later."""

@@ -162,6 +162,7 @@ class Lab:
         self._synchronize()
         names = address_names({name: (link.ipv4, link.ipv6) for name, link in self._links.items()})
         text = hosts_text(names)
+        first = next(iter(self._links))  # whose ss and kernel are those of all
         ready = self._ask_all(
             {
                 name: {
@@ -171,6 +172,7 @@ class Lab:
                     "share": len(self._links),
                     "batch": link.batch,
                     "hosts": text if link.hosts_file else None,
+                    "bound": name == first,
                 }
                 for name, link in self._links.items()
             }
@@ -190,6 +192,7 @@ class Lab:
         captured = all(answer["capture"] is None for answer in ready.values())
         probes = ["ss", *(["capture", "loopback"] if captured else [])]
         probes += [] if untraced else ["trace"]
+        probes += ["bound"] if ready[first].get("bound") else []
         hello = next(iter(self._hellos.values()))
         self.emit(
             LabEvent(

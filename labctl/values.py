@@ -240,6 +240,11 @@ class Comparison:
     def holds(self, value: int) -> bool:
         return OPERATORS[self.operator](value, self.number)
 
+    def settled(self, value: int) -> bool:
+        """Whether it would find the same of any greater value, too."""
+        greater = (n for n in range(self.number - 1, self.number + 2) if n > value)
+        return all(self.holds(n) == self.holds(value) for n in greater)
+
     def __str__(self) -> str:
         return f"{'' if self.operator == '==' else self.operator}{self.number}"
 

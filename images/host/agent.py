@@ -445,10 +445,13 @@ def do_clock(agent, ident):
     emit(kind="reply", id=ident, t=time.monotonic())
 
 
-def do_setup(agent, ident, rest, longest=PERIOD_MAX, hosts=None, batch="", share=1):
+def do_setup(
+    agent, ident, rest, longest=PERIOD_MAX, hosts=None, batch="", share=1, bound=False
+):
     """Writes /etc/hosts, runs a batch of ip(8) commands, and begins to watch and to capture.
 
-    `capture` in the reply is why it can't be done, or null.
+    `capture` in the reply is why it can't be done, or null. `bound`, where that is asked, is
+    whether `ss` lists sockets that are bound and no more.
 
     After each sample the agent rests for `rest` times as long as it worked for it: listing sockets
     is slow on a host with thousands of them, and for many hosts at once. On a quiet host it rests
@@ -464,6 +467,7 @@ def do_setup(agent, ident, rest, longest=PERIOD_MAX, hosts=None, batch="", share
             raise OSError("ip: %s" % done.stderr.decode("utf-8", "replace").strip())
     agent.rest, agent.longest, agent.next_sample = rest, longest, time.monotonic()
     agent.addresses = Addresses()
+    bound = bound and lists_bound()
     refused = None
     room = max(BLOCKS, BLOCKS_MOST * 4 // max(4, share))
     for interface, blocks in ((LINK, room), (INSIDE, BLOCKS_INSIDE)):
@@ -473,7 +477,15 @@ def do_setup(agent, ident, rest, longest=PERIOD_MAX, hosts=None, batch="", share
             refused = refused or exc.strerror
     if refused:
         agent.longest = PERIOD_MAX  # no segment would wake it
-    emit(kind="reply", id=ident, t=time.monotonic(), capture=refused)
+    emit(kind="reply", id=ident, t=time.monotonic(), capture=refused, bound=bound)
+
+
+def lists_bound():
+    """Whether `ss` and this kernel tell of a socket that is bound and no more: some do not."""
+    with socket.socket() as bound:
+        bound.bind(("", 0))
+        done = subprocess.run(SS, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
+        return b"UNCONN" in done.stdout
 
 
 def do_flush(agent, ident):
