@@ -327,6 +327,7 @@ class ProcessState:
     signal: str | None = None
     calls: list[CallEvent] = field(default_factory=list)
     entered: CallEvent | None = None
+    under_way: dict[int, CallEvent] = field(default_factory=dict)  # by pid
     obeys: bool = False
     output: str = ""
     left_out: int = 0
@@ -345,6 +346,10 @@ class ProcessState:
             self.left_out += event.left_out or 0
         elif isinstance(event, CallEvent):
             self.entered = event if event.phase == "enter" else None
+            if event.phase == "enter":
+                self.under_way[event.pid] = event
+            else:
+                self.under_way.pop(event.pid, None)
             self.obeys |= event.name == "await"
             if event.phase == "done":
                 self.calls.append(event)

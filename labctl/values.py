@@ -27,6 +27,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from labctl import signals
 from labctl.calls import CallError, parse_calls
 from labctl.durations import LONGEST, seconds
 from labctl.probes.sockets import State
@@ -54,12 +55,6 @@ RIGHTS = {
 }
 """What a process of root's may keep: what servers drop privileges with; numbers of
 linux/capability.h."""
-SIGNALS = (
-    "ABRT", "ALRM", "BUS", "CHLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "KILL", "PIPE", "PROF",
-    "PWR", "QUIT", "SEGV", "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP", "TTIN", "TTOU", "URG",
-    "USR1", "USR2", "VTALRM", "WINCH", "XCPU", "XFSZ",
-)  # fmt: skip
-"""Linux's, see signal(7): processes run there, wherever the controller does."""
 
 
 @dataclass(frozen=True)
@@ -269,9 +264,9 @@ def _state(value: Any) -> State:
 
 
 def _signal(value: Any) -> str:
-    name = str(value).upper().removeprefix("SIG")
-    if name not in SIGNALS:
-        raise problem(unknown("signal", value, SIGNALS))
+    name = None if isinstance(value, bool) else signals.parse(str(value))
+    if name is None:
+        raise problem(unknown("signal", value, [n for n in signals.NUMBERS if "+" not in n]))
     return name
 
 
@@ -373,7 +368,7 @@ StateName = Annotated[State, BeforeValidator(_state), WithJsonSchema(_STRING)]
 SignalName = Annotated[
     str,
     BeforeValidator(_signal),
-    WithJsonSchema({"enum": [*SIGNALS, *(f"SIG{name}" for name in SIGNALS)]}),
+    WithJsonSchema({"enum": [f"{sig}{name}" for sig in ("", "SIG") for name in signals.NUMBERS]}),
 ]
 SysctlKey = Annotated[
     str, BeforeValidator(_sysctl_key), WithJsonSchema({"type": "string", "pattern": "^net\\."})

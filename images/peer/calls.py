@@ -301,7 +301,7 @@ class Program:
                 name, status = ERRNOS.get(exc.errno), exc.errno
                 if isinstance(exc, socket.gaierror):
                     name, status = "EAI_NONAME", 1
-                report.update(pid=os.getpid(), local=self.bound())
+                report.update(pid=os.getpid(), local=self.bound(), **getattr(exc, "found", {}))
                 self.log(phase="done", errno=name, error=exc.strerror, **report)
                 if not call.tolerant:
                     os._exit(status)
@@ -398,7 +398,12 @@ def call_send(program, data, times, pause, total):
 def call_recv(program, limit):
     sock, received, eof, head = program.sock(), 0, False, b""
     while True:
-        data = sock.recv(min(65536, limit - received) if isinstance(limit, int) else 65536)
+        try:
+            data = sock.recv(min(65536, limit - received) if isinstance(limit, int) else 65536)
+        except OSError as exc:
+            if received:
+                exc.found = {"result": received, "data": head.decode("utf-8", "replace")}
+            raise
         received += len(data)
         head = head or data[:64]
         eof = not data

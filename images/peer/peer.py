@@ -36,6 +36,10 @@ from written import Written
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
 FORWARDED = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1,
              signal.SIGUSR2]  # fmt: skip
+RTMIN, RTMAX = 34, 64
+UNNAMED = {number: "RTMIN+%d" % (number - RTMIN) for number in range(RTMIN + 1, RTMAX)}
+UNNAMED[16] = "STKFLT"
+"""Signals that Python, or an older one, has no names for (signal(7), those of glibc)."""
 MOST_FILES = 1 << 16
 AT_ONCE, CHUNK = 4096, 65536
 NO_FORK = "can't fork: %s; a limit of processes (ulimit -u, or pids.max of a cgroup) refuses it"
@@ -236,17 +240,23 @@ def _report_exit(log, child, ended):
 
 
 def _signal_name(number):
+    if number in UNNAMED:
+        return UNNAMED[number]
     try:
         return signal.Signals(number).name[3:]
-    except ValueError:  # one of the nameless, for real time
-        return "RTMIN%+d" % (number - signal.SIGRTMIN)
+    except ValueError:
+        return str(number)
+
+
+def _signal_number(name):
+    return next(number for number in range(1, RTMAX + 1) if _signal_name(number) == name)
 
 
 def _obey(message, main, to_main):
     if message["do"] == "call":
         os.write(to_main, (message["call"] + "\n").encode())
     elif message["do"] == "signal" and main:
-        _kill(main, getattr(signal, "SIG" + message["signal"]))
+        _kill(main, _signal_number(message["signal"]))
     elif message["do"] == "end":
         _kill(-1, signal.SIGTERM)
     elif message["do"] == "freeze":

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labctl import messages
+from labctl import messages, signals
 from labctl.backends import Message
 from labctl.errors import LabError
 
@@ -28,7 +28,7 @@ SAME_CLOCK = 1.0  # seconds; the uptimes of two machines differ by more
 STDERR = 2
 CHUNK = 65536
 KILLED = 128 + signal.SIGKILL
-SIGNALS = {128 + number.value: number.name[3:] for number in signal.Signals}
+SIGNALS = {128 + number: name for number, name in signals.NAMES.items()}
 
 
 def attach(client: APIClient, container: str, stdin: bool = True) -> Any:

@@ -24,7 +24,7 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from labctl import engine, images
+from labctl import engine, images, signals
 from labctl.backends import (
     REAL_TIME,
     BackendOptions,
@@ -212,7 +212,7 @@ class DockerBackend:
         client, container = self._find(process)
         if process.image:
             with translated(f"signal {process.name}"), Tolerated(409):
-                client.kill(container, f"SIG{name}")
+                client.kill(container, signals.NUMBERS[name])
         elif channel := self._processes.get(process.name):
             channel.send({"do": "signal", "signal": name})
 

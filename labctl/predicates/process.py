@@ -30,7 +30,7 @@ OUTCOMES = ("running", "exited", "ok", *errnos.NAMES)
 class ProcessPattern(Model):
     """How a process is, in more detail."""
 
-    exit: Annotated[int, Field(ge=0, le=255)] | None = None
+    exit: Annotated[int, Field(ge=0, le=255, strict=True)] | None = None
     signal: SignalName | None = None
     output: Regex | None = None
     call: Annotated[dict[Text, Text], Field(min_length=1)] | None = None
@@ -69,21 +69,25 @@ class ProcessPattern(Model):
                 yield None, f"output {line!r}; {state.left_out} bytes of it {NOT_RECORDED}"
             else:
                 yield found is not None, f"output {line!r}"
+        about_calls = (self.errno, self.call, self.received) != (None, None, None)
+        if about_calls and not state.calls and not state.entered:
+            yield None, f"{ended}; a program's calls are not seen, judge exit or output"
+            return
         if self.errno is not None:
-            if not state.calls and not state.entered:
-                decided = None if not state.running else False
-                yield decided, f"{ended}; a program's calls are not seen, judge exit or output"
-            else:
-                last = state.calls[-1] if state.calls and not state.entered else None
-                failed = last is not None and last.errno == self.errno
-                yield failed, _failure(last) if last and failed else ended
+            last = state.calls[-1] if state.calls and not state.entered else None
+            failed = last is not None and last.errno == self.errno
+            yield failed, _failure(last) if last and failed else ended
         for name, wanted in (self.call or {}).items():
             calls = [call for call in state.calls if call.name == name]
             actual = (calls[-1].errno or "ok") if calls else "not done"
             yield actual == wanted, f"{name}: {errnos.describe(actual)}"
         if self.received is not None:
             received = sum(call.result or 0 for call in state.calls if call.name == "recv")
-            yield self.received.holds(received), f"received {received}"
+            reading = [call for call in state.under_way.values() if _reads_on(call)]
+            if reading and not self.received.settled(received):
+                yield None, f"received {received}, and what {reading[0].call} has read so far"
+            else:
+                yield self.received.holds(received), f"received {received}"
 
     def __str__(self) -> str:
         words = [self.state or self.errno or ""]
@@ -102,6 +106,11 @@ def _ended(state: ProcessState) -> str:
         return f"killed by SIG{state.signal}"
     last = state.calls[-1] if state.calls else None
     return _failure(last) if last and last.errno and state.exit else f"exit {state.exit}"
+
+
+def _reads_on(call: CallEvent) -> bool:
+    """Whether a call reads more than once, and so may have read something before it is done."""
+    return call.name == "recv" and len(call.call.partition("||")[0].split()) > 1
 
 
 def _failure(call: CallEvent) -> str:

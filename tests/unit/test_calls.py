@@ -22,6 +22,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from labctl import signals
 from labctl.calls import CallError, parse_calls, peer
 from labctl.resources import PACKAGE, images
 
@@ -487,6 +488,40 @@ def test_the_end_of_stdin_ends_children_too() -> None:
             server.popen.stdin.close()
             assert client.recv(1) == b""
         server.end()
+
+
+@pytest.mark.parametrize("number", [1, 9, 15, 16, 31, 34, 35, 50, 63, 64])
+def test_every_signal_has_a_name(number: int) -> None:
+    """Those for real time, too; and what has a name can be sent by it."""
+    name = signals.NAMES[number]
+    with running("run", "--", "sh", "-c", f"kill -{number} $$") as process:
+        assert process.end() == 128 + number
+        assert process.until(phase="exit")["signal"] == name
+    with running("--tether", "calls", "wait") as process:
+        process.until(name="wait")
+        process.tell(do="signal", signal=name)
+        assert process.until(phase="exit")["signal"] == name
+
+
+def queued(client: socket.socket) -> bool:
+    """Whether anything is on its way from a client to its server, or unread there (proc(5))."""
+    port = f":{client.getsockname()[1]:04X}"
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+    return any(row[4] != "00000000:00000000" for row in rows if port in row[1] + row[2])
+
+
+def test_what_a_failing_call_had_read() -> None:
+    with running("calls", "socket; bind 127.0.0.1:0; listen 5; accept; recv until eof") as server:
+        with socket.create_connection(("127.0.0.1", listening(server)), DEADLINE) as client:
+            server.until(name="recv", phase="enter")
+            client.send(b"hello")
+            deadline = time.monotonic() + DEADLINE
+            while queued(client) and time.monotonic() < deadline:
+                time.sleep(0.001)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        done = server.until(name="recv", phase="done")
+        assert (done["errno"], done["result"], done["data"]) == ("ECONNRESET", 5, "hello")
+        assert server.end() == errno.ECONNRESET
 
 
 def test_signals_reach_the_main_process() -> None:

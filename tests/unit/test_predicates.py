@@ -338,6 +338,7 @@ ENDED = [started(), did("socket"), exited()]
 FAILED = [started(), did("socket"), did("bind :8000", "EADDRINUSE"), exited(98)]
 KILLED = [started(), did("wait", phase="enter"), exited(None, "KILL")]
 TOLERANT = [started(), did("recv || continue", "ECONNRESET"), did("close"), exited()]
+REAL_TIME = [started(), exited(None, "RTMIN+1")]
 READ = [started(), did("recv", result=3), did("send", result=9), did("recv until eof", result=4)]
 PROGRAM = [started(), wrote("listening\nfailed: 98\n"), exited(1)]
 PROGRAM_RUNS = [started(), wrote("listening\n")]
@@ -368,7 +369,7 @@ PROGRAM_RUNS = [started(), wrote("listening\n")]
         ("ECONNRESET", TOLERANT, "fail"),  # not its last call
         ("ECONNRESET", TOLERANT[:2], "pass"),
         ("EADDRINUSE", PROGRAM, "unknown"),
-        ("EADDRINUSE", PROGRAM_RUNS, "fail"),
+        ("EADDRINUSE", PROGRAM_RUNS, "unknown"),
         ("{errno: EADDRINUSE}", FAILED, "pass"),
         ("{state: exited}", FAILED, "pass"),
         ("{exit: 98}", FAILED, "pass"),
@@ -392,10 +393,35 @@ PROGRAM_RUNS = [started(), wrote("listening\n")]
         ("{call: {connect: ok}}", FAILED, "fail"),
         ("{call: {accept: ok}}", RUNNING, "fail"),  # entered, not done
         ("{call: {recv: ECONNRESET}}", [*TOLERANT[:2], did("recv")], "fail"),  # the last one counts
-        ('{exit: 1, output: "98", call: {bind: ok}}', PROGRAM, "fail"),
+        ('{exit: 1, output: "98", call: {bind: ok}}', PROGRAM, "unknown"),
+        ('{exit: 2, output: "98", call: {bind: ok}}', PROGRAM, "fail"),
         ("{received: 7}", READ, "pass"),
         ('{received: ">7"}', READ, "fail"),
         ("{received: 0}", RUNNING, "pass"),
+        ("{received: 7}", [*READ, did("recv until eof", "ECONNRESET")], "pass"),
+        ("{received: 12}", [*READ, did("recv 9", "ECONNRESET", result=5)], "pass"),
+        ("{received: 7}", [*READ, did("recv 9", "ECONNRESET", result=5)], "fail"),
+        # What is still being read, or was when the process was killed
+        ("{received: 7}", [*READ, did("recv", phase="enter")], "pass"),
+        ("{received: 7}", [*READ, did("recv || continue", phase="enter")], "pass"),
+        ("{received: 7}", [*READ, did("recv until eof", phase="enter")], "unknown"),
+        ("{received: 8}", [*READ, did("recv 9", phase="enter"), exited(None, "KILL")], "unknown"),
+        ('{received: ">=7"}', [*READ, did("recv until eof", phase="enter")], "pass"),
+        ('{received: "<7"}', [*READ, did("recv until eof", phase="enter")], "fail"),
+        (
+            "{received: 7}",
+            [*READ, did("recv until eof", phase="enter"), did("recv until eof")],
+            "pass",
+        ),
+        # A program's calls are not seen.
+        ("{received: 0}", PROGRAM, "unknown"),
+        ("{received: 0}", PROGRAM_RUNS, "unknown"),
+        ("{call: {bind: ok}}", PROGRAM_RUNS, "unknown"),
+        ("{signal: RTMIN+1}", REAL_TIME, "pass"),
+        ("{signal: SIGRTMAX-29}", REAL_TIME, "pass"),
+        ("{signal: 35}", REAL_TIME, "pass"),
+        ("{signal: KILL}", REAL_TIME, "fail"),
+        ("{signal: RTMIN}", REAL_TIME, "fail"),
         ('{exit: 1, output: "98"}', PROGRAM, "pass"),
     ],
 )
