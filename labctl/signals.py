@@ -1,5 +1,5 @@
 """Signals by name, see signal(7). They are Linux's, as processes run there, wherever the controller
-does; those for real time count from 34, as in glibc."""
+does; those for real time count from 34, as in glibc, which has two below that for itself."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ NUMBERS = {
     "CHLD": 17, "CONT": 18, "STOP": 19, "TSTP": 20, "TTIN": 21, "TTOU": 22, "URG": 23, "XCPU": 24,
     "XFSZ": 25, "VTALRM": 26, "PROF": 27, "WINCH": 28, "IO": 29, "PWR": 30, "SYS": 31,
 }  # fmt: skip
-NUMBERS |= {f"RTMIN+{number - RTMIN}": number for number in range(RTMIN + 1, RTMAX)}
 NUMBERS |= {"RTMIN": RTMIN, "RTMAX": RTMAX}
+USUAL = tuple(NUMBERS)
+"""Those that messages list."""
+NUMBERS |= {f"RTMIN{n - RTMIN:+d}": n for n in range(RTMIN - 2, RTMAX) if n != RTMIN}
 NAMES = {number: name for name, number in NUMBERS.items()}
 FOR_REAL_TIME = re.compile(r"RT(?:MIN\+|MAX-)(\d{1,2})")
 

@@ -266,7 +266,7 @@ def _state(value: Any) -> State:
 def _signal(value: Any) -> str:
     name = None if isinstance(value, bool) else signals.parse(str(value))
     if name is None:
-        raise problem(unknown("signal", value, [n for n in signals.NUMBERS if "+" not in n]))
+        raise problem(unknown("signal", value, signals.USUAL))
     return name
 
 

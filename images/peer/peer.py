@@ -37,7 +37,7 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
 FORWARDED = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1,
              signal.SIGUSR2]  # fmt: skip
 RTMIN, RTMAX = 34, 64
-UNNAMED = {number: "RTMIN+%d" % (number - RTMIN) for number in range(RTMIN + 1, RTMAX)}
+UNNAMED = {n: "RTMIN%+d" % (n - RTMIN) for n in range(RTMIN - 2, RTMAX) if n != RTMIN}
 UNNAMED[16] = "STKFLT"
 """Signals that Python, or an older one, has no names for (signal(7), those of glibc)."""
 MOST_FILES = 1 << 16
