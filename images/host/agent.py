@@ -445,9 +445,7 @@ def do_clock(agent, ident):
     emit(kind="reply", id=ident, t=time.monotonic())
 
 
-def do_setup(
-    agent, ident, rest, longest=PERIOD_MAX, hosts=None, batch="", share=1, bound=False
-):
+def do_setup(agent, ident, rest, longest=PERIOD_MAX, hosts=None, batch="", share=1, bound=False):
     """Writes /etc/hosts, runs a batch of ip(8) commands, and begins to watch and to capture.
 
     `capture` in the reply is why it can't be done, or null. `bound`, where that is asked, is
