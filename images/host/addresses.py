@@ -12,13 +12,15 @@ from faults import attributes
 RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR = 0x10, 0x100
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 NLM_F_REQUEST_DUMP = 0x301
-IFA_ADDRESS, IFA_LOCAL = 1, 2
+IFA_ADDRESS, IFA_LOCAL, IFA_PROTO = 1, 2, 11
+KERNEL_MADE = (b"\1", b"\2", b"\3")  # IFA_PROTO of loopback, announced and link-local addresses
 BODY = 24  # struct nlmsghdr and struct ifaddrmsg
 LOOPBACK = re.compile(r"127\.|::1$")
 
 
 class Addresses:
-    """Those that a host has, but for loopback ones."""
+    """Those that a host has, but for loopback ones, and those that the kernel gave it by itself: it
+    does so at its leisure, and since 5.18 says which they are."""
 
     def __init__(self):
         self.socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
@@ -64,6 +66,8 @@ class Addresses:
         address = socket.inet_ntop(family, packed)
         if kind == RTM_DELADDR:
             self.known.discard(address)
+        elif values.get(IFA_PROTO, b"")[:1] in KERNEL_MADE:
+            return
         elif address not in self.known and not LOOPBACK.match(address):
             self.known.add(address)
             yield address
