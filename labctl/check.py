@@ -133,7 +133,7 @@ def _check_step(
     scenario: Scenario, event: StepEvent, history: History, begun: float
 ) -> list[Verdict]:
     step, source = scenario.steps[event.index], scenario.step_sources[event.index]
-    claims = [] if step.claim is None else step.claim.judge(history)
+    claims = step.judge(history)
     if event.outcome == "skipped":
         reason = event.detail or ""
         return [Verdict("skip", f.what, f.expected, reason, event.t, source) for f in claims]

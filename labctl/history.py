@@ -167,13 +167,14 @@ class CountersEvent(Event):
 
 @dataclass(frozen=True, slots=True)
 class ExecEvent(Event):
-    """A command that ran on a host."""
+    """A command that ran on a host; at the end of its output `left_out` bytes are not recorded."""
 
     kind = "exec"
     host: str
     command: str
     exit: int
     output: str
+    left_out: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -346,9 +346,8 @@ class Lab:
     def exec(self, host: str, command: str) -> None:
         """Runs a shell command on a host and records its output."""
         answer = self._ask(host, {"do": "exec", "command": command}, EXEC_DEADLINE)
-        self.emit(
-            ExecEvent(answer["t"] - self._origin, host, command, answer["exit"], answer["output"])
-        )
+        t, left_out = answer["t"] - self._origin, answer["left_out"] or None
+        self.emit(ExecEvent(t, host, command, answer["exit"], answer["output"], left_out))
 
     def sysctl(self, host: str, values: Mapping[str, str]) -> list[str]:
         """Sets sysctls, and returns those that are for all hosts at once. Raises MissingHere for

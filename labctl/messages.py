@@ -58,7 +58,7 @@ REPLIES: dict[str, dict[str, Any]] = {
     "setup": {"capture": str | None},
     "flush": {"dropped": int, "lost": dict[str, int]},
     "sysctl": {"missing": list[str], "failed": dict[str, str]},
-    "exec": {"exit": int, "output": str},
+    "exec": {"exit": int, "output": str, "left_out": int},
     "drop": {"unlogged": str | None},
     "heal": {"lost": dict[str, int]},
     "probe": {"missing": dict[str, str]},

@@ -174,7 +174,8 @@ class Lab:
         return [*super().__dir__(), *STEPS]
 
     def exec(self, host: str, command: str, **beside: Any) -> ExecEvent:
-        """The step `exec`, with what stands beside it; what came of it has `exit` and `output`."""
+        """The step `exec`, with what stands beside it; what came of it has `exit` and `output`. A
+        command that fails raises NotPassed, unless `status` says which status is wanted."""
         before = len(self._up.history.events)
         self.__getattr__("exec")(host, command, **beside)
         done = [e for e in self._up.history.events[before:] if isinstance(e, ExecEvent)]

@@ -167,6 +167,13 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def brief(text: str) -> str:
+    """A text in one line: its first one, and how many there are."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    more = f" … ({len(lines)} lines)" if len(lines) > 1 else ""
+    return f"{lines[0]}{more}" if lines else ""
+
+
 def names(info: ValidationInfo) -> Names:
     context = info.context
     assert isinstance(context, Names)

@@ -86,7 +86,8 @@ class FakeHost:
 class FakeBackend:
     """See `Backend`, and the module. `clock` is how far the lab's clock is ahead of ours, in
     seconds; `sysctls` are the known ones, all where it is None; `outputs` maps commands to what
-    they write. `uncaptured` is why no host captures, and `dropped` how many packets each lost.
+    they write, or to status and that; so much of it is `left_out`. `uncaptured` is why no host
+    captures, and `dropped` how many packets each lost.
     `missing` is what a host can't do and why, `lost` what each has lost by which drop, and
     `unlogged` why none can say which segments those were."""
 
@@ -101,7 +102,8 @@ class FakeBackend:
         lacks: Mapping[str, Lack] | None = None,
         sysctls: set[str] | None = None,
         refused: Mapping[str, str] | None = None,
-        outputs: Mapping[str, str] | None = None,
+        outputs: Mapping[str, str | tuple[int, str]] | None = None,
+        left_out: int = 0,
         uncaptured: str | None = None,
         dropped: int = 0,
         missing: Mapping[str, str] | None = None,
@@ -116,6 +118,7 @@ class FakeBackend:
         self._sysctls = sysctls
         self._refused = refused or {}
         self._outputs = outputs or {}
+        self._left_out = left_out
         self._uncaptured = uncaptured
         self._dropped = dropped
         self._missing = missing or {}
@@ -291,8 +294,9 @@ class FakeBackend:
                 }
                 what = f"sysctl {name} {' '.join(values)}"
             case {"do": "exec", "command": command}:
-                output = self._outputs.get(command)
-                answer = {"exit": 0 if output is not None else 127, "output": output or ""}
+                output = self._outputs.get(command, (127, "not found\n"))
+                status, text = (0, output) if isinstance(output, str) else output
+                answer = {"exit": status, "output": text, "left_out": self._left_out}
                 what = f"exec {name} {command}"
             case {"do": "setup"}:
                 answer = {"capture": self._uncaptured}

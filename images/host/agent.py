@@ -45,6 +45,7 @@ overdue, which is seen to go off within a tenth of how late it is; and else."""
 PR_SET_DUMPABLE = 4
 PRIORITY = -10
 """What it watches shall not keep it from watching."""
+MOST_OUTPUT = 4 << 20
 CAPTURE_PERIOD = 0.005
 COUNT_PERIOD = 0.02
 TIMER = re.compile(r"timer:\(\w+,(?:(\d+)min)?(?:([\d.]+)sec|(\d*\.\d+)ms|(\d+)ms)?,")
@@ -517,12 +518,23 @@ def do_sysctl(agent, ident, values):
 
 
 def do_exec(agent, ident, command):
+    """Runs a command by the shell; of its output what is beyond MOST_OUTPUT is `left_out`."""
+
     def work():
         os.setpriority(os.PRIO_PROCESS, 0, 0)  # of this thread, and of what it starts
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                              stdin=subprocess.DEVNULL, shell=True, check=False)  # fmt: skip
-        emit(kind="reply", id=ident, t=time.monotonic(), exit=done.returncode,
-             output=done.stdout.decode("utf-8", "replace"))  # fmt: skip
+        try:
+            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                  stdin=subprocess.DEVNULL, shell=True) as process:  # fmt: skip
+                output, left_out = process.stdout.read(MOST_OUTPUT), 0
+                for data in iter(lambda: process.stdout.read(65536), b""):
+                    left_out += len(data)
+        except OSError as exc:
+            emit(kind="reply", id=ident, t=time.monotonic(), error=str(exc))
+            return
+        status = process.returncode  # by a signal: as a shell has it
+        emit(kind="reply", id=ident, t=time.monotonic(), left_out=left_out,
+             exit=status if status >= 0 else 128 - status,
+             output=output.decode("utf-8", "replace"))  # fmt: skip
 
     threading.Thread(target=work, daemon=True).start()
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from labctl.calls import parse_calls
-from labctl.predicates import Claim, Predicate
+from labctl.history import History
+from labctl.predicates import Claim, Finding, Predicate
+from labctl.predicates.executed import Executed, Status
 from labctl.steps.base import Outcome, Step, StepFailed, When
 from labctl.steps.faults import Cut, Drop, Heal, Inject, Join, Net
 from labctl.values import (
@@ -17,6 +19,7 @@ from labctl.values import (
     HostName,
     Label,
     ProcessName,
+    Regex,
     SignalName,
     SysctlKey,
     SysctlValue,
@@ -149,14 +152,23 @@ class Call(Step):
 
 
 class Exec(Step):
-    """A command on a host, by its shell; its output is recorded."""
+    """A command on a host, by its shell. One that fails is a failed claim, unless `status` says
+    which is wanted; `output` judges what it wrote."""
 
     verb = "exec"
     exec: dict[HostName, Text]
+    status: Status | None = None
+    output: Regex | None = None
 
     def act(self, lab: Lab) -> None:
         for host, command in self.exec.items():
             lab.exec(host, command)
+
+    def judge(self, history: History) -> list[Finding]:
+        wanted = Executed(0 if self.status is None else self.status, self.output)
+        found = [wanted.judge(host, c, history) for host, c in self.exec.items()]
+        claims = self.output is not None or self.status not in (None, "any")
+        return [f for f in found if claims or f.result == "fail"]
 
 
 class Sysctl(Step):

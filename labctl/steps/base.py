@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from labctl.history import History
 from labctl.predicates import Finding, Predicate
-from labctl.values import OPERATORS, Label, Model, Text, problem, shown
+from labctl.values import OPERATORS, Label, Model, Text, brief, problem, shown
 from labctl.written import same, words
 
 if TYPE_CHECKING:
@@ -112,6 +112,10 @@ class Step(Model):
         """What it claims, if it is a wait or an expectation."""
         return None
 
+    def judge(self, history: History) -> list[Finding]:
+        """The findings on what it claims, at its end, which is the end of `history`."""
+        return self.claim.judge(history) if self.claim else []
+
     @property
     def labels(self) -> frozenset[str]:
         """The labels of earlier steps that it needs: where one was left out, it is, too."""
@@ -140,10 +144,10 @@ class Step(Model):
         value = getattr(self, self.verb)
         if isinstance(value, dict):
             value = "; ".join(f"{name}: {_short(item)}" for name, item in value.items())
-        return f"{self.verb} {value}"
+        return f"{self.verb} {brief(str(value))}"
 
 
 def _short(item: Any) -> str:
     if isinstance(item, dict):
         return ", ".join(f"{key} = {value}" for key, value in item.items())
-    return str(item)
+    return brief(str(item))

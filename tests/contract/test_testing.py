@@ -93,8 +93,10 @@ def test_a_test_of_ones_own(up: Callable[..., labctl.Lab]) -> None:
         lab.pause("client")
         lab.resume("client")
         lab.sysctl("server", {"net.ipv4.tcp_fin_timeout": 2})
-        done = lab.exec("server", "cat /proc/sys/net/ipv4/tcp_fin_timeout; exit 3")
+        done = lab.exec("server", "cat /proc/sys/net/ipv4/tcp_fin_timeout; exit 3", status=3)
         assert (done.exit, done.output) == (3, "2\n")
+        with pytest.raises(labctl.NotPassed, match="expected status 0, saw status 3, output 'no'"):
+            lab.exec("server", "echo no; exit 3")
         lab.note("now it ends")
         lab.kill("server", as_="killed")
         lab.expect(sockets={"server": "FIN-WAIT-2", "client": "CLOSE-WAIT"})
