@@ -51,6 +51,8 @@ MODIFIERS = {"as", "when", "within", "since", "status", "output"}
 
 def _command(value: Any) -> tuple[Any, ...]:
     words = value
+    if value == "":
+        return ()
     if isinstance(value, str):
         try:
             words = shlex.split(value)
@@ -77,6 +79,7 @@ class Program(Model):
 
     calls: Calls | None = None
     run: Command | None = None
+    default: Command | None = None
     image: Text | None = None
     uid: Uid = None
     env: dict[Text, Text] = Field(default_factory=dict)
@@ -84,11 +87,23 @@ class Program(Model):
 
     @model_validator(mode="after")
     def _one_job(self) -> Program:
-        if self.calls is not None and self.run is not None:
-            raise problem("'calls' and 'run' exclude each other; keep one")
+        for other in ("run", "default"):
+            if self.calls is not None and getattr(self, other) is not None:
+                raise problem(f"'calls' and '{other}' exclude each other; keep one")
         if self.calls is not None and self.image is not None:
-            raise problem("'calls' needs the peer image; 'image' goes with 'run'")
+            raise problem("'calls' needs the peer image; keep 'calls' or 'image'")
+        if self.run == () and not self.default and not self.image:
+            raise problem("an empty 'run' needs an 'image', whose own command runs, or a 'default'")
         return self
+
+    @property
+    def works(self) -> bool:
+        """Whether it says what runs."""
+        return self.calls is not None or bool(self.run or self.default or self.image)
+
+    def command(self, image: str | None) -> tuple[str, ...] | None:
+        """What it runs in an image, or without one; None: the image's own command, or calls."""
+        return self.run or (None if image else self.default) or None
 
 
 class Process(Program):
@@ -96,8 +111,8 @@ class Process(Program):
 
     @model_validator(mode="after")
     def _some_job(self) -> Process:
-        if self.calls is None and self.run is None:
-            raise problem("a process needs 'calls' or 'run'")
+        if not self.works:
+            raise problem("a process needs 'calls', 'run', 'image' or 'default'")
         return self
 
 
@@ -107,6 +122,12 @@ class Host(Program):
     sysctls: dict[SysctlKey, SysctlValue] = Field(default_factory=dict)
     addresses: Annotated[int, Field(ge=1, le=MAX_ADDRESSES, strict=True)] = 1
     processes: dict[str, Process] = Field(default_factory=dict)
+
+    @property
+    def works(self) -> bool:
+        """Whether it has a process of its own name."""
+        named = self.calls is not None or self.run or self.default or not self.processes
+        return super().works and bool(named)
 
 
 def _step(value: Any, handler: Any, info: ValidationInfo) -> Step:
@@ -226,7 +247,12 @@ class Scenario:
 def _processes(hosts: Mapping[str, Host]) -> list[tuple[str, ProcessSpec]]:
     found = []
     for name, host in hosts.items():
-        if host.calls is not None or host.run is not None:
+        if (
+            host.calls is not None
+            or host.run
+            or host.default
+            or (host.image and not host.processes)
+        ):
             found.append((name, _spec(name, name, host, host)))
         found += [(p, _spec(p, name, process, host)) for p, process in host.processes.items()]
     return found
@@ -234,12 +260,13 @@ def _processes(hosts: Mapping[str, Host]) -> list[tuple[str, ProcessSpec]]:
 
 def _spec(name: str, host: str, program: Program, default: Host) -> ProcessSpec:
     """A process of a host, which has what the host says where it says nothing itself."""
+    image = None if program.calls is not None else program.image or default.image
     return ProcessSpec(
         name,
         host,
         program.calls,
-        program.run,
-        None if program.calls is not None else program.image or default.image,
+        program.command(image),
+        image,
         default.uid if program.uid is None else program.uid,
         {**default.env, **program.env},
         tuple(program.rights or default.rights),
@@ -350,9 +377,11 @@ def _names(expanded: Expanded) -> tuple[Names, list[tuple[int, str]]]:
             continue
         count = host.get("addresses")
         hosts[name] = count if isinstance(count, int) and not isinstance(count, bool) else 1
-        if host.get("calls") is not None or host.get("run") is not None:
-            define(name, name, ("hosts", name))
         below = host.get("processes")
+        if any(host.get(key) not in (None, "") for key in ("calls", "run", "default")) or (
+            host.get("image") not in (None, "") and not below
+        ):
+            define(name, name, ("hosts", name))
         for process in below if isinstance(below, dict) else ():
             path = ("hosts", name, "processes", process)
             if not PROCESS_NAME.fullmatch(process):

@@ -45,8 +45,9 @@ class HostSpec:
 
 @dataclass(frozen=True)
 class ProcessSpec:
-    """A process to start on a host: `calls` for the peer program, or `run`, any program. `rights`
-    are the capabilities(7) that it keeps, of values.RIGHTS."""
+    """A process to start on a host: `calls` for the peer program, or `run`, any program; or with
+    neither an `image`, whose own command it is. `rights` are the capabilities(7) that it keeps, of
+    values.RIGHTS."""
 
     name: str
     host: str

@@ -21,6 +21,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext
+from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,17 @@ from labctl.backends.attach import (
     attach,
     run_attached,
 )
-from labctl.backends.sweep import END_DEADLINE, HOST, LEASE, PROCESS, RUN, TRACER, WORKERS, groups
+from labctl.backends.sweep import (
+    END_DEADLINE,
+    HOST,
+    LEASE,
+    PROCESS,
+    RUN,
+    TRACER,
+    WORKERS,
+    groups,
+    insist,
+)
 from labctl.engine import Tolerated, translated
 from labctl.errors import LabError
 from labctl.sysctls import refusal
@@ -221,7 +232,8 @@ class DockerBackend:
         with translated(f"{'pause' if frozen else 'resume'} {process.name}"):
             state = client.inspect_container(container)["State"]
             if frozen and state["Running"] and not state["Paused"]:
-                client.pause(container)
+                # 500 where it was not all frozen at once ("unable to freeze"); 409: it has ended.
+                insist(partial(client.pause, container), gone=(404, 409), busy=(500,))
             elif not frozen and state["Paused"]:
                 client.unpause(container)
 
@@ -379,7 +391,8 @@ def _tracer(run: str, built: images.Images) -> dict[str, Any]:
 
 def _process(process: ProcessSpec, built: images.Images, holder: str) -> dict[str, Any]:
     if process.image:
-        config: dict[str, Any] = {"Image": process.image}
+        # The checks of its health are no part of the lab: they are clients of their own.
+        config: dict[str, Any] = {"Image": process.image, "Healthcheck": {"Test": ["NONE"]}}
         if process.run:
             config["Cmd"] = list(process.run)
     else:

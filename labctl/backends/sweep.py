@@ -117,25 +117,25 @@ def _remove_container(client: APIClient, container: Mapping[str, Any]) -> str | 
             client.stop(container["Id"], TRACER_DEADLINE)  # It has to tidy up the kernel.
     remove = partial(client.remove_container, container["Id"], force=True, v=True)
     # 409 where somebody else removes it; 500 where Podman wants others gone before.
-    removed = _insist(remove, gone=(404, 409), busy=(500,))
+    removed = insist(remove, gone=(404, 409), busy=(500,))
     return f"container {container['Names'][0].lstrip('/')}" if removed else None
 
 
 def _remove_network(client: APIClient, network: Mapping[str, Any]) -> str | None:
     # 403 while a container of it is still being removed, by somebody else.
-    removed = _insist(partial(client.remove_network, network["Id"]), gone=(404,), busy=(403,))
+    removed = insist(partial(client.remove_network, network["Id"]), gone=(404,), busy=(403,))
     return f"network {network['Name']}" if removed else None
 
 
-def _insist(remove: Callable[[], object], gone: Sequence[int], busy: Sequence[int]) -> bool:
-    """Removes something, after END_DEADLINE seconds at the latest, or finds it gone: False. Told by
-    the HTTP statuses of the engine's errors."""
+def insist(act: Callable[[], object], gone: Sequence[int], busy: Sequence[int]) -> bool:
+    """Does something, after END_DEADLINE seconds at the latest, or finds its object gone: False.
+    Told by the HTTP statuses of the engine's errors."""
     from docker.errors import APIError
 
     deadline = time.monotonic() + END_DEADLINE
     while True:
         try:
-            remove()
+            act()
             return True
         except APIError as exc:
             if exc.status_code in gone:

@@ -578,3 +578,59 @@ def test_bare_states_and_patterns() -> None:
     assert isinstance(pattern, SocketPattern)
     assert str(pattern) == ">1 x TIME-WAIT"
     assert claim.sockets["client"].bare == frozenset()
+
+
+# --- What runs ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "run", "image"),
+    [
+        ("run: a b", ("a", "b"), None),
+        ("image: mine", None, "mine"),
+        ("image: mine, run: a", ("a",), "mine"),
+        ("image: mine, run: ''", None, "mine"),
+        ("image: mine, run: '', default: a", None, "mine"),
+        ("image: '', run: '', default: a", ("a",), ""),
+        ("image: '', run: b, default: a", ("b",), ""),
+        ("default: a", ("a",), None),
+    ],
+)
+def test_what_a_process_runs(host: str, run: tuple[str, ...] | None, image: str | None) -> None:
+    text = f"title: t\nhosts: {{a: {{{host}}}, b: {{}}}}\nsteps: [start: a]\n"
+    process = case(text).processes["a"]
+    assert (process.run, process.image or "") == (run, image or "")
+    assert ("images" in case(text).needs) == bool(image)
+    below = (
+        f"title: t\nhosts: {{a: {{processes: {{p: {{{host}}}}}}}, b: {{}}}}\nsteps: [start: p]\n"
+    )
+    assert case(below).processes["p"].run == run
+
+
+def test_an_image_beside_processes_is_theirs() -> None:
+    text = """\
+title: t
+hosts: {a: {image: mine, processes: {p: {run: x}, q: {image: other}}}, b: {}}
+steps: [start: p, start: q]
+"""
+    found = case(text).processes
+    assert {n: (p.run, p.image) for n, p in found.items()} == {
+        "p": (("x",), "mine"), "q": (None, "other")
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("host", "message"),
+    [
+        ("run: ''", "an empty 'run' needs an 'image', whose own command runs, or a 'default'"),
+        ("run: '', image: ''", "an empty 'run' needs an 'image'"),
+        ("calls: wait, default: x", "'calls' and 'default' exclude each other"),
+        ("processes: {p: {}}", "a process needs 'calls', 'run', 'image' or 'default'"),
+        ("processes: {p: {uid: 3}}", "a process needs 'calls', 'run', 'image' or 'default'"),
+        ("run: []", "a command line is wanted here"),
+    ],
+)
+def test_what_runs_nothing(host: str, message: str) -> None:
+    with pytest.raises(ScenarioError) as caught:
+        case(f"title: t\nhosts: {{a: {{{host}}}, b: {{}}}}\nsteps: [note: x]\n")
+    assert message in str(caught.value)

@@ -1,0 +1,60 @@
+"""What the backend for containers asks an engine for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from docker.errors import APIError
+
+from labctl.backends import BackendOptions, ProcessSpec, sweep
+from labctl.backends.docker import DockerBackend
+from labctl.errors import LabError
+
+SERVER = ProcessSpec("server", "server", image="mine")
+
+
+class Engine:
+    """An engine that refuses to freeze, with these statuses, at first."""
+
+    def __init__(self, *refusals: int) -> None:
+        self._refusals = list(refusals)
+        self.paused = 0
+
+    def inspect_container(self, container: str) -> dict[str, Any]:
+        return {"State": {"Running": True, "Paused": False}}
+
+    def pause(self, container: str) -> None:
+        if self._refusals:
+            response = requests.Response()
+            response.status_code = self._refusals.pop(0)
+            raise APIError("runc pause: unable to freeze", response)
+        self.paused += 1
+
+
+def freeze(engine: Engine, folder: Path) -> None:
+    backend = DockerBackend(BackendOptions("r", "l", folder, "debian:12", print))
+    backend._client = engine  # type: ignore[assignment]
+    backend._containers["server"] = "c"
+    backend.freeze(SERVER, True)
+
+
+def test_a_pause_that_is_refused_for_an_instant_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "RETRY", 0.0)
+    engine = Engine(500, 500)
+    freeze(engine, tmp_path)
+    assert engine.paused == 1
+    freeze(gone := Engine(409), tmp_path)
+    assert gone.paused == 0
+
+
+def test_a_pause_that_is_refused_for_good_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "END_DEADLINE", 0.0)
+    with pytest.raises(LabError, match="the engine did not pause server"):
+        freeze(Engine(*[500] * 100), tmp_path)
