@@ -557,6 +557,7 @@ def kernels_fetch(names: tuple[str, ...], os: str | None) -> None:
     from labctl.kernels import root
 
     suite = root.suite_for(os or workflow.DEFAULT_OS)
+    root.demand(suite)
     with workflow.interruptible():
         for name in names:
             click.echo(kernels.fetch(name, tell).version)

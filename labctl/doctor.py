@@ -11,10 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from labctl import kernels
+from labctl import debian, kernels
 from labctl.backends import backend_class, netns
 from labctl.errors import LabError, Unavailable
-from labctl.kernels import apt, qemu
+from labctl.faults import MENDS, Drop, End
+from labctl.kernels import apt, qemu, root
+from labctl.workflow import DEFAULT_OS
 
 
 @dataclass(frozen=True)
@@ -95,27 +97,32 @@ def _uids() -> Check:
     )
 
 
-def _in_namespace(script: str) -> subprocess.CompletedProcess[str] | None:
+def _in_namespace(script: str, said: str = "") -> subprocess.CompletedProcess[str] | None:
     if netns.unavailable():
         return None
     command = ["unshare", *netns.unshare_flags(), "--", "sh", "-c", script]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(command, input=said, capture_output=True, text=True, check=False)
 
 
 def _nft() -> Check:
-    done = (
-        _in_namespace("nft add table inet labctl && nft list tables")
-        if shutil.which("nft")
-        else None
-    )
+    """Has drops lose what is told by its flags, its payload and its count, as a run does."""
+    end = End(("192.0.2.1", "2001:db8::1"), 80)
+    drops = [
+        Drop(end, None, "output", frozenset({"SYN"}), count=1),
+        Drop(None, end, "input", frozenset({"data"})),
+    ]
+    rules = "".join(drop.rules(n).replace(drop.log(n), "") for n, drop in enumerate(drops))
+    done = _in_namespace("nft -f - && nft list counters", rules)
     ok = done is not None and done.returncode == 0
-    return Check(
-        "nft",
-        ok,
-        "nftables" if ok else "nft is missing or does not work in a namespace",
-        "no lost segments on netns",
-        "install the package nftables",
-    )
+    if done is None:
+        found = "no namespaces to try it in"
+    else:
+        found = "nftables" if ok else f"nft does not work: {_first(done.stderr, done.returncode)}"
+    return Check("nft", ok, found, "no lost segments on netns", MENDS["nft"])
+
+
+def _first(said: str, status: int) -> str:
+    return (said.strip().splitlines() or [f"status {status}"])[0]
 
 
 def _netem() -> Check:
@@ -147,15 +154,16 @@ def _tracing() -> Check:
     )
 
 
-def _base() -> Check:
-    tool = shutil.which("mmdebstrap")
-    return Check(
-        "mmdebstrap",
-        tool is not None,
-        tool or "not on the PATH",
-        "images can be built only where a registry answers",
-        "install the package mmdebstrap",
-    )
+def _mmdebstrap() -> Check:
+    """Makes a root, an empty one: the rights, the mirror and its keys are those of any other."""
+    found, ok, mend = "a root of Debian's packages", True, ""
+    try:
+        debian.trial()
+    except LabError as exc:
+        ok = False
+        found, _, mend = str(exc).partition("; ")
+    cost = "images can be built only where a registry answers, and guests not at all"
+    return Check("mmdebstrap", ok, found, cost, mend)
 
 
 def _kernels() -> Check:
@@ -169,6 +177,7 @@ def _kernels() -> Check:
         if not here:
             apt.keyring()
             apt.archive()
+        root.demand(root.suite_for(DEFAULT_OS))
     except LabError as exc:
         ok = False
         found, _, mend = str(exc).partition("; ")
@@ -187,6 +196,6 @@ CHECKS: list[Callable[[], Check]] = [
     _nft,
     _netem,
     _tracing,
-    _base,
+    _mmdebstrap,
     _kernels,
 ]

@@ -13,17 +13,14 @@ import hashlib
 import io
 import queue
 import re
-import shutil
-import subprocess
 import tarfile
-import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labctl import resources
+from labctl import debian, resources
 from labctl.backends import Progress
 from labctl.engine import Tolerated, translated
 from labctl.errors import LabError, Unavailable
@@ -39,6 +36,7 @@ BOOTSTRAP = {"11": "bullseye", "12": "bookworm", "13": "trixie", "sid": "sid"}
 """Releases of Debian that are built from packages where no registry answers, and their names."""
 
 BUILT_HERE = ", ".join(f"debian:{release}" for release in BOOTSTRAP) + " (mmdebstrap builds them)"
+LOAD = "or load it on this engine: docker load < FILE (of {})"
 TOOLS = "python3,iproute2,nftables,tcpdump"
 CHUNK = 1 << 18
 COLOUR = re.compile(r"\x1b\[\d*m")
@@ -156,16 +154,19 @@ def _base(client: APIClient, system: str, local: set[str], progress: Progress) -
         _pull(client, candidates[0], progress)
         return candidates[0]
     except LabError as exc:
-        suite = suite_name(system)
-        if suite and shutil.which("mmdebstrap"):
+        suite, lack, load = suite_name(system), debian.lacking(), LOAD.format(candidates[0])
+        if not suite:
+            mend = f"without a registry, take {BUILT_HERE}"
+        elif lack:
+            mend = f"{lack.reason}; {lack.mend}"
+        else:
             progress(f"{exc}: building Debian {suite} from its packages, for about half a minute")
-            _bootstrap(client, suite, built)
+            try:
+                _bootstrap(client, suite, built, progress)
+            except Unavailable as failed:
+                raise Unavailable(f"{failed}; {load}") from failed
             return built
-        mend = "install mmdebstrap" if suite else f"without a registry, take {BUILT_HERE}"
-        raise Unavailable(
-            f"no base image for {system!r}: {exc}; {mend}; "
-            f"or load it on this engine: docker load < FILE (of {candidates[0]})"
-        ) from exc
+        raise Unavailable(f"no base image for {system!r}: {exc}; {mend}; {load}") from exc
 
 
 def _pull(client: APIClient, name: str, progress: Progress) -> None:
@@ -194,44 +195,17 @@ def _pull(client: APIClient, name: str, progress: Progress) -> None:
         raise LabError(f"{name} can't be pulled (no answer in {PULL_PATIENCE:g} s)") from None
 
 
-def _bootstrap(client: APIClient, suite: str, tag: str) -> None:
-    """Imports a Debian with the lab's tools, made by mmdebstrap(1), also without root."""
-    command = [
-        "mmdebstrap", "--quiet", "--variant=minbase", f"--include={TOOLS}",
-        '--aptopt=Acquire::http::Timeout "20"', '--aptopt=Acquire::Retries "1"',
-        # An archived release, a mirror that lags, a clock that is ahead: signed it is all the same.
-        '--aptopt=Acquire::Check-Valid-Until "false"', suite, "-",
-    ]  # fmt: skip
-    with tempfile.TemporaryFile() as log:
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as process:
+def _bootstrap(client: APIClient, suite: str, tag: str, progress: Progress) -> None:
+    """Imports a Debian with the lab's tools."""
+    repository, _, version = tag.partition(":")
 
-            def archive() -> Iterator[bytes]:
-                assert process.stdout
-                while chunk := process.stdout.read(CHUNK):
-                    yield chunk
-                if process.wait():
-                    # Breaking off the request keeps the engine from tagging half a root.
-                    log.seek(0)
-                    reason = complaint(log.read()) or f"status {process.returncode}"
-                    raise Unavailable(
-                        f"mmdebstrap did not build Debian {suite}: {reason}; see that apt can "
-                        "reach its mirror, or load an image: docker load < FILE"
-                    )
+    def take(tree: debian.Tree) -> None:
+        # Its error breaks the request off, which keeps the engine from tagging half a root.
+        chunks = iter(lambda: tree.read(CHUNK), b"")
+        client.import_image_from_data(chunks, repository, version, changes=["LABEL labctl=image"])
 
-            repository, _, version = tag.partition(":")
-            try:
-                client.import_image_from_data(
-                    archive(), repository, version, changes=["LABEL labctl=image"]
-                )
-            finally:
-                process.terminate()
-
-
-def complaint(log: bytes) -> str:
-    """What mmdebstrap(1) complained of: its first error, of which the others follow."""
-    said = log.decode(errors="replace").strip().splitlines()
-    errors = [line.removeprefix("E: ") for line in said if line.startswith("E: ")]
-    return (errors or said[-1:] or [""])[0].rstrip(".")
+    words = ["--variant=minbase", f"--include={TOOLS}", suite, "-"]
+    debian.bootstrap(suite, words, take, progress)
 
 
 def _build(client: APIClient, sources: Mapping[str, bytes], kind: str, base: str, tag: str) -> None:

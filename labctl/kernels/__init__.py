@@ -11,7 +11,6 @@ qemu.py starts it, guest.py is the program in it, and runs.py has cases run ther
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import tempfile
@@ -21,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from labctl import debian
 from labctl.backends import Progress
 from labctl.errors import LabError, UsageError
 from labctl.kernels.apt import FRESH, Suite, kept
@@ -74,8 +74,7 @@ class Known:
 
 def cache() -> Path:
     """Where all of it is kept (XDG Base Directory, XDG_CACHE_HOME)."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "labctl" / "kernels"
+    return debian.cache() / "kernels"
 
 
 def find(name: str, progress: Progress) -> Kernel:

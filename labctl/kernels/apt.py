@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import shutil
 import subprocess
 import time
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from labctl.debian import FULL, ROOM
 from labctl.errors import LabError, Unavailable
 
 KEYRINGS = tuple(
@@ -27,9 +27,6 @@ KEYRINGS = tuple(
 MIRROR = "LABCTL_DEBIAN_MIRROR"
 FRESH = 24 * 3600.0
 """Seconds for which lists of packages are good enough."""
-
-ROOM = "make room there, or set XDG_CACHE_HOME"
-FULL = re.compile("no space left|enough free space", re.IGNORECASE)
 
 FIELDS = ("$(ORIGIN)", "$(LABEL)", "$(REPO_URI)")
 

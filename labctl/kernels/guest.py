@@ -48,6 +48,8 @@ STREAMS = {"fd": "fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
 """What devtmpfs lacks in /dev, as links into /proc/self: nft 0.9.8 reads /dev/stdin."""
 HOUSEKEEPING = {"vm/compaction_proactiveness": "0", "vm/stat_interval": "3600"}
 """sysctls that let a kernel rest which would look after its memory twice a second."""
+QUIET = (Path("/proc/sys/kernel/printk"), "4")
+"""Keeps the kernel from telling the console of all that happens in labs."""
 RUN = "guest"
 INSTANCE = Path("/sys/kernel/tracing/instances", f"labctl-{RUN}")
 """Of the tracer (images/host/tracer.py): to make and remove it takes a fifth of a short case."""
@@ -170,6 +172,7 @@ class Guest:
             )
         gc.collect()
         gc.freeze()
+        QUIET[0].write_text(QUIET[1])
         self._port.say('{"booted": true}')
         while True:
             message = self._port.hear()

@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from labctl.backends import Message
+from labctl.debian import ROOM
 from labctl.errors import LabError, Unavailable
-from labctl.kernels.apt import ROOM
 
 PROGRAM = "qemu-system-x86_64"
 MEND = "install the package qemu-system-x86"
@@ -41,12 +41,13 @@ TAIL = 8  # lines of the console in an error
 TICKS = os.sysconf("SC_CLK_TCK")
 
 PARAMETERS = (
-    "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off nowatchdog no_timer_check "
+    "console=ttyS0 earlyprintk=ttyS0 loglevel=7 panic=-1 mitigations=off nowatchdog no_timer_check "
     "tsc=reliable cryptomgr.notests=1 init_on_alloc=0 random.trust_cpu=on audit=0 psi=0 "
     "cgroup_disable=memory net.ifnames=0 nokaslr norandmaps edd=off rdinit=/init"
 )
 """For the kernel: see Documentation/admin-guide/kernel-parameters.rst. A panic ends QEMU. Code that
-is mapped at random addresses would be translated anew for each process: half of a short case."""
+is mapped at random addresses would be translated anew for each process: half of a short case. While
+it boots it tells how far it has come, for who waits; guest.py then quietens it."""
 
 BOARD = "q35,hpet=off"
 """A HPET never rests: it interrupts the jumps of a virtual clock some 18 times a second."""
@@ -57,6 +58,10 @@ VIRTUAL = ("-icount", "shift=1,sleep=off")
 
 class GuestEnded(LabError):
     """The guest has gone, or will not answer."""
+
+
+class GuestHangs(GuestEnded):
+    """It is there, and gets nowhere: it would not another time."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +196,11 @@ class Machine:
             return 0.0
         fields = text.rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICKS
+
+    @property
+    def said(self) -> int:
+        """How many bytes the guest has written to its console."""
+        return os.fstat(self._console.fileno()).st_size
 
     def console(self) -> str:
         """What the guest wrote to its console."""

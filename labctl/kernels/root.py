@@ -11,26 +11,23 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from stat import S_IFDIR, S_IFLNK, S_IFREG
-from typing import IO
+from typing import IO, cast
 
-from labctl import images
+from labctl import debian, images
 from labctl.backends import Progress
 from labctl.errors import LabError, Unavailable, UsageError
 from labctl.kernels import assembled, cache, missing, suite_of
-from labctl.kernels.apt import FULL, ROOM, Suite
+from labctl.kernels.apt import Suite
 from labctl.kernels.initramfs import Archive
 from labctl.lease import alone
 
@@ -75,13 +72,9 @@ def ensure(name: str, progress: Progress) -> list[Path]:
     """A suite's root, as cpio archives in their order, made where it is not there yet.
 
     Raises Unavailable for a missing tool, LabError where it can't be made."""
+    demand(name)
     folder = place(name)
     if not folder.exists():
-        if lacking := missing():
-            raise Unavailable(
-                f"{', '.join(lacking)}: not on the PATH; install the packages "
-                + " ".join(dict.fromkeys(lacking.values()))
-            )
         with alone("roots", progress):
             if not folder.exists():
                 with assembled(folder) as new:
@@ -89,6 +82,19 @@ def ensure(name: str, progress: Progress) -> list[Path]:
                 for older in set(folder.parent.glob(f"{name}-*")) - {folder}:
                     shutil.rmtree(older, ignore_errors=True)
     return [folder / part for part in ("root.cpio", *(["python.cpio"] if name in LENDERS else []))]
+
+
+def demand(name: str) -> None:
+    """Raises Unavailable where a suite's root is not here and can't be made."""
+    if place(name).exists():
+        return
+    if lacking := missing():
+        raise Unavailable(
+            f"{', '.join(lacking)}: not on the PATH; install the packages "
+            + " ".join(dict.fromkeys(lacking.values()))
+        )
+    if lack := debian.lacking():
+        raise Unavailable(f"{lack.reason}; {lack.mend}")
 
 
 def _make(name: str, folder: Path, progress: Progress) -> None:
@@ -118,7 +124,7 @@ def _archive(
             progress(f"fetching labctl's dependencies for the guests' Python {python}")
             _install(wheels, python, site)
         progress(f"making a guest's {target.stem} of {name}'s packages, for about a minute")
-        _bootstrap(suite, packages, python, site, target, placed)
+        _bootstrap(suite, packages, python, site, target, placed, progress)
 
 
 def place(name: str) -> Path:
@@ -168,36 +174,27 @@ def _install(wheels: Iterable[str], python: str, folder: Path) -> None:
 
 
 def _bootstrap(
-    suite: Suite, packages: Sequence[str], python: str, site: Path, target: Path, placed: Placed
+    suite: Suite,
+    packages: Sequence[str],
+    python: str,
+    site: Path,
+    target: Path,
+    placed: Placed,
+    progress: Progress,
 ) -> None:
-    """mmdebstrap(1) writes a tar archive, which is turned into a cpio: nobody needs to be root."""
-    command = [
-        "mmdebstrap", "--quiet", "--variant=essential", "--architectures=amd64",
-        f"--include={','.join(packages)}",
-        '--aptopt=Acquire::Check-Valid-Until "false"',  # a mirror may stand still
+    """The tree comes as a tar archive, which is turned into a cpio: nobody needs to be root."""
+
+    def take(tree: debian.Tree) -> None:
+        with target.open("wb") as out:
+            convert(tree, out, placed)
+
+    words = [
+        "--variant=essential", "--architectures=amd64", f"--include={','.join(packages)}",
         f"--customize-hook=copy-in {shlex.quote(str(site))} /opt",
         f'--customize-hook=chroot "$1" {COMPILE.format(python=python)}',
         suite.name, "-", str(suite.sources),
     ]  # fmt: skip
-    with tempfile.TemporaryFile() as log:
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=log, start_new_session=True
-        ) as process:
-            assert process.stdout
-            try:
-                with target.open("wb") as out, suppress(tarfile.ReadError):
-                    convert(process.stdout, out, placed)
-            except BaseException:
-                # It cleans up when what it waits for has ended; Popen would not wait for it.
-                os.killpg(process.pid, signal.SIGTERM)
-                process.stdout.close()
-                process.wait()
-                raise
-        if process.returncode:
-            log.seek(0)
-            said = _last(log.read(), process.returncode)
-            mend = ROOM if FULL.search(said) else "see that apt reaches its mirror"
-            raise LabError(f"mmdebstrap can't make a root: {said}; {mend}")
+    debian.bootstrap(suite.name, words, take, progress)
 
 
 def rooted(name: str) -> str | None:
@@ -212,11 +209,11 @@ def beside(name: str) -> str | None:
     return name if name.startswith("opt") else f"opt/{name}"
 
 
-def convert(tar: IO[bytes], out: IO[bytes], placed: Placed) -> None:
+def convert(tar: debian.Tree, out: IO[bytes], placed: Placed) -> None:
     """Makes a cpio archive of a tar archive, without devices; `placed` says where a file goes, if
     anywhere."""
     archive = Archive(out)
-    with tarfile.open(fileobj=tar, mode="r|") as source:
+    with tarfile.open(fileobj=cast(IO[bytes], tar), mode="r|") as source:
         for member in source:
             name = placed(member.name.removeprefix("./"))
             if not name:

@@ -24,7 +24,7 @@ from labctl.errors import LabError
 from labctl.history import Event, History, read_event
 from labctl.kernels import Kernel, assembled, cache, find, initramfs, qemu, root
 from labctl.kernels.apt import kept
-from labctl.kernels.qemu import GuestEnded, Hardware, Machine
+from labctl.kernels.qemu import GuestEnded, GuestHangs, Hardware, Machine
 from labctl.reports.progress import progress as shown
 from labctl.runner import Ended, Interrupted, RunResult, conclude, now, outcome
 from labctl.scenario import Scenario
@@ -32,6 +32,11 @@ from labctl.store import RunFolder
 from labctl.workflow import place
 
 BOOT_DEADLINE = 240.0
+SILENT_WORK = 30.0
+"""Seconds of work without a word, on its console or to us, after which a guest that boots is given
+up. The longest silence is while Python starts: 8 s of work where a boot takes 18."""
+IDLE, IDLE_SHARE = 20.0, 0.05
+"""The same in seconds, where it does not work either but for this share of them."""
 READY_DEADLINE = 60.0
 SILENCE = 180.0
 """Seconds without a word after which a guest is given up. It ticks every few seconds."""
@@ -67,6 +72,7 @@ def run_all(
     Raises UsageError, Interrupted, and what `find` and `Guests.run` raise."""
     suite = root.suite_for(system)
     qemu.version()  # rather than after a kernel was fetched
+    root.demand(suite)
     with Guests(Place(find(kernel, progress), virtual, suite), progress) as guests:
 
         def run(case: Scenario) -> RunResult:
@@ -147,10 +153,12 @@ class Guests:
                 state.unlink(missing_ok=True)
         self._progress(f"booting Linux {self._place.kernel.version}")
         try:
-            return self._booted(Machine(hardware), state)
-        except GuestEnded as exc:
-            self._progress(f"trying once more: {exc}")
-        try:
+            try:
+                return self._booted(Machine(hardware), state)
+            except GuestHangs:
+                raise
+            except GuestEnded as exc:
+                self._progress(f"trying once more: {exc}")
             return self._booted(Machine(hardware), state)
         except GuestEnded as exc:
             raise LabError(
@@ -160,7 +168,7 @@ class Guests:
 
     def _booted(self, machine: Machine, state: Path | None) -> Machine:
         def boot() -> None:
-            expect(machine, "booted", BOOT_DEADLINE)
+            boots(machine)
             if state is not None:
                 try:
                     save(machine, state)
@@ -311,6 +319,30 @@ def expect(machine: Machine, word: str, patience: float) -> None:
         if message and word in message:
             return
     raise machine.ended(f"it was not {word} within {patience:g} s")
+
+
+def boots(machine: Machine) -> None:
+    """Waits until a guest has booted, for as long as it gets on. Raises GuestEnded, and GuestHangs
+    where it does not."""
+    deadline = time.monotonic() + BOOT_DEADLINE
+    said = -1
+    while time.monotonic() < deadline:
+        message = machine.receive(HEARTBEAT)
+        if message and "booted" in message:
+            return
+        if message or machine.said != said:
+            said, heard, worked = machine.said, time.monotonic(), machine.work
+        silent, work = time.monotonic() - heard, machine.work - worked
+        if work > SILENT_WORK:
+            raise hangs(machine, f"it said nothing in {work:.0f} s of work while it booted")
+        if silent > IDLE and work < IDLE_SHARE * silent:
+            raise hangs(machine, f"it stood still for {silent:.0f} s while it booted")
+    raise hangs(machine, f"it was not booted within {BOOT_DEADLINE:g} s")
+
+
+def hangs(machine: Machine, why: str) -> GuestHangs:
+    """An error that says why, with what the console said last."""
+    return GuestHangs(str(machine.ended(why)))
 
 
 def accelerated(hardware: Hardware, progress: Progress) -> bool:

@@ -7,6 +7,7 @@ and what it does wrong is in the variable WRONG.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl.kernels import qemu, root
+from labctl.kernels import qemu, root, runs
 from tests.unit.test_kernels import bzimage
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="guests need Linux's setpriv")
@@ -71,10 +72,15 @@ if "-incoming" in sys.argv:
 else:
     reach("boot")
     os.write(console, b"[ 1.0] Linux is here\\n")
+    reach("kernel")
     if wrong == "panic":
         os.write(console, b"[ 1.1] Kernel panic - not syncing: No working init found.\\n")
         os.write(console, b"[ 1.2] RIP\\n")
         sys.exit()
+    began = time.process_time()
+    while wrong == "spins" or (wrong == "slow" and time.process_time() - began < 3):
+        if wrong == "slow":
+            os.write(console, b".")
     threading.Thread(target=serve, daemon=True).start()
     say(booted=True)
 for line in sys.stdin:
@@ -169,6 +175,34 @@ def test_a_kernel_that_panics_says_so(machine: Machine) -> None:
     assert machine.states() == machine.left() == []
 
 
+def test_a_kernel_that_hangs_says_so_once(machine: Machine) -> None:
+    """With what its console said last. It would hang another time, too."""
+    status, said = machine.run("hangs: kernel")
+    assert status == 4
+    assert "trying once more" not in said and machine.phases.read_text().count("boot") == 1
+    assert "does not boot in QEMU 10.0.0; take another kernel" in said
+    assert re.search(r"it stood still for \d+ s while it booted; its console:", said)
+    assert said.rstrip().endswith("Linux is here")
+    assert machine.states() == machine.left() == []
+
+
+def test_a_guest_that_gets_nowhere_is_told_from_a_slow_one(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One works and tells of it, the other works without a word."""
+    monkeypatch.setenv("PHASES", str(machine.phases))
+    monkeypatch.setenv("PATH", f"{machine.folder / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setattr(runs, "SILENT_WORK", 1.0)
+    hardware = qemu.Hardware(machine.kernel, machine.folder / "initramfs")
+    monkeypatch.setenv("WRONG", "slow")
+    with qemu.Machine(hardware) as guest:
+        runs.boots(guest)
+    assert guest.work == 0.0
+    monkeypatch.setenv("WRONG", "spins")
+    with qemu.Machine(hardware) as guest, pytest.raises(qemu.GuestHangs, match="nothing in 1 s of"):
+        runs.boots(guest)
+
+
 def test_a_disk_that_is_full_keeps_no_state_and_no_lesson_from_running(machine: Machine) -> None:
     status, said = machine.run("full disk")
     assert status == 3
@@ -243,7 +277,7 @@ def test_a_root_that_is_interrupted_cleans_up_first(tmp_path: Path) -> None:
     program.chmod(0o755)
     code = (
         "from pathlib import Path; from labctl.kernels import root, suite_of; p = Path(); "
-        "root._bootstrap(suite_of('sid'), (), '3.13', p, p / 'it', root.rooted)"
+        "root._bootstrap(suite_of('sid'), (), '3.13', p, p / 'it', root.rooted, print)"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code],
