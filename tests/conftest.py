@@ -1,4 +1,5 @@
-"""Skips what this machine can't run, each with the reason, and says so once more at the end."""
+"""Skips what this machine can't run, each with the reason, and says so once more at the end. In CI
+as root, for which engine.py has installed all that tests need, that is a failure instead."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Generator
 from functools import cache
 
@@ -21,14 +23,31 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 NO_ENGINE = os.environ.get("LABCTL_TEST_NO_ENGINE")  # from engine.py
+CI = os.environ.get("CI") == "true"
+COMPLETE = CI and sys.platform == "linux" and os.geteuid() == 0
+OF_THE_KERNEL = ("netem", "tracefs", "traced")
+"""Words of reasons that no package mends: this machine's kernel was built without."""
+MINUTES = "it takes minutes: it runs in CI, and where LABCTL_TEST_ALL is set"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
+        if item.get_closest_marker("ci") and not CI and not os.environ.get("LABCTL_TEST_ALL"):
+            item.add_marker(pytest.mark.skip(reason=MINUTES))
         if NO_ENGINE and item.get_closest_marker("docker"):
             item.add_marker(pytest.mark.skip(reason=NO_ENGINE))
         if item.get_closest_marker("netns") and (reason := no_namespaces()):
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if COMPLETE and report.skipped and not hasattr(report, "wasxfail"):
+        reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
+        if not any(word in reason for word in OF_THE_KERNEL):
+            report.outcome, report.longrepr = "failed", f"nothing may be skipped in CI: {reason}"
+    return report
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # after pytest's own summary

@@ -39,6 +39,9 @@ PACKAGES = {
     "tcpdump": "tcpdump",
     "qemu-system-x86_64": "qemu-system-x86",
     "tshark": "tshark",
+    "chromium": "chromium",
+    "cpio": "cpio",
+    "newuidmap": "uidmap",
 }
 NAMESPACES = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
 
