@@ -110,3 +110,28 @@ def parse_sets(texts: Iterable[str], option: str) -> dict[str, str]:
             raise UsageError(f"{option} {text}: no NAME=VALUE")
         sets[name] = value
     return sets
+
+
+backend_option = click.option(
+    "--backend",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "docker", "netns"]),
+    help="Where the lab runs; auto takes Docker where an engine answers.",
+)
+os_option = click.option(
+    "--os",
+    metavar="IMAGE",
+    help="The operating system of the images (Docker).  [default: debian:12]",
+)
+scenarios_argument = click.argument(
+    "paths",
+    nargs=-1,
+    required=True,
+    metavar="PATH...",
+    shell_complete=offering(shipped_names, ".yaml"),
+)
+runs_argument = click.argument(
+    "runs", nargs=-1, metavar="[RUN...]", shell_complete=offering(recorded_names, "")
+)
+last_option = click.option("--last", is_flag=True, help="What the last `labctl run` recorded.")

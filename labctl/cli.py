@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import math
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -13,8 +12,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from labctl import __version__
-from labctl.arguments import offering, recorded_names, shipped_names
+from labctl import __version__, lab_commands
+from labctl.arguments import (
+    backend_option,
+    last_option,
+    offering,
+    os_option,
+    runs_argument,
+    scenarios_argument,
+    shipped_names,
+)
 from labctl.matrix_command import matrix
 from labctl.output import UNWRITABLE, flush, keep, prepare, show, silence, tell
 
@@ -24,20 +31,6 @@ if TYPE_CHECKING:
 
 EXIT = {"pass": 0, "fail": 1, "unknown": 3, "skip": 3, "error": 4}
 INTERRUPTED = 130
-READY = "ready"
-
-backend_option = click.option(
-    "--backend",
-    default="auto",
-    show_default=True,
-    type=click.Choice(["auto", "docker", "netns"]),
-    help="Where the lab runs; auto takes Docker where an engine answers.",
-)
-os_option = click.option(
-    "--os",
-    metavar="IMAGE",
-    help="The operating system of the images (Docker).  [default: debian:12]",
-)
 
 
 class Commands(click.Group):
@@ -86,19 +79,6 @@ def _exit(status: int, message: str = "") -> NoReturn:
 def _located(line: str) -> bool:
     parts = line.split(":", 2)
     return len(parts) == 3 and parts[1].isdigit()
-
-
-scenarios_argument = click.argument(
-    "paths",
-    nargs=-1,
-    required=True,
-    metavar="PATH...",
-    shell_complete=offering(shipped_names, ".yaml"),
-)
-runs_argument = click.argument(
-    "runs", nargs=-1, metavar="[RUN...]", shell_complete=offering(recorded_names, "")
-)
-last_option = click.option("--last", is_flag=True, help="What the last `labctl run` recorded.")
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -389,111 +369,6 @@ def schema() -> None:
 
 
 @main.command()
-@backend_option
-@os_option
-def up(backend: str, os: str | None) -> int:
-    """Bring up the default lab, two hosts, to use by hand until `labctl down`."""
-    from labctl import invoked
-
-    command = [sys.executable, "-m", "labctl", "_hold", "--backend", backend]
-    command += ["--os", os] if os else []
-    holder = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True, text=True
-    )
-    assert holder.stdout
-    hosts = holder.stdout.readline().split()
-    if not hosts or hosts[0] != READY:
-        status = holder.wait()
-        if status <= 0:
-            _exit(EXIT["error"], "the lab ended as soon as it was up")
-        return status  # it has said why
-    labctl = invoked.command()
-    click.echo(f"up: {', '.join(hosts[1:])}. Enter with: {labctl} shell {hosts[1]}. "
-               f"End with: {labctl} down")  # fmt: skip
-    return EXIT["pass"]
-
-
-@main.command("_hold", hidden=True)
-@backend_option
-@os_option
-def hold(backend: str, os: str | None) -> None:
-    """Keeps the default lab; `labctl up` runs this in the background."""
-    from os import devnull, dup2
-
-    from labctl import workflow
-    from labctl.backends import choose
-
-    def ready(lab: Any) -> None:
-        print(READY, *lab.scenario.hosts, flush=True)
-        with Path(devnull).open("w") as nowhere:
-            dup2(nowhere.fileno(), 1)
-            dup2(nowhere.fileno(), 2)
-
-    with workflow.interruptible():
-        workflow.hold(choose(backend, os), os or workflow.DEFAULT_OS, tell, ready)
-
-
-@main.command()
-@click.argument("host")
-@click.argument("command", nargs=-1)
-@click.option("--run", "chosen", metavar="RUN", help="Which lab, where several are up (labctl ps).")
-def shell(host: str, command: tuple[str, ...], chosen: str | None) -> int:
-    """A shell on a host of a lab that is up, or one COMMAND there.
-
-    \b
-    Examples:
-      labctl shell server
-      labctl shell client -- ss -tan
-    """
-    from labctl.shell import enter
-
-    return enter(host, list(command), chosen)
-
-
-@main.command()
-def ps() -> None:
-    """The labs that are up, and who runs them."""
-    from labctl.lease import leases
-    from labctl.reports.tables import console, print_table
-
-    rows = [
-        [x.run, x.kind, x.what, x.backend, " ".join(x.hosts), str(x.pid), x.started]
-        for x in leases()
-    ]
-    if not rows:
-        click.echo("no lab is up")
-        return
-    columns = ["run", "kind", "what", "backend", "hosts", "pid", "since"]
-    print_table(console(), columns, rows)
-
-
-@main.command()
-def down() -> None:
-    """Remove everything that labctl made and nobody uses: labs that are up, and what is left of
-    runs that were killed. Runs that are alive stay."""
-    from labctl import workflow
-    from labctl.errors import LabError
-    from labctl.lease import leases
-
-    stuck = []
-    for lease in list(leases()):
-        if lease.kind != "up":
-            click.echo(f"left alone: {lease.what} runs, as process {lease.pid}")
-            continue
-        try:
-            if workflow.end(lease):
-                click.echo(f"down: {lease.what} on {lease.backend}")
-            else:
-                stuck.append(f"process {lease.pid} did not end; kill it and try again")
-        except LabError as exc:
-            stuck.append(str(exc))
-    for line in workflow.sweep():
-        click.echo(f"removed: {line}")
-    if stuck:
-        raise LabError("; ".join(stuck))
-
-
-@main.command()
 @click.option("--format", "form", default="table", type=click.Choice(["table", "json"]))
 def doctor(form: str) -> int:
     """What this machine can do, what each lack costs, and how to mend it."""
@@ -564,4 +439,5 @@ def kernels_fetch(names: tuple[str, ...], os: str | None) -> None:
         root.ensure(suite, tell)
 
 
-main.add_command(matrix)
+for command in (*lab_commands.COMMANDS, matrix):
+    main.add_command(command)
