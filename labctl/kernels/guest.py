@@ -265,7 +265,3 @@ def main() -> None:
     sys.stdout = sys.stderr
     with hold_instance():
         Guest(Port(str(port))).serve()
-
-
-if __name__ == "__main__":
-    main()

@@ -53,7 +53,13 @@ if test -e /opt/usr; then
     set -- $libraries/ld-linux-x86-64.so.2 --library-path $libraries --argv0 /usr/bin/python3 \
         $PYTHONHOME/bin/python3.*
 fi
-PYTHONPATH=/opt/labctl:/opt/site "$@" -S -m labctl.kernels.guest
+echo "labctl: Python starts"
+PYTHONPATH=/opt/labctl:/opt/site "$@" -S -c '
+import os, pydantic, yaml
+os.write(2, b"labctl: its libraries are there\\n")
+from labctl.kernels import guest
+guest.main()
+'
 echo "labctl: the guest ended with $?"
 """
 

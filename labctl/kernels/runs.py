@@ -32,9 +32,9 @@ from labctl.store import RunFolder
 from labctl.workflow import place
 
 BOOT_DEADLINE = 240.0
-SILENT_WORK = 30.0
+SILENT_WORK = 20.0
 """Seconds of work without a word, on its console or to us, after which a guest that boots is given
-up. The longest silence is while Python starts: 8 s of work where a boot takes 18."""
+up. The longest silence is while Python imports labctl: 4 s of work where a boot takes 18."""
 IDLE, IDLE_SHARE = 20.0, 0.05
 """The same in seconds, where it does not work either but for this share of them."""
 READY_DEADLINE = 60.0
