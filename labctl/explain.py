@@ -33,6 +33,8 @@ CLOSES_FIRST = (State.FIN_WAIT_1, State.FIN_WAIT_2, State.CLOSING, State.TIME_WA
 CLOSES_LAST = (State.CLOSE_WAIT, State.LAST_ACK)
 """The states of a side that has sent its FIN first, and of one that was sent it first (RFC 9293,
 section 3.3.2)."""
+HELD = {State.LISTEN, State.ESTAB, State.CLOSE_WAIT}
+"""States of sockets that some process has open; in others there may be none any more."""
 
 
 def describe_socket(socket: Socket, age: float = 0.0) -> str:
@@ -88,7 +90,8 @@ def blocked_call(event: CallEvent, history: History) -> str | None:
     cure = "SO_REUSEADDR on both, old and new"
     if not all(s.connection for s in found):
         cure = "SO_REUSEPORT on both, old and new, of one user"
-    return f"{failure}: blocked by {who}{more}; {cure}, would let it bind"
+    child = _child(address, event, history) if {s.state for s in found} & HELD else ""
+    return f"{failure}: blocked by {who}{more}; {cure}, would let it bind{child}"
 
 
 def _bound(address: str, event: CallEvent, history: History) -> str | None:
@@ -103,6 +106,24 @@ def _bound(address: str, event: CallEvent, history: History) -> str | None:
                     if ours.port == wanted.port and _overlap(wanted, ours):
                         return f"{name}: {call.call}"
     return None
+
+
+def _child(address: str, event: CallEvent, history: History) -> str:
+    """Who of the host left a child that may have a socket with `address`, by its calls or as a
+    program of which no calls are known; and what helps."""
+    wanted = _address(address)
+    for (name, _), state in history.orphans.items():
+        binds = (c for c in state.calls if c.name == "bind" and not c.errno)
+        bound = [_address(c.local) for c in binds if c.local]
+        ours = any(b.port == wanted.port and _overlap(wanted, b) for b in bound)
+        if state.host == event.host and (ours or not state.calls):
+            seems = "" if ours else ", it seems,"
+            how = f"was killed by SIG{state.signal}" if state.signal else f"ended with {state.exit}"
+            return (
+                f"; a child of {name}{seems} has it open since its main process {how}: end the "
+                "child too, or have children close what they do not serve (SOCK_CLOEXEC)"
+            )
+    return ""
 
 
 def explain(whole: History) -> list[str]:

@@ -13,6 +13,7 @@ import base64
 import dataclasses
 import json
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -71,7 +72,8 @@ class StepEvent(Event):
 
 @dataclass(frozen=True, slots=True)
 class ProcessEvent(Event):
-    """A process starts, its main process exits, or all of it is gone."""
+    """A process starts, its main process exits, or all of it is gone. `left`: what it started lives
+    on. `start` says of which start it is, from 1 on, where that is not the latest."""
 
     kind = "process"
     process: str
@@ -80,6 +82,8 @@ class ProcessEvent(Event):
     pid: int | None = None
     exit: int | None = None
     signal: str | None = None
+    left: bool | None = None
+    start: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,7 @@ class CallEvent(Event):
     peer: str | None = None
     eof: bool | None = None
     data: str | None = None
+    start: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +116,7 @@ class OutputEvent(Event):
     host: str
     text: str
     left_out: int | None = None
+    start: int | None = None
 
 
 FLIGHT = 0.25
@@ -332,6 +338,7 @@ class ProcessState:
     obeys: bool = False
     output: str = ""
     left_out: int = 0
+    left: bool = False
 
     @property
     def condition(self) -> str:
@@ -356,6 +363,7 @@ class ProcessState:
                 self.calls.append(event)
         elif event.phase == "exit" or (event.phase == "gone" and self.running):
             self.running, self.exit, self.signal = False, event.exit, event.signal
+            self.left = bool(event.left)
 
 
 class History:
@@ -370,6 +378,8 @@ class History:
         self.labels: dict[str, float] = {}
         self.sockets: dict[str, SocketsEvent] = {}
         self.processes: dict[str, ProcessState] = {}
+        self.orphans: dict[tuple[str, int], ProcessState] = {}
+        """Starts whose main process has ended while something that it had started lives on."""
         self.trouble: dict[tuple[str, str], TroubleEvent] = {}
         self.losses: list[LossEvent] = []
         self.injected: list[InjectEvent] = []
@@ -378,6 +388,7 @@ class History:
         self.slowed: dict[str, float] = {}  # by how many seconds, what each host sends
         self.derived: dict[str, tuple[Any, Any]] = {}  # what was found out, and up to where
         self.step = -1  # the index of the last one that began
+        self._starts: Counter[str] = Counter()
         self._captured = 0.0
         self._baseline: dict[str, Mapping[str, int]] = {}
         self._counters: dict[str, dict[str, int]] = {}
@@ -401,11 +412,14 @@ class History:
                 self.labels[label] = event.t if event.moment is None else event.moment
             case ProcessEvent(phase="start"):
                 self.processes[event.process] = ProcessState(event.host, running=True)
+                self._starts[event.process] += 1
             case ProcessEvent() | CallEvent() | OutputEvent():
                 if isinstance(event, CallEvent) and event.peer:
                     self._notice(event.host, event.peer)
-                if state := self.processes.get(event.process):
+                if (state := self.processes.get(event.process)) and event.start is None:
                     state.apply(event)
+                if isinstance(event, ProcessEvent):
+                    self._leave(event, state)
             case SocketsEvent():
                 self.sockets[event.host] = event
                 self._count(event.host, event.counters)
@@ -432,6 +446,13 @@ class History:
     def reach(self, t: float) -> None:
         """It is `t` now, at least: all that was captured before has happened."""
         self._captured = max(self._captured, t)
+
+    def _leave(self, event: ProcessEvent, state: ProcessState | None) -> None:
+        start = event.process, event.start or self._starts[event.process]
+        if event.phase == "gone":
+            self.orphans.pop(start, None)
+        elif state and event.left and event.start is None:
+            self.orphans[start] = state
 
     def add_packets(self, t: float, host: str, records: bytes) -> None:
         """Takes in what a host captured up to `t`, as pcap records."""

@@ -10,6 +10,7 @@ import errno
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -74,11 +75,12 @@ in include/net/tcp.h; RFC 9293, section 3.8.6.3 allows 500), and a state may han
 
 @dataclass(frozen=True)
 class _Source:
-    """Where a message comes from: a host's agent, or one start of a process."""
+    """Where a message comes from: a host's agent, or one start of a process, from 1 on."""
 
     host: str
     process: str | None
     channel: Channel
+    start: int = 0
 
     def __str__(self) -> str:
         if self.process is not None:
@@ -119,7 +121,9 @@ class Lab:
         self._agents: dict[str, Channel] = {}
         self._owners: dict[str, str] = {}
         self._traced: Message = {}  # the tracer's first word; why there is none is its `reason`
-        self._running: dict[str, Channel] = {}
+        self._running: dict[str, Channel] = {}  # the latest start of each process
+        self._left: dict[str, list[Channel]] = {}  # earlier ones of which something lives on
+        self._counts: Counter[str] = Counter()  # starts
         self._frozen: set[str] = set()
         self._asked: set[int] = set()  # questions to processes
         self._hellos: dict[str, Message] = {}
@@ -282,7 +286,12 @@ class Lab:
     def lives(self, process: str) -> bool:
         """Whether anything of a process runs: its main process, or what that has left."""
         self.pump(0)
-        return process in self._running
+        return process in self._running or bool(self._left.get(process))
+
+    def has_left(self, process: str) -> bool:
+        """Whether a main process has ended, and what it started lives on."""
+        state = self.history.processes.get(process)
+        return self.lives(process) and state is not None and not state.running and state.left
 
     def awaiting(self, process: str) -> bool:
         """Whether a process is in `await`; gives one that is on its way there a moment."""
@@ -299,15 +308,19 @@ class Lab:
         return state.condition if state else "it was never started"
 
     def start(self, process: str) -> None:
-        """Starts a process and returns when it has begun."""
+        """Starts a process, beside what its earlier starts have left, and returns when it has
+        begun."""
         spec = self._processes[process]
+        if process in self._running:
+            self._left.setdefault(process, []).append(self._running.pop(process))
         if process in self._starts:
             self._starts.remove(process)
         channel = self._backend.spawn(spec)
         seen = len(self.history.events)
         self._running[process] = channel
+        self._counts[process] += 1
         self._frozen.discard(process)
-        self._listen(_Source(spec.host, process, channel))
+        self._listen(_Source(spec.host, process, channel, self._counts[process]))
         self._pump_or_fail(
             lambda: any(
                 isinstance(e, ProcessEvent) and e.process == process
@@ -317,18 +330,21 @@ class Lab:
         )
 
     def kill(self, process: str) -> None:
-        """SIGKILL to all of a process; returns when it is gone and recorded as such."""
-        if process in self._running:
+        """SIGKILL to all of a process, of all its starts; returns when it is gone and recorded as
+        such."""
+        if self.lives(process):
             self._backend.kill(self._processes[process])
-            self._pump_or_fail(lambda: process not in self._running, f"the end of {process}")
+            self._pump_or_fail(lambda: not self.lives(process), f"the end of {process}")
 
     def signal(self, process: str, name: str) -> None:
         """A signal to the main process alone."""
         self._backend.signal(self._processes[process], name)
 
     def end(self, process: str) -> None:
-        """SIGTERM to what a main process has left."""
-        self._running[process].send({"do": "end"})
+        """SIGTERM to what main processes have left."""
+        for channel in (self._running.get(process), *self._left.get(process, ())):
+            if channel:
+                channel.send({"do": "end"})
 
     def freeze(self, process: str, frozen: bool) -> None:
         """Stops or continues everything in a process."""
@@ -547,6 +563,8 @@ class Lab:
                 self._take_host(source.host, message)
             elif self._running.get(source.process) is source.channel:
                 self._take_process(source.process, source.host, message)
+            elif source.channel in self._left.get(source.process, ()):
+                self._take_left(source, source.process, message)
         except NoMessage as exc:
             raise LabError(f"{source} {NO_MESSAGE}: {exc}") from exc
 
@@ -620,8 +638,8 @@ class Lab:
                 self._backend.prepare(self._processes[process])
             return
         kind, t = message.pop("kind"), messages.moment(message) - self._origin
-        if kind == "reply" and message.get("id") in self._asked:
-            self._asked.remove(message["id"])
+        if kind == "reply" and (ident := messages.ident(message)) in self._asked:
+            self._asked.remove(ident)
             return
         event = messages.of_process(kind, t, process, host, message)
         self.emit(event)
@@ -632,6 +650,20 @@ class Lab:
             self._blaming.add(self._ids)
             look = {"do": "look", "id": self._ids, "caption": event.call}
             self._agents[host].send(look)
+
+    def _take_left(self, source: _Source, process: str, message: Message | None) -> None:
+        """What an earlier start of a process has left."""
+        if message is None:
+            self._left[process].remove(source.channel)
+            gone = ProcessEvent(
+                self.now(), process, source.host, "gone", signal="KILL", start=source.start
+            )
+            self.emit(gone)
+        else:
+            kind, t = message.pop("kind"), messages.moment(message) - self._origin
+            message["start"] = source.start
+            self.emit(messages.of_process(kind, t, process, source.host, message))
+        self._wake(source.host)
 
     def _wake(self, host: str) -> None:
         """Tells an agent that rests for long that a socket may have changed without a segment."""

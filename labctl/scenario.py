@@ -46,7 +46,7 @@ from labctl.values import (
 from labctl.written import variant_words
 
 RESERVED = {"localhost", "ip6-localhost"}
-MODIFIERS = {"as", "when", "within", "since", "status", "output"}
+MODIFIERS = {"as", "when", "within", "since", "status", "output", "hint"}
 
 
 def _command(value: Any) -> tuple[Any, ...]:

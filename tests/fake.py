@@ -126,6 +126,7 @@ class FakeBackend:
         self._unlogged = unlogged
         self._hosts: dict[str, FakeHost] = {}
         self._processes: dict[str, FakeChannel] = {}
+        self._left: dict[str, list[FakeChannel]] = {}
         self._pids = itertools.count(100)
 
     # --- The protocol -----------------------------------------------------------------------------
@@ -171,6 +172,8 @@ class FakeBackend:
                 self._did(f"call {process.name} {message['call']}")
 
         channel = FakeChannel(obey)
+        if process.name in self._processes:
+            self._left.setdefault(process.name, []).append(self._processes[process.name])
         self._processes[process.name] = channel
         self.say(process.name, kind="process", phase="start", pid=next(self._pids))
         self._did(f"start {process.name}")
@@ -253,10 +256,12 @@ class FakeBackend:
 
     def killed(self, process: str, signal: str) -> None:
         """The main process ends by a signal; its children live on."""
-        self.say(process, kind="process", phase="exit", pid=2, exit=None, signal=signal)
+        self.say(process, kind="process", phase="exit", pid=2, exit=None, signal=signal, left=True)
 
     def gone(self, process: str) -> None:
-        """Nothing of a process is left."""
+        """Nothing of a process is left, of any of its starts."""
+        for channel in self._left.pop(process, ()):
+            channel.close()
         if process in self._processes:
             self._processes.pop(process).close()
 

@@ -200,7 +200,8 @@ def judge(server: Server, out: Path, remarks: list[str]) -> Cells:
     for result, own in found:
         (variant,) = result["variant"].values() or [""]
         row = result["scenario"], variant, own
-        cells[row] = "pass"
+        forced = any("SIGTERM had not ended it" in v["actual"] for v in result["verdicts"])
+        cells[row] = "pass, but by SIGKILL after 10 s" if forced else "pass"
         if result["result"] != "pass":
             worst = (v for v in result["verdicts"] if v["result"] == result["result"])
             verdict = next(worst, None)

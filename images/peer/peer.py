@@ -233,10 +233,19 @@ def _rest(output, written):
 def _report_exit(log, child, ended):
     if os.WIFSIGNALED(ended):
         name = _signal_name(os.WTERMSIG(ended))
-        log.later(kind="process", phase="exit", pid=child, exit=None, signal=name)
+        log.later(kind="process", phase="exit", pid=child, exit=None, signal=name, left=_left())
         return 128 + os.WTERMSIG(ended)
-    log.later(kind="process", phase="exit", pid=child, exit=os.WEXITSTATUS(ended), signal=None)
+    log.later(kind="process", phase="exit", pid=child, exit=os.WEXITSTATUS(ended), signal=None,
+              left=_left())  # fmt: skip
     return os.WEXITSTATUS(ended)
+
+
+def _left():
+    """Whether anything lives on that a main process has started; by now it is our child."""
+    try:
+        return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    except ChildProcessError:
+        return False
 
 
 def _signal_name(number):

@@ -140,14 +140,14 @@ class Backend(Protocol):
         nothing yet that its host could notice."""
 
     def spawn(self, process: ProcessSpec) -> Channel:
-        """Starts a process, or starts it again after it ended."""
+        """Starts a process, or starts it again after it ended, beside what it has left then."""
 
     def kill(self, process: ProcessSpec) -> None:
-        """SIGKILL to everything in a process; returns when all of it is gone, and so are its
-        sockets. No error if it is gone already."""
+        """SIGKILL to everything in a process, whichever start it is of; returns when all of it is
+        gone, and so are its sockets. No error if it is gone already."""
 
     def signal(self, process: ProcessSpec, name: str) -> None:
-        """A signal (`TERM`) to the main process alone."""
+        """A signal (`TERM`) to the main process of the latest start alone."""
 
     def freeze(self, process: ProcessSpec, frozen: bool) -> None:
         """Stops or continues everything in a process."""

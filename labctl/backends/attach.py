@@ -54,6 +54,7 @@ class AttachChannel:
         self._stream, self._socket = stream, getattr(stream, "_sock", stream)
         self._socket.settimeout(None)
         self._log = log
+        self.ended = False
 
     def send(self, message: Mapping[str, Any]) -> None:
         with suppress(OSError):
@@ -74,8 +75,9 @@ class AttachChannel:
             parts.append(rest)
 
     def frames(self) -> Iterator[tuple[int, bytes]]:
-        """Pairs of descriptor and data."""
-        return _frames(self._socket)
+        """Pairs of descriptor and data, until it has `ended`."""
+        yield from _frames(self._socket)
+        self.ended = True
 
     def close(self) -> None:
         with suppress(OSError):

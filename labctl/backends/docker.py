@@ -101,10 +101,12 @@ class DockerBackend:
         self._client: APIClient | None = None
         self._version: dict[str, Any] = {}
         self._pool = ThreadPoolExecutor(WORKERS, "docker")
-        self._containers: dict[str, str] = {}
+        self._containers: dict[str, list[str]] = {}  # of each process, the latest start's last
+        self._configs: dict[str, dict[str, Any]] = {}
         self._holders: dict[str, HolderChannel] = {}
         self._tracer: Future[AttachChannel] | None = None
         self._processes: dict[str, AttachChannel] = {}
+        self._spawned: list[AttachChannel] = []
         self._prepared: dict[str, Future[AttachChannel]] = {}
 
     @classmethod
@@ -164,14 +166,9 @@ class DockerBackend:
                 name: submit(self._start_holder, client, name, container, turns)
                 for name, container in holders.items()
             }
-            created = {
-                process.name: submit(
-                    self._create, client, _process(process, built, holders[process.host]),
-                    process.host, process.name,
-                )
-                for process in processes
-            }  # fmt: skip
-            self._containers = _results(created)
+            self._configs = {p.name: _process(p, built, holders[p.host]) for p in processes}
+            created = {p.name: submit(self._create_process, client, p) for p in processes}
+            self._containers = {name: [made] for name, made in _results(created).items()}
             _results(started)
             endpoints = client.inspect_network(network)["Containers"]
         for name, container in holders.items():
@@ -198,13 +195,18 @@ class DockerBackend:
             channel = prepared.result() if prepared else self._start(process)
             channel.send({"do": "begin"})
         self._processes[process.name] = channel
+        self._spawned.append(channel)
         return channel
 
     def _start(self, process: ProcessSpec) -> AttachChannel:
-        client, container = self._find(process)
-        if process.name in self._processes:
-            # Until it has seen the end, an engine takes no notice of a start.
-            client.wait(container, END_DEADLINE, "not-running")
+        client, containers = self._find(process)
+        if before := self._processes.get(process.name):
+            if before.ended:
+                # Until it has seen the end, an engine takes no notice of a start.
+                client.wait(containers[-1], END_DEADLINE, "not-running")
+            else:  # what it has left lives on in its container
+                containers.append(self._create_process(client, process, len(containers) + 1))
+        container = containers[-1]
         stream = attach(client, container, stdin=not process.image)
         client.start(container)
         if not process.image:
@@ -213,29 +215,32 @@ class DockerBackend:
         return ForeignChannel(stream, self._log, holder, lambda: _status(client, container))
 
     def kill(self, process: ProcessSpec) -> None:
-        client, container = self._find(process)
+        client, containers = self._begun(process)
         with translated(f"kill {process.name}"):
-            with Tolerated(409):
-                client.kill(container)
-            client.wait(container, END_DEADLINE, "not-running")
+            for container in containers:
+                with Tolerated(409):
+                    client.kill(container)
+            for container in containers:
+                client.wait(container, END_DEADLINE, "not-running")
 
     def signal(self, process: ProcessSpec, name: str) -> None:
-        client, container = self._find(process)
+        client, containers = self._find(process)
         if process.image:
             with translated(f"signal {process.name}"), Tolerated(409):
-                client.kill(container, signals.NUMBERS[name])
+                client.kill(containers[-1], signals.NUMBERS[name])
         elif channel := self._processes.get(process.name):
             channel.send({"do": "signal", "signal": name})
 
     def freeze(self, process: ProcessSpec, frozen: bool) -> None:
-        client, container = self._find(process)
+        client, containers = self._begun(process)
         with translated(f"{'pause' if frozen else 'resume'} {process.name}"):
-            state = client.inspect_container(container)["State"]
-            if frozen and state["Running"] and not state["Paused"]:
-                # 500 where it was not all frozen at once ("unable to freeze"); 409: it has ended.
-                insist(partial(client.pause, container), gone=(404, 409), busy=(500,))
-            elif not frozen and state["Paused"]:
-                client.unpause(container)
+            for container in containers:
+                state = client.inspect_container(container)["State"]
+                if frozen and state["Running"] and not state["Paused"]:
+                    # 500: not all was frozen at once ("unable to freeze"); 409: it has ended.
+                    insist(partial(client.pause, container), gone=(404, 409), busy=(500,))
+                elif not frozen and state["Paused"]:
+                    client.unpause(container)
 
     def sysctl(self, key: str, value: str, readable: bool) -> None:
         raise refusal(key, str(self._version.get("KernelVersion")), True, readable)
@@ -249,15 +254,20 @@ class DockerBackend:
         with translated("remove the lab"):
             for group in groups(self._client, f"{RUN}={self._options.run}"):
                 group.remove(self._client)
-        for channel in (*self._holders.values(), *self._processes.values()):
+        for channel in (*self._holders.values(), *self._spawned):
             channel.close()
         self._client.close()
         self._client = None
 
-    def _find(self, process: ProcessSpec) -> tuple[APIClient, str]:
+    def _find(self, process: ProcessSpec) -> tuple[APIClient, list[str]]:
         if self._client is None:
             raise LabError("the lab is down")
         return self._client, self._containers[process.name]
+
+    def _begun(self, process: ProcessSpec) -> tuple[APIClient, list[str]]:
+        """The same without a container that is only prepared."""
+        client, containers = self._find(process)
+        return client, containers[:-1] if process.name in self._prepared else containers
 
     def _ended(self, host: str) -> LabError:
         for _ in self._holders[host]:
@@ -293,11 +303,22 @@ class DockerBackend:
         )
         return str(made["Id"])
 
+    def _create_process(self, client: APIClient, process: ProcessSpec, number: int = 1) -> str:
+        """One of a process's containers, from 1 on."""
+        config = self._configs[process.name]
+        return self._create(client, config, process.host, process.name, number)
+
     def _create(
-        self, client: APIClient, config: Mapping[str, Any], host: str, process: str = ""
+        self,
+        client: APIClient,
+        config: Mapping[str, Any],
+        host: str,
+        process: str = "",
+        number: int = 1,
     ) -> str:
         labels = {**self._labels(), HOST: host, **({PROCESS: process} if process else {})}
-        name = self._name(f"{host}.{process}" if process else host)
+        again = [f"_{number}"] if number > 1 else []
+        name = self._name(*again, f"{host}.{process}" if process else host)
         made = client.create_container_from_config(  # type: ignore[no-untyped-call]
             {**config, "Labels": labels}, name
         )

@@ -89,7 +89,7 @@ class NetnsBackend:
         self._launched: Launched | None = None
         self._control: socket.socket | None = None
         self._channels: list[SocketChannel] = []
-        self._processes: dict[str, tuple[int, SocketChannel]] = {}
+        self._processes: dict[str, list[tuple[int, SocketChannel]]] = {}  # the latest start last
 
     @classmethod
     def share(cls) -> None:
@@ -212,22 +212,22 @@ class NetnsBackend:
         request = {"do": "spawn", "name": process.name, "host": process.host, "job": job}
         kept = [RIGHTS[name] for name in process.rights]
         channel, answer = self._open({**request, "uid": process.uid, "kept": kept})
-        self._processes[process.name] = (answer["pid"], channel)
+        self._processes.setdefault(process.name, []).append((answer["pid"], channel))
         return channel
 
     def kill(self, process: ProcessSpec) -> None:
-        started = self._processes.get(process.name)
-        if started is None:
-            return
-        self._ask({"do": "kill", "pid": started[0]})
-        while self._processes.get(process.name) == started:
+        for pid, _ in [*self._processes.get(process.name, ())]:
+            self._ask({"do": "kill", "pid": pid})
+        while self._processes.get(process.name):
             self._receive()
 
     def signal(self, process: ProcessSpec, name: str) -> None:
-        self._tell(process, {"do": "signal", "signal": name})
+        for _, channel in self._processes.get(process.name, ())[-1:]:
+            channel.send({"do": "signal", "signal": name})
 
     def freeze(self, process: ProcessSpec, frozen: bool) -> None:
-        self._tell(process, {"do": "freeze" if frozen else "thaw"})
+        for _, channel in self._processes.get(process.name, ()):
+            channel.send({"do": "freeze" if frozen else "thaw"})
 
     def sysctl(self, key: str, value: str, readable: bool) -> None:
         raise refusal(key, platform.release(), not user_flags(), readable)
@@ -248,10 +248,6 @@ class NetnsBackend:
         self._channels.clear()
         while self._claims:
             self._claims.pop().close()
-
-    def _tell(self, process: ProcessSpec, message: Message) -> None:
-        if started := self._processes.get(process.name):
-            started[1].send(message)
 
     def _open(self, request: Message) -> tuple[SocketChannel, Message]:
         ours, theirs = socket.socketpair()
@@ -285,9 +281,9 @@ class NetnsBackend:
         if not data:
             raise self._broken()
         message: Message = json.loads(data)
-        started = self._processes.get(message.get("gone", ""))
-        if started and started[0] == message["pid"]:
-            del self._processes[message["gone"]]
+        if name := message.get("gone"):
+            started = self._processes.get(name, [])
+            self._processes[name] = [each for each in started if each[0] != message["pid"]]
         return message
 
     def _broken(self) -> LabError:

@@ -272,7 +272,7 @@ def _lives(events: Sequence[Event]) -> Iterator[Life]:
     prefix = _prefixes(events)
     running: set[str] = set()
     for event in events:
-        if not isinstance(event, ProcessEvent):
+        if not isinstance(event, ProcessEvent) or event.start is not None:
             continue
         if event.phase == "start":
             running.add(event.process)

@@ -5,10 +5,11 @@ To add one: a class with `act`, and its name in STEPS. A step acts through the L
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from labctl.calls import parse_calls
-from labctl.history import History
+from labctl.history import Event, History, ProcessEvent, StepEvent
 from labctl.predicates import Claim, Finding, Predicate
 from labctl.predicates.executed import Executed, Status
 from labctl.steps.base import Outcome, Step, StepFailed, When
@@ -42,7 +43,7 @@ PATIENCE = 5.0
 
 
 class Start(Step):
-    """Runs a process."""
+    """Runs a process, beside what an earlier start of it has left."""
 
     verb = "start"
     start: ProcessName
@@ -50,9 +51,8 @@ class Start(Step):
     def act(self, lab: Lab) -> None:
         if lab.running(self.start):
             raise StepFailed(str(self), f"{self.start} not running", "it runs already; use restart")
-        if not lab.pump_until(lambda: not lab.lives(self.start), lab.now() + END_PATIENCE):
-            left = "what its main process left still runs; use restart"
-            raise StepFailed(str(self), f"{self.start} not running", left)
+        if not lab.has_left(self.start):
+            lab.pump_until(lambda: not lab.lives(self.start), lab.now() + END_PATIENCE)
         lab.start(self.start)
 
     @property
@@ -101,6 +101,20 @@ class Stop(Step):
             lab.end(self.stop)
             lab.pump_until(lambda: not lab.lives(self.stop), deadline)
         lab.kill(self.stop)
+
+    def judge(self, history: History) -> list[Finding]:
+        begun = next((e.t for e in reversed(history.events) if _begins(e)), 0.0)
+        own = (e for e in reversed(history.events) if isinstance(e, ProcessEvent))
+        last = next((e for e in own if e.process == self.stop and e.start is None), None)
+        if last is None or last.phase == "start" or last.t - begun < STOP_PATIENCE:
+            return []
+        expected = f"SIGTERM, and SIGKILL after {STOP_PATIENCE:g} s"
+        actual = f"SIGKILL after {last.t - begun:.1f} s: SIGTERM had not ended it"
+        return [Finding("pass", f"{self.stop}: stopped by {expected}", expected, actual)]
+
+
+def _begins(event: Event) -> bool:
+    return isinstance(event, StepEvent) and event.phase == "begin"
 
 
 class Signal(Step):
@@ -199,6 +213,7 @@ class Wait(Step):
     wait: Claim
     within: WithinRange = DEFAULT_WITHIN
     since: Label | None = None
+    hint: Text | None = None
 
     def act(self, lab: Lab) -> Outcome:
         return lab.wait(self.wait, self.within, self.since)
@@ -206,6 +221,9 @@ class Wait(Step):
     @property
     def claim(self) -> Predicate:
         return self.wait
+
+    def judge(self, history: History) -> list[Finding]:
+        return _hinted(super().judge(history), self.hint)
 
     @property
     def labels(self) -> frozenset[str]:
@@ -225,6 +243,7 @@ class Expect(Step):
 
     verb = "expect"
     expect: Claim
+    hint: Text | None = None
 
     def act(self, lab: Lab) -> None:
         lab.settle(self.expect)
@@ -233,8 +252,19 @@ class Expect(Step):
     def claim(self) -> Predicate:
         return self.expect
 
+    def judge(self, history: History) -> list[Finding]:
+        return _hinted(super().judge(history), self.hint)
+
     def __str__(self) -> str:
         return f"expect {_claim(self.expect)}"
+
+
+def _hinted(found: list[Finding], hint: str | None) -> list[Finding]:
+    """Findings, and beside those that do not pass what may help."""
+    return [
+        replace(f, evidence=(*f.evidence, f"hint: {hint}")) if hint and f.result != "pass" else f
+        for f in found
+    ]
 
 
 def _claim(predicate: Predicate) -> str:

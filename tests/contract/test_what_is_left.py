@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from labctl.document import Document
+from labctl.history import CallEvent, ProcessEvent
 from labctl.scenario import load_document
 from tests.contract.test_lessons import BACKENDS, report, run
 
@@ -35,7 +36,39 @@ TERM = (
   - wait: {process: {daemon: {state: exited, output: serves}}}
 """
 )
-TWICE = HEAD + "  - start: daemon\n"
+BESIDE = """\
+title: A child holds the port, and its server is started again beside it
+hosts:
+  server:
+    calls: "socket; set SO_REUSEADDR; bind :8080; listen 20; fork; sleep 300ms; sleep 1h"
+  other: {calls: "socket; set SO_REUSEADDR; bind server:8080; listen 20; wait"}
+steps:
+  - start: server
+  - wait: {sockets: {server: LISTEN}}
+  - signal: {server: KILL}
+  - wait: {process: {server: {signal: KILL}}}
+  - start: server
+  - wait: {process: {server: EADDRINUSE}}
+  - wait: {process: {server: {exit: 98}}}
+  - pause: server
+  - resume: server
+  - expect: {sockets: {server: LISTEN}}
+  - ${end}: server
+  - expect: {sockets: {server: {state: LISTEN, count: 0}}}
+  - start: server
+  - wait: {sockets: {server: LISTEN}}
+  - expect: {process: {server: running}}
+  - signal: {server: TERM}
+  - wait: {process: {server: {signal: TERM}}}
+  # False: these are the first start's.
+  - expect: {process: {server: {signal: KILL}}}
+  - expect: {process: {server: {call: {sleep: ok}, exit: 98}}}
+params: {end: kill}
+"""
+RESTARTED = BESIDE.replace("  - ${end}: server\n", "").replace(
+    "  - expect: {sockets: {server: {state: LISTEN, count: 0}}}\n  - start: server\n",
+    "  - restart: server\n",
+)
 
 backends = pytest.mark.parametrize(
     "backend", [pytest.param(name, marks=mark) for name, mark in BACKENDS]
@@ -50,8 +83,43 @@ def test_stop_asks_it_to_end(backend: str, tmp_path: Path) -> None:
 
 
 @backends
-def test_it_is_in_the_way_of_another_start(backend: str, tmp_path: Path) -> None:
-    (case,) = load_document(Document("daemon", TWICE), TWICE, "daemon", {})
+@pytest.mark.parametrize("end", ["kill", "stop", "restart"])
+def test_it_lives_on_beside_another_start(backend: str, end: str, tmp_path: Path) -> None:
+    text = RESTARTED if end == "restart" else BESIDE
+    sets = {"end": "kill" if end == "restart" else end}
+    (case,) = load_document(Document("beside", text), text, "beside", sets)
     result = run(case, backend, tmp_path)
-    assert result.result == "fail", report(result)
-    assert "what its main process left still runs; use restart" in result.verdicts[-1].actual
+    found = [verdict.result for verdict in result.verdicts]
+    assert found == ["pass"] * (len(found) - 2) + ["fail"] * 2, report(result)
+    assert any("a child of server has it open" in sentence for sentence in result.why)
+    # What the child of the first start did is in the record, as that one's.
+    calls = [e for e in result.history.events if isinstance(e, CallEvent) and e.start]
+    assert {(call.start, call.name) for call in calls} == {(1, "sleep")}
+    gone = [e for e in result.history.events if isinstance(e, ProcessEvent) and e.phase == "gone"]
+    assert [event.start for event in gone][:2] == [None, 1]
+
+
+STUBBORN = """\
+title: A server that heeds no SIGTERM
+hosts:
+  server: {run: [sh, -c, "trap '' TERM; echo up; while :; do sleep 0.05; done"]}
+  client: {run: [sh, -c, "echo up; exec sleep 1000"]}
+steps:
+  - start: server
+  - start: client
+  - wait: {process: {server: {output: up}, client: {output: up}}}
+  - stop: client
+  - stop: server
+  - expect: {process: {server: {signal: KILL}, client: {signal: TERM}}}
+"""
+
+
+@backends
+def test_a_stop_by_force_is_told(backend: str, tmp_path: Path) -> None:
+    (case,) = load_document(Document("stubborn", STUBBORN), STUBBORN, "stubborn", {})
+    result = run(case, backend, tmp_path)
+    assert result.result == "pass", report(result)
+    (told,) = [v for v in result.verdicts if "stopped" in v.what]
+    assert told.what == "server: stopped by SIGTERM, and SIGKILL after 10 s"
+    assert told.actual.startswith("SIGKILL after 10.")
+    assert told.actual.endswith("SIGTERM had not ended it")

@@ -37,7 +37,7 @@ class Engine:
 def freeze(engine: Engine, folder: Path) -> None:
     backend = DockerBackend(BackendOptions("r", "l", folder, "debian:12", print))
     backend._client = engine  # type: ignore[assignment]
-    backend._containers["server"] = "c"
+    backend._containers["server"] = ["c"]
     backend.freeze(SERVER, True)
 
 
