@@ -21,7 +21,7 @@ from sys import intern
 from typing import Any, ClassVar, Literal
 
 from labctl.errors import UsageError
-from labctl.probes.segments import Captures, Injection, Loss, Observation, Segment
+from labctl.probes.segments import FLIGHT, Captures, Injection, Loss, Observation, Segment
 from labctl.probes.sockets import RESOLVER, Socket, canonical, lab_sockets, parse_ss
 
 LOCALHOST = {"127.0.0.1", "::1"}
@@ -119,9 +119,6 @@ class OutputEvent(Event):
     start: int | None = None
 
 
-FLIGHT = 0.25
-"""Seconds that a segment may be under way where no step slows it down: far more than it takes on a
-busy machine."""
 MANY = 100_000
 """How long a look's text is, in characters, where the memory for what is parsed of it is worth more
 than parsing it again: about a thousand sockets."""
@@ -242,7 +239,7 @@ class InjectEvent(PacketEvent):
 
 @dataclass(frozen=True, slots=True)
 class NetEvent(Event):
-    """What a host sends is slowed down, by up to `delay` seconds, or not any more."""
+    """What a host sends is slowed down, by up to `delay` seconds."""
 
     kind = "net"
     host: str
@@ -385,7 +382,7 @@ class History:
         self.injected: list[InjectEvent] = []
         self.tallies: dict[tuple[str, int], int] = {}
         self.inward: set[str] = set()  # hosts that calls or the trace saw connect to themselves
-        self.slowed: dict[str, float] = {}  # by how many seconds, what each host sends
+        self.slowed: dict[str, float] = {}  # by how many seconds at most, what each host sends
         self.derived: dict[str, tuple[Any, Any]] = {}  # what was found out, and up to where
         self.step = -1  # the index of the last one that began
         self._starts: Counter[str] = Counter()
@@ -433,7 +430,7 @@ class History:
             case TallyEvent():
                 self.tallies[event.host, event.drop] = event.lost
             case NetEvent():
-                self.slowed[event.host] = event.delay
+                self.slowed[event.host] = max(event.delay, self.slowed.get(event.host, 0.0))
             case AddressEvent():
                 self.owners = {**self.owners, event.address: event.host}
                 self._behind.clear()
@@ -479,14 +476,15 @@ class History:
         owners, epoch, now = self.owners, self.lab.epoch, self.now
         losses = [Loss(e.drop, o) for e in self.losses if (o := _since(e, epoch))]
         injected = [Injection(e.seq, e.ack, o) for e in self.injected if (o := _since(e, epoch))]
-        whole = self.captures.segments(owners, epoch, losses, injected)
+        whole = self.captures.segments(owners, epoch, losses, injected, self.flight)
         found = whole[: bisect_right(whole, now, key=lambda segment: segment.time)]
         for index in range(
             bisect_right(whole, now - self.flight, key=lambda s: s.time), len(found)
         ):
             each = found[index]
-            if each.lost and each.dropped is None:
-                found[index] = dataclasses.replace(each, pending=True)
+            came = each.arrived is not None and each.arrived <= now
+            if not came and each.t is not None and each.dropped is None:
+                found[index] = dataclasses.replace(each, arrived=None, pending=True)
         return found
 
     @property

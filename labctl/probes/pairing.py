@@ -20,8 +20,6 @@ from labctl.probes.segments import MODULUS, Injection, Key, Loss, Observation
 
 EARLY = 0.01
 """Seconds by which a segment may seem to arrive before it left: two captures, two moments."""
-LONGEST_TRIP = 75.0
-"""Seconds that a segment may be under way: more than the longest delay of a `net` step."""
 REPORTED = 0.5
 """Seconds between a capture of a segment and the report of its loss or injection, at most."""
 FORWARDED = 1.0
@@ -59,18 +57,20 @@ def passages(
     observations: Iterable[Observation],
     owners: Mapping[str, str],
     origin: float,
-    losses: Iterable[Loss] = (),
-    injections: Iterable[Injection] = (),
+    losses: Iterable[Loss],
+    injections: Iterable[Injection],
+    flight: float,
 ) -> list[Passage]:
     """What went over the wire, in order of time. `owners` tells the host of each address, `origin`
-    is the run's beginning in CLOCK_REALTIME."""
+    is the run's beginning in CLOCK_REALTIME, `flight` how many seconds a segment may be under way
+    at most."""
     sights = [_Sight(each, each.at - origin) for each in observations]
     _report(sights, list(losses), list(injections), owners, origin)
     sights.sort(key=lambda sight: sight.at)
     alike: dict[Key, list[_Sight]] = defaultdict(list)
     for sight in sights:
         alike[sight.seen.key].append(sight)
-    pairing = _Pairing(sights, owners)
+    pairing = _Pairing(sights, owners, flight)
     found = [passage for group in alike.values() for passage in pairing.of(group)]
     return sorted(found, key=lambda p: p.sent if p.sent is not None else p.arrived or 0.0)
 
@@ -89,9 +89,10 @@ def is_loopback(address: str) -> bool:
 class _Pairing:
     """Pairs sights of equal segments. `sights` are all that there are, in order of time."""
 
-    def __init__(self, sights: Sequence[_Sight], owners: Mapping[str, str]) -> None:
+    def __init__(self, sights: Sequence[_Sight], owners: Mapping[str, str], flight: float) -> None:
         self._sights = sights
         self._owners = owners
+        self._flight = flight
 
     def of(self, group: Sequence[_Sight]) -> Iterator[Passage]:
         """The passages of segments that are equal in all that tells them apart."""
@@ -111,7 +112,7 @@ class _Pairing:
         lost = [sight for sight in leaving if sight.loss]
         leaving = [sight for sight in leaving if not sight.loss]
         times = [sight.at for sight in leaving], [sight.at for sight in coming]
-        partner = dict(align(*times, EARLY, LONGEST_TRIP))
+        partner = dict(align(*times, EARLY, self._flight))
         for sight in lost:
             yield self._passage(sight, sight.at, None)
         for number, sight in enumerate(leaving):
@@ -225,26 +226,31 @@ def _report(
                 sight.loss = report
             else:
                 sight.injection = report
-    _before_their_repeats(left, sights)
+    _in_order(left, sights)
     sights += left
 
 
-def _before_their_repeats(left: Sequence[_Sight], sights: Iterable[_Sight]) -> None:
-    """A report of what was lost as it left may come late, but never after what repeats it: that has
-    a later timestamp (RFC 7323), or at the same a later identification (RFC 791)."""
-    again: dict[tuple[object, ...], list[_Sight]] = defaultdict(list)
+def _in_order(left: Sequence[_Sight], sights: Iterable[_Sight]) -> None:
+    """A report of what was lost as it left may come a moment late, but the segment was sent before
+    all that are marked as later."""
+    others: dict[tuple[str, ...], list[_Sight]] = defaultdict(list)
     for sight in sights if left else ():
-        again[_numbers(sight.seen)].append(sight)
+        others[sight.seen.host, sight.seen.source, sight.seen.target].append(sight)
     for lost in left:
-        for sight in again[_numbers(lost.seen)]:
-            (repeated, later), (first, stamp) = sight.seen.mark, lost.seen.mark
-            after = (later - stamp) % MODULUS or (repeated - first) % IDENTS * (MODULUS // IDENTS)
-            if 0 < after < MODULUS // 2:
-                lost.at = min(lost.at, sight.at - 1e-6)
+        seen, told = lost.seen, lost.at
+        for sight in others[seen.host, seen.source, seen.target]:
+            if told - REPORTED < sight.at < lost.at and _later(sight.seen, seen):
+                lost.at = sight.at - 1e-6
 
 
-def _numbers(seen: Observation) -> tuple[object, ...]:
-    return seen.host, seen.source, seen.target, seen.seq
+def _later(one: Observation, other: Observation) -> bool:
+    """Whether a host marked the one of two segments of a connection as the later one: by timestamps
+    (RFC 7323) or, where a socket counts its packets, by identification (RFC 791)."""
+    if one.timestamps and other.timestamps and one.timestamps[0] != other.timestamps[0]:
+        return 0 < (one.timestamps[0] - other.timestamps[0]) % MODULUS < MODULUS // 2
+    (a, _), (b, _) = one.mark, other.mark
+    counted = a and b and not {"SYN", "RST"}.intersection(one.flags + other.flags)
+    return bool(counted) and 0 < (a - b) % IDENTS < IDENTS // 2
 
 
 # --- Alignment ------------------------------------------------------------------------------------

@@ -22,6 +22,9 @@ MODULUS = 1 << 32
 FILE_HEADER = bytes.fromhex("4d3cb2a102000400000000000000000000000400") + bytes([1, 0, 0, 0])
 """pcap-savefile(5): little-endian, times in nanoseconds, Ethernet."""
 
+FLIGHT = 0.25
+"""Seconds that a segment may be under way where no step slows it down: far more than it takes on a
+busy machine, and less than a kernel waits before it repeats one."""
 INSIDE = ("127.", "[::1]:")
 """How the endpoints begin that never leave a host."""
 Key = tuple[Any, ...]
@@ -162,8 +165,8 @@ class Captures:
         self._unread: dict[str, bytearray] = defaultdict(bytearray)
         self._read: list[Observation] = []
         self._segments: list[Segment] | None = None
-        self._extra: tuple[int, int] | None = None
-        self._owners: Mapping[str, str] | None = None
+        self._extra: tuple[int, int, float] | None = None
+        self._owners: Mapping[str, str] = {}
 
     @classmethod
     def load(cls, folder: Path) -> Captures:
@@ -184,17 +187,17 @@ class Captures:
         origin: float,
         losses: Sequence[Loss] = (),
         injections: Sequence[Injection] = (),
+        flight: float = FLIGHT,
     ) -> list[Segment]:
-        """See `match`. Losses and injections are added to, never exchanged; owners are exchanged,
-        never added to."""
-        extra = len(losses), len(injections)
-        if self._segments is None or extra != self._extra or owners is not self._owners:
+        """See `match`. Losses and injections are added to, never exchanged."""
+        extra = len(losses), len(injections), flight
+        if self._segments is None or extra != self._extra or owners != self._owners:
             from labctl.probes.packets import read_packets
 
             for host in [*self._unread]:
                 self._read += read_packets(host, bytes(self._unread.pop(host)))
-            self._segments = match(self._read, owners, origin, losses, injections)
-            self._extra, self._owners = extra, owners
+            self._segments = match(self._read, owners, origin, losses, injections, flight)
+            self._extra, self._owners = extra, dict(owners)
         return self._segments
 
 
@@ -204,12 +207,12 @@ def match(
     origin: float,
     losses: Iterable[Loss] = (),
     injections: Iterable[Injection] = (),
+    flight: float = FLIGHT,
 ) -> list[Segment]:
-    """Segments in order of time. `owners` tells the host of each address, `origin` is the run's
-    beginning in CLOCK_REALTIME."""
+    """Segments in order of time; see `pairing.passages`."""
     from labctl.probes.pairing import passages
 
-    return list(_mark(passages(observations, owners, origin, losses, injections)))
+    return list(_mark(passages(observations, owners, origin, losses, injections, flight)))
 
 
 @dataclass(slots=True)

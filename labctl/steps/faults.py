@@ -174,9 +174,7 @@ class Heal(Step):
             for event in faults.tallied(lab.history, answer["t"], host, answer["lost"]):
                 lab.emit(event)
             if self.heal == self.everything:
-                answer = lab.fault(host, "shape", netem=[])
-                if lab.history.slowed.get(host):
-                    lab.emit(NetEvent(answer["t"], host, 0.0))
+                lab.fault(host, "shape", netem=[])
 
 
 class Cut(Step):
