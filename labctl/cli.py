@@ -240,7 +240,7 @@ def check(runs: tuple[str, ...], last: bool, form: str) -> int:
     """Judge recorded runs again, from their folders alone. RUN is as in `labctl report`."""
     from labctl import chosen
     from labctl.check import overall
-    from labctl.reports.recorded import judge
+    from labctl.rejudge import judge
 
     judged = [judge(folder) for folder in chosen.find(runs, last)]
     verdicts = [verdict for found in judged for verdict in found]

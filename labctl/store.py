@@ -16,8 +16,11 @@ from pathlib import Path
 from typing import IO, Any, Self, TextIO
 
 from labctl.errors import LabError, UsageError
-from labctl.history import Event, SocketsEvent
+from labctl.history import Event, LabEvent, SocketsEvent
 from labctl.probes.segments import FILE_HEADER
+
+RECORD = (".jsonl", ".ss", ".pcap")
+"""What a run leaves to judge it by."""
 
 
 def default_folder() -> Path:
@@ -54,6 +57,9 @@ class RunFolder:
         """Writes one event."""
         with self._room():
             self._history.write(event.to_json() + "\n")
+            if isinstance(event, LabEvent) and "capture" in event.environment.get("probes", ()):
+                for name in event.addresses:  # so that none that is missing looks like silence
+                    self._capture(name.partition(".")[0])
             if isinstance(event, SocketsEvent):
                 if event.host not in self._texts:
                     path = self.path / f"{event.host}.ss"
@@ -64,17 +70,24 @@ class RunFolder:
     def add_packets(self, host: str, records: bytes) -> None:
         """Appends to a host's capture."""
         with self._room():
-            if host not in self._captures:
-                self._captures[host] = (self.path / f"{host}.pcap").open("wb", buffering=0)
-                self._captures[host].write(FILE_HEADER)
-            self._captures[host].write(records)
+            self._capture(host).write(records)
 
     def finish(self, result: dict[str, Any]) -> None:
-        """Writes result.json. Raises UsageError where it can't be written."""
+        """Writes result.json, with how long each file of the record is. Raises UsageError where it
+        can't be written."""
         partial = self.path / "result.json.partial"
         with _writing(self.path):
-            partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            record = sorted(p for p in self.path.iterdir() if p.suffix in RECORD)
+            files = {path.name: path.stat().st_size for path in record}
+            text = json.dumps({**result, "files": files}, indent=1)
+            partial.write_text(text + "\n", encoding="utf-8")
             partial.rename(self.path / "result.json")
+
+    def _capture(self, host: str) -> FileIO:
+        if host not in self._captures:
+            self._captures[host] = (self.path / f"{host}.pcap").open("wb", buffering=0)
+            self._captures[host].write(FILE_HEADER)
+        return self._captures[host]
 
     def __enter__(self) -> Self:
         return self

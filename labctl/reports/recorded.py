@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from labctl.accounts import Account
-from labctl.check import Verdict, check
+from labctl.check import Verdict
 from labctl.errors import UsageError
 from labctl.history import Event, History, read_events
 from labctl.probes.segments import Captures
@@ -26,7 +26,8 @@ MEND = "give a folder that `labctl run` recorded (its last line names it; --out 
 @dataclass(frozen=True)
 class RecordedRun:
     """One recorded case. `seconds` is wall time, `lab_seconds` time by the lab's clock; `started`
-    is RFC 3339. `about` and `refs` are empty where the scenario can no longer be read."""
+    is RFC 3339. `about` and `refs` are empty where the scenario can no longer be read. `files` are
+    the sizes that the files of the record had in the end, in bytes, as far as they are known."""
 
     folder: Path
     scenario: str
@@ -49,6 +50,7 @@ class RecordedRun:
     processes: tuple[Account, ...]
     why: tuple[str, ...]
     hosts: tuple[str, ...]
+    files: Mapping[str, int]
     history: History = field(repr=False)
 
     @property
@@ -111,6 +113,7 @@ def load(folder: Path) -> RecordedRun:
             processes=tuple(map(Account.of_json, result.get("processes", ()))),
             why=tuple(result.get("why", ())),
             hosts=_hosts(history, scenario),
+            files=result["files"],
             history=history,
         )
     except (KeyError, TypeError, AttributeError) as exc:
@@ -120,19 +123,6 @@ def load(folder: Path) -> RecordedRun:
 def case_of(run: Mapping[str, Any]) -> str:
     """The case of a run in a result document; older ones have its variant alone."""
     return str(run.get("case", variant_words(run.get("variant", {}))))
-
-
-def judge(folder: Path) -> list[Verdict]:
-    """The verdicts on a recorded run, from its scenario and its history, by this version.
-
-    Raises UsageError for a folder that is no run, and for a scenario that this version can't
-    read."""
-    run = load(folder)
-    cases = load_scenario(folder / "scenario.yaml", run.sets)
-    scenario = next((case for case in cases if case.case == run.case), None)
-    if scenario is None:
-        raise UsageError(f"{folder}: scenario.yaml has no variant {run.case!r}")
-    return check(scenario, run.history.events, run.history.captures)
 
 
 def _lack(folder: Path) -> str:
@@ -157,14 +147,18 @@ def _events(folder: Path, lines: Iterable[str]) -> Iterator[Event]:
 def _result(folder: Path) -> dict[str, Any]:
     path = folder / "result.json"
     try:
-        run = json.loads(path.read_text(encoding="utf-8"))["runs"][0]
+        whole = json.loads(path.read_text(encoding="utf-8"))
+        run = whole["runs"][0]
+        files = whole.get("files", {})
+        files = {name: size for name, size in files.items() if isinstance(size, int)}
     except FileNotFoundError:
-        return {"result": "error", "reason": "the run was cut short: it left no result"}
-    except (OSError, ValueError, LookupError, TypeError) as exc:
+        reason = "the run was cut short: it left no result"
+        return {"result": "error", "reason": reason, "files": {}}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as exc:
         raise UsageError(f"{path}: no result document: {exc}") from exc
     if not isinstance(run, dict):
         raise UsageError(f"{path}: no result document: a run is an object")
-    return run
+    return {**run, "files": files}
 
 
 def _scenario(path: Path, sets: Mapping[str, str], case: str) -> Scenario | None:

@@ -22,7 +22,7 @@ from labctl.errors import ScenarioError, UsageError
 from labctl.history import ExecEvent, StepEvent
 from labctl.invoked import command
 from labctl.probes.sockets import State
-from labctl.reports.recorded import judge
+from labctl.rejudge import judge
 from labctl.scenario import load
 from tests.contract.test_nothing_left import DEADLINE, Bench, eventually
 from tests.unit.test_docs import ROOT, blocks

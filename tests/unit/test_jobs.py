@@ -87,6 +87,7 @@ def test_they_run_at_once_and_results_keep_their_order(tmp_path: Path, method: s
     assert [result.folder for result in found] == [tmp_path / "one", tmp_path / "two"]
     for result in found:
         recorded = json.loads((result.folder / "result.json").read_text())
+        assert recorded.pop("files").keys() == {"history.jsonl", "a.ss", "b.ss", "a.pcap", "b.pcap"}
         assert recorded == json.loads(json.dumps(document([result])))
 
 

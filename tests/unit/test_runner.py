@@ -435,8 +435,15 @@ def test_the_folder_of_a_run(watch: Play, tmp_path: Path) -> None:
     first, second = watch(steps, fake), watch(steps, FakeBackend(fake._script))
     assert (first.folder, second.folder) == (tmp_path / "lesson", tmp_path / "lesson-2")
     assert sorted(path.name for path in first.folder.iterdir()) == [
-        "client.ss", "history.jsonl", "result.json", "scenario.yaml", "server.ss"
+        "client.pcap", "client.ss", "history.jsonl", "result.json", "scenario.yaml", "server.pcap",
+        "server.ss",
     ]  # fmt: skip
+    files = json.loads((first.folder / "result.json").read_text())["files"]
+    assert files == {
+        name: (first.folder / name).stat().st_size
+        for host in ("client", "server")
+        for name in (f"{host}.pcap", f"{host}.ss", "history.jsonl")
+    }
     assert (first.folder / "scenario.yaml").read_text() == lesson(steps)
     kinds = [json.loads(line) for line in (first.folder / "history.jsonl").open()]
     assert [e["kind"] for e in kinds[:3]] == ["lab", "counters", "counters"]
