@@ -20,7 +20,7 @@ from labctl.history import (
     StepEvent,
     TroubleEvent,
 )
-from labctl.probes.segments import Captures, Injection, Loss, Segment
+from labctl.probes.segments import FLIGHT, Captures, Injection, Loss, Segment
 from labctl.reports import ladder, recorded
 from labctl.reports.recorded import RecordedRun
 from labctl.reports.rungs import Bar, Ladder
@@ -46,6 +46,7 @@ class Seen(Captures):
         origin: float,
         losses: Sequence[Loss] = (),
         injections: Sequence[Injection] = (),
+        flight: float = FLIGHT,
     ) -> list[Segment]:
         return self._given
 
