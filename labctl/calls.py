@@ -20,13 +20,19 @@ class Call(NamedTuple):
 
 
 @cache
-def peer() -> Any:
-    """The peer program's calls as a module."""
-    spec = importlib.util.spec_from_file_location("labctl_peer", images() / "peer" / "calls.py")
+def part(name: str) -> Any:
+    """A part of the peer program as a module."""
+    file = images() / "peer" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"labctl_peer_{name}", file)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def peer() -> Any:
+    """The peer program's calls as a module."""
+    return part("calls")
 
 
 class CallError(ValueError):

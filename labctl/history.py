@@ -21,6 +21,7 @@ from sys import intern
 from typing import Any, ClassVar, Literal
 
 from labctl.errors import UsageError
+from labctl.probes.output import Output
 from labctl.probes.segments import FLIGHT, Captures, Injection, Loss, Observation, Segment
 from labctl.probes.sockets import RESOLVER, Socket, canonical, lab_sockets, parse_ss
 
@@ -333,9 +334,13 @@ class ProcessState:
     entered: CallEvent | None = None
     under_way: dict[int, CallEvent] = field(default_factory=dict)  # by pid
     obeys: bool = False
-    output: str = ""
-    left_out: int = 0
+    written: Output = field(default_factory=Output)
     left: bool = False
+
+    @property
+    def output(self) -> str:
+        """What it has written, as far as it is recorded."""
+        return self.written.text
 
     @property
     def condition(self) -> str:
@@ -347,8 +352,7 @@ class ProcessState:
     def apply(self, event: ProcessEvent | CallEvent | OutputEvent) -> None:
         """Takes in one event of this process."""
         if isinstance(event, OutputEvent):
-            self.output += event.text
-            self.left_out += event.left_out or 0
+            self.written.add(event.text, event.left_out)
         elif isinstance(event, CallEvent):
             self.entered = event if event.phase == "enter" else None
             if event.phase == "enter":

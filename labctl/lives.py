@@ -63,7 +63,7 @@ def lives(scenario: Scenario, events: Iterable[Event]) -> dict[str, Life]:
         if isinstance(event, ProcessEvent) and event.phase == "start":
             found[event.process] = Life(event.host, event.t)
         elif isinstance(event, ProcessEvent | CallEvent | OutputEvent):
-            if life := found.get(event.process):
+            if (life := found.get(event.process)) and event.start is None:
                 life.apply(event)
         elif isinstance(event, StepEvent) and event.index < len(scenario.steps):
             _note_step(scenario.steps[event.index], event, found)

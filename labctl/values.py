@@ -27,7 +27,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from labctl import signals
+from labctl import patterns, signals
 from labctl.calls import CallError, parse_calls
 from labctl.durations import LONGEST, seconds
 from labctl.probes.sockets import State
@@ -312,8 +312,8 @@ def _text(value: Any) -> str:
 def _regex(value: Any) -> str:
     text = _text(value)
     try:
-        re.compile(text)
-    except re.error as exc:
+        patterns.check(text)
+    except ValueError as exc:
         raise problem(f"{shown(value)} is no regular expression: {exc}") from exc
     return text
 

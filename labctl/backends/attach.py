@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
 import socket
 import struct
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from labctl import messages, signals
 from labctl.backends import Message
+from labctl.calls import part
 from labctl.errors import LabError
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 SAME_CLOCK = 1.0  # seconds; the uptimes of two machines differ by more
 STDERR = 2
+WAITING = 64
+"""So many pieces of what a program writes wait here, before the engine has to."""
 CHUNK = 65536
 KILLED = 128 + signal.SIGKILL
 SIGNALS = {128 + number: name for number, name in signals.NAMES.items()}
@@ -115,8 +119,7 @@ class ForeignChannel(AttachChannel):
 
     def __iter__(self) -> Iterator[Message]:
         yield self._message(kind="process", phase="start")
-        for _, data in self.frames():
-            yield self._message(kind="output", text=data.decode(errors="replace"))
+        yield from self._outputs()
         with suppress(LabError):
             status = self._status()
             name = SIGNALS.get(status)
@@ -125,8 +128,40 @@ class ForeignChannel(AttachChannel):
                     kind="process", phase="exit", exit=None if name else status, signal=name
                 )
 
+    def _outputs(self) -> Iterator[Message]:
+        """What is to be recorded of what it writes: as peer.py does it, see images/peer/written.py.
+        A thread of its own reads it, as moments end without news, too."""
+        frames: queue.Queue[tuple[int, bytes] | None] = queue.Queue(WAITING)
+        streams: dict[int, Any] = {}
+
+        def read() -> None:
+            for frame in self.frames():
+                frames.put(frame)
+            frames.put(None)
+
+        threading.Thread(target=read, daemon=True, name="what a program writes").start()
+        while True:
+            due = min((w.due for w in streams.values() if w.due is not None), default=None)
+            try:
+                frame = frames.get(timeout=None if due is None else max(0.0, due - self._now))
+            except queue.Empty:
+                frame = -1, b""
+            if frame and frame[1]:
+                written = streams.setdefault(frame[0], part("written").Written())
+                written.add(frame[1], self._now)
+            for written in streams.values():
+                ready = written.due is not None and written.due <= self._now
+                if (frame is None or ready) and (found := written.take(frame is None)):
+                    yield {"kind": "output", **found}
+            if frame is None:
+                return
+
+    @property
+    def _now(self) -> float:
+        return time.monotonic() + self._holder.offset
+
     def _message(self, **message: Any) -> Message:
-        return {"t": time.monotonic() + self._holder.offset, **message}
+        return {"t": self._now, **message}
 
 
 # --- A terminal -----------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ from labctl.lease import alone
 LENDERS = {"bullseye": "bookworm"}
 """For each suite whose own Python can't run labctl, the one that lends it its own."""
 PACKAGES = ("iproute2", "mount", "nftables", "procps", "python3", "tcpdump")
-DEPENDENCIES = ("dpkt", "pydantic", "pyyaml")
+DEPENDENCIES = ("dpkt", "pydantic", "pyyaml", "regex")
 """What runs in a guest needs; labctl's other dependencies are for the controller."""
 COMPILE = (
     "python3 -m compileall -q -f --invalidation-mode unchecked-hash "

@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, WithJsonSchema
 
+from labctl import patterns
 from labctl.history import ExecEvent, History, StepEvent
+from labctl.patterns import TooSlow
 from labctl.predicates.finding import Finding, Result
 from labctl.values import brief, problem, shown
 
@@ -53,11 +55,14 @@ class Executed:
         actual = [f"status {event.exit}"]
         decided: list[bool | None] = [self.status in ("any", event.exit)]
         if self.output is not None:
-            found = re.search(self.output, event.output, re.MULTILINE)
-            line = found[0] if found else _last(event.output)
-            actual.append(f"output {line!r}")
-            decided.append(True if found else None if event.left_out else False)
-            if not found and event.left_out:
+            try:
+                found = patterns.search(self.output, event.output)
+                actual.append(f"output {found[0] if found else _last(event.output)!r}")
+                decided.append(True if found else None if event.left_out else False)
+            except TooSlow as exc:
+                actual.append(str(exc))
+                decided.append(None)
+            if event.left_out and decided[-1] is None:
                 actual.append(f"{event.left_out} bytes of it {NOT_RECORDED}")
         elif not decided[0]:
             actual.append(f"output {_last(event.output)!r}")

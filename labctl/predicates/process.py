@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
@@ -10,6 +9,7 @@ from pydantic import Field, ValidationInfo, WithJsonSchema, WrapValidator
 
 from labctl import errnos
 from labctl.history import CallEvent, History, ProcessState
+from labctl.patterns import TooSlow
 from labctl.predicates.finding import Finding, Result
 from labctl.values import (
     Count,
@@ -23,6 +23,8 @@ from labctl.values import (
     unknown,
 )
 
+QUOTED, WIDTH = 200, 500
+"""Characters of a match, and of a line, that are shown."""
 NOT_RECORDED = "are not recorded; have it write less, or into a file"
 OUTCOMES = ("running", "exited", "ok", *errnos.NAMES)
 
@@ -63,12 +65,7 @@ class ProcessPattern(Model):
         if self.signal is not None:
             yield not state.running and state.signal == self.signal, ended
         if self.output is not None:
-            found = re.search(self.output, state.output, re.MULTILINE)
-            line = found[0] if found else state.output.strip().rpartition("\n")[2]
-            if not found and state.left_out:
-                yield None, f"output {line!r}; {state.left_out} bytes of it {NOT_RECORDED}"
-            else:
-                yield found is not None, f"output {line!r}"
+            yield _written(self.output, state)
         about_calls = (self.errno, self.call, self.received) != (None, None, None)
         if about_calls and not state.calls and not state.entered:
             yield None, f"{ended}; a program's calls are not seen, judge exit or output"
@@ -124,7 +121,25 @@ def _log(state: ProcessState) -> tuple[str, ...]:
     ]
     if state.entered:
         lines.append(f"{state.entered.t:.3f} {state.entered.call}: blocked")
-    return (*lines, *state.output.splitlines()[-8:])
+    return (*lines, *(_cut(line, WIDTH) for line in state.written.last_lines(8)))
+
+
+def _written(pattern: str, state: ProcessState) -> tuple[bool | None, str]:
+    try:
+        found = state.written.search(pattern)
+    except TooSlow as exc:
+        return None, str(exc)
+    if found is not None:
+        return True, f"output {_cut(found, QUOTED)!r}"
+    last = state.written.last_lines(1)
+    text = f"output {_cut(last[0], QUOTED) if last else ''!r}"
+    if left_out := state.written.left_out:
+        return None, f"{text}; {left_out} bytes of it {NOT_RECORDED}"
+    return False, text
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 3]}..."
 
 
 def _process_pattern(value: Any, info: ValidationInfo) -> ProcessPattern:
