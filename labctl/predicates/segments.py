@@ -105,8 +105,8 @@ class SegmentsPattern(Model):
         return segment.arrived
 
     def _since(self, history: History) -> list[Segment]:
-        """All segments from where this begins to count."""
-        start = history.labels[self.since] if self.since else float("-inf")
+        """All segments from where this begins to count: none where no step set that label."""
+        start = history.labels.get(self.since, math.inf) if self.since else -math.inf
         segments = [s for s in history.segments() if s.time >= start]
         wanted = self.since_first
         return (
