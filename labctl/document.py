@@ -12,7 +12,7 @@ MAX_NODES and params that multiply beyond MAX_BYTES are mistakes.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,10 @@ MAX_NUMBER = 2**63
 
 Path_ = tuple[str | int, ...]
 Params = Mapping[str, Node]
+HEAD = frozenset({"params", "variants"})
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+PARAM_NAME = "[A-Za-z_][A-Za-z0-9_]*"
+REFERENCE = re.compile(rf"\$\{{({PARAM_NAME})\}}")
 CORE = "tag:yaml.org,2002:"
 TYPED = {CORE + name for name in ("int", "float", "bool", "null")}
 AS_TEXT = {CORE + name for name in ("str", "timestamp", "merge", "value")}
@@ -118,15 +120,19 @@ class Document:
         return root
 
     def expand(self, params: Params | None) -> Expanded:
-        """Plain data with `${name}` replaced from `params`; left alone where that is None."""
-        return self._expansion(params).run(self._root)
+        """Plain data with `${name}` replaced from `params`, and without the HEAD that told of them;
+        all of it as it is written where that is None."""
+        root = self._root if params is None else self._part(lambda key: key not in HEAD)
+        return self._expansion(params).run(root)
 
-    def head(self, keys: frozenset[str]) -> Expanded:
-        """What stands below these keys at the top, as it is written."""
+    def head(self) -> Expanded:
+        """The HEAD alone, as it is written."""
+        return self._expansion(None).run(self._part(HEAD.__contains__))
+
+    def _part(self, wanted: Callable[[str], bool]) -> MappingNode:
         root = self._root
-        kept = [e for e in root.value if isinstance(e[0], ScalarNode) and e[0].value in keys]
-        root = MappingNode(root.tag, kept, root.start_mark, root.end_mark)
-        return self._expansion(None).run(root)
+        kept = [(k, v) for k, v in root.value if wanted(str(k.value))]
+        return MappingNode(root.tag, kept, root.start_mark, root.end_mark)
 
     def values(self, params: Params, names: Iterable[str]) -> Expanded:
         """What these params are, by name, with the params in them replaced."""

@@ -26,7 +26,7 @@ class Given:
     lesser `mistakes` there may be more in time."""
 
     def __init__(self, document: Document) -> None:
-        head = document.head(frozenset({"params", "variants"}))
+        head = document.head()
         self._document = document
         self.mistakes = self._placed(head.mistakes)
         params = head.data.get("params") or {}
@@ -72,10 +72,11 @@ class Given:
         found: dict[frozenset[tuple[str, str]], Choice] = {}
         for variant in self._variants or [{}]:
             params = {**self._params, **variant, **given}
-            values = self._document.values(params, variant)
+            values = self._document.values(params, params)
             self.mistakes += self._placed(values.mistakes)
-            identity = frozenset((name, words(value)) for name, value in values.data.items())
-            found.setdefault(identity, Choice(params, values.data))
+            chosen = {name: values.data[name] for name in variant}
+            identity = frozenset((name, words(value)) for name, value in chosen.items())
+            found.setdefault(identity, Choice(params, chosen))
         return list(found.values())
 
     def _placed(self, mistakes: list[tuple[int, str]]) -> list[Mistake]:

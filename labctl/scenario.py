@@ -10,14 +10,15 @@ from typing import Annotated, Any
 
 from pydantic import (
     BeforeValidator,
+    ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
-    WithJsonSchema,
     WrapValidator,
     field_validator,
     model_validator,
 )
+from pydantic.config import JsonDict
 
 from labctl.backends import BACKENDS, CAPABILITIES, HostSpec, ProcessSpec
 from labctl.document import Document, Expanded, Params, Path_
@@ -32,6 +33,7 @@ from labctl.values import (
     Calls,
     Model,
     Names,
+    ParamName,
     Right,
     SysctlKey,
     SysctlValue,
@@ -40,11 +42,15 @@ from labctl.values import (
     choices,
     known,
     problem,
+    shaped,
     shown,
     unknown,
 )
 from labctl.written import variant_words
 
+NewHost = Annotated[str, shaped("HostName")]
+NewProcess = Annotated[str, shaped("ProcessName")]
+Title = Annotated[Text, shaped("Line")]
 RESERVED = {"localhost", "ip6-localhost"}
 MODIFIERS = {"as", "when", "within", "since", "status", "output", "hint"}
 
@@ -67,16 +73,19 @@ def _scalar(value: Any) -> bool:
     return isinstance(value, str | int | float) and not isinstance(value, bool)
 
 
-Command = Annotated[
-    tuple[Text, ...],
-    BeforeValidator(_command),
-    WithJsonSchema({"type": ["string", "array"], "items": {"type": ["string", "number"]}}),
-]
+Command = Annotated[tuple[Text, ...], BeforeValidator(_command), shaped("Command")]
+
+
+ONE_JOB: JsonDict = {
+    "required": ["calls"],
+    "anyOf": [{"required": ["run"]}, {"required": ["image"]}],
+}
 
 
 class Program(Model):
     """What a process does, and as whom."""
 
+    model_config = ConfigDict(json_schema_extra={"not": ONE_JOB})
     calls: Calls | None = None
     run: Command | None = None
     default: Command | None = None
@@ -109,6 +118,13 @@ class Program(Model):
 class Process(Program):
     """A process among several on a host."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [{"required": ["calls"]}, {"required": ["run"]}],
+            "not": ONE_JOB,
+        }
+    )
+
     @model_validator(mode="after")
     def _some_job(self) -> Process:
         if not self.works:
@@ -121,7 +137,7 @@ class Host(Program):
 
     sysctls: dict[SysctlKey, SysctlValue] = Field(default_factory=dict)
     addresses: Annotated[int, Field(ge=1, le=MAX_ADDRESSES, strict=True)] = 1
-    processes: dict[str, Process] = Field(default_factory=dict)
+    processes: dict[NewProcess, Process] = Field(default_factory=dict)
 
     @property
     def works(self) -> bool:
@@ -152,20 +168,22 @@ AnyStep = Annotated[Step, WrapValidator(_step)]
 Capability = Annotated[
     str,
     BeforeValidator(lambda value: known("capability", value, CAPABILITIES)),
-    WithJsonSchema({"enum": list(CAPABILITIES)}),
+    shaped("Capability"),
 ]
 
 
 class Written(Model):
     """A scenario as it is written: the model behind `labctl schema`."""
 
-    title: Text
+    title: Title
     theme: Text = ""
     about: Text = ""
     refs: list[Text] = Field(default_factory=list)
-    params: dict[str, Any] = Field(default_factory=dict)
-    variants: list[dict[str, Any]] = Field(default_factory=list)
-    hosts: dict[str, Host]
+    params: dict[ParamName, Any] = Field(default_factory=dict)
+    variants: list[Annotated[dict[ParamName, Any], Field(min_length=1)]] = Field(
+        default_factory=list
+    )
+    hosts: Annotated[dict[NewHost, Host], Field(json_schema_extra={"minProperties": 2})]
     steps: list[AnyStep]
     expect: list[Claim] = Field(default_factory=list)
     needs: list[Capability] = Field(default_factory=list)

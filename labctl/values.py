@@ -39,6 +39,8 @@ HOST_NAME = re.compile(
 PROCESS_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 SYSCTL_KEY = re.compile(r"net\.(?:nf_conntrack_max|[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)+)")
 COMPARISON = re.compile(r"(>=|<=|==|!=|>|<)?\s*(\d+)")
+SHAPE = "labctl"
+"""Marks what a name in json_shapes.py takes the place of."""
 OPERATORS: Mapping[str, Callable[[int, int], bool]] = {
     ">=": operator.ge, "<=": operator.le, "==": operator.eq,
     "!=": operator.ne, ">": operator.gt, "<": operator.lt,
@@ -358,43 +360,32 @@ def resolvable(name: str, known: Sequence[str]) -> bool:
     return True
 
 
-_STRING: dict[str, Any] = {"type": "string"}
-_NUMBER_OR_STRING: dict[str, Any] = {"type": ["integer", "string"]}
+def shaped(name: str) -> WithJsonSchema:
+    """The JSON Schema of that name in json_shapes.py."""
+    return WithJsonSchema({"type": "string", SHAPE: name})
 
 
-HostName = Annotated[str, BeforeValidator(_host), WithJsonSchema(_STRING)]
-ProcessName = Annotated[str, BeforeValidator(_process), WithJsonSchema(_STRING)]
-Duration = Annotated[
-    float, BeforeValidator(parse_duration), WithJsonSchema({"type": ["number", "string"]})
-]
-WithinRange = Annotated[
-    Within, BeforeValidator(_within), WithJsonSchema({"type": ["number", "string"]})
-]
-Count = Annotated[Comparison, BeforeValidator(_comparison), WithJsonSchema(_NUMBER_OR_STRING)]
-StateName = Annotated[State, BeforeValidator(_state), WithJsonSchema(_STRING)]
-SignalName = Annotated[
-    str,
-    BeforeValidator(_signal),
-    WithJsonSchema({"enum": [f"{sig}{name}" for sig in ("", "SIG") for name in signals.NUMBERS]}),
-]
-SysctlKey = Annotated[
-    str, BeforeValidator(_sysctl_key), WithJsonSchema({"type": "string", "pattern": "^net\\."})
-]
-SysctlValue = Annotated[str, BeforeValidator(_sysctl_value), WithJsonSchema(_NUMBER_OR_STRING)]
-Label = Annotated[str, BeforeValidator(_label), WithJsonSchema(_STRING)]
-Text = Annotated[str, BeforeValidator(_text), WithJsonSchema({"type": ["string", "number"]})]
-Regex = Annotated[
-    str, BeforeValidator(_regex), WithJsonSchema({"type": "string", "format": "regex"})
-]
+HostName = Annotated[str, BeforeValidator(_host), shaped("HostName")]
+ProcessName = Annotated[str, BeforeValidator(_process), shaped("ProcessName")]
+Duration = Annotated[float, BeforeValidator(parse_duration), shaped("Duration")]
+WithinRange = Annotated[Within, BeforeValidator(_within), shaped("Within")]
+Count = Annotated[Comparison, BeforeValidator(_comparison), shaped("Count")]
+StateName = Annotated[State, BeforeValidator(_state), shaped("State")]
+SignalName = Annotated[str, BeforeValidator(_signal), shaped("SignalName")]
+SysctlKey = Annotated[str, BeforeValidator(_sysctl_key), shaped("SysctlKey")]
+SysctlValue = Annotated[str, BeforeValidator(_sysctl_value), shaped("SysctlValue")]
+Label = Annotated[str, BeforeValidator(_label), shaped("Label")]
+Text = Annotated[str, BeforeValidator(_text), shaped("Text")]
+ParamName = Annotated[str, shaped("ParamName")]
+Regex = Annotated[str, BeforeValidator(_regex), shaped("Regex")]
+Truth = Annotated[bool, Field(strict=True)]
 Right = Annotated[
-    str,
-    BeforeValidator(lambda value: known("right", value, RIGHTS)),
-    WithJsonSchema({"enum": list(RIGHTS)}),
+    str, BeforeValidator(lambda value: known("right", value, RIGHTS)), shaped("Right")
 ]
 Uid = Annotated[
     int | None,
     Field(ge=0, le=65535, strict=True),
     BeforeValidator(lambda value: None if value == "" else value),
-    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0, "maximum": 65535}, {"const": ""}]}),
+    shaped("Uid"),
 ]
-Calls = Annotated[str, BeforeValidator(_calls), WithJsonSchema(_STRING)]
+Calls = Annotated[str, BeforeValidator(_calls), shaped("Calls")]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationInfo, WrapValidator
+from pydantic import ConfigDict, Field, ValidationInfo, WrapValidator
 
 from labctl.history import (
     AddressEvent,
@@ -45,6 +45,8 @@ SOME = Field(min_length=1)
 
 class Predicate(Model):
     """One or more subjects, all of which must hold."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 
     sockets: Annotated[dict[HostName, SocketsClaim], SOME] | None = None
     process: Annotated[dict[ProcessName, ProcessClaim], SOME] | None = None

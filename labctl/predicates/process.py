@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, WithJsonSchema, WrapValidator
+from pydantic import ConfigDict, Field, ValidationInfo, WrapValidator
 
 from labctl import errnos
 from labctl.history import CallEvent, History, ProcessState
@@ -19,6 +19,7 @@ from labctl.values import (
     Text,
     choices,
     problem,
+    shaped,
     shown,
     unknown,
 )
@@ -29,16 +30,32 @@ NOT_RECORDED = "are not recorded; have it write less, or into a file"
 OUTCOMES = ("running", "exited", "ok", *errnos.NAMES)
 
 
+CallName = Annotated[Text, shaped("CallName")]
+CallOutcome = Annotated[Text, shaped("CallOutcome")]
+Errno = Annotated[Text, shaped("Errno")]
+
+
 class ProcessPattern(Model):
     """How a process is, in more detail."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "minProperties": 1,
+            "not": {
+                "properties": {"state": {"const": "running"}},
+                "required": ["state"],
+                "anyOf": [{"required": ["exit"]}, {"required": ["signal"]}],
+            },
+        }
+    )
 
     exit: Annotated[int, Field(ge=0, le=255, strict=True)] | None = None
     signal: SignalName | None = None
     output: Regex | None = None
-    call: Annotated[dict[Text, Text], Field(min_length=1)] | None = None
+    call: Annotated[dict[CallName, CallOutcome], Field(min_length=1)] | None = None
     received: Count | None = None
     state: Literal["running", "exited", "ok"] | None = None
-    errno: Text | None = None
+    errno: Errno | None = None
 
     def judge(self, name: str, history: History) -> Finding:
         """The finding for one process."""
@@ -179,10 +196,5 @@ ProcessClaim = Annotated[
     WrapValidator(
         lambda v, _, info: v if isinstance(v, ProcessPattern) else _process_pattern(v, info)
     ),
-    WithJsonSchema(
-        {
-            "description": "running, exited, ok, an errno, or a mapping",
-            "type": ["string", "object"],
-        }
-    ),
+    shaped("ProcessClaim"),
 ]

@@ -7,7 +7,7 @@ import re
 from itertools import dropwhile
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from labctl.history import History
 from labctl.predicates.finding import Finding, finding
@@ -17,7 +17,9 @@ from labctl.values import (
     HostName,
     Label,
     Model,
+    Truth,
     problem,
+    shaped,
     unknown,
 )
 
@@ -31,9 +33,7 @@ def _flags(value: Any) -> tuple[str, ...]:
 
 
 SEGMENT_FLAGS = ("SYN", "ACK", "FIN", "RST", "PSH", "URG", "data")
-Flags = Annotated[
-    tuple[str, ...], BeforeValidator(_flags), WithJsonSchema({"type": ["string", "array"]})
-]
+Flags = Annotated[tuple[str, ...], BeforeValidator(_flags), shaped("Flags")]
 
 
 class SegmentsPattern(Model):
@@ -45,10 +45,10 @@ class SegmentsPattern(Model):
     count: Count | None = None
     at_least: Annotated[int, Field(ge=0, strict=True)] | None = None
     at_most: Annotated[int, Field(ge=0, strict=True)] | None = None
-    retransmitted: bool | None = None
-    lost: bool | None = None
-    data: bool | None = None
-    injected: bool = False
+    retransmitted: Truth | None = None
+    lost: Truth | None = None
+    data: Truth | None = None
+    injected: Truth = False
     since: Label | None = None
     since_first: Flags | None = None
 

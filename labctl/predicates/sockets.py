@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
 from labctl.explain import describe_socket
 from labctl.history import History
@@ -21,6 +21,7 @@ from labctl.values import (
     StateName,
     names,
     problem,
+    shaped,
 )
 
 
@@ -28,7 +29,7 @@ def _place(value: Any, info: ValidationInfo) -> Place:
     return value if isinstance(value, Place) else parse_place(value, names(info).hosts)
 
 
-SomePlace = Annotated[Place, BeforeValidator(_place), WithJsonSchema({"type": "string"})]
+SomePlace = Annotated[Place, BeforeValidator(_place), shaped("AnyPlace")]
 EVIDENCE = 50
 """How many sockets a verdict shows."""
 SOME = Comparison(">=", 1)
@@ -180,10 +181,5 @@ def summary(sockets: Sequence[Socket]) -> str:
 SocketsClaim = Annotated[
     HostSockets,
     BeforeValidator(lambda v, info: v if isinstance(v, HostSockets) else _patterns(v, info)),
-    WithJsonSchema(
-        {
-            "description": "a state, none, a mapping, or a list of them",
-            "type": ["string", "object", "array"],
-        }
-    ),
+    shaped("SocketsClaim"),
 ]

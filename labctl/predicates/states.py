@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationInfo, WithJsonSchema, WrapValidator
+from pydantic import Field, ValidationInfo, WrapValidator
 
 from labctl.history import History
 from labctl.predicates.finding import Finding, Result
@@ -29,6 +29,7 @@ from labctl.values import (
     known,
     names,
     problem,
+    shaped,
     shown,
 )
 
@@ -218,17 +219,11 @@ def _lasted(value: Any, info: ValidationInfo) -> Lasted:
 PathClaim = Annotated[
     Path,
     WrapValidator(lambda v, _: _path(v)),
-    WithJsonSchema({"type": "array", "items": {"type": "string"}, "minItems": 1}),
+    shaped("PathClaim"),
 ]
 
 LastedClaim = Annotated[
     Lasted,
     WrapValidator(lambda v, _, info: _lasted(v, info)),
-    WithJsonSchema(
-        {
-            "description": "a host and its state, for how long, and the tolerance",
-            "type": "object",
-            "required": ["for"],
-        }
-    ),
+    shaped("LastedClaim"),
 ]

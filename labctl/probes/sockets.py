@@ -74,6 +74,10 @@ def _plain(text: str) -> str:
     return re.sub(r"[-_\s]", "", text).upper()
 
 
+SPELLINGS = frozenset({*map(_plain, State), *_ALIASES})
+"""Every spelling of a state, in capital letters alone."""
+
+
 @lru_cache(1 << 12)
 def canonical(host: str) -> str:
     """The one spelling of an IP address, whoever wrote it: that of RFC 5952, and plain IPv4 for an

@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
-from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from labctl.history import History
 from labctl.predicates import Finding, Predicate
-from labctl.values import OPERATORS, Label, Model, Text, brief, problem, shown
+from labctl.values import OPERATORS, Label, Model, ParamName, Text, brief, problem, shaped, shown
 from labctl.written import same, words
 
 if TYPE_CHECKING:
@@ -50,17 +50,16 @@ def version(text: str) -> tuple[int, ...]:
     return tuple(map(int, match.group().split("."))) if match else ()
 
 
-KernelVersion = Annotated[
-    str, BeforeValidator(_kernel), WithJsonSchema({"type": ["string", "number"]})
-]
+KernelVersion = Annotated[str, BeforeValidator(_kernel), shaped("Kernel")]
+BackendName = Annotated[Text, shaped("Backend")]
 
 
 class When(Model):
     """Where a step runs; everywhere else it is left out."""
 
     kernel: KernelVersion | None = None
-    backend: Text | None = None
-    variant: dict[str, Any] | None = None
+    backend: BackendName | None = None
+    variant: dict[ParamName, Any] | None = None
 
     def lacking(self, kernel: str, backend: str, variant: dict[str, Any]) -> str | None:
         """Why a step does not run here, or None where it does."""

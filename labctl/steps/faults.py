@@ -7,7 +7,15 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, model_validator
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic.config import JsonDict
 
 from labctl import faults
 from labctl.history import InjectEvent, NetEvent, StepEvent, TroubleEvent
@@ -21,10 +29,12 @@ from labctl.values import (
     HostName,
     Label,
     Model,
+    Truth,
     host_names,
     names,
     parse_duration,
     problem,
+    shaped,
     shown,
     unknown,
 )
@@ -72,16 +82,39 @@ def _end(value: Any, info: ValidationInfo) -> End:
     return End(name, port)
 
 
-Side = Annotated[End, BeforeValidator(_end), WithJsonSchema({"type": "string"})]
+Side = Annotated[End, BeforeValidator(_end), shaped("Side")]
+
+
+WITH_DATA: JsonDict = {
+    "anyOf": [
+        {"type": "string", "pattern": r"(?:^|[\s,+|])data(?:[\s,+|]|$)"},
+        {"type": "array", "contains": {"const": "data"}},
+    ]
+}
+WITH_ACK: JsonDict = {
+    "anyOf": [
+        {"type": "string", "pattern": r"ACK|\$\{"},
+        {"type": "array", "contains": {"type": "string", "pattern": r"ACK|\$\{"}},
+    ]
+}
+"""What `flags` look like in the JSON Schema, as far as it depends on them."""
 
 
 class DropPattern(Model):
     """Which segments are lost, where, and how many."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [{"required": ["from"]}, {"required": ["to"]}],
+            "if": {"properties": {"bare": {"const": True}}, "required": ["bare"]},
+            "then": {"required": ["flags"], "not": {"properties": {"flags": WITH_DATA}}},
+        }
+    )
+
     from_: Side | None = Field(None, alias="from")
     to: Side | None = None
     flags: Flags = ()
-    bare: bool = False
+    bare: Truth = False
     count: Annotated[int, Field(ge=1, le=MOST_LOST, strict=True)] | None = None
     at: Literal["sender", "receiver"] = "receiver"
 
@@ -222,13 +255,15 @@ def _delay(value: Any) -> float:
     return seconds
 
 
-Percent = Annotated[float, BeforeValidator(_percent), WithJsonSchema({"type": "string"})]
-Rate = Annotated[str, BeforeValidator(_rate), WithJsonSchema({"type": "string"})]
-Delay = Annotated[float, BeforeValidator(_delay), WithJsonSchema({"type": ["number", "string"]})]
+Percent = Annotated[float, BeforeValidator(_percent), shaped("Percent")]
+Rate = Annotated[str, BeforeValidator(_rate), shaped("Rate")]
+Delay = Annotated[float, BeforeValidator(_delay), shaped("Delay")]
 
 
 class NetPattern(Model):
     """What happens to all that a host sends."""
+
+    model_config = ConfigDict(json_schema_extra={"dependentRequired": {"reorder": ["delay"]}})
 
     delay: Delay | None = None
     loss: Percent | None = None
@@ -238,7 +273,7 @@ class NetPattern(Model):
 
     @model_validator(mode="after")
     def _reorders_what_waits(self) -> NetPattern:
-        if self.reorder and not self.delay:
+        if self.reorder is not None and not self.delay:
             raise problem("'reorder' needs a 'delay': some segments overtake those that wait")
         return self
 
@@ -293,22 +328,31 @@ def _payload(value: Any) -> str:
     return value
 
 
-Number = Annotated[
-    faults.Position,
-    BeforeValidator(_position),
-    WithJsonSchema({"type": ["integer", "string"]}),
+Number = Annotated[faults.Position, BeforeValidator(_position), shaped("SequenceNumber")]
+Payload = Annotated[
+    str,
+    BeforeValidator(_payload),
+    WithJsonSchema({"type": "string", "maxLength": MOST_PAYLOAD}),
 ]
 
 
 class InjectPattern(Model):
     """A segment, and the connection that it is meant for."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "not": {"properties": {"flags": WITH_DATA}, "required": ["flags"]},
+            "if": {"required": ["ack"]},
+            "then": {"properties": {"flags": WITH_ACK}},
+        }
+    )
+
     from_: Side = Field(alias="from")
     to: Side
     flags: Flags
     seq: Number = faults.Position()
     ack: Number | None = None
-    payload: Annotated[str, BeforeValidator(_payload)] = ""
+    payload: Payload = ""
     connection: Annotated[int, Field(ge=1, strict=True)] | None = None
 
     @model_validator(mode="after")

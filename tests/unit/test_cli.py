@@ -257,21 +257,6 @@ def test_shipped_scenarios_fit_the_schema(path: Path) -> None:
         validator.validate(read.expand(choice.params).data)
 
 
-@pytest.mark.parametrize(
-    "steps",
-    [
-        "[{strat: server}]", "[{start: server, stop: server}]", "[7]", "{}", "[{wait: LISTEN}]",
-        "[{wait: {sockts: {server: none}}}]", "[{note: a, within: 5s}]", "[{call: close}]",
-        "[{signal: {server: TREM}}]", "[{note: a, when: {kernel: [6]}}]",
-    ],
-)  # fmt: skip
-def test_the_schema_finds_mistakes(steps: str) -> None:
-    jsonschema = pytest.importorskip("jsonschema")
-    text = f"title: t\nhosts: {{server: {{calls: close}}, client: {{}}}}\nsteps: {steps}\n"
-    validator = jsonschema.Draft202012Validator(schema())
-    assert list(validator.iter_errors(Document("t", text).expand(None).data))
-
-
 # Reports
 
 
