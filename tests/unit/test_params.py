@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -306,6 +307,24 @@ def test_when_wants_a_variant_of_the_same_type() -> None:
         [None, "variant has v 1, not null"],
         ["variant has v none, not 1", "variant has v none, not null"],
     ]
+
+
+def test_a_case_needs_no_param_of_another() -> None:
+    text = f"title: t\nvariants: [{{x: 1, v: '${{x}}'}}, {{v: 2}}]\n{HOSTS}steps: []\n"
+    assert [one.label for one in cases(text)] == ["case (x 1, v 1)", "case (v 2)"]
+    text = f"title: t\nparams: {{p: '${{x}}'}}\nvariants: [{{x: 1}}, {{p: 3}}]\n{HOSTS}steps: []\n"
+    assert [one.label for one in cases(text)] == ["case (x 1)", "case (p 3)"]
+    assert mistakes(text.replace("{p: 3}", "{q: 3}")) == [
+        (2, "unknown param ${x}; allowed: p, q")
+    ]  # fmt: skip
+
+
+def test_a_case_goes_to_another_process() -> None:
+    """With what it knows of how its values were written."""
+    text = f"title: t\nvariants: [{{v: 6.20, n: 010, f: true}}]\n{HOSTS}steps:\n  - note: ${{v}}\n"
+    one = case(text)
+    again = pickle.loads(pickle.dumps(one))
+    assert (again.label, again) == ("case (v 6.20, n 010, f true)", one)
 
 
 def test_older_records_have_a_variant_alone(tmp_path: Path) -> None:
