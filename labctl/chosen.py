@@ -61,12 +61,12 @@ def _meant(text: str) -> list[Path]:
     path = Path(text)
     if (path / HISTORY).exists():
         return [path]
-    if path.is_dir():
-        return _within(path) or [path]
-    if path.exists() or text.startswith((".", "/")):
-        return [path]
+    if path.is_dir() and (below := _within(path)):
+        return below
     if found := _named(text):
         return found
+    if path.exists() or text.startswith((".", "/")):
+        return [path]
     close = get_close_matches(text, names(), n=1, cutoff=0.55)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise UsageError(

@@ -39,6 +39,10 @@ def test_scenarios_are_there_by_name(installed: Path) -> None:
     done = run("labctl", "validate", "fin_wait_2", "hours", PYTHONPATH=str(installed))
     assert done.returncode == 0, done.stderr
     assert "scenarios" in done.stdout
+    done = run("labctl", "validate", "scenarios", PYTHONPATH=str(installed))
+    assert (done.returncode, done.stderr) == (0, "")
+    shown = run("labctl", "show", "fin_wait_2", PYTHONPATH=str(installed)).stdout
+    assert shown == (ROOT / "scenarios" / "fin_wait_2.yaml").read_text("utf-8")
     listed = run("labctl", "list", PYTHONPATH=str(installed)).stdout
     assert listed == run("labctl", "list").stdout
 

@@ -51,6 +51,8 @@ def test_a_name_is_its_newest_run(record: Record) -> None:
     assert chosen.find(["leak"], False) == [new]
     assert chosen.find(["leak_more"], False) == [other]
     assert chosen.find(["servers/leak"], False) == [new]
+    Path("leak").mkdir()  # with nothing in it
+    assert chosen.find(["leak"], False) == [new]
     assert old not in chosen.find(["leak", "leak_more"], False)
 
 
