@@ -39,7 +39,9 @@ class Commands(click.Group):
     def main(self, *args: Any, **extra: Any) -> NoReturn:
         """Runs a command; see README for what each exit status means."""
         from labctl.errors import LabctlError
+        from labctl.invoked import see_all_tools
 
+        see_all_tools()
         gc.set_threshold(50_000)  # what is imported stays: looking for garbage in it takes long
         prepare()
         try:

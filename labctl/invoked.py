@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import sys
 from pathlib import Path
+
+
+def see_all_tools() -> None:
+    """Has the administrator's programs found, such as nft(8): on Debian the PATH of others has them
+    not."""
+    if path := os.environ.get("PATH"):
+        more = [folder for folder in ("/usr/sbin", "/sbin") if folder not in path.split(":")]
+        os.environ["PATH"] = ":".join([path, *more])
 
 
 def command() -> str:

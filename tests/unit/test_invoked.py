@@ -78,6 +78,17 @@ def test_a_program_that_uses_labctl_names_its_labctl(
     assert invoked.command() == str(SCRIPT)
 
 
+def test_programs_of_the_administrator_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    for path, seen in {
+        "/usr/bin:/bin": "/usr/bin:/bin:/usr/sbin:/sbin",
+        "/sbin:/usr/sbin": "/sbin:/usr/sbin",
+        "": "",
+    }.items():
+        monkeypatch.setenv("PATH", path)
+        invoked.see_all_tools()
+        assert os.environ["PATH"] == seen
+
+
 # The help's examples
 
 
