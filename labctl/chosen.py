@@ -61,7 +61,7 @@ def _meant(text: str) -> list[Path]:
     path = Path(text)
     if (path / HISTORY).exists():
         return [path]
-    if path.is_dir() and (below := _within(path)):
+    if path.is_dir() and (below := sorted({*_within(path), *_without_history(path)})):
         return below
     if found := _named(text):
         return found
@@ -79,7 +79,8 @@ def _named(text: str) -> list[Path]:
     """The newest run of a case, with all that ran of the same scenario along with it."""
     case = text.rpartition("/")[2]
     last = _last()
-    found = [path for path in {*_within(default_folder()), *last} if _is_of(path, case)]
+    known = (path for path in {*_within(default_folder()), *last} if (path / HISTORY).exists())
+    found = [path for path in known if _is_of(path, case)]
     if not found:
         return []
     newest = max(found, key=lambda path: (path / HISTORY).stat().st_mtime_ns)
@@ -111,6 +112,12 @@ def _within(folder: Path) -> list[Path]:
     return sorted(path.parent for depth in DEPTHS for path in folder.glob(f"{depth}/{HISTORY}"))
 
 
+def _without_history(folder: Path) -> list[Path]:
+    """The runs in a folder that have lost theirs, which is for who reads them to say."""
+    found = (path.parent for depth in DEPTHS for path in folder.glob(f"{depth}/result.json"))
+    return [path for path in found if (path / "scenario.yaml").exists()]
+
+
 def _last_file() -> Path:
     return default_folder().parent / "last"
 
@@ -120,4 +127,4 @@ def _last() -> list[Path]:
         lines = _last_file().read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
         return []
-    return [path for path in map(Path, lines) if (path / HISTORY).exists()]
+    return [path for path in map(Path, lines) if path.is_dir()]

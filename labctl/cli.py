@@ -220,7 +220,7 @@ def _also(results: list[RunResult], files: dict[str, Path | None]) -> None:
     if not results or not (wanted or step_summary.wanted()):
         return
     from labctl.reports.markdown import summary
-    from labctl.reports.recorded import load
+    from labctl.reports.recorded import load, told_apart
 
     recorded: list[RecordedRun] = []
 
@@ -231,7 +231,7 @@ def _also(results: list[RunResult], files: dict[str, Path | None]) -> None:
         keep(f"{found.scenario.label} in the reports", partial(read, found.folder))
     for name, path in wanted.items():
         keep(str(path), partial(reports.write, name, recorded, path))
-    step_summary.add(partial(summary, recorded))
+    step_summary.add(partial(summary, told_apart(recorded)))
 
 
 @main.command()

@@ -14,6 +14,7 @@ import json
 import platform
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +24,11 @@ from labctl import dispatch, images, workflow
 from labctl.backends import BACKENDS, Progress
 from labctl.check import overall
 from labctl.document import Document
-from labctl.errors import LabctlError, UsageError
+from labctl.errors import LabctlError, LabError, UsageError
 from labctl.history import ExecEvent, History, read_events
 from labctl.kernels import root
 from labctl.kernels.initramfs import sources
-from labctl.reports.comparison import Seen
+from labctl.reports.comparison import NEVER_RUN, NOT_RUN, Seen
 from labctl.reports.recorded import case_of
 from labctl.runner import RunResult, document, now
 from labctl.scenario import Scenario, load_document
@@ -80,8 +81,10 @@ class Place:
 
     @property
     def slug(self) -> str:
-        """The same for names of files."""
-        return re.sub(r"[^A-Za-z0-9._]+", "-", self.name).strip("-")
+        """The same for names of files, of this place alone."""
+        plain = re.sub(r"[^A-Za-z0-9._]+", "-", self.name).strip("-")
+        clear = re.fullmatch(r"[A-Za-z0-9._:, ]+", self.name)
+        return plain if clear else f"{plain}-{_digest(self.name)[:6]}"
 
     @property
     def options(self) -> list[str]:
@@ -159,7 +162,8 @@ class Matrix:
         self._cases, self._sets, self._out = cases, sets, out
         (self._look,) = load_document(Document("labctl matrix", LOOK), LOOK, "place", {})
         parts = (list(sources().items()), sorted(sets.items()))
-        self._key = hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
+        self._key = _digest(repr(parts))[:8]
+        self._alike = Counter(map(_identity, cases))
 
     def fill(self, place: Place, jobs: int | None, say: Progress) -> None:
         """Runs the cases that have no result at a place yet. Where a place can't be had, that is
@@ -167,18 +171,20 @@ class Matrix:
         ended by then is kept."""
         folder = self.folder(place)
         runs = _runs(folder)
-        missing = [case for case in self._cases if not _lasting(_latest(case, runs), place)]
+        missing = [case for case in self._cases if not _lasting(self._latest(case, runs), place)]
         say(f"{place.name}: {len(missing)} of {len(self._cases)} cases to run")
-        if missing:
-            try:
+        try:
+            if missing:
                 self._run(place, missing, folder, jobs, say)
-            except LabctlError as exc:
-                with RunFolder(workflow.place(self._look, folder), self._look.text) as record:
-                    record.finish(document([_skipped(self._look, place, str(exc), record.path)]))
-        seen = self.seen(place)
+        except LabctlError as exc:
+            with RunFolder(workflow.place(self._look, folder), self._look.text) as record:
+                record.finish(document([_not_had(self._look, place, exc, record.path)]))
+        finally:
+            seen = self.seen(place)
+            if folder.is_dir():
+                _write(folder / "result.json", seen.document)
         if seen.reason:
             say(f"{place.name}: {seen.reason}")
-        _write(folder / "result.json", seen.document)
 
     def _run(
         self, place: Place, cases: list[Scenario], folder: Path, jobs: int | None, say: Progress
@@ -196,20 +202,49 @@ class Matrix:
     def seen(self, place: Place) -> Seen:
         """What is known of a place, from its folder alone."""
         runs = _runs(self.folder(place))
-        found = [run for case in self._cases if (run := _latest(case, runs))]
+        found = [run for case in self._cases if (run := self._latest(case, runs))]
         look = next((run for run in reversed(runs) if run["text"] == self._look.text), None)
-        reason = look.get("reason") if look else "not run yet; leave --show out"
+        blank, reason = NOT_RUN, None
+        if look is None and not found:
+            blank, reason = NEVER_RUN, "not run yet; leave --show out"
+        elif look and look["result"] != "pass":
+            blank, reason = look["result"], look.get("reason") or f"see {look['dir']}"
+        results = [run["result"] for run in found]
+        if len(found) < len(self._cases) or not found:
+            results.append("unknown" if blank in (NOT_RUN, NEVER_RUN) else blank)
+        else:
+            reason = None
         document = {
             "version": "1",
-            "result": overall(run["result"] for run in found) if found else "skip",
+            "result": overall(results),
             "runs": [{key: run[key] for key in run if key != "text"} for run in found],
         }
         environment = (found[-1] if found else look or {}).get("environment", {})
-        return Seen(place.name, reason, environment, document, _sysctls(look))
+        return Seen(place.name, reason, environment, document, _sysctls(look), blank)
 
     def folder(self, place: Place) -> Path:
         """Where the results of a place are."""
         return self._out / f"{place.slug}-{self._key}"
+
+    def _latest(self, case: Scenario, runs: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
+        """The latest run of a case, whatever came of it. Its text tells it from others, and where
+        another file has the same, the file."""
+        identity = _identity(case)
+        own = [
+            run
+            for run in runs
+            if (run["scenario"], case_of(run), run["text"]) == identity
+            and (self._alike[identity] == 1 or run["source"] == case.source)
+        ]
+        return {**own[-1], "source": case.source} if own else None
+
+
+def _identity(case: Scenario) -> tuple[str, str, str]:
+    return case.name, case.case, case.text
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _runs(folder: Path) -> list[dict[str, Any]]:
@@ -220,18 +255,11 @@ def _runs(folder: Path) -> list[dict[str, Any]]:
         try:
             run = json.loads(path.read_text(encoding="utf-8"))["runs"][0]
             text = (path.parent / "scenario.yaml").read_text(encoding="utf-8")
-            found.append((path.stat().st_mtime_ns, {**run, "dir": str(path.parent), "text": text}))
+            began = (str(run["started"]), path.stat().st_mtime_ns)
+            found.append((began, {**run, "dir": str(path.parent), "text": text}))
         except (OSError, ValueError, LookupError, TypeError):
             continue
     return [run for _, run in sorted(found, key=lambda entry: entry[0])]
-
-
-def _latest(case: Scenario, runs: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The latest run of a case that was judged, or else the latest."""
-    identity = (case.name, case.case, case.text)
-    own = [r for r in runs if (r["scenario"], case_of(r), r["text"]) == identity]
-    own.sort(key=lambda run: run["result"] in ("pass", "fail", "unknown"))
-    return {**own[-1], "source": case.source} if own else None
 
 
 def _lasting(run: Mapping[str, Any] | None, place: Place) -> bool:
@@ -243,11 +271,12 @@ def _lasting(run: Mapping[str, Any] | None, place: Place) -> bool:
     return bool(place.kernel) or (run["result"] != "skip" and here)
 
 
-def _skipped(case: Scenario, place: Place, reason: str, folder: Path) -> RunResult:
+def _not_had(case: Scenario, place: Place, why: LabctlError, folder: Path) -> RunResult:
+    """A place that could not be had; where a lab failed that is an error."""
     return RunResult(
         scenario=case,
-        result="skip",
-        reason=reason,
+        result="error" if why.exit_status == LabError.exit_status else "skip",
+        reason=str(why),
         backend=place.backend,
         environment={"kernel": None, "os": place.os or None, "engine": None},
         started=now(),

@@ -118,7 +118,9 @@ def matrix(
     from labctl.check import overall
     from labctl.reports.comparison import compare
 
-    found = compare([whole.seen(place) for place in places], [case.label for case in cases])
+    found = compare(
+        [whole.seen(place) for place in places], [(case.label, case.source) for case in cases]
+    )
     _show(found, form)
     if interrupted:
         tell(f"labctl: {WAS_INTERRUPTED}")

@@ -26,6 +26,9 @@ REPORTS: dict[str, str] = {
 def write(name: str, runs: Sequence[RecordedRun], path: Path) -> None:
     """Writes the runs as a report of that name to a file; several as HTML, each to a page of its
     own beside it. Raises OSError."""
+    from labctl.reports.recorded import told_apart
+
+    runs = told_apart(runs)
     if name == "html" and len(runs) > 1:
         _write_pages(runs, path)
     else:
@@ -43,8 +46,10 @@ def _write_pages(runs: Sequence[RecordedRun], path: Path) -> None:
 
 def render(name: str, runs: Sequence[RecordedRun]) -> str:
     """The runs as a report of that name."""
+    from labctl.reports.recorded import told_apart
+
     module, _, function = REPORTS[name].partition(":")
     found: Callable[[Sequence[RecordedRun]], str] = getattr(
         importlib.import_module(module), function
     )
-    return found(runs)
+    return found(told_apart(runs))

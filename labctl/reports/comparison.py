@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from labctl.check import Verdict
 from labctl.predicates.states import LEAST_TOLERANCE, TOLERANCE
+from labctl.reports.names import told_apart
 from labctl.reports.recorded import case_of
 from labctl.reports.rungs import claim_words
 
@@ -29,6 +30,9 @@ TITLES: dict[Kind, str] = {
     "sysctl": "Sysctls of a new host",
 }
 ABSENT = "not there"
+NOT_RUN, NEVER_RUN = "not run", "never run"
+"""Of a case that a place has no run of; and where the place was never tried."""
+NOT_GOOD = ("fail", "unknown", "error", NOT_RUN, NEVER_RUN)
 
 WAITED = re.compile(r" after (\d+\.\d+) s$")
 LASTED = re.compile(r" for [\d.]+ s, give or take ")
@@ -40,18 +44,19 @@ and how explain.py tells of a counter."""
 
 @dataclass(frozen=True)
 class Seen:
-    """What is known of a place: why it could not be had when it was last tried, if so; its
-    `environment` and result document as runs have them; and its sysctls."""
+    """What is known of a place: why there is not more, if so; its `environment` and result document
+    as runs have them; its sysctls; and what is said of a case that has not run there."""
 
     name: str
     reason: str | None
     environment: Mapping[str, Any]
     document: Mapping[str, Any]
     sysctls: Mapping[str, str]
+    blank: str = "skip"
 
     @property
     def result(self) -> str:
-        """Of all cases together; `skip` where none has run."""
+        """Of all cases together; one that was never run is unknown."""
         return str(self.document["result"])
 
     @property
@@ -80,7 +85,7 @@ class Row:
         """Whether it is to be shown first: it differs, or did not pass."""
         return self.differs or (
             self.kind in ("result", "claim")
-            and any(cell.partition(":")[0] in ("fail", "unknown", "error") for cell in self.cells)
+            and any(cell.partition(":")[0] in NOT_GOOD for cell in self.cells)
         )
 
 
@@ -115,22 +120,45 @@ class Comparison:
                 found.append(Section(kind, title, heads, cells))
         return found
 
+    @property
+    def nothing(self) -> str:
+        """What there is to say where no row is to be shown first; else empty."""
+        if self.sections(first=True):
+            return ""
+        results = {
+            cell.partition(":")[0] for r in self.rows if r.kind == "result" for cell in r.cells
+        }
+        if results <= {"skip"}:
+            return "Nothing could be run at any of these places."
+        skipped = [place.name for place in self.places if place.reason]
+        rest = f" Not everything could be run: see {', '.join(skipped)}." if skipped else ""
+        return f"Nothing differs, and nothing failed.{rest}"
+
     def as_json(self) -> dict[str, Any]:
         """For programs."""
         return {
             "version": "1",
-            "places": [{"result": p.result, **asdict(p)} for p in self.places],
+            "places": [{"result": p.result, **_without_blank(asdict(p))} for p in self.places],
             "rows": [asdict(row) for row in self.rows],
         }
 
 
-def compare(places: Sequence[Seen], cases: Iterable[str] = ()) -> Comparison:
-    """All rows that the documents of some places give, and one at least for each of these cases, by
-    their labels."""
-    runs = [{_label(run): run for run in place.document["runs"]} for place in places]
+def _without_blank(place: dict[str, Any]) -> dict[str, Any]:
+    del place["blank"]  # the cells have it
+    return place
+
+
+Case = tuple[str, str]
+"""A case of a comparison: its label, and the file that it is from. Two may have the same label."""
+
+
+def compare(places: Sequence[Seen], cases: Iterable[Case] = ()) -> Comparison:
+    """All rows that the documents of some places give, and one at least for each of these cases."""
+    runs = [{_case(run): run for run in place.document["runs"]} for place in places]
     rows: list[Row] = []
-    for case in dict.fromkeys([*cases, *(label for found in runs for label in found)]):
-        at = [found.get(case) for found in runs]
+    found = list(dict.fromkeys([*cases, *(case for known in runs for case in known)]))
+    for identity, case in zip(found, told_apart(found), strict=True):
+        at = [known.get(identity) for known in runs]
         rows.append(_results(case, at, places))
         rows += _rows("claim", case, [dict(_claims(run)) for run in at], _unlike)
         rows += _rows("duration", case, [dict(_durations(run)) for run in at], _apart, _span)
@@ -150,8 +178,7 @@ Span = tuple[float, float]
 
 def _results(case: str, runs: Sequence[Mapping[str, Any] | None], places: Sequence[Seen]) -> Row:
     found = [_result(run) if run else "" for run in runs]
-    blank = ("skip" if place.reason else "not run" for place in places)
-    cells = tuple(cell or other for cell, other in zip(found, blank, strict=True))
+    cells = tuple(cell or place.blank for cell, place in zip(found, places, strict=True))
     return Row("result", case, "", cells, _unlike([cell for cell in found if cell]))
 
 
@@ -182,9 +209,9 @@ def _one_sided(counts: list[int]) -> bool:
     return any(counts) and not all(counts)
 
 
-def _label(run: Mapping[str, Any]) -> str:
-    case = case_of(run)
-    return f"{run['scenario']} ({case})" if case else str(run["scenario"])
+def _case(run: Mapping[str, Any]) -> Case:
+    case, name = case_of(run), str(run["scenario"])
+    return f"{name} ({case})" if case else name, str(run.get("source", ""))
 
 
 def _result(run: Mapping[str, Any]) -> str:

@@ -81,7 +81,7 @@ def _sections(found: Comparison, first: bool, rank: int) -> Iterator[Part]:
     for section in sections:
         yield from _section(section, rank)
     if not sections:
-        yield _part(0, "Nothing.", "")
+        yield _part(0, _safe(found.nothing) or "Nothing.", "")
 
 
 def _section(section: Section, rank: int) -> Iterator[Part]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from labctl.history import Event, History, StepEvent
 from labctl.invoked import command
 from labctl.output import tell
+from labctl.reports.names import told_apart
 from labctl.runner import RunResult, Watcher
 from labctl.scenario import Scenario
 
@@ -88,7 +89,7 @@ class PlainBoard:
     """A line a finished case on stderr, for logs. See `Board`."""
 
     def __init__(self, cases: Sequence[Scenario]) -> None:
-        self._cases = cases
+        self._names = told_apart((case.label, case.source) for case in cases)
 
     def __enter__(self) -> PlainBoard:
         return self
@@ -107,7 +108,7 @@ class PlainBoard:
 
     def ended(self, number: int, result: RunResult) -> None:
         reason = f": {result.reason}" if result.reason else ""
-        self.say(f"{result.result:7} {self._cases[number].label}  {result.seconds:.1f} s{reason}")
+        self.say(f"{result.result:7} {self._names[number]}  {result.seconds:.1f} s{reason}")
 
     def tick(self) -> None:
         pass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
@@ -15,6 +15,7 @@ from labctl.check import Verdict
 from labctl.errors import UsageError
 from labctl.history import Event, History, read_events
 from labctl.probes.segments import Captures
+from labctl.reports import names
 from labctl.reports.ladder import Ladder, rows
 from labctl.scenario import Scenario
 from labctl.scenario import load as load_scenario
@@ -52,11 +53,12 @@ class RecordedRun:
     hosts: tuple[str, ...]
     files: Mapping[str, int]
     history: History = field(repr=False)
+    name: str = ""
 
     @property
     def label(self) -> str:
-        """`so_reuseaddr (old plain, new both)`."""
-        return f"{self.scenario} ({self.case})" if self.case else self.scenario
+        """`so_reuseaddr (old plain, new both)`, or the `name` that it has among others."""
+        return self.name or (f"{self.scenario} ({self.case})" if self.case else self.scenario)
 
     @property
     def place(self) -> str:
@@ -118,6 +120,14 @@ def load(folder: Path) -> RecordedRun:
         )
     except (KeyError, TypeError, AttributeError) as exc:
         raise UsageError(f"{folder / 'result.json'}: no result document: {exc}") from exc
+
+
+def told_apart(runs: Iterable[RecordedRun]) -> list[RecordedRun]:
+    """The same runs, each with a label of its own: where several have one, with their files, or
+    their folders."""
+    found = list(runs)
+    words = [(run.label, run.source, run.folder.name) for run in found]
+    return [replace(r, name=n) for r, n in zip(found, names.told_apart(words), strict=True)]
 
 
 def case_of(run: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ from labctl.history import Event, History, SocketsEvent, StepEvent
 from labctl.invoked import command
 from labctl.probes.sockets import Socket
 from labctl.reports import tables
+from labctl.reports.names import told_apart
 from labctl.reports.rungs import behind, claim_words, clean
 from labctl.runner import WAS_INTERRUPTED, RunResult
 from labctl.scenario import Scenario
@@ -64,11 +65,12 @@ def print_runs(
             _print_where([run], out)
             out.print()
     table = tables.table("", "scenario", "variant", "seconds", "")
-    for run in runs:
+    names = told_apart((run.scenario.label, run.scenario.source) for run in runs)
+    for run, name in zip(runs, names, strict=True):
         style = STYLES[run.result]
         table.add_row(
             Text(f"{SYMBOLS[run.result]} {run.result}", style),
-            Text(run.scenario.name),
+            Text(run.scenario.name + name.removeprefix(run.scenario.label)),
             Text(run.scenario.case),
             f"{run.seconds:.1f}",
             escape(run.reason or ""),
@@ -189,10 +191,8 @@ def print_comparison(found: Comparison, out: Console) -> None:
         for p in found.places
     ]
     tables.print_table(out, ["", "place", "kernel", "system", ""], places)
-    if all(place.reason for place in found.places):
-        out.print("\nNothing has been run at any of these places.")
-    elif not found.sections(first=True):
-        out.print("\nNothing differs, and nothing failed.")
+    if found.nothing:
+        out.print(Text(f"\n{found.nothing}"))
     for first, heading in ((True, "What differs or did not pass"), (False, "Everything")):
         for section in found.sections(first):
             if first or section.kind != "claim":
@@ -292,6 +292,7 @@ class LiveBoard(_Drawn):
 
     def __init__(self, cases: Sequence[Scenario], out: Console) -> None:
         self._cases = cases
+        self._names = told_apart((case.label, case.source) for case in cases)
         self._began = time.monotonic()
         self._running: dict[int, tuple[float, Doing | None]] = {}
         self._done: list[RunResult] = []
@@ -316,10 +317,10 @@ class LiveBoard(_Drawn):
 
     def _draw(self) -> RenderableType:
         now = time.monotonic()
-        width = min(max(len(case.label) for case in self._cases), self._out.width * 2 // 5)
+        width = min(max(map(len, self._names)), self._out.width * 2 // 5)
         lines = []
         for number, (since, step) in self._running.items():
-            label, steps = self._cases[number].label, len(self._cases[number].steps)
+            label, steps = self._names[number], len(self._cases[number].steps)
             at, text = (step.index + 1, step.text) if step else (0, "bringing the lab up")
             line = f"{label[:width]:{width}} {at:3}/{steps:<3} {now - since:5.1f} s  {text}"
             lines.append(_line(line, ""))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,6 +43,17 @@ def test_a_folder_and_a_folder_of_folders(record: Record, tmp_path: Path) -> Non
     assert chosen.find([str(one)], False) == [one]
     assert chosen.find(["out"], False) == [Path("out/1"), Path("out/2/deep")]
     assert chosen.find([str(two), str(two)], False) == [two, two]
+
+
+def test_a_run_that_has_lost_its_history_is_not_passed_over(record: Record, tmp_path: Path) -> None:
+    """Among others it is for `check` to say what is missing."""
+    one, two = record("a-1", "a", tmp_path / "out"), record("a-2", "a", tmp_path / "out")
+    (two / "scenario.yaml").touch()
+    chosen.remember([one, two])
+    (two / chosen.HISTORY).unlink()
+    assert chosen.find(["out"], False) == [Path("out/a-1"), Path("out/a-2")]
+    assert chosen.find([], True) == [one, two]
+    assert chosen.find(["a"], False) == [one]
 
 
 def test_a_name_is_its_newest_run(record: Record) -> None:
@@ -83,7 +95,7 @@ def test_the_last_ones_are_known_wherever_they_were_recorded(
     assert chosen.find([], True) == [one, two]
     assert chosen.find(["a"], False) == [one, two]
     assert chosen.find([str(two)], True) == [one, two, two]
-    (one / chosen.HISTORY).unlink()
+    shutil.rmtree(one)
     assert chosen.find([], True) == [two]
 
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import re
 import shlex
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +16,21 @@ import pytest
 from rich.console import Console
 
 from labctl.check import Verdict
-from labctl.errors import UsageError
+from labctl.errors import LabError, Unavailable, UsageError
 from labctl.explain import COUNTED
 from labctl.history import ExecEvent
 from labctl.matrix import LOOK, SYSCTLS, Matrix, Place, github, places
 from labctl.matrix_command import matrix
 from labctl.reports import html, markdown
-from labctl.reports.comparison import ABSENT, Comparison, Row, Seen, compare
+from labctl.reports.comparison import (
+    ABSENT,
+    NEVER_RUN,
+    NOT_RUN,
+    Comparison,
+    Row,
+    Seen,
+    compare,
+)
 from labctl.reports.terminal import print_comparison
 from labctl.store import RunFolder
 from tests.fake import FakeBackend, play, scenario
@@ -270,8 +282,58 @@ def test_nothing_differs() -> None:
     found = compare([seen("a", same), seen("b", same)])
     out = io.StringIO()
     print_comparison(found, Console(file=out, width=110))
-    assert "Nothing differs, and nothing failed." in out.getvalue()
-    assert "Nothing." in markdown.comparison(found)
+    for text in (out.getvalue(), markdown.comparison(found), html.comparison(found)):
+        assert "Nothing differs, and nothing failed." in text
+
+
+def words_of(found: Comparison) -> str:
+    """What the table says, with its width out of the way."""
+    out = io.StringIO()
+    print_comparison(found, Console(file=out, width=300))
+    return out.getvalue()
+
+
+def test_what_was_not_run_is_no_agreement() -> None:
+    """Neither in words nor in the status; it is shown first."""
+    same = verdict("client: ESTAB", "ESTAB")
+    document = {"version": "1", "result": "unknown", "runs": []}
+    for blank in (NOT_RUN, NEVER_RUN):
+        other = Seen("b", None, {}, document, {}, blank)
+        found = compare([seen("a", same), other])
+        (row,) = [row for row in found.rows if row.kind == "result"]
+        assert (row.cells, row.first) == (("pass", blank), True)
+        text = words_of(found)
+        assert "Nothing differs" not in text
+        assert text.index("What differs") < text.index(blank)
+        for text in (markdown.comparison(found), html.comparison(found)):
+            first = text[text.index("What differs") : text.index("Everything")]
+            assert blank in first
+
+
+def test_what_could_not_be_run_is_said() -> None:
+    found = compare([seen("a", verdict("client: ESTAB", "ESTAB")), absent("docker", "no engine")])
+    said = "Nothing differs, and nothing failed. Not everything could be run: see docker."
+    assert said in words_of(found)
+    found = compare([absent("a", "no engine"), absent("b", "no QEMU")], [("x", "x.yaml")])
+    assert "Nothing could be run at any of these places." in words_of(found)
+    skipped = seen("a")
+    skipped.document["runs"][0].update(result="skip", reason="no root")
+    assert "Nothing could be run at any of these places." in words_of(compare([skipped]))
+
+
+def test_cases_with_one_label_stay_apart() -> None:
+    """Two files may have the same name: a failure of one is none of the other."""
+    good, bad = seen("a", verdict("c: ESTAB", "ESTAB")), seen("a", verdict("c: ESTAB", "", "fail"))
+    runs = [good.document["runs"][0], bad.document["runs"][0]]
+    for run, source in zip(runs, ("one/x.yaml", "two/x.yaml"), strict=True):
+        run["source"] = source
+    place = Seen("a", None, {}, {"version": "1", "result": "fail", "runs": runs}, {})
+    cases = [("x (old plain)", "one/x.yaml"), ("x (old plain)", "two/x.yaml")]
+    for wanted in (cases, []):
+        found = [row for row in compare([place], wanted).rows if row.kind == "result"]
+        assert [(row.case, row.cells) for row in found] == [
+            ("x (old plain), one/x.yaml", ("pass",)), ("x (old plain), two/x.yaml", ("fail",)),
+        ]  # fmt: skip
 
 
 # --- What is known of a place ---------------------------------------------------------------------
@@ -285,17 +347,22 @@ steps:
 
 
 def test_what_is_known_of_a_place(tmp_path: Path) -> None:
-    """The latest run that was judged; and none of what has another text."""
+    """The latest run, whatever came of it; and none of what has another text."""
     case = scenario(CASE)
     matrix, place = Matrix([case], {}, tmp_path), Place("netns")
     folder = matrix.folder(place)
     assert matrix.seen(place).reason == "not run yet; leave --show out"
+    assert (matrix.seen(place).result, matrix.seen(place).blank) == ("unknown", "never run")
     play(CASE.replace("A case", "Another"), FakeBackend(), folder)
     assert matrix.seen(place).document["runs"] == []
 
     judged = play(case, FakeBackend(), folder)
     later = play(case, FakeBackend({"up": lambda lab: lab.dies("server")}), folder)
     assert (judged.result, later.result) == ("pass", "error")
+    (run,) = matrix.seen(place).document["runs"]
+    assert run == later.as_json()
+    assert matrix.seen(place).result == "error"
+    shutil.rmtree(later.folder)
     (run,) = matrix.seen(place).document["runs"]
     assert run == judged.as_json()
 
@@ -318,7 +385,66 @@ def test_a_place_is_looked_at(tmp_path: Path) -> None:
     }  # fmt: skip
     assert set(found.sysctls) <= set(SYSCTLS)
     assert found.reason is None
-    assert (found.result, found.document["runs"]) == ("skip", [])
+    assert (found.result, found.document["runs"], found.blank) == ("unknown", [], "not run")
+
+
+def test_a_place_is_what_its_look_is(tmp_path: Path) -> None:
+    """Where a lab failed, that is no place that can't be had."""
+    for why, wanted in ((Unavailable("no QEMU"), "skip"), (LabError("it broke"), "error")):
+        matrix, place = Matrix([scenario(CASE)], {}, tmp_path / wanted), Place("docker", "x")
+        fails(matrix, why).fill(place, None, lambda line: None)
+        found = matrix.seen(place)
+        assert (found.result, found.blank, found.reason) == (wanted, wanted, str(why))
+        kept = json.loads((matrix.folder(place) / "result.json").read_text())
+        assert kept["result"] == wanted
+        # What was run before counts where all is there.
+        play(scenario(CASE), FakeBackend(), matrix.folder(place))
+        assert (matrix.seen(place).result, matrix.seen(place).reason) == ("pass", None)
+
+
+def fails(matrix: Matrix, why: Exception) -> Matrix:
+    def run(*_: object) -> None:
+        raise why
+
+    matrix._run = run  # type: ignore[method-assign]
+    return matrix
+
+
+def test_the_same_text_in_two_files(tmp_path: Path) -> None:
+    """Each file has its own result, and what ran of one is missing of the other."""
+    one, two = (replace(scenario(CASE), source=f"{name}/x.yaml") for name in ("one", "two"))
+    matrix, place = Matrix([one, two], {}, tmp_path), Place("netns")
+    play(one, FakeBackend(), matrix.folder(place))
+    (run,) = matrix.seen(place).document["runs"]
+    assert run["source"] == "one/x.yaml"
+    assert matrix.seen(place).result == "unknown"
+    alone = Matrix([two], {}, tmp_path)
+    (run,) = alone.seen(place).document["runs"]
+    assert run["source"] == "two/x.yaml", "by itself a file may have been moved"
+
+
+def test_the_newest_is_what_began_last(tmp_path: Path) -> None:
+    """Not what was copied last."""
+    case = scenario(CASE)
+    matrix, place = Matrix([case], {}, tmp_path), Place("netns")
+    old, new = (play(case, FakeBackend(), matrix.folder(place)) for _ in range(2))
+    for run, started in ((old, "2026-01-01T00:00:00Z"), (new, "2026-01-02T00:00:00Z")):
+        path = run.folder / "result.json"
+        document = json.loads(path.read_text())
+        document["runs"][0]["started"] = started
+        path.write_text(json.dumps(document))
+    os.utime(old.folder / "result.json")
+    (found,) = matrix.seen(place).document["runs"]
+    assert found["dir"] == str(new.folder)
+
+
+def test_places_have_folders_of_their_own(tmp_path: Path) -> None:
+    names = ["6.1", "6.1-rc1", "6.1_rc1", "6.1+rc1", "/boot/6.1/rc1", "/boot/6.1-rc1"]
+    found = [Place("netns", kernel=name) for name in names]
+    found += [Place("docker", name) for name in ("debian:12", "debian-12", "d/e:1", "d-e:1")]
+    assert len({Matrix([], {}, tmp_path).folder(place) for place in found}) == len(found)
+    assert Place("docker", "debian:12").slug == "docker-debian-12"
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+", place.slug) for place in found)
 
 
 def test_params_have_folders_of_their_own(tmp_path: Path) -> None:

@@ -1,0 +1,31 @@
+"""What things are called where several are shown side by side: a label is for people, and two cases
+may have the same; a name here is of one alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+
+def told_apart(things: Iterable[Sequence[str]]) -> list[str]:
+    """A name for each thing: the first of its words, and where others have that too, as many more
+    of them as it takes; where all are the same, a number."""
+    words = list(things)
+    names = [first for first, *_ in words]
+    for more in range(1, max(map(len, words), default=1)):
+        times = Counter(names)
+        names = [
+            f"{name}, {thing[more]}" if times[name] > 1 and len(thing) > more else name
+            for name, thing in zip(names, words, strict=True)
+        ]
+    taken = set(names)
+    number: Counter[str] = Counter()
+    for index, name in enumerate(names):
+        number[name] += 1
+        if number[name] == 1:
+            continue
+        while f"{name} #{number[name]}" in taken:
+            number[name] += 1
+        names[index] = f"{name} #{number[name]}"
+        taken.add(names[index])
+    return names

@@ -1,0 +1,77 @@
+"""Names of one thing alone, and reports of runs with one label."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from labctl import reports
+from labctl.reports import recorded
+from labctl.reports.names import told_apart
+from labctl.reports.progress import PlainBoard
+from labctl.runner import RunResult
+from tests.fake import FakeBackend, play, scenario
+from tests.reported import RUN
+
+words = st.sampled_from(["a", "b", "a, b", "a #2", "a, a", ""])
+
+
+@given(st.lists(st.tuples(words, words, words) | st.tuples(words, words) | st.tuples(words)))
+def test_no_two_have_one_name(things: list[tuple[str, ...]]) -> None:
+    names = told_apart(things)
+    assert len(set(names)) == len(names) == len(things)
+    for name, thing in zip(names, things, strict=True):
+        assert name.startswith(thing[0])
+
+
+@given(st.lists(words, unique=True))
+def test_what_differs_stays_as_it_is(names: list[str]) -> None:
+    assert told_apart([name] for name in names) == names
+
+
+def test_as_much_as_it_takes() -> None:
+    assert told_apart([("x", "one/x.yaml"), ("x", "two/x.yaml"), ("y", "y.yaml")]) == [
+        "x, one/x.yaml", "x, two/x.yaml", "y"
+    ]  # fmt: skip
+    assert told_apart([("x", "x.yaml", "x"), ("x", "x.yaml", "x-2")]) == [
+        "x, x.yaml, x", "x, x.yaml, x-2"
+    ]  # fmt: skip
+    assert told_apart([("x",), ("x",), ("x #2",)]) == ["x", "x #3", "x #2"]
+
+
+def test_reports_of_runs_with_one_label(tmp_path: Path) -> None:
+    """A suite, a page, a row and a heading for each, and each is called otherwise."""
+    run = recorded.load(RUN)
+    runs = [replace(run, source=f"{name}/x.yaml", title=name) for name in ("one", "two")]
+    runs.append(replace(runs[0], folder=tmp_path / "again"))
+    names = ["fin_wait_2, one/x.yaml, run", "fin_wait_2, two/x.yaml"]
+    names.append("fin_wait_2, one/x.yaml, again")
+    assert [found.label for found in recorded.told_apart(runs)] == names
+    suites = list(ElementTree.fromstring(reports.render("junit", runs)))
+    assert [suite.get("name") for suite in suites] == names
+    assert [len(suite.findall("testcase")) for suite in suites] == [len(run.verdicts)] * 3
+    classes = [{case.get("classname") for case in suite.findall("testcase")} for suite in suites]
+    assert classes == [{name} for name in names]
+    for form in ("markdown", "html", "ladder"):
+        text = reports.render(form, runs).replace("\\", "")
+        assert all(name in text for name in names), form
+    reports.write("html", runs, tmp_path / "index.html")
+    assert len(list(tmp_path.glob("*.html"))) == 4
+
+
+def test_progress_of_cases_with_one_label(tmp_path: Path) -> None:
+    text = "title: x\nhosts: {a: {}, b: {}}\nsteps: []\n"
+    cases = [replace(scenario(text), source=f"{name}/x.yaml") for name in ("one", "two")]
+    results: list[RunResult] = [play(case, FakeBackend(), tmp_path) for case in cases]
+    said: list[str] = []
+    board = PlainBoard(cases)
+    board.say = said.append  # type: ignore[method-assign]
+    for number, found in enumerate(results):
+        board.ended(number, found)
+    assert [line[8:].partition("  ")[0] for line in said] == [
+        "lesson, one/x.yaml", "lesson, two/x.yaml"
+    ]  # fmt: skip
