@@ -295,7 +295,9 @@ def report(runs: tuple[str, ...], last: bool, form: str, out: Path | None) -> No
         except OSError as exc:
             raise UsageError(f"{out}: can't be written: {exc.strerror}") from exc
     else:
-        click.echo(reports.render(form, recorded), nl=False)
+        text = reports.render(form, recorded)
+        # A page, and XML, say themselves how they are encoded.
+        click.echo(text.encode() if form in ("html", "junit") else text, nl=False)
 
 
 @main.command()

@@ -22,7 +22,7 @@ from typing import Any
 
 from labctl import dispatch, images, workflow
 from labctl.backends import BACKENDS, Progress
-from labctl.check import overall
+from labctl.check import Verdict, overall
 from labctl.document import Document
 from labctl.errors import LabctlError, LabError, UsageError
 from labctl.history import ExecEvent, History, read_events
@@ -247,6 +247,10 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+NEEDED = ("scenario", "source", "variant", "result", "backend", "environment", "why")
+"""What a result document has to say of a run."""
+
+
 def _runs(folder: Path) -> list[dict[str, Any]]:
     """The runs in a folder, as result documents have them, and the `text` of each's scenario; the
     latest last. What was cut short is left out."""
@@ -256,6 +260,9 @@ def _runs(folder: Path) -> list[dict[str, Any]]:
             run = json.loads(path.read_text(encoding="utf-8"))["runs"][0]
             text = (path.parent / "scenario.yaml").read_text(encoding="utf-8")
             began = (str(run["started"]), path.stat().st_mtime_ns)
+            for key in NEEDED:
+                _ = run[key]
+            _ = [Verdict(**verdict) for verdict in run["verdicts"]]
             found.append((began, {**run, "dir": str(path.parent), "text": text}))
         except (OSError, ValueError, LookupError, TypeError):
             continue

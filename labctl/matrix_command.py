@@ -139,8 +139,10 @@ def _show(found: Comparison, form: str) -> None:
             print_comparison(found, console())
         elif form == "json":
             click.echo(json.dumps(found.as_json(), indent=1))
+        elif form == "html":
+            click.echo(html.comparison(found).encode(), nl=False)  # as the page says itself
         else:
-            click.echo((html if form == "html" else markdown).comparison(found), nl=False)
+            click.echo(markdown.comparison(found), nl=False)
 
     show("the comparison", write)
     step_summary.add(partial(markdown.comparison, found))

@@ -126,8 +126,9 @@ class Records(Protocol):
 
 @dataclass(frozen=True)
 class Ended:
-    """How the steps of a case ended. `result` is empty where the verdicts decide; `seconds` are of
-    the clock where it ran, `lab_seconds` of the lab's."""
+    """How the steps of a case ended. `result` is empty where the verdicts decide; where there is a
+    `reason` nonetheless, they can't be good. `seconds` are of the clock where it ran, `lab_seconds`
+    of the lab's."""
 
     result: str
     reason: str | None
@@ -143,14 +144,16 @@ def conclude(
     """Judges what was recorded, and writes the result."""
     skipped = ended.result == "skip"
     verdicts = [] if skipped else check(scenario, history.events, history.captures)
-    result = ended.result or overall(v.result for v in verdicts)
+    result, reason = ended.result or overall(v.result for v in verdicts), ended.reason
+    if not ended.result and reason:  # a claim ended it: its own has a verdict
+        result, reason = (result, None) if result in ("fail", "unknown") else ("fail", reason)
     processes = accounts(scenario, history) if result == "error" and history.lab else ()
     known = [*(account for verdict in verdicts for account in verdict.processes), *processes]
     left_out = verdicts[0].actual if result == "skip" and verdicts else None
     found = RunResult(
         scenario=scenario,
         result=result,
-        reason=ended.reason or left_out,
+        reason=reason or left_out,
         backend=backend,
         environment=ended.environment,
         started=ended.started,
@@ -335,8 +338,10 @@ def outcome(cause: BaseException | None) -> tuple[str, str | None]:
     match cause:
         case _ if result == "unknown":
             return result, first_line(cause)
-        case None | NotPassed():
+        case None:
             return "", None
+        case NotPassed():  # of this lab, or of another one in the same test
+            return "", first_line(cause)
         case MissingHere() | Unavailable():
             return "skip", str(cause)
         case KeyboardInterrupt():

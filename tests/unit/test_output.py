@@ -1,200 +1,303 @@
-"""What a pattern finds in what a program wrote: whatever the pieces, in bounded time."""
+"""Reports can't change a result: what can't be written is told in a line, and everything else comes
+out."""
 
 from __future__ import annotations
 
-import re
-import time
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
-from labctl import patterns
-from labctl.errors import ScenarioError
-from labctl.patterns import TooSlow
-from labctl.probes.output import REACH, Output
-from tests.fake import FakeBackend, play, scenario
+from labctl import dispatch, reports
+from labctl.cli import main
+from labctl.reports import markdown, recorded, step_summary
+from labctl.reports.comparison import Comparison, Row
+from labctl.reports.step_summary import LIMIT, Part, fitted
+from labctl.runner import Interrupted, RunResult
+from labctl.scenario import load
+from tests.fake import FakeBackend, play
+from tests.reported import NASTY, RUN
 
-PATTERNS = [
-    "done", "^done", "done$", "^done$", "^$", "", "a+b", "^a+$", "(?s)a.*b", "a\\nb", "a[^x]*b",
-    "b\\s+a",
-    r"\bdone\b", "(?i)DONE", r"\Adone", r"done\Z", "(?<=a)b", "(?<!a)b", "(?=a)a", "a$\n^b", ".*",
-    r"a\Wb",
-]  # fmt: skip
-text = st.text(st.sampled_from("ab\ndone x\0"), max_size=40)
+WRONG = """\
+title: Nobody listens [/]
+hosts: {server: {}, client: {}}
+steps:
+  - expect: {sockets: {server: LISTEN}}
+"""
+RIGHT = WRONG.replace("LISTEN", "none")
 
 
-@given(st.sampled_from(PATTERNS), st.lists(text, max_size=8))
-@example("^done$", ["do", "ne", "\n"])
-@example("(?s)a.*b", ["a\n", "\n", "b"])
-@example("^aé+$", ["a" + "é" * 200_000, "\n"])
-def test_pieces_make_no_difference(pattern: str, pieces: list[str]) -> None:
-    output = Output()
-    for index, piece in enumerate(pieces):
-        output.add(piece)
-        whole = "".join(pieces[: index + 1])
-        expected = re.search(pattern, whole, re.MULTILINE)
-        if output.search(pattern) != (expected[0] if expected else None):
-            # What was found once, before an end that was none, is found for ever.
-            assert output.search(pattern) is not None
-            assert any(
-                re.search(pattern, "".join(pieces[:n]), re.MULTILINE) for n in range(index + 1)
-            )
-    whole = "".join(pieces)
-    fresh = Output()
-    for piece in pieces:
-        fresh.add(piece)
-    expected = re.search(pattern, whole, re.MULTILINE)
-    assert fresh.search(pattern) == (expected[0] if expected else None)
-    assert fresh.text == whole
+@pytest.fixture(autouse=True)
+def no_workflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("GITHUB_STEP_SUMMARY", "GITHUB_SERVER_URL"):
+        monkeypatch.delenv(variable, raising=False)
+
+
+def judged(stdout: Any, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """`labctl check` of a record, by a program of its own, to this stdout."""
+    return subprocess.run(
+        [sys.executable, "-m", "labctl", "check", *arguments], env={**os.environ, **variables},
+        stdout=stdout, stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+
+
+def other(tmp_path: Path) -> str:
+    """A record of a claim that does not hold."""
+    path = tmp_path / "wrong.yaml"
+    path.write_text(WRONG)
+    (case,) = load(path)
+    return str(play(case, FakeBackend(), tmp_path).folder)
+
+
+# --- Where stdout takes nothing -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["table", "json"])
+def test_a_full_disk(tmp_path: Path, form: str) -> None:
+    for record, status in ((str(RUN), 0), (other(tmp_path), 1)):
+        with Path("/dev/full").open("w") as full:
+            done = judged(full, record, "--format", form)
+        assert done.returncode == status
+        assert done.stderr == "labctl: the verdicts can't be written: No space left on device\n"
+
+
+def test_a_reader_that_has_gone(tmp_path: Path) -> None:
+    for record, status in ((str(RUN), 0), (other(tmp_path), 1)):
+        reading, writing = os.pipe()
+        os.close(reading)
+        done = judged(writing, record)
+        os.close(writing)
+        assert done.returncode == status
+        assert done.stderr == "labctl: the verdicts can't be written: Broken pipe\n"
+
+
+@pytest.mark.parametrize("closed", [">&-", "<&- >&-", ">&- 2>&-", ">/dev/full 2>&1", "2>&-"])
+def test_what_is_closed(closed: str, tmp_path: Path) -> None:
+    for record, status in ((str(RUN), 0), (other(tmp_path), 1)):
+        command = f"exec {sys.executable} -m labctl check {record} {closed}"
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+        assert done.returncode == status
+        assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "pattern", "found"),
+    "variables",
     [
-        ("x\n", "y\ndone\n", "^done", "done"),
-        ("x\n", "done\n", "^done", None),  # the line may have begun before
-        ("x\n", "done\n", "done$", "done"),
-        ("done", "x\n", "done", "done"),
-        ("done", "x\n", "done$", None),  # the line may have gone on
-        ("done\n", "x\n", "done$", "done"),
-        ("x done", "x\n", r"done\b", None),
-        ("aaa", "x\n", "a+", "aaa"),
-        ("aaa", "x\n", "^a+$", None),
-        ("a", "b\n", "ab", None),
-        ("a\n", "b\n", "(?s)a.*b", None),
-        ("a", "b\n", "a.", None),
-        ("ready: ", "x\n", "ready.*", "ready: "),
+        {"PYTHONIOENCODING": "ascii"},
+        {"PYTHONIOENCODING": "latin-1"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
     ],
 )
-def test_nothing_is_found_across_what_was_left_out(
-    before: str, after: str, pattern: str, found: str | None
-) -> None:
-    output = Output()
-    output.add(before)
-    output.add(after, 100)
-    assert output.search(pattern) == found
-    assert output.left_out == 100
-    assert output.text == before + after
+def test_an_encoding_without_the_signs(tmp_path: Path, variables: dict[str, str]) -> None:
+    for record, status, sign in ((str(RUN), 0, "+ "), (other(tmp_path), 1, "x ")):
+        with (tmp_path / "out").open("w") as out:
+            done = judged(out, record, **variables)
+        assert (done.returncode, done.stderr) == (status, "")
+        text = (tmp_path / "out").read_text("ascii")
+        assert [line for line in text.splitlines() if line.startswith(sign)]
 
 
-@pytest.mark.parametrize(
-    ("pattern", "within"),
-    [
-        ("done", True), ("^a.*b$", True), (r"\d+\.\d+ \[x\] \\n", True), (r"\(\^", True),
-        ("(?i)a", True), (r"a\s", False), (r"\n", False), ("a\nb", False), ("[^a]", False),
-        ("(?s).", False), ("(?is:.)", False), (r"[\W]", False), (r"\x0a", False), (r"(.)\1", False),
-        ("[\t-z]", False), ("(?P<s>a)", True), (r"[\[^]", True),
-    ],
-)  # fmt: skip
-def test_what_is_surely_in_a_line(pattern: str, within: bool) -> None:
-    assert patterns.in_a_line(pattern) == within
+@pytest.mark.parametrize("form", ["html", "junit"])
+def test_what_says_its_encoding_has_it(form: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "labctl", "report", str(RUN), "--format", form],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.decode("utf-8") == reports.render(form, [recorded.load(RUN)])
+    assert form != "html" or not done.stdout.isascii()
 
 
-def test_a_match_over_lines_reaches_back_so_far() -> None:
-    output = Output()
-    output.add("begin\n" + "x\n" * (REACH // 2 - 100))
-    assert output.search("(?s)begin.*end") is None
-    output.add("end\n")
-    assert output.search("(?s)begin.*end") is not None
+@pytest.mark.parametrize("command", [["list"], ["schema"], ["--help"], ["ps"]])
+def test_other_commands_say_that_nothing_came_out(command: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "labctl", *command], stdout=full, stderr=subprocess.PIPE,
+            text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == "labctl: this can't be written: No space left on device\n"
 
 
-BACKTRACKS = "(a|aa)+$"
+# --- What `labctl run` writes ---------------------------------------------------------------------
+
+Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patterns, "PATIENCE", 0.2)
+def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """`labctl run` of a scenario that is played over a fake: its status, stdout and stderr."""
+    path = tmp_path / "lesson.yaml"
+
+    def command(text: str, *arguments: str, interrupted: bool = False) -> tuple[int, str, str]:
+        path.write_text(text)
+
+        def play_all(cases: list[Any], *_: Any) -> list[RunResult]:
+            results = [play(case, FakeBackend(), tmp_path / "runs") for case in cases]
+            if interrupted:
+                raise Interrupted([results[0], replace(results[1], result="error",
+                                                       reason="interrupted")])  # fmt: skip
+            return results
+
+        monkeypatch.setattr(dispatch, "run_here", play_all)
+        with pytest.raises(SystemExit) as ended:
+            main(["run", str(path), "--backend", "netns", *arguments], prog_name="labctl")
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return command
 
 
-@pytest.mark.usefixtures("hurry")
-def test_a_pattern_that_backtracks_gives_up_once() -> None:
-    output = Output()
-    output.add("a" * 100 + "!\n")
-    with pytest.raises(TooSlow, match="does not decide"):
-        output.search(BACKTRACKS)
-    began = time.process_time()
-    output.add("more\n")
-    with pytest.raises(TooSlow):
-        output.search(BACKTRACKS)
-    assert time.process_time() - began < patterns.PATIENCE / 2
-    assert output.search("more") == "more"
+@pytest.mark.parametrize(("text", "status"), [(RIGHT, 0), (WRONG, 1)])
+def test_what_can_not_be_written_is_told(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, status: int
+) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", f"{tmp_path}/none/summary.md")
+    files = ("--junit", f"{tmp_path}/none/junit.xml", "--html", "/dev/full")
+    code, out, err = run(text, *files)
+    assert code == status
+    assert ("PASS", "FAIL")[status] in out
+    assert err.splitlines() == [
+        f"labctl: {tmp_path}/none/junit.xml can't be written: No such file or directory",
+        "labctl: /dev/full can't be written: No space left on device",
+        f"labctl: GITHUB_STEP_SUMMARY {tmp_path}/none/summary.md can't be written: "
+        "No such file or directory",
+    ]
 
 
-LESSON = """\
-title: Output
-hosts: {{server: {{run: x}}, client: {{}}}}
-steps:
-  - start: server
-  - wait: {{process: {{server: {{output: '{pattern}'}}}}}}
-    within: 100ms
-  - exec: {{server: ls}}
-    output: '{pattern}'
-"""
+def test_files_are_written_although_the_table_is_not(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever goes wrong there."""
+
+    def fails(*_: object) -> None:
+        raise ValueError("a mistake\nof ours")
+
+    monkeypatch.setattr("labctl.reports.terminal.print_runs", fails)
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", f"{tmp_path}/summary.md")
+    code, out, err = run(WRONG, "--junit", f"{tmp_path}/j.xml", "--html", f"{tmp_path}/h.html")
+    assert (code, out) == (1, "")
+    assert err == "labctl: the table can't be written: ValueError: a mistake of ours\n"
+    assert ElementTree.parse(tmp_path / "j.xml").getroot().get("failures") == "1"
+    assert "Nobody listens" in (tmp_path / "h.html").read_text()
+    assert "Nobody listens" in (tmp_path / "summary.md").read_text()
 
 
-@pytest.mark.usefixtures("hurry")
-def test_a_claim_that_backtracks_is_unknown(tmp_path: Path) -> None:
-    fake = FakeBackend(
-        {"start server": lambda lab: lab.output("server", "a" * 100 + "!\n")},
-        outputs={"ls": "a" * 100 + "!\n"},
-    )
-    result = play(LESSON.format(pattern=BACKTRACKS), fake, tmp_path)
-    assert result.result == "unknown"
-    (verdict,) = result.verdicts
-    assert "the pattern does not decide in 0.2 s" in verdict.actual
-    steps = LESSON.format(pattern=BACKTRACKS).partition("  - wait")[0]
-    execs = LESSON.format(pattern=BACKTRACKS).partition("100ms\n")[2]
-    result = play(steps + execs, fake, tmp_path)
-    assert result.result == "unknown"
-    assert "the pattern does not decide in 0.2 s" in result.verdicts[0].actual
+VARIANTS = RIGHT.replace("hosts", "variants: [{n: 1}, {n: 2}, {n: 3}]\nhosts", 1)
 
 
-def test_a_claim_on_what_was_not_recorded_is_unknown(tmp_path: Path) -> None:
-    def act(lab: FakeBackend) -> None:
-        lab.output("server", "begin\n")
-        lab.say("server", kind="output", text="\nend\n", left_out=1000)
+def test_an_interruption_and_its_reports(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was decided is in all of them, and none says that all is well."""
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", f"{tmp_path}/summary.md")
+    files = ("--junit", f"{tmp_path}/j.xml", "--html", f"{tmp_path}/h.html")
+    code, out, err = run(VARIANTS, *files, interrupted=True)
+    assert (code, err) == (130, "labctl: interrupted\n")
+    assert "pass" in out
+    assert "interrupted when 1 of 3 cases were decided" in out
+    for name in ("j.xml", "h.html", "summary.md"):
+        assert (tmp_path / name).read_text().count("lesson") >= 2
+    code, out, _ = run(VARIANTS, "--format", "json", interrupted=True)
+    found = json.loads(out)
+    assert (code, found["result"]) == (130, "error")
+    assert found["reason"] == "interrupted when 1 of 3 cases were decided"
+    assert [run["result"] for run in found["runs"]] == ["pass", "error"]
 
-    for pattern, expected in (("^end", "pass"), ("begin$", "pass"), ("middle", "unknown")):
-        text = LESSON.format(pattern=pattern).partition("  - exec")[0]
-        result = play(text, FakeBackend({"start server": act}), tmp_path)
-        assert result.result == expected
-        assert ("1000 bytes of it are not recorded" in result.verdicts[0].actual) == (
-            expected == "unknown"
-        )
+
+# --- The summary of a step ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("pattern", "message"),
-    [
-        ("(" * 500 + "a" + ")" * 500, "it is nested too deep"),
-        ("(" * 9000, "nested too deep"),
-        ("a{9999999999}", "its counts, multiplied, are beyond 100000"),
-        ("((a{1000}){1000}){1000}", "its counts, multiplied"),
-        ("(a{1,60000}){60000}", "its counts, multiplied"),
-        ("a{1000000}", "its counts, multiplied"),
-        ("a" * 10_001, "it has 10001 characters; 10000 are the most"),
-        ("(", "missing ), unterminated subpattern"),
-        ("[z-a]", "bad character range"),
-        ("*", "nothing to repeat"),
-        ("(?<=a+)b", "look-behind requires fixed-width pattern"),
-        (r"\p{L}", "bad escape"),
-        ("(?P<a>x)(?P<a>y)", "redefinition of group name"),
-    ],
+def many(count: int, **more: Any) -> list[recorded.RecordedRun]:
+    run = recorded.load(RUN)
+    return [replace(run, title=f"{NASTY} {n}", **more) for n in range(count)]
+
+
+def test_a_summary_that_fits_is_whole() -> None:
+    runs = many(3)
+    assert markdown.summary(runs, LIMIT) == markdown.summary(runs)
+
+
+def test_a_summary_keeps_within_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [*many(300), *many(3, result="fail", folder=Path("runs") / ("é" * 300))]
+    whole = markdown.summary(runs)
+    assert len(whole.encode()) > LIMIT
+    text = markdown.summary(runs, LIMIT)
+    assert LIMIT * 0.95 < len(text.encode()) <= LIMIT
+    assert text.count("❌ fail |") == 3
+    assert text.count("✅ pass |") >= 300, "every run has its row"
+    failed = text.split("\n## ")[-3:]
+    assert all("```mermaid" in section for section in failed), "what failed comes first"
+    assert "**Left out here: " in text
+    assert "labctl report " in text
+    assert "artifacts" not in text
+    for name, value in {"SERVER_URL": "https://h", "REPOSITORY": "o/r", "RUN_ID": "7"}.items():
+        monkeypatch.setenv(f"GITHUB_{name}", value)
+    text = markdown.summary(runs, LIMIT)
+    assert "(https://h/o/r/actions/runs/7#artifacts)" in text
+    assert len(text.encode()) <= LIMIT
+
+
+def test_a_comparison_keeps_within_its_room() -> None:
+    rows = tuple(Row("claim", f"case {n}", "é" * 50, ("pass",) * 5, n % 7 == 0)
+                 for n in range(8000))  # fmt: skip
+    text = markdown.comparison(Comparison((), rows), LIMIT)
+    assert len(text.encode()) <= LIMIT
+    first, everything = text.split("<details>")
+    assert first.count("| case ") == sum(row.first for row in rows)
+    assert 0 < everything.count("| case ") < len(rows)
+    assert "rows of tables.** A step's summary takes 1 MiB." in text
+    assert text.rstrip().splitlines()[-1].startswith("**Left out here: ")
+    assert "</details>" in text
+
+
+def test_a_step_that_has_said_much_already(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "summary.md"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(file))
+    file.write_bytes(b"x" * (LIMIT - 20_000))
+    runs = many(10)
+    step_summary.add(lambda room: markdown.summary(runs, room))
+    assert LIMIT - 20_000 < file.stat().st_size <= LIMIT
+    assert "Left out here: 10 runs" in file.read_text()
+    file.write_bytes(b"x" * LIMIT)
+    step_summary.add(lambda room: markdown.summary(runs, room))
+    assert file.stat().st_size == LIMIT
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"labctl: GITHUB_STEP_SUMMARY {file} can't be written: ")
+    assert "no room left in 1 MiB" in line
+
+
+texts = st.text("aé\n|", max_size=400)
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.integers(0, 4), texts), min_size=1, max_size=3), max_size=30),
+    st.integers(6000, 20_000),
 )
-def test_patterns_that_are_mistakes(pattern: str, message: str) -> None:
-    with pytest.raises(ScenarioError) as caught:
-        scenario(LESSON.format(pattern=pattern))
-    (first, *_) = caught.value.mistakes
-    assert str(first).startswith("lesson.yaml:5: ")
-    assert "is no regular expression" in first.message
-    assert message in first.message
+def test_what_is_fitted_fits(versions: list[list[tuple[int, str]]], room: int) -> None:
+    """In whatever room: not a byte more, and nothing is left out in silence."""
+    parts = [Part(sorted(v, key=lambda x: (x[0], len(x[1].encode())))) for v in versions]
+    told: list[int] = []
+    text = fitted(parts, room, lambda cut: told.extend(cut) or "left out")  # type: ignore[func-returns-value]
+    assert len(text.encode()) <= room
+    whole = "\n".join(part.whole for part in parts)
+    assert text == whole if not told else text.endswith("left out")
 
 
-@pytest.mark.parametrize(
-    "pattern",
-    ["(" * 60 + "a" + ")" * 60, r"\d{1,3}(\.\d{1,3}){3}", "a{64}", "[[a]", r"\{100000000x\}"],
-)
-def test_patterns_that_are_fine(pattern: str) -> None:
-    scenario(LESSON.format(pattern=pattern))
+def test_signs_have_a_stand_in_of_their_width() -> None:
+    from rich.cells import cell_len
+
+    from labctl.output import ASCII
+
+    for sign, plain in ASCII.items():
+        assert cell_len(sign) == cell_len(plain) == 1
