@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import selectors
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,11 @@ from typing import IO
 
 LABCTL = ("setpriv", "--pdeathsig", "TERM", "--", sys.executable, "-m", "labctl")
 """prctl(2), PR_SET_PDEATHSIG: where this process is killed, they take down what they have."""
+
+
+def possible() -> bool:
+    """Whether this machine has what ends them."""
+    return shutil.which(LABCTL[0]) is not None
 
 
 def run(

@@ -81,7 +81,7 @@ def matrix(
     """
     from labctl import matrix as flow
     from labctl import workflow
-    from labctl.apart import run
+    from labctl.apart import possible, run
     from labctl.arguments import find, parse_sets
     from labctl.cli import EXIT, INTERRUPTED
     from labctl.output import tell
@@ -101,7 +101,7 @@ def matrix(
     interrupted = False
     if not show:
         cores = system.cpu_count() or 1
-        apart = flow.apart(places, cores)
+        apart = flow.apart(places, cores) if possible() else []
         told = [*map(str, files), "--out", str(out), *(f"--set={text}" for text in sets)]
         commands = {place.name: ["matrix", *told, *place.options] for place in apart}
         try:

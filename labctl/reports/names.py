@@ -3,19 +3,21 @@ may have the same; a name here is of one alone."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 
 def told_apart(things: Iterable[Sequence[str]]) -> list[str]:
-    """A name for each thing: the first of its words, and where others have that too, as many more
-    of them as it takes; where all are the same, a number."""
+    """A name for each thing: the first of its words, and where others have that too, those of the
+    rest that tell it from them; where all are the same, a number."""
     words = list(things)
     names = [first for first, *_ in words]
     for more in range(1, max(map(len, words), default=1)):
-        times = Counter(names)
+        there = defaultdict(set)
+        for name, thing in zip(names, words, strict=True):
+            there[name].add(thing[more : more + 1])
         names = [
-            f"{name}, {thing[more]}" if times[name] > 1 and len(thing) > more else name
+            f"{name}, {thing[more]}" if len(there[name]) > 1 and len(thing) > more else name
             for name, thing in zip(names, words, strict=True)
         ]
     taken = set(names)

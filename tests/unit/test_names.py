@@ -38,7 +38,7 @@ def test_as_much_as_it_takes() -> None:
         "x, one/x.yaml", "x, two/x.yaml", "y"
     ]  # fmt: skip
     assert told_apart([("x", "x.yaml", "x"), ("x", "x.yaml", "x-2")]) == [
-        "x, x.yaml, x", "x, x.yaml, x-2"
+        "x, x", "x, x-2"
     ]  # fmt: skip
     assert told_apart([("x",), ("x",), ("x #2",)]) == ["x", "x #3", "x #2"]
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from unittest import SkipTest
 
 import pytest
 
 from labctl.backends import Lack
+from labctl.check import NotPassed
 from labctl.errors import UsageError
 from labctl.history import StepEvent, TroubleEvent, read_events
-from labctl.runner import Session, Silent
+from labctl.runner import Session, Silent, outcome
 from labctl.store import RunFolder, new_folder
+from labctl.testing import NotKnown
 from tests.fake import FakeBackend, play, scenario
 from tests.played import Play, lesson, told
 
@@ -126,6 +129,44 @@ def test_an_interruption(tmp_path: Path, stop: BaseException) -> None:
     assert [e.text for e in events if isinstance(e, StepEvent)] == [
         "start server", "start server", "start client"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("cause", "result", "reason"),
+    [
+        (NotPassed("x.py:1: of another lab\nmore"), "fail", "x.py:1: of another lab"),
+        (AssertionError("1 == 2\nmore"), "fail", "AssertionError: 1 == 2"),
+        (AssertionError(), "fail", "AssertionError"),
+        (SkipTest("not here"), "skip", "not here"),
+        (pytest.skip.Exception("not now"), "skip", "not now"),
+        (pytest.fail.Exception("so"), "fail", "Failed: so"),
+        (SystemExit(3), "error", "SystemExit: 3"),
+        (TimeoutError(), "error", "TimeoutError"),
+        (KeyboardInterrupt("x"), "error", "interrupted"),
+        (NotKnown("what"), "unknown", "what"),
+    ],
+    ids=repr,
+)
+def test_what_ends_a_run_is_in_its_result(
+    tmp_path: Path, cause: BaseException, result: str, reason: str
+) -> None:
+    case = scenario(lesson("- start: server\n"))
+    with RunFolder(new_folder(tmp_path, "x"), case.text) as folder:
+        session = Session(case, FakeBackend(), folder, Silent())
+        with pytest.raises(type(cause)) as caught, session.up():
+            raise cause
+    assert caught.value is cause
+    assert (session.result.result, session.result.reason) == (result, reason)
+    (recorded,) = json.loads((folder.path / "result.json").read_text())["runs"]
+    assert (recorded["result"], recorded["reason"]) == (result, reason)
+
+
+def test_an_exception_that_can_not_be_shown(tmp_path: Path) -> None:
+    class Broken(Exception):
+        def __str__(self) -> str:
+            raise ValueError
+
+    assert outcome(Broken()) == ("error", "Broken: it can't be shown")
 
 
 def test_an_interruption_while_the_lab_goes_down(tmp_path: Path) -> None:
