@@ -96,6 +96,8 @@ def _check_whole(scenario: Scenario, history: History) -> list[Verdict]:
             if missed := unreached(label, scenario, history):
                 result, why = missed
                 about = predicate.segments and predicate.segments.judge(history)
+                if of_another(scenario, _named(label, scenario)):
+                    found = [f for f in found if f != about]
                 found = [replace(f, result=result, actual=why) if f == about else f for f in found]
         verdicts += [_verdict(finding, history.now, source) for finding in found]
     if history.lab is None:  # of a lab that never was, nothing is known: not even what it lacks
@@ -109,7 +111,7 @@ def check_step(
     scenario: Scenario, event: StepEvent, history: History, begun: float
 ) -> list[Verdict]:
     """The verdicts of a step that has just ended with `event`, at the end of `history`, and that
-    began at `begun`."""
+    began at `begun`. What another variant claims is no claim of this one."""
     found = _accounted(_check_step(scenario, event, history, begun), scenario, history)
     if event.outcome != "timeout":
         return found
@@ -133,6 +135,8 @@ def _check_step(
     scenario: Scenario, event: StepEvent, history: History, begun: float
 ) -> list[Verdict]:
     step, source = scenario.steps[event.index], scenario.step_sources[event.index]
+    if of_another(scenario, event.index):
+        return []
     claims = step.judge(history)
     if event.outcome == "skipped":
         reason = event.detail or ""
@@ -150,13 +154,28 @@ def _check_step(
     return found
 
 
+def of_another(scenario: Scenario, index: int) -> bool:
+    """Whether a step is one of other variants only, or counts from one that is."""
+    if index < 0:
+        return False
+    step = scenario.steps[index]
+    return step.of_another(scenario.variant) or any(
+        of_another(scenario, _named(label, scenario)) for label in step.labels
+    )
+
+
+def _named(label: str, scenario: Scenario) -> int:
+    """The index of the step that sets a label; -1 for none."""
+    return next((i for i, step in enumerate(scenario.steps) if step.as_ == label), -1)
+
+
 def unreached(label: str, scenario: Scenario, history: History) -> tuple[Result, str] | None:
     """What a claim that counts from a label comes to where no step set it, and why; else None.
 
     That is no fault of the claim: what kept the step from being done has been told already."""
     if label in history.labels:
         return None
-    index = next((i for i, step in enumerate(scenario.steps) if step.as_ == label), -1)
+    index = _named(label, scenario)
     ends = [e for e in history.events if isinstance(e, StepEvent) and e.phase == "end"]
     for event in ends:
         if event.index == index and event.outcome == "skipped":
@@ -167,8 +186,9 @@ def unreached(label: str, scenario: Scenario, history: History) -> tuple[Result,
 
 def _check_in_the_end(scenario: Scenario, event: StepEvent, history: History) -> list[Verdict]:
     """The verdicts on what a step that has ended claims of the whole run."""
-    claim = scenario.steps[event.index].in_the_end(event.index)
-    if claim is None or event.outcome == "failed":
+    step = scenario.steps[event.index]
+    claim = step.in_the_end(event.index)
+    if claim is None or event.outcome == "failed" or of_another(scenario, event.index):
         return []
     source = scenario.step_sources[event.index]
     found = [_verdict(finding, history.now, source) for finding in claim.judge(history)]

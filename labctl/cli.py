@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import math
 import sys
@@ -24,6 +25,7 @@ from labctl.arguments import (
 )
 from labctl.matrix_command import matrix
 from labctl.output import UNWRITABLE, flush, keep, prepare, show, silence, tell
+from labctl.plain import plain, plain_lines
 
 if TYPE_CHECKING:
     from labctl.reports.recorded import RecordedRun
@@ -50,7 +52,9 @@ class Commands(click.Group):
         except click.exceptions.Abort:
             _exit(INTERRUPTED, "interrupted")
         except click.ClickException as exc:
-            exc.show()
+            words = io.StringIO()
+            exc.show(words)
+            tell(words.getvalue().rstrip("\n"))
             _exit(exc.exit_code)
         except LabctlError as exc:
             _exit(exc.exit_status, str(exc))
@@ -73,8 +77,7 @@ class Commands(click.Group):
 
 def _exit(status: int, message: str = "") -> NoReturn:
     if message:
-        lines = message.splitlines()
-        tell("\n".join(lines if _located(lines[0]) else [f"labctl: {message}"]))
+        tell(message if _located(message.partition("\n")[0]) else f"labctl: {message}")
     sys.exit(status)
 
 
@@ -334,7 +337,8 @@ def show_(name: str) -> None:
     for file in files:
         if len(files) > 1:
             click.echo(f"# {file.name}")
-        click.echo(file.read_text("utf-8"), nl=False)
+        text = file.read_text("utf-8")
+        click.echo(plain_lines(text) if sys.stdout.isatty() else text, nl=False)
 
 
 @main.command("list")

@@ -17,11 +17,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from labctl.plain import plain_lines
+
 
 class LabctlError(Exception):
     """Anything that ends a command with a message for people."""
 
     exit_status = 4
+
+    def __str__(self) -> str:
+        return plain_lines(super().__str__())
 
 
 class UsageError(LabctlError):

@@ -11,6 +11,7 @@ import click
 
 from labctl.arguments import backend_option, os_option
 from labctl.output import tell
+from labctl.plain import plain
 
 READY = "ready"
 
@@ -106,17 +107,17 @@ def down() -> None:
     stuck = []
     for lease in list(leases()):
         if lease.kind != "up":
-            click.echo(f"left alone: {lease.what} runs, as process {lease.pid}")
+            click.echo(plain(f"left alone: {lease.what} runs, as process {lease.pid}"))
             continue
         try:
             if workflow.end(lease):
-                click.echo(f"down: {lease.what} on {lease.backend}")
+                click.echo(plain(f"down: {lease.what} on {lease.backend}"))
             else:
                 stuck.append(f"process {lease.pid} did not end; kill it and try again")
         except LabError as exc:
             stuck.append(str(exc))
     for line in workflow.sweep():
-        click.echo(f"removed: {line}")
+        click.echo(plain(f"removed: {line}"))
     if stuck:
         raise LabError("; ".join(stuck))
 

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TextIO
 
+from labctl.plain import plain_lines
+
 ASCII = dict(zip("│─┈▶◀▸✗✓⋮…·×≥≤→", "|-.><>x+:~.x><>", strict=True))
 """What stands for a sign where the encoding has none; each is as wide."""
 
@@ -43,7 +45,7 @@ def _plain(error: UnicodeError) -> tuple[str, int]:
 def tell(line: str) -> None:
     """A line for people, on stderr. Where that takes nothing, it is lost, and nothing else."""
     try:
-        print(line, file=sys.stderr, flush=True)
+        print(plain_lines(line), file=sys.stderr, flush=True)
     except (OSError, ValueError):  # ValueError: it is closed
         silence(sys.stderr)
 

@@ -82,6 +82,7 @@ class ScenarioFile(pytest.File):
         """Raises CollectError with every mistake of the file."""
         from labctl.document import Document
         from labctl.errors import LabctlError
+        from labctl.plain import plain
         from labctl.scenario import load_document, params_of
 
         try:
@@ -93,7 +94,7 @@ class ScenarioFile(pytest.File):
         except LabctlError as exc:
             raise self.CollectError(str(exc)) from exc
         for case in cases:
-            yield ScenarioItem.from_parent(self, name=case.label, case=case)
+            yield ScenarioItem.from_parent(self, name=plain(case.label), case=case)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -138,6 +139,7 @@ class ScenarioItem(pytest.Item):
     def runtest(self) -> None:
         """Runs it; what came of it becomes pytest's own outcome."""
         from labctl.errors import LabctlError, Unavailable
+        from labctl.plain import plain_lines
         from labctl.testing import ladder, told
 
         if message := _no_param(self.config):
@@ -149,12 +151,12 @@ class ScenarioItem(pytest.Item):
         except LabctlError as exc:
             pytest.fail(f"error: {exc}", pytrace=False)
         if found.result == "skip":
-            pytest.skip(found.reason or "")
+            pytest.skip(plain_lines(found.reason or ""))
         if found.result != "pass":
             self.add_report_section("call", "ladder", ladder(found.folder))
             lines = [f"{found.result}: {found.reason}"] if found.reason else []
             lines.append(told(found.verdicts, found.why, found.folder, found.processes))
-            pytest.fail("\n".join(lines), pytrace=False)
+            pytest.fail(plain_lines("\n".join(lines)), pytrace=False)
 
     def _run(self) -> RunResult:
         from labctl import workflow

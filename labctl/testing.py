@@ -38,6 +38,7 @@ from labctl.history import Event, ExecEvent
 from labctl.invoked import command
 from labctl.output import tell
 from labctl.params import Given
+from labctl.plain import plain_lines
 from labctl.probes.segments import Segment
 from labctl.probes.sockets import Socket
 from labctl.reports import recorded
@@ -207,7 +208,8 @@ class Lab:
         session.lab.flush()
         found = claim.segments.judge(session.history)
         if found.result == "unknown":
-            raise NotKnown(f"{caller()}: {found.expected}: unknown: {found.actual}")
+            words = f"{caller()}: {found.expected}: unknown: {found.actual}"
+            raise NotKnown(plain_lines(words))
         return tuple(claim.segments.found(session.history))
 
     def events(self, kind: type[KindOfEvent]) -> tuple[KindOfEvent, ...]:
@@ -333,7 +335,7 @@ def told(
             lines += [str(verdict), *(f"    {line}" for line in found)]
     lines += [f"    {line}" for line in accounts.told(processes)]
     lines += [f"Why: {sentence}" for sentence in why]
-    return "\n".join([*lines, seen_at(folder)])
+    return plain_lines("\n".join([*lines, seen_at(folder)]))
 
 
 def seen_at(folder: Path) -> str:

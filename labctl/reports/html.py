@@ -13,10 +13,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from labctl.accounts import told
+from labctl.plain import plain_lines
 from labctl.reports.comparison import Comparison
 from labctl.reports.drawing import SIGNS, draw
 from labctl.reports.recorded import RecordedRun
-from labctl.reports.rungs import behind, claim_words, clean_lines
+from labctl.reports.rungs import behind, claim_words
 from labctl.reports.shapes import FONTS, Drawing, px
 
 STATE_COLOURS = {
@@ -109,7 +110,7 @@ def _environment() -> Environment:
 
 def _finalize(value: Any) -> Any:
     """What goes into a page, without characters that have no place in one."""
-    return clean_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return plain_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _template(name: str) -> Template:

@@ -1,57 +1,88 @@
-"""JUnit XML: a test suite a run, a test case a verdict."""
+"""JUnit XML: a test suite a run, a test case a verdict.
+
+There is no one standard. What is written is valid by the schema of Jenkins' xUnit plugin, and each
+suite by that of Ant, too: so times have three decimals, timestamps (UTC) name no zone, and
+`testsuites` does not count what was skipped.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element, SubElement
 
 from labctl.accounts import reasons, told
 from labctl.check import Verdict
+from labctl.plain import plain, plain_lines
 from labctl.reports.recorded import RecordedRun
-from labctl.reports.rungs import behind, clean
+from labctl.reports.rungs import behind
+
+TAGS = {"fail": "failure", "unknown": "error", "error": "error", "skip": "skipped"}
+"""What becomes of results that are no pass. JUnit has no word for what is unknown."""
+COUNTS = {"tests": "testcase", "failures": "failure", "errors": "error", "skipped": "skipped"}
+NEVER = "1970-01-01T00:00:00"
 
 
 def document(runs: Sequence[RecordedRun]) -> str:
-    """All runs. What is unknown is an error there: JUnit has no word for it, and it is no pass."""
-    xml = JUnitXml("labctl")
-    for run in runs:
-        # add_testsuite() would put those of one name together.
-        xml.append(_suite(run))  # type: ignore[no-untyped-call]
-    xml.update_statistics()  # type: ignore[no-untyped-call]
-    text: bytes = xml.tostring()  # type: ignore[no-untyped-call]
-    return "\n".join(map(clean, text.decode().split("\n"))) + "\n"
+    """All runs. What is unknown is an error there, since it is no pass."""
+    root = Element("testsuites", name="labctl")
+    root.extend([_suite(number, run) for number, run in enumerate(runs)])
+    counts = _counts(root)
+    del counts["skipped"]
+    root.attrib |= {**counts, "time": _seconds(sum(run.seconds for run in runs))}
+    ElementTree.indent(root)
+    text = ElementTree.tostring(root, encoding="unicode")
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'
 
 
-def _suite(run: RecordedRun) -> TestSuite:
-    suite = TestSuite(run.label)
-    suite.timestamp = run.started
-    for name, value in run.environment.items():
+def _suite(number: int, run: RecordedRun) -> Element:
+    name = plain(run.label)
+    suite = Element("testsuite", name=name, package=name, id=str(number), hostname="localhost")
+    properties = SubElement(suite, "properties")
+    for key, value in run.environment.items():
         if value is not None:
-            suite.add_property(name, " ".join(value) if isinstance(value, list) else str(value))
-    for number, (verdict, lines) in enumerate(behind(run.verdicts), 1):
-        suite.add_testcase(_case(run, number, verdict, lines))
-    if run.result != "pass" and run.reason:
-        case = TestCase(run.title, run.label, run.seconds)
-        outcome = {"skip": Skipped, "fail": Failure}.get(run.result, Error)
-        case.result = [outcome(run.reason)]
-        case.result[0].text = "\n".join([run.reason, *told(run.processes), *run.why])
-        suite.add_testcase(case)
+            text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+            SubElement(properties, "property", name=plain(key), value=plain(text))
+    for place, (verdict, lines) in enumerate(behind(run.verdicts), 1):
+        suite.append(_case(run, place, verdict, lines))
+    whole = run.result in ("pass", "skip") and run.verdicts  # all is told by its cases
+    if run.result == "error" or (run.reason and not whole):
+        case = SubElement(suite, "testcase", name=plain(run.title), classname=name)
+        case.set("time", _seconds(run.seconds))
+        reason = run.reason or ""
+        _outcome(case, run.result, reason, "\n".join([reason, *told(run.processes), *run.why]))
+    words = [run.title, *(f"Why: {sentence}" for sentence in run.why)]
+    SubElement(suite, "system-out").text = plain_lines("\n".join(words))
+    SubElement(suite, "system-err")
+    started = run.started.removesuffix("Z") or NEVER
+    suite.attrib |= {**_counts(suite), "time": _seconds(run.seconds), "timestamp": plain(started)}
     return suite
 
 
-def _case(run: RecordedRun, number: int, verdict: Verdict, lines: Sequence[str]) -> TestCase:
-    before = run.verdicts[number - 2].at if number > 1 else 0.0
-    case = TestCase(f"{number}. {verdict.what}", run.label, max(0.0, verdict.at - before))
+def _case(run: RecordedRun, place: int, verdict: Verdict, lines: Sequence[str]) -> Element:
+    before = run.verdicts[place - 2].at if place > 1 else 0.0
+    case = Element("testcase", name=plain(f"{place}. {verdict.what}"), classname=plain(run.label))
+    case.set("time", _seconds(verdict.at - before))
     message = f"expected {verdict.expected}, saw {verdict.actual}"
-    known = reasons(verdict.processes)
-    text = "\n".join([f"{verdict.source}: {message}", *lines, *known])
-    if verdict.result == "fail":
-        case.result = [Failure(message, "fail")]
-        case.result[0].text = text
-    elif verdict.result == "unknown":
-        case.result = [Error(message, "unknown")]
-        case.result[0].text = text
-    elif verdict.result == "skip":
-        case.result = [Skipped(verdict.actual)]
+    if verdict.result == "skip":
+        _outcome(case, "skip", verdict.actual)
+    elif verdict.result != "pass":
+        told_of = [f"{verdict.source}: {message}", *lines, *reasons(verdict.processes)]
+        _outcome(case, verdict.result, message, "\n".join(told_of))
     return case
+
+
+def _outcome(case: Element, result: str, message: str, text: str = "") -> None:
+    found = SubElement(case, TAGS[result], message=plain(message))
+    if result != "skip":
+        found.set("type", result)
+        found.text = plain_lines(text)
+
+
+def _counts(part: Element) -> dict[str, str]:
+    """How many cases there are, and how many of them did not pass."""
+    return {name: str(len(part.findall(f".//{tag}"))) for name, tag in COUNTS.items()}
+
+
+def _seconds(seconds: float) -> str:
+    return f"{max(0.0, seconds):.3f}"

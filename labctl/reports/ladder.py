@@ -27,6 +27,7 @@ from labctl.history import (
     StepEvent,
     TroubleEvent,
 )
+from labctl.plain import plain
 from labctl.probes.segments import Segment
 from labctl.probes.sockets import SsParseError
 from labctl.reports.drawn import Drawn, choose, cut, lines
@@ -46,7 +47,6 @@ from labctl.reports.rungs import (
     Row,
     Step,
     claim_words,
-    clean,
     last_done,
 )
 from labctl.reports.states import Change, Ends, changes
@@ -245,7 +245,7 @@ def _calls(events: Sequence[Event], segments: Sequence[Segment]) -> Iterator[Cal
 def _call(
     start: CallEvent, until: float | None, result: str, failed: bool, prefix: dict[str, str]
 ) -> Call:
-    text = clean(prefix.get(start.process, "") + start.call)
+    text = plain(prefix.get(start.process, "") + start.call)
     return Call(start.t, until, start.host, text, result, failed, waits=not result)
 
 
@@ -283,7 +283,7 @@ def _lives(events: Sequence[Event]) -> Iterator[Life]:
             running.discard(event.process)
             text = f"killed by SIG{event.signal}" if event.signal else f"exits with {event.exit}"
         name = prefix.get(event.process, "process: ").replace(":", "")
-        yield Life(event.t, event.host, clean(name + text), event.phase != "start")
+        yield Life(event.t, event.host, plain(name + text), event.phase != "start")
 
 
 # --- Steps, looks and notes -----------------------------------------------------------------------
@@ -309,7 +309,8 @@ def _steps(events: Iterable[Event], verdicts: Sequence[Verdict]) -> Iterator[Ste
 
 def _step(t: float, event: StepEvent) -> Step:
     outcome = event.outcome or "interrupted"
-    return Step(t, clean(event.text), outcome, event.label, clean(event.detail or ""))
+    label = event.label and plain(event.label)
+    return Step(t, plain(event.text), outcome, label, plain(event.detail or ""))
 
 
 def _judged(
@@ -327,14 +328,14 @@ def _notes(events: Sequence[Event], shown: Mapping[float, float]) -> Iterator[No
     prefix = _prefixes(events)
     for event in events:
         if isinstance(event, TroubleEvent):
-            yield Note(event.t, event.host, clean(f"{event.probe}: {event.text}"), True)
+            yield Note(event.t, event.host, plain(f"{event.probe}: {event.text}"), True)
         elif isinstance(event, OutputEvent) and event.text.strip():
             words = " ".join(event.text.split())[:OUTPUT_SHOWN]
-            yield Note(event.t, event.host, clean(f'{prefix.get(event.process, "")}"{words}"'),
+            yield Note(event.t, event.host, plain(f'{prefix.get(event.process, "")}"{words}"'),
                        False)  # fmt: skip
         elif isinstance(event, SocketsEvent) and event.caption:
             t = shown.get(event.t, event.t)
-            yield Look(t, event.host, clean(event.caption), _look_lines(event))
+            yield Look(t, event.host, plain(event.caption), _look_lines(event))
 
 
 def _look_lines(event: SocketsEvent) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
+from labctl.plain import plain
 from labctl.reports.rungs import (
     Arrow,
     Bar,
@@ -64,7 +65,7 @@ def text(ladder: Ladder, width: int, unicode: bool = True) -> str:
 def ladders(runs: Sequence[RecordedRun]) -> str:
     """The ladders of runs, as wide as the terminal."""
     width = shutil.get_terminal_size((WIDTH, 0)).columns
-    return "\n".join(f"{run.label}\n{text(run.ladder, width)}" for run in runs)
+    return "\n".join(f"{plain(run.label)}\n{text(run.ladder, width)}" for run in runs)
 
 
 def styled(ladder: Ladder, width: int) -> Text:

@@ -6,10 +6,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from labctl.accounts import told
+from labctl.plain import plain
 from labctl.reports.comparison import Comparison, Section
 from labctl.reports.mermaid import diagram
 from labctl.reports.recorded import RecordedRun
-from labctl.reports.rungs import behind, clean
+from labctl.reports.rungs import behind
 from labctl.reports.step_summary import LIMIT, NOTE, Part, artifacts, fitted
 
 SIGNS = {"pass": "✅", "fail": "❌", "error": "❌", "unknown": "❔", "skip": "➖"}
@@ -66,7 +67,7 @@ def _left_out(what: str, folders: Sequence[str]) -> str:
         lines += ["", f"What the workflow keeps of it is among {link}."]
     size = sum(map(len, lines)) + 200
     for number, folder in enumerate(folders):
-        line = f"- `labctl report {clean(folder)}`"
+        line = f"- `labctl report {plain(folder)}`"
         size += 4 * len(line)  # in UTF-8 at most
         if size > NOTE:
             lines.append(f"- and {len(folders) - number} more beside them")
@@ -137,7 +138,7 @@ def _failures(run: RecordedRun) -> Iterator[str]:
 
 
 def _quoted(found: Iterable[str]) -> Iterator[str]:
-    yield from (f"    {clean(line)}" for line in "\n".join(found).splitlines())
+    yield from (f"    {plain(line)}" for line in "\n".join(found).splitlines())
     yield ""
 
 
@@ -154,4 +155,4 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[st
 
 def _safe(text: str) -> str:
     """Text on one line that Markdown takes as it is."""
-    return SPECIAL.sub(r"\\\1", clean(" ".join(text.split())))
+    return SPECIAL.sub(r"\\\1", plain(" ".join(text.split())))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from labctl.plain import plain
 from labctl.reports.recorded import RecordedRun
 from labctl.reports.rungs import (
     Arrow,
@@ -99,4 +100,4 @@ def _all(ladder: Ladder) -> str:
 
 def _safe(words: str) -> str:
     """Words that Mermaid takes as they are: its own signs as character codes."""
-    return SPECIAL.sub(lambda sign: f"#{ord(sign.group())};", words)
+    return SPECIAL.sub(lambda sign: f"#{ord(sign.group())};", plain(words))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from labctl.accounts import Account, told
 from labctl.check import Verdict
+from labctl.plain import plain
 from labctl.reports.states import Ends
 
 
@@ -210,8 +211,8 @@ def gap_words(gap: Gap) -> str:
 def claim_words(verdict: Verdict) -> str:
     """What was claimed, with its subject and its tolerance, each once."""
     if verdict.expected in verdict.what:
-        return clean(verdict.what)
-    return clean(f"{verdict.what.partition(':')[0]}: {verdict.expected}")
+        return plain(verdict.what)
+    return plain(f"{verdict.what.partition(':')[0]}: {verdict.expected}")
 
 
 def behind(verdicts: Iterable[Verdict]) -> Iterator[tuple[Verdict, list[str]]]:
@@ -227,16 +228,5 @@ def last_done(verdicts: Iterable[Verdict]) -> Iterator[tuple[Verdict, list[str]]
     for verdict in verdicts:
         found = [account for account in verdict.processes if account not in known]
         known.update(found)
-        yield verdict, [clean(line) for line in told(found, verdict.evidence)]
+        yield verdict, [plain(line) for line in told(found, verdict.evidence)]
 
-
-def clean(text: str) -> str:
-    """Text without control characters, so that it can't command a terminal or break a page."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
-def clean_lines(text: str) -> str:
-    """The same for text of several lines."""
-    return text if text.isprintable() else "\n".join(map(clean, text.split("\n")))

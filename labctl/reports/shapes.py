@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup, escape
 
-from labctl.reports.rungs import clean_lines
+from labctl.plain import plain_lines
 
 LINE = 14.0
 """From one line of a text to the next."""
@@ -195,7 +195,7 @@ class Words:
     def svg(self) -> str:
         """As SVG."""
         x = px(self.x)
-        first, *more = (escape(clean_lines(line)) for line in self.lines)
+        first, *more = (escape(plain_lines(line)) for line in self.lines)
         rest = "".join(f'<tspan x="{x}" dy="{px(LINE)}">{line}</tspan>' for line in more)
         return (
             f'<text x="{x}" y="{px(self.y)}" text-anchor="{self.anchor}" class="{self.style}">'
@@ -214,7 +214,7 @@ class Shape:
 
     def svg(self) -> str:
         """As SVG."""
-        title = f"<title>{escape(clean_lines(self.title))}</title>" if self.title else ""
+        title = f"<title>{escape(plain_lines(self.title))}</title>" if self.title else ""
         parts = "".join(part.svg() for part in self.parts)
         return f'<g>{title}<a href="#{self.target}">{parts}</a></g>' if self.target else (
             f"<g>{title}{parts}</g>"

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.markup import escape
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
+
+from labctl.plain import plain_lines
 
 if TYPE_CHECKING:
     from labctl.doctor import Check
@@ -19,6 +21,18 @@ PIPE_WIDTH = 110
 
 
 class _Console(Console):
+    """Shows text as it is: no word of it is markup, and none commands the terminal."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """All that is drawn comes through here: what still is no plain text becomes so."""
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text.isprintable():
+                yield segment
+            else:
+                yield segment._replace(text=plain_lines(segment.text))
+
     def on_broken_pipe(self) -> None:
         # cli.py knows what to do; rich would exit.
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
@@ -26,17 +40,22 @@ class _Console(Console):
 
 def console(stderr: bool = False) -> Console:
     """A console on stdout or stderr. NO_COLOR and TERM are heeded (see rich's Console)."""
-    found = _Console(stderr=stderr, highlight=False)
+    found = _Console(stderr=stderr, highlight=False, markup=False, emoji=False)
     if not found.is_terminal:
         found.width = max(found.width, PIPE_WIDTH)
     return found
+
+
+def words(text: str, style: str = "") -> Text:
+    """A text that may hold anything, so that it takes as much room as is measured."""
+    return Text(plain_lines(text), style, overflow="fold")
 
 
 def table(*columns: str) -> Table:
     """A table without lines; what is too long for a column goes on in the next line."""
     found = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     for column in columns:
-        found.add_column(column, overflow="fold")
+        found.add_column(words(column), overflow="fold")
     return found
 
 
@@ -46,9 +65,9 @@ def print_table(
     """A plain table, with a title if it has one."""
     found = table(*columns)
     if title:
-        found.title, found.title_justify, found.title_style = f"\n{escape(title)}", "left", "bold"
+        found.title, found.title_justify, found.title_style = words(f"\n{title}"), "left", "bold"
     for row in rows:
-        found.add_row(*map(escape, row))
+        found.add_row(*map(words, row))
     out.print(found)
 
 
@@ -58,5 +77,5 @@ def print_checks(out: Console, checks: Sequence[Check]) -> None:
     for check in checks:
         symbol = Text(*(("✓", "green") if check.ok else ("✗", "yellow")))
         lack = ("", "") if check.ok else (check.cost, check.mend)
-        found.add_row(symbol, check.name, *map(escape, (check.found, *lack)))
+        found.add_row(symbol, *map(words, (check.name, check.found, *lack)))
     out.print(found)

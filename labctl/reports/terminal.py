@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -21,10 +20,12 @@ from labctl.check import Verdict
 from labctl.explain import describe_socket
 from labctl.history import Event, History, SocketsEvent, StepEvent
 from labctl.invoked import command
+from labctl.plain import plain
 from labctl.probes.sockets import Socket
 from labctl.reports import tables
 from labctl.reports.names import told_apart
-from labctl.reports.rungs import behind, claim_words, clean
+from labctl.reports.rungs import behind, claim_words
+from labctl.reports.tables import words as _text
 from labctl.runner import WAS_INTERRUPTED, RunResult
 from labctl.scenario import Scenario
 
@@ -70,10 +71,10 @@ def print_runs(
         style = STYLES[run.result]
         table.add_row(
             Text(f"{SYMBOLS[run.result]} {run.result}", style),
-            Text(run.scenario.name + name.removeprefix(run.scenario.label)),
-            Text(run.scenario.case),
+            _text(run.scenario.name + name.removeprefix(run.scenario.label)),
+            _text(run.scenario.case),
             f"{run.seconds:.1f}",
-            escape(run.reason or ""),
+            _text(run.reason or ""),
         )
     out.print(table)
     out.print(_totals(runs, seconds) + (f", {cut_short}" if cut_short else ""))
@@ -83,7 +84,7 @@ def print_runs(
 def _print_where(runs: Sequence[RunResult], out: Console) -> None:
     """The command that shows them all, as it can be typed here."""
     words = ["report", *map(shlex.quote, _naming([run.folder for run in runs]))]
-    out.print(escape(f"  recorded; see it all: {command()} {' '.join(words)}"), soft_wrap=True)
+    out.print(_text(f"  recorded; see it all: {command()} {' '.join(words)}"), soft_wrap=True)
 
 
 def _naming(folders: Sequence[Path]) -> list[str]:
@@ -96,40 +97,41 @@ def _naming(folders: Sequence[Path]) -> list[str]:
     return [str(parent)] if there == set(folders) else ["--last"]
 
 
-def _totals(runs: Sequence[RunResult], seconds: float) -> str:
+def _totals(runs: Sequence[RunResult], seconds: float) -> Text:
     backends = ", ".join(sorted({run.backend for run in runs}))
-    return f"{', '.join(_counts(runs))} of {len(runs)} on {backends} in {seconds:.1f} s"
+    counts = Text(", ").join(_counts(runs))
+    return counts.append(f" of {len(runs)} on {backends} in {seconds:.1f} s")
 
 
-def _counts(runs: Sequence[RunResult]) -> list[str]:
+def _counts(runs: Sequence[RunResult]) -> list[Text]:
     counts = {result: sum(run.result == result for run in runs) for result in STYLES}
-    return [f"[{STYLES[r]}]{n} {r}[/]" for r, n in counts.items() if n]
+    return [Text(f"{n} {r}", STYLES[r]) for r, n in counts.items() if n]
 
 
 def _print_run(run: RunResult, out: Console) -> None:
-    out.print(Text(run.scenario.label, "bold"), Text(run.scenario.title))
+    out.print(_text(run.scenario.label, "bold"), _text(run.scenario.title))
     for event in run.history.events:
         if isinstance(event, StepEvent) and event.phase == "end" and event.text[:9] == "snapshot ":
             _print_sides(event, run, out)
     print_verdicts(run.verdicts, out)
-    _print_lines(map(clean, told(run.processes)), out)
+    _print_lines(told(run.processes), out)
     for sentence in run.why:
-        out.print(Padding(Text(f"Why: {sentence}", overflow="fold"), (0, 0, 0, 2)))
+        out.print(Padding(_text(f"Why: {sentence}"), (0, 0, 0, 2)))
     known = run.environment
     kernel = f"kernel {known['kernel']}" if known.get("kernel") else None
     where = [word for word in (run.backend, kernel, known.get("os"), known.get("engine")) if word]
-    style = STYLES[run.result]
-    reason = f": {escape(run.reason)}" if run.reason else ""
-    place = escape(", ".join(where))
+    reason = f": {run.reason}" if run.reason else ""
     seconds = f"{run.seconds:.1f} s"
     if "virtual time" in (known.get("engine") or ""):
         seconds = f"{run.lab_seconds:.1f} s by the lab's clock, in {seconds}"
-    out.print(f"[{style}]{run.result.upper()}[/]{reason}  {seconds} on {place}")
+    words = _text(f"{reason}  {seconds} on {', '.join(where)}")
+    out.print(Text(run.result.upper(), STYLES[run.result]) + words)
 
 
 def _print_sides(step: StepEvent, run: RunResult, out: Console) -> None:
     """Both sides' sockets at a snapshot."""
-    out.print(f"  [bold]{escape(step.text.removeprefix('snapshot '))}[/]  at {step.t:.3f} s")
+    caption = _text(f"  {step.text.removeprefix('snapshot ')}", "bold")
+    out.print(caption, f" at {step.t:.3f} s")
     seen: dict[str, SocketsEvent] = {}
     for event in run.history.events:
         if isinstance(event, SocketsEvent):
@@ -146,7 +148,7 @@ def _sides(lines: Iterable[tuple[str, str]]) -> Table:
     table.add_column(min_width=10, no_wrap=True)
     table.add_column(overflow="fold")
     for host, line in lines:
-        table.add_row(Text(host), Text(line))
+        table.add_row(_text(host), _text(line))
     return table
 
 
@@ -163,7 +165,7 @@ def print_verdicts(verdicts: Sequence[Verdict], out: Console) -> None:
     out.print(_verdict_table(verdicts))
     for verdict, lines in behind(verdicts):
         if verdict.result in ("fail", "unknown"):
-            out.print(Text(str(verdict), STYLES[verdict.result], overflow="fold"))
+            out.print(_text(str(verdict), STYLES[verdict.result]))
             _print_lines(lines, out)
 
 
@@ -173,15 +175,15 @@ def _verdict_table(verdicts: Sequence[Verdict]) -> Table:
         table.add_row(
             Text(SYMBOLS[verdict.result], STYLES[verdict.result]),
             f"{verdict.at:.3f} s",
-            escape(claim_words(verdict)),
-            escape(verdict.actual),
+            _text(claim_words(verdict)),
+            _text(verdict.actual),
         )
     return table
 
 
 def _print_lines(lines: Iterable[str], out: Console) -> None:
     for line in lines:
-        out.print(Padding(Text(line, overflow="fold"), (0, 0, 0, 4)))
+        out.print(Padding(_text(line), (0, 0, 0, 4)))
 
 
 def print_comparison(found: Comparison, out: Console) -> None:
@@ -306,7 +308,7 @@ class LiveBoard(_Drawn):
         self._running[number] = (self._running[number][0], step)
 
     def say(self, line: str) -> None:
-        self._out.print(Text(line))
+        self._out.print(_text(line))
 
     def ended(self, number: int, result: RunResult) -> None:
         del self._running[number]
@@ -320,17 +322,17 @@ class LiveBoard(_Drawn):
         width = min(max(map(len, self._names)), self._out.width * 2 // 5)
         lines = []
         for number, (since, step) in self._running.items():
-            label, steps = self._names[number], len(self._cases[number].steps)
+            label, steps = plain(self._names[number]), len(self._cases[number].steps)
             at, text = (step.index + 1, step.text) if step else (0, "bringing the lab up")
             line = f"{label[:width]:{width}} {at:3}/{steps:<3} {now - since:5.1f} s  {text}"
             lines.append(_line(line, ""))
         done = f"{len(self._done)}/{len(self._cases)} done"
         counts = _counts([run for run in self._done if run.result != "pass"])
-        seconds = f"{now - self._began:.1f} s"
+        words = [Text(done), *counts, Text(f"{now - self._began:.1f} s")]
         # First, since what a terminal has no room for is left out at the end.
-        return Group(Text.from_markup(", ".join([done, *counts, seconds]), style="bold"), *lines)
+        return Group(Text(", ", "bold").join(words), *lines)
 
 
 def _line(words: str, style: str) -> Text:
     """One line, however long the words are."""
-    return Text(words, style, no_wrap=True, overflow="ellipsis")
+    return Text(plain(words), style, no_wrap=True, overflow="ellipsis")

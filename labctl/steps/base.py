@@ -106,6 +106,10 @@ class Step(Model):
         """Does it. Raises StepFailed, LabError."""
         raise NotImplementedError
 
+    def of_another(self, variant: Mapping[str, Any]) -> bool:
+        """Whether it is a step of other variants than this one."""
+        return self.when is not None and bool(self.when.excludes(variant))
+
     @property
     def claim(self) -> Predicate | None:
         """What it claims, if it is a wait or an expectation."""
