@@ -33,10 +33,19 @@ if TYPE_CHECKING:
 
 EXIT = {"pass": 0, "fail": 1, "unknown": 3, "skip": 3, "error": 4}
 INTERRUPTED = 130
+NO_COLOR = "--no-color"
 
 
 class Commands(click.Group):
     """The group of commands, with labctl's exit statuses for its exceptions."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Takes the option that stands anywhere: before a command or behind it."""
+        end = args.index("--") if "--" in args else len(args)
+        if NO_COLOR in args[:end]:
+            ctx.color = False
+            args = [*(word for word in args[:end] if word != NO_COLOR), *args[end:]]
+        return super().parse_args(ctx, args)
 
     def main(self, *args: Any, **extra: Any) -> NoReturn:
         """Runs a command; see README for what each exit status means."""
@@ -88,6 +97,7 @@ def _located(line: str) -> bool:
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="labctl")
+@click.option(NO_COLOR, is_flag=True, expose_value=False, help="No colours, as with NO_COLOR set.")
 def main() -> None:
     """A lab for TCP connections that end badly.
 
@@ -297,6 +307,10 @@ def report(runs: tuple[str, ...], last: bool, form: str, out: Path | None) -> No
             reports.write(form, recorded, out)
         except OSError as exc:
             raise UsageError(f"{out}: can't be written: {exc.strerror}") from exc
+    elif form == "ladder":
+        from labctl.reports.terminal import print_ladders
+
+        print_ladders(recorded)
     else:
         text = reports.render(form, recorded)
         # A page, and XML, say themselves how they are encoded.

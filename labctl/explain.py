@@ -39,9 +39,12 @@ HELD = {State.LISTEN, State.ESTAB, State.CLOSE_WAIT}
 
 def describe_socket(socket: Socket, age: float = 0.0) -> str:
     """`TIME-WAIT 198.18.0.2:8000 -> 198.18.0.3:40312, timewait timer 59.3 s left`, `age` seconds
-    after it was seen."""
+    after it was seen; `LISTEN 0.0.0.0:8000, accept queue 0/20`."""
     text = f"{socket.state} {socket.local}"
-    if not socket.is_listener:
+    if socket.is_listener:
+        if socket.recv_q or socket.send_q:
+            text += f", accept queue {accept_queue(socket)}"
+    else:
         text += f" -> {socket.remote}"
         if socket.recv_q:
             text += f", recv-q {socket.recv_q}"
@@ -50,6 +53,18 @@ def describe_socket(socket: Socket, age: float = 0.0) -> str:
     if socket.timer:
         text += f", {socket.timer.name} timer {max(0.0, socket.timer.expires - age):.1f} s left"
     return text
+
+
+def accept_queue(socket: Socket) -> str:
+    """`2/1, full`: how many connections wait to be accepted, and how many may, of a listener. There
+    is room for one more than that (sk_acceptq_is_full())."""
+    full = ", full" if queue_is_full(socket) else ""
+    return f"{socket.recv_q}/{socket.send_q}{full}"
+
+
+def queue_is_full(socket: Socket) -> bool:
+    """Whether a listener's accept queue takes no more."""
+    return socket.recv_q > socket.send_q
 
 
 def blockers(address: str, sockets: tuple[Socket, ...]) -> list[Socket]:
@@ -85,7 +100,9 @@ def blocked_call(event: CallEvent, history: History) -> str | None:
         if bound := _bound(address, event, history):
             return f"{failure}: blocked, it seems, by {bound}; {UNLISTED}"
         return None
-    who = "; ".join(describe_socket(s) for s in found[:3])
+    who = "; ".join(
+        f"{s.state} {s.local}" if s.is_listener else describe_socket(s) for s in found[:3]
+    )
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
     cure = "SO_REUSEADDR on both, old and new"
     if not all(s.connection for s in found):

@@ -14,7 +14,7 @@ from typing import TextIO
 
 from labctl.plain import plain_lines
 
-ASCII = dict(zip("│─┈▶◀▸✗✓⋮…·×≥≤→", "|-.><>x+:~.x><>", strict=True))
+ASCII = dict(zip("│─┈▶◀▸✗✓⋮…·×≥≤→↩↪", "|-.><>x+:~.x><><>", strict=True))
 """What stands for a sign where the encoding has none; each is as wide."""
 
 

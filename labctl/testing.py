@@ -192,7 +192,8 @@ class Lab:
             raise misused(unknown("host", host, session.scenario.hosts))
         session.lab.look([host])
         if trouble := session.history.trouble.get((host, "ss")):
-            raise NotKnown(f"{caller()}: the sockets of {host}: unknown: {trouble.text}")
+            words = f"{caller()}: the sockets of {host}: unknown: {trouble.text}"
+            raise NotKnown(plain_lines(words))
         return session.history.sockets[host].sockets
 
     def segments(self, **pattern: Any) -> tuple[Segment, ...]:

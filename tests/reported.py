@@ -149,6 +149,46 @@ def golden(name: str, text: str) -> None:
     assert text == path.read_text(encoding="utf-8"), f"{name}: see UPDATE_GOLDEN above"
 
 
+def inside(host: str, a: str, b: str, t: float) -> list[Segment]:
+    """The segments of a connection that a host has with itself; the last one is lost."""
+    told = [
+        (0.0, a, b, "SYN 0 0"),
+        (0.0002, b, a, "SYN ACK 0 1"),
+        (0.0004, a, b, "ACK 1 1"),
+        (0.01, a, b, "PSH ACK 1 1 len 10"),
+        (0.0102, b, a, "ACK 1 11"),
+        (0.02, a, b, "RST ACK 11 1"),
+    ]
+    found = [
+        replace(segment(t + later, f"{host} {text}"), sender=host, receiver=host, source=source,
+                target=target) for later, source, target, text in told
+    ]  # fmt: skip
+    return [*found, replace(found[-2], t=t + 0.03, arrived=None)]
+
+
+def inward() -> History:
+    """Both hosts talk with themselves; an accept queue is full, and one thing is told twice."""
+    a, b = "127.0.0.1:40000", "127.0.0.1:8000"
+    queue = tcp("LISTEN", ":9000", recv_q=6, send_q=5)
+    return history(
+        *(TroubleEvent(0.2, host, "trace", "3 transitions were lost") for host in ADDRESSES),
+        *step(0.25, "exec server: curl http://127.0.0.1:8000/", 0.26),
+        StateEvent(0.3, "server", a, b, "UNCONN", "SYN-SENT"),
+        StateEvent(0.3003, "server", a, b, "SYN-SENT", "ESTAB"),
+        StateEvent(0.3005, "server", b, a, "LISTEN", "SYN-RECV"),
+        StateEvent(0.3006, "server", b, a, "SYN-RECV", "ESTAB"),
+        look(0.41, "client", queue),
+        *step(0.42, "snapshot full", 0.43),
+        look(0.425, "client", queue, tcp("ESTAB", CLIENT, SERVER), caption="full"),
+        look(2.0, "client", queue),  # by then it is clear what was lost
+        segments=[
+            *HANDSHAKE,
+            *inside("server", a, b, 0.3),
+            *inside("client", "[::1]:41000", "[::1]:9000", 0.4),
+        ],
+    )
+
+
 def full() -> History:
     """Everything that a ladder can show."""
     syn_lost = segment(0.05, "client SYN 0 0", None)

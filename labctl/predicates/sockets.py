@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
-from labctl.explain import describe_socket
+from labctl.explain import accept_queue, describe_socket, queue_is_full
 from labctl.history import History
 from labctl.places import ANY, Place, parse_place
 from labctl.predicates.finding import Finding, Result
@@ -166,8 +166,12 @@ class HostSockets:
 def summary(sockets: Sequence[Socket]) -> str:
     """`LISTEN, 2 x TIME-WAIT`, or `no sockets`."""
     kinds = Counter((s.state, s.recv_q, s.send_q) for s in sockets if not s.is_listener)
-    listeners = sum(s.is_listener for s in sockets)
-    counts = {"LISTEN": listeners} if listeners else {}
+    listeners = Counter(
+        f"LISTEN accept queue {accept_queue(s)}" if queue_is_full(s) else "LISTEN"
+        for s in sockets
+        if s.is_listener
+    )
+    counts = dict(listeners)
     for (state, recv_q, send_q), count in kinds.items():
         queue = f" recv-q {recv_q}" if recv_q else ""
         queue += f" send-q {send_q}" if send_q else ""

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from math import ceil
 
+from labctl.reports.lanes import Host, hosts
 from labctl.reports.rungs import (
     Arrow,
     Bar,
@@ -35,7 +35,17 @@ from labctl.reports.rungs import (
     state_words,
     step_words,
 )
-from labctl.reports.shapes import LINE, Box, Drawing, Line, Shape, Words, measure, wrap
+from labctl.reports.shapes import (
+    LINE,
+    Box,
+    Drawing,
+    Line,
+    Shape,
+    Words,
+    clear_lines,
+    measure,
+    wrap,
+)
 from labctl.reports.states import Ends
 
 TOP, BOTTOM = 44.0, 36.0
@@ -51,9 +61,14 @@ STEPS, SIDE, SEEN = 240.0, 226.0, 3
 """How wide columns of words are at most, and how many lines of what `ss` saw are shown."""
 HOPS = 230.0, 330.0
 """From one lifeline to the next where words are beside them."""
-NARROW, NARROW_HOP = 356.0, 262.0
-"""A narrow drawing of two hosts, and how far its lifelines are apart at least."""
-LANE, LANES, NARROW_LANES = 11.0, 66.0, 22.0
+NARROW, NARROW_HOP = 356.0, 72.0
+"""How wide a narrow drawing is, and how far its lifelines are apart at least: where there are too
+many it is wider."""
+LOOP = 20.0, 9.0
+"""How far out an arrow goes that turns back to its host, and how far down."""
+STRIPED = {"SYN-RECV", "CLOSING", "LAST-ACK"}
+"""States that have their colour from another one, and are told from that by stripes."""
+LANES, NARROW_LANES = 66.0, 22.0
 INSET = 14.0
 """From a lifeline to words that are inside."""
 SIGNS = {"pass": "✓", "fail": "✗", "error": "✗", "unknown": "?", "skip": "–"}
@@ -61,22 +76,6 @@ SIGNS = {"pass": "✓", "fail": "✗", "error": "✗", "unknown": "?", "skip": "
 Block = tuple[str, tuple[str, ...]]
 """The style of some lines of text, and the lines."""
 _Beside = Bar | Call | Return | Life | Look | Note
-
-
-@dataclass
-class _Host:
-    """A host's column: its lifeline at `x`, lanes for bars on the `outward` side of it (-1 is to
-    the left), and words at `words_at`. `lanes`: see `_assign`."""
-
-    name: str
-    x: float = 0.0
-    outward: int = 1
-    lanes: dict[Ends, tuple[list[float], list[int]]] = field(default_factory=dict)
-    lane: float = LANE
-    width: float = LANE
-    words_at: float = 0.0
-    anchor: str = "start"
-    waiting_at: float = 0.0
 
 
 def draw(ladder: Ladder, narrow: bool = False) -> Drawing:
@@ -91,11 +90,12 @@ class _Pen:
     def __init__(self, ladder: Ladder, narrow: bool) -> None:
         self.ladder = ladder
         self.narrow = narrow
-        self.hosts = _hosts(ladder, NARROW_LANES if narrow else LANES)
+        self.hosts = hosts(ladder, NARROW_LANES if narrow else LANES)
         self.names = list(self.hosts)
         times = (measure(_time(r), "time") for r in ladder.rows if not isinstance(r, Gap))
         self.time_end = max(times, default=0.0) + 2
         self.hop = self._hop()
+        self.between = (self.hop * (len(self.names) - 1) if narrow else self.hop) - 2 * INSET
         self.blocks = [tuple(self._blocks(row)) for row in ladder.rows]
         self.steps_at = self.time_end + 12
         self.width = self._columns()
@@ -114,7 +114,7 @@ class _Pen:
         front: list[Shape] = []
         bars = {(r.host, r.ends, r.t): self.tops[n]
                 for n, r in enumerate(self.ladder.rows) if isinstance(r, Bar)}  # fmt: skip
-        looks = 0
+        looks, rules = 0, []
         for number, row in enumerate(self.ladder.rows):
             y = self.tops[number]
             told, target = "", ""
@@ -136,10 +136,7 @@ class _Pen:
                     looks += 1
                     told, target = _look(row), f"look-{looks}"
                 case Step():
-                    below = y + LINE * (_count(self.blocks[number]) - 1) + 5
-                    left = self.hosts[self.names[0]].x if self.narrow else self.steps_at
-                    right = self.hosts[self.names[-1]].x if self.narrow else self.width
-                    back.append(Shape("", (Line(left, below, right, below, "rule"),)))
+                    rules.append(y + LINE * (_count(self.blocks[number]) - 1) + 5)
                     told = step_words(row)
                 case Judged(verdict=v):
                     told = f"{v.what}\nexpected {v.expected}\nsaw {v.actual}\n{v.source}"
@@ -149,7 +146,13 @@ class _Pen:
             if not isinstance(row, Gap):
                 label = Words(self.time_end, y, (_time(row),), "end", "time")
                 front.append(Shape(f"{row.t:.6f} s", (label,)))
-        return Drawing(self.width, end + BOTTOM, (*back, *self._headings(end), *front))
+        left = self._host(0).x if self.narrow else self.steps_at
+        right = self._host(-1).x if self.narrow else self.width
+        words = [part for shape in front for part in shape.parts if isinstance(part, Words)]
+        ruled = [Shape("", p) for p in clear_lines(rules, left, right, words, "rule") if p]
+        if len(self.names) > 2:
+            front = [shape.over([host.x for host in self.hosts.values()]) for shape in front]
+        return Drawing(self.width, end + BOTTOM, (*ruled, *back, *self._headings(end), *front))
 
     def _until(self, bar: Bar, bars: Mapping[tuple[str, Ends, float], float], end: float) -> float:
         """How far down a bar reaches: to the next one of its socket, by where each begins."""
@@ -163,26 +166,27 @@ class _Pen:
     def _hop(self) -> float:
         """From one lifeline to the next."""
         if self.narrow:
-            lanes = sum(host.width for host in (self._host(0), self._host(-1)))
-            room = NARROW - self.time_end - lanes - 16
-            return max(NARROW_HOP, room / max(1, len(self.hosts) - 1))
+            end = max(self._host(-1).width, measure(self.names[-1], "host") / 2)
+            room = NARROW - self.time_end - 9 - self._host(0).width - min(end, NARROW_HOP / 2)
+            return max(NARROW_HOP, room // max(1, len(self.hosts) - 1))
         arrows = (row for row in self.ladder.rows if isinstance(row, Arrow))
         widths = (measure(_label(self.ladder, arrow), "segment") for arrow in arrows)
         return ceil(min(max(HOPS[0], max(widths, default=0.0) + 2 * INSET + 12), HOPS[1]))
 
-    def _host(self, number: int) -> _Host:
+    def _host(self, number: int) -> Host:
         return self.hosts[self.names[number]]
 
     def _blocks(self, row: Row) -> Iterator[Block]:
         """The words of a row, as lines."""
-        between = self.hop - 2 * INSET
-        side = between if self.narrow or self._is_inner(row) else SIDE
+        between = self.between
+        side = self._room(row)
         steps = between if self.narrow else STEPS
         match row:
             case Arrow():
-                yield "segment", wrap(_label(self.ladder, row), "segment", between)
+                room = between - LOOP[0] if row.inward else between
+                yield "segment", wrap(_label(self.ladder, row), "segment", room)
                 if row.marks:
-                    yield "marks", wrap(", ".join(row.marks), "marks", between)
+                    yield "marks", wrap(", ".join(row.marks), "marks", room)
             case Step():
                 style = _step_style(row)
                 yield style, wrap(f"▸ {step_words(row)}", style, steps)
@@ -192,7 +196,7 @@ class _Pen:
             case Gap():
                 yield "gap-words", (f"⋮  {gap_words(row)}  ⋮",)
             case Left():
-                yield "gap-words", wrap(row.text, "gap-words", between, 5)
+                yield "gap-words", wrap("⋮  some of it is left out  ⋮", "gap-words", between)
             case Bar():
                 yield "state", wrap(state_words(self.ladder, row), "state", side)
             case Call():
@@ -210,6 +214,15 @@ class _Pen:
             case _:
                 raise TypeError(row)
 
+    def _room(self, row: Row) -> float:
+        """How wide the words of a row may be that stand beside its host's lifeline."""
+        if not isinstance(row, _Beside):
+            return self.between
+        if self.narrow:
+            number, last = self.names.index(row.host), len(self.names) - 1
+            return max(number, last - number) * self.hop - 2 * INSET
+        return self.between if self._is_inner(row) else SIDE
+
     def _is_inner(self, row: Row) -> bool:
         """Whether it is at a host that has others on both sides."""
         return isinstance(row, _Beside) and row.host in self.names[1:-1]
@@ -226,6 +239,9 @@ class _Pen:
                 widths[column] = max(widths[column], width)
         first, last = self._host(0), self._host(-1)
         first.outward = -1
+        if self.narrow:  # words stand where there is more room for them
+            for host in list(self.hosts.values())[: (len(self.hosts) + 1) // 2]:
+                host.outward = -1
         x = self.time_end + 6 + first.width
         if not self.narrow:
             x = self.steps_at + widths["steps"] + 24 + widths[first.name] + first.width + 10
@@ -237,7 +253,7 @@ class _Pen:
             host.words_at = host.x + away * (INSET if self.narrow else host.width + 10)
             host.waiting_at = host.x + away * (7 if self.narrow else host.width + 5)
             host.anchor = "start" if away > 0 else "end"
-        name = measure(last.name, "host") / 2
+        name = max(measure(line, "host") for line in self._heading(last)) / 2
         if self.narrow:
             return ceil(max(last.x + last.width, last.x + name)) + 3
         return ceil(max(last.words_at + widths[last.name], last.x + name)) + 8
@@ -267,7 +283,9 @@ class _Pen:
                 beside = free if column == "all" else (column, "all")
                 more = LINE * (_count(self.blocks[number]) - 1)
                 above, below = RISE, FALL + more
-                if isinstance(row, Arrow):
+                if isinstance(row, Arrow) and row.inward:
+                    below += LOOP[1]
+                elif isinstance(row, Arrow):
                     above, below = RISE + LIFT + more, 0.0
                 elif isinstance(row, Gap):
                     above, below = RISE, 20.0
@@ -293,10 +311,12 @@ class _Pen:
 
     # --- Drawing
 
+    def _heading(self, host: Host) -> tuple[str, ...]:
+        return wrap(host.name, "host", self.hop - 8, 1)
+
     def _headings(self, end: float) -> list[Shape]:
-        room = self.hop - 8
         return [
-            Shape(h.name, (Words(h.x, y, wrap(h.name, "host", room, 1), "middle", "host"),))
+            Shape(h.name, (Words(h.x, y, self._heading(h), "middle", "host"),))
             for h in self.hosts.values()
             for y in (TOP - 20, end + 20)
         ]
@@ -305,8 +325,16 @@ class _Pen:
         """A row's words at their place."""
         blocks = self.blocks[number]
         match row:
+            case Arrow() if row.inward:
+                x, anchor = self._turn(row)
+                x += LOOP[0] * (1 if anchor == "start" else -1) / 2
+                y += FALL
             case Arrow():
                 x, anchor = self._label_at(row, self.arrivals.get(number, y) - y)
+                if self.narrow and anchor == "middle":  # it may be wider than from host to host
+                    wide = max(measure(t, style) for style, lines in blocks for t in lines) / 2
+                    left, right = self._host(0).x + 4 + wide, self._host(-1).x - 4 - wide
+                    x = min(max(x, left), right)
                 y -= LIFT + LINE * (_count(blocks) - 1)
             case Gap() | Left():
                 x, anchor = (self._host(0).x + self._host(-1).x) / 2, "middle"
@@ -321,6 +349,15 @@ class _Pen:
         for style, lines in blocks:
             yield Words(x, y, lines, anchor, style)
             y += LINE * len(lines)
+
+    def _turn(self, arrow: Arrow) -> tuple[float, str]:
+        """Where an arrow turns back that stays in its host, and the anchor of words from there on:
+        towards the other hosts."""
+        host = self.hosts[arrow.sender or ""]
+        away = -1 if host is self._host(-1) else 1
+        if self.narrow:
+            away = -host.outward
+        return host.x + away * LOOP[0], "start" if away > 0 else "end"
 
     def _label_at(self, arrow: Arrow, falls: float) -> tuple[float, str]:
         """Where an arrow's words are, and their anchor: amid two lifelines, or where it begins."""
@@ -343,7 +380,10 @@ class _Pen:
         box = Box(x - width / 2, y - 4, width, max(3.0, until - y), f"bar s-{bar.state.lower()}")
         local, remote = bar.ends
         ends = f"{local} – {remote}" if remote else local
-        return [Shape(f"{bar.state} on {bar.host}: {ends}\n{_seen(bar)}", (box,))]
+        parts: list[Line | Box] = [box]
+        if bar.state in STRIPED:
+            parts.append(Line(x, y - 4, x, max(y - 1, until - 4), "stripes"))
+        return [Shape(f"{bar.state} on {bar.host}: {ends}\n{_seen(bar)}", tuple(parts))]
 
     def _waiting(self, call: Call, y: float, end: float) -> list[Shape]:
         if not call.waits:
@@ -353,14 +393,22 @@ class _Pen:
         return [Shape(_span(call), (Line(x, y - 4, x, max(y, until), "waiting"),))]
 
     def _arrow(self, arrow: Arrow, y: float, arrived: float | None) -> Shape:
-        start, end = self._ends(arrow)
         low = y + 3 if arrived is None else arrived
         style = "arrow lost" if arrow.lost else "arrow"
         style += " reset" if "RST" in arrow.label.split() else ""
         style += " many" if arrow.count > 1 else ""
+        tip = "cross" if arrow.lost else "head"
+        if arrow.inward:
+            start, (turn, _), low = self.hosts[arrow.sender or ""].x, self._turn(arrow), y + LOOP[1]
+            out = Line(start, y - 4, turn, y - 4, style)
+            down = Line(turn, y - 4, turn, low - 4, style)
+            return Shape(
+                _flight(self.ladder, arrow),
+                (out, down, Line(turn, low - 4, start, low - 4, style, tip)),
+            )
+        start, end = self._ends(arrow)
         if arrow.lost:
             end = start + 0.72 * (end - start)
-        tip = "cross" if arrow.lost else "head"
         line = Line(start, y - 4, end, max(low, y) - 4, style, tip)
         return Shape(_flight(self.ladder, arrow), (line,))
 
@@ -384,44 +432,6 @@ class _Pen:
             Line(0, y + 14, self.width, y + 14, "torn"),
         )
         return Shape(f"nothing from {gap.t:.3f} s to {gap.until:.3f} s", parts)
-
-
-def _hosts(ladder: Ladder, lanes: float) -> dict[str, _Host]:
-    """The hosts with their lanes."""
-    hosts = {name: _Host(name) for name in ladder.hosts}
-    for host in hosts.values():
-        spans = _spans([r for r in ladder.rows if isinstance(r, Bar) and r.host == host.name])
-        count = max(1, _assign(spans, host.lanes))
-        host.lane = min(LANE, lanes / count)
-        host.width = host.lane * count
-    return hosts
-
-
-def _spans(bars: Sequence[Bar]) -> list[tuple[float, float, Ends]]:
-    """From when to when each socket was there."""
-    spans: list[tuple[float, float, Ends]] = []
-    since: dict[Ends, float] = {}
-    for bar in bars:
-        if bar.state:
-            since.setdefault(bar.ends, bar.t)
-        elif bar.ends in since:
-            spans.append((since.pop(bar.ends), bar.t, bar.ends))
-    return spans + [(t, float("inf"), ends) for ends, t in since.items()]
-
-
-def _assign(
-    spans: Sequence[tuple[float, float, Ends]], lanes: dict[Ends, tuple[list[float], list[int]]]
-) -> int:
-    """Gives each span the first lane that is free: for each socket when its spans begin, and their
-    lanes. Returns how many lanes there are."""
-    ends: list[float] = []
-    for since, until, socket in sorted(spans, key=lambda span: span[0]):
-        lane = next((n for n, end in enumerate(ends) if end <= since), len(ends))
-        ends[lane : lane + 1] = [until]
-        starts, numbers = lanes.setdefault(socket, ([], []))
-        starts.append(since)
-        numbers.append(lane)
-    return len(ends)
 
 
 def _count(blocks: Sequence[Block]) -> int:
@@ -459,6 +469,8 @@ def _seen(bar: Bar) -> str:
     what = bar.state or "gone"
     if bar.exact:
         return f"{what} from {bar.t:.6f} s, by the kernel's tracepoint"
+    if bar.by_syn:
+        return f"{what} from {bar.t:.6f} s, when the SYN came"
     return f"{what} seen by ss at {bar.seen:.3f} s"
 
 

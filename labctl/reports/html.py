@@ -10,29 +10,38 @@ from textwrap import dedent
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from labctl.accounts import told
 from labctl.plain import plain_lines
 from labctl.reports.comparison import Comparison
-from labctl.reports.drawing import SIGNS, draw
+from labctl.reports.drawing import SIGNS, STRIPED, draw
 from labctl.reports.recorded import RecordedRun
 from labctl.reports.rungs import behind, claim_words
 from labctl.reports.shapes import FONTS, Drawing, px
 
+GREY, AMBER, GREEN = ("#8c929f", "#bec1c8"), ("#b58305", "#e2bf16"), ("#24a161", "#33865d")
+TEAL, BLUE, PURPLE = ("#254758", "#4dc4fd"), ("#3131ff", "#4e48fe"), ("#b91aba", "#984d9c")
+RED = "#881301", "#da3607"
 STATE_COLOURS = {
-    "listen": ("#8a93a3", "#7d8798"),
-    "syn-sent": ("#b08900", "#e0b93c"),
-    "syn-recv": ("#c46a00", "#f0933a"),
-    "estab": ("#1f8a4c", "#3fbf74"),
-    "fin-wait-1": ("#7a5cd6", "#a68cff"),
-    "fin-wait-2": ("#b02fa6", "#e36bd8"),
-    "close-wait": ("#c2410c", "#ff8352"),
-    "closing": ("#5b6bbf", "#8e9df0"),
-    "last-ack": ("#9a6b4f", "#c99a7c"),
-    "time-wait": ("#c01f3f", "#ff6480"),
+    "listen": GREY,
+    "syn-sent": AMBER,
+    "syn-recv": AMBER,
+    "estab": GREEN,
+    "fin-wait-1": TEAL,
+    "fin-wait-2": BLUE,
+    "closing": TEAL,
+    "time-wait": PURPLE,
+    "close-wait": RED,
+    "last-ack": RED,
 }
-"""The colour of each state, on light and on dark."""
+"""The colour of each state, on light and on dark. They are as far apart as seven colours can be to
+people with any kind of colour blindness; of two states with one colour one is STRIPED."""
+
+WHOLE = re.compile(r"\d[\d.]* (?:ms|s|min)\b|[^\s-]\S*-\S*|(?<=\s)->(?=\s)")
+WHOLE_MOST = 32
+"""What stays on one line, where it has no more letters than that: a number with its unit, and what
+has a hyphen, after which a browser would go on in the next line."""
 
 NARROW_ROWS = 2000
 """What is longer has no narrow drawing: the page would be too large for a small device."""
@@ -77,6 +86,21 @@ def paragraphs(text: str) -> list[tuple[str, str]]:
     return found
 
 
+def words(text: str) -> Markup:
+    """A text that goes on in the next line between words only: not in `FIN-WAIT-2`."""
+
+    def kept(found: re.Match[str]) -> Markup:
+        token = escape(found[0])
+        return Markup(f'<span class="w">{token}</span>') if len(found[0]) <= WHOLE_MOST else token
+
+    pieces, end = [], 0
+    text = plain_lines(text)
+    for found in WHOLE.finditer(text):
+        pieces += [escape(text[end : found.start()]), kept(found)]
+        end = found.end()
+    return Markup("").join([*pieces, escape(text[end:])])
+
+
 def page_names(runs: Sequence[RecordedRun], taken: Iterable[str] = ()) -> list[str]:
     """What the pages of runs are called: after the runs' folders, each name once and none that is
     taken, also where capitals don't count."""
@@ -102,9 +126,12 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(signs=SIGNS, colours=STATE_COLOURS, fonts=FONTS, claim=claim_words)
+    environment.globals.update(
+        signs=SIGNS, colours=STATE_COLOURS, striped=STRIPED, fonts=FONTS, claim=claim_words
+    )
     environment.globals.update(behind=behind, told=told)
     environment.filters["px"] = px
+    environment.filters["words"] = words
     return environment
 
 

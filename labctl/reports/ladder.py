@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from statistics import median
 
 from labctl import errnos
 from labctl.check import Verdict
-from labctl.explain import describe_socket
+from labctl.explain import accept_queue, describe_socket, queue_is_full
 from labctl.history import (
     CallEvent,
     Event,
@@ -29,7 +29,7 @@ from labctl.history import (
 )
 from labctl.plain import plain
 from labctl.probes.segments import Segment
-from labctl.probes.sockets import SsParseError
+from labctl.probes.sockets import SsParseError, State, lab_sockets, parse_ss
 from labctl.reports.drawn import Drawn, choose, cut, lines
 from labctl.reports.ladder_text import styled, text
 from labctl.reports.rungs import (
@@ -48,8 +48,10 @@ from labctl.reports.rungs import (
     Step,
     claim_words,
     last_done,
+    port,
 )
 from labctl.reports.states import Change, Ends, changes
+from labctl.reports.states import ends as ends_of
 
 __all__ = ["Ladder", "rows", "styled", "text"]
 
@@ -63,15 +65,22 @@ where segments came or went meanwhile."""
 LIKE_SEGMENTS = 4
 """So many like segments on end become one arrow."""
 OUTPUT_SHOWN = 200
+FULL = 99
+"""More than any number has bits."""
 
 
 ORDER = (Left, Life, Step, Call, Arrow, Bar, Return, Note, Look, Judged)
 """What comes first of things at one moment: causes before effects."""
 
 
-def rows(history: History, hosts: Sequence[str], verdicts: Sequence[Verdict] = ()) -> Ladder:
+def rows(
+    history: History,
+    hosts: Sequence[str],
+    verdicts: Sequence[Verdict] = (),
+    others: Collection[int] = (),
+) -> Ladder:
     """What happened, as rows for the hosts in this order. Verdicts take the place of the waits and
-    expectations that they judge."""
+    expectations that they judge. `others` are the steps, by number, of other variants only."""
     captured = history.segments()
     drawn = choose(history, captured, verdicts)
     segments = [s for s in captured if drawn.has((s.source, s.target))]
@@ -83,13 +92,15 @@ def rows(history: History, hosts: Sequence[str], verdicts: Sequence[Verdict] = (
         *_lives(history.events),
         *_calls(history.events, captured),
         *_bars(changed, connections),
-        *_steps(history.events, verdicts),
+        *_steps(history.events, verdicts, others),
         *_notes(history.events, shown),
+        *_troubles(history.events, hosts),
+        *_queues(history.events),
         *_judged(history.events, verdicts, shown),
         *([drawn.row] if drawn.row else []),
     ]
-    others = sorted(row.t for row in found)
-    found += _collapse([_arrow(s, connections) for s in segments], others)
+    moments = sorted(row.t for row in found)
+    found += _collapse([_arrow(s, connections) for s in segments], moments)
     rank = {kind: number for number, kind in enumerate(ORDER)}
     found.sort(key=lambda row: (row.t, rank[type(row)]))
     ordered = tuple(cut(list(_fold(found, drawn))))
@@ -135,6 +146,9 @@ def _arrow(segment: Segment, connections: dict[Ends, int]) -> Arrow:
         _number(connections, (segment.source, segment.target)),
         segment.summary.partition(" [")[0],
         tuple(word for word, present in words.items() if present),
+        ports=f"{port(segment.source)} → {port(segment.target)}"
+        if segment.sender is not None and segment.sender == segment.receiver
+        else "",
     )
 
 
@@ -169,10 +183,10 @@ def _collapse(arrows: Sequence[Arrow], others: Sequence[float]) -> Iterator[Arro
 
 
 def _join(run: Sequence[Arrow]) -> Iterator[Arrow]:
-    alike: dict[tuple[str | None, bool], list[Arrow]] = defaultdict(list)
+    alike: dict[tuple[str | None, str, bool], list[Arrow]] = defaultdict(list)
     for arrow in run:
-        alike[arrow.sender, _octets(arrow) > 0].append(arrow)
-    for (_, data), group in alike.items():
+        alike[arrow.sender, arrow.ports, _octets(arrow) > 0].append(arrow)
+    for (*_, data), group in alike.items():
         if len(group) < LIKE_SEGMENTS:
             yield from group
             continue
@@ -201,6 +215,7 @@ def _bars(changed: Sequence[Change], connections: dict[Ends, int]) -> list[Bar]:
             change.state or "",
             change.exact,
             change.seen,
+            change.by_syn,
         )
         found.append(bar)
         following[change.host, change.ends] = change.t
@@ -289,11 +304,13 @@ def _lives(events: Sequence[Event]) -> Iterator[Life]:
 # --- Steps, looks and notes -----------------------------------------------------------------------
 
 
-def _steps(events: Iterable[Event], verdicts: Sequence[Verdict]) -> Iterator[Step]:
+def _steps(
+    events: Iterable[Event], verdicts: Sequence[Verdict], others: Collection[int]
+) -> Iterator[Step]:
     judged = {round(verdict.at, 3) for verdict in verdicts}
     begun: dict[int, StepEvent] = {}
     for event in events:
-        if not isinstance(event, StepEvent):
+        if not isinstance(event, StepEvent) or event.index in others:
             continue
         if event.phase == "begin":
             begun[event.index] = event
@@ -327,15 +344,54 @@ def _judged(
 def _notes(events: Sequence[Event], shown: Mapping[float, float]) -> Iterator[Note | Look]:
     prefix = _prefixes(events)
     for event in events:
-        if isinstance(event, TroubleEvent):
-            yield Note(event.t, event.host, plain(f"{event.probe}: {event.text}"), True)
-        elif isinstance(event, OutputEvent) and event.text.strip():
+        if isinstance(event, OutputEvent) and event.text.strip():
             words = " ".join(event.text.split())[:OUTPUT_SHOWN]
             yield Note(event.t, event.host, plain(f'{prefix.get(event.process, "")}"{words}"'),
                        False)  # fmt: skip
         elif isinstance(event, SocketsEvent) and event.caption:
             t = shown.get(event.t, event.t)
             yield Look(t, event.host, plain(event.caption), _look_lines(event))
+
+
+def _troubles(events: Iterable[Event], hosts: Sequence[str]) -> Iterator[Note]:
+    """What could not be seen, each thing once: most of it is told of each host, and again and
+    again."""
+    told: dict[tuple[str, str], list[TroubleEvent]] = defaultdict(list)
+    for event in events:
+        if isinstance(event, TroubleEvent):
+            told[event.probe, event.text].append(event)
+    for (probe, words), found in told.items():
+        first, where = found[0], dict.fromkeys(event.host for event in found)
+        on = f" on {', '.join(where)}" if 1 < len(where) < len(hosts) else ""
+        yield Note(first.t, first.host, plain(f"{probe}{on}: {words}"), True)
+
+
+def _queues(events: Iterable[Event]) -> Iterator[Note]:
+    """The accept queues of listeners: each time that one holds twice as many as was told, or no
+    more; and when it is empty after that."""
+    told: dict[tuple[str, str], int] = {}
+    seen: dict[str, list[str]] = {}
+    for event in events:
+        if not isinstance(event, SocketsEvent):
+            continue
+        lines = [line for line in event.text.splitlines() if line.startswith(State.LISTEN)]
+        if seen.get(event.host) == lines:  # most looks tell of others
+            continue
+        seen[event.host] = lines
+        try:
+            listeners = lab_sockets(parse_ss("\n".join(lines)))
+        except SsParseError:
+            continue
+        for key in told.keys() - {(event.host, str(s.local)) for s in listeners}:
+            if key[0] == event.host:
+                del told[key]
+        for socket in listeners:
+            key, full = (event.host, str(socket.local)), queue_is_full(socket)
+            level, before = FULL if full else socket.recv_q.bit_length(), told.get(key, 0)
+            if level > before or (before == FULL and not level):
+                told[key] = level
+                words = f"accept queue of {ends_of(socket)[0]}: {accept_queue(socket)}"
+                yield Note(event.t, event.host, words, full)
 
 
 def _look_lines(event: SocketsEvent) -> tuple[str, ...]:

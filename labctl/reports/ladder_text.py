@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shutil
-import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len, chop_cells, set_cell_size
 from rich.text import Text
 
+from labctl.accounts import told
+from labctl.output import ASCII
 from labctl.plain import plain
 from labctl.reports.rungs import (
     Arrow,
@@ -38,46 +39,115 @@ if TYPE_CHECKING:
 
 WIDTH = 110
 """Cells where nobody says how many there are."""
+HOP, HOPS = 72, 48
+"""From one lifeline to the next at most, of two hosts and of more: what is wider reads badly."""
 TIME_WIDTH = 10
-SIDE_WIDTH = 16
-"""At most; on a screen of fewer cells than `ROOMY` no more than what is there needs."""
+SIDE_WIDTH, ROOMY_SIDE = 16, 26
+"""How wide a side is at most: the second on a screen of `ROOMY` cells or more. It takes no more
+than what is there needs."""
 ROOMY = 100
 SAME_LINE = 0.001
 """A state that is new so few seconds after something stands at its side."""
 SIDES = 1, 5
 """Which pieces of a line are at the sides."""
-ASCII = str.maketrans("│─┈▶◀▸✗✓⋮…", "|-.><>x+:.")
 LINES = 3
 """So many lines a text is long at most."""
 RESULT_SIGNS = {"pass": "✓", "fail": "✗", "error": "✗", "unknown": "?", "skip": "-"}
-RESULT_STYLES = {"pass": "green", "fail": "bold red", "error": "bold red", "unknown": "yellow"}
+STEP_STYLES = {"done": "bold", "held": "bold", "skipped": "dim"}
+STYLES = {
+    "pass": "green",
+    "fail": "bold red",
+    "unknown": "yellow",
+    "skip": "cyan",
+    "error": "bold red",
+}
+STATE_STYLES = {
+    "LISTEN": "cyan",
+    "SYN-SENT": "yellow",
+    "SYN-RECV": "yellow",
+    "ESTAB": "green",
+    "FIN-WAIT-1": "bright_blue",
+    "FIN-WAIT-2": "bold bright_blue",
+    "CLOSING": "bright_blue",
+    "TIME-WAIT": "magenta",
+    "CLOSE-WAIT": "dark_orange",
+    "LAST-ACK": "dark_orange",
+}
+"""As pages have them, as far as terminals do. One that is gone is dim."""
+
+Words = tuple[str, str]
+"""A piece of text, and its style."""
+_Lines = Iterator[list[Words]]
 
 
 def text(ladder: Ladder, width: int, unicode: bool = True) -> str:
     """The ladder as lines of `width` cells at most: one a row, without colour."""
-    lines = ("".join(words for words, _ in line).rstrip() for line in _lines(ladder, width))
-    found = "\n".join(lines) + "\n"
-    if unicode:
-        return found
-    return found.translate(ASCII).encode("ascii", "replace").decode("ascii")
+    return _bare(_lines(ladder, width), unicode)
 
 
 def ladders(runs: Sequence[RecordedRun]) -> str:
-    """The ladders of runs, as wide as the terminal."""
+    """The ladders of runs, each with its title, its result and why: no wider than the terminal, and
+    without colour."""
     width = shutil.get_terminal_size((WIDTH, 0)).columns
-    return "\n".join(f"{plain(run.label)}\n{text(run.ladder, width)}" for run in runs)
+    return "\n".join(_bare(_told(run, width)) for run in runs)
 
 
 def styled(ladder: Ladder, width: int) -> Text:
-    """The same for a console, in colour."""
+    """The same as `text`, in colour."""
+    return _colourful(_lines(ladder, width))
+
+
+def styled_ladders(runs: Sequence[RecordedRun], width: int) -> Text:
+    """The same as `ladders`, in colour."""
+    return Text("\n").join(_colourful(_told(run, width)) for run in runs)
+
+
+def _bare(lines: _Lines, unicode: bool = True) -> str:
+    found = "".join(f"{''.join(words for words, _ in line).rstrip()}\n" for line in lines)
+    if unicode:
+        return found
+    found = found.translate({ord(sign): other for sign, other in ASCII.items()})
+    return found.encode("ascii", "replace").decode("ascii")
+
+
+def _colourful(lines: _Lines) -> Text:
     found = Text(no_wrap=True)
-    for line in _lines(ladder, width):
+    for line in lines:
         found.append_text(Text.assemble(*line, "\n"))
     return found
 
 
-Words = tuple[str, str]
-"""A piece of text, and its style."""
+def _told(run: RecordedRun, width: int) -> _Lines:
+    """A run: its head, and its ladder."""
+    canvas = _Canvas(run.ladder, width)
+    yield from _head(run, min(width, max(canvas.width, WIDTH)))
+    if run.ladder.rows:
+        yield [("", "")]
+        yield from _lines(run.ladder, width)
+
+
+def _head(run: RecordedRun, width: int) -> _Lines:
+    """What ran, what came of it, and why."""
+    words = plain(f"{run.label}  {run.title}")
+    yield from ([(line, "bold")] for line in wrap(words, width))
+    seconds = f"{run.seconds:.1f} s"
+    if "virtual time" in str(run.environment.get("engine")):
+        seconds = f"{run.lab_seconds:.1f} s by the lab's clock, in {seconds}"
+    reason = f": {run.reason}" if run.reason else ""
+    result, words = run.result.upper(), plain(f"{reason}  {seconds} on {run.place}")
+    first, *more = wrap(f"{result}{words}", width)
+    yield [(result, STYLES.get(run.result, "")), (first[len(result) :], "")]
+    yield from ([(line, "")] for line in more)
+    for line in told(run.processes):
+        yield from ([(f"    {part}", "")] for part in wrap(plain(line), width - 4))
+    for verdict in run.verdicts:
+        if verdict.result in ("fail", "unknown"):
+            words = plain(f"{RESULT_SIGNS[verdict.result]} {verdict}")
+            style = STYLES[verdict.result]
+            yield from ([(f"  {line}", style)] for line in wrap(words, width - 2))
+    for sentence in run.why:
+        words = plain(f"Why: {sentence}")
+        yield from ([(f"  {line}", "")] for line in wrap(words, width - 2))
 
 
 class _Canvas:
@@ -87,18 +157,19 @@ class _Canvas:
     def __init__(self, ladder: Ladder, width: int) -> None:
         self.ladder = ladder
         self.count = max(2, len(ladder.hosts))
-        self.sides = SIDE_WIDTH, SIDE_WIDTH
-        if width < ROOMY:
-            self.sides = self._needs(ladder.hosts[:1]), self._needs(ladder.hosts[-1:])
+        most = ROOMY_SIDE if width >= ROOMY else SIDE_WIDTH
+        self.sides = self._needs(ladder.hosts[:1], most), self._needs(ladder.hosts[-1:], most)
         between = width - TIME_WIDTH - sum(self.sides) - self.count
-        self.hop = max(12, between // (self.count - 1))
+        hop = min(HOP if self.count == 2 else HOPS, between // (self.count - 1))
+        self.hop = max(12, hop)
         self.middle = self.hop * (self.count - 1) + self.count - 2
+        self.width = TIME_WIDTH + sum(self.sides) + self.middle + 2
 
-    def _needs(self, hosts: Sequence[str]) -> int:
+    def _needs(self, hosts: Sequence[str], most: int) -> int:
         """How wide the states at the side of a host are."""
         bars = (row for row in self.ladder.rows if isinstance(row, Bar) and row.host in hosts)
         widths = (cell_len(state_words(self.ladder, bar)) for bar in bars)
-        return min(SIDE_WIDTH, 3 + max(widths, default=0))
+        return min(most, 3 + max(widths, default=0))
 
     def line(
         self, t: str, middle: Words | None = None, left: Words = ("", ""), right: Words = ("", "")
@@ -116,18 +187,19 @@ class _Canvas:
 
     def beside(self, t: str, host: str, words: str, style: str) -> list[list[Words]]:
         """Words at the inside of a host's lifeline, as lines."""
-        lines = _wrap(words, self.hop - 1)
-        return [self._beside(t, host, line, style) for t, line in _dated(t, lines)]
+        lines = wrap(words, self.hop - 1, LINES)
+        return [self.next_to(t, host, line, style) for t, line in _dated(t, lines)]
 
     def centred(self, t: str, words: str, style: str, fill: str) -> list[list[Words]]:
         """Words amid all, as lines."""
-        lines = _wrap(words, self.middle - 6)
+        lines = wrap(words, self.middle - 6, LINES)
         return [
             self.line(t, (_centred(f" {line} ", self.middle, fill), style))
             for t, line in _dated(t, lines)
         ]
 
-    def _beside(self, t: str, host: str, words: str, style: str) -> list[Words]:
+    def next_to(self, t: str, host: str, words: str, style: str) -> list[Words]:
+        """A line of words there."""
         index = self.index(host) or 0
         parts = [" " * self.hop] * (self.count - 1)
         if index == self.count - 1:
@@ -142,9 +214,19 @@ class _Canvas:
         return hosts.index(host) if host in hosts else None
 
 
-def _wrap(words: str, width: int) -> list[str]:
-    lines = textwrap.wrap(words, width, max_lines=LINES, placeholder="…", break_on_hyphens=False)
-    return lines or [""]
+def wrap(words: str, width: int, most: int | None = None) -> list[str]:
+    """Words as lines of `width` cells at most; what is more than `most` of them becomes `…`."""
+    lines = [""]
+    for word in words.split(" "):
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if cell_len(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines += chop_cells(word, width)
+    lines = [line.rstrip() for line in lines if line.strip()] or [""]
+    if most is not None and len(lines) > most:
+        lines[most - 1 :] = [_clip(f"{lines[most - 1]} {lines[most]}", width)]
+    return lines
 
 
 def _dated(t: str, lines: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -212,6 +294,8 @@ def _row(canvas: _Canvas, row: Row) -> list[list[Words]]:
     """A row as lines."""
     t = f"{row.t:.3f}"
     match row:
+        case Arrow() if row.inward:
+            return _turned(canvas, row)
         case Arrow():
             return [canvas.line(t, _arrow_words(canvas, row))]
         case Bar():
@@ -224,15 +308,16 @@ def _row(canvas: _Canvas, row: Row) -> list[list[Words]]:
         case Life(host=host):
             return canvas.beside(t, host, row.text, "magenta")
         case Look(host=host):
-            return canvas.beside(t, host, f"ss: {row.caption}", "dim")
+            words = f"ss: {row.caption}: {'; '.join(row.lines)}"
+            return canvas.beside(t, host, words, "dim")
         case Note(host=host):
             return canvas.beside(t, host, row.text, "yellow" if row.trouble else "")
         case Step():
-            style = "dim" if row.outcome == "skipped" else "bold"
+            style = STEP_STYLES.get(row.outcome, "bold red")
             return canvas.centred(t, step_words(row), style, "┈")
         case Judged(verdict=verdict):
             words = f"{RESULT_SIGNS[verdict.result]} {row.claim}"
-            lines = canvas.centred(t, words, RESULT_STYLES.get(verdict.result, ""), " ")
+            lines = canvas.centred(t, words, STYLES.get(verdict.result, ""), " ")
             return lines + [
                 line for text in row.processes for line in canvas.centred("", text, "yellow", " ")
             ]
@@ -245,11 +330,31 @@ def _row(canvas: _Canvas, row: Row) -> list[list[Words]]:
 
 def _state(canvas: _Canvas, bar: Bar) -> list[list[Words]]:
     t = f"{bar.t:.3f}"
-    words = (f"[{state_words(canvas.ladder, bar)}]", "cyan")
+    words = (f"[{state_words(canvas.ladder, bar)}]", STATE_STYLES.get(bar.state, "dim"))
     side = _side(canvas, bar)
     if not side:
         return canvas.beside(t, bar.host, *words)
     return [canvas.line(t, None, *((words,) if side == SIDES[0] else (("", ""), words)))]
+
+
+def _turned(canvas: _Canvas, arrow: Arrow) -> list[list[Words]]:
+    """An arrow that stays in its host: it turns back at the lifeline."""
+    host, style = arrow.sender or "", _arrow_style(arrow)
+    last = canvas.index(host) == canvas.count - 1
+    sign = "✗" if arrow.lost else "↪" if last else "↩"
+    lines = wrap(arrow_words(canvas.ladder, arrow), canvas.hop - 3, LINES)
+    return [
+        canvas.next_to(t, host, f"{line} {mark}" if last else f"{mark} {line}", style)
+        for (t, line), mark in zip(
+            _dated(f"{arrow.t:.3f}", lines), [sign, *" " * len(lines)], strict=False
+        )
+    ]
+
+
+def _arrow_style(arrow: Arrow) -> str:
+    if arrow.lost or "RST" in arrow.label:
+        return "red"
+    return "yellow" if arrow.marks else "blue"
 
 
 def _arrow_words(canvas: _Canvas, arrow: Arrow) -> Words:
@@ -271,4 +376,4 @@ def _arrow_words(canvas: _Canvas, arrow: Arrow) -> Words:
     else:
         drawn = _right(("✗" if arrow.lost else "◀") + label, size)
     parts = [" " * canvas.hop] * low + [drawn] + [" " * canvas.hop] * (canvas.count - 1 - high)
-    return "│".join(parts), "red" if arrow.lost or "RST" in arrow.label else "blue"
+    return "│".join(parts), _arrow_style(arrow)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from labctl.accounts import Account
-from labctl.check import Verdict
+from labctl.check import Verdict, of_another
 from labctl.errors import UsageError
 from labctl.history import Event, History, read_events
 from labctl.probes.segments import Captures
@@ -27,8 +27,9 @@ MEND = "give a folder that `labctl run` recorded (its last line names it; --out 
 @dataclass(frozen=True)
 class RecordedRun:
     """One recorded case. `seconds` is wall time, `lab_seconds` time by the lab's clock; `started`
-    is RFC 3339. `about` and `refs` are empty where the scenario can no longer be read. `files` are
-    the sizes that the files of the record had in the end, in bytes, as far as they are known."""
+    is RFC 3339. `about`, `refs` and `others` (the steps of other variants, by number) are empty
+    where the scenario can no longer be read. `files` are the sizes that the files of the record
+    had in the end, in bytes, as far as they are known."""
 
     folder: Path
     scenario: str
@@ -54,6 +55,7 @@ class RecordedRun:
     files: Mapping[str, int]
     history: History = field(repr=False)
     name: str = ""
+    others: frozenset[int] = frozenset()
 
     @property
     def label(self) -> str:
@@ -71,7 +73,7 @@ class RecordedRun:
     @cached_property
     def ladder(self) -> Ladder:
         """What happened, as one picture."""
-        return rows(self.history, self.hosts, self.verdicts)
+        return rows(self.history, self.hosts, self.verdicts, self.others)
 
 
 def load(folder: Path) -> RecordedRun:
@@ -117,6 +119,7 @@ def load(folder: Path) -> RecordedRun:
             hosts=_hosts(history, scenario),
             files=result["files"],
             history=history,
+            others=_others(scenario, case),
         )
     except (KeyError, TypeError, AttributeError) as exc:
         raise UsageError(f"{folder / 'result.json'}: no result document: {exc}") from exc
@@ -178,6 +181,13 @@ def _scenario(path: Path, sets: Mapping[str, str], case: str) -> Scenario | None
     except UsageError:
         return None
     return next((found for found in cases if found.case == case), cases[0])
+
+
+def _others(scenario: Scenario | None, case: str) -> frozenset[int]:
+    """The steps that are of other variants only."""
+    if scenario is None or scenario.case != case:
+        return frozenset()
+    return frozenset(n for n in range(len(scenario.steps)) if of_another(scenario, n))
 
 
 def _hosts(history: History, scenario: Scenario | None) -> tuple[str, ...]:

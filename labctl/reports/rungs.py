@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from labctl.accounts import Account, told
 from labctl.check import Verdict
@@ -22,7 +23,8 @@ class Row:
 class Arrow(Row):
     """A segment, or `count` like ones. `t` is when it left (or came, where no capture saw it
     leave), `arrived` when it (the last of them) came, None where it never did. `sender` is None
-    for one that no host of the lab sent. `connection` counts from 1, see Ladder.connections."""
+    for one that no host of the lab sent. `connection` counts from 1, see Ladder.connections. One
+    that stays in its host has `ports`, which tell its way: `:40312 → :8000`."""
 
     arrived: float | None
     sender: str | None
@@ -31,6 +33,12 @@ class Arrow(Row):
     label: str
     marks: tuple[str, ...] = ()
     count: int = 1
+    ports: str = ""
+
+    @property
+    def inward(self) -> bool:
+        """Whether it stays in its host."""
+        return self.sender is not None and self.sender == self.receiver
 
     @property
     def lost(self) -> bool:
@@ -76,7 +84,7 @@ class Life(Row):
 class Bar(Row):
     """A socket is in `state` (as `ss` spells it; empty: it is gone) until `until`, which is None
     where the run ended first. `exact` where the kernel's tracepoint said so, otherwise seen by
-    `ss` at `seen`. `connection` counts from 1, 0 for a listener."""
+    `ss` at `seen`, or `by_syn`. `connection` counts from 1, 0 for a listener."""
 
     until: float | None
     host: str
@@ -85,6 +93,7 @@ class Bar(Row):
     state: str
     exact: bool
     seen: float
+    by_syn: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +127,7 @@ class Look(Row):
 
 @dataclass(frozen=True, slots=True)
 class Note(Row):
-    """What a program wrote, or what a probe could not see."""
+    """What a program wrote, how full an accept queue is, or what there is no seeing (`trouble`)."""
 
     host: str
     text: str
@@ -150,6 +159,18 @@ class Ladder:
     rows: tuple[Row, ...]
     connections: tuple[Ends, ...]
 
+    @cached_property
+    def inward(self) -> frozenset[int]:
+        """The connections that a host has with itself."""
+        found = {row.connection for row in self.rows if isinstance(row, Arrow) and row.inward}
+        bars = {(r.host, r.ends) for r in self.rows if isinstance(r, Bar) and r.connection}
+        return frozenset(found) | {
+            number
+            for number, ends in enumerate(self.connections, 1)
+            for host in self.hosts
+            if (host, ends) in bars and (host, ends[::-1]) in bars
+        }
+
     @property
     def looks(self) -> list[Look]:
         """The looks that have a caption."""
@@ -176,14 +197,21 @@ class Ladder:
 def arrow_words(ladder: Ladder, arrow: Arrow) -> str:
     """`#2 FIN ACK seq 1 ack 12 [lost]`."""
     marks = f"[{', '.join(arrow.marks)}]" if arrow.marks else ""
-    words = [ladder.number(arrow.connection), arrow.label, marks]
+    words = [ladder.number(arrow.connection), arrow.ports, arrow.label, marks]
     return " ".join(filter(None, words))
 
 
 def state_words(ladder: Ladder, bar: Bar) -> str:
     """`FIN-WAIT-2 #2`; a listener with its address; what is no more as `gone`."""
     name = bar.ends[0] if not bar.ends[1] else ladder.number(bar.connection)
+    if bar.connection in ladder.inward:  # both of its ends are here
+        name = f"{name} {port(bar.ends[0])}"
     return f"{bar.state or 'gone'} {name}".strip()
+
+
+def port(endpoint: str) -> str:
+    """`:8000`, of an address with its port."""
+    return f":{endpoint.rpartition(':')[2]}"
 
 
 def call_words(call: Call) -> str:

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from math import atan2, ceil, degrees
@@ -63,8 +63,8 @@ _WIDTHS = {
     **dict.fromkeys("#+<=>^~&✓✗M", 0.86),
     **dict.fromkeys("%mW@…⋮", 1.0),
 }
-_SPACE = re.compile(r"(?<!\d) | (?!s\b)")
-"""Where a line may end: not between a number and its unit."""
+_SPACE = re.compile(r"(?<!\bseq)(?<!\back)(?<!\blen)(?:(?<!\d) | (?!s\b))")
+"""Where a line may end: not between a number and what it is of."""
 _MONO, _BROAD, _OTHER, _BOLD = 0.603, 1.2, 0.86, 1.1
 
 
@@ -192,6 +192,16 @@ class Words:
         size = FONTS[self.style.partition(" ")[0]].size
         return self.y - ASCENT * size, self.y + LINE * (len(self.lines) - 1) + DESCENT * size
 
+    @property
+    def boxes(self) -> Iterator[Box]:
+        """Where each of the lines is."""
+        size = FONTS[self.style.partition(" ")[0]].size
+        for number, line in enumerate(self.lines):
+            width = measure(line, self.style)
+            x = self.x - {"start": 0.0, "middle": width / 2, "end": width}[self.anchor]
+            top = self.y + LINE * number - ASCENT * size
+            yield Box(x, top, width, (ASCENT + DESCENT) * size, "paper")
+
     def svg(self) -> str:
         """As SVG."""
         x = px(self.x)
@@ -212,6 +222,13 @@ class Shape:
     parts: tuple[Line | Box | Words, ...]
     target: str = ""
 
+    def over(self, xs: Sequence[float]) -> Shape:
+        """The same, with paper behind its words where vertical lines at these places would run
+        through them."""
+        boxes = (box for part in self.parts if isinstance(part, Words) for box in part.boxes)
+        crossed = [b for b in boxes if any(b.x < x < b.x + b.width for x in xs)]
+        return replace(self, parts=(*crossed, *self.parts))
+
     def svg(self) -> str:
         """As SVG."""
         title = f"<title>{escape(plain_lines(self.title))}</title>" if self.title else ""
@@ -219,6 +236,26 @@ class Shape:
         return f'<g>{title}<a href="#{self.target}">{parts}</a></g>' if self.target else (
             f"<g>{title}{parts}</g>"
         )  # fmt: skip
+
+
+def clear_lines(
+    ys: Sequence[float], left: float, right: float, words: Sequence[Words], style: str
+) -> Iterator[tuple[Line, ...]]:
+    """A horizontal line at each height, in pieces where it would run through words."""
+    boxes = sorted((box for part in words for box in part.boxes), key=lambda box: box.y)
+    tops = [box.y for box in boxes]
+    highest = max((box.height for box in boxes), default=0.0)
+    for y in ys:
+        near = boxes[bisect_left(tops, y - highest - 1) : bisect_right(tops, y + 1)]
+        crossed = sorted((b.x - 4, b.x + b.width + 4) for b in near if y <= b.y + b.height + 1)
+        pieces, start = [], left
+        for begin, end in crossed:
+            if begin > start:
+                pieces.append(Line(start, y, min(begin, right), y, style))
+            start = max(start, end)
+        if start < right:
+            pieces.append(Line(start, y, right, y, style))
+        yield tuple(pieces)
 
 
 class Band(NamedTuple):

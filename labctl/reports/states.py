@@ -4,7 +4,8 @@ The tracepoint has each transition of a full socket at its moment, but sees no T
 FIN-WAIT-2 of a socket that has shrunk to a minisocket: for it those close (see tcp_time_wait() in
 the kernel's tcp_minisocks.c). `ss` sees those, between two looks; what it sees is put at the
 segment that brought it about (RFC 9293, section 3.10) where there is one, a listener's beginning
-and end at the call and the process's end, and all else at the look.
+and end at the call and the process's end, and all else at the look. SYN-RECV begins with the SYN:
+until the handshake is done, the tracepoint sees none of it (inet_reqsk_alloc()).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from labctl.history import CallEvent, History, ProcessEvent, SocketsEvent, StateEvent
@@ -30,7 +31,8 @@ FIN_CAME = (State.CLOSE_WAIT, State.CLOSING)
 @dataclass(frozen=True, slots=True)
 class Change:
     """A socket is in `state` from `t` on, in seconds of the run; None is the end of it. `exact`
-    where the kernel said so, otherwise it was seen by a look at `seen`."""
+    where the kernel said so, otherwise it was seen by a look at `seen`. `by_syn`: when a SYN came,
+    as its answer tells."""
 
     t: float
     host: str
@@ -38,6 +40,7 @@ class Change:
     state: str | None
     exact: bool
     seen: float
+    by_syn: bool = False
 
 
 @dataclass(slots=True)
@@ -84,8 +87,25 @@ def changes(
                 live[event.host][key] = None
             else:
                 live[event.host].pop(key, None)
-    found = (change for track in tracks.values() for change in track.changes)
+    found = (change for track in tracks.values() for change in _requested(track.changes, causes))
     return sorted(found, key=lambda change: change.t)
+
+
+def _requested(found: Sequence[Change], causes: _Causes) -> Iterator[Change]:
+    """The changes of a socket, with SYN-RECV from the SYN on wherever the kernel told what came of
+    that: it tells of SYN-RECV when the handshake is done, or (as 6.1) not at all."""
+    before: Change | None = None
+    for change in found:
+        fresh = before is None or before.state is None
+        if fresh and change.exact and change.state in (State.SYN_RECV, State.ESTAB):
+            t = causes.request(change.host, change.ends, before.t if before else 0.0, change.t)
+            if t is not None:
+                before = replace(change, t=t, state=State.SYN_RECV, exact=False, by_syn=True)
+                yield before
+                if change.state == State.SYN_RECV:
+                    continue
+        yield change
+        before = change
 
 
 def _transition(event: StateEvent, tracks: dict[tuple[str, Ends], _Track]) -> None:
@@ -195,6 +215,9 @@ class _Causes:
                 self._ends[event.host].append(event.t)
             elif isinstance(event, CallEvent) and event.name == "listen" and event.phase == "done":
                 self._listens[event.host].append(event.t)
+        self._cookies = {
+            host for host in history.sockets if history.growth(host, "TcpExtSyncookiesSent")
+        }
         self._by_socket: Mapping[tuple[str, Ends], list[tuple[float, bool, Segment]]]
         found = defaultdict(list)
         for segment in segments:
@@ -207,6 +230,22 @@ class _Causes:
         for moments in found.values():
             moments.sort(key=lambda moment: moment[0])
         self._by_socket = found
+
+    def request(self, host: str, key: Ends, after: float, before: float) -> float | None:
+        """When the SYN came, between two moments, that a socket first answered by a SYN ACK. With
+        SYN cookies nothing is kept for it, so there is none."""
+        syn = None
+        moments = self._by_socket.get((host, key), [])
+        for t, sent, segment in moments[bisect_left(moments, after, key=lambda m: m[0]) :]:
+            if t > before:
+                break
+            if "SYN" not in segment.flags:
+                continue
+            if not sent:
+                syn = t
+            elif "ACK" in segment.flags:
+                return None if host in self._cookies else syn
+        return None
 
     def find(
         self, host: str, key: Ends, old: str | None, new: str | None, after: float, before: float

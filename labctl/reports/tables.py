@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from click import get_current_context
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.table import Table
@@ -39,8 +40,11 @@ class _Console(Console):
 
 
 def console(stderr: bool = False) -> Console:
-    """A console on stdout or stderr. NO_COLOR and TERM are heeded (see rich's Console)."""
-    found = _Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    """A console on stdout or stderr. `--no-color` is heeded, and NO_COLOR and TERM are (see rich's
+    Console)."""
+    context = get_current_context(silent=True)
+    no_color = True if context and context.color is False else None
+    found = _Console(stderr=stderr, highlight=False, markup=False, emoji=False, no_color=no_color)
     if not found.is_terminal:
         found.width = max(found.width, PIPE_WIDTH)
     return found

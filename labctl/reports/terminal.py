@@ -23,6 +23,7 @@ from labctl.invoked import command
 from labctl.plain import plain
 from labctl.probes.sockets import Socket
 from labctl.reports import tables
+from labctl.reports.ladder_text import STYLES, ladders, styled_ladders
 from labctl.reports.names import told_apart
 from labctl.reports.rungs import behind, claim_words
 from labctl.reports.tables import words as _text
@@ -33,14 +34,8 @@ if TYPE_CHECKING:
     from labctl.jobs import Doing
     from labctl.lab import Lab
     from labctl.reports.comparison import Comparison
+    from labctl.reports.recorded import RecordedRun
 
-STYLES = {
-    "pass": "green",
-    "fail": "bold red",
-    "unknown": "yellow",
-    "skip": "cyan",
-    "error": "bold red",
-}
 SYMBOLS = {"pass": "✓", "fail": "✗", "unknown": "?", "skip": "-", "error": "!"}
 OUTCOMES: dict[str | None, str] = {"done": "✓", "held": "✓", "skipped": "-"}
 """The sign of a step, where it is not `✗`."""
@@ -184,6 +179,15 @@ def _verdict_table(verdicts: Sequence[Verdict]) -> Table:
 def _print_lines(lines: Iterable[str], out: Console) -> None:
     for line in lines:
         out.print(Padding(_text(line), (0, 0, 0, 4)))
+
+
+def print_ladders(runs: Sequence[RecordedRun]) -> None:
+    """The ladders of runs on stdout: in colour on a terminal."""
+    out = tables.console()
+    if not out.is_terminal:
+        print(ladders(runs), end="")
+        return
+    out.print(styled_ladders(runs, out.width), soft_wrap=True, end="")
 
 
 def print_comparison(found: Comparison, out: Console) -> None:

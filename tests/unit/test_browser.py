@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from labctl.reports import html
+from tests.unit.test_matrix import example
 from tests.unit.test_pages import DRAWN
 
 NAMES = "chromium", "chromium-browser", "google-chrome"
@@ -19,7 +20,7 @@ FLAGS = """
 --headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking
 --disable-component-update --disable-sync --virtual-time-budget=20000 --dump-dom
 """
-WIDTHS = 390, 820, 1280
+WIDTHS = 360, 375, 820, 1280
 MEASURE = """<script>
 const found = [], range = document.createRange();
 for (const text of document.querySelectorAll("svg text"))
@@ -28,9 +29,18 @@ for (const text of document.querySelectorAll("svg text"))
     const r = range.getBoundingClientRect();
     if (r.width) found.push([r.top, r.left, r.right, r.height, line.textContent]);
   }
+const broken = [], walker = document.createTreeWalker(document.querySelector("main"), 4);
+for (let node; (node = walker.nextNode()); )
+  if (!node.parentElement.closest("svg, details:not([open])"))
+    for (const word of node.data.matchAll(/[^\\s]+/g)) {
+      range.setStart(node, word.index);
+      range.setEnd(node, word.index + word[0].length);
+      const tops = new Set([...range.getClientRects()].map((r) => Math.round(r.top)));
+      if (word[0].length <= 24 && tops.size > 1) broken.push(word[0]);
+    }
 const page = document.documentElement;
 const width = page.clientWidth, needs = page.scrollWidth;
-parent.postMessage({name: window.name, width, needs, found}, "*");
+parent.postMessage({name: window.name, width, needs, found, broken}, "*");
 </script>"""
 COLLECT = """<script>
 const all = {};
@@ -40,10 +50,13 @@ addEventListener("message", (m) => { all[m.data.name] = m.data;
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="needs chromium or google-chrome")
-def test_nothing_touches_and_nothing_is_wider_than_the_screen(tmp_path: Path) -> None:
+def test_nothing_touches_or_breaks_and_nothing_is_wider_than_the_screen(tmp_path: Path) -> None:
     frames = []
-    for number, (name, run) in enumerate(DRAWN.items()):
-        (tmp_path / f"{number}.html").write_text(html.page(run()) + MEASURE, "utf-8")
+    pages = {name: html.page(run()) for name, run in DRAWN.items()}
+    pages["index"] = html.index([run() for run in DRAWN.values()])
+    pages["places"] = html.comparison(example())
+    for number, (name, text) in enumerate(pages.items()):
+        (tmp_path / f"{number}.html").write_text(text + MEASURE, "utf-8")
         frames += [
             f'<iframe name="{name} at {width}" src="{number}.html" width={width} height=900>'
             f"</iframe>"
@@ -57,8 +70,9 @@ def test_nothing_touches_and_nothing_is_wider_than_the_screen(tmp_path: Path) ->
     assert len(seen) == len(frames)
     for name, shown in seen.items():
         assert shown["needs"] <= shown["width"], name
+        assert not shown["broken"], name
         texts = sorted(shown["found"])
-        assert texts
+        assert texts or name.startswith(("index", "places"))
         for n, (top, left, right, height, words) in enumerate(texts):
             for below, begin, end, _, others in texts[n + 1 :]:
                 if below >= top + 0.8 * height:  # what is below the letters is space

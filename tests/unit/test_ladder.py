@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from labctl.check import Verdict
 from labctl.history import (
+    CountersEvent,
     ProcessEvent,
     SocketsEvent,
     StateEvent,
+    TroubleEvent,
 )
 from labctl.reports import ladder, recorded
-from labctl.reports.rungs import Arrow, Bar, Call, Gap, Judged, Look, Return, Step
+from labctl.reports.rungs import (
+    Arrow,
+    Bar,
+    Call,
+    Gap,
+    Judged,
+    Ladder,
+    Look,
+    Note,
+    Return,
+    Step,
+)
 from tests.fake import tcp
 from tests.reported import (
+    ADDRESSES,
     CLIENT,
     CLOSE,
     HANDSHAKE,
@@ -225,3 +241,82 @@ def test_connections_are_told_apart() -> None:
     found = rows(full())
     assert found.connections == ((CLIENT, SERVER), ("198.18.0.3:40001", "198.18.0.4:80"))
     assert "#2 RST ACK" in ladder.text(found, 100)
+
+
+def requested(*events: object, counters: int | None = None) -> list[tuple[str, float, bool]]:
+    """The states of a server whose handshake went so."""
+    told = [CountersEvent(0.01, "server", {"TcpExtSyncookiesSent": 0})]
+    if counters is not None:
+        told += [replace(look(0.5, "server"), counters={"TcpExtSyncookiesSent": counters})]
+    late = [segment(0.05, "client SYN 0 0"), *HANDSHAKE]  # the first one had no answer
+    return bars(rows(history(*told, *events, segments=late)), "server")  # type: ignore[arg-type]
+
+
+def test_syn_recv_begins_with_the_syn_that_was_answered() -> None:
+    """The tracepoint tells of it when the handshake is done, or not at all."""
+    after = StateEvent(0.1006, "server", SERVER, CLIENT, "SYN-RECV", "ESTAB")
+    told = StateEvent(0.1005, "server", SERVER, CLIENT, "LISTEN", "SYN-RECV")
+    expected = [("SYN-RECV", pytest.approx(0.1001), False), ("ESTAB", 0.1006, True)]
+    assert requested(told, after) == expected
+    assert requested(after) == expected
+    # with SYN cookies, nothing is kept for a SYN
+    assert requested(told, after, counters=1)[0] == ("SYN-RECV", 0.1005, True)
+    _, syn, answer, _ = ladder.text(rows(history(told, after, segments=HANDSHAKE)), 100).split(
+        "\n"
+    )[:4]
+    assert "[SYN-RECV] │◀" in syn
+    assert "SYN ACK" in answer
+
+
+def test_syn_recv_of_an_address_that_comes_again() -> None:
+    again = [replace(s, t=(s.t or 0) + 1, arrived=(s.arrived or 0) + 1) for s in HANDSHAKE]
+    found = rows(
+        history(
+            StateEvent(0.1005, "server", SERVER, CLIENT, "LISTEN", "SYN-RECV"),
+            StateEvent(0.1006, "server", SERVER, CLIENT, "SYN-RECV", "ESTAB"),
+            StateEvent(0.2, "server", SERVER, CLIENT, "ESTAB", "UNCONN"),
+            StateEvent(1.1005, "server", SERVER, CLIENT, "LISTEN", "SYN-RECV"),
+            StateEvent(1.1006, "server", SERVER, CLIENT, "SYN-RECV", "ESTAB"),
+            segments=[*HANDSHAKE, segment(0.2001, "server RST ACK 1 1"), *again],
+        )
+    )
+    assert [(state, round(t, 4)) for state, t, _ in bars(found, "server")] == [
+        ("SYN-RECV", 0.1001), ("ESTAB", 0.1006), ("", 0.2), ("SYN-RECV", 1.1001), ("ESTAB", 1.1006)
+    ]  # fmt: skip
+
+
+def test_steps_of_other_variants_are_none_of_the_ladder() -> None:
+    mine, other = step(0.01, "kill server", 0.02), step(0.03, "stop server", 0.04, "skipped")
+    found = ladder.rows(history(*mine, *other), ("server", "client"), (), others={30})
+    assert [row.text for row in found.rows if isinstance(row, Step)] == ["kill server"]
+
+
+def notes(found: Ladder) -> list[tuple[str, str, bool]]:
+    return [(r.host, r.text, r.trouble) for r in found.rows if isinstance(r, Note)]
+
+
+def test_an_accept_queue_is_told_as_it_fills() -> None:
+    waiting = [0, 1, 1, 2, 3, 4, 5, 6, 5, 0, 6, 0]
+    looks = [
+        look(0.1 + n / 10, "server", tcp("LISTEN", ":8000", recv_q=q, send_q=5), *more)
+        for n, q in enumerate(waiting)
+        for more in [(tcp("ESTAB", SERVER, f"198.18.0.3:{n + 1}"),)]
+    ]
+    assert [text for _, text, _ in notes(rows(history(*looks)))] == [
+        f"accept queue of :8000: {words}"
+        for words in ("1/5", "2/5", "4/5", "6/5, full", "0/5", "6/5, full", "0/5")
+    ]
+    closed = [look(0.1, "server", tcp("LISTEN", ":1", recv_q=1, send_q=5)), look(0.2, "server")]
+    again = look(0.3, "server", tcp("LISTEN", ":1", recv_q=1, send_q=5))
+    assert len(notes(rows(history(*closed, again)))) == 2
+
+
+def test_what_can_not_be_seen_is_told_once() -> None:
+    lost, other = "3 packets were lost", "no such file"
+    found = rows(
+        history(
+            *(TroubleEvent(t, host, "trace", lost) for t in (0.1, 0.2) for host in ADDRESSES),
+            TroubleEvent(0.3, "client", "ss", other),
+        )
+    )
+    assert notes(found) == [("server", f"trace: {lost}", True), ("client", f"ss: {other}", True)]

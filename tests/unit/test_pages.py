@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
-from itertools import chain
+from itertools import chain, combinations
+from math import dist
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -23,12 +24,13 @@ from labctl.history import (
     ProcessEvent,
 )
 from labctl.probes.segments import Segment
+from labctl.probes.sockets import State
 from labctl.reports import html, junit, ladder, markdown, mermaid, recorded
-from labctl.reports.drawing import draw
+from labctl.reports.drawing import STRIPED, draw
 from labctl.reports.drawn import CONNECTIONS, LOOK_LINES, ROWS
 from labctl.reports.recorded import RecordedRun
 from labctl.reports.rungs import Gap, Left, Step
-from labctl.reports.shapes import BAND, BANDS, FONTS, LINE, Line, Words, measure, wrap
+from labctl.reports.shapes import BAND, BANDS, FONTS, LINE, Box, Line, Words, measure, wrap
 from tests.fake import tcp
 from tests.reported import (
     ADDRESSES,
@@ -39,6 +41,7 @@ from tests.reported import (
     call,
     full,
     history,
+    inward,
     look,
     recorded_run,
     segment,
@@ -139,6 +142,8 @@ DRAWN: dict[str, Callable[[], RecordedRun]] = {
     "three hosts": lambda: recorded_run(full(), hosts=tuple(ADDRESSES)),
     "nasty": nasty,
     "slow": lambda: recorded_run(slow()),
+    "inward": lambda: recorded_run(inward(), hosts=("server", "client")),
+    "inward, three hosts": lambda: recorded_run(inward(), hosts=("server", "proxy", "client")),
 }
 
 
@@ -167,9 +172,40 @@ def test_no_two_texts_of_a_drawing_touch(name: str, narrow: bool) -> None:
 
 
 @pytest.mark.parametrize("name", DRAWN)
-def test_a_narrow_drawing_of_two_hosts_fits_a_small_screen(name: str) -> None:
+def test_a_narrow_drawing_fits_a_small_screen(name: str) -> None:
+    assert draw(DRAWN[name]().ladder, narrow=True).width <= 360
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+@pytest.mark.parametrize("name", DRAWN)
+def test_no_line_of_the_paper_runs_through_words(name: str, narrow: bool) -> None:
+    """Neither the rules below steps, nor lifelines that words have to cross."""
     run = DRAWN[name]()
-    assert len(run.hosts) > 2 or draw(run.ladder, narrow=True).width <= 390
+    drawing = draw(run.ladder, narrow)
+    parts = [(shape, part) for shape in drawing.shapes for part in shape.parts]
+    lines = [p for _, p in parts if isinstance(p, Line) and p.style in ("rule", "life")]
+    assert sum(line.style == "life" for line in lines) == len(run.hosts)
+    for shape, words in ((s, p) for s, p in parts if isinstance(p, Words)):
+        for box in words.boxes if words.style != "host" else ():
+            crossed = [
+                line for line in lines
+                if line.x1 < box.x + box.width and line.x2 > box.x
+                and line.y1 < box.y + box.height and line.y2 > box.y
+            ]  # fmt: skip
+            behind = [part for part in shape.parts if isinstance(part, Box)]
+            assert not crossed or box in behind, (words.lines, crossed)
+
+
+def test_an_arrow_that_stays_in_its_host_turns_back() -> None:
+    drawing = draw(DRAWN["inward"]().ladder)
+    turned = [s for s in drawing.shapes if sum(isinstance(p, Line) for p in s.parts) == 3]
+    assert len(turned) == 14
+    for shape in turned:
+        out, down, back = (part for part in shape.parts if isinstance(part, Line))
+        assert (out.x1, out.x2, down.x2) == (back.x2, back.x1, down.x1)
+        assert back.y1 > out.y1
+        assert back.tip == ("cross" if "lost" in shape.title else "head")
+    assert ":40000 → :8000 SYN" in turned[0].title
 
 
 def test_drawings_are_cut_where_no_text_is() -> None:
@@ -216,6 +252,78 @@ def test_pages_keep_what_is_drawn_by_letters() -> None:
     assert html.paragraphs("One\ntwo.\n\n    a -> b\n      c\n\nThree.") == [
         ("p", "One\ntwo."), ("pre", "a -> b\n  c"), ("p", "Three.")
     ]  # fmt: skip
+
+
+def test_words_stay_whole_in_pages() -> None:
+    text = "client in FIN-WAIT-1 -> <b> after 0.005 s"
+    assert html.words(text) == (
+        'client in <span class="w">FIN-WAIT-1</span> <span class="w">-&gt;</span> &lt;b&gt; after '
+        '<span class="w">0.005 s</span>'
+    )
+    assert html.words("a-" * 30) == "a-" * 30  # or it would be wider than a screen
+
+
+def contrast(one: str, other: str) -> float:
+    """How well two colours can be told apart by their light (WCAG 2.2)."""
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def linear(colour: str) -> list[float]:
+    parts = (int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5))
+    return [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+
+
+def luminance(colour: str) -> float:
+    return sum(a * b for a, b in zip((0.2126, 0.7152, 0.0722), linear(colour), strict=True))
+
+
+SEEING = {
+    "all": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
+    "no red": ((0.152, 1.053, -0.205), (0.115, 0.786, 0.099), (-0.004, -0.048, 1.052)),
+    "no green": ((0.367, 0.861, -0.228), (0.280, 0.673, 0.047), (-0.012, 0.043, 0.969)),
+    "no blue": ((1.256, -0.077, -0.179), (-0.078, 0.931, 0.148), (0.005, 0.691, 0.304)),
+}
+"""What becomes of light in the eyes of people who lack a kind of cone (Machado et al. 2009)."""
+
+
+def seen(colour: str, by: str) -> tuple[float, float, float]:
+    """A colour as they see it, in CIE L*a*b*."""
+    r, g, b = (
+        min(1.0, max(0.0, sum(m * c for m, c in zip(row, linear(colour), strict=True))))
+        for row in SEEING[by]
+    )
+    xyz = (
+        (0.4124 * r + 0.3576 * g + 0.1805 * b) / 0.9505,
+        0.2126 * r + 0.7152 * g + 0.0722 * b,
+        (0.0193 * r + 0.1192 * g + 0.9505 * b) / 1.0888,
+    )
+    x, y, z = (v ** (1 / 3) if v > 0.008856 else 7.787 * v + 16 / 116 for v in xyz)
+    return 116 * y - 16, 500 * (x - y), 200 * (y - z)
+
+
+@pytest.mark.parametrize("dark", [0, 1])
+def test_states_can_be_told_apart(dark: int) -> None:
+    paper = re.findall(r"--paper: (#\w{6})", html.page(recorded.load(RUN)))[dark]
+    looks = {state: (c[dark], state.upper() in STRIPED) for state, c in html.STATE_COLOURS.items()}
+    assert looks.keys() == {state.lower() for state in State if state != State.UNCONN}
+    assert len(set(looks.values())) == len(looks)
+    colours = {colour for colour, _ in looks.values()}
+    for colour in colours:
+        assert contrast(colour, paper) >= 3  # WCAG 2.2, 1.4.11
+    for one, other in combinations(colours, 2):
+        for by in SEEING:
+            assert dist(seen(one, by), seen(other, by)) > 25, (one, other, by)
+
+
+def test_nothing_is_told_twice() -> None:
+    page = html.page(DRAWN["inward"]())
+    (_, wide, *_) = page.split('class="scroll ladder')
+    words = [re.sub("<[^>]*>", "", text) for text in re.findall("<text.*?</text>", wide)]
+    assert sum("transitions were lost" in text for text in words) == 2  # a wide and a narrow one
+    run = recorded_run(history(segments=crowd(CONNECTIONS + 700)))
+    shown = re.sub("<title>.*?</title>", "", html.page(run), flags=re.DOTALL)
+    assert shown.count("700 of 800 connections") == 1
 
 
 def test_pages_of_runs_whose_folders_are_called_the_same(tmp_path: Path) -> None:
