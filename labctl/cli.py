@@ -25,7 +25,7 @@ from labctl.arguments import (
 )
 from labctl.matrix_command import matrix
 from labctl.output import UNWRITABLE, flush, keep, prepare, show, silence, tell
-from labctl.plain import plain, plain_lines
+from labctl.plain import plain_lines
 
 if TYPE_CHECKING:
     from labctl.reports.recorded import RecordedRun

@@ -257,4 +257,3 @@ def last_done(verdicts: Iterable[Verdict]) -> Iterator[tuple[Verdict, list[str]]
         found = [account for account in verdict.processes if account not in known]
         known.update(found)
         yield verdict, [plain(line) for line in told(found, verdict.evidence)]
-
