@@ -180,7 +180,7 @@ def test_other_events_part_like_segments() -> None:
     data = [segment(1 + n / 1e3, f"server ACK {n} 1 len 10") for n in range(20)]
     killed = ProcessEvent(1.0095, "client", "client", "gone")
     started = ProcessEvent(0.5, "client", "client", "start")
-    found = rows(history(started, killed, segments=data))
+    found = rows(history(started, killed, look(2.0, "server"), segments=data))
     assert [r.count for r in found.rows if isinstance(r, Arrow)] == [10, 10]
 
 
