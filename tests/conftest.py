@@ -25,8 +25,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 NO_ENGINE = os.environ.get("LABCTL_TEST_NO_ENGINE")  # from engine.py
 CI = os.environ.get("CI") == "true"
 COMPLETE = CI and sys.platform == "linux" and os.geteuid() == 0
-OF_THE_KERNEL = ("netem", "tracefs", "traced")
-"""Words of reasons that no package mends: this machine's kernel was built without."""
+OF_THE_MACHINE = ("netem", "tracefs", "traced", "this kernel", "IPv6", "first network namespace")
+"""Words of reasons that no package mends: what this machine's kernel was built without."""
 MINUTES = "it takes minutes: it runs in CI, and where LABCTL_TEST_ALL is set"
 
 
@@ -45,7 +45,7 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     report = yield
     if COMPLETE and report.skipped and not hasattr(report, "wasxfail"):
         reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
-        if not any(word in reason for word in OF_THE_KERNEL):
+        if not any(word in reason for word in OF_THE_MACHINE):
             report.outcome, report.longrepr = "failed", f"nothing may be skipped in CI: {reason}"
     return report
 
