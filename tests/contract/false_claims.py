@@ -405,14 +405,15 @@ OF_THE_CATALOGUE = [
     ),
 ]
 
-HTTP_SERVER = "run: python3 -m http.server ${port}"
-NO_REUSEADDR = """run: python3 -c "from http.server import *;
-    ThreadingHTTPServer.allow_reuse_address = 0;
-    ThreadingHTTPServer(('', ${port}), SimpleHTTPRequestHandler).serve_forever()\""""
-NO_ANSWER = """run: python3 -c "import socket; server = socket.create_server(('', ${port}));
-    server.accept()[0].makefile('rb').read()\""""
-NO_CLOSE = """run: python3 -c "import signal, socket; server = socket.create_server(('', ${port}));
-    connection = server.accept()[0]; connection.recv(99); signal.pause()\""""
+HTTP_SERVER = "default: python3 -m http.server ${port}"
+NO_REUSEADDR = """default: python3 -c "from http.server import *;
+        ThreadingHTTPServer.allow_reuse_address = 0;
+        ThreadingHTTPServer(('', ${port}), SimpleHTTPRequestHandler).serve_forever()\""""
+NO_ANSWER = """default: python3 -c "import socket; server = socket.create_server(('', ${port}));
+        server.accept()[0].makefile('rb').read()\""""
+NO_CLOSE = """default: python3 -c "import signal, socket;
+        server = socket.create_server(('', ${port}));
+        connection = server.accept()[0]; connection.recv(99); signal.pause()\""""
 
 OF_SERVERS = [
     FalseClaim(
