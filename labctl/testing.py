@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 from unittest import SkipTest
 
-from labctl import accounts, reports, workflow
+from labctl import accounts, workflow
 from labctl.accounts import Account
 from labctl.backends import MissingHere, choose
 from labctl.check import NotPassed, Verdict, check_step, check_whole
@@ -42,6 +42,7 @@ from labctl.plain import plain_lines
 from labctl.probes.segments import Segment
 from labctl.probes.sockets import Socket
 from labctl.reports import recorded
+from labctl.reports.ladder_text import picture
 from labctl.reports.rungs import behind
 from labctl.runner import Session, Silent
 from labctl.scenario import Scenario, load_document, with_step
@@ -319,8 +320,8 @@ def _explained(session: Session) -> Iterator[None]:
 
 
 def ladder(folder: Path) -> str:
-    """What happened in a run, as `labctl report` shows it."""
-    return reports.render("ladder", [recorded.load(folder)])
+    """What happened in a run, as `labctl report` draws it."""
+    return picture(recorded.load(folder))
 
 
 def told(

@@ -88,8 +88,16 @@ def text(ladder: Ladder, width: int, unicode: bool = True) -> str:
 def ladders(runs: Sequence[RecordedRun]) -> str:
     """The ladders of runs, each with its title, its result and why: no wider than the terminal, and
     without colour."""
-    width = shutil.get_terminal_size((WIDTH, 0)).columns
-    return "\n".join(_bare(_told(run, width)) for run in runs)
+    return "\n".join(_bare(_told(run, _columns())) for run in runs)
+
+
+def picture(run: RecordedRun) -> str:
+    """The ladder of a run below its label, for those who tell the rest themselves."""
+    return f"{plain(run.label)}\n{text(run.ladder, _columns())}"
+
+
+def _columns() -> int:
+    return shutil.get_terminal_size((WIDTH, 0)).columns
 
 
 def styled(ladder: Ladder, width: int) -> Text:
