@@ -88,7 +88,7 @@ SHAPES: dict[str, Shape] = {
     "Uid": either({"type": "integer", "minimum": 0, "maximum": 65535}, {"const": ""}),
     "Calls": text(rf"{CALL}(?:\n{CALL})*"),
     "Command": either(
-        {"type": "string", "pattern": r"\S|^$"},
+        {"type": "string", "pattern": r"^$|\S"},
         {"type": "array", "items": ref("Text"), "minItems": 1},
     ),
     "SignalName": either(

@@ -76,10 +76,9 @@ def _scalar(value: Any) -> bool:
 Command = Annotated[tuple[Text, ...], BeforeValidator(_command), shaped("Command")]
 
 
-ONE_JOB: JsonDict = {
-    "required": ["calls"],
-    "anyOf": [{"required": ["run"]}, {"required": ["image"]}],
-}
+JOBS = ("run", "image", "default")
+ONE_JOB: JsonDict = {"required": ["calls"], "anyOf": [{"required": [job]} for job in JOBS]}
+SOME_JOB: JsonDict = {"anyOf": [{"required": [job]} for job in ("calls", *JOBS)]}
 
 
 class Program(Model):
@@ -118,12 +117,7 @@ class Program(Model):
 class Process(Program):
     """A process among several on a host."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "anyOf": [{"required": ["calls"]}, {"required": ["run"]}],
-            "not": ONE_JOB,
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={**SOME_JOB, "not": ONE_JOB})
 
     @model_validator(mode="after")
     def _some_job(self) -> Process:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import labctl
+from labctl import rejudge
 from labctl.document import Document
 from labctl.errors import ScenarioError
 from labctl.matrix import Matrix, Place
@@ -336,7 +337,7 @@ def test_older_records_have_a_variant_alone(tmp_path: Path) -> None:
         del document["runs"][0]["case"]
         path.write_text(json.dumps(document))
         assert recorded.load(run.folder).label == one.label
-        assert recorded.judge(run.folder) == []
+        assert rejudge.judge(run.folder) == []
 
 
 def test_each_variant_is_a_test_of_its_own(pytester: pytest.Pytester) -> None:

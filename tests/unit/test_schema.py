@@ -40,6 +40,7 @@ BEYOND = {
     "what calls are given": r"usage:|unknown (socket option|call)|wants |is no |out of place|"
                             r"not closed|is missing|a quotation mark|is too",
     "a command line": r"is no command line",
+    "a command that is empty": r"an empty 'run' needs|a process needs",
     "a regular expression": r"is no regular expression",
     "bounds that contradict each other": r"an impossible range|an impossible path|ends a path|"
                                          r"'closed' alone|is no state of a connection",
@@ -192,6 +193,7 @@ EXAMPLES = {
     ),
     "what calls are given": "- call: {server: listen many}",
     "a command line": 'hosts: {a: {run: "\'"}, b: {}}',
+    "a command that is empty": "hosts: {a: {run: ''}, b: {}}",
     "a regular expression": "- wait: {process: {client: {output: '('}}}",
     "bounds that contradict each other": "- wait: {segments: {at_least: 5, at_most: 3}}",
     "a place that no socket has": "- wait: {sockets: {server: {state: LISTEN, peer: client}}}",
@@ -246,6 +248,8 @@ EXAMPLES = {
         "- sleep: ${n}\n- wait: ${all}\n- wait: {process: {client: '${claim}'}}\n"
         "- {'${verb}': server}",
         'params: {l: "socket\\nwait", w: wait}\nhosts: {a: {calls: "${l}"}, b: {calls: " ${w} "}}',
+        "hosts: {a: {run: '', default: cat, image: ''}, b: {processes: {p: {default: cat}}}}",
+        "- {exec: {server: 'true'}, status: any, output: x}",
         "hosts: {a: {run: [echo, 1, 6.20], env: {A: 1}, uid: '', rights: []}, b: {image: x}}",
         "refs: [6.20]\nabout: 3\ntheme: 1",
         "variants: [{v: null}, {v: [1]}]\nneeds: [tracing]\n"
