@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Literal
 
 from labctl.errors import UsageError
 from labctl.probes.output import Output
+from labctl.probes.owners import Owners
 from labctl.probes.segments import FLIGHT, Captures, Injection, Loss, Observation, Segment
 from labctl.probes.sockets import RESOLVER, Socket, canonical, lab_sockets, parse_ss
 
@@ -374,7 +375,7 @@ class History:
         self.events: list[Event] = []
         self.captures = Captures() if captures is None else captures
         self.lab: LabEvent | None = None
-        self.owners: dict[str, str] = {}  # the host of each address
+        self.owners = Owners()
         self._behind: dict[str, set[str]] = {}  # the addresses behind each name
         self.labels: dict[str, float] = {}
         self.sockets: dict[str, SocketsEvent] = {}
@@ -405,7 +406,7 @@ class History:
         match event:
             case LabEvent():
                 self.lab = event
-                self.owners = {a: n.partition(".")[0] for n, a in event.addresses.items()}
+                self.owners = Owners({a: n.partition(".")[0] for n, a in event.addresses.items()})
                 self._behind.clear()
             case StepEvent(phase="begin"):
                 self.step = event.index
@@ -436,7 +437,7 @@ class History:
             case NetEvent():
                 self.slowed[event.host] = max(event.delay, self.slowed.get(event.host, 0.0))
             case AddressEvent():
-                self.owners = {**self.owners, event.address: event.host}
+                self.owners = self.owners.moved(event.address, event.host, event.t)
                 self._behind.clear()
             case TroubleEvent():
                 self.trouble[event.host, event.probe] = event

@@ -98,7 +98,7 @@ SHAPES: dict[str, Shape] = {
     ),
     "State": either({"enum": list(State)}, text(STATE.format(_any_case(SPELLINGS, BLANK)))),
     "ConnectionState": text(STATE.format(_any_case(SPELLINGS - NO_CONNECTION, BLANK))),
-    "AnyPlace": text(
+    "AnyEndpoint": text(
         rf"(?=.)(?:\*|{NAME}|[0-9.]+|\[[0-9A-Fa-f:.]+\])?(?::(?:{PORT}|\*))?|"
         "[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*"
     ),

@@ -6,6 +6,8 @@ that nobody defines, labels, arguments of calls.
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 
 from pydantic.json_schema import models_json_schema
@@ -17,6 +19,7 @@ from labctl.steps import STEPS
 from labctl.values import SHAPE, Model
 
 FILLED_LATER = "FilledLater"
+REFERENCES = re.compile(r'"#/\$defs/(\w+)"')
 DECIDES = {"if", "then", "not"}
 """What models say of several keys at once: it holds for what is known."""
 
@@ -48,8 +51,19 @@ def schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **written,
         "title": "labctl scenario",
-        "$defs": {FILLED_LATER: LATER, **shapes, **definitions},
+        "$defs": _used(written, {FILLED_LATER: LATER, **definitions, **shapes}),
     }
+
+
+def _used(root: Any, definitions: dict[str, Any]) -> dict[str, Any]:
+    """The definitions that something below `root` refers to: pydantic has more."""
+    found: dict[str, Any] = {}
+    new = [root]
+    while new:
+        names = {name for part in new for name in REFERENCES.findall(json.dumps(part))} - {*found}
+        new = [definitions[name] for name in sorted(names)]
+        found |= dict(zip(sorted(names), new, strict=True))
+    return dict(sorted(found.items()))
 
 
 def _opened(schema: Any) -> Any:

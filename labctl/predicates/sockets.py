@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
+from labctl.endpoints import ANY, Endpoint, parse_endpoint
 from labctl.explain import accept_queue, describe_socket, queue_is_full
 from labctl.history import History
-from labctl.places import ANY, Place, parse_place
 from labctl.predicates.finding import Finding, Result
 from labctl.probes.sockets import Socket, State
 from labctl.values import (
@@ -25,11 +25,11 @@ from labctl.values import (
 )
 
 
-def _place(value: Any, info: ValidationInfo) -> Place:
-    return value if isinstance(value, Place) else parse_place(value, names(info).hosts)
+def _place(value: Any, info: ValidationInfo) -> Endpoint:
+    return value if isinstance(value, Endpoint) else parse_endpoint(value, names(info).hosts)
 
 
-SomePlace = Annotated[Place, BeforeValidator(_place), shaped("AnyPlace")]
+AnyEndpoint = Annotated[Endpoint, BeforeValidator(_place), shaped("AnyEndpoint")]
 EVIDENCE = 50
 """How many sockets a verdict shows."""
 SOME = Comparison(">=", 1)
@@ -50,8 +50,8 @@ class SocketPattern(Model):
     recv_q: Count | None = Field(None, alias="recv-q")
     send_q: Count | None = Field(None, alias="send-q")
     timer: TimerName | None = None
-    local: SomePlace | None = None
-    peer: SomePlace | None = None
+    local: AnyEndpoint | None = None
+    peer: AnyEndpoint | None = None
 
     @model_validator(mode="after")
     def _possible(self) -> SocketPattern:

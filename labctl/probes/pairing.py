@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from labctl.probes.owners import Owners
 from labctl.probes.segments import MODULUS, Injection, Key, Loss, Observation
 
 EARLY = 0.01
@@ -75,10 +76,12 @@ def passages(
     return sorted(found, key=lambda p: p.sent if p.sent is not None else p.arrived or 0.0)
 
 
-def owner(endpoint: str, owners: Mapping[str, str], seen_by: str) -> str | None:
-    """The host of an endpoint; a loopback address is of whoever sees it."""
+def owner(endpoint: str, owners: Mapping[str, str], seen_by: str, t: float) -> str | None:
+    """The host of an endpoint, at that time; a loopback address is of whoever sees it."""
     address = endpoint.rpartition(":")[0].strip("[]")
-    return seen_by if is_loopback(address) else owners.get(address)
+    if is_loopback(address):
+        return seen_by
+    return owners.at(address, t) if isinstance(owners, Owners) else owners.get(address)
 
 
 def is_loopback(address: str) -> bool:
@@ -126,8 +129,8 @@ class _Pairing:
         """Whether its host is the one that it is from, and the one that it is for."""
         seen = sight.seen
         return (
-            owner(seen.source, self._owners, seen.host) == seen.host,
-            owner(seen.target, self._owners, seen.host) == seen.host,
+            owner(seen.source, self._owners, seen.host, sight.at) == seen.host,
+            owner(seen.target, self._owners, seen.host, sight.at) == seen.host,
         )
 
     def _passed(
@@ -138,12 +141,12 @@ class _Pairing:
         first, last = passing[0].seen.host, passing[-1].seen.host
         if not leaving:
             leaving = [sight for sight in passing if sight.seen.host == first]
-            if owner(passing[0].seen.source, self._owners, first) is not None:
+            if owner(passing[0].seen.source, self._owners, first, passing[0].at) is not None:
                 leaving = [sight for sight in leaving if self._rewritten(sight, -1)]
             passing = [sight for sight in passing if sight.seen.host != first]
         if passing and not coming:
             coming = [sight for sight in passing if sight.seen.host == last]
-            if owner(passing[0].seen.target, self._owners, last) is not None:
+            if owner(passing[0].seen.target, self._owners, last, passing[0].at) is not None:
                 coming = [sight for sight in coming if self._rewritten(sight, 1)]
         return leaving, coming
 
@@ -174,8 +177,9 @@ class _Pairing:
             seen,
             sent,
             None if loss or end is None else end.at,
-            owner(seen.source, self._owners, seen.host) or (None if sent is None else seen.host),
-            owner(seen.target, self._owners, came.seen.host) or last,
+            owner(seen.source, self._owners, seen.host, sight.at)
+            or (None if sent is None else seen.host),
+            owner(seen.target, self._owners, came.seen.host, sight.at) or last,
             loss.drop if loss else None,
             sight.injection,
         )
@@ -205,8 +209,8 @@ def _report(
     told: list[Loss | Injection] = [*losses, *injections]
     for report in told:
         seen = report.observation
-        here = owner(seen.source, owners, seen.host) == seen.host
-        there = owner(seen.target, owners, seen.host) == seen.host
+        here = owner(seen.source, owners, seen.host, seen.at - origin) == seen.host
+        there = owner(seen.target, owners, seen.host, seen.at - origin) == seen.host
         if isinstance(report, Loss) and here and not there:  # it was lost before the capture
             left.append(_Sight(seen, seen.at - origin, loss=report))
         else:

@@ -18,8 +18,8 @@ from pydantic import (
 from pydantic.config import JsonDict
 
 from labctl import faults
+from labctl.endpoints import parse_port
 from labctl.history import InjectEvent, NetEvent, StepEvent, TroubleEvent
-from labctl.places import parse_port
 from labctl.predicates.lost import Lost
 from labctl.predicates.segments import Flags
 from labctl.probes.conversations import Conversation, conversations

@@ -364,3 +364,60 @@ def test_an_address_that_was_added_is_its_hosts_own(backend: str, tmp_path: Path
     ], words(found)  # fmt: skip
     added = [e for e in found.history.events if isinstance(e, AddressEvent)]
     assert [e.host for e in added if not e.address.startswith("fe80:")] == ["server"]
+
+
+MOVED = """\
+title: An address that moves from one host to another
+params:
+  address: |-
+    import ipaddress, socket
+    a = str(ipaddress.ip_address(socket.gethostbyname('server')) + 20)
+hosts:
+  server: {calls: "socket; bind :8000; listen 20; accept; await"}
+  gate: {calls: "socket; bind :8000; listen 20; accept; await"}
+  client:
+    processes:
+      first: &client
+        run:
+          - python3
+          - -c
+          - |
+            ${address}
+            s = socket.create_connection((a, 8000)); s.send(b"hello"); s.recv(1)
+      second: *client
+steps:
+  - exec:
+      server: |
+        ip addr add $(python3 -c "${address}
+        print(a)")/32 dev eth0
+  - start: server
+  - start: gate
+  - wait: {sockets: {server: LISTEN, gate: LISTEN}}
+  - start: first
+  - wait: {sockets: {server: {state: ESTAB, recv-q: 5}, client: {state: ESTAB, peer: server}}}
+  - kill: first
+  - kill: server
+  - exec:
+      server: |
+        ip addr del $(python3 -c "${address}
+        print(a)")/32 dev eth0
+      gate: |
+        ip addr add $(python3 -c "${address}
+        print(a)")/32 dev eth0
+      client: ip neigh flush all
+  - start: second
+  - wait: {sockets: {gate: {state: ESTAB, recv-q: 5}, client: {state: ESTAB, peer: gate}}}
+  - expect: {sockets: {client: {state: ESTAB, peer: server, count: 0}}}
+expect:
+  - segments: {from: client, to: server, flags: data, count: 1}
+  - segments: {from: client, to: gate, flags: data, count: 1}
+  - segments: {from: server, to: client, flags: [SYN, ACK], count: 1}
+  - segments: {from: gate, to: client, flags: [SYN, ACK], count: 1}
+  - segments: {lost: true, count: 0}
+"""
+
+
+@every_backend
+def test_an_address_that_moves_is_whose_it_was(backend: str, tmp_path: Path) -> None:
+    """What went to its first host stays what that one got."""
+    passes(run("", backend, tmp_path, hosts=MOVED))

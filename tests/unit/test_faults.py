@@ -237,6 +237,13 @@ def test_a_name_stands_for_its_address_and_a_host_for_all_of_its_own() -> None:
     assert "10.0.0.1" not in history.addresses("server")
     assert history.addresses("server2") == {"198.18.0.3", "fd00::3", "10.0.0.1"}
     assert history.owners["10.0.0.1"] == "server2"
+    assert [history.owners.at("10.0.0.1", t) for t in (0.0, 1.0, 1.9, 2.0, 9.0)] == [
+        "server", "server", "server", "server2", "server2"
+    ]  # fmt: skip
+    history.add(AddressEvent(3.0, "server", "198.18.0.3"))
+    assert [history.owners.at("198.18.0.3", t) for t in (2.9, 3.0)] == ["server2", "server"]
+    assert history.addresses("server2") == {"fd00::3", "10.0.0.1"}
+    assert history.owners.at("10.9.9.9", 1.0) is None
 
 
 def compiled(drop: str) -> Drop:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from labctl import errnos
 from labctl.calls import peer
+from labctl.endpoints import parse_endpoint
 from labctl.errors import ScenarioError
 from labctl.history import (
     AddressEvent,
@@ -26,7 +27,6 @@ from labctl.history import (
     SocketsEvent,
     TroubleEvent,
 )
-from labctl.places import parse_place
 from labctl.predicates import Finding, Predicate, summary
 from labctl.probes.sockets import Address, State, parse_ss
 from tests.fake import HEADER, scenario, tcp
@@ -286,7 +286,7 @@ def test_every_spelling_of_an_address_is_the_address(
     written = data.draw(st.sampled_from(spellings))
     if written.startswith("[") or address.version == 4:
         written = data.draw(st.sampled_from([written, f"{written}:{port}"]))
-    place = parse_place(written, {"server": 1, "client": 1})
+    place = parse_endpoint(written, {"server": 1, "client": 1})
     assert place.covers(Address(str(address), port), set())
     assert not place.covers(Address(str(type(address)(int(address) ^ 1)), port), set())
     assert place.covers(Address(str(address), port % 65535 + 1), set()) == (not place.port)

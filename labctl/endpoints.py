@@ -23,7 +23,7 @@ LISTENS_FOR_ALL = {"::": ("::", "*"), ANY: ("::", "*", "0.0.0.0")}
 
 
 @dataclass(frozen=True)
-class Place:
+class Endpoint:
     """Some addresses and a port, or all ports; `text` is how it was written.
 
     `host` is a name of the lab's, an address in its one spelling, `*` for a wildcard, or empty for
@@ -51,7 +51,7 @@ def parse_port(text: str) -> int | None:
     return int(text) if PORT.fullmatch(text) and int(text) <= MOST else None
 
 
-def parse_place(value: object, hosts: Mapping[str, int]) -> Place:
+def parse_endpoint(value: object, hosts: Mapping[str, int]) -> Endpoint:
     """A place in a lab with these hosts. Raises what `problem` makes for what nothing can match."""
     text = value if isinstance(value, str) else ""
     host, port, brackets = text, None, True  # an IPv6 address that stands by itself
@@ -69,7 +69,7 @@ def parse_place(value: object, hosts: Mapping[str, int]) -> Place:
     known = [*host_names(hosts), LOCALHOST]
     if host not in ("", ANY, *known) and not _is_address(host):
         raise problem(unknown("host", host, known))
-    return Place(text, host, port or "")
+    return Endpoint(text, host, port or "")
 
 
 def _digits(host: str) -> bool:

@@ -1,0 +1,30 @@
+"""Whose an address is, and whose it was before it moved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class Owners(dict[str, str]):
+    """The host of each address, as it is now."""
+
+    def __init__(
+        self,
+        now: Mapping[str, str] | None = None,
+        before: Mapping[str, tuple[tuple[float, str], ...]] | None = None,
+    ) -> None:
+        super().__init__(now or {})
+        self._before = before or {}
+
+    def moved(self, address: str, host: str, t: float) -> Owners:
+        """The same, but from `t` on a host has this address."""
+        before = self._before
+        if address in self:
+            before = {**before, address: (*before.get(address, ()), (t, self[address]))}
+        return Owners({**self, address: host}, before)
+
+    def at(self, address: str, t: float) -> str | None:
+        """The host that an address belonged to at a time: the first one that ever had it, before
+        anything was known of it."""
+        held = (host for until, host in self._before.get(address, ()) if t < until)
+        return next(held, self.get(address))
