@@ -1,5 +1,26 @@
-"""`python -m labctl`."""
+"""`labctl`, and `python -m labctl`."""
 
-from labctl.cli import main
+from __future__ import annotations
 
-main()
+import sys
+
+
+def main() -> None:
+    """Imports the commands, and runs one. What keeps them from being imported is told."""
+    try:
+        from labctl.cli import main as command
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (ImportError, MemoryError, OSError) as exc:
+        sys.exit(_cannot_begin(f"{type(exc).__name__} {exc}".strip()))
+    command()
+
+
+def _cannot_begin(reason: str) -> int:
+    print(f"labctl: can't begin: {reason}; see the limits of this shell (ulimit -a), or install "
+          "labctl again", file=sys.stderr)  # fmt: skip
+    return 4
+
+
+if __name__ == "__main__":
+    main()

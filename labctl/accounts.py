@@ -57,11 +57,6 @@ class Account:
         """As the result document has it."""
         return {**asdict(self), "output": list(self.output)}
 
-    @staticmethod
-    def of_json(data: dict[str, Any]) -> Account:
-        """What `as_json` gave. Raises TypeError, KeyError."""
-        return Account(**{**data, "output": tuple(data["output"])})
-
 
 def accounts(scenario: Scenario, history: History, about: str | None = None) -> tuple[Account, ...]:
     """What the processes did last that a text is about: those that it names, those on hosts that it

@@ -51,12 +51,6 @@ class Verdict:
             **({"processes": [a.as_json() for a in self.processes]} if self.processes else {}),
         }
 
-    @staticmethod
-    def of_json(data: dict[str, Any]) -> Verdict:
-        """What `as_json` gave. Raises TypeError, KeyError."""
-        processes = tuple(map(Account.of_json, data.get("processes", ())))
-        return Verdict(**{**data, "evidence": tuple(data["evidence"]), "processes": processes})
-
 
 class NotPassed(AssertionError):
     """Claims that did not pass, for callers that want an exception; the lines say which."""

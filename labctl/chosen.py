@@ -6,7 +6,6 @@ What the last `labctl run` recorded, wherever that was, is written down beside t
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from labctl.errors import UsageError
+from labctl.reading import MAX_RESULT, loads, read_file
 from labctl.store import default_folder
 
 HISTORY = "history.jsonl"
@@ -34,7 +34,7 @@ def remember(folders: Sequence[Path]) -> None:
     partial = path.with_name(f"{path.name}.{os.getpid()}")
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text("".join(f"{folder}\n" for folder in folders), encoding="utf-8")
+        partial.write_bytes(b"".join(os.fsencode(folder) + b"\n" for folder in folders))
         partial.replace(path)
 
 
@@ -47,7 +47,10 @@ def find(texts: Sequence[str], last: bool) -> list[Path]:
     if not texts and not last:
         raise UsageError(f"no run is named; {MEND}")
     for text in texts:
-        found += _meant(text)
+        try:
+            found += _meant(text)
+        except OSError as exc:
+            raise UsageError(f"{text}: {exc.strerror}") from exc
     return found
 
 
@@ -98,9 +101,9 @@ def _is_of(folder: Path, case: str) -> bool:
     if not _name(folder).startswith(re.split(r"[^\w.=-]", case)[0]):
         return False
     try:
-        run = json.loads((folder / "result.json").read_text(encoding="utf-8"))["runs"][0]
+        run = loads(read_file(folder / "result.json", MAX_RESULT).decode())["runs"][0]
         return case in (run["scenario"], _name(folder))
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, UsageError, ValueError, LookupError, TypeError):
         return case == _name(folder)
 
 
@@ -124,7 +127,7 @@ def _last_file() -> Path:
 
 def _last() -> list[Path]:
     try:
-        lines = _last_file().read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError):
+        lines = os.fsdecode(read_file(_last_file(), MAX_RESULT)).splitlines()
+    except (OSError, UsageError):
         return []
     return [path for path in map(Path, lines) if path.is_dir()]

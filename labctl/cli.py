@@ -49,12 +49,14 @@ class Commands(click.Group):
 
     def main(self, *args: Any, **extra: Any) -> NoReturn:
         """Runs a command; see README for what each exit status means."""
+        from labctl import crash
         from labctl.errors import LabctlError
         from labctl.invoked import see_all_tools
 
         see_all_tools()
         gc.set_threshold(50_000)  # what is imported stays: looking for garbage in it takes long
         prepare()
+        crash.prepare()
         try:
             status = super().main(*args, **{**extra, "standalone_mode": False})
             flush()
@@ -67,10 +69,10 @@ class Commands(click.Group):
             _exit(exc.exit_code)
         except LabctlError as exc:
             _exit(exc.exit_status, str(exc))
-        except OSError as exc:
-            if exc.errno not in UNWRITABLE or exc.filename is not None:
-                raise
-            _exit(2, f"this can't be written: {exc.strerror}")
+        except Exception as exc:
+            if isinstance(exc, OSError) and exc.errno in UNWRITABLE and exc.filename is None:
+                _exit(2, f"this can't be written: {exc.strerror}")
+            _exit(EXIT["error"], crash.sentence(exc))
         finally:
             gc.freeze()  # nor is it looked through once more as Python ends
         sys.exit(status if isinstance(status, int) else 0)

@@ -19,6 +19,7 @@ from typing import IO, Protocol
 
 from labctl.backends import Lack, Progress
 from labctl.errors import Unavailable
+from labctl.resources import home
 
 PACKAGE = "mmdebstrap"
 ROOM = "make room there, or set XDG_CACHE_HOME"
@@ -60,8 +61,8 @@ class BootstrapError(Unavailable):
 
 def cache() -> Path:
     """Where labctl keeps what it has made or fetched (XDG Base Directory, XDG_CACHE_HOME)."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "labctl"
+    folder = os.environ.get("XDG_CACHE_HOME") or home() / ".cache"
+    return Path(folder) / "labctl"
 
 
 def lacking() -> Lack | None:

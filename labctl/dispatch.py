@@ -12,10 +12,11 @@ from pathlib import Path
 from labctl import jobs as side_by_side
 from labctl import workflow
 from labctl.backends import Progress, backend_class
-from labctl.errors import UsageError
+from labctl.crash import netted
+from labctl.errors import LabctlError, UsageError
 from labctl.jobs import Pace, pace
 from labctl.reports.progress import Keeping, board, progress
-from labctl.runner import Interrupted, RunResult, Watcher
+from labctl.runner import Interrupted, RunResult, Watcher, unperformed
 from labctl.scenario import Scenario
 
 IDLE_BY = 2.0
@@ -66,11 +67,19 @@ def run_here(
 
 
 def one_by_one(cases: Iterable[Scenario], run: Callable[[Scenario], RunResult]) -> list[RunResult]:
-    """What came of cases, one after the other. Raises Interrupted, and what `run` raises."""
+    """What came of cases, one after the other. Raises Interrupted, and what `run` raises for the
+    first; what it raises later is no reason to lose what there is."""
     results: list[RunResult] = []
     try:
         for case in cases:
-            results.append(run(case))
+            try:
+                with netted():
+                    results.append(run(case))
+            except LabctlError as exc:
+                if not results:
+                    raise
+                backend, folder = results[-1].backend, results[-1].folder.parent
+                results.append(unperformed(case, "error", str(exc), backend, folder))
     except KeyboardInterrupt as exc:
         last = exc.results if isinstance(exc, Interrupted) else []
         raise Interrupted([*results, *last]) from exc

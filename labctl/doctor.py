@@ -16,6 +16,7 @@ from labctl.backends import backend_class, netns
 from labctl.errors import LabError, Unavailable
 from labctl.faults import MENDS, Drop, End
 from labctl.kernels import apt, qemu, root
+from labctl.resources import home
 from labctl.workflow import DEFAULT_OS
 
 
@@ -63,7 +64,7 @@ def _docker() -> Check:
 def _engine_mend() -> str:
     """How to get an engine; on macOS, which sockets there are."""
     if sys.platform == "darwin":
-        found = {name: Path.home() / path for name, path in MACOS_SOCKETS.items()}
+        found = {name: home() / path for name, path in MACOS_SOCKETS.items()}
         sockets = [
             f"export DOCKER_HOST=unix://{path} ({name}; start it, if it does not answer)"
             for name, path in found.items()

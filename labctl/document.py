@@ -21,6 +21,7 @@ import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from labctl.errors import Mistake, ScenarioError, UsageError
+from labctl.reading import open_file
 from labctl.written import Float, Int
 
 MAX_BYTES = 1_000_000
@@ -80,7 +81,7 @@ class Document:
         """Reads a file. Raises UsageError where it can't be read, ScenarioError where it is no
         UTF-8 or no YAML."""
         try:
-            with path.open("rb") as stream:
+            with open_file(path) as stream:
                 raw = stream.read(MAX_BYTES + 1)
         except OSError as exc:
             raise UsageError(f"{path}: {exc.strerror}") from exc
@@ -287,8 +288,10 @@ class _Expansion:
         assert self.params is not None
         node = self.params.get(name)
         if node is None:
-            known = ", ".join(self.params) or "none are defined"
-            self.mistake(line, f"unknown param ${{{name}}}; allowed: {known}")
+            from labctl.values import choices
+
+            message = f"unknown param ${{{name}}}; {choices(name, self.params)}"
+            self.mistake(line, message)
         elif name in self.filling or id(node) in above:
             self.mistake(line, f"the param ${{{name}}} refers to itself")
             node = None

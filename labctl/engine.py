@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labctl.errors import LabError, Unavailable
+from labctl.resources import home
 
 if TYPE_CHECKING:
     from docker.api.client import APIClient
@@ -38,7 +39,7 @@ MEND = "its log says more; `labctl doctor` checks it"
 def find() -> APIClient | None:
     """A client of the engine if one answers, within PING_DEADLINE seconds. Never raises."""
     default = Path("/var/run/docker.sock")
-    settings = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
+    settings = Path(os.environ.get("DOCKER_CONFIG") or home() / ".docker")
     if not ("DOCKER_HOST" in os.environ or default.exists() or settings.is_dir()):
         return None
     try:

@@ -47,12 +47,18 @@ class Mistake:
         return f"{self.file}:{self.line}: {self.message}"
 
 
+MOST_MISTAKES = 200
+"""That are shown; nobody reads more at a time."""
+
+
 class ScenarioError(UsageError):
     """A file that is no valid scenario, with all its mistakes in the order of lines."""
 
     def __init__(self, mistakes: Iterable[Mistake]) -> None:
         self.mistakes = sorted(set(mistakes))
-        super().__init__("\n".join(map(str, self.mistakes)))
+        lines = [str(mistake) for mistake in self.mistakes[:MOST_MISTAKES]]
+        more = len(self.mistakes) - len(lines)
+        super().__init__("\n".join([*lines, *([f"... and {more} mistakes more"] if more else [])]))
 
 
 class LabError(LabctlError):

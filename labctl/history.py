@@ -18,22 +18,37 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from sys import intern
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from labctl.errors import UsageError
 from labctl.probes.output import Output
 from labctl.probes.owners import Owners
 from labctl.probes.segments import FLIGHT, Captures, Injection, Loss, Observation, Segment
-from labctl.probes.sockets import RESOLVER, Socket, canonical, lab_sockets, parse_ss
+from labctl.probes.sockets import RESOLVER, Socket, State, canonical, lab_sockets, parse_ss
+from labctl.reading import Checked, loads, typed
 
 LOCALHOST = {"127.0.0.1", "::1"}
 """What that name stands for on every host (hosts(5))."""
+
+
+def _environment(found: Mapping[str, Any]) -> Mapping[str, Any]:
+    for name, value in found.items():
+        words = value if name == "probes" else [value or ""]
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise ValueError(f"{name} is a text, and probes a list of them")
+    return found
+
+
+Environment = Annotated[Mapping[str, Any], Checked(_environment)]
+"""Where a lab runs: `kernel`, `os`, `engine`, each a text or None, and the list `probes`."""
+StateName = Annotated[str, Checked(lambda name: str(State(name)))]
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """Something that happened at `t`."""
 
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
     kind: ClassVar[str]
     t: float
 
@@ -51,7 +66,7 @@ class LabEvent(Event):
     kind = "lab"
     started: str
     backend: str
-    environment: Mapping[str, Any]
+    environment: Environment
     addresses: Mapping[str, str]
     epoch: float = 0.0
 
@@ -192,8 +207,8 @@ class StateEvent(Event):
     host: str
     local: str
     remote: str
-    old: str
-    new: str
+    old: StateName
+    new: StateName
 
 
 @dataclass(frozen=True)
@@ -309,18 +324,30 @@ def shared(data: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def read_events(lines: Iterable[str]) -> Iterator[Event]:
+def read_events(lines: Iterable[str | bytes]) -> Iterator[Event]:
     """The events of a history.jsonl. Raises UsageError for a line that is none."""
     for number, line in enumerate(lines, 1):
         try:
-            yield read_event(json.loads(line))
-        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+            yield read_event(loads(line if isinstance(line, str) else line.decode()))
+        except ValueError as exc:
             raise UsageError(f"history.jsonl:{number}: no event: {exc}") from exc
 
 
-def read_event(data: dict[str, Any]) -> Event:
-    """The event that a JSON object is; takes its `kind` out. Raises KeyError, TypeError."""
-    return KINDS[data.pop("kind")](**shared(data))
+def read_event(data: Any) -> Event:
+    """The event that a JSON object is: all of it can be believed to be of its type. Raises
+    ValueError."""
+    if not isinstance(data, dict):
+        raise ValueError("it is no object")
+    kind = data.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ValueError(f"its kind is {str(kind)[:40]!r}; there are {', '.join(KINDS)}")
+    event = typed(KINDS[kind], shared({k: v for k, v in data.items() if k != "kind"}))
+    match event:
+        case SocketsEvent():
+            _ = event.sockets
+        case PacketEvent():
+            _ = event.observation
+    return event
 
 
 @dataclass

@@ -25,10 +25,18 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from labctl import accounts
 from labctl.backends import Progress
-from labctl.errors import LabctlError
+from labctl.crash import netted, sentence
+from labctl.errors import LabctlError, LabError
 from labctl.history import Event, History, StepEvent
 from labctl.lab import Lab
-from labctl.runner import WAS_INTERRUPTED, Interrupted, RunResult, Watcher, document
+from labctl.runner import (
+    WAS_INTERRUPTED,
+    Interrupted,
+    RunResult,
+    Watcher,
+    document,
+    unperformed,
+)
 from labctl.scenario import Scenario
 from labctl.store import RunFolder
 from labctl.workflow import SIGNALS, interruptible
@@ -128,21 +136,39 @@ def run_all(
 ) -> list[RunResult]:
     """Runs cases at this pace, and returns what came of them, in their order; those that take
     longest begin first. `place` makes the folder of each. A case whose worker was killed is an
-    `error`.
+    `error`, and so is one that `place` or `work` refuses. Where they refuse all, what the first
+    raised comes out.
 
-    Raises Interrupted, and what `place` and `work` raise, when all that runs has ended."""
+    Raises Interrupted, too, when all that runs has ended."""
     waiting = sorted(range(len(cases)), key=lambda number: -cases[number].least)
     running: dict[Pipe, _Job] = {}
+    folders: dict[int, Path] = {}
     results: dict[int, RunResult] = {}
+    refused: list[LabctlError] = []
     try:
         while waiting or running:
             while waiting and _room(pace, running.values()):
-                number = waiting.pop(0)
-                folder = place(cases[number])
-                with _held_back():
-                    pipe, job = _start(number, cases[number], folder, work, method)
-                    running[pipe] = job
-                board.begun(number)
+                number = waiting[0]
+                try:
+                    with netted():
+                        if number not in folders:
+                            folders[number] = place(cases[number])
+                        with _held_back():
+                            pipe, job = _start(number, cases[number], folders[number], work, method)
+                            running[pipe] = job
+                except LabctlError as exc:
+                    if running:  # As many as can be had: one that ends makes room.
+                        pace = replace(pace, at_once=len(running))
+                        break
+                    if not results:
+                        raise
+                    folder = folders.get(number) or next(iter(results.values())).folder.parent
+                    found = unperformed(cases[number], "error", str(exc), backend, folder)
+                    results[number] = found
+                    refused.append(exc)
+                else:
+                    board.begun(number)
+                waiting.remove(number)
             for pipe in _ready(running, TICK):
                 job = running[pipe]
                 try:
@@ -150,17 +176,19 @@ def run_all(
                 except (EOFError, OSError):
                     del running[pipe]
                     results[job.number] = _over(job, backend)
+                    refused += [job.result] if isinstance(job.result, LabctlError) else []
                     board.ended(job.number, results[job.number])
                 else:
                     _take(message, job, board)
             board.tick()
     except KeyboardInterrupt as exc:
         for job in _end(running):
-            with suppress(LabctlError):
-                results[job.number] = _over(job, backend)
+            results[job.number] = _over(job, backend)
         raise Interrupted([results[number] for number in sorted(results)]) from exc
     finally:
         _end(running)
+    if len(refused) == len(cases):
+        raise refused[0]
     return [results[number] for number in range(len(cases))]
 
 
@@ -189,44 +217,44 @@ def _take(message: object, job: _Job, board: Board) -> None:
 
 
 def _over(job: _Job, backend: str) -> RunResult:
-    """What came of a case whose worker has ended. Raises what that raised."""
-    job.process.join()
-    if isinstance(job.result, LabctlError):
-        raise job.result
-    found = job.result or _cut_short(job, backend)
-    if found.result in ("pass", "skip"):
-        return found
+    """What came of a case whose worker has ended."""
     from labctl.reports.recorded import load
 
-    return replace(found, history=load(job.folder).history)
+    job.process.join()
+    found = job.result if isinstance(job.result, RunResult) else _cut_short(job, backend)
+    if found.result in ("pass", "skip"):
+        return found
+    with suppress(LabctlError), netted():
+        found = replace(found, history=load(job.folder).history)
+    return found
 
 
 def _cut_short(job: _Job, backend: str) -> RunResult:
-    """The result of a case that left none, which is written into its folder."""
+    """The result of a case that left none, which is written into its folder if that can be."""
     from labctl.reports.recorded import load
 
     code = job.process.exitcode or 0
-    with RunFolder(job.folder, job.case.text) as folder:
+    reason = (
+        str(job.result) if job.result
+        else f"its process was killed by {signal.Signals(-code).name}" if code < 0
+        else "its process failed; the reason stands above" if code else WAS_INTERRUPTED
+    )  # fmt: skip
+    found = replace(
+        unperformed(job.case, "error", reason, backend, job.folder),
+        started=f"{job.started:%Y-%m-%dT%H:%M:%SZ}",
+        seconds=time.monotonic() - job.began,
+    )
+    with suppress(LabctlError), netted(), RunFolder(job.folder, job.case.text) as folder:
         left = load(job.folder)
         last = accounts.accounts(job.case, left.history)
-        found = RunResult(
-            scenario=job.case,
-            result="error",
-            reason=(
-                f"its process was killed by {signal.Signals(-code).name}" if code < 0
-                else "its process failed; the reason stands above" if code else WAS_INTERRUPTED
-            ),
-            backend=backend,
+        found = replace(
+            found,
             environment=left.environment,
-            started=left.started or f"{job.started:%Y-%m-%dT%H:%M:%SZ}",
-            seconds=time.monotonic() - job.began,
+            started=left.started or found.started,
             lab_seconds=left.lab_seconds,
-            folder=job.folder,
-            verdicts=(),
             why=tuple(accounts.reasons(last)),
-            history=History(),
             processes=last,
-        )  # fmt: skip
+        )
         folder.finish(document([found]))
     return found
 
@@ -282,12 +310,12 @@ def _worker(folder: Path, case: Scenario, work: Work, pipe: Pipe, parent: int) -
         with suppress(OSError):  # Nobody listens any more.
             pipe.send(message)
 
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     for number in (signal.SIGINT, signal.SIGHUP):
         # Not SIG_IGN: programs in the lab would inherit that.
         signal.signal(number, lambda *_: None)
     with interruptible((signal.SIGTERM,)):
         try:
+            threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             found = work(folder, case, _Telling(tell), tell)
             tell(replace(found, history=History()))  # It is large, and stands in the folder.
@@ -298,6 +326,8 @@ def _worker(folder: Path, case: Scenario, work: Work, pipe: Pipe, parent: int) -
                 tell(replace(found, history=History()))
         except KeyboardInterrupt:
             pass
+        except Exception as exc:
+            tell(LabError(sentence(exc)))
         finally:
             signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 

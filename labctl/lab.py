@@ -29,6 +29,7 @@ from labctl.backends import (
     hosts_text,
 )
 from labctl.check import held_at
+from labctl.crash import netted
 from labctl.errors import LabError, Refused, located
 from labctl.faults import MENDS, tallied
 from labctl.history import (
@@ -136,6 +137,7 @@ class Lab:
         self._closing = False
         self._heartbeat = HEARTBEAT
 
+    @netted()
     def __enter__(self) -> Lab:
         try:
             self._up()
@@ -144,6 +146,7 @@ class Lab:
             raise
         return self
 
+    @netted()
     def __exit__(self, *_: object) -> None:
         self._closing = True
         try:

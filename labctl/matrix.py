@@ -22,17 +22,18 @@ from typing import Any
 
 from labctl import dispatch, images, workflow
 from labctl.backends import BACKENDS, Progress
-from labctl.check import Verdict, overall
-from labctl.document import Document
+from labctl.check import overall
+from labctl.document import MAX_BYTES, Document
 from labctl.errors import LabctlError, LabError, UsageError
-from labctl.history import ExecEvent, History, read_events
+from labctl.history import ExecEvent, read_events
 from labctl.kernels import root
 from labctl.kernels.initramfs import sources
+from labctl.reading import MAX_RECORD, open_file, read_file
 from labctl.reports.comparison import NEVER_RUN, NOT_RUN, Seen
-from labctl.reports.recorded import case_of
-from labctl.runner import RunResult, document, now
+from labctl.reports.recorded import case_of, read_result
+from labctl.runner import RunResult, document, unperformed
 from labctl.scenario import Scenario, load_document
-from labctl.store import RunFolder, default_folder
+from labctl.store import RunFolder, default_folder, writing
 from labctl.values import unknown
 
 SYSCTLS = (
@@ -170,7 +171,7 @@ class Matrix:
         recorded. Raises UsageError where nothing can be written, and KeyboardInterrupt; what has
         ended by then is kept."""
         folder = self.folder(place)
-        runs = _runs(folder)
+        runs = runs_in(folder)
         missing = [case for case in self._cases if not _lasting(self._latest(case, runs), place)]
         say(f"{place.name}: {len(missing)} of {len(self._cases)} cases to run")
         try:
@@ -201,7 +202,7 @@ class Matrix:
 
     def seen(self, place: Place) -> Seen:
         """What is known of a place, from its folder alone."""
-        runs = _runs(self.folder(place))
+        runs = runs_in(self.folder(place))
         found = [run for case in self._cases if (run := self._latest(case, runs))]
         look = next((run for run in reversed(runs) if run["text"] == self._look.text), None)
         blank, reason = NOT_RUN, None
@@ -247,25 +248,27 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-NEEDED = ("scenario", "source", "variant", "result", "backend", "environment", "why")
+NEEDED = {
+    *("scenario", "source", "variant", "result", "backend", "environment", "started", "verdicts"),
+    "why",
+}
 """What a result document has to say of a run."""
 
 
-def _runs(folder: Path) -> list[dict[str, Any]]:
+def runs_in(folder: Path) -> list[dict[str, Any]]:
     """The runs in a folder, as result documents have them, and the `text` of each's scenario; the
     latest last. What was cut short is left out."""
     found = []
     for path in folder.glob("*/result.json"):
         try:
-            run = json.loads(path.read_text(encoding="utf-8"))["runs"][0]
-            text = (path.parent / "scenario.yaml").read_text(encoding="utf-8")
-            began = (str(run["started"]), path.stat().st_mtime_ns)
-            for key in NEEDED:
-                _ = run[key]
-            _ = [Verdict(**verdict) for verdict in run["verdicts"]]
-            found.append((began, {**run, "dir": str(path.parent), "text": text}))
-        except (OSError, ValueError, LookupError, TypeError):
+            run = read_result(path)["runs"][0]
+            text = read_file(path.parent / "scenario.yaml", MAX_BYTES).decode()
+            written = path.stat().st_mtime_ns
+        except (OSError, ValueError, UsageError):
             continue
+        if run.keys() >= NEEDED:
+            entry = {**run, "dir": str(path.parent), "text": text}
+            found.append(((run["started"], written), entry))
     return [run for _, run in sorted(found, key=lambda entry: entry[0])]
 
 
@@ -274,34 +277,26 @@ def _lasting(run: Mapping[str, Any] | None, place: Place) -> bool:
     another kernel booted; a guest stays what it is."""
     if run is None or run["result"] == "error":
         return False
-    here = run["backend"] == "docker" or run["environment"]["kernel"] == platform.release()
+    here = run["backend"] == "docker" or run["environment"].get("kernel") == platform.release()
     return bool(place.kernel) or (run["result"] != "skip" and here)
 
 
 def _not_had(case: Scenario, place: Place, why: LabctlError, folder: Path) -> RunResult:
     """A place that could not be had; where a lab failed that is an error."""
-    return RunResult(
-        scenario=case,
-        result="error" if why.exit_status == LabError.exit_status else "skip",
-        reason=str(why),
-        backend=place.backend,
-        environment={"kernel": None, "os": place.os or None, "engine": None},
-        started=now(),
-        seconds=0.0,
-        lab_seconds=0.0,
-        folder=folder,
-        verdicts=(),
-        why=(),
-        history=History(),
-    )
+    result = "error" if why.exit_status == LabError.exit_status else "skip"
+    system = {"kernel": None, "os": place.os or None, "engine": None}
+    return unperformed(case, result, str(why), place.backend, folder, system)
 
 
 def _sysctls(run: Mapping[str, Any] | None) -> dict[str, str]:
     """The values that a run of LOOK saw; no entry for what a kernel does not have."""
     if run is None:
         return {}
-    lines = (Path(run["dir"]) / "history.jsonl").read_text(encoding="utf-8").splitlines()
-    output = "".join(e.output for e in read_events(lines) if isinstance(e, ExecEvent))
+    try:
+        with open_file(Path(run["dir"]) / "history.jsonl", MAX_RECORD) as lines:
+            output = "".join(e.output for e in read_events(lines) if isinstance(e, ExecEvent))
+    except (OSError, UsageError):  # It has gone, or was damaged since.
+        return {}
     found = (line.partition(":") for line in output.splitlines())
     values = {f"net.{p.replace('/', '.')}": " ".join(value.split()) for p, _, value in found}
     return {name: values[name] for name in SYSCTLS if name in values}
@@ -309,5 +304,6 @@ def _sysctls(run: Mapping[str, Any] | None) -> dict[str, str]:
 
 def _write(path: Path, document: Mapping[str, Any]) -> None:
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    partial.rename(path)
+    with writing(path):
+        partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        partial.rename(path)

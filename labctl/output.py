@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TextIO
 
+from labctl.errors import LabctlError
 from labctl.plain import plain_lines
 
 ASCII = dict(zip("│─┈▶◀▸✗✓⋮…·×≥≤→↩↪", "|-.><>x+:~.x><><>", strict=True))
@@ -76,9 +77,13 @@ def keep(what: str, write: Callable[[], object]) -> bool:
 
 def reason(exc: Exception) -> str:
     """Why something went wrong, in a line."""
-    if isinstance(exc, OSError) and exc.strerror:
-        return exc.strerror
-    return " ".join(f"{type(exc).__name__}: {exc}".split())
+    if isinstance(exc, OSError):
+        return exc.strerror or str(exc)
+    if isinstance(exc, LabctlError):
+        return str(exc)
+    from labctl.crash import sentence
+
+    return sentence(exc)
 
 
 def flush() -> None:

@@ -12,6 +12,8 @@ from labctl.errors import Mistake, ScenarioError, UsageError
 from labctl.values import unknown
 from labctl.written import same, words
 
+MAX_VARIANTS = 1000
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -22,8 +24,8 @@ class Choice:
 
 
 class Given:
-    """The params and variants of a file. Raises ScenarioError where there is no telling them; of
-    lesser `mistakes` there may be more in time."""
+    """The params and variants of a file, which begin at this `line`. Raises ScenarioError where
+    there is no telling them; of lesser `mistakes` there may be more in time."""
 
     def __init__(self, document: Document) -> None:
         head = document.head()
@@ -37,6 +39,10 @@ class Given:
         if not isinstance(variants, list) or not all(isinstance(v, dict) and v for v in variants):
             message = "variants is a list of mappings, each with values for one param or more"
             self.mistakes += self._placed([(head.line(("variants",)), message)])
+        elif len(variants) > MAX_VARIANTS:
+            message = f"{len(variants)} variants; {MAX_VARIANTS} is the most: make it several files"
+            self.mistakes += self._placed([(head.line(("variants",)), message)])
+        self.line = head.line(("variants",))
         if self.mistakes:
             raise ScenarioError(self.mistakes)
         places: list[Path_] = [("params", name) for name in params]
@@ -85,10 +91,11 @@ class Given:
 
 def alike(choices: Iterable[Choice]) -> set[str]:
     """The params whose values in two choices differ in nothing but how they are written."""
+    values: dict[str, dict[str, Any]] = {}
+    for choice in choices:
+        for name, value in choice.variant.items():
+            values.setdefault(name, {})[words(value)] = value
     return {
-        name
-        for one, other in combinations(choices, 2)
-        for name in one.variant.keys() & other.variant.keys()
-        if same(one.variant[name], other.variant[name])
-        and words(one.variant[name]) != words(other.variant[name])
-    }
+        name for name, found in values.items()
+        if any(same(one, other) for one, other in combinations(found.values(), 2))
+    }  # fmt: skip

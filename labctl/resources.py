@@ -1,4 +1,4 @@
-"""Where the shipped files are: beside the package in a checkout, inside it when installed."""
+"""Where files are: the shipped ones beside the package in a checkout, inside it when installed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,14 @@ PACKAGE = Path(__file__).resolve().parent
 def _root() -> Path:
     data = PACKAGE / "_data"
     return data if data.is_dir() else PACKAGE.parent
+
+
+def home() -> Path:
+    """The user's home folder; where a user has none, one that never exists."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path("/nonexistent")
 
 
 def images() -> Path:

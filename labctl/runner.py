@@ -13,7 +13,8 @@ from typing import Any, Protocol
 from labctl.accounts import Account, accounts, reasons
 from labctl.backends import Backend, MissingHere
 from labctl.check import NotPassed, Verdict, check, held_at, overall, unreached
-from labctl.errors import LabError, Unavailable, located
+from labctl.crash import netted
+from labctl.errors import LabctlError, LabError, Unavailable, located
 from labctl.explain import explain
 from labctl.history import Event, History, StepEvent
 from labctl.lab import Lab
@@ -141,9 +142,16 @@ class Ended:
 def conclude(
     scenario: Scenario, backend: str, history: History, ended: Ended, folder: RunFolder
 ) -> RunResult:
-    """Judges what was recorded, and writes the result."""
-    skipped = ended.result == "skip"
-    verdicts = [] if skipped else check(scenario, history.events, history.captures)
+    """Judges what was recorded, and writes the result. What goes wrong with either is an error."""
+    verdicts: list[Verdict] = []
+    why: list[str] = []
+    try:
+        with netted():
+            if ended.result != "skip":
+                verdicts = check(scenario, history.events, history.captures)
+            why = explain(history)
+    except LabctlError as exc:
+        ended = replace(ended, result="error", reason=ended.reason or str(exc))
     result, reason = ended.result or overall(v.result for v in verdicts), ended.reason
     if not ended.result and reason:  # a claim ended it: its own has a verdict
         result, reason = (result, None) if result in ("fail", "unknown") else ("fail", reason)
@@ -161,12 +169,40 @@ def conclude(
         lab_seconds=ended.lab_seconds,
         folder=folder.path,
         verdicts=tuple(verdicts),
-        why=tuple(dict.fromkeys([*explain(history), *reasons(known)])),
+        why=tuple(dict.fromkeys([*why, *reasons(known)])),
         history=history,
         processes=processes,
     )
-    folder.finish(document([found]))
+    try:
+        folder.finish(document([found]))
+    except LabctlError as exc:
+        return replace(found, result="error", reason=ended.reason or str(exc))
     return found
+
+
+def unperformed(
+    scenario: Scenario,
+    result: str,
+    reason: str,
+    backend: str,
+    folder: Path,
+    environment: Mapping[str, Any] | None = None,
+) -> RunResult:
+    """The result of a case that was not performed, or not to its end."""
+    return RunResult(
+        scenario=scenario,
+        result=result,
+        reason=reason,
+        backend=backend,
+        environment=environment or {"kernel": None, "os": None, "engine": None},
+        started=now(),
+        seconds=0.0,
+        lab_seconds=0.0,
+        folder=folder,
+        verdicts=(),
+        why=(),
+        history=History(),
+    )
 
 
 class Performance:
@@ -191,12 +227,12 @@ class Performance:
         """Does all steps. Lab failures and missing capabilities are how it `ended`; only
         KeyboardInterrupt comes out, after everything has been taken down."""
         try:
-            with self.up():
+            with self.up(), netted():
                 for index in range(len(self.scenario.steps)):
                     if self.do(index)[-1].outcome in ("failed", "timeout"):
                         break
                 self.last_look()
-        except (MissingHere, LabError):
+        except LabError:
             pass  # `ended` has it
 
     @contextmanager
@@ -206,9 +242,10 @@ class Performance:
         began, started = time.monotonic(), now()
         cause: BaseException | None = None
         try:
-            for step in self.scenario.steps:
-                step.load()
-            lacks = self._backend.lacks()
+            with netted():
+                for step in self.scenario.steps:
+                    step.load()
+                lacks = self._backend.lacks()
             for need in sorted(self.scenario.needs & lacks.keys()):
                 raise MissingHere(lacks[need])
             with Lab(

@@ -53,6 +53,8 @@ NewProcess = Annotated[str, shaped("ProcessName")]
 Title = Annotated[Text, shaped("Line")]
 RESERVED = {"localhost", "ip6-localhost"}
 MODIFIERS = {"as", "when", "within", "since", "status", "output", "hint"}
+MAX_WORK = 500_000
+"""Nodes of a file, times its variants: some seconds to check."""
 
 
 def _command(value: Any) -> tuple[Any, ...]:
@@ -314,6 +316,12 @@ def load_document(
         if only not in (None, variant_words(choice.variant)):
             continue
         expanded = document.expand(choice.params)
+        if len(expanded.nodes) * len(choices) > MAX_WORK:
+            message = (
+                f"its {len(choices)} variants make {len(expanded.nodes) * len(choices)} nodes of "
+                f"this file; {MAX_WORK} is the most: make it several files"
+            )
+            raise ScenarioError([Mistake(document.file, given.line, message)])
         found = _check(expanded, given.varied, unclear)
         if isinstance(found, Written):
             cases.append(_case(found, expanded, name, document.file, text, choice, sets))
@@ -425,8 +433,8 @@ def _references(
     used, and once; `when` must name what there is, and no param whose values are `unclear`. The
     labels in `before` are set already."""
     mistakes: list[tuple[int, str]] = []
-    labels = list(before)
-    drops = ["all", *before]
+    labels = dict.fromkeys(before)
+    drops = dict.fromkeys(["all", *before])
 
     def mistake(message: str, *path: str | int) -> None:
         mistakes.append((expanded.line(("steps", *path)), message))
@@ -458,8 +466,8 @@ def _references(
             if label in labels:
                 mistake(f"the label {label!r} is set twice; choose another", index, "as")
             else:
-                labels.append(label)
-                drops += [label] if "drop" in step else []
+                labels[label] = None
+                drops |= {label: None} if "drop" in step else {}
         if not isinstance(when, dict):
             continue
         backend, variant = when.get("backend"), when.get("variant")

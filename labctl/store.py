@@ -15,9 +15,11 @@ from io import FileIO
 from pathlib import Path
 from typing import IO, Any, Self, TextIO
 
+from labctl.crash import limit_of
 from labctl.errors import LabError, UsageError
 from labctl.history import Event, LabEvent, SocketsEvent
 from labctl.probes.segments import FILE_HEADER
+from labctl.resources import home
 
 RECORD = (".jsonl", ".ss", ".pcap")
 """What a run leaves to judge it by."""
@@ -25,14 +27,14 @@ RECORD = (".jsonl", ".ss", ".pcap")
 
 def default_folder() -> Path:
     """Where runs are kept unless `--out` says otherwise (XDG Base Directory, XDG_STATE_HOME)."""
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    state = os.environ.get("XDG_STATE_HOME") or home() / ".local" / "state"
     return Path(state) / "labctl" / "runs"
 
 
 def new_folder(parent: Path, name: str) -> Path:
     """A new folder for a run. Raises UsageError where it can't be made."""
     stem = re.sub(r"[^A-Za-z0-9._=-]+", "-", name).strip("-")[:100]
-    with _writing(parent):
+    with writing(parent):
         return _fresh(parent, stem)
 
 
@@ -42,7 +44,7 @@ class RunFolder:
 
     def __init__(self, path: Path, scenario: str) -> None:
         self.path = path
-        with _writing(path):
+        with writing(path):
             self.write_scenario(scenario)
             self._history = (path / "history.jsonl").open("a", encoding="utf-8", buffering=1)
         self._texts: dict[str, TextIO] = {}
@@ -73,10 +75,9 @@ class RunFolder:
             self._capture(host).write(records)
 
     def finish(self, result: dict[str, Any]) -> None:
-        """Writes result.json, with how long each file of the record is. Raises UsageError where it
-        can't be written."""
+        """Writes result.json, with how long each file of the record is."""
         partial = self.path / "result.json.partial"
-        with _writing(self.path):
+        with self._room():
             record = sorted(p for p in self.path.iterdir() if p.suffix in RECORD)
             files = {path.name: path.stat().st_size for path in record}
             text = json.dumps({**result, "files": files}, indent=1)
@@ -103,18 +104,18 @@ class RunFolder:
         try:
             yield
         except OSError as exc:
-            raise LabError(
-                f"{self.path}: the run can't be recorded: {exc.strerror}; make room, or use "
-                "--out DIR"
-            ) from exc
+            reason = limit_of(exc) or f"{exc.strerror}; use --out DIR"
+            raise LabError(f"{self.path}: the run can't be recorded: {reason}") from exc
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """Raises UsageError where something can't be written."""
     try:
         yield
     except OSError as exc:
-        raise UsageError(f"{path}: can't write there: {exc.strerror}; use --out DIR") from exc
+        reason = limit_of(exc) or f"{exc.strerror}; use --out DIR"
+        raise UsageError(f"{path}: can't write there: {reason}") from exc
 
 
 def _fresh(parent: Path, stem: str) -> Path:

@@ -12,6 +12,7 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Annotated, Any
 
 from pydantic import (
@@ -30,6 +31,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from labctl import patterns, signals
 from labctl.calls import CallError, parse_calls
 from labctl.durations import LONGEST, seconds
+from labctl.errors import MOST_MISTAKES
 from labctl.probes.sockets import State
 
 HOST_NAME = re.compile(
@@ -46,6 +48,8 @@ OPERATORS: Mapping[str, Callable[[int, int], bool]] = {
     "!=": operator.ne, ">": operator.gt, "<": operator.lt,
 }  # fmt: skip
 MAX_ADDRESSES = 16
+MOST_CHOICES = 100
+"""Names that a message lists, and among which it guesses what was meant."""
 RIGHTS = {
     "CHOWN": 0,
     "DAC_OVERRIDE": 1,
@@ -79,10 +83,12 @@ def unknown(what: str, name: object, allowed: Iterable[str]) -> str:
 
 def choices(name: object, allowed: Iterable[str]) -> str:
     """`allowed: ...; did you mean ...`"""
-    allowed = list(allowed)
-    close = difflib.get_close_matches(str(name), allowed, n=1, cutoff=0.55)
+    known = list(allowed)
+    more = f" and {len(known) - MOST_CHOICES} more" if len(known) > MOST_CHOICES else ""
+    near = [] if more else known  # to guess takes long
+    close = difflib.get_close_matches(str(name), near, n=1, cutoff=0.55)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"allowed: {', '.join(allowed) or 'none'}{hint}"
+    return f"allowed: {', '.join(known[:MOST_CHOICES]) or 'none'}{more}{hint}"
 
 
 class Model(BaseModel):
@@ -323,11 +329,12 @@ def _regex(value: Any) -> str:
 def _calls(value: Any, info: ValidationInfo) -> str:
     text = _text(value)
     known = list(host_names(names(info).hosts))
-    wrong = [
+    found = (
         InitErrorDetails(type=problem(message, offset=offset), input=line)
         for offset, line in enumerate(text.split("\n"))
         for message in _wrong_calls(line, known)
-    ]
+    )
+    wrong = list(islice(found, MOST_MISTAKES))
     if wrong:
         raise ValidationError.from_exception_data("calls", wrong)
     return text

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Self
 
 import yaml
@@ -78,9 +79,12 @@ def variant_words(variant: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {words(value)}" for name, value in variant.items())
 
 
+@lru_cache(1 << 12)
 def _read(text: str) -> str | None:
     """What YAML takes a text for, if it stands between brackets without quotation marks; None where
     it is not one value by itself."""
+    if any(mark in text for mark in "[]{}"):
+        return None
     try:
         node = yaml.compose(f"[{text}]", yaml.SafeLoader)
     except yaml.YAMLError:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from labctl.errors import UsageError
+from labctl.errors import Unavailable, UsageError
 
 Message = dict[str, Any]
 Progress = Callable[[str], None]
@@ -103,7 +103,7 @@ class Lack:
     mend: str
 
 
-class MissingHere(Exception):
+class MissingHere(Unavailable):
     """This kernel or machine lacks what the scenario is about."""
 
     def __init__(self, lack: Lack) -> None:

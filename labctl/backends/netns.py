@@ -323,7 +323,7 @@ def user_flags() -> tuple[str, ...]:
     if os.geteuid() == 0:
         return ()
     one, all_ = ("--user", "--map-root-user"), ("--user", "--map-root-user", "--map-auto")
-    return all_ if shutil.which("newuidmap") and _unshare_works(all_) else one
+    return all_ if shutil.which("newuidmap") and not _unshare_refused(all_) else one
 
 
 def unshare_flags() -> tuple[str, ...]:
@@ -349,7 +349,9 @@ def unavailable() -> Lack | None:
     """Why this machine can't run namespaces, if it can't."""
     if lack := _missing():
         return lack
-    if not _unshare_works(unshare_flags()):
+    if refusal := _unshare_refused(unshare_flags()):
+        if "temporarily unavailable" in refusal:
+            return Lack("no more processes can be had", "raise the limit (ulimit -u)")
         return Lack(
             "this system forbids new namespaces to this user",
             "run as root, or allow them: sysctl kernel.unprivileged_userns_clone=1 (Debian), "
@@ -369,9 +371,11 @@ def one_user_only() -> Lack | None:
     )
 
 
-def _unshare_works(flags: Sequence[str]) -> bool:
+def _unshare_refused(flags: Sequence[str]) -> str:
+    """What unshare(1) says that can't do this; nothing if it can."""
     command = ["unshare", *flags, "--", "true"]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return (done.stderr.strip() or "it can't") if done.returncode else ""
 
 
 def _os_name() -> str:

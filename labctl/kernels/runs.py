@@ -122,7 +122,7 @@ class Guests:
             cause: BaseException | None = None
             try:
                 ended = case.perform(scenario, sets)
-            except (GuestEnded, KeyboardInterrupt) as exc:
+            except (LabError, KeyboardInterrupt) as exc:
                 cause = exc
                 (folder.path / "console.txt").write_text(machine.console(), encoding="utf-8")
                 self._end()

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from labctl.probes.pairing import Passage
 
+from labctl.reading import MAX_RECORD, read_file
+
 FLAG_BITS = {"SYN": 0x02, "FIN": 0x01, "RST": 0x04, "PSH": 0x08, "ACK": 0x10, "URG": 0x20}
 """RFC 9293, section 3.1, in the order in which they are told."""
 MODULUS = 1 << 32
@@ -170,10 +172,10 @@ class Captures:
 
     @classmethod
     def load(cls, folder: Path) -> Captures:
-        """The captures of a run directory. Raises OSError."""
+        """The captures of a run directory. Raises OSError and UsageError."""
         found = cls()
         for path in sorted(folder.glob("*.pcap")):
-            found.add(path.stem, path.read_bytes()[len(FILE_HEADER) :])
+            found.add(path.stem, read_file(path, MAX_RECORD)[len(FILE_HEADER) :])
         return found
 
     def add(self, host: str, records: bytes) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from labctl.check import Verdict
 from labctl.predicates.states import LEAST_TOLERANCE, TOLERANCE
+from labctl.reading import typed
 from labctl.reports.names import told_apart
 from labctl.reports.recorded import case_of
 from labctl.reports.rungs import claim_words
@@ -37,7 +38,7 @@ NOT_GOOD = ("fail", "unknown", "error", NOT_RUN, NEVER_RUN)
 WAITED = re.compile(r" after (\d+\.\d+) s$")
 LASTED = re.compile(r" for [\d.]+ s, give or take ")
 SPAN = re.compile(r"(\d+\.\d+)(?:\.\.(\d+\.\d+))? s( so far)?")
-COUNTED = re.compile(r"(\S+) .*\((\w+): (\d+)\)")
+COUNTED = re.compile(r"(\S+) .*\((\w+): (\d{1,20})\)")
 """What the verdicts of waits and of `lasted` say that they saw (check.py, predicates/states.py),
 and how explain.py tells of a counter."""
 
@@ -222,7 +223,7 @@ def _verdicts(run: Mapping[str, Any] | None) -> Iterator[tuple[str, Verdict]]:
     """The verdicts of a run by what they claim, and where; those that are alike are numbered."""
     count: Counter[str] = Counter()
     for found in run["verdicts"] if run else ():
-        verdict = Verdict(**found)
+        verdict = typed(Verdict, found)
         words = f"{claim_words(verdict)} (line {verdict.source.rpartition(':')[2]})"
         count[words] += 1
         yield words if count[words] == 1 else f"{words} #{count[words]}", verdict

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from labctl.accounts import Account
 from labctl.check import Verdict, of_another
+from labctl.document import MAX_BYTES
 from labctl.errors import UsageError
-from labctl.history import Event, History, read_events
+from labctl.history import Environment, Event, History, read_events
 from labctl.probes.segments import Captures
+from labctl.reading import MAX_RECORD, MAX_RESULT, loads, open_file, read_file, typed
 from labctl.reports import names
 from labctl.reports.ladder import Ladder, rows
 from labctl.scenario import Scenario
@@ -76,53 +77,106 @@ class RecordedRun:
         return rows(self.history, self.hosts, self.verdicts, self.others)
 
 
+@dataclass(frozen=True)
+class Run:
+    """What a result document says of a run; None where it does not."""
+
+    result: Literal["pass", "fail", "unknown", "skip", "error"]
+    scenario: str | None = None
+    source: str | None = None
+    title: str | None = None
+    variant: dict[str, Any] = field(default_factory=dict)
+    case: str | None = None
+    sets: dict[str, str] = field(default_factory=dict)
+    reason: str | None = None
+    backend: str | None = None
+    environment: Environment | None = None
+    started: str | None = None
+    seconds: float | None = None
+    lab_seconds: float | None = None
+    verdicts: tuple[Verdict, ...] = ()
+    processes: tuple[Account, ...] = ()
+    why: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Document:
+    """What a run's result.json says."""
+
+    runs: tuple[Run, ...]
+    files: dict[str, int] = field(default_factory=dict)
+
+
+CUT_SHORT = {"runs": [{"result": "error", "reason": "the run was cut short: it left no result"}]}
+
+
 def load(folder: Path) -> RecordedRun:
     """Reads a run directory. A run that was cut short has no result.json; its result is `error`.
 
     Raises UsageError for a folder that is no run, with what to do."""
     try:
-        with (folder / "history.jsonl").open(encoding="utf-8") as lines:
+        with open_file(folder / "history.jsonl", MAX_RECORD) as lines:
             captures = Captures.load(folder)
-            text = (folder / "scenario.yaml").read_text(encoding="utf-8")
+            text = read_file(folder / "scenario.yaml", MAX_BYTES).decode()
             history = History(_events(folder, lines), captures)
-    except FileNotFoundError as exc:
+    except (FileNotFoundError, NotADirectoryError) as exc:
         raise UsageError(f"{folder}: no recorded run: {_lack(folder)}; {MEND}") from exc
     except (OSError, UnicodeDecodeError) as exc:
         raise UsageError(f"{folder}: can't be read: {exc}") from exc
-    result = _result(folder)
-    lab = history.lab
     try:
-        variant, sets = result.get("variant", {}), result.get("sets", {})
-        case = case_of(result)
-        scenario = _scenario(folder / "scenario.yaml", sets, case)
-        return RecordedRun(
-            folder=folder,
-            scenario=result.get("scenario", folder.name),
-            title=result.get("title", scenario.title if scenario else folder.name),
-            about=scenario.about if scenario else "",
-            refs=scenario.refs if scenario else (),
-            source=result.get("source", "scenario.yaml"),
-            text=text,
-            variant=variant,
-            case=case,
-            sets=sets,
-            result=result["result"],
-            reason=result.get("reason"),
-            backend=result.get("backend", lab.backend if lab else ""),
-            environment=result.get("environment", lab.environment if lab else {}),
-            started=result.get("started", lab.started if lab else ""),
-            seconds=result.get("seconds", history.now),
-            lab_seconds=result.get("lab_seconds", history.now),
-            verdicts=tuple(map(Verdict.of_json, result.get("verdicts", ()))),
-            processes=tuple(map(Account.of_json, result.get("processes", ()))),
-            why=tuple(result.get("why", ())),
-            hosts=_hosts(history, scenario),
-            files=result["files"],
-            history=history,
-            others=_others(scenario, case),
-        )
-    except (KeyError, TypeError, AttributeError) as exc:
-        raise UsageError(f"{folder / 'result.json'}: no result document: {exc}") from exc
+        result = read_result(folder / "result.json")
+    except FileNotFoundError:
+        result = CUT_SHORT
+    document, case = typed(Document, result), case_of(result["runs"][0])
+    found = document.runs[0]
+    scenario = _scenario(folder / "scenario.yaml", found.sets, case)
+    lab, hosts = history.lab, _hosts(history, scenario)
+    for line, event in enumerate(history.events, 1):
+        if (host := getattr(event, "host", None)) is not None and host not in hosts:
+            known = ", ".join(hosts) or "none"
+            raise UsageError(
+                f"{folder}: history.jsonl:{line}: unknown host {host[:60]!r}; this lab has: {known}"
+            )
+    return RecordedRun(
+        folder=folder,
+        scenario=found.scenario or folder.name,
+        title=found.title or (scenario.title if scenario else folder.name),
+        about=scenario.about if scenario else "",
+        refs=scenario.refs if scenario else (),
+        source=found.source or "scenario.yaml",
+        text=text,
+        variant=found.variant,
+        case=case,
+        sets=found.sets,
+        result=found.result,
+        reason=found.reason,
+        backend=found.backend or (lab.backend if lab else ""),
+        environment=found.environment or (lab.environment if lab else {}),
+        started=found.started or (lab.started if lab else ""),
+        seconds=history.now if found.seconds is None else found.seconds,
+        lab_seconds=history.now if found.lab_seconds is None else found.lab_seconds,
+        verdicts=found.verdicts,
+        processes=found.processes,
+        why=found.why,
+        hosts=hosts,
+        files=document.files,
+        history=history,
+        others=_others(scenario, case),
+    )
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """A result.json, with one run or more: whatever it says of what a `Document` has, is of its
+    type. Raises UsageError, and FileNotFoundError."""
+    try:
+        found: dict[str, Any] = loads(read_file(path, MAX_RESULT).decode())
+        if not typed(Document, found).runs:
+            raise ValueError("it has no run")
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as exc:
+        raise UsageError(f"{path}: no result document: {exc}") from exc
+    return found
 
 
 def told_apart(runs: Iterable[RecordedRun]) -> list[RecordedRun]:
@@ -148,30 +202,13 @@ def _lack(folder: Path) -> str:
     return f"no {' and no '.join(missing)} in it"
 
 
-def _events(folder: Path, lines: Iterable[str]) -> Iterator[Event]:
+def _events(folder: Path, lines: Iterable[bytes]) -> Iterator[Event]:
     # The last one may have been cut short while it was written.
-    whole = takewhile(lambda line: line.endswith("\n"), lines)
+    whole = takewhile(lambda line: line.endswith(b"\n"), lines)
     try:
         yield from read_events(whole)
     except UsageError as exc:
         raise UsageError(f"{folder}: {exc}") from exc
-
-
-def _result(folder: Path) -> dict[str, Any]:
-    path = folder / "result.json"
-    try:
-        whole = json.loads(path.read_text(encoding="utf-8"))
-        run = whole["runs"][0]
-        files = whole.get("files", {})
-        files = {name: size for name, size in files.items() if isinstance(size, int)}
-    except FileNotFoundError:
-        reason = "the run was cut short: it left no result"
-        return {"result": "error", "reason": reason, "files": {}}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as exc:
-        raise UsageError(f"{path}: no result document: {exc}") from exc
-    if not isinstance(run, dict):
-        raise UsageError(f"{path}: no result document: a run is an object")
-    return {**run, "files": files}
 
 
 def _scenario(path: Path, sets: Mapping[str, str], case: str) -> Scenario | None:

@@ -18,6 +18,7 @@ from labctl.history import (
     SocketsEvent,
     StepEvent,
 )
+from labctl.reading import typed
 from labctl.reports import recorded
 from labctl.runner import RunResult
 from labctl.scenario import Scenario
@@ -126,7 +127,7 @@ def test_the_last_lines_and_the_last_failed_call() -> None:
     first, *lines = told([found], besides=("line 6",))
     assert first == "server runs; last failed: listen 1: EINVAL (22) at 1.200 s"
     assert [line[:10] for line in lines] == ["  | line 5", "  | line 7", "  | line 8", "  | xxxxxx"]
-    assert Account.of_json(json.loads(json.dumps(found.as_json()))) == found
+    assert typed(Account, json.loads(json.dumps(found.as_json()))) == found
 
 
 def test_only_those_that_a_claim_is_about_and_whom_they_talk_to() -> None:

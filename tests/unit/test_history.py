@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
-from typing import Any
+from collections.abc import Mapping
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 from hypothesis import given, settings
@@ -25,54 +28,54 @@ from labctl.history import (
     StepEvent,
     read_events,
 )
+from labctl.probes.sockets import State
 from tests.fake import HEADER, tcp
 
 TIMES = st.floats(-10, 1e6).map(lambda t: round(t, 6))
 TEXT = st.text(max_size=20)
-NUMBERS = st.dictionaries(TEXT, st.integers(0, 2**63), max_size=3)
-MAYBE = st.one_of(st.none(), TEXT)
+STATES = st.sampled_from([str(state) for state in State])
+PACKETS = st.binary(max_size=60).map(lambda data: base64.b64encode(data).decode())
+OF_TYPE = {str: TEXT, int: st.integers(-1, 2**63), float: TIMES, bool: st.booleans(),
+           NoneType: st.none()}  # fmt: skip
+MORE: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+    "lab": {
+        "environment": st.fixed_dictionaries(
+            {}, optional={"kernel": st.one_of(st.none(), TEXT), "probes": st.lists(TEXT)}
+        )
+    },
+    "sockets": {"text": st.sampled_from(["", HEADER, f"{HEADER}\n{tcp('LISTEN', ':80')}\n"])},
+    "state": {"old": STATES, "new": STATES},
+    "loss": {"data": PACKETS},
+    "inject": {"data": PACKETS},
+}
+"""What has to be more than its type says."""
+
+
+def of_type(hint: Any) -> st.SearchStrategy[Any]:
+    """Any value of a type that events have."""
+    if hint in OF_TYPE:
+        return OF_TYPE[hint]
+    if get_origin(hint) is Literal:
+        return st.sampled_from(get_args(hint))
+    if get_origin(hint) is Mapping:
+        keys, values = get_args(hint)
+        return st.dictionaries(of_type(keys), of_type(values), max_size=3)
+    return st.one_of([of_type(each) for each in get_args(hint)])
 
 
 def events() -> st.SearchStrategy[Event]:
     """Any event at all."""
-    fields: dict[str, dict[str, st.SearchStrategy[Any]]] = {
-        "lab": {"environment": st.dictionaries(TEXT, st.one_of(MAYBE, st.lists(TEXT)), max_size=3),
-                "addresses": st.dictionaries(TEXT, TEXT, max_size=3), "epoch": TIMES},
-        "step": {"index": st.integers(0, 99), "label": MAYBE, "detail": MAYBE,
-                 "phase": st.sampled_from(["begin", "end"]),
-                 "outcome": st.sampled_from([None, "done", "held", "timeout"])},
-        "process": {"pid": st.one_of(st.none(), st.integers(1)), "signal": MAYBE,
-                    "exit": st.one_of(st.none(), st.integers(0, 255)),
-                    "phase": st.sampled_from(["start", "exit", "gone"])},
-        "call": {"pid": st.integers(1), "phase": st.sampled_from(["enter", "done"]), "errno": MAYBE,
-                 "error": MAYBE, "result": st.one_of(st.none(), st.integers(0)), "local": MAYBE,
-                 "peer": MAYBE, "eof": st.one_of(st.none(), st.booleans()), "data": MAYBE},
-        "output": {},
-        "sockets": {"cause": st.sampled_from(["change", "look"]), "counters": NUMBERS,
-                    "caption": MAYBE},
-        "counters": {"values": NUMBERS},
-        "exec": {"exit": st.integers(0, 255)},
-        "state": {},
-        "loss": {"drop": st.integers(0, 99)},
-        "tally": {"drop": st.integers(0, 99), "lost": st.integers(0, 99)},
-        "inject": {"seq": st.integers(0, 2**32), "ack": st.integers(0, 2**32)},
-        "net": {"delay": TIMES},
-        "address": {},
-        "trouble": {},
-    }  # fmt: skip
-    assert fields.keys() == KINDS.keys()
     return st.one_of(
         st.builds(
-            KINDS[kind],
-            t=TIMES,
+            kind,
             **{
-                field.name: TEXT
-                for field in dataclasses.fields(KINDS[kind])
-                if field.name not in ("t", *own)
+                field.name: MORE.get(name, {}).get(
+                    field.name, of_type(get_type_hints(kind)[field.name])
+                )
+                for field in dataclasses.fields(kind)
             },
-            **own,
         )
-        for kind, own in fields.items()
+        for name, kind in KINDS.items()
     )
 
 

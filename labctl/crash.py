@@ -1,0 +1,92 @@
+"""The last net: what nobody foresaw ends in one sentence, and never in a traceback."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from labctl import __version__
+from labctl.errors import LabctlError, LabError
+from labctl.output import tell
+
+PROCESSES = "no more processes can be had; raise the limit (ulimit -u), or run fewer at once (-j)"
+MEMORY = "no memory is left; raise the limit (ulimit -v), or run fewer at once (-j)"
+FILES = "Too many open files; raise the limit (ulimit -n), or run fewer at once (-j)"
+ROOM = "No space left on device; make room, or use --out DIR"
+LIMITS = {
+    errno.EMFILE: FILES,
+    errno.ENFILE: FILES,
+    errno.ENOMEM: MEMORY,
+    errno.EAGAIN: PROCESSES,
+    errno.ENOSPC: ROOM,
+    errno.EDQUOT: ROOM,
+    errno.EFBIG: "a file grew too large; raise the limit (ulimit -f)",
+}
+
+
+def prepare() -> None:
+    """For a command: a thread that fails says so in a sentence, too."""
+    threading.excepthook = _thread_ended
+
+
+def _thread_ended(how: threading.ExceptHookArgs) -> None:
+    if how.exc_value is not None:
+        tell(f"labctl: {sentence(how.exc_value)}")
+
+
+def sentence(exc: BaseException) -> str:
+    """What a user is told: which limit of the system it was; else that it is a fault of labctl's
+    own, and where its traceback is kept."""
+    fault = f"a fault of labctl itself: {_said(exc)}; please report it"
+    return limit_of(exc) or fault + _kept(exc)
+
+
+def limit_of(exc: BaseException) -> str | None:
+    """The limit of the system that an exception tells of, with the mend."""
+    match exc:
+        case MemoryError():
+            return MEMORY
+        case RuntimeError() if "new thread" in str(exc):
+            bounded = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+            return MEMORY if bounded else PROCESSES
+        case OSError(errno=int(number)) if number in LIMITS:
+            return LIMITS[number]
+    return None
+
+
+@contextmanager
+def netted() -> Iterator[None]:
+    """Turns what nobody foresaw into a LabError. It is a decorator, too."""
+    try:
+        yield
+    except LabctlError:
+        raise
+    except Exception as exc:
+        raise LabError(sentence(exc)) from exc
+
+
+def _said(exc: BaseException) -> str:
+    return " ".join(f"{type(exc).__name__}: {exc}".split())[:300].rstrip(": ")
+
+
+def _kept(exc: BaseException) -> str:
+    import traceback
+
+    from labctl.store import default_folder
+
+    try:
+        folder = default_folder().parent / "crashes"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.txt"
+        about = f"labctl {__version__}, Python {sys.version}, {' '.join(os.uname())}\n"
+        trace = "".join(traceback.format_exception(exc))
+        path.write_text(f"{about}{sys.argv}\n{trace}", encoding="utf-8", errors="replace")
+    except Exception as again:
+        return f" (its traceback can't be kept: {_said(again)})"
+    return f", with {path}"
