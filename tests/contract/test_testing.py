@@ -95,8 +95,6 @@ def test_a_test_of_ones_own(up: Callable[..., labctl.Lab]) -> None:
         lab.sysctl("server", {"net.ipv4.tcp_fin_timeout": 2})
         done = lab.exec("server", "cat /proc/sys/net/ipv4/tcp_fin_timeout; exit 3", status=3)
         assert (done.exit, done.output) == (3, "2\n")
-        with pytest.raises(labctl.NotPassed, match="expected status 0, saw status 3, output 'no'"):
-            lab.exec("server", "echo no; exit 3")
         lab.note("now it ends")
         lab.kill("server", as_="killed")
         lab.expect(sockets={"server": "FIN-WAIT-2", "client": "CLOSE-WAIT"})
@@ -120,6 +118,14 @@ def test_a_test_of_ones_own(up: Callable[..., labctl.Lab]) -> None:
     (again,) = load(folder / "scenario.yaml")
     assert [str(step) for step in again.steps] == [event.text for event in ends]
     assert [v.result for v in judge(folder)] == ["pass"] * len(found["verdicts"])
+
+
+def test_a_command_that_fails(up: Callable[..., labctl.Lab]) -> None:
+    with up(hosts=HOSTS) as lab:
+        with pytest.raises(AssertionError, match="expected status 0, saw status 3, output 'no'"):
+            lab.exec("server", "echo no; exit 3")
+    (found,) = json.loads((lab.folder / "result.json").read_text())["runs"]
+    assert found["result"] == "fail", "also where the test went on"
 
 
 def test_a_claim_that_does_not_hold(up: Callable[..., labctl.Lab]) -> None:
@@ -274,7 +280,7 @@ def test_nothing_is_left(backend: str, end: str, tmp_path: Path) -> None:
     reason = {"raise": "RuntimeError: of the test's own", "interrupt": "interrupted"}[end]
     assert (found["result"], found["reason"]) == ("error", reason)
     assert "SYN ACK seq 0 ack 1" in err
-    assert f"see it all: labctl report {tmp_path / 'out' / 'mine'}\n" in err
+    assert f"labctl report {tmp_path}/out/mine\n" in err
 
 
 # --- The plugin -----------------------------------------------------------------------------------
