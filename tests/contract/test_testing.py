@@ -18,6 +18,7 @@ from unittest import SkipTest
 import pytest
 
 import labctl
+from labctl.check import NotPassed
 from labctl.errors import ScenarioError, UsageError
 from labctl.history import ExecEvent, StepEvent
 from labctl.invoked import command
@@ -79,6 +80,13 @@ def line_of(text: str) -> str:
 
 
 # --- Labs in Python -------------------------------------------------------------------------------
+
+
+def test_a_command_that_fails(up: Callable[..., labctl.Lab]) -> None:
+    with pytest.raises(NotPassed, match="expected status 0, saw status 3, output 'no'"):
+        with up(hosts=HOSTS) as lab:
+            assert lab.exec("server", "echo no; exit 3", status="any").exit == 3
+            lab.exec("server", "echo no; exit 3")
 
 
 def test_a_test_of_ones_own(up: Callable[..., labctl.Lab]) -> None:
@@ -280,7 +288,7 @@ def test_nothing_is_left(backend: str, end: str, tmp_path: Path) -> None:
     reason = {"raise": "RuntimeError: of the test's own", "interrupt": "interrupted"}[end]
     assert (found["result"], found["reason"]) == ("error", reason)
     assert "SYN ACK seq 0 ack 1" in err
-    assert f"labctl report {tmp_path}/out/mine\n" in err
+    assert f"labctl report {tmp_path / 'out' / 'mine'}\n" in err.partition("see it all: ")[2]
 
 
 # --- The plugin -----------------------------------------------------------------------------------

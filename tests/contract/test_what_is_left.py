@@ -44,12 +44,13 @@ hosts:
   other: {calls: "socket; set SO_REUSEADDR; bind server:8080; listen 20; wait"}
 steps:
   - start: server
-  - wait: {sockets: {server: LISTEN}}
+  - wait: {process: {server: {call: {fork: ok}}}}
   - signal: {server: KILL}
   - wait: {process: {server: {signal: KILL}}}
   - start: server
   - wait: {process: {server: EADDRINUSE}}
   - wait: {process: {server: {exit: 98}}}
+  - sleep: 400ms                # the child of the first start has slept so long by then
   - pause: server
   - resume: server
   - expect: {sockets: {server: LISTEN}}
@@ -94,7 +95,8 @@ def test_it_lives_on_beside_another_start(backend: str, end: str, tmp_path: Path
     assert any("a child of server has it open" in sentence for sentence in result.why)
     # What the child of the first start did is in the record, as that one's.
     calls = [e for e in result.history.events if isinstance(e, CallEvent) and e.start]
-    assert {(call.start, call.name) for call in calls} == {(1, "sleep")}
+    assert {call.start for call in calls} == {1}
+    assert "sleep" in {call.name for call in calls}
     gone = [e for e in result.history.events if isinstance(e, ProcessEvent) and e.phase == "gone"]
     assert [event.start for event in gone][:2] == [None, 1]
 
