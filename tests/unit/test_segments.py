@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from labctl import rejudge
 from labctl.document import Document
 from labctl.history import (
     CallEvent,
@@ -538,7 +539,7 @@ def test_a_recorded_run_is_judged_as_it_was() -> None:
     def told(verdicts: Iterable[Any]) -> list[tuple[Any, ...]]:
         return [(v.result, v.what, v.expected, v.actual, v.evidence) for v in verdicts]
 
-    assert told(recorded.judge(RUN)) == told(recorded.load(RUN).verdicts)
+    assert told(rejudge.judge(RUN)) == told(recorded.load(RUN).verdicts)
 
 
 def test_a_recorded_run_is_judged_by_the_params_that_it_ran_with(tmp_path: Path) -> None:
@@ -552,7 +553,7 @@ def test_a_recorded_run_is_judged_by_the_params_that_it_ran_with(tmp_path: Path)
     found = play(case, FakeBackend({"start a": lambda lab: lab.exit("a", 3)}), tmp_path)
     assert found.result == "pass"
     assert recorded.load(found.folder).sets == sets
-    assert [verdict.result for verdict in recorded.judge(found.folder)] == ["pass", "pass"]
+    assert [verdict.result for verdict in rejudge.judge(found.folder)] == ["pass", "pass"]
 
 
 def test_a_record_without_a_capture_of_its_own_sees_what_the_other_saw(tmp_path: Path) -> None:
