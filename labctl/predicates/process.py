@@ -99,7 +99,10 @@ class ProcessPattern(Model):
             received = sum(call.result or 0 for call in state.calls if call.name == "recv")
             reading = [call for call in state.under_way.values() if _reads_on(call)]
             if reading and not self.received.settled(received):
-                yield None, f"received {received}, and what {reading[0].call} has read so far"
+                yield (
+                    None,
+                    f"received {received}, and what {reading[0].call} has; wait until it is done",
+                )
             else:
                 yield self.received.holds(received), f"received {received}"
 
