@@ -18,7 +18,6 @@ from unittest import SkipTest
 import pytest
 
 import labctl
-from labctl.check import NotPassed
 from labctl.errors import ScenarioError, UsageError
 from labctl.history import ExecEvent, StepEvent
 from labctl.invoked import command
