@@ -20,7 +20,7 @@ run: $(VENV)/.installed
 	@$(VENV)/bin/labctl run scenarios/fin_wait_2.yaml $(ARGS)
 
 test: lint
-	@$(PY) tests/engine.py $(PY) -m pytest -n 4 $(ARGS)
+	@$(PY) tests/engine.py $(PY) -m pytest -n 4 --dist loadgroup $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	@$(PY) -m ruff check --quiet --output-format concise .

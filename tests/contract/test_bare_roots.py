@@ -25,7 +25,9 @@ from labctl.errors import LabError
 from labctl.kernels import assembled
 from labctl.lease import alone
 
-pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.ci]
+pytestmark = [
+    pytest.mark.netns, pytest.mark.slow, pytest.mark.ci, pytest.mark.xdist_group("bare roots"),
+]  # fmt: skip
 
 ROOT = Path(__file__).parents[2]
 MINUTES = 10 * 60
