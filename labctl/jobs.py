@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from labctl import accounts
 from labctl.backends import Progress
 from labctl.crash import netted, sentence
-from labctl.errors import LabctlError, LabError
+from labctl.errors import LabctlError
 from labctl.history import Event, History, StepEvent
 from labctl.lab import Lab
 from labctl.runner import (
@@ -88,6 +88,16 @@ class Board(Protocol):
         """Called several times a second."""
 
 
+@dataclass(frozen=True)
+class Broken:
+    """A worker met what nobody foresaw."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason
+
+
 @dataclass
 class _Job:
     """A case that runs."""
@@ -97,7 +107,7 @@ class _Job:
     folder: Path
     process: BaseProcess
     up: bool = False
-    result: RunResult | LabctlError | None = None
+    result: RunResult | LabctlError | Broken | None = None
     began: float = field(default_factory=time.monotonic)
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
 
@@ -166,9 +176,10 @@ def run_all(
                     found = unperformed(cases[number], "error", str(exc), backend, folder)
                     results[number] = found
                     refused.append(exc)
-                else:
-                    board.begun(number)
                 waiting.remove(number)
+                board.begun(number)
+                if number in results:
+                    board.ended(number, results[number])
             for pipe in _ready(running, TICK):
                 job = running[pipe]
                 try:
@@ -212,7 +223,7 @@ def _take(message: object, job: _Job, board: Board) -> None:
             board.doing(job.number, message)
         case str():
             board.say(message)
-        case RunResult() | LabctlError():
+        case RunResult() | LabctlError() | Broken():
             job.result = message
 
 
@@ -230,7 +241,7 @@ def _over(job: _Job, backend: str) -> RunResult:
 
 
 def _cut_short(job: _Job, backend: str) -> RunResult:
-    """The result of a case that left none, which is written into its folder if that can be."""
+    """The result of a case that told of none, which is written into its folder if that can be."""
     from labctl.reports.recorded import load
 
     code = job.process.exitcode or 0
@@ -246,15 +257,24 @@ def _cut_short(job: _Job, backend: str) -> RunResult:
     )
     with suppress(LabctlError), netted(), RunFolder(job.folder, job.case.text) as folder:
         left = load(job.folder)
-        last = accounts.accounts(job.case, left.history)
         found = replace(
             found,
             environment=left.environment,
             started=left.started or found.started,
             lab_seconds=left.lab_seconds,
-            why=tuple(accounts.reasons(last)),
-            processes=last,
         )
+        if (job.folder / "result.json").exists():  # It was over, and could not say so any more.
+            return replace(
+                found,
+                result=left.result,
+                reason=left.reason,
+                seconds=left.seconds,
+                verdicts=left.verdicts,
+                why=left.why,
+                processes=left.processes,
+            )
+        last = accounts.accounts(job.case, left.history)
+        found = replace(found, why=tuple(accounts.reasons(last)), processes=last)
         folder.finish(document([found]))
     return found
 
@@ -327,7 +347,7 @@ def _worker(folder: Path, case: Scenario, work: Work, pipe: Pipe, parent: int) -
         except KeyboardInterrupt:
             pass
         except Exception as exc:
-            tell(LabError(sentence(exc)))
+            tell(Broken(sentence(exc)))
         finally:
             signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 

@@ -181,34 +181,49 @@ def broken(path: Path, chosen: Scenario, watcher: Watcher, progress: Progress) -
     raise ZeroDivisionError("a mistake of ours")
 
 
-def test_a_worker_that_fails_says_why(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_worker_that_fails_says_why(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a sentence; the traceback is kept."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     (found,) = together([case("one")], tmp_path, broken)
+    (crash,) = (tmp_path / "labctl" / "crashes").iterdir()
     assert (found.result, found.reason) == (
-        "error", "its process failed; the reason stands above"
-    )  # fmt: skip
-    assert "a mistake of ours" in capfd.readouterr().err
+        "error",
+        "a fault of labctl itself: ZeroDivisionError: a mistake of ours; please report it, with "
+        f"{crash}",
+    )
+    assert "in broken" in crash.read_text()
+    assert capfd.readouterr().err == ""
 
 
-def refusing(out: Path, path: Path, chosen: Scenario, watcher: Watcher, progress: Progress):
+def refusing(path: Path, chosen: Scenario, watcher: Watcher, progress: Progress) -> RunResult:
     """One can't run, when the other is on its way and has more to tell than a pipe holds."""
     if chosen.title == "one":
-        until(out / "two.here")
+        until(path.parent / "two.here")
         raise LabError("no room")
-    (out / "two.here").touch()
+    (path.parent / "two.here").touch()
     try:
         return play(path, chosen, watcher, progress)
     finally:
         progress("x" * 1_000_000)
-        (out / "two.ended").touch()
 
 
-def test_what_a_worker_raises_ends_them_all(tmp_path: Path) -> None:
-    cases = [case("one"), case("two", "- sleep: 60s")]
-    with pytest.raises(LabError, match="no room"):
-        together(cases, tmp_path, partial(refusing, tmp_path))
-    assert (tmp_path / "two.ended").exists()
-    (recorded,) = json.loads((tmp_path / "two" / "result.json").read_text())["runs"]
-    assert (recorded["result"], recorded["reason"]) == ("error", "interrupted")
+def test_what_one_worker_raises_is_the_result_of_its_case(tmp_path: Path) -> None:
+    found = together([case("one"), case("two")], tmp_path, refusing)
+    assert [(run.result, run.reason) for run in found] == [("error", "no room"), ("pass", None)]
+    (recorded,) = json.loads((tmp_path / "one" / "result.json").read_text())["runs"]
+    assert (recorded["result"], recorded["reason"]) == ("error", "no room")
+
+
+def full(path: Path, chosen: Scenario, watcher: Watcher, progress: Progress) -> RunResult:
+    raise UsageError("no room")
+
+
+def test_what_all_workers_raise_comes_out(tmp_path: Path) -> None:
+    """Nothing has run then."""
+    with pytest.raises(UsageError, match="no room"):
+        together([case("one"), case("two")], tmp_path, full)
 
 
 def stopping(out: Path, path: Path, chosen: Scenario, watcher: Watcher, progress: Progress):
@@ -246,20 +261,27 @@ def test_an_interruption_keeps_what_was_decided(tmp_path: Path) -> None:
         assert recorded == json.loads(json.dumps([run.as_json()]))
 
 
-def test_a_folder_that_can_not_be_made_ends_them_all(tmp_path: Path) -> None:
+@pytest.mark.parametrize("first", [True, False])
+def test_a_folder_that_can_not_be_made(tmp_path: Path, first: bool) -> None:
+    """Nothing can run, or one can't, and is tried once more when another has ended."""
     (tmp_path / "file").touch()
+    tried = []
 
     def place(chosen: Scenario) -> Path:
-        if chosen.title == "one":
+        tried.append(chosen.title)
+        if chosen.title == "one" and not first:
             return new_folder(tmp_path, "one")
-        until(tmp_path / "one" / "history.jsonl", "sleep 60 s")
         return new_folder(tmp_path / "file", "two")
 
-    with pytest.raises(UsageError, match="can't write there"):
-        run_all(
-            [case("one", "- sleep: 60s"), case("two")], Pace(2, 2), "fake", place, play, Log()
-        )  # fmt: skip
-    assert "interrupted" in (tmp_path / "one" / "result.json").read_text()
+    cases = [case("one", "- sleep: 1s"), case("two")]
+    if first:
+        with pytest.raises(UsageError, match="can't write there"):
+            run_all(cases, Pace(2, 2), "fake", place, play, Log())
+        return
+    found = run_all(cases, Pace(2, 2), "fake", place, play, Log())
+    assert [run.result for run in found] == ["pass", "error"]
+    assert "can't write there" in (found[1].reason or "")
+    assert tried == ["one", "two", "two"]
 
 
 def test_the_pace() -> None:

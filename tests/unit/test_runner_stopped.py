@@ -10,7 +10,6 @@ import pytest
 
 from labctl.backends import Lack
 from labctl.check import NotPassed
-from labctl.errors import UsageError
 from labctl.history import StepEvent, TroubleEvent, read_events
 from labctl.runner import Session, Silent, outcome
 from labctl.store import RunFolder, new_folder
@@ -213,7 +212,11 @@ def test_a_disk_that_is_full_when_the_result_is_written(tmp_path: Path) -> None:
     case = scenario(lesson("- start: server\n"))
     place = new_folder(tmp_path, "full")
     (place / "result.json.partial").symlink_to("/dev/full")
-    with RunFolder(place, case.text) as folder, pytest.raises(UsageError, match="No space left"):
-        Session(case, fake, folder, Silent()).run()
+    with RunFolder(place, case.text) as folder:
+        found = Session(case, fake, folder, Silent()).run()
+    assert (found.result, found.reason) == (
+        "error",
+        f"{place}: the run can't be recorded: No space left on device; make room, or use --out DIR",
+    )
     assert fake.log[-1] == "down"
     assert not (place / "result.json").exists()
