@@ -235,15 +235,15 @@ def _also(results: list[RunResult], files: dict[str, Path | None]) -> None:
     if not results or not (wanted or step_summary.wanted()):
         return
     from labctl.reports.markdown import summary
-    from labctl.reports.recorded import load, told_apart
+    from labctl.reports.recorded import reloaded, told_apart
 
     recorded: list[RecordedRun] = []
 
-    def read(folder: Path) -> None:
-        recorded.append(load(folder))
+    def read(found: RunResult) -> None:
+        recorded.append(reloaded(found))
 
     for found in results:
-        keep(f"{found.scenario.label} in the reports", partial(read, found.folder))
+        keep(f"{found.scenario.label} in the reports", partial(read, found))
     for name, path in wanted.items():
         keep(str(path), partial(reports.write, name, recorded, path))
     step_summary.add(partial(summary, told_apart(recorded)))

@@ -78,7 +78,7 @@ def one_by_one(cases: Iterable[Scenario], run: Callable[[Scenario], RunResult]) 
             except LabctlError as exc:
                 if not results:
                     raise
-                backend, folder = results[-1].backend, results[-1].folder.parent
+                backend, folder = results[0].backend, results[0].folder.parent
                 results.append(unperformed(case, "error", str(exc), backend, folder))
     except KeyboardInterrupt as exc:
         last = exc.results if isinstance(exc, Interrupted) else []

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from labctl.accounts import Account
 from labctl.check import Verdict, of_another
@@ -21,6 +21,9 @@ from labctl.reports.ladder import Ladder, rows
 from labctl.scenario import Scenario
 from labctl.scenario import load as load_scenario
 from labctl.written import variant_words
+
+if TYPE_CHECKING:
+    from labctl.runner import RunResult
 
 MEND = "give a folder that `labctl run` recorded (its last line names it; --out DIR chooses it)"
 
@@ -177,6 +180,40 @@ def read_result(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as exc:
         raise UsageError(f"{path}: no result document: {exc}") from exc
     return found
+
+
+def reloaded(found: RunResult) -> RecordedRun:
+    """A run that has just ended, as its folder has it; as far as it is known where that has not
+    taken all of it, or there is none."""
+    try:
+        return replace(load(found.folder), result=found.result, reason=found.reason)
+    except UsageError:
+        case = found.scenario
+        return RecordedRun(
+            folder=found.folder,
+            scenario=case.name,
+            title=case.title,
+            about=case.about,
+            refs=case.refs,
+            source=case.source,
+            text=case.text,
+            variant=case.variant,
+            case=case.case,
+            sets=case.sets,
+            result=found.result,
+            reason=found.reason,
+            backend=found.backend,
+            environment=found.environment,
+            started=found.started,
+            seconds=found.seconds,
+            lab_seconds=found.lab_seconds,
+            verdicts=found.verdicts,
+            processes=found.processes,
+            why=found.why,
+            hosts=tuple(case.hosts),
+            files={},
+            history=found.history,
+        )
 
 
 def told_apart(runs: Iterable[RecordedRun]) -> list[RecordedRun]:
