@@ -228,12 +228,13 @@ def held_at(predicate: Predicate, past: History, start: float, begun: float = 0.
 
     def judge(at: float, earliest: float) -> None:
         nonlocal since, found
-        if predicate.holds(history):
-            since = since or Moment(min(max(start, earliest), max(start, at)), max(start, at))
-            found = since
-        elif since is not None:
-            found = since if at > begun else None
+        if not predicate.holds(history):
             since = None
+            return
+        since = since or Moment(min(max(start, earliest), max(start, at)), max(start, at))
+        looks = [history.sockets[host].t for host in predicate.hosts if host in history.sockets]
+        if min([at, *looks]) >= begun:  # and not only by what was seen before
+            found = since
 
     started = False
     for event in past.events:
