@@ -22,6 +22,10 @@ LINES, WIDTH = 5, 300
 BLOCKED_SHOWN = 3
 CALLS_LOOKED_AT = 50
 SOCKETS_LOOKED_AT = 200
+SEGMENTS_LOOKED_AT = 2000
+UNSTARTED, PAUSED = "was not started", "is paused"
+NEVER_STARTED = "never started"
+"""What a claim about a process says itself where that is so."""
 GONE_WITHIN = 2.0
 """So many seconds after a main process has ended, its backend says so if nothing is left of it."""
 WORD = re.compile(r"[\w.-]+")
@@ -74,11 +78,11 @@ def accounts(scenario: Scenario, history: History, about: str | None = None) -> 
                     end.exit if end else None, end.signal if end else None, life.asked,
                     f"{call_failed(failed)} at {failed.t:.3f} s" if failed else None,
                     tuple(_last_lines(life.output)),
-                    cause(name, scenario, history, known),
+                    cause(name, scenario, history, known, about or ""),
                 )
             )  # fmt: skip
         else:
-            found.append(Account(name, host, f"was not started{_start(scenario, history, name)}"))
+            found.append(Account(name, host, f"{UNSTARTED}{_start(scenario, history, name)}"))
     return tuple(found)
 
 
@@ -87,15 +91,22 @@ def call_failed(call: CallEvent) -> str:
     return f"{call.call}: {errnos.describe(call.errno or '')}"
 
 
-def ended_first(found: Iterable[Account], about: str, actual: str) -> str:
-    """Which of the processes that a wait was about have ended that no step was to end, and how;
-    nothing where what was seen, `actual`, says so itself. Of those beside it only what failed."""
+def halted_first(found: Iterable[Account], about: str, actual: str) -> str:
+    """Which of the processes that a wait was about could do nothing for it, and why: they had ended
+    that no step was to end, were paused, or not started. Nothing where what was seen, `actual`,
+    says so itself. Of those beside it only what failed."""
     named = _words(about)
     words = []
     for account in sorted(found, key=lambda account: account.exit == 0):
-        how = f"SIG{account.signal}" if account.signal else f"exit {account.exit}"
         own = {account.process, account.host} & named
-        if account.ended and not account.asked and how not in actual and (own or account.exit != 0):
+        how = f"SIG{account.signal}" if account.signal else f"exit {account.exit}"
+        if account.ended:
+            halts = not account.asked and how not in actual and (own or account.exit != 0)
+        else:
+            halts = account.condition.startswith((UNSTARTED, PAUSED)) and not actual.startswith(
+                NEVER_STARTED
+            )
+        if halts:
             words.append(account.sentence)
     return "; ".join(words[:2])
 
@@ -116,10 +127,11 @@ def told(found: Sequence[Account], besides: Sequence[str] = ()) -> Iterator[str]
 def _condition(life: Life, now: float) -> str:
     end = life.end
     if end is None:
-        frozen = f"is paused since {life.frozen:.3f} s, " if life.frozen is not None else ""
         blocked = [f"{call.call} since {call.t:.3f} s" for call in life.blocked.values()]
-        running = f"runs, blocked in {', '.join(blocked[:BLOCKED_SHOWN])}" if blocked else "runs"
-        return f"{frozen}{running}"
+        within = f"in {', '.join(blocked[:BLOCKED_SHOWN])}" if blocked else ""
+        if life.frozen is not None:
+            return ", ".join(filter(None, [f"{PAUSED} since {life.frozen:.3f} s", within]))
+        return f"runs, blocked {within}" if blocked else "runs"
     how = f"was killed by SIG{end.signal}" if end.signal else f"exited with {end.exit}"
     within = f", in {life.within.call}" if life.within and life.within.name != "return" else ""
     lives_on = not life.gone and (life.blocked or now - end.t > GONE_WITHIN)
@@ -164,7 +176,8 @@ def _words(text: str) -> set[str]:
 
 def _peers(history: History, known: dict[str, Life], hosts: set[str]) -> set[str]:
     """The hosts that some hosts talk to, or try to."""
-    pairs: set[tuple[str, str | None]] = set()
+    sent = history.segments()[-SEGMENTS_LOOKED_AT:]
+    pairs = {(s.sender, s.receiver) for s in sent if s.sender}
     for life in known.values():
         for call in [*life.calls[-CALLS_LOOKED_AT:], *life.blocked.values()]:
             pairs.add((life.host, history.owners.get(_address(call.peer or ""))))

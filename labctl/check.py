@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from labctl.accounts import Account, accounts, ended_first
+from labctl.accounts import Account, accounts, halted_first
 from labctl.history import Event, History, InjectEvent, LossEvent, StateEvent, StepEvent
 from labctl.predicates import Finding, Predicate, Result
 from labctl.probes.segments import Captures
@@ -109,7 +109,7 @@ def check_step(
     found = _accounted(_check_step(scenario, event, history, begun), scenario, history)
     if event.outcome != "timeout":
         return found
-    ends = [ended_first(verdict.processes, verdict.what, verdict.actual) for verdict in found]
+    ends = [halted_first(verdict.processes, verdict.what, verdict.actual) for verdict in found]
     return [
         replace(verdict, actual=f"{end}; {verdict.actual}") if end else verdict
         for verdict, end in zip(found, ends, strict=True)

@@ -14,6 +14,7 @@ from labctl.backends import ProcessSpec
 from labctl.errnos import LOOKUP_FAILED
 from labctl.history import CallEvent, History, SocketsEvent
 from labctl.lives import Life, target
+from labctl.probes.segments import Segment
 from labctl.probes.sockets import Socket
 from labctl.scenario import Scenario
 
@@ -43,6 +44,7 @@ class Case:
     scenario: Scenario
     history: History
     known: Mapping[str, Life]
+    about: str
 
     @property
     def status(self) -> int | None:
@@ -57,13 +59,15 @@ class Case:
         return f"in the image {self.spec.image}" if self.spec.image else "in the peer image"
 
 
-def cause(name: str, scenario: Scenario, history: History, known: Mapping[str, Life]) -> str | None:
-    """What may be behind the end of a process, in a sentence; None where nothing is known, or a
-    step has ended it."""
+def cause(
+    name: str, scenario: Scenario, history: History, known: Mapping[str, Life], about: str
+) -> str | None:
+    """What may be behind the end of a process, or behind what it does not do that a claim is
+    `about`, in a sentence; None where nothing is known, or a step has ended it."""
     life, spec = known[name], scenario.processes.get(name)
     if spec is None or life.asked:
         return None
-    case = Case(name, life.host, life, spec, scenario, history, known)
+    case = Case(name, life.host, life, spec, scenario, history, known, about)
     return next(filter(None, (kind(case) for kind in KINDS)), None)
 
 
@@ -73,11 +77,29 @@ def _last_call(case: Case) -> CallEvent | None:
     return last if last and last.errno else None
 
 
-def _refused(case: Case) -> str | None:
+def _refusal(case: Case) -> tuple[str, int, float] | None:
+    """Where nobody listened that it wanted to connect to, and when: by its call, or, of a program
+    that said so, by the segments."""
     call = _last_call(case)
-    if call is None or call.errno != "ECONNREFUSED" or call.name != "connect":
+    if call and call.errno == "ECONNREFUSED" and call.name == "connect":
+        return (*target(call), call.t)
+    if case.status and "refused" in case.life.output.lower():
+        answers: dict[tuple[str, str], list[Segment]] = {}
+        for segment in case.history.segments():
+            if segment.receiver == case.host != segment.sender:
+                answers.setdefault((segment.source, segment.target), []).append(segment)
+        refusals = [all_[0] for all_ in answers.values() if all("RST" in s.flags for s in all_)]
+        for segment in refusals[-1:]:
+            host, _, port = segment.source.rpartition(":")
+            return host.strip("[]"), int(port), segment.time
+    return None
+
+
+def _refused(case: Case) -> str | None:
+    refusal = _refusal(case)
+    if refusal is None:
         return None
-    name, port = target(call)
+    name, port, t = refusal
     address = case.history.lab.addresses.get(name, name) if case.history.lab else name
     host = case.history.owners.get(address, "")
     if ITSELF.fullmatch(name) or not name or host == case.host:
@@ -89,7 +111,8 @@ def _refused(case: Case) -> str | None:
         )
     if not host:
         return None
-    then = [s.local for s in _listeners(case, host, call.t)]
+    name = host if name == address else name
+    then = [s.local for s in _listeners(case, host, t)]
     now = [s.local for s in _listeners(case, host)]
     if at := [local for local in then if local.port == port]:
         if any(local.wildcard or local.unmapped == address for local in at):
@@ -149,7 +172,7 @@ def _not_found(case: Case) -> str | None:
     program, also = case.spec.run[0], ""
     if case.there == "in the peer image":
         also = ", or give it an `image` that has it"
-    if f"cannot run {program}" not in case.life.output:
+    if not re.search(rf"(cannot run|exec) {re.escape(program)}\b", case.life.output):
         return f"its shell could not run a command {case.there}; correct `run`{also}"
     if case.status == NOT_RUN:
         return f"{program!r} can't be run {case.there}: see that it is a program, with chmod +x"
@@ -194,4 +217,24 @@ def _wordless(case: Case) -> str | None:
     return f"its program chose {case.status}, and wrote nothing; {DEBUG} {case.host}"
 
 
-KINDS = (_refused, _nameless, _socketless, _not_found, _no_file, _itself, _signalled, _wordless)
+def _silent(case: Case) -> str | None:
+    output = f"{case.name}: output"
+    if case.life.end or case.life.output or not case.spec.run or output not in case.about:
+        return None
+    return (
+        "it has written nothing yet; what it wrote may wait in its buffer: python3 -u, stdbuf -oL"
+    )
+
+
+def _deaf(case: Case) -> str | None:
+    if case.life.end or not case.about.startswith("call ") or case.spec.calls is None:
+        return None
+    if "await" in case.spec.calls:
+        return None
+    return "it does what `call` steps ask for once its own calls end with `await`"
+
+
+KINDS = (
+    _refused, _nameless, _socketless, _not_found, _no_file, _itself, _signalled, _wordless,
+    _silent, _deaf,
+)  # fmt: skip

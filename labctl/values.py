@@ -193,7 +193,11 @@ def _host(value: Any, info: ValidationInfo) -> str:
 
 
 def _process(value: Any, info: ValidationInfo) -> str:
-    return known("process", value, names(info).processes)
+    processes = names(info).processes
+    if isinstance(value, str) and value in names(info).hosts and value not in processes:
+        has = f"{value!r} is a host, and no process of it has that name: give it `calls` or `run`"
+        raise problem(f"{unknown('process', value, processes)}; {has}")
+    return known("process", value, processes)
 
 
 def known(what: str, value: Any, names: Mapping[str, object]) -> str:

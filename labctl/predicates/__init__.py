@@ -26,7 +26,7 @@ from labctl.predicates.process import ProcessClaim, ProcessPattern
 from labctl.predicates.segments import SegmentsPattern
 from labctl.predicates.sockets import SocketPattern, SocketsClaim, summary
 from labctl.predicates.states import LastedClaim, PathClaim
-from labctl.values import Count, HostName, Model, ProcessName, Text, problem, shown
+from labctl.values import Count, HostName, Model, ProcessName, Text, names, problem, shown
 
 __all__ = [
     "Claim",
@@ -117,6 +117,14 @@ def parse_predicate(value: Any, handler: Any, info: ValidationInfo) -> Predicate
         raise problem(
             f"a predicate is a mapping ({', '.join(Predicate._keys())}), not {shown(value)}"
         )
+    subjects = {**dict.fromkeys(names(info).processes, "process"),
+                **dict.fromkeys(names(info).hosts, "sockets")}  # fmt: skip
+    for key in value.keys() - Predicate._keys():
+        if subject := subjects.get(key):
+            raise problem(
+                f"{key!r} is a name; a claim says first what of it is claimed, as in "
+                f"{{{subject}: {{{key}: {value[key]}}}}}"
+            )
     return Predicate.model_validate(value, context=info.context)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from pathlib import Path
 
@@ -67,11 +68,40 @@ def test_each_names_its_cause(backend: str, tmp_path: Path) -> None:
         assert any(re.match(words, sentence) for sentence in found.why), (words, found.why)
     read = recorded.load(found.folder)
     for form in ("html", "junit", "markdown"):
-        text = re.sub(r"&#x?\w+;|&\w+;|\\", lambda sign: {"\\": "", "&gt;": ">"}.get(sign[0], "'"),
-                      reports.render(form, [read]))  # fmt: skip
-        text = " ".join(re.sub(r"<[^>]*>", " ", text).split())  # words stand in lines of their own
+        text = html.unescape(re.sub(r"<[^>]*>|\\", " ", reports.render(form, [read])))
+        text = " ".join(text.split())  # words stand in lines of their own
         for words in WORDS:
             assert re.search(words, text), (form, words)
     picture = reports.render("ladder", [read])
     assert "✗ server: LISTEN" in picture
     assert "seven on server exited with 7 at" in picture
+
+
+REFUSED = """\
+title: A program that knocks at the wrong door
+hosts:
+  server: {run: python3 -u -m http.server 8000}
+  client:
+    run:
+      - python3
+      - "-c"
+      - import socket; socket.create_connection(("server", 8080))
+steps:
+  - start: server
+  - wait: {sockets: {server: LISTEN}}
+    within: 30s
+  - start: client
+  - wait: {process: {client: exited}}
+    within: 30s
+  - expect: {process: {client: ok}}
+"""
+
+
+@pytest.mark.parametrize("backend", [pytest.param(name, marks=mark) for name, mark in BACKENDS])
+def test_of_a_program_the_segments_tell_where_it_was_refused(backend: str, tmp_path: Path) -> None:
+    (case,) = load_document(Document("refused", REFUSED), REFUSED, "refused", {})
+    found = run(case, backend, tmp_path)
+    (verdict,) = (v for v in found.verdicts if v.result == "fail")
+    assert [account.process for account in verdict.processes] == ["client", "server"]
+    refused = "client: nothing listened at 8080 of server, which listens at :8000"
+    assert refused in found.why, report(found)

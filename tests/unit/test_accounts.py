@@ -106,7 +106,7 @@ def test_what_is_paused() -> None:
     paused = case("{run: cat}", steps="[pause: server, resume: server]")
     step = StepEvent(1.5, 0, "end", "pause server", outcome="done")
     (found,) = accounts(paused, history(start("server"), step))
-    assert found.condition == "is paused since 1.500 s, runs"
+    assert found.condition == "is paused since 1.500 s"
     resumed = StepEvent(1.6, 1, "end", "resume server", outcome="done")
     (found,) = accounts(paused, history(start("server"), step, resumed))
     assert found.condition == "runs"
@@ -193,6 +193,9 @@ def test_what_was_not_started() -> None:
         ("sh -c 'kill -9 $$'", "netns", 137, "Killed", "137 is what a shell says of a command that "
          "SIGKILL ended; see it by hand: labctl run --keep, then labctl shell"),
         ("cat", "netns", 0, "", None),
+        ("nginx -g x", "docker", 127, "[FATAL tini (6)] exec nginx failed: No such file",
+         "there is no program 'nginx' in the peer image; correct `run`, or give it an `image` that "
+         "has it"),
     ],
 )  # fmt: skip
 def test_why_a_program_ended(
@@ -275,6 +278,24 @@ def test_why_another_call_failed(text: str, errno: str, cause: str | None) -> No
     assert found[0].cause == cause
 
 
+def test_why_nothing_is_seen_of_a_program_that_runs() -> None:
+    whole, begun = case("{run: python3 x.py}"), history(start("server"))
+    (found,) = accounts(whole, begun, "server: output 'ready'")
+    assert found.cause == (
+        "it has written nothing yet; what it wrote may wait in its buffer: python3 -u, stdbuf -oL"
+    )
+    assert accounts(whole, begun, "server: LISTEN")[0].cause is None
+    wrote = history(start("server"), OutputEvent(1.5, "server", "server", "hello\n"))
+    assert accounts(whole, wrote, "server: output 'ready'")[0].cause is None
+
+
+def test_why_a_process_does_not_do_what_it_is_told() -> None:
+    begun = history(start("server"), enters("server", "accept", 1.5))
+    (found,) = accounts(case("{calls: socket; accept}"), begun, "call server: close")
+    assert found.cause == "it does what `call` steps ask for once its own calls end with `await`"
+    assert accounts(case("{calls: accept; await}"), begun, "call server: close")[0].cause is None
+
+
 def test_its_own_exit() -> None:
     ends = [enters("client", "exit 7", 1.5), *over("client", 7)]
     (found,) = accounts(case("{run: cat}", "{calls: exit 7}"), history(start("client"), *ends))
@@ -303,6 +324,17 @@ def test_a_wait_that_hangs_says_first_who_has_ended(watch: Play) -> None:
     (entry,) = found.as_json()["verdicts"]
     assert entry["processes"] == [account.as_json()]
     assert recorded.load(found.folder).verdicts[0].processes == (account,)
+
+
+def test_a_wait_that_hangs_says_first_who_is_paused_or_was_not_started(watch: Play) -> None:
+    fake = FakeBackend({"start server": lambda lab: lab.sockets("server", LISTEN)})
+    claim = "- wait: {sockets: {server: ESTAB}}\n  within: 10ms\n"
+    found = watch(f"- start: server\n- pause: server\n{claim}", fake)
+    assert found.verdicts[0].actual.startswith("server is paused since 0.")
+    found = watch(claim)
+    assert found.verdicts[0].actual.startswith("server was not started: no step starts it; no s")
+    found = watch("- wait: {process: {server: ok}}\n  within: 10ms\n")
+    assert found.verdicts[0].actual.startswith("never started until 0.")
 
 
 def test_not_where_a_step_ended_it_or_the_claim_says_so(watch: Play) -> None:

@@ -282,7 +282,8 @@ def test_an_empty_program_is_no_process() -> None:
         case(text)
     assert [mistake.message for mistake in caught.value.mistakes] == [
         "'calls' has no value; give it one, or leave it out",
-        "unknown process 'server'; allowed: none",
+        "unknown process 'server'; allowed: none; 'server' is a host, and no process of it has "
+        "that name: give it `calls` or `run`",
     ]
 
 
