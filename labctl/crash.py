@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import resource
 import sys
 import threading
 import time
@@ -13,21 +11,8 @@ from contextlib import contextmanager
 
 from labctl import __version__
 from labctl.errors import LabctlError, LabError
+from labctl.limits import limit_of
 from labctl.output import tell
-
-PROCESSES = "no more processes can be had; raise the limit (ulimit -u), or run fewer at once (-j)"
-MEMORY = "no memory is left; raise the limit (ulimit -v), or run fewer at once (-j)"
-FILES = "Too many open files; raise the limit (ulimit -n), or run fewer at once (-j)"
-ROOM = "No space left on device; make room, or use --out DIR"
-LIMITS = {
-    errno.EMFILE: FILES,
-    errno.ENFILE: FILES,
-    errno.ENOMEM: MEMORY,
-    errno.EAGAIN: PROCESSES,
-    errno.ENOSPC: ROOM,
-    errno.EDQUOT: ROOM,
-    errno.EFBIG: "a file grew too large; raise the limit (ulimit -f)",
-}
 
 
 def prepare() -> None:
@@ -45,19 +30,6 @@ def sentence(exc: BaseException) -> str:
     own, and where its traceback is kept."""
     fault = f"a fault of labctl itself: {_said(exc)}; please report it"
     return limit_of(exc) or fault + _kept(exc)
-
-
-def limit_of(exc: BaseException) -> str | None:
-    """The limit of the system that an exception tells of, with the mend."""
-    match exc:
-        case MemoryError():
-            return MEMORY
-        case RuntimeError() if "new thread" in str(exc):
-            bounded = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
-            return MEMORY if bounded else PROCESSES
-        case OSError(errno=int(number)) if number in LIMITS:
-            return LIMITS[number]
-    return None
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -100,8 +100,9 @@ def _warming_up() -> Iterator[None]:
     up mostly waits."""
 
     def work() -> None:
-        import_module("labctl.reports.terminal")
-        import_module("labctl.probes.packets")
+        with suppress(OSError):  # of a limit others tell
+            import_module("labctl.reports.terminal")
+            import_module("labctl.probes.packets")
 
     timer = threading.Timer(IDLE_BY, work)
     timer.daemon = True

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labctl.errors import LabError, Unavailable
+from labctl.limits import limit_of, origin
 from labctl.resources import home
 
 if TYPE_CHECKING:
     from docker.api.client import APIClient
 
 PING_DEADLINE = 2
+FIRST_DEADLINE = 10
 REQUEST_DEADLINE = 60
 CONNECTIONS = 64
 WITHOUT = "or use --backend netns on Linux"
@@ -70,21 +72,28 @@ def connect(deadline: int = REQUEST_DEADLINE) -> APIClient:
     try:
         # To find the version, docker itself asks for all of them, for which engines start programs.
         with closing(client(MINIMUM_DOCKER_API_VERSION)) as asking:
-            answer = asking.get(f"{asking.base_url}/_ping", timeout=deadline)
+            answer = asking.get(f"{asking.base_url}/_ping", timeout=min(deadline, FIRST_DEADLINE))
             answer.raise_for_status()
         return client(answer.headers.get("Api-Version", "auto"))
     except (docker.errors.DockerException, OSError) as exc:
+        if limit := limit_of(exc):
+            raise LabError(limit) from exc
         raise Unavailable(_absence(exc)) from exc
 
 
 def _absence(exc: Exception) -> str:
-    where = os.environ.get("DOCKER_HOST", "its default address")
-    if "Permission denied" in str(exc):
+    """Why there is no engine, in a sentence with the mend."""
+    where = os.environ.get("DOCKER_HOST") or "its default address"
+    cause = origin(exc)
+    reason = str(cause.strerror) if cause else str(exc).rstrip(".")
+    if "timed out" in reason:
+        reason = f"no word within {FIRST_DEADLINE} s"
+    if "Permission denied" in reason:
         return (
             f"no permission to use the Docker engine at {where}; "
             f"become a member of the group docker, {WITHOUT}"
         )
-    return f"no Docker engine answers at {where} ({exc}); start one, {WITHOUT}"
+    return f"no Docker engine answers at {where}: {reason}; start one, {WITHOUT}"
 
 
 @contextmanager
@@ -104,6 +113,8 @@ def translated(action: str) -> Iterator[None]:
         urllib3.exceptions.HTTPError,
         OSError,
     ) as exc:
+        if limit := limit_of(exc):
+            raise LabError(limit) from exc
         said = str(getattr(exc, "explanation", None) or exc).strip()
         mend = next((mend for piece, mend in MENDS.items() if piece in said), MEND)
         raise LabError(f"the engine did not {action}: {said}; {mend}") from exc

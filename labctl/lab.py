@@ -43,6 +43,7 @@ from labctl.history import (
     ProcessEvent,
     TroubleEvent,
 )
+from labctl.limits import explained
 from labctl.messages import NoMessage, fitting
 from labctl.predicates import Predicate
 from labctl.scenario import Scenario
@@ -513,7 +514,8 @@ class Lab:
 
     def _pump_or_fail(self, condition: Callable[[], bool], what: str) -> None:
         if not self.pump_until(condition, self.now() + ANSWER_DEADLINE):
-            raise LabError(f"{what} did not come within {ANSWER_DEADLINE:g} s")
+            late = f"{what} did not come within {ANSWER_DEADLINE:g} s"
+            raise LabError(self._backend.stopped() or late)
 
     def _ask(self, host: str, message: Message, patience: float = ANSWER_DEADLINE) -> Message:
         return self._ask_all({host: message}, patience)[host]
@@ -530,7 +532,8 @@ class Lab:
         waiting = set(ids.values())
         if not self.pump_until(lambda: waiting <= self._replies.keys(), self.now() + patience):
             late = [host for host, ident in ids.items() if ident not in self._replies]
-            raise LabError(f"{', '.join(late)}: no answer to {message['do']} in {patience:g} s")
+            text = f"{', '.join(late)}: no answer to {message['do']} in {patience:g} s"
+            raise LabError(self._backend.stopped() or text)
         answers = {host: self._replies.pop(ident) for host, ident in ids.items()}
         for host, answer in answers.items():
             try:
@@ -538,7 +541,7 @@ class Lab:
             except NoMessage as exc:
                 raise LabError(f"the agent of host {host} {NO_MESSAGE}: {exc}") from exc
             if "error" in answer:
-                raise LabError(f"{host}: {answer['error']}")
+                raise LabError(f"{host}: {explained(str(answer['error']))}")
         return answers
 
     def _listen(self, source: _Source) -> None:
@@ -561,7 +564,8 @@ class Lab:
             if source.host == TRACER:
                 self._take_trace(message)
             elif message and message["kind"] == "broken":
-                raise LabError(f"{source} broke: {messages.no_event('broken', message)['text']}")
+                text = explained(messages.no_event("broken", message)["text"])
+                raise LabError(f"{source} broke: {text}")
             elif source.process is None:
                 self._take_host(source.host, message)
             elif self._running.get(source.process) is source.channel:

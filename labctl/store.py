@@ -15,9 +15,9 @@ from io import FileIO
 from pathlib import Path
 from typing import IO, Any, Self, TextIO
 
-from labctl.crash import limit_of
 from labctl.errors import LabError, UsageError
 from labctl.history import Event, LabEvent, SocketsEvent
+from labctl.limits import limit_of
 from labctl.probes.segments import FILE_HEADER
 from labctl.resources import home
 

@@ -195,6 +195,9 @@ class FakeBackend:
     def sysctl(self, key: str, value: str, readable: bool) -> None:
         raise refusal(key, self._kernel, True, readable)
 
+    def stopped(self) -> str | None:
+        return None
+
     def down(self) -> None:
         self._did("down")
         for channel in (*self._processes.values(), *(h.channel for h in self._hosts.values())):

@@ -157,6 +157,10 @@ class Backend(Protocol):
         them: where the whole machine is the lab's. Elsewhere it raises MissingHere or Refused;
         OSError where the kernel refuses the value."""
 
+    def stopped(self) -> str | None:
+        """Which of the lab's own programs somebody has stopped, and how that is undone; None where
+        that can't be seen. Asked where the lab does not answer."""
+
     def down(self) -> None:
         """Removes everything. May be called at any time, also twice."""
 

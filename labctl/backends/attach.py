@@ -88,6 +88,7 @@ class AttachChannel:
             self._socket.shutdown(socket.SHUT_RDWR)
         with suppress(OSError):
             self._stream.close()
+            self._socket.close()
 
 
 class HolderChannel(AttachChannel):

@@ -53,9 +53,11 @@ from labctl.backends.sweep import (
     WORKERS,
     groups,
     insist,
+    paused,
 )
 from labctl.engine import Tolerated, translated
 from labctl.errors import LabError
+from labctl.limits import limit_of
 from labctl.sysctls import refusal
 
 if TYPE_CHECKING:
@@ -245,19 +247,34 @@ class DockerBackend:
     def sysctl(self, key: str, value: str, readable: bool) -> None:
         raise refusal(key, str(self._version.get("KernelVersion")), True, readable)
 
+    def stopped(self) -> str | None:
+        return paused(self._client, self._options.run) if self._client else None
+
     def down(self) -> None:
         self._pool.shutdown(cancel_futures=True)  # What is still being made would be missed below.
         if self._client is None:
             return
         if self._tracer and not self._tracer.cancelled() and not self._tracer.exception():
             self._tracer.result().close()
-        with translated("remove the lab"):
-            for group in groups(self._client, f"{RUN}={self._options.run}"):
-                group.remove(self._client)
-        for channel in (*self._holders.values(), *self._spawned):
+        channels = [*self._holders.values(), *self._spawned]
+        try:
+            self._remove(self._client)
+        except LabError as exc:
+            if not limit_of(exc):
+                raise
+            while channels:  # which leaves room for what it takes
+                channels.pop().close()
+            self._client.close()
+            self._remove(self._client, 1)
+        for channel in channels:
             channel.close()
         self._client.close()
         self._client = None
+
+    def _remove(self, client: APIClient, at_once: int = WORKERS) -> None:
+        with translated("remove the lab"):
+            for group in groups(client, f"{RUN}={self._options.run}"):
+                group.remove(client, at_once)
 
     def _find(self, process: ProcessSpec) -> tuple[APIClient, list[str]]:
         if self._client is None:

@@ -13,7 +13,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from functools import cache, cached_property
@@ -30,7 +29,7 @@ class Launcher:
     def __init__(self, prefix: Sequence[str]) -> None:
         programs = ("host/agent.py", "peer/peer.py", "host/tracer.py")
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - it ends with this program
+        self._errors = os.fdopen(os.memfd_create("errors"), "rb")
         with theirs:
             self._process = subprocess.Popen(
                 [
@@ -43,6 +42,11 @@ class Launcher:
         self._owner = os.getpid()
         atexit.register(self._end)
 
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
     def said(self) -> str:
         """What it has written to its standard error."""
         return os.pread(self._errors.fileno(), 4096, 0).decode(errors="replace").strip()
@@ -52,7 +56,11 @@ class Launcher:
             return
         self.socket.shutdown(socket.SHUT_RDWR)  # a program that was forked may hold it open
         self.socket.close()
-        self._process.wait()
+        try:
+            self._process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:  # somebody has stopped it
+            self._process.kill()
+            self._process.wait()
 
 
 class Launched:
@@ -78,6 +86,11 @@ class Launched:
             alive = stack.enter_context(self._theirs)
             sent = [alive.fileno(), words.fileno(), here, *files]
             socket.send_fds(self._launcher.socket, [b"lab"], sent)
+
+    @property
+    def launcher(self) -> int:
+        """The process that was to begin it."""
+        return self._launcher.pid
 
     @property
     def said(self) -> str:

@@ -12,6 +12,7 @@ that is in a world, and the tracer has to tidy up first.
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import itertools
 import json
@@ -41,8 +42,10 @@ from labctl.backends import (
     address_names,
     hosts_text,
 )
+from labctl.backends.halted import children, halted
 from labctl.backends.launcher import Launched, Launcher, launcher
 from labctl.errors import LabError, Unavailable
+from labctl.limits import explained, limit_of
 from labctl.sysctls import refusal
 from labctl.values import RIGHTS
 
@@ -198,7 +201,8 @@ class NetnsBackend:
         except ConnectionError:
             raise
         except OSError as exc:
-            raise LabError(f"the namespaces can't begin: {exc.strerror}") from exc
+            reason = limit_of(exc) or exc.strerror
+            raise LabError(f"the namespaces can't begin: {reason}") from exc
 
     def prepare(self, process: ProcessSpec) -> None:
         """A fork takes no time."""
@@ -232,6 +236,15 @@ class NetnsBackend:
     def sysctl(self, key: str, value: str, readable: bool) -> None:
         raise refusal(key, platform.release(), not user_flags(), readable)
 
+    def stopped(self) -> str | None:
+        if not self._launched:
+            return None
+        parts = {self._launched.launcher: "the launcher of labs"}
+        parts |= zip(self._launched.pids, ("the lab's world", "the lab's tracer"), strict=False)
+        for world in self._launched.pids[:1]:
+            parts |= dict.fromkeys(children(world), "an agent or a supervisor of the lab")
+        return halted(parts)
+
     def down(self) -> None:
         if self._trace is not None:
             self._trace.close()
@@ -240,9 +253,12 @@ class NetnsBackend:
             self._control.close()
             self._control = None
         if self._launched is not None:
-            # The kernel takes its time over it; this program ends when that has.
-            threading.Thread(target=self._launched.end).start()
-            self._launched = None
+            ended, self._launched = self._launched.end, None
+            try:
+                # The kernel takes its time over it; this program ends when that has.
+                threading.Thread(target=ended).start()
+            except RuntimeError:  # no more threads
+                ended()
         for channel in self._channels:
             channel.close()
         self._channels.clear()
@@ -268,7 +284,7 @@ class NetnsBackend:
             pass
         answer: Message = message["answer"]
         if "error" in answer:
-            raise LabError(answer["error"])
+            raise LabError(explained(answer["error"]))
         return answer
 
     def _receive(self) -> Message:
@@ -276,6 +292,9 @@ class NetnsBackend:
         assert self._control is not None
         try:
             data = self._control.recv(1 << 16)
+        except TimeoutError as exc:
+            late = f"the lab's world did not answer within {START_DEADLINE:g} s"
+            raise LabError(self.stopped() or late) from exc
         except OSError as exc:
             raise self._broken() from exc
         if not data:
@@ -289,9 +308,8 @@ class NetnsBackend:
     def _broken(self) -> LabError:
         log = (self._folder / "world.log").read_text(errors="replace").strip()
         log = log or (self._launched.said if self._launched else "")
-        return LabError(
-            f"the namespaces ended: {log.splitlines()[-1] if log else 'no reason given'}"
-        )
+        said = log.splitlines()[-1] if log else "no reason given"
+        return LabError(f"the namespaces ended: {explained(said)}")
 
 
 def _claim_network(addresses: int) -> tuple[ipaddress.IPv4Network, list[socket.socket]]:
@@ -375,7 +393,10 @@ def _unshare_refused(flags: Sequence[str]) -> str:
     """What unshare(1) says that can't do this; nothing if it can."""
     command = ["unshare", *flags, "--", "true"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return (done.stderr.strip() or "it can't") if done.returncode else ""
+    said = done.stderr.strip() or "it can't"
+    if os.strerror(errno.EAGAIN) in said:
+        raise BlockingIOError(errno.EAGAIN, said)
+    return said if done.returncode else ""
 
 
 def _os_name() -> str:

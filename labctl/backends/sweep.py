@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from labctl import engine
 from labctl.engine import Tolerated, translated
+from labctl.errors import LabError
 
 if TYPE_CHECKING:
     from docker.api.client import APIClient
@@ -50,11 +51,11 @@ class Group:
             for found in self.containers
         )
 
-    def remove(self, client: APIClient) -> list[str]:
+    def remove(self, client: APIClient, at_once: int = WORKERS) -> list[str]:
         """Removes it, and returns a line for each thing. Others may be at the same."""
         hosts = [found for found in self.containers if _is_host(found)]
         others = [found for found in self.containers if not _is_host(found)]
-        with ThreadPoolExecutor(WORKERS) as pool:
+        with ThreadPoolExecutor(at_once) as pool:
             leaving = [pool.submit(_leave_networks, client, found) for found in hosts]
             gone = [pool.submit(_remove_container, client, found) for found in others]
             wait(leaving)
@@ -95,6 +96,17 @@ def groups(client: APIClient, *labels: str) -> list[Group]:
     for found in client.networks(filters=filters):
         group(found).networks.append(found)
     return list(found_groups.values())
+
+
+def paused(client: APIClient, run: str) -> str | None:
+    """Which of a run's own containers somebody has paused. Never raises LabError."""
+    with suppress(LabError), translated("tell of the lab"):
+        for group in groups(client, f"{RUN}={run}"):
+            for found in group.containers:
+                if found["State"] == "paused" and PROCESS not in found["Labels"]:
+                    name = found["Names"][0].lstrip("/")
+                    return f"{name} is paused; docker unpause lets it go on; run it again"
+    return None
 
 
 def _is_host(container: Mapping[str, Any]) -> bool:

@@ -284,7 +284,7 @@ def main() -> None:
         try:
             fork(lambda: launch(programs, files))  # noqa: B023 - called before the next turn
         except OSError as exc:
-            print(f"fork: {exc.strerror}", file=sys.stderr, flush=True)
+            print(f"[Errno {exc.errno}] fork: {exc.strerror}", file=sys.stderr, flush=True)
         for file in files:
             os.close(file)
 
