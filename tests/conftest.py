@@ -25,7 +25,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 NO_ENGINE = os.environ.get("LABCTL_TEST_NO_ENGINE")  # from engine.py
 CI = os.environ.get("CI") == "true"
 COMPLETE = CI and sys.platform == "linux" and os.geteuid() == 0
-OF_THE_MACHINE = ("netem", "tracefs", "traced", "this kernel", "IPv6", "first network namespace")
+OF_THE_MACHINE = (
+    "netem", "tracefs", "traced", "this kernel", "IPv6", "first network namespace", "cgroup",
+    "launched by then",
+)  # fmt: skip
 """Words of reasons that no package mends: what this machine's kernel was built without."""
 MINUTES = "it takes minutes: it runs in CI, and where LABCTL_TEST_ALL is set"
 
