@@ -80,17 +80,20 @@ class ScenarioFile(pytest.File):
 
     def collect(self) -> Iterator[ScenarioItem]:
         """Raises CollectError with every mistake of the file."""
+        from labctl.crash import netted
         from labctl.document import Document
         from labctl.errors import LabctlError
         from labctl.plain import plain
         from labctl.scenario import load_document, params_of
 
+        given = _sets(self.config)
         try:
-            document = Document.read(Path(os.path.relpath(self.path)))
-            params = params_of(document)
-            self.config.stash.setdefault(PARAMS, set()).update(params)
-            sets = {name: value for name, value in _sets(self.config).items() if name in params}
-            cases = load_document(document, document.text, self.path.stem, sets)
+            with netted():
+                document = Document.read(Path(os.path.relpath(self.path)))
+                params = params_of(document)
+                self.config.stash.setdefault(PARAMS, set()).update(params)
+                sets = {name: value for name, value in given.items() if name in params}
+                cases = load_document(document, document.text, self.path.stem, sets)
         except LabctlError as exc:
             raise self.CollectError(str(exc)) from exc
         for case in cases:
@@ -138,14 +141,19 @@ class ScenarioItem(pytest.Item):
 
     def runtest(self) -> None:
         """Runs it; what came of it becomes pytest's own outcome."""
+        from labctl.crash import netted
         from labctl.errors import LabctlError, Unavailable
         from labctl.plain import plain_lines
-        from labctl.testing import ladder, told
+        from labctl.reports.ladder_text import picture
+        from labctl.reports.recorded import reloaded
+        from labctl.testing import told
 
         if message := _no_param(self.config):
             pytest.fail(message, pytrace=False)
         try:
-            found = self._run()
+            with netted():
+                found = self._run()
+                drawn = "" if found.result in ("pass", "skip") else picture(reloaded(found))
         except Unavailable as exc:
             pytest.skip(str(exc))
         except LabctlError as exc:
@@ -153,7 +161,7 @@ class ScenarioItem(pytest.Item):
         if found.result == "skip":
             pytest.skip(plain_lines(found.reason or ""))
         if found.result != "pass":
-            self.add_report_section("call", "ladder", ladder(found.folder))
+            self.add_report_section("call", "ladder", drawn)
             lines = [f"{found.result}: {found.reason}"] if found.reason else []
             lines.append(told(found.verdicts, found.why, found.folder, found.processes))
             pytest.fail(plain_lines("\n".join(lines)), pytrace=False)
