@@ -93,5 +93,7 @@ def test_slow_cases_and_those_that_fail(backend: str, tmp_path: Path) -> None:
 
     for report in (junit, summary, tmp_path / "index.html"):
         text = report.read_text()
+        if report.suffix == ".html":  # where words with a hyphen are kept whole by tags
+            text = re.sub(r"<[^>]*>", "", text)
         places = [text.index(f"slow (seen {seen})") for seen in names]
         assert places == sorted(places), report
