@@ -199,7 +199,10 @@ def test_a_guest_that_gets_nowhere_is_told_from_a_slow_one(
         runs.boots(guest)
     assert guest.work == 0.0
     monkeypatch.setenv("WRONG", "spins")
-    with qemu.Machine(hardware) as guest, pytest.raises(qemu.GuestHangs, match="nothing in 1 s of"):
+    with (
+        qemu.Machine(hardware) as guest,
+        pytest.raises(qemu.GuestHangs, match=r"nothing in \d+ s of"),
+    ):
         runs.boots(guest)
 
 
