@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -60,6 +60,28 @@ def check(
     scenario: Scenario, events: Iterable[Event], captures: Captures | None = None
 ) -> list[Verdict]:
     """Replays the events and judges each claim at the moment that it was made."""
+    verdicts, history = _replayed(scenario, events, captures)
+    return verdicts + check_whole(scenario, history)
+
+
+def left_undone(
+    scenario: Scenario, events: Sequence[Event], captures: Captures, why: str
+) -> list[Verdict]:
+    """The verdicts of a run that `why` kept from going on: none where none of its claims had failed
+    by then, for it is skipped; else all, for a failure stays one, and one on what was not done."""
+    verdicts, history = _replayed(scenario, events, captures)
+    if all(verdict.result != "fail" for verdict in verdicts):
+        return []
+    step = next(event for event in reversed(events) if isinstance(event, StepEvent))
+    source = scenario.step_sources[step.index]
+    undone = Verdict("unknown", step.text, "to be done", why, history.now, source)
+    return [*verdicts, *check_whole(scenario, history), undone]
+
+
+def _replayed(
+    scenario: Scenario, events: Iterable[Event], captures: Captures | None
+) -> tuple[list[Verdict], History]:
+    """The verdicts of all steps, and the history that they have come to."""
     history = History(captures=captures)
     verdicts: list[Verdict] = []
     begun = 0.0
@@ -71,7 +93,7 @@ def check(
             begun = event.t
         else:
             verdicts += check_step(scenario, event, history, begun)
-    return verdicts + check_whole(scenario, history)
+    return verdicts, history
 
 
 def check_whole(scenario: Scenario, history: History) -> list[Verdict]:

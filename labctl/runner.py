@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from labctl.accounts import Account, accounts, reasons
 from labctl.backends import Backend, MissingHere
-from labctl.check import NotPassed, Verdict, check, held_at, overall, unreached
+from labctl.check import NotPassed, Verdict, check, held_at, left_undone, overall, unreached
 from labctl.crash import netted
 from labctl.errors import LabctlError, LabError, Unavailable, located
 from labctl.explain import explain
@@ -147,7 +147,11 @@ def conclude(
     why: list[str] = []
     try:
         with netted():
-            if ended.result != "skip":
+            if ended.result == "skip":
+                why_not = ended.reason or ""
+                verdicts = left_undone(scenario, history.events, history.captures, why_not)
+                ended = replace(ended, result="", reason=None) if verdicts else ended
+            else:
                 verdicts = check(scenario, history.events, history.captures)
             why = explain(history)
     except LabctlError as exc:

@@ -347,8 +347,9 @@ def play(
         return found
     events = read_events((found.folder / "history.jsonl").read_text().splitlines())
     replayed = check(chosen, events, Captures.load(found.folder))
-    assert [timeless(v) for v in replayed] == [timeless(v) for v in found.verdicts]
-    for again, before in zip(replayed, found.verdicts, strict=True):
+    judged = [v for v in found.verdicts if v.expected != "to be done"]  # no claim of the scenario's
+    assert [timeless(v) for v in replayed] == [timeless(v) for v in judged]
+    for again, before in zip(replayed, judged, strict=True):
         assert abs(again.at - before.at) < 1e-5
     return found
 

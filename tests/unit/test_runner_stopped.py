@@ -15,7 +15,7 @@ from labctl.runner import Session, Silent, outcome
 from labctl.store import RunFolder, new_folder
 from labctl.testing import NotKnown
 from tests.fake import FakeBackend, play, scenario
-from tests.played import Play, lesson, told
+from tests.played import LISTEN, Play, lesson, told
 
 
 def test_a_capability_that_is_missing(watch: Play) -> None:
@@ -81,6 +81,23 @@ def test_a_run_that_was_skipped_claims_nothing(watch: Play) -> None:
         "- sysctl: {server: {net.ipv4.tcp_new: 1}}\n", fake, "expect:\n- process: {client: ok}\n"
     )
     assert (found.result, found.verdicts) == ("skip", ())
+
+
+def test_what_had_failed_before_the_rest_could_not_be_had_stays_a_failure(watch: Play) -> None:
+    missing = "- sysctl: {server: {net.ipv4.tcp_new: 1}}\n"
+    claim = "- expect: {sockets: {server: LISTEN}}\n"
+    found = watch(claim + missing, FakeBackend(sysctls=set(), kernel="5.10"))
+    why = "kernel 5.10 has no net.ipv4.tcp_new; run it on another kernel"
+    assert (found.result, found.reason) == ("fail", None)
+    assert [(v.what, v.result) for v in found.verdicts] == [
+        ("server: LISTEN", "fail"), ("sysctl server: net.ipv4.tcp_new = 1", "unknown"),
+    ]  # fmt: skip
+    assert found.verdicts[1].actual == why
+    assert found.verdicts[1].source == "lesson.yaml:8"
+    listens = {"start server": lambda lab: lab.sockets("server", LISTEN)}
+    fake = FakeBackend(listens, sysctls=set(), kernel="5.10")
+    found = watch(f"- start: server\n{claim}{missing}", fake)
+    assert (found.result, found.reason, found.verdicts) == ("skip", why, ())
 
 
 def test_of_a_lab_that_never_came_up_nothing_is_known(watch: Play) -> None:
