@@ -133,7 +133,11 @@ def _condition(life: Life, now: float) -> str:
             return ", ".join(filter(None, [f"{PAUSED} since {life.frozen:.3f} s", within]))
         return f"runs, blocked {within}" if blocked else "runs"
     how = f"was killed by SIG{end.signal}" if end.signal else f"exited with {end.exit}"
-    within = f", in {life.within.call}" if life.within and life.within.name != "return" else ""
+    within = (
+        f", in {life.within.call}"
+        if life.within and life.within.name not in ("return", "exit")
+        else ""
+    )
     lives_on = not life.gone and (life.blocked or now - end.t > GONE_WITHIN)
     left = "; what it left still runs" if lives_on else ""
     return f"{how} at {end.t:.3f} s{within}{left}"

@@ -23,8 +23,9 @@ NOT_FOUND, NOT_RUN = 127, 126
 OF_SIGNALS = range(129, 129 + 64)
 ITSELF = re.compile(r"(?<![\w.-])(localhost|127\.\d+\.\d+\.\d+|\[?::1\]?)(?![\w.-])")
 UNREACHED = re.compile(r"refused|connect", re.IGNORECASE)
-NO_FILE = re.compile(r"No such file|Cannot find module|No module named")
-LAST_LINES = 5
+NO_FILE = re.compile(r"No such file|Cannot find module '[./]")
+NO_MODULE = re.compile(r"No module named '?([\w.]+)|Cannot find (?:module|package) '([^'./][^']*)'")
+LAST_LINES = 20
 CURL = {
     6: "it could not resolve the name", 7: "it could not connect", 28: "its time was over",
     35: "TLS failed", 52: "the server closed without an answer", 56: "the connection broke",
@@ -83,15 +84,17 @@ def _refusal(case: Case) -> tuple[str, int, float] | None:
     call = _last_call(case)
     if call and call.errno == "ECONNREFUSED" and call.name == "connect":
         return (*target(call), call.t)
-    if case.status and "refused" in case.life.output.lower():
+    said = " ".join(case.spec.run or ()) + case.life.output
+    if case.status and UNREACHED.search(case.life.output):
         answers: dict[tuple[str, str], list[Segment]] = {}
         for segment in case.history.segments():
             if segment.receiver == case.host != segment.sender:
                 answers.setdefault((segment.source, segment.target), []).append(segment)
         refusals = [all_[0] for all_ in answers.values() if all("RST" in s.flags for s in all_)]
-        for segment in refusals[-1:]:
+        for segment in reversed(refusals):
             host, _, port = segment.source.rpartition(":")
-            return host.strip("[]"), int(port), segment.time
+            if port in said:  # or it was another process of the host
+                return host.strip("[]"), int(port), segment.time
     return None
 
 
@@ -190,6 +193,13 @@ def _no_file(case: Case) -> str | None:
     return f"a file is not {case.there} ({lines[-1]}); {mend}"
 
 
+def _no_module(case: Case) -> str | None:
+    found = NO_MODULE.search(case.life.output)
+    if not case.status or not found or not case.spec.run:
+        return None
+    return f"the module {found[1] or found[2]!r} is not {case.there}; install it there"
+
+
 def _signalled(case: Case) -> str | None:
     end = case.life.end
     if end and end.signal == "KILL":
@@ -235,6 +245,6 @@ def _deaf(case: Case) -> str | None:
 
 
 KINDS = (
-    _refused, _nameless, _socketless, _not_found, _no_file, _itself, _signalled, _wordless,
-    _silent, _deaf,
+    _refused, _nameless, _socketless, _not_found, _no_file, _no_module, _itself, _signalled,
+    _wordless, _silent, _deaf,
 )  # fmt: skip

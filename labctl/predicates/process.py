@@ -140,7 +140,8 @@ def _log(state: ProcessState) -> tuple[str, ...]:
         for call in state.calls[-8:]
     ]
     if state.entered:
-        lines.append(f"{state.entered.t:.3f} {state.entered.call}: blocked")
+        how = "blocked" if state.running else "not done"
+        lines.append(f"{state.entered.t:.3f} {state.entered.call}: {how}")
     return (*lines, *(_cut(line, WIDTH) for line in state.written.last_lines(8)))
 
 

@@ -193,6 +193,13 @@ def test_what_was_not_started() -> None:
         ("sh -c 'kill -9 $$'", "netns", 137, "Killed", "137 is what a shell says of a command that "
          "SIGKILL ended; see it by hand: labctl run --keep, then labctl shell"),
         ("cat", "netns", 0, "", None),
+        ("python3 a.py", "netns", 1, "ModuleNotFoundError: No module named 'flask'",
+         "the module 'flask' is not on this machine; install it there"),
+        ("node a.js", "docker", 1, "Error: Cannot find module 'express'\n" + "at x\n" * 9,
+         "the module 'express' is not in the peer image; install it there"),
+        ("node a.js", "netns", 1, "Error: Cannot find module '/x/a.js'\n" + "at x\n" * 9,
+         "a file is not on this machine (Error: Cannot find module '/x/a.js'); paths begin where "
+         "labctl was called"),
         ("nginx -g x", "docker", 127, "[FATAL tini (6)] exec nginx failed: No such file",
          "there is no program 'nginx' in the peer image; correct `run`, or give it an `image` that "
          "has it"),
@@ -300,7 +307,7 @@ def test_its_own_exit() -> None:
     ends = [enters("client", "exit 7", 1.5), *over("client", 7)]
     (found,) = accounts(case("{run: cat}", "{calls: exit 7}"), history(start("client"), *ends))
     assert (found.condition, found.cause) == (
-        "exited with 7 at 2.000 s, in exit 7", "its own call `exit 7` says so",
+        "exited with 7 at 2.000 s", "its own call `exit 7` says so",
     )  # fmt: skip
 
 
