@@ -199,12 +199,17 @@ def _lives(events: Iterable[StateEvent], wire: Wire) -> dict[Key, list[Life]]:
             continue
         key = event.local, event.remote
         lives = found[key]
-        if not lives or lives[-1].over or event.old in (State.UNCONN, State.LISTEN):
+        # Others on the machine may have the same ends at the same time: a transition goes on where
+        # the last one of its socket led.
+        going = [life for life in lives if not life.over]
+        following = [life for life in going if life[-1].new == event.old] or going
+        if not following or event.old in (State.UNCONN, State.LISTEN):
             lives.append(Life())
             if event.old == State.SYN_SENT and (begun := opening[host, event.remote]):
                 number = 0
                 if len(begun) > 1 and (syn := wire.first_syn(key, event.t)) is not None:
                     number = max((i for i, e in enumerate(begun) if e.t <= syn), default=0)
                 lives[-1].append(replace(begun.pop(number), local=event.local))
-        lives[-1].append(event)
+            following = lives
+        following[-1].append(event)
     return found

@@ -284,7 +284,9 @@ def _joined(key: Key, lives: Sequence[Life], number: int, looks: _Looks, wire: W
         for event, following in pairwise(life)
     ]
     gap = None
-    if any(event.new != following.old for event, following in pairwise(life)):
+    if any(other[0].t < life[-1].t and life[0].t < other[-1].t for other in lives if other != life):
+        gap = "another socket on this machine had the same ends at the same time"
+    elif any(event.new != following.old for event, following in pairwise(life)):
         gap = "a transition is missing"
     if not life.born:
         first = Moment(0.0, life[0].t)

@@ -633,3 +633,16 @@ def test_connections_to_one_peer_are_told_apart_by_their_syn() -> None:
     found.add_packets(3.0, "server", b"".join(syns))
     begun = {t.local: t.spans[0].begin.latest for t in timelines(found, "server")}
     assert begun == {first: 1.0, second: 1.5}
+
+
+def test_a_strangers_socket_with_the_same_ends_breaks_no_walk() -> None:
+    """It came and went while ours was there, in another network namespace."""
+    ours = walk(*PASSIVE, start=1.0, step=1.0)
+    theirs = walk("LISTEN", "SYN-RECV", "ESTAB", "UNCONN", start=2.5)
+    found = history(*ours, *theirs, look(6.0), probes=("trace", "capture"))
+    walked = {t.states: t.gap for t in timelines(found, "server")}
+    gap = "another socket on this machine had the same ends at the same time"
+    states = (State.SYN_RECV, State.ESTAB, State.CLOSE_WAIT, State.LAST_ACK)
+    assert walked == {states: gap, states[:2]: gap}  # which of the two is ours is not known
+    claim = "path: {server: [SYN-RECV, ESTAB, CLOSE-WAIT, LAST-ACK, closed]}"
+    assert judge(claim, found).result == "unknown"
