@@ -71,6 +71,7 @@ class Commands(click.Group):
             _exit(exc.exit_status, str(exc))
         except Exception as exc:
             if isinstance(exc, OSError) and exc.errno in UNWRITABLE and exc.filename is None:
+                silence(sys.stdout)
                 _exit(2, f"this can't be written: {exc.strerror}")
             _exit(EXIT["error"], crash.sentence(exc))
         finally:
