@@ -8,7 +8,7 @@ import sys
 def main() -> None:
     """Imports the commands, and runs one. What keeps them from being imported is told."""
     try:
-        from labctl.cli import main as command
+        from labctl.cli.commands import main as command
     except KeyboardInterrupt:
         sys.exit(130)
     except (ImportError, MemoryError, OSError) as exc:

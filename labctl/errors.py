@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from labctl.plain import plain_lines
+from labctl.ground.plain import plain_lines
 
 
 class LabctlError(Exception):

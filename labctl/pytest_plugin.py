@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from labctl.runner import RunResult
-    from labctl.scenario import Scenario
+    from labctl.language.scenario import Scenario
+    from labctl.run.runner import RunResult
     from labctl.testing import Lab
 
 LABS = pytest.StashKey[ExitStack]()
@@ -80,11 +80,11 @@ class ScenarioFile(pytest.File):
 
     def collect(self) -> Iterator[ScenarioItem]:
         """Raises CollectError with every mistake of the file."""
-        from labctl.crash import netted
-        from labctl.document import Document
         from labctl.errors import LabctlError
-        from labctl.plain import plain
-        from labctl.scenario import load_document, params_of
+        from labctl.ground.crash import netted
+        from labctl.ground.plain import plain
+        from labctl.language.document import Document
+        from labctl.language.scenario import load_document, params_of
 
         given = _sets(self.config)
         try:
@@ -114,7 +114,7 @@ def _no_param(config: pytest.Config) -> str:
     wrong = sorted(_sets(config).keys() - known) if known is not None else []
     if not wrong:
         return ""
-    from labctl.values import unknown
+    from labctl.language.values import unknown
 
     return f"--labctl-set {wrong[0]}: {unknown('param', wrong[0], sorted(known or ()))}"
 
@@ -123,7 +123,7 @@ def _sets(config: pytest.Config) -> dict[str, str]:
     texts = config.getoption("labctl_set")
     if not texts:
         return {}
-    from labctl.arguments import parse_sets
+    from labctl.cli.arguments import parse_sets
     from labctl.errors import LabctlError
 
     try:
@@ -141,11 +141,11 @@ class ScenarioItem(pytest.Item):
 
     def runtest(self) -> None:
         """Runs it; what came of it becomes pytest's own outcome."""
-        from labctl.crash import netted
         from labctl.errors import LabctlError, Unavailable
-        from labctl.plain import plain_lines
+        from labctl.ground.crash import netted
+        from labctl.ground.plain import plain_lines
+        from labctl.judge.recorded import reloaded
         from labctl.reports.ladder_text import picture
-        from labctl.reports.recorded import reloaded
         from labctl.testing import told
 
         if message := _no_param(self.config):
@@ -167,9 +167,9 @@ class ScenarioItem(pytest.Item):
             pytest.fail(plain_lines("\n".join(lines)), pytrace=False)
 
     def _run(self) -> RunResult:
-        from labctl import workflow
-        from labctl.output import tell
-        from labctl.runner import Silent
+        from labctl.ground.output import tell
+        from labctl.run import workflow
+        from labctl.run.runner import Silent
         from labctl.testing import ready
 
         option = self.config.getoption

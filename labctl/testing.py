@@ -19,35 +19,40 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 from unittest import SkipTest
 
-from labctl import accounts, workflow
-from labctl.accounts import Account
 from labctl.backends import MissingHere, choose
-from labctl.check import NotPassed, Verdict, check_step, check_whole
-from labctl.document import Document
-from labctl.errors import (
-    LabError,
-    ScenarioError,
-    Unavailable,
-    UsageError,
+from labctl.errors import LabError, ScenarioError, Unavailable, UsageError
+from labctl.ground.invoked import command
+from labctl.ground.output import tell
+from labctl.ground.plain import plain_lines
+from labctl.judge import accounts, recorded
+from labctl.judge.accounts import Account
+from labctl.judge.check import NotPassed, Verdict, check_step, check_whole
+from labctl.judge.explain import explain
+from labctl.language.document import Document
+from labctl.language.from_python import (
+    caller,
+    demand,
+    dump,
+    here,
+    mapping,
+    misused,
+    plain,
+    shown,
+    thread,
 )
-from labctl.explain import explain
-from labctl.from_python import caller, demand, dump, here, mapping, misused, plain, shown, thread
-from labctl.from_python import document as as_document
-from labctl.from_python import words as as_words
-from labctl.history import Event, ExecEvent
-from labctl.invoked import command
-from labctl.output import tell
-from labctl.params import Given
-from labctl.plain import plain_lines
+from labctl.language.from_python import document as as_document
+from labctl.language.from_python import words as as_words
+from labctl.language.params import Given
+from labctl.language.scenario import Scenario, load_document, with_step
+from labctl.language.steps import STEPS
+from labctl.language.values import unknown
 from labctl.probes.segments import Segment
 from labctl.probes.sockets import Socket
-from labctl.reports import recorded
+from labctl.record.events import Event, ExecEvent
 from labctl.reports.ladder_text import picture
 from labctl.reports.rungs import behind
-from labctl.runner import Session, Silent
-from labctl.scenario import Scenario, load_document, with_step
-from labctl.steps import STEPS
-from labctl.values import unknown
+from labctl.run import workflow
+from labctl.run.runner import Session, Silent
 
 __tracebackhide__ = True
 """pytest shows the line of a test that failed, and none of ours."""
@@ -215,9 +220,11 @@ class Lab:
         return tuple(claim.segments.found(session.history))
 
     def events(self, kind: type[KindOfEvent]) -> tuple[KindOfEvent, ...]:
-        """What has happened so far, of one kind: a class of `labctl.history`."""
+        """What has happened so far, of one kind: a class of `labctl.record.history`."""
         if not is_kind(kind):
-            message = f"a class of labctl.history is wanted, such as CallEvent, not {shown(kind)}"
+            message = (
+                f"a class of labctl.record.history is wanted, such as CallEvent, not {shown(kind)}"
+            )
             raise misused(message)
         return tuple(event for event in self._begun.history.events if isinstance(event, kind))
 

@@ -30,10 +30,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from labctl import engine, images
-from labctl.backends import netns
+from labctl.backends.docker import engine, images
+from labctl.backends.netns import backend as netns
 from labctl.errors import LabctlError
-from labctl.workflow import DEFAULT_OS
+from labctl.run.workflow import DEFAULT_OS
 
 ROOT = Path(__file__).resolve().parent.parent
 SCENARIO = ROOT / "scenarios" / "fin_wait_2.yaml"
@@ -60,7 +60,7 @@ HOSTS_BY_LABCTL = """
 import sys, tempfile, time
 from pathlib import Path
 from labctl.backends import BackendOptions
-from labctl.backends.netns import NetnsBackend
+from labctl.backends.netns.backend import NetnsBackend
 from labctl.history import History
 from labctl.lab import Lab
 from labctl.scenario import load

@@ -15,9 +15,9 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from labctl.history import Event, SocketsEvent
+from labctl.judge import recorded
 from labctl.probes.sockets import Address, State
-from labctl.reports import recorded
+from labctl.record.events import Event, SocketsEvent
 
 KINDS = {8000: State.TIME_WAIT, 8001: State.FIN_WAIT_2}
 """The server closes first on both ports; on the second its client never does."""

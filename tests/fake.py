@@ -24,14 +24,14 @@ from pathlib import Path
 from typing import Any
 
 from labctl.backends import Channel, HostLink, HostSpec, Lack, Message, ProcessSpec
-from labctl.check import Verdict, check
-from labctl.document import Document
-from labctl.history import read_events
+from labctl.backends.sysctls import refusal
+from labctl.judge.check import Verdict, check
+from labctl.language.document import Document
+from labctl.language.scenario import Scenario, load_document
 from labctl.probes.segments import Captures
-from labctl.runner import RunResult, Session, Silent, Watcher
-from labctl.scenario import Scenario, load_document
-from labctl.store import RunFolder, new_folder
-from labctl.sysctls import refusal
+from labctl.record.events import read_events
+from labctl.record.store import RunFolder, new_folder
+from labctl.run.runner import RunResult, Session, Silent, Watcher
 
 HEADER = "State Recv-Q Send-Q Local Address:Port Peer Address:Port Process"
 COUNTERS = {"TcpActiveOpens": 0, "TcpExtTCPAbortOnClose": 7}

@@ -22,10 +22,12 @@ from typing import Any
 
 from rich.console import Console
 
-from labctl import matrix, rejudge, reports
-from labctl.check import overall
+from labctl import reports
 from labctl.errors import LabctlError
-from labctl.reports import comparison, html, markdown, recorded, terminal
+from labctl.judge import recorded, rejudge
+from labctl.judge.check import overall
+from labctl.reports import comparison, html, markdown, terminal
+from labctl.run import matrix
 
 SLOW = 20.0
 """Seconds of computing that nothing here may take."""

@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from labctl.check import Verdict
-from labctl.history import (
+from labctl.judge import recorded
+from labctl.judge.check import Verdict
+from labctl.judge.recorded import RecordedRun
+from labctl.probes.segments import FLIGHT, Captures, Injection, Loss, Segment
+from labctl.record.events import (
     CallEvent,
     Event,
-    History,
     LabEvent,
     OutputEvent,
     ProcessEvent,
@@ -20,9 +22,8 @@ from labctl.history import (
     StepEvent,
     TroubleEvent,
 )
-from labctl.probes.segments import FLIGHT, Captures, Injection, Loss, Segment
-from labctl.reports import ladder, recorded
-from labctl.reports.recorded import RecordedRun
+from labctl.record.history import History
+from labctl.reports import ladder
 from labctl.reports.rungs import Bar, Ladder
 from tests.fake import HEADER, tcp
 

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from labctl.history import History
 from labctl.probes.segments import Segment
+from labctl.record.history import History
 
 MISSING = None if shutil.which("tshark") else "tshark is not on the PATH: install tshark"
 BITS = {"FIN": 1, "SYN": 2, "RST": 4, "PSH": 8, "ACK": 16, "URG": 32}

@@ -24,7 +24,7 @@ NLM_F_REQUEST_ACK, NLMSG_ERROR = 0x5, 2
 ERROR_LENGTH = 20
 TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 
-TABLE = "inet labctl_drop_%d"  # as labctl/faults.py names them
+TABLE = "inet labctl_drop_%d"  # as labctl/lab/faults.py names them
 INTERFACE = "eth0"
 KEEP_ADDRESSES = "/proc/sys/net/ipv6/conf/%s/keep_addr_on_down" % INTERFACE
 COUNTED = re.compile(r"labctl_drop_(\d+) \{\s+counter lost \{\s+packets (\d+) ")

@@ -29,7 +29,7 @@ class Channel(Protocol):
 
     def __iter__(self) -> Iterator[Message]:
         """The program's messages, until it ends. Called once, from a thread of its own. Raises
-        NoMessage (labctl/messages.py) for what is none."""
+        NoMessage (wire.py) for what is none."""
 
     def close(self) -> None:
         """Ends the stream; a tethered program ends with it."""
@@ -47,7 +47,7 @@ class HostSpec:
 class ProcessSpec:
     """A process to start on a host: `calls` for the peer program, or `run`, any program; or with
     neither an `image`, whose own command it is. `rights` are the capabilities(7) that it keeps, of
-    values.RIGHTS."""
+    RIGHTS."""
 
     name: str
     host: str
@@ -175,6 +175,18 @@ CAPABILITIES: dict[str, str] = {
 }
 """What a scenario may need beyond the basics: the names for `needs`, and what each is."""
 
+RIGHTS = {
+    "CHOWN": 0,
+    "DAC_OVERRIDE": 1,
+    "FOWNER": 3,
+    "KILL": 5,
+    "SETGID": 6,
+    "SETUID": 7,
+    "SYS_CHROOT": 18,
+}
+"""What a process of root's may keep: what servers drop privileges with; numbers of
+linux/capability.h."""
+
 REAL_TIME = Lack(
     "this takes hours where time is real",
     "run them in a guest, --kernel NAME --virtual-time",
@@ -196,8 +208,8 @@ class BackendOptions:
 
 
 BACKENDS: dict[str, str] = {
-    "docker": "labctl.backends.docker:DockerBackend",
-    "netns": "labctl.backends.netns:NetnsBackend",
+    "docker": "labctl.backends.docker.backend:DockerBackend",
+    "netns": "labctl.backends.netns.backend:NetnsBackend",
 }
 """Name and factory, `module:class`; a factory takes BackendOptions. Imported only when used."""
 

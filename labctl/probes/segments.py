@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from labctl.probes.pairing import Passage
 
-from labctl.reading import MAX_RECORD, read_file
+from labctl.ground.reading import MAX_RECORD, read_file
 
 FLAG_BITS = {"SYN": 0x02, "FIN": 0x01, "RST": 0x04, "PSH": 0x08, "ACK": 0x10, "URG": 0x20}
 """RFC 9293, section 3.1, in the order in which they are told."""

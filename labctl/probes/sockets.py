@@ -248,3 +248,33 @@ def lab_sockets(sockets: Iterable[Socket]) -> tuple[Socket, ...]:
         for socket in sockets
         if RESOLVER not in (socket.local.unmapped, socket.remote.unmapped)
     )
+
+
+def describe_socket(socket: Socket, age: float = 0.0) -> str:
+    """`TIME-WAIT 198.18.0.2:8000 -> 198.18.0.3:40312, timewait timer 59.3 s left`, `age` seconds
+    after it was seen; `LISTEN 0.0.0.0:8000, accept queue 0/20`."""
+    text = f"{socket.state} {socket.local}"
+    if socket.is_listener:
+        if socket.recv_q or socket.send_q:
+            text += f", accept queue {accept_queue(socket)}"
+    else:
+        text += f" -> {socket.remote}"
+        if socket.recv_q:
+            text += f", recv-q {socket.recv_q}"
+        if socket.send_q:
+            text += f", send-q {socket.send_q}"
+    if socket.timer:
+        text += f", {socket.timer.name} timer {max(0.0, socket.timer.expires - age):.1f} s left"
+    return text
+
+
+def accept_queue(socket: Socket) -> str:
+    """`2/1, full`: how many connections wait to be accepted, and how many may, of a listener. There
+    is room for one more than that (sk_acceptq_is_full())."""
+    full = ", full" if queue_is_full(socket) else ""
+    return f"{socket.recv_q}/{socket.send_q}{full}"
+
+
+def queue_is_full(socket: Socket) -> bool:
+    """Whether a listener's accept queue takes no more."""
+    return socket.recv_q > socket.send_q

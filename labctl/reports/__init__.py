@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from labctl.reports.recorded import RecordedRun
+    from labctl.judge.recorded import RecordedRun
 
 REPORTS: dict[str, str] = {
     "ladder": "labctl.reports.ladder_text:ladders",
@@ -26,7 +26,7 @@ REPORTS: dict[str, str] = {
 def write(name: str, runs: Sequence[RecordedRun], path: Path) -> None:
     """Writes the runs as a report of that name to a file; several as HTML, each to a page of its
     own beside it. Raises OSError."""
-    from labctl.reports.recorded import told_apart
+    from labctl.judge.recorded import told_apart
 
     runs = told_apart(runs)
     if name == "html" and len(runs) > 1:
@@ -46,7 +46,7 @@ def _write_pages(runs: Sequence[RecordedRun], path: Path) -> None:
 
 def render(name: str, runs: Sequence[RecordedRun]) -> str:
     """The runs as a report of that name."""
-    from labctl.reports.recorded import told_apart
+    from labctl.judge.recorded import told_apart
 
     module, _, function = REPORTS[name].partition(":")
     found: Callable[[Sequence[RecordedRun]], str] = getattr(

@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from labctl.check import Verdict
-from labctl.predicates.states import LEAST_TOLERANCE, TOLERANCE
-from labctl.reading import typed
-from labctl.reports.names import told_apart
-from labctl.reports.recorded import case_of
+from labctl.ground.names import told_apart
+from labctl.ground.reading import typed
+from labctl.judge.check import Verdict
+from labctl.judge.recorded import case_of
+from labctl.language.predicates.states import LEAST_TOLERANCE, TOLERANCE
 from labctl.reports.rungs import claim_words
 
 Kind = Literal["result", "claim", "duration", "counter", "sysctl"]

@@ -35,17 +35,7 @@ from labctl.reports.rungs import (
     state_words,
     step_words,
 )
-from labctl.reports.shapes import (
-    LINE,
-    Box,
-    Drawing,
-    Line,
-    Shape,
-    Words,
-    clear_lines,
-    measure,
-    wrap,
-)
+from labctl.reports.shapes import LINE, Box, Drawing, Line, Shape, Words, clear_lines, measure, wrap
 from labctl.reports.states import Ends
 
 TOP, BOTTOM = 44.0, 36.0

@@ -13,10 +13,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from labctl.check import Verdict
-from labctl.history import CallEvent, History, SocketsEvent, StateEvent
+from labctl.judge.check import Verdict
 from labctl.probes.segments import Segment
 from labctl.probes.sockets import SsParseError
+from labctl.record.events import CallEvent, SocketsEvent, StateEvent
+from labctl.record.history import History
 from labctl.reports.rungs import Bar, Judged, Left, Look, Row, Step
 from labctl.reports.states import Ends, ends, ends_of
 

@@ -12,11 +12,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
-from labctl.accounts import told
-from labctl.plain import plain_lines
+from labctl.ground.plain import plain_lines
+from labctl.judge.accounts import told
+from labctl.judge.recorded import RecordedRun
 from labctl.reports.comparison import Comparison
 from labctl.reports.drawing import SIGNS, STRIPED, draw
-from labctl.reports.recorded import RecordedRun
 from labctl.reports.rungs import behind, claim_words
 from labctl.reports.shapes import FONTS, Drawing, px
 

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
-from labctl.accounts import reasons, told
-from labctl.check import Verdict
-from labctl.plain import plain, plain_lines
-from labctl.reports.recorded import RecordedRun
+from labctl.ground.plain import plain, plain_lines
+from labctl.judge.accounts import reasons, told
+from labctl.judge.check import Verdict
+from labctl.judge.recorded import RecordedRun
 from labctl.reports.rungs import behind
 
 TAGS = {"fail": "failure", "unknown": "error", "error": "error", "skip": "skipped"}

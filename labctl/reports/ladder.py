@@ -14,22 +14,29 @@ from dataclasses import replace
 from itertools import pairwise
 from statistics import median
 
-from labctl import errnos
-from labctl.check import Verdict
-from labctl.explain import accept_queue, describe_socket, queue_is_full
-from labctl.history import (
+from labctl.ground import errnos
+from labctl.ground.plain import plain
+from labctl.judge.check import Verdict
+from labctl.probes.segments import Segment
+from labctl.probes.sockets import (
+    SsParseError,
+    State,
+    accept_queue,
+    describe_socket,
+    lab_sockets,
+    parse_ss,
+    queue_is_full,
+)
+from labctl.record.events import (
     CallEvent,
     Event,
-    History,
     OutputEvent,
     ProcessEvent,
     SocketsEvent,
     StepEvent,
     TroubleEvent,
 )
-from labctl.plain import plain
-from labctl.probes.segments import Segment
-from labctl.probes.sockets import SsParseError, State, lab_sockets, parse_ss
+from labctl.record.history import History
 from labctl.reports.drawn import Drawn, choose, cut, lines
 from labctl.reports.ladder_text import styled, text
 from labctl.reports.rungs import (

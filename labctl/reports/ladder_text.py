@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len, chop_cells, set_cell_size
 from rich.text import Text
 
-from labctl.accounts import told
-from labctl.output import ASCII
-from labctl.plain import plain
+from labctl.ground.output import ASCII
+from labctl.ground.plain import plain
+from labctl.judge.accounts import told
 from labctl.reports.rungs import (
     Arrow,
     Bar,
@@ -35,7 +35,7 @@ from labctl.reports.rungs import (
 )
 
 if TYPE_CHECKING:
-    from labctl.reports.recorded import RecordedRun
+    from labctl.judge.recorded import RecordedRun
 
 WIDTH = 110
 """Cells where nobody says how many there are."""

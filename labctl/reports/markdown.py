@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from labctl.accounts import told
-from labctl.plain import plain
+from labctl.ground.plain import plain
+from labctl.judge.accounts import told
+from labctl.judge.recorded import RecordedRun
 from labctl.reports.comparison import Comparison, Section
 from labctl.reports.mermaid import diagram
-from labctl.reports.recorded import RecordedRun
 from labctl.reports.rungs import behind
 from labctl.reports.step_summary import LIMIT, NOTE, Part, artifacts, fitted
 

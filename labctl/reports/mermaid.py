@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from labctl.plain import plain
-from labctl.reports.recorded import RecordedRun
+from labctl.ground.plain import plain
+from labctl.judge.recorded import RecordedRun
 from labctl.reports.rungs import (
     Arrow,
     Bar,

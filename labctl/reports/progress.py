@@ -7,17 +7,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from labctl.history import Event, History, StepEvent
-from labctl.invoked import command
-from labctl.output import tell
-from labctl.reports.names import told_apart
-from labctl.runner import RunResult, Watcher
-from labctl.scenario import Scenario
+from labctl.ground.invoked import command
+from labctl.ground.names import told_apart
+from labctl.ground.output import tell
+from labctl.language.scenario import Scenario
+from labctl.record.events import Event, StepEvent
+from labctl.record.history import History
+from labctl.run.runner import RunResult, Watcher
 
 if TYPE_CHECKING:
-    from labctl.jobs import Doing
-    from labctl.lab import Lab
+    from labctl.lab.lab import Lab
     from labctl.reports.terminal import LiveBoard, LiveProgress
+    from labctl.run.workers import Doing
 
 
 def progress(scenario: Scenario) -> PlainProgress | LiveProgress:

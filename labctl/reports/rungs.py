@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from labctl.accounts import Account, told
-from labctl.check import Verdict
-from labctl.plain import plain
+from labctl.ground.plain import plain
+from labctl.judge.accounts import Account, told
+from labctl.judge.check import Verdict
 from labctl.reports.states import Ends
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup, escape
 
-from labctl.plain import plain_lines
+from labctl.ground.plain import plain_lines
 
 LINE = 14.0
 """From one line of a text to the next."""

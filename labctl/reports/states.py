@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from labctl.history import CallEvent, History, ProcessEvent, SocketsEvent, StateEvent
-from labctl.probes.lives import told
 from labctl.probes.segments import Segment
 from labctl.probes.sockets import Address, Socket, SsParseError, State
+from labctl.record.events import CallEvent, ProcessEvent, SocketsEvent, StateEvent
+from labctl.record.history import History
+from labctl.record.traced import told
 
 Ends = tuple[str, str]
 """The local and the remote end of a socket; a listener's remote one is empty."""

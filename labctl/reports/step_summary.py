@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from labctl.output import keep
+from labctl.ground.output import keep
 
 VARIABLE = "GITHUB_STEP_SUMMARY"
 LIMIT = 1 << 20

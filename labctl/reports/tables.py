@@ -13,10 +13,10 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from labctl.plain import plain_lines
+from labctl.ground.plain import plain_lines
 
 if TYPE_CHECKING:
-    from labctl.doctor import Check
+    from labctl.run.doctor import Check
 
 PIPE_WIDTH = 110
 

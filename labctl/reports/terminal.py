@@ -15,26 +15,26 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from labctl.accounts import told
-from labctl.check import Verdict
-from labctl.explain import describe_socket
-from labctl.history import Event, History, SocketsEvent, StepEvent
-from labctl.invoked import command
-from labctl.plain import plain
-from labctl.probes.sockets import Socket
+from labctl.ground.invoked import command
+from labctl.ground.names import told_apart
+from labctl.ground.plain import plain
+from labctl.judge.accounts import told
+from labctl.judge.check import Verdict
+from labctl.language.scenario import Scenario
+from labctl.probes.sockets import Socket, describe_socket
+from labctl.record.events import Event, SocketsEvent, StepEvent
+from labctl.record.history import History
 from labctl.reports import tables
 from labctl.reports.ladder_text import STYLES, ladders, styled_ladders
-from labctl.reports.names import told_apart
 from labctl.reports.rungs import behind, claim_words
 from labctl.reports.tables import words as _text
-from labctl.runner import WAS_INTERRUPTED, RunResult
-from labctl.scenario import Scenario
+from labctl.run.runner import WAS_INTERRUPTED, RunResult
 
 if TYPE_CHECKING:
-    from labctl.jobs import Doing
-    from labctl.lab import Lab
+    from labctl.judge.recorded import RecordedRun
+    from labctl.lab.lab import Lab
     from labctl.reports.comparison import Comparison
-    from labctl.reports.recorded import RecordedRun
+    from labctl.run.workers import Doing
 
 SYMBOLS = {"pass": "✓", "fail": "✗", "unknown": "?", "skip": "-", "error": "!"}
 OUTCOMES: dict[str | None, str] = {"done": "✓", "held": "✓", "skipped": "-"}

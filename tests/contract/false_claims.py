@@ -6,12 +6,12 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
-from labctl.document import Document
-from labctl.history import History
-from labctl.resources import catalogue, scenarios
-from labctl.scenario import Scenario, load_document
-from labctl.steps import DEFAULT_WITHIN, Step
-from labctl.values import Within
+from labctl.ground.resources import catalogue, scenarios
+from labctl.language.document import Document
+from labctl.language.scenario import Scenario, load_document
+from labctl.language.steps import DEFAULT_WITHIN, Step
+from labctl.language.values import Within
+from labctl.record.history import History
 
 SHORT = Within(0.0, 1.5)
 """How long a false claim is waited for: it never holds."""

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from labctl import reports
-from labctl.document import Document
-from labctl.reports import recorded
-from labctl.scenario import load_document
+from labctl.judge import recorded
+from labctl.language.document import Document
+from labctl.language.scenario import load_document
 from tests.contract.test_lessons import BACKENDS, report, run
 
 TEXT = """\

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import pytest
 
-from labctl import debian
+from labctl.backends import debian
+from labctl.backends.lease import alone
 from labctl.errors import LabError
-from labctl.kernels import assembled
-from labctl.lease import alone
+from labctl.run.guests import assembled
 
 pytestmark = [
     pytest.mark.netns, pytest.mark.slow, pytest.mark.ci, pytest.mark.xdist_group("bare roots"),

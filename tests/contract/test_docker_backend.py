@@ -17,17 +17,18 @@ import docker
 import pytest
 from docker.models.containers import Container
 
-from labctl import engine, images
 from labctl.backends import BackendOptions
-from labctl.backends.docker import DockerBackend
-from labctl.backends.sweep import sweep
+from labctl.backends.docker import engine, images
+from labctl.backends.docker.backend import DockerBackend
+from labctl.backends.docker.sweep import sweep
 from labctl.errors import LabError
-from labctl.history import ExecEvent, History, OutputEvent, ProcessEvent
-from labctl.lab import Lab
-from labctl.resources import scenarios
-from labctl.runner import Silent
-from labctl.scenario import load
-from labctl.workflow import DEFAULT_OS, run_case
+from labctl.ground.resources import scenarios
+from labctl.lab.lab import Lab
+from labctl.language.scenario import load
+from labctl.record.events import ExecEvent, OutputEvent, ProcessEvent
+from labctl.record.history import History
+from labctl.run.runner import Silent
+from labctl.run.workflow import DEFAULT_OS, run_case
 
 pytestmark = pytest.mark.docker
 

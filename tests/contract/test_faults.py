@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl.history import (
+from labctl.record.events import (
     AddressEvent,
     CallEvent,
     LossEvent,
@@ -14,8 +14,8 @@ from labctl.history import (
     TallyEvent,
     TroubleEvent,
 )
-from labctl.runner import RunResult
-from labctl.workflow import run_case
+from labctl.run.runner import RunResult
+from labctl.run.workflow import run_case
 from tests.fake import Silent, scenario
 
 BACKENDS = [

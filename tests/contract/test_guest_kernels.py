@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from labctl import kernels
 from labctl.errors import LabError
-from labctl.history import ExecEvent, read_events
-from labctl.kernels import qemu, root, runs
-from labctl.workflow import DEFAULT_OS
+from labctl.record.events import ExecEvent, read_events
+from labctl.run import guests
+from labctl.run.guests import qemu, root, runs
+from labctl.run.workflow import DEFAULT_OS
 from tests.contract.false_claims import OF_HOURS, FalseClaim
 
 pytestmark = [
@@ -52,7 +52,7 @@ def fetch(kernel: str) -> str:
     try:
         qemu.version()
         root.ensure("bookworm", print)
-        return kernels.find(kernel, print).version
+        return guests.find(kernel, print).version
     except LabError as exc:
         pytest.skip(str(exc))
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from labctl.backends.docker import build_images
-from labctl.history import History
-from labctl.resources import catalogue, scenarios
-from labctl.runner import RunResult, Silent
-from labctl.scenario import Scenario, load
-from labctl.workflow import DEFAULT_OS, run_case
+from labctl.backends.docker.backend import build_images
+from labctl.ground.resources import catalogue, scenarios
+from labctl.language.scenario import Scenario, load
+from labctl.record.history import History
+from labctl.run.runner import RunResult, Silent
+from labctl.run.workflow import DEFAULT_OS, run_case
 from tests import tshark
 from tests.contract.false_claims import OF_HOURS, OF_SERVERS, OF_THE_CATALOGUE, FalseClaim, whats
 

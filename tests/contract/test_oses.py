@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from labctl.backends.docker import build_images
+from labctl.backends.docker.backend import build_images
 from labctl.errors import Unavailable
-from labctl.resources import catalogue, scenarios
-from labctl.runner import Silent
-from labctl.scenario import load
-from labctl.workflow import run_case
+from labctl.ground.resources import catalogue, scenarios
+from labctl.language.scenario import load
+from labctl.run.runner import Silent
+from labctl.run.workflow import run_case
 from tests.contract.test_lessons import report
 
 pytestmark = pytest.mark.docker

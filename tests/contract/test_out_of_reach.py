@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from labctl.document import Document
-from labctl.scenario import load_document
-from labctl.values import RIGHTS
+from labctl.backends import RIGHTS
+from labctl.language.document import Document
+from labctl.language.scenario import load_document
 from tests.contract.test_lessons import BACKENDS, report, run
 
 # Tries every way to a descriptor, or to the memory, of another process: by /proc, pidfd_getfd(2),

@@ -11,12 +11,12 @@ from pathlib import Path
 import docker
 import pytest
 
-from labctl import images
-from labctl.document import Document
-from labctl.resources import scenarios
-from labctl.runner import RunResult
-from labctl.scenario import Scenario, load, load_document
-from labctl.workflow import DEFAULT_OS
+from labctl.backends.docker import images
+from labctl.ground.resources import scenarios
+from labctl.language.document import Document
+from labctl.language.scenario import Scenario, load, load_document
+from labctl.run.runner import RunResult
+from labctl.run.workflow import DEFAULT_OS
 from tests.contract.test_lessons import report, run
 
 pytestmark = pytest.mark.docker

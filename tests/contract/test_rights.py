@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from labctl.document import Document
-from labctl.scenario import load_document
+from labctl.language.document import Document
+from labctl.language.scenario import load_document
 from tests.contract.test_lessons import BACKENDS, report, run
 
 TEXT = """\

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from labctl.document import Document
-from labctl.scenario import load_document
-from labctl.sysctls import OF_THE_MACHINE
+from labctl.backends.sysctls import OF_THE_MACHINE
+from labctl.language.document import Document
+from labctl.language.scenario import load_document
 from tests.contract.test_lessons import BACKENDS, run
 
 TEXT = """\

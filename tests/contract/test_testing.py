@@ -19,11 +19,11 @@ import pytest
 
 import labctl
 from labctl.errors import ScenarioError, UsageError
-from labctl.history import ExecEvent, StepEvent
-from labctl.invoked import command
+from labctl.ground.invoked import command
+from labctl.judge.rejudge import judge
+from labctl.language.scenario import load
 from labctl.probes.sockets import State
-from labctl.rejudge import judge
-from labctl.scenario import load
+from labctl.record.events import ExecEvent, StepEvent
 from tests.contract.test_nothing_left import DEADLINE, Bench, eventually
 from tests.unit.test_docs import ROOT, blocks
 

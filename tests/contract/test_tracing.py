@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from labctl.history import History, StateEvent
-from labctl.probes.transitions import timelines
-from labctl.runner import RunResult, Silent
-from labctl.scenario import load
-from labctl.workflow import run_case
+from labctl.language.scenario import load
+from labctl.record.events import StateEvent
+from labctl.record.history import History
+from labctl.record.timelines import timelines
+from labctl.run.runner import RunResult, Silent
+from labctl.run.workflow import run_case
 
 BACKENDS = [
     pytest.param(

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from labctl.judge import recorded
 from labctl.probes.segments import FILE_HEADER
-from labctl.reports import recorded
 from tests import tshark
 
 RUN = Path(__file__).parents[1] / "unit" / "data" / "run"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from labctl.document import Document
-from labctl.history import CallEvent, ProcessEvent
-from labctl.scenario import load_document
+from labctl.language.document import Document
+from labctl.language.scenario import load_document
+from labctl.record.events import CallEvent, ProcessEvent
 from tests.contract.test_lessons import BACKENDS, report, run
 
 HEAD = """\

@@ -7,21 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from labctl.accounts import Account, accounts, told
-from labctl.history import (
+from labctl.ground.reading import typed
+from labctl.judge import recorded
+from labctl.judge.accounts import Account, accounts, told
+from labctl.language.scenario import Scenario
+from labctl.record.events import (
     CallEvent,
     Event,
-    History,
     LabEvent,
     OutputEvent,
     ProcessEvent,
     SocketsEvent,
     StepEvent,
 )
-from labctl.reading import typed
-from labctl.reports import recorded
-from labctl.runner import RunResult
-from labctl.scenario import Scenario
+from labctl.record.history import History
+from labctl.run.runner import RunResult
 from tests.fake import HEADER, FakeBackend, play, scenario, tcp
 from tests.played import LISTEN, Play
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from labctl.arguments import find
+from labctl.cli.arguments import find
 from labctl.errors import UsageError
-from labctl.resources import catalogue
+from labctl.ground.resources import catalogue
 
 
 def test_find(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from labctl.cli import main
+from labctl.cli.commands import main
 from tests.golden import agrees
 
 BAD = Path(__file__).parent / "data" / "bad"

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from labctl.document import MAX_BYTES, Document
 from labctl.errors import MOST_MISTAKES, ScenarioError, UsageError
-from labctl.params import MAX_VARIANTS
-from labctl.scenario import MAX_WORK, Scenario, load_document
-from labctl.values import MOST_CHOICES
+from labctl.language.document import MAX_BYTES, Document
+from labctl.language.params import MAX_VARIANTS
+from labctl.language.scenario import MAX_WORK, Scenario, load_document
+from labctl.language.values import MOST_CHOICES
 
 HOSTS = "hosts: {server: {}, client: {}}\n"
 

@@ -22,9 +22,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from labctl import signals
-from labctl.calls import CallError, parse_calls, peer
-from labctl.resources import PACKAGE, images
+from labctl.ground import signals
+from labctl.ground.resources import PACKAGE, images
+from labctl.language.calls import CallError, parse_calls, peer
 
 PEER = images() / "peer" / "peer.py"
 DEADLINE = 10.0

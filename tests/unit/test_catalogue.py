@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from labctl.catalogue import BESIDES, entries
 from labctl.errors import ScenarioError
-from labctl.resources import catalogue, scenarios
-from labctl.scenario import load
+from labctl.ground.resources import catalogue, scenarios
+from labctl.language.catalogue import BESIDES, entries
+from labctl.language.scenario import load
 
 ODD = """\
 title: "  A title  "
@@ -63,7 +63,7 @@ def test_it_builds_no_model() -> None:
     """That takes most of a second, and what is listed once is listed again and again."""
     code = """
 import sys
-from labctl.cli import main
+from labctl.cli.commands import main
 try:
     main(["list"])
 except SystemExit as end:
@@ -72,5 +72,5 @@ print(*sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     modules = set(done.stdout.splitlines()[-1].split())
-    assert "labctl.catalogue" in modules
-    assert not modules & {"pydantic", "labctl.scenario", "docker", "dpkt"}
+    assert "labctl.language.catalogue" in modules
+    assert not modules & {"pydantic", "labctl.language.scenario", "docker", "dpkt"}

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from labctl import chosen
+from labctl.cli import chosen
 from labctl.errors import UsageError
-from labctl.store import default_folder
+from labctl.ground.resources import default_folder
 
 Record = Callable[..., Path]
 

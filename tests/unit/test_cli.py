@@ -18,19 +18,21 @@ from xml.etree import ElementTree
 import click
 import pytest
 
-from labctl import __version__, invoked
-from labctl.cli import EXIT, main
-from labctl.cli import _also as also
-from labctl.document import Document
-from labctl.history import TroubleEvent
-from labctl.params import Given
-from labctl.reports import junit, recorded
+from labctl import __version__
+from labctl.cli.commands import EXIT, main
+from labctl.cli.commands import _also as also
+from labctl.ground import invoked
+from labctl.ground.resources import catalogue, scenarios
+from labctl.judge import recorded
+from labctl.language.document import Document
+from labctl.language.params import Given
+from labctl.language.scenario import load, load_document
+from labctl.language.schema import schema
+from labctl.record.events import TroubleEvent
+from labctl.reports import junit
 from labctl.reports.tables import console
 from labctl.reports.terminal import print_runs
-from labctl.resources import catalogue, scenarios
-from labctl.runner import RunResult, document
-from labctl.scenario import load, load_document
-from labctl.schema import schema
+from labctl.run.runner import RunResult, document
 from tests.fake import FakeBackend, play, tcp
 from tests.golden import HERE as GOLDEN
 from tests.golden import agrees
@@ -119,7 +121,7 @@ def test_help_is_quick() -> None:
     """It imports none of what only a run needs."""
     script = """
 import sys
-from labctl.cli import main
+from labctl.cli.commands import main
 try:
     main(["--help"])
 except SystemExit as end:
@@ -130,10 +132,10 @@ print(*sys.modules)
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     modules = set(done.stdout.splitlines()[-1].split())
-    assert "labctl.cli" in modules
+    assert "labctl.cli.commands" in modules
     assert not modules & {
         *("pydantic", "rich", "docker", "yaml", "requests", "dpkt", "jinja2"),
-        "labctl.scenario",
+        "labctl.language.scenario",
     }
 
 

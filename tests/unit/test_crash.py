@@ -12,15 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from labctl import cli, crash
-from labctl.crash import netted, sentence
-from labctl.dispatch import one_by_one
-from labctl.document import Document
+from labctl.cli import commands
 from labctl.errors import LabError, UsageError
-from labctl.limits import ROOM
-from labctl.reports.recorded import reloaded
-from labctl.runner import RunResult, unperformed
-from labctl.scenario import Scenario, load_document
+from labctl.ground import crash
+from labctl.ground.crash import netted, sentence
+from labctl.ground.limits import ROOM
+from labctl.judge.recorded import reloaded
+from labctl.language.document import Document
+from labctl.language.scenario import Scenario, load_document
+from labctl.run.dispatch import one_by_one
+from labctl.run.runner import RunResult, unperformed
 from tests.fake import FakeBackend, play
 from tests.played import lesson
 
@@ -74,9 +75,9 @@ def test_a_command_ends_in_a_sentence(
     def fails(*_: object) -> None:
         raise LookupError("a mistake")
 
-    monkeypatch.setattr("labctl.schema.schema", fails)
+    monkeypatch.setattr("labctl.language.schema.schema", fails)
     with pytest.raises(SystemExit) as ended:
-        cli.main(["schema"])
+        commands.main(["schema"])
     (kept,) = state.iterdir()
     assert ended.value.code == 4
     said = "labctl: a fault of labctl itself: LookupError: a mistake; please report it, with"
@@ -152,8 +153,8 @@ def test_a_mistake_of_ours_is_an_error_of_its_case(
 
     monkeypatch.setattr(
         *{
-            "judging": ("labctl.runner.check", fails),
-            "steps": ("labctl.steps.Start.act", fails),
+            "judging": ("labctl.run.runner.check", fails),
+            "steps": ("labctl.language.steps.Start.act", fails),
         }[kind]
     )
     found = play(case(), FakeBackend(), tmp_path)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl import debian
+from labctl.backends import debian
 from labctl.errors import Unavailable
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mmdebstrap is Linux's")

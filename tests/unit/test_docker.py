@@ -13,9 +13,10 @@ import pytest
 import requests
 from docker.errors import APIError
 
-from labctl.backends import BackendOptions, ProcessSpec, sweep
-from labctl.backends.attach import ForeignChannel, HolderChannel
-from labctl.backends.docker import DockerBackend
+from labctl.backends import BackendOptions, ProcessSpec
+from labctl.backends.docker import sweep
+from labctl.backends.docker.attach import ForeignChannel, HolderChannel
+from labctl.backends.docker.backend import DockerBackend
 from labctl.errors import LabError
 
 DEADLINE = 30.0

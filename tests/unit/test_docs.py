@@ -16,16 +16,18 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from labctl import cli, predicates, scenario, steps
 from labctl.backends import CAPABILITIES
-from labctl.calls import parse_calls, peer
-from labctl.check import Verdict
-from labctl.document import Document
+from labctl.cli import commands as cli
 from labctl.errors import LabctlError
-from labctl.history import KINDS, History
+from labctl.judge.check import Verdict
+from labctl.language import predicates, scenario, steps
+from labctl.language.calls import parse_calls, peer
+from labctl.language.document import Document
+from labctl.language.steps import faults
 from labctl.probes.sockets import State
-from labctl.runner import RunResult
-from labctl.steps import faults
+from labctl.record.events import KINDS
+from labctl.record.history import History
+from labctl.run.runner import RunResult
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]

@@ -9,8 +9,8 @@ from pathlib import Path
 import docker  # before another platform is played, whose own modules it would look for
 import pytest
 
-from labctl.backends import netns
-from labctl.doctor import MACOS_SOCKETS, Check, examine
+from labctl.backends.netns import backend as netns
+from labctl.run.doctor import MACOS_SOCKETS, Check, examine
 
 
 @pytest.fixture

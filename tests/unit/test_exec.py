@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from labctl.check import Verdict, check
 from labctl.errors import ScenarioError
-from labctl.history import ExecEvent
-from labctl.runner import RunResult
+from labctl.judge.check import Verdict, check
+from labctl.record.events import ExecEvent
+from labctl.run.runner import RunResult
 from tests.fake import FakeBackend, play, scenario
 
 SCENARIO = """\

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl.kernels import qemu, root, runs
+from labctl.run.guests import qemu, root, runs
 from tests.unit.test_kernels import bzimage
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="guests need Linux's setpriv")
@@ -279,7 +279,7 @@ def test_a_root_that_is_interrupted_cleans_up_first(tmp_path: Path) -> None:
     program.write_text(MAKER)
     program.chmod(0o755)
     code = (
-        "from pathlib import Path; from labctl.kernels import root, suite_of; p = Path(); "
+        "from pathlib import Path; from labctl.run.guests import root, suite_of; p = Path(); "
         "root._bootstrap(suite_of('sid'), (), '3.13', p, p / 'it', root.rooted, print)"
     )
     with subprocess.Popen(

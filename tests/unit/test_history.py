@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labctl.errors import UsageError
-from labctl.history import (
+from labctl.probes.sockets import State
+from labctl.record.events import (
     KINDS,
     CallEvent,
     Event,
     ExecEvent,
-    History,
     LabEvent,
     OutputEvent,
     ProcessEvent,
@@ -28,7 +28,7 @@ from labctl.history import (
     StepEvent,
     read_events,
 )
-from labctl.probes.sockets import State
+from labctl.record.history import History
 from tests.fake import HEADER, tcp
 
 TIMES = st.floats(-10, 1e6).map(lambda t: round(t, 6))

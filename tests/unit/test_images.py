@@ -15,8 +15,9 @@ import pytest
 import requests
 from docker.errors import ImageNotFound
 
-from labctl import images, resources
+from labctl.backends.docker import images
 from labctl.errors import LabError, Unavailable
+from labctl.ground import resources
 
 if TYPE_CHECKING:
     from docker.api.client import APIClient

@@ -16,10 +16,10 @@ from pathlib import Path
 import click
 import pytest
 
-from labctl import invoked
-from labctl.arguments import find
-from labctl.cli import main
-from labctl.resources import scenarios
+from labctl.cli.arguments import find
+from labctl.cli.commands import main
+from labctl.ground import invoked
+from labctl.ground.resources import scenarios
 from tests.unit.test_cli import commands
 
 PATIENCE = 60.0

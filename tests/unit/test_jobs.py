@@ -13,11 +13,11 @@ import pytest
 
 from labctl.backends import Progress
 from labctl.errors import LabError, UsageError
-from labctl.jobs import A_CORE, CHEAP, MOST, Doing, Pace, pace, run_all
-from labctl.runner import Interrupted, RunResult, Session, Watcher, document
-from labctl.scenario import Scenario
-from labctl.store import RunFolder, new_folder
-from labctl.workflow import interruptible
+from labctl.language.scenario import Scenario
+from labctl.record.store import RunFolder, new_folder
+from labctl.run.runner import Interrupted, RunResult, Session, Watcher, document
+from labctl.run.workers import A_CORE, CHEAP, MOST, Doing, Pace, pace, run_all
+from labctl.run.workflow import interruptible
 from tests.fake import FakeBackend, scenario
 
 DEADLINE = 20.0

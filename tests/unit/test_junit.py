@@ -11,10 +11,11 @@ from xml.etree.ElementTree import Element
 
 import pytest
 
-from labctl.check import Verdict
-from labctl.document import Document
-from labctl.reports import junit, recorded
-from labctl.scenario import load_document
+from labctl.judge import recorded
+from labctl.judge.check import Verdict
+from labctl.language.document import Document
+from labctl.language.scenario import load_document
+from labctl.reports import junit
 from tests.fake import FakeBackend, play
 from tests.reported import RUN, full, recorded_run
 from tests.unit.test_pages import nasty

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from labctl import kernels
-from labctl.document import Document
 from labctl.errors import LabError, Unavailable, UsageError
-from labctl.history import Event, read_events
-from labctl.kernels import Known, apt, qemu, root, runs
-from labctl.kernels.guest import WARM_UP, Guest, Port, Teller
-from labctl.runner import Performance, Silent
-from labctl.scenario import load_document
+from labctl.language.document import Document
+from labctl.language.scenario import load_document
+from labctl.record.events import Event, read_events
+from labctl.run import guests as kernels
+from labctl.run.guests import Known, apt, qemu, root, runs
+from labctl.run.guests.guest import WARM_UP, Guest, Port, Teller
+from labctl.run.runner import Performance, Silent
 from tests.fake import FakeBackend, scenario, tcp
 
 BOOKWORM = """\

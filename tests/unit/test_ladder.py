@@ -6,27 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from labctl.check import Verdict
-from labctl.history import (
-    CountersEvent,
-    ProcessEvent,
-    SocketsEvent,
-    StateEvent,
-    TroubleEvent,
-)
-from labctl.reports import ladder, recorded
-from labctl.reports.rungs import (
-    Arrow,
-    Bar,
-    Call,
-    Gap,
-    Judged,
-    Ladder,
-    Look,
-    Note,
-    Return,
-    Step,
-)
+from labctl.judge import recorded
+from labctl.judge.check import Verdict
+from labctl.record.events import CountersEvent, ProcessEvent, SocketsEvent, StateEvent, TroubleEvent
+from labctl.reports import ladder
+from labctl.reports.rungs import Arrow, Bar, Call, Gap, Judged, Ladder, Look, Note, Return, Step
 from tests.fake import tcp
 from tests.reported import (
     ADDRESSES,

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
-from labctl.check import Verdict
-from labctl.reports import ladder, recorded
+from labctl.judge import recorded
+from labctl.judge.check import Verdict
+from labctl.reports import ladder
 from labctl.reports.ladder_text import HOP, STATE_STYLES, ladders, styled_ladders, wrap
 from tests.reported import ADDRESSES, RUN, full, inward, recorded_run, rows
 

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from labctl import workflow
+from labctl.backends.lease import Lease, alive, alone, folder, leases
 from labctl.errors import LabError, UsageError
-from labctl.lease import Lease, alive, alone, folder, leases
+from labctl.run import workflow
 
 HOLDER = """\
 import sys

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from labctl import limits
 from labctl.backends.halted import children, halted
-from labctl.limits import explained, limit_of, origin
+from labctl.ground import limits
+from labctl.ground.limits import explained, limit_of, origin
 from tests.fake import FakeBackend
 from tests.played import Play
 

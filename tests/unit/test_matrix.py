@@ -15,24 +15,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from labctl.check import Verdict
+from labctl.cli.matrix import matrix
 from labctl.errors import LabError, Unavailable, UsageError
-from labctl.explain import COUNTED
-from labctl.history import ExecEvent
-from labctl.matrix import LOOK, SYSCTLS, Matrix, Place, github, places
-from labctl.matrix_command import matrix
+from labctl.judge.check import Verdict
+from labctl.judge.explain import COUNTED
+from labctl.record.events import ExecEvent
+from labctl.record.store import RunFolder
 from labctl.reports import html, markdown
-from labctl.reports.comparison import (
-    ABSENT,
-    NEVER_RUN,
-    NOT_RUN,
-    Comparison,
-    Row,
-    Seen,
-    compare,
-)
+from labctl.reports.comparison import ABSENT, NEVER_RUN, NOT_RUN, Comparison, Row, Seen, compare
 from labctl.reports.terminal import print_comparison
-from labctl.store import RunFolder
+from labctl.run.matrix import LOOK, SYSCTLS, Matrix, Place, github, places
 from tests.fake import FakeBackend, play, scenario
 from tests.golden import HERE as GOLDEN
 from tests.golden import agrees

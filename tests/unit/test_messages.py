@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labctl import messages
 from labctl.backends import Message
-from labctl.backends.netns import SocketChannel
-from labctl.messages import NoMessage
+from labctl.backends.netns.backend import SocketChannel
+from labctl.backends.wire import NoMessage
+from labctl.lab import messages
 from tests.fake import FakeBackend, play
 
 LESSON = """\

@@ -12,22 +12,15 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from labctl.check import held_at
-from labctl.history import (
-    Event,
-    History,
-    LabEvent,
-    LossEvent,
-    SocketsEvent,
-    StateEvent,
-    StepEvent,
-)
-from labctl.predicates import Predicate
-from labctl.predicates.segments import SegmentsPattern
-from labctl.predicates.states import Lasted, Path
+from labctl.judge.check import held_at
+from labctl.language.predicates import Predicate
+from labctl.language.predicates.segments import SegmentsPattern
+from labctl.language.predicates.states import Lasted, Path
+from labctl.language.values import Comparison
 from labctl.probes.segments import FLIGHT, Captures, Observation
 from labctl.probes.sockets import State
-from labctl.values import Comparison
+from labctl.record.events import Event, LabEvent, LossEvent, SocketsEvent, StateEvent, StepEvent
+from labctl.record.history import History
 from tests.fake import HEADER, tcp
 from tests.unit.test_segments import EPOCH, NAMES, record
 

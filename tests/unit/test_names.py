@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labctl import reports
-from labctl.reports import recorded
-from labctl.reports.names import told_apart
+from labctl.ground.names import told_apart
+from labctl.judge import recorded
 from labctl.reports.progress import PlainBoard
-from labctl.runner import RunResult
+from labctl.run.runner import RunResult
 from tests.fake import FakeBackend, play, scenario
 from tests.reported import RUN
 

@@ -17,13 +17,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labctl import dispatch, reports
-from labctl.cli import main
-from labctl.reports import markdown, recorded, step_summary
+from labctl import reports
+from labctl.cli.commands import main
+from labctl.judge import recorded
+from labctl.language.scenario import load
+from labctl.reports import markdown, step_summary
 from labctl.reports.comparison import Comparison, Row
 from labctl.reports.step_summary import LIMIT, Part, fitted
-from labctl.runner import Interrupted, RunResult
-from labctl.scenario import load
+from labctl.run import dispatch
+from labctl.run.runner import Interrupted, RunResult
 from tests.fake import FakeBackend, play
 from tests.reported import NASTY, RUN
 
@@ -299,7 +301,7 @@ def test_what_is_fitted_fits(versions: list[list[tuple[int, str]]], room: int) -
 def test_signs_have_a_stand_in_of_their_width() -> None:
     from rich.cells import cell_len
 
-    from labctl.output import ASCII
+    from labctl.ground.output import ASCII
 
     for sign, plain in ASCII.items():
         assert cell_len(sign) == cell_len(plain) == 1

@@ -15,20 +15,16 @@ from xml.etree import ElementTree
 import pytest
 
 from labctl import reports
-from labctl.check import Verdict
-from labctl.history import (
-    CallEvent,
-    Event,
-    History,
-    OutputEvent,
-    ProcessEvent,
-)
+from labctl.judge import recorded
+from labctl.judge.check import Verdict
+from labctl.judge.recorded import RecordedRun
 from labctl.probes.segments import Segment
 from labctl.probes.sockets import State
-from labctl.reports import html, junit, ladder, markdown, mermaid, recorded
+from labctl.record.events import CallEvent, Event, OutputEvent, ProcessEvent
+from labctl.record.history import History
+from labctl.reports import html, junit, ladder, markdown, mermaid
 from labctl.reports.drawing import STRIPED, draw
 from labctl.reports.drawn import CONNECTIONS, LOOK_LINES, ROWS
-from labctl.reports.recorded import RecordedRun
 from labctl.reports.rungs import Gap, Left, Step
 from labctl.reports.shapes import BAND, BANDS, FONTS, LINE, Box, Line, Words, measure, wrap
 from tests.fake import tcp

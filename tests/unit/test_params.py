@@ -14,13 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import labctl
-from labctl import rejudge
-from labctl.document import Document
 from labctl.errors import ScenarioError
-from labctl.matrix import Matrix, Place
-from labctl.reports import recorded
-from labctl.scenario import Scenario, load_document
-from labctl.written import same, words
+from labctl.ground.written import same, words
+from labctl.judge import recorded, rejudge
+from labctl.language.document import Document
+from labctl.language.scenario import Scenario, load_document
+from labctl.run.matrix import Matrix, Place
 from tests.fake import FakeBackend, play
 from tests.unit.test_testing import HOSTS as LAB_HOSTS
 

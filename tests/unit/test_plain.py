@@ -10,20 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.text import Text
 
-from labctl.doctor import Check
-from labctl.document import Document
 from labctl.errors import UsageError
-from labctl.history import History
-from labctl.output import tell
-from labctl.plain import plain, plain_lines
-from labctl.reports import REPORTS, recorded, render, terminal
+from labctl.ground.output import tell
+from labctl.ground.plain import plain, plain_lines
+from labctl.judge import recorded
+from labctl.language.document import Document
+from labctl.language.scenario import load_document
+from labctl.record.history import History
+from labctl.reports import REPORTS, render, terminal
 from labctl.reports.comparison import Seen, compare
 from labctl.reports.html import comparison as compared_page
 from labctl.reports.markdown import comparison as compared_text
 from labctl.reports.progress import PlainBoard, PlainProgress
 from labctl.reports.tables import PIPE_WIDTH, console, print_checks, print_table
-from labctl.runner import RunResult, document
-from labctl.scenario import load_document
+from labctl.run.doctor import Check
+from labctl.run.runner import RunResult, document
 from labctl.testing import told
 from tests.fake import FakeBackend, play, tcp
 

@@ -11,24 +11,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labctl import errnos
-from labctl.calls import peer
-from labctl.endpoints import parse_endpoint
 from labctl.errors import ScenarioError
-from labctl.history import (
+from labctl.ground import errnos
+from labctl.language.calls import peer
+from labctl.language.endpoints import parse_endpoint
+from labctl.language.predicates import Finding, Predicate, summary
+from labctl.probes.sockets import Address, State, parse_ss
+from labctl.record.events import (
     AddressEvent,
     CallEvent,
     CountersEvent,
     Event,
-    History,
     LabEvent,
     OutputEvent,
     ProcessEvent,
     SocketsEvent,
     TroubleEvent,
 )
-from labctl.predicates import Finding, Predicate, summary
-from labctl.probes.sockets import Address, State, parse_ss
+from labctl.record.history import History
 from tests.fake import HEADER, scenario, tcp
 
 LISTEN = tcp("LISTEN", ":8000", recv_q=2, send_q=20)

@@ -13,8 +13,8 @@ import pytest
 
 from labctl import reports
 from labctl.errors import UsageError
-from labctl.history import StateEvent, read_events
-from labctl.reports import recorded
+from labctl.judge import recorded
+from labctl.record.events import StateEvent, read_events
 from tests import fuzz
 from tests.reported import RUN, full
 

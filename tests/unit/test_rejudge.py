@@ -15,10 +15,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labctl.check import Verdict, overall
-from labctl.rejudge import _matched, judge
-from labctl.runner import RunResult, Session, Silent
-from labctl.store import RunFolder, new_folder
+from labctl.judge.check import Verdict, overall
+from labctl.judge.rejudge import _matched, judge
+from labctl.record.store import RunFolder, new_folder
+from labctl.run.runner import RunResult, Session, Silent
 from tests.fake import FakeBackend, play, scenario, tcp
 from tests.reported import RUN
 

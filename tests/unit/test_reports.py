@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from labctl.check import Verdict
 from labctl.errors import UsageError
-from labctl.history import History, read_events
-from labctl.reports import html, ladder, markdown, mermaid, recorded
+from labctl.judge import recorded
+from labctl.judge.check import Verdict
+from labctl.record.events import read_events
+from labctl.record.history import History
+from labctl.reports import html, ladder, markdown, mermaid
 from labctl.reports.terminal import LiveProgress
 from tests.fake import scenario
 from tests.played import lesson

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from labctl import resources
-from labctl.kernels import initramfs, root
+from labctl.ground import resources
+from labctl.run.guests import initramfs, root
 
 # --- The initramfs --------------------------------------------------------------------------------
 
@@ -75,7 +75,7 @@ def test_the_archive_is_one_that_cpio_reads(tmp_path: Path) -> None:
 
 def test_the_guests_program_is_in_it() -> None:
     names = set(initramfs.sources())
-    assert {"labctl/kernels/guest.py", "labctl/steps/faults.py"} <= names
+    assert {"labctl/run/guests/guest.py", "labctl/language/steps/faults.py"} <= names
     assert {f"images/host/{part}.py" for part in ("agent", "faults", "tracer")} <= names
     assert {f"images/peer/{part}.py" for part in ("calls", "peer")} <= names
     assert not [name for name in names if "__pycache__" in name]
@@ -136,7 +136,7 @@ def test_an_initramfs_has_a_roots_parts_in_their_order(tmp_path: Path) -> None:
     initramfs.build(tmp_path / "initramfs", parts, tmp_path / "modules")
     content = (tmp_path / "initramfs").read_bytes()
     assert content.startswith(b"root" * 4 + b"python" * 4 + b"070701")
-    assert b"labctl/kernels/guest.py" in content
+    assert b"labctl/run/guests/guest.py" in content
 
 
 # --- The root -------------------------------------------------------------------------------------
@@ -180,7 +180,7 @@ def test_the_guest_has_the_versions_that_this_labctl_runs_with() -> None:
 
 def test_the_guests_program_imports_nothing_else() -> None:
     """Started as in a guest, without what a distribution adds to its Python (sitecustomize)."""
-    code = "import sys, labctl.kernels.guest; print(*{m.partition('.')[0] for m in sys.modules})"
+    code = "import sys, labctl.run.guests.guest; print(*{m.partition('.')[0] for m in sys.modules})"
     path = f"{resources.PACKAGE.parent}:{sysconfig.get_path('platlib')}"
     done = subprocess.run(
         [sys.executable, "-S", "-c", code], env={**os.environ, "PYTHONPATH": path},

@@ -9,23 +9,24 @@ from pathlib import Path
 
 import pytest
 
-from labctl.check import check, held_at, overall
 from labctl.errors import UsageError
-from labctl.explain import explain
-from labctl.history import (
+from labctl.ground.resources import default_folder
+from labctl.judge.check import check, held_at, overall
+from labctl.judge.explain import explain
+from labctl.judge.recorded import load
+from labctl.lab.lab import SETTLING, Lab
+from labctl.record.events import (
     CallEvent,
     CountersEvent,
     Event,
     ExecEvent,
-    History,
     ProcessEvent,
     SocketsEvent,
     StepEvent,
 )
-from labctl.lab import SETTLING, Lab
-from labctl.reports.recorded import load
-from labctl.runner import Silent, document
-from labctl.store import default_folder, new_folder
+from labctl.record.history import History
+from labctl.record.store import new_folder
+from labctl.run.runner import Silent, document
 from tests.fake import HEADER, FakeBackend, play, scenario, tcp
 from tests.played import (
     CLIENT,

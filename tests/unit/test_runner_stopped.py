@@ -9,10 +9,10 @@ from unittest import SkipTest
 import pytest
 
 from labctl.backends import Lack
-from labctl.check import NotPassed
-from labctl.history import StepEvent, TroubleEvent, read_events
-from labctl.runner import Session, Silent, outcome
-from labctl.store import RunFolder, new_folder
+from labctl.judge.check import NotPassed
+from labctl.record.events import StepEvent, TroubleEvent, read_events
+from labctl.record.store import RunFolder, new_folder
+from labctl.run.runner import Session, Silent, outcome
 from labctl.testing import NotKnown
 from tests.fake import FakeBackend, play, scenario
 from tests.played import LISTEN, Play, lesson, told

@@ -13,15 +13,15 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from labctl.backends import HostSpec
-from labctl.document import Document
 from labctl.errors import ScenarioError, UsageError
-from labctl.predicates import SocketPattern
+from labctl.language.document import Document
+from labctl.language.predicates import SocketPattern
+from labctl.language.scenario import Scenario, load, load_document
+from labctl.language.steps import STEPS, Call, Kill, Sleep, Wait
+from labctl.language.steps import Sysctl as SysctlStep
+from labctl.language.values import Within
 from labctl.probes.sockets import State
-from labctl.scenario import Scenario, load, load_document
-from labctl.steps import STEPS, Call, Kill, Sleep, Wait
-from labctl.steps import Sysctl as SysctlStep
-from labctl.values import Within
-from labctl.workflow import bearable, load_all
+from labctl.run.workflow import bearable, load_all
 
 LESSON = """\
 # A comment

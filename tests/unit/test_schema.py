@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
-from labctl.document import Document
 from labctl.errors import ScenarioError
-from labctl.from_python import dump
-from labctl.params import Given
-from labctl.resources import catalogue, scenarios
-from labctl.scenario import load_document
-from labctl.schema import schema
+from labctl.ground.resources import catalogue, scenarios
+from labctl.language.document import Document
+from labctl.language.from_python import dump
+from labctl.language.params import Given
+from labctl.language.scenario import load_document
+from labctl.language.schema import schema
 
 jsonschema = pytest.importorskip("jsonschema")
 

@@ -15,18 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labctl import rejudge
-from labctl.document import Document
-from labctl.history import (
-    CallEvent,
-    Event,
-    History,
-    LabEvent,
-    StateEvent,
-    StepEvent,
-    TroubleEvent,
-)
-from labctl.predicates import Finding, Predicate
+from labctl.judge import recorded, rejudge
+from labctl.language.document import Document
+from labctl.language.predicates import Finding, Predicate
+from labctl.language.scenario import load_document
 from labctl.probes.packets import read_packets
 from labctl.probes.segments import (
     FILE_HEADER,
@@ -37,8 +29,8 @@ from labctl.probes.segments import (
     Segment,
     match,
 )
-from labctl.reports import recorded
-from labctl.scenario import load_document
+from labctl.record.events import CallEvent, Event, LabEvent, StateEvent, StepEvent, TroubleEvent
+from labctl.record.history import History
 from tests.fake import FakeBackend, play, scenario
 
 RUN = Path(__file__).parent / "data" / "run"

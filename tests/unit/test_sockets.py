@@ -16,15 +16,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from labctl.probes.sockets import (
-    Address,
-    Socket,
-    SsParseError,
-    State,
-    Timer,
-    lab_sockets,
-    parse_ss,
-)
+from labctl.probes.sockets import Address, Socket, SsParseError, State, Timer, lab_sockets, parse_ss
 
 DATA = Path(__file__).parent / "data" / "ss"
 VERSIONS = ("5.10", "6.1", "6.15")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from labctl.resources import PACKAGE, images
+from labctl.ground.resources import PACKAGE, images
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux's processes")
 

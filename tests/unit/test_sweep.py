@@ -9,8 +9,8 @@ import pytest
 import requests
 from docker.errors import APIError
 
-from labctl.backends import sweep
-from labctl.backends.sweep import HOST, LEASE, PROCESS, RUN, TRACER, Group
+from labctl.backends.docker import sweep
+from labctl.backends.docker.sweep import HOST, LEASE, PROCESS, RUN, TRACER, Group
 
 NETWORK = {"Id": "net", "Name": "labctl-r", "Labels": {RUN: "r", LEASE: "l"}}
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl import sysctls
-from labctl.backends import MissingHere
+from labctl.backends import MissingHere, sysctls
 from labctl.errors import Refused
 from tests.fake import FakeBackend, play
 

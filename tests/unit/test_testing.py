@@ -12,7 +12,7 @@ import pytest
 
 import labctl
 from labctl.errors import ScenarioError, UsageError
-from labctl.steps import STEPS
+from labctl.language.steps import STEPS
 from tests.unit.test_docs import table
 
 pytest_plugins = ["pytester"]

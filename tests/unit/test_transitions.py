@@ -14,10 +14,11 @@ import pytest
 
 from labctl.backends import Channel, Lack, Message
 from labctl.errors import ScenarioError
-from labctl.history import Event, History, LabEvent, SocketsEvent, StateEvent, TroubleEvent
-from labctl.predicates import Finding, Predicate
+from labctl.language.predicates import Finding, Predicate
 from labctl.probes.sockets import State
-from labctl.probes.transitions import (
+from labctl.record.events import Event, LabEvent, SocketsEvent, StateEvent, TroubleEvent
+from labctl.record.history import History
+from labctl.record.timelines import (
     FOLLOWING,
     SAMPLING,
     Moment,

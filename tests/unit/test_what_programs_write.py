@@ -10,10 +10,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from labctl import patterns
 from labctl.errors import ScenarioError
-from labctl.patterns import TooSlow
-from labctl.probes.output import REACH, Output
+from labctl.ground import patterns
+from labctl.ground.patterns import TooSlow
+from labctl.probes.outputs import REACH, Output
 from tests.fake import FakeBackend, play, scenario
 
 PATTERNS = [

@@ -1,0 +1,1 @@
+"""Hosts and processes as containers of a Docker engine."""

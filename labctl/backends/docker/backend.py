@@ -1,0 +1,500 @@
+"""The backend for containers: any Docker engine, through its API and nothing else.
+
+    network (internal bridge, one a run)
+      |-- holder, one a host: agent.py; owns the network namespace; NET_ADMIN and NET_RAW
+      |     `-- process, any number a host: peer.py or any image, joined to the holder's namespace
+      `-- holder ...
+    tracer: tracer.py; no network; SYS_ADMIN, for tracefs alone
+
+A container that owns its namespace loses it on restart, and every TIME_WAIT with it; hence holders.
+A process needs no capability and has none. All that is made is labelled from its creation on, so
+whatever a killed controller leaves can be found (`sweep`), and the lab's own programs end with the
+stream to their controller.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing, nullcontext
+from functools import partial
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from labctl.backends import (
+    REAL_TIME,
+    BackendOptions,
+    Channel,
+    HostLink,
+    HostSpec,
+    Lack,
+    ProcessSpec,
+    Progress,
+)
+from labctl.backends.docker import engine, images
+from labctl.backends.docker.attach import (
+    AttachChannel,
+    ForeignChannel,
+    HolderChannel,
+    attach,
+    run_attached,
+)
+from labctl.backends.docker.engine import Tolerated, translated
+from labctl.backends.docker.sweep import (
+    END_DEADLINE,
+    HOST,
+    LEASE,
+    PROCESS,
+    RUN,
+    TRACER,
+    WORKERS,
+    groups,
+    insist,
+    paused,
+)
+from labctl.backends.sysctls import refusal
+from labctl.errors import LabError
+from labctl.ground import signals
+from labctl.ground.limits import limit_of
+
+if TYPE_CHECKING:
+    from docker.api.client import APIClient
+
+
+ENGINE_IPV6 = "1.42"
+"""The API from which on the engine does IPv6. Older engines (20.10) start a copy of themselves for
+each IPv6 setting of a container, 0.3 s a lab, and filter none of it: there the agents do it."""
+
+CONFINED: dict[str, Any] = {
+    "CapDrop": ["ALL"],
+    "SecurityOpt": ["no-new-privileges"],
+    "LogConfig": {"Type": "none"},
+}
+# Where there is AppArmor, engines' profile for containers forbids what both of these are for: to
+# write below /proc/sys (a holder), and to mount (the tracer). See profiles/apparmor in moby.
+BEYOND_APPARMOR = {**CONFINED, "SecurityOpt": [*CONFINED["SecurityOpt"], "apparmor=unconfined"]}
+TETHERED = {"OpenStdin": True, "StdinOnce": True, "AttachStdin": True}
+ENDED_AT_ONCE = {"StopSignal": "SIGKILL"}
+"""Podman removes no container that runs before it has had ten seconds to heed this signal."""
+
+# What engines protect by default (opencontainers: linux.readonlyPaths), but for /proc/sys/net.
+OF_PROC = [f"/proc/{name}" for name in ("bus", "fs", "irq", "sysrq-trigger")]
+OF_SYSCTLS = [f"/proc/sys/{name}" for name in ("abi", "debug", "dev", "fs", "kernel", "user", "vm")]
+PROTECTED = {"ReadonlyPaths": [*OF_PROC, *OF_SYSCTLS]}
+PROTECTED_BY_PODMAN = {
+    "SecurityOpt": [
+        *BEYOND_APPARMOR["SecurityOpt"], "unmask=/proc/sys", "mask=" + ":".join(OF_SYSCTLS)
+    ]
+}  # fmt: skip
+"""Podman takes no list of paths to protect."""
+
+
+class DockerBackend:
+    """See `Backend`."""
+
+    name = "docker"
+
+    def __init__(self, options: BackendOptions) -> None:
+        self._options = options
+        self._log = options.folder / "docker.log"
+        self._client: APIClient | None = None
+        self._version: dict[str, Any] = {}
+        self._pool = ThreadPoolExecutor(WORKERS, "docker")
+        self._containers: dict[str, list[str]] = {}  # of each process, the latest start's last
+        self._configs: dict[str, dict[str, Any]] = {}
+        self._holders: dict[str, HolderChannel] = {}
+        self._tracer: Future[AttachChannel] | None = None
+        self._processes: dict[str, AttachChannel] = {}
+        self._spawned: list[AttachChannel] = []
+        self._prepared: dict[str, Future[AttachChannel]] = {}
+
+    @classmethod
+    def answers(cls) -> bool:
+        """Whether an engine answers, within a moment. Never raises."""
+        return engine.answers()
+
+    @classmethod
+    def describe_engine(cls) -> str | None:
+        """The engine in a few words, or None where none answers."""
+        try:
+            version = engine.connect(engine.PING_DEADLINE).version()
+        except LabError:
+            return None
+        return f"{_product(version)}, API {version['ApiVersion']}, {version['Arch']}"
+
+    @classmethod
+    def share(cls) -> None:
+        """See `Backend`: a client of the engine can't be shared."""
+
+    def environment(self) -> dict[str, str | None]:
+        return {
+            "kernel": self._version.get("KernelVersion"),
+            "os": self._options.os,
+            "engine": _product(self._version) if self._version else None,
+        }
+
+    def lacks(self) -> Mapping[str, Lack]:
+        return {"virtual_time": REAL_TIME}
+
+    def up(
+        self, hosts: Sequence[HostSpec], processes: Sequence[ProcessSpec]
+    ) -> dict[str, HostLink]:
+        client = self._client = engine.connect()
+        submit = self._pool.submit
+        version = submit(client.version)
+        built = images.ensure(client, self._options.os, self._options.progress)
+        for image in sorted({process.image for process in processes if process.image}):
+            images.obtain(client, image, self._options.progress)
+        with translated("bring the lab up"):
+            self._tracer = submit(self._start_tracer, client, built)
+            # In the pool too, for which `down` waits: an engine goes on with what was interrupted.
+            network = submit(self._create_network, client).result()
+            self._version = version.result()
+            podman = _product(self._version).startswith("Podman")
+            # Podman starts a resolver for a network with its first container, and fails if two are.
+            turns = Lock() if podman else nullcontext()
+            holders = _results(
+                {
+                    host.name: submit(
+                        self._create, client, _holder(host, built, network, podman), host.name
+                    )
+                    for host in hosts
+                }
+            )
+            started = {
+                name: submit(self._start_holder, client, name, container, turns)
+                for name, container in holders.items()
+            }
+            self._configs = {p.name: _process(p, built, holders[p.host]) for p in processes}
+            created = {p.name: submit(self._create_process, client, p) for p in processes}
+            self._containers = {name: [made] for name, made in _results(created).items()}
+            _results(started)
+            endpoints = client.inspect_network(network)["Containers"]
+        for name, container in holders.items():
+            if container not in endpoints:
+                raise self._ended(name)
+        return _links(hosts, holders, self._holders, endpoints, self._prefix())
+
+    def prepare(self, process: ProcessSpec) -> None:
+        """Starts the container of our own program, which holds still until it is spawned."""
+        if not process.image:
+            self._prepared[process.name] = self._pool.submit(self._start, process)
+
+    def trace(self) -> Channel | Lack:
+        assert self._tracer
+        try:
+            with translated("start a container that may trace"):
+                return self._tracer.result()
+        except LabError as exc:
+            return Lack(str(exc), "run it on an engine that allows CAP_SYS_ADMIN")
+
+    def spawn(self, process: ProcessSpec) -> Channel:
+        with translated(f"start {process.name}"):
+            prepared = self._prepared.pop(process.name, None)
+            channel = prepared.result() if prepared else self._start(process)
+            channel.send({"do": "begin"})
+        self._processes[process.name] = channel
+        self._spawned.append(channel)
+        return channel
+
+    def _start(self, process: ProcessSpec) -> AttachChannel:
+        client, containers = self._find(process)
+        if before := self._processes.get(process.name):
+            if before.ended:
+                # Until it has seen the end, an engine takes no notice of a start.
+                client.wait(containers[-1], END_DEADLINE, "not-running")
+            else:  # what it has left lives on in its container
+                containers.append(self._create_process(client, process, len(containers) + 1))
+        container = containers[-1]
+        stream = attach(client, container, stdin=not process.image)
+        client.start(container)
+        if not process.image:
+            return AttachChannel(stream, self._log)
+        holder = self._holders[process.host]
+        return ForeignChannel(stream, self._log, holder, lambda: _status(client, container))
+
+    def kill(self, process: ProcessSpec) -> None:
+        client, containers = self._begun(process)
+        with translated(f"kill {process.name}"):
+            for container in containers:
+                with Tolerated(409):
+                    client.kill(container)
+            for container in containers:
+                client.wait(container, END_DEADLINE, "not-running")
+
+    def signal(self, process: ProcessSpec, name: str) -> None:
+        client, containers = self._find(process)
+        if process.image:
+            with translated(f"signal {process.name}"), Tolerated(409):
+                client.kill(containers[-1], signals.NUMBERS[name])
+        elif channel := self._processes.get(process.name):
+            channel.send({"do": "signal", "signal": name})
+
+    def freeze(self, process: ProcessSpec, frozen: bool) -> None:
+        client, containers = self._begun(process)
+        with translated(f"{'pause' if frozen else 'resume'} {process.name}"):
+            for container in containers:
+                state = client.inspect_container(container)["State"]
+                if frozen and state["Running"] and not state["Paused"]:
+                    # 500: not all was frozen at once ("unable to freeze"); 409: it has ended.
+                    insist(partial(client.pause, container), gone=(404, 409), busy=(500,))
+                elif not frozen and state["Paused"]:
+                    client.unpause(container)
+
+    def sysctl(self, key: str, value: str, readable: bool) -> None:
+        raise refusal(key, str(self._version.get("KernelVersion")), True, readable)
+
+    def stopped(self) -> str | None:
+        return paused(self._client, self._options.run) if self._client else None
+
+    def down(self) -> None:
+        self._pool.shutdown(cancel_futures=True)  # What is still being made would be missed below.
+        if self._client is None:
+            return
+        if self._tracer and not self._tracer.cancelled() and not self._tracer.exception():
+            self._tracer.result().close()
+        channels = [*self._holders.values(), *self._spawned]
+        try:
+            self._remove(self._client)
+        except LabError as exc:
+            if not limit_of(exc):
+                raise
+            while channels:  # which leaves room for what it takes
+                channels.pop().close()
+            self._client.close()
+            self._remove(self._client, 1)
+        for channel in channels:
+            channel.close()
+        self._client.close()
+        self._client = None
+
+    def _remove(self, client: APIClient, at_once: int = WORKERS) -> None:
+        with translated("remove the lab"):
+            for group in groups(client, f"{RUN}={self._options.run}"):
+                group.remove(client, at_once)
+
+    def _find(self, process: ProcessSpec) -> tuple[APIClient, list[str]]:
+        if self._client is None:
+            raise LabError("the lab is down")
+        return self._client, self._containers[process.name]
+
+    def _begun(self, process: ProcessSpec) -> tuple[APIClient, list[str]]:
+        """The same without a container that is only prepared."""
+        client, containers = self._find(process)
+        return client, containers[:-1] if process.name in self._prepared else containers
+
+    def _ended(self, host: str) -> LabError:
+        for _ in self._holders[host]:
+            pass  # It has ended; what it said goes to the log.
+        said = self._log.read_text(errors="replace").strip() if self._log.exists() else ""
+        reason = said.splitlines()[-1] if said else "no reason given"
+        return LabError(f"host {host} ended as soon as it was up: {reason}")
+
+    def _name(self, *parts: str) -> str:
+        return "-".join(["labctl", re.sub(r"[^\w.-]+", "-", self._options.run), *parts])
+
+    def _labels(self) -> dict[str, str]:
+        return {RUN: self._options.run, LEASE: self._options.lease}
+
+    def _prefix(self) -> ipaddress.IPv6Network:
+        # RFC 4193, section 3.2: 40 bits that nobody else has.
+        unique = hashlib.sha256(self._options.run.encode()).digest()[:5]
+        return ipaddress.IPv6Network((b"\xfd" + unique + bytes(10), 64))
+
+    def _create_network(self, client: APIClient) -> str:
+        from docker.types import IPAMConfig, IPAMPool
+        from docker.utils import version_gte
+
+        ipv6 = version_gte(client.api_version, ENGINE_IPV6)
+        pools = [IPAMPool(str(self._prefix()))] if ipv6 else []  # IPv4: the engine's choice
+        made = client.create_network(
+            self._name(),
+            driver="bridge",
+            internal=True,
+            enable_ipv6=ipv6,
+            ipam=IPAMConfig(pool_configs=pools),
+            labels=self._labels(),
+        )
+        return str(made["Id"])
+
+    def _create_process(self, client: APIClient, process: ProcessSpec, number: int = 1) -> str:
+        """One of a process's containers, from 1 on."""
+        config = self._configs[process.name]
+        return self._create(client, config, process.host, process.name, number)
+
+    def _create(
+        self,
+        client: APIClient,
+        config: Mapping[str, Any],
+        host: str,
+        process: str = "",
+        number: int = 1,
+    ) -> str:
+        labels = {**self._labels(), HOST: host, **({PROCESS: process} if process else {})}
+        again = [f"_{number}"] if number > 1 else []
+        name = self._name(*again, f"{host}.{process}" if process else host)
+        made = client.create_container_from_config(  # type: ignore[no-untyped-call]
+            {**config, "Labels": labels}, name
+        )
+        return str(made["Id"])
+
+    def _start_tracer(self, client: APIClient, built: images.Images) -> AttachChannel:
+        config = _tracer(self._options.run, built)
+        made = client.create_container_from_config(  # type: ignore[no-untyped-call]
+            {**config, "Labels": {**self._labels(), TRACER: ""}}, self._name("_tracer")
+        )
+        channel = AttachChannel(attach(client, made["Id"]), self._log)
+        client.start(made["Id"])
+        return channel
+
+    def _start_holder(
+        self, client: APIClient, name: str, container: str, turn: AbstractContextManager[object]
+    ) -> None:
+        self._holders[name] = HolderChannel(attach(client, container), self._log)
+        with turn:
+            client.start(container)
+
+
+def build_images(os: str, progress: Progress) -> list[str]:
+    """Builds the images of an operating system unless they are there; returns their tags.
+
+    Raises Unavailable and LabError."""
+    with closing(engine.connect()) as client:
+        built = images.ensure(client, os, progress)
+    return [built.host, built.peer]
+
+
+def interactive(container: str, command: Sequence[str]) -> int:
+    """Runs a command in a container on this terminal, or on this program's standard streams;
+    returns its exit status. Raises Unavailable and LabError."""
+    with translated("run a command"):
+        return run_attached(engine.connect(), container, command)
+
+
+def _product(version: Mapping[str, Any]) -> str:
+    names = [part["Name"] for part in version.get("Components") or () if "Engine" in part["Name"]]
+    name = "Docker" if names in ([], ["Engine"]) else names[0].removesuffix(" Engine")
+    return f"{name} {version['Version']}"
+
+
+def _results(jobs: Mapping[str, Future[Any]]) -> dict[str, Any]:
+    return {name: job.result() for name, job in jobs.items()}
+
+
+def _status(client: APIClient, container: str) -> int:
+    with translated("tell how a process ended"):
+        return int(client.wait(container, END_DEADLINE)["StatusCode"])
+
+
+def _holder(host: HostSpec, built: images.Images, network: str, podman: bool) -> dict[str, Any]:
+    return {
+        "Image": built.host,
+        "Cmd": ["--tether"],
+        "Hostname": host.name,
+        **TETHERED,
+        **ENDED_AT_ONCE,
+        "HostConfig": {
+            **BEYOND_APPARMOR,
+            "CapAdd": ["NET_ADMIN", "NET_RAW"],
+            # Names are in /etc/hosts: what is not there shall not leave the lab, nor take long.
+            "Dns": ["127.0.0.1"],
+            "DnsOptions": ["timeout:1", "attempts:1"],
+            "NetworkMode": network,
+            **(PROTECTED_BY_PODMAN if podman else PROTECTED),
+            "Sysctls": {
+                "net.ipv4.ip_unprivileged_port_start": "0",
+                "net.ipv6.conf.all.disable_ipv6": "0",
+            },
+        },
+    }
+
+
+def _tracer(run: str, built: images.Images) -> dict[str, Any]:
+    return {
+        "Image": built.host,
+        "Entrypoint": ["python3", "-IS", "/usr/local/lib/labctl/tracer.pyc"],
+        "Cmd": [run],
+        "NetworkDisabled": True,  # or the engine starts two programs to set up a network of nothing
+        **TETHERED,
+        "HostConfig": {
+            **BEYOND_APPARMOR,
+            "CapAdd": ["SYS_ADMIN"],
+            "NetworkMode": "none",
+        },
+    }
+
+
+def _process(process: ProcessSpec, built: images.Images, holder: str) -> dict[str, Any]:
+    if process.image:
+        # The checks of its health are no part of the lab: they are clients of their own.
+        config: dict[str, Any] = {"Image": process.image, "Healthcheck": {"Test": ["NONE"]}}
+        if process.run:
+            config["Cmd"] = list(process.run)
+    else:
+        job = ["calls", process.calls] if process.run is None else ["run", "--", *process.run]
+        config = {"Image": built.peer, "Cmd": ["--tether", "--held", *job], **TETHERED}
+    if process.uid is not None:
+        config["User"] = f"{process.uid}:{process.uid}"
+    return {
+        **config,
+        **ENDED_AT_ONCE,
+        "Env": [f"{name}={value}" for name, value in process.env.items()],
+        "HostConfig": {
+            **CONFINED,
+            "CapAdd": list(process.rights),
+            "NetworkMode": f"container:{holder}",
+            "Init": bool(process.image),  # peer.py is an init of its own.
+        },
+    }
+
+
+def _links(
+    hosts: Sequence[HostSpec],
+    holders: Mapping[str, str],
+    channels: Mapping[str, HolderChannel],
+    endpoints: Mapping[str, Mapping[str, str]],
+    prefix: ipaddress.IPv6Network,
+) -> dict[str, HostLink]:
+    """The hosts with their addresses: what the engine gave them, from the bottom of the subnet
+    upwards, and further ones from its top downwards. The rest is for their agents to add."""
+    first: dict[str, list[Any]] = {}
+    rest: dict[str, list[str]] = {}
+    for number, (name, container) in enumerate(holders.items(), 2):
+        given = [ipaddress.ip_interface(endpoints[container]["IPv4Address"])]
+        ours = ipaddress.ip_interface((prefix[number], prefix.prefixlen))
+        if text := endpoints[container].get("IPv6Address"):
+            given.append(ipaddress.ip_interface(text))
+        first[name] = [*given, ours][:2]
+        rest[name] = [_addition(ours)] if len(given) == 1 else []
+    taken = {interface.ip for pair in first.values() for interface in pair}
+    tops: dict[Any, Iterator[Any]] = {}
+    links = {}
+    for host in hosts:
+        families = []
+        for interface in first[host.name]:
+            top = tops.setdefault(interface.network, _downwards(interface.network, taken))
+            more = [next(top) for _ in range(host.addresses - 1)]
+            rest[host.name] += map(_addition, more)
+            families.append(tuple(str(found.ip) for found in (interface, *more)))
+        ipv4, ipv6 = families
+        batch = "".join(rest[host.name])
+        links[host.name] = HostLink(channels[host.name], holders[host.name], ipv4, ipv6, batch)
+    return links
+
+
+def _addition(interface: Any) -> str:
+    nodad = " nodad" if interface.version == 6 else ""
+    return f"address add {interface} dev eth0{nodad}\n"
+
+
+def _downwards(network: Any, taken: set[Any]) -> Iterator[Any]:
+    for number in itertools.count(-2, -1):  # -1 is IPv4's broadcast
+        if network[number] in taken:
+            raise LabError(
+                f"{network} has too few addresses; give the engine larger default-address-pools"
+            )
+        yield ipaddress.ip_interface((network[number], network.prefixlen))

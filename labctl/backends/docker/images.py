@@ -1,0 +1,238 @@
+"""The images of a lab: what its hosts and its processes run, for any operating system.
+
+Their tags hold a hash of their sources (the folder images/), so an image is built once and never
+stale. Their base comes from the engine, from a registry, or, for Debian, from its packages by
+mmdebstrap(1). All of them carry the label `labctl=image`:
+
+    docker image ls --filter label=labctl=image
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import queue
+import re
+import tarfile
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from labctl.backends import Progress, debian
+from labctl.backends.docker.engine import Tolerated, translated
+from labctl.backends.lease import alone
+from labctl.errors import LabError, Unavailable
+from labctl.ground import resources
+
+if TYPE_CHECKING:
+    from docker.api.client import APIClient
+
+PULL_PATIENCE = 20.0
+"""Seconds without a word from a registry after which a pull is given up."""
+
+BOOTSTRAP = {"11": "bullseye", "12": "bookworm", "13": "trixie", "sid": "sid"}
+"""Releases of Debian that are built from packages where no registry answers, and their names."""
+
+BUILT_HERE = ", ".join(f"debian:{release}" for release in BOOTSTRAP) + " (mmdebstrap builds them)"
+LOAD = "or load it on this engine: docker load < FILE (of {})"
+TOOLS = "python3,iproute2,nftables,tcpdump"
+CHUNK = 1 << 18
+COLOUR = re.compile(r"\x1b\[\d*m")
+BUILDER = re.compile(r"\s*$|Step \d|STEP \d| ---> |Removing intermediate container ")
+"""What the engine says of a build, between what the programs of the build say."""
+KINDS = ("host", "peer")
+
+
+@dataclass(frozen=True)
+class Images:
+    """Tags of the images of one operating system."""
+
+    host: str
+    peer: str
+
+
+def ensure(client: APIClient, system: str, progress: Progress) -> Images:
+    """The images for an operating system such as `debian:12`, built where they are not there yet.
+
+    Raises Unavailable where no base can be had, LabError where one lacks what an image needs."""
+    sources = read_sources(resources.images())
+    wanted = tags(system, sources)
+    with translated("provide the images"):
+        if _missing(client, wanted):
+            with alone("images", progress):
+                missing = _missing(client, wanted)
+                base = _base(client, system, _local(client), progress) if missing else ""
+                for kind in missing:
+                    tag = getattr(wanted, kind)
+                    progress(f"building {tag} on {base}")
+                    _build(client, sources, kind, base, tag)
+    return wanted
+
+
+def obtain(client: APIClient, name: str, progress: Progress) -> None:
+    """Makes an image of somebody else's available. Raises LabError."""
+    with translated(f"find {name}"):
+        if not _present(client, _with_tag(name)):
+            try:
+                _pull(client, name, progress)
+            except LabError as exc:
+                raise LabError(f"no image {name}: {exc}; load it: docker load < FILE") from exc
+
+
+def read_sources(folder: Path) -> dict[str, bytes]:
+    """What images are built from: a name relative to `folder` and the content of each file."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(files)
+        if "__pycache__" not in path.parts
+    }
+
+
+def tags(system: str, sources: Mapping[str, bytes]) -> Images:
+    """The tags of the images for an operating system, made from these sources."""
+    key = hashlib.sha256(system.encode())
+    for name, content in sorted(sources.items()):
+        key.update(f"\0{name}\0{len(content)}\0".encode() + content)
+    version = f"{_slug(system)}-{key.hexdigest()[:12]}"
+    return Images(f"labctl/host:{version}", f"labctl/peer:{version}")
+
+
+def context(sources: Mapping[str, bytes]) -> bytes:
+    """The same sources as a tar archive: the same bytes whenever and wherever it is made."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for name, content in sorted(sources.items()):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            entry.mode = 0o644
+            tar.addfile(entry, io.BytesIO(content))
+    return archive.getvalue()
+
+
+def _missing(client: APIClient, wanted: Images) -> list[str]:
+    return [kind for kind in KINDS if not _present(client, getattr(wanted, kind))]
+
+
+def _present(client: APIClient, name: str) -> bool:
+    """Whether the engine has an image of this name. A list of all takes it ten times as long."""
+    with Tolerated(404):
+        client.inspect_image(name)  # type: ignore[no-untyped-call]
+        return True
+    return False
+
+
+def _local(client: APIClient) -> set[str]:
+    """All names that the engine has for its images. Podman puts a registry before Docker's."""
+    found: set[str] = set()
+    for image in client.images():
+        found |= {image["Id"], *(image.get("RepoTags") or ()), *(image.get("RepoDigests") or ())}
+    return found | {re.sub(r"^(localhost|[^/]+\.[^/]+/library)/", "", name) for name in found}
+
+
+def suite_name(system: str) -> str:
+    """The suite that Debian's packages for a system are in; nothing for other systems."""
+    release = _debian(system)
+    return BOOTSTRAP.get(release, release if release in BOOTSTRAP.values() else "")
+
+
+def _debian(system: str) -> str:
+    debian = re.fullmatch(r"debian:(\w+?)(-slim)?", system)
+    return debian.group(1) if debian else ""
+
+
+def _base(client: APIClient, system: str, local: set[str], progress: Progress) -> str:
+    release = _debian(system)
+    candidates = [f"debian:{release}-slim", f"debian:{release}"] if release else [_with_tag(system)]
+    built = f"labctl/base:{_slug(system).removesuffix('-slim')}"
+    for candidate in (*candidates, built):
+        if candidate in local:
+            return candidate
+    try:
+        _pull(client, candidates[0], progress)
+        return candidates[0]
+    except LabError as exc:
+        suite, lack, load = suite_name(system), debian.lacking(), LOAD.format(candidates[0])
+        if not suite:
+            mend = f"without a registry, take {BUILT_HERE}"
+        elif lack:
+            mend = f"{lack.reason}; {lack.mend}"
+        else:
+            progress(f"{exc}: building Debian {suite} from its packages, for about half a minute")
+            try:
+                _bootstrap(client, suite, built, progress)
+            except Unavailable as failed:
+                raise Unavailable(f"{failed}; {load}") from failed
+            return built
+        raise Unavailable(f"no base image for {system!r}: {exc}; {mend}; {load}") from exc
+
+
+def _pull(client: APIClient, name: str, progress: Progress) -> None:
+    """Raises LabError, at the latest PULL_PATIENCE after the last sign of life."""
+    news: queue.SimpleQueue[dict[str, Any] | Exception | None] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            for message in client.pull(_with_tag(name), stream=True, decode=True):
+                news.put(message)
+            news.put(None)
+        except Exception as exc:
+            news.put(exc)
+
+    progress(f"pulling {name}")
+    # A thread, since the engine may take minutes to give up, and a pull has no deadline of its own.
+    threading.Thread(target=work, daemon=True, name=f"pull {name}").start()
+    try:
+        while (message := news.get(timeout=PULL_PATIENCE)) is not None:
+            if isinstance(message, Exception):
+                reason = getattr(message, "explanation", None) or message
+            elif not (reason := message.get("error")):
+                continue
+            raise LabError(f"{name} can't be pulled ({reason})")
+    except queue.Empty:
+        raise LabError(f"{name} can't be pulled (no answer in {PULL_PATIENCE:g} s)") from None
+
+
+def _bootstrap(client: APIClient, suite: str, tag: str, progress: Progress) -> None:
+    """Imports a Debian with the lab's tools."""
+    repository, _, version = tag.partition(":")
+
+    def take(tree: debian.Tree) -> None:
+        # Its error breaks the request off, which keeps the engine from tagging half a root.
+        chunks = iter(lambda: tree.read(CHUNK), b"")
+        client.import_image_from_data(chunks, repository, version, changes=["LABEL labctl=image"])
+
+    words = ["--variant=minbase", f"--include={TOOLS}", suite, "-"]
+    debian.bootstrap(suite, words, take, progress)
+
+
+def _build(client: APIClient, sources: Mapping[str, bytes], kind: str, base: str, tag: str) -> None:
+    said = ""
+    for message in client.build(
+        fileobj=io.BytesIO(context(sources)),
+        custom_context=True,
+        dockerfile=f"{kind}/Dockerfile",
+        buildargs={"BASE": base},
+        tag=tag,
+        rm=True,
+        forcerm=True,
+        decode=True,
+    ):
+        said += str(message.get("stream", ""))
+        if error := message.get("error"):
+            last = [line for line in COLOUR.sub("", said).splitlines() if not BUILDER.match(line)]
+            reason = f" ({last[-1].strip()})" if last else ""
+            raise LabError(
+                f"{tag} can't be built: {error}{reason}; "
+                "take a base that has the tools, or a network that serves its packages"
+            )
+
+
+def _with_tag(name: str) -> str:
+    return name if ":" in name.rpartition("/")[2] or "@" in name else f"{name}:latest"
+
+
+def _slug(system: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", system).strip("-.")[:100]

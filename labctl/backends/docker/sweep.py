@@ -1,0 +1,157 @@
+"""What runs have in an engine, told by labels, and how it is removed: a run's own at its end, and
+what killed controllers left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from labctl.backends.docker import engine
+from labctl.backends.docker.engine import Tolerated, translated
+from labctl.errors import LabError
+
+if TYPE_CHECKING:
+    from docker.api.client import APIClient
+
+RUN, LEASE, HOST, PROCESS = "labctl", "labctl.lease", "labctl.host", "labctl.process"
+TRACER = "labctl.tracer"
+"""Labels: the run's name, its controller's lease, and whose container it is. Images carry RUN too,
+and their containers inherit it, so it takes LEASE to tell what a run made."""
+
+WORKERS = 16
+END_DEADLINE = 20
+TRACER_DEADLINE = 5
+NEW = 60.0  # seconds; longer than a lab takes to come up
+RETRY = 0.05
+
+
+@dataclass
+class Group:
+    """All that an engine has of one run, as it lists it."""
+
+    run: str
+    lease: str
+    containers: list[dict[str, Any]] = field(default_factory=list)
+    networks: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def held(self) -> bool:
+        """Whether any host's holder or the tracer runs, or all of it is so new that none may run
+        yet. They end with their controller."""
+        made = [float(found["Created"]) for found in self.containers]
+        made += [datetime.fromisoformat(found["Created"]).timestamp() for found in self.networks]
+        return time.time() - max(made) < NEW or any(
+            found["State"] == "running" and PROCESS not in found["Labels"]
+            for found in self.containers
+        )
+
+    def remove(self, client: APIClient, at_once: int = WORKERS) -> list[str]:
+        """Removes it, and returns a line for each thing. Others may be at the same."""
+        hosts = [found for found in self.containers if _is_host(found)]
+        others = [found for found in self.containers if not _is_host(found)]
+        with ThreadPoolExecutor(at_once) as pool:
+            leaving = [pool.submit(_leave_networks, client, found) for found in hosts]
+            gone = [pool.submit(_remove_container, client, found) for found in others]
+            wait(leaving)
+            gone += [pool.submit(_remove_container, client, found) for found in hosts]
+            gone += [pool.submit(_remove_network, client, found) for found in self.networks]
+        return [f"{what} of {self.run}" for what in (job.result() for job in gone) if what]
+
+
+def sweep(dead: Callable[[str, str, bool], bool], everything: bool = False) -> list[str]:
+    """Removes the containers and networks of runs for which `dead(run, lease, held)` is true, or of
+    all; `held`: a holder runs, or the run is too new to tell. Returns a line for each thing.
+
+    Images stay, and so does whatever labctl did not make. No engine has nothing. Raises
+    LabError."""
+    client = engine.find()
+    if client is None:
+        return []
+    with closing(client), translated("remove what is left of other runs"):
+        return [
+            line
+            for group in groups(client)
+            if everything or dead(group.run, group.lease, group.held)
+            for line in group.remove(client)
+        ]
+
+
+def groups(client: APIClient, *labels: str) -> list[Group]:
+    """What the engine has of each run, or of those that have these labels too."""
+    found_groups: dict[str, Group] = {}
+
+    def group(found: Mapping[str, Any]) -> Group:
+        run, lease = found["Labels"].get(RUN, ""), found["Labels"][LEASE]
+        return found_groups.setdefault(run, Group(run, lease))
+
+    filters = {"label": [LEASE, *labels]}
+    for found in client.containers(all=True, filters=filters):
+        group(found).containers.append(found)
+    for found in client.networks(filters=filters):
+        group(found).networks.append(found)
+    return list(found_groups.values())
+
+
+def paused(client: APIClient, run: str) -> str | None:
+    """Which of a run's own containers somebody has paused. Never raises LabError."""
+    with suppress(LabError), translated("tell of the lab"):
+        for group in groups(client, f"{RUN}={run}"):
+            for found in group.containers:
+                if found["State"] == "paused" and PROCESS not in found["Labels"]:
+                    name = found["Names"][0].lstrip("/")
+                    return f"{name} is paused; docker unpause lets it go on; run it again"
+    return None
+
+
+def _is_host(container: Mapping[str, Any]) -> bool:
+    return HOST in container["Labels"] and PROCESS not in container["Labels"]
+
+
+def _leave_networks(client: APIClient, container: Mapping[str, Any]) -> None:
+    """Takes a host off its network, which then can be removed while its container ends: both take
+    as long. Where that fails, the removal of the container does the same, or tells why not."""
+    from docker.errors import APIError
+
+    for network in container["NetworkSettings"]["Networks"].values():
+        with suppress(APIError):
+            client.disconnect_container_from_network(container["Id"], network["NetworkID"])
+
+
+def _remove_container(client: APIClient, container: Mapping[str, Any]) -> str | None:
+    if TRACER in container["Labels"] and container["State"] == "running":
+        with Tolerated(404, 409):
+            client.stop(container["Id"], TRACER_DEADLINE)  # It has to tidy up the kernel.
+    remove = partial(client.remove_container, container["Id"], force=True, v=True)
+    # 409 where somebody else removes it; 500 where Podman wants others gone before.
+    removed = insist(remove, gone=(404, 409), busy=(500,))
+    return f"container {container['Names'][0].lstrip('/')}" if removed else None
+
+
+def _remove_network(client: APIClient, network: Mapping[str, Any]) -> str | None:
+    # 403 while a container of it is still being removed, by somebody else.
+    removed = insist(partial(client.remove_network, network["Id"]), gone=(404,), busy=(403,))
+    return f"network {network['Name']}" if removed else None
+
+
+def insist(act: Callable[[], object], gone: Sequence[int], busy: Sequence[int]) -> bool:
+    """Does something, after END_DEADLINE seconds at the latest, or finds its object gone: False.
+    Told by the HTTP statuses of the engine's errors."""
+    from docker.errors import APIError
+
+    deadline = time.monotonic() + END_DEADLINE
+    while True:
+        try:
+            act()
+            return True
+        except APIError as exc:
+            if exc.status_code in gone:
+                return False
+            if exc.status_code not in busy or time.monotonic() > deadline:
+                raise
+        time.sleep(RETRY)

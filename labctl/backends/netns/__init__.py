@@ -1,0 +1,1 @@
+"""Hosts as network namespaces, with root or in a user namespace."""

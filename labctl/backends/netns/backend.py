@@ -1,0 +1,406 @@
+"""The embedded backend: plain Linux namespaces, with root or in an unprivileged user namespace.
+
+    launcher -> a process that waits for all of the lab
+                 |-- world.py (process 1; owns the bridge's network namespace)
+                 |    |-- agent.py, one a host, each in a network namespace of its own
+                 |    `-- peer.py, one a process, each in a PID namespace of its own
+                 `-- tracer.py, with real root only
+
+No daemon and no image. World and tracer end with their sockets to this program: the kernel ends all
+that is in a world, and the tracer has to tidy up first.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import itertools
+import json
+import os
+import platform
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from functools import cache
+from typing import Any
+
+from labctl.backends import (
+    REAL_TIME,
+    RIGHTS,
+    BackendOptions,
+    Channel,
+    HostLink,
+    HostSpec,
+    Lack,
+    Message,
+    ProcessSpec,
+    address_names,
+    hosts_text,
+    wire,
+)
+from labctl.backends.halted import children, halted
+from labctl.backends.netns.launcher import Launched, Launcher, launcher
+from labctl.backends.sysctls import refusal
+from labctl.errors import LabError, Unavailable
+from labctl.ground.limits import explained, limit_of
+
+NETWORKS = ipaddress.IPv4Network("198.18.0.0/16")  # RFC 2544: for tests
+LEAST = 8
+"""Bits of a host's number. A lab has a network of its own, since tracing knows addresses and no
+namespaces; which one is left to chance, since labs elsewhere on the machine can't be asked."""
+
+START_DEADLINE = 20.0
+TOOLS = {"unshare": "util-linux", "ip": "iproute2", "ss": "iproute2"}
+
+
+class SocketChannel:
+    """A channel over one end of a socket pair."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._socket = end
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        with suppress(OSError):
+            self._socket.sendall((json.dumps(message) + "\n").encode())
+
+    def __iter__(self) -> Iterator[Message]:
+        with suppress(OSError), self._socket.makefile("rb") as lines:
+            for line in lines:
+                yield wire.read(line)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+
+class NetnsBackend:
+    """See `Backend`."""
+
+    name = "netns"
+
+    def __init__(self, options: BackendOptions) -> None:
+        self._run = options.run
+        self._folder = options.folder
+        self._claims: list[socket.socket] = []
+        self._trace: SocketChannel | None = None
+        self._launched: Launched | None = None
+        self._control: socket.socket | None = None
+        self._channels: list[SocketChannel] = []
+        self._processes: dict[str, list[tuple[int, SocketChannel]]] = {}  # the latest start last
+
+    @classmethod
+    def share(cls) -> None:
+        """See `Backend`: starts the launcher."""
+        if not _missing():
+            _launcher()
+
+    def environment(self) -> dict[str, str | None]:
+        return {"kernel": platform.release(), "os": _os_name(), "engine": None}
+
+    def lacks(self) -> Mapping[str, Lack]:
+        lacks = {
+            "images": Lack(
+                "plain namespaces have no images", "use --backend docker, with a running engine"
+            ),
+            "virtual_time": REAL_TIME,
+        }
+        if lack := one_user_only():
+            lacks["uids"] = lack
+        return lacks
+
+    def up(
+        self, hosts: Sequence[HostSpec], processes: Sequence[ProcessSpec]
+    ) -> dict[str, HostLink]:
+        v4, self._claims = _claim_network(sum(host.addresses for host in hosts))
+        v6 = ipaddress.IPv6Network((b"\xfd" + os.urandom(5) + bytes(10), 64))  # RFC 4193
+        numbers = itertools.count(2)
+        addresses = {}
+        for host in hosts:
+            mine = [next(numbers) for _ in range(host.addresses)]
+            addresses[host.name] = ([str(v4[n]) for n in mine], [str(v6[n]) for n in mine])
+        links = {}
+        world = self._start(addresses)
+        pids = {}
+        for host in hosts:
+            channel, answer = self._open({"do": "host", "name": host.name})
+            pids[host.name] = answer["pid"]
+            ipv4, ipv6 = addresses[host.name]
+            batch = [f"address add {a}/{v4.prefixlen} dev eth0" for a in ipv4]
+            batch += [f"address add {a}/{v6.prefixlen} dev eth0 nodad" for a in ipv6]
+            batch += ["link set lo up", "link set eth0 up"]
+            links[host.name] = HostLink(
+                channel,
+                f"{world}/{answer['pid']}",
+                tuple(ipv4),
+                tuple(ipv6),
+                "\n".join(batch) + "\n",
+                hosts_file=False,
+            )
+        bridge = ["link add bridge type bridge", "link set bridge up"]
+        for index, pid in enumerate(pids.values()):
+            port = f"port{index}"
+            bridge += [
+                f"link add {port} type veth peer name eth0 netns {pid}",
+                f"link set {port} master bridge up",
+            ]
+        self._ask({"do": "batch", "commands": "\n".join(bridge) + "\n"})
+        return links
+
+    def trace(self) -> Channel | Lack:
+        if self._trace:
+            return self._trace
+        if not self._claims:
+            return Lack(
+                "too many labs run already, and tracing tells labs apart by addresses",
+                "run fewer at once",
+            )
+        return Lack("tracing needs root", "run it as root, or use --backend docker")
+
+    def _start(self, addresses: Mapping[str, tuple[Sequence[str], Sequence[str]]]) -> int:
+        """Begins the lab; returns the world's process id."""
+        if lack := _missing():
+            raise Unavailable(f"{lack.reason}; {lack.mend}")
+        hosts_file = self._folder / "hosts"
+        hosts_file.write_text(hosts_text(address_names(addresses)))
+        log = self._folder / "world.log"
+        with ExitStack() as stack:
+            self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self._control.settimeout(START_DEADLINE)
+            files: list[Any] = [stack.enter_context(theirs), stack.enter_context(log.open("wb"))]
+            if self._claims and os.geteuid() == 0:
+                ours, theirs = socket.socketpair()
+                self._trace = SocketChannel(ours)
+                tracer_log = (self._folder / "tracer.log").open("wb")
+                files += [stack.enter_context(theirs), stack.enter_context(tracer_log)]
+            descriptors = [file.fileno() for file in files]
+            try:
+                self._begin(descriptors, str(hosts_file))
+            except ConnectionError:
+                launcher.cache_clear()
+                with suppress(ConnectionError):  # the control socket tells
+                    self._begin(descriptors, str(hosts_file))
+        try:
+            self._receive()
+        except LabError:
+            if lack := unavailable():
+                raise Unavailable(f"{lack.reason}; {lack.mend}") from None
+            raise
+        assert self._launched
+        return self._launched.pids[0]
+
+    def _begin(self, files: Sequence[int], hosts: str) -> None:
+        self._launched = Launched(_launcher())
+        try:
+            self._launched.begin(files, hosts, self._run)
+        except ConnectionError:
+            raise
+        except OSError as exc:
+            reason = limit_of(exc) or exc.strerror
+            raise LabError(f"the namespaces can't begin: {reason}") from exc
+
+    def prepare(self, process: ProcessSpec) -> None:
+        """A fork takes no time."""
+
+    def spawn(self, process: ProcessSpec) -> Channel:
+        job: dict[str, Any]
+        if process.calls is not None:
+            job = {"calls": process.calls}
+        else:
+            job = {"run": process.run, "env": dict(process.env)}
+        request = {"do": "spawn", "name": process.name, "host": process.host, "job": job}
+        kept = [RIGHTS[name] for name in process.rights]
+        channel, answer = self._open({**request, "uid": process.uid, "kept": kept})
+        self._processes.setdefault(process.name, []).append((answer["pid"], channel))
+        return channel
+
+    def kill(self, process: ProcessSpec) -> None:
+        for pid, _ in [*self._processes.get(process.name, ())]:
+            self._ask({"do": "kill", "pid": pid})
+        while self._processes.get(process.name):
+            self._receive()
+
+    def signal(self, process: ProcessSpec, name: str) -> None:
+        for _, channel in self._processes.get(process.name, ())[-1:]:
+            channel.send({"do": "signal", "signal": name})
+
+    def freeze(self, process: ProcessSpec, frozen: bool) -> None:
+        for _, channel in self._processes.get(process.name, ()):
+            channel.send({"do": "freeze" if frozen else "thaw"})
+
+    def sysctl(self, key: str, value: str, readable: bool) -> None:
+        raise refusal(key, platform.release(), not user_flags(), readable)
+
+    def stopped(self) -> str | None:
+        if not self._launched:
+            return None
+        parts = {self._launched.launcher: "the launcher of labs"}
+        parts |= zip(self._launched.pids, ("the lab's world", "the lab's tracer"), strict=False)
+        for world in self._launched.pids[:1]:
+            parts |= dict.fromkeys(children(world), "an agent or a supervisor of the lab")
+        return halted(parts)
+
+    def down(self) -> None:
+        if self._trace is not None:
+            self._trace.close()
+            self._trace = None
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._launched is not None:
+            ended, self._launched = self._launched.end, None
+            try:
+                # The kernel takes its time over it; this program ends when that has.
+                threading.Thread(target=ended).start()
+            except RuntimeError:  # no more threads
+                ended()
+        for channel in self._channels:
+            channel.close()
+        self._channels.clear()
+        while self._claims:
+            self._claims.pop().close()
+
+    def _open(self, request: Message) -> tuple[SocketChannel, Message]:
+        ours, theirs = socket.socketpair()
+        channel = SocketChannel(ours)
+        self._channels.append(channel)
+        with theirs:
+            return channel, self._ask(request, theirs.fileno())
+
+    def _ask(self, request: Message, descriptor: int | None = None) -> Message:
+        if self._control is None:
+            raise LabError("the lab is down")
+        data = json.dumps(request).encode()
+        try:
+            socket.send_fds(self._control, [data], [] if descriptor is None else [descriptor])
+        except OSError as exc:
+            raise self._broken() from exc
+        while "answer" not in (message := self._receive()):
+            pass
+        answer: Message = message["answer"]
+        if "error" in answer:
+            raise LabError(explained(answer["error"]))
+        return answer
+
+    def _receive(self) -> Message:
+        """The next message of the world: an answer, or news of a process that is gone."""
+        assert self._control is not None
+        try:
+            data = self._control.recv(1 << 16)
+        except TimeoutError as exc:
+            late = f"the lab's world did not answer within {START_DEADLINE:g} s"
+            raise LabError(self.stopped() or late) from exc
+        except OSError as exc:
+            raise self._broken() from exc
+        if not data:
+            raise self._broken()
+        message: Message = json.loads(data)
+        if name := message.get("gone"):
+            started = self._processes.get(name, [])
+            self._processes[name] = [each for each in started if each[0] != message["pid"]]
+        return message
+
+    def _broken(self) -> LabError:
+        log = (self._folder / "world.log").read_text(errors="replace").strip()
+        log = log or (self._launched.said if self._launched else "")
+        said = log.splitlines()[-1] if log else "no reason given"
+        return LabError(f"the namespaces ended: {explained(said)}")
+
+
+def _claim_network(addresses: int) -> tuple[ipaddress.IPv4Network, list[socket.socket]]:
+    """A network with room for these that no other lab has, and what keeps it ours: an abstract
+    address (unix(7)) belongs to one socket, and is free again however its owner ends. Where all are
+    taken, one that others have too."""
+    bits = max(LEAST, (addresses + 2).bit_length())
+    networks = list(NETWORKS.subnets(new_prefix=32 - bits))
+    random.shuffle(networks)
+    for network in networks:
+        claims: list[socket.socket] = []
+        with suppress(OSError):
+            for part in network.subnets(new_prefix=32 - LEAST):
+                claims.append(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+                claims[-1].bind(f"\0labctl-network-{part.network_address}")
+            return network, claims
+        for claim in claims:
+            claim.close()
+    return networks[0], []
+
+
+SPACES = ("--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+"""What the launcher makes for each lab, as unshare(1) names it."""
+
+
+@cache
+def user_flags() -> tuple[str, ...]:
+    """How unshare(1) makes the user namespace for all of it; root needs none."""
+    if os.geteuid() == 0:
+        return ()
+    one, all_ = ("--user", "--map-root-user"), ("--user", "--map-root-user", "--map-auto")
+    return all_ if shutil.which("newuidmap") and not _unshare_refused(all_) else one
+
+
+def unshare_flags() -> tuple[str, ...]:
+    """How unshare(1) makes all that a lab lives in."""
+    return (*user_flags(), *SPACES)
+
+
+def _launcher() -> Launcher:
+    return launcher(*(["unshare", *user_flags(), "--"] if user_flags() else []))
+
+
+def _missing() -> Lack | None:
+    if sys.platform != "linux":
+        return Lack("namespaces need Linux", "use --backend docker")
+    for tool, package in TOOLS.items():
+        if not shutil.which(tool):
+            return Lack(f"{tool} is not on the PATH", f"install the package {package}")
+    return None
+
+
+@cache
+def unavailable() -> Lack | None:
+    """Why this machine can't run namespaces, if it can't."""
+    if lack := _missing():
+        return lack
+    if refusal := _unshare_refused(unshare_flags()):
+        if "temporarily unavailable" in refusal:
+            return Lack("no more processes can be had", "raise the limit (ulimit -u)")
+        return Lack(
+            "this system forbids new namespaces to this user",
+            "run as root, or allow them: sysctl kernel.unprivileged_userns_clone=1 (Debian), "
+            "kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu), "
+            "user.max_user_namespaces (elsewhere)",
+        )
+    return None
+
+
+def one_user_only() -> Lack | None:
+    """Why processes of other users can't be had, if they can't."""
+    if not user_flags() or "--map-auto" in user_flags():
+        return None
+    return Lack(
+        "this user namespace has one user only",
+        "run as root, or install uidmap and give this user a range in /etc/subuid and /etc/subgid",
+    )
+
+
+def _unshare_refused(flags: Sequence[str]) -> str:
+    """What unshare(1) says that can't do this; nothing if it can."""
+    command = ["unshare", *flags, "--", "true"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    said = done.stderr.strip() or "it can't"
+    if os.strerror(errno.EAGAIN) in said:
+        raise BlockingIOError(errno.EAGAIN, said)
+    return said if done.returncode else ""
+
+
+def _os_name() -> str:
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except OSError:
+        return platform.system()

@@ -1,0 +1,135 @@
+"""The launcher: one interpreter beside this program, which forks the world and the tracer of each
+lab instead of starting two interpreters for each.
+
+It has loaded all that they run (see world.py). A program that forks after it has begun shares it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from functools import cache, cached_property
+from pathlib import Path
+
+from labctl.ground.resources import images
+
+PATIENCE = 20.0
+
+
+class Launcher:
+    """A process that ends with this one; see `launcher`."""
+
+    def __init__(self, prefix: Sequence[str]) -> None:
+        programs = ("host/agent.py", "peer/peer.py", "host/tracer.py")
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._errors = os.fdopen(os.memfd_create("errors"), "rb")
+        with theirs:
+            self._process = subprocess.Popen(
+                [
+                    *prefix, sys.executable, "-I", "-S", str(Path(__file__).with_name("world.py")),
+                    *(str(images() / program) for program in programs),
+                ],
+                stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=self._errors,
+                start_new_session=True,
+            )  # fmt: skip
+        self._owner = os.getpid()
+        atexit.register(self._end)
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
+    def said(self) -> str:
+        """What it has written to its standard error."""
+        return os.pread(self._errors.fileno(), 4096, 0).decode(errors="replace").strip()
+
+    def _end(self) -> None:
+        if os.getpid() != self._owner:
+            return
+        self.socket.shutdown(socket.SHUT_RDWR)  # a program that was forked may hold it open
+        self.socket.close()
+        try:
+            self._process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:  # somebody has stopped it
+            self._process.kill()
+            self._process.wait()
+
+
+class Launched:
+    """What is forked for a lab; all of it ends when it was asked to."""
+
+    def __init__(self, launcher: Launcher) -> None:
+        self._launcher = launcher
+        self._alive, self._theirs = socket.socketpair()
+        self._alive.settimeout(PATIENCE)
+
+    def begin(self, files: Sequence[int], hosts: str, run: str) -> None:
+        """Begins it with these arguments and file descriptors, those of `launch` in world.py, in
+        this program's environment and folder. Raises OSError; ConnectionError where the launcher
+        has gone."""
+        request = {"hosts": hosts, "run": run, "environ": dict(os.environ)}
+        with ExitStack() as stack:
+            here = os.open(".", os.O_PATH | os.O_DIRECTORY)
+            stack.callback(os.close, here)
+            # In a file, since an environment may be larger than a message.
+            words = stack.enter_context(open(os.memfd_create("lab"), "w"))  # noqa: PTH123
+            json.dump(request, words)
+            words.flush()
+            alive = stack.enter_context(self._theirs)
+            sent = [alive.fileno(), words.fileno(), here, *files]
+            socket.send_fds(self._launcher.socket, [b"lab"], sent)
+
+    @property
+    def launcher(self) -> int:
+        """The process that was to begin it."""
+        return self._launcher.pid
+
+    @property
+    def said(self) -> str:
+        """What the launcher has to say, should this not begin."""
+        return self._launcher.said()
+
+    @cached_property
+    def pids(self) -> list[int]:
+        """The world, and the tracer if there is one; nothing where no world came to be."""
+        with suppress(OSError):
+            return list(json.loads(self._alive.recv(4096) or b"[]"))
+        return []
+
+    def end(self) -> None:
+        """Waits until all of it has gone; after PATIENCE seconds it is killed."""
+        self._theirs.close()
+        with self._alive:
+            if self.pids and not self._over():
+                for pid in self.pids:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                self._over()
+
+    def _over(self) -> bool:
+        with suppress(TimeoutError):
+            return not self._alive.recv(1)
+        return False
+
+
+@cache
+def launcher(*prefix: str) -> Launcher:
+    """The one launcher of this program, and of those that it forks afterwards. `prefix`: what it is
+    started by, such as unshare(1)."""
+    return Launcher(prefix)
+
+
+def start_ahead() -> None:
+    """Has it load what labs run while this program loads, on another core. Not where it first takes
+    a user namespace (netns.py), nor where it can't be had, of which others tell."""
+    if sys.platform == "linux" and os.geteuid() == 0:
+        with suppress(OSError):
+            launcher()

@@ -1,0 +1,137 @@
+"""What a command line says of scenarios and of runs: PATHs, names, and options NAME=VALUE.
+
+And what a shell offers to complete there: names and files. To bash either words are told or that it
+completes files by itself. So files are left to it where no name fits, and else offered beside the
+names.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import click
+from click.shell_completion import CompletionItem
+
+from labctl.errors import UsageError
+from labctl.ground.resources import catalogue, scenarios
+
+SHIPPED = "scenarios"
+"""The name for all of them, as their folder in a checkout is called."""
+
+
+def find(paths: Sequence[str], shipped: Path) -> list[Path]:
+    """Files for what was named: files, folders (all below), or names of shipped scenarios and of
+    their folders. `scenarios` are all of them, where there is no such folder here.
+
+    Raises UsageError for what is none of these.
+    """
+    names = catalogue(shipped)
+    files: list[Path] = []
+    for text in paths:
+        path = Path(text)
+        try:
+            if text and path.is_dir():
+                found = sorted(p for p in path.rglob("*") if p.suffix in (".yaml", ".yml"))
+                if not found:
+                    message = "no scenario in this folder; a scenario ends in .yaml"
+                    raise UsageError(f"{text}: {message}")
+            else:
+                found = [path] if text and path.exists() else _named(text, names)
+        except OSError as exc:
+            raise UsageError(f"{text}: {exc.strerror}") from exc
+        if not found:
+            from labctl.language.values import unknown
+
+            raise UsageError(f"{text}: no such file; " + unknown("scenario", text, names))
+        files += found
+    return list(dict.fromkeys(files))
+
+
+def _named(text: str, names: Mapping[str, Path]) -> list[Path]:
+    """The shipped scenarios of this name, in whatever folder, or in the folder of this name."""
+    top, _, rest = text.partition("/")
+    if top == SHIPPED:
+        if not rest:
+            return list(names.values())
+        text = rest.removesuffix(".yaml")
+    folder = text.rstrip("/") + "/"
+    return [
+        path for name, path in names.items()
+        if text in (name, path.stem) or name.startswith(folder)
+    ]  # fmt: skip
+
+
+Offers = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+"""See `shell_complete` of click."""
+
+
+def offering(names: Callable[[], Iterable[str]], ending: str | None = None) -> Offers:
+    """Offers names, and beside them files with this ending; without one, no files at all."""
+
+    def offers(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        found = [name for name in names() if name.startswith(incomplete)]
+        if ending is None:
+            return [CompletionItem(name) for name in found]
+        if not found:
+            return [CompletionItem(incomplete, type="file")]
+        folder, slash, start = incomplete.rpartition("/")
+        files = []
+        for path in sorted(Path(folder or slash or ".").glob(f"{glob.escape(start)}*")):
+            if path.is_dir() or path.name.endswith(ending):
+                files.append(f"{folder}{slash}{path.name}" + ("/" if path.is_dir() else ""))
+        return [CompletionItem(word) for word in dict.fromkeys([*found, *files])]
+
+    return offers
+
+
+def shipped_names() -> list[str]:
+    """The names that PATH takes: of shipped scenarios, of their folders, and of all of them."""
+    found = catalogue(scenarios())
+    folders = [name.rpartition("/")[0] for name in found if "/" in name]
+    everything = [] if Path(SHIPPED).exists() else [SHIPPED]
+    return list(dict.fromkeys([*found, *folders, *(p.stem for p in found.values()), *everything]))
+
+
+def recorded_names() -> list[str]:
+    """The names that RUN takes."""
+    from labctl.cli.chosen import names
+
+    return names()
+
+
+def parse_sets(texts: Iterable[str], option: str) -> dict[str, str]:
+    """What an option `NAME=VALUE` says, given any number of times. Raises UsageError."""
+    sets = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UsageError(f"{option} {text}: no NAME=VALUE")
+        sets[name] = value
+    return sets
+
+
+backend_option = click.option(
+    "--backend",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "docker", "netns"]),
+    help="Where the lab runs; auto takes Docker where an engine answers.",
+)
+os_option = click.option(
+    "--os",
+    metavar="IMAGE",
+    help="The operating system of the images (Docker).  [default: debian:12]",
+)
+scenarios_argument = click.argument(
+    "paths",
+    nargs=-1,
+    required=True,
+    metavar="PATH...",
+    shell_complete=offering(shipped_names, ".yaml"),
+)
+runs_argument = click.argument(
+    "runs", nargs=-1, metavar="[RUN...]", shell_complete=offering(recorded_names, "")
+)
+last_option = click.option("--last", is_flag=True, help="What the last `labctl run` recorded.")

@@ -1,0 +1,133 @@
+"""Which recorded runs a command line means: a run's folder, a folder of runs, a case's name, or
+the last ones.
+
+What the last `labctl run` recorded, wherever that was, is written down beside the default folder.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from difflib import get_close_matches
+from pathlib import Path
+
+from labctl.errors import UsageError
+from labctl.ground.reading import MAX_RESULT, loads, read_file
+from labctl.ground.resources import default_folder
+
+HISTORY = "history.jsonl"
+"""What makes a folder a run."""
+DEPTHS = ("*", "*/*", "*/*/*")
+"""How deep in a folder runs are looked for: in that of a matrix they are two levels below."""
+STAMP = re.compile(r"\d{8}T\d{6}-")
+MEND = "name a run's folder, a folder of runs, or a case that was run; --last is the last ones"
+
+
+def remember(folders: Sequence[Path]) -> None:
+    """Writes down what was recorded last, if anything was. Where that can't be written nobody is
+    told: the runs themselves are there."""
+    if not folders:
+        return
+    path = _last_file()
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(b"".join(os.fsencode(folder) + b"\n" for folder in folders))
+        partial.replace(path)
+
+
+def find(texts: Sequence[str], last: bool) -> list[Path]:
+    """The folders of the runs that are meant. Raises UsageError; that what exists is no
+    run is for who reads it to say."""
+    found = _last() if last else []
+    if last and not found:
+        raise UsageError(f"--last: nothing was recorded yet, or it is gone; {MEND}")
+    if not texts and not last:
+        raise UsageError(f"no run is named; {MEND}")
+    for text in texts:
+        try:
+            found += _meant(text)
+        except OSError as exc:
+            raise UsageError(f"{text}: {exc.strerror}") from exc
+    return found
+
+
+def names() -> list[str]:
+    """The names of the cases that were recorded in the default folder, as their folders have
+    them."""
+    return sorted({_name(folder) for folder in _within(default_folder())})
+
+
+def _meant(text: str) -> list[Path]:
+    path = Path(text)
+    if (path / HISTORY).exists():
+        return [path]
+    if path.is_dir() and (below := sorted({*_within(path), *_without_history(path)})):
+        return below
+    if found := _named(text):
+        return found
+    if path.exists() or text.startswith((".", "/")):
+        return [path]
+    close = get_close_matches(text, names(), n=1, cutoff=0.55)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise UsageError(
+        f"{text}: no recorded run: there is no such folder, and no run of such a case in "
+        f"{default_folder()}; {MEND}{hint}"
+    )
+
+
+def _named(text: str) -> list[Path]:
+    """The newest run of a case, with all that ran of the same scenario along with it."""
+    case = text.rpartition("/")[2]
+    last = _last()
+    known = (path for path in {*_within(default_folder()), *last} if (path / HISTORY).exists())
+    found = [path for path in known if _is_of(path, case)]
+    if not found:
+        return []
+    newest = max(found, key=lambda path: (path / HISTORY).stat().st_mtime_ns)
+    together = last if newest in last else _beside(newest)
+    return sorted(path for path in found if path == newest or path in together)
+
+
+def _beside(run: Path) -> list[Path]:
+    """What one command recorded with it, in a folder in the default one."""
+    return _within(run.parent) if run.parent.parent == default_folder() else []
+
+
+def _is_of(folder: Path, case: str) -> bool:
+    """Whether this is a run of a case, by what its result says or, where it has none, its name."""
+    if not _name(folder).startswith(re.split(r"[^\w.=-]", case)[0]):
+        return False
+    try:
+        run = loads(read_file(folder / "result.json", MAX_RESULT).decode())["runs"][0]
+        return case in (run["scenario"], _name(folder))
+    except (OSError, UsageError, ValueError, LookupError, TypeError):
+        return case == _name(folder)
+
+
+def _name(folder: Path) -> str:
+    return STAMP.sub("", folder.name, count=1)
+
+
+def _within(folder: Path) -> list[Path]:
+    return sorted(path.parent for depth in DEPTHS for path in folder.glob(f"{depth}/{HISTORY}"))
+
+
+def _without_history(folder: Path) -> list[Path]:
+    """The runs in a folder that have lost theirs, which is for who reads them to say."""
+    found = (path.parent for depth in DEPTHS for path in folder.glob(f"{depth}/result.json"))
+    return [path for path in found if (path / "scenario.yaml").exists()]
+
+
+def _last_file() -> Path:
+    return default_folder().parent / "last"
+
+
+def _last() -> list[Path]:
+    try:
+        lines = os.fsdecode(read_file(_last_file(), MAX_RESULT)).splitlines()
+    except (OSError, UsageError):
+        return []
+    return [path for path in map(Path, lines) if path.is_dir()]

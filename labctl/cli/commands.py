@@ -1,0 +1,471 @@
+"""The commands. The only place that exits, and that tells errors."""
+
+from __future__ import annotations
+
+import gc
+import io
+import json
+import math
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from labctl import __version__
+from labctl.cli import labs
+from labctl.cli.arguments import (
+    backend_option,
+    last_option,
+    offering,
+    os_option,
+    runs_argument,
+    scenarios_argument,
+    shipped_names,
+)
+from labctl.cli.matrix import matrix
+from labctl.ground.output import UNWRITABLE, flush, keep, prepare, show, silence, tell
+from labctl.ground.plain import plain_lines
+
+if TYPE_CHECKING:
+    from labctl.judge.recorded import RecordedRun
+    from labctl.run.runner import RunResult
+
+EXIT = {"pass": 0, "fail": 1, "unknown": 3, "skip": 3, "error": 4}
+INTERRUPTED = 130
+NO_COLOR = "--no-color"
+
+
+class Commands(click.Group):
+    """The group of commands, with labctl's exit statuses for its exceptions."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Takes the option that stands anywhere: before a command or behind it."""
+        end = args.index("--") if "--" in args else len(args)
+        if NO_COLOR in args[:end]:
+            ctx.color = False
+            args = [*(word for word in args[:end] if word != NO_COLOR), *args[end:]]
+        return super().parse_args(ctx, args)
+
+    def main(self, *args: Any, **extra: Any) -> NoReturn:
+        """Runs a command; see README for what each exit status means."""
+        from labctl.errors import LabctlError
+        from labctl.ground import crash
+        from labctl.ground.invoked import see_all_tools
+
+        see_all_tools()
+        gc.set_threshold(50_000)  # what is imported stays: looking for garbage in it takes long
+        prepare()
+        crash.prepare()
+        try:
+            status = super().main(*args, **{**extra, "standalone_mode": False})
+            flush()
+        except click.exceptions.Abort:
+            _exit(INTERRUPTED, "interrupted")
+        except click.ClickException as exc:
+            words = io.StringIO()
+            exc.show(words)
+            tell(words.getvalue().rstrip("\n"))
+            _exit(exc.exit_code)
+        except LabctlError as exc:
+            _exit(exc.exit_status, str(exc))
+        except Exception as exc:
+            if isinstance(exc, OSError) and exc.errno in UNWRITABLE and exc.filename is None:
+                silence(sys.stdout)
+                _exit(2, f"this can't be written: {exc.strerror}")
+            _exit(EXIT["error"], crash.sentence(exc))
+        finally:
+            gc.freeze()  # nor is it looked through once more as Python ends
+        sys.exit(status if isinstance(status, int) else 0)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the chosen command."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            silence(sys.stdout)
+            _exit(141)  # the status that shells give for SIGPIPE
+
+
+def _exit(status: int, message: str = "") -> NoReturn:
+    if message:
+        tell(message if _located(message.partition("\n")[0]) else f"labctl: {message}")
+    sys.exit(status)
+
+
+def _located(line: str) -> bool:
+    parts = line.split(":", 2)
+    return len(parts) == 3 and parts[1].isdigit()
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="labctl")
+@click.option(NO_COLOR, is_flag=True, expose_value=False, help="No colours, as with NO_COLOR set.")
+def main() -> None:
+    """A lab for TCP connections that end badly.
+
+    \b
+    Examples:
+      labctl run fin_wait_2                 one lesson, by name
+      labctl run scenarios --format json    all of a folder, for programs
+      labctl report --last                  what happened, as a picture
+      labctl list                           what there is to see
+      labctl up; labctl shell server        two hosts for your own hands
+      labctl doctor                         what this machine can do
+
+    Exit status: 0 all passed, 1 an expectation failed, 2 bad usage or scenario, 3 something is
+    unknown or could not run, 4 the lab itself failed, 130 interrupted.
+    """
+
+
+@main.command()
+@scenarios_argument
+@backend_option
+@os_option
+@click.option("--set", "sets", multiple=True, metavar="NAME=VALUE", help="Overrides a param.")
+@click.option(
+    "--kernel",
+    metavar="NAME",
+    help="On another kernel, in QEMU: see `kernels list`. There, --os is a guest's Debian.",
+)
+@click.option(
+    "--virtual-time", is_flag=True, help="In QEMU: waiting takes no time; only work does."
+)
+@click.option("--keep", is_flag=True, help="Keep the lab up afterwards, until Ctrl-C.")
+@click.option(
+    "-j",
+    "--jobs",
+    type=click.IntRange(1, 32),
+    metavar="N",
+    help="How many cases to run at once, 1 to 32; as many as suit the machine by default.",
+)
+@click.option(
+    "--format",
+    "form",
+    default="table",
+    show_default=True,
+    type=click.Choice(["table", "json"]),
+    help="How the results are written to stdout.",
+)
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where to record runs.")
+@click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Also JUnit XML.")
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Also HTML.")
+def run(
+    paths: tuple[str, ...],
+    backend: str,
+    os: str | None,
+    sets: tuple[str, ...],
+    kernel: str | None,
+    virtual_time: bool,
+    keep: bool,
+    jobs: int | None,
+    form: str,
+    out: Path | None,
+    junit: Path | None,
+    html: Path | None,
+) -> int:
+    """Run scenarios: files, folders, or names from `labctl list`.
+
+    \b
+    Examples:
+      labctl run scenarios/fin_wait_2.yaml
+      labctl run so_reuseaddr --backend netns
+      labctl run fin_wait_2 --set fin_timeout=6
+      labctl run scenarios -j 8
+      labctl run eaddrinuse_time_wait --kernel 6.1 --virtual-time
+    """
+    import time
+
+    if backend == "netns" and not kernel:
+        from labctl.backends.netns.launcher import start_ahead
+
+        start_ahead()
+    from labctl.backends import choose
+    from labctl.cli import chosen
+    from labctl.cli.arguments import find, parse_sets
+    from labctl.ground.resources import scenarios
+    from labctl.run import dispatch, workflow
+    from labctl.run.runner import WAS_INTERRUPTED, Interrupted, document
+
+    params = parse_sets(sets, "--set")
+    cases = workflow.load_all(find(paths, scenarios()), params)
+    guest = dispatch.guest(kernel, virtual_time, backend, keep, jobs)
+    cases = workflow.bearable(cases, virtual_time, tell)
+    system = os or workflow.DEFAULT_OS
+    began = time.monotonic()
+    out = out or workflow.together(cases)
+    cut_short = ""
+    try:
+        with workflow.interruptible():
+            if guest:
+                from labctl.run.guests.runs import run_all
+
+                results = run_all(cases, guest, virtual_time, system, params, out, tell)
+            else:
+                place = choose(backend, os)
+                results = dispatch.run_here(cases, place, system, keep, jobs, out, tell)
+    except Interrupted as exc:
+        results = exc.results
+        decided = sum(run.reason != WAS_INTERRUPTED for run in results)
+        cut_short = f"{WAS_INTERRUPTED} when {decided} of {len(cases)} cases were decided"
+
+    chosen.remember([result.folder for result in results])
+
+    def table() -> None:
+        from labctl.reports.tables import console
+        from labctl.reports.terminal import print_runs
+
+        print_runs(results, console(), time.monotonic() - began, cut_short)
+
+    found = document(results, cut_short)
+    if form == "json":
+        show("the results", lambda: print(json.dumps(found, indent=1)))
+    elif results:
+        show("the table", table)
+    _also(results, {"junit": junit, "html": html})
+    if cut_short:
+        tell(f"labctl: {WAS_INTERRUPTED}")
+    return INTERRUPTED if cut_short else EXIT[found["result"]]
+
+
+def _also(results: list[RunResult], files: dict[str, Path | None]) -> None:
+    """Writes the reports that were asked for, and GitHub's step summary where it wants one."""
+    from labctl import reports
+    from labctl.reports import step_summary
+
+    wanted = {name: path for name, path in files.items() if path}
+    if not results or not (wanted or step_summary.wanted()):
+        return
+    from labctl.judge.recorded import reloaded, told_apart
+    from labctl.reports.markdown import summary
+
+    recorded: list[RecordedRun] = []
+
+    def read(found: RunResult) -> None:
+        recorded.append(reloaded(found))
+
+    for found in results:
+        keep(f"{found.scenario.label} in the reports", partial(read, found))
+    for name, path in wanted.items():
+        keep(str(path), partial(reports.write, name, recorded, path))
+    step_summary.add(partial(summary, told_apart(recorded)))
+
+
+@main.command()
+@runs_argument
+@last_option
+@click.option("--format", "form", default="table", type=click.Choice(["table", "json"]))
+def check(runs: tuple[str, ...], last: bool, form: str) -> int:
+    """Judge recorded runs again, from their folders alone. RUN is as in `labctl report`."""
+    from labctl.cli import chosen
+    from labctl.judge.check import overall
+    from labctl.judge.rejudge import judge
+
+    judged = [judge(folder) for folder in chosen.find(runs, last)]
+    verdicts = [verdict for found in judged for verdict in found]
+
+    def write() -> None:
+        from labctl.reports.tables import console
+        from labctl.reports.terminal import print_verdicts
+
+        if form == "json":
+            click.echo(json.dumps([[v.as_json() for v in found] for found in judged], indent=1))
+        else:
+            print_verdicts(verdicts, console())
+
+    show("the verdicts", write)
+    return EXIT[overall(verdict.result for verdict in verdicts)]
+
+
+@main.command()
+@runs_argument
+@last_option
+@click.option(
+    "--format",
+    "form",
+    default="ladder",
+    show_default=True,
+    type=click.Choice(["ladder", "html", "junit", "markdown", "mermaid"]),
+    help="What to make of it.",
+)
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Instead of stdout.")
+def report(runs: tuple[str, ...], last: bool, form: str, out: Path | None) -> None:
+    """Render recorded runs, from their folders alone.
+
+    RUN is the folder of a run, a folder of such folders, or the name of a case: of that the newest
+    run.
+
+    \b
+    Examples:
+      labctl report --last
+      labctl report fin_wait_2
+      labctl report fin_wait_2 --format html --out fin_wait_2.html
+    """
+    from labctl import reports
+    from labctl.cli import chosen
+    from labctl.errors import UsageError
+    from labctl.judge.recorded import load
+
+    recorded = [load(folder) for folder in chosen.find(runs, last)]
+    if out:
+        try:
+            reports.write(form, recorded, out)
+        except OSError as exc:
+            raise UsageError(f"{out}: can't be written: {exc.strerror}") from exc
+    elif form == "ladder":
+        from labctl.reports.terminal import print_ladders
+
+        print_ladders(recorded)
+    else:
+        text = reports.render(form, recorded)
+        # A page, and XML, say themselves how they are encoded.
+        click.echo(text.encode() if form in ("html", "junit") else text, nl=False)
+
+
+@main.command()
+@scenarios_argument
+def validate(paths: tuple[str, ...]) -> None:
+    """Check scenarios without running them: every error at once, with file and line."""
+    from labctl.cli.arguments import find
+    from labctl.ground.resources import scenarios
+    from labctl.run import workflow
+
+    files = find(paths, scenarios())
+    cases = workflow.load_all(files, {})
+    click.echo(f"{_count(len(files), 'scenario')}, {_count(len(cases), 'case')}: valid")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+@main.command("show")
+@click.argument("name", shell_complete=offering(shipped_names))
+def show_(name: str) -> None:
+    """Print a shipped scenario, or all of a folder of them.
+
+    \b
+    Examples:
+      labctl show fin_wait_2
+      labctl show fin_wait_2 > mine.yaml    to begin one of your own with
+    """
+    from labctl.cli.arguments import find
+    from labctl.ground.resources import scenarios
+
+    files = find([name], scenarios())
+    for file in files:
+        if len(files) > 1:
+            click.echo(f"# {file.name}")
+        text = file.read_text("utf-8")
+        click.echo(plain_lines(text) if sys.stdout.isatty() else text, nl=False)
+
+
+@main.command("list")
+@click.option("--format", "form", default="table", type=click.Choice(["table", "json"]))
+def list_(form: str) -> None:
+    """The catalogue of shipped scenarios by theme, a line each. The time is about what all of its
+    cases take, one after the other."""
+    from dataclasses import asdict
+    from itertools import groupby
+
+    from labctl.ground.resources import scenarios
+    from labctl.language.catalogue import entries
+
+    found = entries(scenarios())
+    if form == "json":
+        click.echo(json.dumps([asdict(entry) for entry in found], indent=1))
+        return
+    from labctl.reports.tables import console, print_table
+
+    out = console()
+    for theme, lessons in groupby(found, lambda entry: entry.theme):
+        rows = [[x.name, str(x.variants), _rounded(x.seconds), x.title] for x in lessons]
+        print_table(out, ["name", "cases", "time", "title"], rows, theme)
+
+
+def _rounded(seconds: float) -> str:
+    return f"{math.ceil(seconds)} s" if seconds < 600 else f"{math.ceil(seconds / 60)} min"
+
+
+@main.command()
+def schema() -> None:
+    """The JSON Schema of the scenario language, for editors."""
+    from labctl.language.schema import schema as language
+
+    click.echo(json.dumps(language(), indent=1, sort_keys=True))
+
+
+@main.command()
+@click.option("--format", "form", default="table", type=click.Choice(["table", "json"]))
+def doctor(form: str) -> int:
+    """What this machine can do, what each lack costs, and how to mend it."""
+    from dataclasses import asdict
+
+    from labctl.run.doctor import examine
+
+    checks = examine()
+    if form == "json":
+        click.echo(json.dumps([asdict(check) for check in checks], indent=1))
+    else:
+        from labctl.reports.tables import console, print_checks
+
+        print_checks(console(), checks)
+    return 0 if any(check.ok for check in checks if check.name in ("docker", "netns")) else 3
+
+
+@main.group()
+def images() -> None:
+    """The images that the Docker backend uses."""
+
+
+@images.command("build")
+@os_option
+def images_build(os: str | None) -> None:
+    """Build the image pair for an operating system, unless it is there."""
+    from labctl.backends.docker.backend import build_images
+    from labctl.run import workflow
+
+    for tag in build_images(os or workflow.DEFAULT_OS, tell):
+        click.echo(tag)
+
+
+@main.group("kernels")
+def kernels_() -> None:
+    """Other kernels to run on, in QEMU."""
+
+
+@kernels_.command("list")
+@click.option("--format", "form", default="table", type=click.Choice(["table", "json"]))
+def kernels_list(form: str) -> None:
+    """What --kernel takes: suites and versions, by the distribution's packages of today."""
+    from labctl.run import guests
+
+    rows = guests.catalogue(tell)
+    if form == "json":
+        click.echo(json.dumps(rows, indent=1))
+        return
+    from labctl.reports.tables import console, print_table
+
+    columns = ["name", "suite", "version", "here"]
+    print_table(console(), columns, [[row[name] or "" for name in columns] for row in rows])
+
+
+@kernels_.command("fetch")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("--os", metavar="IMAGE", help="The guest's Debian.  [default: debian:12]")
+def kernels_fetch(names: tuple[str, ...], os: str | None) -> None:
+    """Fetch kernels, and what else a guest needs: the newest of a suite or a version."""
+    from labctl.run import guests, workflow
+    from labctl.run.guests import root
+
+    suite = root.suite_for(os or workflow.DEFAULT_OS)
+    root.demand(suite)
+    with workflow.interruptible():
+        for name in names:
+            click.echo(guests.fetch(name, tell).version)
+        root.ensure(suite, tell)
+
+
+for command in (*labs.COMMANDS, matrix):
+    main.add_command(command)

@@ -1,0 +1,125 @@
+"""The commands for labs that are up, to use by hand: `up`, `shell`, `ps`, `down`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from labctl.cli.arguments import backend_option, os_option
+from labctl.ground.output import tell
+from labctl.ground.plain import plain
+
+READY = "ready"
+
+
+@click.command()
+@backend_option
+@os_option
+def up(backend: str, os: str | None) -> int:
+    """Bring up the default lab, two hosts, to use by hand until `labctl down`."""
+    from labctl.errors import LabError
+    from labctl.ground import invoked
+
+    command = [sys.executable, "-m", "labctl", "_hold", "--backend", backend]
+    command += ["--os", os] if os else []
+    holder = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True, text=True
+    )
+    assert holder.stdout
+    hosts = holder.stdout.readline().split()
+    if not hosts or hosts[0] != READY:
+        status = holder.wait()
+        if status <= 0:
+            raise LabError("the lab ended as soon as it was up")
+        return status  # it has said why
+    labctl = invoked.command()
+    click.echo(f"up: {', '.join(hosts[1:])}. Enter with: {labctl} shell {hosts[1]}. "
+               f"End with: {labctl} down")  # fmt: skip
+    return 0
+
+
+@click.command("_hold", hidden=True)
+@backend_option
+@os_option
+def hold(backend: str, os: str | None) -> None:
+    """Keeps the default lab; `labctl up` runs this in the background."""
+    from os import devnull, dup2
+
+    from labctl.backends import choose
+    from labctl.run import workflow
+
+    def ready(lab: Any) -> None:
+        print(READY, *lab.scenario.hosts, flush=True)
+        with Path(devnull).open("w") as nowhere:
+            dup2(nowhere.fileno(), 1)
+            dup2(nowhere.fileno(), 2)
+
+    with workflow.interruptible():
+        workflow.hold(choose(backend, os), os or workflow.DEFAULT_OS, tell, ready)
+
+
+@click.command()
+@click.argument("host")
+@click.argument("command", nargs=-1)
+@click.option("--run", "chosen", metavar="RUN", help="Which lab, where several are up (labctl ps).")
+def shell(host: str, command: tuple[str, ...], chosen: str | None) -> int:
+    """A shell on a host of a lab that is up, or one COMMAND there.
+
+    \b
+    Examples:
+      labctl shell server
+      labctl shell client -- ss -tan
+    """
+    from labctl.cli.shell import enter
+
+    return enter(host, list(command), chosen)
+
+
+@click.command()
+def ps() -> None:
+    """The labs that are up, and who runs them."""
+    from labctl.backends.lease import leases
+    from labctl.reports.tables import console, print_table
+
+    rows = [
+        [x.run, x.kind, x.what, x.backend, " ".join(x.hosts), str(x.pid), x.started]
+        for x in leases()
+    ]
+    if not rows:
+        click.echo("no lab is up")
+        return
+    columns = ["run", "kind", "what", "backend", "hosts", "pid", "since"]
+    print_table(console(), columns, rows)
+
+
+@click.command()
+def down() -> None:
+    """Remove everything that labctl made and nobody uses: labs that are up, and what is left of
+    runs that were killed. Runs that are alive stay."""
+    from labctl.backends.lease import leases
+    from labctl.errors import LabError
+    from labctl.run import workflow
+
+    stuck = []
+    for lease in list(leases()):
+        if lease.kind != "up":
+            click.echo(plain(f"left alone: {lease.what} runs, as process {lease.pid}"))
+            continue
+        try:
+            if workflow.end(lease):
+                click.echo(plain(f"down: {lease.what} on {lease.backend}"))
+            else:
+                stuck.append(f"process {lease.pid} did not end; kill it and try again")
+        except LabError as exc:
+            stuck.append(str(exc))
+    for line in workflow.sweep():
+        click.echo(plain(f"removed: {line}"))
+    if stuck:
+        raise LabError("; ".join(stuck))
+
+
+COMMANDS: tuple[click.Command, ...] = (up, hold, shell, ps, down)

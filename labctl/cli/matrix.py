@@ -1,0 +1,148 @@
+"""The command `labctl matrix`."""
+
+from __future__ import annotations
+
+import json
+import os as system
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from labctl.cli.arguments import offering, shipped_names
+
+if TYPE_CHECKING:
+    from labctl.reports.comparison import Comparison
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument(
+    "paths", nargs=-1, metavar="[PATH...]", shell_complete=offering(shipped_names, ".yaml")
+)
+@click.option(
+    "--os", multiple=True, metavar="IMAGE", help="With this system: on Docker, or in each guest."
+)
+@click.option("--backend", multiple=True, metavar="NAME", help="On docker or netns.")
+@click.option("--kernel", multiple=True, metavar="NAME", help="On another kernel, in QEMU.")
+@click.option("--virtual-time", is_flag=True, help="In QEMU: waiting takes no time.")
+@click.option("--set", "sets", multiple=True, metavar="NAME=VALUE", help="Overrides a param.")
+@click.option(
+    "-j",
+    "--jobs",
+    type=click.IntRange(1, 32),
+    metavar="N",
+    help="How many cases of a place to run at once, 1 to 32; in a guest always one.",
+)
+@click.option(
+    "--format",
+    "form",
+    default="table",
+    show_default=True,
+    type=click.Choice(["table", "json", "markdown", "html"]),
+    help="How the comparison is written to stdout.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where results are kept, and gone on from.",
+)
+@click.option("--show", is_flag=True, help="Compare what is there, and run nothing.")
+@click.option("--github", is_flag=True, help="Print the places for a workflow's strategy.matrix.")
+def matrix(
+    paths: tuple[str, ...],
+    os: tuple[str, ...],
+    backend: tuple[str, ...],
+    kernel: tuple[str, ...],
+    virtual_time: bool,
+    sets: tuple[str, ...],
+    jobs: int | None,
+    form: str,
+    out: Path | None,
+    show: bool,
+    github: bool,
+) -> int:
+    """Run scenarios at several places, and compare: what differs comes first.
+
+    --os, --backend and --kernel add places, and take several names each, parted by commas. Each
+    --kernel runs with each --os, and so does Docker, where it is named or there is no --kernel.
+    With none of them: Docker and namespaces. No PATH is all shipped scenarios. A second call runs
+    only what has no result yet.
+
+    \b
+    Examples:
+      labctl matrix fin_wait_2
+      labctl matrix scenarios --os debian:11,debian:12 --backend netns
+      labctl matrix tw_reuse --kernel 5.10,6.1,7.3 --virtual-time
+      labctl matrix scenarios --format html > matrix.html
+      labctl matrix --kernel 5.10,6.1 --os debian:11,debian:12
+      labctl matrix --os debian:11,debian:12 --github
+    """
+    from labctl.cli.arguments import find, parse_sets
+    from labctl.cli.commands import EXIT, INTERRUPTED
+    from labctl.ground.children import possible, run
+    from labctl.ground.output import tell
+    from labctl.ground.resources import scenarios
+    from labctl.reports.progress import alongside
+    from labctl.run import matrix as flow
+    from labctl.run import workflow
+    from labctl.run.runner import WAS_INTERRUPTED
+
+    places = flow.places(backend, os, kernel, virtual_time)
+    if github:
+        click.echo(json.dumps(flow.github(places)))
+        return 0
+    chosen = parse_sets(sets, "--set")
+    files = find(paths or [str(scenarios())], scenarios())
+    cases = workflow.bearable(workflow.load_all(files, chosen), virtual_time, tell)
+    out = out or flow.folder_of_all()
+    whole = flow.Matrix(cases, chosen, out)
+    interrupted = False
+    if not show:
+        cores = system.cpu_count() or 1
+        apart = flow.apart(places, cores) if possible() else []
+        told = [*map(str, files), "--out", str(out), *(f"--set={text}" for text in sets)]
+        commands = {place.name: ["matrix", *told, *place.options] for place in apart}
+        try:
+            with workflow.interruptible():
+                for place in places:
+                    if place not in apart:
+                        whole.fill(place, jobs, tell)
+                if commands:
+                    with alongside(list(commands)) as say:
+                        run(commands, cores, say)
+        except KeyboardInterrupt:
+            interrupted = True
+
+    from labctl.judge.check import overall
+    from labctl.reports.comparison import compare
+
+    found = compare(
+        [whole.seen(place) for place in places], [(case.label, case.source) for case in cases]
+    )
+    _show(found, form)
+    if interrupted:
+        tell(f"labctl: {WAS_INTERRUPTED}")
+    return INTERRUPTED if interrupted else EXIT[overall(place.result for place in found.places)]
+
+
+def _show(found: Comparison, form: str) -> None:
+    """On stdout, and in GitHub's step summary where it wants one."""
+    from labctl.ground.output import show
+    from labctl.reports import html, markdown, step_summary
+    from labctl.reports.tables import console
+    from labctl.reports.terminal import print_comparison
+
+    def write() -> None:
+        if form == "table":
+            print_comparison(found, console())
+        elif form == "json":
+            click.echo(json.dumps(found.as_json(), indent=1))
+        elif form == "html":
+            click.echo(html.comparison(found).encode(), nl=False)  # as the page says itself
+        else:
+            click.echo(markdown.comparison(found), nl=False)
+
+    show("the comparison", write)
+    step_summary.add(partial(markdown.comparison, found))

@@ -1,0 +1,64 @@
+"""The last net: what nobody foresaw ends in one sentence, and never in a traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from labctl import __version__
+from labctl.errors import LabctlError, LabError
+from labctl.ground.limits import limit_of
+from labctl.ground.output import tell
+
+
+def prepare() -> None:
+    """For a command: a thread that fails says so in a sentence, too."""
+    threading.excepthook = _thread_ended
+
+
+def _thread_ended(how: threading.ExceptHookArgs) -> None:
+    if how.exc_value is not None:
+        tell(f"labctl: {sentence(how.exc_value)}")
+
+
+def sentence(exc: BaseException) -> str:
+    """What a user is told: which limit of the system it was; else that it is a fault of labctl's
+    own, and where its traceback is kept."""
+    fault = f"a fault of labctl itself: {_said(exc)}; please report it"
+    return limit_of(exc) or fault + _kept(exc)
+
+
+@contextmanager
+def netted() -> Iterator[None]:
+    """Turns what nobody foresaw into a LabError. It is a decorator, too."""
+    try:
+        yield
+    except LabctlError:
+        raise
+    except Exception as exc:
+        raise LabError(sentence(exc)) from exc
+
+
+def _said(exc: BaseException) -> str:
+    return " ".join(f"{type(exc).__name__}: {exc}".split())[:300].rstrip(": ")
+
+
+def _kept(exc: BaseException) -> str:
+    import traceback
+
+    from labctl.ground.resources import default_folder
+
+    try:
+        folder = default_folder().parent / "crashes"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.txt"
+        about = f"labctl {__version__}, Python {sys.version}, {' '.join(os.uname())}\n"
+        trace = "".join(traceback.format_exception(exc))
+        path.write_text(f"{about}{sys.argv}\n{trace}", encoding="utf-8", errors="replace")
+    except Exception as again:
+        return f" (its traceback can't be kept: {_said(again)})"
+    return f", with {path}"

@@ -1,0 +1,1 @@
+"""From a record to verdicts, accounts and reasons. It touches no lab."""

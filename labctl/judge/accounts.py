@@ -1,0 +1,198 @@
+"""What each process did last, for those who ask why a run failed: how it ended or what it is in,
+its last failed call, its last words. Pure: from a scenario and what happened."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from labctl.ground import errnos
+from labctl.judge.ends import cause
+from labctl.judge.lives import Life, lives, target
+from labctl.language.scenario import Scenario
+from labctl.language.steps import Restart, Start
+from labctl.record.events import CallEvent
+from labctl.record.history import History
+
+MOST = 6
+"""Of so many processes at most is told; first of those that a claim names."""
+LINES, WIDTH = 5, 300
+"""So many lines of its output at most, each so long."""
+BLOCKED_SHOWN = 3
+CALLS_LOOKED_AT = 50
+SOCKETS_LOOKED_AT = 200
+SEGMENTS_LOOKED_AT = 2000
+UNSTARTED, PAUSED = "was not started", "is paused"
+NEVER_STARTED = "never started"
+"""What a claim about a process says itself where that is so."""
+GONE_WITHIN = 2.0
+"""So many seconds after a main process has ended, its backend says so if nothing is left of it."""
+WORD = re.compile(r"[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Account:
+    """What a process did last. `condition` says how it is or how it ended; `asked`: a step has
+    ended it; `cause` is what may be behind its end, and the mend, if that is known."""
+
+    process: str
+    host: str
+    condition: str
+    exit: int | None = None
+    signal: str | None = None
+    asked: bool = False
+    last_failed_call: str | None = None
+    output: tuple[str, ...] = ()
+    cause: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether its main process has ended."""
+        return (self.exit, self.signal) != (None, None)
+
+    @property
+    def sentence(self) -> str:
+        """`server on web exited with 127 at 0.051 s`."""
+        place = "" if self.host == self.process else f" on {self.host}"
+        return f"{self.process}{place} {self.condition}"
+
+    def as_json(self) -> dict[str, Any]:
+        """As the result document has it."""
+        return {**asdict(self), "output": list(self.output)}
+
+
+def accounts(scenario: Scenario, history: History, about: str | None = None) -> tuple[Account, ...]:
+    """What the processes did last that a text is about: those that it names, those on hosts that it
+    names, and those that they talk to. Of all that were started where there is no text."""
+    known = lives(scenario, history.events)
+    names = list(known) if about is None else _concerned(scenario, history, known, about)
+    found = []
+    for name in names[:MOST]:
+        host = scenario.processes[name].host if name in scenario.processes else known[name].host
+        if life := known.get(name):
+            end, failed = life.end, life.failed
+            found.append(
+                Account(
+                    name, host, _condition(life, history.now),
+                    end.exit if end else None, end.signal if end else None, life.asked,
+                    f"{call_failed(failed)} at {failed.t:.3f} s" if failed else None,
+                    tuple(_last_lines(life.output)),
+                    cause(name, scenario, history, known, about or ""),
+                )
+            )  # fmt: skip
+        else:
+            found.append(Account(name, host, f"{UNSTARTED}{_start(scenario, history, name)}"))
+    return tuple(found)
+
+
+def call_failed(call: CallEvent) -> str:
+    """`connect server:8000: ECONNREFUSED (111 on Linux, ...)`."""
+    return f"{call.call}: {errnos.describe(call.errno or '')}"
+
+
+def halted_first(found: Iterable[Account], about: str, actual: str) -> str:
+    """Which of the processes that a wait was about could do nothing for it, and why: they had ended
+    that no step was to end, were paused, or not started. Nothing where what was seen, `actual`,
+    says so itself. Of those beside it only what failed."""
+    named = _words(about)
+    words = []
+    for account in sorted(found, key=lambda account: account.exit == 0):
+        own = {account.process, account.host} & named
+        how = f"SIG{account.signal}" if account.signal else f"exit {account.exit}"
+        if account.ended:
+            halts = not account.asked and how not in actual and (own or account.exit != 0)
+        else:
+            halts = account.condition.startswith((UNSTARTED, PAUSED)) and not actual.startswith(
+                NEVER_STARTED
+            )
+        if halts:
+            words.append(account.sentence)
+    return "; ".join(words[:2])
+
+
+def reasons(found: Iterable[Account]) -> list[str]:
+    """A sentence for each process of which it is known what is behind its end."""
+    return [f"{account.process}: {account.cause}" for account in found if account.cause]
+
+
+def told(found: Sequence[Account], besides: Sequence[str] = ()) -> Iterator[str]:
+    """Accounts as lines for people, without those lines of output that stand `besides` them."""
+    for account in found:
+        failed = account.last_failed_call
+        yield account.sentence + (f"; last failed: {failed}" if failed else "")
+        yield from (f"  | {line}" for line in account.output if line not in besides)
+
+
+def _condition(life: Life, now: float) -> str:
+    end = life.end
+    if end is None:
+        blocked = [f"{call.call} since {call.t:.3f} s" for call in life.blocked.values()]
+        within = f"in {', '.join(blocked[:BLOCKED_SHOWN])}" if blocked else ""
+        if life.frozen is not None:
+            return ", ".join(filter(None, [f"{PAUSED} since {life.frozen:.3f} s", within]))
+        return f"runs, blocked {within}" if blocked else "runs"
+    how = f"was killed by SIG{end.signal}" if end.signal else f"exited with {end.exit}"
+    within = (
+        f", in {life.within.call}"
+        if life.within and life.within.name not in ("return", "exit")
+        else ""
+    )
+    lives_on = not life.gone and (life.blocked or now - end.t > GONE_WITHIN)
+    left = "; what it left still runs" if lives_on else ""
+    return f"{how} at {end.t:.3f} s{within}{left}"
+
+
+def _last_lines(output: str) -> list[str]:
+    lines = [line.rstrip()[:WIDTH] for line in output.splitlines()]
+    return [line for line in lines if line][-LINES:]
+
+
+def _start(scenario: Scenario, history: History, name: str) -> str:
+    for index, step in enumerate(scenario.steps):
+        if isinstance(step, Start | Restart) and name in step.starts:
+            came = "comes later" if index > history.step else "was not done"
+            return f": its start, at {scenario.step_sources[index]}, {came}"
+    return ": no step starts it"
+
+
+def _concerned(
+    scenario: Scenario, history: History, known: dict[str, Life], about: str
+) -> list[str]:
+    """The processes that a text is about: first those that it names or whose hosts it names."""
+    words = _words(about)
+    specs = scenario.processes
+    hosts = {name for name in scenario.hosts if name in words}
+    own = [name for name in specs if name in words]
+    hosts |= {specs[name].host for name in own}
+    for host in sorted(hosts, key=list(scenario.hosts).index):
+        there = [name for name, spec in specs.items() if spec.host == host]
+        own += [name for name in there if name in known] or there
+    peers = _peers(history, known, hosts)
+    others = [name for name, life in known.items() if life.host in peers]
+    return list(dict.fromkeys([*own, *others]))
+
+
+def _words(text: str) -> set[str]:
+    """The words of a text, and of `server.v6` the host."""
+    return {word for found in WORD.findall(text) for word in (found, found.partition(".")[0])}
+
+
+def _peers(history: History, known: dict[str, Life], hosts: set[str]) -> set[str]:
+    """The hosts that some hosts talk to, or try to."""
+    sent = history.segments()[-SEGMENTS_LOOKED_AT:]
+    pairs = {(s.sender, s.receiver) for s in sent if s.sender}
+    for life in known.values():
+        for call in [*life.calls[-CALLS_LOOKED_AT:], *life.blocked.values()]:
+            pairs.add((life.host, history.owners.get(_address(call.peer or ""))))
+            pairs.add((life.host, target(call)[0].partition(".")[0]))
+    for host, look in history.sockets.items():
+        for socket in look.sockets[:SOCKETS_LOOKED_AT]:
+            pairs.add((host, history.owners.get(socket.remote.unmapped)))
+    found = {there for here, there in pairs if here in hosts}
+    return {name for name in found | {h for h, there in pairs if there in hosts} if name} - hosts
+
+
+def _address(end: str) -> str:
+    return end.rpartition(":")[0].strip("[]").removeprefix("::ffff:")

@@ -1,0 +1,290 @@
+"""Judging: from a scenario and its history to verdicts, with no lab in sight."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from labctl.judge.accounts import Account, accounts, halted_first
+from labctl.language.predicates import Finding, Predicate, Result
+from labctl.language.scenario import Scenario
+from labctl.language.steps import Wait
+from labctl.probes.segments import Captures
+from labctl.record.events import Event, InjectEvent, LossEvent, StateEvent, StepEvent
+from labctl.record.history import History
+from labctl.record.timelines import Moment
+
+TOLD = 0.05
+"""A moment that is known to within so many seconds is told as one."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One claim, judged. `at` is in seconds since the run began, `source` is file:line. Where it
+    did not pass, `processes` says what those did last that it is about."""
+
+    result: Result
+    what: str
+    expected: str
+    actual: str
+    at: float
+    source: str
+    evidence: tuple[str, ...] = field(default=())
+    processes: tuple[Account, ...] = field(default=())
+
+    def __str__(self) -> str:
+        subject = self.what.partition(":")[0]
+        saw = "unknown:" if self.result == "unknown" else "saw"
+        return f"{self.source}: {subject}: expected {self.expected}, {saw} {self.actual}"
+
+    def as_json(self) -> dict[str, Any]:
+        """As the result document has it."""
+        return {
+            "result": self.result,
+            "what": self.what,
+            "expected": self.expected,
+            "actual": self.actual,
+            "at": round(self.at, 3),
+            "source": self.source,
+            "evidence": list(self.evidence),
+            **({"processes": [a.as_json() for a in self.processes]} if self.processes else {}),
+        }
+
+
+class NotPassed(AssertionError):
+    """Claims that did not pass, for callers that want an exception; the lines say which."""
+
+
+def check(
+    scenario: Scenario, events: Iterable[Event], captures: Captures | None = None
+) -> list[Verdict]:
+    """Replays the events and judges each claim at the moment that it was made."""
+    verdicts, history = _replayed(scenario, events, captures)
+    return verdicts + check_whole(scenario, history)
+
+
+def left_undone(
+    scenario: Scenario, events: Sequence[Event], captures: Captures, why: str
+) -> list[Verdict]:
+    """The verdicts of a run that `why` kept from going on: none where none of its claims had failed
+    by then, for it is skipped; else all, for a failure stays one, and one on what was not done."""
+    verdicts, history = _replayed(scenario, events, captures)
+    if all(verdict.result != "fail" for verdict in verdicts):
+        return []
+    step = next(event for event in reversed(events) if isinstance(event, StepEvent))
+    source = scenario.step_sources[step.index]
+    undone = Verdict("unknown", step.text, "to be done", why, history.now, source)
+    return [*verdicts, *check_whole(scenario, history), undone]
+
+
+def _replayed(
+    scenario: Scenario, events: Iterable[Event], captures: Captures | None
+) -> tuple[list[Verdict], History]:
+    """The verdicts of all steps, and the history that they have come to."""
+    history = History(captures=captures)
+    verdicts: list[Verdict] = []
+    begun = 0.0
+    for event in events:
+        history.add(event)
+        if not isinstance(event, StepEvent):
+            continue
+        if event.phase == "begin":
+            begun = event.t
+        else:
+            verdicts += check_step(scenario, event, history, begun)
+    return verdicts, history
+
+
+def check_whole(scenario: Scenario, history: History) -> list[Verdict]:
+    """The verdicts on what a scenario, and each of its steps, claims of its whole history."""
+    return _accounted(_check_whole(scenario, history), scenario, history)
+
+
+def _check_whole(scenario: Scenario, history: History) -> list[Verdict]:
+    verdicts: list[Verdict] = []
+    for event in history.events:
+        if isinstance(event, StepEvent) and event.phase == "end":
+            verdicts += _check_in_the_end(scenario, event, history)
+    for predicate, source in zip(scenario.expect, scenario.expect_sources, strict=True):
+        found = predicate.judge(history)
+        for label in predicate.labels:  # only claims about segments have one, and it is theirs
+            if missed := unreached(label, scenario, history):
+                result, why = missed
+                about = predicate.segments and predicate.segments.judge(history)
+                if of_another(scenario, _named(label, scenario)):
+                    found = [f for f in found if f != about]
+                found = [replace(f, result=result, actual=why) if f == about else f for f in found]
+        verdicts += [_verdict(finding, history.now, source) for finding in found]
+    if history.lab is None:  # of a lab that never was, nothing is known: not even what it lacks
+        verdicts = [
+            replace(v, result="unknown", actual="no lab came up", evidence=()) for v in verdicts
+        ]
+    return verdicts
+
+
+def check_step(
+    scenario: Scenario, event: StepEvent, history: History, begun: float
+) -> list[Verdict]:
+    """The verdicts of a step that has just ended with `event`, at the end of `history`, and that
+    began at `begun`. What another variant claims is no claim of this one."""
+    found = _accounted(_check_step(scenario, event, history, begun), scenario, history)
+    if event.outcome != "timeout":
+        return found
+    ends = [halted_first(verdict.processes, verdict.what, verdict.actual) for verdict in found]
+    return [
+        replace(verdict, actual=f"{end}; {verdict.actual}") if end else verdict
+        for verdict, end in zip(found, ends, strict=True)
+    ]
+
+
+def _accounted(verdicts: list[Verdict], scenario: Scenario, history: History) -> list[Verdict]:
+    """The verdicts, and beside those that did not pass what their processes did last."""
+    return [
+        replace(verdict, processes=accounts(scenario, history, verdict.what))
+        if history.lab and verdict.result in ("fail", "unknown") else verdict
+        for verdict in verdicts
+    ]  # fmt: skip
+
+
+def _check_step(
+    scenario: Scenario, event: StepEvent, history: History, begun: float
+) -> list[Verdict]:
+    step, source = scenario.steps[event.index], scenario.step_sources[event.index]
+    if of_another(scenario, event.index):
+        return []
+    claims = step.judge(history)
+    if event.outcome == "skipped":
+        reason = event.detail or ""
+        return [Verdict("skip", f.what, f.expected, reason, event.t, source) for f in claims]
+    if event.outcome == "failed":
+        expected, _, actual = (event.detail or "").partition("; saw ")
+        return [Verdict("fail", event.text, expected, actual, event.t, source)]
+    if not isinstance(step, Wait):
+        return [_verdict(finding, event.t, source) for finding in claims]
+    found = [_waited(step, finding, event, history, begun, source) for finding in claims]
+    if event.outcome == "timeout" and all(verdict.result == "pass" for verdict in found):
+        # The steps have ended here, so what they would have shown is not known.
+        late = "only seen when the wait was over"
+        found = [replace(v, result="unknown", actual=f"{v.actual}, {late}") for v in found]
+    return found
+
+
+def of_another(scenario: Scenario, index: int) -> bool:
+    """Whether a step is one of other variants only, or counts from one that is."""
+    if index < 0:
+        return False
+    step = scenario.steps[index]
+    return step.of_another(scenario.variant) or any(
+        of_another(scenario, _named(label, scenario)) for label in step.labels
+    )
+
+
+def _named(label: str, scenario: Scenario) -> int:
+    """The index of the step that sets a label; -1 for none."""
+    return next((i for i, step in enumerate(scenario.steps) if step.as_ == label), -1)
+
+
+def unreached(label: str, scenario: Scenario, history: History) -> tuple[Result, str] | None:
+    """What a claim that counts from a label comes to where no step set it, and why; else None.
+
+    That is no fault of the claim: what kept the step from being done has been told already."""
+    if label in history.labels:
+        return None
+    index = _named(label, scenario)
+    ends = [e for e in history.events if isinstance(e, StepEvent) and e.phase == "end"]
+    for event in ends:
+        if event.index == index and event.outcome == "skipped":
+            return "skip", f"{label!r} was left out: {event.detail}"
+    last = f", at {scenario.step_sources[ends[-1].index]}" if ends else ""
+    return "unknown", f"{label!r} was not reached: the steps ended before{last}"
+
+
+def _check_in_the_end(scenario: Scenario, event: StepEvent, history: History) -> list[Verdict]:
+    """The verdicts on what a step that has ended claims of the whole run."""
+    step = scenario.steps[event.index]
+    claim = step.in_the_end(event.index)
+    if claim is None or event.outcome == "failed" or of_another(scenario, event.index):
+        return []
+    source = scenario.step_sources[event.index]
+    found = [_verdict(finding, history.now, source) for finding in claim.judge(history)]
+    if event.outcome == "skipped":
+        found = [replace(v, result="skip", actual=event.detail or "", evidence=()) for v in found]
+    return found
+
+
+def _waited(
+    step: Wait, finding: Finding, event: StepEvent, history: History, begun: float, source: str
+) -> Verdict:
+    start = history.labels[step.since] if step.since else begun
+    of = f" of {step.since}" if step.since else ""
+    expected = f"{finding.expected} within {step.within}{of}"
+    result, after = finding.result, f" until {event.t - start:.3f} s"
+    if event.outcome == "timeout":
+        actual = finding.actual + ("" if finding.result == "pass" else after)
+        return Verdict(result, finding.what, expected, actual, event.t, source, finding.evidence)
+    held = held_at(step.wait, history, start, begun)
+    if held is not None:
+        early, late = max(0.0, held.earliest - start), max(0.0, held.latest - start)
+        fits = {step.within.low <= moment <= step.within.high for moment in (early, late)}
+        result = "unknown" if len(fits) > 1 else "pass" if True in fits else "fail"
+        after = f" after {f'{early:.3f}..' if late - early > TOLD else ''}{late:.3f} s"
+    actual = f"{finding.actual}{after}"
+    return Verdict(result, finding.what, expected, actual, event.t, source, finding.evidence)
+
+
+def _verdict(finding: Finding, at: float, source: str) -> Verdict:
+    return Verdict(
+        finding.result, finding.what, finding.expected, finding.actual, at, source, finding.evidence
+    )
+
+
+def held_at(predicate: Predicate, past: History, start: float, begun: float = 0.0) -> Moment | None:
+    """When, from `start` on, a predicate came to hold for the last time, if it holds at the end or
+    did at some time after `begun`. So a wait that comes late still measures what happened."""
+    history = History(captures=past.captures)
+    history.losses, history.injected = past.losses, past.injected  # captures are known to the end
+    turns = deque(predicate.segments.turns(past) if predicate.segments else ())
+    since: Moment | None = None
+    found: Moment | None = None
+
+    def judge(at: float, earliest: float) -> None:
+        nonlocal since, found
+        if not predicate.holds(history):
+            since = None
+            return
+        since = since or Moment(min(max(start, earliest), max(start, at)), max(start, at))
+        looks = [history.sockets[host].t for host in predicate.hosts if host in history.sockets]
+        if min([at, *looks]) >= begun:  # and not only by what was seen before
+            found = since
+
+    started = False
+    for event in past.events:
+        while turns and turns[0] < event.t:
+            turn = turns.popleft()
+            if turn >= start:
+                history.reach(turn)
+                judge(turn, turn)
+                started = True
+        if isinstance(event, LossEvent | InjectEvent):
+            continue
+        if isinstance(event, StateEvent) and not predicate.traced:
+            continue  # There are thousands of them, and each look would be parsed again.
+        history.add(event)
+        if event.t < start and not started:
+            continue
+        if started and not predicate.heeds(event):
+            continue
+        started = True
+        judge(event.t, predicate.earliest(event))
+    return since or found
+
+
+def overall(results: Iterable[str]) -> str:
+    """The worst of some results: error, fail, unknown, pass; skip where there is nothing else."""
+    found = set(results)
+    for result in ("error", "fail", "unknown", "pass", "skip"):
+        if result in found:
+            return result
+    return "pass"

@@ -1,0 +1,97 @@
+"""The life of each process, from what happened: the calls that it is in, how it ended, what it
+wrote last. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from labctl.language.calls import CallError, parse_calls
+from labctl.language.scenario import Scenario
+from labctl.language.steps import Kill, Pause, Restart, Resume, Signal, Stop
+from labctl.record.events import CallEvent, Event, OutputEvent, ProcessEvent, StepEvent
+
+TAIL = 4000
+"""So many characters of its output are kept, the last ones."""
+
+
+@dataclass
+class Life:
+    """A process since it was last started. `blocked` is the call that each of its processes (by
+    pid) is in, `within` the one that its main process ended in."""
+
+    host: str
+    started: float
+    end: ProcessEvent | None = None
+    gone: bool = False
+    blocked: dict[int, CallEvent] = field(default_factory=dict)
+    within: CallEvent | None = None
+    calls: list[CallEvent] = field(default_factory=list)
+    output: str = ""
+    asked: bool = False
+    frozen: float | None = None
+
+    @property
+    def failed(self) -> CallEvent | None:
+        """Its last failed call."""
+        return next((call for call in reversed(self.calls) if call.errno), None)
+
+    def apply(self, event: Event) -> None:
+        """Takes in one event of this process."""
+        match event:
+            case OutputEvent():
+                self.output = (self.output + event.text)[-TAIL:]
+            case CallEvent(phase="enter"):
+                self.blocked[event.pid] = event
+            case CallEvent():
+                self.blocked.pop(event.pid, None)
+                self.calls.append(event)
+            case ProcessEvent(phase="exit"):
+                self.end = event
+                self.within = self.blocked.pop(event.pid or 0, None)
+            case ProcessEvent():
+                self.gone = True
+                if self.end is None:
+                    self.end, self.within = event, next(iter(self.blocked.values()), None)
+                self.blocked.clear()
+
+
+def lives(scenario: Scenario, events: Iterable[Event]) -> dict[str, Life]:
+    """The life of each process that was started."""
+    found: dict[str, Life] = {}
+    for event in events:
+        if isinstance(event, ProcessEvent) and event.phase == "start":
+            found[event.process] = Life(event.host, event.t)
+        elif isinstance(event, ProcessEvent | CallEvent | OutputEvent):
+            if (life := found.get(event.process)) and event.start is None:
+                life.apply(event)
+        elif isinstance(event, StepEvent) and event.index < len(scenario.steps):
+            _note_step(scenario.steps[event.index], event, found)
+    return found
+
+
+def _note_step(step: object, event: StepEvent, found: dict[str, Life]) -> None:
+    """What a step does to processes that their own events do not tell."""
+    names: Iterable[str] = ()
+    match step:
+        case Kill(kill=name) | Stop(stop=name) | Restart(restart=name):
+            names = [name]
+        case Signal(signal=signals):
+            names = signals
+        case Pause(pause=name) | Resume(resume=name):
+            if event.phase == "end" and event.outcome == "done" and name in found:
+                found[name].frozen = event.t if isinstance(step, Pause) else None
+    for name in names:
+        if event.phase == "begin" and name in found and found[name].end is None:
+            found[name].asked = True
+
+
+def target(call: CallEvent) -> tuple[str, int]:
+    """The host and port of a `connect`, as they were written; of other calls nothing."""
+    if call.name == "connect":
+        try:
+            host, port = parse_calls(call.call)[0].args
+        except (CallError, ValueError, LookupError):
+            return "", 0
+        return host, port
+    return "", 0

@@ -1,0 +1,197 @@
+"""Judging a recorded run again: by the scenario as it is now, from what is left of the record.
+
+The scenario's steps are those of the record where their texts say the same. What the record has no
+moment for, or has lost, is unknown; and how the run ended counts like a claim.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from difflib import SequenceMatcher
+from pathlib import Path
+
+from labctl.errors import UsageError
+from labctl.judge.check import Verdict, check
+from labctl.judge.recorded import RecordedRun, load
+from labctl.language.predicates import Predicate
+from labctl.language.scenario import Scenario
+from labctl.language.scenario import load as load_scenario
+from labctl.record.events import Event, LabEvent, LossEvent, StepEvent, TallyEvent, TroubleEvent
+
+MOST = 1_000_000
+"""Pairs of steps that are compared at most, where a scenario and its record go different ways."""
+
+
+def judge(folder: Path) -> list[Verdict]:
+    """The verdicts on a recorded run, from its folder alone, by this version.
+
+    Raises UsageError for a folder that is no run, and for a scenario that this version can't
+    read."""
+    run = load(folder)
+    scenario = _scenario(run)
+    ending = _ending(run, scenario)
+    if run.result == "skip":
+        return ending
+    events = [*_placed(run, scenario)]
+    bounds = _Bounds(run, scenario)
+    verdicts = map(bounds.within, check(scenario, events, run.history.captures))
+    return [*verdicts, *_not_done(run, scenario, events), *ending]
+
+
+def _scenario(run: RecordedRun) -> Scenario:
+    """The case, as the folder's scenario has it now."""
+    cases = load_scenario(run.folder / "scenario.yaml", run.sets)
+    found = next((case for case in cases if case.case == run.case), None)
+    if found is None:
+        raise UsageError(f"{run.folder}: scenario.yaml has no variant {run.case!r}")
+    return found
+
+
+# --- Steps ----------------------------------------------------------------------------------------
+
+
+def _texts(events: Sequence[Event]) -> dict[int, str]:
+    """The steps of a record, by their indexes."""
+    return {event.index: event.text for event in events if isinstance(event, StepEvent)}
+
+
+def _matched(old: Mapping[int, str], new: Sequence[str]) -> dict[int, int]:
+    """Which step of a scenario each step of a record is: those before the first difference, and of
+    the others those that say the same in the same order."""
+    indexes, texts = list(old), list(old.values())
+    same = next(
+        (n for n, (one, other) in enumerate(zip(texts, new, strict=False)) if one != other),
+        min(len(texts), len(new)),
+    )
+    found = {indexes[n]: n for n in range(same)}
+    if (len(texts) - same) * (len(new) - same) <= MOST:
+        blocks = SequenceMatcher(None, texts[same:], new[same:], autojunk=False)
+        for a, b, size in blocks.get_matching_blocks():
+            found |= {indexes[same + a + n]: same + b + n for n in range(size)}
+    return found
+
+
+def _placed(run: RecordedRun, scenario: Scenario) -> Iterator[Event]:
+    """The events of a record, with the indexes that their steps have in the scenario as it is now,
+    and with what of the captures is lost. Of a step that it has no more the moment stays; of one
+    that counts from a label which the record has not, too."""
+    steps = _matched(_texts(run.history.events), [str(step) for step in scenario.steps])
+    labels: set[str | None] = {None}
+    for event in run.history.events:
+        if isinstance(event, StepEvent):
+            index = steps.get(event.index)
+            step = None if index is None else scenario.steps[index]
+            if index is None or step is None or getattr(step, "since", None) not in labels:
+                yield replace(event, index=-1, phase="begin", label=None, outcome=None)
+            else:
+                label = event.label if event.label == step.as_ else None
+                labels.add(label)
+                yield replace(event, index=index, label=label)
+        elif isinstance(event, LossEvent | TallyEvent):
+            yield replace(event, drop=steps.get(event.drop, -1 - event.drop))
+        else:
+            yield event
+        if isinstance(event, LabEvent):
+            lost = ((host, _damage(run, f"{host}.pcap")) for host in run.hosts)
+            yield from (TroubleEvent(event.t, h, "capture", text) for h, text in lost if text)
+
+
+def _not_done(run: RecordedRun, scenario: Scenario, events: Sequence[Event]) -> Iterator[Verdict]:
+    """What is unknown because the record has no end of a step for it: a verdict each."""
+    told = [event for event in events if isinstance(event, StepEvent) and event.index >= 0]
+    begun = {event.index for event in told}
+    done = {event.index for event in told if event.phase == "end"}
+    last = max(begun, default=-1)
+    lab = run.history.lab
+    kernel = str(lab.environment.get("kernel")) if lab else ""
+    for index, step in enumerate(scenario.steps):
+        lacking = step.when and step.when.lacking(kernel, run.backend, dict(scenario.variant))
+        if index in done or lacking:
+            continue
+        if index in begun:
+            why = "it was not over when the record ended"
+        elif index > last and _stopped(run):
+            where = f"at {scenario.step_sources[last]}" if last >= 0 else "before the first one"
+            why = f"not reached: the steps ended {where}"
+        else:
+            why = "the record has no moment for it"
+        source = scenario.step_sources[index]
+        yield Verdict("unknown", str(step), "to be done", why, run.history.now, source)
+
+
+# --- What is left of the record -------------------------------------------------------------------
+
+
+def _stopped(run: RecordedRun) -> bool:
+    """Whether there may have been more steps than the record has."""
+    last = next((e for e in reversed(run.history.events) if isinstance(e, StepEvent)), None)
+    return last is None or last.outcome in (None, "failed", "timeout") or _early(run)
+
+
+def _early(run: RecordedRun) -> bool:
+    """Whether something other than the verdicts ended a run."""
+    return run.result != "pass" and run.reason is not None
+
+
+def _ending(run: RecordedRun, scenario: Scenario) -> list[Verdict]:
+    """What is to be said of how a run ended, if that was not by its verdicts."""
+    if not _early(run):
+        return []
+    reason, at, source = run.reason or "", run.history.now, f"{scenario.source}:1"
+    if run.result == "fail":
+        return [Verdict("fail", "the test", "no failure of its own", reason, at, source)]
+    actual = reason if run.result == "error" else f"{run.result}: {reason}"
+    return [Verdict("unknown", "the run", "a whole one", actual, at, source)]
+
+
+class _Bounds:
+    """What a record can't bear out, however it was judged."""
+
+    def __init__(self, run: RecordedRun, scenario: Scenario) -> None:
+        self._run, self._scenario = run, scenario
+        self._damage = _damage(run, "history.jsonl")
+        self._whole = {*scenario.expect_sources}
+        self._claims: dict[str, list[Predicate]] = defaultdict(list)
+        for source, step in zip(scenario.step_sources, scenario.steps, strict=True):
+            self._claims[source] += [step.claim] if step.claim else []
+        for source, predicate in zip(scenario.expect_sources, scenario.expect, strict=True):
+            self._claims[source].append(predicate)
+
+    def within(self, verdict: Verdict) -> Verdict:
+        """A verdict, unknown where it goes beyond them."""
+        why = self._beyond(verdict) if verdict.result in ("pass", "fail") else ""
+        return replace(verdict, result="unknown", actual=why) if why else verdict
+
+    def _beyond(self, verdict: Verdict) -> str:
+        run, source = self._run, verdict.source
+        if self._damage:
+            return f"{verdict.actual}, but {self._damage}"
+        for claim in self._claims[source] if run.history.lab else ():
+            if others := self._hosts(claim) - {*run.hosts}:
+                return f"the record has no host {min(others)}"
+            files = [f"{host}.ss" for host in claim.hosts]
+            files += [f"{host}.pcap" for host in run.hosts] if claim.segments else []
+            if damage := next(filter(None, (_damage(run, name) for name in files)), ""):
+                return damage
+        if source in self._whole and _early(run):
+            return f"{verdict.actual}, but the run ended before its time"
+        return ""
+
+    def _hosts(self, claim: Predicate) -> set[str]:
+        """All hosts that a claim is about."""
+        ends = (claim.segments.from_, claim.segments.to) if claim.segments else ()
+        owners = (self._scenario.processes[name].host for name in claim.process or ())
+        return {*claim.hosts, *filter(None, ends), *owners}
+
+
+def _damage(run: RecordedRun, name: str) -> str:
+    """What is wrong with a file of a record. How long each was stands in result.json."""
+    path, size = run.folder / name, run.files.get(name)
+    lab = run.history.lab
+    captured = lab is not None and "capture" in lab.environment.get("probes", ())
+    if not path.is_file():
+        return f"{name} is missing" if size or (captured and path.suffix == ".pcap") else ""
+    have = path.stat().st_size
+    return f"{name} is cut short, to {have} of {size} bytes" if size and have < size else ""

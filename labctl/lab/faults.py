@@ -1,0 +1,265 @@
+"""Faults as a host's agent (images/host/faults.py) takes them: pure, from what a step says to text,
+and from what they answer to events.
+
+A drop is an nftables table of its own, so that it comes and goes as one. Its rules count what they
+lose, and have the kernel report each lost packet.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from ipaddress import ip_address
+from socket import IPPROTO_TCP
+
+from labctl.probes.conversations import Conversation, Direction
+from labctl.probes.segments import FLAG_BITS, MODULUS
+from labctl.record.events import TallyEvent, TroubleEvent
+from labctl.record.history import History
+
+LOG_GROUP = 7
+"""Of nfnetlink_log; each namespace has groups of its own."""
+LOOPBACK = {4: "127.0.0.0/8", 6: "::1"}
+SNAP = 128
+"""Bytes of a lost packet that are reported: IPv6 and TCP headers, with all options of TCP."""
+ALL_FLAGS = 0x3F
+FORGED_ID = 0x1AB
+"""The IPv4 identification of injected segments, so that captures can tell them from others."""
+DATA_OFFSETS = range(5, 16)
+"""How many words a TCP header can have (RFC 9293, section 3.1)."""
+
+LONGEST_QUEUE = 60.0
+"""Seconds: no segment is waited for longer."""
+
+MENDS = {
+    "nft": "install the package nftables, on a kernel with nf_tables",
+    "netem": "load the module sch_netem, and install iproute2",
+}
+"""How to mend the lack of what only a host in place can tell about."""
+
+
+@dataclass(frozen=True)
+class End:
+    """One side of the segments that a fault is about: some addresses, and a port or all. Where it
+    is the `whole` of the host that loses them, its addresses need not be known."""
+
+    addresses: tuple[str, ...]
+    port: int | None = None
+    whole: bool = False
+
+    def covers(self, end: str) -> bool:
+        """Whether an end of a connection is one of these."""
+        host, port = _address(end)
+        return host in self.addresses and self.port in (None, port)
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Segments to lose: at the hook `input` of whom they are for, or `output` of who sends them.
+
+    With `count` the first so many of them, else all. `bare` ones have no payload, and no flag but
+    `flags`."""
+
+    source: End | None
+    target: End | None
+    hook: str
+    flags: frozenset[str] = frozenset()
+    bare: bool = False
+    count: int | None = None
+
+    def log(self, number: int) -> str:
+        """The statement that reports lost packets. Where the kernel can't, rules do without it."""
+        return f'log prefix "{number}" group {LOG_GROUP} snaplen {SNAP} '
+
+    def rules(self, number: int) -> str:
+        """The table, as `nft -f` reads it."""
+        limit = f"limit rate 1/day burst {self.count} packets " if self.count else ""
+        sized = "data" in self.flags or self.bare
+        verdict = "jump sized" if sized else "jump lose"
+        matches = [f"{words} {verdict}" for words in self._matches()]
+        return "\n".join(
+            [
+                f"table inet labctl_drop_{number} {{",
+                "  counter lost { }",
+                *_chain("lose", [f"{limit}counter name lost {self.log(number)}drop"]),
+                *(_chain("sized", _sizes("==" if self.bare else ">")) if sized else ()),
+                *_chain("match", [f"type filter hook {self.hook} priority 0", *matches]),
+                "}\n",
+            ]
+        )
+
+    def _matches(self) -> Iterable[str]:
+        for family in (4, 6):
+            sides = [
+                _side(word, end, family)
+                for word, end in (("s", self.source), ("d", self.target))
+                if end is not None
+            ]
+            if None not in sides:
+                words = [side for side in sides if side is not None]
+                yield " ".join([*words, *self._flags()])
+
+    def _flags(self) -> Iterable[str]:
+        wanted = sum(FLAG_BITS[flag] for flag in self.flags - {"data"})
+        among = ALL_FLAGS if self.bare else wanted
+        yield f"tcp flags & {among:#x} == {wanted:#x}"
+
+
+def _side(word: str, end: End, family: int) -> str | None:
+    """A match of the `s`ource or `d`estination, or None where it has no address of a family."""
+    addresses = [a for a in end.addresses if (":" in a) == (family == 6)]
+    name = "ip" if family == 4 else "ip6"
+    port = f" tcp {word}port {end.port}" if end.port is not None else ""
+    if end.whole:
+        return f"{name} {word}addr != {LOOPBACK[family]}{port}"
+    return f"{name} {word}addr {{ {', '.join(addresses)} }}{port}" if addresses else None
+
+
+def _sizes(compare: str) -> list[str]:
+    """Rules that go on to lose what has a payload of `compare` 0 bytes. nft can't subtract, so
+    there is one for each length of the TCP header, after an IP header without options."""
+    return [
+        f"tcp doff {words} {field} {compare} {before + 4 * words} jump lose"
+        for field, before in (("ip length", 20), ("ip6 length", 0))
+        for words in DATA_OFFSETS
+    ]
+
+
+def _chain(name: str, rules: Sequence[str]) -> list[str]:
+    return [f"  chain {name} {{", *(f"    {rule}" for rule in rules), "  }"]
+
+
+@dataclass(frozen=True)
+class Position:
+    """A sequence number: `offset` from the connection's first one, or, where `ahead`, from the one
+    that its end would send next."""
+
+    offset: int = 0
+    ahead: bool = True
+
+    def __str__(self) -> str:
+        if not self.ahead:
+            return str(self.offset)
+        return f"next{self.offset:+d}" if self.offset else "next"
+
+
+def load_forge() -> None:
+    """Imports what `Forgery.forge` takes, which lasts longer than it does."""
+    import_module("dpkt.ip6")  # and all that it is made of
+
+
+@dataclass(frozen=True)
+class Forgery:
+    """A segment to inject into a connection, as if one of its ends had sent it."""
+
+    flags: tuple[str, ...]
+    seq: Position = Position()
+    ack: Position = Position()
+    payload: str = ""
+
+    def forge(self, connection: Conversation, source: str) -> tuple[int, int, bytes]:
+        """Its sequence and acknowledgement numbers, which count from the connection's first ones,
+        and the IP packet. `source` is the end that is to have sent it, which has sent some before.
+
+        Window and timestamps (RFC 7323) are those that the end sent last: so the receiver has no
+        reason to take it for an old one, unless the connection is one."""
+        from dpkt.ip import IP
+        from dpkt.ip6 import IP6
+        from dpkt.tcp import TCP, TCP_OPT_NOP, TCP_OPT_TIMESTAMP
+
+        (target,) = (end for end in connection.ends if end != source)
+        mine, other = connection.sent[source], connection.sent.get(target, Direction(0, 0))
+        seq = _number(self.seq, mine)
+        ack = _number(self.ack, other) if "ACK" in self.flags else 0
+        here, there = _address(source), _address(target)
+        options = b""
+        if mine.timestamps:
+            options = bytes((TCP_OPT_NOP, TCP_OPT_NOP, TCP_OPT_TIMESTAMP, 10))
+            options += b"".join(stamp.to_bytes(4, "big") for stamp in mine.timestamps)
+        tcp = TCP(
+            sport=here[1],
+            dport=there[1],
+            seq=(mine.first + seq) % MODULUS,
+            ack=(other.first + ack) % MODULUS if "ACK" in self.flags else 0,
+            off=(TCP.__hdr_len__ + len(options)) // 4,
+            flags=sum(FLAG_BITS[flag] for flag in self.flags),
+            win=mine.window,
+            opts=options,
+            data=self.payload.encode(),
+        )
+        src, dst = (ip_address(host).packed for host, _ in (here, there))
+        if len(src) == 4:
+            packet = IP(src=src, dst=dst, id=FORGED_ID, df=1, p=IPPROTO_TCP, data=tcp)
+        else:
+            packet = IP6(src=src, dst=dst, nxt=IPPROTO_TCP, hlim=64, plen=len(tcp), data=tcp)
+        return seq, ack, bytes(packet)
+
+    def __str__(self) -> str:
+        words = [*self.flags, f"seq {self.seq}"]
+        words += [f"ack {self.ack}"] if "ACK" in self.flags else []
+        words += [f"len {len(self.payload.encode())}"] if self.payload else []
+        return " ".join(words)
+
+
+def _number(position: Position, direction: Direction) -> int:
+    start = direction.following - direction.first if position.ahead else 0
+    return (start + position.offset) % MODULUS
+
+
+def _address(end: str) -> tuple[str, int]:
+    host, _, port = end.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+@dataclass(frozen=True)
+class Netem:
+    """What a link does to all that its host sends, by tc-netem(8). Delay is in seconds, `rate` as
+    tc has it, the others are percentages."""
+
+    delay: float | None = None
+    loss: float | None = None
+    rate: str | None = None
+    reorder: float | None = None
+    duplicate: float | None = None
+
+    @property
+    def words(self) -> list[str]:
+        """For tc; none where the link is to be as it was."""
+        found = [] if self.delay is None else ["delay", f"{self.delay * 1e6:.0f}us"]
+        for name in ("loss", "duplicate", "reorder"):
+            value = getattr(self, name)
+            found += [] if value is None else [name, f"{value:g}%"]
+        return found + ([] if self.rate is None else ["rate", self.rate])
+
+    @property
+    def slowest(self) -> float:
+        """By how many seconds a segment may be late. Of a rate, those that a full queue takes:
+        1000 packets (tc-netem(8), limit) of 1500 bytes."""
+        match = re.match(r"([\d.]+)([kmgt]?)(i?)(bit|bps)", self.rate or "")
+        queue = 0.0
+        if match:
+            number, scale, binary, unit = match.groups()
+            each = (1024 if binary else 1000) ** " kmgt".index(scale or " ")
+            bits = float(number) * each * (8 if unit == "bps" else 1)
+            queue = 1000 * 1500 * 8 / bits if bits else LONGEST_QUEUE
+        return (self.delay or 0.0) + min(queue, LONGEST_QUEUE)
+
+    def __str__(self) -> str:
+        return " ".join(self.words) or "as it was"
+
+
+def tallied(
+    history: History, t: float, host: str, counts: Mapping[str, int]
+) -> Iterator[TallyEvent | TroubleEvent]:
+    """What to record when a host has counted, by drop, the segments that it lost. The counter is
+    right, whatever was reported."""
+    for drop, lost in ((int(number), lost) for number, lost in counts.items()):
+        if history.tallies.get((host, drop)) == lost:
+            continue
+        yield TallyEvent(t, host, drop, lost)
+        reported = sum((loss.host, loss.drop) == (host, drop) for loss in history.losses)
+        if reported < lost:
+            text = f"{lost - reported} of {lost} lost segments were not reported"
+            yield TroubleEvent(t, host, "capture", text)

@@ -1,0 +1,35 @@
+"""What a `drop` claims: that it lost what it was there for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from labctl.language.predicates.finding import Finding, finding
+from labctl.record.history import History
+
+
+@dataclass(frozen=True)
+class Lost:
+    """That the drop of a step has lost some segments, or `count`. The kernel's counter decides."""
+
+    step: int
+    text: str
+    count: int | None
+
+    def judge(self, history: History) -> list[Finding]:
+        """The finding, from the whole history."""
+        wanted = self.count or 1
+        expected = f"{'' if self.count else 'at least '}{_segments(wanted)} lost"
+        reported = sum(loss.drop == self.step for loss in history.losses)
+        found = [s for s in history.segments() if s.dropped == self.step]
+        lines = tuple(f"{s.time:.6f} {s.sender} -> {s.receiver}: {s.summary}" for s in found[:12])
+        counts = [n for (_, step), n in history.tallies.items() if step == self.step]
+        lost = max(sum(counts), reported)
+        if lost < wanted and not counts:
+            return [Finding("unknown", self.text, expected, "the run ended first", lines)]
+        actual = f"{_segments(lost)} lost"
+        return [finding(lost >= wanted, self.text, expected, actual, *lines)]
+
+
+def _segments(count: int) -> str:
+    return f"{count} segment{'' if count == 1 else 's'}"

@@ -1,0 +1,205 @@
+"""`process: {P: OUTCOME}`: how a process is, or how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, ValidationInfo, WrapValidator
+
+from labctl.ground import errnos
+from labctl.ground.patterns import TooSlow
+from labctl.ground.plain import shown
+from labctl.language.predicates.finding import Finding, Result
+from labctl.language.values import (
+    Count,
+    Model,
+    Regex,
+    SignalName,
+    Text,
+    choices,
+    problem,
+    shaped,
+    unknown,
+)
+from labctl.record.events import CallEvent
+from labctl.record.history import History, ProcessState
+
+QUOTED, WIDTH = 200, 500
+"""Characters of a match, and of a line, that are shown."""
+NOT_RECORDED = "are not recorded; have it write less, or into a file"
+OUTCOMES = ("running", "exited", "ok", *errnos.NAMES)
+
+
+CallName = Annotated[Text, shaped("CallName")]
+CallOutcome = Annotated[Text, shaped("CallOutcome")]
+Errno = Annotated[Text, shaped("Errno")]
+
+
+class ProcessPattern(Model):
+    """How a process is, in more detail."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "minProperties": 1,
+            "not": {
+                "properties": {"state": {"const": "running"}},
+                "required": ["state"],
+                "anyOf": [{"required": ["exit"]}, {"required": ["signal"]}],
+            },
+        }
+    )
+
+    exit: Annotated[int, Field(ge=0, le=255, strict=True)] | None = None
+    signal: SignalName | None = None
+    output: Regex | None = None
+    call: Annotated[dict[CallName, CallOutcome], Field(min_length=1)] | None = None
+    received: Count | None = None
+    state: Literal["running", "exited", "ok"] | None = None
+    errno: Errno | None = None
+
+    def judge(self, name: str, history: History) -> Finding:
+        """The finding for one process."""
+        what = f"{name}: {self}"
+        state = history.processes.get(name)
+        if state is None:
+            return Finding("fail", what, str(self), "never started")
+        checks = list(self._checks(state))
+        results = [result for result, _ in checks]
+        result: Result = "fail" if False in results else "unknown" if None in results else "pass"
+        actual = ", ".join(dict.fromkeys(text for _, text in checks))
+        return Finding(result, what, str(self), actual, _log(state))
+
+    def _checks(self, state: ProcessState) -> Iterator[tuple[bool | None, str]]:
+        ended = _ended(state)
+        if self.state == "running":
+            yield state.running, ended
+        if self.state == "exited":
+            yield not state.running, ended
+        if self.state == "ok":
+            yield not state.running and state.exit == 0, ended
+        if self.exit is not None:
+            yield not state.running and state.exit == self.exit, ended
+        if self.signal is not None:
+            yield not state.running and state.signal == self.signal, ended
+        if self.output is not None:
+            yield _written(self.output, state)
+        about_calls = (self.errno, self.call, self.received) != (None, None, None)
+        if about_calls and not state.calls and not state.entered:
+            yield None, f"{ended}; a program's calls are not seen, judge exit or output"
+            return
+        if self.errno is not None:
+            last = state.calls[-1] if state.calls and not state.entered else None
+            failed = last is not None and last.errno == self.errno
+            yield failed, _failure(last) if last and failed else ended
+        for name, wanted in (self.call or {}).items():
+            calls = [call for call in state.calls if call.name == name]
+            actual = (calls[-1].errno or "ok") if calls else "not done"
+            yield actual == wanted, f"{name}: {errnos.describe(actual)}"
+        if self.received is not None:
+            received = sum(call.result or 0 for call in state.calls if call.name == "recv")
+            reading = [call for call in state.under_way.values() if _reads_on(call)]
+            if reading and not self.received.settled(received):
+                yield (
+                    None,
+                    f"received {received}, and what {reading[0].call} has; wait until it is done",
+                )
+            else:
+                yield self.received.holds(received), f"received {received}"
+
+    def __str__(self) -> str:
+        words = [self.state or self.errno or ""]
+        words += [f"exit {self.exit}"] if self.exit is not None else []
+        words += [f"signal {self.signal}"] if self.signal else []
+        words += [f"output {self.output!r}"] if self.output is not None else []
+        words += [f"{name} {wanted}" for name, wanted in (self.call or {}).items()]
+        words += [f"received {self.received}"] if self.received else []
+        return ", ".join(filter(None, words))
+
+
+def _ended(state: ProcessState) -> str:
+    if state.running:
+        return f"running, in {state.entered.call}" if state.entered else "running"
+    if state.signal:
+        return f"killed by SIG{state.signal}"
+    last = state.calls[-1] if state.calls else None
+    return _failure(last) if last and last.errno and state.exit else f"exit {state.exit}"
+
+
+def _reads_on(call: CallEvent) -> bool:
+    """Whether a call reads more than once, and so may have read something before it is done."""
+    return call.name == "recv" and len(call.call.partition("||")[0].split()) > 1
+
+
+def _failure(call: CallEvent) -> str:
+    return f"{call.call}: {errnos.describe(call.errno or '')}"
+
+
+def _log(state: ProcessState) -> tuple[str, ...]:
+    lines = [
+        f"{call.t:.3f} {_failure(call) if call.errno else f'{call.call}: ok'}"
+        for call in state.calls[-8:]
+    ]
+    if state.entered:
+        how = "blocked" if state.running else "not done"
+        lines.append(f"{state.entered.t:.3f} {state.entered.call}: {how}")
+    return (*lines, *(_cut(line, WIDTH) for line in state.written.last_lines(8)))
+
+
+def _written(pattern: str, state: ProcessState) -> tuple[bool | None, str]:
+    try:
+        found = state.written.search(pattern)
+    except TooSlow as exc:
+        return None, str(exc)
+    if found is not None:
+        return True, f"output {_cut(found, QUOTED)!r}"
+    last = state.written.last_lines(1)
+    text = f"output {_cut(last[0], QUOTED) if last else ''!r}"
+    if left_out := state.written.left_out:
+        return None, f"{text}; {left_out} bytes of it {NOT_RECORDED}"
+    return False, text
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 3]}..."
+
+
+def _process_pattern(value: Any, info: ValidationInfo) -> ProcessPattern:
+    if isinstance(value, str):
+        if value in ("running", "exited", "ok"):
+            return ProcessPattern(state=value)  # type: ignore[arg-type]
+        if value in errnos.NAMES:
+            return ProcessPattern(errno=value)
+        raise problem(unknown("outcome", value, OUTCOMES))
+    if not isinstance(value, Mapping):
+        wanted = "an outcome is wanted here, or a mapping such as {exit: 3}"
+        raise problem(f"{wanted}, not {shown(value)}; {choices(value, OUTCOMES)}")
+    pattern = ProcessPattern.model_validate(value, context=info.context)
+    if not pattern.model_fields_set:
+        raise problem("an empty mapping claims nothing; allowed: exit, signal, output, call, "
+                      "received")  # fmt: skip
+    if pattern.state == "running" and (pattern.exit, pattern.signal) != (None, None):
+        raise problem("what is running has no exit and no signal; keep one")
+    if pattern.errno is not None and pattern.errno not in errnos.NAMES:
+        raise problem(unknown("errno", pattern.errno, errnos.NAMES))
+    for name, outcome in (pattern.call or {}).items():
+        _check_call(name, outcome)
+    return pattern
+
+
+def _check_call(name: str, outcome: str) -> None:
+    from labctl.language.calls import peer
+
+    if name not in peer().CALLS:
+        raise problem(unknown("call", name, peer().CALLS))
+    if outcome != "ok" and outcome not in errnos.NAMES:
+        raise problem(unknown("outcome", outcome, ["ok", *errnos.NAMES]))
+
+
+ProcessClaim = Annotated[
+    ProcessPattern,
+    WrapValidator(
+        lambda v, _, info: v if isinstance(v, ProcessPattern) else _process_pattern(v, info)
+    ),
+    shaped("ProcessClaim"),
+]

@@ -1,0 +1,155 @@
+"""`segments: {...}`: what went over the wire, by the captures of all hosts."""
+
+from __future__ import annotations
+
+import math
+import re
+from itertools import dropwhile
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from labctl.language.predicates.finding import Finding, finding
+from labctl.language.values import Count, HostName, Label, Model, Truth, problem, shaped, unknown
+from labctl.probes.segments import Segment
+from labctl.record.history import History
+
+
+def _flags(value: Any) -> tuple[str, ...]:
+    words = value if isinstance(value, list) else re.split(r"[\s,+|]+", str(value).strip())
+    for word in words:
+        if word not in SEGMENT_FLAGS:
+            raise problem(unknown("flag", word, SEGMENT_FLAGS))
+    return tuple(words)
+
+
+SEGMENT_FLAGS = ("SYN", "ACK", "FIN", "RST", "PSH", "URG", "data")
+Flags = Annotated[tuple[str, ...], BeforeValidator(_flags), shaped("Flags")]
+
+
+class SegmentsPattern(Model):
+    """Segments of one kind that were sent, and how many."""
+
+    from_: HostName | None = Field(None, alias="from")
+    to: HostName | None = None
+    flags: Flags | None = None
+    count: Count | None = None
+    at_least: Annotated[int, Field(ge=0, strict=True)] | None = None
+    at_most: Annotated[int, Field(ge=0, strict=True)] | None = None
+    retransmitted: Truth | None = None
+    lost: Truth | None = None
+    data: Truth | None = None
+    injected: Truth = False
+    since: Label | None = None
+    since_first: Flags | None = None
+
+    @model_validator(mode="after")
+    def _possible(self) -> SegmentsPattern:
+        if self.at_most is not None and (self.at_least or 0) > self.at_most:
+            raise problem(f"at_least {self.at_least}, at_most {self.at_most}: an impossible range")
+        return self
+
+    def judge(self, history: History) -> Finding:
+        """The finding, from the captures of all hosts."""
+        subject = self.from_ or self.to or "segments"
+        what = f"{subject}: {self}"
+        if troubles := [t.text for (_, probe), t in history.trouble.items() if probe == "capture"]:
+            return Finding("unknown", what, str(self), "; ".join(troubles))
+        if self.since is not None and self.since not in history.labels:
+            return Finding("unknown", what, str(self), f"nothing is labelled {self.since!r}")
+        segments = self._since(history)
+        if self.since_first is not None and not segments:
+            return Finding("fail", what, str(self), f"no {' '.join(self.since_first)}")
+        matching = [(s, match) for s in segments if (match := self.matches(s)) is not False]
+        certain = sum(match is True for _, match in matching)
+        ends = {self.from_, self.to} - {None}
+        inside = [host for host in history.hosts if ends <= {host} and history.misses_inside(host)]
+        counts = self._telling(certain, math.inf if inside else len(matching))
+        results = {self.enough(count) for count in counts}
+        lines = tuple(
+            f"{s.time:.6f} {s.sender} -> {s.receiver}: {s.summary}" for s, _ in matching[:12]
+        )
+        if len(results) == 1:
+            return finding(results.pop(), what, str(self), str(certain), *lines)
+        if inside:
+            text = f"{', '.join(inside)} has a connection to itself that was not captured"
+            return Finding("unknown", what, str(self), f"{text}; move one of its ends elsewhere")
+        text = f"{certain}, and {len(matching) - certain} still under way; wait a moment before"
+        return Finding("unknown", what, str(self), text, lines)
+
+    def found(self, history: History) -> list[Segment]:
+        """The segments that match, in order."""
+        return [s for s in self._since(history) if self.matches(s)]
+
+    def turns(self, history: History) -> list[float]:
+        """When, up to now, there came to be enough of them, or too many."""
+        times = sorted(self._known(segment, history) for segment in self.found(history))
+        return [
+            time for count, time in enumerate(times, 1)
+            if self.enough(count) != self.enough(count - 1)
+        ]  # fmt: skip
+
+    def _known(self, segment: Segment, history: History) -> float:
+        """When it was clear that a segment is one of these."""
+        if self.lost is None or segment.arrived is None:
+            return segment.time + (history.flight if self.lost else 0.0)
+        return segment.arrived
+
+    def _since(self, history: History) -> list[Segment]:
+        """All segments from where this begins to count: none where no step set that label."""
+        start = history.labels.get(self.since, math.inf) if self.since else -math.inf
+        segments = [s for s in history.segments() if s.time >= start]
+        wanted = self.since_first
+        return (
+            segments if wanted is None else list(dropwhile(lambda s: not _has(s, wanted), segments))
+        )
+
+    def matches(self, segment: Segment) -> bool | None:
+        """Whether a segment is one of these; None where that hangs on what becomes of it."""
+        matches = (
+            segment.t is not None
+            and segment.forged == self.injected
+            and self.from_ in (None, segment.sender)
+            and self.to in (None, segment.receiver)
+            and _has(segment, self.flags or ())
+            and self.data in (None, segment.length > 0)
+            and self.retransmitted in (None, segment.retransmitted)
+        )
+        if matches and self.lost is not None:
+            return None if segment.pending else self.lost == segment.lost
+        return matches
+
+    def enough(self, count: int) -> bool:
+        """Whether there are as many as wanted; one or more where nothing is said."""
+        bounds = [self.at_least is None or count >= self.at_least]
+        bounds += [self.at_most is None or count <= self.at_most]
+        bounds += [self.count is None or self.count.holds(count)]
+        said = (self.at_least, self.at_most, self.count) != (None, None, None)
+        return all(bounds) and (said or count >= 1)
+
+    def _telling(self, low: int, high: float) -> set[int]:
+        """Some counts in this range: between any two that lie side by side, nothing changes."""
+        bounds = [1, self.at_least, self.at_most, self.count.number if self.count else None]
+        near = {bound + n for bound in bounds if bound is not None for n in (-1, 0, 1)}
+        return {low, *(count for count in near if low <= count <= high)} | (
+            {int(high)} if high != math.inf else set()
+        )
+
+    def __str__(self) -> str:
+        words = [f"{self.count} x"] if self.count else []
+        words += [f"at least {self.at_least}"] if self.at_least is not None else []
+        words += [f"at most {self.at_most}"] if self.at_most is not None else []
+        words += [" ".join(self.flags or ("segment",))]
+        for name in ("retransmitted", "lost", "data"):
+            value = getattr(self, name)
+            words += [name if value else f"not {name}"] if value is not None else []
+        words += ["injected"] if self.injected else []
+        words += [f"from {self.from_}"] if self.from_ else []
+        words += [f"to {self.to}"] if self.to else []
+        words += [f"since {self.since}"] if self.since else []
+        words += [f"since the first {' '.join(self.since_first)}"] if self.since_first else []
+        return " ".join(words)
+
+
+def _has(segment: Segment, flags: tuple[str, ...]) -> bool:
+    return set(flags) <= {*segment.flags, *(["data"] if segment.length else [])}

@@ -1,0 +1,180 @@
+"""`sockets: {HOST: STATE}`: what a host's sockets are, by the last look of `ss`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
+
+from labctl.language.endpoints import ANY, Endpoint, parse_endpoint
+from labctl.language.predicates.finding import Finding, Result
+from labctl.language.values import Comparison, Count, Model, StateName, names, problem, shaped
+from labctl.probes.sockets import Socket, State, accept_queue, describe_socket, queue_is_full
+from labctl.record.history import History
+
+
+def _place(value: Any, info: ValidationInfo) -> Endpoint:
+    return value if isinstance(value, Endpoint) else parse_endpoint(value, names(info).hosts)
+
+
+AnyEndpoint = Annotated[Endpoint, BeforeValidator(_place), shaped("AnyEndpoint")]
+EVIDENCE = 50
+"""How many sockets a verdict shows."""
+SOME = Comparison(">=", 1)
+BOUND = "bound"
+"""The probe of sockets that are bound and no more."""
+UNLISTED = (
+    "; this ss lists no socket that is bound and no more: take a newer one (--os), and a kernel of "
+    "6.8 or later"
+)
+TimerName = Literal["on", "keepalive", "timewait", "persist", "unknown"]
+
+
+class SocketPattern(Model):
+    """Sockets of one kind, and how many there must be."""
+
+    state: StateName | None = None
+    count: Count | None = None
+    recv_q: Count | None = Field(None, alias="recv-q")
+    send_q: Count | None = Field(None, alias="send-q")
+    timer: TimerName | None = None
+    local: AnyEndpoint | None = None
+    peer: AnyEndpoint | None = None
+
+    @model_validator(mode="after")
+    def _possible(self) -> SocketPattern:
+        """What no socket can match would pass for ever where it claims that there is none."""
+        alone = self.state in (State.LISTEN, State.UNCONN)
+        if self.peer and alone and (self.peer.host, self.peer.port) != ("", ANY):
+            raise problem(f"a socket in {self.state} has no peer; leave it out")
+        if self.peer and self.peer.port == ANY and not alone:
+            raise problem("the peer of a connection has a port; name it, or leave it out")
+        if self.local and self.local.port == ANY:
+            raise problem("a socket has a port; name it, or leave it out")
+        return self
+
+    def matches(self, socket: Socket, history: History) -> bool:
+        """Whether a socket is one of these."""
+        if self.state is None:
+            if not socket.connection:
+                return False
+        elif socket.state != self.state:
+            return False
+        if self.timer is not None and (socket.timer is None or socket.timer.name != self.timer):
+            return False
+        return (
+            (self.recv_q is None or self.recv_q.holds(socket.recv_q))
+            and (self.send_q is None or self.send_q.holds(socket.send_q))
+            and all(
+                place is None or place.covers(end, history.addresses(place.host))
+                for place, end in ((self.local, socket.local), (self.peer, socket.remote))
+            )
+        )
+
+    @property
+    def wanted(self) -> Comparison:
+        """How many there must be; one or more where nothing is said."""
+        return self.count or SOME
+
+    def __str__(self) -> str:
+        words = [f"{self.count} x"] if self.count else []
+        words.append(str(self.state or "connection"))
+        for name, value in (("recv-q", self.recv_q), ("send-q", self.send_q)):
+            words += [f"{name} {value}"] if value else []
+        for name, text in (("timer", self.timer), ("local", self.local), ("peer", self.peer)):
+            words += [f"{name} {text}"] if text else []
+        return " ".join(words)
+
+
+def _pattern(value: Any, info: ValidationInfo) -> SocketPattern | Literal["none"]:
+    if value == "none":
+        return "none"
+    if isinstance(value, str):
+        return SocketPattern.model_validate({"state": value}, context=info.context)
+    return SocketPattern.model_validate(value, context=info.context)
+
+
+def _patterns(value: Any, info: ValidationInfo) -> HostSockets:
+    items = value if isinstance(value, list) else [value]
+    if not items:
+        raise problem("an empty list claims nothing; allowed: a state, none, a mapping, a list")
+    patterns = tuple(_pattern(item, info) for item in items)
+    bare = frozenset(
+        p.state for p, item in zip(patterns, items, strict=True)
+        if isinstance(item, str) and isinstance(p, SocketPattern) and p.state
+    )  # fmt: skip
+    if "none" in patterns and len(patterns) > 1:
+        raise problem("'none' stands alone; it can't be in a list with others")
+    return HostSockets(patterns, bare)
+
+
+@dataclass(frozen=True)
+class HostSockets:
+    """What one host's sockets must be. `bare` are the states named without a mapping: then no
+    connection may be in a state that is not named."""
+
+    patterns: tuple[SocketPattern | Literal["none"], ...]
+    bare: frozenset[State]
+
+    def judge(self, host: str, history: History) -> Finding:
+        """The finding for one host."""
+        what = f"{host}: {self}"
+        seen = history.sockets.get(host)
+        if seen is None:
+            return Finding("unknown", what, str(self), "no look at its sockets")
+        if trouble := history.trouble.get((host, "ss")):
+            return Finding("unknown", what, str(self), trouble.text)
+        connections = [s for s in seen.sockets if s.connection]
+        results = [self._judge(pattern, seen.sockets, history) for pattern in self.patterns]
+        if self.bare and self.bare != {State.LISTEN}:
+            named = {p.state for p in self.patterns if isinstance(p, SocketPattern)}
+            results += ["fail"] * any(s.state not in named for s in connections)
+        result: Result = next((r for r in ("fail", "unknown") if r in results), "pass")
+        lines = [describe_socket(s) for s in seen.sockets[:EVIDENCE]]
+        if len(seen.sockets) > EVIDENCE:
+            lines.append(f"and {len(seen.sockets) - EVIDENCE} more")
+        actual = summary(seen.sockets) + (UNLISTED if result == "unknown" else "")
+        return Finding(result, what, str(self), actual, tuple(lines))
+
+    def _judge(
+        self, pattern: SocketPattern | Literal["none"], sockets: Sequence[Socket], history: History
+    ) -> Result:
+        if pattern == "none":
+            return "fail" if any(s.connection for s in sockets) else "pass"
+        count = sum(pattern.matches(s, history) for s in sockets)
+        listed = pattern.state is not State.UNCONN or history.watched_by(BOUND)
+        if not listed and not pattern.wanted.settled(count):
+            return "unknown"
+        return "pass" if pattern.wanted.holds(count) else "fail"
+
+    def __str__(self) -> str:
+        return " and ".join("no connection" if p == "none" else str(p) for p in self.patterns)
+
+
+def summary(sockets: Sequence[Socket]) -> str:
+    """`LISTEN, 2 x TIME-WAIT`, or `no sockets`."""
+    kinds = Counter((s.state, s.recv_q, s.send_q) for s in sockets if not s.is_listener)
+    listeners = Counter(
+        f"LISTEN accept queue {accept_queue(s)}" if queue_is_full(s) else "LISTEN"
+        for s in sockets
+        if s.is_listener
+    )
+    counts = dict(listeners)
+    for (state, recv_q, send_q), count in kinds.items():
+        queue = f" recv-q {recv_q}" if recv_q else ""
+        queue += f" send-q {send_q}" if send_q else ""
+        counts[f"{state}{queue}"] = count
+    words = [name if n == 1 else f"{n} x {name}" for name, n in counts.items()]
+    if len(words) > 6:
+        words = [*words[:5], f"and {len(sockets)} sockets in all"]
+    return ", ".join(words) or "no sockets"
+
+
+SocketsClaim = Annotated[
+    HostSockets,
+    BeforeValidator(lambda v, info: v if isinstance(v, HostSockets) else _patterns(v, info)),
+    shaped("SocketsClaim"),
+]

@@ -1,0 +1,215 @@
+"""`path: {HOST: [STATE...]}`, `lasted: {HOST: STATE, for: DURATION}`: states of connections."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationInfo, WrapValidator
+
+from labctl.ground.plain import shown
+from labctl.language.predicates.finding import Finding, Result
+from labctl.language.values import Duration, Model, known, names, problem, shaped
+from labctl.probes.sockets import State
+from labctl.record.history import History
+from labctl.record.timelines import SAMPLING, Timeline, missable, reachable, timelines, unseen
+from labctl.record.traced import told
+
+SHOWN = 3
+"""How many connections a finding shows."""
+
+
+def _some_connection(
+    claim: Path | Lasted,
+    host: str,
+    history: History,
+    judge: Callable[[Timeline], tuple[Result, str]],
+    brief: bool,
+) -> Finding:
+    """The finding for a claim that some connection of a host bears out. `judge` tells what one of
+    them says to it, and in what words; `brief`: so short a one would do that no look sees it, and
+    it may be gone by the end."""
+    judged = [(*judge(timeline), timeline) for timeline in timelines(history, host)]
+    walks = [timeline for _, _, timeline in judged]
+    results: list[Result] = [result for result, _, _ in judged]
+    if brief and "pass" not in results and unseen(history, host, walks):
+        results.append("unknown")
+    result: Result = next((r for r in ("pass", "unknown") if r in results), "fail")
+    deciding = [(words, timeline) for r, words, timeline in judged if r == result]
+    counts = Counter(words for words, _ in deciding)
+    seen = [f"{n} x {words}" if n > 1 else words for words, n in counts.most_common(SHOWN)]
+    seen += [f"{len(counts) - SHOWN} others"] if len(counts) > SHOWN else []
+    actual = "; ".join(seen) or "no connection"
+    if result == "unknown" and not (deciding and all(t.complete for _, t in deciding)):
+        trouble = history.trouble.get((host, "trace"))
+        told_why = [t.gap for _, t in deciding if t.gap] + ([trouble.text] if trouble else [])
+        actual += ", as far as was seen: " + (told_why or ["this was not traced"])[0]
+    if result != "pass" and (others := told(history, host).others):
+        actual += f"; left out: {others} that neither ss nor a capture here saw"
+    lines = [line for _, timeline in deciding[:SHOWN] for line in _lines(timeline)]
+    return Finding(result, f"{host}: {claim}", str(claim), actual, tuple(lines))
+
+
+def _lines(timeline: Timeline) -> Iterator[str]:
+    yield timeline.name
+    for span in timeline.spans:
+        yield f"  {span.state} from {span.begin} s to {f'{span.end} s' if span.end else 'the end'}"
+
+
+@dataclass(frozen=True)
+class Path:
+    """The states that a connection walks through, from the first of them on, and whether nothing is
+    left of it then."""
+
+    states: tuple[State, ...]
+    closed: bool
+
+    def judge(self, host: str, history: History) -> Finding:
+        """The finding for one host: that some connection of it walked exactly so."""
+        return _some_connection(self, host, history, self._judge, self.closed)
+
+    def _judge(self, timeline: Timeline) -> tuple[Result, str]:
+        seen = list(timeline.states)
+        while seen and seen[0] not in self.states and reachable(seen[0], self.states[0]):
+            del seen[0]
+        words = _walk(timeline.states, timeline.closed)
+        ends_so = self.closed == timeline.closed or timeline.gap
+        if not ends_so or not _in_order(seen, self.states):
+            return "fail", words
+        exact = tuple(seen) == self.states
+        if timeline.complete:
+            return "pass" if exact else "fail", words
+        steps = pairwise([*seen, None] if self.closed else seen)
+        certain = exact and not timeline.gap and not any(missable(a, b) for a, b in steps if a)
+        return "pass" if certain else "unknown", words
+
+    def __str__(self) -> str:
+        return _walk(self.states, self.closed)
+
+
+def parse_state(value: Any) -> State:
+    """A state in any usual spelling."""
+    try:
+        return State.parse(str(value))
+    except ValueError as exc:
+        raise problem(str(exc)) from exc
+
+
+def _walk(states: Iterable[State], closed: bool) -> str:
+    return ", ".join([*states, *(["closed"] if closed else [])])
+
+
+def _in_order(part: Sequence[State], whole: Sequence[State]) -> bool:
+    rest = iter(whole)
+    return all(state in rest for state in part)
+
+
+def _path(value: Any) -> Path:
+    if isinstance(value, Path):
+        return value
+    if not isinstance(value, list) or not value:
+        raise problem(f"a list of states is wanted here, in order, not {shown(value)}")
+    states = [State.UNCONN if item == "closed" else parse_state(item) for item in value]
+    closed = states[-1] is State.UNCONN
+    walked = states[:-1] if closed else states
+    if not walked:
+        raise problem("'closed' alone is no path; name the states before it")
+    for before, state in pairwise([None, *walked]):
+        if state is State.UNCONN:
+            raise problem("'closed' ends a path; nothing comes after it")
+        if state is State.LISTEN:
+            raise problem("LISTEN is no state of a connection; a path begins after it")
+        if before and state and not reachable(before, state):
+            raise problem(f"an impossible path: {state} can't come after {before}")
+    return Path(tuple(walked), closed)
+
+
+LEAST_TOLERANCE = 0.5
+TOLERANCE = 0.1
+
+
+@dataclass(frozen=True)
+class Lasted:
+    """How many seconds a connection of a host is in a state: `duration`, give or take `tolerance`;
+    where that is not said, a tenth of it, and half a second at least."""
+
+    host: str
+    state: State
+    duration: float
+    tolerance: float
+
+    def judge(self, history: History) -> Finding:
+        """The finding: that some connection of the host was in that state for so long."""
+        low, high = self.duration - self.tolerance, self.duration + self.tolerance
+
+        def judge(timeline: Timeline) -> tuple[Result, str]:
+            span = next((s for s in timeline.spans if s.state is self.state), None)
+            if span is None:
+                missed = not timeline.complete and low <= SAMPLING
+                return "unknown" if missed else "fail", f"never in {self.state}"
+            shortest, longest = span.lasted(history.now)
+            words = _seconds(shortest, longest)
+            if shortest > high or longest < low:
+                return "fail", words
+            decided = shortest >= low and longest <= high and not timeline.gap
+            return "pass" if decided else "unknown", words
+
+        return _some_connection(self, self.host, history, judge, low <= SAMPLING)
+
+    def __str__(self) -> str:
+        return f"{self.state} for {self.duration:g} s, give or take {self.tolerance:g} s"
+
+
+def _seconds(shortest: float, longest: float) -> str:
+    if longest == math.inf:
+        return f"{shortest:.3f} s so far"
+    if longest - shortest < 1e-9:
+        return f"{shortest:.6f} s"
+    return f"{shortest:.3f}..{longest:.3f} s"
+
+
+class LastedPattern(Model):
+    """What stands beside the host in `lasted`."""
+
+    for_: Duration = Field(alias="for")
+    tolerance: Duration | None = None
+
+
+def _lasted(value: Any, info: ValidationInfo) -> Lasted:
+    if isinstance(value, Lasted):
+        return value
+    if not isinstance(value, Mapping):
+        raise problem(
+            f"a mapping of a host, 'for' and 'tolerance' is wanted here, not {shown(value)}"
+        )
+    rest = {key: item for key, item in value.items() if key in LastedPattern._keys()}
+    hosts = [key for key in value if key not in rest]
+    if len(hosts) != 1:
+        raise problem(f"one host and its state are wanted beside 'for', not {len(hosts)}")
+    (host,) = hosts
+    known("host", host, names(info).hosts)
+    state = parse_state(value[host])
+    if state in (State.LISTEN, State.UNCONN):
+        raise problem(f"{state} is no state of a connection; none of them lasts")
+    pattern = LastedPattern.model_validate(rest, context=info.context)
+    tolerance = pattern.tolerance
+    if tolerance is None:
+        tolerance = max(LEAST_TOLERANCE, TOLERANCE * pattern.for_)
+    return Lasted(host, state, pattern.for_, tolerance)
+
+
+PathClaim = Annotated[
+    Path,
+    WrapValidator(lambda v, _: _path(v)),
+    shaped("PathClaim"),
+]
+
+LastedClaim = Annotated[
+    Lasted,
+    WrapValidator(lambda v, _, info: _lasted(v, info)),
+    shaped("LastedClaim"),
+]

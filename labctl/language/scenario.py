@@ -1,0 +1,528 @@
+"""Scenarios: from a YAML file to checked, frozen objects, with every mistake at once."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
+from pydantic.config import JsonDict
+
+from labctl.backends import BACKENDS, CAPABILITIES, HostSpec, ProcessSpec
+from labctl.errors import Mistake, ScenarioError
+from labctl.ground.plain import shown
+from labctl.ground.written import variant_words
+from labctl.language.document import Document, Expanded, Params, Path_
+from labctl.language.params import Choice, Given, alike
+from labctl.language.predicates import Claim, Predicate
+from labctl.language.steps import STEPS, Step
+from labctl.language.values import (
+    HOST_NAME,
+    MAX_ADDRESSES,
+    PROCESS_NAME,
+    Calls,
+    Model,
+    Names,
+    ParamName,
+    Right,
+    SysctlKey,
+    SysctlValue,
+    Text,
+    Uid,
+    choices,
+    known,
+    problem,
+    shaped,
+    unknown,
+)
+
+NewHost = Annotated[str, shaped("HostName")]
+NewProcess = Annotated[str, shaped("ProcessName")]
+Title = Annotated[Text, shaped("Line")]
+RESERVED = {"localhost", "ip6-localhost"}
+MODIFIERS = {"as", "when", "within", "since", "status", "output", "hint"}
+MAX_WORK = 500_000
+"""Nodes of a file, times its variants: some seconds to check."""
+
+
+def _command(value: Any) -> tuple[Any, ...]:
+    words = value
+    if value == "":
+        return ()
+    if isinstance(value, str):
+        try:
+            words = shlex.split(value)
+        except ValueError as exc:
+            raise problem(f"{shown(value)} is no command line: {exc}") from exc
+    if not isinstance(words, list | tuple) or not words or not all(_scalar(w) for w in words):
+        raise problem("a command line is wanted here: a text or a list of words")
+    return tuple(words)
+
+
+def _scalar(value: Any) -> bool:
+    return isinstance(value, str | int | float) and not isinstance(value, bool)
+
+
+Command = Annotated[tuple[Text, ...], BeforeValidator(_command), shaped("Command")]
+
+
+JOBS = ("run", "image", "default")
+ONE_JOB: JsonDict = {"required": ["calls"], "anyOf": [{"required": [job]} for job in JOBS]}
+SOME_JOB: JsonDict = {"anyOf": [{"required": [job]} for job in ("calls", *JOBS)]}
+
+
+class Program(Model):
+    """What a process does, and as whom."""
+
+    model_config = ConfigDict(json_schema_extra={"not": ONE_JOB})
+    calls: Calls | None = None
+    run: Command | None = None
+    default: Command | None = None
+    image: Text | None = None
+    uid: Uid = None
+    env: dict[Text, Text] = Field(default_factory=dict)
+    rights: list[Right] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _one_job(self) -> Program:
+        for other in ("run", "default"):
+            if self.calls is not None and getattr(self, other) is not None:
+                raise problem(f"'calls' and '{other}' exclude each other; keep one")
+        if self.calls is not None and self.image is not None:
+            raise problem("'calls' needs the peer image; keep 'calls' or 'image'")
+        if self.run == () and not self.default and not self.image:
+            raise problem("an empty 'run' needs an 'image', whose own command runs, or a 'default'")
+        return self
+
+    @property
+    def works(self) -> bool:
+        """Whether it says what runs."""
+        return self.calls is not None or bool(self.run or self.default or self.image)
+
+    def command(self, image: str | None) -> tuple[str, ...] | None:
+        """What it runs in an image, or without one; None: the image's own command, or calls."""
+        return self.run or (None if image else self.default) or None
+
+
+class Process(Program):
+    """A process among several on a host."""
+
+    model_config = ConfigDict(json_schema_extra={**SOME_JOB, "not": ONE_JOB})
+
+    @model_validator(mode="after")
+    def _some_job(self) -> Process:
+        if not self.works:
+            raise problem("a process needs 'calls', 'run', 'image' or 'default'")
+        return self
+
+
+class Host(Program):
+    """A host: its sysctls, its addresses and its processes."""
+
+    sysctls: dict[SysctlKey, SysctlValue] = Field(default_factory=dict)
+    addresses: Annotated[int, Field(ge=1, le=MAX_ADDRESSES, strict=True)] = 1
+    processes: dict[NewProcess, Process] = Field(default_factory=dict)
+
+    @property
+    def works(self) -> bool:
+        """Whether it has a process of its own name."""
+        named = self.calls is not None or self.run or self.default or not self.processes
+        return super().works and bool(named)
+
+
+def _step(value: Any, handler: Any, info: ValidationInfo) -> Step:
+    if isinstance(value, Step):
+        return value
+    if not isinstance(value, Mapping):
+        raise problem(f"a step is a mapping with one verb ({', '.join(STEPS)}), not {shown(value)}")
+    verbs = [key for key in value if key in STEPS]
+    if len(verbs) > 1:
+        raise problem(f"one verb a step, not {' and '.join(verbs)}; make it two steps")
+    if not verbs:
+        word = next((key for key in value if key not in MODIFIERS), None)
+        if word is None:
+            raise problem(f"a step needs a verb; allowed: {', '.join(STEPS)}")
+        raise problem(unknown("verb", word, STEPS), key=word)
+    return STEPS[verbs[0]].model_validate(value, context=info.context)
+
+
+AnyStep = Annotated[Step, WrapValidator(_step)]
+
+
+Capability = Annotated[
+    str,
+    BeforeValidator(lambda value: known("capability", value, CAPABILITIES)),
+    shaped("Capability"),
+]
+
+
+class Written(Model):
+    """A scenario as it is written: the model behind `labctl schema`."""
+
+    title: Title
+    theme: Text = ""
+    about: Text = ""
+    refs: list[Text] = Field(default_factory=list)
+    params: dict[ParamName, Any] = Field(default_factory=dict)
+    variants: list[Annotated[dict[ParamName, Any], Field(min_length=1)]] = Field(
+        default_factory=list
+    )
+    hosts: Annotated[dict[NewHost, Host], Field(json_schema_extra={"minProperties": 2})]
+    steps: list[AnyStep]
+    expect: list[Claim] = Field(default_factory=list)
+    needs: list[Capability] = Field(default_factory=list)
+
+    @field_validator("title")
+    @classmethod
+    def _one_line(cls, title: str) -> str:
+        if not title.strip() or "\n" in title.strip():
+            raise problem("a title is one line")
+        return title.strip()
+
+    @field_validator("hosts")
+    @classmethod
+    def _two_hosts(cls, hosts: dict[str, Host]) -> dict[str, Host]:
+        if len(hosts) < 2:
+            raise problem("two hosts or more are needed: a connection has two ends")
+        return hosts
+
+
+class MoreSteps(Model):
+    """Steps by themselves, for a scenario that goes on."""
+
+    steps: list[AnyStep]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One case: a scenario with its params filled in, those of `sets` by the command line. A source
+    is `file:line`, from line 1."""
+
+    name: str
+    source: str
+    text: str
+    title: str
+    theme: str
+    about: str
+    refs: tuple[str, ...]
+    variant: Mapping[str, Any]
+    sets: Mapping[str, str]
+    hosts: Mapping[str, Host]
+    sysctl_sources: Mapping[str, str]
+    steps: tuple[Step, ...]
+    step_sources: tuple[str, ...]
+    expect: tuple[Predicate, ...]
+    expect_sources: tuple[str, ...]
+    needs: frozenset[str]
+
+    @property
+    def case(self) -> str:
+        """`old plain, new both`: what tells it from the file's other cases; empty where there is no
+        variant."""
+        return variant_words(self.variant)
+
+    @property
+    def label(self) -> str:
+        """`so_reuseaddr (old plain, new both)`."""
+        return f"{self.name} ({self.case})" if self.case else self.name
+
+    @property
+    def processes(self) -> dict[str, ProcessSpec]:
+        """Every process by name."""
+        return dict(_processes(self.hosts))
+
+    @property
+    def host_specs(self) -> list[HostSpec]:
+        """The hosts, as a backend brings them up."""
+        return [HostSpec(name, host.addresses) for name, host in self.hosts.items()]
+
+    @property
+    def least(self) -> float:
+        """About how many seconds it takes at least, if all goes well."""
+        return sum(
+            step.least
+            for step in self.steps
+            if not (step.when and step.when.excludes(self.variant))
+        )
+
+
+def _processes(hosts: Mapping[str, Host]) -> list[tuple[str, ProcessSpec]]:
+    found = []
+    for name, host in hosts.items():
+        if (
+            host.calls is not None
+            or host.run
+            or host.default
+            or (host.image and not host.processes)
+        ):
+            found.append((name, _spec(name, name, host, host)))
+        found += [(p, _spec(p, name, process, host)) for p, process in host.processes.items()]
+    return found
+
+
+def _spec(name: str, host: str, program: Program, default: Host) -> ProcessSpec:
+    """A process of a host, which has what the host says where it says nothing itself."""
+    image = None if program.calls is not None else program.image or default.image
+    return ProcessSpec(
+        name,
+        host,
+        program.calls,
+        program.command(image),
+        image,
+        default.uid if program.uid is None else program.uid,
+        {**default.env, **program.env},
+        tuple(program.rights or default.rights),
+    )
+
+
+def load(path: Path, sets: Mapping[str, str] | None = None) -> list[Scenario]:
+    """The cases of a file: one, or one a variant. `sets` override params, as text that is read
+    like YAML.
+
+    Raises UsageError where the file can't be read or `sets` names no param, ScenarioError with
+    every mistake.
+    """
+    document = Document.read(path)
+    return load_document(document, document.text, path.stem, sets or {})
+
+
+def params_of(document: Document) -> set[str]:
+    """The names of a file's params. Raises ScenarioError where there is no telling."""
+    return Given(document).names
+
+
+def load_document(
+    document: Document, text: str, name: str, sets: Mapping[str, str], only: str | None = None
+) -> list[Scenario]:
+    """See `load`; `only` is the `case` to load, if not all of them."""
+    given = Given(document)
+    choices = given.choices(sets)
+    mistakes = given.mistakes
+    unclear = alike(choices)
+    cases: list[Scenario] = []
+    for choice in choices:
+        if only not in (None, variant_words(choice.variant)):
+            continue
+        expanded = document.expand(choice.params)
+        if len(expanded.nodes) * len(choices) > MAX_WORK:
+            message = (
+                f"its {len(choices)} variants make {len(expanded.nodes) * len(choices)} nodes of "
+                f"this file; {MAX_WORK} is the most: make it several files"
+            )
+            raise ScenarioError([Mistake(document.file, given.line, message)])
+        found = _check(expanded, given.varied, unclear)
+        if isinstance(found, Written):
+            cases.append(_case(found, expanded, name, document.file, text, choice, sets))
+        else:
+            mistakes += [Mistake(document.file, line, message) for line, message in found]
+    if mistakes:
+        raise ScenarioError(mistakes)
+    return cases
+
+
+def with_step(case: Scenario, document: Document, params: Params, source: str) -> Scenario:
+    """A case with one more step, the only one of a document that has `steps` alone; it is checked
+    as if it stood in the case's own file. Raises ScenarioError with every mistake."""
+    expanded = document.expand(params)
+    hosts = {name: host.addresses for name, host in case.hosts.items()}
+    owners = {name: process.host for name, process in case.processes.items()}
+    labels = [step.as_ for step in case.steps if step.as_ is not None]
+    mistakes = [*expanded.mistakes, *_references(expanded, [*case.variant], before=labels)]
+    try:
+        text = MoreSteps.model_validate(expanded.data, context=Names(hosts, owners))
+    except ValidationError as exc:
+        mistakes += [_place(error, expanded) for error in exc.errors()]
+    if mistakes:
+        raise ScenarioError(Mistake(document.file, line, message) for line, message in mistakes)
+    return replace(
+        case, steps=(*case.steps, *text.steps), step_sources=(*case.step_sources, source)
+    )
+
+
+def _check(
+    expanded: Expanded, varied: Sequence[str], unclear: Collection[str]
+) -> Written | list[tuple[int, str]]:
+    names, mistakes = _names(expanded)
+    mistakes += expanded.mistakes
+    mistakes += _references(expanded, varied, unclear)
+    try:
+        text = Written.model_validate(expanded.data, context=names)
+    except ValidationError as exc:
+        placed = [_place(error, expanded) for error in exc.errors()]
+        # A param without a value stays as it is written; that it makes none goes without saying.
+        unfilled = expanded.unfilled
+        return mistakes + [(n, text) for n, text in placed if n not in unfilled or "${" not in text]
+    return mistakes or text
+
+
+def _names(expanded: Expanded) -> tuple[Names, list[tuple[int, str]]]:
+    """The names that the file defines, as far as it can be read, and the bad and double ones."""
+    hosts: dict[str, int] = {}
+    processes: dict[str, str] = {}
+    mistakes = []
+    taken = set(RESERVED)
+
+    def mistake(path: Path_, message: str) -> None:
+        mistakes.append((expanded.line(path), message))
+
+    def define(process: str, host: str, path: Path_) -> None:
+        if process in processes:
+            mistake(path, f"the process {process!r} is defined twice; process names are unique "
+                    "in the file")  # fmt: skip
+        processes[process] = host
+
+    found = expanded.data.get("hosts")
+    for name, host in found.items() if isinstance(found, dict) else ():
+        if not HOST_NAME.fullmatch(name):
+            mistake(("hosts", name), f"{name!r} is no host name; allowed: letters, digits and "
+                    "hyphens, 63 at most, and no address")  # fmt: skip
+        elif name.lower() in taken:
+            mistake(("hosts", name), f"the host name {name!r} is taken; small and capital letters "
+                    "make no difference")  # fmt: skip
+        taken.add(name.lower())
+        if not isinstance(host, dict):
+            hosts[name] = 1
+            continue
+        count = host.get("addresses")
+        hosts[name] = count if isinstance(count, int) and not isinstance(count, bool) else 1
+        below = host.get("processes")
+        if any(host.get(key) not in (None, "") for key in ("calls", "run", "default")) or (
+            host.get("image") not in (None, "") and not below
+        ):
+            define(name, name, ("hosts", name))
+        for process in below if isinstance(below, dict) else ():
+            path = ("hosts", name, "processes", process)
+            if not PROCESS_NAME.fullmatch(process):
+                mistake(path, f"{process!r} is no process name; allowed: letters, digits, dots, "
+                        "hyphens and underscores, 63 at most, no number")  # fmt: skip
+            define(process, name, path)
+    return Names(hosts, processes), mistakes
+
+
+def _place(error: Any, expanded: Expanded) -> tuple[int, str]:
+    """The line and the message of a validation error."""
+    path = tuple(part for part in error["loc"] if part != "[key]")
+    context = error.get("ctx", {})
+    if "key" in context:
+        path = (*path, context["key"])
+    message = context.get("message", error["msg"])
+    if "offset" in context:
+        return expanded.line_in(path, context["offset"]), message
+    return expanded.line(path), message
+
+
+def _references(
+    expanded: Expanded,
+    varied: Sequence[str],
+    unclear: Collection[str] = (),
+    before: Sequence[str] = (),
+) -> list[tuple[int, str]]:
+    """Mistakes in what steps refer to beside hosts and processes: a label must be set before it is
+    used, and once; `when` must name what there is, and no param whose values are `unclear`. The
+    labels in `before` are set already."""
+    mistakes: list[tuple[int, str]] = []
+    labels = dict.fromkeys(before)
+    drops = dict.fromkeys(["all", *before])
+
+    def mistake(message: str, *path: str | int) -> None:
+        mistakes.append((expanded.line(("steps", *path)), message))
+
+    def counted_from(holder: Any, *path: str | int) -> None:
+        """A `since` must name a label that is set by then."""
+        since = holder.get("since") if isinstance(holder, dict) else None
+        if isinstance(since, str) and since not in labels:
+            message = f"no earlier 'as' sets the label {since!r}; {choices(since, labels)}"
+            mistakes.append((expanded.line((*path, "since")), message))
+
+    def claimed(predicate: Any, *path: str | int) -> None:
+        if isinstance(predicate, dict):
+            counted_from(predicate.get("segments"), *path, "segments")
+
+    steps = expanded.data.get("steps")
+    for index, step in enumerate(steps if isinstance(steps, list) else ()):
+        if not isinstance(step, dict):
+            continue
+        label, when = step.get("as"), step.get("when")
+        counted_from(step, "steps", index)
+        healed = step.get("heal", "all")
+        if isinstance(healed, str) and healed not in drops:
+            message = f"no earlier drop has the label {healed!r}; {choices(healed, drops)}"
+            mistake(message, index, "heal")
+        for verb in ("wait", "expect"):
+            claimed(step.get(verb), "steps", index, verb)
+        if isinstance(label, str):
+            if label in labels:
+                mistake(f"the label {label!r} is set twice; choose another", index, "as")
+            else:
+                labels[label] = None
+                drops |= {label: None} if "drop" in step else {}
+        if not isinstance(when, dict):
+            continue
+        backend, variant = when.get("backend"), when.get("variant")
+        if isinstance(backend, str) and backend not in BACKENDS:
+            mistake(unknown("backend", backend, BACKENDS), index, "when", "backend")
+        for name in variant if isinstance(variant, dict) else ():
+            if name not in varied:
+                message = unknown("param of the variants", name, varied)
+                mistake(message, index, "when", "variant", name)
+            elif name in unclear:
+                message = f"variants differ in how {name!r} is written alone, which 'when' can't "
+                message += "tell apart; put its values in quotation marks"
+                mistake(message, index, "when", "variant", name)
+    final = expanded.data.get("expect")
+    for index, predicate in enumerate(final if isinstance(final, list) else ()):
+        claimed(predicate, "expect", index)
+    return mistakes
+
+
+def _case(
+    written: Written,
+    expanded: Expanded,
+    name: str,
+    file: str,
+    text: str,
+    choice: Choice,
+    sets: Mapping[str, str],
+) -> Scenario:
+    def source(*path: str | int) -> str:
+        return f"{file}:{expanded.line(path)}"
+
+    def sources(key: str, count: int) -> tuple[str, ...]:
+        return tuple(source(key, index) for index in range(count))
+
+    processes = [spec for _, spec in _processes(written.hosts)]
+    implied = {"images" for spec in processes if spec.image}
+    implied |= {"uids" for spec in processes if spec.uid}
+    for step in written.steps:
+        if not (step.when and step.when.excludes(choice.variant)):
+            implied |= step.needs
+    return Scenario(
+        name=name,
+        source=file,
+        text=text,
+        title=written.title,
+        theme=written.theme.strip(),
+        about=written.about.strip(),
+        refs=tuple(written.refs),
+        variant=choice.variant,
+        sets=sets,
+        hosts=written.hosts,
+        sysctl_sources={host: source("hosts", host, "sysctls") for host in written.hosts},
+        steps=tuple(written.steps),
+        step_sources=sources("steps", len(written.steps)),
+        expect=tuple(written.expect),
+        expect_sources=sources("expect", len(written.expect)),
+        needs=frozenset({*written.needs, *implied}),
+    )

@@ -1,0 +1,334 @@
+"""What a scenario can do: every kind of step, and the STEPS table.
+
+To add one: a class with `act`, and its name in STEPS. A step acts through the Lab alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from labctl.language.calls import parse_calls
+from labctl.language.predicates import Claim, Finding, Predicate
+from labctl.language.predicates.executed import Executed, Status
+from labctl.language.steps.base import Outcome, Step, StepFailed, When
+from labctl.language.steps.faults import Cut, Drop, Heal, Inject, Join, Net
+from labctl.language.values import (
+    Calls,
+    Duration,
+    HostName,
+    Label,
+    ProcessName,
+    Regex,
+    SignalName,
+    SysctlKey,
+    SysctlValue,
+    Text,
+    Within,
+    WithinRange,
+)
+from labctl.record.events import Event, ProcessEvent, StepEvent
+from labctl.record.history import History
+
+if TYPE_CHECKING:
+    from labctl.lab.lab import Lab
+
+__all__ = ["DEFAULT_WITHIN", "STEPS", "Outcome", "Step", "StepFailed", "Wait", "When"]
+
+STOP_PATIENCE = 10.0
+END_PATIENCE = 5.0  # for a process that has ended, until its backend says so
+DEFAULT_WITHIN = Within(0.0, 5.0)
+BLOCKING = {"accept", "connect", "recv", "send", "sleep", "wait", "await", "fork"}
+BLOCKED_AFTER = 0.2
+PATIENCE = 5.0
+
+
+class Start(Step):
+    """Runs a process, beside what an earlier start of it has left."""
+
+    verb = "start"
+    start: ProcessName
+
+    def act(self, lab: Lab) -> None:
+        if lab.running(self.start):
+            raise StepFailed(str(self), f"{self.start} not running", "it runs already; use restart")
+        if not lab.has_left(self.start):
+            lab.pump_until(lambda: not lab.lives(self.start), lab.now() + END_PATIENCE)
+        lab.start(self.start)
+
+    @property
+    def starts(self) -> list[str]:
+        return [self.start]
+
+
+class Restart(Step):
+    """Runs a process again on the same host, killing it first if anything of it still runs."""
+
+    verb = "restart"
+    restart: ProcessName
+
+    def act(self, lab: Lab) -> None:
+        lab.kill(self.restart)
+        lab.start(self.restart)
+
+    @property
+    def starts(self) -> list[str]:
+        return [self.restart]
+
+
+class Kill(Step):
+    """SIGKILL to everything in a process."""
+
+    verb = "kill"
+    kill: ProcessName
+
+    def act(self, lab: Lab) -> None:
+        lab.kill(self.kill)
+
+
+class Stop(Step):
+    """SIGTERM to the main process, or to what it left when it ended; SIGKILL to all that is there
+    when that has ended, or after 10 s."""
+
+    verb = "stop"
+    stop: ProcessName
+
+    def act(self, lab: Lab) -> None:
+        deadline = lab.now() + STOP_PATIENCE
+        if lab.running(self.stop):
+            lab.signal(self.stop, "TERM")
+            lab.pump_until(lambda: not lab.running(self.stop), deadline)
+        elif lab.lives(self.stop):
+            lab.end(self.stop)
+            lab.pump_until(lambda: not lab.lives(self.stop), deadline)
+        lab.kill(self.stop)
+
+    def judge(self, history: History) -> list[Finding]:
+        begun = next((e.t for e in reversed(history.events) if _begins(e)), 0.0)
+        own = (e for e in reversed(history.events) if isinstance(e, ProcessEvent))
+        last = next((e for e in own if e.process == self.stop and e.start is None), None)
+        if last is None or last.phase == "start" or last.t - begun < STOP_PATIENCE:
+            return []
+        expected = f"SIGTERM, and SIGKILL after {STOP_PATIENCE:g} s"
+        actual = f"SIGKILL after {last.t - begun:.1f} s: SIGTERM had not ended it"
+        return [Finding("pass", f"{self.stop}: stopped by {expected}", expected, actual)]
+
+
+def _begins(event: Event) -> bool:
+    return isinstance(event, StepEvent) and event.phase == "begin"
+
+
+class Signal(Step):
+    """A signal to the main process alone: its children live on."""
+
+    verb = "signal"
+    signal: dict[ProcessName, SignalName]
+
+    def act(self, lab: Lab) -> None:
+        for process, name in self.signal.items():
+            if not lab.running(process):
+                raise StepFailed(str(self), f"{process} running", lab.condition(process))
+            lab.signal(process, name)
+
+
+class Pause(Step):
+    """Freezes everything in a process."""
+
+    verb = "pause"
+    pause: ProcessName
+
+    def act(self, lab: Lab) -> None:
+        lab.freeze(self.pause, True)
+
+
+class Resume(Step):
+    """Thaws a process."""
+
+    verb = "resume"
+    resume: ProcessName
+
+    def act(self, lab: Lab) -> None:
+        lab.freeze(self.resume, False)
+
+
+class Call(Step):
+    """One more socket call for a process that is in `await`."""
+
+    verb = "call"
+    call: dict[ProcessName, Calls]
+
+    def act(self, lab: Lab) -> None:
+        for process, text in self.call.items():
+            if not lab.awaiting(process):
+                expected = f"{process} running, in await"
+                raise StepFailed(str(self), expected, lab.condition(process))
+            for call in parse_calls(text):
+                lab.call(process, call.text, BLOCKED_AFTER if call.name in BLOCKING else PATIENCE)
+
+
+class Exec(Step):
+    """A command on a host, by its shell. One that fails is a failed claim, unless `status` says
+    which is wanted; `output` judges what it wrote."""
+
+    verb = "exec"
+    exec: dict[HostName, Text]
+    status: Status | None = None
+    output: Regex | None = None
+
+    def act(self, lab: Lab) -> None:
+        for host, command in self.exec.items():
+            lab.exec(host, command)
+
+    def judge(self, history: History) -> list[Finding]:
+        wanted = Executed(0 if self.status is None else self.status, self.output)
+        found = [wanted.judge(host, c, history) for host, c in self.exec.items()]
+        claims = self.output is not None or self.status not in (None, "any")
+        return [f for f in found if claims or f.result == "fail"]
+
+
+class Sysctl(Step):
+    """Sets sysctls at run time."""
+
+    verb = "sysctl"
+    sysctl: dict[HostName, dict[SysctlKey, SysctlValue]]
+
+    def act(self, lab: Lab) -> None:
+        for host, values in self.sysctl.items():
+            lab.sysctl(host, values)
+
+
+class Snapshot(Step):
+    """`ss` from every side, into the record, under a caption."""
+
+    verb = "snapshot"
+    snapshot: Text
+
+    def act(self, lab: Lab) -> None:
+        lab.look(caption=self.snapshot)
+
+
+class Wait(Step):
+    """Polls until a predicate holds; where it never does, the steps end."""
+
+    verb = "wait"
+    wait: Claim
+    within: WithinRange = DEFAULT_WITHIN
+    since: Label | None = None
+    hint: Text | None = None
+
+    def act(self, lab: Lab) -> Outcome:
+        return lab.wait(self.wait, self.within, self.since)
+
+    @property
+    def claim(self) -> Predicate:
+        return self.wait
+
+    def judge(self, history: History) -> list[Finding]:
+        return _hinted(super().judge(history), self.hint)
+
+    @property
+    def labels(self) -> frozenset[str]:
+        return self.wait.labels | ({self.since} if self.since else set())
+
+    @property
+    def least(self) -> float:
+        return self.within.low
+
+    def __str__(self) -> str:
+        timing = f" within {self.within}" if self.within != DEFAULT_WITHIN else ""
+        return f"wait {_claim(self.wait)}{timing}" + (f" of {self.since}" if self.since else "")
+
+
+class Expect(Step):
+    """Judges a predicate now, once what is in flight has arrived."""
+
+    verb = "expect"
+    expect: Claim
+    hint: Text | None = None
+
+    def act(self, lab: Lab) -> None:
+        lab.settle(self.expect)
+
+    @property
+    def claim(self) -> Predicate:
+        return self.expect
+
+    def judge(self, history: History) -> list[Finding]:
+        return _hinted(super().judge(history), self.hint)
+
+    def __str__(self) -> str:
+        return f"expect {_claim(self.expect)}"
+
+
+def _hinted(found: list[Finding], hint: str | None) -> list[Finding]:
+    """Findings, and beside those that do not pass what may help."""
+    return [
+        replace(f, evidence=(*f.evidence, f"hint: {hint}")) if hint and f.result != "pass" else f
+        for f in found
+    ]
+
+
+def _claim(predicate: Predicate) -> str:
+    words = [f"{host} {s}" for host, s in (predicate.sockets or {}).items()]
+    words += [f"{name} {p}" for name, p in (predicate.process or {}).items()]
+    for host, counters in (predicate.counters or {}).items():
+        words += [f"{host} {name} {count}" for name, count in counters.items()]
+    words += [str(predicate.segments)] if predicate.segments else []
+    words += [f"{predicate.lasted.host} {predicate.lasted}"] if predicate.lasted else []
+    words += [f"{host} {path}" for host, path in (predicate.path or {}).items()]
+    return ", ".join(words)
+
+
+class Sleep(Step):
+    """Lets time pass."""
+
+    verb = "sleep"
+    sleep: Duration
+
+    def act(self, lab: Lab) -> None:
+        lab.pump_until(lambda: False, lab.now() + self.sleep)
+
+    @property
+    def least(self) -> float:
+        return self.sleep
+
+    def __str__(self) -> str:
+        return f"sleep {self.sleep:g} s"
+
+
+class Note(Step):
+    """A remark in the record."""
+
+    verb = "note"
+    note: Text
+
+    def act(self, lab: Lab) -> None:
+        pass
+
+
+STEPS: dict[str, type[Step]] = {
+    step.verb: step
+    for step in (
+        Start,
+        Restart,
+        Kill,
+        Stop,
+        Signal,
+        Pause,
+        Resume,
+        Call,
+        Exec,
+        Sysctl,
+        Drop,
+        Heal,
+        Net,
+        Cut,
+        Join,
+        Inject,
+        Snapshot,
+        Wait,
+        Expect,
+        Sleep,
+        Note,
+    )
+}

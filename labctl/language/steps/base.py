@@ -1,0 +1,157 @@
+"""What every step is made of: its modifiers, where it runs, and how it fails."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
+
+from pydantic import BeforeValidator, ConfigDict, Field
+
+from labctl.ground.plain import shown
+from labctl.ground.written import same, words
+from labctl.language.predicates import Finding, Predicate
+from labctl.language.values import OPERATORS, Label, Model, ParamName, Text, brief, problem, shaped
+from labctl.record.history import History
+
+if TYPE_CHECKING:
+    from labctl.lab.lab import Lab
+
+Outcome = Literal["done", "held", "timeout"]
+
+
+class Claims(Protocol):
+    """What can be judged."""
+
+    def judge(self, history: History) -> list[Finding]:
+        """The findings, from what is known at the end of `history`."""
+
+
+class StepFailed(Exception):
+    """A step that could not be done because the scenario assumed what is not so."""
+
+    def __init__(self, what: str, expected: str, actual: str) -> None:
+        super().__init__(f"{what}: expected {expected}, saw {actual}")
+        self.what, self.expected, self.actual = what, expected, actual
+
+
+KERNEL = re.compile(r"(>=|<=|==|!=|>|<)?\s*(\d+(?:\.\d+)*)")
+
+
+def _kernel(value: Any) -> str:
+    text = str(getattr(value, "written", value)).strip()
+    if isinstance(value, bool) or not KERNEL.fullmatch(text):
+        raise problem(f'{shown(value)} is no kernel version; allowed: ">=6.14", "<6.1"')
+    return text
+
+
+def version(text: str) -> tuple[int, ...]:
+    """The numbers that a kernel release begins with."""
+    match = re.match(r"\d+(?:\.\d+)*", text)
+    return tuple(map(int, match.group().split("."))) if match else ()
+
+
+KernelVersion = Annotated[str, BeforeValidator(_kernel), shaped("Kernel")]
+BackendName = Annotated[Text, shaped("Backend")]
+
+
+class When(Model):
+    """Where a step runs; everywhere else it is left out."""
+
+    kernel: KernelVersion | None = None
+    backend: BackendName | None = None
+    variant: dict[ParamName, Any] | None = None
+
+    def lacking(self, kernel: str, backend: str, variant: dict[str, Any]) -> str | None:
+        """Why a step does not run here, or None where it does."""
+        if self.kernel and not _kernel_fits(self.kernel, kernel):
+            return f"kernel {kernel} is not {self.kernel}"
+        if self.backend and self.backend != backend:
+            return f"backend {backend} is not {self.backend}"
+        for name, value in self.excludes(variant).items():
+            had = words(variant[name]) if name in variant else "none"
+            return f"variant has {name} {had}, not {words(value)}"
+        return None
+
+    def excludes(self, variant: Mapping[str, Any]) -> dict[str, Any]:
+        """What is wanted of a variant and is not so, in value and type."""
+        return {
+            name: value
+            for name, value in (self.variant or {}).items()
+            if name not in variant or not same(variant[name], value)
+        }
+
+
+def _kernel_fits(wanted: str, kernel: str) -> bool:
+    match = KERNEL.fullmatch(wanted)
+    assert match
+    ours, theirs = version(kernel), version(match.group(2))
+    ours = ours[: len(theirs)]
+    compare: Any = OPERATORS[match.group(1) or "=="]
+    return bool(compare(ours, theirs))
+
+
+class Step(Model):
+    """One verb, and the modifiers that every verb takes."""
+
+    model_config = ConfigDict(defer_build=True)
+
+    verb: ClassVar[str]
+    as_: Label | None = Field(None, alias="as")
+    when: When | None = None
+
+    def load(self) -> None:
+        """Imports what it takes to act: that shall not delay what it does."""
+
+    def act(self, lab: Lab) -> Outcome | None:
+        """Does it. Raises StepFailed, LabError."""
+        raise NotImplementedError
+
+    def of_another(self, variant: Mapping[str, Any]) -> bool:
+        """Whether it is a step of other variants than this one."""
+        return self.when is not None and bool(self.when.excludes(variant))
+
+    @property
+    def claim(self) -> Predicate | None:
+        """What it claims, if it is a wait or an expectation."""
+        return None
+
+    def judge(self, history: History) -> list[Finding]:
+        """The findings on what it claims, at its end, which is the end of `history`."""
+        return self.claim.judge(history) if self.claim else []
+
+    @property
+    def labels(self) -> frozenset[str]:
+        """The labels of earlier steps that it needs: where one was left out, it is, too."""
+        return self.claim.labels if self.claim else frozenset()
+
+    def in_the_end(self, index: int) -> Claims | None:
+        """What it claims of the whole run, as its step number `index`."""
+        return None
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The capabilities that it takes."""
+        return frozenset()
+
+    @property
+    def starts(self) -> list[str]:
+        """The processes that it starts."""
+        return []
+
+    @property
+    def least(self) -> float:
+        """About how many seconds it takes at least, if all goes well."""
+        return 0.0
+
+    def __str__(self) -> str:
+        value = getattr(self, self.verb)
+        if isinstance(value, dict):
+            value = "; ".join(f"{name}: {_short(item)}" for name, item in value.items())
+        return f"{self.verb} {brief(str(value))}"
+
+
+def _short(item: Any) -> str:
+    if isinstance(item, dict):
+        return ", ".join(f"{key} = {value}" for key, value in item.items())
+    return brief(str(item))

@@ -1,0 +1,410 @@
+"""Steps that make the network fail. What they do is done by the agents of the hosts."""
+
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic.config import JsonDict
+
+from labctl.ground.plain import shown
+from labctl.lab import faults
+from labctl.language.endpoints import parse_port
+from labctl.language.predicates.lost import Lost
+from labctl.language.predicates.segments import Flags
+from labctl.language.steps.base import Step, StepFailed
+from labctl.language.values import (
+    HostName,
+    Label,
+    Model,
+    Truth,
+    host_names,
+    names,
+    parse_duration,
+    problem,
+    shaped,
+    unknown,
+)
+from labctl.probes.conversations import Conversation, conversations
+from labctl.probes.segments import MODULUS
+from labctl.record.events import InjectEvent, NetEvent, StepEvent, TroubleEvent
+
+if TYPE_CHECKING:
+    from labctl.lab.lab import Lab
+    from labctl.record.history import History
+
+MOST_LOST = 10_000
+
+
+@dataclass(frozen=True)
+class End:
+    """`server`, `server.v6` or `server:8000`: where segments come from, or go to."""
+
+    name: str
+    port: int | None
+
+    @property
+    def host(self) -> str:
+        """The host that it is on."""
+        return self.name.partition(".")[0]
+
+    def resolve(self, history: History, here: bool = False) -> faults.End:
+        """Its addresses: all of a host's where the name is no more than that; `here`, where the
+        host itself does something, those too that it will have."""
+        addresses = tuple(sorted(history.addresses(self.name)))
+        return faults.End(addresses, self.port, here and self.name == self.host)
+
+    def __str__(self) -> str:
+        return self.name if self.port is None else f"{self.name}:{self.port}"
+
+
+def _end(value: Any, info: ValidationInfo) -> End:
+    if isinstance(value, End):
+        return value
+    known = list(host_names(names(info).hosts))
+    name, colon, digits = value.partition(":") if isinstance(value, str) else ("", "", "")
+    port = parse_port(digits)
+    if not name or (colon and port is None):
+        raise problem(f"{shown(value)} is no side of a connection; allowed: HOST or HOST:PORT, "
+                      "a port from 1 to 65535 and no zeros that are not needed")  # fmt: skip
+    if name not in known:
+        raise problem(unknown("host", name, known))
+    return End(name, port)
+
+
+Side = Annotated[End, BeforeValidator(_end), shaped("Side")]
+
+
+WITH_DATA: JsonDict = {
+    "anyOf": [
+        {"type": "string", "pattern": r"(?:^|[\s,+|])data(?:[\s,+|]|$)"},
+        {"type": "array", "contains": {"const": "data"}},
+    ]
+}
+WITH_ACK: JsonDict = {
+    "anyOf": [
+        {"type": "string", "pattern": r"ACK|\$\{"},
+        {"type": "array", "contains": {"type": "string", "pattern": r"ACK|\$\{"}},
+    ]
+}
+"""What `flags` look like in the JSON Schema, as far as it depends on them."""
+
+
+class DropPattern(Model):
+    """Which segments are lost, where, and how many."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [{"required": ["from"]}, {"required": ["to"]}],
+            "if": {"properties": {"bare": {"const": True}}, "required": ["bare"]},
+            "then": {"required": ["flags"], "not": {"properties": {"flags": WITH_DATA}}},
+        }
+    )
+
+    from_: Side | None = Field(None, alias="from")
+    to: Side | None = None
+    flags: Flags = ()
+    bare: Truth = False
+    count: Annotated[int, Field(ge=1, le=MOST_LOST, strict=True)] | None = None
+    at: Literal["sender", "receiver"] = "receiver"
+
+    @model_validator(mode="after")
+    def _decided(self, info: ValidationInfo) -> DropPattern:
+        if self.from_ is None and self.to is None:
+            raise problem("a drop needs 'from' or 'to', or both; each a HOST or HOST:PORT")
+        if self.bare and (not self.flags or "data" in self.flags):
+            raise problem("'bare' segments have the flags in 'flags' and nothing else; name some")
+        if self.count is not None and len(self.places(list(names(info).hosts))) > 1:
+            missing = "to" if self.at == "receiver" else "from"
+            raise problem(f"'count' counts on one host; say which, by {missing!r}")
+        return self
+
+    @property
+    def _end(self) -> End | None:
+        return self.to if self.at == "receiver" else self.from_
+
+    def places(self, hosts: list[str]) -> list[str]:
+        """The hosts, among these, where segments are lost."""
+        if self._end is not None:
+            return [self._end.host]
+        other = self.from_ or self.to
+        assert other
+        return [host for host in hosts if host != other.host]
+
+    def compiled(self, history: History) -> faults.Drop:
+        """For nftables."""
+        return faults.Drop(
+            self.from_.resolve(history, self.at == "sender") if self.from_ else None,
+            self.to.resolve(history, self.at == "receiver") if self.to else None,
+            "input" if self.at == "receiver" else "output",
+            frozenset(self.flags),
+            self.bare,
+            self.count,
+        )
+
+    def __str__(self) -> str:
+        words = [f"{self.count} x"] if self.count else []
+        words += ["bare"] if self.bare else []
+        words += [" ".join(self.flags) or "all"]
+        words += [f"from {self.from_}"] if self.from_ else []
+        words += [f"to {self.to}"] if self.to else []
+        words += ["at the sender"] if self.at == "sender" else []
+        return " ".join(words)
+
+
+class Drop(Step):
+    """Loses segments, by meaning, until it is healed or has lost as many as it should. That it
+    lost some is a claim, judged at the end of the run."""
+
+    verb = "drop"
+    drop: DropPattern
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"nft"})
+
+    def act(self, lab: Lab) -> None:
+        lab.require(self.needs)
+        number = lab.history.step
+        compiled = self.drop.compiled(lab.history)
+        log, rules = compiled.log(number), compiled.rules(number)
+        for host in self.drop.places(list(lab.scenario.hosts)):
+            group = faults.LOG_GROUP
+            answer = lab.fault(host, "drop", number=number, group=group, log=log, rules=rules)
+            if answer["unlogged"]:
+                lab.emit(TroubleEvent(lab.now(), host, "capture", answer["unlogged"]))
+
+    def in_the_end(self, index: int) -> Lost:
+        return Lost(index, str(self), self.drop.count)
+
+
+class Heal(Step):
+    """Ends a drop, by its label, or all that is wrong with segments."""
+
+    verb = "heal"
+    heal: Label
+    everything: ClassVar[str] = "all"
+
+    @property
+    def labels(self) -> frozenset[str]:
+        return frozenset({self.heal} - {self.everything})
+
+    def act(self, lab: Lab) -> None:
+        ends = [e for e in lab.history.events if isinstance(e, StepEvent) and e.phase == "end"]
+        numbers = [e.index for e in ends if self.heal in (self.everything, e.label)]
+        for host in lab.scenario.hosts:
+            answer = lab.fault(host, "heal", numbers=numbers)
+            for event in faults.tallied(lab.history, answer["t"], host, answer["lost"]):
+                lab.emit(event)
+            if self.heal == self.everything:
+                lab.fault(host, "shape", netem=[])
+
+
+class Cut(Step):
+    """Takes the link of a host down. Its addresses stay; what others send to it is lost."""
+
+    verb = "cut"
+    cut: HostName
+
+    def act(self, lab: Lab) -> None:
+        lab.fault(self.cut, "link", up=False)
+
+
+class Join(Step):
+    """Takes the link of a host up again."""
+
+    verb = "join"
+    join: HostName
+
+    def act(self, lab: Lab) -> None:
+        lab.fault(self.join, "link", up=True)
+
+
+PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
+RATE = re.compile(r"\d+(?:\.\d+)?(?:[kmgt]i?)?(?:bit|bps)", re.IGNORECASE)
+LONGEST_DELAY = 60.0
+
+
+def _percent(value: Any) -> float:
+    match = PERCENT.fullmatch(value.strip()) if isinstance(value, str) else None
+    if not match or float(match[1]) > 100:
+        raise problem(f"{shown(value)} is no percentage; allowed: 0% to 100%, such as 2.5%")
+    return float(match[1])
+
+
+def _rate(value: Any) -> str:
+    if not isinstance(value, str) or not RATE.fullmatch(value) or not re.search("[1-9]", value):
+        raise problem(f"{shown(value)} is no rate; allowed: 500kbit, 1mbit, or 1mbps for bytes")
+    return value.lower()
+
+
+def _delay(value: Any) -> float:
+    seconds = parse_duration(value)
+    if seconds > LONGEST_DELAY:
+        raise problem(f"a delay of {seconds:g} s is too long; allowed: {LONGEST_DELAY:g} s at most")
+    return seconds
+
+
+Percent = Annotated[float, BeforeValidator(_percent), shaped("Percent")]
+Rate = Annotated[str, BeforeValidator(_rate), shaped("Rate")]
+Delay = Annotated[float, BeforeValidator(_delay), shaped("Delay")]
+
+
+class NetPattern(Model):
+    """What happens to all that a host sends."""
+
+    model_config = ConfigDict(json_schema_extra={"dependentRequired": {"reorder": ["delay"]}})
+
+    delay: Delay | None = None
+    loss: Percent | None = None
+    rate: Rate | None = None
+    reorder: Percent | None = None
+    duplicate: Percent | None = None
+
+    @model_validator(mode="after")
+    def _reorders_what_waits(self) -> NetPattern:
+        if self.reorder is not None and not self.delay:
+            raise problem("'reorder' needs a 'delay': some segments overtake those that wait")
+        return self
+
+    @property
+    def netem(self) -> faults.Netem:
+        """For tc."""
+        return faults.Netem(**self.model_dump())
+
+    def __str__(self) -> str:
+        return str(self.netem)
+
+
+class Net(Step):
+    """Makes a host's link slow or unreliable."""
+
+    verb = "net"
+    net: dict[HostName, NetPattern]
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"netem"} if any(p.netem.words for p in self.net.values()) else ())
+
+    def act(self, lab: Lab) -> None:
+        lab.require(self.needs)
+        for host, pattern in self.net.items():
+            answer = lab.fault(host, "shape", netem=pattern.netem.words)
+            lab.emit(NetEvent(answer["t"], host, pattern.netem.slowest))
+
+
+MOST_PAYLOAD = 1200
+LARGEST = MODULUS - 1
+
+
+def _position(value: Any) -> faults.Position:
+    if isinstance(value, faults.Position):
+        return value
+    match = re.fullmatch(r"(next)?\s*([+-]?\s*\d+)?", str(value).strip())
+    ahead, digits = match.groups() if match else (None, None)
+    number = int(digits.replace(" ", "")) if digits else 0
+    wrong = not (ahead or digits) or isinstance(value, bool) or abs(number) > LARGEST
+    if wrong or (digits and (digits[0] in "+-") != bool(ahead)):
+        raise problem(
+            f"{shown(value)} is no sequence number; allowed: next, next+5, next-5, or a number "
+            "that counts from the connection's first one, which is 0"
+        )
+    return faults.Position(number, bool(ahead))
+
+
+def _payload(value: Any) -> str:
+    if not isinstance(value, str) or len(value.encode()) > MOST_PAYLOAD:
+        raise problem(f"a payload is a text of {MOST_PAYLOAD} bytes at most, not {shown(value)}")
+    return value
+
+
+Number = Annotated[faults.Position, BeforeValidator(_position), shaped("SequenceNumber")]
+Payload = Annotated[
+    str,
+    BeforeValidator(_payload),
+    WithJsonSchema({"type": "string", "maxLength": MOST_PAYLOAD}),
+]
+
+
+class InjectPattern(Model):
+    """A segment, and the connection that it is meant for."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "not": {"properties": {"flags": WITH_DATA}, "required": ["flags"]},
+            "if": {"required": ["ack"]},
+            "then": {"properties": {"flags": WITH_ACK}},
+        }
+    )
+
+    from_: Side = Field(alias="from")
+    to: Side
+    flags: Flags
+    seq: Number = faults.Position()
+    ack: Number | None = None
+    payload: Payload = ""
+    connection: Annotated[int, Field(ge=1, strict=True)] | None = None
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> InjectPattern:
+        if "data" in self.flags:
+            raise problem("'data' is no flag of a segment; give it a 'payload'")
+        if self.ack is not None and "ACK" not in self.flags:
+            raise problem("'ack' counts only with the flag ACK; add it, or leave 'ack' out")
+        return self
+
+    @property
+    def forgery(self) -> faults.Forgery:
+        """The segment itself."""
+        return faults.Forgery(self.flags, self.seq, self.ack or faults.Position(), self.payload)
+
+    def choose(self, history: History) -> tuple[Conversation | None, str, int]:
+        """The connection, which of its ends is to have sent the segment, and how many connections
+        there are to choose from."""
+        here, there = self.from_.resolve(history), self.to.resolve(history)
+        found = []
+        for each in conversations(history.segments()):
+            for source, target in (each.ends, each.ends[::-1]):
+                if source in each.sent and here.covers(source) and there.covers(target):
+                    found.append((each, source))
+        number = len(found) if self.connection is None else self.connection
+        chosen, source = found[number - 1] if 1 <= number <= len(found) else (None, "")
+        return chosen, source, len(found)
+
+    def __str__(self) -> str:
+        which = f" of connection {self.connection}" if self.connection else ""
+        return f"{self.forgery} from {self.from_} to {self.to}{which}"
+
+
+class Inject(Step):
+    """Has a host send one crafted segment, which its own TCP knows nothing of."""
+
+    verb = "inject"
+    inject: InjectPattern
+
+    def load(self) -> None:
+        faults.load_forge()
+
+    def act(self, lab: Lab) -> None:
+        lab.flush()
+        pattern = self.inject
+        chosen, source, count = pattern.choose(lab.history)
+        if chosen is None:
+            number = f" number {pattern.connection}" if pattern.connection else ""
+            expected = f"a connection{number} in which {pattern.from_} sent to {pattern.to}"
+            raise StepFailed(str(self), expected, f"{count} of them" if count else "none")
+        seq, ack, packet = pattern.forgery.forge(chosen, source)
+        data = base64.b64encode(packet).decode()
+        host = pattern.from_.host
+        answer = lab.fault(host, "inject", data=data)
+        lab.emit(InjectEvent(answer["t"], host, data, seq, ack))

@@ -1,0 +1,339 @@
+"""What happens in a run: the events, in order, on one clock, as `history.jsonl` has them.
+
+`t` is in seconds since the run began, by the lab's monotonic clock.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from sys import intern
+from typing import Annotated, Any, ClassVar, Literal
+
+from labctl.errors import UsageError
+from labctl.ground.reading import Checked, loads, typed
+from labctl.probes.segments import Observation
+from labctl.probes.sockets import RESOLVER, Socket, State, lab_sockets, parse_ss
+
+
+def _environment(found: Mapping[str, Any]) -> Mapping[str, Any]:
+    for name, value in found.items():
+        words = value if name == "probes" else [value or ""]
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise ValueError(f"{name} is a text, and probes a list of them")
+    return found
+
+
+Environment = Annotated[Mapping[str, Any], Checked(_environment)]
+"""Where a lab runs: `kernel`, `os`, `engine`, each a text or None, and the list `probes`."""
+StateName = Annotated[str, Checked(lambda name: str(State(name)))]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened at `t`."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+    kind: ClassVar[str]
+    t: float
+
+    def to_json(self) -> str:
+        """One line of history.jsonl."""
+        return json.dumps({"t": self.t, "kind": self.kind, **_payload(self)})
+
+
+@dataclass(frozen=True, slots=True)
+class LabEvent(Event):
+    """The lab is up: where it runs, since when (RFC 3339), and the address behind each name.
+
+    `epoch` is the run's beginning by CLOCK_REALTIME, the clock of captures."""
+
+    kind = "lab"
+    started: str
+    backend: str
+    environment: Environment
+    addresses: Mapping[str, str]
+    epoch: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StepEvent(Event):
+    """A step begins, or ends with an outcome.
+
+    `moment` is what its label names: when it began to act, or when what it waited for came."""
+
+    kind = "step"
+    index: int
+    phase: Literal["begin", "end"]
+    text: str
+    label: str | None = None
+    outcome: Literal["done", "held", "timeout", "failed", "skipped"] | None = None
+    detail: str | None = None
+    moment: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessEvent(Event):
+    """A process starts, its main process exits, or all of it is gone. `left`: what it started lives
+    on. `start` says of which start it is, from 1 on, where that is not the latest."""
+
+    kind = "process"
+    process: str
+    host: str
+    phase: Literal["start", "exit", "gone"]
+    pid: int | None = None
+    exit: int | None = None
+    signal: str | None = None
+    left: bool | None = None
+    start: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CallEvent(Event):
+    """A process enters a socket call, or is done with it."""
+
+    kind = "call"
+    process: str
+    host: str
+    pid: int
+    phase: Literal["enter", "done"]
+    call: str
+    name: str
+    errno: str | None = None
+    error: str | None = None
+    result: int | None = None
+    local: str | None = None
+    peer: str | None = None
+    eof: bool | None = None
+    data: str | None = None
+    start: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OutputEvent(Event):
+    """A program wrote something; before it came `left_out` bytes that are not recorded."""
+
+    kind = "output"
+    process: str
+    host: str
+    text: str
+    left_out: int | None = None
+    start: int | None = None
+
+
+MANY = 100_000
+"""How long a look's text is, in characters, where the memory for what is parsed of it is worth more
+than parsing it again: about a thousand sockets."""
+
+
+def _sockets(text: str) -> tuple[Socket, ...]:
+    sockets = parse_ss(text)
+    return lab_sockets(sockets) if RESOLVER in text else sockets
+
+
+_latest = lru_cache(4)(_sockets)
+
+
+@dataclass(frozen=True)
+class SocketsEvent(Event):
+    """What `ss` said on a host, as it said it, and the counters that changed since the last time.
+
+    `cause` is `change` where the agent noticed something, `look` where the controller asked.
+    `since` is when the counters were read before."""
+
+    kind = "sockets"
+    host: str
+    cause: Literal["change", "look"]
+    text: str
+    counters: Mapping[str, int] = field(default_factory=dict)
+    caption: str | None = None
+    since: float | None = None
+
+    @property
+    def sockets(self) -> tuple[Socket, ...]:
+        """The sockets in `text`, without the engine's own. Raises SsParseError."""
+        return _latest(self.text) if len(self.text) > MANY else self._kept
+
+    @cached_property
+    def _kept(self) -> tuple[Socket, ...]:
+        return _sockets(self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class CountersEvent(Event):
+    """The counters of a host: all of them when the run began, and then those that changed after
+    `since`, when they were read before."""
+
+    kind = "counters"
+    host: str
+    values: Mapping[str, int]
+    since: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExecEvent(Event):
+    """A command that ran on a host; at the end of its output `left_out` bytes are not recorded."""
+
+    kind = "exec"
+    host: str
+    command: str
+    exit: int
+    output: str
+    left_out: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StateEvent(Event):
+    """A full socket went from one state to another, as the kernel's tracepoint has it.
+
+    `old` and `new` are spelled as `ss` does; CLOSED is `UNCONN`."""
+
+    kind = "state"
+    host: str
+    local: str
+    remote: str
+    old: StateName
+    new: StateName
+
+
+@dataclass(frozen=True)
+class PacketEvent(Event):
+    """What a host did with a packet. `data` is the packet or its head, from the IP header on, in
+    base64."""
+
+    host: str
+    data: str
+
+    @cached_property
+    def observation(self) -> Observation | None:
+        """The TCP segment in it, at `t`."""
+        from labctl.probes.packets import read_packet
+
+        return read_packet(self.host, self.t, base64.b64decode(self.data))
+
+
+@dataclass(frozen=True)
+class LossEvent(PacketEvent):
+    """A host lost a segment on purpose, by the drop of that step."""
+
+    kind = "loss"
+    drop: int
+
+
+@dataclass(frozen=True)
+class TallyEvent(Event):
+    """How many segments a host has lost so far to the drop of a step, as the kernel counted."""
+
+    kind = "tally"
+    host: str
+    drop: int
+    lost: int
+
+
+@dataclass(frozen=True)
+class InjectEvent(PacketEvent):
+    """A host was made to send a segment, whose numbers count from its connection's first ones."""
+
+    kind = "inject"
+    seq: int
+    ack: int
+
+
+@dataclass(frozen=True, slots=True)
+class NetEvent(Event):
+    """What a host sends is slowed down, by up to `delay` seconds."""
+
+    kind = "net"
+    host: str
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class AddressEvent(Event):
+    """A host has an address more than the lab gave it."""
+
+    kind = "address"
+    host: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class TroubleEvent(Event):
+    """A probe that could not see: what it says is incomplete from here on."""
+
+    kind = "trouble"
+    host: str
+    probe: str
+    text: str
+
+
+KINDS: dict[str, type[Event]] = {
+    kind.kind: kind
+    for kind in (
+        LabEvent,
+        StepEvent,
+        ProcessEvent,
+        CallEvent,
+        OutputEvent,
+        SocketsEvent,
+        CountersEvent,
+        ExecEvent,
+        StateEvent,
+        LossEvent,
+        TallyEvent,
+        InjectEvent,
+        NetEvent,
+        AddressEvent,
+        TroubleEvent,
+    )
+}
+
+
+def _payload(event: Event) -> dict[str, Any]:
+    found = ((name, default, getattr(event, name)) for name, default in _FIELDS[event.kind])
+    return {name: value for name, default, value in found if value is not None or value != default}
+
+
+_FIELDS = {
+    name: [(field.name, field.default) for field in dataclasses.fields(kind) if field.name != "t"]
+    for name, kind in KINDS.items()
+}
+
+
+def shared(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The same, with short texts once in memory: a connection's eight transitions have the same
+    addresses, and there may be thousands of connections."""
+    return {
+        key: intern(value) if isinstance(value, str) and len(value) < 64 else value
+        for key, value in data.items()
+    }
+
+
+def read_events(lines: Iterable[str | bytes]) -> Iterator[Event]:
+    """The events of a history.jsonl. Raises UsageError for a line that is none."""
+    for number, line in enumerate(lines, 1):
+        try:
+            yield read_event(loads(line if isinstance(line, str) else line.decode()))
+        except ValueError as exc:
+            raise UsageError(f"history.jsonl:{number}: no event: {exc}") from exc
+
+
+def read_event(data: Any) -> Event:
+    """The event that a JSON object is: all of it can be believed to be of its type. Raises
+    ValueError."""
+    if not isinstance(data, dict):
+        raise ValueError("it is no object")
+    kind = data.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ValueError(f"its kind is {str(kind)[:40]!r}; there are {', '.join(KINDS)}")
+    event = typed(KINDS[kind], shared({k: v for k, v in data.items() if k != "kind"}))
+    match event:
+        case SocketsEvent():
+            _ = event.sockets
+        case PacketEvent():
+            _ = event.observation
+    return event

@@ -1,0 +1,261 @@
+"""The history of a run: what happened, in order, on one clock.
+
+Events are written to `history.jsonl` as they arrive, and a History folds them into what is true
+now: the last look at every host's sockets, the state of every process, labels, counters. Judging a
+recorded run is the same fold, event by event.
+
+`t` is in seconds since the run began, by the lab's monotonic clock.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from labctl.probes.outputs import Output
+from labctl.probes.owners import Owners
+from labctl.probes.segments import FLIGHT, Captures, Injection, Loss, Observation, Segment
+from labctl.probes.sockets import RESOLVER, canonical
+from labctl.record.events import (
+    AddressEvent,
+    CallEvent,
+    CountersEvent,
+    Event,
+    InjectEvent,
+    LabEvent,
+    LossEvent,
+    NetEvent,
+    OutputEvent,
+    PacketEvent,
+    ProcessEvent,
+    SocketsEvent,
+    StateEvent,
+    StepEvent,
+    TallyEvent,
+    TroubleEvent,
+)
+
+LOCALHOST = {"127.0.0.1", "::1"}
+"""What that name stands for on every host (hosts(5))."""
+
+
+@dataclass
+class ProcessState:
+    """A process as it is now: everything since it was last started."""
+
+    host: str
+    running: bool = False
+    exit: int | None = None
+    signal: str | None = None
+    calls: list[CallEvent] = field(default_factory=list)
+    entered: CallEvent | None = None
+    under_way: dict[int, CallEvent] = field(default_factory=dict)  # by pid
+    obeys: bool = False
+    written: Output = field(default_factory=Output)
+    left: bool = False
+
+    @property
+    def output(self) -> str:
+        """What it has written, as far as it is recorded."""
+        return self.written.text
+
+    @property
+    def condition(self) -> str:
+        """How it is, in a few words for somebody who wants it in `await`."""
+        if self.running:
+            return "it runs, but not in await"
+        return f"it ended by SIG{self.signal}" if self.signal else f"it ended with {self.exit}"
+
+    def apply(self, event: ProcessEvent | CallEvent | OutputEvent) -> None:
+        """Takes in one event of this process."""
+        if isinstance(event, OutputEvent):
+            self.written.add(event.text, event.left_out)
+        elif isinstance(event, CallEvent):
+            self.entered = event if event.phase == "enter" else None
+            if event.phase == "enter":
+                self.under_way[event.pid] = event
+            else:
+                self.under_way.pop(event.pid, None)
+            self.obeys |= event.name == "await"
+            if event.phase == "done":
+                self.calls.append(event)
+        elif event.phase == "exit" or (event.phase == "gone" and self.running):
+            self.running, self.exit, self.signal = False, event.exit, event.signal
+            self.left = bool(event.left)
+
+
+class History:
+    """All events so far, and what they add up to."""
+
+    def __init__(self, events: Iterable[Event] = (), captures: Captures | None = None) -> None:
+        self.events: list[Event] = []
+        self.captures = Captures() if captures is None else captures
+        self.lab: LabEvent | None = None
+        self.owners = Owners()
+        self._behind: dict[str, set[str]] = {}  # the addresses behind each name
+        self.labels: dict[str, float] = {}
+        self.sockets: dict[str, SocketsEvent] = {}
+        self.processes: dict[str, ProcessState] = {}
+        self.orphans: dict[tuple[str, int], ProcessState] = {}
+        """Starts whose main process has ended while something that it had started lives on."""
+        self.trouble: dict[tuple[str, str], TroubleEvent] = {}
+        self.losses: list[LossEvent] = []
+        self.injected: list[InjectEvent] = []
+        self.tallies: dict[tuple[str, int], int] = {}
+        self.inward: set[str] = set()  # hosts that calls or the trace saw connect to themselves
+        self.slowed: dict[str, float] = {}  # by how many seconds at most, what each host sends
+        self.derived: dict[str, tuple[Any, Any]] = {}  # what was found out, and up to where
+        self.step = -1  # the index of the last one that began
+        self._starts: Counter[str] = Counter()
+        self._captured = 0.0
+        self._baseline: dict[str, Mapping[str, int]] = {}
+        self._counters: dict[str, dict[str, int]] = {}
+        for event in events:
+            self.add(event)
+
+    def add(self, event: Event) -> None:
+        """Takes in the next event."""
+        self.events.append(event)
+        if isinstance(event, StateEvent):
+            self._notice(event.host, event.remote)
+            return  # Most are, and it would be the last case.
+        match event:
+            case LabEvent():
+                self.lab = event
+                self.owners = Owners({a: n.partition(".")[0] for n, a in event.addresses.items()})
+                self._behind.clear()
+            case StepEvent(phase="begin"):
+                self.step = event.index
+            case StepEvent(phase="end", label=str(label)):
+                self.labels[label] = event.t if event.moment is None else event.moment
+            case ProcessEvent(phase="start"):
+                self.processes[event.process] = ProcessState(event.host, running=True)
+                self._starts[event.process] += 1
+            case ProcessEvent() | CallEvent() | OutputEvent():
+                if isinstance(event, CallEvent) and event.peer:
+                    self._notice(event.host, event.peer)
+                if (state := self.processes.get(event.process)) and event.start is None:
+                    state.apply(event)
+                if isinstance(event, ProcessEvent):
+                    self._leave(event, state)
+            case SocketsEvent():
+                self.sockets[event.host] = event
+                self._count(event.host, event.counters)
+            case CountersEvent():
+                self._baseline.setdefault(event.host, event.values)
+                self._count(event.host, event.values)
+            case LossEvent():
+                self.losses.append(event)
+            case InjectEvent():
+                self.injected.append(event)
+            case TallyEvent():
+                self.tallies[event.host, event.drop] = event.lost
+            case NetEvent():
+                self.slowed[event.host] = max(event.delay, self.slowed.get(event.host, 0.0))
+            case AddressEvent():
+                self.owners = self.owners.moved(event.address, event.host, event.t)
+                self._behind.clear()
+            case TroubleEvent():
+                self.trouble[event.host, event.probe] = event
+
+    def _count(self, host: str, values: Mapping[str, int]) -> None:
+        self._counters.setdefault(host, {}).update(values)
+
+    def reach(self, t: float) -> None:
+        """It is `t` now, at least: all that was captured before has happened."""
+        self._captured = max(self._captured, t)
+
+    def _leave(self, event: ProcessEvent, state: ProcessState | None) -> None:
+        start = event.process, event.start or self._starts[event.process]
+        if event.phase == "gone":
+            self.orphans.pop(start, None)
+        elif state and event.left and event.start is None:
+            self.orphans[start] = state
+
+    def add_packets(self, t: float, host: str, records: bytes) -> None:
+        """Takes in what a host captured up to `t`, as pcap records."""
+        self.captures.add(host, records)
+        self.reach(t)
+
+    @property
+    def now(self) -> float:
+        """The time of the latest event, or of the latest packets."""
+        return max(self.events[-1].t if self.events else 0.0, self._captured)
+
+    def _notice(self, host: str, peer: str) -> None:
+        if host not in self.inward:
+            address = canonical(peer.rpartition(":")[0].strip("[]"))
+            loopback = address == "::1" or address.startswith("127.")
+            if (loopback and address != RESOLVER) or self.owners.get(address) == host:
+                self.inward.add(host)
+
+    def segments(self) -> list[Segment]:
+        """The segments of the lab's connections up to now, in order. What left a moment ago and has
+        not arrived is still under way."""
+        if self.lab is None:
+            return []
+        owners, epoch, now = self.owners, self.lab.epoch, self.now
+        losses = [Loss(e.drop, o) for e in self.losses if (o := _since(e, epoch))]
+        injected = [Injection(e.seq, e.ack, o) for e in self.injected if (o := _since(e, epoch))]
+        whole = self.captures.segments(owners, epoch, losses, injected, self.flight)
+        found = whole[: bisect_right(whole, now, key=lambda segment: segment.time)]
+        for index in range(
+            bisect_right(whole, now - self.flight, key=lambda s: s.time), len(found)
+        ):
+            each = found[index]
+            came = each.arrived is not None and each.arrived <= now
+            if not came and each.t is not None and each.dropped is None:
+                found[index] = dataclasses.replace(each, arrived=None, pending=True)
+        return found
+
+    @property
+    def flight(self) -> float:
+        """How many seconds a segment may be under way here."""
+        return FLIGHT + sum(self.slowed.values())
+
+    @property
+    def hosts(self) -> list[str]:
+        """The hosts of the lab."""
+        return list(dict.fromkeys(self.owners.values()))
+
+    def misses_inside(self, host: str) -> bool:
+        """Whether a host has connections to itself whose segments were not all captured."""
+        probes = self.lab.environment.get("probes", ()) if self.lab else ()
+        troubled = (host, "loopback") in self.trouble
+        return troubled or (host in self.inward and "loopback" not in probes)
+
+    def growth(self, host: str, counter: str) -> int | None:
+        """By how much a counter grew since the run began; None where the kernel has none so named
+        (a counter that was never touched may be missing from /proc too)."""
+        if counter not in self._baseline.get(host, {}):
+            return None
+        return self._counters[host][counter] - self._baseline[host][counter]
+
+    def counter_names(self, host: str) -> list[str]:
+        """The counters of a host."""
+        return list(self._baseline.get(host, {}))
+
+    def watched_by(self, probe: str) -> bool:
+        """Whether all of the run was watched with a probe (`environment` of the result)."""
+        return self.lab is not None and probe in self.lab.environment.get("probes", ())
+
+    def addresses(self, name: str) -> set[str]:
+        """The addresses that a name stands for: a host's bare name for all of them, those too that
+        it was given later."""
+        if not self._behind and self.lab:
+            names = {name: {address} for name, address in self.lab.addresses.items()}
+            hosts: dict[str, set[str]] = {host: set() for host in self.owners.values()}
+            for address, host in self.owners.items():
+                hosts[host].add(address)
+            self._behind = {**names, **hosts, "localhost": LOCALHOST}
+        return self._behind.get(name, set())
+
+
+def _since(event: PacketEvent, epoch: float) -> Observation | None:
+    """The segment of an event, dated as captures date theirs."""
+    seen = event.observation
+    return dataclasses.replace(seen, at=seen.at + epoch) if seen else None

@@ -1,0 +1,122 @@
+"""The run directory: scenario.yaml, history.jsonl, HOST.ss, HOST.pcap and result.json.
+
+history.jsonl, the `ss` texts and the captures are written as things happen, so a run that was cut
+short is still evidence; result.json is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import FileIO
+from pathlib import Path
+from typing import IO, Any, Self, TextIO
+
+from labctl.errors import LabError, UsageError
+from labctl.ground.limits import limit_of
+from labctl.probes.segments import FILE_HEADER
+from labctl.record.events import Event, LabEvent, SocketsEvent
+
+RECORD = (".jsonl", ".ss", ".pcap")
+"""What a run leaves to judge it by."""
+
+
+def new_folder(parent: Path, name: str) -> Path:
+    """A new folder for a run. Raises UsageError where it can't be made."""
+    stem = re.sub(r"[^A-Za-z0-9._=-]+", "-", name).strip("-")[:100]
+    with writing(parent):
+        return _fresh(parent, stem)
+
+
+class RunFolder:
+    """A run's folder, in use. Opened again, it goes on where it ended. Raises UsageError where it
+    can't be written; what is added raises LabError where there is no room for it."""
+
+    def __init__(self, path: Path, scenario: str) -> None:
+        self.path = path
+        with writing(path):
+            self.write_scenario(scenario)
+            self._history = (path / "history.jsonl").open("a", encoding="utf-8", buffering=1)
+        self._texts: dict[str, TextIO] = {}
+        self._captures: dict[str, FileIO] = {}
+
+    def write_scenario(self, text: str) -> None:
+        """Writes scenario.yaml, again where more steps have come."""
+        with self._room():
+            (self.path / "scenario.yaml").write_text(text, encoding="utf-8")
+
+    def add(self, event: Event) -> None:
+        """Writes one event."""
+        with self._room():
+            self._history.write(event.to_json() + "\n")
+            if isinstance(event, LabEvent) and "capture" in event.environment.get("probes", ()):
+                for name in event.addresses:  # so that none that is missing looks like silence
+                    self._capture(name.partition(".")[0])
+            if isinstance(event, SocketsEvent):
+                if event.host not in self._texts:
+                    path = self.path / f"{event.host}.ss"
+                    self._texts[event.host] = path.open("w", encoding="utf-8", buffering=1)
+                title = event.caption or event.cause
+                self._texts[event.host].write(f"# {event.t:.3f} {title}\n{event.text}\n")
+
+    def add_packets(self, host: str, records: bytes) -> None:
+        """Appends to a host's capture."""
+        with self._room():
+            self._capture(host).write(records)
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Writes result.json, with how long each file of the record is."""
+        partial = self.path / "result.json.partial"
+        with self._room():
+            record = sorted(p for p in self.path.iterdir() if p.suffix in RECORD)
+            files = {path.name: path.stat().st_size for path in record}
+            text = json.dumps({**result, "files": files}, indent=1)
+            partial.write_text(text + "\n", encoding="utf-8")
+            partial.rename(self.path / "result.json")
+
+    def _capture(self, host: str) -> FileIO:
+        if host not in self._captures:
+            self._captures[host] = (self.path / f"{host}.pcap").open("wb", buffering=0)
+            self._captures[host].write(FILE_HEADER)
+        return self._captures[host]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        files: list[IO[Any]] = [self._history, *self._texts.values(), *self._captures.values()]
+        for file in files:
+            with suppress(OSError):  # what could not be written has been told of
+                file.close()
+
+    @contextmanager
+    def _room(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as exc:
+            reason = limit_of(exc) or f"{exc.strerror}; use --out DIR"
+            raise LabError(f"{self.path}: the run can't be recorded: {reason}") from exc
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raises UsageError where something can't be written."""
+    try:
+        yield
+    except OSError as exc:
+        reason = limit_of(exc) or f"{exc.strerror}; use --out DIR"
+        raise UsageError(f"{path}: can't write there: {reason}") from exc
+
+
+def _fresh(parent: Path, stem: str) -> Path:
+    parent.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        path = parent / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            path.mkdir()
+            return path.resolve()
+        except FileExistsError:
+            number += 1

@@ -1,0 +1,216 @@
+"""What the kernel's tracepoint told, by connection, and which of it is the lab's.
+
+The tracepoint speaks of all sockets of the machine, and knows no network namespace: whoever else
+uses the lab's addresses shows up too. So what it tells counts only where a second probe bears it
+out: a look of `ss` or a capture on that host, from about that time, with the same two ends.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from labctl.probes.segments import Segment
+from labctl.probes.sockets import State
+from labctl.record.events import SocketsEvent, StateEvent
+from labctl.record.history import History
+
+NEAR = 0.1
+"""Seconds between what the tracepoint told and what another probe saw of it, at most. An agent
+looks within that time once something has changed."""
+
+Key = tuple[str, str]
+"""Local and remote address, as `ss` writes them, but IPv4 always as such."""
+
+
+class Life(list[StateEvent]):
+    """The transitions of one full socket."""
+
+    @property
+    def born(self) -> bool:
+        """Whether its first transition is known. Older kernels do not tell that a full socket
+        begins in SYN-RECV, where it stays for microseconds (inet_csk_clone_lock())."""
+        return self[0].old in (State.UNCONN, State.LISTEN, State.SYN_RECV)
+
+    @property
+    def over(self) -> bool:
+        """Whether it is no full socket any more."""
+        return self[-1].new == State.UNCONN
+
+    @property
+    def listens(self) -> bool:
+        """Whether it is a listener, and no connection."""
+        return State.LISTEN in (self[0].new, self[0].old) and self[0].new != State.SYN_RECV
+
+    def around(self, t: float) -> bool:
+        """Whether it was there at about that time."""
+        return self[0].t - NEAR <= t and (not self.over or t <= self[-1].t + NEAR)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the tracepoint told of a host's sockets. `others` counts the lives that no other probe
+    bears out."""
+
+    lives: Mapping[Key, Sequence[Life]]
+    listeners: Sequence[Life]
+    others: int
+
+    @property
+    def events(self) -> list[StateEvent]:
+        """All transitions, in order of time."""
+        each = [life for lives in self.lives.values() for life in lives]
+        found = (event for life in (*each, *self.listeners) for event in life)
+        return sorted(found, key=lambda event: event.t)
+
+
+def told(history: History, host: str) -> Told:
+    """What the tracepoint told of a host, up to the history's end."""
+    known = history.derived.get(f"told {host}")
+    if known and known[0] == (len(history.events), history.now):
+        found: Told = known[1]
+        return found
+    found = _told(history, host)
+    history.derived[f"told {host}"] = (len(history.events), history.now), found
+    return found
+
+
+def _told(history: History, host: str) -> Told:
+    wire = Wire(history, host)
+    events = (e for e in history.events if isinstance(e, StateEvent) and e.host == host)
+    # All connections of a lab are younger than its trace. What was already there belongs to
+    # somebody who had these addresses before; unless its birth was lost.
+    unborn = any((host, probe) in history.trouble for probe in ("ss", "trace"))
+    lives = _lives(events, wire)
+    doubtful = [(key, life) for key, each in lives.items() for life in each if life.born or unborn]
+    looks = [e for e in history.events if isinstance(e, SocketsEvent) and e.host == host]
+    seen = _seen(doubtful, looks)
+    kept = [(key, life) for key, life in doubtful if id(life) in seen or wire.crossed(key, life)]
+    connections: dict[Key, list[Life]] = defaultdict(list)
+    for key, life in kept:
+        if not life.listens:
+            connections[key].append(life)
+    listeners = [life for _, life in kept if life.listens]
+    return Told(connections, listeners, len(doubtful) - len(kept))
+
+
+def _seen(doubtful: Iterable[tuple[Key, Life]], looks: Iterable[SocketsEvent]) -> set[int]:
+    """The lives that a look bears out, by id(). There may be thousands of both, so a look's words
+    must do: an end is one."""
+    found: set[int] = set()
+    waiting = sorted(doubtful, key=lambda pair: pair[1][0].t, reverse=True)
+    there: list[tuple[Key, Life]] = []
+    for look in sorted(looks, key=lambda look: look.t):
+        while waiting and waiting[-1][1][0].t - NEAR <= look.t:
+            there.append(waiting.pop())
+        there = [(key, life) for key, life in there if life.around(look.t)]
+        if not there:
+            continue
+        words = set(map(_bare, look.text.split()))
+        left = []
+        for key, life in there:
+            listener = life.listens and _listens(key[0], words)
+            if listener or words.issuperset(map(_bare, key)):
+                found.add(id(life))
+            else:
+                left.append((key, life))
+        there = left
+    return found
+
+
+def _bare(end: str) -> str:
+    """An end as `ss` or the tracepoint writes it, without brackets, and IPv4 as such."""
+    return end.replace("[::ffff:", "").replace("[", "").replace("]", "")
+
+
+def _listens(local: str, words: set[str]) -> bool:
+    port = local.rpartition(":")[2]
+    return "LISTEN" in words and any(word.endswith(f":{port}") for word in words)
+
+
+class Wire:
+    """What went over a host's wire. Reading captures takes time, so it waits until it matters."""
+
+    def __init__(self, history: History, host: str) -> None:
+        self._history = history
+        self._host = host
+        probes = history.lab.environment.get("probes", ()) if history.lab else ()
+        self.complete = "capture" in probes and (host, "capture") not in history.trouble
+
+    @cached_property
+    def flows(self) -> Mapping[Key, Sequence[Segment]]:
+        """The segments that the host sent or was sent, by their two ends."""
+        flows: dict[Key, list[Segment]] = defaultdict(list)
+        for segment in self._history.segments():
+            if self._host in (segment.sender, segment.receiver):
+                flows[segment.source, segment.target].append(segment)
+        return flows
+
+    @property
+    def connections(self) -> set[Key]:
+        """The ends of all connections of which a segment left or came, the host's own first."""
+        return {
+            (s.source, s.target) if s.sender == self._host else (s.target, s.source)
+            for segments in self.flows.values() for s in segments[:1]
+        }  # fmt: skip
+
+    def crossed(self, key: Key, life: Life) -> bool:
+        """Whether a segment between these ends left or came while a socket lived."""
+        return any(
+            life.around(t)
+            for ends in (key, key[::-1])
+            for segment in self.flows.get(ends, ())
+            for t in (segment.t, segment.arrived)
+            if t is not None
+        )
+
+    def first_syn(self, key: Key, until: float) -> float | None:
+        """When the connection that was established, or refused, at `until` sent its first SYN."""
+        sent = [s for s in self.flows.get(key, ()) if s.flags == ("SYN",) and s.t and s.t <= until]
+        return next((s.t for s in sent if s.base == sent[-1].base), None) if sent else None
+
+    def end_taken(self, key: Key, since: float, until: float) -> tuple[float, float] | None:
+        """When the host took the FIN of its peer: its arrival, and its acknowledgement."""
+        local, remote = key
+        for fin in self.flows.get((remote, local), ()):
+            if "FIN" in fin.flags and fin.arrived is not None and since <= fin.arrived < until:
+                for answer in self.flows.get((local, remote), ()):
+                    if (
+                        answer.t is not None
+                        and answer.t >= fin.arrived
+                        and answer.ack > fin.seq + fin.length
+                    ):
+                        return fin.arrived, answer.t
+        return None
+
+
+def _lives(events: Iterable[StateEvent], wire: Wire) -> dict[Key, list[Life]]:
+    found: dict[Key, list[Life]] = defaultdict(list)
+    opening: dict[Key, list[StateEvent]] = defaultdict(list)
+    for event in sorted(events, key=lambda event: event.t):
+        host, _, port = event.local.rpartition(":")
+        # tcp_v4_connect() enters SYN-SENT before it chooses a port, and may find none.
+        if port == "0":
+            if event.new == State.SYN_SENT:
+                opening[host, event.remote].append(event)
+            elif opening[host, event.remote]:
+                opening[host, event.remote].pop()
+            continue
+        key = event.local, event.remote
+        lives = found[key]
+        # Others on the machine may have the same ends at the same time: a transition goes on where
+        # the last one of its socket led.
+        going = [life for life in lives if not life.over]
+        following = [life for life in going if life[-1].new == event.old] or going
+        if not following or event.old in (State.UNCONN, State.LISTEN):
+            lives.append(Life())
+            if event.old == State.SYN_SENT and (begun := opening[host, event.remote]):
+                number = 0
+                if len(begun) > 1 and (syn := wire.first_syn(key, event.t)) is not None:
+                    number = max((i for i, e in enumerate(begun) if e.t <= syn), default=0)
+                lives[-1].append(replace(begun.pop(number), local=event.local))
+            following = lives
+        following[-1].append(event)
+    return found

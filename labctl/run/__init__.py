@@ -1,0 +1,1 @@
+"""Where cases run, and how: here, side by side, in guests."""

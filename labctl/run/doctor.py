@@ -1,0 +1,203 @@
+"""What this machine can do. Each check tries the thing itself; versions prove nothing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from labctl.backends import backend_class, debian
+from labctl.backends.netns import backend as netns
+from labctl.errors import LabError, Unavailable
+from labctl.ground.resources import home
+from labctl.lab.faults import MENDS, Drop, End
+from labctl.run import guests
+from labctl.run.guests import apt, qemu, root
+from labctl.run.workflow import DEFAULT_OS
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing: whether it works, what was found, what its lack costs, how to mend it."""
+
+    name: str
+    ok: bool
+    found: str
+    cost: str
+    mend: str
+
+
+MACOS_SOCKETS = {
+    "Docker Desktop": ".docker/run/docker.sock",
+    "colima": ".colima/default/docker.sock",
+    "OrbStack": ".orbstack/run/docker.sock",
+    "Podman": ".local/share/containers/podman/machine/podman.sock",
+    "Rancher Desktop": ".rd/docker.sock",
+}
+"""Where the engines for macOS have their sockets, below the home; see docs/macos.md."""
+
+
+def examine() -> list[Check]:
+    """All checks, in order. On macOS only an engine can mend what is missing."""
+    checks = [check() for check in CHECKS]
+    if sys.platform == "darwin":
+        mend = "needs Linux: use --backend docker, whose engine has one"
+        checks = [c if c.ok or c.name == "docker" else replace(c, mend=mend) for c in checks]
+    return checks
+
+
+def _docker() -> Check:
+    found = backend_class("docker").describe_engine()
+    return Check(
+        "docker",
+        found is not None,
+        found or f"no engine answers at {os.environ.get('DOCKER_HOST', 'the default address')}",
+        "no --backend docker, no images of your own",
+        _engine_mend(),
+    )
+
+
+def _engine_mend() -> str:
+    """How to get an engine; on macOS, which sockets there are."""
+    if sys.platform == "darwin":
+        found = {name: home() / path for name, path in MACOS_SOCKETS.items()}
+        sockets = [
+            f"export DOCKER_HOST=unix://{path} ({name}; start it, if it does not answer)"
+            for name, path in found.items()
+            if path.exists() and os.environ.get("DOCKER_HOST") != f"unix://{path}"
+        ]
+        known = "start Docker Desktop, colima or OrbStack, or set DOCKER_HOST"
+        return ", or ".join(sockets) or known
+    return "start Docker, or set DOCKER_HOST"
+
+
+def _netns() -> Check:
+    lack = netns.unavailable()
+    how = "user namespace" if netns.user_flags() else "as root"
+    return Check(
+        "netns",
+        lack is None,
+        lack.reason if lack else f"namespaces, {how}",
+        "no --backend netns: an engine is needed",
+        lack.mend if lack else "",
+    )
+
+
+def _uids() -> Check:
+    lack = netns.unavailable() or netns.one_user_only()
+    return Check(
+        "uids",
+        lack is None,
+        lack.reason if lack else "processes of other users",
+        "scenarios with uid are skipped on netns",
+        lack.mend if lack else "",
+    )
+
+
+def _in_namespace(script: str, said: str = "") -> subprocess.CompletedProcess[str] | None:
+    if netns.unavailable():
+        return None
+    command = ["unshare", *netns.unshare_flags(), "--", "sh", "-c", script]
+    return subprocess.run(command, input=said, capture_output=True, text=True, check=False)
+
+
+def _nft() -> Check:
+    """Has drops lose what is told by its flags, its payload and its count, as a run does."""
+    end = End(("192.0.2.1", "2001:db8::1"), 80)
+    drops = [
+        Drop(end, None, "output", frozenset({"SYN"}), count=1),
+        Drop(None, end, "input", frozenset({"data"})),
+    ]
+    rules = "".join(drop.rules(n).replace(drop.log(n), "") for n, drop in enumerate(drops))
+    done = _in_namespace("nft -f - && nft list counters", rules)
+    ok = done is not None and done.returncode == 0
+    if done is None:
+        found = "no namespaces to try it in"
+    else:
+        found = "nftables" if ok else f"nft does not work: {_first(done.stderr, done.returncode)}"
+    return Check("nft", ok, found, "no lost segments on netns", MENDS["nft"])
+
+
+def _first(said: str, status: int) -> str:
+    return (said.strip().splitlines() or [f"status {status}"])[0]
+
+
+def _netem() -> Check:
+    done = _in_namespace("ip link set lo up; tc qdisc add dev lo root netem delay 1ms")
+    ok = done is not None and done.returncode == 0
+    return Check(
+        "netem",
+        ok,
+        "delay and loss by tc" if ok else "this kernel or machine has no netem",
+        "no delayed or reordered segments on netns",
+        "load the module sch_netem, and install iproute2",
+    )
+
+
+def _tracing() -> Check:
+    events = Path("/sys/kernel/tracing/events/sock/inet_sock_set_state")
+    mounted = subprocess.run(
+        ["unshare", "--mount", "sh", "-c",
+         f"mount -t tracefs tracefs /sys/kernel/tracing; test -d {events}"],
+        capture_output=True, check=False,
+    ) if shutil.which("unshare") else None  # fmt: skip
+    ok = mounted is not None and mounted.returncode == 0
+    return Check(
+        "tracing",
+        ok,
+        "sock:inet_sock_set_state" if ok else "tracefs can't be mounted",
+        "states that last microseconds are not seen",
+        "run as root, on a kernel with CONFIG_FTRACE",
+    )
+
+
+def _mmdebstrap() -> Check:
+    """Makes a root, an empty one: the rights, the mirror and its keys are those of any other."""
+    found, ok, mend = "a root of Debian's packages", True, ""
+    try:
+        debian.trial()
+    except LabError as exc:
+        ok = False
+        found, _, mend = str(exc).partition("; ")
+    cost = "images can be built only where a registry answers, and guests not at all"
+    return Check("mmdebstrap", ok, found, cost, mend)
+
+
+def _kernels() -> Check:
+    here = guests.here()
+    ok, mend = True, ""
+    try:
+        if sys.platform == "linux" and (missing := guests.missing()):
+            packages = " ".join(dict.fromkeys(missing.values()))
+            raise Unavailable(f"no {', '.join(missing)}; install the packages {packages}")
+        found = f"QEMU {qemu.version()}; {', '.join(here) or 'no kernel fetched yet'}"
+        if not here:
+            apt.keyring()
+            apt.archive()
+        root.demand(root.suite_for(DEFAULT_OS))
+    except LabError as exc:
+        ok = False
+        found, _, mend = str(exc).partition("; ")
+    return Check("kernels", ok, found, "no --kernel, no --virtual-time", mend)
+
+
+def _python() -> Check:
+    return Check("python", True, f"{platform.python_version()} on {platform.platform()}", "", "")
+
+
+CHECKS: list[Callable[[], Check]] = [
+    _python,
+    _docker,
+    _netns,
+    _uids,
+    _nft,
+    _netem,
+    _tracing,
+    _mmdebstrap,
+    _kernels,
+]

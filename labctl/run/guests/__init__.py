@@ -1,0 +1,278 @@
+"""Other kernels: guests of QEMU that run labctl itself, with namespaces, and tell what happened.
+
+So a kernel is one more place to run, not one more backend. A guest is made of
+
+    a kernel      Debian's cloud kernel of a suite, or one of your own (this module, apt.py)
+    a root        a small Debian with Python, iproute2 and nftables (root.py)
+    an initramfs  that root, the modules that a lab needs, labctl (initramfs.py)
+
+qemu.py starts it, guest.py is the program in it, and runs.py has cases run there.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from labctl.backends import Progress, debian
+from labctl.backends.lease import alone
+from labctl.errors import LabError, UsageError
+from labctl.run.guests.apt import FRESH, Suite, kept
+
+SUITES = ("bullseye-security", "bookworm", "trixie", "trixie-backports", "sid")
+"""Where kernels are looked for."""
+
+TOOLS = {
+    "qemu-system-x86_64": "qemu-system-x86",
+    "setpriv": "util-linux",
+    "mmdebstrap": "mmdebstrap",
+}
+"""What guests are made and started with, and the package of each."""
+
+PACKAGE = re.compile(r"linux-(?:image|binary)-(\d+\.\d+\.\d+[^-]*(?:-\d[^-]*)?)-cloud-amd64")
+META = "linux-image-cloud-amd64"
+"""Depends on a suite's own kernel. Others may be there too, such as 6.1 in bullseye-security."""
+PARTS = ("linux-image", "linux-binary", "linux-modules")
+"""What a kernel is spread over. From 6.19 on linux-image is empty, and the others hold it."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel that is here: its version as `uname -r` has it, the image, and its modules' folder
+    (`lib/modules/VERSION`)."""
+
+    name: str
+    version: str
+    image: Path
+    modules: Path
+
+
+@dataclass(frozen=True)
+class Known:
+    """A kernel that a suite has: `version` is `6.1.0-50`, `name` what to call it by."""
+
+    suite: str
+    version: str
+
+    @property
+    def name(self) -> str:
+        """Major and minor: `6.1`."""
+        return ".".join(self.version.split(".")[:2])
+
+    @property
+    def release(self) -> str:
+        """As `uname -r` has it, and the names of its packages."""
+        return f"{self.version}-cloud-amd64"
+
+
+def cache() -> Path:
+    """Where all of it is kept (XDG Base Directory, XDG_CACHE_HOME)."""
+    return debian.cache() / "kernels"
+
+
+def find(name: str, progress: Progress) -> Kernel:
+    """The kernel behind a name: a suite (`bookworm`), a version (`6.1`), or the path of an image
+    with its modules beside it. Fetched at first use; after that, what is here is taken.
+
+    Raises UsageError for an unknown name, LabError and Unavailable where it can't be had."""
+    if "/" in name:
+        return local(Path(name))
+    if kernel := _kept(name):
+        return kernel
+    with alone("kernels", progress):
+        return _kept(name) or _fetch(name, progress)
+
+
+def fetch(name: str, progress: Progress) -> Kernel:
+    """The newest kernel behind a suite or version that the archive has now; or one of your own.
+
+    Raises as `find` does."""
+    if "/" in name:
+        return local(Path(name))
+    with alone("kernels", progress):
+        return _fetch(name, progress)
+
+
+def _fetch(name: str, progress: Progress) -> Kernel:
+    if name in SUITES:
+        suite_of(name).update(0.0)
+        known = own(name, suite_of(name).depends(META))
+    else:
+        known = choose(name, available(SUITES, progress, 0.0))
+    kernel = _fetched(known.release)
+    if kernel is None:
+        progress(f"fetching Linux {known.version} from {known.suite}")
+        suite = suite_of(known.suite)
+        packages = [f"{part}-{known.release}" for part in PARTS]
+        with assembled(cache() / "images" / known.release) as folder:
+            suite.unpack([p for p in packages if p in suite.packages], folder / "packages")
+            _sort_out(folder / "packages", known.release, folder)
+        kernel = _fetched(known.release)
+        assert kernel
+    for alias in {known.name, name}:
+        link = cache() / "names" / alias
+        with kept(link):
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.with_suffix(".new").write_text(known.release)
+            link.with_suffix(".new").rename(link)
+    return kernel
+
+
+def available(suites: Iterable[str], progress: Progress, patience: float = FRESH) -> list[Known]:
+    """The kernels of suites, by lists that are no older than `patience` seconds: of each minor
+    version the newest."""
+    found = []
+    for name in suites:
+        suite = suite_of(name)
+        progress(f"asking for the packages of {name}")
+        suite.update(patience)
+        found += newest(name, suite.packages)
+    return found
+
+
+def catalogue(progress: Progress) -> list[dict[str, str | None]]:
+    """The kernels that `find` knows: `name`, `suite`, `version`, and the release that is `here`
+    under that name. Where the archive can't be asked, those that are here."""
+    try:
+        known = available(SUITES, progress)
+    except LabError as exc:
+        progress(f"{exc}; these are here")
+        names = sorted(p.name for p in (cache() / "names").glob("*") if p.name not in SUITES)
+        return [{"name": n, "suite": None, "version": None, "here": _release(n)} for n in names]
+    return [
+        {"name": k.name, "suite": k.suite, "version": k.version, "here": _release(k.name)}
+        for k in known
+    ]
+
+
+def newest(suite: str, packages: Iterable[str]) -> list[Known]:
+    """The newest kernel of each minor version, oldest first, from the names of packages."""
+    versions = {match[1] for name in packages if (match := PACKAGE.fullmatch(name))}
+    latest = {Known(suite, v).name: Known(suite, v) for v in sorted(versions, key=_order)}
+    return list(latest.values())
+
+
+def own(suite: str, packages: Iterable[str]) -> Known:
+    """A suite's own kernel, from what META depends on. Raises LabError."""
+    for kernel in newest(suite, packages):
+        return kernel
+    raise LabError(f"{suite} has no package {META} now; see labctl kernels list")
+
+
+def choose(name: str, known: list[Known]) -> Known:
+    """The newest that is meant by a version. Raises UsageError."""
+    matching = [k for k in known if name in (k.name, k.version, k.release)]
+    if matching:
+        return max(matching, key=lambda kernel: _order(kernel.version))
+    names = [*SUITES, *dict.fromkeys(kernel.name for kernel in known)]
+    raise UsageError(
+        f"--kernel {name}: not known; allowed: {', '.join(names)}, or the path of a bzImage"
+    )
+
+
+def local(image: Path) -> Kernel:
+    """A kernel of one's own. Its modules are in `modules` or `lib/modules/VERSION` beside it, or
+    in /lib/modules. Raises UsageError."""
+    try:
+        version = read_version(image)
+    except OSError as exc:
+        raise UsageError(f"{image}: {exc.strerror}; give the path of a bzImage") from exc
+    places = (
+        image.parent / "modules",
+        image.parent / "lib" / "modules" / version,
+        image.parent.parent / "lib" / "modules" / version,
+        Path("/lib/modules") / version,
+    )
+    for modules in places:
+        if modules.is_dir():
+            return Kernel(str(image), version, image.resolve(), modules.resolve())
+    raise UsageError(
+        f"{image}: no modules of Linux {version}; put them where one of these names leads: "
+        + ", ".join(map(str, places))
+    )
+
+
+def read_version(image: Path) -> str:
+    """What `uname -r` says of an image (Documentation/arch/x86/boot.rst). Raises OSError and
+    UsageError."""
+    with image.open("rb") as file:
+        head = file.read(0x10000)
+    if head[0x1FE:0x200] != b"\x55\xaa" or head[0x202:0x206] != b"HdrS":
+        raise UsageError(f"{image}: no bzImage; give the path of one (x86)")
+    start = int.from_bytes(head[0x20E:0x210], "little") + 0x200
+    return head[start : start + 256].split(b"\0")[0].split(b" ")[0].decode("ascii", "replace")
+
+
+def missing() -> dict[str, str]:
+    """The tools that guests need and that are not on the PATH, and the package of each."""
+    return {tool: package for tool, package in TOOLS.items() if not shutil.which(tool)}
+
+
+def here() -> list[str]:
+    """The releases of the kernels that were fetched."""
+    return sorted(path.name for path in (cache() / "images").glob("[0-9]*"))
+
+
+def suite_of(name: str) -> Suite:
+    """A suite's packages."""
+    return Suite(name, cache() / "apt")
+
+
+@contextmanager
+def assembled(target: Path) -> Iterator[Path]:
+    """A folder to fill, that becomes `target` when it is whole; of two that make it at the same
+    time, the first to be ready stays. Raises LabError for a full disk and the like."""
+    with kept(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for left in target.parent.glob(".new-*"):  # by one that was killed
+            if time.time() - left.stat().st_mtime > FRESH:
+                shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-") as temporary:
+            folder = Path(temporary, "it")
+            folder.mkdir()
+            yield folder
+            if not target.exists():
+                folder.rename(target)
+
+
+def _sort_out(packages: Path, release: str, folder: Path) -> None:
+    """Keeps the image and the modules of what was unpacked."""
+    for top in (packages, packages / "usr"):
+        if (image := top / "boot" / f"vmlinuz-{release}").exists():
+            image.rename(folder / "vmlinuz")
+        if (image := top / "lib" / "modules" / release / "vmlinuz").exists():
+            image.rename(folder / "vmlinuz")
+        if (modules := top / "lib" / "modules" / release).is_dir():
+            modules.rename(folder / "modules")
+    shutil.rmtree(packages)
+    if missing := [n for n in ("vmlinuz", "modules") if not (folder / n).exists()]:
+        raise LabError(f"the packages of Linux {release} hold no {' and no '.join(missing)}")
+
+
+def _kept(name: str) -> Kernel | None:
+    """What was fetched by this name, if it is here."""
+    return _fetched(_release(name) or name)
+
+
+def _release(name: str) -> str | None:
+    try:
+        return (cache() / "names" / name).read_text()
+    except OSError:
+        return None
+
+
+def _fetched(release: str) -> Kernel | None:
+    folder = cache() / "images" / release
+    if not release or not folder.is_dir():
+        return None
+    return Kernel(release, release, folder / "vmlinuz", folder / "modules")
+
+
+def _order(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version))

@@ -1,0 +1,372 @@
+"""Cases on a guest's kernel: starts the guest, hands it cases, and records what it tells.
+
+One boot serves all cases. It is saved when the guest is ready, so that the next time nothing is
+booted: a state is of one kernel, root, labctl and QEMU, and is thrown away with them.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from labctl.backends import Message, Progress
+from labctl.errors import LabError
+from labctl.language.scenario import Scenario
+from labctl.record.events import Event, read_event
+from labctl.record.history import History
+from labctl.record.store import RunFolder
+from labctl.reports.progress import progress as shown
+from labctl.run.dispatch import one_by_one
+from labctl.run.guests import Kernel, assembled, cache, find, initramfs, qemu, root
+from labctl.run.guests.apt import kept
+from labctl.run.guests.qemu import GuestEnded, GuestHangs, Hardware, Machine
+from labctl.run.runner import Ended, Interrupted, RunResult, conclude, now, outcome
+from labctl.run.workflow import place
+
+BOOT_DEADLINE = 240.0
+SILENT_WORK = 20.0
+"""Seconds of work without a word, on its console or to us, after which a guest that boots is given
+up. The longest silence is while Python imports labctl: 4 s of work where a boot takes 18."""
+IDLE, IDLE_SHARE = 20.0, 0.05
+"""The same in seconds, where it does not work either but for this share of them."""
+READY_DEADLINE = 60.0
+SILENCE = 180.0
+"""Seconds without a word after which a guest is given up. It ticks every few seconds."""
+BUSY = 60.0
+"""Seconds of work in which a virtual clock must get further than a real one: else it never jumps,
+because something in the guest never waits."""
+HEARTBEAT = 1.0
+KVM = Path("/dev/kvm")
+KVM_DEADLINE = 20.0
+SEED = 64  # bytes
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where cases run: a kernel, whose clock it lives by, and the suite of its root."""
+
+    kernel: Kernel
+    virtual: bool
+    suite: str
+
+
+def run_all(
+    cases: Iterable[Scenario],
+    kernel: str,
+    virtual: bool,
+    system: str,
+    sets: Mapping[str, str],
+    out: Path | None,
+    progress: Progress,
+) -> list[RunResult]:
+    """Runs cases one after the other on a kernel by name, with a root of a `system`.
+
+    Raises UsageError, Interrupted, and what `find` and `Guests.run` raise."""
+    suite = root.suite_for(system)
+    qemu.version()  # rather than after a kernel was fetched
+    root.demand(suite)
+    with Guests(Place(find(kernel, progress), virtual, suite), progress) as guests:
+
+        def run(case: Scenario) -> RunResult:
+            guests.start()
+            with shown(case) as watcher:
+                return guests.run(case, sets, out, watcher.event)
+
+        return one_by_one(cases, run)
+
+
+class Guests:
+    """A guest when it is needed, and another one where it died; used in a `with`.
+
+    `run` raises LabError and Unavailable where no guest can be had at all."""
+
+    def __init__(self, place: Place, progress: Progress) -> None:
+        self._place, self._progress = place, progress
+        self._machine: Machine | None = None
+        self._stack = ExitStack()
+        self._engine = ""
+
+    def __enter__(self) -> Guests:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def start(self) -> Machine:
+        """Has a guest ready; `run` does so too."""
+        self._machine = self._machine or self._started()
+        return self._machine
+
+    def run(
+        self,
+        scenario: Scenario,
+        sets: Mapping[str, str],
+        out: Path | None,
+        event: Callable[[Event, History], None],
+    ) -> RunResult:
+        """Runs one case. `event` is called with all that happens, as it comes. What ends the guest
+        is the case's result; only Interrupted comes out, after the evidence was saved."""
+        machine = self.start()
+        began, started = time.monotonic(), now()
+        history = History()
+        with RunFolder(place(scenario, out), scenario.text) as folder:
+            case = _Case(machine, history, folder, event, self._place.virtual)
+            cause: BaseException | None = None
+            try:
+                ended = case.perform(scenario, sets)
+            except (LabError, KeyboardInterrupt) as exc:
+                cause = exc
+                (folder.path / "console.txt").write_text(machine.console(), encoding="utf-8")
+                self._end()
+                environment = history.lab.environment if history.lab else {
+                    "kernel": self._place.kernel.version, "os": None, "engine": self._engine,
+                }  # fmt: skip
+                ended = Ended(*outcome(exc), environment, "", 0.0, history.now)
+            ended = replace(ended, started=started, seconds=time.monotonic() - began)
+            result = conclude(scenario, "netns", history, ended, folder)
+        if isinstance(cause, KeyboardInterrupt):
+            raise Interrupted([result]) from cause
+        return result
+
+    def _started(self) -> Machine:
+        """A guest that is ready: from its saved state, or booted, if need be twice."""
+        hardware, state_file = prepare(self._place, self._progress)
+        self._stack.enter_context(in_use(state_file.parent))
+        state: Path | None = state_file
+        if accelerated(hardware, self._progress):
+            hardware, state = replace(hardware, accelerator="kvm"), None
+        clock = ", virtual time" if self._place.virtual else ""
+        self._engine = f"QEMU {qemu.version()} ({hardware.accelerator}{clock})"
+        if state and state.exists():
+            try:
+                return self._ready(Machine(hardware, state), None)
+            except LabError as exc:
+                self._progress(f"booting anew: {exc}")
+                state.unlink(missing_ok=True)
+        self._progress(f"booting Linux {self._place.kernel.version}")
+        try:
+            try:
+                return self._booted(Machine(hardware), state)
+            except GuestHangs:
+                raise
+            except GuestEnded as exc:
+                self._progress(f"trying once more: {exc}")
+            return self._booted(Machine(hardware), state)
+        except GuestEnded as exc:
+            raise LabError(
+                f"Linux {self._place.kernel.version} does not boot in QEMU {qemu.version()}; "
+                f"take another kernel (labctl kernels list), or another QEMU\n{exc}"
+            ) from exc
+
+    def _booted(self, machine: Machine, state: Path | None) -> Machine:
+        def boot() -> None:
+            boots(machine)
+            if state is not None:
+                try:
+                    save(machine, state)
+                except GuestEnded:
+                    raise
+                except (LabError, OSError) as exc:
+                    self._progress(f"this boot can't be kept for the next time: {exc}")
+
+        return self._ready(machine, boot)
+
+    def _ready(self, machine: Machine, boot: Callable[[], None] | None) -> Machine:
+        """A machine that has answered to a hello; ended where it does not."""
+        with ExitStack() as stack:
+            stack.enter_context(machine)
+            if boot:
+                boot()
+            machine.send(
+                {
+                    "do": "hello",
+                    "wall": time.time(),
+                    "seed": os.urandom(SEED).hex(),
+                    "engine": self._engine,
+                    "virtual": self._place.virtual,
+                }
+            )
+            expect(machine, "ready", READY_DEADLINE)
+            self._stack.push(stack.pop_all())
+        return machine
+
+    def _end(self) -> None:
+        self._machine = None
+        self._stack.close()
+
+
+class _Case:
+    """One case in a guest: what it says, taken in and recorded."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        history: History,
+        folder: RunFolder,
+        event: Callable[[Event, History], None],
+        virtual: bool,
+    ) -> None:
+        self._machine, self._history, self._folder = machine, history, folder
+        self._event, self._virtual = event, virtual
+        self._tick = 0.0
+
+    def perform(self, scenario: Scenario, sets: Mapping[str, str]) -> Ended:
+        """Has the guest do it. Raises GuestEnded where it does not come to an end."""
+        self._machine.send(
+            {
+                "do": "case",
+                "source": scenario.source,
+                "name": scenario.name,
+                "text": scenario.text,
+                "sets": dict(sets),
+                "case": scenario.case,
+            }
+        )
+        heard = time.monotonic()
+        mark: tuple[float, float] | None = None  # the guest's work and its clock, a while ago
+        while True:
+            message = self._machine.receive(HEARTBEAT)
+            if message is not None:
+                heard = time.monotonic()
+                if "ended" in message:
+                    return Ended(**message["ended"])
+                self._take(message)
+            elif time.monotonic() - heard > SILENCE:
+                raise self._machine.ended(f"no word for {SILENCE:g} s")
+            if self._virtual and self._tick:
+                mark = mark or (self._machine.work, self._tick)
+                worked, passed = self._machine.work - mark[0], self._tick - mark[1]
+                if worked > BUSY:
+                    if passed < BUSY:
+                        raise self._machine.ended(
+                            f"its virtual clock got only {passed:.0f} s further in {worked:.0f} s "
+                            "of work: something in this scenario never waits; give its sends an "
+                            "`every`, or run it without --virtual-time"
+                        )
+                    mark = None
+
+    def _take(self, message: Message) -> None:
+        if "tick" in message:
+            self._tick = message["tick"]
+        elif "packets" in message:
+            records = base64.b64decode(message["packets"])
+            self._history.add_packets(self._history.now, message["host"], records)
+            self._folder.add_packets(message["host"], records)
+        elif "event" in message:
+            event = read_event(message["event"])
+            self._history.add(event)
+            self._folder.add(event)
+            self._event(event, self._history)
+
+
+def prepare(place: Place, progress: Progress) -> tuple[Hardware, Path]:
+    """What a guest is started with, and where its state is kept; files that are not there yet are
+    made. Raises Unavailable and LabError."""
+    version = qemu.version()
+    roots = root.ensure(place.suite, progress)
+    kernel = place.kernel
+    sources = initramfs.sources()
+    parts: list[Any] = [initramfs.INIT, initramfs.MODULES, roots, sorted(sources.items())]
+    for path in (kernel.image, *sorted(kernel.modules.rglob("*.ko*"))):
+        stat = path.lstat()
+        parts += [str(path), stat.st_size, stat.st_mtime_ns]
+    name = f"{kernel.version}-{place.suite}"
+    folder = cache() / "boots" / f"{name}-{_digest(parts)}"
+    if not folder.exists():
+        with assembled(folder) as new:
+            initramfs.build(new / "initramfs.cpio", roots, kernel.modules)
+        for older in set(folder.parent.glob(f"{name}-*")) - {folder}:
+            with suppress(BlockingIOError), in_use(older, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                shutil.rmtree(older, ignore_errors=True)
+    hardware = Hardware(kernel.image, folder / "initramfs.cpio", place.virtual)
+    key = _digest([version, qemu.command(hardware, 3, 4, None)])
+    return hardware, folder / f"{'virtual' if place.virtual else 'real'}-{key}.state"
+
+
+@contextmanager
+def in_use(folder: Path, how: int = fcntl.LOCK_SH) -> Iterator[None]:
+    """Keeps another labctl, of another version, from removing a kernel's files (flock(2)).
+
+    Raises LabError, and BlockingIOError where `how` has LOCK_NB and somebody is in the way."""
+    with kept(folder):
+        file = (folder / "lock").open("w")
+    with file:
+        fcntl.flock(file, how)
+        yield
+
+
+def save(machine: Machine, state: Path) -> None:
+    """Keeps a guest's state, and drops the older ones of its kind. Raises LabError, OSError."""
+    clock = state.name.partition("-")[0]
+    for older in (*state.parent.glob(f"{clock}-*.state"), *state.parent.glob(".new-*")):
+        older.unlink(missing_ok=True)  # of another QEMU, or by one that was killed
+    machine.save(state)
+
+
+def expect(machine: Machine, word: str, patience: float) -> None:
+    """Waits for a word of the guest's program. Raises GuestEnded."""
+    deadline = time.monotonic() + patience
+    while (left := deadline - time.monotonic()) > 0:
+        message = machine.receive(left)
+        if message and word in message:
+            return
+    raise machine.ended(f"it was not {word} within {patience:g} s")
+
+
+def boots(machine: Machine) -> None:
+    """Waits until a guest has booted, for as long as it gets on. Raises GuestEnded, and GuestHangs
+    where it does not."""
+    deadline = time.monotonic() + BOOT_DEADLINE
+    said = -1
+    while time.monotonic() < deadline:
+        message = machine.receive(HEARTBEAT)
+        if message and "booted" in message:
+            return
+        if message or machine.said != said:
+            said, heard, worked = machine.said, time.monotonic(), machine.work
+        silent, work = time.monotonic() - heard, machine.work - worked
+        if work > SILENT_WORK:
+            raise hangs(machine, f"it said nothing in {work:.0f} s of work while it booted")
+        if silent > IDLE and work < IDLE_SHARE * silent:
+            raise hangs(machine, f"it stood still for {silent:.0f} s while it booted")
+    raise hangs(machine, f"it was not booted within {BOOT_DEADLINE:g} s")
+
+
+def hangs(machine: Machine, why: str) -> GuestHangs:
+    """An error that says why, with what the console said last."""
+    return GuestHangs(str(machine.ended(why)))
+
+
+def accelerated(hardware: Hardware, progress: Progress) -> bool:
+    """Whether KVM boots a guest here. That there is a /dev/kvm proves nothing, so it is tried, once
+    for each kernel here and there, and QEMU. A virtual clock needs QEMU's own processor."""
+    if hardware.virtual or not os.access(KVM, os.R_OK | os.W_OK):
+        return False
+    stat = hardware.image.stat()
+    image = (str(hardware.image), stat.st_size, stat.st_mtime_ns)
+    key = _digest([os.uname().release, qemu.version(), image])
+    verdict = cache() / f"kvm-{key}"
+    if not verdict.exists():
+        progress(f"trying whether KVM works here, for {KVM_DEADLINE:g} s at most")
+        try:
+            with Machine(replace(hardware, accelerator="kvm")) as machine:
+                expect(machine, "booted", KVM_DEADLINE)
+            found = "works"
+        except LabError:
+            found = "does not work"
+        with kept(verdict):
+            verdict.write_text(found)
+    return verdict.read_text() == "works"
+
+
+def _digest(parts: Iterable[Any]) -> str:
+    return hashlib.sha256(repr(list(parts)).encode()).hexdigest()[:12]

@@ -1,0 +1,311 @@
+"""Cases over places: kernels, operating systems of images, backends.
+
+    DIR/PLACE-KEY/RUN/         the runs of a place, as `labctl run` records them
+    DIR/PLACE-KEY/result.json  the result document of the place: its latest runs of the cases
+
+KEY stands for this labctl and for the params that were set. So a second call runs only what has no
+result there yet: what is new, what was interrupted, and what could not run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from labctl.backends import BACKENDS, Progress
+from labctl.backends.docker import images
+from labctl.errors import LabctlError, LabError, UsageError
+from labctl.ground.reading import MAX_RECORD, open_file, read_file
+from labctl.ground.resources import default_folder
+from labctl.judge.check import overall
+from labctl.judge.recorded import case_of, read_result
+from labctl.language.document import MAX_BYTES, Document
+from labctl.language.scenario import Scenario, load_document
+from labctl.language.values import unknown
+from labctl.record.events import ExecEvent, read_events
+from labctl.record.store import RunFolder, writing
+from labctl.reports.comparison import NEVER_RUN, NOT_RUN, Seen
+from labctl.run import dispatch, workflow
+from labctl.run.guests import root
+from labctl.run.guests.initramfs import sources
+from labctl.run.runner import RunResult, document, unperformed
+
+SYSCTLS = (
+    "net.core.somaxconn",
+    "net.ipv4.ip_local_port_range",
+    *(
+        f"net.ipv4.tcp_{name}"
+        for name in (
+            "abort_on_overflow", "challenge_ack_limit", "congestion_control", "ecn", "fin_timeout",
+            "invalid_ratelimit", "keepalive_intvl", "keepalive_probes", "keepalive_time",
+            "max_syn_backlog", "max_tw_buckets", "orphan_retries", "retries1", "retries2",
+            "rfc1337", "rmem", "rto_max_ms", "rto_min_us", "syn_retries", "synack_retries",
+            "syncookies", "timestamps", "tw_reuse", "tw_reuse_delay", "wmem",
+        )
+    ),
+)  # fmt: skip
+"""What how connections end depends on (ip-sysctl.rst)."""
+
+LOOK = """\
+title: What a place is like while nobody has changed it
+hosts: {server: {}, client: {}}
+steps:
+  - exec: {server: cd /proc/sys/net && grep -s . core/somaxconn ipv4/ip_local_port_range ipv4/tcp_*}
+    status: any                 # 2 where a file is missing, or closed
+"""
+"""The case that is run first: where it can't, nothing can."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where cases run: Docker with images of an `os`, namespaces here, or a guest's `kernel`, with
+    a root of an `os` or of the default one."""
+
+    backend: str
+    os: str = ""
+    kernel: str = ""
+    virtual: bool = False
+
+    @property
+    def name(self) -> str:
+        """`docker debian:12`, `netns`, `kernel 6.1`, `kernel 6.1, debian:11, virtual time`."""
+        if self.kernel:
+            clock = "virtual time" if self.virtual else ""
+            return ", ".join(filter(None, (f"kernel {self.kernel}", self.os, clock)))
+        return f"{self.backend} {self.os}".rstrip()
+
+    @property
+    def slug(self) -> str:
+        """The same for names of files, of this place alone."""
+        plain = re.sub(r"[^A-Za-z0-9._]+", "-", self.name).strip("-")
+        clear = re.fullmatch(r"[A-Za-z0-9._:, ]+", self.name)
+        return plain if clear else f"{plain}-{_digest(self.name)[:6]}"
+
+    @property
+    def options(self) -> list[str]:
+        """What `labctl matrix` is told to have this place alone."""
+        system = ["--os", self.os] if self.os else []
+        if self.kernel:
+            return ["--kernel", self.kernel, *system, *(["--virtual-time"] if self.virtual else [])]
+        return system or ["--backend", self.backend]
+
+
+def places(
+    backends: Iterable[str], systems: Iterable[str], kernels: Iterable[str], virtual: bool
+) -> list[Place]:
+    """The places that were asked for, each once; each text may name several, parted by commas.
+
+    Every system is one of Docker, where that is wanted or there is no guest, and of every guest
+    that can have it. Without one they have the default, and nothing at all is every backend.
+    Raises UsageError."""
+    wanted, oses, guests = map(_split, (backends, systems, kernels))
+    if virtual and not guests:
+        raise UsageError("--virtual-time needs a guest; choose its kernel: --kernel NAME")
+    for name in wanted:
+        if name not in BACKENDS:
+            raise UsageError(f"--backend {name}: {unknown('backend', name, sorted(BACKENDS))}")
+    if not (wanted or oses or guests):
+        wanted = list(BACKENDS)
+    docker = "docker" in wanted or bool(oses and not guests)
+    containers = (oses or [workflow.DEFAULT_OS]) if docker else []
+    # What no guest can have is for Docker, or a mistake where there is none.
+    roots = {root.suite_for(os): os for os in oses if images.suite_name(os) or not docker}
+    systems = list(roots.values()) or [""]
+    return [
+        *(Place("docker", os=os) for os in containers),
+        *(Place(name) for name in wanted if name != "docker"),
+        *(Place("netns", os, kernel, virtual) for kernel in guests for os in systems),
+    ]
+
+
+def apart(found: Sequence[Place], cores: int) -> list[Place]:
+    """The places to fill at the same time, each in a process of its own: guests, which have one
+    processor each."""
+    guests = [place for place in found if place.kernel]
+    return guests if min(len(guests), cores) > 1 else []
+
+
+def _split(texts: Iterable[str]) -> list[str]:
+    names = (name.strip() for text in texts for name in text.split(","))
+    return list(dict.fromkeys(filter(None, names)))
+
+
+def github(found: Sequence[Place]) -> dict[str, Any]:
+    """For `strategy.matrix` of a GitHub workflow: an entry for each place."""
+    return {
+        "include": [
+            {
+                "place": place.name,
+                "slug": place.slug,
+                "args": shlex.join(place.options),
+                "guest": bool(place.kernel),
+            }
+            for place in found
+        ]
+    }
+
+
+def folder_of_all() -> Path:
+    """Where results are kept unless `--out` says otherwise."""
+    return default_folder().parent / "matrix"
+
+
+class Matrix:
+    """Cases, and what is known of them at each place, in a folder."""
+
+    def __init__(self, cases: Sequence[Scenario], sets: Mapping[str, str], out: Path) -> None:
+        self._cases, self._sets, self._out = cases, sets, out
+        (self._look,) = load_document(Document("labctl matrix", LOOK), LOOK, "place", {})
+        parts = (list(sources().items()), sorted(sets.items()))
+        self._key = _digest(repr(parts))[:8]
+        self._alike = Counter(map(_identity, cases))
+
+    def fill(self, place: Place, jobs: int | None, say: Progress) -> None:
+        """Runs the cases that have no result at a place yet. Where a place can't be had, that is
+        recorded. Raises UsageError where nothing can be written, and KeyboardInterrupt; what has
+        ended by then is kept."""
+        folder = self.folder(place)
+        runs = runs_in(folder)
+        missing = [case for case in self._cases if not _lasting(self._latest(case, runs), place)]
+        say(f"{place.name}: {len(missing)} of {len(self._cases)} cases to run")
+        try:
+            if missing:
+                self._run(place, missing, folder, jobs, say)
+        except LabctlError as exc:
+            with RunFolder(workflow.place(self._look, folder), self._look.text) as record:
+                record.finish(document([_not_had(self._look, place, exc, record.path)]))
+        finally:
+            seen = self.seen(place)
+            if folder.is_dir():
+                _write(folder / "result.json", seen.document)
+        if seen.reason:
+            say(f"{place.name}: {seen.reason}")
+
+    def _run(
+        self, place: Place, cases: list[Scenario], folder: Path, jobs: int | None, say: Progress
+    ) -> None:
+        if place.kernel:
+            from labctl.run.guests.runs import run_all
+
+            os = place.os or workflow.DEFAULT_OS
+            run_all([self._look, *cases], place.kernel, place.virtual, os, self._sets, folder, say)
+            return
+        (look,) = dispatch.run_here([self._look], place.backend, place.os, False, 1, folder, say)
+        if look.result == "pass":
+            dispatch.run_here(cases, place.backend, place.os, False, jobs, folder, say)
+
+    def seen(self, place: Place) -> Seen:
+        """What is known of a place, from its folder alone."""
+        runs = runs_in(self.folder(place))
+        found = [run for case in self._cases if (run := self._latest(case, runs))]
+        look = next((run for run in reversed(runs) if run["text"] == self._look.text), None)
+        blank, reason = NOT_RUN, None
+        if look is None and not found:
+            blank, reason = NEVER_RUN, "not run yet; leave --show out"
+        elif look and look["result"] != "pass":
+            blank, reason = look["result"], look.get("reason") or f"see {look['dir']}"
+        results = [run["result"] for run in found]
+        if len(found) < len(self._cases) or not found:
+            results.append("unknown" if blank in (NOT_RUN, NEVER_RUN) else blank)
+        else:
+            reason = None
+        document = {
+            "version": "1",
+            "result": overall(results),
+            "runs": [{key: run[key] for key in run if key != "text"} for run in found],
+        }
+        environment = (found[-1] if found else look or {}).get("environment", {})
+        return Seen(place.name, reason, environment, document, _sysctls(look), blank)
+
+    def folder(self, place: Place) -> Path:
+        """Where the results of a place are."""
+        return self._out / f"{place.slug}-{self._key}"
+
+    def _latest(self, case: Scenario, runs: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
+        """The latest run of a case, whatever came of it. Its text tells it from others, and where
+        another file has the same, the file."""
+        identity = _identity(case)
+        own = [
+            run
+            for run in runs
+            if (run["scenario"], case_of(run), run["text"]) == identity
+            and (self._alike[identity] == 1 or run["source"] == case.source)
+        ]
+        return {**own[-1], "source": case.source} if own else None
+
+
+def _identity(case: Scenario) -> tuple[str, str, str]:
+    return case.name, case.case, case.text
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+NEEDED = {
+    *("scenario", "source", "variant", "result", "backend", "environment", "started", "verdicts"),
+    "why",
+}
+"""What a result document has to say of a run."""
+
+
+def runs_in(folder: Path) -> list[dict[str, Any]]:
+    """The runs in a folder, as result documents have them, and the `text` of each's scenario; the
+    latest last. What was cut short is left out."""
+    found = []
+    for path in folder.glob("*/result.json"):
+        try:
+            run = read_result(path)["runs"][0]
+            text = read_file(path.parent / "scenario.yaml", MAX_BYTES).decode()
+            written = path.stat().st_mtime_ns
+        except (OSError, ValueError, UsageError):
+            continue
+        if run.keys() >= NEEDED:
+            entry = {**run, "dir": str(path.parent), "text": text}
+            found.append(((run["started"], written), entry))
+    return [run for _, run in sorted(found, key=lambda entry: entry[0])]
+
+
+def _lasting(run: Mapping[str, Any] | None, place: Place) -> bool:
+    """Whether a run needs not be done again. What was skipped here may have been mended since, or
+    another kernel booted; a guest stays what it is."""
+    if run is None or run["result"] == "error":
+        return False
+    here = run["backend"] == "docker" or run["environment"].get("kernel") == platform.release()
+    return bool(place.kernel) or (run["result"] != "skip" and here)
+
+
+def _not_had(case: Scenario, place: Place, why: LabctlError, folder: Path) -> RunResult:
+    """A place that could not be had; where a lab failed that is an error."""
+    result = "error" if why.exit_status == LabError.exit_status else "skip"
+    system = {"kernel": None, "os": place.os or None, "engine": None}
+    return unperformed(case, result, str(why), place.backend, folder, system)
+
+
+def _sysctls(run: Mapping[str, Any] | None) -> dict[str, str]:
+    """The values that a run of LOOK saw; no entry for what a kernel does not have."""
+    if run is None:
+        return {}
+    try:
+        with open_file(Path(run["dir"]) / "history.jsonl", MAX_RECORD) as lines:
+            output = "".join(e.output for e in read_events(lines) if isinstance(e, ExecEvent))
+    except (OSError, UsageError):  # It has gone, or was damaged since.
+        return {}
+    found = (line.partition(":") for line in output.splitlines())
+    values = {f"net.{p.replace('/', '.')}": " ".join(value.split()) for p, _, value in found}
+    return {name: values[name] for name in SYSCTLS if name in values}
+
+
+def _write(path: Path, document: Mapping[str, Any]) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    with writing(path):
+        partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        partial.rename(path)

@@ -1,0 +1,403 @@
+"""Running one scenario: up, its steps one by one, down, judge."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from labctl.backends import Backend, MissingHere
+from labctl.errors import LabctlError, LabError, Unavailable, located
+from labctl.ground.crash import netted
+from labctl.judge.accounts import Account, accounts, reasons
+from labctl.judge.check import NotPassed, Verdict, check, held_at, left_undone, overall, unreached
+from labctl.judge.explain import explain
+from labctl.lab.lab import Lab
+from labctl.language.scenario import Scenario
+from labctl.language.steps import Step, StepFailed, Wait
+from labctl.record.events import Event, StepEvent
+from labctl.record.history import History
+from labctl.record.store import RunFolder
+
+WAS_INTERRUPTED = "interrupted"
+"""Why a case has no result that was ended by Ctrl-C or a signal."""
+
+
+class Watcher(Protocol):
+    """Somebody who is shown a run as it happens."""
+
+    def event(self, event: Event, history: History) -> None:
+        """Called after every event, from the thread that runs the scenario."""
+
+    def up(self, lab: Lab) -> None:
+        """Called when the lab is up."""
+
+    def done(self, lab: Lab) -> None:
+        """Called when the steps are done and the lab is still up."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What came of one case. `seconds` is wall time, `lab_seconds` time by the lab's clock.
+    `processes` is what those did last whose lab failed."""
+
+    scenario: Scenario
+    result: str
+    reason: str | None
+    backend: str
+    environment: Mapping[str, Any]
+    started: str
+    seconds: float
+    lab_seconds: float
+    folder: Path
+    verdicts: tuple[Verdict, ...]
+    why: tuple[str, ...]
+    history: History = field(repr=False)
+    processes: tuple[Account, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """As the result document has it."""
+        reason = {"reason": self.reason} if self.reason else {}
+        return {
+            "scenario": self.scenario.name,
+            "source": self.scenario.source,
+            "title": self.scenario.title,
+            "variant": dict(self.scenario.variant),
+            "case": self.scenario.case,
+            **({"sets": dict(self.scenario.sets)} if self.scenario.sets else {}),
+            "result": self.result,
+            **reason,
+            "backend": self.backend,
+            "environment": dict(self.environment),
+            "started": self.started,
+            "seconds": round(self.seconds, 3),
+            "lab_seconds": round(self.lab_seconds, 3),
+            "dir": str(self.folder),
+            "verdicts": [verdict.as_json() for verdict in self.verdicts],
+            "why": list(self.why),
+            **({"processes": [a.as_json() for a in self.processes]} if self.processes else {}),
+        }
+
+
+class Interrupted(KeyboardInterrupt):
+    """An interruption, and what had come of the cases by then: of those under way, that they were
+    interrupted."""
+
+    def __init__(self, results: Sequence[RunResult]) -> None:
+        super().__init__()
+        self.results = list(results)
+
+
+def document(runs: Sequence[RunResult], reason: str = "") -> dict[str, Any]:
+    """The result document, version 1. With a `reason` for which there are not all runs it is an
+    `error`."""
+    return {
+        "version": "1",
+        "result": "error" if reason else overall(run.result for run in runs),
+        **({"reason": reason} if reason else {}),
+        "runs": [run.as_json() for run in runs],
+    }
+
+
+class Silent:
+    """A watcher that looks away."""
+
+    def event(self, event: Event, history: History) -> None:
+        """See `Watcher`."""
+
+    def up(self, lab: Lab) -> None:
+        """See `Watcher`."""
+
+    def done(self, lab: Lab) -> None:
+        """See `Watcher`."""
+
+
+class Records(Protocol):
+    """What takes down all that happens: a run's folder, or somebody who tells one."""
+
+    def add(self, event: Event) -> None:
+        """Takes one event."""
+
+    def add_packets(self, host: str, records: bytes) -> None:
+        """Takes what a host captured next."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the steps of a case ended. `result` is empty where the verdicts decide; where there is a
+    `reason` nonetheless, they can't be good. `seconds` are of the clock where it ran, `lab_seconds`
+    of the lab's."""
+
+    result: str
+    reason: str | None
+    environment: Mapping[str, Any]
+    started: str
+    seconds: float
+    lab_seconds: float
+
+
+def conclude(
+    scenario: Scenario, backend: str, history: History, ended: Ended, folder: RunFolder
+) -> RunResult:
+    """Judges what was recorded, and writes the result. What goes wrong with either is an error."""
+    verdicts: list[Verdict] = []
+    why: list[str] = []
+    try:
+        with netted():
+            if ended.result == "skip":
+                why_not = ended.reason or ""
+                verdicts = left_undone(scenario, history.events, history.captures, why_not)
+                ended = replace(ended, result="", reason=None) if verdicts else ended
+            else:
+                verdicts = check(scenario, history.events, history.captures)
+            why = explain(history)
+    except LabctlError as exc:
+        ended = replace(ended, result="error", reason=ended.reason or str(exc))
+    result, reason = ended.result or overall(v.result for v in verdicts), ended.reason
+    if not ended.result and reason:  # a claim ended it: its own has a verdict
+        result, reason = (result, None) if result in ("fail", "unknown") else ("fail", reason)
+    processes = accounts(scenario, history) if result == "error" and history.lab else ()
+    known = [*(account for verdict in verdicts for account in verdict.processes), *processes]
+    left_out = verdicts[0].actual if result == "skip" and verdicts else None
+    found = RunResult(
+        scenario=scenario,
+        result=result,
+        reason=reason or left_out,
+        backend=backend,
+        environment=ended.environment,
+        started=ended.started,
+        seconds=ended.seconds,
+        lab_seconds=ended.lab_seconds,
+        folder=folder.path,
+        verdicts=tuple(verdicts),
+        why=tuple(dict.fromkeys([*why, *reasons(known)])),
+        history=history,
+        processes=processes,
+    )
+    try:
+        folder.finish(document([found]))
+    except LabctlError as exc:
+        return replace(found, result="error", reason=ended.reason or str(exc))
+    return found
+
+
+def unperformed(
+    scenario: Scenario,
+    result: str,
+    reason: str,
+    backend: str,
+    folder: Path,
+    environment: Mapping[str, Any] | None = None,
+) -> RunResult:
+    """The result of a case that was not performed, or not to its end."""
+    return RunResult(
+        scenario=scenario,
+        result=result,
+        reason=reason,
+        backend=backend,
+        environment=environment or {"kernel": None, "os": None, "engine": None},
+        started=now(),
+        seconds=0.0,
+        lab_seconds=0.0,
+        folder=folder,
+        verdicts=(),
+        why=(),
+        history=History(),
+    )
+
+
+class Performance:
+    """One case under way: its lab, and its steps one by one. It is recorded, and not judged.
+
+    `scenario` may be given more steps while it is; `ended` is there when the lab has gone.
+    """
+
+    lab: Lab
+    ended: Ended
+
+    def __init__(
+        self, scenario: Scenario, backend: Backend, records: Records, watcher: Watcher
+    ) -> None:
+        self.scenario = scenario
+        self.history = History()
+        self._backend = backend
+        self._records = records
+        self._watcher = watcher
+
+    def perform(self) -> None:
+        """Does all steps. Lab failures and missing capabilities are how it `ended`; only
+        KeyboardInterrupt comes out, after everything has been taken down."""
+        try:
+            with self.up(), netted():
+                for index in range(len(self.scenario.steps)):
+                    if self.do(index)[-1].outcome in ("failed", "timeout"):
+                        break
+                self.last_look()
+        except LabError:
+            pass  # `ended` has it
+
+    @contextmanager
+    def up(self) -> Iterator[None]:
+        """The lab is up for the length of a `with`. Whatever ends that, everything is taken
+        down."""
+        began, started = time.monotonic(), now()
+        cause: BaseException | None = None
+        try:
+            with netted():
+                for step in self.scenario.steps:
+                    step.load()
+                lacks = self._backend.lacks()
+            for need in sorted(self.scenario.needs & lacks.keys()):
+                raise MissingHere(lacks[need])
+            with Lab(
+                self.scenario, self._backend, self.history, self._record, self._records.add_packets
+            ) as self.lab:
+                self._watcher.up(self.lab)
+                yield
+        except BaseException as exc:
+            cause = exc
+            raise
+        finally:
+            history, seconds = self.history, time.monotonic() - began
+            environment = history.lab.environment if history.lab else self._backend.environment()
+            self.ended = Ended(*outcome(cause), environment, started, seconds, history.now)
+
+    def do(self, index: int) -> tuple[StepEvent, StepEvent]:
+        """Does a step of the scenario; returns how it began and how it ended."""
+        step, lab = self.scenario.steps[index], self.lab
+        step.load()
+        begin = StepEvent(lab.now(), index, "begin", str(step))
+        self._tell(begin)
+        end = self._act(step, begin)
+        self._tell(end)
+        return begin, end
+
+    def last_look(self) -> None:
+        """Gives what the scenario claims of the whole history the time to come true, and takes in
+        what is still under way."""
+        self.lab.look()
+        late = [claim for claim in self.scenario.expect if not claim.holds(self.history)]
+        for claim in late:
+            self.lab.settle(claim)
+        if late:
+            self.lab.look()
+        self.lab.flush()
+        self._watcher.done(self.lab)
+
+    def _act(self, step: Step, begin: StepEvent) -> StepEvent:
+        lab, backend = self.lab, self._backend.name
+        kernel = str(self.history.lab.environment.get("kernel")) if self.history.lab else ""
+        lacking = step.when and step.when.lacking(kernel, backend, dict(self.scenario.variant))
+        for label in sorted(step.labels):
+            if not lacking and (missed := unreached(label, self.scenario, self.history)):
+                _, lacking = missed
+        if lacking:
+            return replace(begin, t=lab.now(), phase="end", outcome="skipped", detail=lacking)
+        try:
+            with located(self.scenario.step_sources[begin.index]):
+                outcome = step.act(lab) or "done"
+            lab.blame()
+        except StepFailed as exc:
+            detail = f"{exc.expected}; saw {exc.actual}"
+            return replace(begin, t=lab.now(), phase="end", outcome="failed", detail=detail)
+        t = max(begin.t, self.history.now) if outcome == "held" else lab.now()
+        moment = self._moment(step, begin.t) if step.as_ else None
+        return replace(begin, t=t, phase="end", outcome=outcome, label=step.as_, moment=moment)
+
+    def _moment(self, step: Step, begun: float) -> float:
+        """What the label of a step that is done names: when it began to act, or when what it waited
+        for came."""
+        if isinstance(step, Wait):
+            start = self.history.labels[step.since] if step.since else begun
+            if held := held_at(step.wait, self.history, start, begun):
+                return held.latest
+        return begun
+
+    def _tell(self, event: StepEvent) -> None:
+        self.history.add(event)
+        self._record(event)
+
+    def _record(self, event: Event) -> None:
+        self._records.add(event)
+        self._watcher.event(event, self.history)
+
+
+class Session(Performance):
+    """A case under way on this machine: in the end it is judged, and its folder has the result.
+
+    `result` is there when the lab has gone.
+    """
+
+    result: RunResult
+
+    def __init__(
+        self, scenario: Scenario, backend: Backend, folder: RunFolder, watcher: Watcher
+    ) -> None:
+        super().__init__(scenario, backend, folder, watcher)
+        self.folder = folder
+
+    def run(self) -> RunResult:
+        """Does all steps; see `perform`."""
+        self.perform()
+        return self.result
+
+    @contextmanager
+    def up(self) -> Iterator[None]:
+        """As a performance is, and then the result is written."""
+        try:
+            with super().up():
+                yield
+        finally:
+            self.result = conclude(
+                self.scenario, self._backend.name, self.history, self.ended, self.folder
+            )
+
+
+def now() -> str:
+    """The wall clock, as results have it (RFC 3339)."""
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+OUTCOMES = {
+    "builtins.AssertionError": "fail",
+    "builtins.Failed": "fail",
+    "builtins.Skipped": "skip",
+    "unittest.case.SkipTest": "skip",
+    "labctl.testing.NotKnown": "unknown",
+}
+"""What the exceptions of tests say of a run, by the names of their classes: none need be there.
+Those of pytest say that they are Python's own."""
+
+
+def outcome(cause: BaseException | None) -> tuple[str, str | None]:
+    """The result and the reason that an exception gives a run; no result where the verdicts do."""
+    kinds = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(cause).__mro__]
+    result = next((OUTCOMES[kind] for kind in kinds if kind in OUTCOMES), "error")
+    match cause:
+        case _ if result == "unknown":
+            return result, first_line(cause)
+        case None:
+            return "", None
+        case NotPassed():  # of this lab, or of another one in the same test
+            return "", first_line(cause)
+        case MissingHere() | Unavailable():
+            return "skip", str(cause)
+        case KeyboardInterrupt():
+            return "error", WAS_INTERRUPTED
+        case LabError():
+            return "error", str(cause)
+    if result == "skip":
+        return result, first_line(cause) or "skipped by its test"
+    return result, f"{type(cause).__name__}: {first_line(cause)}".removesuffix(": ")
+
+
+def first_line(cause: object) -> str:
+    """The first line of what an exception says, whoever wrote it."""
+    try:
+        return str(cause).strip().partition("\n")[0]
+    except Exception:
+        return "it can't be shown"

@@ -1,0 +1,377 @@
+"""Several cases at once: each in a process of its own, with its own lab and its own lease.
+
+A worker is forked from this process, in which all is imported and loaded, and tells it by a pipe
+what step it has come to, and at last what came of it. The end of that pipe is the end of the
+worker. Threads: none here, so that a fork is safe; a Docker client that is open here would be
+shared, so none is.
+
+Signals: only this process heeds those of a terminal, and passes every one on as SIGTERM. A worker
+whose parent has gone sends that to itself. So it always takes its lab down.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from labctl.backends import Progress
+from labctl.errors import LabctlError
+from labctl.ground.crash import netted, sentence
+from labctl.judge import accounts
+from labctl.lab.lab import Lab
+from labctl.language.scenario import Scenario
+from labctl.record.events import Event, StepEvent
+from labctl.record.history import History
+from labctl.record.store import RunFolder
+from labctl.run.runner import (
+    WAS_INTERRUPTED,
+    Interrupted,
+    RunResult,
+    Watcher,
+    document,
+    unperformed,
+)
+from labctl.run.workflow import SIGNALS, interruptible
+
+METHOD = "fork" if sys.platform == "linux" else "spawn"
+"""How a worker begins. A fork takes 10 ms, a new interpreter half a second of computing; but the
+system's libraries on macOS do not bear a fork (see Python's multiprocessing)."""
+
+MOST = 32
+"""At once. Networks are as many: netns.py has 32 to give away, an engine about as many."""
+
+TICK = 0.125
+ORPHAN_LOOK = 0.5
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+    from multiprocessing.process import BaseProcess
+
+    Pipe = Connection[Any, Any]
+
+Work = Callable[[Path, Scenario, Watcher, Progress], RunResult]
+"""Runs a case, recorded in a folder. It must pickle, as a function of a module does."""
+
+
+@dataclass(frozen=True)
+class Doing:
+    """The step that a case has come to, counted from 0."""
+
+    index: int
+    text: str
+
+
+class Board(Protocol):
+    """Somebody who is shown all cases as they go on. Each is known by its number."""
+
+    def begun(self, number: int) -> None:
+        """A case is being brought up."""
+
+    def doing(self, number: int, step: Doing) -> None:
+        """It has come to a step."""
+
+    def say(self, line: str) -> None:
+        """Long work makes progress."""
+
+    def ended(self, number: int, result: RunResult) -> None:
+        """It is over."""
+
+    def tick(self) -> None:
+        """Called several times a second."""
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A worker met what nobody foresaw."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+@dataclass
+class _Job:
+    """A case that runs."""
+
+    number: int
+    case: Scenario
+    folder: Path
+    process: BaseProcess
+    up: bool = False
+    result: RunResult | LabctlError | Broken | None = None
+    began: float = field(default_factory=time.monotonic)
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How many cases run at once, and how many of these may be coming up: to bring a lab up is most
+    of the work, and would delay what the others measure."""
+
+    at_once: int
+    rising: int
+
+
+A_CORE = Pace(8, 1)
+"""What suits each core: most cases wait for TCP's timers most of the time."""
+
+CHEAP = {"netns": Pace(8, 4)}
+"""The same for backends whose labs come up with little work."""
+
+
+def pace(backend: str, cases: int, wanted: int | None) -> Pace:
+    """For so many cases, all at once that are `wanted`, or as suits this machine."""
+    cores, suitable = os.cpu_count() or 1, CHEAP.get(backend, A_CORE)
+    most = wanted or min(suitable.at_once * cores, MOST)
+    return Pace(min(most, cases), suitable.rising * cores)
+
+
+def run_all(
+    cases: Sequence[Scenario],
+    pace: Pace,
+    backend: str,
+    place: Callable[[Scenario], Path],
+    work: Work,
+    board: Board,
+    method: str = METHOD,
+) -> list[RunResult]:
+    """Runs cases at this pace, and returns what came of them, in their order; those that take
+    longest begin first. `place` makes the folder of each. A case whose worker was killed is an
+    `error`, and so is one that `place` or `work` refuses. Where they refuse all, what the first
+    raised comes out.
+
+    Raises Interrupted, too, when all that runs has ended."""
+    waiting = sorted(range(len(cases)), key=lambda number: -cases[number].least)
+    running: dict[Pipe, _Job] = {}
+    folders: dict[int, Path] = {}
+    results: dict[int, RunResult] = {}
+    refused: list[LabctlError] = []
+    try:
+        while waiting or running:
+            while waiting and _room(pace, running.values()):
+                number = waiting[0]
+                try:
+                    with netted():
+                        if number not in folders:
+                            folders[number] = place(cases[number])
+                        with _held_back():
+                            pipe, job = _start(number, cases[number], folders[number], work, method)
+                            running[pipe] = job
+                except LabctlError as exc:
+                    if running:  # As many as can be had: one that ends makes room.
+                        pace = replace(pace, at_once=len(running))
+                        break
+                    if not results:
+                        raise
+                    folder = folders.get(number) or next(iter(results.values())).folder.parent
+                    found = unperformed(cases[number], "error", str(exc), backend, folder)
+                    results[number] = found
+                    refused.append(exc)
+                waiting.remove(number)
+                board.begun(number)
+                if number in results:
+                    board.ended(number, results[number])
+            for pipe in _ready(running, TICK):
+                job = running[pipe]
+                try:
+                    message = pipe.recv()
+                except (EOFError, OSError):
+                    del running[pipe]
+                    results[job.number] = _over(job, backend)
+                    refused += [job.result] if isinstance(job.result, LabctlError) else []
+                    board.ended(job.number, results[job.number])
+                else:
+                    _take(message, job, board)
+            board.tick()
+    except KeyboardInterrupt as exc:
+        for job in _end(running):
+            results[job.number] = _over(job, backend)
+        raise Interrupted([results[number] for number in sorted(results)]) from exc
+    finally:
+        _end(running)
+    if len(refused) == len(cases):
+        raise refused[0]
+    return [results[number] for number in range(len(cases))]
+
+
+def _start(number: int, case: Scenario, folder: Path, work: Work, method: str) -> tuple[Pipe, _Job]:
+    from multiprocessing import get_context
+
+    context = get_context(method)
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(  # type: ignore[attr-defined]
+        target=_worker, args=(folder, case, work, theirs, os.getpid()), name=case.label
+    )
+    process.start()
+    theirs.close()  # or the next worker would hold it open
+    return ours, _Job(number, case, folder, process)
+
+
+def _take(message: object, job: _Job, board: Board) -> None:
+    match message:
+        case Doing():
+            job.up = True
+            board.doing(job.number, message)
+        case str():
+            board.say(message)
+        case RunResult() | LabctlError() | Broken():
+            job.result = message
+
+
+def _over(job: _Job, backend: str) -> RunResult:
+    """What came of a case whose worker has ended."""
+    from labctl.judge.recorded import load
+
+    job.process.join()
+    found = job.result if isinstance(job.result, RunResult) else _cut_short(job, backend)
+    if found.result in ("pass", "skip"):
+        return found
+    with suppress(LabctlError), netted():
+        found = replace(found, history=load(job.folder).history)
+    return found
+
+
+def _cut_short(job: _Job, backend: str) -> RunResult:
+    """The result of a case that told of none, which is written into its folder if that can be."""
+    from labctl.judge.recorded import load
+
+    code = job.process.exitcode or 0
+    reason = (
+        str(job.result) if job.result
+        else f"its process was killed by {signal.Signals(-code).name}" if code < 0
+        else "its process failed; the reason stands above" if code else WAS_INTERRUPTED
+    )  # fmt: skip
+    found = replace(
+        unperformed(job.case, "error", reason, backend, job.folder),
+        started=f"{job.started:%Y-%m-%dT%H:%M:%SZ}",
+        seconds=time.monotonic() - job.began,
+    )
+    with suppress(LabctlError), netted(), RunFolder(job.folder, job.case.text) as folder:
+        left = load(job.folder)
+        found = replace(
+            found,
+            environment=left.environment,
+            started=left.started or found.started,
+            lab_seconds=left.lab_seconds,
+        )
+        if (job.folder / "result.json").exists():  # It was over, and could not say so any more.
+            return replace(
+                found,
+                result=left.result,
+                reason=left.reason,
+                seconds=left.seconds,
+                verdicts=left.verdicts,
+                why=left.why,
+                processes=left.processes,
+            )
+        last = accounts.accounts(job.case, left.history)
+        found = replace(found, why=tuple(accounts.reasons(last)), processes=last)
+        folder.finish(document([found]))
+    return found
+
+
+def _end(running: dict[Pipe, _Job]) -> list[_Job]:
+    """Has all workers take their labs down, waits until they have, and returns what they did. Of
+    what they still say only the result is of use, but a full pipe would keep them."""
+    for job in running.values():
+        job.process.terminate()
+    ended = []
+    while running:
+        for pipe in _ready(running, None):
+            try:
+                message = pipe.recv()
+            except (EOFError, OSError):
+                ended.append(running.pop(pipe))
+                ended[-1].process.join()
+            else:
+                if isinstance(message, RunResult):
+                    running[pipe].result = message
+    return ended
+
+
+def _room(pace: Pace, jobs: Collection[_Job]) -> bool:
+    rising = sum(not job.up for job in jobs)
+    return len(jobs) < pace.at_once and rising < pace.rising
+
+
+def _ready(running: Iterable[Pipe], patience: float | None) -> list[Pipe]:
+    """Those with something to read, or at their end."""
+    from multiprocessing.connection import wait
+
+    return cast("list[Pipe]", wait(list(running), patience))
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Holds signals back: a worker that has begun must be known, and must know what to do."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+# --- In a worker ----------------------------------------------------------------------------------
+
+
+def _worker(folder: Path, case: Scenario, work: Work, pipe: Pipe, parent: int) -> None:
+    """Begins with signals held back, and ends so."""
+
+    def tell(message: object) -> None:
+        with suppress(OSError):  # Nobody listens any more.
+            pipe.send(message)
+
+    for number in (signal.SIGINT, signal.SIGHUP):
+        # Not SIG_IGN: programs in the lab would inherit that.
+        signal.signal(number, lambda *_: None)
+    with interruptible((signal.SIGTERM,)):
+        try:
+            threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            found = work(folder, case, _Telling(tell), tell)
+            tell(replace(found, history=History()))  # It is large, and stands in the folder.
+        except LabctlError as exc:
+            tell(exc)
+        except Interrupted as exc:
+            for found in exc.results:
+                tell(replace(found, history=History()))
+        except KeyboardInterrupt:
+            pass
+        except Exception as exc:
+            tell(Broken(sentence(exc)))
+        finally:
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(ORPHAN_LOOK)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+class _Telling:
+    """A watcher that tells the parent what step its case has come to."""
+
+    def __init__(self, tell: Callable[[object], None]) -> None:
+        self._tell = tell
+
+    def event(self, event: Event, history: History) -> None:
+        """See `Watcher`."""
+        if isinstance(event, StepEvent) and event.phase == "begin":
+            self._tell(Doing(event.index, event.text))
+
+    def up(self, lab: Lab) -> None:
+        """See `Watcher`."""
+
+    def done(self, lab: Lab) -> None:
+        """See `Watcher`."""

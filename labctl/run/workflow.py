@@ -1,0 +1,215 @@
+"""The flow of a command that runs labs: sweep, lease, open, run, report back."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+from labctl.backends import REAL_TIME, Backend, BackendOptions, Progress, backend_class
+from labctl.backends import lease as leases
+from labctl.backends.lease import Lease
+from labctl.errors import Mistake, ScenarioError, UsageError
+from labctl.ground.output import tell
+from labctl.ground.resources import default_folder
+from labctl.ground.written import words
+from labctl.lab.lab import Lab, stopping
+from labctl.language.document import Document
+from labctl.language.scenario import Scenario, load_document, params_of
+from labctl.language.values import unknown
+from labctl.record.history import History
+from labctl.record.store import RunFolder, new_folder
+from labctl.run.runner import Interrupted, RunResult, Session, Watcher
+
+DEFAULT_OS = "debian:12"
+DEFAULT_LAB = """\
+title: The default lab, for hands
+hosts: {server: {}, client: {}}
+steps: []
+"""
+END_DEADLINE = 15.0
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Those that ask for the end."""
+
+
+def load_all(files: Sequence[Path], sets: dict[str, str]) -> list[Scenario]:
+    """The cases of several files. Of `sets` each takes what are its params.
+
+    Raises ScenarioError with the mistakes of all of them, UsageError where `sets` names a param
+    that none of them has.
+    """
+    cases: list[Scenario] = []
+    mistakes: list[Mistake] = []
+    params: set[str] = set()
+    for file in files:
+        try:
+            document = Document.read(file)
+            own = params_of(document)
+            params |= own
+            chosen = {name: value for name, value in sets.items() if name in own}
+            cases += load_document(document, document.text, file.stem, chosen)
+        except ScenarioError as exc:
+            mistakes += exc.mistakes
+    if mistakes:
+        raise ScenarioError(mistakes)
+    for name in sets:
+        if name not in params:
+            place = str(files[0]) if len(files) == 1 else f"{len(files)} scenarios"
+            message = unknown("param", name, sorted(params))
+            raise UsageError(f"{place}: --set {name}: {message}")
+    return cases
+
+
+def bearable(cases: list[Scenario], virtual_time: bool, say: Progress) -> list[Scenario]:
+    """Of many cases those that can be waited for: where time is real, what needs a virtual one is
+    left out, and that is said. Alone such cases stay, and are skipped with the reason."""
+    bearable = [case for case in cases if virtual_time or "virtual_time" not in case.needs]
+    if not bearable or len(bearable) == len(cases):
+        return cases
+    say(f"cases that take hours are left out, {len(cases) - len(bearable)}: {REAL_TIME.mend}")
+    return bearable
+
+
+def run_case(
+    scenario: Scenario,
+    backend: str,
+    watcher: Watcher,
+    progress: Progress,
+    out: Path | None = None,
+    os: str = DEFAULT_OS,
+) -> RunResult:
+    """Runs one case on a backend by name, recorded in a new folder. Raises what `session` and
+    `Session.run` raise, and UsageError where nothing can be written."""
+    return run_in(place(scenario, out), scenario, watcher, progress, backend, os)
+
+
+def place(scenario: Scenario, out: Path | None) -> Path:
+    """A new folder for a run of this case, below `out` if that is given. Raises UsageError."""
+    name = scenario.name + "".join(f"-{words(value)}" for value in scenario.variant.values())
+    if out:
+        return new_folder(out, name)
+    return new_folder(default_folder(), f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{name}")
+
+
+def together(cases: Sequence[Scenario]) -> Path | None:
+    """A folder for what one command records, where that are several runs; one needs none."""
+    if len(cases) == 1:
+        return None
+    return default_folder() / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{len(cases)}-cases"
+
+
+def run_in(
+    path: Path, scenario: Scenario, watcher: Watcher, progress: Progress, backend: str, os: str
+) -> RunResult:
+    """Runs one case, recorded in this folder; see `run_case`. Raises Interrupted."""
+    with session(path, scenario, watcher, progress, backend, os) as opened:
+        try:
+            return opened.run()
+        except KeyboardInterrupt as exc:
+            raise Interrupted([opened.result] if hasattr(opened, "result") else []) from exc
+
+
+@contextmanager
+def session(
+    path: Path, scenario: Scenario, watcher: Watcher, progress: Progress, backend: str, os: str
+) -> Iterator[Session]:
+    """A case that is ready to run: with a lease, a folder to record it in, and a backend by name.
+    Raises UsageError where the folder can't be written, LabError where the backend can't be had."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    lease = Lease(leases.new_name(), "run", scenario.label, backend, now)
+    with lease, RunFolder(path, scenario.text) as folder:
+        opened = _open(lease, path, os, progress)
+        yield Session(scenario, opened, folder, _Announcing(watcher, lease))
+
+
+def hold(backend: str, os: str, progress: Progress, ready: Callable[[Lab], None]) -> None:
+    """Brings the default lab up, and keeps it until it is interrupted."""
+    (scenario,) = load_document(Document("labctl up", DEFAULT_LAB), DEFAULT_LAB, "lab", {})
+    now = datetime.now(UTC)
+    lease = Lease(leases.new_name(), "up", "lab", backend, now.isoformat(timespec="seconds"))
+    path = new_folder(default_folder(), f"{now:%Y%m%dT%H%M%S}-up")
+    with lease, RunFolder(path, DEFAULT_LAB) as folder:
+        opened = _open(lease, folder.path, os, progress)
+        with Lab(scenario, opened, History(), folder.add, folder.add_packets) as lab:
+            lease.hosts = lab.holders
+            lease.write()
+            ready(lab)
+            keep(lab)
+
+
+def keep(lab: Lab) -> None:
+    """Keeps a lab until a signal asks for its end."""
+    try:
+        while True:
+            lab.pump(3600.0)
+    except KeyboardInterrupt:
+        pass
+
+
+def _open(lease: Lease, folder: Path, os: str, progress: Progress) -> Backend:
+    options = BackendOptions(lease.run, lease.text, folder, os, progress)
+    backend: Backend = backend_class(lease.backend)(options)
+    return backend
+
+
+class _Announcing:
+    """Passes everything on to a watcher, and writes the hosts of a lab into its lease."""
+
+    def __init__(self, watcher: Watcher, lease: Lease) -> None:
+        self._watcher, self._lease = watcher, lease
+        self.event = watcher.event
+        self.done = watcher.done
+
+    def up(self, lab: Lab) -> None:
+        self._lease.hosts = lab.holders
+        self._lease.write()
+        self._watcher.up(lab)
+
+
+def sweep() -> list[str]:
+    """Removes from a running engine what dead controllers left; a line for each thing removed."""
+    from labctl.backends.docker.sweep import sweep as sweep_engine
+
+    return sweep_engine(_dead)
+
+
+def _dead(run: str, lease: str, any_holder_running: bool) -> bool:
+    """A holder ends with its controller, so where a lease can't be seen from here, it tells."""
+    alive = leases.alive(lease)
+    return not (any_holder_running if alive is None else alive)
+
+
+def end(lease: Lease) -> bool:
+    """Ends a lab that is kept in the background; False where it does not end in time. Raises
+    LabError where its controller can't be told from here."""
+    lease.interrupt()
+    deadline = time.monotonic() + END_DEADLINE
+    while leases.alive(lease.text):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@contextmanager
+def interruptible(numbers: Sequence[signal.Signals] = SIGNALS) -> Iterator[None]:
+    """Turns the first of these signals into KeyboardInterrupt, and ignores further ones while the
+    lab is taken down."""
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        if not stopping.is_set():
+            stopping.set()
+            raise KeyboardInterrupt(signal.Signals(number).name)
+        tell("labctl: taking the lab down, a moment")
+
+    before = [signal.signal(number, interrupt) for number in numbers]
+    try:
+        yield
+    finally:
+        stopping.clear()
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
