@@ -53,7 +53,7 @@ def hold(backend: str, os: str | None) -> None:
     from labctl.run import workflow
 
     def ready(lab: Any) -> None:
-        print(READY, *lab.scenario.hosts, flush=True)
+        print(READY, *lab.hosts, flush=True)
         with Path(devnull).open("w") as nowhere:
             dup2(nowhere.fileno(), 1)
             dup2(nowhere.fileno(), 2)

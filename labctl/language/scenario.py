@@ -24,6 +24,7 @@ from labctl.backends import BACKENDS, CAPABILITIES, HostSpec, ProcessSpec
 from labctl.errors import Mistake, ScenarioError
 from labctl.ground.plain import shown
 from labctl.ground.written import variant_words
+from labctl.lab.lab import LabSpec
 from labctl.language.document import Document, Expanded, Params, Path_
 from labctl.language.params import Choice, Given, alike
 from labctl.language.predicates import Claim, Predicate
@@ -244,9 +245,18 @@ class Scenario:
         return dict(_processes(self.hosts))
 
     @property
-    def host_specs(self) -> list[HostSpec]:
-        """The hosts, as a backend brings them up."""
-        return [HostSpec(name, host.addresses) for name, host in self.hosts.items()]
+    def spec(self) -> LabSpec:
+        """The lab that it wants."""
+        return LabSpec(
+            hosts=[HostSpec(name, host.addresses) for name, host in self.hosts.items()],
+            processes=self.processes,
+            starts=[process for step in self.steps for process in step.starts],
+            needs=self.needs,
+            sysctls={
+                name: (host.sysctls, self.sysctl_sources[name])
+                for name, host in self.hosts.items() if host.sysctls
+            },
+        )  # fmt: skip
 
     @property
     def least(self) -> float:

@@ -124,6 +124,6 @@ class Keeping:
 
     def done(self, lab: Lab) -> None:
         """Says how to get in, and keeps the lab until it is interrupted."""
-        hosts = " or ".join(f"{command()} shell {host}" for host in lab.scenario.hosts)
+        hosts = " or ".join(f"{command()} shell {host}" for host in lab.hosts)
         tell(f"The lab stays until Ctrl-C. Enter with {hosts}.")
         self._keep(lab)

@@ -14,11 +14,13 @@ from labctl.backends import Backend, MissingHere
 from labctl.errors import LabctlError, LabError, Unavailable, located
 from labctl.ground.crash import netted
 from labctl.judge.accounts import Account, accounts, reasons
-from labctl.judge.check import NotPassed, Verdict, check, held_at, left_undone, overall, unreached
+from labctl.judge.check import NotPassed, Verdict, check, left_undone, overall, unreached
 from labctl.judge.explain import explain
 from labctl.lab.lab import Lab
+from labctl.language.predicates.held import held_at
 from labctl.language.scenario import Scenario
 from labctl.language.steps import Step, StepFailed, Wait
+from labctl.language.steps.waiting import settle
 from labctl.record.events import Event, StepEvent
 from labctl.record.history import History
 from labctl.record.store import RunFolder
@@ -254,7 +256,11 @@ class Performance:
             for need in sorted(self.scenario.needs & lacks.keys()):
                 raise MissingHere(lacks[need])
             with Lab(
-                self.scenario, self._backend, self.history, self._record, self._records.add_packets
+                self.scenario.spec,
+                self._backend,
+                self.history,
+                self._record,
+                self._records.add_packets,
             ) as self.lab:
                 self._watcher.up(self.lab)
                 yield
@@ -282,7 +288,7 @@ class Performance:
         self.lab.look()
         late = [claim for claim in self.scenario.expect if not claim.holds(self.history)]
         for claim in late:
-            self.lab.settle(claim)
+            settle(self.lab, claim)
         if late:
             self.lab.look()
         self.lab.flush()

@@ -17,7 +17,8 @@ from labctl.errors import Mistake, ScenarioError, UsageError
 from labctl.ground.output import tell
 from labctl.ground.resources import default_folder
 from labctl.ground.written import words
-from labctl.lab.lab import Lab, stopping
+from labctl.lab.lab import Lab
+from labctl.lab.messaging import stopping
 from labctl.language.document import Document
 from labctl.language.scenario import Scenario, load_document, params_of
 from labctl.language.values import unknown
@@ -134,7 +135,7 @@ def hold(backend: str, os: str, progress: Progress, ready: Callable[[Lab], None]
     path = new_folder(default_folder(), f"{now:%Y%m%dT%H%M%S}-up")
     with lease, RunFolder(path, DEFAULT_LAB) as folder:
         opened = _open(lease, folder.path, os, progress)
-        with Lab(scenario, opened, History(), folder.add, folder.add_packets) as lab:
+        with Lab(scenario.spec, opened, History(), folder.add, folder.add_packets) as lab:
             lease.hosts = lab.holders
             lease.write()
             ready(lab)

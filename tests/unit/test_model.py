@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from labctl.judge.check import held_at
 from labctl.language.predicates import Predicate
+from labctl.language.predicates.held import held_at
 from labctl.language.predicates.segments import SegmentsPattern
 from labctl.language.predicates.states import Lasted, Path
 from labctl.language.values import Comparison

@@ -11,10 +11,11 @@ import pytest
 
 from labctl.errors import UsageError
 from labctl.ground.resources import default_folder
-from labctl.judge.check import check, held_at, overall
+from labctl.judge.check import check, overall
 from labctl.judge.explain import explain
 from labctl.judge.recorded import load
 from labctl.lab.lab import SETTLING, Lab
+from labctl.language.predicates.held import held_at
 from labctl.record.events import (
     CallEvent,
     CountersEvent,

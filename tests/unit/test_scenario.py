@@ -92,7 +92,7 @@ def test_a_lesson() -> None:
     assert lesson.about == "The server is killed while connected."
     assert lesson.refs == ("RFC 9293 section 3.6", "tcp(7): tcp_fin_timeout")
     assert (lesson.name, lesson.label, lesson.variant) == ("lesson", "lesson", {})
-    assert lesson.host_specs == [HostSpec("server"), HostSpec("client")]
+    assert lesson.spec.hosts == [HostSpec("server"), HostSpec("client")]
     assert list(lesson.processes) == ["server", "client"]
     assert lesson.processes["client"].calls == (
         'socket\nconnect server:8000\nsend "I am client"\n'
@@ -273,7 +273,7 @@ steps: []
     assert (plain.image, plain.calls is None) == (None, False)
     assert (client.name, client.host, client.uid) == ("client", "client", 0)
     assert found.needs == {"images", "uids"}
-    assert found.host_specs == [HostSpec("server", 3), HostSpec("client", 1)]
+    assert found.spec.hosts == [HostSpec("server", 3), HostSpec("client", 1)]
 
 
 def test_an_empty_program_is_no_process() -> None:

@@ -13,6 +13,7 @@ from labctl.language.predicates import Claim, Finding, Predicate
 from labctl.language.predicates.executed import Executed, Status
 from labctl.language.steps.base import Outcome, Step, StepFailed, When
 from labctl.language.steps.faults import Cut, Drop, Heal, Inject, Join, Net
+from labctl.language.steps.waiting import settle, wait
 from labctl.language.values import (
     Calls,
     Duration,
@@ -217,7 +218,7 @@ class Wait(Step):
     hint: Text | None = None
 
     def act(self, lab: Lab) -> Outcome:
-        return lab.wait(self.wait, self.within, self.since)
+        return wait(lab, self.wait, self.within, self.since)
 
     @property
     def claim(self) -> Predicate:
@@ -247,7 +248,7 @@ class Expect(Step):
     hint: Text | None = None
 
     def act(self, lab: Lab) -> None:
-        lab.settle(self.expect)
+        settle(lab, self.expect)
 
     @property
     def claim(self) -> Predicate:

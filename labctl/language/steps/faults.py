@@ -178,7 +178,7 @@ class Drop(Step):
         number = lab.history.step
         compiled = self.drop.compiled(lab.history)
         log, rules = compiled.log(number), compiled.rules(number)
-        for host in self.drop.places(list(lab.scenario.hosts)):
+        for host in self.drop.places(lab.hosts):
             group = faults.LOG_GROUP
             answer = lab.fault(host, "drop", number=number, group=group, log=log, rules=rules)
             if answer["unlogged"]:
@@ -202,7 +202,7 @@ class Heal(Step):
     def act(self, lab: Lab) -> None:
         ends = [e for e in lab.history.events if isinstance(e, StepEvent) and e.phase == "end"]
         numbers = [e.index for e in ends if self.heal in (self.everything, e.label)]
-        for host in lab.scenario.hosts:
+        for host in lab.hosts:
             answer = lab.fault(host, "heal", numbers=numbers)
             for event in faults.tallied(lab.history, answer["t"], host, answer["lost"]):
                 lab.emit(event)

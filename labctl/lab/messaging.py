@@ -1,0 +1,184 @@
+"""What programs in the lab say, in the order in which it is heard, and what they are asked.
+
+Threads: one reader a channel does nothing but put messages on a queue; everything else happens in
+the thread that calls `pump`, which takes them off and so orders all that is recorded.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from labctl.backends import Channel, Message
+from labctl.backends.wire import NoMessage
+from labctl.errors import LabError
+from labctl.ground.limits import explained
+from labctl.lab.messages import fitting, ident
+
+stopping = threading.Event()
+"""Set when a signal asked to stop. The exception that it raised may be lost, where Python can raise
+none (in a finalizer): so `pump` asks again, every HEARTBEAT seconds or as often as agents poll."""
+
+HEARTBEAT = 1.0
+ANSWER_DEADLINE = 20.0
+NO_MESSAGE = "said what is no message, or something in the lab wrote into its stream"
+
+
+class Clock:
+    """The lab's clock, as seconds since the run began. It is this machine's monotonic one, unless
+    the engine is elsewhere."""
+
+    def __init__(self) -> None:
+        self.origin = time.monotonic()
+        self._offset = 0.0  # lab clock minus ours
+
+    def now(self) -> float:
+        """Seconds since the run began."""
+        return time.monotonic() + self._offset - self.origin
+
+    def set(self, theirs: float, before: float, after: float) -> None:
+        """The run begins now. The lab's clock said `theirs` between two moments of ours: what it
+        differs by within the time that asking took counts as nothing."""
+        difference = theirs - (before + after) / 2
+        if abs(difference) > (after - before) / 2:
+            self._offset = difference
+        self.origin = time.monotonic() + self._offset
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a message comes from: a host's agent, the tracer, or one start of a process, from 1
+    on."""
+
+    name: str
+    host: str
+    channel: Channel
+    process: str | None = None
+    start: int = 0
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Said = Message | Exception | None
+"""A message; what broke its channel; or None for the channel's end."""
+
+
+class Inbox:
+    """All channels of a lab. `take` is called with what each says; `stopped` says which of the
+    lab's programs somebody has stopped, where one does not answer."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        take: Callable[[Source, Message | None], None],
+        stopped: Callable[[], str | None],
+    ) -> None:
+        self.heartbeat = HEARTBEAT
+        self._clock, self._take_in, self._stopped = clock, take, stopped
+        self._said: queue.SimpleQueue[tuple[Source, Said]] = queue.SimpleQueue()
+        self._asked = 0
+        self._replies: dict[int, Message] = {}
+
+    def listen(self, source: Source) -> None:
+        """Hears a channel from now on, to its end."""
+
+        def read() -> None:
+            try:
+                for message in source.channel:
+                    self._said.put((source, message))
+                self._said.put((source, None))
+            except Exception as exc:
+                self._said.put((source, exc))
+
+        threading.Thread(target=read, daemon=True, name=f"read {source.host}").start()
+
+    def pump(self, patience: float) -> None:
+        """Takes in what is there; waits for the first message, `patience` seconds or a heartbeat at
+        most. Raises KeyboardInterrupt where that is due.
+
+        What comes meanwhile is for the next time: a flood shall not keep us here."""
+        if self.next(patience):
+            for _ in range(self._said.qsize()):
+                self._take(*self._said.get_nowait())
+
+    def next(self, patience: float) -> bool:
+        """Takes in the next message, if one comes; see `pump`."""
+        if stopping.is_set():
+            raise KeyboardInterrupt
+        try:
+            self._take(*self._said.get(timeout=max(0.0, min(patience, self.heartbeat))))
+        except queue.Empty:
+            return False
+        return True
+
+    def pump_until(self, condition: Callable[[], bool], deadline: float) -> bool:
+        """Takes in messages until a condition holds; False where it does not before `deadline`."""
+        while not condition():
+            if (left := deadline - self._clock.now()) <= 0:
+                return False
+            self.pump(left)
+        return True
+
+    def expect(self, condition: Callable[[], bool], what: str) -> None:
+        """The same for what must come soon. Raises LabError where it does not."""
+        if not self.pump_until(condition, self._clock.now() + ANSWER_DEADLINE):
+            late = f"{what} did not come within {ANSWER_DEADLINE:g} s"
+            raise LabError(self._stopped() or late)
+
+    def post(self, channel: Channel, message: Message) -> int:
+        """Sends a question; the answer will bear the number that is returned."""
+        self._asked += 1
+        channel.send({**message, "id": self._asked})
+        return self._asked
+
+    def answered(self, number: int) -> bool:
+        """Whether a question has its answer."""
+        return number in self._replies
+
+    def take_reply(self, message: Message) -> int:
+        """Keeps an answer. Raises NoMessage."""
+        number = ident(message)
+        self._replies[number] = message
+        return number
+
+    def reply(self, number: int) -> Message:
+        """Takes out an answer; an empty one where none came."""
+        return self._replies.pop(number, {})
+
+    def ask(
+        self,
+        channels: Mapping[str, Channel],
+        messages: Mapping[str, Message],
+        patience: float = ANSWER_DEADLINE,
+    ) -> dict[str, Message]:
+        """Asks the agents of hosts, and returns what they answer. Raises LabError."""
+        ids = {host: self.post(channels[host], message) for host, message in messages.items()}
+        waiting, deadline = {*ids.values()}, self._clock.now() + patience
+        if not self.pump_until(lambda: waiting <= self._replies.keys(), deadline):
+            late = ", ".join(host for host, number in ids.items() if not self.answered(number))
+            do = next(iter(messages.values()))["do"]
+            raise LabError(self._stopped() or f"{late}: no answer to {do} in {patience:g} s")
+        answers = {host: self._replies.pop(number) for host, number in ids.items()}
+        for host, answer in answers.items():
+            asked = messages[host]
+            try:
+                fitting(str(asked.get("verb", asked["do"])), answer)
+            except NoMessage as exc:
+                raise LabError(f"the agent of host {host} {NO_MESSAGE}: {exc}") from exc
+            if "error" in answer:
+                raise LabError(f"{host}: {explained(str(answer['error']))}")
+        return answers
+
+    def _take(self, source: Source, message: Said) -> None:
+        try:
+            if isinstance(message, NoMessage | LabError):
+                raise message
+            if isinstance(message, Exception):
+                raise LabError(f"{source}: {type(message).__name__}: {message}") from message
+            self._take_in(source, message)
+        except NoMessage as exc:
+            raise LabError(f"{source} {NO_MESSAGE}: {exc}") from exc

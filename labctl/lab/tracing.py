@@ -1,0 +1,109 @@
+"""The tracer of a lab: what the kernel's tracepoint tells of its sockets, or why that can't be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from labctl.backends import Channel, Lack, Message
+from labctl.backends.wire import moment
+from labctl.lab import messages
+from labctl.lab.messaging import Clock, Inbox, Source
+from labctl.record.events import AddressEvent, Event, TroubleEvent
+
+NAME = "the tracer"
+MEND = "use a kernel and an engine that allow it"
+
+
+class Tracer:
+    """Hears a tracer. `emit` takes what it tells; the lab is not `closing`, so it has no reason to
+    end."""
+
+    def __init__(self, inbox: Inbox, clock: Clock, emit: Callable[[Event], None]) -> None:
+        self._inbox, self._clock, self._emit = inbox, clock, emit
+        self._channel: Channel | None = None
+        self._hello: Message = {}  # its first word; why there is none is its `reason`
+        self._owners: dict[str, str] = {}
+        self._hosts: list[str] = []
+        self._told = False  # whether what it misses is recorded
+
+    def start(self, channel: Channel | Lack, names: Mapping[str, str]) -> Lack | None:
+        """Has it report the sockets of these addresses, by name; returns why that can't be."""
+        self._owners = {address: name.partition(".")[0] for name, address in names.items()}
+        self._hosts = [*dict.fromkeys(self._owners.values())]
+        if isinstance(channel, Lack):
+            return channel
+        self._channel = channel
+        self._inbox.listen(Source(NAME, "", channel))
+        self._inbox.expect(lambda: bool(self._hello), "the tracer's first word")
+        if "reason" not in self._hello:
+            self._ask({"do": "watch", "addresses": list(names.values())})
+        if reason := self._hello.get("reason"):
+            self._channel = None
+            return Lack(reason, MEND)
+        return None
+
+    def begin(self, lack: Lack | None) -> None:
+        """The record begins: what the tracer misses stands in it from now on, all of it where there
+        is none."""
+        self._told = True
+        if lack:
+            self._blind(self._clock.now(), f"{lack.reason}; {lack.mend}")
+
+    def flush(self) -> None:
+        """Has it tell what it has, and what it missed."""
+        if self._channel:
+            self._ask({"do": "flush"})
+
+    def watch_too(self, event: AddressEvent) -> None:
+        """Has it report the sockets of one address more."""
+        self._owners[event.address] = event.host
+        if self._channel:
+            self._inbox.post(self._channel, {"do": "watch", "addresses": [*self._owners]})
+
+    def hears(self, source: Source) -> bool:
+        """Whether a message is the tracer's."""
+        return source.name == NAME
+
+    def take(self, message: Message | None, closing: bool) -> None:
+        """Takes in what it says, or its end. Raises NoMessage."""
+        if message is None:
+            if not closing and self._channel and "reason" not in self._hello:
+                self._channel = None
+                self._blind(self._clock.now(), "the tracer ended")
+            return
+        kind = message.pop("kind")
+        if kind == "hello":
+            self._hello = message
+        elif kind == "refused":
+            self._hello = messages.no_event(kind, message)
+        elif kind == "reply":
+            self._inbox.take_reply(message)
+        elif kind == "broken":
+            self._channel = None
+            text = messages.no_event(kind, message)["text"]
+            self._blind(self._clock.now(), f"the tracer broke: {text}")
+        elif self._told:
+            t = moment(message) - self._clock.origin
+            event = messages.of_trace(kind, t, self._owners, message)
+            if isinstance(event, TroubleEvent):
+                self._blind(t, event.text)
+            else:
+                self._emit(event)
+
+    def _ask(self, message: Message) -> None:
+        """Has it do something. If it can't, or ends, that is in the record."""
+        assert self._channel
+        number = self._inbox.post(self._channel, message)
+        self._inbox.expect(
+            lambda: self._inbox.answered(number) or not self._channel, "the tracer's answer"
+        )
+        if error := self._inbox.reply(number).get("error"):
+            self._blind(self._clock.now(), error)
+
+    def _blind(self, t: float, text: str) -> None:
+        """Records that up to `t` transitions were missed, or are from now on, on whatever host."""
+        if not self._told:
+            self._hello = {"reason": text}
+            return
+        for host in self._hosts:
+            self._emit(TroubleEvent(t, host, "trace", text))
