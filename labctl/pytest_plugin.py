@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from labctl.judge.result import RunResult
     from labctl.language.scenario import Scenario
-    from labctl.run.runner import RunResult
     from labctl.testing import Lab
 
 LABS = pytest.StashKey[ExitStack]()

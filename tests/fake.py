@@ -26,12 +26,13 @@ from typing import Any
 from labctl.backends import Channel, HostLink, HostSpec, Lack, Message, ProcessSpec
 from labctl.backends.sysctls import refusal
 from labctl.judge.check import Verdict, check
+from labctl.judge.result import RunResult
 from labctl.language.document import Document
 from labctl.language.scenario import Scenario, load_document
 from labctl.probes.segments import Captures
 from labctl.record.events import read_events
 from labctl.record.store import RunFolder, new_folder
-from labctl.run.runner import RunResult, Session, Silent, Watcher
+from labctl.run.runner import Session, Silent, Watcher
 
 HEADER = "State Recv-Q Send-Q Local Address:Port Peer Address:Port Process"
 COUNTERS = {"TcpActiveOpens": 0, "TcpExtTCPAbortOnClose": 7}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from labctl.judge.result import RunResult
 from labctl.record.events import StepEvent
-from labctl.run.runner import RunResult
 from tests.fake import tcp
 
 LISTEN = tcp("LISTEN", ":8000")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from labctl.judge import recorded
 from labctl.judge.check import Verdict
-from labctl.judge.recorded import RecordedRun
+from labctl.judge.result import RunResult
 from labctl.probes.segments import FLIGHT, Captures, Injection, Loss, Segment
 from labctl.record.events import (
     CallEvent,
@@ -134,7 +134,7 @@ def bars(found: Ladder, host: str) -> list[tuple[str, float, bool]]:
     ]
 
 
-def recorded_run(found: History, **more: object) -> RecordedRun:
+def recorded_run(found: History, **more: object) -> RunResult:
     """A run with this history, and nothing of note besides."""
     base = recorded.load(RUN)
     run = replace(base, history=found, verdicts=(), why=(), folder=Path("made-up"))

@@ -29,8 +29,7 @@ from labctl.ground.output import UNWRITABLE, flush, keep, prepare, show, silence
 from labctl.ground.plain import plain_lines
 
 if TYPE_CHECKING:
-    from labctl.judge.recorded import RecordedRun
-    from labctl.run.runner import RunResult
+    from labctl.judge.result import RunResult
 
 EXIT = {"pass": 0, "fail": 1, "unknown": 3, "skip": 3, "error": 4}
 INTERRUPTED = 130
@@ -185,8 +184,9 @@ def run(
     from labctl.cli import chosen
     from labctl.cli.arguments import find, parse_sets
     from labctl.ground.resources import scenarios
+    from labctl.judge.result import document
     from labctl.run import dispatch, workflow
-    from labctl.run.runner import WAS_INTERRUPTED, Interrupted, document
+    from labctl.run.runner import WAS_INTERRUPTED, Interrupted
 
     params = parse_sets(sets, "--set")
     cases = workflow.load_all(find(paths, scenarios()), params)
@@ -240,13 +240,13 @@ def _also(results: list[RunResult], files: dict[str, Path | None]) -> None:
     from labctl.judge.recorded import reloaded, told_apart
     from labctl.reports.markdown import summary
 
-    recorded: list[RecordedRun] = []
+    recorded: list[RunResult] = []
 
     def read(found: RunResult) -> None:
         recorded.append(reloaded(found))
 
     for found in results:
-        keep(f"{found.scenario.label} in the reports", partial(read, found))
+        keep(f"{found.label} in the reports", partial(read, found))
     for name, path in wanted.items():
         keep(str(path), partial(reports.write, name, recorded, path))
     step_summary.add(partial(summary, told_apart(recorded)))

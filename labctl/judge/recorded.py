@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,71 +13,18 @@ from labctl.ground import names
 from labctl.ground.reading import MAX_RECORD, MAX_RESULT, loads, open_file, read_file, typed
 from labctl.ground.written import variant_words
 from labctl.judge.accounts import Account
-from labctl.judge.check import Verdict, of_another
+from labctl.judge.check import Verdict
 from labctl.language.document import MAX_BYTES
 from labctl.language.scenario import Scenario
 from labctl.language.scenario import load as load_scenario
 from labctl.probes.segments import Captures
 from labctl.record.events import Environment, Event, read_events
 from labctl.record.history import History
-from labctl.reports.ladder import Ladder, rows
 
 if TYPE_CHECKING:
-    from labctl.run.runner import RunResult
+    from labctl.judge.result import RunResult, others
 
 MEND = "give a folder that `labctl run` recorded (its last line names it; --out DIR chooses it)"
-
-
-@dataclass(frozen=True)
-class RecordedRun:
-    """One recorded case. `seconds` is wall time, `lab_seconds` time by the lab's clock; `started`
-    is RFC 3339. `about`, `refs` and `others` (the steps of other variants, by number) are empty
-    where the scenario can no longer be read. `files` are the sizes that the files of the record
-    had in the end, in bytes, as far as they are known."""
-
-    folder: Path
-    scenario: str
-    title: str
-    about: str
-    refs: tuple[str, ...]
-    source: str
-    text: str
-    variant: Mapping[str, Any]
-    case: str
-    sets: Mapping[str, str]
-    result: str
-    reason: str | None
-    backend: str
-    environment: Mapping[str, Any]
-    started: str
-    seconds: float
-    lab_seconds: float
-    verdicts: tuple[Verdict, ...]
-    processes: tuple[Account, ...]
-    why: tuple[str, ...]
-    hosts: tuple[str, ...]
-    files: Mapping[str, int]
-    history: History = field(repr=False)
-    name: str = ""
-    others: frozenset[int] = frozenset()
-
-    @property
-    def label(self) -> str:
-        """`so_reuseaddr (old plain, new both)`, or the `name` that it has among others."""
-        return self.name or (f"{self.scenario} ({self.case})" if self.case else self.scenario)
-
-    @property
-    def place(self) -> str:
-        """Where it ran: the backend, the kernel, the operating system, the engine."""
-        known = self.environment
-        kernel = f"kernel {known['kernel']}" if known.get("kernel") else None
-        words = (self.backend, kernel, known.get("os"), known.get("engine"))
-        return ", ".join(str(word) for word in words if word)
-
-    @cached_property
-    def ladder(self) -> Ladder:
-        """What happened, as one picture."""
-        return rows(self.history, self.hosts, self.verdicts, self.others)
 
 
 @dataclass(frozen=True)
@@ -114,7 +60,7 @@ class Document:
 CUT_SHORT = {"runs": [{"result": "error", "reason": "the run was cut short: it left no result"}]}
 
 
-def load(folder: Path) -> RecordedRun:
+def load(folder: Path) -> RunResult:
     """Reads a run directory. A run that was cut short has no result.json; its result is `error`.
 
     Raises UsageError for a folder that is no run, with what to do."""
@@ -141,7 +87,7 @@ def load(folder: Path) -> RecordedRun:
             raise UsageError(
                 f"{folder}: history.jsonl:{line}: unknown host {host[:60]!r}; this lab has: {known}"
             )
-    return RecordedRun(
+    return RunResult(
         folder=folder,
         scenario=found.scenario or folder.name,
         title=found.title or (scenario.title if scenario else folder.name),
@@ -165,7 +111,7 @@ def load(folder: Path) -> RecordedRun:
         hosts=hosts,
         files=document.files,
         history=history,
-        others=_others(scenario, case),
+        others=others(scenario) if scenario and scenario.case == case else frozenset(),
     )
 
 
@@ -183,41 +129,16 @@ def read_result(path: Path) -> dict[str, Any]:
     return found
 
 
-def reloaded(found: RunResult) -> RecordedRun:
+def reloaded(found: RunResult) -> RunResult:
     """A run that has just ended, as its folder has it; as far as it is known where that has not
     taken all of it, or there is none."""
     try:
         return replace(load(found.folder), result=found.result, reason=found.reason)
     except UsageError:
-        case = found.scenario
-        return RecordedRun(
-            folder=found.folder,
-            scenario=case.name,
-            title=case.title,
-            about=case.about,
-            refs=case.refs,
-            source=case.source,
-            text=case.text,
-            variant=case.variant,
-            case=case.case,
-            sets=case.sets,
-            result=found.result,
-            reason=found.reason,
-            backend=found.backend,
-            environment=found.environment,
-            started=found.started,
-            seconds=found.seconds,
-            lab_seconds=found.lab_seconds,
-            verdicts=found.verdicts,
-            processes=found.processes,
-            why=found.why,
-            hosts=tuple(case.hosts),
-            files={},
-            history=found.history,
-        )
+        return found
 
 
-def told_apart(runs: Iterable[RecordedRun]) -> list[RecordedRun]:
+def told_apart(runs: Iterable[RunResult]) -> list[RunResult]:
     """The same runs, each with a label of its own: where several have one, with their files, or
     their folders."""
     found = list(runs)
@@ -256,13 +177,6 @@ def _scenario(path: Path, sets: Mapping[str, str], case: str) -> Scenario | None
     except UsageError:
         return None
     return next((found for found in cases if found.case == case), cases[0])
-
-
-def _others(scenario: Scenario | None, case: str) -> frozenset[int]:
-    """The steps that are of other variants only."""
-    if scenario is None or scenario.case != case:
-        return frozenset()
-    return frozenset(n for n in range(len(scenario.steps)) if of_another(scenario, n))
 
 
 def _hosts(history: History, scenario: Scenario | None) -> tuple[str, ...]:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from labctl.errors import UsageError
 from labctl.judge.check import Verdict, check
-from labctl.judge.recorded import RecordedRun, load
+from labctl.judge.recorded import load
+from labctl.judge.result import RunResult
 from labctl.language.predicates import Predicate
 from labctl.language.scenario import Scenario
 from labctl.language.scenario import load as load_scenario
@@ -40,7 +41,7 @@ def judge(folder: Path) -> list[Verdict]:
     return [*verdicts, *_not_done(run, scenario, events), *ending]
 
 
-def _scenario(run: RecordedRun) -> Scenario:
+def _scenario(run: RunResult) -> Scenario:
     """The case, as the folder's scenario has it now."""
     cases = load_scenario(run.folder / "scenario.yaml", run.sets)
     found = next((case for case in cases if case.case == run.case), None)
@@ -73,7 +74,7 @@ def _matched(old: Mapping[int, str], new: Sequence[str]) -> dict[int, int]:
     return found
 
 
-def _placed(run: RecordedRun, scenario: Scenario) -> Iterator[Event]:
+def _placed(run: RunResult, scenario: Scenario) -> Iterator[Event]:
     """The events of a record, with the indexes that their steps have in the scenario as it is now,
     and with what of the captures is lost. Of a step that it has no more the moment stays; of one
     that counts from a label which the record has not, too."""
@@ -98,7 +99,7 @@ def _placed(run: RecordedRun, scenario: Scenario) -> Iterator[Event]:
             yield from (TroubleEvent(event.t, h, "capture", text) for h, text in lost if text)
 
 
-def _not_done(run: RecordedRun, scenario: Scenario, events: Sequence[Event]) -> Iterator[Verdict]:
+def _not_done(run: RunResult, scenario: Scenario, events: Sequence[Event]) -> Iterator[Verdict]:
     """What is unknown because the record has no end of a step for it: a verdict each."""
     told = [event for event in events if isinstance(event, StepEvent) and event.index >= 0]
     begun = {event.index for event in told}
@@ -124,18 +125,18 @@ def _not_done(run: RecordedRun, scenario: Scenario, events: Sequence[Event]) -> 
 # --- What is left of the record -------------------------------------------------------------------
 
 
-def _stopped(run: RecordedRun) -> bool:
+def _stopped(run: RunResult) -> bool:
     """Whether there may have been more steps than the record has."""
     last = next((e for e in reversed(run.history.events) if isinstance(e, StepEvent)), None)
     return last is None or last.outcome in (None, "failed", "timeout") or _early(run)
 
 
-def _early(run: RecordedRun) -> bool:
+def _early(run: RunResult) -> bool:
     """Whether something other than the verdicts ended a run."""
     return run.result != "pass" and run.reason is not None
 
 
-def _ending(run: RecordedRun, scenario: Scenario) -> list[Verdict]:
+def _ending(run: RunResult, scenario: Scenario) -> list[Verdict]:
     """What is to be said of how a run ended, if that was not by its verdicts."""
     if not _early(run):
         return []
@@ -149,7 +150,7 @@ def _ending(run: RecordedRun, scenario: Scenario) -> list[Verdict]:
 class _Bounds:
     """What a record can't bear out, however it was judged."""
 
-    def __init__(self, run: RecordedRun, scenario: Scenario) -> None:
+    def __init__(self, run: RunResult, scenario: Scenario) -> None:
         self._run, self._scenario = run, scenario
         self._damage = _damage(run, "history.jsonl")
         self._whole = {*scenario.expect_sources}
@@ -186,7 +187,7 @@ class _Bounds:
         return {*claim.hosts, *filter(None, ends), *owners}
 
 
-def _damage(run: RecordedRun, name: str) -> str:
+def _damage(run: RunResult, name: str) -> str:
     """What is wrong with a file of a record. How long each was stands in result.json."""
     path, size = run.folder / name, run.files.get(name)
     lab = run.history.lab

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from labctl.judge.recorded import RecordedRun
+    from labctl.judge.result import RunResult
 
 REPORTS: dict[str, str] = {
     "ladder": "labctl.reports.ladder_text:ladders",
@@ -23,7 +23,7 @@ REPORTS: dict[str, str] = {
 """Name and function, `module:function`, from recorded runs to text. Imported only when used."""
 
 
-def write(name: str, runs: Sequence[RecordedRun], path: Path) -> None:
+def write(name: str, runs: Sequence[RunResult], path: Path) -> None:
     """Writes the runs as a report of that name to a file; several as HTML, each to a page of its
     own beside it. Raises OSError."""
     from labctl.judge.recorded import told_apart
@@ -35,7 +35,7 @@ def write(name: str, runs: Sequence[RecordedRun], path: Path) -> None:
         path.write_text(render(name, runs), encoding="utf-8")
 
 
-def _write_pages(runs: Sequence[RecordedRun], path: Path) -> None:
+def _write_pages(runs: Sequence[RunResult], path: Path) -> None:
     from labctl.reports.html import index, page, page_names
 
     names = page_names(runs, taken=[path.name])
@@ -44,12 +44,10 @@ def _write_pages(runs: Sequence[RecordedRun], path: Path) -> None:
     path.write_text(index(runs, names), encoding="utf-8")
 
 
-def render(name: str, runs: Sequence[RecordedRun]) -> str:
+def render(name: str, runs: Sequence[RunResult]) -> str:
     """The runs as a report of that name."""
     from labctl.judge.recorded import told_apart
 
     module, _, function = REPORTS[name].partition(":")
-    found: Callable[[Sequence[RecordedRun]], str] = getattr(
-        importlib.import_module(module), function
-    )
+    found: Callable[[Sequence[RunResult]], str] = getattr(importlib.import_module(module), function)
     return found(told_apart(runs))

@@ -14,9 +14,10 @@ from markupsafe import Markup, escape
 
 from labctl.ground.plain import plain_lines
 from labctl.judge.accounts import told
-from labctl.judge.recorded import RecordedRun
+from labctl.judge.result import RunResult
 from labctl.reports.comparison import Comparison
 from labctl.reports.drawing import SIGNS, STRIPED, draw
+from labctl.reports.ladder import ladder_of
 from labctl.reports.rungs import behind, claim_words
 from labctl.reports.shapes import FONTS, Drawing, px
 
@@ -47,26 +48,27 @@ NARROW_ROWS = 2000
 """What is longer has no narrow drawing: the page would be too large for a small device."""
 
 
-def page(run: RecordedRun) -> str:
+def page(run: RunResult) -> str:
     """One run on a page."""
     drawings: dict[str, Drawing] = {}
-    if run.ladder.rows and run.hosts:
-        drawings["wide"] = draw(run.ladder)
-        if len(run.ladder.rows) <= NARROW_ROWS:
-            drawings["narrow"] = draw(run.ladder, narrow=True)
+    ladder = ladder_of(run)
+    if ladder.rows and run.hosts:
+        drawings["wide"] = draw(ladder)
+        if len(ladder.rows) <= NARROW_ROWS:
+            drawings["narrow"] = draw(ladder, narrow=True)
     return _template("run.html.j2").render(
-        run=run, ladder=run.ladder, drawings=drawings, about=paragraphs(run.about)
+        run=run, ladder=ladder, drawings=drawings, about=paragraphs(run.about)
     )
 
 
-def index(runs: Sequence[RecordedRun], names: Sequence[str] | None = None) -> str:
+def index(runs: Sequence[RunResult], names: Sequence[str] | None = None) -> str:
     """Many runs on a page, each with a link to a page of its own: by `names`, or by
     `page_names`."""
     named = zip(runs, names or page_names(runs), strict=True)
     return _template("index.html.j2").render(runs=runs, named=list(named))
 
 
-def pages(runs: Sequence[RecordedRun]) -> str:
+def pages(runs: Sequence[RunResult]) -> str:
     """One run on a page, or several as an index."""
     return page(runs[0]) if len(runs) == 1 else index(runs)
 
@@ -101,7 +103,7 @@ def words(text: str) -> Markup:
     return Markup("").join([*pieces, escape(text[end:])])
 
 
-def page_names(runs: Sequence[RecordedRun], taken: Iterable[str] = ()) -> list[str]:
+def page_names(runs: Sequence[RunResult], taken: Iterable[str] = ()) -> list[str]:
     """What the pages of runs are called: after the runs' folders, each name once and none that is
     taken, also where capitals don't count."""
     used = {name.casefold() for name in taken}

@@ -14,7 +14,7 @@ from xml.etree.ElementTree import Element, SubElement
 from labctl.ground.plain import plain, plain_lines
 from labctl.judge.accounts import reasons, told
 from labctl.judge.check import Verdict
-from labctl.judge.recorded import RecordedRun
+from labctl.judge.result import RunResult
 from labctl.reports.rungs import behind
 
 TAGS = {"fail": "failure", "unknown": "error", "error": "error", "skip": "skipped"}
@@ -23,7 +23,7 @@ COUNTS = {"tests": "testcase", "failures": "failure", "errors": "error", "skippe
 NEVER = "1970-01-01T00:00:00"
 
 
-def document(runs: Sequence[RecordedRun]) -> str:
+def document(runs: Sequence[RunResult]) -> str:
     """All runs. What is unknown is an error there, since it is no pass."""
     root = Element("testsuites", name="labctl")
     root.extend([_suite(number, run) for number, run in enumerate(runs)])
@@ -35,7 +35,7 @@ def document(runs: Sequence[RecordedRun]) -> str:
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'
 
 
-def _suite(number: int, run: RecordedRun) -> Element:
+def _suite(number: int, run: RunResult) -> Element:
     name = plain(run.label)
     suite = Element("testsuite", name=name, package=name, id=str(number), hostname="localhost")
     properties = SubElement(suite, "properties")
@@ -59,7 +59,7 @@ def _suite(number: int, run: RecordedRun) -> Element:
     return suite
 
 
-def _case(run: RecordedRun, place: int, verdict: Verdict, lines: Sequence[str]) -> Element:
+def _case(run: RunResult, place: int, verdict: Verdict, lines: Sequence[str]) -> Element:
     before = run.verdicts[place - 2].at if place > 1 else 0.0
     case = Element("testcase", name=plain(f"{place}. {verdict.what}"), classname=plain(run.label))
     case.set("time", _seconds(verdict.at - before))

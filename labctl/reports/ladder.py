@@ -17,6 +17,7 @@ from statistics import median
 from labctl.ground import errnos
 from labctl.ground.plain import plain
 from labctl.judge.check import Verdict
+from labctl.judge.result import RunResult
 from labctl.probes.segments import Segment
 from labctl.probes.sockets import (
     SsParseError,
@@ -38,7 +39,6 @@ from labctl.record.events import (
 )
 from labctl.record.history import History
 from labctl.reports.drawn import Drawn, choose, cut, lines
-from labctl.reports.ladder_text import styled, text
 from labctl.reports.rungs import (
     Arrow,
     Bar,
@@ -60,8 +60,6 @@ from labctl.reports.rungs import (
 from labctl.reports.states import Change, Ends, changes
 from labctl.reports.states import ends as ends_of
 
-__all__ = ["Ladder", "rows", "styled", "text"]
-
 FOLD_SECONDS = 0.25
 FOLD_TIMES = 10
 """A gap is folded where it is longer than both: so many seconds, so many times the median gap."""
@@ -78,6 +76,11 @@ FULL = 99
 
 ORDER = (Left, Life, Step, Call, Arrow, Bar, Return, Note, Look, Judged)
 """What comes first of things at one moment: causes before effects."""
+
+
+def ladder_of(run: RunResult) -> Ladder:
+    """What happened in a run, as one picture."""
+    return rows(run.history, run.hosts, run.verdicts, run.others)
 
 
 def rows(

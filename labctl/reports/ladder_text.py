@@ -13,6 +13,7 @@ from rich.text import Text
 from labctl.ground.output import ASCII
 from labctl.ground.plain import plain
 from labctl.judge.accounts import told
+from labctl.reports.ladder import ladder_of
 from labctl.reports.rungs import (
     Arrow,
     Bar,
@@ -35,7 +36,7 @@ from labctl.reports.rungs import (
 )
 
 if TYPE_CHECKING:
-    from labctl.judge.recorded import RecordedRun
+    from labctl.judge.result import RunResult
 
 WIDTH = 110
 """Cells where nobody says how many there are."""
@@ -85,15 +86,15 @@ def text(ladder: Ladder, width: int, unicode: bool = True) -> str:
     return _bare(_lines(ladder, width), unicode)
 
 
-def ladders(runs: Sequence[RecordedRun]) -> str:
+def ladders(runs: Sequence[RunResult]) -> str:
     """The ladders of runs, each with its title, its result and why: no wider than the terminal, and
     without colour."""
     return "\n".join(_bare(_told(run, _columns())) for run in runs)
 
 
-def picture(run: RecordedRun) -> str:
+def picture(run: RunResult) -> str:
     """The ladder of a run below its label, for those who tell the rest themselves."""
-    return f"{plain(run.label)}\n{text(run.ladder, _columns())}"
+    return f"{plain(run.label)}\n{text(ladder_of(run), _columns())}"
 
 
 def _columns() -> int:
@@ -105,7 +106,7 @@ def styled(ladder: Ladder, width: int) -> Text:
     return _colourful(_lines(ladder, width))
 
 
-def styled_ladders(runs: Sequence[RecordedRun], width: int) -> Text:
+def styled_ladders(runs: Sequence[RunResult], width: int) -> Text:
     """The same as `ladders`, in colour."""
     return Text("\n").join(_colourful(_told(run, width)) for run in runs)
 
@@ -125,16 +126,17 @@ def _colourful(lines: _Lines) -> Text:
     return found
 
 
-def _told(run: RecordedRun, width: int) -> _Lines:
+def _told(run: RunResult, width: int) -> _Lines:
     """A run: its head, and its ladder."""
-    canvas = _Canvas(run.ladder, width)
+    ladder = ladder_of(run)
+    canvas = _Canvas(ladder, width)
     yield from _head(run, min(width, max(canvas.width, WIDTH)))
-    if run.ladder.rows:
+    if ladder.rows:
         yield [("", "")]
-        yield from _lines(run.ladder, width)
+        yield from _lines(ladder, width)
 
 
-def _head(run: RecordedRun, width: int) -> _Lines:
+def _head(run: RunResult, width: int) -> _Lines:
     """What ran, what came of it, and why."""
     words = plain(f"{run.label}  {run.title}")
     yield from ([(line, "bold")] for line in wrap(words, width))
@@ -142,7 +144,7 @@ def _head(run: RecordedRun, width: int) -> _Lines:
     if "virtual time" in str(run.environment.get("engine")):
         seconds = f"{run.lab_seconds:.1f} s by the lab's clock, in {seconds}"
     reason = f": {run.reason}" if run.reason else ""
-    result, words = run.result.upper(), plain(f"{reason}  {seconds} on {run.place}")
+    result, words = run.result.upper(), plain(f"{reason}  {seconds} on {run.where}")
     first, *more = wrap(f"{result}{words}", width)
     yield [(result, STYLES.get(run.result, "")), (first[len(result) :], "")]
     yield from ([(line, "")] for line in more)

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from labctl.ground.plain import plain
 from labctl.judge.accounts import told
-from labctl.judge.recorded import RecordedRun
+from labctl.judge.result import RunResult
 from labctl.reports.comparison import Comparison, Section
-from labctl.reports.mermaid import diagram
+from labctl.reports.ladder import ladder_of
+from labctl.reports.mermaid import drawn
 from labctl.reports.rungs import behind
 from labctl.reports.step_summary import LIMIT, NOTE, Part, artifacts, fitted
 
@@ -17,7 +18,7 @@ SIGNS = {"pass": "✅", "fail": "❌", "error": "❌", "unknown": "❔", "skip":
 SPECIAL = re.compile(r"([\\`*_\[\]<#|~&$])")
 
 
-def summary(runs: Sequence[RecordedRun], room: int | None = None) -> str:
+def summary(runs: Sequence[RunResult], room: int | None = None) -> str:
     """Each run with its verdicts, its ladder and why; where there are several, a table of them
     first, and the ladders of those that passed folded. Where there is only room for so many bytes,
     those that did not pass come first, and what is left out is told."""
@@ -93,7 +94,7 @@ def _section(section: Section, rank: int) -> Iterator[Part]:
     yield _part(0, "")
 
 
-def _overview(runs: Sequence[RecordedRun]) -> Iterator[Part]:
+def _overview(runs: Sequence[RunResult]) -> Iterator[Part]:
     rows = [(_sign(r.result), _safe(r.label), _safe(r.title), f"{r.seconds:.1f}") for r in runs]
     head, rule, *lines = _table(("result", "scenario", "what", "seconds"), rows)
     yield _part(0, f"## {len(runs)} runs", "", head, rule)
@@ -101,15 +102,15 @@ def _overview(runs: Sequence[RecordedRun]) -> Iterator[Part]:
     yield _part(0, "")
 
 
-def _good(run: RecordedRun) -> bool:
+def _good(run: RunResult) -> bool:
     return run.result in ("pass", "skip")
 
 
-def _run(run: RecordedRun, folded: bool | None) -> str:
+def _run(run: RunResult, folded: bool | None) -> str:
     """A run with its picture, which may be folded, or (None) without it."""
     lines = [f"## {_safe(run.label)}: {_safe(run.title)}", ""]
     reason = f": {_safe(run.reason)}" if run.reason else ""
-    lines += [f"{_sign(run.result)}{reason}, {run.seconds:.1f} s on {_safe(run.place)}", ""]
+    lines += [f"{_sign(run.result)}{reason}, {run.seconds:.1f} s on {_safe(run.where)}", ""]
     if run.verdicts:
         rows = [
             (_sign(v.result), f"{v.at:.3f} s", _safe(v.what), _safe(v.expected), _safe(v.actual))
@@ -119,14 +120,15 @@ def _run(run: RecordedRun, folded: bool | None) -> str:
     lines += list(_failures(run))
     for sentence in run.why:
         lines += [f"**Why:** {_safe(sentence)}", ""]
-    if folded is not None and run.ladder.rows and run.hosts:
-        picture = ["```mermaid", diagram(run).rstrip(), "```", ""]
+    ladder = ladder_of(run) if folded is not None and run.hosts else None
+    if ladder and ladder.rows:
+        picture = ["```mermaid", drawn(ladder).rstrip(), "```", ""]
         head = "<details><summary>What happened</summary>"
         lines += [head, "", *picture, "</details>", ""] if folded else picture
     return "\n".join(lines)
 
 
-def _failures(run: RecordedRun) -> Iterator[str]:
+def _failures(run: RunResult) -> Iterator[str]:
     """What is behind all that did not hold."""
     for verdict, found in behind(run.verdicts):
         if verdict.result not in ("pass", "skip") and found:

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator, Sequence
 
 from labctl.ground.plain import plain
-from labctl.judge.recorded import RecordedRun
+from labctl.judge.result import RunResult
+from labctl.reports.ladder import ladder_of
 from labctl.reports.rungs import (
     Arrow,
     Bar,
@@ -33,9 +34,13 @@ MOST = 45_000
 SPECIAL = re.compile(r"[#;%<>&{}\\`\"]")
 
 
-def diagram(run: RecordedRun) -> str:
+def diagram(run: RunResult) -> str:
     """The ladder of a run. One that is too long for Mermaid ends with how many rows are missing."""
-    ladder = run.ladder
+    return drawn(ladder_of(run))
+
+
+def drawn(ladder: Ladder) -> str:
+    """A ladder; see `diagram`."""
     lines = ["sequenceDiagram"]
     lines += [f"  participant {_id(ladder, host)} as {_safe(host)}" for host in ladder.hosts]
     size = sum(map(len, lines))
@@ -50,7 +55,7 @@ def diagram(run: RecordedRun) -> str:
     return "\n".join(lines) + "\n"
 
 
-def diagrams(runs: Sequence[RecordedRun]) -> str:
+def diagrams(runs: Sequence[RunResult]) -> str:
     """The ladders of runs, one after the other."""
     return "\n".join(diagram(run) for run in runs)
 

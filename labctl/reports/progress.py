@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from labctl.ground.invoked import command
 from labctl.ground.names import told_apart
 from labctl.ground.output import tell
+from labctl.judge.result import RunResult
 from labctl.language.scenario import Scenario
 from labctl.record.events import Event, StepEvent
 from labctl.record.history import History
-from labctl.run.runner import RunResult, Watcher
+from labctl.run.runner import Watcher
 
 if TYPE_CHECKING:
     from labctl.lab.lab import Lab

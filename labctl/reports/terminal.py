@@ -20,6 +20,7 @@ from labctl.ground.names import told_apart
 from labctl.ground.plain import plain
 from labctl.judge.accounts import told
 from labctl.judge.check import Verdict
+from labctl.judge.result import RunResult
 from labctl.language.scenario import Scenario
 from labctl.probes.sockets import Socket, describe_socket
 from labctl.record.events import Event, SocketsEvent, StepEvent
@@ -28,10 +29,10 @@ from labctl.reports import tables
 from labctl.reports.ladder_text import STYLES, ladders, styled_ladders
 from labctl.reports.rungs import behind, claim_words
 from labctl.reports.tables import words as _text
-from labctl.run.runner import WAS_INTERRUPTED, RunResult
+from labctl.run.runner import WAS_INTERRUPTED
 
 if TYPE_CHECKING:
-    from labctl.judge.recorded import RecordedRun
+    from labctl.judge.result import RunResult
     from labctl.lab.lab import Lab
     from labctl.reports.comparison import Comparison
     from labctl.run.workers import Doing
@@ -61,13 +62,13 @@ def print_runs(
             _print_where([run], out)
             out.print()
     table = tables.table("", "scenario", "variant", "seconds", "")
-    names = told_apart((run.scenario.label, run.scenario.source) for run in runs)
+    names = told_apart((run.label, run.source) for run in runs)
     for run, name in zip(runs, names, strict=True):
         style = STYLES[run.result]
         table.add_row(
             Text(f"{SYMBOLS[run.result]} {run.result}", style),
-            _text(run.scenario.name + name.removeprefix(run.scenario.label)),
-            _text(run.scenario.case),
+            _text(run.scenario + name.removeprefix(run.label)),
+            _text(run.case),
             f"{run.seconds:.1f}",
             _text(run.reason or ""),
         )
@@ -104,7 +105,7 @@ def _counts(runs: Sequence[RunResult]) -> list[Text]:
 
 
 def _print_run(run: RunResult, out: Console) -> None:
-    out.print(_text(run.scenario.label, "bold"), _text(run.scenario.title))
+    out.print(_text(run.label, "bold"), _text(run.title))
     for event in run.history.events:
         if isinstance(event, StepEvent) and event.phase == "end" and event.text[:9] == "snapshot ":
             _print_sides(event, run, out)
@@ -133,7 +134,7 @@ def _print_sides(step: StepEvent, run: RunResult, out: Console) -> None:
             seen[event.host] = event
         if event is step:
             break
-    sides = [(host, line) for host in run.scenario.hosts for line in _lines(seen[host].sockets)]
+    sides = [(host, line) for host in run.hosts for line in _lines(seen[host].sockets)]
     out.print(Padding(_sides(sides), (0, 0, 0, 4)))
 
 
@@ -181,7 +182,7 @@ def _print_lines(lines: Iterable[str], out: Console) -> None:
         out.print(Padding(_text(line), (0, 0, 0, 4)))
 
 
-def print_ladders(runs: Sequence[RecordedRun]) -> None:
+def print_ladders(runs: Sequence[RunResult]) -> None:
     """The ladders of runs on stdout: in colour on a terminal."""
     out = tables.console()
     if not out.is_terminal:

@@ -12,10 +12,11 @@ from pathlib import Path
 from labctl.backends import Progress, backend_class
 from labctl.errors import LabctlError, UsageError
 from labctl.ground.crash import netted
+from labctl.judge.result import RunResult, unperformed
 from labctl.language.scenario import Scenario
 from labctl.reports.progress import Keeping, board, progress
 from labctl.run import workers, workflow
-from labctl.run.runner import Interrupted, RunResult, Watcher, unperformed
+from labctl.run.runner import Interrupted, Watcher
 from labctl.run.workers import Pace, pace
 
 IDLE_BY = 2.0

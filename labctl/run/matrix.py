@@ -16,7 +16,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from labctl.ground.reading import MAX_RECORD, open_file, read_file
 from labctl.ground.resources import default_folder
 from labctl.judge.check import overall
 from labctl.judge.recorded import case_of, read_result
+from labctl.judge.result import RunResult, document, unperformed
 from labctl.language.document import MAX_BYTES, Document
 from labctl.language.scenario import Scenario, load_document
 from labctl.language.values import unknown
@@ -36,7 +37,6 @@ from labctl.reports.comparison import NEVER_RUN, NOT_RUN, Seen
 from labctl.run import dispatch, workflow
 from labctl.run.guests import root
 from labctl.run.guests.initramfs import sources
-from labctl.run.runner import RunResult, document, unperformed
 
 SYSCTLS = (
     "net.core.somaxconn",
@@ -287,7 +287,8 @@ def _not_had(case: Scenario, place: Place, why: LabctlError, folder: Path) -> Ru
     """A place that could not be had; where a lab failed that is an error."""
     result = "error" if why.exit_status == LabError.exit_status else "skip"
     system = {"kernel": None, "os": place.os or None, "engine": None}
-    return unperformed(case, result, str(why), place.backend, folder, system)
+    found = unperformed(case, result, str(why), place.backend, folder)
+    return replace(found, environment=system)
 
 
 def _sysctls(run: Mapping[str, Any] | None) -> dict[str, str]:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from labctl.backends import Backend, MissingHere
 from labctl.errors import LabctlError, LabError, Unavailable, located
 from labctl.ground.crash import netted
-from labctl.judge.accounts import Account, accounts, reasons
+from labctl.judge.accounts import accounts, reasons
 from labctl.judge.check import NotPassed, Verdict, check, left_undone, overall, unreached
 from labctl.judge.explain import explain
+from labctl.judge.result import RunResult, document, now
 from labctl.lab.lab import Lab
 from labctl.language.predicates.held import held_at
 from labctl.language.scenario import Scenario
@@ -42,49 +41,6 @@ class Watcher(Protocol):
         """Called when the steps are done and the lab is still up."""
 
 
-@dataclass(frozen=True)
-class RunResult:
-    """What came of one case. `seconds` is wall time, `lab_seconds` time by the lab's clock.
-    `processes` is what those did last whose lab failed."""
-
-    scenario: Scenario
-    result: str
-    reason: str | None
-    backend: str
-    environment: Mapping[str, Any]
-    started: str
-    seconds: float
-    lab_seconds: float
-    folder: Path
-    verdicts: tuple[Verdict, ...]
-    why: tuple[str, ...]
-    history: History = field(repr=False)
-    processes: tuple[Account, ...] = ()
-
-    def as_json(self) -> dict[str, Any]:
-        """As the result document has it."""
-        reason = {"reason": self.reason} if self.reason else {}
-        return {
-            "scenario": self.scenario.name,
-            "source": self.scenario.source,
-            "title": self.scenario.title,
-            "variant": dict(self.scenario.variant),
-            "case": self.scenario.case,
-            **({"sets": dict(self.scenario.sets)} if self.scenario.sets else {}),
-            "result": self.result,
-            **reason,
-            "backend": self.backend,
-            "environment": dict(self.environment),
-            "started": self.started,
-            "seconds": round(self.seconds, 3),
-            "lab_seconds": round(self.lab_seconds, 3),
-            "dir": str(self.folder),
-            "verdicts": [verdict.as_json() for verdict in self.verdicts],
-            "why": list(self.why),
-            **({"processes": [a.as_json() for a in self.processes]} if self.processes else {}),
-        }
-
-
 class Interrupted(KeyboardInterrupt):
     """An interruption, and what had come of the cases by then: of those under way, that they were
     interrupted."""
@@ -92,17 +48,6 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, results: Sequence[RunResult]) -> None:
         super().__init__()
         self.results = list(results)
-
-
-def document(runs: Sequence[RunResult], reason: str = "") -> dict[str, Any]:
-    """The result document, version 1. With a `reason` for which there are not all runs it is an
-    `error`."""
-    return {
-        "version": "1",
-        "result": "error" if reason else overall(run.result for run in runs),
-        **({"reason": reason} if reason else {}),
-        "runs": [run.as_json() for run in runs],
-    }
 
 
 class Silent:
@@ -165,8 +110,8 @@ def conclude(
     processes = accounts(scenario, history) if result == "error" and history.lab else ()
     known = [*(account for verdict in verdicts for account in verdict.processes), *processes]
     left_out = verdicts[0].actual if result == "skip" and verdicts else None
-    found = RunResult(
-        scenario=scenario,
+    found = RunResult.of(
+        scenario,
         result=result,
         reason=reason or left_out,
         backend=backend,
@@ -185,31 +130,6 @@ def conclude(
     except LabctlError as exc:
         return replace(found, result="error", reason=ended.reason or str(exc))
     return found
-
-
-def unperformed(
-    scenario: Scenario,
-    result: str,
-    reason: str,
-    backend: str,
-    folder: Path,
-    environment: Mapping[str, Any] | None = None,
-) -> RunResult:
-    """The result of a case that was not performed, or not to its end."""
-    return RunResult(
-        scenario=scenario,
-        result=result,
-        reason=reason,
-        backend=backend,
-        environment=environment or {"kernel": None, "os": None, "engine": None},
-        started=now(),
-        seconds=0.0,
-        lab_seconds=0.0,
-        folder=folder,
-        verdicts=(),
-        why=(),
-        history=History(),
-    )
 
 
 class Performance:
@@ -361,11 +281,6 @@ class Session(Performance):
             self.result = conclude(
                 self.scenario, self._backend.name, self.history, self.ended, self.folder
             )
-
-
-def now() -> str:
-    """The wall clock, as results have it (RFC 3339)."""
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 OUTCOMES = {

@@ -27,19 +27,13 @@ from labctl.backends import Progress
 from labctl.errors import LabctlError
 from labctl.ground.crash import netted, sentence
 from labctl.judge import accounts
+from labctl.judge.result import RunResult, document, unperformed
 from labctl.lab.lab import Lab
 from labctl.language.scenario import Scenario
 from labctl.record.events import Event, StepEvent
 from labctl.record.history import History
 from labctl.record.store import RunFolder
-from labctl.run.runner import (
-    WAS_INTERRUPTED,
-    Interrupted,
-    RunResult,
-    Watcher,
-    document,
-    unperformed,
-)
+from labctl.run.runner import WAS_INTERRUPTED, Interrupted, Watcher
 from labctl.run.workflow import SIGNALS, interruptible
 
 METHOD = "fork" if sys.platform == "linux" else "spawn"

@@ -17,6 +17,7 @@ from labctl.errors import Mistake, ScenarioError, UsageError
 from labctl.ground.output import tell
 from labctl.ground.resources import default_folder
 from labctl.ground.written import words
+from labctl.judge.result import RunResult
 from labctl.lab.lab import Lab
 from labctl.lab.messaging import stopping
 from labctl.language.document import Document
@@ -24,7 +25,7 @@ from labctl.language.scenario import Scenario, load_document, params_of
 from labctl.language.values import unknown
 from labctl.record.history import History
 from labctl.record.store import RunFolder, new_folder
-from labctl.run.runner import Interrupted, RunResult, Session, Watcher
+from labctl.run.runner import Interrupted, Session, Watcher
 
 DEFAULT_OS = "debian:12"
 DEFAULT_LAB = """\

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from labctl.judge.result import RunResult
 from labctl.record.events import (
     AddressEvent,
     CallEvent,
@@ -14,7 +15,6 @@ from labctl.record.events import (
     TallyEvent,
     TroubleEvent,
 )
-from labctl.run.runner import RunResult
 from labctl.run.workflow import run_case
 from tests.fake import Silent, scenario
 

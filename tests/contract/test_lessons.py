@@ -12,9 +12,10 @@ import pytest
 
 from labctl.backends.docker.backend import build_images
 from labctl.ground.resources import catalogue, scenarios
+from labctl.judge.result import RunResult
 from labctl.language.scenario import Scenario, load
 from labctl.record.history import History
-from labctl.run.runner import RunResult, Silent
+from labctl.run.runner import Silent
 from labctl.run.workflow import DEFAULT_OS, run_case
 from tests import tshark
 from tests.contract.false_claims import OF_HOURS, OF_SERVERS, OF_THE_CATALOGUE, FalseClaim, whats
@@ -35,7 +36,7 @@ def report(result: RunResult) -> str:
         f"{v.result:7} {v.source}: {v.what}: expected {v.expected}, saw {v.actual}"
         for v in result.verdicts
     ]
-    head = f"{result.scenario.label}: {result.result} {result.reason or ''} ({result.folder})"
+    head = f"{result.label}: {result.result} {result.reason or ''} ({result.folder})"
     return "\n".join([head, *verdicts, *result.why])
 
 

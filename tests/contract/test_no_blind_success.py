@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from labctl.judge.result import RunResult
 from labctl.language.document import Document
 from labctl.language.scenario import load_document
-from labctl.run.runner import RunResult
 from tests.contract.test_lessons import BACKENDS, report, run
 
 backends = pytest.mark.parametrize(

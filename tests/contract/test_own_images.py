@@ -13,9 +13,9 @@ import pytest
 
 from labctl.backends.docker import images
 from labctl.ground.resources import scenarios
+from labctl.judge.result import RunResult
 from labctl.language.document import Document
 from labctl.language.scenario import Scenario, load, load_document
-from labctl.run.runner import RunResult
 from labctl.run.workflow import DEFAULT_OS
 from tests.contract.test_lessons import report, run
 

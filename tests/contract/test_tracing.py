@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from labctl.judge.result import RunResult
 from labctl.language.scenario import load
 from labctl.record.events import StateEvent
 from labctl.record.history import History
 from labctl.record.timelines import timelines
-from labctl.run.runner import RunResult, Silent
+from labctl.run.runner import Silent
 from labctl.run.workflow import run_case
 
 BACKENDS = [

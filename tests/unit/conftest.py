@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl.run.runner import RunResult
+from labctl.judge.result import RunResult
 from tests.fake import FakeBackend, play
 from tests.played import Play, lesson
 

@@ -10,6 +10,7 @@ import pytest
 from labctl.ground.reading import typed
 from labctl.judge import recorded
 from labctl.judge.accounts import Account, accounts, told
+from labctl.judge.result import RunResult
 from labctl.language.scenario import Scenario
 from labctl.record.events import (
     CallEvent,
@@ -21,7 +22,6 @@ from labctl.record.events import (
     StepEvent,
 )
 from labctl.record.history import History
-from labctl.run.runner import RunResult
 from tests.fake import HEADER, FakeBackend, play, scenario, tcp
 from tests.played import LISTEN, Play
 

@@ -24,6 +24,7 @@ from labctl.cli.commands import _also as also
 from labctl.ground import invoked
 from labctl.ground.resources import catalogue, scenarios
 from labctl.judge import recorded
+from labctl.judge.result import RunResult, document
 from labctl.language.document import Document
 from labctl.language.params import Given
 from labctl.language.scenario import load, load_document
@@ -32,7 +33,6 @@ from labctl.record.events import TroubleEvent
 from labctl.reports import junit
 from labctl.reports.tables import console
 from labctl.reports.terminal import print_runs
-from labctl.run.runner import RunResult, document
 from tests.fake import FakeBackend, play, tcp
 from tests.golden import HERE as GOLDEN
 from tests.golden import agrees

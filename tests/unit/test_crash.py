@@ -18,10 +18,10 @@ from labctl.ground import crash
 from labctl.ground.crash import netted, sentence
 from labctl.ground.limits import ROOM
 from labctl.judge.recorded import reloaded
+from labctl.judge.result import RunResult, unperformed
 from labctl.language.document import Document
 from labctl.language.scenario import Scenario, load_document
 from labctl.run.dispatch import one_by_one
-from labctl.run.runner import RunResult, unperformed
 from tests.fake import FakeBackend, play
 from tests.played import lesson
 

@@ -20,6 +20,7 @@ from labctl.backends import CAPABILITIES
 from labctl.cli import commands as cli
 from labctl.errors import LabctlError
 from labctl.judge.check import Verdict
+from labctl.judge.result import RunResult
 from labctl.language import predicates, scenario, steps
 from labctl.language.calls import parse_calls, peer
 from labctl.language.document import Document
@@ -27,7 +28,6 @@ from labctl.language.steps import faults
 from labctl.probes.sockets import State
 from labctl.record.events import KINDS
 from labctl.record.history import History
-from labctl.run.runner import RunResult
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]

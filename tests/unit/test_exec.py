@@ -9,8 +9,8 @@ import pytest
 
 from labctl.errors import ScenarioError
 from labctl.judge.check import Verdict, check
+from labctl.judge.result import RunResult
 from labctl.record.events import ExecEvent
-from labctl.run.runner import RunResult
 from tests.fake import FakeBackend, play, scenario
 
 SCENARIO = """\

@@ -13,9 +13,10 @@ import pytest
 
 from labctl.backends import Progress
 from labctl.errors import LabError, UsageError
+from labctl.judge.result import RunResult, document
 from labctl.language.scenario import Scenario
 from labctl.record.store import RunFolder, new_folder
-from labctl.run.runner import Interrupted, RunResult, Session, Watcher, document
+from labctl.run.runner import Interrupted, Session, Watcher
 from labctl.run.workers import A_CORE, CHEAP, MOST, Doing, Pace, pace, run_all
 from labctl.run.workflow import interruptible
 from tests.fake import FakeBackend, scenario
@@ -107,7 +108,7 @@ def test_never_more_at_once_than_are_wanted(tmp_path: Path) -> None:
     board = Log()
     found = together(cases, tmp_path, partial(alone, tmp_path), at_once=2, board=board)
     assert [result.result for result in found] == ["pass"] * 6
-    assert [result.scenario.title for result in found] == [f"c{n}" for n in range(6)]
+    assert [result.title for result in found] == [f"c{n}" for n in range(6)]
 
 
 def test_those_that_take_longest_begin_first(tmp_path: Path) -> None:
@@ -252,7 +253,7 @@ def test_an_interruption_keeps_what_was_decided(tmp_path: Path) -> None:
     cases = [case("one"), case("two", "- sleep: 60s"), case("three", "- sleep: 60s"), case("four")]
     with interruptible(), pytest.raises(Interrupted) as caught:
         together(cases, tmp_path, partial(stopping, tmp_path), at_once=3)
-    found = {run.scenario.title: (run.result, run.reason) for run in caught.value.results}
+    found = {run.title: (run.result, run.reason) for run in caught.value.results}
     assert found == {
         "one": ("pass", None), "two": ("error", "interrupted"), "three": ("error", "interrupted"),
     }  # fmt: skip

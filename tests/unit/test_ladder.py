@@ -9,7 +9,8 @@ import pytest
 from labctl.judge import recorded
 from labctl.judge.check import Verdict
 from labctl.record.events import CountersEvent, ProcessEvent, SocketsEvent, StateEvent, TroubleEvent
-from labctl.reports import ladder
+from labctl.reports import ladder, ladder_text
+from labctl.reports.ladder import ladder_of
 from labctl.reports.rungs import Arrow, Bar, Call, Gap, Judged, Ladder, Look, Note, Return, Step
 from tests.fake import tcp
 from tests.reported import (
@@ -34,7 +35,7 @@ from tests.reported import (
 
 def test_rows_are_in_order_and_hosts_are_the_scenarios() -> None:
     run = recorded.load(RUN)
-    times = [row.t for row in run.ladder.rows]
+    times = [row.t for row in ladder_of(run).rows]
     assert run.hosts == ("server", "client")
     assert times == sorted(times)
 
@@ -209,7 +210,7 @@ def test_long_silence_is_folded() -> None:
     assert [(gap.t, round(gap.until - gap.t, 1)) for gap in found.rows if isinstance(gap, Gap)] == [
         (pytest.approx(0.4501), 60.0)
     ]
-    assert "⋮ 60.0 s" in ladder.text(found, 100)
+    assert "⋮ 60.0 s" in ladder_text.text(found, 100)
 
 
 def test_looks_with_captions_are_kept() -> None:
@@ -224,7 +225,7 @@ def test_looks_with_captions_are_kept() -> None:
 def test_connections_are_told_apart() -> None:
     found = rows(full())
     assert found.connections == ((CLIENT, SERVER), ("198.18.0.3:40001", "198.18.0.4:80"))
-    assert "#2 RST ACK" in ladder.text(found, 100)
+    assert "#2 RST ACK" in ladder_text.text(found, 100)
 
 
 def requested(*events: object, counters: int | None = None) -> list[tuple[str, float, bool]]:
@@ -245,7 +246,7 @@ def test_syn_recv_begins_with_the_syn_that_was_answered() -> None:
     assert requested(after) == expected
     # with SYN cookies, nothing is kept for a SYN
     assert requested(told, after, counters=1)[0] == ("SYN-RECV", 0.1005, True)
-    _, syn, answer, _ = ladder.text(rows(history(told, after, segments=HANDSHAKE)), 100).split(
+    _, syn, answer, _ = ladder_text.text(rows(history(told, after, segments=HANDSHAKE)), 100).split(
         "\n"
     )[:4]
     assert "[SYN-RECV] │◀" in syn

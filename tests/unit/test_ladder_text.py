@@ -15,7 +15,8 @@ from rich.cells import cell_len
 
 from labctl.judge import recorded
 from labctl.judge.check import Verdict
-from labctl.reports import ladder
+from labctl.judge.result import RunResult
+from labctl.reports import ladder, ladder_text
 from labctl.reports.ladder_text import HOP, STATE_STYLES, ladders, styled_ladders, wrap
 from tests.reported import ADDRESSES, RUN, full, inward, recorded_run, rows
 
@@ -47,7 +48,7 @@ def test_it_says_why_there_is_no_ladder() -> None:
 @pytest.mark.parametrize("hosts", [("server", "client"), tuple(ADDRESSES)], ids=len)
 def test_it_is_as_wide_as_reads_well(columns: int, hosts: tuple[str, ...]) -> None:
     for history in (full(), inward()):
-        found = ladder.text(ladder.rows(history, hosts), columns)
+        found = ladder_text.text(ladder.rows(history, hosts), columns)
         widths = {cell_len(line) for line in found.splitlines()}
         assert max(widths) <= min(columns, 60 + HOP * (len(hosts) - 1))
 
@@ -59,7 +60,7 @@ def test_broad_letters_take_two_cells() -> None:
     assert wrap("", 3) == [""]
 
 
-def styles(run: recorded.RecordedRun, words: str) -> set[str]:
+def styles(run: RunResult, words: str) -> set[str]:
     """The styles in which some words stand."""
     found = styled_ladders([run], 120)
     return {
@@ -84,18 +85,18 @@ def test_states_failures_and_losses_have_colours() -> None:
 
 
 def test_segments_inside_a_host_turn_back_there() -> None:
-    found = ladder.text(rows(inward()), 100).splitlines()
+    found = ladder_text.text(rows(inward()), 100).splitlines()
     syn = next(line for line in found if ":40000 → :8000 SYN seq 0" in line)
     assert re.search(r"\[SYN-SENT #2 :40000\] │ ↩ #2 :40000 → :8000 SYN seq 0 +│$", syn)
     assert any(re.search(r"│ +#3 :9000 → :41000 SYN ACK seq 0 ack 1 ↪ │", line) for line in found)
     assert any("│ ✗ #2 :40000 → :8000 FIN" in line or "[lost]" in line for line in found)
-    plain = ladder.text(rows(inward()), 100, unicode=False)
+    plain = ladder_text.text(rows(inward()), 100, unicode=False)
     assert plain.isascii()
     assert "< #2 :40000 > :8000 SYN" in plain
 
 
 def test_what_ss_saw_stands_there() -> None:
-    text = " ".join(ladder.text(rows(inward()), 120).split())
+    text = " ".join(ladder_text.text(rows(inward()), 120).split())
     assert "accept queue of :9000: 6/5, full" in text
     assert "ss: full: LISTEN 0.0.0.0:9000, accept queue 6/5, full; ESTAB" in text
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from labctl import reports
 from labctl.ground.names import told_apart
 from labctl.judge import recorded
+from labctl.judge.result import RunResult
 from labctl.reports.progress import PlainBoard
-from labctl.run.runner import RunResult
 from tests.fake import FakeBackend, play, scenario
 from tests.reported import RUN
 

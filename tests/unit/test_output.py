@@ -20,12 +20,13 @@ from hypothesis import strategies as st
 from labctl import reports
 from labctl.cli.commands import main
 from labctl.judge import recorded
+from labctl.judge.result import RunResult
 from labctl.language.scenario import load
 from labctl.reports import markdown, step_summary
 from labctl.reports.comparison import Comparison, Row
 from labctl.reports.step_summary import LIMIT, Part, fitted
 from labctl.run import dispatch
-from labctl.run.runner import Interrupted, RunResult
+from labctl.run.runner import Interrupted
 from tests.fake import FakeBackend, play
 from tests.reported import NASTY, RUN
 
@@ -220,7 +221,7 @@ def test_an_interruption_and_its_reports(
 # --- The summary of a step ------------------------------------------------------------------------
 
 
-def many(count: int, **more: Any) -> list[recorded.RecordedRun]:
+def many(count: int, **more: Any) -> list[RunResult]:
     run = recorded.load(RUN)
     return [replace(run, title=f"{NASTY} {n}", **more) for n in range(count)]
 

@@ -17,14 +17,15 @@ import pytest
 from labctl import reports
 from labctl.judge import recorded
 from labctl.judge.check import Verdict
-from labctl.judge.recorded import RecordedRun
+from labctl.judge.result import RunResult
 from labctl.probes.segments import Segment
 from labctl.probes.sockets import State
 from labctl.record.events import CallEvent, Event, OutputEvent, ProcessEvent
 from labctl.record.history import History
-from labctl.reports import html, junit, ladder, markdown, mermaid
+from labctl.reports import html, junit, ladder_text, markdown, mermaid
 from labctl.reports.drawing import STRIPED, draw
 from labctl.reports.drawn import CONNECTIONS, LOOK_LINES, ROWS
+from labctl.reports.ladder import ladder_of
 from labctl.reports.rungs import Gap, Left, Step
 from labctl.reports.shapes import BAND, BANDS, FONTS, LINE, Box, Line, Words, measure, wrap
 from tests.fake import tcp
@@ -83,7 +84,7 @@ def test_pages_refer_to_nothing_outside() -> None:
 SVG_NAMESPACE = 'xmlns="http://www.w3.org/2000/svg"'
 
 
-def nasty() -> RecordedRun:
+def nasty() -> RunResult:
     """A run whose every text is up to something."""
     found = history(
         *step(0.01, NASTY, 0.02, "failed", detail=NASTY),
@@ -132,7 +133,7 @@ def slow() -> History:
     )  # fmt: skip
 
 
-DRAWN: dict[str, Callable[[], RecordedRun]] = {
+DRAWN: dict[str, Callable[[], RunResult]] = {
     "fin_wait_2": lambda: recorded.load(RUN),
     "two hosts": lambda: recorded_run(full(), hosts=("server", "client")),
     "three hosts": lambda: recorded_run(full(), hosts=tuple(ADDRESSES)),
@@ -146,7 +147,7 @@ DRAWN: dict[str, Callable[[], RecordedRun]] = {
 @pytest.mark.parametrize("narrow", [False, True])
 @pytest.mark.parametrize("name", DRAWN)
 def test_no_two_texts_of_a_drawing_touch(name: str, narrow: bool) -> None:
-    drawing = draw(DRAWN[name]().ladder, narrow)
+    drawing = draw(ladder_of(DRAWN[name]()), narrow)
     boxes = []
     for shape in drawing.shapes:
         for part in shape.parts:
@@ -169,7 +170,7 @@ def test_no_two_texts_of_a_drawing_touch(name: str, narrow: bool) -> None:
 
 @pytest.mark.parametrize("name", DRAWN)
 def test_a_narrow_drawing_fits_a_small_screen(name: str) -> None:
-    assert draw(DRAWN[name]().ladder, narrow=True).width <= 360
+    assert draw(ladder_of(DRAWN[name]()), narrow=True).width <= 360
 
 
 @pytest.mark.parametrize("narrow", [False, True])
@@ -177,7 +178,7 @@ def test_a_narrow_drawing_fits_a_small_screen(name: str) -> None:
 def test_no_line_of_the_paper_runs_through_words(name: str, narrow: bool) -> None:
     """Neither the rules below steps, nor lifelines that words have to cross."""
     run = DRAWN[name]()
-    drawing = draw(run.ladder, narrow)
+    drawing = draw(ladder_of(run), narrow)
     parts = [(shape, part) for shape in drawing.shapes for part in shape.parts]
     lines = [p for _, p in parts if isinstance(p, Line) and p.style in ("rule", "life")]
     assert sum(line.style == "life" for line in lines) == len(run.hosts)
@@ -205,7 +206,7 @@ def test_an_arrow_that_stays_in_its_host_turns_back() -> None:
 
 
 def test_drawings_are_cut_where_no_text_is() -> None:
-    drawing = draw(recorded_run(many(50)).ladder)
+    drawing = draw(ladder_of(recorded_run(many(50))))
     assert sum(band.height for band in drawing.bands) == drawing.height
     assert max(band.height for band in drawing.bands) < 2 * BAND
     assert sum(band.body.count("<text") for band in drawing.bands) == sum(
@@ -216,12 +217,12 @@ def test_drawings_are_cut_where_no_text_is() -> None:
 def test_what_lives_long_is_not_drawn_over_and_over() -> None:
     looks = [look(n / 10, "server", *(tcp("ESTAB", SERVER, f"198.18.0.3:{40000 + m}")
                                       for m in range(n))) for n in range(200)]  # fmt: skip
-    drawing = draw(recorded_run(history(*looks)).ladder)
+    drawing = draw(ladder_of(recorded_run(history(*looks))))
     assert len(drawing.bands) <= BANDS
 
 
 def test_an_arrow_falls_while_it_is_under_way() -> None:
-    found = draw(recorded_run(slow()).ladder)
+    found = draw(ladder_of(recorded_run(slow())))
     falls = [
         part.y2 - part.y1
         for shape in found.shapes
@@ -375,9 +376,9 @@ def many(rounds: int) -> History:
     return history(*events, segments=segments)
 
 
-RENDERERS: dict[str, Callable[[RecordedRun], object]] = {
-    "rows": lambda run: run.ladder,
-    "text": lambda run: ladder.text(run.ladder, 100),
+RENDERERS: dict[str, Callable[[RunResult], object]] = {
+    "rows": ladder_of,
+    "text": lambda run: ladder_text.text(ladder_of(run), 100),
     "html": html.page,
     "mermaid": mermaid.diagram,
     "markdown": lambda run: markdown.summary([run]),
@@ -403,7 +404,7 @@ def test_what_is_long_takes_longer_in_proportion(name: str, made: str) -> None:
         for _ in range(2):
             run = recorded_run(LONG[made](rounds))
             if name != "rows":
-                assert len(run.ladder.rows) > 2 * min(rounds, CONNECTIONS)
+                assert len(ladder_of(run).rows) > 2 * min(rounds, CONNECTIONS)
             began = time.process_time()
             RENDERERS[name](run)
             found.append(time.process_time() - began)
@@ -435,14 +436,14 @@ def test_of_thousands_of_connections_some_are_drawn_and_the_others_told_of() -> 
     few, all_of_them = (
         recorded_run(history(segments=crowd(count))) for count in (CONNECTIONS, CONNECTIONS + 700)
     )
-    assert few.ladder.left == []
-    assert len(few.ladder.connections) == len(all_of_them.ladder.connections) == CONNECTIONS
+    assert ladder_of(few).left == []
+    assert len(ladder_of(few).connections) == len(ladder_of(all_of_them).connections) == CONNECTIONS
     words = "700 of 800 connections, and 1,400 segments of theirs, are not drawn"
-    (left,) = all_of_them.ladder.left
+    (left,) = ladder_of(all_of_them).left
     assert left.startswith(words)
-    (row,) = (row for row in all_of_them.ladder.rows if isinstance(row, Left))
+    (row,) = (row for row in ladder_of(all_of_them).rows if isinstance(row, Left))
     assert row.t == pytest.approx(1 + CONNECTIONS / 1e3)
-    assert "700 of 800 connections" in ladder.text(all_of_them.ladder, 200)
+    assert "700 of 800 connections" in ladder_text.text(ladder_of(all_of_them), 200)
     assert words in html.page(all_of_them)
     assert len(html.page(all_of_them)) < 1.1 * len(html.page(few))
 
@@ -455,16 +456,16 @@ def test_connections_that_something_is_about_are_drawn_before_others() -> None:
     called = CallEvent(2.2, "client", "client", 1, "done", "connect", "connect",
                        local="198.18.0.3:20797", peer=SERVER)  # fmt: skip
     run = recorded_run(history(called, segments=[*segments, lost]), verdicts=(verdict,))
-    callers = {end for ends in run.ladder.connections for end in ends}
+    callers = {end for ends in ladder_of(run).connections for end in ends}
     assert {f"198.18.0.3:{port}" for port in (20000, 20797, 20798, 20799)} <= callers
-    assert len(run.ladder.connections) == CONNECTIONS
+    assert len(ladder_of(run).connections) == CONNECTIONS
 
 
 def test_a_time_in_which_only_what_is_left_out_goes_on_is_not_called_quiet() -> None:
     segments = crowd(CONNECTIONS + 700)
     ended = ProcessEvent(30.0, "client", "client", "start")
     run = recorded_run(history(ended, segments=segments))
-    assert [gap.quiet for gap in run.ladder.rows if isinstance(gap, Gap)][-1] is False
+    assert [gap.quiet for gap in ladder_of(run).rows if isinstance(gap, Gap)][-1] is False
     assert "of what is left out" in html.page(run)
 
 
@@ -474,17 +475,17 @@ def test_of_too_many_rows_those_amid_are_left_out() -> None:
     amid = step(ROWS / 200, "kill server", ROWS / 200 + 0.001)
     run = recorded_run(history(*chain.from_iterable(calls), *amid,
                                look(0.0, "server", tcp("ESTAB", SERVER, CLIENT))))  # fmt: skip
-    assert len(run.ladder.rows) <= ROWS + 3
-    assert any(isinstance(row, Step) and row.text == "kill server" for row in run.ladder.rows)
-    (words,) = run.ladder.left
+    assert len(ladder_of(run).rows) <= ROWS + 3
+    assert any(isinstance(row, Step) and row.text == "kill server" for row in ladder_of(run).rows)
+    (words,) = ladder_of(run).left
     assert re.match(r"5\d rows are left out from here to \d+\.\d{3} s", words)
-    draw(run.ladder)
+    draw(ladder_of(run))
 
 
 def test_a_look_at_thousands_of_sockets_tells_of_some() -> None:
     sockets = [tcp("ESTAB", SERVER, f"198.18.0.3:{20000 + n}") for n in range(2000)]
     run = recorded_run(history(look(0.1, "server", *sockets, caption="now")))
-    (found,) = run.ladder.looks
+    (found,) = ladder_of(run).looks
     assert found.lines[-1] == f"and {2000 - LOOK_LINES:,} more"
     assert len(found.lines) == LOOK_LINES + 1
 
@@ -492,6 +493,6 @@ def test_a_look_at_thousands_of_sockets_tells_of_some() -> None:
 def test_many_connections_are_drawn_side_by_side() -> None:
     sockets = [tcp("ESTAB", SERVER, f"198.18.0.3:{40000 + n}") for n in range(CONNECTIONS)]
     run = recorded_run(history(look(0.1, "server", *sockets), look(5.0, "server")))
-    drawing = draw(run.ladder)
+    drawing = draw(ladder_of(run))
     assert drawing.width < 1400
-    assert run.ladder.number(CONNECTIONS) == f"#{CONNECTIONS}"
+    assert ladder_of(run).number(CONNECTIONS) == f"#{CONNECTIONS}"

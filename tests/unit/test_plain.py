@@ -14,6 +14,7 @@ from labctl.errors import UsageError
 from labctl.ground.output import tell
 from labctl.ground.plain import plain, plain_lines
 from labctl.judge import recorded
+from labctl.judge.result import RunResult, document
 from labctl.language.document import Document
 from labctl.language.scenario import load_document
 from labctl.record.history import History
@@ -24,7 +25,6 @@ from labctl.reports.markdown import comparison as compared_text
 from labctl.reports.progress import PlainBoard, PlainProgress
 from labctl.reports.tables import PIPE_WIDTH, console, print_checks, print_table
 from labctl.run.doctor import Check
-from labctl.run.runner import RunResult, document
 from labctl.testing import told
 from tests.fake import FakeBackend, play, tcp
 

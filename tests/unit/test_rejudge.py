@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from labctl.judge.check import Verdict, overall
 from labctl.judge.rejudge import _matched, judge
+from labctl.judge.result import RunResult
 from labctl.record.store import RunFolder, new_folder
-from labctl.run.runner import RunResult, Session, Silent
+from labctl.run.runner import Session, Silent
 from tests.fake import FakeBackend, play, scenario, tcp
 from tests.reported import RUN
 

@@ -20,7 +20,8 @@ from labctl.judge import recorded
 from labctl.judge.check import Verdict
 from labctl.record.events import read_events
 from labctl.record.history import History
-from labctl.reports import html, ladder, markdown, mermaid
+from labctl.reports import html, ladder, ladder_text, markdown, mermaid
+from labctl.reports.ladder import ladder_of
 from labctl.reports.terminal import LiveProgress
 from tests.fake import scenario
 from tests.played import lesson
@@ -38,9 +39,9 @@ from tests.reported import (
 
 def test_golden_ladders() -> None:
     run = recorded.load(RUN)
-    golden("fin_wait_2.txt", ladder.text(run.ladder, 100))
-    golden("fin_wait_2-ascii.txt", ladder.text(run.ladder, 80, unicode=False))
-    golden("everything.txt", ladder.text(ladder.rows(full(), tuple(ADDRESSES)), 120))
+    golden("fin_wait_2.txt", ladder_text.text(ladder_of(run), 100))
+    golden("fin_wait_2-ascii.txt", ladder_text.text(ladder_of(run), 80, unicode=False))
+    golden("everything.txt", ladder_text.text(ladder.rows(full(), tuple(ADDRESSES)), 120))
 
 
 def test_golden_pages() -> None:
@@ -79,20 +80,20 @@ def test_live_progress_of_a_lab_that_is_elsewhere() -> None:
 @pytest.mark.parametrize("width", [60, 80, 100, 200])
 def test_text_fits(width: int) -> None:
     for hosts in (("server", "client"), tuple(ADDRESSES)):
-        text = ladder.text(ladder.rows(full(), hosts), width)
+        text = ladder_text.text(ladder.rows(full(), hosts), width)
         assert max(map(len, text.splitlines())) <= width
 
 
 def test_text_without_unicode_is_ascii() -> None:
-    text = ladder.text(rows(full()), 100, unicode=False)
+    text = ladder_text.text(rows(full()), 100, unicode=False)
     assert text.isascii()
     assert "x" in next(line for line in text.splitlines() if "[lost]" in line)
 
 
 def test_styled_text_is_the_same_in_colour() -> None:
     found = rows(full())
-    plain = [line.rstrip() for line in ladder.styled(found, 100).plain.splitlines()]
-    assert plain == ladder.text(found, 100).splitlines()
+    plain = [line.rstrip() for line in ladder_text.styled(found, 100).plain.splitlines()]
+    assert plain == ladder_text.text(found, 100).splitlines()
 
 
 # --- Recorded runs --------------------------------------------------------------------------------

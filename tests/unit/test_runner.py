@@ -14,6 +14,7 @@ from labctl.ground.resources import default_folder
 from labctl.judge.check import check, overall
 from labctl.judge.explain import explain
 from labctl.judge.recorded import load
+from labctl.judge.result import document
 from labctl.lab.lab import SETTLING, Lab
 from labctl.language.predicates.held import held_at
 from labctl.record.events import (
@@ -27,7 +28,7 @@ from labctl.record.events import (
 )
 from labctl.record.history import History
 from labctl.record.store import new_folder
-from labctl.run.runner import Silent, document
+from labctl.run.runner import Silent
 from tests.fake import HEADER, FakeBackend, play, scenario, tcp
 from tests.played import (
     CLIENT,

@@ -20,6 +20,7 @@ from typing import Any
 
 from labctl.backends import Message, Progress
 from labctl.errors import LabError
+from labctl.judge.result import RunResult, now
 from labctl.language.scenario import Scenario
 from labctl.record.events import Event, read_event
 from labctl.record.history import History
@@ -29,7 +30,7 @@ from labctl.run.dispatch import one_by_one
 from labctl.run.guests import Kernel, assembled, cache, find, initramfs, qemu, root
 from labctl.run.guests.apt import kept
 from labctl.run.guests.qemu import GuestEnded, GuestHangs, Hardware, Machine
-from labctl.run.runner import Ended, Interrupted, RunResult, conclude, now, outcome
+from labctl.run.runner import Ended, Interrupted, conclude, outcome
 from labctl.run.workflow import place
 
 BOOT_DEADLINE = 240.0

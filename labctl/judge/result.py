@@ -1,0 +1,146 @@
+"""What came of a run: one form for those who ran it, and for those who read its record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from labctl.judge.accounts import Account
+from labctl.judge.check import Verdict, of_another, overall
+from labctl.language.scenario import Scenario
+from labctl.record.history import History
+
+
+@dataclass(frozen=True, eq=False)
+class RunResult:
+    """What came of one case. `seconds` is wall time, `lab_seconds` time by the lab's clock;
+    `started` is RFC 3339. `processes` is what those did last whose lab failed.
+
+    `about`, `refs` and `others` (the steps of other variants, by number) are empty where the
+    scenario can no longer be read. `files` are the sizes that the files of the record had in the
+    end, in bytes, as far as they are known."""
+
+    folder: Path
+    scenario: str
+    title: str
+    source: str
+    text: str
+    case: str
+    result: str
+    reason: str | None
+    backend: str
+    environment: Mapping[str, Any]
+    started: str
+    seconds: float
+    lab_seconds: float
+    about: str = ""
+    refs: tuple[str, ...] = ()
+    variant: Mapping[str, Any] = field(default_factory=dict)
+    sets: Mapping[str, str] = field(default_factory=dict)
+    hosts: tuple[str, ...] = ()
+    others: frozenset[int] = frozenset()
+    verdicts: tuple[Verdict, ...] = ()
+    processes: tuple[Account, ...] = ()
+    why: tuple[str, ...] = ()
+    files: Mapping[str, int] = field(default_factory=dict)
+    name: str = ""
+    history: History = field(default_factory=History, repr=False)
+
+    @classmethod
+    def of(cls, case: Scenario, **found: Any) -> RunResult:
+        """What came of this case: `found` is what the scenario does not say itself."""
+        return cls(
+            scenario=case.name,
+            title=case.title,
+            source=case.source,
+            text=case.text,
+            case=case.case,
+            about=case.about,
+            refs=case.refs,
+            variant=case.variant,
+            sets=case.sets,
+            hosts=tuple(case.hosts),
+            others=others(case),
+            **found,
+        )
+
+    @property
+    def label(self) -> str:
+        """`so_reuseaddr (old plain, new both)`, or the `name` that it has among others."""
+        return self.name or (f"{self.scenario} ({self.case})" if self.case else self.scenario)
+
+    @property
+    def where(self) -> str:
+        """Where it ran: the backend, the kernel, the operating system, the engine."""
+        known = self.environment
+        kernel = f"kernel {known['kernel']}" if known.get("kernel") else None
+        words = (self.backend, kernel, known.get("os"), known.get("engine"))
+        return ", ".join(str(word) for word in words if word)
+
+    def as_json(self) -> dict[str, Any]:
+        """As the result document has it."""
+        reason = {"reason": self.reason} if self.reason else {}
+        return {
+            "scenario": self.scenario,
+            "source": self.source,
+            "title": self.title,
+            "variant": dict(self.variant),
+            "case": self.case,
+            **({"sets": dict(self.sets)} if self.sets else {}),
+            "result": self.result,
+            **reason,
+            "backend": self.backend,
+            "environment": dict(self.environment),
+            "started": self.started,
+            "seconds": round(self.seconds, 3),
+            "lab_seconds": round(self.lab_seconds, 3),
+            "dir": str(self.folder),
+            "verdicts": [verdict.as_json() for verdict in self.verdicts],
+            "why": list(self.why),
+            **({"processes": [a.as_json() for a in self.processes]} if self.processes else {}),
+        }
+
+
+def others(case: Scenario) -> frozenset[int]:
+    """The steps that are of other variants only, by number."""
+    return frozenset(n for n in range(len(case.steps)) if of_another(case, n))
+
+
+def document(runs: Sequence[RunResult], reason: str = "") -> dict[str, Any]:
+    """The result document, version 1. With a `reason` for which there are not all runs it is an
+    `error`."""
+    return {
+        "version": "1",
+        "result": "error" if reason else overall(run.result for run in runs),
+        **({"reason": reason} if reason else {}),
+        "runs": [run.as_json() for run in runs],
+    }
+
+
+def unperformed(
+    case: Scenario,
+    result: str,
+    reason: str,
+    backend: str,
+    folder: Path,
+) -> RunResult:
+    """The result of a case that was not performed, or not to its end."""
+    return RunResult.of(
+        case,
+        folder=folder,
+        result=result,
+        reason=reason,
+        backend=backend,
+        environment={"kernel": None, "os": None, "engine": None},
+        started=now(),
+        seconds=0.0,
+        lab_seconds=0.0,
+    )
+
+
+def now() -> str:
+    """The wall clock, as results have it (RFC 3339)."""
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
