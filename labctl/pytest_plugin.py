@@ -169,6 +169,7 @@ class ScenarioItem(pytest.Item):
     def _run(self) -> RunResult:
         from labctl.ground.output import tell
         from labctl.run import workflow
+        from labctl.run.places import Place
         from labctl.run.runner import Silent
         from labctl.testing import ready
 
@@ -177,9 +178,8 @@ class ScenarioItem(pytest.Item):
         backend, os = option("labctl_backend"), option("labctl_os")
         chosen = ready(backend, os)
         with workflow.interruptible() if main else nullcontext():
-            return workflow.run_case(
-                self.case, chosen, Silent(), tell, out(self.config), os or workflow.DEFAULT_OS
-            )
+            place = Place(chosen, os or "")
+            return workflow.run_case(self.case, place, out(self.config), Silent(), tell)
 
     def reportinfo(self) -> tuple[Path, None, str]:
         """What pytest calls it."""

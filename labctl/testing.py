@@ -52,6 +52,7 @@ from labctl.record.events import Event, ExecEvent
 from labctl.reports.ladder_text import picture
 from labctl.reports.rungs import behind
 from labctl.run import workflow
+from labctl.run.places import Place
 from labctl.run.runner import Session, Silent
 
 __tracebackhide__ = True
@@ -252,11 +253,10 @@ class Lab:
     @contextmanager
     def _running(self) -> Iterator[None]:
         """All of the lab's life."""
-        backend = ready(self._backend, self._os)
-        os = self._os or workflow.DEFAULT_OS
+        place = Place(ready(self._backend, self._os), self._os or "")
         try:
-            folder = workflow.place(self._case, self._out)
-            with workflow.session(folder, self._case, Silent(), tell, backend, os) as session:
+            folder = workflow.new_run(self._case, self._out)
+            with workflow.session(folder, self._case, Silent(), tell, place) as session:
                 with _explained(session), session.up():
                     self._session, self._is_up = session, True
                     try:

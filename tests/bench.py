@@ -33,7 +33,7 @@ from rich.table import Table
 from labctl.backends.docker import engine, images
 from labctl.backends.netns import backend as netns
 from labctl.errors import LabctlError
-from labctl.run.workflow import DEFAULT_OS
+from labctl.run.places import DEFAULT_OS
 
 ROOT = Path(__file__).resolve().parent.parent
 SCENARIO = ROOT / "scenarios" / "fin_wait_2.yaml"

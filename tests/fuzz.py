@@ -28,6 +28,7 @@ from labctl.judge import recorded, rejudge
 from labctl.judge.check import overall
 from labctl.reports import comparison, html, markdown, terminal
 from labctl.run import matrix
+from labctl.run.places import Seen
 
 SLOW = 20.0
 """Seconds of computing that nothing here may take."""
@@ -226,7 +227,7 @@ def compared(folder: Path) -> None:
     runs = [run for run in matrix.runs_in(folder.parent) if run["dir"] == str(folder)]
     environment = runs[0]["environment"] if runs else {}
     document = {"version": "1", "result": overall(r["result"] for r in runs), "runs": runs}
-    places = [comparison.Seen(name, None, environment, document, {}) for name in ("one", "two")]
+    places = [Seen(name, None, environment, document, {}) for name in ("one", "two")]
     found = comparison.compare(places)
     (html.comparison(found) + markdown.comparison(found)).encode()
     terminal.print_comparison(found, Console(file=StringIO()))

@@ -180,31 +180,26 @@ def run(
         from labctl.backends.netns.launcher import start_ahead
 
         start_ahead()
-    from labctl.backends import choose
     from labctl.cli import chosen
     from labctl.cli.arguments import find, parse_sets
     from labctl.ground.resources import scenarios
     from labctl.judge.result import document
-    from labctl.run import dispatch, workflow
+    from labctl.reports.progress import Screen
+    from labctl.run import dispatch, places, workflow
+    from labctl.run.orders import Orders
     from labctl.run.runner import WAS_INTERRUPTED, Interrupted
 
     params = parse_sets(sets, "--set")
     cases = workflow.load_all(find(paths, scenarios()), params)
-    guest = dispatch.guest(kernel, virtual_time, backend, keep, jobs)
+    place = places.place(backend, os, kernel, virtual_time)
     cases = workflow.bearable(cases, virtual_time, tell)
-    system = os or workflow.DEFAULT_OS
     began = time.monotonic()
     out = out or workflow.together(cases)
+    orders = Orders(Screen(), out, jobs, keep, params)
     cut_short = ""
     try:
         with workflow.interruptible():
-            if guest:
-                from labctl.run.guests.runs import run_all
-
-                results = run_all(cases, guest, virtual_time, system, params, out, tell)
-            else:
-                place = choose(backend, os)
-                results = dispatch.run_here(cases, place, system, keep, jobs, out, tell)
+            results = dispatch.run(cases, place, orders)
     except Interrupted as exc:
         results = exc.results
         decided = sum(run.reason != WAS_INTERRUPTED for run in results)
@@ -424,9 +419,9 @@ def images() -> None:
 def images_build(os: str | None) -> None:
     """Build the image pair for an operating system, unless it is there."""
     from labctl.backends.docker.backend import build_images
-    from labctl.run import workflow
+    from labctl.run.places import DEFAULT_OS
 
-    for tag in build_images(os or workflow.DEFAULT_OS, tell):
+    for tag in build_images(os or DEFAULT_OS, tell):
         click.echo(tag)
 
 
@@ -458,8 +453,9 @@ def kernels_fetch(names: tuple[str, ...], os: str | None) -> None:
     """Fetch kernels, and what else a guest needs: the newest of a suite or a version."""
     from labctl.run import guests, workflow
     from labctl.run.guests import root
+    from labctl.run.places import DEFAULT_OS
 
-    suite = root.suite_for(os or workflow.DEFAULT_OS)
+    suite = root.suite_for(os or DEFAULT_OS)
     root.demand(suite)
     with workflow.interruptible():
         for name in names:

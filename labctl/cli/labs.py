@@ -49,8 +49,8 @@ def hold(backend: str, os: str | None) -> None:
     """Keeps the default lab; `labctl up` runs this in the background."""
     from os import devnull, dup2
 
-    from labctl.backends import choose
     from labctl.run import workflow
+    from labctl.run.places import place
 
     def ready(lab: Any) -> None:
         print(READY, *lab.hosts, flush=True)
@@ -59,7 +59,7 @@ def hold(backend: str, os: str | None) -> None:
             dup2(nowhere.fileno(), 2)
 
     with workflow.interruptible():
-        workflow.hold(choose(backend, os), os or workflow.DEFAULT_OS, tell, ready)
+        workflow.hold(place(backend, os, None, False), tell, ready)
 
 
 @click.command()

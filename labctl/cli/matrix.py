@@ -84,14 +84,18 @@ def matrix(
     from labctl.ground.children import possible, run
     from labctl.ground.output import tell
     from labctl.ground.resources import scenarios
-    from labctl.reports.progress import alongside
+    from labctl.reports.progress import Screen, alongside
     from labctl.run import matrix as flow
     from labctl.run import workflow
+    from labctl.run.orders import Orders
+    from labctl.run.places import apart as filled_apart
+    from labctl.run.places import github as github_matrix
+    from labctl.run.places import places as places_of
     from labctl.run.runner import WAS_INTERRUPTED
 
-    places = flow.places(backend, os, kernel, virtual_time)
+    places = places_of(backend, os, kernel, virtual_time)
     if github:
-        click.echo(json.dumps(flow.github(places)))
+        click.echo(json.dumps(github_matrix(places)))
         return 0
     chosen = parse_sets(sets, "--set")
     files = find(paths or [str(scenarios())], scenarios())
@@ -101,14 +105,14 @@ def matrix(
     interrupted = False
     if not show:
         cores = system.cpu_count() or 1
-        apart = flow.apart(places, cores) if possible() else []
+        apart = filled_apart(places, cores) if possible() else []
         told = [*map(str, files), "--out", str(out), *(f"--set={text}" for text in sets)]
         commands = {place.name: ["matrix", *told, *place.options] for place in apart}
         try:
             with workflow.interruptible():
                 for place in places:
                     if place not in apart:
-                        whole.fill(place, jobs, tell)
+                        whole.fill(place, Orders(Screen(), jobs=jobs))
                 if commands:
                     with alongside(list(commands)) as say:
                         run(commands, cores, say)

@@ -21,6 +21,7 @@ from labctl.judge.check import Verdict
 from labctl.judge.recorded import case_of
 from labctl.language.predicates.states import LEAST_TOLERANCE, TOLERANCE
 from labctl.reports.rungs import claim_words
+from labctl.run.places import NEVER_RUN, NOT_RUN, Seen
 
 Kind = Literal["result", "claim", "duration", "counter", "sysctl"]
 TITLES: dict[Kind, str] = {
@@ -31,8 +32,6 @@ TITLES: dict[Kind, str] = {
     "sysctl": "Sysctls of a new host",
 }
 ABSENT = "not there"
-NOT_RUN, NEVER_RUN = "not run", "never run"
-"""Of a case that a place has no run of; and where the place was never tried."""
 NOT_GOOD = ("fail", "unknown", "error", NOT_RUN, NEVER_RUN)
 
 WAITED = re.compile(r" after (\d+\.\d+) s$")
@@ -41,34 +40,6 @@ SPAN = re.compile(r"(\d+\.\d+)(?:\.\.(\d+\.\d+))? s( so far)?")
 COUNTED = re.compile(r"(\S+) .*\((\w+): (\d{1,20})\)")
 """What the verdicts of waits and of `lasted` say that they saw (check.py, predicates/states.py),
 and how explain.py tells of a counter."""
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What is known of a place: why there is not more, if so; its `environment` and result document
-    as runs have them; its sysctls; and what is said of a case that has not run there."""
-
-    name: str
-    reason: str | None
-    environment: Mapping[str, Any]
-    document: Mapping[str, Any]
-    sysctls: Mapping[str, str]
-    blank: str = "skip"
-
-    @property
-    def result(self) -> str:
-        """Of all cases together; one that was never run is unknown."""
-        return str(self.document["result"])
-
-    @property
-    def kernel(self) -> str:
-        """Its release, empty where it is not known."""
-        return str(self.environment.get("kernel") or "")
-
-    @property
-    def system(self) -> str:
-        """Its operating system, and the engine if there is one."""
-        return ", ".join(filter(None, map(self.environment.get, ("os", "engine"))))
 
 
 @dataclass(frozen=True)

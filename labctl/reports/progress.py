@@ -7,14 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from labctl.ground.invoked import command
 from labctl.ground.names import told_apart
 from labctl.ground.output import tell
 from labctl.judge.result import RunResult
 from labctl.language.scenario import Scenario
 from labctl.record.events import Event, StepEvent
 from labctl.record.history import History
-from labctl.run.runner import Watcher
 
 if TYPE_CHECKING:
     from labctl.lab.lab import Lab
@@ -22,24 +20,30 @@ if TYPE_CHECKING:
     from labctl.run.workers import Doing
 
 
-def progress(scenario: Scenario) -> PlainProgress | LiveProgress:
-    """Live where stderr is a terminal, plain lines elsewhere."""
-    if not _on_terminal():
-        return PlainProgress(scenario)
-    from labctl.reports.tables import console
-    from labctl.reports.terminal import LiveProgress
+class Screen:
+    """A Display on stderr: live where that is a terminal, plain lines elsewhere."""
 
-    return LiveProgress(scenario, console(stderr=True))
+    def say(self, line: str) -> None:
+        """See `Display`."""
+        tell(line)
 
+    def case(self, case: Scenario) -> PlainProgress | LiveProgress:
+        """See `Display`."""
+        if not _on_terminal():
+            return PlainProgress(case)
+        from labctl.reports.tables import console
+        from labctl.reports.terminal import LiveProgress
 
-def board(cases: Sequence[Scenario]) -> PlainBoard | LiveBoard:
-    """The same for several cases at once."""
-    if not _on_terminal():
-        return PlainBoard(cases)
-    from labctl.reports.tables import console
-    from labctl.reports.terminal import LiveBoard
+        return LiveProgress(case, console(stderr=True))
 
-    return LiveBoard(cases, console(stderr=True))
+    def cases(self, cases: Sequence[Scenario]) -> PlainBoard | LiveBoard:
+        """See `Display`."""
+        if not _on_terminal():
+            return PlainBoard(cases)
+        from labctl.reports.tables import console
+        from labctl.reports.terminal import LiveBoard
+
+        return LiveBoard(cases, console(stderr=True))
 
 
 @contextmanager
@@ -114,17 +118,3 @@ class PlainBoard:
 
     def tick(self) -> None:
         pass
-
-
-class Keeping:
-    """A watcher that keeps the lab when its steps are done."""
-
-    def __init__(self, watcher: Watcher, keep: Callable[[Lab], None]) -> None:
-        self._keep = keep
-        self.event, self.up = watcher.event, watcher.up
-
-    def done(self, lab: Lab) -> None:
-        """Says how to get in, and keeps the lab until it is interrupted."""
-        hosts = " or ".join(f"{command()} shell {host}" for host in lab.hosts)
-        tell(f"The lab stays until Ctrl-C. Enter with {hosts}.")
-        self._keep(lab)

@@ -2,133 +2,85 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 
 from labctl.backends import Progress, backend_class
-from labctl.errors import LabctlError, UsageError
-from labctl.ground.crash import netted
-from labctl.judge.result import RunResult, unperformed
+from labctl.errors import UsageError
+from labctl.ground.invoked import command
+from labctl.judge.result import RunResult
+from labctl.lab.lab import Lab
 from labctl.language.scenario import Scenario
-from labctl.reports.progress import Keeping, board, progress
 from labctl.run import workers, workflow
-from labctl.run.runner import Interrupted, Watcher
-from labctl.run.workers import Pace, pace
+from labctl.run.orders import Orders, one_by_one
+from labctl.run.places import Place
+from labctl.run.runner import Watcher
+from labctl.run.workers import Pace, Task, pace
 
-IDLE_BY = 2.0
-"""Seconds after which a lab is up and mostly waits."""
 
-
-def guest(
-    kernel: str | None, virtual_time: bool, backend: str, keep: bool, jobs: int | None
-) -> str | None:
-    """The kernel to run on in a guest, if any. Raises UsageError for what does not go together."""
-    if not kernel and not virtual_time:
-        return None
-    option = "--kernel" if kernel else "--virtual-time"
-    if backend == "docker":
-        raise UsageError(f"{option} runs on namespaces in a guest; leave --backend docker out")
-    if keep:
+def run(cases: list[Scenario], place: Place, orders: Orders) -> list[RunResult]:
+    """Runs cases at a place. Raises UsageError, LabError and Interrupted."""
+    if not place.kernel:
+        return _run_here(cases, place, orders)
+    option = "--kernel"
+    if orders.keep:
         raise UsageError(f"{option} has no lab to keep: the guest ends with the run")
-    if (jobs or 1) > 1:
-        raise UsageError(f"{option} runs one case at a time in its guest; leave --jobs {jobs} out")
-    if not kernel:
-        raise UsageError("--virtual-time needs a guest; choose its kernel: --kernel NAME")
-    return kernel
+    if (orders.jobs or 1) > 1:
+        raise UsageError(
+            f"{option} runs one case at a time in its guest; leave --jobs {orders.jobs} out"
+        )
+    from labctl.run.guests.runs import run_all
+
+    return run_all(cases, place, orders)
 
 
-def run_here(
-    cases: list[Scenario],
-    backend: str,
-    os: str,
-    keep: bool,
-    jobs: int | None,
-    out: Path | None,
-    say: Progress,
-) -> list[RunResult]:
-    """Runs cases on this machine's kernel: one after the other, or so many at once. Raises
-    UsageError, LabError and Interrupted."""
-    pace = _pace(jobs, keep, len(cases), backend)
-    _sweep(backend, say)
-    if backend == "docker" and len(cases) > 1:
+def _run_here(cases: list[Scenario], place: Place, orders: Orders) -> list[RunResult]:
+    """On this machine's kernel: one after the other, or several at once."""
+    pace, say = _pace(orders, len(cases), place.backend), orders.display.say
+    _sweep(place.backend, say)
+    if place.backend == "docker" and len(cases) > 1:
         from labctl.backends.docker.backend import build_images
 
-        build_images(os, say)  # once, or not at all: a registry may be slow to give no answer
-    if pace.at_once > 1:
-        results = _run_many(cases, pace, backend, os, out)
-        _sweep(backend, say)
-        return results
-    with _warming_up():
-        return one_by_one(cases, lambda case: _run_one(case, backend, os, keep, out, say))
-
-
-def one_by_one(cases: Iterable[Scenario], run: Callable[[Scenario], RunResult]) -> list[RunResult]:
-    """What came of cases, one after the other. Raises Interrupted, and what `run` raises for the
-    first; what it raises later is no reason to lose what there is."""
-    results: list[RunResult] = []
-    try:
-        for case in cases:
-            try:
-                with netted():
-                    results.append(run(case))
-            except LabctlError as exc:
-                if not results:
-                    raise
-                backend, folder = results[0].backend, results[0].folder.parent
-                results.append(unperformed(case, "error", str(exc), backend, folder))
-    except KeyboardInterrupt as exc:
-        last = exc.results if isinstance(exc, Interrupted) else []
-        raise Interrupted([*results, *last]) from exc
+        build_images(place.system, say)  # once, or not at all: a registry may be slow to answer
+    if pace.at_once == 1:
+        return one_by_one(cases, lambda case: _run_one(case, place, orders))
+    work = partial(workflow.run_in, place=place)
+    import_module("labctl.probes.packets")  # once for all workers, before any of them measures
+    backend_class(place.backend).share()
+    with orders.display.cases(cases) as board:
+        task = Task(work, place.backend, lambda case: workflow.new_run(case, orders.out))
+        results = workers.run_all(cases, task, pace, board)
+    _sweep(place.backend, say)
     return results
 
 
-def _run_one(
-    case: Scenario, backend: str, os: str, keep: bool, out: Path | None, say: Progress
-) -> RunResult:
-    with progress(case) as shown:
-        watcher: Watcher = Keeping(shown, workflow.keep) if keep else shown
-        return workflow.run_case(case, backend, watcher, say, out, os)
+def _run_one(case: Scenario, place: Place, orders: Orders) -> RunResult:
+    say = orders.display.say
+    with orders.display.case(case) as shown:
+        watcher: Watcher = _Keeping(shown, say) if orders.keep else shown
+        return workflow.run_case(case, place, orders.out, watcher, say)
 
 
-@contextmanager
-def _warming_up() -> Iterator[None]:
-    """Meanwhile imports what judges and shows results, unless they are there before: a lab that is
-    up mostly waits."""
+class _Keeping:
+    """A watcher that keeps the lab when its steps are done."""
 
-    def work() -> None:
-        with suppress(OSError):  # of a limit others tell
-            import_module("labctl.reports.terminal")
-            import_module("labctl.probes.packets")
+    def __init__(self, watcher: Watcher, say: Progress) -> None:
+        self._say = say
+        self.event, self.up = watcher.event, watcher.up
 
-    timer = threading.Timer(IDLE_BY, work)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
+    def done(self, lab: Lab) -> None:
+        """Says how to get in, and keeps the lab until it is interrupted."""
+        hosts = " or ".join(f"{command()} shell {host}" for host in lab.hosts)
+        self._say(f"The lab stays until Ctrl-C. Enter with {hosts}.")
+        workflow.keep(lab)
 
 
-def _run_many(
-    cases: list[Scenario], pace: Pace, backend: str, os: str, out: Path | None
-) -> list[RunResult]:
-    work = partial(workflow.run_in, backend=backend, os=os)
-    import_module("labctl.probes.packets")  # once for all workers, before any of them measures
-    backend_class(backend).share()
-    with board(cases) as shown:
-        return workers.run_all(
-            cases, pace, backend, lambda case: workflow.place(case, out), work, shown
+def _pace(orders: Orders, cases: int, backend: str) -> Pace:
+    if orders.keep and (orders.jobs or 1) > 1:
+        raise UsageError(
+            f"--keep keeps one lab at a time, so it can't go with --jobs {orders.jobs}"
         )
-
-
-def _pace(jobs: int | None, keep: bool, cases: int, backend: str) -> Pace:
-    if keep and (jobs or 1) > 1:
-        raise UsageError(f"--keep keeps one lab at a time, so it can't go with --jobs {jobs}")
-    return pace(backend, cases, 1 if keep else jobs)
+    return pace(backend, cases, 1 if orders.keep else orders.jobs)
 
 
 def _sweep(backend: str, say: Progress) -> None:

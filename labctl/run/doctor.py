@@ -18,7 +18,7 @@ from labctl.ground.resources import home
 from labctl.lab.faults import MENDS, Drop, End
 from labctl.run import guests
 from labctl.run.guests import apt, qemu, root
-from labctl.run.workflow import DEFAULT_OS
+from labctl.run.places import DEFAULT_OS
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,12 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import re
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from labctl.backends import BACKENDS, Progress
-from labctl.backends.docker import images
 from labctl.errors import LabctlError, LabError, UsageError
 from labctl.ground.reading import MAX_RECORD, open_file, read_file
 from labctl.ground.resources import default_folder
@@ -30,13 +26,12 @@ from labctl.judge.recorded import case_of, read_result
 from labctl.judge.result import RunResult, document, unperformed
 from labctl.language.document import MAX_BYTES, Document
 from labctl.language.scenario import Scenario, load_document
-from labctl.language.values import unknown
 from labctl.record.events import ExecEvent, read_events
 from labctl.record.store import RunFolder, writing
-from labctl.reports.comparison import NEVER_RUN, NOT_RUN, Seen
 from labctl.run import dispatch, workflow
-from labctl.run.guests import root
 from labctl.run.guests.initramfs import sources
+from labctl.run.orders import Orders
+from labctl.run.places import NEVER_RUN, NOT_RUN, Place, Seen
 
 SYSCTLS = (
     "net.core.somaxconn",
@@ -64,95 +59,6 @@ steps:
 """The case that is run first: where it can't, nothing can."""
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where cases run: Docker with images of an `os`, namespaces here, or a guest's `kernel`, with
-    a root of an `os` or of the default one."""
-
-    backend: str
-    os: str = ""
-    kernel: str = ""
-    virtual: bool = False
-
-    @property
-    def name(self) -> str:
-        """`docker debian:12`, `netns`, `kernel 6.1`, `kernel 6.1, debian:11, virtual time`."""
-        if self.kernel:
-            clock = "virtual time" if self.virtual else ""
-            return ", ".join(filter(None, (f"kernel {self.kernel}", self.os, clock)))
-        return f"{self.backend} {self.os}".rstrip()
-
-    @property
-    def slug(self) -> str:
-        """The same for names of files, of this place alone."""
-        plain = re.sub(r"[^A-Za-z0-9._]+", "-", self.name).strip("-")
-        clear = re.fullmatch(r"[A-Za-z0-9._:, ]+", self.name)
-        return plain if clear else f"{plain}-{_digest(self.name)[:6]}"
-
-    @property
-    def options(self) -> list[str]:
-        """What `labctl matrix` is told to have this place alone."""
-        system = ["--os", self.os] if self.os else []
-        if self.kernel:
-            return ["--kernel", self.kernel, *system, *(["--virtual-time"] if self.virtual else [])]
-        return system or ["--backend", self.backend]
-
-
-def places(
-    backends: Iterable[str], systems: Iterable[str], kernels: Iterable[str], virtual: bool
-) -> list[Place]:
-    """The places that were asked for, each once; each text may name several, parted by commas.
-
-    Every system is one of Docker, where that is wanted or there is no guest, and of every guest
-    that can have it. Without one they have the default, and nothing at all is every backend.
-    Raises UsageError."""
-    wanted, oses, guests = map(_split, (backends, systems, kernels))
-    if virtual and not guests:
-        raise UsageError("--virtual-time needs a guest; choose its kernel: --kernel NAME")
-    for name in wanted:
-        if name not in BACKENDS:
-            raise UsageError(f"--backend {name}: {unknown('backend', name, sorted(BACKENDS))}")
-    if not (wanted or oses or guests):
-        wanted = list(BACKENDS)
-    docker = "docker" in wanted or bool(oses and not guests)
-    containers = (oses or [workflow.DEFAULT_OS]) if docker else []
-    # What no guest can have is for Docker, or a mistake where there is none.
-    roots = {root.suite_for(os): os for os in oses if images.suite_name(os) or not docker}
-    systems = list(roots.values()) or [""]
-    return [
-        *(Place("docker", os=os) for os in containers),
-        *(Place(name) for name in wanted if name != "docker"),
-        *(Place("netns", os, kernel, virtual) for kernel in guests for os in systems),
-    ]
-
-
-def apart(found: Sequence[Place], cores: int) -> list[Place]:
-    """The places to fill at the same time, each in a process of its own: guests, which have one
-    processor each."""
-    guests = [place for place in found if place.kernel]
-    return guests if min(len(guests), cores) > 1 else []
-
-
-def _split(texts: Iterable[str]) -> list[str]:
-    names = (name.strip() for text in texts for name in text.split(","))
-    return list(dict.fromkeys(filter(None, names)))
-
-
-def github(found: Sequence[Place]) -> dict[str, Any]:
-    """For `strategy.matrix` of a GitHub workflow: an entry for each place."""
-    return {
-        "include": [
-            {
-                "place": place.name,
-                "slug": place.slug,
-                "args": shlex.join(place.options),
-                "guest": bool(place.kernel),
-            }
-            for place in found
-        ]
-    }
-
-
 def folder_of_all() -> Path:
     """Where results are kept unless `--out` says otherwise."""
     return default_folder().parent / "matrix"
@@ -168,19 +74,20 @@ class Matrix:
         self._key = _digest(repr(parts))[:8]
         self._alike = Counter(map(_identity, cases))
 
-    def fill(self, place: Place, jobs: int | None, say: Progress) -> None:
+    def fill(self, place: Place, orders: Orders) -> None:
         """Runs the cases that have no result at a place yet. Where a place can't be had, that is
         recorded. Raises UsageError where nothing can be written, and KeyboardInterrupt; what has
         ended by then is kept."""
         folder = self.folder(place)
         runs = runs_in(folder)
         missing = [case for case in self._cases if not _lasting(self._latest(case, runs), place)]
+        say = orders.display.say
         say(f"{place.name}: {len(missing)} of {len(self._cases)} cases to run")
         try:
             if missing:
-                self._run(place, missing, folder, jobs, say)
+                self._run(missing, place, replace(orders, out=folder, sets=self._sets))
         except LabctlError as exc:
-            with RunFolder(workflow.place(self._look, folder), self._look.text) as record:
+            with RunFolder(workflow.new_run(self._look, folder), self._look.text) as record:
                 record.finish(document([_not_had(self._look, place, exc, record.path)]))
         finally:
             seen = self.seen(place)
@@ -189,18 +96,13 @@ class Matrix:
         if seen.reason:
             say(f"{place.name}: {seen.reason}")
 
-    def _run(
-        self, place: Place, cases: list[Scenario], folder: Path, jobs: int | None, say: Progress
-    ) -> None:
+    def _run(self, cases: list[Scenario], place: Place, orders: Orders) -> None:
         if place.kernel:
-            from labctl.run.guests.runs import run_all
-
-            os = place.os or workflow.DEFAULT_OS
-            run_all([self._look, *cases], place.kernel, place.virtual, os, self._sets, folder, say)
+            dispatch.run([self._look, *cases], place, orders)
             return
-        (look,) = dispatch.run_here([self._look], place.backend, place.os, False, 1, folder, say)
+        (look,) = dispatch.run([self._look], place, replace(orders, jobs=1))
         if look.result == "pass":
-            dispatch.run_here(cases, place.backend, place.os, False, jobs, folder, say)
+            dispatch.run(cases, place, orders)
 
     def seen(self, place: Place) -> Seen:
         """What is known of a place, from its folder alone."""

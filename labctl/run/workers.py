@@ -113,7 +113,7 @@ class Pace:
     of the work, and would delay what the others measure."""
 
     at_once: int
-    rising: int
+    starting: int
 
 
 A_CORE = Pace(8, 1)
@@ -127,22 +127,24 @@ def pace(backend: str, cases: int, wanted: int | None) -> Pace:
     """For so many cases, all at once that are `wanted`, or as suits this machine."""
     cores, suitable = os.cpu_count() or 1, CHEAP.get(backend, A_CORE)
     most = wanted or min(suitable.at_once * cores, MOST)
-    return Pace(min(most, cases), suitable.rising * cores)
+    return Pace(min(most, cases), suitable.starting * cores)
 
 
-def run_all(
-    cases: Sequence[Scenario],
-    pace: Pace,
-    backend: str,
-    place: Callable[[Scenario], Path],
-    work: Work,
-    board: Board,
-    method: str = METHOD,
-) -> list[RunResult]:
+@dataclass(frozen=True)
+class Task:
+    """What is to be done with each case: `work`, on a backend, in the `folder` that is made for it;
+    by processes that begin by a `method` of multiprocessing."""
+
+    work: Work
+    backend: str
+    folder: Callable[[Scenario], Path]
+    method: str = METHOD
+
+
+def run_all(cases: Sequence[Scenario], task: Task, pace: Pace, board: Board) -> list[RunResult]:
     """Runs cases at this pace, and returns what came of them, in their order; those that take
-    longest begin first. `place` makes the folder of each. A case whose worker was killed is an
-    `error`, and so is one that `place` or `work` refuses. Where they refuse all, what the first
-    raised comes out.
+    longest begin first. A case whose worker was killed is an `error`, and so is one whose `folder`
+    or `work` refuses it. Where they refuse all, what the first raised comes out.
 
     Raises Interrupted, too, when all that runs has ended."""
     waiting = sorted(range(len(cases)), key=lambda number: -cases[number].least)
@@ -157,9 +159,9 @@ def run_all(
                 try:
                     with netted():
                         if number not in folders:
-                            folders[number] = place(cases[number])
+                            folders[number] = task.folder(cases[number])
                         with _held_back():
-                            pipe, job = _start(number, cases[number], folders[number], work, method)
+                            pipe, job = _start(number, cases[number], folders[number], task)
                             running[pipe] = job
                 except LabctlError as exc:
                     if running:  # As many as can be had: one that ends makes room.
@@ -168,7 +170,7 @@ def run_all(
                     if not results:
                         raise
                     folder = folders.get(number) or next(iter(results.values())).folder.parent
-                    found = unperformed(cases[number], "error", str(exc), backend, folder)
+                    found = unperformed(cases[number], "error", str(exc), task.backend, folder)
                     results[number] = found
                     refused.append(exc)
                 waiting.remove(number)
@@ -181,7 +183,7 @@ def run_all(
                     message = pipe.recv()
                 except (EOFError, OSError):
                     del running[pipe]
-                    results[job.number] = _over(job, backend)
+                    results[job.number] = _over(job, task.backend)
                     refused += [job.result] if isinstance(job.result, LabctlError) else []
                     board.ended(job.number, results[job.number])
                 else:
@@ -189,7 +191,7 @@ def run_all(
             board.tick()
     except KeyboardInterrupt as exc:
         for job in _end(running):
-            results[job.number] = _over(job, backend)
+            results[job.number] = _over(job, task.backend)
         raise Interrupted([results[number] for number in sorted(results)]) from exc
     finally:
         _end(running)
@@ -198,13 +200,13 @@ def run_all(
     return [results[number] for number in range(len(cases))]
 
 
-def _start(number: int, case: Scenario, folder: Path, work: Work, method: str) -> tuple[Pipe, _Job]:
+def _start(number: int, case: Scenario, folder: Path, task: Task) -> tuple[Pipe, _Job]:
     from multiprocessing import get_context
 
-    context = get_context(method)
+    context = get_context(task.method)
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(  # type: ignore[attr-defined]
-        target=_worker, args=(folder, case, work, theirs, os.getpid()), name=case.label
+        target=_worker, args=(folder, case, task.work, theirs, os.getpid()), name=case.label
     )
     process.start()
     theirs.close()  # or the next worker would hold it open
@@ -294,8 +296,8 @@ def _end(running: dict[Pipe, _Job]) -> list[_Job]:
 
 
 def _room(pace: Pace, jobs: Collection[_Job]) -> bool:
-    rising = sum(not job.up for job in jobs)
-    return len(jobs) < pace.at_once and rising < pace.rising
+    starting = sum(not job.up for job in jobs)
+    return len(jobs) < pace.at_once and starting < pace.starting
 
 
 def _ready(running: Iterable[Pipe], patience: float | None) -> list[Pipe]:

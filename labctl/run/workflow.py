@@ -25,9 +25,9 @@ from labctl.language.scenario import Scenario, load_document, params_of
 from labctl.language.values import unknown
 from labctl.record.history import History
 from labctl.record.store import RunFolder, new_folder
+from labctl.run.places import Place
 from labctl.run.runner import Interrupted, Session, Watcher
 
-DEFAULT_OS = "debian:12"
 DEFAULT_LAB = """\
 title: The default lab, for hands
 hosts: {server: {}, client: {}}
@@ -77,19 +77,14 @@ def bearable(cases: list[Scenario], virtual_time: bool, say: Progress) -> list[S
 
 
 def run_case(
-    scenario: Scenario,
-    backend: str,
-    watcher: Watcher,
-    progress: Progress,
-    out: Path | None = None,
-    os: str = DEFAULT_OS,
+    scenario: Scenario, place: Place, out: Path | None, watcher: Watcher, progress: Progress
 ) -> RunResult:
-    """Runs one case on a backend by name, recorded in a new folder. Raises what `session` and
-    `Session.run` raise, and UsageError where nothing can be written."""
-    return run_in(place(scenario, out), scenario, watcher, progress, backend, os)
+    """Runs one case here, recorded in a new folder. Raises what `session` and `Session.run` raise,
+    and UsageError where nothing can be written."""
+    return run_in(new_run(scenario, out), scenario, watcher, progress, place)
 
 
-def place(scenario: Scenario, out: Path | None) -> Path:
+def new_run(scenario: Scenario, out: Path | None) -> Path:
     """A new folder for a run of this case, below `out` if that is given. Raises UsageError."""
     name = scenario.name + "".join(f"-{words(value)}" for value in scenario.variant.values())
     if out:
@@ -105,10 +100,10 @@ def together(cases: Sequence[Scenario]) -> Path | None:
 
 
 def run_in(
-    path: Path, scenario: Scenario, watcher: Watcher, progress: Progress, backend: str, os: str
+    path: Path, scenario: Scenario, watcher: Watcher, progress: Progress, place: Place
 ) -> RunResult:
     """Runs one case, recorded in this folder; see `run_case`. Raises Interrupted."""
-    with session(path, scenario, watcher, progress, backend, os) as opened:
+    with session(path, scenario, watcher, progress, place) as opened:
         try:
             return opened.run()
         except KeyboardInterrupt as exc:
@@ -117,25 +112,25 @@ def run_in(
 
 @contextmanager
 def session(
-    path: Path, scenario: Scenario, watcher: Watcher, progress: Progress, backend: str, os: str
+    path: Path, scenario: Scenario, watcher: Watcher, progress: Progress, place: Place
 ) -> Iterator[Session]:
-    """A case that is ready to run: with a lease, a folder to record it in, and a backend by name.
+    """A case that is ready to run: with a lease, a folder to record it in, and a backend.
     Raises UsageError where the folder can't be written, LabError where the backend can't be had."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    lease = Lease(leases.new_name(), "run", scenario.label, backend, now)
+    lease = Lease(leases.new_name(), "run", scenario.label, place.backend, now)
     with lease, RunFolder(path, scenario.text) as folder:
-        opened = _open(lease, path, os, progress)
+        opened = _open(lease, path, place.system, progress)
         yield Session(scenario, opened, folder, _Announcing(watcher, lease))
 
 
-def hold(backend: str, os: str, progress: Progress, ready: Callable[[Lab], None]) -> None:
+def hold(place: Place, progress: Progress, ready: Callable[[Lab], None]) -> None:
     """Brings the default lab up, and keeps it until it is interrupted."""
     (scenario,) = load_document(Document("labctl up", DEFAULT_LAB), DEFAULT_LAB, "lab", {})
     now = datetime.now(UTC)
-    lease = Lease(leases.new_name(), "up", "lab", backend, now.isoformat(timespec="seconds"))
+    lease = Lease(leases.new_name(), "up", "lab", place.backend, now.isoformat(timespec="seconds"))
     path = new_folder(default_folder(), f"{now:%Y%m%dT%H%M%S}-up")
     with lease, RunFolder(path, DEFAULT_LAB) as folder:
-        opened = _open(lease, folder.path, os, progress)
+        opened = _open(lease, folder.path, place.system, progress)
         with Lab(scenario.spec, opened, History(), folder.add, folder.add_packets) as lab:
             lease.hosts = lab.holders
             lease.write()

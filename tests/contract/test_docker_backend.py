@@ -27,8 +27,9 @@ from labctl.lab.lab import Lab
 from labctl.language.scenario import load
 from labctl.record.events import ExecEvent, OutputEvent, ProcessEvent
 from labctl.record.history import History
+from labctl.run.places import DEFAULT_OS, Place
 from labctl.run.runner import Silent
-from labctl.run.workflow import DEFAULT_OS, run_case
+from labctl.run.workflow import run_case
 
 pytestmark = pytest.mark.docker
 
@@ -308,7 +309,7 @@ def test_a_server_in_an_image_of_its_own_is_judged(
         sets = {"image": str(image), "run": "--bind 0.0.0.0 8000"}  # of no use without the image
         (case,) = load(scenarios() / "servers" / "half_close.yaml", sets)
         assert case.needs == {"images"}
-        result = run_case(case, "docker", Silent(), print, tmp_path / "out")
+        result = run_case(case, Place("docker"), tmp_path / "out", Silent(), print)
     assert result.result == "pass", [verdict.actual for verdict in result.verdicts]
 
 

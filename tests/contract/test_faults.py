@@ -15,6 +15,7 @@ from labctl.record.events import (
     TallyEvent,
     TroubleEvent,
 )
+from labctl.run.places import Place
 from labctl.run.workflow import run_case
 from tests.fake import Silent, scenario
 
@@ -47,7 +48,7 @@ def run(
     """A connection between two programs that obey, and then what is to be tried."""
     for name, value in family.items():
         hosts = hosts.replace(f"${{{name}}}", value)
-    found = run_case(scenario(hosts + steps), backend, Silent(), lambda text: None, folder)
+    found = run_case(scenario(hosts + steps), Place(backend), folder, Silent(), lambda text: None)
     if found.result == "skip":
         pytest.skip(found.reason or "")
     return found
@@ -241,7 +242,7 @@ def test_a_slow_link(backend: str, tmp_path: Path) -> None:
   - wait: {process: {client: {call: {recv: ok}}}}
 """
     hosts = HOSTS.replace("${family}", "tcp").replace("${suffix}", "")
-    found = run_case(scenario(hosts + steps), backend, Silent(), lambda text: None, tmp_path)
+    found = run_case(scenario(hosts + steps), Place(backend), tmp_path, Silent(), lambda text: None)
     if found.result != "skip":
         passes(found)
     else:

@@ -19,9 +19,11 @@ import pytest
 
 from labctl.errors import LabError
 from labctl.record.events import ExecEvent, read_events
+from labctl.reports.progress import Screen
 from labctl.run import guests
 from labctl.run.guests import qemu, root, runs
-from labctl.run.workflow import DEFAULT_OS
+from labctl.run.orders import Orders
+from labctl.run.places import Place
 from tests.contract.false_claims import OF_HOURS, FalseClaim
 
 pytestmark = [
@@ -137,7 +139,9 @@ def test_hours_pass(tmp_path: Path, fetched: str) -> None:
 
 @pytest.mark.parametrize("claim", OF_HOURS, ids=str)
 def test_false_claims_of_hours_fail(claim: FalseClaim, tmp_path: Path, fetched: str) -> None:
-    (result,) = runs.run_all([claim.whole], KERNEL, True, DEFAULT_OS, {}, tmp_path, print)
+    (result,) = runs.run_all(
+        [claim.whole], Place("netns", "", KERNEL, True), Orders(Screen(), tmp_path)
+    )
     assert result.result == "fail", result.verdicts
     assert claim.blamed in [v.what for v in result.verdicts if v.result == "fail"], result.verdicts
 

@@ -15,8 +15,9 @@ from labctl.ground.resources import catalogue, scenarios
 from labctl.judge.result import RunResult
 from labctl.language.scenario import Scenario, load
 from labctl.record.history import History
+from labctl.run.places import DEFAULT_OS, Place
 from labctl.run.runner import Silent
-from labctl.run.workflow import DEFAULT_OS, run_case
+from labctl.run.workflow import run_case
 from tests import tshark
 from tests.contract.false_claims import OF_HOURS, OF_SERVERS, OF_THE_CATALOGUE, FalseClaim, whats
 
@@ -27,7 +28,7 @@ MINUTES = {"eaddrinuse_time_wait", "time_wait_restarted"}
 
 
 def run(case: Scenario, backend: str, folder: Path) -> RunResult:
-    return run_case(case, backend, Silent(), lambda text: None, folder)
+    return run_case(case, Place(backend), folder, Silent(), lambda text: None)
 
 
 def report(result: RunResult) -> str:

@@ -13,6 +13,7 @@ from labctl.backends.docker.backend import build_images
 from labctl.errors import Unavailable
 from labctl.ground.resources import catalogue, scenarios
 from labctl.language.scenario import load
+from labctl.run.places import Place
 from labctl.run.runner import Silent
 from labctl.run.workflow import run_case
 from tests.contract.test_lessons import report
@@ -39,7 +40,7 @@ def another() -> str:
 @pytest.mark.parametrize("name", LESSONS)
 def test_a_lesson_holds_on_another_system(name: str, another: str, tmp_path: Path) -> None:
     case = load(catalogue(scenarios())[name])[0]
-    result = run_case(case, "docker", Silent(), print, tmp_path, another)
+    result = run_case(case, Place("docker", another), tmp_path, Silent(), print)
     assert result.environment["os"] == another
     assert result.result == "pass", report(result)
 

@@ -16,7 +16,7 @@ from labctl.ground.resources import scenarios
 from labctl.judge.result import RunResult
 from labctl.language.document import Document
 from labctl.language.scenario import Scenario, load, load_document
-from labctl.run.workflow import DEFAULT_OS
+from labctl.run.places import DEFAULT_OS
 from tests.contract.test_lessons import report, run
 
 pytestmark = pytest.mark.docker

@@ -18,6 +18,7 @@ from labctl.language.scenario import load
 from labctl.record.events import StateEvent
 from labctl.record.history import History
 from labctl.record.timelines import timelines
+from labctl.run.places import Place
 from labctl.run.runner import Silent
 from labctl.run.workflow import run_case
 
@@ -81,7 +82,7 @@ def run(text: str, backend: str, folder: Path) -> RunResult:
     path = folder / "lesson.yaml"
     path.write_text(text)
     (case,) = load(path)
-    found = run_case(case, backend, Silent(), lambda text: None, folder / "out")
+    found = run_case(case, Place(backend), folder / "out", Silent(), lambda text: None)
     assert found.reason is None
     if "trace" not in found.environment["probes"]:
         pytest.skip(found.history.trouble["server", "trace"].text)

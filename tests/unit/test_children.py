@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from labctl.ground import children
-from labctl.run.matrix import Place
-from labctl.run.matrix import apart as to_fill_apart
+from labctl.run.places import Place
+from labctl.run.places import apart as to_fill_apart
 
 PATIENCE = 30
 SAYS = "import sys; print(*sys.argv[1:], 'of it', sep='\\n', file=sys.stderr)"

@@ -17,7 +17,7 @@ from labctl.judge.result import RunResult, document
 from labctl.language.scenario import Scenario
 from labctl.record.store import RunFolder, new_folder
 from labctl.run.runner import Interrupted, Session, Watcher
-from labctl.run.workers import A_CORE, CHEAP, MOST, Doing, Pace, pace, run_all
+from labctl.run.workers import A_CORE, CHEAP, MOST, Doing, Pace, Task, pace, run_all
 from labctl.run.workflow import interruptible
 from tests.fake import FakeBackend, scenario
 
@@ -64,11 +64,11 @@ class Log:
         self.ticks += 1
 
 
-def together(cases, out, work=play, at_once=4, rising=4, board=None, **more):
+def together(cases, out, work=play, at_once=4, starting=4, board=None, **more):
     """Runs cases in a folder each."""
     return run_all(
-        cases, Pace(at_once, rising), "fake", lambda chosen: new_folder(out, chosen.title), work,
-        board or Log(), **more,
+        cases, Task(work, "fake", lambda chosen: new_folder(out, chosen.title), **more),
+        Pace(at_once, starting), board or Log(),
     )  # fmt: skip
 
 
@@ -125,7 +125,7 @@ def test_those_that_take_longest_begin_first(tmp_path: Path) -> None:
 
 def test_so_many_come_up_at_once(tmp_path: Path) -> None:
     board = Log()
-    together([case("one"), case("two"), case("three")], tmp_path, board=board, rising=1)
+    together([case("one"), case("two"), case("three")], tmp_path, board=board, starting=1)
     told = [(what, number) for what, number in board.log if what in ("begun", "note hello")]
     assert told == [
         (what, number) for number in range(3) for what in ("begun", "note hello")
@@ -277,9 +277,9 @@ def test_a_folder_that_can_not_be_made(tmp_path: Path, first: bool) -> None:
     cases = [case("one", "- sleep: 1s"), case("two")]
     if first:
         with pytest.raises(UsageError, match="can't write there"):
-            run_all(cases, Pace(2, 2), "fake", place, play, Log())
+            run_all(cases, Task(play, "fake", place), Pace(2, 2), Log())
         return
-    found = run_all(cases, Pace(2, 2), "fake", place, play, Log())
+    found = run_all(cases, Task(play, "fake", place), Pace(2, 2), Log())
     assert [run.result for run in found] == ["pass", "error"]
     assert "can't write there" in (found[1].reason or "")
     assert tried == ["one", "two", "two"]
@@ -290,5 +290,5 @@ def test_the_pace() -> None:
     for backend, suits in (("docker", A_CORE), ("netns", CHEAP["netns"])):
         assert pace(backend, 1, None).at_once == 1
         assert pace(backend, 1000, None).at_once == min(suits.at_once * cores, MOST)
-        assert pace(backend, 3, 32) == Pace(3, suits.rising * cores)
+        assert pace(backend, 3, 32) == Pace(3, suits.starting * cores)
         assert pace(backend, 9, 2).at_once == 2

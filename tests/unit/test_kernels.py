@@ -164,7 +164,7 @@ def test_a_module_that_was_added_is_in_the_next_guest(
     for file in (image, base):
         file.touch()
     monkeypatch.setattr(root, "ensure", lambda *_: [base])
-    mine = runs.Place(kernels.Kernel("mine", "6.6.6", image, modules), True, "sid")
+    mine = runs.Ground(kernels.Kernel("mine", "6.6.6", image, modules), True, "sid")
     before, _ = runs.prepare(mine, print)
     (modules / "veth.ko").write_bytes(b"ELF")
     after, _ = runs.prepare(mine, print)
@@ -309,7 +309,7 @@ def test_what_a_guest_tells_is_recorded_and_judged_as_if_it_were_here(
     stand_in(tmp_path, monkeypatch, f"read line; cat {shlex.quote(str(tmp_path / 'said'))}; cat")
 
     kernel = kernels.Kernel("k", "6.1", tmp_path, tmp_path)
-    guests = runs.Guests(runs.Place(kernel, True, "sid"), print)
+    guests = runs.Guests(runs.Ground(kernel, True, "sid"), print)
     seen: list[Event] = []
     with qemu.Machine(HARDWARE) as machine:
         monkeypatch.setattr(guests, "start", lambda: machine)
@@ -329,7 +329,7 @@ def test_a_guest_that_dies_in_a_case_is_its_result(
 ) -> None:
     stand_in(tmp_path, monkeypatch, "read line; echo 'it is burning' >&2; exit 1")
     kernel = kernels.Kernel("k", "6.1", tmp_path, tmp_path)
-    guests = runs.Guests(runs.Place(kernel, True, "sid"), print)
+    guests = runs.Guests(runs.Ground(kernel, True, "sid"), print)
     (case,) = load_document(Document("warm up", WARM_UP), WARM_UP, "warm", {})
     with qemu.Machine(HARDWARE) as machine:
         monkeypatch.setattr(guests, "start", lambda: machine)
@@ -350,7 +350,7 @@ def test_a_guest_that_never_waits_is_ended_with_the_reason(
     monkeypatch.setattr(runs, "HEARTBEAT", 0.1)
     case = scenario("title: t\nhosts: {a: {calls: socket}, b: {}}\nsteps: [start: a]\n")
     kernel = kernels.Kernel("k", "6.1", tmp_path, tmp_path)
-    guests = runs.Guests(runs.Place(kernel, True, "sid"), print)
+    guests = runs.Guests(runs.Ground(kernel, True, "sid"), print)
     with qemu.Machine(HARDWARE) as machine:
         monkeypatch.setattr(guests, "start", lambda: machine)
         found = guests.run(case, {}, tmp_path / "out", lambda event, history: None)

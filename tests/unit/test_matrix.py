@@ -22,9 +22,12 @@ from labctl.judge.explain import COUNTED
 from labctl.record.events import ExecEvent
 from labctl.record.store import RunFolder
 from labctl.reports import html, markdown
-from labctl.reports.comparison import ABSENT, NEVER_RUN, NOT_RUN, Comparison, Row, Seen, compare
+from labctl.reports.comparison import ABSENT, Comparison, Row, compare
+from labctl.reports.progress import Screen
 from labctl.reports.terminal import print_comparison
-from labctl.run.matrix import LOOK, SYSCTLS, Matrix, Place, github, places
+from labctl.run.matrix import LOOK, SYSCTLS, Matrix
+from labctl.run.orders import Orders
+from labctl.run.places import NEVER_RUN, NOT_RUN, Place, Seen, github, places
 from tests.fake import FakeBackend, play, scenario
 from tests.golden import HERE as GOLDEN
 from tests.golden import agrees
@@ -384,7 +387,7 @@ def test_a_place_is_what_its_look_is(tmp_path: Path) -> None:
     """Where a lab failed, that is no place that can't be had."""
     for why, wanted in ((Unavailable("no QEMU"), "skip"), (LabError("it broke"), "error")):
         matrix, place = Matrix([scenario(CASE)], {}, tmp_path / wanted), Place("docker", "x")
-        fails(matrix, why).fill(place, None, lambda line: None)
+        fails(matrix, why).fill(place, Orders(Screen()))
         found = matrix.seen(place)
         assert (found.result, found.blank, found.reason) == (wanted, wanted, str(why))
         kept = json.loads((matrix.folder(place) / "result.json").read_text())

@@ -150,7 +150,7 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
                                                        reason="interrupted")])  # fmt: skip
             return results
 
-        monkeypatch.setattr(dispatch, "run_here", play_all)
+        monkeypatch.setattr(dispatch, "run", play_all)
         with pytest.raises(SystemExit) as ended:
             main(["run", str(path), "--backend", "netns", *arguments], prog_name="labctl")
         out, err = capsys.readouterr()

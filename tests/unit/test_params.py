@@ -19,7 +19,8 @@ from labctl.ground.written import same, words
 from labctl.judge import recorded, rejudge
 from labctl.language.document import Document
 from labctl.language.scenario import Scenario, load_document
-from labctl.run.matrix import Matrix, Place
+from labctl.run.matrix import Matrix
+from labctl.run.places import Place
 from tests.fake import FakeBackend, play
 from tests.unit.test_testing import HOSTS as LAB_HOSTS
 

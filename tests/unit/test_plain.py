@@ -19,12 +19,13 @@ from labctl.language.document import Document
 from labctl.language.scenario import load_document
 from labctl.record.history import History
 from labctl.reports import REPORTS, render, terminal
-from labctl.reports.comparison import Seen, compare
+from labctl.reports.comparison import compare
 from labctl.reports.html import comparison as compared_page
 from labctl.reports.markdown import comparison as compared_text
 from labctl.reports.progress import PlainBoard, PlainProgress
 from labctl.reports.tables import PIPE_WIDTH, console, print_checks, print_table
 from labctl.run.doctor import Check
+from labctl.run.places import Seen
 from labctl.testing import told
 from tests.fake import FakeBackend, play, tcp
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from labctl.run.matrix import github, places
+from labctl.run.places import github, places
 from tests.unit.test_docs import COMMANDS
 from tests.unit.test_matrix import chosen
 

@@ -25,13 +25,13 @@ from labctl.language.scenario import Scenario
 from labctl.record.events import Event, read_event
 from labctl.record.history import History
 from labctl.record.store import RunFolder
-from labctl.reports.progress import progress as shown
-from labctl.run.dispatch import one_by_one
 from labctl.run.guests import Kernel, assembled, cache, find, initramfs, qemu, root
 from labctl.run.guests.apt import kept
 from labctl.run.guests.qemu import GuestEnded, GuestHangs, Hardware, Machine
+from labctl.run.orders import Orders, one_by_one
+from labctl.run.places import Place
 from labctl.run.runner import Ended, Interrupted, conclude, outcome
-from labctl.run.workflow import place
+from labctl.run.workflow import new_run
 
 BOOT_DEADLINE = 240.0
 SILENT_WORK = 20.0
@@ -52,35 +52,27 @@ SEED = 64  # bytes
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where cases run: a kernel, whose clock it lives by, and the suite of its root."""
+class Ground:
+    """What cases run on: a kernel, whose clock it lives by, and the suite of its root."""
 
     kernel: Kernel
     virtual: bool
     suite: str
 
 
-def run_all(
-    cases: Iterable[Scenario],
-    kernel: str,
-    virtual: bool,
-    system: str,
-    sets: Mapping[str, str],
-    out: Path | None,
-    progress: Progress,
-) -> list[RunResult]:
-    """Runs cases one after the other on a kernel by name, with a root of a `system`.
+def run_all(cases: Iterable[Scenario], place: Place, orders: Orders) -> list[RunResult]:
+    """Runs cases one after the other on the kernel of a place.
 
     Raises UsageError, Interrupted, and what `find` and `Guests.run` raise."""
-    suite = root.suite_for(system)
+    suite, say = root.suite_for(place.system), orders.display.say
     qemu.version()  # rather than after a kernel was fetched
     root.demand(suite)
-    with Guests(Place(find(kernel, progress), virtual, suite), progress) as guests:
+    with Guests(Ground(find(place.kernel, say), place.virtual, suite), say) as guests:
 
         def run(case: Scenario) -> RunResult:
             guests.start()
-            with shown(case) as watcher:
-                return guests.run(case, sets, out, watcher.event)
+            with orders.display.case(case) as watcher:
+                return guests.run(case, orders.sets, orders.out, watcher.event)
 
         return one_by_one(cases, run)
 
@@ -90,8 +82,8 @@ class Guests:
 
     `run` raises LabError and Unavailable where no guest can be had at all."""
 
-    def __init__(self, place: Place, progress: Progress) -> None:
-        self._place, self._progress = place, progress
+    def __init__(self, ground: Ground, progress: Progress) -> None:
+        self._ground, self._progress = ground, progress
         self._machine: Machine | None = None
         self._stack = ExitStack()
         self._engine = ""
@@ -119,8 +111,8 @@ class Guests:
         machine = self.start()
         began, started = time.monotonic(), now()
         history = History()
-        with RunFolder(place(scenario, out), scenario.text) as folder:
-            case = _Case(machine, history, folder, event, self._place.virtual)
+        with RunFolder(new_run(scenario, out), scenario.text) as folder:
+            case = _Case(machine, history, folder, event, self._ground.virtual)
             cause: BaseException | None = None
             try:
                 ended = case.perform(scenario, sets)
@@ -129,7 +121,7 @@ class Guests:
                 (folder.path / "console.txt").write_text(machine.console(), encoding="utf-8")
                 self._end()
                 environment = history.lab.environment if history.lab else {
-                    "kernel": self._place.kernel.version, "os": None, "engine": self._engine,
+                    "kernel": self._ground.kernel.version, "os": None, "engine": self._engine,
                 }  # fmt: skip
                 ended = Ended(*outcome(exc), environment, "", 0.0, history.now)
             ended = replace(ended, started=started, seconds=time.monotonic() - began)
@@ -140,12 +132,12 @@ class Guests:
 
     def _started(self) -> Machine:
         """A guest that is ready: from its saved state, or booted, if need be twice."""
-        hardware, state_file = prepare(self._place, self._progress)
+        hardware, state_file = prepare(self._ground, self._progress)
         self._stack.enter_context(in_use(state_file.parent))
         state: Path | None = state_file
         if accelerated(hardware, self._progress):
             hardware, state = replace(hardware, accelerator="kvm"), None
-        clock = ", virtual time" if self._place.virtual else ""
+        clock = ", virtual time" if self._ground.virtual else ""
         self._engine = f"QEMU {qemu.version()} ({hardware.accelerator}{clock})"
         if state and state.exists():
             try:
@@ -153,7 +145,7 @@ class Guests:
             except LabError as exc:
                 self._progress(f"booting anew: {exc}")
                 state.unlink(missing_ok=True)
-        self._progress(f"booting Linux {self._place.kernel.version}")
+        self._progress(f"booting Linux {self._ground.kernel.version}")
         try:
             try:
                 return self._booted(Machine(hardware), state)
@@ -164,7 +156,7 @@ class Guests:
             return self._booted(Machine(hardware), state)
         except GuestEnded as exc:
             raise LabError(
-                f"Linux {self._place.kernel.version} does not boot in QEMU {qemu.version()}; "
+                f"Linux {self._ground.kernel.version} does not boot in QEMU {qemu.version()}; "
                 f"take another kernel (labctl kernels list), or another QEMU\n{exc}"
             ) from exc
 
@@ -193,7 +185,7 @@ class Guests:
                     "wall": time.time(),
                     "seed": os.urandom(SEED).hex(),
                     "engine": self._engine,
-                    "virtual": self._place.virtual,
+                    "virtual": self._ground.virtual,
                 }
             )
             expect(machine, "ready", READY_DEADLINE)
@@ -269,18 +261,18 @@ class _Case:
             self._event(event, self._history)
 
 
-def prepare(place: Place, progress: Progress) -> tuple[Hardware, Path]:
+def prepare(ground: Ground, progress: Progress) -> tuple[Hardware, Path]:
     """What a guest is started with, and where its state is kept; files that are not there yet are
     made. Raises Unavailable and LabError."""
     version = qemu.version()
-    roots = root.ensure(place.suite, progress)
-    kernel = place.kernel
+    roots = root.ensure(ground.suite, progress)
+    kernel = ground.kernel
     sources = initramfs.sources()
     parts: list[Any] = [initramfs.INIT, initramfs.MODULES, roots, sorted(sources.items())]
     for path in (kernel.image, *sorted(kernel.modules.rglob("*.ko*"))):
         stat = path.lstat()
         parts += [str(path), stat.st_size, stat.st_mtime_ns]
-    name = f"{kernel.version}-{place.suite}"
+    name = f"{kernel.version}-{ground.suite}"
     folder = cache() / "boots" / f"{name}-{_digest(parts)}"
     if not folder.exists():
         with assembled(folder) as new:
@@ -288,9 +280,9 @@ def prepare(place: Place, progress: Progress) -> tuple[Hardware, Path]:
         for older in set(folder.parent.glob(f"{name}-*")) - {folder}:
             with suppress(BlockingIOError), in_use(older, fcntl.LOCK_EX | fcntl.LOCK_NB):
                 shutil.rmtree(older, ignore_errors=True)
-    hardware = Hardware(kernel.image, folder / "initramfs.cpio", place.virtual)
+    hardware = Hardware(kernel.image, folder / "initramfs.cpio", ground.virtual)
     key = _digest([version, qemu.command(hardware, 3, 4, None)])
-    return hardware, folder / f"{'virtual' if place.virtual else 'real'}-{key}.state"
+    return hardware, folder / f"{'virtual' if ground.virtual else 'real'}-{key}.state"
 
 
 @contextmanager

@@ -1,0 +1,61 @@
+"""How cases are to run, and who is shown that: what a command gives to those who run them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from labctl.errors import LabctlError
+from labctl.ground.crash import netted
+from labctl.judge.result import RunResult, unperformed
+from labctl.language.scenario import Scenario
+from labctl.run.runner import Interrupted, Watcher
+from labctl.run.workers import Board
+
+
+class Display(Protocol):
+    """Where people see how runs go on."""
+
+    def say(self, line: str) -> None:
+        """Shows what long work has come to."""
+
+    def case(self, case: Scenario) -> AbstractContextManager[Watcher]:
+        """Shows one case while it runs."""
+
+    def cases(self, cases: Sequence[Scenario]) -> AbstractContextManager[Board]:
+        """Shows several that run at once."""
+
+
+@dataclass(frozen=True)
+class Orders:
+    """`jobs` cases at once at most, or as many as suit the machine; `out`: the folder to record
+    them in; `keep`: each lab stays until it is interrupted; `sets`: the params that were set."""
+
+    display: Display
+    out: Path | None = None
+    jobs: int | None = None
+    keep: bool = False
+    sets: Mapping[str, str] = field(default_factory=dict)
+
+
+def one_by_one(cases: Iterable[Scenario], run: Callable[[Scenario], RunResult]) -> list[RunResult]:
+    """What came of cases, one after the other. Raises Interrupted, and what `run` raises for the
+    first; what it raises later is no reason to lose what there is."""
+    results: list[RunResult] = []
+    try:
+        for case in cases:
+            try:
+                with netted():
+                    results.append(run(case))
+            except LabctlError as exc:
+                if not results:
+                    raise
+                backend, folder = results[0].backend, results[0].folder.parent
+                results.append(unperformed(case, "error", str(exc), backend, folder))
+    except KeyboardInterrupt as exc:
+        last = exc.results if isinstance(exc, Interrupted) else []
+        raise Interrupted([*results, *last]) from exc
+    return results

@@ -1,0 +1,155 @@
+"""Places: where cases run, and what is known of them there."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from labctl.backends import BACKENDS, choose
+from labctl.errors import UsageError
+from labctl.language.values import unknown
+
+DEFAULT_OS = "debian:12"
+NOT_RUN, NEVER_RUN = "not run", "never run"
+"""Of a case that a place has no run of; and where the place was never tried."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where cases run: Docker with images of an `os`, namespaces here, or a guest's `kernel`, with
+    a root of an `os` or of the default one."""
+
+    backend: str
+    os: str = ""
+    kernel: str = ""
+    virtual: bool = False
+
+    @property
+    def name(self) -> str:
+        """`docker debian:12`, `netns`, `kernel 6.1`, `kernel 6.1, debian:11, virtual time`."""
+        if self.kernel:
+            clock = "virtual time" if self.virtual else ""
+            return ", ".join(filter(None, (f"kernel {self.kernel}", self.os, clock)))
+        return f"{self.backend} {self.os}".rstrip()
+
+    @property
+    def slug(self) -> str:
+        """The same for names of files, of this place alone."""
+        plain = re.sub(r"[^A-Za-z0-9._]+", "-", self.name).strip("-")
+        clear = re.fullmatch(r"[A-Za-z0-9._:, ]+", self.name)
+        return plain if clear else f"{plain}-{hashlib.sha256(self.name.encode()).hexdigest()[:6]}"
+
+    @property
+    def system(self) -> str:
+        """The operating system of its images, or of a guest's root."""
+        return self.os or DEFAULT_OS
+
+    @property
+    def options(self) -> list[str]:
+        """What `labctl matrix` is told to have this place alone."""
+        system = ["--os", self.os] if self.os else []
+        if self.kernel:
+            return ["--kernel", self.kernel, *system, *(["--virtual-time"] if self.virtual else [])]
+        return system or ["--backend", self.backend]
+
+
+def place(backend: str, os: str | None, kernel: str | None, virtual: bool) -> Place:
+    """The one place of a command line. Raises UsageError for what does not go together."""
+    if not kernel and not virtual:
+        return Place(choose(backend, os), os or "")
+    option = "--kernel" if kernel else "--virtual-time"
+    if backend == "docker":
+        raise UsageError(f"{option} runs on namespaces in a guest; leave --backend docker out")
+    if not kernel:
+        raise UsageError("--virtual-time needs a guest; choose its kernel: --kernel NAME")
+    return Place("netns", os or "", kernel, virtual)
+
+
+def places(
+    backends: Iterable[str], systems: Iterable[str], kernels: Iterable[str], virtual: bool
+) -> list[Place]:
+    """The places that were asked for, each once; each text may name several, parted by commas.
+
+    Every system is one of Docker, where that is wanted or there is no guest, and of every guest
+    that can have it. Without one they have the default, and nothing at all is every backend.
+    Raises UsageError."""
+    wanted, oses, guests = map(_split, (backends, systems, kernels))
+    if virtual and not guests:
+        raise UsageError("--virtual-time needs a guest; choose its kernel: --kernel NAME")
+    for name in wanted:
+        if name not in BACKENDS:
+            raise UsageError(f"--backend {name}: {unknown('backend', name, sorted(BACKENDS))}")
+    if not (wanted or oses or guests):
+        wanted = list(BACKENDS)
+    docker = "docker" in wanted or bool(oses and not guests)
+    containers = (oses or [DEFAULT_OS]) if docker else []
+    from labctl.backends.docker import images
+    from labctl.run.guests import root
+
+    # What no guest can have is for Docker, or a mistake where there is none.
+    roots = {root.suite_for(os): os for os in oses if images.suite_name(os) or not docker}
+    systems = list(roots.values()) or [""]
+    return [
+        *(Place("docker", os=os) for os in containers),
+        *(Place(name) for name in wanted if name != "docker"),
+        *(Place("netns", os, kernel, virtual) for kernel in guests for os in systems),
+    ]
+
+
+def apart(found: Sequence[Place], cores: int) -> list[Place]:
+    """The places to fill at the same time, each in a process of its own: guests, which have one
+    processor each."""
+    guests = [place for place in found if place.kernel]
+    return guests if min(len(guests), cores) > 1 else []
+
+
+def _split(texts: Iterable[str]) -> list[str]:
+    names = (name.strip() for text in texts for name in text.split(","))
+    return list(dict.fromkeys(filter(None, names)))
+
+
+def github(found: Sequence[Place]) -> dict[str, Any]:
+    """For `strategy.matrix` of a GitHub workflow: an entry for each place."""
+    return {
+        "include": [
+            {
+                "place": place.name,
+                "slug": place.slug,
+                "args": shlex.join(place.options),
+                "guest": bool(place.kernel),
+            }
+            for place in found
+        ]
+    }
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is known of a place: why there is not more, if so; its `environment` and result document
+    as runs have them; its sysctls; and what is said of a case that has not run there."""
+
+    name: str
+    reason: str | None
+    environment: Mapping[str, Any]
+    document: Mapping[str, Any]
+    sysctls: Mapping[str, str]
+    blank: str = "skip"
+
+    @property
+    def result(self) -> str:
+        """Of all cases together; one that was never run is unknown."""
+        return str(self.document["result"])
+
+    @property
+    def kernel(self) -> str:
+        """Its release, empty where it is not known."""
+        return str(self.environment.get("kernel") or "")
+
+    @property
+    def system(self) -> str:
+        """Its operating system, and the engine if there is one."""
+        return ", ".join(filter(None, map(self.environment.get, ("os", "engine"))))
