@@ -61,9 +61,9 @@ import sys, tempfile, time
 from pathlib import Path
 from labctl.backends import BackendOptions
 from labctl.backends.netns.backend import NetnsBackend
-from labctl.history import History
+from labctl.record.history import History
 from labctl.lab import Lab
-from labctl.scenario import load
+from labctl.language.scenario import load
 
 with tempfile.TemporaryDirectory() as folder:
     path = Path(folder, "hosts.yaml")

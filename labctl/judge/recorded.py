@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from labctl.errors import UsageError
 from labctl.ground import names
@@ -14,15 +14,13 @@ from labctl.ground.reading import MAX_RECORD, MAX_RESULT, loads, open_file, read
 from labctl.ground.written import variant_words
 from labctl.judge.accounts import Account
 from labctl.judge.check import Verdict
+from labctl.judge.result import RunResult, others
 from labctl.language.document import MAX_BYTES
 from labctl.language.scenario import Scenario
 from labctl.language.scenario import load as load_scenario
 from labctl.probes.segments import Captures
 from labctl.record.events import Environment, Event, read_events
 from labctl.record.history import History
-
-if TYPE_CHECKING:
-    from labctl.judge.result import RunResult, others
 
 MEND = "give a folder that `labctl run` recorded (its last line names it; --out DIR chooses it)"
 

@@ -254,7 +254,7 @@ def test_programs_of_the_lab_run_on_old_pythons() -> None:
 
 def test_world_runs_on_the_python_of_any_guest() -> None:
     """Ruff holds its annotations to 3.9, too."""
-    text = (PACKAGE / "backends" / "world.py").read_text("utf-8")
+    text = (PACKAGE / "backends" / "netns" / "world.py").read_text("utf-8")
     names = {getattr(n, "attr", getattr(n, "arg", None))
              for n in ast.walk(ast.parse(text, feature_version=(3, 9)))}  # fmt: skip
     assert not names & {"strict", "unshare", "setns", "pairwise", "bit_count", "add_note"}

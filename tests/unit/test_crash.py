@@ -168,8 +168,8 @@ def test_files_that_can_not_grow(tmp_path: Path) -> None:
     program = """\
 import resource, sys
 from pathlib import Path
-from labctl.runner import Session, Silent
-from labctl.store import RunFolder
+from labctl.run.runner import Session, Silent
+from labctl.record.store import RunFolder
 from tests.fake import FakeBackend
 from tests.unit.test_crash import case
 resource.setrlimit(resource.RLIMIT_FSIZE, (400, resource.RLIM_INFINITY))

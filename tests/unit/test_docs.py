@@ -6,7 +6,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,13 @@ from labctl.backends import CAPABILITIES
 from labctl.cli import commands as cli
 from labctl.errors import LabctlError
 from labctl.judge.check import Verdict
-from labctl.judge.result import RunResult
+from labctl.judge.result import unperformed
 from labctl.language import predicates, scenario, steps
 from labctl.language.calls import parse_calls, peer
 from labctl.language.document import Document
 from labctl.language.steps import faults
 from labctl.probes.sockets import State
 from labctl.record.events import KINDS
-from labctl.record.history import History
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
@@ -141,9 +140,7 @@ def test_language_other_states() -> None:
 def test_result_document(tmp_path: Path) -> None:
     (case,) = load(AROUND)
     verdict = Verdict("pass", "", "", "", 0.0, "")
-    run = RunResult(
-        case, "skip", "why", "netns", {}, "", 0.0, 0.0, tmp_path, (verdict,), (), History()
-    )
+    run = replace(unperformed(case, "skip", "why", "netns", tmp_path), verdicts=(verdict,))
     result, each_run, each_verdict = (
         words(LANGUAGE, "The result", first) for first in ("result", "key", "key of a verdict")
     )

@@ -83,7 +83,7 @@ def meeting(out: Path, path: Path, chosen: Scenario, watcher: Watcher, progress:
 def test_they_run_at_once_and_results_keep_their_order(tmp_path: Path, method: str) -> None:
     cases = [case("one", "- sleep: 0.2s"), case("two")]
     found = together(cases, tmp_path, partial(meeting, tmp_path), method=method)
-    assert [result.scenario for result in found] == cases
+    assert [result.title for result in found] == [case.title for case in cases]
     assert [result.result for result in found] == ["pass", "pass"]
     assert [result.folder for result in found] == [tmp_path / "one", tmp_path / "two"]
     for result in found:

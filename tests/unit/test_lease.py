@@ -23,7 +23,7 @@ from labctl.run import workflow
 
 HOLDER = """\
 import sys
-from labctl.lease import Lease
+from labctl.backends.lease import Lease
 with Lease("other", "run", "a lesson", "netns", "2026-01-01T00:00:00+00:00") as lease:
     lease.hosts = {"server": "12/34"}
     lease.write()
@@ -217,9 +217,9 @@ def test_a_folder_of_another_user(runtime: Path) -> None:
 
 AS_VICTIM = """\
 import os, sys
-from labctl import workflow
+from labctl.run import workflow
 from labctl.errors import UsageError
-from labctl.lease import Lease, alone, folder, leases
+from labctl.backends.lease import Lease, alone, folder, leases
 import pydantic
 os.environ.pop("XDG_RUNTIME_DIR", None)
 if len(sys.argv) > 2:

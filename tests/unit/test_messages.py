@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labctl.backends import Message
+from labctl.backends import Message, wire
 from labctl.backends.netns.backend import SocketChannel
 from labctl.backends.wire import NoMessage
 from labctl.lab import messages
@@ -42,7 +42,7 @@ CALL = {"kind": "call", "pid": 7, "phase": "done", "call": "bind :80", "name": "
 )  # fmt: skip
 def test_lines_that_are_none(line: bytes) -> None:
     with pytest.raises(NoMessage) as caught:
-        messages.read(line)
+        wire.read(line)
     assert len(str(caught.value)) < 300
 
 

@@ -194,7 +194,7 @@ def test_no_line_of_the_paper_runs_through_words(name: str, narrow: bool) -> Non
 
 
 def test_an_arrow_that_stays_in_its_host_turns_back() -> None:
-    drawing = draw(DRAWN["inward"]().ladder)
+    drawing = draw(ladder_of(DRAWN["inward"]()))
     turned = [s for s in drawing.shapes if sum(isinstance(p, Line) for p in s.parts) == 3]
     assert len(turned) == 14
     for shape in turned:

@@ -16,7 +16,7 @@ from labctl.ground.plain import plain, plain_lines
 from labctl.judge import recorded
 from labctl.judge.result import RunResult, document
 from labctl.language.document import Document
-from labctl.language.scenario import load_document
+from labctl.language.scenario import Scenario, load_document
 from labctl.record.history import History
 from labctl.reports import REPORTS, render, terminal
 from labctl.reports.comparison import compare
@@ -109,9 +109,12 @@ def attacked(out: Path) -> list[RunResult]:
         lab.exit("client", 111)
 
     script = {"start server": writes, "start client": refused}
-    cases = load_document(Document(f"{EVIL}.yaml", SCENARIO), SCENARIO, f"a{EVIL}", {})
     outputs = {"printf \x1b[7m": EVIL}
-    return [play(case, FakeBackend(script, outputs=outputs), out) for case in cases]
+    return [play(case, FakeBackend(script, outputs=outputs), out) for case in cases()]
+
+
+def cases() -> list[Scenario]:
+    return load_document(Document(f"{EVIL}.yaml", SCENARIO), SCENARIO, f"a{EVIL}", {})
 
 
 @pytest.fixture
@@ -145,17 +148,17 @@ def test_a_report_is_letters_and_ends_of_lines(runs: list[RunResult], name: str)
 def test_progress_commands_no_terminal(
     runs: list[RunResult], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = runs[0]
-    live = terminal.LiveProgress(run.scenario, console())
-    board = terminal.LiveBoard([run.scenario], console())
+    run, case = runs[0], cases()[0]
+    live = terminal.LiveProgress(case, console())
+    board = terminal.LiveBoard([case], console())
     lines = terminal.LastLines(["a\x1b"], console())
     history = History()
     for event in run.history.events:
         history.add(event)
-        PlainProgress(run.scenario).event(event, history)
+        PlainProgress(case).event(event, history)
         live.event(event, history)
         console().print(live._draw())
-    PlainBoard([run.scenario]).ended(0, run)
+    PlainBoard([case]).ended(0, run)
     board.begun(0)
     board.say(EVIL)
     lines.say("a\x1b", EVIL)

@@ -104,7 +104,7 @@ def test_load() -> None:
     assert (run.label, run.result, run.hosts) == ("fin_wait_2", "pass", ("server", "client"))
     assert run.about.startswith("The server is killed")
     assert len(run.verdicts) == 9
-    assert run.place == "netns, kernel 6.1.0, Debian GNU/Linux 12 (bookworm)"
+    assert run.where == "netns, kernel 6.1.0, Debian GNU/Linux 12 (bookworm)"
 
 
 @pytest.mark.parametrize(

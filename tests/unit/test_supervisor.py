@@ -138,7 +138,7 @@ SAY = (
 def test_nothing_is_loaded_once_a_process_is_somebody_elses(run: str | None) -> None:
     programs = ("host/agent.py", "peer/peer.py", "host/tracer.py")
     done = subprocess.run(
-        [sys.executable, "-IS", "-c", IMPORTS, str(PACKAGE / "backends" / "world.py"),
+        [sys.executable, "-IS", "-c", IMPORTS, str(PACKAGE / "backends" / "netns" / "world.py"),
          *(str(images() / program) for program in programs)],
         env={**os.environ, "CALLS": CALLS, "SAY": SAY, **({"RUN": run} if run else {})},
         capture_output=True, timeout=PATIENCE, check=False,
