@@ -80,8 +80,8 @@ class ScenarioFile(pytest.File):
 
     def collect(self) -> Iterator[ScenarioItem]:
         """Raises CollectError with every mistake of the file."""
-        from labctl.errors import LabctlError
         from labctl.ground.crash import netted
+        from labctl.ground.errors import LabctlError
         from labctl.ground.plain import plain
         from labctl.language.document import Document
         from labctl.language.scenario import load_document, params_of
@@ -124,7 +124,7 @@ def _sets(config: pytest.Config) -> dict[str, str]:
     if not texts:
         return {}
     from labctl.cli.arguments import parse_sets
-    from labctl.errors import LabctlError
+    from labctl.ground.errors import LabctlError
 
     try:
         return parse_sets(texts, "--labctl-set")
@@ -141,8 +141,8 @@ class ScenarioItem(pytest.Item):
 
     def runtest(self) -> None:
         """Runs it; what came of it becomes pytest's own outcome."""
-        from labctl.errors import LabctlError, Unavailable
         from labctl.ground.crash import netted
+        from labctl.ground.errors import LabctlError, Unavailable
         from labctl.ground.plain import plain_lines
         from labctl.judge.recorded import reloaded
         from labctl.reports.ladder_text import picture

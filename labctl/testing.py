@@ -20,7 +20,7 @@ from typing import Any, Self, TypeVar
 from unittest import SkipTest
 
 from labctl.backends import MissingHere, choose
-from labctl.errors import LabError, ScenarioError, Unavailable, UsageError
+from labctl.ground.errors import LabError, ScenarioError, Unavailable, UsageError
 from labctl.ground.invoked import command
 from labctl.ground.output import tell
 from labctl.ground.plain import plain_lines
@@ -46,7 +46,7 @@ from labctl.language.params import Given
 from labctl.language.scenario import Scenario, load_document, with_step
 from labctl.language.steps import STEPS
 from labctl.language.values import unknown
-from labctl.probes.segments import Segment
+from labctl.probes.observations import Segment
 from labctl.probes.sockets import Socket
 from labctl.record.events import Event, ExecEvent
 from labctl.reports.ladder_text import picture

@@ -32,7 +32,7 @@ from rich.table import Table
 
 from labctl.backends.docker import engine, images
 from labctl.backends.netns import backend as netns
-from labctl.errors import LabctlError
+from labctl.ground.errors import LabctlError
 from labctl.run.places import DEFAULT_OS
 
 ROOT = Path(__file__).resolve().parent.parent

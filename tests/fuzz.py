@@ -23,7 +23,7 @@ from typing import Any
 from rich.console import Console
 
 from labctl import reports
-from labctl.errors import LabctlError
+from labctl.ground.errors import LabctlError
 from labctl.judge import recorded, rejudge
 from labctl.judge.check import overall
 from labctl.reports import comparison, html, markdown, terminal

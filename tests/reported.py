@@ -10,7 +10,8 @@ from pathlib import Path
 from labctl.judge import recorded
 from labctl.judge.check import Verdict
 from labctl.judge.result import RunResult
-from labctl.probes.segments import FLIGHT, Captures, Injection, Loss, Segment
+from labctl.probes.observations import FLIGHT, Injection, Loss, Segment
+from labctl.probes.segments import Captures
 from labctl.record.events import (
     CallEvent,
     Event,

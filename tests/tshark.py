@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from labctl.probes.segments import Segment
+from labctl.probes.observations import Segment
 from labctl.record.history import History
 
 MISSING = None if shutil.which("tshark") else "tshark is not on the PATH: install tshark"

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from labctl.errors import Unavailable, UsageError
+from labctl.ground.errors import Unavailable, UsageError
 
 Message = dict[str, Any]
 Progress = Callable[[str], None]

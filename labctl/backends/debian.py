@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from labctl.backends import Lack, Progress
-from labctl.errors import Unavailable
+from labctl.ground.errors import Unavailable
 from labctl.ground.resources import home
 
 PACKAGE = "mmdebstrap"

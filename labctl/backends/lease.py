@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from labctl.errors import LabError, UsageError
+from labctl.ground.errors import LabError, UsageError
 
 MEND = "set XDG_RUNTIME_DIR to a folder of your own"
 

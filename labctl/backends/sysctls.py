@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from labctl.backends import Lack, MissingHere
-from labctl.errors import Refused
+from labctl.ground.errors import Refused
 
 PROC = Path("/proc/sys")
 GUEST = "run it in a guest, whose whole machine is the lab's: --kernel NAME"

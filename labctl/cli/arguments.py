@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-from labctl.errors import UsageError
+from labctl.ground.errors import UsageError
 from labctl.ground.resources import catalogue, scenarios
 
 SHIPPED = "scenarios"

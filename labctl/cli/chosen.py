@@ -13,7 +13,7 @@ from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 
-from labctl.errors import UsageError
+from labctl.ground.errors import UsageError
 from labctl.ground.reading import MAX_RESULT, loads, read_file
 from labctl.ground.resources import default_folder
 

@@ -24,6 +24,7 @@ from labctl.cli.arguments import (
     scenarios_argument,
     shipped_names,
 )
+from labctl.cli.exits import EXIT, INTERRUPTED
 from labctl.cli.matrix import matrix
 from labctl.ground.output import UNWRITABLE, flush, keep, prepare, show, silence, tell
 from labctl.ground.plain import plain_lines
@@ -31,8 +32,6 @@ from labctl.ground.plain import plain_lines
 if TYPE_CHECKING:
     from labctl.judge.result import RunResult
 
-EXIT = {"pass": 0, "fail": 1, "unknown": 3, "skip": 3, "error": 4}
-INTERRUPTED = 130
 NO_COLOR = "--no-color"
 
 
@@ -49,14 +48,14 @@ class Commands(click.Group):
 
     def main(self, *args: Any, **extra: Any) -> NoReturn:
         """Runs a command; see README for what each exit status means."""
-        from labctl.errors import LabctlError
         from labctl.ground import crash
+        from labctl.ground.errors import LabctlError
         from labctl.ground.invoked import see_all_tools
 
         see_all_tools()
         gc.set_threshold(50_000)  # what is imported stays: looking for garbage in it takes long
         prepare()
-        crash.prepare()
+        crash.prepare(tell)
         try:
             status = super().main(*args, **{**extra, "standalone_mode": False})
             flush()
@@ -299,7 +298,7 @@ def report(runs: tuple[str, ...], last: bool, form: str, out: Path | None) -> No
     """
     from labctl import reports
     from labctl.cli import chosen
-    from labctl.errors import UsageError
+    from labctl.ground.errors import UsageError
     from labctl.judge.recorded import load
 
     recorded = [load(folder) for folder in chosen.find(runs, last)]

@@ -21,8 +21,8 @@ READY = "ready"
 @os_option
 def up(backend: str, os: str | None) -> int:
     """Bring up the default lab, two hosts, to use by hand until `labctl down`."""
-    from labctl.errors import LabError
     from labctl.ground import invoked
+    from labctl.ground.errors import LabError
 
     command = [sys.executable, "-m", "labctl", "_hold", "--backend", backend]
     command += ["--os", os] if os else []
@@ -101,7 +101,7 @@ def down() -> None:
     """Remove everything that labctl made and nobody uses: labs that are up, and what is left of
     runs that were killed. Runs that are alive stay."""
     from labctl.backends.lease import leases
-    from labctl.errors import LabError
+    from labctl.ground.errors import LabError
     from labctl.run import workflow
 
     stuck = []

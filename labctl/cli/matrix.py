@@ -80,7 +80,7 @@ def matrix(
       labctl matrix --os debian:11,debian:12 --github
     """
     from labctl.cli.arguments import find, parse_sets
-    from labctl.cli.commands import EXIT, INTERRUPTED
+    from labctl.cli.exits import EXIT, INTERRUPTED
     from labctl.ground.children import possible, run
     from labctl.ground.output import tell
     from labctl.ground.resources import scenarios

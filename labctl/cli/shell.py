@@ -6,7 +6,7 @@ import os
 import subprocess
 
 from labctl.backends.lease import Lease, leases
-from labctl.errors import UsageError
+from labctl.ground.errors import UsageError
 
 
 def enter(host: str, command: list[str], run: str | None) -> int:

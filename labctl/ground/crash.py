@@ -6,23 +6,22 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from labctl import __version__
-from labctl.errors import LabctlError, LabError
+from labctl.ground.errors import LabctlError, LabError
 from labctl.ground.limits import limit_of
-from labctl.ground.output import tell
 
 
-def prepare() -> None:
+def prepare(tell: Callable[[str], object]) -> None:
     """For a command: a thread that fails says so in a sentence, too."""
-    threading.excepthook = _thread_ended
 
+    def ended(how: threading.ExceptHookArgs) -> None:
+        if how.exc_value is not None:
+            tell(f"labctl: {sentence(how.exc_value)}")
 
-def _thread_ended(how: threading.ExceptHookArgs) -> None:
-    if how.exc_value is not None:
-        tell(f"labctl: {sentence(how.exc_value)}")
+    threading.excepthook = ended
 
 
 def sentence(exc: BaseException) -> str:

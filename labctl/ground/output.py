@@ -12,7 +12,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TextIO
 
-from labctl.errors import LabctlError
+from labctl.ground.crash import sentence
+from labctl.ground.errors import LabctlError
 from labctl.ground.plain import plain_lines
 
 ASCII = dict(zip("│─┈▶◀▸✗✓⋮…·×≥≤→↩↪", "|-.><>x+:~.x><><>", strict=True))
@@ -81,8 +82,6 @@ def reason(exc: Exception) -> str:
         return exc.strerror or str(exc)
     if isinstance(exc, LabctlError):
         return str(exc)
-    from labctl.ground.crash import sentence
-
     return sentence(exc)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-from labctl.errors import UsageError
+from labctl.ground.errors import UsageError
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter

@@ -14,7 +14,7 @@ from labctl.backends import ProcessSpec
 from labctl.ground.errnos import LOOKUP_FAILED
 from labctl.judge.lives import Life, target
 from labctl.language.scenario import Scenario
-from labctl.probes.segments import Segment
+from labctl.probes.observations import Segment
 from labctl.probes.sockets import Socket
 from labctl.record.events import CallEvent, SocketsEvent
 from labctl.record.history import History

@@ -8,8 +8,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
-from labctl.errors import UsageError
 from labctl.ground import names
+from labctl.ground.errors import UsageError
 from labctl.ground.reading import MAX_RECORD, MAX_RESULT, loads, open_file, read_file, typed
 from labctl.ground.written import variant_words
 from labctl.judge.accounts import Account

@@ -12,7 +12,7 @@ from dataclasses import replace
 from difflib import SequenceMatcher
 from pathlib import Path
 
-from labctl.errors import UsageError
+from labctl.ground.errors import UsageError
 from labctl.judge.check import Verdict, check
 from labctl.judge.recorded import load
 from labctl.judge.result import RunResult

@@ -15,7 +15,7 @@ from ipaddress import ip_address
 from socket import IPPROTO_TCP
 
 from labctl.probes.conversations import Conversation, Direction
-from labctl.probes.segments import FLAG_BITS, MODULUS
+from labctl.probes.observations import FLAG_BITS, MODULUS
 from labctl.record.events import TallyEvent, TroubleEvent
 from labctl.record.history import History
 

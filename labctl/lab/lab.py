@@ -24,9 +24,9 @@ from labctl.backends import (
     hosts_text,
 )
 from labctl.backends.wire import moment
-from labctl.errors import LabError, Refused, located
 from labctl.ground import errnos
 from labctl.ground.crash import netted
+from labctl.ground.errors import LabError, Refused, located
 from labctl.ground.limits import explained
 from labctl.lab import messages
 from labctl.lab.faults import MENDS, tallied

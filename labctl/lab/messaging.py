@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from labctl.backends import Channel, Message
 from labctl.backends.wire import NoMessage
-from labctl.errors import LabError
+from labctl.ground.errors import LabError
 from labctl.ground.limits import explained
 from labctl.lab.messages import fitting, ident
 

@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from labctl.errors import Mistake, ScenarioError, UsageError
+from labctl.ground.errors import Mistake, ScenarioError, UsageError
 from labctl.ground.reading import open_file
 from labctl.ground.written import Float, Int
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from labctl.errors import Mistake, ScenarioError, UsageError
+from labctl.ground.errors import Mistake, ScenarioError, UsageError
 from labctl.ground.written import Float, Int
 from labctl.language.document import CORE, MAX_DEPTH, TOO_DEEP, Document
 

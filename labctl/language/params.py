@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from labctl.errors import Mistake, ScenarioError, UsageError
+from labctl.ground.errors import Mistake, ScenarioError, UsageError
 from labctl.ground.written import same, words
 from labctl.language.document import REFERENCE, Document, Params, Path_, read_scalar
 from labctl.language.values import unknown

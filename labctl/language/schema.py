@@ -13,8 +13,8 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from labctl.language.json_shapes import LATER, SHAPES, either, ref
+from labctl.language.models import Written
 from labctl.language.predicates import ProcessPattern, SocketPattern
-from labctl.language.scenario import Written
 from labctl.language.steps import STEPS
 from labctl.language.values import SHAPE, Model
 

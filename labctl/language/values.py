@@ -29,9 +29,9 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from labctl.backends import RIGHTS
-from labctl.errors import MOST_MISTAKES
 from labctl.ground import patterns, signals
 from labctl.ground.durations import LONGEST, seconds
+from labctl.ground.errors import MOST_MISTAKES
 from labctl.ground.plain import shown
 from labctl.language.calls import CallError, parse_calls
 from labctl.probes.sockets import State

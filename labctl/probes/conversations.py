@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from labctl.probes.segments import MODULUS, Segment
+from labctl.probes.observations import MODULUS, Segment
 
 
 @dataclass

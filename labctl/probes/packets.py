@@ -11,7 +11,7 @@ from functools import lru_cache
 from socket import AF_INET, AF_INET6, IPPROTO_TCP, inet_ntop
 from struct import Struct
 
-from labctl.probes.segments import FLAG_BITS, Observation
+from labctl.probes.observations import FLAG_BITS, Observation
 
 RECORD = Struct("<IIII")  # pcap-savefile(5)
 ETHERNET = 14

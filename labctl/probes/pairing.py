@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from labctl.probes.observations import MODULUS, Injection, Key, Loss, Observation
 from labctl.probes.owners import Owners
-from labctl.probes.segments import MODULUS, Injection, Key, Loss, Observation
 
 EARLY = 0.01
 """Seconds by which a segment may seem to arrive before it left: two captures, two moments."""

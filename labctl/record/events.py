@@ -14,9 +14,9 @@ from functools import cached_property, lru_cache
 from sys import intern
 from typing import Annotated, Any, ClassVar, Literal
 
-from labctl.errors import UsageError
+from labctl.ground.errors import UsageError
 from labctl.ground.reading import Checked, loads, typed
-from labctl.probes.segments import Observation
+from labctl.probes.observations import Observation
 from labctl.probes.sockets import RESOLVER, Socket, State, lab_sockets, parse_ss
 
 

@@ -16,9 +16,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from labctl.probes.observations import FLIGHT, Injection, Loss, Observation, Segment
 from labctl.probes.outputs import Output
 from labctl.probes.owners import Owners
-from labctl.probes.segments import FLIGHT, Captures, Injection, Loss, Observation, Segment
+from labctl.probes.segments import Captures
 from labctl.probes.sockets import RESOLVER, canonical
 from labctl.record.events import (
     AddressEvent,

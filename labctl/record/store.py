@@ -14,7 +14,7 @@ from io import FileIO
 from pathlib import Path
 from typing import IO, Any, Self, TextIO
 
-from labctl.errors import LabError, UsageError
+from labctl.ground.errors import LabError, UsageError
 from labctl.ground.limits import limit_of
 from labctl.probes.segments import FILE_HEADER
 from labctl.record.events import Event, LabEvent, SocketsEvent

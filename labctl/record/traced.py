@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from labctl.probes.segments import Segment
+from labctl.probes.observations import Segment
 from labctl.probes.sockets import State
 from labctl.record.events import SocketsEvent, StateEvent
 from labctl.record.history import History

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from labctl.judge.check import Verdict
-from labctl.probes.segments import Segment
+from labctl.probes.observations import Segment
 from labctl.probes.sockets import SsParseError
 from labctl.record.events import CallEvent, SocketsEvent, StateEvent
 from labctl.record.history import History

@@ -18,7 +18,7 @@ from labctl.ground import errnos
 from labctl.ground.plain import plain
 from labctl.judge.check import Verdict
 from labctl.judge.result import RunResult
-from labctl.probes.segments import Segment
+from labctl.probes.observations import Segment
 from labctl.probes.sockets import (
     SsParseError,
     State,

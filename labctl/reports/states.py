@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from labctl.probes.segments import Segment
+from labctl.probes.observations import Segment
 from labctl.probes.sockets import Address, Socket, SsParseError, State
 from labctl.record.events import CallEvent, ProcessEvent, SocketsEvent, StateEvent
 from labctl.record.history import History

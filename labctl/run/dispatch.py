@@ -6,7 +6,7 @@ from functools import partial
 from importlib import import_module
 
 from labctl.backends import Progress, backend_class
-from labctl.errors import UsageError
+from labctl.ground.errors import UsageError
 from labctl.ground.invoked import command
 from labctl.judge.result import RunResult
 from labctl.lab.lab import Lab

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from labctl.backends import backend_class, debian
 from labctl.backends.netns import backend as netns
-from labctl.errors import LabError, Unavailable
+from labctl.ground.errors import LabError, Unavailable
 from labctl.ground.resources import home
 from labctl.lab.faults import MENDS, Drop, End
 from labctl.run import guests

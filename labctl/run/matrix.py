@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from labctl.errors import LabctlError, LabError, UsageError
+from labctl.ground.errors import LabctlError, LabError, UsageError
 from labctl.ground.reading import MAX_RECORD, open_file, read_file
 from labctl.ground.resources import default_folder
 from labctl.judge.check import overall

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from labctl.errors import LabctlError
 from labctl.ground.crash import netted
+from labctl.ground.errors import LabctlError
 from labctl.judge.result import RunResult, unperformed
 from labctl.language.scenario import Scenario
 from labctl.run.runner import Interrupted, Watcher

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from labctl.backends import BACKENDS, choose
-from labctl.errors import UsageError
+from labctl.ground.errors import UsageError
 from labctl.language.values import unknown
 
 DEFAULT_OS = "debian:12"

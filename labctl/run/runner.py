@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from labctl.backends import Backend, MissingHere
-from labctl.errors import LabctlError, LabError, Unavailable, located
 from labctl.ground.crash import netted
+from labctl.ground.errors import LabctlError, LabError, Unavailable, located
 from labctl.judge.accounts import accounts, reasons
 from labctl.judge.check import NotPassed, Verdict, check, left_undone, overall, unreached
 from labctl.judge.explain import explain

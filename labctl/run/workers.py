@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from labctl.backends import Progress
-from labctl.errors import LabctlError
 from labctl.ground.crash import netted, sentence
+from labctl.ground.errors import LabctlError
 from labctl.judge import accounts
 from labctl.judge.result import RunResult, document, unperformed
 from labctl.lab.lab import Lab

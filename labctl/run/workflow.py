@@ -13,7 +13,7 @@ from types import FrameType
 from labctl.backends import REAL_TIME, Backend, BackendOptions, Progress, backend_class
 from labctl.backends import lease as leases
 from labctl.backends.lease import Lease
-from labctl.errors import Mistake, ScenarioError, UsageError
+from labctl.ground.errors import Mistake, ScenarioError, UsageError
 from labctl.ground.output import tell
 from labctl.ground.resources import default_folder
 from labctl.ground.written import words

@@ -22,7 +22,7 @@ import pytest
 
 from labctl.backends import debian
 from labctl.backends.lease import alone
-from labctl.errors import LabError
+from labctl.ground.errors import LabError
 from labctl.run.guests import assembled
 
 pytestmark = [

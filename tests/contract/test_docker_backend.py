@@ -21,7 +21,7 @@ from labctl.backends import BackendOptions
 from labctl.backends.docker import engine, images
 from labctl.backends.docker.backend import DockerBackend
 from labctl.backends.docker.sweep import sweep
-from labctl.errors import LabError
+from labctl.ground.errors import LabError
 from labctl.ground.resources import scenarios
 from labctl.lab.lab import Lab
 from labctl.language.scenario import load

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from labctl.errors import LabError
+from labctl.ground.errors import LabError
 from labctl.record.events import ExecEvent, read_events
 from labctl.reports.progress import Screen
 from labctl.run import guests

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from labctl.backends.docker.backend import build_images
-from labctl.errors import Unavailable
+from labctl.ground.errors import Unavailable
 from labctl.ground.resources import catalogue, scenarios
 from labctl.language.scenario import load
 from labctl.run.places import Place

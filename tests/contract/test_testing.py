@@ -18,7 +18,7 @@ from unittest import SkipTest
 import pytest
 
 import labctl
-from labctl.errors import ScenarioError, UsageError
+from labctl.ground.errors import ScenarioError, UsageError
 from labctl.ground.invoked import command
 from labctl.judge.rejudge import judge
 from labctl.language.scenario import load

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from labctl.cli.arguments import find
-from labctl.errors import UsageError
+from labctl.ground.errors import UsageError
 from labctl.ground.resources import catalogue
 
 

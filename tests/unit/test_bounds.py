@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl.errors import MOST_MISTAKES, ScenarioError, UsageError
+from labctl.ground.errors import MOST_MISTAKES, ScenarioError, UsageError
 from labctl.language.document import MAX_BYTES, Document
 from labctl.language.params import MAX_VARIANTS
 from labctl.language.scenario import MAX_WORK, Scenario, load_document

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl.errors import ScenarioError
+from labctl.ground.errors import ScenarioError
 from labctl.ground.resources import catalogue, scenarios
 from labctl.language.catalogue import BESIDES, entries
 from labctl.language.scenario import load

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from labctl.cli import chosen
-from labctl.errors import UsageError
+from labctl.ground.errors import UsageError
 from labctl.ground.resources import default_folder
 
 Record = Callable[..., Path]

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from labctl.cli import commands
-from labctl.errors import LabError, UsageError
 from labctl.ground import crash
 from labctl.ground.crash import netted, sentence
+from labctl.ground.errors import LabError, UsageError
 from labctl.ground.limits import ROOM
+from labctl.ground.output import tell
 from labctl.judge.recorded import reloaded
 from labctl.judge.result import RunResult, unperformed
 from labctl.language.document import Document
@@ -91,7 +92,7 @@ def test_so_does_a_thread(
         raise FULL
 
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
-    crash.prepare()
+    crash.prepare(tell)
     thread = threading.Thread(target=fails)
     thread.start()
     thread.join()

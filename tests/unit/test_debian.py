@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from labctl.backends import debian
-from labctl.errors import Unavailable
+from labctl.ground.errors import Unavailable
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mmdebstrap is Linux's")
 

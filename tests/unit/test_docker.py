@@ -17,7 +17,7 @@ from labctl.backends import BackendOptions, ProcessSpec
 from labctl.backends.docker import sweep
 from labctl.backends.docker.attach import ForeignChannel, HolderChannel
 from labctl.backends.docker.backend import DockerBackend
-from labctl.errors import LabError
+from labctl.ground.errors import LabError
 
 DEADLINE = 30.0
 SERVER = ProcessSpec("server", "server", image="mine")

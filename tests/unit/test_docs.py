@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 from labctl.backends import CAPABILITIES
 from labctl.cli import commands as cli
-from labctl.errors import LabctlError
+from labctl.ground.errors import LabctlError
 from labctl.judge.check import Verdict
 from labctl.judge.result import unperformed
 from labctl.language import predicates, scenario, steps

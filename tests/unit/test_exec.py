@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from labctl.errors import ScenarioError
+from labctl.ground.errors import ScenarioError
 from labctl.judge.check import Verdict, check
 from labctl.judge.result import RunResult
 from labctl.record.events import ExecEvent

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labctl.errors import UsageError
+from labctl.ground.errors import UsageError
 from labctl.probes.sockets import State
 from labctl.record.events import (
     KINDS,

@@ -16,8 +16,8 @@ import requests
 from docker.errors import ImageNotFound
 
 from labctl.backends.docker import images
-from labctl.errors import LabError, Unavailable
 from labctl.ground import resources
+from labctl.ground.errors import LabError, Unavailable
 
 if TYPE_CHECKING:
     from docker.api.client import APIClient

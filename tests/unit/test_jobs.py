@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from labctl.backends import Progress
-from labctl.errors import LabError, UsageError
+from labctl.ground.errors import LabError, UsageError
 from labctl.judge.result import RunResult, document
 from labctl.language.scenario import Scenario
 from labctl.record.store import RunFolder, new_folder

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl.errors import LabError, Unavailable, UsageError
+from labctl.ground.errors import LabError, Unavailable, UsageError
 from labctl.language.document import Document
 from labctl.language.scenario import load_document
 from labctl.record.events import Event, read_events

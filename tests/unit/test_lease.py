@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from labctl.backends.lease import Lease, alive, alone, folder, leases
-from labctl.errors import LabError, UsageError
+from labctl.ground.errors import LabError, UsageError
 from labctl.run import workflow
 
 HOLDER = """\
@@ -218,7 +218,7 @@ def test_a_folder_of_another_user(runtime: Path) -> None:
 AS_VICTIM = """\
 import os, sys
 from labctl.run import workflow
-from labctl.errors import UsageError
+from labctl.ground.errors import UsageError
 from labctl.backends.lease import Lease, alone, folder, leases
 import pydantic
 os.environ.pop("XDG_RUNTIME_DIR", None)

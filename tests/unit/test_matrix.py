@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from labctl.cli.matrix import matrix
-from labctl.errors import LabError, Unavailable, UsageError
+from labctl.ground.errors import LabError, Unavailable, UsageError
 from labctl.judge.check import Verdict
 from labctl.judge.explain import COUNTED
 from labctl.record.events import ExecEvent

@@ -17,7 +17,8 @@ from labctl.language.predicates.held import held_at
 from labctl.language.predicates.segments import SegmentsPattern
 from labctl.language.predicates.states import Lasted, Path
 from labctl.language.values import Comparison
-from labctl.probes.segments import FLIGHT, Captures, Observation
+from labctl.probes.observations import FLIGHT, Observation
+from labctl.probes.segments import Captures
 from labctl.probes.sockets import State
 from labctl.record.events import Event, LabEvent, LossEvent, SocketsEvent, StateEvent, StepEvent
 from labctl.record.history import History

@@ -18,7 +18,7 @@ from labctl import reports
 from labctl.judge import recorded
 from labctl.judge.check import Verdict
 from labctl.judge.result import RunResult
-from labctl.probes.segments import Segment
+from labctl.probes.observations import Segment
 from labctl.probes.sockets import State
 from labctl.record.events import CallEvent, Event, OutputEvent, ProcessEvent
 from labctl.record.history import History

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import labctl
-from labctl.errors import ScenarioError
+from labctl.ground.errors import ScenarioError
 from labctl.ground.written import same, words
 from labctl.judge import recorded, rejudge
 from labctl.language.document import Document

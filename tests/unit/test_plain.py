@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.text import Text
 
-from labctl.errors import UsageError
+from labctl.ground.errors import UsageError
 from labctl.ground.output import tell
 from labctl.ground.plain import plain, plain_lines
 from labctl.judge import recorded

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labctl.errors import ScenarioError
 from labctl.ground import errnos
+from labctl.ground.errors import ScenarioError
 from labctl.language.calls import peer
 from labctl.language.endpoints import parse_endpoint
 from labctl.language.predicates import Finding, Predicate, summary

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from labctl import reports
-from labctl.errors import UsageError
+from labctl.ground.errors import UsageError
 from labctl.judge import recorded
 from labctl.record.events import StateEvent, read_events
 from tests import fuzz

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from labctl.errors import UsageError
+from labctl.ground.errors import UsageError
 from labctl.judge import recorded
 from labctl.judge.check import Verdict
 from labctl.record.events import read_events

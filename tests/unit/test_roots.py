@@ -42,8 +42,8 @@ def test_a_module_loses_its_signature_and_nothing_else() -> None:
 
 
 def test_the_guest_finds_the_byte_code_of_its_program() -> None:
-    ((path, code),) = initramfs.compiled({"labctl/errors.py": b"x = 1"}).items()
-    assert path.startswith("labctl/__pycache__/errors.")
+    ((path, code),) = initramfs.compiled({"labctl/ground/errors.py": b"x = 1"}).items()
+    assert path.startswith("labctl/ground/__pycache__/errors.")
     assert int.from_bytes(code[4:8], "little") == 0b01  # PEP 552: a hash, that nobody checks
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl.errors import UsageError
+from labctl.ground.errors import UsageError
 from labctl.ground.resources import default_folder
 from labctl.judge.check import check, overall
 from labctl.judge.explain import explain

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from labctl.backends import HostSpec
-from labctl.errors import ScenarioError, UsageError
+from labctl.ground.errors import ScenarioError, UsageError
 from labctl.language.document import Document
 from labctl.language.predicates import SocketPattern
 from labctl.language.scenario import Scenario, load, load_document

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from labctl.errors import ScenarioError
+from labctl.ground.errors import ScenarioError
 from labctl.ground.resources import catalogue, scenarios
 from labctl.language.document import Document
 from labctl.language.from_python import dump

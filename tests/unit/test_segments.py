@@ -19,16 +19,9 @@ from labctl.judge import recorded, rejudge
 from labctl.language.document import Document
 from labctl.language.predicates import Finding, Predicate
 from labctl.language.scenario import load_document
+from labctl.probes.observations import FLAG_BITS, MODULUS, Observation, Segment
 from labctl.probes.packets import read_packets
-from labctl.probes.segments import (
-    FILE_HEADER,
-    FLAG_BITS,
-    MODULUS,
-    Captures,
-    Observation,
-    Segment,
-    match,
-)
+from labctl.probes.segments import FILE_HEADER, Captures, match
 from labctl.record.events import CallEvent, Event, LabEvent, StateEvent, StepEvent, TroubleEvent
 from labctl.record.history import History
 from tests.fake import FakeBackend, play, scenario

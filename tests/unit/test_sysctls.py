@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from labctl.backends import MissingHere, sysctls
-from labctl.errors import Refused
+from labctl.ground.errors import Refused
 from tests.fake import FakeBackend, play
 
 HERE = platform.release()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import labctl
-from labctl.errors import ScenarioError, UsageError
+from labctl.ground.errors import ScenarioError, UsageError
 from labctl.language.steps import STEPS
 from tests.unit.test_docs import table
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from labctl.backends import Channel, Lack, Message
-from labctl.errors import ScenarioError
+from labctl.ground.errors import ScenarioError
 from labctl.language.predicates import Finding, Predicate
 from labctl.probes.sockets import State
 from labctl.record.events import Event, LabEvent, SocketsEvent, StateEvent, TroubleEvent

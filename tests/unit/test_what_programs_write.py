@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from labctl.errors import ScenarioError
 from labctl.ground import patterns
+from labctl.ground.errors import ScenarioError
 from labctl.ground.patterns import TooSlow
 from labctl.probes.outputs import REACH, Output
 from tests.fake import FakeBackend, play, scenario

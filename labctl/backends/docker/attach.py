@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labctl.backends import Message, wire
-from labctl.errors import LabError
 from labctl.ground import signals
+from labctl.ground.errors import LabError
 from labctl.ground.resources import peer_module
 
 if TYPE_CHECKING:

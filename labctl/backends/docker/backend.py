@@ -57,8 +57,8 @@ from labctl.backends.docker.sweep import (
     paused,
 )
 from labctl.backends.sysctls import refusal
-from labctl.errors import LabError
 from labctl.ground import signals
+from labctl.ground.errors import LabError
 from labctl.ground.limits import limit_of
 
 if TYPE_CHECKING:

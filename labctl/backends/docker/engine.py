@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labctl.errors import LabError, Unavailable
+from labctl.ground.errors import LabError, Unavailable
 from labctl.ground.limits import limit_of, origin
 from labctl.ground.resources import home
 

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 from labctl.backends import Progress, debian
 from labctl.backends.docker.engine import Tolerated, translated
 from labctl.backends.lease import alone
-from labctl.errors import LabError, Unavailable
 from labctl.ground import resources
+from labctl.ground.errors import LabError, Unavailable
 
 if TYPE_CHECKING:
     from docker.api.client import APIClient

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from labctl.backends.docker import engine
 from labctl.backends.docker.engine import Tolerated, translated
-from labctl.errors import LabError
+from labctl.ground.errors import LabError
 
 if TYPE_CHECKING:
     from docker.api.client import APIClient

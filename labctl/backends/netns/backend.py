@@ -46,7 +46,7 @@ from labctl.backends import (
 from labctl.backends.halted import children, halted
 from labctl.backends.netns.launcher import Launched, Launcher, launcher
 from labctl.backends.sysctls import refusal
-from labctl.errors import LabError, Unavailable
+from labctl.ground.errors import LabError, Unavailable
 from labctl.ground.limits import explained, limit_of
 
 NETWORKS = ipaddress.IPv4Network("198.18.0.0/16")  # RFC 2544: for tests

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from labctl.language.predicates.finding import Finding, finding
 from labctl.language.values import Count, HostName, Label, Model, Truth, problem, shaped, unknown
-from labctl.probes.segments import Segment
+from labctl.probes.observations import Segment
 from labctl.record.history import History
 
 

@@ -36,7 +36,7 @@ from labctl.language.values import (
     unknown,
 )
 from labctl.probes.conversations import Conversation, conversations
-from labctl.probes.segments import MODULUS
+from labctl.probes.observations import MODULUS
 from labctl.record.events import InjectEvent, NetEvent, StepEvent, TroubleEvent
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from labctl.backends import Progress, debian
 from labctl.backends.lease import alone
-from labctl.errors import LabError, UsageError
+from labctl.ground.errors import LabError, UsageError
 from labctl.run.guests.apt import FRESH, Suite, kept
 
 SUITES = ("bullseye-security", "bookworm", "trixie", "trixie-backports", "sid")

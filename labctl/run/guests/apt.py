@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 
 from labctl.backends.debian import FULL, ROOM
-from labctl.errors import LabError, Unavailable
+from labctl.ground.errors import LabError, Unavailable
 
 KEYRINGS = tuple(
     Path("/usr/share/keyrings", f"debian-archive-keyring.{ending}") for ending in ("gpg", "pgp")

@@ -19,8 +19,8 @@ from stat import S_IFDIR as FOLDER
 from stat import S_IFREG as FILE
 from typing import IO
 
-from labctl.errors import LabError
 from labctl.ground import resources
+from labctl.ground.errors import LabError
 
 MODULES = (
     "virtio_pci", "virtio_console",  # to speak with the controller

@@ -27,7 +27,7 @@ from typing import Any, Self
 
 from labctl.backends import Message
 from labctl.backends.debian import ROOM
-from labctl.errors import LabError, Unavailable
+from labctl.ground.errors import LabError, Unavailable
 
 PROGRAM = "qemu-system-x86_64"
 MEND = "install the package qemu-system-x86"

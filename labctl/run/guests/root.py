@@ -26,7 +26,7 @@ from typing import IO, cast
 from labctl.backends import Progress, debian
 from labctl.backends.docker import images
 from labctl.backends.lease import alone
-from labctl.errors import LabError, Unavailable, UsageError
+from labctl.ground.errors import LabError, Unavailable, UsageError
 from labctl.run.guests import assembled, cache, missing, suite_of
 from labctl.run.guests.apt import Suite
 from labctl.run.guests.initramfs import Archive

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from labctl.backends import Message, Progress
-from labctl.errors import LabError
+from labctl.ground.errors import LabError
 from labctl.judge.result import RunResult, now
 from labctl.language.scenario import Scenario
 from labctl.record.events import Event, read_event

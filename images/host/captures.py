@@ -1,0 +1,101 @@
+"""Captures: the TCP packets of an interface, as the agent reads them (packet(7)).
+
+Standard library only, Python 3.6 or later.
+"""
+
+import ctypes
+import mmap
+import socket
+import struct
+
+ETH_P_ALL = 0x0003
+SOL_PACKET = 263
+PACKET_RX_RING, PACKET_STATISTICS, PACKET_VERSION = 5, 6, 10
+TPACKET_V2 = 1
+SO_ATTACH_FILTER = 26
+TP_STATUS_KERNEL, TP_STATUS_USER = 0, 1
+
+FRAME_SIZE = 256
+BLOCK_SIZE = 1 << 16
+BLOCKS, BLOCKS_MOST, BLOCKS_INSIDE = 64, 256, 16
+"""Of memory for a ring, 4 MiB to 16: room for what a busy link carries while a busy machine lets
+the agent wait."""
+SNAP = 176
+"""Bytes kept of a packet: what a frame holds, enough for all headers and some payload."""
+
+HEADER = struct.Struct("=IIIHHII")  # struct tpacket2_hdr: status, len, snaplen, mac, net, sec, nsec
+RECORD = struct.Struct("=IIII")  # pcap-savefile(5), with nanoseconds
+
+PACKET_OTHERHOST, PACKET_OUTGOING = 3, 4
+LINK, INSIDE = "eth0", "lo"
+FOREIGN = {LINK: PACKET_OTHERHOST, INSIDE: PACKET_OUTGOING}
+"""What is left out at each interface: what a bridge sends to all of its ports, and the first of the
+two times that the loopback interface shows each packet."""
+
+# IPv4 or IPv6 that carries TCP (a classic BPF program; see Documentation/networking/filter.rst).
+FILTER = [
+    (0x30, 0, 0, 0xFFFFF004),  # load the kind of packet (SKF_AD_PKTTYPE)
+    (0x15, 8, 0, None),  # of those that are left out?
+    (0x28, 0, 0, 12),  # load the EtherType
+    (0x15, 0, 2, 0x0800),  # IPv4?
+    (0x30, 0, 0, 23),  # load its protocol
+    (0x15, 3, 4, 6),  # TCP?
+    (0x15, 0, 3, 0x86DD),  # IPv6?
+    (0x30, 0, 0, 20),  # load its next header
+    (0x15, 0, 1, 6),  # TCP?
+    (0x06, 0, 0, SNAP),
+    (0x06, 0, 0, 0),
+]
+
+
+class Capture:
+    """The TCP packets of an interface, in a memory ring (packet(7), PACKET_RX_RING).
+
+    The kernel copies the first bytes of each into a ring of fixed size and counts what found no
+    room, so a flood costs little and no loss goes unnoticed. Raises OSError where it is forbidden.
+    """
+
+    def __init__(self, interface, blocks=BLOCKS):
+        self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        program = b"".join(
+            struct.pack("=HBBI", *code, FOREIGN[interface] if value is None else value)
+            for *code, value in FILTER
+        )
+        code = ctypes.create_string_buffer(program)
+        prog = struct.pack("HP", len(FILTER), ctypes.addressof(code))
+        self.socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, prog)
+        self.socket.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V2)
+        self.frames = blocks * BLOCK_SIZE // FRAME_SIZE
+        request = struct.pack("IIII", BLOCK_SIZE, blocks, FRAME_SIZE, self.frames)
+        self.socket.setsockopt(SOL_PACKET, PACKET_RX_RING, request)
+        self.ring = mmap.mmap(self.socket.fileno(), blocks * BLOCK_SIZE)
+        self.frame = 0
+        self.socket.bind((interface, ETH_P_ALL))
+
+    def fileno(self):
+        return self.socket.fileno()
+
+    def read(self):
+        """The packets that came since the last call: pairs of moment and pcap record."""
+        records = []
+        for _ in range(self.frames):
+            offset = self.frame * FRAME_SIZE
+            status, length, kept, mac, _, sec, nsec = HEADER.unpack_from(self.ring, offset)
+            if not status & TP_STATUS_USER:
+                break
+            start = offset + mac
+            record = RECORD.pack(sec, nsec, kept, length) + self.ring[start : start + kept]
+            records.append(((sec, nsec), record))
+            struct.pack_into("=I", self.ring, offset, TP_STATUS_KERNEL)
+            self.frame = (self.frame + 1) % self.frames
+        return records
+
+    def revive(self):
+        """Takes note that the interface went down, if it did: until then the socket counts as
+        readable. It goes on when the interface is up again."""
+        self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+    def dropped(self):
+        """How many packets found no room since the last call."""
+        found = self.socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
+        return struct.unpack("II", found)[1]

@@ -1,0 +1,4 @@
+"""What commands end with; the README says what each means."""
+
+EXIT = {"pass": 0, "fail": 1, "unknown": 3, "skip": 3, "error": 4}
+INTERRUPTED = 130

@@ -1,0 +1,191 @@
+"""A scenario as it is written: the models behind the loader and behind `labctl schema`."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
+from pydantic.config import JsonDict
+
+from labctl.backends import CAPABILITIES
+from labctl.ground.plain import shown
+from labctl.language.predicates import Claim
+from labctl.language.steps import STEPS, Step
+from labctl.language.values import (
+    MAX_ADDRESSES,
+    Calls,
+    Model,
+    ParamName,
+    Right,
+    SysctlKey,
+    SysctlValue,
+    Text,
+    Uid,
+    known,
+    problem,
+    shaped,
+    unknown,
+)
+
+NewHost = Annotated[str, shaped("HostName")]
+NewProcess = Annotated[str, shaped("ProcessName")]
+Title = Annotated[Text, shaped("Line")]
+MODIFIERS = {"as", "when", "within", "since", "status", "output", "hint"}
+
+
+def _command(value: Any) -> tuple[Any, ...]:
+    words = value
+    if value == "":
+        return ()
+    if isinstance(value, str):
+        try:
+            words = shlex.split(value)
+        except ValueError as exc:
+            raise problem(f"{shown(value)} is no command line: {exc}") from exc
+    if not isinstance(words, list | tuple) or not words or not all(_scalar(w) for w in words):
+        raise problem("a command line is wanted here: a text or a list of words")
+    return tuple(words)
+
+
+def _scalar(value: Any) -> bool:
+    return isinstance(value, str | int | float) and not isinstance(value, bool)
+
+
+Command = Annotated[tuple[Text, ...], BeforeValidator(_command), shaped("Command")]
+
+
+JOBS = ("run", "image", "default")
+ONE_JOB: JsonDict = {"required": ["calls"], "anyOf": [{"required": [job]} for job in JOBS]}
+SOME_JOB: JsonDict = {"anyOf": [{"required": [job]} for job in ("calls", *JOBS)]}
+
+
+class Program(Model):
+    """What a process does, and as whom."""
+
+    model_config = ConfigDict(json_schema_extra={"not": ONE_JOB})
+    calls: Calls | None = None
+    run: Command | None = None
+    default: Command | None = None
+    image: Text | None = None
+    uid: Uid = None
+    env: dict[Text, Text] = Field(default_factory=dict)
+    rights: list[Right] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _one_job(self) -> Program:
+        for other in ("run", "default"):
+            if self.calls is not None and getattr(self, other) is not None:
+                raise problem(f"'calls' and '{other}' exclude each other; keep one")
+        if self.calls is not None and self.image is not None:
+            raise problem("'calls' needs the peer image; keep 'calls' or 'image'")
+        if self.run == () and not self.default and not self.image:
+            raise problem("an empty 'run' needs an 'image', whose own command runs, or a 'default'")
+        return self
+
+    @property
+    def works(self) -> bool:
+        """Whether it says what runs."""
+        return self.calls is not None or bool(self.run or self.default or self.image)
+
+    def command(self, image: str | None) -> tuple[str, ...] | None:
+        """What it runs in an image, or without one; None: the image's own command, or calls."""
+        return self.run or (None if image else self.default) or None
+
+
+class Process(Program):
+    """A process among several on a host."""
+
+    model_config = ConfigDict(json_schema_extra={**SOME_JOB, "not": ONE_JOB})
+
+    @model_validator(mode="after")
+    def _some_job(self) -> Process:
+        if not self.works:
+            raise problem("a process needs 'calls', 'run', 'image' or 'default'")
+        return self
+
+
+class Host(Program):
+    """A host: its sysctls, its addresses and its processes."""
+
+    sysctls: dict[SysctlKey, SysctlValue] = Field(default_factory=dict)
+    addresses: Annotated[int, Field(ge=1, le=MAX_ADDRESSES, strict=True)] = 1
+    processes: dict[NewProcess, Process] = Field(default_factory=dict)
+
+    @property
+    def works(self) -> bool:
+        """Whether it has a process of its own name."""
+        named = self.calls is not None or self.run or self.default or not self.processes
+        return super().works and bool(named)
+
+
+def _step(value: Any, handler: Any, info: ValidationInfo) -> Step:
+    if isinstance(value, Step):
+        return value
+    if not isinstance(value, Mapping):
+        raise problem(f"a step is a mapping with one verb ({', '.join(STEPS)}), not {shown(value)}")
+    verbs = [key for key in value if key in STEPS]
+    if len(verbs) > 1:
+        raise problem(f"one verb a step, not {' and '.join(verbs)}; make it two steps")
+    if not verbs:
+        word = next((key for key in value if key not in MODIFIERS), None)
+        if word is None:
+            raise problem(f"a step needs a verb; allowed: {', '.join(STEPS)}")
+        raise problem(unknown("verb", word, STEPS), key=word)
+    return STEPS[verbs[0]].model_validate(value, context=info.context)
+
+
+AnyStep = Annotated[Step, WrapValidator(_step)]
+
+
+Capability = Annotated[
+    str,
+    BeforeValidator(lambda value: known("capability", value, CAPABILITIES)),
+    shaped("Capability"),
+]
+
+
+class Written(Model):
+    """A scenario as it is written: the model behind `labctl schema`."""
+
+    title: Title
+    theme: Text = ""
+    about: Text = ""
+    refs: list[Text] = Field(default_factory=list)
+    params: dict[ParamName, Any] = Field(default_factory=dict)
+    variants: list[Annotated[dict[ParamName, Any], Field(min_length=1)]] = Field(
+        default_factory=list
+    )
+    hosts: Annotated[dict[NewHost, Host], Field(json_schema_extra={"minProperties": 2})]
+    steps: list[AnyStep]
+    expect: list[Claim] = Field(default_factory=list)
+    needs: list[Capability] = Field(default_factory=list)
+
+    @field_validator("title")
+    @classmethod
+    def _one_line(cls, title: str) -> str:
+        if not title.strip() or "\n" in title.strip():
+            raise problem("a title is one line")
+        return title.strip()
+
+    @field_validator("hosts")
+    @classmethod
+    def _two_hosts(cls, hosts: dict[str, Host]) -> dict[str, Host]:
+        if len(hosts) < 2:
+            raise problem("two hosts or more are needed: a connection has two ends")
+        return hosts
+
+
+class MoreSteps(Model):
+    """Steps by themselves, for a scenario that goes on."""
+
+    steps: list[AnyStep]

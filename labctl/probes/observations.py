@@ -1,0 +1,144 @@
+"""One segment: as a host's capture has it, and as it went from one host to another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+FLAG_BITS = {"SYN": 0x02, "FIN": 0x01, "RST": 0x04, "PSH": 0x08, "ACK": 0x10, "URG": 0x20}
+"""RFC 9293, section 3.1, in the order in which they are told."""
+MODULUS = 1 << 32
+FLIGHT = 0.25
+"""Seconds that a segment may be under way where no step slows it down: far more than it takes on a
+busy machine, and less than a kernel waits before it repeats one."""
+INSIDE = ("127.", "[::1]:")
+"""How the endpoints begin that never leave a host."""
+Key = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """A segment as one host's capture has it. `at` is CLOCK_REALTIME in seconds; `mark` are the
+    packet's IPv4 identification and TCP timestamp (RFC 7323), by which a retransmission differs
+    from what it repeats; `timestamps` are TSval and TSecr, where it has them."""
+
+    host: str
+    at: float
+    source: str
+    target: str
+    seq: int
+    ack: int
+    flags: tuple[str, ...]
+    length: int
+    window: int
+    mark: tuple[int, int] = (0, 0)
+    timestamps: tuple[int, int] | None = None
+
+    @property
+    def body(self) -> tuple[Any, ...]:
+        """What stays as it is on its way, whatever happens to its addresses."""
+        return (self.seq, self.ack, self.flags, self.length, self.window, self.mark)
+
+    @property
+    def scope(self) -> str:
+        """The host within which its addresses mean something; empty where that is the lab."""
+        inside = self.source.startswith(INSIDE) or self.target.startswith(INSIDE)
+        return self.host if inside else ""
+
+    @property
+    def key(self) -> Key:
+        """What tells it from others on its way."""
+        return (self.scope, self.source, self.target, *self.body)
+
+    @property
+    def span(self) -> int:
+        """The sequence numbers that it takes: its data, and one each for SYN and FIN."""
+        return self.length + ("SYN" in self.flags) + ("FIN" in self.flags)
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A segment that a host lost, coming in or going out, by the drop of a step."""
+
+    drop: int
+    observation: Observation
+
+
+@dataclass(frozen=True, slots=True)
+class Injection:
+    """A segment that a host was made to send, and its numbers in the connection it is meant for."""
+
+    seq: int
+    ack: int
+    observation: Observation
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One segment, from the host that sent it to the one that it was for.
+
+    `t` is when it left and `arrived` when it came, in seconds of the run; either is None where no
+    capture saw it. `seq` and `ack` count from the connection's first ones, as Wireshark shows them.
+    `base` is what they count from. `dropped` is the index of the step that lost it; what is
+    `forged`, a step sent. What is `pending` may still arrive. `scope` is the host within which its
+    addresses mean something, where that is not the lab.
+    """
+
+    t: float | None
+    arrived: float | None
+    sender: str | None
+    receiver: str | None
+    source: str
+    target: str
+    seq: int
+    ack: int
+    flags: tuple[str, ...]
+    length: int
+    window: int
+    retransmitted: bool = False
+    duplicate_ack: bool = False
+    zero_window: bool = False
+    probe: bool = False
+    dropped: int | None = None
+    forged: bool = False
+    base: tuple[int, int] = (0, 0)
+    timestamps: tuple[int, int] | None = None
+    pending: bool = False
+    scope: str = ""
+
+    @property
+    def injected(self) -> bool:
+        """Whether a step sent it, or nobody in the lab."""
+        return self.forged or self.t is None
+
+    @property
+    def lost(self) -> bool:
+        """Whether it left and never came."""
+        return self.t is not None and self.arrived is None and not self.pending
+
+    @property
+    def inside(self) -> bool:
+        """Whether it stayed inside its host."""
+        return self.sender is not None and self.sender == self.receiver
+
+    @property
+    def time(self) -> float:
+        """When it was first seen."""
+        return self.t if self.t is not None else self.arrived or 0.0
+
+    @property
+    def summary(self) -> str:
+        """`FIN ACK seq 1 ack 12 len 5`, and what is special about it."""
+        words = [*self.flags, f"seq {self.seq}"]
+        words += [f"ack {self.ack}"] if "ACK" in self.flags else []
+        words += [f"len {self.length}"] if self.length else []
+        marks = {
+            "retransmitted": self.retransmitted,
+            "duplicate ACK": self.duplicate_ack,
+            "zero window": self.zero_window,
+            "window probe": self.probe,
+            "lost": self.lost,
+            "under way": self.pending,
+            "injected": self.injected,
+        }
+        return " ".join(words + [f"[{mark}]" for mark, present in marks.items() if present])
