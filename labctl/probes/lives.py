@@ -189,6 +189,8 @@ def _lives(events: Iterable[StateEvent], wire: Wire) -> dict[Key, list[Life]]:
     found: dict[Key, list[Life]] = defaultdict(list)
     opening: dict[Key, list[StateEvent]] = defaultdict(list)
     for event in sorted(events, key=lambda event: event.t):
+        if event.old == event.new:
+            continue  # tcp_close_state(): close() after shutdown() enters the same state once more
         host, _, port = event.local.rpartition(":")
         # tcp_v4_connect() enters SYN-SENT before it chooses a port, and may find none.
         if port == "0":

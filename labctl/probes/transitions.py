@@ -225,7 +225,9 @@ class _Looks:
         following = last.look + 1
         if following < len(self.times) and self.times[following] < until:
             return self.noticed(following)
-        return None if until == math.inf else Moment(self.times[last.look], until)
+        if until == math.inf:
+            return None
+        return Moment(max(self.times[last.look], until - SAMPLING), until)
 
     def after(self, t: float, until: float) -> float | None:
         """The time of the first look from `t` on, before `until`."""
@@ -331,11 +333,10 @@ def _shrunk(
     seen = [s for s in looks.between(key, t - SAMPLING, until) if s.mini]
     waiting = [s for s in seen if s.socket.state is State.TIME_WAIT]
     if waiting:
-        look = waiting[0].look
-        before = looks.times[look - 1] if look else 0.0
         began = _exactly(t)
         if full.state is State.FIN_WAIT_2:
-            began = Moment(max(t, before), looks.times[look] + SAMPLING)
+            shown = looks.noticed(waiting[0].look)
+            began = Moment(max(t, shown.earliest), shown.latest)
         end = looks.missing(seen[-1], until)
         return [replace(full, end=began), Span(State.TIME_WAIT, began, end)], None
     after = looks.after(t, until)
