@@ -21,6 +21,7 @@ from itertools import pairwise
 
 from labctl.history import History, SocketsEvent
 from labctl.probes.lives import NEAR, Key, Life, Wire, told
+from labctl.probes.segments import INSIDE
 from labctl.probes.sockets import Address, Socket, State
 
 SAMPLING = NEAR
@@ -153,11 +154,17 @@ def is_traced(history: History) -> bool:
 
 def unseen(history: History, host: str, seen: Iterable[Timeline]) -> bool:
     """Whether a host may have had a connection, for a moment, that is none of those that were
-    seen: where not all was traced, the wire tells."""
+    seen: where not all was traced, the wire tells. Loopback addresses, which every network
+    namespace has, are never traced."""
     wire = Wire(history, host)
+    if history.misses_inside(host):
+        return True
+    looked_at = {(timeline.local, timeline.remote) for timeline in seen}
     if is_traced(history) and (host, "trace") not in history.trouble:
-        return bool(told(history, host).others) and not wire.complete
-    return not wire.complete or bool(wire.connections - {(t.local, t.remote) for t in seen})
+        if told(history, host).others and not wire.complete:
+            return True
+        return any(key[0].startswith(INSIDE) for key in wire.connections - looked_at)
+    return not wire.complete or bool(wire.connections - looked_at)
 
 
 def _beginning(timeline: Timeline) -> float:
@@ -348,7 +355,7 @@ def _shrunk(
         return [replace(full, end=None)], None
     if end.latest == math.inf:
         return [full], f"no look tells what followed {full.state}"
-    if full.state is State.CLOSING or not wire.complete:
+    if full.state is State.CLOSING or not wire.complete or key[::-1] not in wire.flows:
         return [replace(full, end=end)], "a short TIME-WAIT may have been missed"
     taken = wire.end_taken(key, full.begin.earliest - SAMPLING, until)
     if taken is None:
