@@ -133,6 +133,11 @@ class Segment:
         return self.t is not None and self.arrived is None and not self.pending
 
     @property
+    def flight(self) -> float:
+        """For how many seconds it was under way, if it came."""
+        return 0.0 if self.t is None or self.arrived is None else self.arrived - self.t
+
+    @property
     def inside(self) -> bool:
         """Whether it stayed inside its host."""
         return self.sender is not None and self.sender == self.receiver
@@ -167,6 +172,8 @@ class Captures:
         self._unread: dict[str, bytearray] = defaultdict(bytearray)
         self._read: list[Observation] = []
         self._segments: list[Segment] | None = None
+        self.late: list[int] = []
+        """The numbers of those segments that were under way for longer than anything should be."""
         self._extra: tuple[int, int, float] | None = None
         self._owners: Mapping[str, str] = {}
 
@@ -200,6 +207,7 @@ class Captures:
                 self._read += read_packets(host, bytes(self._unread.pop(host)))
             self._segments = match(self._read, owners, origin, losses, injections, flight)
             self._extra, self._owners = extra, dict(owners)
+            self.late = [number for number, s in enumerate(self._segments) if s.flight > flight]
         return self._segments
 
 
