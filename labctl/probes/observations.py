@@ -117,6 +117,11 @@ class Segment:
         return self.t is not None and self.arrived is None and not self.pending
 
     @property
+    def flight(self) -> float:
+        """For how many seconds it was under way, if it came."""
+        return 0.0 if self.t is None or self.arrived is None else self.arrived - self.t
+
+    @property
     def inside(self) -> bool:
         """Whether it stayed inside its host."""
         return self.sender is not None and self.sender == self.receiver

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from labctl.probes.observations import INSIDE
 from labctl.probes.sockets import Address, Socket, State
 from labctl.record.events import SocketsEvent
 from labctl.record.history import History
@@ -154,11 +155,17 @@ def is_traced(history: History) -> bool:
 
 def unseen(history: History, host: str, seen: Iterable[Timeline]) -> bool:
     """Whether a host may have had a connection, for a moment, that is none of those that were
-    seen: where not all was traced, the wire tells."""
+    seen: where not all was traced, the wire tells. Loopback addresses, which every network
+    namespace has, are never traced."""
     wire = Wire(history, host)
+    if history.misses_inside(host):
+        return True
+    looked_at = {(timeline.local, timeline.remote) for timeline in seen}
     if is_traced(history) and (host, "trace") not in history.trouble:
-        return bool(told(history, host).others) and not wire.complete
-    return not wire.complete or bool(wire.connections - {(t.local, t.remote) for t in seen})
+        if told(history, host).others and not wire.complete:
+            return True
+        return any(key[0].startswith(INSIDE) for key in wire.connections - looked_at)
+    return not wire.complete or bool(wire.connections - looked_at)
 
 
 def _beginning(timeline: Timeline) -> float:
@@ -226,7 +233,9 @@ class _Looks:
         following = last.look + 1
         if following < len(self.times) and self.times[following] < until:
             return self.noticed(following)
-        return None if until == math.inf else Moment(self.times[last.look], until)
+        if until == math.inf:
+            return None
+        return Moment(max(self.times[last.look], until - SAMPLING), until)
 
     def after(self, t: float, until: float) -> float | None:
         """The time of the first look from `t` on, before `until`."""
@@ -332,11 +341,10 @@ def _shrunk(
     seen = [s for s in looks.between(key, t - SAMPLING, until) if s.mini]
     waiting = [s for s in seen if s.socket.state is State.TIME_WAIT]
     if waiting:
-        look = waiting[0].look
-        before = looks.times[look - 1] if look else 0.0
         began = _exactly(t)
         if full.state is State.FIN_WAIT_2:
-            began = Moment(max(t, before), looks.times[look] + SAMPLING)
+            shown = looks.noticed(waiting[0].look)
+            began = Moment(max(t, shown.earliest), shown.latest)
         end = looks.missing(seen[-1], until)
         return [replace(full, end=began), Span(State.TIME_WAIT, began, end)], None
     after = looks.after(t, until)
@@ -348,7 +356,7 @@ def _shrunk(
         return [replace(full, end=None)], None
     if end.latest == math.inf:
         return [full], f"no look tells what followed {full.state}"
-    if full.state is State.CLOSING or not wire.complete:
+    if full.state is State.CLOSING or not wire.complete or key[::-1] not in wire.flows:
         return [replace(full, end=end)], "a short TIME-WAIT may have been missed"
     taken = wire.end_taken(key, full.begin.earliest - SAMPLING, until)
     if taken is None:
