@@ -21,7 +21,7 @@ from labctl.cli import commands as cli
 from labctl.ground.errors import LabctlError
 from labctl.judge.check import Verdict
 from labctl.judge.result import unperformed
-from labctl.language import predicates, scenario, steps
+from labctl.language import models, predicates, scenario, steps
 from labctl.language.calls import parse_calls, peer
 from labctl.language.document import Document
 from labctl.language.steps import faults
@@ -108,10 +108,10 @@ MODIFIERS = set().union(*map(keys, steps.STEPS.values())) - steps.STEPS.keys()
 @pytest.mark.parametrize(
     ("heading", "first", "known"),
     [
-        ("Top level", "key", keys(scenario.Written)),
+        ("Top level", "key", keys(models.Written)),
         ("Top level", "capability", set(CAPABILITIES)),
-        ("Hosts", "key", keys(scenario.Host)),
-        ("Processes", "key", keys(scenario.Process)),
+        ("Hosts", "key", keys(models.Host)),
+        ("Processes", "key", keys(models.Process)),
         ("Calls", "call", set(peer().CALLS)),
         ("Steps", "verb", set(steps.STEPS)),
         ("Drops", "key of a drop", keys(faults.DropPattern)),
@@ -249,7 +249,7 @@ def test_example(block: Block) -> None:
     elif block.info == "yaml hosts":
         load({**AROUND, key: {**AROUND["hosts"], **yaml.safe_load(block.text)}})
     elif kind == "yaml":
-        assert key in keys(scenario.Written)
+        assert key in keys(models.Written)
         load({**AROUND, key: yaml.safe_load(block.text)})
     elif kind == "calls":
         assert parse_calls(block.text)
