@@ -18,6 +18,7 @@ from click.testing import CliRunner
 
 from labctl.backends import CAPABILITIES
 from labctl.cli import commands as cli
+from labctl.cli.exits import EXIT, INTERRUPTED
 from labctl.ground.errors import LabctlError
 from labctl.judge.check import Verdict
 from labctl.judge.result import unperformed
@@ -144,7 +145,7 @@ def test_result_document(tmp_path: Path) -> None:
     result, each_run, each_verdict = (
         words(LANGUAGE, "The result", first) for first in ("result", "key", "key of a verdict")
     )
-    assert set(result) == set(cli.EXIT)
+    assert set(result) == set(EXIT)
     assert each_run == list(run.as_json())
     assert each_verdict == list(verdict.as_json())
 
@@ -155,12 +156,12 @@ def test_exit_statuses() -> None:
     for kind in kinds:
         kinds += kind.__subclasses__()
     assert documented == {
-        *cli.EXIT.values(),
-        cli.INTERRUPTED,
+        *EXIT.values(),
+        INTERRUPTED,
         *(kind.exit_status for kind in kinds),
     }
     for result, _, status in table(LANGUAGE, "The result", "result"):
-        assert cli.EXIT[result.strip("`")] == int(status)
+        assert EXIT[result.strip("`")] == int(status)
 
 
 def commands(group: click.Group, *above: str) -> Iterator[tuple[str, click.Command]]:

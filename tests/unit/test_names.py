@@ -69,7 +69,7 @@ def test_progress_of_cases_with_one_label(tmp_path: Path) -> None:
     results: list[RunResult] = [play(case, FakeBackend(), tmp_path) for case in cases]
     said: list[str] = []
     board = PlainBoard(cases)
-    board.say = said.append  # type: ignore[method-assign]
+    board.say = said.append  # type: ignore[assignment, method-assign]
     for number, found in enumerate(results):
         board.ended(number, found)
     assert [line[8:].partition("  ")[0] for line in said] == [

@@ -293,7 +293,7 @@ def test_what_is_fitted_fits(versions: list[list[tuple[int, str]]], room: int) -
     """In whatever room: not a byte more, and nothing is left out in silence."""
     parts = [Part(sorted(v, key=lambda x: (x[0], len(x[1].encode())))) for v in versions]
     told: list[int] = []
-    text = fitted(parts, room, lambda cut: told.extend(cut) or "left out")  # type: ignore[func-returns-value]
+    text = fitted(parts, room, lambda cut: told.extend(cut) or "left out")
     assert len(text.encode()) <= room
     whole = "\n".join(part.whole for part in parts)
     assert text == whole if not told else text.endswith("left out")

@@ -151,7 +151,7 @@ def test_connect_has_no_port_at_first() -> None:
 
 
 def test_a_connect_that_never_had_a_port_is_no_connection() -> None:
-    place = {"local": "198.18.0.2:0", "remote": "198.18.0.3:80"}
+    place: dict[str, Any] = {"local": "198.18.0.2:0", "remote": "198.18.0.3:80"}
     failed = walk("UNCONN", "SYN-SENT", "UNCONN", **place)
     again = walk("UNCONN", "SYN-SENT", start=2.0, **place)
     rest = walk("SYN-SENT", "ESTAB", start=2.5, local="198.18.0.2:33000", remote="198.18.0.3:80")
