@@ -21,7 +21,7 @@ from itertools import pairwise
 
 from labctl.history import History, SocketsEvent
 from labctl.probes.lives import NEAR, Key, Life, Wire, told
-from labctl.probes.segments import INSIDE
+from labctl.probes.segments import stays_inside
 from labctl.probes.sockets import Address, Socket, State
 
 SAMPLING = NEAR
@@ -154,8 +154,8 @@ def is_traced(history: History) -> bool:
 
 def unseen(history: History, host: str, seen: Iterable[Timeline]) -> bool:
     """Whether a host may have had a connection, for a moment, that is none of those that were
-    seen: where not all was traced, the wire tells. Loopback addresses, which every network
-    namespace has, are never traced."""
+    seen: where not all was traced, the wire tells. Addresses that several hosts have, as those of
+    loopback, are not traced on each."""
     wire = Wire(history, host)
     if history.misses_inside(host):
         return True
@@ -163,7 +163,7 @@ def unseen(history: History, host: str, seen: Iterable[Timeline]) -> bool:
     if is_traced(history) and (host, "trace") not in history.trouble:
         if told(history, host).others and not wire.complete:
             return True
-        return any(key[0].startswith(INSIDE) for key in wire.connections - looked_at)
+        return any(stays_inside(*key) for key in wire.connections - looked_at)
     return not wire.complete or bool(wire.connections - looked_at)
 
 
