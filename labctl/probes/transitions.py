@@ -15,6 +15,7 @@ off the capture: there is where the peer's FIN came and was acknowledged (RFC 92
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -134,13 +135,14 @@ def timelines(history: History, host: str) -> list[Timeline]:
         for probe in ("ss", *(["trace"] if traced else []))
         if (host, probe) in history.trouble
     ]
+    told_all = traced and (host, "trace") not in history.trouble
     lives = told(history, host).lives
     wire = Wire(history, host)
     found: list[Timeline] = []
     for key in dict.fromkeys([*lives, *looks.seen]):
         mine = lives.get(key, [])
         walks = [_joined(key, mine, number, looks, wire) for number in range(len(mine))]
-        walks = sorted([*walks, *_sampled(key, looks, walks)], key=_beginning)
+        walks = sorted([*walks, *_sampled(key, looks, walks, told_all)], key=_beginning)
         found += [replace(t, incarnation=number) for number, t in enumerate(walks, 1)]
     for trouble in troubles:
         found = [replace(t, gap=trouble.text) if _beginning(t) < trouble.t else t for t in found]
@@ -248,18 +250,22 @@ def _plain(address: Address) -> str:
     return str(Address(address.unmapped, address.port))
 
 
-def _sampled(key: Key, looks: _Looks, told: Sequence[Timeline]) -> Iterator[Timeline]:
-    """What only `ss` saw."""
+def _sampled(
+    key: Key, looks: _Looks, told: Sequence[Timeline], told_all: bool
+) -> Iterator[Timeline]:
+    """What only `ss` saw. Of a mere request that is all there was, where the kernel tells of each
+    full socket."""
+    told_all = told_all and not stays_inside(*key)
     run: list[_Sighting] = []
     for sighting in looks.seen.get(key, ()):
         if any(_covers(timeline, looks.times[sighting.look]) for timeline in told):
             continue
         if run and not run[-1].precedes(sighting):
-            yield _run(key, run, looks)
+            yield _run(key, run, looks, told_all)
             run = []
         run.append(sighting)
     if run:
-        yield _run(key, run, looks)
+        yield _run(key, run, looks, told_all)
 
 
 def _covers(timeline: Timeline, t: float) -> bool:
@@ -269,7 +275,7 @@ def _covers(timeline: Timeline, t: float) -> bool:
     )
 
 
-def _run(key: Key, run: Sequence[_Sighting], looks: _Looks) -> Timeline:
+def _run(key: Key, run: Sequence[_Sighting], looks: _Looks, told_all: bool) -> Timeline:
     changes = [run[0]] + [b for a, b in pairwise(run) if a.socket.state != b.socket.state]
     begins = [looks.noticed(sighting.look) for sighting in changes]
     ends = [*begins[1:], looks.missing(run[-1])]
@@ -277,7 +283,8 @@ def _run(key: Key, run: Sequence[_Sighting], looks: _Looks) -> Timeline:
         Span(sighting.socket.state, begin, end)
         for sighting, begin, end in zip(changes, begins, ends, strict=True)
     )
-    return Timeline(*key, 1, spans, traced=False)
+    requested = all(span.state is State.SYN_RECV for span in spans)
+    return Timeline(*key, 1, spans, traced=told_all and requested)
 
 
 # --- What the kernel told -------------------------------------------------------------------------
@@ -322,11 +329,15 @@ def _exactly(t: float) -> Moment:
 
 def _requested(key: Key, t: float, since: float, looks: _Looks) -> Moment:
     """When the SYN came of a connection whose handshake was done at `t`."""
-    for sighting in looks.between(key, since, t):
-        if sighting.socket.state is State.SYN_RECV:
-            seen = looks.noticed(sighting.look)
-            return Moment(seen.earliest, min(seen.latest, t))
-    before = max((at for at in looks.times if at < t), default=0.0)
+    latest = bisect_left(looks.times, t) - 1
+    seen = [s for s in looks.between(key, since, t) if s.socket.state is State.SYN_RECV]
+    if seen and seen[-1].look == latest:  # else that was an earlier request, and came to nothing
+        first = seen.pop()
+        while seen and seen[-1].precedes(first):
+            first = seen.pop()
+        noticed = looks.noticed(first.look)
+        return Moment(noticed.earliest, min(noticed.latest, t))
+    before = looks.times[latest] if latest >= 0 else 0.0
     return Moment(max(before, t - SAMPLING), t)
 
 
