@@ -13,7 +13,7 @@ from labctl.endpoints import ANY, Endpoint, parse_endpoint
 from labctl.explain import accept_queue, describe_socket, queue_is_full
 from labctl.history import History
 from labctl.predicates.finding import Finding, Result
-from labctl.probes.sockets import Socket, State
+from labctl.probes.sockets import RESOLVER, Socket, State
 from labctl.values import (
     Comparison,
     Count,
@@ -63,6 +63,9 @@ class SocketPattern(Model):
             raise problem("the peer of a connection has a port; name it, or leave it out")
         if self.local and self.local.port == ANY:
             raise problem("a socket has a port; name it, or leave it out")
+        if RESOLVER in (self.local and self.local.host, self.peer and self.peer.host):
+            raise problem(f"no socket of {RESOLVER} counts: an engine's resolver has that address; "
+                          "take another one")  # fmt: skip
         return self
 
     def matches(self, socket: Socket, history: History) -> bool:
