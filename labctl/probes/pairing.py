@@ -152,10 +152,13 @@ class _Pairing:
     def _ends(self, sight: _Sight) -> tuple[bool, bool]:
         """Whether its host is the one that it is from, and the one that it is for."""
         seen = sight.seen
-        return (
-            owner(seen.source, self._owners, seen.host, sight.at) == seen.host,
-            owner(seen.target, self._owners, seen.host, sight.at) == seen.host,
-        )
+        source, target = self._owner(seen.source, sight), self._owner(seen.target, sight)
+        return source == seen.host, target == seen.host
+
+    def _owner(self, endpoint: str, sight: _Sight) -> str | None:
+        """The host of one of a sight's ends."""
+        seen = sight.seen
+        return seen.host if seen.selfsame else owner(endpoint, self._owners, seen.host, sight.at)
 
     def _passed(
         self, passing: Sequence[_Sight], leaving: list[_Sight], coming: list[_Sight]
@@ -201,9 +204,8 @@ class _Pairing:
             seen,
             sent,
             None if loss or end is None else end.at,
-            owner(seen.source, self._owners, seen.host, sight.at)
-            or (None if sent is None else seen.host),
-            owner(seen.target, self._owners, came.seen.host, sight.at) or last,
+            self._owner(seen.source, sight) or (None if sent is None else seen.host),
+            self._owner(seen.target, came) or last,
             loss.drop if loss else None,
             sight.injection,
         )

@@ -290,7 +290,7 @@ def test_a_mapped_address_is_the_plain_one() -> None:
 
 def test_a_request_that_never_came_to_anything_is_seen_by_looks_alone() -> None:
     found = one(look(1.0, shown("SYN-RECV")), look(3.0))
-    assert found.states == (State.SYN_RECV,) and not found.traced
+    assert found.states == (State.SYN_RECV,) and found.closed
 
 
 def test_listeners_are_no_connections() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from labctl.probes.sockets import State
+from labctl.record.events import TroubleEvent
 from labctl.record.timelines import SAMPLING, Moment, timelines
 from tests.unit.test_transitions import (
     ACK,
@@ -59,6 +60,49 @@ def test_what_no_look_showed_for_long_happened_shortly_before_the_one_that_did()
     found = one(*walk(*states), look(1.003, shown("FIN-WAIT-2")), look(3.0, mini("TIME-WAIT")))
     assert found.states[-1] is State.TIME_WAIT
     assert found.spans[-1].begin == Moment(3.0 - SAMPLING, 3.0 + SAMPLING)
+
+
+# --- Requests -------------------------------------------------------------------------------------
+
+REQUEST = [look(1.0, shown("SYN-RECV")), look(2.0)]
+
+
+@pytest.mark.parametrize(
+    ("claim", "result"),
+    [
+        ("path: {server: [SYN-RECV, closed]}", "pass"),
+        ("path: {server: [SYN-RECV, ESTAB, closed]}", "fail"),
+        ("lasted: {server: SYN-RECV, for: 1s}", "pass"),
+        ("lasted: {server: ESTAB, for: 0s}", "fail"),
+    ],
+)
+def test_a_request_alone_is_all_there_was_where_full_sockets_are_traced(
+    claim: str, result: str
+) -> None:
+    packets = packet(1.0, THERE, HERE, SYN, 1, 0)
+    found = history(*REQUEST, packets=packets, probes=("trace", "capture"))
+    assert judge(claim, found).result == result
+
+
+@pytest.mark.parametrize("states", ["SYN-RECV, closed", "SYN-RECV, ESTAB, closed"])
+def test_a_request_alone_may_not_be_all_where_the_tracer_ended(states: str) -> None:
+    ended = TroubleEvent(0.5, "server", "trace", "the tracer ended")
+    packets = packet(1.0, THERE, HERE, SYN, 1, 0)
+    found = history(ended, *REQUEST, packets=packets, probes=("trace", "capture"))
+    assert judge(f"path: {{server: [{states}]}}", found).result == "unknown"
+
+
+def test_a_request_that_came_to_nothing_is_none_of_a_later_connection() -> None:
+    found = timelines(history(*REQUEST, *walk(*PASSIVE, start=5.0), look(6.0)), "server")
+    assert [(str(t.states[0]), len(t.states)) for t in found] == [("SYN-RECV", 1), ("SYN-RECV", 4)]
+    assert found[0].spans[0].end == Moment(2.0 - SAMPLING, 2.0 + SAMPLING)
+    assert found[1].spans[0].begin == Moment(5.0 - SAMPLING, 5.0)
+
+
+def test_a_request_began_when_the_first_look_of_several_saw_it() -> None:
+    looks = [look(1.0), look(2.0, shown("SYN-RECV")), look(4.0, shown("SYN-RECV"))]
+    found = one(*looks, *walk(*PASSIVE, start=5.0), look(6.0))
+    assert found.spans[0].begin == Moment(2.0 - SAMPLING, 2.0 + SAMPLING)
 
 
 # --- Addresses ------------------------------------------------------------------------------------

@@ -7,9 +7,20 @@ from dataclasses import replace
 import pytest
 
 from labctl.probes.observations import FLIGHT, Observation
+from labctl.probes.segments import match
 from labctl.record.events import LabEvent
 from labctl.record.history import History
-from tests.unit.test_segments import EPOCH, HANDSHAKE, NAMES, both, one, record, seen, segments
+from tests.unit.test_segments import (
+    EPOCH,
+    HANDSHAKE,
+    NAMES,
+    OWNERS,
+    both,
+    one,
+    record,
+    seen,
+    segments,
+)
 
 
 def comes(observation: Observation, after: float) -> Observation:
@@ -112,3 +123,18 @@ def test_numbers_may_wrap_within_a_large_segment() -> None:
     wrapped = [replace(o, seq=(o.seq - 2000) % (1 << 32)) for o in (LARGE, *PARTS)]
     (found,) = segments(wrapped[0], *map(seen, wrapped[1:]))
     assert not found.lost
+
+
+# --- Addresses ------------------------------------------------------------------------------------
+
+
+def test_hosts_may_have_one_address_each_for_itself() -> None:
+    """As those have that a balancer passes on to, on their loopback interfaces."""
+    virtual = "198.18.0.100"
+    owners = {**OWNERS, virtual: "client"}  # it has it, too
+    packets = [
+        Observation(host, EPOCH + at, f"{virtual}:40000", f"{virtual}:80", 1, 1, ("ACK",), 5, 500)
+        for host, at in (("server", 1.0), ("client", 1.1))
+    ]
+    found = [(s.sender, s.receiver, s.lost) for s in match(packets, owners, EPOCH)]
+    assert found == [("server", "server", False), ("client", "client", False)]
