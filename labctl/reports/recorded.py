@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from io import BytesIO
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from labctl.accounts import Account
 from labctl.check import Verdict, of_another
 from labctl.document import MAX_BYTES
 from labctl.errors import UsageError
 from labctl.history import Environment, Event, History, read_events
-from labctl.probes.segments import Captures
+from labctl.probes.packets import torn_at
+from labctl.probes.segments import FILE_HEADER, Captures
 from labctl.reading import MAX_RECORD, MAX_RESULT, loads, open_file, read_file, typed
 from labctl.reports import names
 from labctl.reports.ladder import Ladder, rows
@@ -75,6 +77,22 @@ class RecordedRun:
         return ", ".join(str(word) for word in words if word)
 
     @cached_property
+    def spoilt(self) -> Mapping[str, str]:
+        """What is wrong with what captures hold, by the names of their files. One whose length is
+        not known may have been cut short while its last record was written."""
+        found = {}
+        for path in self.folder.glob("*.pcap"):
+            content = read_file(path, MAX_RECORD)
+            if not FILE_HEADER.startswith(content[: len(FILE_HEADER)]):
+                found[path.name] = f"{path.name} is no capture of labctl"
+            elif path.name in self.files:
+                torn = torn_at(content[len(FILE_HEADER) :])
+                if torn is not None:
+                    at = len(FILE_HEADER) + torn
+                    found[path.name] = f"{path.name} holds no packet at byte {at}"
+        return found
+
+    @cached_property
     def ladder(self) -> Ladder:
         """What happened, as one picture."""
         return rows(self.history, self.hosts, self.verdicts, self.others)
@@ -118,7 +136,7 @@ def load(folder: Path) -> RecordedRun:
 
     Raises UsageError for a folder that is no run, with what to do."""
     try:
-        with open_file(folder / "history.jsonl", MAX_RECORD) as lines:
+        with _history(folder) as lines:
             captures = Captures.load(folder)
             text = read_file(folder / "scenario.yaml", MAX_BYTES).decode()
             history = History(_events(folder, lines), captures)
@@ -237,6 +255,16 @@ def _lack(folder: Path) -> str:
         return f"it holds {len(below)}, such as {below[0]}"
     missing = [n for n in ("history.jsonl", "scenario.yaml") if not (folder / n).is_file()]
     return f"no {' and no '.join(missing)} in it"
+
+
+def _history(folder: Path) -> IO[bytes]:
+    """The lines of a run's history: none where that has a result, and has lost it."""
+    try:
+        return open_file(folder / "history.jsonl", MAX_RECORD)
+    except FileNotFoundError:
+        if not (folder / "result.json").exists():
+            raise
+        return BytesIO()
 
 
 def _events(folder: Path, lines: Iterable[bytes]) -> Iterator[Event]:
