@@ -20,6 +20,7 @@ from pydantic.config import JsonDict
 from labctl import faults
 from labctl.endpoints import parse_port
 from labctl.history import InjectEvent, NetEvent, StepEvent, TroubleEvent
+from labctl.predicates import SOME
 from labctl.predicates.lost import Lost
 from labctl.predicates.segments import Flags
 from labctl.probes.conversations import Conversation, conversations
@@ -290,7 +291,7 @@ class Net(Step):
     """Makes a host's link slow or unreliable."""
 
     verb = "net"
-    net: dict[HostName, NetPattern]
+    net: Annotated[dict[HostName, NetPattern], SOME]
 
     @property
     def needs(self) -> frozenset[str]:
