@@ -15,7 +15,7 @@ comes in, since packet(7) is before that hook, and nothing of what is lost as it
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -228,11 +228,17 @@ def _rejoined(found: Sequence[Passage], flight: float) -> list[Passage]:
                 came[_header(seen)].append(passage)
     used: dict[int, list[Observation]] = defaultdict(list)  # by id(): what they are parts of
     for header in left.keys() & came.keys():
+        first = came[header][0].seen
+        coming = sorted(came[header], key=lambda part: _offset(first, part.seen))
+        begins = [_offset(first, part.seen) for part in coming]
+        longest = max(part.seen.span for part in coming)
         # The later one first: where it repeats an earlier one, that one was lost.
         for passage in sorted(left[header], key=lambda passage: passage.sent or 0.0, reverse=True):
+            begin = _offset(first, passage.seen)
+            low = bisect_left(begins, begin - longest)
             parts = [
                 part
-                for part in came[header]
+                for part in coming[low : bisect_left(begins, begin + passage.seen.span)]
                 if -EARLY <= (part.arrived or 0.0) - (passage.sent or 0.0) <= flight
                 and _overlap(passage.seen, part.seen)
                 and not any(_overlap(passage.seen, other) for other in used[id(part)])
