@@ -13,11 +13,12 @@ from labctl import jobs as side_by_side
 from labctl import workflow
 from labctl.backends import Progress, backend_class
 from labctl.crash import netted
-from labctl.errors import LabctlError, UsageError
+from labctl.errors import LabctlError, LabError, Unavailable, UsageError
 from labctl.jobs import Pace, pace
 from labctl.reports.progress import Keeping, board, progress
 from labctl.runner import Interrupted, RunResult, Watcher, unperformed
 from labctl.scenario import Scenario
+from labctl.store import default_folder
 
 IDLE_BY = 2.0
 """Seconds after which a lab is up and mostly waits."""
@@ -51,13 +52,19 @@ def run_here(
     say: Progress,
 ) -> list[RunResult]:
     """Runs cases on this machine's kernel: one after the other, or so many at once. Raises
-    UsageError, LabError and Interrupted."""
+    UsageError, LabError and Interrupted. Where several want an engine that can't be had, that is
+    what comes of each."""
     pace = _pace(jobs, keep, len(cases), backend)
     _sweep(backend, say)
     if backend == "docker" and len(cases) > 1:
         from labctl.backends.docker import build_images
 
-        build_images(os, say)  # once, or not at all: a registry may be slow to give no answer
+        try:  # once, or not at all: a registry may be slow to give no answer
+            build_images(os, say)
+        except LabError as exc:
+            result = "skip" if isinstance(exc, Unavailable) else "error"
+            folder = out or default_folder()
+            return [unperformed(case, result, str(exc), backend, folder) for case in cases]
     if pace.at_once > 1:
         results = _run_many(cases, pace, backend, os, out)
         _sweep(backend, say)
