@@ -45,6 +45,7 @@ class Run:
     verdicts: tuple[Verdict, ...] = ()
     processes: tuple[Account, ...] = ()
     why: tuple[str, ...] = ()
+    counted: dict[str, dict[str, int]] | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ def load(folder: Path) -> RunResult:
         verdicts=found.verdicts,
         processes=found.processes,
         why=found.why,
+        counted=found.counted,
         hosts=hosts,
         files=document.files,
         history=history,

@@ -13,10 +13,11 @@ from difflib import SequenceMatcher
 from pathlib import Path
 
 from labctl.ground.errors import UsageError
-from labctl.judge.check import Verdict, check
+from labctl.judge.check import Verdict, check, not_done, verdict
 from labctl.judge.recorded import load
 from labctl.judge.result import RunResult
 from labctl.language.predicates import Predicate
+from labctl.language.predicates.finding import Claimed
 from labctl.language.scenario import Scenario
 from labctl.language.scenario import load as load_scenario
 from labctl.record.events import Event, LabEvent, LossEvent, StepEvent, TallyEvent, TroubleEvent
@@ -118,8 +119,7 @@ def _not_done(run: RunResult, scenario: Scenario, events: Sequence[Event]) -> It
             why = f"not reached: the steps ended {where}"
         else:
             why = "the record has no moment for it"
-        source = scenario.step_sources[index]
-        yield Verdict("unknown", str(step), "to be done", why, run.history.now, source)
+        yield not_done(scenario, index, why, run.history.now)
 
 
 # --- What is left of the record -------------------------------------------------------------------
@@ -142,9 +142,11 @@ def _ending(run: RunResult, scenario: Scenario) -> list[Verdict]:
         return []
     reason, at, source = run.reason or "", run.history.now, f"{scenario.source}:1"
     if run.result == "fail":
-        return [Verdict("fail", "the test", "no failure of its own", reason, at, source)]
+        claimed = Claimed("the test", "no failure of its own", text="the test")
+        return [verdict("fail", claimed, reason, at, source)]
     actual = reason if run.result == "error" else f"{run.result}: {reason}"
-    return [Verdict("unknown", "the run", "a whole one", actual, at, source)]
+    claimed = Claimed("the run", "a whole one", text="the run")
+    return [verdict("unknown", claimed, actual, at, source)]
 
 
 class _Bounds:
@@ -160,15 +162,15 @@ class _Bounds:
         for source, predicate in zip(scenario.expect_sources, scenario.expect, strict=True):
             self._claims[source].append(predicate)
 
-    def within(self, verdict: Verdict) -> Verdict:
+    def within(self, found: Verdict) -> Verdict:
         """A verdict, unknown where it goes beyond them."""
-        why = self._beyond(verdict) if verdict.result in ("pass", "fail") else ""
-        return replace(verdict, result="unknown", actual=why) if why else verdict
+        why = self._beyond(found) if found.result in ("pass", "fail") else ""
+        return replace(found, result="unknown", actual=why) if why else found
 
-    def _beyond(self, verdict: Verdict) -> str:
-        run, source = self._run, verdict.source
+    def _beyond(self, found: Verdict) -> str:
+        run, source = self._run, found.source
         if self._damage:
-            return f"{verdict.actual}, but {self._damage}"
+            return f"{found.actual}, but {self._damage}"
         for claim in self._claims[source] if run.history.lab else ():
             if others := self._hosts(claim) - {*run.hosts}:
                 return f"the record has no host {min(others)}"
@@ -177,7 +179,7 @@ class _Bounds:
             if damage := next(filter(None, (_damage(run, name) for name in files)), ""):
                 return damage
         if source in self._whole and _early(run):
-            return f"{verdict.actual}, but the run ended before its time"
+            return f"{found.actual}, but the run ended before its time"
         return ""
 
     def _hosts(self, claim: Predicate) -> set[str]:

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
 from labctl.language.endpoints import ANY, Endpoint, parse_endpoint
-from labctl.language.predicates.finding import Finding, Result
+from labctl.language.facts import Facts, Range
+from labctl.language.predicates.finding import Claimed, Finding, Result
 from labctl.language.values import Comparison, Count, Model, StateName, names, problem, shaped
 from labctl.probes.sockets import Socket, State, accept_queue, describe_socket, queue_is_full
 from labctl.record.history import History
@@ -121,12 +122,18 @@ class HostSockets:
 
     def judge(self, host: str, history: History) -> Finding:
         """The finding for one host."""
-        what = f"{host}: {self}"
+        states = (p.state for p in self.patterns if isinstance(p, SocketPattern))
+        alone = self.patterns[0] if len(self.patterns) == 1 else None
+        wanted = Facts(
+            states=tuple(state for state in states if state),
+            count=_wanted(alone),
+        )
+        claimed = Claimed(host, str(self), (host,), wanted)
         seen = history.sockets.get(host)
         if seen is None:
-            return Finding("unknown", what, str(self), "no look at its sockets")
+            return Finding("unknown", claimed, "no look at its sockets")
         if trouble := history.trouble.get((host, "ss")):
-            return Finding("unknown", what, str(self), trouble.text)
+            return Finding("unknown", claimed, trouble.text)
         connections = [s for s in seen.sockets if s.connection]
         results = [self._judge(pattern, seen.sockets, history) for pattern in self.patterns]
         if self.bare and self.bare != {State.LISTEN}:
@@ -137,7 +144,12 @@ class HostSockets:
         if len(seen.sockets) > EVIDENCE:
             lines.append(f"and {len(seen.sockets) - EVIDENCE} more")
         actual = summary(seen.sockets) + (UNLISTED if result == "unknown" else "")
-        return Finding(result, what, str(self), actual, tuple(lines))
+        measured = Facts(
+            count=_count(alone, seen.sockets, history),
+            sockets=dict(Counter(s.state for s in seen.sockets)),
+            connections=tuple(s.ends for s in seen.sockets[:EVIDENCE] if s.connection),
+        )
+        return Finding(result, claimed, actual, tuple(lines), measured)
 
     def _judge(
         self, pattern: SocketPattern | Literal["none"], sockets: Sequence[Socket], history: History
@@ -152,6 +164,26 @@ class HostSockets:
 
     def __str__(self) -> str:
         return " and ".join("no connection" if p == "none" else str(p) for p in self.patterns)
+
+
+def _wanted(pattern: SocketPattern | Literal["none"] | None) -> Range | None:
+    """How many sockets are wanted, where it is one kind that counts."""
+    if isinstance(pattern, SocketPattern):
+        return pattern.wanted.bounds
+    return Range(0, 0) if pattern else None
+
+
+def _count(
+    pattern: SocketPattern | Literal["none"] | None, sockets: Sequence[Socket], history: History
+) -> Range | None:
+    """How many there are."""
+    if pattern is None:
+        return None
+    if isinstance(pattern, SocketPattern):
+        number = sum(pattern.matches(s, history) for s in sockets)
+    else:
+        number = sum(s.connection for s in sockets)
+    return Range(number, number)
 
 
 def summary(sockets: Sequence[Socket]) -> str:
