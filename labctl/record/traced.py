@@ -150,21 +150,35 @@ class Wire:
 
     @property
     def connections(self) -> set[Key]:
-        """The ends of all connections of which a segment left or came, the host's own first."""
-        return {
-            (s.source, s.target) if s.sender == self._host else (s.target, s.source)
-            for segments in self.flows.values() for s in segments[:1]
-        }  # fmt: skip
+        """The ends of all connections of which a segment left or came, the host's own first. Where
+        a host said nothing but RST it had no socket."""
+        found = set()
+        for (source, target), segments in self.flows.items():
+            key = (source, target) if segments[0].sender == self._host else (target, source)
+            said = self.flows.get(key, ())
+            if not said or any("RST" not in segment.flags for segment in said):
+                found.add(key)
+        return found
+
+    @cached_property
+    def _by_end(self) -> Mapping[str, Sequence[Segment]]:
+        found: dict[str, list[Segment]] = defaultdict(list)
+        for (source, target), segments in self.flows.items():
+            found[source] += segments
+            found[target] += segments
+        return found
 
     def crossed(self, key: Key, life: Life) -> bool:
-        """Whether a segment between these ends left or came while a socket lived."""
-        return any(
-            life.around(t)
-            for ends in (key, key[::-1])
-            for segment in self.flows.get(ends, ())
-            for t in (segment.t, segment.arrived)
-            if t is not None
-        )
+        """Whether a segment between these ends left or came while a socket lived. The host's own
+        NAT may change, before a capture sees it, the end that is not the opener's."""
+        if life[0].old == State.UNCONN:
+            passed = self._by_end.get(key[0], ())
+        elif life.born:
+            passed = self._by_end.get(key[1], ())
+        else:
+            passed = [*self.flows.get(key, ()), *self.flows.get(key[::-1], ())]
+        times = (t for segment in passed for t in (segment.t, segment.arrived))
+        return any(t is not None and life.around(t) for t in times)
 
     def first_syn(self, key: Key, until: float) -> float | None:
         """When the connection that was established, or refused, at `until` sent its first SYN."""
@@ -190,6 +204,8 @@ def _lives(events: Iterable[StateEvent], wire: Wire) -> dict[Key, list[Life]]:
     found: dict[Key, list[Life]] = defaultdict(list)
     opening: dict[Key, list[StateEvent]] = defaultdict(list)
     for event in sorted(events, key=lambda event: event.t):
+        if event.old == event.new:
+            continue  # tcp_close_state(): close() after shutdown() enters the same state once more
         host, _, port = event.local.rpartition(":")
         # tcp_v4_connect() enters SYN-SENT before it chooses a port, and may find none.
         if port == "0":

@@ -19,8 +19,9 @@ import click
 import pytest
 
 from labctl import __version__
-from labctl.cli.commands import EXIT, main
 from labctl.cli.commands import _also as also
+from labctl.cli.commands import main
+from labctl.cli.exits import EXIT
 from labctl.ground import invoked
 from labctl.ground.resources import catalogue, scenarios
 from labctl.judge import recorded
@@ -312,12 +313,15 @@ def lessons(out: Path) -> list[RunResult]:
         lab.sockets("server", later=3.0)
 
     first, second = load_document(Document("lesson.yaml", LESSON), LESSON, "lesson", {})
-    good = {
+    good: dict[str, Any] = {
         "start server": [listens, can_not_bind],
         "kill server": is_killed,
         "look server": looked,
     }
-    bad = {"start server": [listens, binds], "kill server": lambda lab: lab.sockets("server")}
+    bad: dict[str, Any] = {
+        "start server": [listens, binds],
+        "kill server": lambda lab: lab.sockets("server"),
+    }
     return [play(first, FakeBackend(good), out), play(second, FakeBackend(bad), out)]
 
 

@@ -228,7 +228,7 @@ def _plain(dumper: yaml.Dumper, node: yaml.ScalarNode) -> yaml.ScalarNode:
     return yaml.ScalarNode(tag, node.value)
 
 
-Dumper.add_representer(yaml.ScalarNode, _plain)
+Dumper.add_representer(yaml.ScalarNode, _plain)  # type: ignore[arg-type]
 
 
 @settings(max_examples=300, deadline=None)

@@ -48,13 +48,19 @@ class SegmentsPattern(Model):
     def _possible(self) -> SegmentsPattern:
         if self.at_most is not None and (self.at_least or 0) > self.at_most:
             raise problem(f"at_least {self.at_least}, at_most {self.at_most}: an impossible range")
+        # What no segment can match would pass for ever where it claims that there is none.
+        if self.data is False and "data" in (self.flags or ()):
+            raise problem("with the flag data, but without data: an impossible segment")
+        if self.injected and self.retransmitted:
+            raise problem("injected and retransmitted: an impossible segment; what an inject sends "
+                          "is no part of what the host has sent")  # fmt: skip
         return self
 
     def judge(self, history: History) -> Finding:
         """The finding, from the captures of all hosts."""
         subject = self.from_ or self.to or "segments"
         about = tuple(host for host in (self.from_, self.to) if host)
-        claimed = Claimed(subject, str(self), about, Facts(count=self._bounds, since=self.since))
+        claimed = Claimed(subject, str(self), about, Facts(count=self._bounds))
         if troubles := [t.text for (_, probe), t in history.trouble.items() if probe == "capture"]:
             return Finding("unknown", claimed, "; ".join(troubles))
         if self.since is not None and self.since not in history.labels:
@@ -79,8 +85,8 @@ class SegmentsPattern(Model):
             return decided(results.pop(), claimed, str(certain), measured, *lines)
         if inside:
             text = f"{', '.join(inside)} has a connection to itself that was not captured"
-            return Finding("unknown", claimed, f"{text}; move one of its ends elsewhere",
-                           measured=measured)  # fmt: skip
+            text += "; move one of its ends elsewhere"
+            return Finding("unknown", claimed, text, (), measured)
         text = f"{certain}, and {len(matching) - certain} still under way; wait a moment before"
         return Finding("unknown", claimed, text, lines, measured)
 
