@@ -31,7 +31,7 @@ def _place(value: Any, info: ValidationInfo) -> Endpoint:
 AnyEndpoint = Annotated[Endpoint, BeforeValidator(_place), shaped("AnyEndpoint")]
 EVIDENCE = 50
 """How many sockets a verdict shows."""
-SOME = Comparison(">=", 1)
+SOME, NO_CONNECTION = Comparison(">=", 1), Comparison("==", 0)
 BOUND = "bound"
 """The probe of sockets that are bound and no more."""
 UNLISTED = (
@@ -133,10 +133,10 @@ class HostSockets:
     def judge(self, host: str, history: History) -> Finding:
         """The finding for one host."""
         states = (p.state for p in self.patterns if isinstance(p, SocketPattern))
-        alone = self.patterns[0] if len(self.patterns) == 1 else None
+        bounds = [NO_CONNECTION if p == "none" else p.wanted for p in self.patterns]
         wanted = Facts(
             states=tuple(state for state in states if state),
-            count=_wanted(alone),
+            count=bounds[0].bounds if len(bounds) == 1 else None,
         )
         claimed = Claimed(host, str(self), (host,), wanted)
         seen = history.sockets.get(host)
@@ -145,7 +145,14 @@ class HostSockets:
         if trouble := history.trouble.get((host, "ss")):
             return Finding("unknown", claimed, trouble.text)
         connections = [s for s in seen.sockets if s.connection]
-        results = [self._judge(pattern, seen.sockets, history) for pattern in self.patterns]
+        counts = [
+            len(connections) if p == "none" else sum(p.matches(s, history) for s in seen.sockets)
+            for p in self.patterns
+        ]
+        results = [
+            self._judge(pattern, count, history)
+            for pattern, count in zip(self.patterns, counts, strict=True)
+        ]
         if self.bare and self.bare != {State.LISTEN}:
             named = {p.state for p in self.patterns if isinstance(p, SocketPattern)}
             results += ["fail"] * any(s.state not in named for s in connections)
@@ -155,18 +162,18 @@ class HostSockets:
             lines.append(f"and {len(seen.sockets) - EVIDENCE} more")
         actual = summary(seen.sockets) + (UNLISTED if result == "unknown" else "")
         measured = Facts(
-            count=_count(alone, seen.sockets, history),
+            count=Range(counts[0], counts[0]) if len(counts) == 1 else None,
             sockets=dict(Counter(s.state for s in seen.sockets)),
             connections=tuple(s.ends for s in seen.sockets[:EVIDENCE] if s.connection),
         )
         return Finding(result, claimed, actual, tuple(lines), measured)
 
     def _judge(
-        self, pattern: SocketPattern | Literal["none"], sockets: Sequence[Socket], history: History
+        self, pattern: SocketPattern | Literal["none"], count: int, history: History
     ) -> Result:
+        """What comes of one of the patterns, which so many sockets match."""
         if pattern == "none":
-            return "fail" if any(s.connection for s in sockets) else "pass"
-        count = sum(pattern.matches(s, history) for s in sockets)
+            return "fail" if count else "pass"
         listed = pattern.state is not State.UNCONN or history.watched_by(BOUND)
         if not listed and not pattern.wanted.settled(count):
             return "unknown"
@@ -174,26 +181,6 @@ class HostSockets:
 
     def __str__(self) -> str:
         return " and ".join("no connection" if p == "none" else str(p) for p in self.patterns)
-
-
-def _wanted(pattern: SocketPattern | Literal["none"] | None) -> Range | None:
-    """How many sockets are wanted, where it is one kind that counts."""
-    if isinstance(pattern, SocketPattern):
-        return pattern.wanted.bounds
-    return Range(0, 0) if pattern else None
-
-
-def _count(
-    pattern: SocketPattern | Literal["none"] | None, sockets: Sequence[Socket], history: History
-) -> Range | None:
-    """How many there are."""
-    if pattern is None:
-        return None
-    if isinstance(pattern, SocketPattern):
-        number = sum(pattern.matches(s, history) for s in sockets)
-    else:
-        number = sum(s.connection for s in sockets)
-    return Range(number, number)
 
 
 def summary(sockets: Sequence[Socket]) -> str:
