@@ -162,25 +162,38 @@ class _Bounds:
         for source, predicate in zip(scenario.expect_sources, scenario.expect, strict=True):
             self._claims[source].append(predicate)
 
-    def within(self, found: Verdict) -> Verdict:
+    def within(self, verdict: Verdict) -> Verdict:
         """A verdict, unknown where it goes beyond them."""
-        bounded = ("pass", "fail", "unknown") if self._damage else ("pass", "fail")
-        why = self._beyond(found) if found.result in bounded else ""
-        return replace(found, result="unknown", actual=why) if why else found
+        decided = verdict.result in ("pass", "fail")
+        why = self._beyond(verdict) if decided else self._lacking(verdict)
+        return replace(verdict, result="unknown", actual=why) if why else verdict
 
-    def _beyond(self, found: Verdict) -> str:
-        run, source = self._run, found.source
-        if self._damage:
-            return f"{found.actual}, but {self._damage}"
-        for claim in self._claims[source] if run.history.lab else ():
-            if others := self._hosts(claim) - {*run.hosts}:
+    def _lacking(self, verdict: Verdict) -> str:
+        """Why it could not be decided at all, if it is unknown and more is to be said of that."""
+        if verdict.result != "unknown":
+            return ""
+        return f"{verdict.actual}, but {self._damage}" if self._damage else self._stranger(verdict)
+
+    def _stranger(self, verdict: Verdict) -> str:
+        """That a claim is about a host that the record has not, if it is."""
+        for claim in self._claims[verdict.source] if self._run.history.lab else ():
+            if others := self._hosts(claim) - {*self._run.hosts}:
                 return f"the record has no host {min(others)}"
+        return ""
+
+    def _beyond(self, verdict: Verdict) -> str:
+        run, source = self._run, verdict.source
+        if self._damage:
+            return f"{verdict.actual}, but {self._damage}"
+        if stranger := self._stranger(verdict):
+            return stranger
+        for claim in self._claims[source] if run.history.lab else ():
             files = [f"{host}.ss" for host in claim.hosts]
             files += [f"{host}.pcap" for host in run.hosts] if claim.segments else []
             if damage := next(filter(None, (_damage(run, name) for name in files)), ""):
                 return damage
         if source in self._whole and _early(run):
-            return f"{found.actual}, but the run ended before its time"
+            return f"{verdict.actual}, but the run ended before its time"
         return ""
 
     def _hosts(self, claim: Predicate) -> set[str]:

@@ -19,13 +19,17 @@ from hypothesis import strategies as st
 
 from labctl import reports
 from labctl.cli.commands import main
+from labctl.ground.errors import LabError, Unavailable
 from labctl.judge import recorded
 from labctl.judge.result import RunResult
 from labctl.language.scenario import load
 from labctl.reports import markdown, step_summary
 from labctl.reports.comparison import Comparison, Row
+from labctl.reports.progress import Screen
 from labctl.reports.step_summary import LIMIT, Part, fitted
 from labctl.run import dispatch
+from labctl.run.orders import Orders
+from labctl.run.places import Place
 from labctl.run.runner import Interrupted
 from tests.fake import FakeBackend, play
 from tests.reported import NASTY, RUN
@@ -248,6 +252,23 @@ def test_files_are_written_although_the_table_is_not(
     assert ElementTree.parse(tmp_path / "j.xml").getroot().get("failures") == "1"
     assert "Nobody listens" in (tmp_path / "h.html").read_text()
     assert "Nobody listens" in (tmp_path / "summary.md").read_text()
+
+
+@pytest.mark.parametrize(("kind", "result"), [(Unavailable, "skip"), (LabError, "error")])
+def test_several_cases_without_an_engine_have_results(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: type[LabError], result: str
+) -> None:
+    """As one has: each is in all reports, with the reason."""
+
+    def refused(*_: object) -> None:
+        raise kind("no engine; start one")
+
+    monkeypatch.setattr("labctl.backends.docker.backend.build_images", refused)
+    monkeypatch.setattr(dispatch, "_sweep", lambda *_: None)
+    path = tmp_path / "lesson.yaml"
+    path.write_text(VARIANTS)
+    found = dispatch.run(load(path), Place("docker"), Orders(Screen(), tmp_path, jobs=1))
+    assert [(run.result, run.reason) for run in found] == [(result, "no engine; start one")] * 3
 
 
 VARIANTS = RIGHT.replace("hosts", "variants: [{n: 1}, {n: 2}, {n: 3}]\nhosts", 1)
