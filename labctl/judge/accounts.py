@@ -103,14 +103,21 @@ def halted_first(found: Iterable[Account], claimed: Claimed, measured: Facts) ->
     for account in sorted(found, key=lambda account: account.exit == 0):
         own = {account.process, account.host} & {*claimed.about}
         if account.ended:
-            # Of one that a failed call has ended, the call is what was seen.
-            said = account.process == claimed.subject and measured.process and not measured.errno
+            said = account.process == claimed.subject and _tells_of_its_end(claimed, measured)
             halts = not account.asked and not said and (own or account.exit != 0)
         else:
             halts = account.state in ("unstarted", "paused") and measured.process != NEVER_STARTED
         if halts:
             words.append(account.sentence)
     return "; ".join(words[:2])
+
+
+def _tells_of_its_end(claimed: Claimed, measured: Facts) -> bool:
+    """Whether what was seen of a process that has ended says how. Of one that a failed call has
+    ended, it names the call."""
+    wanted = claimed.wanted
+    asked = (wanted.process, wanted.exit, wanted.signal, wanted.errno) != (None,) * 4
+    return asked and not (measured.errno and measured.exit)
 
 
 def reasons(found: Iterable[Account]) -> list[str]:

@@ -365,6 +365,21 @@ def test_not_where_a_step_ended_it_or_the_claim_says_so(watch: Play) -> None:
     ends = FakeBackend({"start server": lambda lab: lab.exit("server", 7)})
     claim = "- start: server\n- wait: {process: {server: {exit: 3}}}\n  within: 10ms\n"
     assert watch(claim, ends).verdicts[0].actual.startswith("exit 7 until")
+    claim = "- start: server\n- wait: {process: {server: {output: x}}}\n  within: 10ms\n"
+    words = watch(claim, ends).verdicts[0].actual
+    assert words.startswith("server exited with 7 at 0.")
+    assert "; output '' until 0." in words
+
+
+def test_of_a_call_that_ended_it_the_call_is_told_and_then_the_end(watch: Play) -> None:
+    def refused(lab: FakeBackend) -> None:
+        lab.call("server", "bind :80", errno="EACCES")
+        lab.exit("server", 13)
+
+    claim = "- start: server\n- wait: {process: {server: running}}\n  within: 10ms\n"
+    words = watch(claim, FakeBackend({"start server": refused})).verdicts[0].actual
+    assert words.startswith("server exited with 13 at 0.")
+    assert "; bind :80: EACCES" in words
 
 
 def test_of_what_passed_nothing_is_told(watch: Play) -> None:
