@@ -155,7 +155,8 @@ def test_what_is_for_a_closed_stderr_does_not_go_to_stdout() -> None:
 def test_all_is_taken_down_whoever_listens(closed: str) -> None:
     """What can't be told keeps nothing from being done."""
     program = (
-        "from labctl import lease, workflow; from labctl.cli import main; import sys\n"
+        "from labctl.backends import lease; from labctl.run import workflow; "
+        "from labctl.cli.commands import main; import sys\n"
         "made = lambda n: lease.Lease(n, 'up', 'lab', 'netns', 'now')\n"
         "lease.leases = lambda: [made('a'), made('b')]\n"
         "workflow.end = lambda each: not sys.stderr.write(f'ended {each.run}\\n') or True\n"
