@@ -96,11 +96,9 @@ def look(t: float, host: str, *lines: str, caption: str | None = None) -> Socket
 
 def step(t: float, text: str, end: float, outcome: str = "done", **more: object) -> list[Event]:
     """A step's beginning and end."""
-    index = round(t * 1000)
-    return [
-        StepEvent(t, index, "begin", text),
-        StepEvent(end, index, "end", text, outcome=outcome, **more),  # type: ignore[arg-type]
-    ]
+    begin = StepEvent(t, round(t * 1000), "begin", text, verb=text.split(maxsplit=1)[0])
+    end_of_it = replace(begin, t=end, phase="end", outcome=outcome, **more)  # type: ignore[arg-type]
+    return [begin, end_of_it]
 
 
 def call(t: float, done: float | None, host: str, text: str, **more: object) -> list[Event]:

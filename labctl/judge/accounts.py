@@ -3,14 +3,15 @@ its last failed call, its last words. Pure: from a scenario and what happened.""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from labctl.ground import errnos
 from labctl.judge.ends import cause
 from labctl.judge.lives import Life, lives, target
+from labctl.language.facts import NEVER_STARTED, Facts
+from labctl.language.predicates.finding import Claimed
 from labctl.language.scenario import Scenario
 from labctl.language.steps import Restart, Start
 from labctl.record.events import CallEvent
@@ -24,18 +25,15 @@ BLOCKED_SHOWN = 3
 CALLS_LOOKED_AT = 50
 SOCKETS_LOOKED_AT = 200
 SEGMENTS_LOOKED_AT = 2000
-UNSTARTED, PAUSED = "was not started", "is paused"
-NEVER_STARTED = "never started"
-"""What a claim about a process says itself where that is so."""
 GONE_WITHIN = 2.0
 """So many seconds after a main process has ended, its backend says so if nothing is left of it."""
-WORD = re.compile(r"[\w.-]+")
 
 
 @dataclass(frozen=True)
 class Account:
-    """What a process did last. `condition` says how it is or how it ended; `asked`: a step has
-    ended it; `cause` is what may be behind its end, and the mend, if that is known."""
+    """What a process did last. `condition` says in words how it is or how it ended, `state` as
+    data; `asked`: a step has ended it; `cause` is what may be behind its end, and the mend, if that
+    is known."""
 
     process: str
     host: str
@@ -46,6 +44,7 @@ class Account:
     last_failed_call: str | None = None
     output: tuple[str, ...] = ()
     cause: str | None = None
+    state: Literal["unstarted", "running", "paused", "ended"] | None = None
 
     @property
     def ended(self) -> bool:
@@ -63,11 +62,13 @@ class Account:
         return {**asdict(self), "output": list(self.output)}
 
 
-def accounts(scenario: Scenario, history: History, about: str | None = None) -> tuple[Account, ...]:
-    """What the processes did last that a text is about: those that it names, those on hosts that it
-    names, and those that they talk to. Of all that were started where there is no text."""
+def accounts(
+    scenario: Scenario, history: History, claimed: Claimed | None = None
+) -> tuple[Account, ...]:
+    """What the processes did last that a claim is about: those that it names, those on hosts that
+    it names, and those that they talk to. Of all that were started where there is no claim."""
     known = lives(scenario, history.events)
-    names = list(known) if about is None else _concerned(scenario, history, known, about)
+    names = list(known) if claimed is None else _concerned(scenario, history, known, claimed.about)
     found = []
     for name in names[:MOST]:
         host = scenario.processes[name].host if name in scenario.processes else known[name].host
@@ -79,11 +80,13 @@ def accounts(scenario: Scenario, history: History, about: str | None = None) -> 
                     end.exit if end else None, end.signal if end else None, life.asked,
                     f"{call_failed(failed)} at {failed.t:.3f} s" if failed else None,
                     tuple(_last_lines(life.output)),
-                    cause(name, scenario, history, known, about or ""),
+                    cause(name, scenario, history, known, claimed),
+                    "ended" if end else "running" if life.frozen is None else "paused",
                 )
             )  # fmt: skip
         else:
-            found.append(Account(name, host, f"{UNSTARTED}{_start(scenario, history, name)}"))
+            condition = f"was not started{_start(scenario, history, name)}"
+            found.append(Account(name, host, condition, state="unstarted"))
     return tuple(found)
 
 
@@ -92,24 +95,29 @@ def call_failed(call: CallEvent) -> str:
     return f"{call.call}: {errnos.describe(call.errno or '')}"
 
 
-def halted_first(found: Iterable[Account], about: str, actual: str) -> str:
+def halted_first(found: Iterable[Account], claimed: Claimed, measured: Facts) -> str:
     """Which of the processes that a wait was about could do nothing for it, and why: they had ended
-    that no step was to end, were paused, or not started. Nothing where what was seen, `actual`,
-    says so itself. Of those beside it only what failed."""
-    named = _words(about)
+    that no step was to end, were paused, or not started. Nothing where what was measured says so
+    itself. Of those beside it only what failed."""
     words = []
     for account in sorted(found, key=lambda account: account.exit == 0):
-        own = {account.process, account.host} & named
-        how = f"SIG{account.signal}" if account.signal else f"exit {account.exit}"
+        own = {account.process, account.host} & {*claimed.about}
         if account.ended:
-            halts = not account.asked and how not in actual and (own or account.exit != 0)
+            said = account.process == claimed.subject and _tells_of_its_end(claimed, measured)
+            halts = not account.asked and not said and (own or account.exit != 0)
         else:
-            halts = account.condition.startswith((UNSTARTED, PAUSED)) and not actual.startswith(
-                NEVER_STARTED
-            )
+            halts = account.state in ("unstarted", "paused") and measured.process != NEVER_STARTED
         if halts:
             words.append(account.sentence)
     return "; ".join(words[:2])
+
+
+def _tells_of_its_end(claimed: Claimed, measured: Facts) -> bool:
+    """Whether what was seen of a process that has ended says how. Of one that a failed call has
+    ended, it names the call."""
+    wanted = claimed.wanted
+    asked = (wanted.process, wanted.exit, wanted.signal, wanted.errno) != (None,) * 4
+    return asked and not (measured.errno and measured.exit)
 
 
 def reasons(found: Iterable[Account]) -> list[str]:
@@ -120,9 +128,14 @@ def reasons(found: Iterable[Account]) -> list[str]:
 def told(found: Sequence[Account], besides: Sequence[str] = ()) -> Iterator[str]:
     """Accounts as lines for people, without those lines of output that stand `besides` them."""
     for account in found:
-        failed = account.last_failed_call
-        yield account.sentence + (f"; last failed: {failed}" if failed else "")
+        yield summed_up(account)
         yield from (f"  | {line}" for line in account.output if line not in besides)
+
+
+def summed_up(account: Account) -> str:
+    """An account as one line for people, without its output."""
+    failed = account.last_failed_call
+    return account.sentence + (f"; last failed: {failed}" if failed else "")
 
 
 def _condition(life: Life, now: float) -> str:
@@ -131,7 +144,7 @@ def _condition(life: Life, now: float) -> str:
         blocked = [f"{call.call} since {call.t:.3f} s" for call in life.blocked.values()]
         within = f"in {', '.join(blocked[:BLOCKED_SHOWN])}" if blocked else ""
         if life.frozen is not None:
-            return ", ".join(filter(None, [f"{PAUSED} since {life.frozen:.3f} s", within]))
+            return ", ".join(filter(None, [f"is paused since {life.frozen:.3f} s", within]))
         return f"runs, blocked {within}" if blocked else "runs"
     how = f"was killed by SIG{end.signal}" if end.signal else f"exited with {end.exit}"
     within = (
@@ -158,13 +171,12 @@ def _start(scenario: Scenario, history: History, name: str) -> str:
 
 
 def _concerned(
-    scenario: Scenario, history: History, known: dict[str, Life], about: str
+    scenario: Scenario, history: History, known: dict[str, Life], about: Sequence[str]
 ) -> list[str]:
-    """The processes that a text is about: first those that it names or whose hosts it names."""
-    words = _words(about)
+    """The processes that a claim is about: first those that it names or whose hosts it names."""
     specs = scenario.processes
-    hosts = {name for name in scenario.hosts if name in words}
-    own = [name for name in specs if name in words]
+    hosts = {name for name in scenario.hosts if name in about}
+    own = [name for name in specs if name in about]
     hosts |= {specs[name].host for name in own}
     for host in sorted(hosts, key=list(scenario.hosts).index):
         there = [name for name, spec in specs.items() if spec.host == host]
@@ -172,11 +184,6 @@ def _concerned(
     peers = _peers(history, known, hosts)
     others = [name for name, life in known.items() if life.host in peers]
     return list(dict.fromkeys([*own, *others]))
-
-
-def _words(text: str) -> set[str]:
-    """The words of a text, and of `server.v6` the host."""
-    return {word for found in WORD.findall(text) for word in (found, found.partition(".")[0])}
 
 
 def _peers(history: History, known: dict[str, Life], hosts: set[str]) -> set[str]:

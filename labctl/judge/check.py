@@ -7,10 +7,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from labctl.judge.accounts import Account, accounts, halted_first
+from labctl.language.facts import AWAITING, NO_FACTS, Facts, Range, seconds_range
 from labctl.language.predicates import Finding, Result
+from labctl.language.predicates.finding import Claimed
 from labctl.language.predicates.held import held_at
 from labctl.language.scenario import Scenario
-from labctl.language.steps import Wait
+from labctl.language.steps import Call, Wait
 from labctl.probes.segments import Captures
 from labctl.record.events import Event, StepEvent
 from labctl.record.history import History
@@ -22,7 +24,11 @@ TOLD = 0.05
 @dataclass(frozen=True)
 class Verdict:
     """One claim, judged. `at` is in seconds since the run began, `source` is file:line. Where it
-    did not pass, `processes` says what those did last that it is about."""
+    did not pass, `processes` says what those did last that it is about.
+
+    Words are for people. For others there are `subject`, whom it is about; `about`, the hosts and
+    processes that it names; and what was `wanted` and `measured`. Of a result that an older version
+    wrote these are empty."""
 
     result: Result
     what: str
@@ -32,11 +38,20 @@ class Verdict:
     source: str
     evidence: tuple[str, ...] = field(default=())
     processes: tuple[Account, ...] = field(default=())
+    subject: str = ""
+    about: tuple[str, ...] = ()
+    wanted: Facts = NO_FACTS
+    measured: Facts = NO_FACTS
+
+    @property
+    def claimed(self) -> Claimed:
+        """What it is a verdict on."""
+        return Claimed(self.subject, self.expected, self.about, self.wanted, self.what)
 
     def __str__(self) -> str:
-        subject = self.what.partition(":")[0]
         saw = "unknown:" if self.result == "unknown" else "saw"
-        return f"{self.source}: {subject}: expected {self.expected}, {saw} {self.actual}"
+        who = self.subject or self.what
+        return f"{self.source}: {who}: expected {self.expected}, {saw} {self.actual}"
 
     def as_json(self) -> dict[str, Any]:
         """As the result document has it."""
@@ -48,8 +63,20 @@ class Verdict:
             "at": round(self.at, 3),
             "source": self.source,
             "evidence": list(self.evidence),
+            "subject": self.subject,
+            "about": list(self.about),
+            "wanted": self.wanted.as_json(),
+            "measured": self.measured.as_json(),
             **({"processes": [a.as_json() for a in self.processes]} if self.processes else {}),
         }
+
+
+def verdict(result: Result, claimed: Claimed, actual: str, at: float, source: str) -> Verdict:
+    """The verdict on a claim of which nothing was measured."""
+    return Verdict(
+        result, claimed.what, claimed.expected, actual, at, source,
+        subject=claimed.subject, about=claimed.about, wanted=claimed.wanted,
+    )  # fmt: skip
 
 
 class NotPassed(AssertionError):
@@ -73,9 +100,15 @@ def left_undone(
     if all(verdict.result != "fail" for verdict in verdicts):
         return []
     step = next(event for event in reversed(events) if isinstance(event, StepEvent))
-    source = scenario.step_sources[step.index]
-    undone = Verdict("unknown", step.text, "to be done", why, history.now, source)
+    undone = not_done(scenario, step.index, why, history.now)
     return [*verdicts, *check_whole(scenario, history), undone]
+
+
+def not_done(scenario: Scenario, index: int, why: str, at: float) -> Verdict:
+    """The verdict on a step of which it is unknown what it would have shown."""
+    step, source = scenario.steps[index], scenario.step_sources[index]
+    claimed = Claimed(str(step), "to be done", step.about, text=str(step))
+    return verdict("unknown", claimed, why, at, source)
 
 
 def _replayed(
@@ -114,11 +147,14 @@ def _check_whole(scenario: Scenario, history: History) -> list[Verdict]:
                 about = predicate.segments and predicate.segments.judge(history)
                 if of_another(scenario, _named(label, scenario)):
                     found = [f for f in found if f != about]
-                found = [replace(f, result=result, actual=why) if f == about else f for f in found]
+                found = [
+                    replace(f, result=result, actual=why, measured=NO_FACTS) if f == about else f
+                    for f in found
+                ]
         verdicts += [_verdict(finding, history.now, source) for finding in found]
     if history.lab is None:  # of a lab that never was, nothing is known: not even what it lacks
         verdicts = [
-            replace(v, result="unknown", actual="no lab came up", evidence=()) for v in verdicts
+            verdict("unknown", v.claimed, "no lab came up", v.at, v.source) for v in verdicts
         ]
     return verdicts
 
@@ -131,19 +167,19 @@ def check_step(
     found = _accounted(_check_step(scenario, event, history, begun), scenario, history)
     if event.outcome != "timeout":
         return found
-    ends = [halted_first(verdict.processes, verdict.what, verdict.actual) for verdict in found]
+    ends = [halted_first(each.processes, each.claimed, each.measured) for each in found]
     return [
-        replace(verdict, actual=f"{end}; {verdict.actual}") if end else verdict
-        for verdict, end in zip(found, ends, strict=True)
+        replace(each, actual=f"{end}; {each.actual}") if end else each
+        for each, end in zip(found, ends, strict=True)
     ]
 
 
 def _accounted(verdicts: list[Verdict], scenario: Scenario, history: History) -> list[Verdict]:
     """The verdicts, and beside those that did not pass what their processes did last."""
     return [
-        replace(verdict, processes=accounts(scenario, history, verdict.what))
-        if history.lab and verdict.result in ("fail", "unknown") else verdict
-        for verdict in verdicts
+        replace(each, processes=accounts(scenario, history, each.claimed))
+        if history.lab and each.result in ("fail", "unknown") else each
+        for each in verdicts
     ]  # fmt: skip
 
 
@@ -155,15 +191,16 @@ def _check_step(
         return []
     claims = step.judge(history)
     if event.outcome == "skipped":
-        reason = event.detail or ""
-        return [Verdict("skip", f.what, f.expected, reason, event.t, source) for f in claims]
+        return [verdict("skip", f.claimed, event.why, event.t, source) for f in claims]
     if event.outcome == "failed":
-        expected, _, actual = (event.detail or "").partition("; saw ")
-        return [Verdict("fail", event.text, expected, actual, event.t, source)]
+        wanted = Facts(process=AWAITING) if isinstance(step, Call) else NO_FACTS
+        expected, actual = event.expected or "to be done", event.actual or event.why
+        claimed = Claimed(event.text, expected, step.about, wanted, event.text)
+        return [verdict("fail", claimed, actual, event.t, source)]
     if not isinstance(step, Wait):
         return [_verdict(finding, event.t, source) for finding in claims]
     found = [_waited(step, finding, event, history, begun, source) for finding in claims]
-    if event.outcome == "timeout" and all(verdict.result == "pass" for verdict in found):
+    if event.outcome == "timeout" and all(each.result == "pass" for each in found):
         # The steps have ended here, so what they would have shown is not known.
         late = "only seen when the wait was over"
         found = [replace(v, result="unknown", actual=f"{v.actual}, {late}") for v in found]
@@ -195,7 +232,7 @@ def unreached(label: str, scenario: Scenario, history: History) -> tuple[Result,
     ends = [e for e in history.events if isinstance(e, StepEvent) and e.phase == "end"]
     for event in ends:
         if event.index == index and event.outcome == "skipped":
-            return "skip", f"{label!r} was left out: {event.detail}"
+            return "skip", f"{label!r} was left out: {event.why}"
     if any(event.index > index for event in ends):  # as `check` sees a step that was added since
         return "unknown", f"the record has no moment for {label!r}"
     last = f", at {scenario.step_sources[ends[-1].index]}" if ends else ""
@@ -211,7 +248,7 @@ def _check_in_the_end(scenario: Scenario, event: StepEvent, history: History) ->
     source = scenario.step_sources[event.index]
     found = [_verdict(finding, history.now, source) for finding in claim.judge(history)]
     if event.outcome == "skipped":
-        found = [replace(v, result="skip", actual=event.detail or "", evidence=()) for v in found]
+        found = [verdict("skip", v.claimed, event.why, v.at, source) for v in found]
     return found
 
 
@@ -220,25 +257,35 @@ def _waited(
 ) -> Verdict:
     start = history.labels[step.since] if step.since else begun
     of = f" of {step.since}" if step.since else ""
-    expected = f"{finding.expected} within {step.within}{of}"
-    result, after = finding.result, f" until {event.t - start:.3f} s"
-    if event.outcome == "timeout":
-        actual = finding.actual + ("" if finding.result == "pass" else after)
-        return Verdict(result, finding.what, expected, actual, event.t, source, finding.evidence)
-    held = held_at(step.wait, history, start, begun)
+    claimed = replace(
+        finding.claimed,
+        expected=f"{finding.expected} within {step.within}{of}",
+        text=finding.what,
+        wanted=replace(
+            finding.claimed.wanted,
+            after_seconds=Range(step.within.low, step.within.high),
+            since=step.since,
+        ),
+    )
+    result, measured = finding.result, finding.measured
+    until = event.t - start
+    after, waited = f" until {until:.3f} s", replace(measured, until_seconds=round(until, 6))
+    held = None if event.outcome == "timeout" else held_at(step.wait, history, start, begun)
     if held is not None:
         early, late = max(0.0, held.earliest - start), max(0.0, held.latest - start)
         fits = {step.within.low <= moment <= step.within.high for moment in (early, late)}
         result = "unknown" if len(fits) > 1 else "pass" if True in fits else "fail"
         after = f" after {f'{early:.3f}..' if late - early > TOLD else ''}{late:.3f} s"
-    actual = f"{finding.actual}{after}"
-    return Verdict(result, finding.what, expected, actual, event.t, source, finding.evidence)
+        waited = replace(measured, after_seconds=seconds_range(early, late))
+    elif event.outcome == "timeout" and result == "pass":
+        after, waited = "", measured
+    found = Finding(result, claimed, f"{finding.actual}{after}", finding.evidence, waited)
+    return _verdict(found, event.t, source)
 
 
 def _verdict(finding: Finding, at: float, source: str) -> Verdict:
-    return Verdict(
-        finding.result, finding.what, finding.expected, finding.actual, at, source, finding.evidence
-    )
+    found = verdict(finding.result, finding.claimed, finding.actual, at, source)
+    return replace(found, evidence=finding.evidence, measured=finding.measured)
 
 
 def overall(results: Iterable[str]) -> str:

@@ -13,6 +13,8 @@ from signal import Signals
 from labctl.backends import ProcessSpec
 from labctl.ground.errnos import LOOKUP_FAILED
 from labctl.judge.lives import Life, target
+from labctl.language.facts import AWAITING
+from labctl.language.predicates.finding import Claimed
 from labctl.language.scenario import Scenario
 from labctl.probes.observations import Segment
 from labctl.probes.sockets import Socket
@@ -46,7 +48,7 @@ class Case:
     scenario: Scenario
     history: History
     known: Mapping[str, Life]
-    about: str
+    claimed: Claimed | None
 
     @property
     def status(self) -> int | None:
@@ -62,14 +64,18 @@ class Case:
 
 
 def cause(
-    name: str, scenario: Scenario, history: History, known: Mapping[str, Life], about: str
+    name: str,
+    scenario: Scenario,
+    history: History,
+    known: Mapping[str, Life],
+    claimed: Claimed | None,
 ) -> str | None:
-    """What may be behind the end of a process, or behind what it does not do that a claim is
-    `about`, in a sentence; None where nothing is known, or a step has ended it."""
+    """What may be behind the end of a process, or behind what it does not do that is `claimed`, in
+    a sentence; None where nothing is known, or a step has ended it."""
     life, spec = known[name], scenario.processes.get(name)
     if spec is None or life.asked:
         return None
-    case = Case(name, life.host, life, spec, scenario, history, known, about)
+    case = Case(name, life.host, life, spec, scenario, history, known, claimed)
     return next(filter(None, (kind(case) for kind in KINDS)), None)
 
 
@@ -229,8 +235,10 @@ def _wordless(case: Case) -> str | None:
 
 
 def _silent(case: Case) -> str | None:
-    output = f"{case.name}: output"
-    if case.life.end or case.life.output or not case.spec.run or output not in case.about:
+    claimed = case.claimed
+    if case.life.end or case.life.output or not case.spec.run or claimed is None:
+        return None
+    if claimed.subject != case.name or claimed.wanted.output is None:
         return None
     return (
         "it has written nothing yet; what it wrote may wait in its buffer: python3 -u, stdbuf -oL"
@@ -238,9 +246,8 @@ def _silent(case: Case) -> str | None:
 
 
 def _deaf(case: Case) -> str | None:
-    if case.life.end or not case.about.startswith("call ") or case.spec.calls is None:
-        return None
-    if "await" in case.spec.calls:
+    asked = case.claimed and case.claimed.wanted.process == AWAITING
+    if case.life.end or not asked or case.spec.calls is None or "await" in case.spec.calls:
         return None
     return "it does what `call` steps ask for once its own calls end with `await`"
 

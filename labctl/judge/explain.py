@@ -139,7 +139,12 @@ def explain(whole: History) -> list[str]:
     states: dict[State, dict[str, None]] = {}  # the hosts of each state, in order of appearance
     for _, state, host in sorted(seen, key=lambda each: each[0]):
         states.setdefault(state, {})[host] = None
-    return [*found, *_closed(states), *_counted(history)]
+    sentences = (
+        f"{host} {COUNTED[counter]} ({counter}: {grown})"
+        for host, counters in counted(whole).items()
+        for counter, grown in counters.items()
+    )
+    return [*found, *_closed(states), *sentences]
 
 
 def _closed(seen: Mapping[State, Iterable[str]]) -> Iterable[str]:
@@ -157,8 +162,8 @@ def _closed(seen: Mapping[State, Iterable[str]]) -> Iterable[str]:
         yield "; ".join([*words, *(f"{host} in {states(host, CLOSES_LAST)}" for host in others)])
 
 
-def _counted(history: History) -> Iterable[str]:
-    for host in history.sockets:
-        for counter, words in COUNTED.items():
-            if grown := history.growth(host, counter):
-                yield f"{host} {words} ({counter}: {grown})"
+def counted(history: History) -> dict[str, dict[str, int]]:
+    """By how much each of COUNTED grew, by host: those that did, and no host without one."""
+    grown = {host: {c: history.growth(host, c) for c in COUNTED} for host in history.sockets}
+    found = {host: {c: by for c, by in counters.items() if by} for host, counters in grown.items()}
+    return {host: counters for host, counters in found.items() if counters}

@@ -48,6 +48,7 @@ class Run:
     verdicts: tuple[Verdict, ...] = ()
     processes: tuple[Account, ...] = ()
     why: tuple[str, ...] = ()
+    counted: dict[str, dict[str, int]] | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ def load(folder: Path) -> RunResult:
         verdicts=found.verdicts,
         processes=found.processes,
         why=found.why,
+        counted=found.counted,
         hosts=hosts,
         files=document.files,
         history=history,

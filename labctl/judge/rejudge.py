@@ -13,10 +13,11 @@ from difflib import SequenceMatcher
 from pathlib import Path
 
 from labctl.ground.errors import UsageError
-from labctl.judge.check import Verdict, check
+from labctl.judge.check import Verdict, check, not_done, verdict
 from labctl.judge.recorded import load, spoilt
 from labctl.judge.result import RunResult
 from labctl.language.predicates import Predicate
+from labctl.language.predicates.finding import Claimed
 from labctl.language.scenario import Scenario
 from labctl.language.scenario import load as load_scenario
 from labctl.record.events import Event, LabEvent, LossEvent, StepEvent, TallyEvent, TroubleEvent
@@ -118,8 +119,7 @@ def _not_done(run: RunResult, scenario: Scenario, events: Sequence[Event]) -> It
             why = f"not reached: the steps ended {where}"
         else:
             why = "the record has no moment for it"
-        source = scenario.step_sources[index]
-        yield Verdict("unknown", str(step), "to be done", why, run.history.now, source)
+        yield not_done(scenario, index, why, run.history.now)
 
 
 # --- What is left of the record -------------------------------------------------------------------
@@ -142,9 +142,11 @@ def _ending(run: RunResult, scenario: Scenario) -> list[Verdict]:
         return []
     reason, at, source = run.reason or "it says no reason", run.history.now, f"{scenario.source}:1"
     if run.result == "fail":
-        return [Verdict("fail", "the test", "no failure of its own", reason, at, source)]
+        claimed = Claimed("the test", "no failure of its own", text="the test")
+        return [verdict("fail", claimed, reason, at, source)]
     actual = reason if run.result == "error" else f"{run.result}: {reason}"
-    return [Verdict("unknown", "the run", "a whole one", actual, at, source)]
+    claimed = Claimed("the run", "a whole one", text="the run")
+    return [verdict("unknown", claimed, actual, at, source)]
 
 
 class _Bounds:

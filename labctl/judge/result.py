@@ -20,8 +20,9 @@ class RunResult:
     `started` is RFC 3339. `processes` is what those did last whose lab failed.
 
     `about`, `refs` and `others` (the steps of other variants, by number) are empty where the
-    scenario can no longer be read. `files` are the sizes that the files of the record had in the
-    end, in bytes, as far as they are known."""
+    scenario can no longer be read. `counted`: by how much the counters grew that `why` tells of, by
+    host; None where that is not known. `files` are the sizes that the files of the record had in
+    the end, in bytes, as far as they are known."""
 
     folder: Path
     scenario: str
@@ -45,6 +46,7 @@ class RunResult:
     verdicts: tuple[Verdict, ...] = ()
     processes: tuple[Account, ...] = ()
     why: tuple[str, ...] = ()
+    counted: Mapping[str, Mapping[str, int]] | None = None
     files: Mapping[str, int] = field(default_factory=dict)
     name: str = ""
     history: History = field(default_factory=History, repr=False)
@@ -100,6 +102,7 @@ class RunResult:
             "dir": str(self.folder),
             "verdicts": [verdict.as_json() for verdict in self.verdicts],
             "why": list(self.why),
+            "counted": self.counted,
             **({"processes": [a.as_json() for a in self.processes]} if self.processes else {}),
         }
 

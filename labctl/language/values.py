@@ -35,6 +35,7 @@ from labctl.ground.durations import LONGEST, seconds
 from labctl.ground.errors import MOST_MISTAKES
 from labctl.ground.plain import shown
 from labctl.language.calls import CallError, parse_calls
+from labctl.language.facts import Range
 from labctl.probes.sockets import State
 
 HOST_NAME = re.compile(
@@ -244,6 +245,15 @@ class Comparison:
         """Whether it would find the same of any greater value, too, up to `most`."""
         greater = (n for n in range(self.number - 1, self.number + 2) if value < n <= most)
         return all(self.holds(n) == self.holds(value) for n in greater)
+
+    @property
+    def bounds(self) -> Range | None:
+        """What it holds for, as whole numbers from 0 on; None for `!=`, which is no range."""
+        n = self.number
+        return {
+            "==": Range(n, n), ">=": Range(n), ">": Range(n + 1),
+            "<=": Range(0, n), "<": Range(0, n - 1),
+        }.get(self.operator)  # fmt: skip
 
     def __str__(self) -> str:
         return f"{'' if self.operator == '==' else self.operator}{self.number}"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from labctl.probes.sockets import Ends
 
 FLAG_BITS = {"SYN": 0x02, "FIN": 0x01, "RST": 0x04, "PSH": 0x08, "ACK": 0x10, "URG": 0x20}
 """RFC 9293, section 3.1, in the order in which they are told."""
@@ -160,11 +162,17 @@ class Segment:
         return self.t if self.t is not None else self.arrived or 0.0
 
     @property
-    def summary(self) -> str:
-        """`FIN ACK seq 1 ack 12 len 5`, and what is special about it."""
-        words = [*self.flags, f"seq {self.seq}"]
+    def numbers(self) -> str:
+        """`seq 1 ack 12 len 5`."""
+        words = [f"seq {self.seq}"]
         words += [f"ack {self.ack}"] if "ACK" in self.flags else []
         words += [f"len {self.length}"] if self.length else []
+        return " ".join(words)
+
+    @property
+    def summary(self) -> str:
+        """`FIN ACK seq 1 ack 12 len 5`, and what is special about it."""
+        words = [*self.flags, self.numbers]
         marks = {
             "retransmitted": self.retransmitted,
             "duplicate ACK": self.duplicate_ack,
@@ -175,3 +183,8 @@ class Segment:
             "injected": self.injected,
         }
         return " ".join(words + [f"[{mark}]" for mark, present in marks.items() if present])
+
+
+def connections(found: Iterable[Segment]) -> tuple[Ends, ...]:
+    """The connections of some segments, each once, as their first one goes."""
+    return tuple(dict.fromkeys((segment.source, segment.target) for segment in found))

@@ -14,6 +14,9 @@ from functools import lru_cache
 from ipaddress import ip_address
 from typing import Self
 
+Ends = tuple[str, str]
+"""The local and the remote end of a socket, spelled as segments spell them; a listener's remote one
+is empty."""
 RESOLVER = "127.0.0.11"
 """Where a container engine's resolver listens, in the network namespace of each container."""
 
@@ -112,10 +115,21 @@ class Address:
         """Whether it stands for every address of the host."""
         return self.host in ("*", "0.0.0.0", "::")
 
+    @property
+    def end(self) -> str:
+        """As segments spell it: `198.18.0.2:8000`; of a wildcard the port alone."""
+        return _end(self)
+
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         device = "" if self.interface is None else f"%{self.interface}"
         return f"{host}{device}:{'*' if self.port is None else self.port}"
+
+
+@lru_cache(1 << 16)
+def _end(address: Address) -> str:
+    host = "" if address.wildcard else address.unmapped
+    return f"[{host}]:{address.port}" if ":" in host else f"{host}:{address.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +176,11 @@ class Socket:
     def connection(self) -> bool:
         """Whether it belongs to a connection: neither listens nor is closed."""
         return self.state not in (State.LISTEN, State.UNCONN)
+
+    @property
+    def ends(self) -> Ends:
+        """Its two ends."""
+        return self.local.end, "" if self.is_listener else self.remote.end
 
 
 class SsParseError(ValueError):

@@ -64,7 +64,9 @@ class LabEvent(Event):
 class StepEvent(Event):
     """A step begins, or ends with an outcome.
 
-    `moment` is what its label names: when it began to act, or when what it waited for came."""
+    `moment` is what its label names: when it began to act, or when what it waited for came. `text`
+    is all of it in words, `detail` why it was skipped. Of one that failed it is told what was
+    `expected`, and what was so, `actual`."""
 
     kind = "step"
     index: int
@@ -74,6 +76,15 @@ class StepEvent(Event):
     outcome: Literal["done", "held", "timeout", "failed", "skipped"] | None = None
     detail: str | None = None
     moment: float | None = None
+    verb: str | None = None
+    expected: str | None = None
+    actual: str | None = None
+
+    @property
+    def why(self) -> str:
+        """Why it was not done, in words; empty where that is not told."""
+        told = f"{self.expected}; saw {self.actual}" if self.outcome == "failed" else ""
+        return self.detail or (told if self.expected else "")
 
 
 @dataclass(frozen=True, slots=True)

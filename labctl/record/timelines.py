@@ -21,13 +21,16 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from labctl.probes.observations import stays_inside
-from labctl.probes.sockets import Address, Socket, State
+from labctl.probes.sockets import Address, Ends, Socket, State
 from labctl.record.events import SocketsEvent
 from labctl.record.history import History
 from labctl.record.traced import NEAR, Key, Life, Wire, told
 
 SAMPLING = NEAR
 """Seconds within which an agent notices a change and has looked."""
+
+CLOSED = "closed"
+"""The end of a walk: nothing is left of the connection."""
 
 FOLLOWING: Mapping[State, frozenset[State]] = {
     State.SYN_SENT: frozenset({State.ESTAB, State.SYN_RECV}),
@@ -103,6 +106,16 @@ class Timeline:
     def states(self) -> tuple[State, ...]:
         """Its states in order."""
         return tuple(span.state for span in self.spans)
+
+    @property
+    def walk(self) -> tuple[str, ...]:
+        """The same, and `closed` where nothing is left of it."""
+        return (*self.states, *([CLOSED] if self.closed else []))
+
+    @property
+    def ends(self) -> Ends:
+        """Its ends, as segments spell them."""
+        return self.local, self.remote
 
     @property
     def complete(self) -> bool:

@@ -9,7 +9,7 @@ sysctl that a kernel has not does differ.
 
 from __future__ import annotations
 
-import re
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from labctl.ground.names import told_apart
 from labctl.ground.reading import typed
-from labctl.judge.check import Verdict
+from labctl.judge.check import TOLD, Verdict
 from labctl.judge.recorded import case_of
 from labctl.language.predicates.states import LEAST_TOLERANCE, TOLERANCE
 from labctl.reports.rungs import claim_words
@@ -32,43 +32,37 @@ TITLES: dict[Kind, str] = {
     "sysctl": "Sysctls of a new host",
 }
 ABSENT = "not there"
+JUDGED = ("pass", "fail", "unknown")
 NOT_GOOD = ("fail", "unknown", "error", NOT_RUN, NEVER_RUN)
-
-WAITED = re.compile(r" after (\d+\.\d+) s$")
-LASTED = re.compile(r" for [\d.]+ s, give or take ")
-SPAN = re.compile(r"(\d+\.\d+)(?:\.\.(\d+\.\d+))? s( so far)?")
-COUNTED = re.compile(r"(\S+) .*\((\w+): (\d{1,20})\)")
-"""What the verdicts of waits and of `lasted` say that they saw (check.py, predicates/states.py),
-and how explain.py tells of a counter."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One thing, with a cell for each place. `case` is empty where it is about the place itself."""
+    """One thing, with a cell for each place. `case` is empty where it is about the place itself.
+    `results` are those that the cells of results and claims begin with."""
 
     kind: Kind
     case: str
     what: str
     cells: tuple[str, ...]
     differs: bool
+    results: tuple[str, ...] = ()
 
     @property
     def first(self) -> bool:
         """Whether it is to be shown first: it differs, or did not pass."""
-        return self.differs or (
-            self.kind in ("result", "claim")
-            and any(cell.partition(":")[0] in NOT_GOOD for cell in self.cells)
-        )
+        return self.differs or any(result in NOT_GOOD for result in self.results)
 
 
 @dataclass(frozen=True)
 class Section:
-    """Rows of a kind, as a table."""
+    """Rows of a kind, as a table; `results` has what each cell is a result of, or nothing."""
 
     kind: Kind
     title: str
     heads: Sequence[str]
     rows: Sequence[Sequence[str]]
+    results: Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -88,8 +82,9 @@ class Comparison:
             kept = [(head, cells) for head, cells in columns if any(cells)]
             heads = [*(head for head, _ in kept), *names]
             cells = [[*(c[i] for _, c in kept), *row.cells] for i, row in enumerate(rows)]
+            results = [[*[""] * len(kept), *(row.results or [""] * len(row.cells))] for row in rows]
             if rows:
-                found.append(Section(kind, title, heads, cells))
+                found.append(Section(kind, title, heads, cells, results))
         return found
 
     @property
@@ -97,9 +92,7 @@ class Comparison:
         """What there is to say where no row is to be shown first; else empty."""
         if self.sections(first=True):
             return ""
-        results = {
-            cell.partition(":")[0] for r in self.rows if r.kind == "result" for cell in r.cells
-        }
+        results = {result for r in self.rows if r.kind == "result" for result in r.results}
         if results <= {"skip"}:
             return "Nothing could be run at any of these places."
         skipped = [place.name for place in self.places if place.reason]
@@ -132,7 +125,7 @@ def compare(places: Sequence[Seen], cases: Iterable[Case] = ()) -> Comparison:
     for identity, case in zip(found, told_apart(found), strict=True):
         at = [known.get(identity) for known in runs]
         rows.append(_results(case, at, places))
-        rows += _rows("claim", case, [dict(_claims(run)) for run in at], _unlike)
+        rows += _rows("claim", case, [dict(_claims(run)) for run in at], _differ)
         rows += _rows("duration", case, [dict(_durations(run)) for run in at], _apart, _span)
         rows += _rows("counter", case, _counters(at), _one_sided, str)
     sysctls = sorted({name for place in places for name in place.sysctls})
@@ -144,14 +137,29 @@ def compare(places: Sequence[Seen], cases: Iterable[Case] = ()) -> Comparison:
     return Comparison(tuple(places), tuple(sorted(rows, key=lambda row: [*TITLES].index(row.kind))))
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """A result, and what there is to say of it."""
+
+    result: str
+    words: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.result}: {self.words}" if self.words else self.result
+
+
 Span = tuple[float, float]
 """At least and at most so many seconds."""
 
 
 def _results(case: str, runs: Sequence[Mapping[str, Any] | None], places: Sequence[Seen]) -> Row:
-    found = [_result(run) if run else "" for run in runs]
-    cells = tuple(cell or place.blank for cell, place in zip(found, places, strict=True))
-    return Row("result", case, "", cells, _unlike([cell for cell in found if cell]))
+    found = [
+        Outcome(run["result"], run.get("reason") or "") if run else Outcome(place.blank)
+        for run, place in zip(runs, places, strict=True)
+    ]
+    known = [cell for cell, run in zip(found, runs, strict=True) if run]
+    cells, results = tuple(map(str, found)), tuple(cell.result for cell in found)
+    return Row("result", case, "", cells, _differ(known), results)
 
 
 def _rows(
@@ -164,12 +172,18 @@ def _rows(
     """A row for each thing that some column has a value for."""
     for what in dict.fromkeys(name for column in columns for name in column):
         values = [column[what] for column in columns if what in column]
-        cells = tuple(words(column[what]) if what in column else "" for column in columns)
-        yield Row(kind, case, what, cells, differ(values))
+        found = [column.get(what) for column in columns]
+        cells = tuple("" if value is None else words(value) for value in found)
+        results = tuple(value.result if isinstance(value, Outcome) else "" for value in found)
+        yield Row(kind, case, what, cells, differ(values), results if any(results) else ())
 
 
-def _unlike(values: list[str]) -> bool:
-    return len({value.partition(":")[0] for value in values}) > 1
+def _unlike(values: list[object]) -> bool:
+    return len(set(values)) > 1
+
+
+def _differ(outcomes: list[Outcome]) -> bool:
+    return _unlike([outcome.result for outcome in outcomes])
 
 
 def _apart(spans: list[Span]) -> bool:
@@ -186,10 +200,6 @@ def _case(run: Mapping[str, Any]) -> Case:
     return f"{name} ({case})" if case else name, str(run.get("source", ""))
 
 
-def _result(run: Mapping[str, Any]) -> str:
-    return f"{run['result']}: {run['reason']}" if run.get("reason") else str(run["result"])
-
-
 def _verdicts(run: Mapping[str, Any] | None) -> Iterator[tuple[str, Verdict]]:
     """The verdicts of a run by what they claim, and where; those that are alike are numbered."""
     count: Counter[str] = Counter()
@@ -200,32 +210,25 @@ def _verdicts(run: Mapping[str, Any] | None) -> Iterator[tuple[str, Verdict]]:
         yield words if count[words] == 1 else f"{words} #{count[words]}", verdict
 
 
-def _claims(run: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
+def _claims(run: Mapping[str, Any] | None) -> Iterator[tuple[str, Outcome]]:
     for words, verdict in _verdicts(run):
-        passed = verdict.result == "pass"
-        yield words, "pass" if passed else f"{verdict.result}: {verdict.actual}"
+        yield words, Outcome(verdict.result, "" if verdict.result == "pass" else verdict.actual)
 
 
 def _durations(run: Mapping[str, Any] | None) -> Iterator[tuple[str, Span]]:
     """What was measured. Shorter ones than could ever differ are left out."""
     for words, verdict in _verdicts(run):
-        waited = WAITED.search(verdict.actual)
-        if waited:
-            spans = [(float(waited[1]), float(waited[1]))]
-        elif LASTED.search(verdict.what):
-            spans = [
-                (float(low), float("inf") if so_far else float(high or low))
-                for low, high, so_far in SPAN.findall(verdict.actual)
-            ]
-        else:
+        measured = verdict.measured.after_seconds or verdict.measured.lasted_seconds
+        if measured is None:
             continue
-        if spans and max(high for _, high in spans) >= LEAST_TOLERANCE:
-            yield words, (min(low for low, _ in spans), max(high for _, high in spans))
+        low, high = measured.low, math.inf if measured.high is None else measured.high
+        if high >= LEAST_TOLERANCE:
+            yield words, (high if high - low <= TOLD else low, high)
 
 
 def _span(span: Span) -> str:
     low, high = span
-    if high == float("inf"):
+    if high == math.inf:
         return f"{low:.2f} s or more"
     return f"{low:.2f} s" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f}..{high:.2f} s"
 
@@ -233,8 +236,12 @@ def _span(span: Span) -> str:
 def _counters(runs: Sequence[Mapping[str, Any] | None]) -> list[dict[str, int]]:
     """By how much each counter grew that grew anywhere; by 0 where nobody tells that it did."""
     told = [
-        {f"{m[1]}: {m[2]}": int(m[3]) for s in run["why"] if (m := COUNTED.fullmatch(s))}
-        if run and run["result"] in ("pass", "fail", "unknown") else None
+        {
+            f"{host}: {counter}": grown
+            for host, counters in run["counted"].items()
+            for counter, grown in counters.items()
+        }
+        if run and run.get("counted") is not None and run["result"] in JUDGED else None
         for run in runs
     ]  # fmt: skip
     names = list(_names(told))

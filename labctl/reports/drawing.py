@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from math import ceil
 
+from labctl.probes.sockets import Ends
 from labctl.reports.lanes import Host, hosts
 from labctl.reports.rungs import (
     Arrow,
@@ -34,9 +35,9 @@ from labctl.reports.rungs import (
     return_words,
     state_words,
     step_words,
+    unmarked_words,
 )
 from labctl.reports.shapes import LINE, Box, Drawing, Line, Shape, Words, clear_lines, measure, wrap
-from labctl.reports.states import Ends
 
 TOP, BOTTOM = 44.0, 36.0
 APART, NEXT = 7.0, 13.0
@@ -160,7 +161,7 @@ class _Pen:
             room = NARROW - self.time_end - 9 - self._host(0).width - min(end, NARROW_HOP / 2)
             return max(NARROW_HOP, room // max(1, len(self.hosts) - 1))
         arrows = (row for row in self.ladder.rows if isinstance(row, Arrow))
-        widths = (measure(_label(self.ladder, arrow), "segment") for arrow in arrows)
+        widths = (measure(unmarked_words(self.ladder, arrow), "segment") for arrow in arrows)
         return ceil(min(max(HOPS[0], max(widths, default=0.0) + 2 * INSET + 12), HOPS[1]))
 
     def _host(self, number: int) -> Host:
@@ -174,7 +175,7 @@ class _Pen:
         match row:
             case Arrow():
                 room = between - LOOP[0] if row.inward else between
-                yield "segment", wrap(_label(self.ladder, row), "segment", room)
+                yield "segment", wrap(unmarked_words(self.ladder, row), "segment", room)
                 if row.marks:
                     yield "marks", wrap(", ".join(row.marks), "marks", room)
             case Step():
@@ -385,7 +386,7 @@ class _Pen:
     def _arrow(self, arrow: Arrow, y: float, arrived: float | None) -> Shape:
         low = y + 3 if arrived is None else arrived
         style = "arrow lost" if arrow.lost else "arrow"
-        style += " reset" if "RST" in arrow.label.split() else ""
+        style += " reset" if "RST" in arrow.flags else ""
         style += " many" if arrow.count > 1 else ""
         tip = "cross" if arrow.lost else "head"
         if arrow.inward:
@@ -431,10 +432,6 @@ def _count(blocks: Sequence[Block]) -> int:
 
 def _time(row: Row) -> str:
     return f"{row.t:.3f}"
-
-
-def _label(ladder: Ladder, arrow: Arrow) -> str:
-    return arrow_words(ladder, arrow).partition(" [")[0]
 
 
 def _flight(ladder: Ladder, arrow: Arrow) -> str:

@@ -7,19 +7,17 @@ in the run's folder, and is judged all the same.
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from labctl.judge.check import Verdict
 from labctl.probes.observations import Segment
-from labctl.probes.sockets import SsParseError
+from labctl.probes.sockets import Ends, SsParseError
 from labctl.record.events import CallEvent, SocketsEvent, StateEvent
 from labctl.record.history import History
 from labctl.reports.rungs import Bar, Judged, Left, Look, Row, Step
-from labctl.reports.states import Ends, ends, ends_of
+from labctl.reports.states import ends_of
 
 CONNECTIONS = 100
 """So many are drawn at most: first those that calls, faults and verdicts are about, then the first
@@ -29,9 +27,6 @@ ROWS = 20_000
 LOOK_LINES = 50
 """Of so many sockets at most a captioned look tells."""
 WHERE = "the run's folder has all of it"
-
-_ENDPOINT = re.compile(r"(?:\[[^]\s]+\]|[\d.]+):\d+")
-_MAPPED = re.compile(r"\[::ffff:([\d.]+)\]")
 
 
 @dataclass(frozen=True)
@@ -102,7 +97,7 @@ def _seen(history: History, segments: Iterable[Segment]) -> Iterator[tuple[float
                 both = socket.local, socket.remote
                 if socket.connection and both not in known:
                     known.add(both)
-                    yield event.t, ends(socket)
+                    yield event.t, socket.ends
 
 
 def _about(
@@ -115,9 +110,7 @@ def _about(
         if isinstance(e, CallEvent) and e.local and e.peer
     }
     found |= {_key((s.source, s.target)) for s in segments if s.injected or s.dropped is not None}
-    for line in (line for verdict in verdicts for line in verdict.evidence):
-        told = _ENDPOINT.findall(_MAPPED.sub(r"\1", line))
-        found |= {_key((a, b)) for a, b in pairwise(told)}
+    found |= {_key(ends) for verdict in verdicts for ends in verdict.measured.connections}
     return frozenset(found)
 
 

@@ -16,10 +16,12 @@ from statistics import median
 
 from labctl.ground import errnos
 from labctl.ground.plain import plain
+from labctl.judge.accounts import summed_up
 from labctl.judge.check import Verdict
 from labctl.judge.result import RunResult
 from labctl.probes.observations import Segment
 from labctl.probes.sockets import (
+    Ends,
     SsParseError,
     State,
     accept_queue,
@@ -57,8 +59,7 @@ from labctl.reports.rungs import (
     last_done,
     port,
 )
-from labctl.reports.states import Change, Ends, changes
-from labctl.reports.states import ends as ends_of
+from labctl.reports.states import Change, changes
 
 FOLD_SECONDS = 0.25
 FOLD_TIMES = 10
@@ -70,6 +71,8 @@ where segments came or went meanwhile."""
 LIKE_SEGMENTS = 4
 """So many like segments on end become one arrow."""
 OUTPUT_SHOWN = 200
+CLAIMS = ("wait", "expect")
+"""The verbs whose steps are claims."""
 FULL = 99
 """More than any number has bits."""
 
@@ -154,7 +157,9 @@ def _arrow(segment: Segment, connections: dict[Ends, int]) -> Arrow:
         segment.sender,
         segment.receiver,
         _number(connections, (segment.source, segment.target)),
-        segment.summary.partition(" [")[0],
+        segment.flags,
+        segment.numbers,
+        segment.length,
         tuple(word for word, present in words.items() if present),
         ports=f"{port(segment.source)} → {port(segment.target)}"
         if segment.sender is not None and segment.sender == segment.receiver
@@ -163,11 +168,7 @@ def _arrow(segment: Segment, connections: dict[Ends, int]) -> Arrow:
 
 
 def _plain(arrow: Arrow) -> bool:
-    return not arrow.marks and not {"SYN", "FIN", "RST"} & set(arrow.label.split())
-
-
-def _octets(arrow: Arrow) -> int:
-    return int(arrow.label.rpartition(" len ")[2] or 0) if " len " in arrow.label else 0
+    return not arrow.marks and not {"SYN", "FIN", "RST"} & {*arrow.flags}
 
 
 def _collapse(arrows: Sequence[Arrow], others: Sequence[float]) -> Iterator[Arrow]:
@@ -195,16 +196,19 @@ def _collapse(arrows: Sequence[Arrow], others: Sequence[float]) -> Iterator[Arro
 def _join(run: Sequence[Arrow]) -> Iterator[Arrow]:
     alike: dict[tuple[str | None, str, bool], list[Arrow]] = defaultdict(list)
     for arrow in run:
-        alike[arrow.sender, arrow.ports, _octets(arrow) > 0].append(arrow)
+        alike[arrow.sender, arrow.ports, arrow.octets > 0].append(arrow)
     for (*_, data), group in alike.items():
         if len(group) < LIKE_SEGMENTS:
             yield from group
             continue
-        label = f"{len(group)} segments, {sum(map(_octets, group))} bytes"
+        octets = sum(arrow.octets for arrow in group)
+        words = f"{len(group)} segments, {octets} bytes"
         yield replace(
             group[0],
             arrived=group[-1].arrived,
-            label=label if data else f"{len(group)} ACKs, the last {group[-1].label[4:]}",
+            flags=(),
+            numbers=words if data else f"{len(group)} ACKs, the last {group[-1].numbers}",
+            octets=octets,
             count=len(group),
         )
 
@@ -326,7 +330,7 @@ def _steps(
             begun[event.index] = event
             continue
         start = begun.pop(event.index, event)
-        claims = event.text.startswith(("wait ", "expect "))
+        claims = event.verb in CLAIMS
         if claims and round(event.t, 3) in judged:
             continue
         yield _step(event.t if claims else start.t, event)
@@ -337,7 +341,7 @@ def _steps(
 def _step(t: float, event: StepEvent) -> Step:
     outcome = event.outcome or "interrupted"
     label = event.label and plain(event.label)
-    return Step(t, plain(event.text), outcome, label, plain(event.detail or ""))
+    return Step(t, plain(event.text), outcome, label, plain(event.why))
 
 
 def _judged(
@@ -347,7 +351,7 @@ def _judged(
     exact = {round(e.t, 3): e.t for e in events if isinstance(e, StepEvent) and e.phase == "end"}
     for verdict, last in last_done(verdicts):
         t = exact.get(verdict.at, verdict.at)
-        processes = tuple(words for words in last if not words.startswith(" "))  # output is there
+        processes = tuple(plain(summed_up(account)) for account in last)  # output is there
         yield Judged(shown.get(t, t), verdict, claim_words(verdict), processes)
 
 
@@ -400,7 +404,7 @@ def _queues(events: Iterable[Event]) -> Iterator[Note]:
             level, before = FULL if full else socket.recv_q.bit_length(), told.get(key, 0)
             if level > before or (before == FULL and not level):
                 told[key] = level
-                words = f"accept queue of {ends_of(socket)[0]}: {accept_queue(socket)}"
+                words = f"accept queue of {socket.ends[0]}: {accept_queue(socket)}"
                 yield Note(event.t, event.host, words, full)
 
 

@@ -362,7 +362,7 @@ def _turned(canvas: _Canvas, arrow: Arrow) -> list[list[Words]]:
 
 
 def _arrow_style(arrow: Arrow) -> str:
-    if arrow.lost or "RST" in arrow.label:
+    if arrow.lost or "RST" in arrow.flags:
         return "red"
     return "yellow" if arrow.marks else "blue"
 
@@ -379,7 +379,7 @@ def _arrow_words(canvas: _Canvas, arrow: Arrow) -> Words:
     body = size - 1 - (size // 5 if arrow.lost else 0)
     words = arrow_words(canvas.ladder, arrow)
     if cell_len(words) > body - 6 and arrow.marks:  # What is special counts more than numbers.
-        words = arrow_words(canvas.ladder, replace(arrow, label=arrow.label.partition(" seq ")[0]))
+        words = arrow_words(canvas.ladder, replace(arrow, numbers=""))
     label = _centred(f" {words} ", body, "─")
     if start < end:
         drawn = (label + ("✗" if arrow.lost else "▶")).ljust(size)

@@ -9,7 +9,7 @@ from functools import cached_property
 from labctl.ground.plain import plain
 from labctl.judge.accounts import Account, told
 from labctl.judge.check import Verdict
-from labctl.reports.states import Ends
+from labctl.probes.sockets import Ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,19 +21,27 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Arrow(Row):
-    """A segment, or `count` like ones. `t` is when it left (or came, where no capture saw it
-    leave), `arrived` when it (the last of them) came, None where it never did. `sender` is None
-    for one that no host of the lab sent. `connection` counts from 1, see Ladder.connections. One
-    that stays in its host has `ports`, which tell its way: `:40312 → :8000`."""
+    """A segment, or `count` like ones; then it has no `flags`. `t` is when it left (or came, where
+    no capture saw it leave), `arrived` when it (the last of them) came, None where it never did.
+    `sender` is None for one that no host of the lab sent. `connection` counts from 1, see
+    Ladder.connections. `octets` are of its data. One that stays in its host has `ports`, which tell
+    its way: `:40312 → :8000`."""
 
     arrived: float | None
     sender: str | None
     receiver: str | None
     connection: int
-    label: str
+    flags: tuple[str, ...]
+    numbers: str
+    octets: int
     marks: tuple[str, ...] = ()
     count: int = 1
     ports: str = ""
+
+    @property
+    def label(self) -> str:
+        """`FIN ACK seq 1 ack 12`."""
+        return " ".join(filter(None, (*self.flags, self.numbers)))
 
     @property
     def inward(self) -> bool:
@@ -197,8 +205,12 @@ class Ladder:
 def arrow_words(ladder: Ladder, arrow: Arrow) -> str:
     """`#2 FIN ACK seq 1 ack 12 [lost]`."""
     marks = f"[{', '.join(arrow.marks)}]" if arrow.marks else ""
-    words = [ladder.number(arrow.connection), arrow.ports, arrow.label, marks]
-    return " ".join(filter(None, words))
+    return " ".join(filter(None, (unmarked_words(ladder, arrow), marks)))
+
+
+def unmarked_words(ladder: Ladder, arrow: Arrow) -> str:
+    """`#2 FIN ACK seq 1 ack 12`."""
+    return " ".join(filter(None, (ladder.number(arrow.connection), arrow.ports, arrow.label)))
 
 
 def state_words(ladder: Ladder, bar: Bar) -> str:
@@ -237,23 +249,22 @@ def gap_words(gap: Gap) -> str:
 
 
 def claim_words(verdict: Verdict) -> str:
-    """What was claimed, with its subject and its tolerance, each once."""
-    if verdict.expected in verdict.what:
-        return plain(verdict.what)
-    return plain(f"{verdict.what.partition(':')[0]}: {verdict.expected}")
+    """What was claimed, with its subject and its tolerance. Older results have no subject."""
+    return plain(f"{verdict.subject}: {verdict.expected}" if verdict.subject else verdict.what)
 
 
 def behind(verdicts: Iterable[Verdict]) -> Iterator[tuple[Verdict, list[str]]]:
     """Each verdict with its evidence, and with what its processes did last, as lines."""
-    for verdict, lines in last_done(verdicts):
+    for verdict, found in last_done(verdicts):
+        lines = (plain(line) for line in told(found, verdict.evidence))
         yield verdict, [*verdict.evidence, *lines]
 
 
-def last_done(verdicts: Iterable[Verdict]) -> Iterator[tuple[Verdict, list[str]]]:
-    """Each verdict with what its processes did last, as lines. What has been told of a process is
-    not told again."""
+def last_done(verdicts: Iterable[Verdict]) -> Iterator[tuple[Verdict, list[Account]]]:
+    """Each verdict with what its processes did last. What has been told of a process is not told
+    again."""
     known: set[Account] = set()
     for verdict in verdicts:
         found = [account for account in verdict.processes if account not in known]
         known.update(found)
-        yield verdict, [plain(line) for line in told(found, verdict.evidence)]
+        yield verdict, found

@@ -17,13 +17,10 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from labctl.probes.observations import Segment
-from labctl.probes.sockets import Address, Socket, SsParseError, State
+from labctl.probes.sockets import Address, Ends, SsParseError, State
 from labctl.record.events import CallEvent, ProcessEvent, SocketsEvent, StateEvent
 from labctl.record.history import History
 from labctl.record.traced import told
-
-Ends = tuple[str, str]
-"""The local and the remote end of a socket; a listener's remote one is empty."""
 
 FIN_SENT = (State.FIN_WAIT_1, State.LAST_ACK)
 FIN_CAME = (State.CLOSE_WAIT, State.CLOSING)
@@ -130,7 +127,7 @@ def _look(
     the kernel's last word on it. `live` are the host's sockets until now, `before` is when it was
     looked at next. Returns the sockets that it tells of."""
     try:
-        found = ((ends(s), s) for s in event.sockets if s.state is not State.UNCONN)
+        found = ((s.ends, s) for s in event.sockets if s.state is not State.UNCONN)
         sockets = {key: socket for key, socket in found if chosen(key)}
     except SsParseError:
         return []
@@ -178,20 +175,6 @@ def _next_looks(history: History) -> dict[int, float]:
     return found
 
 
-def ends(socket: Socket) -> Ends:
-    """The ends of a socket, spelled as segments spell them."""
-    remote = "" if socket.is_listener else _endpoint(socket.remote)
-    return _endpoint(socket.local), remote
-
-
-@lru_cache(1 << 16)
-def _endpoint(address: Address) -> str:
-    if address.wildcard:
-        return f":{address.port}"
-    host = address.unmapped
-    return f"[{host}]:{address.port}" if ":" in host else f"{host}:{address.port}"
-
-
 def ends_of(event: StateEvent) -> Ends:
     """The ends of a socket that went from one state to another, spelled so too."""
     remote = _plain(event.remote)
@@ -201,7 +184,7 @@ def ends_of(event: StateEvent) -> Ends:
 @lru_cache(1 << 16)
 def _plain(endpoint: str) -> str:
     host, _, port = endpoint.rpartition(":")
-    return _endpoint(Address(host.strip("[]"), int(port) if port.isdigit() else None))
+    return Address(host.strip("[]"), int(port) if port.isdigit() else None).end
 
 
 class _Causes:

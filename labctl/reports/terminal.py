@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -22,6 +23,7 @@ from labctl.judge.accounts import told
 from labctl.judge.check import Verdict
 from labctl.judge.result import RunResult
 from labctl.language.scenario import Scenario
+from labctl.language.values import brief
 from labctl.probes.sockets import Socket, describe_socket
 from labctl.record.events import Event, SocketsEvent, StepEvent
 from labctl.record.history import History
@@ -107,7 +109,7 @@ def _counts(runs: Sequence[RunResult]) -> list[Text]:
 def _print_run(run: RunResult, out: Console) -> None:
     out.print(_text(run.label, "bold"), _text(run.title))
     for event in run.history.events:
-        if isinstance(event, StepEvent) and event.phase == "end" and event.text[:9] == "snapshot ":
+        if isinstance(event, StepEvent) and event.phase == "end" and event.verb == "snapshot":
             _print_sides(event, run, out)
     print_verdicts(run.verdicts, out)
     _print_lines(told(run.processes), out)
@@ -126,14 +128,18 @@ def _print_run(run: RunResult, out: Console) -> None:
 
 def _print_sides(step: StepEvent, run: RunResult, out: Console) -> None:
     """Both sides' sockets at a snapshot."""
-    caption = _text(f"  {step.text.removeprefix('snapshot ')}", "bold")
-    out.print(caption, f" at {step.t:.3f} s")
     seen: dict[str, SocketsEvent] = {}
+    captions: Counter[str] = Counter()  # of this step: each host's, and of binds that failed then
     for event in run.history.events:
+        if isinstance(event, StepEvent) and event.phase == "begin":
+            captions.clear()
         if isinstance(event, SocketsEvent):
             seen[event.host] = event
+            captions.update([event.caption] if event.caption else [])
         if event is step:
             break
+    for caption, _ in captions.most_common(1):
+        out.print(_text(f"  {brief(caption)}", "bold"), f" at {step.t:.3f} s")
     sides = [(host, line) for host in run.hosts for line in _lines(seen[host].sockets)]
     out.print(Padding(_sides(sides), (0, 0, 0, 4)))
 

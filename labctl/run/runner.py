@@ -13,7 +13,7 @@ from labctl.ground.crash import netted
 from labctl.ground.errors import LabctlError, LabError, Unavailable, located
 from labctl.judge.accounts import accounts, reasons
 from labctl.judge.check import NotPassed, Verdict, check, left_undone, overall, unreached
-from labctl.judge.explain import explain
+from labctl.judge.explain import counted, explain
 from labctl.judge.result import RunResult, document, now
 from labctl.lab.lab import Lab
 from labctl.language.predicates.held import held_at
@@ -122,6 +122,7 @@ def conclude(
         folder=folder.path,
         verdicts=tuple(verdicts),
         why=tuple(dict.fromkeys([*why, *reasons(known)])),
+        counted=counted(history),
         history=history,
         processes=processes,
     )
@@ -196,7 +197,7 @@ class Performance:
         """Does a step of the scenario; returns how it began and how it ended."""
         step, lab = self.scenario.steps[index], self.lab
         step.load()
-        begin = StepEvent(lab.now(), index, "begin", str(step))
+        begin = StepEvent(lab.now(), index, "begin", str(step), verb=step.verb)
         self._tell(begin)
         end = self._act(step, begin)
         self._tell(end)
@@ -228,8 +229,8 @@ class Performance:
                 outcome = step.act(lab) or "done"
             lab.blame()
         except StepFailed as exc:
-            detail = f"{exc.expected}; saw {exc.actual}"
-            return replace(begin, t=lab.now(), phase="end", outcome="failed", detail=detail)
+            failed = replace(begin, t=lab.now(), phase="end", outcome="failed")
+            return replace(failed, expected=exc.expected, actual=exc.actual)
         t = max(begin.t, self.history.now) if outcome == "held" else lab.now()
         moment = self._moment(step, begin.t) if step.as_ else None
         return replace(begin, t=t, phase="end", outcome=outcome, label=step.as_, moment=moment)

@@ -11,6 +11,8 @@ from labctl.ground.reading import typed
 from labctl.judge import recorded
 from labctl.judge.accounts import Account, accounts, told
 from labctl.judge.result import RunResult
+from labctl.language.facts import AWAITING, NO_FACTS, Facts
+from labctl.language.predicates.finding import Claimed
 from labctl.language.scenario import Scenario
 from labctl.record.events import (
     CallEvent,
@@ -64,6 +66,11 @@ def enters(process: str, text: str, t: float, pid: int = 9) -> CallEvent:
 def look(host: str, t: float, *locals_: str) -> SocketsEvent:
     lines = [HEADER, *(tcp("LISTEN", local) for local in locals_)]
     return SocketsEvent(t, host, "change", "\n".join(lines))
+
+
+def about(name: str, wanted: Facts = NO_FACTS) -> Claimed:
+    """A claim about a host or a process."""
+    return Claimed(name, "something", (name,), wanted)
 
 
 def conditions(found: tuple[Account, ...]) -> list[str]:
@@ -133,25 +140,25 @@ def test_the_last_lines_and_the_last_failed_call() -> None:
 def test_only_those_that_a_claim_is_about_and_whom_they_talk_to() -> None:
     whole = case("{run: cat}", steps="[start: server, start: client]")
     told_of = history(start("server"), start("client"), start("other"))
-    assert conditions(accounts(whole, told_of, "server: LISTEN")) == ["server runs"]
+    assert conditions(accounts(whole, told_of, about("server"))) == ["server runs"]
     talks = call("client", "connect server:8000", 1.1, peer="198.18.0.2:8000")
     told_of = history(start("server"), start("client"), start("other"), talks)
-    assert [a.process for a in accounts(whole, told_of, "server: LISTEN")] == ["server", "client"]
-    assert [a.process for a in accounts(whole, told_of, "client: x")] == ["client", "server"]
-    assert [a.process for a in accounts(whole, told_of, "drop to other.v6")] == ["other"]
+    assert [a.process for a in accounts(whole, told_of, about("server"))] == ["server", "client"]
+    assert [a.process for a in accounts(whole, told_of, about("client"))] == ["client", "server"]
+    assert [a.process for a in accounts(whole, told_of, about("other"))] == ["other"]
     # One that is refused is in nobody's sockets.
     told_of = history(
         start("server"), start("other"), call("other", "connect server:8000", 1.1, "ECONNREFUSED")
     )
-    assert [a.process for a in accounts(whole, told_of, "server: x")] == ["server", "other"]
+    assert [a.process for a in accounts(whole, told_of, about("server"))] == ["server", "other"]
 
 
 def test_what_was_not_started() -> None:
     steps = "[{wait: {sockets: {server: LISTEN}}}, start: server]"
     before = StepEvent(0.5, 0, "begin", "wait")
-    (found,) = accounts(case("{run: cat}", steps=steps), history(before), "server: LISTEN")
+    (found,) = accounts(case("{run: cat}", steps=steps), history(before), about("server"))
     assert found.sentence == "server was not started: its start, at lesson.yaml:6, comes later"
-    (found,) = accounts(case("{run: cat}"), history(before), "server: LISTEN")
+    (found,) = accounts(case("{run: cat}"), history(before), about("server"))
     assert found.sentence == "server was not started: no step starts it"
 
 
@@ -263,7 +270,8 @@ LATER = "server did not listen at 8000 then, and does now; before client starts,
 def test_why_a_connection_was_refused(text: str, looks: list[Event], cause: str | None) -> None:
     known = [*looks, call("client", text, 1.5, "ECONNREFUSED"), *over("client", 111)]
     events = sorted([start("client"), *known], key=lambda event: event.t)
-    (found,) = accounts(case("{run: cat}", "{calls: 'socket'}"), history(*events), "client: x")[:1]
+    whole = case("{run: cat}", "{calls: 'socket'}")
+    found = accounts(whole, history(*events), about("client"))[0]
     assert found.cause == cause
 
 
@@ -287,20 +295,22 @@ def test_why_another_call_failed(text: str, errno: str, cause: str | None) -> No
 
 def test_why_nothing_is_seen_of_a_program_that_runs() -> None:
     whole, begun = case("{run: python3 x.py}"), history(start("server"))
-    (found,) = accounts(whole, begun, "server: output 'ready'")
+    output = about("server", Facts(output="ready"))
+    (found,) = accounts(whole, begun, output)
     assert found.cause == (
         "it has written nothing yet; what it wrote may wait in its buffer: python3 -u, stdbuf -oL"
     )
-    assert accounts(whole, begun, "server: LISTEN")[0].cause is None
+    assert accounts(whole, begun, about("server"))[0].cause is None
     wrote = history(start("server"), OutputEvent(1.5, "server", "server", "hello\n"))
-    assert accounts(whole, wrote, "server: output 'ready'")[0].cause is None
+    assert accounts(whole, wrote, output)[0].cause is None
 
 
 def test_why_a_process_does_not_do_what_it_is_told() -> None:
     begun = history(start("server"), enters("server", "accept", 1.5))
-    (found,) = accounts(case("{calls: socket; accept}"), begun, "call server: close")
+    close = about("server", Facts(process=AWAITING))
+    (found,) = accounts(case("{calls: socket; accept}"), begun, close)
     assert found.cause == "it does what `call` steps ask for once its own calls end with `await`"
-    assert accounts(case("{calls: accept; await}"), begun, "call server: close")[0].cause is None
+    assert accounts(case("{calls: accept; await}"), begun, close)[0].cause is None
 
 
 def test_its_own_exit() -> None:
@@ -355,6 +365,21 @@ def test_not_where_a_step_ended_it_or_the_claim_says_so(watch: Play) -> None:
     ends = FakeBackend({"start server": lambda lab: lab.exit("server", 7)})
     claim = "- start: server\n- wait: {process: {server: {exit: 3}}}\n  within: 10ms\n"
     assert watch(claim, ends).verdicts[0].actual.startswith("exit 7 until")
+    claim = "- start: server\n- wait: {process: {server: {output: x}}}\n  within: 10ms\n"
+    words = watch(claim, ends).verdicts[0].actual
+    assert words.startswith("server exited with 7 at 0.")
+    assert "; output '' until 0." in words
+
+
+def test_of_a_call_that_ended_it_the_call_is_told_and_then_the_end(watch: Play) -> None:
+    def refused(lab: FakeBackend) -> None:
+        lab.call("server", "bind :80", errno="EACCES")
+        lab.exit("server", 13)
+
+    claim = "- start: server\n- wait: {process: {server: running}}\n  within: 10ms\n"
+    words = watch(claim, FakeBackend({"start server": refused})).verdicts[0].actual
+    assert words.startswith("server exited with 13 at 0.")
+    assert "; bind :80: EACCES" in words
 
 
 def test_of_what_passed_nothing_is_told(watch: Play) -> None:

@@ -6,7 +6,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,13 @@ from labctl.backends import CAPABILITIES
 from labctl.cli import commands as cli
 from labctl.cli.exits import EXIT, INTERRUPTED
 from labctl.ground.errors import LabctlError
+from labctl.judge.accounts import Account
 from labctl.judge.check import Verdict
 from labctl.judge.result import unperformed
 from labctl.language import models, predicates, scenario, steps
 from labctl.language.calls import parse_calls, peer
 from labctl.language.document import Document
+from labctl.language.facts import Facts
 from labctl.language.steps import faults
 from labctl.probes.sockets import State
 from labctl.record.events import KINDS
@@ -148,6 +150,14 @@ def test_result_document(tmp_path: Path) -> None:
     assert set(result) == set(EXIT)
     assert each_run == list(run.as_json())
     assert each_verdict == list(verdict.as_json())
+    measured = table(LANGUAGE, "The result", "key of what is measured")
+    assert [key for row in measured for key in CODE.findall(row[0])] == [
+        field.name for field in fields(Facts)
+    ]
+    account = table(LANGUAGE, "What processes did last", "key of a process")
+    assert [key for row in account for key in CODE.findall(row[0])] == [
+        field.name for field in fields(Account)
+    ]
 
 
 def test_exit_statuses() -> None:

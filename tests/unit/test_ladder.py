@@ -195,7 +195,8 @@ def test_a_call_that_waits_returns_later() -> None:
 
 
 def test_verdicts_stand_for_their_steps_and_follow_what_they_saw() -> None:
-    verdict = Verdict("pass", "server: LISTEN", "LISTEN within 5 s", "LISTEN", 0.019, "a.yaml:3")
+    verdict = Verdict("pass", "server: LISTEN", "LISTEN within 5 s", "LISTEN", 0.019, "a.yaml:3",
+                      subject="server")  # fmt: skip
     found = rows(
         history(
             *step(0.001, "start server", 0.002),

@@ -21,7 +21,14 @@ from labctl.reports.ladder_text import HOP, STATE_STYLES, ladders, styled_ladder
 from tests.reported import ADDRESSES, RUN, full, inward, recorded_run, rows
 
 FAILED = Verdict(
-    "fail", "server: TIME-WAIT", "TIME-WAIT", "FIN-WAIT-2", 0.3, "a.yaml:7", ("FIN-WAIT-2 x",)
+    "fail",
+    "server: TIME-WAIT",
+    "TIME-WAIT",
+    "FIN-WAIT-2",
+    0.3,
+    "a.yaml:7",
+    ("FIN-WAIT-2 x",),
+    subject="server",
 )
 COLOUR = re.compile(r"\x1b\[[\d;]*?(?<!\d)(?:3|4|9|10)\d[\d;]*m")
 

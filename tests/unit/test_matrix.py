@@ -18,7 +18,7 @@ from rich.console import Console
 from labctl.cli.matrix import matrix
 from labctl.ground.errors import LabError, Unavailable, UsageError
 from labctl.judge.check import Verdict
-from labctl.judge.explain import COUNTED
+from labctl.language.facts import NO_FACTS, Facts, Range
 from labctl.record.events import ExecEvent
 from labctl.record.store import RunFolder
 from labctl.reports import html, markdown
@@ -33,7 +33,6 @@ from tests.golden import HERE as GOLDEN
 from tests.golden import agrees
 
 WAITED = "server: no connection within 4.5..7 s of killed"
-LASTED = "server: FIN-WAIT-2 for 5 s, give or take 2 s"
 NASTY = "</td><script>|`[red]\x1b[31m"
 
 # --- Places ---------------------------------------------------------------------------------------
@@ -114,21 +113,41 @@ def test_github_has_the_options_of_each_place_alone() -> None:
 # --- What differs ---------------------------------------------------------------------------------
 
 
-def verdict(what: str, actual: str, result: Any = "pass", line: int = 1) -> Verdict:
-    return Verdict(result, what, what.partition(": ")[2], actual, 1.0, f"scenarios/x.yaml:{line}")
+def verdict(
+    what: str, actual: str, result: Any = "pass", line: int = 1, measured: Facts = NO_FACTS
+) -> Verdict:
+    subject, _, expected = what.partition(": ")
+    return Verdict(
+        result, what, expected, actual, 1.0, f"scenarios/x.yaml:{line}",
+        subject=subject, measured=measured,
+    )  # fmt: skip
 
 
-def seen(name: str, *verdicts: Verdict, why: tuple[str, ...] = (), **more: Any) -> Seen:
+Counted = dict[str, dict[str, int]]
+
+
+def seen(name: str, *verdicts: Verdict, counted: Counted | None = None, **more: Any) -> Seen:
     """A place where one case had these verdicts."""
     result = "fail" if any(v.result == "fail" for v in verdicts) else "pass"
     run = {
         "scenario": "x", "variant": {"old": "plain"}, "result": result,
-        "verdicts": [v.as_json() for v in verdicts], "why": list(why),
+        "verdicts": [v.as_json() for v in verdicts], "counted": counted or {},
     }  # fmt: skip
     environment = {"kernel": "6.1.0", "os": "Debian", "engine": None}
     found = {"version": "1", "result": result, "runs": [run]}
     return Seen(**{"name": name, "reason": None, "environment": environment,
                    "document": found, "sysctls": {}, **more})  # fmt: skip
+
+
+def older(name: str, *verdicts: Verdict) -> Seen:
+    """The same as an older version wrote it: all that is told, is told in words."""
+    place = seen(name, *verdicts)
+    for run in place.document["runs"]:
+        del run["counted"]
+        for entry in run["verdicts"]:
+            for key in ("subject", "about", "wanted", "measured"):
+                del entry[key]
+    return place
 
 
 def absent(name: str, reason: str) -> Seen:
@@ -149,6 +168,14 @@ def test_a_verdict_differs_and_its_cell_says_what_was_seen() -> None:
     assert row.cells == ("pass", "fail: bind: ok")
     assert row.differs
     assert row.what == f"{claim} (line 1)"
+
+
+def test_what_an_older_version_did_not_tell_is_left_out() -> None:
+    claim = verdict("client: ESTAB", "ESTAB after 5.100 s", measured=after(5.1, 5.1))
+    found = compare([seen("a", claim), older("b", claim)])
+    assert [(row.kind, row.cells) for row in found.rows] == [
+        ("result", ("pass", "pass")), ("claim", ("pass", "pass")), ("duration", ("5.10 s", "")),
+    ]  # fmt: skip
 
 
 def test_what_passes_may_see_different_things() -> None:
@@ -180,41 +207,49 @@ def test_claims_that_are_alike_are_told_apart() -> None:
     ]  # fmt: skip
 
 
+def after(low: float, high: float) -> Facts:
+    return Facts(after_seconds=Range(low, high))
+
+
+def lasted(low: float, high: float | None) -> Facts:
+    return Facts(lasted_seconds=Range(low, high))
+
+
 @pytest.mark.parametrize(
-    ("what", "one", "other", "cells", "differs"),
+    ("one", "other", "cells", "differs"),
     [
-        (WAITED, "no sockets after 5.181 s", "no sockets after 5.600 s", ("5.18 s", "5.60 s"), 0),
-        (WAITED, "no sockets after 5.181 s", "no sockets after 5.800 s", ("5.18 s", "5.80 s"), 1),
-        (WAITED, "LISTEN after 60.1 s", "LISTEN after 61.8 s", ("60.10 s", "61.80 s"), 0),
-        (LASTED, "4.974..5.293 s", "5.100000 s", ("4.97..5.29 s", "5.10 s"), 0),
-        (LASTED, "4.974..5.293 s", "6.100000 s", ("4.97..5.29 s", "6.10 s"), 1),
-        (LASTED, "4.974..5.293 s", "9.000 s so far", ("4.97..5.29 s", "9.00 s or more"), 1),
-        (LASTED, "2 x 4.974..5.293 s; 7.100000 s", "9.0 s", ("4.97..7.10 s", "9.00 s"), 1),
-        (LASTED, "4.974..5.293 s", "never in FIN-WAIT-2", ("4.97..5.29 s", ""), 0),
+        (after(5.14, 5.181), after(5.6, 5.6), ("5.18 s", "5.60 s"), 0),
+        (after(5.181, 5.181), after(5.8, 5.8), ("5.18 s", "5.80 s"), 1),
+        (after(5.0, 5.181), after(5.8, 5.8), ("5.00..5.18 s", "5.80 s"), 1),
+        (after(60.1, 60.1), after(61.8, 61.8), ("60.10 s", "61.80 s"), 0),
+        (lasted(4.974, 5.293), lasted(5.1, 5.1), ("4.97..5.29 s", "5.10 s"), 0),
+        (lasted(4.974, 5.293), lasted(6.1, 6.1), ("4.97..5.29 s", "6.10 s"), 1),
+        (lasted(4.974, 5.293), lasted(9.0, None), ("4.97..5.29 s", "9.00 s or more"), 1),
+        (lasted(4.974, 5.293), NO_FACTS, ("4.97..5.29 s", ""), 0),
     ],
 )
-def test_durations(what: str, one: str, other: str, cells: tuple[str, ...], differs: int) -> None:
-    (row,) = rows("duration", seen("a", verdict(what, one)), seen("b", verdict(what, other)))
+def test_durations(one: Facts, other: Facts, cells: tuple[str, ...], differs: int) -> None:
+    places = (seen("abc"[n], verdict("x: y", "", measured=m)) for n, m in enumerate((one, other)))
+    (row,) = rows("duration", *places)
     assert row.cells == cells
     assert row.differs == bool(differs)
 
 
 def test_moments_are_no_durations() -> None:
-    assert not rows("duration", seen("a", verdict("a: ESTAB within 5 s", "ESTAB after 0.040 s")))
+    short = verdict("a: ESTAB within 5 s", "ESTAB", measured=after(0.02, 0.04))
+    assert not rows("duration", seen("a", short))
 
 
 def test_counters_differ_where_one_grew_and_another_did_not() -> None:
-    def told(counter: str, by: int) -> str:
-        return f"server {COUNTED[counter]} ({counter}: {by})"
-
     again, abort = "TcpRetransSegs", "TcpExtTCPAbortOnClose"
     found = rows(
         "counter",
-        seen("a", why=(told(again, 1), told(abort, 1), "server closed first: (so: it is)")),
-        seen("b", why=(told(again, 7),)),
+        seen("a", counted={"server": {again: 1, abort: 1}}),
+        seen("b", counted={"server": {again: 7}}),
+        older("c"),
     )
     assert [(row.what, row.cells, row.differs) for row in found] == [
-        (f"server: {again}", ("1", "7"), False), (f"server: {abort}", ("1", "0"), True),
+        (f"server: {again}", ("1", "7", ""), False), (f"server: {abort}", ("1", "0", ""), True),
     ]  # fmt: skip
 
 
@@ -234,14 +269,16 @@ def test_a_place_that_can_not_be_had_is_no_difference() -> None:
 
 def example() -> Comparison:
     one = seen(
-        "docker debian:12", verdict(WAITED, "no sockets after 5.181 s"),
+        "docker debian:12",
+        verdict(WAITED, "no sockets after 5.181 s", measured=after(5.181, 5.181)),
         verdict("client: ESTAB", "ESTAB", line=2),
         sysctls={"net.ipv4.tcp_fin_timeout": "60", "net.ipv4.tcp_rmem": "4096 131072 33554432"},
     )  # fmt: skip
     other = seen(
-        "kernel 6.1, virtual time", verdict(WAITED, "no sockets after 6.900 s"),
+        "kernel 6.1, virtual time",
+        verdict(WAITED, "no sockets after 6.900 s", measured=after(6.9, 6.9)),
         verdict("client: ESTAB", NASTY, "fail", 2),
-        why=("server had to send segments again (TcpRetransSegs: 2)",),
+        counted={"server": {"TcpRetransSegs": 2}},
         sysctls={"net.ipv4.tcp_fin_timeout": "60", "net.ipv4.tcp_rmem": "4096 131072 6291456"},
     )  # fmt: skip
     return compare([one, other, absent("kernel nosuch", f"not known; {NASTY}")])

@@ -18,6 +18,7 @@ from labctl import reports
 from labctl.judge import recorded
 from labctl.judge.check import Verdict
 from labctl.judge.result import RunResult
+from labctl.language.facts import Facts
 from labctl.probes.observations import Segment
 from labctl.probes.sockets import State
 from labctl.record.events import CallEvent, Event, OutputEvent, ProcessEvent
@@ -451,8 +452,8 @@ def test_of_thousands_of_connections_some_are_drawn_and_the_others_told_of() -> 
 def test_connections_that_something_is_about_are_drawn_before_others() -> None:
     segments = crowd(CONNECTIONS + 700)
     lost = replace(segments[-1], t=2.5, arrived=None, dropped=3)
-    named = "ESTAB 198.18.0.2:8000 -> [::ffff:198.18.0.3]:20798"
-    verdict = Verdict("pass", "server: ESTAB", "ESTAB", "ESTAB", 2.0, "x.yaml:1", (named,))
+    measured = Facts(connections=((SERVER, "198.18.0.3:20798"),))
+    verdict = Verdict("pass", "server: ESTAB", "ESTAB", "ESTAB", 2.0, "x.yaml:1", measured=measured)
     called = CallEvent(2.2, "client", "client", 1, "done", "connect", "connect",
                        local="198.18.0.3:20797", peer=SERVER)  # fmt: skip
     run = recorded_run(history(called, segments=[*segments, lost]), verdicts=(verdict,))

@@ -633,7 +633,8 @@ def test_the_document(watch: Play) -> None:
     assert [entry["result"] for entry in whole["runs"]] == ["pass", "fail"]
     (verdict,) = whole["runs"][1]["verdicts"]
     assert verdict.keys() == {
-        "result", "what", "expected", "actual", "at", "source", "evidence", "processes"
+        "result", "what", "expected", "actual", "at", "source", "evidence", "processes",
+        "subject", "about", "wanted", "measured",
     }  # fmt: skip
     assert document([])["result"] == "pass"
 

@@ -14,6 +14,7 @@ import pytest
 
 from labctl.backends import Channel, Lack, Message
 from labctl.ground.errors import ScenarioError
+from labctl.language.facts import Range
 from labctl.language.predicates import Finding, Predicate
 from labctl.probes.sockets import State
 from labctl.record.events import Event, LabEvent, SocketsEvent, StateEvent, TroubleEvent
@@ -362,6 +363,23 @@ def test_a_path_that_was_not_walked_is_told_beside_the_one_that_was() -> None:
     assert finding.actual == f"SYN-RECV, {WALKED}, closed"
     assert finding.evidence[0] == f"{HERE} -> {THERE}"
     assert finding.evidence[2] == "  ESTAB from 1.001000 s to 1.002000 s"
+
+
+def test_paths_and_times_as_data() -> None:
+    finding = judge("path: {server: [ESTAB, FIN-WAIT-1, closed]}", TRACED)
+    assert finding.claimed.wanted.states == ("ESTAB", "FIN-WAIT-1", "closed")
+    assert ", ".join(finding.measured.states) == f"SYN-RECV, {WALKED}, closed"
+    assert finding.measured.connections == ((HERE, THERE),)
+    finding = judge("lasted: {server: TIME-WAIT, for: 60s, tolerance: 2s}", TRACED)
+    assert finding.claimed.wanted.lasted_seconds == Range(58.0, 62.0)
+    assert finding.measured.lasted_seconds == Range(59.78, 60.096)
+    still = judge("lasted: {server: TIME-WAIT, for: 5s}", WAITING).measured.lasted_seconds
+    assert still == Range(9.88)
+    never = judge("lasted: {server: CLOSE-WAIT, for: 1s}", TRACED).measured
+    assert never.lasted_seconds is None
+    other = walk("LISTEN", "SYN-RECV", "ESTAB", "UNCONN", step=3, remote="198.18.0.3:40001")
+    finding = judge("lasted: {server: ESTAB, for: 60s}", history(*walk(*PASSIVE), *other))
+    assert (finding.measured.lasted_seconds, finding.measured.states) == (Range(0.001, 3.0), ())
 
 
 def test_one_connection_that_walked_so_is_enough() -> None:

@@ -11,7 +11,8 @@ from pydantic import BeforeValidator, WithJsonSchema
 from labctl.ground import patterns
 from labctl.ground.patterns import TooSlow
 from labctl.ground.plain import shown
-from labctl.language.predicates.finding import Finding, Result
+from labctl.language.facts import Facts
+from labctl.language.predicates.finding import Claimed, Finding, Result
 from labctl.language.values import brief, problem
 from labctl.record.events import ExecEvent, StepEvent
 from labctl.record.history import History
@@ -48,18 +49,21 @@ class Executed:
 
     def judge(self, host: str, command: str, history: History) -> Finding:
         """The finding on a command of the step that has just ended."""
-        what = f"{host}: {_cut(brief(command))}: {self}"
+        status = None if self.status == "any" else self.status
+        wanted = Facts(exit=status, output=self.output)
+        claimed = Claimed(f"{host}: {_cut(brief(command))}", str(self), (host,), wanted)
         event = _ran(host, history)
         if event is None:
-            return Finding("unknown", what, str(self), "it did not run")
+            return Finding("unknown", claimed, "it did not run")
         if event.command != command:
-            return Finding("unknown", what, str(self), "the record has another command here")
-        actual = [f"status {event.exit}"]
+            return Finding("unknown", claimed, "the record has another command here")
+        actual, output = [f"status {event.exit}"], None
         decided: list[bool | None] = [self.status in ("any", event.exit)]
         if self.output is not None:
             try:
                 found = patterns.search(self.output, event.output)
-                actual.append(f"output {found[0] if found else _last(event.output)!r}")
+                output = found[0] if found else None
+                actual.append(f"output {_last(event.output) if output is None else output!r}")
                 decided.append(True if found else None if event.left_out else False)
             except TooSlow as exc:
                 actual.append(str(exc))
@@ -69,7 +73,8 @@ class Executed:
         elif not decided[0]:
             actual.append(f"output {_last(event.output)!r}")
         result: Result = "fail" if False in decided else "unknown" if None in decided else "pass"
-        return Finding(result, what, str(self), ", ".join(actual), _evidence(event))
+        measured = Facts(exit=event.exit, output=output)
+        return Finding(result, claimed, ", ".join(actual), _evidence(event), measured)
 
     def __str__(self) -> str:
         words = [] if self.status == "any" else [f"status {self.status}"]

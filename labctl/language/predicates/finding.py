@@ -1,11 +1,30 @@
-"""What judging a claim gives."""
+"""What judging a claim gives: in words for people, and as data for all others."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
+from labctl.language.facts import NO_FACTS, Facts
+
 Result = Literal["pass", "fail", "unknown", "skip"]
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """What is claimed of a subject, in words and as data. `about` are the hosts and the processes
+    that it names, `text` the whole claim where that is not subject and `expected`."""
+
+    subject: str
+    expected: str
+    about: tuple[str, ...] = ()
+    wanted: Facts = NO_FACTS
+    text: str = ""
+
+    @property
+    def what(self) -> str:
+        """The whole claim: `server: LISTEN`."""
+        return self.text or f"{self.subject}: {self.expected}"
 
 
 @dataclass(frozen=True)
@@ -13,12 +32,22 @@ class Finding:
     """What was claimed of one subject, what was seen, and the evidence, a line each."""
 
     result: Result
-    what: str
-    expected: str
+    claimed: Claimed
     actual: str
-    evidence: tuple[str, ...] = field(default=())
+    evidence: tuple[str, ...] = ()
+    measured: Facts = NO_FACTS
+
+    @property
+    def what(self) -> str:
+        """The whole claim, in words."""
+        return self.claimed.what
+
+    @property
+    def expected(self) -> str:
+        """What is claimed, in words."""
+        return self.claimed.expected
 
 
-def finding(holds: bool, what: str, expected: str, actual: str, *evidence: str) -> Finding:
+def decided(holds: bool, claimed: Claimed, actual: str, measured: Facts, *evidence: str) -> Finding:
     """A finding that is a pass or a fail."""
-    return Finding("pass" if holds else "fail", what, expected, actual, evidence)
+    return Finding("pass" if holds else "fail", claimed, actual, evidence, measured)

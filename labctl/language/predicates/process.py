@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationInfo, WrapValidator
@@ -11,7 +12,8 @@ from pydantic import ConfigDict, Field, ValidationInfo, WrapValidator
 from labctl.ground import errnos
 from labctl.ground.patterns import TooSlow
 from labctl.ground.plain import shown
-from labctl.language.predicates.finding import Finding, Result
+from labctl.language.facts import NEVER_STARTED, Facts, Range
+from labctl.language.predicates.finding import Claimed, Finding, Result
 from labctl.language.values import (
     Count,
     Model,
@@ -61,15 +63,42 @@ class ProcessPattern(Model):
 
     def judge(self, name: str, history: History) -> Finding:
         """The finding for one process."""
-        what = f"{name}: {self}"
+        claimed = Claimed(name, str(self), (name,), self._wanted)
         state = history.processes.get(name)
         if state is None:
-            return Finding("fail", what, str(self), "never started")
+            never = Facts(process=NEVER_STARTED)
+            return Finding("fail", claimed, NEVER_STARTED, measured=never)
         checks = list(self._checks(state))
         results = [result for result, _ in checks]
         result: Result = "fail" if False in results else "unknown" if None in results else "pass"
         actual = ", ".join(dict.fromkeys(text for _, text in checks))
-        return Finding(result, what, str(self), actual, _log(state))
+        return Finding(result, claimed, actual, _log(state), self._measured(state))
+
+    @property
+    def _wanted(self) -> Facts:
+        return Facts(
+            process="exited" if self.state == "ok" else self.state,
+            exit=0 if self.state == "ok" else self.exit,
+            signal=self.signal,
+            errno=self.errno,
+            calls=self.call or {},
+            output=self.output,
+            received_bytes=self.received.bounds if self.received else None,
+        )
+
+    def _measured(self, state: ProcessState) -> Facts:
+        ended = "killed" if state.signal else "exited"
+        last = state.calls[-1] if state.calls and not state.entered else None
+        received = _received(state)
+        return Facts(
+            process="running" if state.running else ended,
+            exit=state.exit,
+            signal=state.signal,
+            errno=last.errno if last else None,
+            calls={name: _outcome(name, state) for name in self.call or {}},
+            output=_found(self.output, state) if self.output is not None else None,
+            received_bytes=Range(received, received) if self.received else None,
+        )
 
     def _checks(self, state: ProcessState) -> Iterator[tuple[bool | None, str]]:
         ended = _ended(state)
@@ -94,11 +123,10 @@ class ProcessPattern(Model):
             failed = last is not None and last.errno == self.errno
             yield failed, _failure(last) if last and failed else ended
         for name, wanted in (self.call or {}).items():
-            calls = [call for call in state.calls if call.name == name]
-            actual = (calls[-1].errno or "ok") if calls else "not done"
+            actual = _outcome(name, state)
             yield actual == wanted, f"{name}: {errnos.describe(actual)}"
         if self.received is not None:
-            received = sum(call.result or 0 for call in state.calls if call.name == "recv")
+            received = _received(state)
             reading = [call for call in state.under_way.values() if _reads_on(call)]
             most = received + sum(map(_at_most, reading))
             if reading and not self.received.settled(received, most):
@@ -117,6 +145,16 @@ class ProcessPattern(Model):
         words += [f"{name} {wanted}" for name, wanted in (self.call or {}).items()]
         words += [f"received {self.received}"] if self.received else []
         return ", ".join(filter(None, words))
+
+
+def _outcome(name: str, state: ProcessState) -> str:
+    """What came of the last call of that name."""
+    calls = [call for call in state.calls if call.name == name]
+    return (calls[-1].errno or "ok") if calls else "not done"
+
+
+def _received(state: ProcessState) -> int:
+    return sum(call.result or 0 for call in state.calls if call.name == "recv")
 
 
 def _ended(state: ProcessState) -> str:
@@ -154,13 +192,21 @@ def _log(state: ProcessState) -> tuple[str, ...]:
     return (*lines, *(_cut(line, WIDTH) for line in state.written.last_lines(8)))
 
 
+def _found(pattern: str, state: ProcessState) -> str | None:
+    """What a pattern matches first of what it has written."""
+    with suppress(TooSlow):
+        found = state.written.search(pattern)
+        return None if found is None else _cut(found, QUOTED)
+    return None
+
+
 def _written(pattern: str, state: ProcessState) -> tuple[bool | None, str]:
     try:
-        found = state.written.search(pattern)
+        state.written.search(pattern)
     except TooSlow as exc:
         return None, str(exc)
-    if found is not None:
-        return True, f"output {_cut(found, QUOTED)!r}"
+    if (found := _found(pattern, state)) is not None:
+        return True, f"output {found!r}"
     last = state.written.last_lines(1)
     text = f"output {_cut(last[0], QUOTED) if last else ''!r}"
     if left_out := state.written.left_out:

@@ -9,9 +9,10 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from labctl.language.predicates.finding import Finding, finding
+from labctl.language.facts import Facts, Range
+from labctl.language.predicates.finding import Claimed, Finding, decided
 from labctl.language.values import Count, HostName, Label, Model, Truth, problem, shaped, unknown
-from labctl.probes.observations import Segment
+from labctl.probes.observations import Segment, connections
 from labctl.record.history import History
 
 
@@ -58,30 +59,36 @@ class SegmentsPattern(Model):
     def judge(self, history: History) -> Finding:
         """The finding, from the captures of all hosts."""
         subject = self.from_ or self.to or "segments"
-        what = f"{subject}: {self}"
+        about = tuple(host for host in (self.from_, self.to) if host)
+        claimed = Claimed(subject, str(self), about, Facts(count=self._bounds))
         if troubles := [t.text for (_, probe), t in history.trouble.items() if probe == "capture"]:
-            return Finding("unknown", what, str(self), "; ".join(troubles))
+            return Finding("unknown", claimed, "; ".join(troubles))
         if self.since is not None and self.since not in history.labels:
-            return Finding("unknown", what, str(self), f"nothing is labelled {self.since!r}")
+            return Finding("unknown", claimed, f"nothing is labelled {self.since!r}")
         segments = self._since(history)
         if self.since_first is not None and not segments:
-            return Finding("fail", what, str(self), f"no {' '.join(self.since_first)}")
+            return Finding("fail", claimed, f"no {' '.join(self.since_first)}")
         matching = [(s, match) for s in segments if (match := self.matches(s)) is not False]
         certain = sum(match is True for _, match in matching)
-        ends = {self.from_, self.to} - {None}
-        inside = [host for host in history.hosts if ends <= {host} and history.misses_inside(host)]
+        inside = [
+            host for host in history.hosts if {*about} <= {host} and history.misses_inside(host)
+        ]
         counts = self._telling(certain, math.inf if inside else len(matching))
         results = {self.enough(count) for count in counts}
         lines = tuple(
             f"{s.time:.6f} {s.sender} -> {s.receiver}: {s.summary}" for s, _ in matching[:12]
         )
+        most = None if inside else len(matching)
+        ends = connections(s for s, _ in matching[:12])
+        measured = Facts(count=Range(certain, most), connections=ends)
         if len(results) == 1:
-            return finding(results.pop(), what, str(self), str(certain), *lines)
+            return decided(results.pop(), claimed, str(certain), measured, *lines)
         if inside:
             text = f"{', '.join(inside)} has a connection to itself that was not captured"
-            return Finding("unknown", what, str(self), f"{text}; move one of its ends elsewhere")
+            text += "; move one of its ends elsewhere"
+            return Finding("unknown", claimed, text, (), measured)
         text = f"{certain}, and {len(matching) - certain} still under way; wait a moment before"
-        return Finding("unknown", what, str(self), text, lines)
+        return Finding("unknown", claimed, text, lines, measured)
 
     def found(self, history: History) -> list[Segment]:
         """The segments that match, in order."""
@@ -132,6 +139,14 @@ class SegmentsPattern(Model):
         bounds += [self.count is None or self.count.holds(count)]
         said = (self.at_least, self.at_most, self.count) != (None, None, None)
         return all(bounds) and (said or count >= 1)
+
+    @property
+    def _bounds(self) -> Range | None:
+        """How many are wanted; None where two bounds are no range."""
+        if self.count is not None:
+            return self.count.bounds
+        least = self.at_least if self.at_least is not None else 0 if self.at_most is not None else 1
+        return Range(least, self.at_most)
 
     def _telling(self, low: int, high: float) -> set[int]:
         """Some counts in this range: between any two that lie side by side, nothing changes."""

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
 from labctl.language.endpoints import ANY, Endpoint, parse_endpoint
-from labctl.language.predicates.finding import Finding, Result
+from labctl.language.facts import Facts, Range
+from labctl.language.predicates.finding import Claimed, Finding, Result
 from labctl.language.values import Comparison, Count, Model, StateName, names, problem, shaped
 from labctl.probes.sockets import (
     RESOLVER,
@@ -30,7 +31,7 @@ def _place(value: Any, info: ValidationInfo) -> Endpoint:
 AnyEndpoint = Annotated[Endpoint, BeforeValidator(_place), shaped("AnyEndpoint")]
 EVIDENCE = 50
 """How many sockets a verdict shows."""
-SOME = Comparison(">=", 1)
+SOME, NO_CONNECTION = Comparison(">=", 1), Comparison("==", 0)
 BOUND = "bound"
 """The probe of sockets that are bound and no more."""
 UNLISTED = (
@@ -131,14 +132,27 @@ class HostSockets:
 
     def judge(self, host: str, history: History) -> Finding:
         """The finding for one host."""
-        what = f"{host}: {self}"
+        states = (p.state for p in self.patterns if isinstance(p, SocketPattern))
+        bounds = [NO_CONNECTION if p == "none" else p.wanted for p in self.patterns]
+        wanted = Facts(
+            states=tuple(state for state in states if state),
+            count=bounds[0].bounds if len(bounds) == 1 else None,
+        )
+        claimed = Claimed(host, str(self), (host,), wanted)
         seen = history.sockets.get(host)
         if seen is None:
-            return Finding("unknown", what, str(self), "no look at its sockets")
+            return Finding("unknown", claimed, "no look at its sockets")
         if trouble := history.trouble.get((host, "ss")):
-            return Finding("unknown", what, str(self), trouble.text)
+            return Finding("unknown", claimed, trouble.text)
         connections = [s for s in seen.sockets if s.connection]
-        results = [self._judge(pattern, seen.sockets, history) for pattern in self.patterns]
+        counts = [
+            len(connections) if p == "none" else sum(p.matches(s, history) for s in seen.sockets)
+            for p in self.patterns
+        ]
+        results = [
+            self._judge(pattern, count, history)
+            for pattern, count in zip(self.patterns, counts, strict=True)
+        ]
         if self.bare and self.bare != {State.LISTEN}:
             named = {p.state for p in self.patterns if isinstance(p, SocketPattern)}
             results += ["fail"] * any(s.state not in named for s in connections)
@@ -147,14 +161,19 @@ class HostSockets:
         if len(seen.sockets) > EVIDENCE:
             lines.append(f"and {len(seen.sockets) - EVIDENCE} more")
         actual = summary(seen.sockets) + (UNLISTED if result == "unknown" else "")
-        return Finding(result, what, str(self), actual, tuple(lines))
+        measured = Facts(
+            count=Range(counts[0], counts[0]) if len(counts) == 1 else None,
+            sockets=dict(Counter(s.state for s in seen.sockets)),
+            connections=tuple(s.ends for s in seen.sockets[:EVIDENCE] if s.connection),
+        )
+        return Finding(result, claimed, actual, tuple(lines), measured)
 
     def _judge(
-        self, pattern: SocketPattern | Literal["none"], sockets: Sequence[Socket], history: History
+        self, pattern: SocketPattern | Literal["none"], count: int, history: History
     ) -> Result:
+        """What comes of one of the patterns, which so many sockets match."""
         if pattern == "none":
-            return "fail" if any(s.connection for s in sockets) else "pass"
-        count = sum(pattern.matches(s, history) for s in sockets)
+            return "fail" if count else "pass"
         listed = pattern.state is not State.UNCONN or history.watched_by(BOUND)
         if not listed and not pattern.wanted.settled(count):
             return "unknown"

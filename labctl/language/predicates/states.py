@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any
@@ -12,46 +12,78 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationInfo, WrapValidator
 
 from labctl.ground.plain import shown
-from labctl.language.predicates.finding import Finding, Result
+from labctl.language.facts import Facts, seconds_range
+from labctl.language.predicates.finding import Claimed, Finding, Result
 from labctl.language.values import Duration, Model, known, names, problem, shaped
 from labctl.probes.sockets import State
 from labctl.record.history import History
-from labctl.record.timelines import SAMPLING, Timeline, missable, reachable, timelines, unseen
+from labctl.record.timelines import (
+    CLOSED,
+    SAMPLING,
+    Timeline,
+    missable,
+    reachable,
+    timelines,
+    unseen,
+)
 from labctl.record.traced import told
 
 SHOWN = 3
 """How many connections a finding shows."""
 
 
+@dataclass(frozen=True)
+class _Judged:
+    """What one connection says to a claim, in what words, and for how many seconds."""
+
+    result: Result
+    words: str
+    timeline: Timeline
+    seconds: tuple[float, float] | None = None
+
+
 def _some_connection(
-    claim: Path | Lasted,
-    host: str,
+    claimed: Claimed,
     history: History,
-    judge: Callable[[Timeline], tuple[Result, str]],
+    judge: Callable[[Timeline], _Judged],
     brief: bool,
 ) -> Finding:
-    """The finding for a claim that some connection of a host bears out. `judge` tells what one of
-    them says to it, and in what words; `brief`: so short a one would do that no look sees it, and
-    it may be gone by the end."""
-    judged = [(*judge(timeline), timeline) for timeline in timelines(history, host)]
-    walks = [timeline for _, _, timeline in judged]
-    results: list[Result] = [result for result, _, _ in judged]
+    """The finding for a claim that some connection of a host bears out. `brief`: so short a one
+    would do that no look sees it, and it may be gone by the end."""
+    host = claimed.subject
+    judged = [judge(timeline) for timeline in timelines(history, host)]
+    walks = [each.timeline for each in judged]
+    results: list[Result] = [each.result for each in judged]
     if brief and "pass" not in results and unseen(history, host, walks):
         results.append("unknown")
     result: Result = next((r for r in ("pass", "unknown") if r in results), "fail")
-    deciding = [(words, timeline) for r, words, timeline in judged if r == result]
-    counts = Counter(words for words, _ in deciding)
+    deciding = [each for each in judged if each.result == result]
+    lines_of = [each.timeline for each in deciding]
+    counts = Counter(each.words for each in deciding)
     seen = [f"{n} x {words}" if n > 1 else words for words, n in counts.most_common(SHOWN)]
     seen += [f"{len(counts) - SHOWN} others"] if len(counts) > SHOWN else []
     actual = "; ".join(seen) or "no connection"
-    if result == "unknown" and not (deciding and all(t.complete for _, t in deciding)):
+    if result == "unknown" and not (deciding and all(t.complete for t in lines_of)):
         trouble = history.trouble.get((host, "trace"))
-        told_why = [t.gap for _, t in deciding if t.gap] + ([trouble.text] if trouble else [])
+        told_why = [t.gap for t in lines_of if t.gap] + ([trouble.text] if trouble else [])
         actual += ", as far as was seen: " + (told_why or ["this was not traced"])[0]
     if result != "pass" and (others := told(history, host).others):
         actual += f"; left out: {others} that neither ss nor a capture here saw"
-    lines = [line for _, timeline in deciding[:SHOWN] for line in _lines(timeline)]
-    return Finding(result, f"{host}: {claim}", str(claim), actual, tuple(lines))
+    lines = [line for timeline in lines_of[:SHOWN] for line in _lines(timeline)]
+    return Finding(result, claimed, actual, tuple(lines), _measured(deciding))
+
+
+def _measured(deciding: Sequence[_Judged]) -> Facts:
+    """What those connections were like: the states of them, where all walked alike, and between
+    which bounds lies how long they lasted."""
+    walks = {each.timeline.walk for each in deciding}
+    spans = [each.seconds for each in deciding if each.seconds]
+    low, high = min((a for a, _ in spans), default=0.0), max((b for _, b in spans), default=0.0)
+    return Facts(
+        states=walks.pop() if len(walks) == 1 else (),
+        lasted_seconds=seconds_range(low, high) if spans else None,
+        connections=tuple(each.timeline.ends for each in deciding[:SHOWN]),
+    )
 
 
 def _lines(timeline: Timeline) -> Iterator[str]:
@@ -70,25 +102,33 @@ class Path:
 
     def judge(self, host: str, history: History) -> Finding:
         """The finding for one host: that some connection of it walked exactly so."""
-        return _some_connection(self, host, history, self._judge, self.closed)
+        claimed = Claimed(host, str(self), (host,), Facts(states=self._walk))
+        return _some_connection(claimed, history, self._judge, self.closed)
 
-    def _judge(self, timeline: Timeline) -> tuple[Result, str]:
+    def _judge(self, timeline: Timeline) -> _Judged:
+        result = self._result(timeline)
+        return _Judged(result, ", ".join(timeline.walk), timeline)
+
+    def _result(self, timeline: Timeline) -> Result:
         seen = list(timeline.states)
         while seen and seen[0] not in self.states and reachable(seen[0], self.states[0]):
             del seen[0]
-        words = _walk(timeline.states, timeline.closed)
         ends_so = self.closed == timeline.closed or timeline.gap
         if not ends_so or not _in_order(seen, self.states):
-            return "fail", words
+            return "fail"
         exact = tuple(seen) == self.states
         if timeline.complete:
-            return "pass" if exact else "fail", words
+            return "pass" if exact else "fail"
         steps = pairwise([*seen, None] if self.closed else seen)
         certain = exact and not timeline.gap and not any(missable(a, b) for a, b in steps if a)
-        return "pass" if certain else "unknown", words
+        return "pass" if certain else "unknown"
+
+    @property
+    def _walk(self) -> tuple[str, ...]:
+        return (*self.states, *([CLOSED] if self.closed else []))
 
     def __str__(self) -> str:
-        return _walk(self.states, self.closed)
+        return ", ".join(self._walk)
 
 
 def parse_state(value: Any) -> State:
@@ -97,10 +137,6 @@ def parse_state(value: Any) -> State:
         return State.parse(str(value))
     except ValueError as exc:
         raise problem(str(exc)) from exc
-
-
-def _walk(states: Iterable[State], closed: bool) -> str:
-    return ", ".join([*states, *(["closed"] if closed else [])])
 
 
 def _in_order(part: Sequence[State], whole: Sequence[State]) -> bool:
@@ -146,19 +182,22 @@ class Lasted:
         """The finding: that some connection of the host was in that state for so long."""
         low, high = self.duration - self.tolerance, self.duration + self.tolerance
 
-        def judge(timeline: Timeline) -> tuple[Result, str]:
+        def judge(timeline: Timeline) -> _Judged:
             span = next((s for s in timeline.spans if s.state is self.state), None)
             if span is None:
                 missed = not timeline.complete and low <= SAMPLING
-                return "unknown" if missed else "fail", f"never in {self.state}"
-            shortest, longest = span.lasted(history.now)
-            words = _seconds(shortest, longest)
-            if shortest > high or longest < low:
-                return "fail", words
+                words = f"never in {self.state}"
+                return _Judged("unknown" if missed else "fail", words, timeline)
+            shortest, longest = seconds = span.lasted(history.now)
             decided = shortest >= low and longest <= high and not timeline.gap
-            return "pass" if decided else "unknown", words
+            result: Result = "pass" if decided else "unknown"
+            if shortest > high or longest < low:
+                result = "fail"
+            return _Judged(result, _seconds(shortest, longest), timeline, seconds)
 
-        return _some_connection(self, self.host, history, judge, low <= SAMPLING)
+        wanted = Facts(states=(self.state,), lasted_seconds=seconds_range(max(0.0, low), high))
+        claimed = Claimed(self.host, str(self), (self.host,), wanted)
+        return _some_connection(claimed, history, judge, low <= SAMPLING)
 
     def __str__(self) -> str:
         return f"{self.state} for {self.duration:g} s, give or take {self.tolerance:g} s"

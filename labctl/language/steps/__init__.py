@@ -9,8 +9,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 from labctl.language.calls import parse_calls
+from labctl.language.facts import Facts
 from labctl.language.predicates import SOME, Claim, Finding, Predicate
 from labctl.language.predicates.executed import Executed, Status
+from labctl.language.predicates.finding import Claimed
 from labctl.language.steps.base import Outcome, Step, StepFailed, When
 from labctl.language.steps.faults import Cut, Drop, Heal, Inject, Join, Net
 from labctl.language.steps.waiting import settle, wait
@@ -111,8 +113,11 @@ class Stop(Step):
         if last is None or last.phase == "start" or last.t - begun < STOP_PATIENCE:
             return []
         expected = f"SIGTERM, and SIGKILL after {STOP_PATIENCE:g} s"
+        what = f"{self.stop}: stopped by {expected}"
         actual = f"SIGKILL after {last.t - begun:.1f} s: SIGTERM had not ended it"
-        return [Finding("pass", f"{self.stop}: stopped by {expected}", expected, actual)]
+        claimed = Claimed(self.stop, expected, self.about, Facts(process="killed"), what)
+        measured = Facts(process="killed", signal="KILL", until_seconds=round(last.t - begun, 6))
+        return [Finding("pass", claimed, actual, measured=measured)]
 
 
 def _begins(event: Event) -> bool:

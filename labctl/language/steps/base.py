@@ -32,7 +32,7 @@ class StepFailed(Exception):
 
     def __init__(self, what: str, expected: str, actual: str) -> None:
         super().__init__(f"{what}: expected {expected}, saw {actual}")
-        self.what, self.expected, self.actual = what, expected, actual
+        self.expected, self.actual = expected, actual
 
 
 KERNEL = re.compile(r"(>=|<=|==|!=|>|<)?\s*(\d+(?:\.\d+)*)")
@@ -119,6 +119,14 @@ class Step(Model):
     def judge(self, history: History) -> list[Finding]:
         """The findings on what it claims, at its end, which is the end of `history`."""
         return self.claim.judge(history) if self.claim else []
+
+    @property
+    def about(self) -> tuple[str, ...]:
+        """The hosts and processes that it names first of all."""
+        value = getattr(self, self.verb)
+        if isinstance(value, str):
+            return (value,)
+        return tuple(value) if isinstance(value, dict) else ()
 
     @property
     def labels(self) -> frozenset[str]:

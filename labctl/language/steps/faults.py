@@ -186,7 +186,11 @@ class Drop(Step):
                 lab.emit(TroubleEvent(lab.now(), host, "capture", answer["unlogged"]))
 
     def in_the_end(self, index: int) -> Lost:
-        return Lost(index, str(self), self.drop.count)
+        return Lost(index, str(self), self.drop.count, self.about)
+
+    @property
+    def about(self) -> tuple[str, ...]:
+        return tuple(end.host for end in (self.drop.from_, self.drop.to) if end)
 
 
 class Heal(Step):
@@ -395,6 +399,10 @@ class Inject(Step):
 
     def load(self) -> None:
         faults.load_forge()
+
+    @property
+    def about(self) -> tuple[str, ...]:
+        return self.inject.from_.host, self.inject.to.host
 
     def act(self, lab: Lab) -> None:
         lab.flush()

@@ -1,0 +1,68 @@
+"""What is claimed and what is seen, as data: the words about it are for people alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from labctl.probes.sockets import Ends
+
+AWAITING, NEVER_STARTED = "awaiting", "never started"
+"""What a process can be beside `running`, `exited` and `killed`: ready for a `call`, or nothing."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """`low` at least and `high` at most; None: there is no bound, or it is not known."""
+
+    low: int | float
+    high: int | float | None = None
+
+
+def seconds_range(low: float, high: float) -> Range:
+    """Seconds, to the microsecond that clocks tell; what has no end so far has no `high`."""
+    return Range(round(low, 6), None if high == math.inf else round(high, 6))
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is claimed, or what was seen, as data. Only what applies is there.
+
+    `after_seconds`: how long after `since` (a label; else its step's beginning) it came to hold.
+    `until_seconds`: so long it did not hold. `lasted_seconds`: how long a connection was in the
+    state. `count`: of segments, of sockets, or by how much a counter grew. `sockets`: how many
+    there are in each state. `states`: in order, those of a connection, `closed` at its end.
+    `process`: `running`, `exited`, `killed`, `awaiting` or `never started`. `errno`: of its last
+    call. `calls`: what came of others, by name. `output`: a regular expression, or what it found.
+    `connections`: the ends of those that it was judged by."""
+
+    after_seconds: Range | None = None
+    since: str | None = None
+    until_seconds: float | None = None
+    lasted_seconds: Range | None = None
+    count: Range | None = None
+    sockets: Mapping[str, int] = field(default_factory=dict)
+    states: tuple[str, ...] = ()
+    process: str | None = None
+    exit: int | None = None
+    signal: str | None = None
+    errno: str | None = None
+    calls: Mapping[str, str] = field(default_factory=dict)
+    output: str | None = None
+    received_bytes: Range | None = None
+    connections: tuple[Ends, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """As the result document has it."""
+        return _present(asdict(self))
+
+
+def _present(found: Mapping[str, Any]) -> dict[str, Any]:
+    pairs = ((k, _present(v) if isinstance(v, dict) else v) for k, v in found.items())
+    return {key: value for key, value in pairs if value not in (None, {}, ())}
+
+
+NO_FACTS = Facts()
+"""Where nothing can be told as data."""
