@@ -14,15 +14,13 @@ from functools import cached_property
 
 from labctl.probes.observations import Segment
 from labctl.probes.sockets import State
+from labctl.record.ends import Ends
 from labctl.record.events import SocketsEvent, StateEvent
 from labctl.record.history import History
 
 NEAR = 0.1
 """Seconds between what the tracepoint told and what another probe saw of it, at most. An agent
 looks within that time once something has changed."""
-
-Key = tuple[str, str]
-"""Local and remote address, as `ss` writes them, but IPv4 always as such."""
 
 
 class Life(list[StateEvent]):
@@ -54,7 +52,7 @@ class Told:
     """What the tracepoint told of a host's sockets. `others` counts the lives that no other probe
     bears out."""
 
-    lives: Mapping[Key, Sequence[Life]]
+    lives: Mapping[Ends, Sequence[Life]]
     listeners: Sequence[Life]
     others: int
 
@@ -88,7 +86,7 @@ def _told(history: History, host: str) -> Told:
     looks = [e for e in history.events if isinstance(e, SocketsEvent) and e.host == host]
     seen = _seen(doubtful, looks)
     kept = [(key, life) for key, life in doubtful if id(life) in seen or wire.crossed(key, life)]
-    connections: dict[Key, list[Life]] = defaultdict(list)
+    connections: dict[Ends, list[Life]] = defaultdict(list)
     for key, life in kept:
         if not life.listens:
             connections[key].append(life)
@@ -96,12 +94,12 @@ def _told(history: History, host: str) -> Told:
     return Told(connections, listeners, len(doubtful) - len(kept))
 
 
-def _seen(doubtful: Iterable[tuple[Key, Life]], looks: Iterable[SocketsEvent]) -> set[int]:
+def _seen(doubtful: Iterable[tuple[Ends, Life]], looks: Iterable[SocketsEvent]) -> set[int]:
     """The lives that a look bears out, by id(). There may be thousands of both, so a look's words
     must do: an end is one."""
     found: set[int] = set()
     waiting = sorted(doubtful, key=lambda pair: pair[1][0].t, reverse=True)
-    there: list[tuple[Key, Life]] = []
+    there: list[tuple[Ends, Life]] = []
     for look in sorted(looks, key=lambda look: look.t):
         while waiting and waiting[-1][1][0].t - NEAR <= look.t:
             there.append(waiting.pop())
@@ -140,16 +138,16 @@ class Wire:
         self.complete = "capture" in probes and (host, "capture") not in history.trouble
 
     @cached_property
-    def flows(self) -> Mapping[Key, Sequence[Segment]]:
+    def flows(self) -> Mapping[Ends, Sequence[Segment]]:
         """The segments that the host sent or was sent, by their two ends."""
-        flows: dict[Key, list[Segment]] = defaultdict(list)
+        flows: dict[Ends, list[Segment]] = defaultdict(list)
         for segment in self._history.segments():
             if self._host in (segment.sender, segment.receiver):
                 flows[segment.source, segment.target].append(segment)
         return flows
 
     @property
-    def connections(self) -> set[Key]:
+    def connections(self) -> set[Ends]:
         """The ends of all connections of which a segment left or came, the host's own first. Where
         a host said nothing but RST it had no socket."""
         found = set()
@@ -168,7 +166,7 @@ class Wire:
             found[target] += segments
         return found
 
-    def crossed(self, key: Key, life: Life) -> bool:
+    def crossed(self, key: Ends, life: Life) -> bool:
         """Whether a segment between these ends left or came while a socket lived. The host's own
         NAT may change, before a capture sees it, the end that is not the opener's."""
         if life[0].old == State.UNCONN:
@@ -180,12 +178,12 @@ class Wire:
         times = (t for segment in passed for t in (segment.t, segment.arrived))
         return any(t is not None and life.around(t) for t in times)
 
-    def first_syn(self, key: Key, until: float) -> float | None:
+    def first_syn(self, key: Ends, until: float) -> float | None:
         """When the connection that was established, or refused, at `until` sent its first SYN."""
         sent = [s for s in self.flows.get(key, ()) if s.flags == ("SYN",) and s.t and s.t <= until]
         return next((s.t for s in sent if s.base == sent[-1].base), None) if sent else None
 
-    def end_taken(self, key: Key, since: float, until: float) -> tuple[float, float] | None:
+    def end_taken(self, key: Ends, since: float, until: float) -> tuple[float, float] | None:
         """When the host took the FIN of its peer: its arrival, and its acknowledgement."""
         local, remote = key
         for fin in self.flows.get((remote, local), ()):
@@ -200,9 +198,9 @@ class Wire:
         return None
 
 
-def _lives(events: Iterable[StateEvent], wire: Wire) -> dict[Key, list[Life]]:
-    found: dict[Key, list[Life]] = defaultdict(list)
-    opening: dict[Key, list[StateEvent]] = defaultdict(list)
+def _lives(events: Iterable[StateEvent], wire: Wire) -> dict[Ends, list[Life]]:
+    found: dict[Ends, list[Life]] = defaultdict(list)
+    opening: dict[Ends, list[StateEvent]] = defaultdict(list)
     for event in sorted(events, key=lambda event: event.t):
         if event.old == event.new:
             continue  # tcp_close_state(): close() after shutdown() enters the same state once more

@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from math import ceil
 
+from labctl.record.ends import Ends
 from labctl.reports.lanes import Host, hosts
 from labctl.reports.rungs import (
     Arrow,
@@ -36,7 +37,6 @@ from labctl.reports.rungs import (
     step_words,
 )
 from labctl.reports.shapes import LINE, Box, Drawing, Line, Shape, Words, clear_lines, measure, wrap
-from labctl.reports.states import Ends
 
 TOP, BOTTOM = 44.0, 36.0
 APART, NEXT = 7.0, 13.0
@@ -461,6 +461,8 @@ def _seen(bar: Bar) -> str:
         return f"{what} from {bar.t:.6f} s, by the kernel's tracepoint"
     if bar.by_syn:
         return f"{what} from {bar.t:.6f} s, when the SYN came"
+    if bar.seen is None:
+        return f"{what} from {bar.t:.6f} s, when the FIN came"
     return f"{what} seen by ss at {bar.seen:.3f} s"
 
 

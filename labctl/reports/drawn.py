@@ -16,10 +16,10 @@ from itertools import pairwise
 from labctl.judge.check import Verdict
 from labctl.probes.observations import Segment
 from labctl.probes.sockets import SsParseError
+from labctl.record.ends import Ends, ends, ends_of
 from labctl.record.events import CallEvent, SocketsEvent, StateEvent
 from labctl.record.history import History
 from labctl.reports.rungs import Bar, Judged, Left, Look, Row, Step
-from labctl.reports.states import Ends, ends, ends_of
 
 CONNECTIONS = 100
 """So many are drawn at most: first those that calls, faults and verdicts are about, then the first

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from labctl.record.ends import Ends
 from labctl.reports.rungs import Bar, Ladder
-from labctl.reports.states import Ends
 
 LANE = 11.0
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from labctl.ground.plain import plain
 from labctl.judge.accounts import Account, told
 from labctl.judge.check import Verdict
-from labctl.reports.states import Ends
+from labctl.record.ends import Ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,8 @@ class Life(Row):
 class Bar(Row):
     """A socket is in `state` (as `ss` spells it; empty: it is gone) until `until`, which is None
     where the run ended first. `exact` where the kernel's tracepoint said so, otherwise seen by
-    `ss` at `seen`, or `by_syn`. `connection` counts from 1, 0 for a listener."""
+    `ss` at `seen`, or `by_syn`, or else by the peer's FIN. `connection` counts from 1, 0 for a
+    listener."""
 
     until: float | None
     host: str
@@ -92,7 +93,7 @@ class Bar(Row):
     connection: int
     state: str
     exact: bool
-    seen: float
+    seen: float | None
     by_syn: bool = False
 
 
