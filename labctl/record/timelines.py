@@ -19,7 +19,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
 from labctl.probes.observations import stays_inside
 from labctl.probes.sockets import State
@@ -151,13 +151,15 @@ def _beginning(timeline: Timeline) -> float:
 class _Turn:
     """A connection came to a state, or to its end (None), at a moment: that is not before `floor`,
     for certain, and what brought it about is before `limit`. `closed` is when the kernel told that
-    it was a full socket no more."""
+    it was a full socket no more; `left` is when the state before may have ended, at the earliest.
+    """
 
     state: State | None
     moment: Moment
     floor: float
     limit: float = math.inf
     closed: float | None = None
+    left: float = math.inf
 
 
 def _told(state: State | None, t: float) -> _Turn:
@@ -183,17 +185,29 @@ def _missed(last: Sighting, until: float, looks: Looks) -> _Turn | None:
 
 
 def _spans(key: Ends, turns: Sequence[_Turn], causes: Causes) -> tuple[Span, ...]:
-    """The states that a connection came to, each since when. What the wire has narrows the moments,
-    and so do those before and after: a state ends when the next one begins."""
+    """The states that a connection came to. What the wire has narrows the moments, and so do those
+    before and after."""
     if not all(turn.moment.exact for turn in turns):
         _narrow(key, turns, causes)
         _guess(key, turns, causes)
-    moments = [*(turn.moment for turn in turns), *([None] if turns[-1].state else [])]
-    return tuple(
-        Span(turn.state, begin, end)
-        for turn, (begin, end) in zip(turns, pairwise(moments), strict=False)
-        if turn.state and begin
-    )
+    found = []
+    for turn, following in zip_longest(turns, turns[1:]):
+        if turn.state is None:
+            break
+        end: Moment | None = None
+        if following:
+            end = following.moment
+            if _skips(turn.state, following.state):
+                left = min(following.left, end.earliest)
+                end = replace(end, earliest=max(left, turn.moment.earliest))
+        found.append(Span(turn.state, turn.moment, end))
+    return tuple(found)
+
+
+def _skips(before: State, after: State | None) -> bool:
+    """Whether a state may have been missed between two that looks showed. What one SYN opened is
+    never in SYN-RECV after SYN-SENT."""
+    return (before, after) != (State.SYN_SENT, State.ESTAB) and missable(before, after)
 
 
 def _narrow(key: Ends, turns: Sequence[_Turn], causes: Causes) -> None:
@@ -212,7 +226,7 @@ def _narrow(key: Ends, turns: Sequence[_Turn], causes: Causes) -> None:
             if high < low:  # the agent was late
                 low = turn.floor
             turn.moment = replace(turn.moment, earliest=low, latest=high)
-        following = turn.moment.latest
+        turn.left, following = turn.moment.earliest, turn.moment.latest
     before = 0.0
     for turn, (earliest, _) in zip(turns, wire, strict=True):
         for bound in (earliest, before):
@@ -323,7 +337,11 @@ def _joined(
 def _requested(key: Ends, t: float, since: float, looks: Looks) -> _Turn:
     """When the SYN came of a connection whose handshake was done at `t`."""
     latest = bisect_left(looks.times, t) - 1
-    seen = [s for s in looks.between(key, since, t) if s.state is State.SYN_RECV]
+    sightings = looks.between(key, since, t)
+    while sightings and sightings[-1].look == latest and sightings[-1].state != State.SYN_RECV:
+        sightings.pop()  # `ss` ran later than `t`
+        latest -= 1
+    seen = [s for s in sightings if s.state is State.SYN_RECV]
     if seen and seen[-1].look == latest:  # else that was an earlier request, and came to nothing
         first = seen.pop()
         while seen and seen[-1].precedes(first):
@@ -333,7 +351,8 @@ def _requested(key: Ends, t: float, since: float, looks: Looks) -> _Turn:
         return _Turn(State.SYN_RECV, moment, looks.before(first.look), t)
     before = looks.times[latest] if latest >= 0 else 0.0
     moment = Moment(max(before, t - SAMPLING), t)
-    return _Turn(State.SYN_RECV, moment, max(before, since), t)
+    # A look that ran late may have missed what was soon over.
+    return _Turn(State.SYN_RECV, moment, max(before - SAMPLING, since), t)
 
 
 def _shrunk(
@@ -355,7 +374,7 @@ def _shrunk(
         return [end] if end else [], None
     after = looks.after(t, until)
     if after is None and until == math.inf:
-        return [full[1]], f"no look tells what followed {state}"
+        return [_Turn(None, Moment(t, until, t), t)], f"no look tells what followed {state}"
     latest = until if after is None else after + SAMPLING
     end = _Turn(None, Moment(t, latest, t, after), t)
     if state is State.CLOSING or not wire.complete or key[::-1] not in wire.flows:

@@ -184,18 +184,22 @@ class Wire:
         return next((s.t for s in sent if s.base == sent[-1].base), None) if sent else None
 
     def end_taken(self, key: Ends, since: float, until: float) -> tuple[float, float] | None:
-        """When the host took the FIN of its peer: its arrival, and its acknowledgement."""
+        """When the host took the FIN of its peer: its arrival, and its acknowledgement. What had
+        been acknowledged before it came is an old number, and takes nothing."""
         local, remote = key
+        said = [segment for segment in self.flows.get((local, remote), ()) if segment.t is not None]
         for fin in self.flows.get((remote, local), ()):
             if "FIN" in fin.flags and fin.arrived is not None and since <= fin.arrived < until:
-                for answer in self.flows.get((local, remote), ()):
-                    if (
-                        answer.t is not None
-                        and answer.t >= fin.arrived
-                        and answer.ack > fin.seq + fin.length
-                    ):
-                        return fin.arrived, answer.t
+                for number, answer in enumerate(covering := _covering(said, fin)):
+                    if answer.t is not None and answer.t >= fin.arrived:
+                        if all(answer.base != before.base for before in covering[:number]):
+                            return fin.arrived, answer.t
+                        break
         return None
+
+
+def _covering(said: Iterable[Segment], fin: Segment) -> list[Segment]:
+    return [segment for segment in said if segment.ack > fin.seq + fin.length]
 
 
 def _lives(events: Iterable[StateEvent], wire: Wire) -> dict[Ends, list[Life]]:
