@@ -93,11 +93,9 @@ class Course:
             self.accepted = t if self.accepted is None else self.accepted
         elif self.completed is None and "ACK" in segment.flags:
             self.completed = acked
-        if end is not None:
+        if end is not None and end > self.furthest:  # else it is an old number, and takes nothing
             self.fin_came = t if self.fin_came is None else self.fin_came
             self.their_ends.add(end)
-            if end <= self.furthest:  # none that was taken
-                self.their_ends.add(-1)
         if self.fin_acked is None and self.ends and segment.ack >= min(self.ends):
             self.fin_acked = acked
 
@@ -140,6 +138,7 @@ class Causes:
         self._history, self._host, self._chosen = history, host, chosen
         grown = history.growth(host, COOKIES) if host in history.sockets else None
         self._no_cookies, self._cookies = grown == 0, bool(grown)
+        self._latest: tuple[Ends | None, list[Course]] = None, []  # one's lives come in turn
         probes = history.lab.environment.get("probes", ()) if history.lab else ()
         self._complete = (
             "capture" in probes
@@ -167,18 +166,26 @@ class Causes:
         clear."""
         if not self._complete:
             return None
-        courses: list[Course] = []
+        if self._latest[0] != ends:
+            self._latest = ends, list(self._courses(ends))
+        found = [c for c in self._latest[1] if any(since <= t <= until for t in c.syns)]
+        return found[0] if len(found) == 1 else None
+
+    def _courses(self, ends: Ends) -> Iterator[Course]:
+        course: Course | None = None
         for t, sent, segment in self._passed.get(ends, ()):
             if sent and segment.forged:
                 continue  # no socket's
             if "SYN" in segment.flags and "ACK" not in segment.flags:
                 opener = sent, segment.base[0]
-                if not courses or courses[-1].opener != opener:
-                    courses.append(Course(opener))
-            if courses:
-                courses[-1].take(t, sent, segment)
-        found = [c for c in courses if any(since <= t <= until for t in c.syns)]
-        return found[0] if len(found) == 1 else None
+                if course is None or course.opener != opener:
+                    if course:
+                        yield course
+                    course = Course(opener)
+            if course:
+                course.take(t, sent, segment)
+        if course:
+            yield course
 
     def bounds(self, course: Course, state: State | None, until: float) -> Bounds:
         """See Course.bounds."""

@@ -282,7 +282,7 @@ PROBES = [("capture", "loopback", "trace"), ("capture", "loopback"), ("trace",),
 
 @pytest.mark.parametrize("probes", PROBES)
 @given(seed=st.integers(0, 1 << 32))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_what_is_drawn_is_what_is_judged_and_that_is_true(
     probes: tuple[str, ...], seed: int
 ) -> None:
