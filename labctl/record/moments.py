@@ -32,4 +32,5 @@ class Moment:
     def __str__(self) -> str:
         if self.exact:
             return f"{self.earliest:.6f}"
-        return f"{self.earliest:.3f}..{self.latest:.3f}"
+        digits = 3 if self.latest - self.earliest > 0.001 else 6
+        return f"{self.earliest:.{digits}f}..{self.latest:.{digits}f}"
