@@ -214,6 +214,7 @@ def full() -> History:
         TroubleEvent(0.17, "client", "capture", "3 packets were lost"),
         *step(0.19, "kill server", 0.195, label="killed"),
         ProcessEvent(0.194, "server", "server", "gone", signal="KILL"),
+        look(0.2, "server"),
         *step(0.4, "sleep 60 s", 60.4),
         *step(60.5, "kill proxy", 60.6, "failed", detail="proxy running; saw it never ran"),
         look(60.7, "server", caption="at the end"),

@@ -1,11 +1,12 @@
-"""The walk of each connection through its states: the tracepoint and looks by `ss`, joined.
+"""Each connection's walk through its states: the tracepoint, looks by `ss` and captures, joined. It
+is the one reconstruction: what is judged and what is drawn are this.
 
 The kernel's tracepoint tells every transition of a full socket, to the microsecond. It knows
 nothing of minisockets: TIME-WAIT is always one, an orphan's FIN-WAIT-2 mostly (a full socket that
 becomes one goes from FIN-WAIT-2 to CLOSE, just as one that ends: tcp_time_wait() in
 net/ipv4/tcp_minisocks.c), and SYN-RECV is one until the handshake is done. What follows that CLOSE
-and what precedes that handshake is therefore read off the looks. They tell it to within SAMPLING
-seconds, since an agent looks as soon as its poll notices a change.
+and what precedes that handshake is therefore read off the looks (looks.py), and what was on the
+wire then narrows it (courses.py).
 
 A TIME-WAIT should last a minute, but an RST may end it after some microseconds (RFC 1337; busy
 hosts do that to each other now and then), and then no look shows it. Whether there was one is read
@@ -16,54 +17,20 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
 from labctl.probes.observations import stays_inside
-from labctl.probes.sockets import Address, Ends, Socket, State
-from labctl.record.events import SocketsEvent
+from labctl.probes.sockets import Ends, State
+from labctl.record.courses import Bounds, Causes, Course
 from labctl.record.history import History
-from labctl.record.traced import NEAR, Key, Life, Wire, told
-
-SAMPLING = NEAR
-"""Seconds within which an agent notices a change and has looked."""
+from labctl.record.looks import FOLLOWING, SAMPLING, Looks, Sighting, reachable
+from labctl.record.moments import Moment
+from labctl.record.traced import Life, Wire, told
 
 CLOSED = "closed"
 """The end of a walk: nothing is left of the connection."""
-
-FOLLOWING: Mapping[State, frozenset[State]] = {
-    State.SYN_SENT: frozenset({State.ESTAB, State.SYN_RECV}),
-    State.SYN_RECV: frozenset({State.ESTAB, State.FIN_WAIT_1, State.CLOSE_WAIT}),
-    State.ESTAB: frozenset({State.FIN_WAIT_1, State.CLOSE_WAIT}),
-    State.FIN_WAIT_1: frozenset({State.FIN_WAIT_2, State.CLOSING, State.TIME_WAIT}),
-    State.FIN_WAIT_2: frozenset({State.TIME_WAIT}),
-    State.CLOSING: frozenset({State.TIME_WAIT}),
-    State.CLOSE_WAIT: frozenset({State.LAST_ACK}),
-    State.LAST_ACK: frozenset(),
-    State.TIME_WAIT: frozenset(),
-}
-"""RFC 9293, section 3.3.2: the states of a connection and what may follow each, but for its end,
-which may follow all of them."""
-
-
-@dataclass(frozen=True)
-class Moment:
-    """When something happened, in seconds since the run began: between two times, or, where the
-    kernel told it, exactly then."""
-
-    earliest: float
-    latest: float
-
-    @property
-    def exact(self) -> bool:
-        """Whether the kernel told it."""
-        return self.earliest == self.latest
-
-    def __str__(self) -> str:
-        if self.exact:
-            return f"{self.earliest:.6f}"
-        return f"{self.earliest:.3f}..{self.latest:.3f}"
 
 
 @dataclass(frozen=True)
@@ -129,9 +96,8 @@ class Timeline:
         return f"{self.local} -> {self.remote}{again}"
 
 
-def reachable(start: State, end: State) -> bool:
-    """Whether a connection can come from one state to another, directly or not."""
-    return end in FOLLOWING[start] or any(reachable(state, end) for state in FOLLOWING[start])
+CLOCKS = 0.001
+"""Seconds by which captures and the kernel may date one thing differently, at most."""
 
 
 def missable(before: State, after: State | None) -> bool:
@@ -140,9 +106,11 @@ def missable(before: State, after: State | None) -> bool:
     return any(after is None or reachable(state, after) for state in between)
 
 
-def timelines(history: History, host: str) -> list[Timeline]:
-    """Every connection of a host, in order of appearance, up to the history's end."""
-    looks = _Looks(e for e in history.events if isinstance(e, SocketsEvent) and e.host == host)
+def timelines(
+    history: History, host: str, chosen: Callable[[Ends], bool] = lambda _: True
+) -> list[Timeline]:
+    """Every connection of a host, or the `chosen` ones, in order of appearance, up to the history's
+    end."""
     traced = is_traced(history)
     troubles = [
         history.trouble[host, probe]
@@ -150,13 +118,14 @@ def timelines(history: History, host: str) -> list[Timeline]:
         if (host, probe) in history.trouble
     ]
     told_all = traced and (host, "trace") not in history.trouble
-    lives = told(history, host).lives
+    lives = {key: found for key, found in told(history, host).lives.items() if chosen(key)}
+    looks, causes = Looks(history, host, chosen), Causes(history, host, chosen)
     wire = Wire(history, host)
     found: list[Timeline] = []
     for key in dict.fromkeys([*lives, *looks.seen]):
         mine = lives.get(key, [])
-        walks = [_joined(key, mine, number, looks, wire) for number in range(len(mine))]
-        walks = sorted([*walks, *_sampled(key, looks, walks, told_all)], key=_beginning)
+        walks = [_joined(key, mine, number, looks, wire, causes) for number in range(len(mine))]
+        walks = sorted([*walks, *_sampled(key, looks, walks, told_all, causes)], key=_beginning)
         found += [replace(t, incarnation=number) for number, t in enumerate(walks, 1)]
     for trouble in troubles:
         found = [replace(t, gap=trouble.text) if _beginning(t) < trouble.t else t for t in found]
@@ -187,99 +156,140 @@ def _beginning(timeline: Timeline) -> float:
     return timeline.spans[0].begin.latest
 
 
+# --- When -----------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Turn:
+    """A connection came to a state, or to its end (None), at a moment: that is not before `floor`,
+    for certain, and what brought it about is before `limit`. `closed` is when the kernel told that
+    it was a full socket no more; `left` is when the state before may have ended, at the earliest.
+    """
+
+    state: State | None
+    moment: Moment
+    floor: float
+    limit: float = math.inf
+    closed: float | None = None
+    left: float = math.inf
+
+
+def _told(state: State | None, t: float) -> _Turn:
+    return _Turn(state, Moment(t, t), t, t)
+
+
+def _noticed(state: State | None, look: int, looks: Looks, closed: float | None = None) -> _Turn:
+    moment, floor = looks.noticed(look), looks.before(look)
+    if closed is not None:
+        moment, floor = replace(moment, earliest=max(moment.earliest, closed)), max(floor, closed)
+    return _Turn(state, moment, floor, looks.time(look + 1), closed)
+
+
+def _missed(last: Sighting, until: float, looks: Looks) -> _Turn | None:
+    """The end of a connection that was seen last so, and whose next incarnation began at `until`;
+    None where it may be there still."""
+    seen, following = looks.times[last.look], last.look + 1
+    if looks.time(following) < until:
+        return _noticed(None, following, looks)
+    if until == math.inf:
+        return None
+    return _Turn(None, Moment(max(seen, until - SAMPLING), until), seen)
+
+
+def _spans(key: Ends, turns: Sequence[_Turn], causes: Causes) -> tuple[Span, ...]:
+    """The states that a connection came to. What the wire has narrows the moments, and so do those
+    before and after."""
+    if not all(turn.moment.exact for turn in turns):
+        _narrow(key, turns, causes)
+        _guess(key, turns, causes)
+    found = []
+    for turn, following in zip_longest(turns, turns[1:]):
+        if turn.state is None:
+            break
+        end: Moment | None = None
+        if following:
+            end = following.moment
+            if _skips(turn.state, following.state):
+                left = min(following.left, end.earliest)
+                end = replace(end, earliest=max(left, turn.moment.earliest))
+        found.append(Span(turn.state, turn.moment, end))
+    return tuple(found)
+
+
+def _skips(before: State, after: State | None) -> bool:
+    """Whether a state may have been missed between two that looks showed. What one SYN opened is
+    never in SYN-RECV after SYN-SENT."""
+    return (before, after) != (State.SYN_SENT, State.ESTAB) and missable(before, after)
+
+
+def _narrow(key: Ends, turns: Sequence[_Turn], causes: Causes) -> None:
+    first = turns[0]
+    until = first.moment.latest
+    if first.state is State.SYN_SENT:  # its SYN may leave late
+        until = turns[1].moment.latest if len(turns) > 1 else math.inf
+    course = causes.course(key, first.floor - CLOCKS, until)
+    wire = [_bounds(turn, course, causes) for turn in turns]
+    following = math.inf
+    for turn, (earliest, latest) in zip(reversed(turns), reversed(wire), strict=True):
+        if not turn.moment.exact:
+            low, high = turn.moment.earliest, min(turn.moment.latest, max(following, turn.floor))
+            if latest is not None and max(turn.floor, earliest or 0.0) <= latest:
+                high = min(high, latest)
+            if high < low:  # the agent was late
+                low = turn.floor
+            turn.moment = replace(turn.moment, earliest=low, latest=high)
+        turn.left, following = turn.moment.earliest, turn.moment.latest
+    before = 0.0
+    for turn, (earliest, _) in zip(turns, wire, strict=True):
+        for bound in (earliest, before):
+            if bound is not None and turn.moment.earliest < bound <= turn.moment.latest:
+                turn.moment = replace(turn.moment, earliest=bound)
+        before = turn.moment.earliest
+
+
+def _bounds(turn: _Turn, course: Course | None, causes: Causes) -> Bounds:
+    if course is None or turn.moment.exact:
+        return None, None
+    earliest, latest = causes.bounds(course, turn.state, turn.moment.latest)
+    if turn.closed is not None and course.taken is not None:
+        latest = max(turn.closed, course.taken)  # it was TIME-WAIT at once, or else a minisocket
+    return earliest, latest
+
+
+def _guess(key: Ends, turns: Sequence[_Turn], causes: Causes) -> None:
+    after, old = turns[0].floor, None
+    for turn in turns:
+        if not turn.moment.exact and turn.moment.guess is None:
+            if turn.state is State.SYN_RECV:
+                guess = causes.request(key, after, turn.limit)
+            else:
+                guess = causes.cause(key, old, turn.state, after, turn.limit)
+            guess = turn.closed if guess is None else guess
+            turn.moment = replace(turn.moment, guess=guess)
+        if not turn.moment.exact and turn.moment.at < after:
+            turn.moment = replace(turn.moment, guess=after)
+        after, old = turn.moment.at, turn.state
+
+
 # --- What ss showed -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Sighting:
-    """A socket in the look with this number."""
-
-    look: int
-    socket: Socket
-
-    @property
-    def mini(self) -> bool:
-        """Whether it is a minisocket that waits for its end."""
-        timer = self.socket.timer
-        return self.socket.state is State.TIME_WAIT or (
-            self.socket.state is State.FIN_WAIT_2 and timer is not None and timer.name == "timewait"
-        )
-
-    @property
-    def cookie(self) -> str:
-        """What the kernel knows it by, from request to TIME-WAIT, since `ss` first asked."""
-        words = self.socket.info.split()
-        return next((word for word in words if word.startswith("sk:")), "")
-
-    def precedes(self, later: _Sighting) -> bool:
-        """Whether the same connection may be seen again so by the next look."""
-        before, after = self.socket.state, later.socket.state
-        return (
-            later.look == self.look + 1
-            and (self.cookie == later.cookie or "" in (self.cookie, later.cookie))
-            and (before == after or reachable(before, after))
-        )
-
-
-class _Looks:
-    """A host's looks: when they were, and the connections that they showed."""
-
-    def __init__(self, events: Iterable[SocketsEvent]) -> None:
-        self.times: list[float] = []
-        self.seen: dict[Key, list[_Sighting]] = {}
-        for event in events:
-            for socket in event.sockets:
-                if socket.connection:
-                    key = (_plain(socket.local), _plain(socket.remote))
-                    self.seen.setdefault(key, []).append(_Sighting(len(self.times), socket))
-            self.times.append(event.t)
-
-    def between(self, key: Key, low: float, high: float) -> list[_Sighting]:
-        """Where a connection was seen in [low, high), in order."""
-        return [s for s in self.seen.get(key, ()) if low <= self.times[s.look] < high]
-
-    def noticed(self, look: int) -> Moment:
-        """When what a look is the first to show happened. `ss` runs a little after its `t`."""
-        t = self.times[look]
-        return Moment(max(self._before(look), t - SAMPLING), t + SAMPLING)
-
-    def missing(self, last: _Sighting, until: float = math.inf) -> Moment | None:
-        """When a connection ended that was seen last so; None where it may be there still."""
-        following = last.look + 1
-        if following < len(self.times) and self.times[following] < until:
-            return self.noticed(following)
-        if until == math.inf:
-            return None
-        return Moment(max(self.times[last.look], until - SAMPLING), until)
-
-    def after(self, t: float, until: float) -> float | None:
-        """The time of the first look from `t` on, before `until`."""
-        return next((at for at in self.times if t <= at < until), None)
-
-    def _before(self, look: int) -> float:
-        return self.times[look - 1] if look else 0.0
-
-
-def _plain(address: Address) -> str:
-    return str(Address(address.unmapped, address.port))
-
-
 def _sampled(
-    key: Key, looks: _Looks, told: Sequence[Timeline], told_all: bool
+    key: Ends, looks: Looks, told: Sequence[Timeline], told_all: bool, causes: Causes
 ) -> Iterator[Timeline]:
     """What only `ss` saw. Of a mere request that is all there was, where the kernel tells of each
     full socket."""
     told_all = told_all and not stays_inside(*key)
-    run: list[_Sighting] = []
+    run: list[Sighting] = []
     for sighting in looks.seen.get(key, ()):
         if any(_covers(timeline, looks.times[sighting.look]) for timeline in told):
             continue
         if run and not run[-1].precedes(sighting):
-            yield _run(key, run, looks, told_all)
+            yield _run(key, run, looks, told_all, causes)
             run = []
         run.append(sighting)
     if run:
-        yield _run(key, run, looks, told_all)
+        yield _run(key, run, looks, told_all, causes)
 
 
 def _covers(timeline: Timeline, t: float) -> bool:
@@ -289,103 +299,102 @@ def _covers(timeline: Timeline, t: float) -> bool:
     )
 
 
-def _run(key: Key, run: Sequence[_Sighting], looks: _Looks, told_all: bool) -> Timeline:
-    changes = [run[0]] + [b for a, b in pairwise(run) if a.socket.state != b.socket.state]
-    begins = [looks.noticed(sighting.look) for sighting in changes]
-    ends = [*begins[1:], looks.missing(run[-1])]
-    spans = tuple(
-        Span(sighting.socket.state, begin, end)
-        for sighting, begin, end in zip(changes, begins, ends, strict=True)
-    )
-    requested = all(span.state is State.SYN_RECV for span in spans)
+def _run(
+    key: Ends, run: Sequence[Sighting], looks: Looks, told_all: bool, causes: Causes
+) -> Timeline:
+    changes = [run[0]] + [b for a, b in pairwise(run) if a.state != b.state]
+    turns = [_noticed(sighting.state, sighting.look, looks) for sighting in changes]
+    if end := _missed(run[-1], math.inf, looks):
+        turns.append(end)
+    requested = all(sighting.state is State.SYN_RECV for sighting in run)
+    spans = _spans(key, turns, causes)
     return Timeline(*key, 1, spans, traced=told_all and requested)
 
 
 # --- What the kernel told -------------------------------------------------------------------------
 
 
-def _joined(key: Key, lives: Sequence[Life], number: int, looks: _Looks, wire: Wire) -> Timeline:
+def _joined(
+    key: Ends, lives: Sequence[Life], number: int, looks: Looks, wire: Wire, causes: Causes
+) -> Timeline:
     """One of a key's lives, with what `ss` saw before it was a full socket, and after."""
     life = lives[number]
     since = lives[number - 1][-1].t if number else 0.0
     until = lives[number + 1][0].t if number + 1 < len(lives) else math.inf
-    spans = [
-        Span(State(event.new), _exactly(event.t), _exactly(following.t))
-        for event, following in pairwise(life)
-    ]
+    turns = [_told(State(event.new), event.t) for event in life]
     gap = None
     if any(other[0].t < life[-1].t and life[0].t < other[-1].t for other in lives if other != life):
         gap = "another socket on this machine had the same ends at the same time"
     elif any(event.new != following.old for event, following in pairwise(life)):
         gap = "a transition is missing"
     if not life.born:
-        first = Moment(0.0, life[0].t)
-        spans.insert(0, Span(State(life[0].old), first, _exactly(life[0].t)))
+        turns.insert(0, _Turn(State(life[0].old), Moment(0.0, life[0].t), 0.0, life[0].t))
         gap = "its beginning is missing"
-    elif life[0].old == State.LISTEN and spans:
-        spans[0] = replace(spans[0], begin=_requested(key, life[0].t, since, looks))
+    elif life[0].old == State.LISTEN:
+        turns[0] = _requested(key, life[0].t, since, looks)
     elif life[0].old == State.SYN_RECV:
-        requested = _requested(key, life[0].t, since, looks)
-        spans.insert(0, Span(State.SYN_RECV, requested, _exactly(life[0].t)))
+        turns.insert(0, _requested(key, life[0].t, since, looks))
     if not life.over:
-        end = None if until == math.inf else Moment(life[-1].t, until)
-        spans.append(Span(State(life[-1].new), _exactly(life[-1].t), end))
-        gap = gap or (None if end is None else "its end is missing")
-    elif spans[-1].state in (State.FIN_WAIT_2, State.CLOSING):
-        spans[-1:], unseen = _shrunk(key, spans[-1], until, looks, wire)
-        gap = gap or unseen
-    return Timeline(*key, 1, tuple(spans), traced=True, gap=gap)
+        if until != math.inf:
+            turns.append(_Turn(None, Moment(life[-1].t, until), life[-1].t, until))
+            gap = gap or "its end is missing"
+    else:
+        turns[-1].state = None
+        if len(turns) > 1 and turns[-2].state in (State.FIN_WAIT_2, State.CLOSING):
+            turns[-1:], unseen = _shrunk(key, turns[-2:], until, looks, wire)
+            gap = gap or unseen
+    return Timeline(*key, 1, _spans(key, turns, causes), traced=True, gap=gap)
 
 
-def _exactly(t: float) -> Moment:
-    return Moment(t, t)
-
-
-def _requested(key: Key, t: float, since: float, looks: _Looks) -> Moment:
+def _requested(key: Ends, t: float, since: float, looks: Looks) -> _Turn:
     """When the SYN came of a connection whose handshake was done at `t`."""
     latest = bisect_left(looks.times, t) - 1
-    seen = [s for s in looks.between(key, since, t) if s.socket.state is State.SYN_RECV]
+    sightings = looks.between(key, since, t)
+    while sightings and sightings[-1].look == latest and sightings[-1].state != State.SYN_RECV:
+        sightings.pop()  # `ss` ran later than `t`
+        latest -= 1
+    seen = [s for s in sightings if s.state is State.SYN_RECV]
     if seen and seen[-1].look == latest:  # else that was an earlier request, and came to nothing
         first = seen.pop()
         while seen and seen[-1].precedes(first):
             first = seen.pop()
         noticed = looks.noticed(first.look)
-        return Moment(noticed.earliest, min(noticed.latest, t))
+        moment = replace(noticed, latest=min(noticed.latest, t))
+        return _Turn(State.SYN_RECV, moment, looks.before(first.look), t)
     before = looks.times[latest] if latest >= 0 else 0.0
-    return Moment(max(before, t - SAMPLING), t)
+    moment = Moment(max(before, t - SAMPLING), t)
+    # A look that ran late may have missed what was soon over.
+    return _Turn(State.SYN_RECV, moment, max(before - SAMPLING, since), t)
 
 
 def _shrunk(
-    key: Key, full: Span, until: float, looks: _Looks, wire: Wire
-) -> tuple[list[Span], str | None]:
-    """What became of a socket that ended as a full one in FIN-WAIT-2 or CLOSING; and what is not
-    known of that, if anything."""
-    assert full.end
-    t = full.end.latest
-    seen = [s for s in looks.between(key, t - SAMPLING, until) if s.mini]
-    waiting = [s for s in seen if s.socket.state is State.TIME_WAIT]
+    key: Ends, full: Sequence[_Turn], until: float, looks: Looks, wire: Wire
+) -> tuple[list[_Turn], str | None]:
+    """What came after FIN-WAIT-2 or CLOSING of a socket that ended as a full one, with both turns
+    of that; and what is not known of it, if anything."""
+    state, t = full[0].state, full[1].moment.at
+    sightings = looks.between(key, t - SAMPLING, until)
+    seen = [s for s in sightings if s.mini or (s.state == state and looks.times[s.look] >= t)]
+    end = _missed(seen[-1], until, looks) if seen else None
+    waiting = next((s for s in seen if s.state is State.TIME_WAIT), None)
     if waiting:
-        began = _exactly(t)
-        if full.state is State.FIN_WAIT_2:
-            shown = looks.noticed(waiting[0].look)
-            began = Moment(max(t, shown.earliest), shown.latest)
-        end = looks.missing(seen[-1], until)
-        return [replace(full, end=began), Span(State.TIME_WAIT, began, end)], None
-    after = looks.after(t, until)
+        began = _told(State.TIME_WAIT, t)
+        if state is State.FIN_WAIT_2:
+            began = _noticed(State.TIME_WAIT, waiting.look, looks, t)
+        return [began, end] if end else [began], None
     if seen:
-        end = looks.missing(seen[-1], until)
-    else:
-        end = Moment(t, until if after is None else after + SAMPLING)
-    if end is None:
-        return [replace(full, end=None)], None
-    if end.latest == math.inf:
-        return [full], f"no look tells what followed {full.state}"
-    if full.state is State.CLOSING or not wire.complete or key[::-1] not in wire.flows:
-        return [replace(full, end=end)], "a short TIME-WAIT may have been missed"
-    taken = wire.end_taken(key, full.begin.earliest - SAMPLING, until)
+        return [end] if end else [], None
+    after = looks.after(t, until)
+    if after is None and until == math.inf:
+        return [_Turn(None, Moment(t, until, t), t)], f"no look tells what followed {state}"
+    latest = until if after is None else after + SAMPLING
+    end = _Turn(None, Moment(t, latest, t, after), t)
+    if state is State.CLOSING or not wire.complete or key[::-1] not in wire.flows:
+        return [end], "a short TIME-WAIT may have been missed"
+    taken = wire.end_taken(key, full[0].moment.earliest - SAMPLING, until)
     if taken is None:
-        return [replace(full, end=end)], None
-    came, answered = taken
-    began = Moment(max(t, came), max(t, answered))
-    end = Moment(began.earliest, max(began.latest, end.latest))
-    return [replace(full, end=began), Span(State.TIME_WAIT, began, end)], None
+        return [end], None
+    came, answered = (max(t, moment) for moment in taken)
+    began = _Turn(State.TIME_WAIT, Moment(came, answered, came if came < answered else None), t)
+    end.moment = Moment(came, max(answered, latest), seen=after)
+    return [began, end], None

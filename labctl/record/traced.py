@@ -13,16 +13,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from labctl.probes.observations import Segment
-from labctl.probes.sockets import State
+from labctl.probes.sockets import Ends, State
 from labctl.record.events import SocketsEvent, StateEvent
 from labctl.record.history import History
 
 NEAR = 0.1
 """Seconds between what the tracepoint told and what another probe saw of it, at most. An agent
 looks within that time once something has changed."""
-
-Key = tuple[str, str]
-"""Local and remote address, as `ss` writes them, but IPv4 always as such."""
 
 
 class Life(list[StateEvent]):
@@ -54,7 +51,7 @@ class Told:
     """What the tracepoint told of a host's sockets. `others` counts the lives that no other probe
     bears out."""
 
-    lives: Mapping[Key, Sequence[Life]]
+    lives: Mapping[Ends, Sequence[Life]]
     listeners: Sequence[Life]
     others: int
 
@@ -90,7 +87,7 @@ def _told(history: History, host: str) -> Told:
     kept = [
         (key, life) for key, life in doubtful if id(life) in seen or wire.crossed(key, life, lives)
     ]
-    connections: dict[Key, list[Life]] = defaultdict(list)
+    connections: dict[Ends, list[Life]] = defaultdict(list)
     for key, life in kept:
         if not life.listens:
             connections[key].append(life)
@@ -98,12 +95,12 @@ def _told(history: History, host: str) -> Told:
     return Told(connections, listeners, len(doubtful) - len(kept))
 
 
-def _seen(doubtful: Iterable[tuple[Key, Life]], looks: Iterable[SocketsEvent]) -> set[int]:
+def _seen(doubtful: Iterable[tuple[Ends, Life]], looks: Iterable[SocketsEvent]) -> set[int]:
     """The lives that a look bears out, by id(). There may be thousands of both, so a look's words
     must do: an end is one."""
     found: set[int] = set()
     waiting = sorted(doubtful, key=lambda pair: pair[1][0].t, reverse=True)
-    there: list[tuple[Key, Life]] = []
+    there: list[tuple[Ends, Life]] = []
     for look in sorted(looks, key=lambda look: look.t):
         while waiting and waiting[-1][1][0].t - NEAR <= look.t:
             there.append(waiting.pop())
@@ -142,16 +139,16 @@ class Wire:
         self.complete = "capture" in probes and (host, "capture") not in history.trouble
 
     @cached_property
-    def flows(self) -> Mapping[Key, Sequence[Segment]]:
+    def flows(self) -> Mapping[Ends, Sequence[Segment]]:
         """The segments that the host sent or was sent, by their two ends."""
-        flows: dict[Key, list[Segment]] = defaultdict(list)
+        flows: dict[Ends, list[Segment]] = defaultdict(list)
         for segment in self._history.segments():
             if self._host in (segment.sender, segment.receiver):
                 flows[segment.source, segment.target].append(segment)
         return flows
 
     @property
-    def connections(self) -> set[Key]:
+    def connections(self) -> set[Ends]:
         """The ends of all connections of which a segment left or came, the host's own first. Where
         a host said nothing but RST it had no socket."""
         found = set()
@@ -163,14 +160,14 @@ class Wire:
         return found
 
     @cached_property
-    def _by_end(self) -> Mapping[str, Sequence[Key]]:
-        found: dict[str, list[Key]] = defaultdict(list)
+    def _by_end(self) -> Mapping[str, Sequence[Ends]]:
+        found: dict[str, list[Ends]] = defaultdict(list)
         for source, target in self.flows:
             found[source].append((source, target))
             found[target].append((source, target))
         return found
 
-    def crossed(self, key: Key, life: Life, told_of: Container[Key]) -> bool:
+    def crossed(self, key: Ends, life: Life, told_of: Container[Ends]) -> bool:
         """Whether a segment between these ends left or came while a socket lived. The host's own
         NAT may change, before a capture sees it, the end that is not the opener's: then none of
         the ends that the tracepoint told of are those of the segment."""
@@ -189,29 +186,33 @@ class Wire:
             if t is not None
         )
 
-    def first_syn(self, key: Key, until: float) -> float | None:
+    def first_syn(self, key: Ends, until: float) -> float | None:
         """When the connection that was established, or refused, at `until` sent its first SYN."""
         sent = [s for s in self.flows.get(key, ()) if s.flags == ("SYN",) and s.t and s.t <= until]
         return next((s.t for s in sent if s.base == sent[-1].base), None) if sent else None
 
-    def end_taken(self, key: Key, since: float, until: float) -> tuple[float, float] | None:
-        """When the host took the FIN of its peer: its arrival, and its acknowledgement."""
+    def end_taken(self, key: Ends, since: float, until: float) -> tuple[float, float] | None:
+        """When the host took the FIN of its peer: its arrival, and its acknowledgement. What had
+        been acknowledged before it came is an old number, and takes nothing."""
         local, remote = key
+        said = [segment for segment in self.flows.get((local, remote), ()) if segment.t is not None]
         for fin in self.flows.get((remote, local), ()):
             if "FIN" in fin.flags and fin.arrived is not None and since <= fin.arrived < until:
-                for answer in self.flows.get((local, remote), ()):
-                    if (
-                        answer.t is not None
-                        and answer.t >= fin.arrived
-                        and answer.ack > fin.seq + fin.length
-                    ):
-                        return fin.arrived, answer.t
+                for number, answer in enumerate(covering := _covering(said, fin)):
+                    if answer.t is not None and answer.t >= fin.arrived:
+                        if all(answer.base != before.base for before in covering[:number]):
+                            return fin.arrived, answer.t
+                        break
         return None
 
 
-def _lives(events: Iterable[StateEvent], wire: Wire) -> dict[Key, list[Life]]:
-    found: dict[Key, list[Life]] = defaultdict(list)
-    opening: dict[Key, list[StateEvent]] = defaultdict(list)
+def _covering(said: Iterable[Segment], fin: Segment) -> list[Segment]:
+    return [segment for segment in said if segment.ack > fin.seq + fin.length]
+
+
+def _lives(events: Iterable[StateEvent], wire: Wire) -> dict[Ends, list[Life]]:
+    found: dict[Ends, list[Life]] = defaultdict(list)
+    opening: dict[Ends, list[StateEvent]] = defaultdict(list)
     for event in sorted(events, key=lambda event: event.t):
         if event.old == event.new:
             continue  # tcp_close_state(): close() after shutdown() enters the same state once more

@@ -458,6 +458,8 @@ def _seen(bar: Bar) -> str:
         return f"{what} from {bar.t:.6f} s, by the kernel's tracepoint"
     if bar.by_syn:
         return f"{what} from {bar.t:.6f} s, when the SYN came"
+    if bar.seen is None:
+        return f"{what} from {bar.t:.6f} s, when the FIN came"
     return f"{what} seen by ss at {bar.seen:.3f} s"
 
 

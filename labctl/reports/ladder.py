@@ -40,6 +40,9 @@ from labctl.record.events import (
     TroubleEvent,
 )
 from labctl.record.history import History
+from labctl.record.listeners import listeners
+from labctl.record.moments import Moment
+from labctl.record.timelines import Timeline, timelines
 from labctl.reports.drawn import Drawn, choose, cut, lines
 from labctl.reports.rungs import (
     Arrow,
@@ -59,7 +62,6 @@ from labctl.reports.rungs import (
     last_done,
     port,
 )
-from labctl.reports.states import Change, changes
 
 FOLD_SECONDS = 0.25
 FOLD_TIMES = 10
@@ -97,14 +99,19 @@ def rows(
     captured = history.segments()
     drawn = choose(history, captured, verdicts)
     segments = [s for s in captured if drawn.has((s.source, s.target))]
-    changed = changes(history, segments, drawn.has)
-    connections = _connections(segments, changed)
+    told = [
+        (host, timeline)
+        for host in dict.fromkeys([*history.hosts, *history.sockets])
+        for timeline in (*timelines(history, host, drawn.has), *listeners(history, host))
+    ]
+    connections = _connections(segments, (timeline for _, timeline in told))
+    bars = _bars(told, connections)
     # A look is dated when it began, so what it saw may be a little later: words about it follow.
-    shown = {change.seen: change.t for change in changed if change.t > change.seen}
+    shown = {bar.seen: bar.t for bar in bars if bar.seen is not None and bar.t > bar.seen}
     found: list[Row] = [
         *_lives(history.events),
         *_calls(history.events, captured),
-        *_bars(changed, connections),
+        *bars,
         *_steps(history.events, verdicts, others),
         *_notes(history.events, shown),
         *_troubles(history.events, hosts),
@@ -120,12 +127,12 @@ def rows(
     return Ladder(tuple(hosts), ordered, tuple(connections))
 
 
-def _connections(segments: Iterable[Segment], changed: Iterable[Change]) -> dict[Ends, int]:
+def _connections(segments: Iterable[Segment], told: Iterable[Timeline]) -> dict[Ends, int]:
     """A number for each connection, from 1 on, by its ends as they were first seen."""
     found: dict[Ends, int] = {}
     both = sorted(
         [(s.time, (s.source, s.target)) for s in segments]
-        + [(c.t, c.ends) for c in changed if c.ends[1]],
+        + [(t.spans[0].begin.at, (t.local, t.remote)) for t in told if t.remote],
         key=lambda pair: pair[0],
     )
     for _, ends in both:
@@ -216,24 +223,28 @@ def _join(run: Sequence[Arrow]) -> Iterator[Arrow]:
 # --- Sockets --------------------------------------------------------------------------------------
 
 
-def _bars(changed: Sequence[Change], connections: dict[Ends, int]) -> list[Bar]:
+def _bars(told: Iterable[tuple[str, Timeline]], connections: dict[Ends, int]) -> list[Bar]:
+    """The states of each socket, and where it ends."""
+    found = []
+    for host, timeline in told:
+        ends = timeline.local, timeline.remote
+        number = _number(connections, ends) if timeline.remote else 0
+        turns: list[tuple[str, Moment]] = [(span.state, span.begin) for span in timeline.spans]
+        if last := timeline.spans[-1].end:
+            turns.append(("", last))
+        for state, moment in turns:
+            exact = moment.guess is None and moment.seen is None
+            by_syn = moment.seen is None and not exact and state == State.SYN_RECV
+            found.append(
+                Bar(moment.at, None, host, ends, number, state, exact, moment.seen, by_syn)
+            )
+    found.sort(key=lambda bar: bar.t)
     following: dict[tuple[str, Ends], float] = {}
-    found: list[Bar] = []
-    for change in reversed(changed):
-        bar = Bar(
-            change.t,
-            following.get((change.host, change.ends)),
-            change.host,
-            change.ends,
-            _number(connections, change.ends) if change.ends[1] else 0,
-            change.state or "",
-            change.exact,
-            change.seen,
-            change.by_syn,
-        )
-        found.append(bar)
-        following[change.host, change.ends] = change.t
-    return found[::-1]
+    for index in reversed(range(len(found))):
+        bar = found[index]
+        found[index] = replace(bar, until=following.get((bar.host, bar.ends)))
+        following[bar.host, bar.ends] = bar.t
+    return found
 
 
 # --- Processes ------------------------------------------------------------------------------------

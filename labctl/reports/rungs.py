@@ -92,7 +92,8 @@ class Life(Row):
 class Bar(Row):
     """A socket is in `state` (as `ss` spells it; empty: it is gone) until `until`, which is None
     where the run ended first. `exact` where the kernel's tracepoint said so, otherwise seen by
-    `ss` at `seen`, or `by_syn`. `connection` counts from 1, 0 for a listener."""
+    `ss` at `seen`, or `by_syn`, or else by the peer's FIN. `connection` counts from 1, 0 for a
+    listener."""
 
     until: float | None
     host: str
@@ -100,7 +101,7 @@ class Bar(Row):
     connection: int
     state: str
     exact: bool
-    seen: float
+    seen: float | None
     by_syn: bool = False
 
 

@@ -19,15 +19,9 @@ from labctl.language.predicates import Finding, Predicate
 from labctl.probes.sockets import State
 from labctl.record.events import Event, LabEvent, SocketsEvent, StateEvent, TroubleEvent
 from labctl.record.history import History
-from labctl.record.timelines import (
-    FOLLOWING,
-    SAMPLING,
-    Moment,
-    Timeline,
-    missable,
-    reachable,
-    timelines,
-)
+from labctl.record.looks import FOLLOWING, SAMPLING, reachable
+from labctl.record.moments import Moment
+from labctl.record.timelines import Timeline, missable, timelines
 from tests.fake import HEADER, FakeBackend, FakeChannel, play, scenario, tcp
 
 HERE, THERE = "198.18.0.2:8000", "198.18.0.3:40000"

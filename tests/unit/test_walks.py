@@ -6,7 +6,9 @@ import pytest
 
 from labctl.probes.sockets import State
 from labctl.record.events import TroubleEvent
-from labctl.record.timelines import SAMPLING, Moment, timelines
+from labctl.record.looks import SAMPLING
+from labctl.record.moments import Moment
+from labctl.record.timelines import timelines
 from tests.unit.test_transitions import (
     ACK,
     HERE,

@@ -7,7 +7,7 @@ from collections import deque
 from labctl.language.predicates import Predicate
 from labctl.record.events import InjectEvent, LossEvent, StateEvent
 from labctl.record.history import History
-from labctl.record.timelines import Moment
+from labctl.record.moments import Moment
 
 
 def held_at(predicate: Predicate, past: History, start: float, begun: float = 0.0) -> Moment | None:

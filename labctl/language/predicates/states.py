@@ -17,15 +17,8 @@ from labctl.language.predicates.finding import Claimed, Finding, Result
 from labctl.language.values import Duration, Model, known, names, problem, shaped
 from labctl.probes.sockets import State
 from labctl.record.history import History
-from labctl.record.timelines import (
-    CLOSED,
-    SAMPLING,
-    Timeline,
-    missable,
-    reachable,
-    timelines,
-    unseen,
-)
+from labctl.record.looks import SAMPLING, reachable
+from labctl.record.timelines import CLOSED, Timeline, missable, timelines, unseen
 from labctl.record.traced import told
 
 SHOWN = 3

@@ -1,0 +1,251 @@
+"""What brought a connection's states about: segments that came, and segments that left.
+
+By RFC 9293, section 3.10, some states are entered because of something that arrives (a FIN takes
+ESTAB to CLOSE-WAIT), and so not before that. Others are entered by what their host does, and it
+says so: a FIN leaves only when FIN-WAIT-1 or LAST-ACK has begun, maybe long after. All of that
+bounds the moment of a state, where a capture is complete and it is clear which segments are those
+of the connection.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from labctl.probes.observations import Segment
+from labctl.probes.sockets import Ends, State
+from labctl.record.history import History
+
+FIN_SENT = (State.FIN_WAIT_1, State.LAST_ACK)
+FIN_CAME = (State.CLOSE_WAIT, State.CLOSING)
+COOKIES = "TcpExtSyncookiesSent"
+"""With SYN cookies nothing is kept for a SYN (RFC 4987, section 3.6)."""
+
+Passed = tuple[float, bool, Segment]
+"""A segment that left a host (true) or came to it, and when."""
+Bounds = tuple[float | None, float | None]
+"""Before and after which something did not happen."""
+
+
+@dataclass(slots=True)
+class Course:
+    """What went over a host's wire of one connection, each for the first time. `opener`: whose SYN
+    it was, and the number of that."""
+
+    opener: tuple[bool, int]
+    syns: list[float] = field(default_factory=list)
+    answers: list[float] = field(default_factory=list)  # SYN ACKs that left
+    accepted: float | None = None  # a SYN ACK came
+    completed: float | None = None  # an ACK came
+    spoke: float | None = None  # something but SYN left
+    fin_left: float | None = None
+    fin_acked: float | None = None
+    fin_came: float | None = None
+    fin_taken: float | None = None  # an acknowledgement of that left
+    ends: set[int] = field(default_factory=set)  # the numbers after the FINs that left
+    their_ends: set[int] = field(default_factory=set)  # and after those that came
+    furthest: int = 0  # the highest acknowledgement that left
+
+    @property
+    def active(self) -> bool:
+        """Whether the host opened it."""
+        return self.opener[0]
+
+    @property
+    def taken(self) -> float | None:
+        """When it was clear that the host had taken its peer's FIN, if that was the only one."""
+        return self.fin_taken if len(self.their_ends) == 1 else None
+
+    def take(self, t: float, sent: bool, segment: Segment) -> None:
+        """Takes in what went over the wire next."""
+        if "RST" in segment.flags:
+            return
+        following = segment.seq + segment.length + 1
+        syn, fin, ack = (flag in segment.flags for flag in ("SYN", "FIN", "ACK"))
+        if syn and not ack:
+            self.syns.append(t)
+        elif sent:
+            self._left(t, segment, syn, following if fin else None)
+        else:
+            self._came(t, segment, syn, following if fin else None)
+
+    def _left(self, t: float, segment: Segment, syn: bool, end: int | None) -> None:
+        if syn:
+            self.answers.append(t)
+        elif self.spoke is None:
+            self.spoke = t
+        if end is not None:
+            self.ends.add(end)
+            self.fin_left = t if self.fin_left is None else self.fin_left
+        if self.fin_taken is None and self.their_ends and segment.ack >= max(self.their_ends):
+            self.fin_taken = t
+        self.furthest = max(self.furthest, segment.ack)
+
+    def _came(self, t: float, segment: Segment, syn: bool, end: int | None) -> None:
+        # What has data may have come in parts (pairing._rejoined): the first of them, with the same
+        # acknowledgement, after it left.
+        acked = t if not segment.length or segment.t is None else segment.t
+        if syn:
+            self.accepted = t if self.accepted is None else self.accepted
+        elif self.completed is None and "ACK" in segment.flags:
+            self.completed = acked
+        if end is not None and end > self.furthest:  # else it is an old number, and takes nothing
+            self.fin_came = t if self.fin_came is None else self.fin_came
+            self.their_ends.add(end)
+        if self.fin_acked is None and self.ends and segment.ack >= min(self.ends):
+            self.fin_acked = acked
+
+    def bounds(self, state: State | None, until: float, cookies: bool) -> Bounds:
+        """When, by the wire, a state was entered that was before `until`."""
+        opened = self.accepted if self.active else self.syns[0]
+        left = self.fin_left if len(self.ends) == 1 else None
+        match state:
+            case State.SYN_SENT:
+                return None, self.syns[0]
+            case State.SYN_RECV:
+                last = max((t for t in self.syns if t <= until), default=until)
+                answer = next((t for t in self.answers if t >= last), None)
+                return self.syns[0], None if cookies else answer
+            case State.ESTAB if self.active:
+                return self.accepted, self.spoke
+            case State.ESTAB:
+                return self.completed, None
+            case State.FIN_WAIT_1:
+                return opened, left
+            case State.FIN_WAIT_2:
+                return self.fin_acked, None
+            case State.CLOSING:
+                return self.fin_came, None  # its ACK leaves first: tcp_fin() in tcp_input.c
+            case State.TIME_WAIT:
+                both = [t for t in (self.fin_acked, self.fin_came) if t is not None]
+                return max(both, default=None), None
+            case State.CLOSE_WAIT:
+                return self.fin_came, self.taken
+            case State.LAST_ACK:
+                return self.fin_came, left
+        return None, None
+
+
+class Causes:
+    """What went over a host's wire of each of the `chosen` connections. Reading captures takes
+    time, so it waits until it matters."""
+
+    def __init__(self, history: History, host: str, chosen: Callable[[Ends], bool]) -> None:
+        self._history, self._host, self._chosen = history, host, chosen
+        grown = history.growth(host, COOKIES) if host in history.sockets else None
+        self._no_cookies, self._cookies = grown == 0, bool(grown)
+        self._latest: tuple[Ends | None, list[Course]] = None, []  # one's lives come in turn
+        probes = history.lab.environment.get("probes", ()) if history.lab else ()
+        self._complete = (
+            "capture" in probes
+            and (host, "capture") not in history.trouble
+            and not history.misses_inside(host)
+        )
+
+    @cached_property
+    def _passed(self) -> dict[Ends, list[Passed]]:
+        found: dict[Ends, list[Passed]] = defaultdict(list)
+        for segment in self._history.segments():
+            ends = segment.source, segment.target
+            if not self._chosen(ends):
+                continue
+            if segment.sender == self._host and segment.t is not None:
+                found[ends].append((segment.t, True, segment))
+            if segment.receiver == self._host and segment.arrived is not None:
+                found[ends[::-1]].append((segment.arrived, False, segment))
+        for passed in found.values():
+            passed.sort(key=lambda each: each[0])
+        return found
+
+    def course(self, ends: Ends, since: float, until: float) -> Course | None:
+        """The course of the connection whose SYN passed between two moments; None where that is not
+        clear."""
+        if not self._complete:
+            return None
+        if self._latest[0] != ends:
+            self._latest = ends, list(self._courses(ends))
+        found = [c for c in self._latest[1] if any(since <= t <= until for t in c.syns)]
+        return found[0] if len(found) == 1 else None
+
+    def _courses(self, ends: Ends) -> Iterator[Course]:
+        course: Course | None = None
+        for t, sent, segment in self._passed.get(ends, ()):
+            if sent and segment.forged:
+                continue  # no socket's
+            if "SYN" in segment.flags and "ACK" not in segment.flags:
+                opener = sent, segment.base[0]
+                if course is None or course.opener != opener:
+                    if course:
+                        yield course
+                    course = Course(opener)
+            if course:
+                course.take(t, sent, segment)
+        if course:
+            yield course
+
+    def bounds(self, course: Course, state: State | None, until: float) -> Bounds:
+        """See Course.bounds."""
+        return course.bounds(state, until, not self._no_cookies)
+
+    def request(self, ends: Ends, after: float, before: float) -> float | None:
+        """When the SYN came, between two moments, that a socket first answered by a SYN ACK."""
+        syn = None
+        for t, sent, segment in self._between(ends, after, before):
+            if "SYN" not in segment.flags:
+                continue
+            if not sent:
+                syn = t
+            elif "ACK" in segment.flags:
+                return None if self._cookies else syn
+        return None
+
+    def cause(
+        self, ends: Ends, old: State | None, new: State | None, after: float, before: float
+    ) -> float | None:
+        """When, between two moments, that passed which takes a socket from one state to another."""
+        return next(_causing(self._between(ends, after, before), old, new), None)
+
+    def _between(self, ends: Ends, after: float, before: float) -> Iterator[Passed]:
+        passed: Sequence[Passed] = self._passed.get(ends, ())
+        for index in range(bisect_left(passed, after, key=lambda each: each[0]), len(passed)):
+            if passed[index][0] >= before:
+                return
+            yield passed[index]
+
+
+def _causing(passed: Iterable[Passed], old: State | None, new: State | None) -> Iterator[float]:
+    """The moments in `passed` at which RFC 9293 goes from one state to the other."""
+    opened = old == State.SYN_SENT
+    fin_end: int | None = None
+    fin_came, acknowledged = old in (State.CLOSE_WAIT, State.LAST_ACK), old == State.FIN_WAIT_2
+    known = old in FIN_SENT or old == State.CLOSING  # whose FIN left before
+    for t, sent, segment in passed:
+        flags = segment.flags
+        if "RST" in flags:
+            if new is None:
+                yield t
+            continue
+        if sent:
+            opened |= flags == ("SYN",)
+            if "FIN" in flags:
+                fin_end = segment.seq + segment.length + 1
+            if (new == State.SYN_SENT and flags == ("SYN",)) or (
+                new in FIN_SENT and "FIN" in flags
+            ):
+                yield t
+            continue
+        fin_came |= "FIN" in flags
+        if "ACK" in flags and (known if fin_end is None else segment.ack >= fin_end):
+            acknowledged = True
+        if (
+            (new == State.SYN_RECV and flags == ("SYN",))
+            or (new == State.ESTAB and "ACK" in flags and ("SYN" in flags) == opened)
+            or (new in FIN_CAME and "FIN" in flags)
+            or (new == State.FIN_WAIT_2 and acknowledged)
+            or (new == State.TIME_WAIT and acknowledged and fin_came)
+            or (new is None and old == State.LAST_ACK and acknowledged)
+        ):
+            yield t

@@ -1,0 +1,20 @@
+"""The two ends of a socket that the tracepoint told of, spelled as segments spell them."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from labctl.probes.sockets import Address, Ends
+from labctl.record.events import StateEvent
+
+
+def ends_of(event: StateEvent) -> Ends:
+    """The ends of a socket that went from one state to another."""
+    remote = _plain(event.remote)
+    return _plain(event.local), "" if remote.endswith((":0", ":None")) else remote
+
+
+@lru_cache(1 << 16)
+def _plain(endpoint: str) -> str:
+    host, _, port = endpoint.rpartition(":")
+    return Address(host.strip("[]"), int(port) if port.isdigit() else None).end

@@ -1,0 +1,115 @@
+"""Each listener of a host: the tracepoint, or else looks, calls and ends of processes, joined."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from labctl.probes.sockets import Ends, State
+from labctl.record.ends import ends_of
+from labctl.record.events import CallEvent, ProcessEvent
+from labctl.record.history import History
+from labctl.record.looks import SAMPLING, Looks, Sighting
+from labctl.record.moments import Moment
+from labctl.record.timelines import Span, Timeline
+from labctl.record.traced import told
+
+
+def listeners(history: History, host: str) -> list[Timeline]:
+    """Every listener of a host, in order of appearance. Several on one port, of one address, are
+    one: as long as there is any."""
+    lives: dict[Ends, list[tuple[float, float]]] = defaultdict(list)
+    for life in told(history, host).listeners:
+        begin = life[0].t if life[0].new == State.LISTEN else 0.0
+        lives[ends_of(life[0])].append((begin, life[-1].t if life.over else math.inf))
+    looks = Looks(history, host, lambda ends: not ends[1])
+    causes = _Causes(history, host)
+    found: list[Timeline] = []
+    for ends in dict.fromkeys([*lives, *looks.listening]):
+        if ends in lives:
+            spans = list(_told(lives[ends]))
+        else:
+            spans = list(_seen(looks.listening[ends], looks, causes))
+        found += [
+            Timeline(*ends, number, (span,), ends in lives) for number, span in enumerate(spans, 1)
+        ]
+    return sorted(found, key=lambda timeline: timeline.spans[0].begin.at)
+
+
+def _told(lives: Sequence[tuple[float, float]]) -> Iterator[Span]:
+    ordered = sorted(lives)
+    while ordered:
+        begin, end = ordered.pop(0)
+        while ordered and ordered[0][0] <= end:
+            end = max(end, ordered.pop(0)[1])
+        yield Span(
+            State.LISTEN, Moment(begin, begin), None if end == math.inf else Moment(end, end)
+        )
+
+
+@dataclass
+class _Run:
+    """A listener was in the looks with these numbers, as sockets with these inodes."""
+
+    first: int
+    last: int
+    inodes: set[int]
+
+    def goes_on(self, later: _Run) -> bool:
+        """Whether it is the same that was seen again so."""
+        same = not self.inodes or not later.inodes or self.inodes & later.inodes
+        return later.first == self.last or bool(later.first == self.last + 1 and same)
+
+
+def _runs(sightings: Sequence[Sighting]) -> Iterator[_Run]:
+    run: _Run | None = None
+    for look, each in groupby(sightings, key=lambda sighting: sighting.look):
+        there = _Run(look, look, {s.socket.inode for s in each if s.socket.inode})
+        if run and run.goes_on(there):
+            run.last, run.inodes = look, there.inodes or run.inodes
+            continue
+        if run:
+            yield run
+        run = there
+    if run:
+        yield run
+
+
+def _seen(sightings: Sequence[Sighting], looks: Looks, causes: _Causes) -> Iterator[Span]:
+    after = 0.0
+    for run in _runs(sightings):
+        begin = _noticed(run.first, looks, causes.listens, after)
+        end = None
+        if run.last + 1 < len(looks.times):
+            end = _noticed(run.last + 1, looks, causes.ends, begin.at)
+            after = end.at
+        yield Span(State.LISTEN, begin, end)
+
+
+def _noticed(look: int, looks: Looks, causes: Sequence[float], after: float) -> Moment:
+    """When that happened which a look is the first to show: at the first cause that there was from
+    the look before to the one after, and after what happened before."""
+    t, limit = looks.times[look], looks.time(look + 1)
+    index = bisect_right(causes, after)
+    guess = causes[index] if index < len(causes) and causes[index] < limit else t
+    return Moment(looks.before(look), t + SAMPLING, max(guess, after), t)
+
+
+class _Causes:
+    """When listen() was called, and processes ended."""
+
+    def __init__(self, history: History, host: str) -> None:
+        self.listens: list[float] = []
+        self.ends: list[float] = []
+        for event in history.events:
+            match event:
+                case ProcessEvent(host=at, phase="exit" | "gone") if at == host:
+                    self.ends.append(event.t)
+                case CallEvent(host=at, name="listen", phase="done") if at == host:
+                    self.listens.append(event.t)
+        self.listens.sort()
+        self.ends.sort()

@@ -1,0 +1,118 @@
+"""What looks by `ss` tell of a host's sockets: to within SAMPLING seconds, since an agent looks as
+soon as its poll notices a change."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from labctl.probes.sockets import Ends, Socket, SsParseError, State
+from labctl.record.events import SocketsEvent
+from labctl.record.history import History
+from labctl.record.moments import Moment
+from labctl.record.traced import NEAR
+
+SAMPLING = NEAR
+"""Seconds within which an agent notices a change and has looked."""
+
+
+def reachable(start: State, end: State) -> bool:
+    """Whether a connection can come from one state to another, directly or not."""
+    return end in FOLLOWING[start] or any(reachable(state, end) for state in FOLLOWING[start])
+
+
+FOLLOWING: dict[State, frozenset[State]] = {
+    State.SYN_SENT: frozenset({State.ESTAB, State.SYN_RECV}),
+    State.SYN_RECV: frozenset({State.ESTAB, State.FIN_WAIT_1, State.CLOSE_WAIT}),
+    State.ESTAB: frozenset({State.FIN_WAIT_1, State.CLOSE_WAIT}),
+    State.FIN_WAIT_1: frozenset({State.FIN_WAIT_2, State.CLOSING, State.TIME_WAIT}),
+    State.FIN_WAIT_2: frozenset({State.TIME_WAIT}),
+    State.CLOSING: frozenset({State.TIME_WAIT}),
+    State.CLOSE_WAIT: frozenset({State.LAST_ACK}),
+    State.LAST_ACK: frozenset(),
+    State.TIME_WAIT: frozenset(),
+}
+"""RFC 9293, section 3.3.2: the states of a connection and what may follow each, but for its end,
+which may follow all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """A socket in the look with this number."""
+
+    look: int
+    socket: Socket
+
+    @property
+    def state(self) -> State:
+        """Its state."""
+        return self.socket.state
+
+    @property
+    def mini(self) -> bool:
+        """Whether it is a minisocket that waits for its end."""
+        timer = self.socket.timer
+        return self.state is State.TIME_WAIT or (
+            self.state is State.FIN_WAIT_2 and timer is not None and timer.name == "timewait"
+        )
+
+    @property
+    def cookie(self) -> str:
+        """What the kernel knows it by, from request to TIME-WAIT, since `ss` first asked."""
+        words = self.socket.info.split()
+        return next((word for word in words if word.startswith("sk:")), "")
+
+    def precedes(self, later: Sighting) -> bool:
+        """Whether the same connection may be seen again so by the next look."""
+        before, after = self.state, later.state
+        return (
+            later.look == self.look + 1
+            and (self.cookie == later.cookie or "" in (self.cookie, later.cookie))
+            and (before == after or reachable(before, after))
+        )
+
+
+class Looks:
+    """A host's looks: when they were, and the `chosen` sockets that they showed. One that is not
+    understood is none."""
+
+    def __init__(self, history: History, host: str, chosen: Callable[[Ends], bool]) -> None:
+        self.times: list[float] = []
+        self.seen: dict[Ends, list[Sighting]] = {}
+        self.listening: dict[Ends, list[Sighting]] = {}
+        for event in history.events:
+            if not isinstance(event, SocketsEvent) or event.host != host:
+                continue
+            try:
+                sockets = event.sockets
+            except SsParseError:
+                continue
+            for socket in sockets:
+                if socket.state is not State.UNCONN and chosen(key := socket.ends):
+                    kind = self.seen if socket.connection else self.listening
+                    kind.setdefault(key, []).append(Sighting(len(self.times), socket))
+            self.times.append(event.t)
+
+    def between(self, key: Ends, low: float, high: float) -> list[Sighting]:
+        """Where a connection was seen in [low, high), in order."""
+        return [s for s in self.seen.get(key, ()) if low <= self.times[s.look] < high]
+
+    def noticed(self, look: int) -> Moment:
+        """When what a look is the first to show happened. `ss` runs a little after its `t`."""
+        t = self.times[look]
+        return Moment(max(self.before(look), t - SAMPLING), t + SAMPLING, seen=t)
+
+    def after(self, t: float, until: float) -> float | None:
+        """The time of the first look from `t` on, before `until`."""
+        found = self.time(bisect_left(self.times, t))
+        return found if found < until else None
+
+    def before(self, look: int) -> float:
+        """The time of the look before this one, or of the run's beginning."""
+        return self.times[look - 1] if look else 0.0
+
+    def time(self, look: int) -> float:
+        """The time of a look; infinity of one that there was not yet."""
+        return self.times[look] if look < len(self.times) else math.inf

@@ -1,0 +1,36 @@
+"""When something happened, as well as it is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """When something happened, in seconds since the run began: between two times, or, where the
+    kernel told it, exactly then.
+
+    `guess` is when it probably happened, as what must have caused it tells; `seen` is the time of
+    the look that showed it first. Where there is neither, only the kernel told of it."""
+
+    earliest: float
+    latest: float
+    guess: float | None = field(default=None, compare=False)
+    seen: float | None = field(default=None, compare=False)
+
+    @property
+    def at(self) -> float:
+        """The best single time for it, never outside of the two."""
+        best = self.seen if self.guess is None else self.guess
+        return self.latest if best is None else min(max(best, self.earliest), self.latest)
+
+    @property
+    def exact(self) -> bool:
+        """Whether it is known exactly."""
+        return self.earliest == self.latest
+
+    def __str__(self) -> str:
+        if self.exact:
+            return f"{self.earliest:.6f}"
+        digits = 3 if self.latest - self.earliest > 0.001 else 6
+        return f"{self.earliest:.{digits}f}..{self.latest:.{digits}f}"
