@@ -12,7 +12,9 @@ from difflib import get_close_matches
 from enum import StrEnum
 from functools import lru_cache
 from ipaddress import ip_address
-from typing import Self
+from typing import Annotated, Self
+
+from labctl.ground.reading import Checked
 
 RESOLVER = "127.0.0.11"
 """Where a container engine's resolver listens, in the network namespace of each container."""
@@ -55,6 +57,9 @@ class State(StrEnum):
         hint = f", did you mean {known[near[0]]}?" if near else ""
         raise ValueError(f"{text!r} is no TCP state{hint} (one of {', '.join(cls)})")
 
+
+StateName = Annotated[str, Checked(lambda name: str(State(name)))]
+"""One of them, as a text that may come from anywhere."""
 
 _STATES = {state.value: state for state in State}
 _ALIASES = {

@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from labctl.ground.errors import UsageError
 from labctl.ground.reading import Checked, loads, typed
 from labctl.probes.observations import Observation
-from labctl.probes.sockets import RESOLVER, Socket, State, lab_sockets, parse_ss
+from labctl.probes.sockets import RESOLVER, Socket, StateName, lab_sockets, parse_ss
 
 
 def _environment(found: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -30,7 +30,6 @@ def _environment(found: Mapping[str, Any]) -> Mapping[str, Any]:
 
 Environment = Annotated[Mapping[str, Any], Checked(_environment)]
 """Where a lab runs: `kernel`, `os`, `engine`, each a text or None, and the list `probes`."""
-StateName = Annotated[str, Checked(lambda name: str(State(name)))]
 
 
 @dataclass(frozen=True, slots=True)
