@@ -8,6 +8,7 @@ import json
 import math
 import sys
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -382,12 +383,20 @@ def _rounded(seconds: float) -> str:
     return f"{math.ceil(seconds)} s" if seconds < 600 else f"{math.ceil(seconds / 60)} min"
 
 
-@main.command()
-def schema() -> None:
-    """The JSON Schema of the scenario language, for editors."""
-    from labctl.language.schema import schema as language
+SCHEMAS = {
+    "scenario": "labctl.language.schema",
+    "history": "labctl.record.schema",
+    "result": "labctl.judge.schema",
+}
 
-    click.echo(json.dumps(language(), indent=1, sort_keys=True))
+
+@main.command()
+@click.argument("what", default="scenario", type=click.Choice([*SCHEMAS]))
+def schema(what: str) -> None:
+    """The JSON Schema of the scenario language, for editors; of a line of history.jsonl, or of
+    result documents, for programs that read them."""
+    made = import_module(SCHEMAS[what]).schema()
+    click.echo(json.dumps(made, indent=1, sort_keys=True))
 
 
 @main.command()

@@ -34,6 +34,7 @@ from labctl.lab.happened import happened
 from labctl.lab.messaging import ANSWER_DEADLINE, HEARTBEAT, Clock, Inbox, Source
 from labctl.lab.tracing import Tracer
 from labctl.record.events import (
+    VERSION,
     AddressEvent,
     CallEvent,
     CountersEvent,
@@ -149,7 +150,8 @@ class Lab:
         hello = next(iter(self._hellos.values()))
         epoch = hello.wall - hello.t + self._clock.origin
         environment = {**self._backend.environment(), "probes": _probes(ready, untraced)}
-        self.emit(LabEvent(self.now(), started, self._backend.name, environment, names, epoch))
+        name = self._backend.name
+        self.emit(LabEvent(self.now(), started, name, environment, names, epoch, VERSION))
         for name, hello in self._hellos.items():
             self.emit(CountersEvent(self.now(), name, hello.counters))
         for name, answer in ready.items():

@@ -58,7 +58,7 @@ class State(StrEnum):
         raise ValueError(f"{text!r} is no TCP state{hint} (one of {', '.join(cls)})")
 
 
-StateName = Annotated[str, Checked(lambda name: str(State(name)))]
+StateName = Annotated[str, Checked(lambda name: str(State(name)), enum=[*map(str, State)])]
 """One of them, as a text that may come from anywhere."""
 
 _STATES = {state.value: state for state in State}
