@@ -88,7 +88,7 @@ def main() -> int:
         run = recorded.load(out / "durations")
         found = lasted(run.history.events)
     for state, times in found.items():
-        print(f"{state}: {statistics.mean(times):.2f} s, of {len(times)}; {run.place}")
+        print(f"{state}: {statistics.mean(times):.2f} s, of {len(times)}; {run.where}")
     return 0
 
 

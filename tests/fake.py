@@ -20,6 +20,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,10 @@ class FakeBackend:
 
     # --- The protocol -----------------------------------------------------------------------------
 
+    @classmethod
+    def share(cls) -> None:
+        pass
+
     def environment(self) -> dict[str, str | None]:
         return {"kernel": self._kernel, "os": "Fake OS 1", "engine": None}
 
@@ -143,7 +148,7 @@ class FakeBackend:
     ) -> dict[str, HostLink]:
         links, numbers = {}, itertools.count(2)
         for host in hosts:
-            channel = FakeChannel(lambda message, name=host.name: self._obey(name, message))
+            channel = FakeChannel(partial(self._obey, host.name))
             self._hosts[host.name] = FakeHost(channel)
             mine = [next(numbers) for _ in range(host.addresses)]
             links[host.name] = HostLink(
@@ -244,7 +249,7 @@ class FakeBackend:
 
     def call(self, process: str, call: str, done: bool = True, **result: Any) -> None:
         """A process enters a call and, unless it blocks, is done with it."""
-        event = {"kind": "call", "pid": 2, "call": call, "name": call.split(maxsplit=1)[0]}
+        event: Message = {"kind": "call", "pid": 2, "call": call, "name": call.split(maxsplit=1)[0]}
         self.say(process, phase="enter", **event)
         if done:
             self.say(process, phase="done", **event, **result)

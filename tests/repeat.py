@@ -1,7 +1,8 @@
 """Run scenarios again and again, while the machine is busy: python tests/repeat.py [PATH...]
 
 Every verdict must be the same each time. Prints a line a round, then what differed, and ends with 1
-where anything did. By default: all lessons, 20 times on namespaces, with a busy loop for each core.
+where anything did: then all that was recorded stays. By default: all lessons, 20 times on
+namespaces, with a busy loop for each core.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -33,10 +35,11 @@ def main() -> int:
     options = parser.parse_args()
     seen: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
     details: dict[tuple[str, ...], str] = {}
-    with busy(options.load), tempfile.TemporaryDirectory() as folder:
+    folder = Path(tempfile.mkdtemp(prefix="repeat-"))
+    with busy(options.load):
         for number in range(1, options.times + 1):
             began = time.monotonic()
-            runs = run(options.paths, options.backend, Path(folder) / str(number))
+            runs = run(options.paths, options.backend, folder / str(number))
             for key, result, actual in verdicts(runs):
                 seen[key][result] += 1
                 if result not in ("pass", "skip"):
@@ -53,7 +56,11 @@ def main() -> int:
     print(
         f"{len(seen)} verdicts, {options.times} times: {len(odd)} not always the same or not passed"
     )
-    return 1 if odd else 0
+    if odd:
+        print(f"recorded: {folder}")
+        return 1
+    shutil.rmtree(folder)
+    return 0
 
 
 @contextlib.contextmanager

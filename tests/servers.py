@@ -285,7 +285,8 @@ def main() -> int:
         print("servers: run this as root: the servers run as another user", file=sys.stderr)
         return 2
     cells: dict[str, Cells] = {}
-    judged, remarks = [], []
+    judged: list[Server] = []
+    remarks: list[str] = []
     for server in SERVERS:
         if server.name not in chosen:
             continue

@@ -46,6 +46,9 @@ PR_SET_DUMPABLE = 4
 PRIORITY = -10
 """What it watches shall not keep it from watching."""
 MOST_OUTPUT = 4 << 20
+UNDISTURBED = 0.002
+"""Seconds after a segment in which the agent does nothing: it comes before the programs of the lab,
+and what a segment sets off there shall not wait for it."""
 CAPTURE_PERIOD = 0.005
 COUNT_PERIOD = 0.02
 TIMER = re.compile(r"timer:\(\w+,(?:(\d+)min)?(?:([\d.]+)sec|(\d*\.\d+)ms|(\d+)ms)?,")
@@ -313,6 +316,7 @@ class Agent:
             patience = max(0, min(deadlines) - now) if deadlines else None
             ready, _, _ = select.select(watched, [], [], patience)
             if any(capture in ready for capture in self.captures.values()):
+                time.sleep(UNDISTURBED)
                 self.read_packets()
             if self.next_count and time.monotonic() >= self.next_count:
                 self.report_counters()

@@ -303,6 +303,8 @@ def report(runs: tuple[str, ...], last: bool, form: str, out: Path | None) -> No
     from labctl.judge.recorded import load
 
     recorded = [load(folder) for folder in chosen.find(runs, last)]
+    if form == "html" and len(recorded) > 1 and not out:
+        raise UsageError("several runs as HTML are an index and a page each; name it: --out FILE")
     if out:
         try:
             reports.write(form, recorded, out)
@@ -391,10 +393,10 @@ SCHEMAS = {
 
 
 @main.command()
-@click.argument("what", default="scenario", type=click.Choice([*SCHEMAS]))
+@click.argument("what", default="scenario", type=click.Choice([*SCHEMAS]), metavar="[WHAT]")
 def schema(what: str) -> None:
-    """The JSON Schema of the scenario language, for editors; of a line of history.jsonl, or of
-    result documents, for programs that read them."""
+    """The JSON Schema of the language, for editors. WHAT is `scenario`, or for programs that read
+    what runs leave: `history`, a line of history.jsonl, or `result`, the result document."""
     made = import_module(SCHEMAS[what]).schema()
     click.echo(json.dumps(made, indent=1, sort_keys=True))
 

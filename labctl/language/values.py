@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -239,9 +240,9 @@ class Comparison:
     def holds(self, value: int) -> bool:
         return OPERATORS[self.operator](value, self.number)
 
-    def settled(self, value: int) -> bool:
-        """Whether it would find the same of any greater value, too."""
-        greater = (n for n in range(self.number - 1, self.number + 2) if n > value)
+    def settled(self, value: int, most: float = math.inf) -> bool:
+        """Whether it would find the same of any greater value, too, up to `most`."""
+        greater = (n for n in range(self.number - 1, self.number + 2) if value < n <= most)
         return all(self.holds(n) == self.holds(value) for n in greater)
 
     def __str__(self) -> str:

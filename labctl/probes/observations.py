@@ -16,6 +16,16 @@ INSIDE = ("127.", "[::1]:")
 Key = tuple[Any, ...]
 
 
+def stays_inside(source: str, target: str) -> bool:
+    """Whether what is between two ends never leaves its host: several hosts may have one address,
+    each for itself."""
+    return source.startswith(INSIDE) or target.startswith(INSIDE) or _selfsame(source, target)
+
+
+def _selfsame(source: str, target: str) -> bool:
+    return source.rpartition(":")[0] == target.rpartition(":")[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Observation:
     """A segment as one host's capture has it. `at` is CLOCK_REALTIME in seconds; `mark` are the
@@ -42,8 +52,12 @@ class Observation:
     @property
     def scope(self) -> str:
         """The host within which its addresses mean something; empty where that is the lab."""
-        inside = self.source.startswith(INSIDE) or self.target.startswith(INSIDE)
-        return self.host if inside else ""
+        return self.host if stays_inside(self.source, self.target) else ""
+
+    @property
+    def selfsame(self) -> bool:
+        """Whether it is from an address to itself."""
+        return _selfsame(self.source, self.target)
 
     @property
     def key(self) -> Key:
@@ -115,6 +129,11 @@ class Segment:
     def lost(self) -> bool:
         """Whether it left and never came."""
         return self.t is not None and self.arrived is None and not self.pending
+
+    @property
+    def flight(self) -> float:
+        """For how many seconds it was under way, if it came."""
+        return 0.0 if self.t is None or self.arrived is None else self.arrived - self.t
 
     @property
     def inside(self) -> bool:

@@ -3,7 +3,10 @@
 A segment is seen where it leaves, where it arrives, and by hosts on its way that forward it. Those
 sights are put together by all that there is: addresses, numbers, flags, length, window, IPv4
 identification and timestamp. Where several are equal in all of that, as many as possible are
-paired, in their order, and then so that they were under way as short as possible.
+paired, in their order, and then so that they were under way as short as possible. What comes later
+than anything should, since something on its way held it up, is paired with what is left then. So
+are the parts of a large segment that a host on its way cuts up, and the whole that one makes of
+several (GSO, GRO).
 
 What a host loses on purpose it reports itself (nfnetlink_log). A capture has what is lost as it
 comes in, since packet(7) is before that hook, and nothing of what is lost as it leaves.
@@ -11,6 +14,8 @@ comes in, since packet(7) is before that hook, and nothing of what is lost as it
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,12 +51,14 @@ class Passage:
 
 @dataclass(slots=True, eq=False)
 class _Sight:
-    """One observation, at `at` seconds of the run, and what reports say of it."""
+    """One observation, at `at` seconds of the run, and what reports say of it. What is `made` its
+    host sent in the name of another."""
 
     seen: Observation
     at: float
     loss: Loss | None = None
     injection: Injection | None = None
+    made: bool = False
 
 
 def passages(
@@ -73,6 +80,7 @@ def passages(
         alike[sight.seen.key].append(sight)
     pairing = _Pairing(sights, owners, flight)
     found = [passage for group in alike.values() for passage in pairing.of(group)]
+    found = _rejoined(found, flight)
     return sorted(found, key=lambda p: p.sent if p.sent is not None else p.arrived or 0.0)
 
 
@@ -116,6 +124,7 @@ class _Pairing:
         leaving = [sight for sight in leaving if not sight.loss]
         times = [sight.at for sight in leaving], [sight.at for sight in coming]
         partner = dict(align(*times, EARLY, self._flight))
+        partner |= self._late(*times, partner)
         for sight in lost:
             yield self._passage(sight, sight.at, None)
         for number, sight in enumerate(leaving):
@@ -125,24 +134,45 @@ class _Pairing:
         for number in set(range(len(coming))).difference(partner.values()):
             yield self._passage(coming[number], None, coming[number])
 
+    def _late(
+        self, left: Sequence[float], came: Sequence[float], partner: Mapping[int, int]
+    ) -> dict[int, int]:
+        """Pairs of what has none: what came later than it should. What came soon after another one
+        had left, which has come too, is a duplicate of that."""
+        alone = [i for i in range(len(left)) if i not in partner]
+        if not alone or len(partner) == len(came):
+            return {}
+        late = []
+        for j in set(range(len(came))).difference(partner.values()):
+            before = bisect_right(left, came[j] + EARLY)
+            if before and came[j] - left[before - 1] > self._flight:
+                late.append(j)
+        late.sort()
+        found = align([left[i] for i in alone], [came[j] for j in late], EARLY, math.inf)
+        return {alone[i]: late[j] for i, j in found}
+
     def _ends(self, sight: _Sight) -> tuple[bool, bool]:
         """Whether its host is the one that it is from, and the one that it is for."""
         seen = sight.seen
-        return (
-            owner(seen.source, self._owners, seen.host, sight.at) == seen.host,
-            owner(seen.target, self._owners, seen.host, sight.at) == seen.host,
-        )
+        source, target = self._owner(seen.source, sight), self._owner(seen.target, sight)
+        return source == seen.host, target == seen.host
+
+    def _owner(self, endpoint: str, sight: _Sight) -> str | None:
+        """The host of one of a sight's ends."""
+        seen = sight.seen
+        return seen.host if seen.selfsame else owner(endpoint, self._owners, seen.host, sight.at)
 
     def _passed(
         self, passing: Sequence[_Sight], leaving: list[_Sight], coming: list[_Sight]
     ) -> tuple[list[_Sight], list[_Sight]]:
         """Where segments leave and come that hosts see that they are neither from nor for: those
-        forward them, or have addresses that nobody told of."""
+        forward them, refuse them in the name of others, or have addresses that nobody told of."""
         first, last = passing[0].seen.host, passing[-1].seen.host
         if not leaving:
             leaving = [sight for sight in passing if sight.seen.host == first]
             if owner(passing[0].seen.source, self._owners, first, passing[0].at) is not None:
-                leaving = [sight for sight in leaving if self._rewritten(sight, -1)]
+                rewritten = [sight for sight in leaving if self._rewritten(sight, -1)]
+                leaving = rewritten or _refusals(leaving)
             passing = [sight for sight in passing if sight.seen.host != first]
         if passing and not coming:
             coming = [sight for sight in passing if sight.seen.host == last]
@@ -177,12 +207,90 @@ class _Pairing:
             seen,
             sent,
             None if loss or end is None else end.at,
-            owner(seen.source, self._owners, seen.host, sight.at)
-            or (None if sent is None else seen.host),
-            owner(seen.target, self._owners, came.seen.host, sight.at) or last,
+            seen.host
+            if sight.made
+            else self._owner(seen.source, sight) or (None if sent is None else seen.host),
+            self._owner(seen.target, came) or last,
             loss.drop if loss else None,
             sight.injection,
         )
+
+
+def _refusals(passing: Sequence[_Sight]) -> list[_Sight]:
+    """The RST that a host made in the name of another, as firewalls do: what it forwards, it sees
+    twice."""
+    found = []
+    for number, sight in enumerate(passing):
+        beside = [*passing[max(0, number - 1) : number], *passing[number + 1 : number + 2]]
+        if "RST" in sight.seen.flags and all(abs(s.at - sight.at) > EARLY for s in beside):
+            sight.made = True
+            found.append(sight)
+    return found
+
+
+# --- Large segments -------------------------------------------------------------------------------
+
+
+def _rejoined(found: Sequence[Passage], flight: float) -> list[Passage]:
+    """The same, where what left whole and came in parts has arrived, and so has what left in parts
+    and came as one: all have the same header but for numbers and lengths, FIN and PSH."""
+    left: dict[Key, list[Passage]] = defaultdict(list)
+    came: dict[Key, list[Passage]] = defaultdict(list)
+    for passage in found:
+        seen = passage.seen
+        if seen.length and passage.drop is None and passage.injection is None:
+            if passage.arrived is None:
+                left[_header(seen)].append(passage)
+            elif passage.sent is None:
+                came[_header(seen)].append(passage)
+    used: dict[int, list[Observation]] = defaultdict(list)  # by id(): what they are parts of
+    for header in left.keys() & came.keys():
+        first = came[header][0].seen
+        coming = sorted(came[header], key=lambda part: _offset(first, part.seen))
+        begins = [_offset(first, part.seen) for part in coming]
+        longest = max(part.seen.span for part in coming)
+        # The later one first: where it repeats an earlier one, that one was lost.
+        for passage in sorted(left[header], key=lambda passage: passage.sent or 0.0, reverse=True):
+            begin = _offset(first, passage.seen)
+            low = bisect_left(begins, begin - longest)
+            parts = [
+                part
+                for part in coming[low : bisect_left(begins, begin + passage.seen.span)]
+                if -EARLY <= (part.arrived or 0.0) - (passage.sent or 0.0) <= flight
+                and _overlap(passage.seen, part.seen)
+                and not any(_overlap(passage.seen, other) for other in used[id(part)])
+            ]
+            if _covered(passage.seen, [part.seen for part in parts]):
+                passage.arrived = max(part.arrived or 0.0 for part in parts)
+                passage.receiver = passage.receiver or parts[-1].receiver
+                for part in parts:
+                    used[id(part)].append(passage.seen)
+    return [passage for passage in found if not used.get(id(passage))]
+
+
+def _header(seen: Observation) -> Key:
+    flags = {*seen.flags} - {"FIN", "PSH"}
+    ends = seen.scope, seen.source, seen.target
+    return (*ends, seen.ack, seen.window, seen.timestamps, frozenset(flags))
+
+
+def _offset(seen: Observation, other: Observation) -> int:
+    """By how much the numbers of another segment are after those of this one."""
+    return (other.seq - seen.seq + MODULUS // 2) % MODULUS - MODULUS // 2
+
+
+def _overlap(one: Observation, other: Observation) -> bool:
+    return -other.span < _offset(one, other) < one.span
+
+
+def _covered(seen: Observation, parts: Iterable[Observation]) -> bool:
+    """Whether these have all numbers of a segment."""
+    end = 0
+    for part in sorted(parts, key=lambda part: _offset(seen, part)):
+        if _offset(seen, part) > end:
+            return False
+        end = max(end, _offset(seen, part) + part.span)
+    return end >= seen.span
 
 
 # --- Reports --------------------------------------------------------------------------------------

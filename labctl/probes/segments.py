@@ -28,6 +28,8 @@ class Captures:
         self._unread: dict[str, bytearray] = defaultdict(bytearray)
         self._read: list[Observation] = []
         self._segments: list[Segment] | None = None
+        self.late: list[int] = []
+        """The numbers of those segments that were under way for longer than anything should be."""
         self._extra: tuple[int, int, float] | None = None
         self._owners: Mapping[str, str] = {}
 
@@ -59,6 +61,7 @@ class Captures:
                 self._read += read_packets(host, bytes(self._unread.pop(host)))
             self._segments = match(self._read, owners, origin, losses, injections, flight)
             self._extra, self._owners = extra, dict(owners)
+            self.late = [number for number, s in enumerate(self._segments) if s.flight > flight]
         return self._segments
 
 

@@ -211,6 +211,9 @@ class History:
             came = each.arrived is not None and each.arrived <= now
             if not came and each.t is not None and each.dropped is None:
                 found[index] = dataclasses.replace(each, arrived=None, pending=True)
+        for index in self.captures.late:
+            if index < len(found) and (found[index].arrived or 0.0) > now:
+                found[index] = dataclasses.replace(found[index], arrived=None)
         return found
 
     @property

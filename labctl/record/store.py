@@ -19,14 +19,16 @@ from labctl.ground.limits import limit_of
 from labctl.probes.segments import FILE_HEADER
 from labctl.record.events import Event, LabEvent, SocketsEvent
 
+OUT = "use --out DIR"
+"""How to have a run recorded elsewhere."""
 RECORD = (".jsonl", ".ss", ".pcap")
 """What a run leaves to judge it by."""
 
 
-def new_folder(parent: Path, name: str) -> Path:
-    """A new folder for a run. Raises UsageError where it can't be made."""
+def new_folder(parent: Path, name: str, mend: str = OUT) -> Path:
+    """A new folder for a run. Raises UsageError where it can't be made, with the mend."""
     stem = re.sub(r"[^A-Za-z0-9._=-]+", "-", name).strip("-")[:100]
-    with writing(parent):
+    with writing(parent, mend):
         return _fresh(parent, stem)
 
 
@@ -96,18 +98,20 @@ class RunFolder:
         try:
             yield
         except OSError as exc:
-            reason = limit_of(exc) or f"{exc.strerror}; use --out DIR"
+            reason = limit_of(exc) or f"{exc.strerror}; {OUT}"
             raise LabError(f"{self.path}: the run can't be recorded: {reason}") from exc
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path, mend: str = OUT) -> Iterator[None]:
     """Raises UsageError where something can't be written."""
     try:
         yield
     except OSError as exc:
-        reason = limit_of(exc) or f"{exc.strerror}; use --out DIR"
+        reason = limit_of(exc) or f"{exc.strerror}; {mend}"
         raise UsageError(f"{path}: can't write there: {reason}") from exc
+    except ValueError as exc:  # only Python can have a NUL in a name
+        raise UsageError(f"{str(path)!r}: can't write there: {exc}; {mend}") from exc
 
 
 def _fresh(parent: Path, stem: str) -> Path:

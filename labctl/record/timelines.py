@@ -15,10 +15,12 @@ off the capture: there is where the peer's FIN came and was acknowledged (RFC 92
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from labctl.probes.observations import stays_inside
 from labctl.probes.sockets import Address, Socket, State
 from labctl.record.events import SocketsEvent
 from labctl.record.history import History
@@ -134,13 +136,14 @@ def timelines(history: History, host: str) -> list[Timeline]:
         for probe in ("ss", *(["trace"] if traced else []))
         if (host, probe) in history.trouble
     ]
+    told_all = traced and (host, "trace") not in history.trouble
     lives = told(history, host).lives
     wire = Wire(history, host)
     found: list[Timeline] = []
     for key in dict.fromkeys([*lives, *looks.seen]):
         mine = lives.get(key, [])
         walks = [_joined(key, mine, number, looks, wire) for number in range(len(mine))]
-        walks = sorted([*walks, *_sampled(key, looks, walks)], key=_beginning)
+        walks = sorted([*walks, *_sampled(key, looks, walks, told_all)], key=_beginning)
         found += [replace(t, incarnation=number) for number, t in enumerate(walks, 1)]
     for trouble in troubles:
         found = [replace(t, gap=trouble.text) if _beginning(t) < trouble.t else t for t in found]
@@ -154,11 +157,17 @@ def is_traced(history: History) -> bool:
 
 def unseen(history: History, host: str, seen: Iterable[Timeline]) -> bool:
     """Whether a host may have had a connection, for a moment, that is none of those that were
-    seen: where not all was traced, the wire tells."""
+    seen: where not all was traced, the wire tells. Addresses that several hosts have, as those of
+    loopback, are not traced on each."""
     wire = Wire(history, host)
+    if history.misses_inside(host):
+        return True
+    looked_at = {(timeline.local, timeline.remote) for timeline in seen}
     if is_traced(history) and (host, "trace") not in history.trouble:
-        return bool(told(history, host).others) and not wire.complete
-    return not wire.complete or bool(wire.connections - {(t.local, t.remote) for t in seen})
+        if told(history, host).others and not wire.complete:
+            return True
+        return any(stays_inside(*key) for key in wire.connections - looked_at)
+    return not wire.complete or bool(wire.connections - looked_at)
 
 
 def _beginning(timeline: Timeline) -> float:
@@ -226,7 +235,9 @@ class _Looks:
         following = last.look + 1
         if following < len(self.times) and self.times[following] < until:
             return self.noticed(following)
-        return None if until == math.inf else Moment(self.times[last.look], until)
+        if until == math.inf:
+            return None
+        return Moment(max(self.times[last.look], until - SAMPLING), until)
 
     def after(self, t: float, until: float) -> float | None:
         """The time of the first look from `t` on, before `until`."""
@@ -240,18 +251,22 @@ def _plain(address: Address) -> str:
     return str(Address(address.unmapped, address.port))
 
 
-def _sampled(key: Key, looks: _Looks, told: Sequence[Timeline]) -> Iterator[Timeline]:
-    """What only `ss` saw."""
+def _sampled(
+    key: Key, looks: _Looks, told: Sequence[Timeline], told_all: bool
+) -> Iterator[Timeline]:
+    """What only `ss` saw. Of a mere request that is all there was, where the kernel tells of each
+    full socket."""
+    told_all = told_all and not stays_inside(*key)
     run: list[_Sighting] = []
     for sighting in looks.seen.get(key, ()):
         if any(_covers(timeline, looks.times[sighting.look]) for timeline in told):
             continue
         if run and not run[-1].precedes(sighting):
-            yield _run(key, run, looks)
+            yield _run(key, run, looks, told_all)
             run = []
         run.append(sighting)
     if run:
-        yield _run(key, run, looks)
+        yield _run(key, run, looks, told_all)
 
 
 def _covers(timeline: Timeline, t: float) -> bool:
@@ -261,7 +276,7 @@ def _covers(timeline: Timeline, t: float) -> bool:
     )
 
 
-def _run(key: Key, run: Sequence[_Sighting], looks: _Looks) -> Timeline:
+def _run(key: Key, run: Sequence[_Sighting], looks: _Looks, told_all: bool) -> Timeline:
     changes = [run[0]] + [b for a, b in pairwise(run) if a.socket.state != b.socket.state]
     begins = [looks.noticed(sighting.look) for sighting in changes]
     ends = [*begins[1:], looks.missing(run[-1])]
@@ -269,7 +284,8 @@ def _run(key: Key, run: Sequence[_Sighting], looks: _Looks) -> Timeline:
         Span(sighting.socket.state, begin, end)
         for sighting, begin, end in zip(changes, begins, ends, strict=True)
     )
-    return Timeline(*key, 1, spans, traced=False)
+    requested = all(span.state is State.SYN_RECV for span in spans)
+    return Timeline(*key, 1, spans, traced=told_all and requested)
 
 
 # --- What the kernel told -------------------------------------------------------------------------
@@ -314,11 +330,15 @@ def _exactly(t: float) -> Moment:
 
 def _requested(key: Key, t: float, since: float, looks: _Looks) -> Moment:
     """When the SYN came of a connection whose handshake was done at `t`."""
-    for sighting in looks.between(key, since, t):
-        if sighting.socket.state is State.SYN_RECV:
-            seen = looks.noticed(sighting.look)
-            return Moment(seen.earliest, min(seen.latest, t))
-    before = max((at for at in looks.times if at < t), default=0.0)
+    latest = bisect_left(looks.times, t) - 1
+    seen = [s for s in looks.between(key, since, t) if s.socket.state is State.SYN_RECV]
+    if seen and seen[-1].look == latest:  # else that was an earlier request, and came to nothing
+        first = seen.pop()
+        while seen and seen[-1].precedes(first):
+            first = seen.pop()
+        noticed = looks.noticed(first.look)
+        return Moment(noticed.earliest, min(noticed.latest, t))
+    before = looks.times[latest] if latest >= 0 else 0.0
     return Moment(max(before, t - SAMPLING), t)
 
 
@@ -332,11 +352,10 @@ def _shrunk(
     seen = [s for s in looks.between(key, t - SAMPLING, until) if s.mini]
     waiting = [s for s in seen if s.socket.state is State.TIME_WAIT]
     if waiting:
-        look = waiting[0].look
-        before = looks.times[look - 1] if look else 0.0
         began = _exactly(t)
         if full.state is State.FIN_WAIT_2:
-            began = Moment(max(t, before), looks.times[look] + SAMPLING)
+            shown = looks.noticed(waiting[0].look)
+            began = Moment(max(t, shown.earliest), shown.latest)
         end = looks.missing(seen[-1], until)
         return [replace(full, end=began), Span(State.TIME_WAIT, began, end)], None
     after = looks.after(t, until)
@@ -348,7 +367,7 @@ def _shrunk(
         return [replace(full, end=None)], None
     if end.latest == math.inf:
         return [full], f"no look tells what followed {full.state}"
-    if full.state is State.CLOSING or not wire.complete:
+    if full.state is State.CLOSING or not wire.complete or key[::-1] not in wire.flows:
         return [replace(full, end=end)], "a short TIME-WAIT may have been missed"
     taken = wire.end_taken(key, full.begin.earliest - SAMPLING, until)
     if taken is None:

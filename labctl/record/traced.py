@@ -8,7 +8,7 @@ out: a look of `ss` or a capture on that host, from about that time, with the sa
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -87,7 +87,9 @@ def _told(history: History, host: str) -> Told:
     doubtful = [(key, life) for key, each in lives.items() for life in each if life.born or unborn]
     looks = [e for e in history.events if isinstance(e, SocketsEvent) and e.host == host]
     seen = _seen(doubtful, looks)
-    kept = [(key, life) for key, life in doubtful if id(life) in seen or wire.crossed(key, life)]
+    kept = [
+        (key, life) for key, life in doubtful if id(life) in seen or wire.crossed(key, life, lives)
+    ]
     connections: dict[Key, list[Life]] = defaultdict(list)
     for key, life in kept:
         if not life.listens:
@@ -150,17 +152,38 @@ class Wire:
 
     @property
     def connections(self) -> set[Key]:
-        """The ends of all connections of which a segment left or came, the host's own first."""
-        return {
-            (s.source, s.target) if s.sender == self._host else (s.target, s.source)
-            for segments in self.flows.values() for s in segments[:1]
-        }  # fmt: skip
+        """The ends of all connections of which a segment left or came, the host's own first. Where
+        a host said nothing but RST it had no socket."""
+        found = set()
+        for (source, target), segments in self.flows.items():
+            key = (source, target) if segments[0].sender == self._host else (target, source)
+            said = self.flows.get(key, ())
+            if not said or any("RST" not in segment.flags for segment in said):
+                found.add(key)
+        return found
 
-    def crossed(self, key: Key, life: Life) -> bool:
-        """Whether a segment between these ends left or came while a socket lived."""
+    @cached_property
+    def _by_end(self) -> Mapping[str, Sequence[Key]]:
+        found: dict[str, list[Key]] = defaultdict(list)
+        for source, target in self.flows:
+            found[source].append((source, target))
+            found[target].append((source, target))
+        return found
+
+    def crossed(self, key: Key, life: Life, told_of: Container[Key]) -> bool:
+        """Whether a segment between these ends left or came while a socket lived. The host's own
+        NAT may change, before a capture sees it, the end that is not the opener's: then none of
+        the ends that the tracepoint told of are those of the segment."""
+        opener = key[0] if life[0].old == State.UNCONN else key[1]
+        between = [key, key[::-1]]
+        between += [
+            ends
+            for ends in self._by_end.get(opener, ())
+            if life.born and ends not in told_of and ends[::-1] not in told_of
+        ]
         return any(
             life.around(t)
-            for ends in (key, key[::-1])
+            for ends in between
             for segment in self.flows.get(ends, ())
             for t in (segment.t, segment.arrived)
             if t is not None
@@ -190,6 +213,8 @@ def _lives(events: Iterable[StateEvent], wire: Wire) -> dict[Key, list[Life]]:
     found: dict[Key, list[Life]] = defaultdict(list)
     opening: dict[Key, list[StateEvent]] = defaultdict(list)
     for event in sorted(events, key=lambda event: event.t):
+        if event.old == event.new:
+            continue  # tcp_close_state(): close() after shutdown() enters the same state once more
         host, _, port = event.local.rpartition(":")
         # tcp_v4_connect() enters SYN-SENT before it chooses a port, and may find none.
         if port == "0":

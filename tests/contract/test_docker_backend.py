@@ -80,7 +80,7 @@ def lab(run: str, folder: Path, hosts: str) -> Iterator[Lab]:
     path = folder / "lab.yaml"
     path.write_text(LAB.format(hosts=hosts.rstrip()))
     (scenario,) = load(path)
-    with Lab(scenario, backend(run, folder), History(), print, print) as found:
+    with Lab(scenario.spec, backend(run, folder), History(), print, print) as found:
         yield found
 
 

@@ -16,8 +16,9 @@ from labctl.record.events import (
     TroubleEvent,
 )
 from labctl.run.places import Place
+from labctl.run.runner import Silent
 from labctl.run.workflow import run_case
-from tests.fake import Silent, scenario
+from tests.fake import scenario
 
 BACKENDS = [
     pytest.param("netns", marks=pytest.mark.netns),

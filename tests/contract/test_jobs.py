@@ -40,7 +40,7 @@ def labctl(backend: str, *arguments: str, **variables: str) -> subprocess.Comple
 
 def timeless(document: str, out: Path) -> dict[str, Any]:
     """A result document without what differs from run to run."""
-    whole = json.loads(document.replace(str(out), "OUT"))
+    whole: dict[str, Any] = json.loads(document.replace(str(out), "OUT"))
     for run in whole["runs"]:
         run.update({key: value for key, value in TIMES.items() if key in run})
         for verdict in run["verdicts"]:

@@ -140,7 +140,7 @@ class Bench:
 
         client = docker.from_env()
         try:
-            everything = client.containers.list(
+            everything: list[Any] = client.containers.list(
                 all=True, filters={"label": "labctl"}, ignore_removed=True
             )
             everything += client.networks.list(filters={"label": "labctl"})

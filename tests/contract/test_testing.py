@@ -167,7 +167,7 @@ def test_a_claim_of_the_whole_history(up: Callable[..., labctl.Lab]) -> None:
 
 def test_a_mistake_does_nothing(up: Callable[..., labctl.Lab]) -> None:
     with up(hosts=HOSTS) as lab:
-        for act, message in [
+        mistakes: list[tuple[Callable[[], object], str]] = [
             (lambda: lab.start("sever"), "unknown process 'sever'; .*did you mean 'server'"),
             (lambda: lab.wait(sokets={}), "unknown key 'sokets'"),
             (lambda: lab.kill("server", az="x"), "unknown key 'az'"),
@@ -175,7 +175,8 @@ def test_a_mistake_does_nothing(up: Callable[..., labctl.Lab]) -> None:
             (lambda: lab.exec("client", "echo ${HOME}"), "unknown param"),
             (lambda: lab.do({"kil": "server"}), "unknown verb 'kil'"),
             (lambda: lab.segments(from_="nobody"), "unknown host 'nobody'"),
-        ]:
+        ]
+        for act, message in mistakes:
             with pytest.raises(ScenarioError, match=rf"^tests/contract/.*:\d+: .*{message}"):
                 act()
         assert lab.events(StepEvent) == ()

@@ -19,8 +19,9 @@ import click
 import pytest
 
 from labctl import __version__
-from labctl.cli.commands import EXIT, main
 from labctl.cli.commands import _also as also
+from labctl.cli.commands import main
+from labctl.cli.exits import EXIT
 from labctl.ground import invoked
 from labctl.ground.resources import catalogue, scenarios
 from labctl.judge import recorded
@@ -311,12 +312,15 @@ def lessons(out: Path) -> list[RunResult]:
         lab.sockets("server", later=3.0)
 
     first, second = load_document(Document("lesson.yaml", LESSON), LESSON, "lesson", {})
-    good = {
+    good: dict[str, Any] = {
         "start server": [listens, can_not_bind],
         "kill server": is_killed,
         "look server": looked,
     }
-    bad = {"start server": [listens, binds], "kill server": lambda lab: lab.sockets("server")}
+    bad: dict[str, Any] = {
+        "start server": [listens, binds],
+        "kill server": lambda lab: lab.sockets("server"),
+    }
     return [play(first, FakeBackend(good), out), play(second, FakeBackend(bad), out)]
 
 
@@ -601,6 +605,8 @@ def test_a_system_that_is_asked_for_wants_an_engine(
     labctl: Labctl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere")
-    status, _, err = labctl("run", "process_end", "--os", "debian:12")
+    status, out, err = labctl("run", "process_end", "--os", "debian:12", "--format", "json")
     assert status == 3, err
-    assert "no Docker engine answers" in err
+    runs = json.loads(out)["runs"]
+    assert {run["result"] for run in runs} == {"skip"}
+    assert all("no Docker engine answers" in run["reason"] for run in runs)

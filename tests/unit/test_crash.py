@@ -22,7 +22,7 @@ from labctl.judge.recorded import reloaded
 from labctl.judge.result import RunResult, unperformed
 from labctl.language.document import Document
 from labctl.language.scenario import Scenario, load_document
-from labctl.run.dispatch import one_by_one
+from labctl.run.orders import one_by_one
 from tests.fake import FakeBackend, play
 from tests.played import lesson
 

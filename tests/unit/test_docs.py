@@ -18,10 +18,11 @@ from click.testing import CliRunner
 
 from labctl.backends import CAPABILITIES
 from labctl.cli import commands as cli
+from labctl.cli.exits import EXIT, INTERRUPTED
 from labctl.ground.errors import LabctlError
 from labctl.judge.check import Verdict
 from labctl.judge.result import unperformed
-from labctl.language import predicates, scenario, steps
+from labctl.language import models, predicates, scenario, steps
 from labctl.language.calls import parse_calls, peer
 from labctl.language.document import Document
 from labctl.language.steps import faults
@@ -108,10 +109,10 @@ MODIFIERS = set().union(*map(keys, steps.STEPS.values())) - steps.STEPS.keys()
 @pytest.mark.parametrize(
     ("heading", "first", "known"),
     [
-        ("Top level", "key", keys(scenario.Written)),
+        ("Top level", "key", keys(models.Written)),
         ("Top level", "capability", set(CAPABILITIES)),
-        ("Hosts", "key", keys(scenario.Host)),
-        ("Processes", "key", keys(scenario.Process)),
+        ("Hosts", "key", keys(models.Host)),
+        ("Processes", "key", keys(models.Process)),
         ("Calls", "call", set(peer().CALLS)),
         ("Steps", "verb", set(steps.STEPS)),
         ("Drops", "key of a drop", keys(faults.DropPattern)),
@@ -144,7 +145,7 @@ def test_result_document(tmp_path: Path) -> None:
     result, each_run, each_verdict = (
         words(LANGUAGE, "The result", first) for first in ("result", "key", "key of a verdict")
     )
-    assert set(result) == set(cli.EXIT)
+    assert set(result) == set(EXIT)
     assert each_run == list(run.as_json())
     assert each_verdict == list(verdict.as_json())
 
@@ -155,12 +156,12 @@ def test_exit_statuses() -> None:
     for kind in kinds:
         kinds += kind.__subclasses__()
     assert documented == {
-        *cli.EXIT.values(),
-        cli.INTERRUPTED,
+        *EXIT.values(),
+        INTERRUPTED,
         *(kind.exit_status for kind in kinds),
     }
     for result, _, status in table(LANGUAGE, "The result", "result"):
-        assert cli.EXIT[result.strip("`")] == int(status)
+        assert EXIT[result.strip("`")] == int(status)
 
 
 def commands(group: click.Group, *above: str) -> Iterator[tuple[str, click.Command]]:
@@ -249,7 +250,7 @@ def test_example(block: Block) -> None:
     elif block.info == "yaml hosts":
         load({**AROUND, key: {**AROUND["hosts"], **yaml.safe_load(block.text)}})
     elif kind == "yaml":
-        assert key in keys(scenario.Written)
+        assert key in keys(models.Written)
         load({**AROUND, key: yaml.safe_load(block.text)})
     elif kind == "calls":
         assert parse_calls(block.text)

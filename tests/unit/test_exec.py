@@ -10,7 +10,7 @@ import pytest
 from labctl.ground.errors import ScenarioError
 from labctl.judge.check import Verdict, check
 from labctl.judge.result import RunResult
-from labctl.record.events import ExecEvent
+from labctl.record.events import ExecEvent, StepEvent
 from tests.fake import FakeBackend, play, scenario
 
 SCENARIO = """\
@@ -119,7 +119,7 @@ def test_a_command_of_many_lines_is_drawn_in_one(tmp_path: Path) -> None:
         '"works"}', '"\\nnft add table x\\n  nft add chain x y\\n"}'
     )
     result = play(text, FakeBackend(outputs=OUTPUTS), tmp_path)
-    (step, *_) = [e.text for e in result.history.events if hasattr(e, "phase")]
+    (step, *_) = [e.text for e in result.history.events if isinstance(e, StepEvent)]
     assert step == "exec server: nft add table x … (2 lines)"
     (verdict,) = result.verdicts
     assert verdict.what == "server: nft add table x … (2 lines): status 0"

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from labctl.backends import address_names
 from labctl.ground.errors import ScenarioError
-from labctl.lab.faults import FLAG_BITS, Drop, End, Forgery, Netem, Position, tallied
+from labctl.lab.faults import Drop, End, Forgery, Netem, Position, tallied
 from labctl.language.document import Document
 from labctl.language.predicates.lost import Lost
 from labctl.language.scenario import load_document
 from labctl.language.steps.faults import Drop as DropStep
 from labctl.probes.conversations import Conversation, conversations
-from labctl.probes.observations import MODULUS, Injection, Observation
+from labctl.probes.observations import FLAG_BITS, MODULUS, Injection, Observation
 from labctl.probes.packets import read_packet
 from labctl.probes.segments import match
 from labctl.record.events import AddressEvent, LabEvent, TallyEvent, TroubleEvent

@@ -60,22 +60,24 @@ def of_type(hint: Any) -> st.SearchStrategy[Any]:
     if get_origin(hint) is Mapping:
         keys, values = get_args(hint)
         return st.dictionaries(of_type(keys), of_type(values), max_size=3)
-    return st.one_of([of_type(each) for each in get_args(hint)])
+    return st.one_of(*(of_type(each) for each in get_args(hint)))
 
 
 def events() -> st.SearchStrategy[Event]:
     """Any event at all."""
     return st.one_of(
-        st.builds(
-            kind,
-            **{
-                field.name: MORE.get(name, {}).get(
-                    field.name, of_type(get_type_hints(kind)[field.name])
-                )
-                for field in dataclasses.fields(kind)
-            },
+        *(
+            st.builds(
+                kind,
+                **{
+                    field.name: MORE.get(name, {}).get(
+                        field.name, of_type(get_type_hints(kind)[field.name])
+                    )
+                    for field in dataclasses.fields(kind)
+                },
+            )
+            for name, kind in KINDS.items()
         )
-        for name, kind in KINDS.items()
     )
 
 

@@ -8,6 +8,7 @@ import signal
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from labctl.judge.result import RunResult, document
 from labctl.language.scenario import Scenario
 from labctl.record.store import RunFolder, new_folder
 from labctl.run.runner import Interrupted, Session, Watcher
-from labctl.run.workers import A_CORE, CHEAP, MOST, Doing, Pace, Task, pace, run_all
+from labctl.run.workers import A_CORE, CHEAP, MOST, Doing, Pace, Task, Work, pace, run_all
 from labctl.run.workflow import interruptible
 from tests.fake import FakeBackend, scenario
 
@@ -64,7 +65,15 @@ class Log:
         self.ticks += 1
 
 
-def together(cases, out, work=play, at_once=4, starting=4, board=None, **more):
+def together(
+    cases: list[Scenario],
+    out: Path,
+    work: Work = play,
+    at_once: int = 4,
+    starting: int = 4,
+    board: Log | None = None,
+    **more: Any,
+) -> list[RunResult]:
     """Runs cases in a folder each."""
     return run_all(
         cases, Task(work, "fake", lambda chosen: new_folder(out, chosen.title), **more),
@@ -72,7 +81,9 @@ def together(cases, out, work=play, at_once=4, starting=4, board=None, **more):
     )  # fmt: skip
 
 
-def meeting(out: Path, path: Path, chosen: Scenario, watcher: Watcher, progress: Progress):
+def meeting(
+    out: Path, path: Path, chosen: Scenario, watcher: Watcher, progress: Progress
+) -> RunResult:
     """Is done only while another is, too."""
     (out / f"{chosen.title}.here").touch()
     until(out / f"{'two' if chosen.title == 'one' else 'one'}.here")
@@ -92,7 +103,9 @@ def test_they_run_at_once_and_results_keep_their_order(tmp_path: Path, method: s
         assert recorded == json.loads(json.dumps(document([result])))
 
 
-def alone(out: Path, path: Path, chosen: Scenario, watcher: Watcher, progress: Progress):
+def alone(
+    out: Path, path: Path, chosen: Scenario, watcher: Watcher, progress: Progress
+) -> RunResult:
     """Fails where two others run beside it."""
     mine = out / f"{os.getpid()}.busy"
     mine.touch()
@@ -169,7 +182,7 @@ def killed_early(path: Path, chosen: Scenario, watcher: Watcher, progress: Progr
 
 
 @pytest.mark.parametrize("work", [killed, killed_early])
-def test_a_worker_that_is_killed_is_an_error_of_its_case_alone(tmp_path: Path, work) -> None:
+def test_a_worker_that_is_killed_is_an_error_of_its_case_alone(tmp_path: Path, work: Work) -> None:
     found = together([case("one"), case("bad"), case("two")], tmp_path, work)
     assert [result.result for result in found] == ["pass", "error", "pass"]
     assert found[1].reason == "its process was killed by SIGKILL"
@@ -227,7 +240,9 @@ def test_what_all_workers_raise_comes_out(tmp_path: Path) -> None:
         together([case("one"), case("two")], tmp_path, full)
 
 
-def stopping(out: Path, path: Path, chosen: Scenario, watcher: Watcher, progress: Progress):
+def stopping(
+    out: Path, path: Path, chosen: Scenario, watcher: Watcher, progress: Progress
+) -> RunResult:
     """Ends at once, is interrupted amid its steps, or interrupts them all as soon as one has ended
     and another sleeps."""
     if chosen.title == "one":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -13,6 +14,7 @@ import pytest
 
 from labctl.judge import recorded
 from labctl.judge.check import Verdict
+from labctl.judge.result import RunResult
 from labctl.language.document import Document
 from labctl.language.scenario import load_document
 from labctl.reports import junit
@@ -82,7 +84,7 @@ def verdict(result: str, **more: object) -> Verdict:
 @pytest.mark.parametrize("name", ["a lesson", "each result", "skip", "error", "nasty", "cut short"])
 def test_it_is_valid(name: str) -> None:
     results = ("pass", "fail", "unknown", "skip")
-    made = {
+    made: dict[str, Callable[[], RunResult]] = {
         "a lesson": lambda: recorded.load(RUN),
         "each result": lambda: recorded_run(full(), verdicts=tuple(map(verdict, results))),
         "skip": lambda: recorded_run(full(), result="skip", reason="no root"),

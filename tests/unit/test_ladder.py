@@ -8,7 +8,14 @@ import pytest
 
 from labctl.judge import recorded
 from labctl.judge.check import Verdict
-from labctl.record.events import CountersEvent, ProcessEvent, SocketsEvent, StateEvent, TroubleEvent
+from labctl.record.events import (
+    CountersEvent,
+    Event,
+    ProcessEvent,
+    SocketsEvent,
+    StateEvent,
+    TroubleEvent,
+)
 from labctl.reports import ladder, ladder_text
 from labctl.reports.ladder import ladder_of
 from labctl.reports.rungs import Arrow, Bar, Call, Gap, Judged, Ladder, Look, Note, Return, Step
@@ -230,7 +237,7 @@ def test_connections_are_told_apart() -> None:
 
 def requested(*events: object, counters: int | None = None) -> list[tuple[str, float, bool]]:
     """The states of a server whose handshake went so."""
-    told = [CountersEvent(0.01, "server", {"TcpExtSyncookiesSent": 0})]
+    told: list[Event] = [CountersEvent(0.01, "server", {"TcpExtSyncookiesSent": 0})]
     if counters is not None:
         told += [replace(look(0.5, "server"), counters={"TcpExtSyncookiesSent": counters})]
     late = [segment(0.05, "client SYN 0 0"), *HANDSHAKE]  # the first one had no answer

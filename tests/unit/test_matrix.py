@@ -401,7 +401,7 @@ def fails(matrix: Matrix, why: Exception) -> Matrix:
     def run(*_: object) -> None:
         raise why
 
-    matrix._run = run  # type: ignore[method-assign]
+    matrix._run = run  # type: ignore[assignment, method-assign]
     return matrix
 
 

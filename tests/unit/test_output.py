@@ -19,13 +19,17 @@ from hypothesis import strategies as st
 
 from labctl import reports
 from labctl.cli.commands import main
+from labctl.ground.errors import LabError, Unavailable
 from labctl.judge import recorded
 from labctl.judge.result import RunResult
 from labctl.language.scenario import load
 from labctl.reports import markdown, step_summary
 from labctl.reports.comparison import Comparison, Row
+from labctl.reports.progress import Screen
 from labctl.reports.step_summary import LIMIT, Part, fitted
 from labctl.run import dispatch
+from labctl.run.orders import Orders
+from labctl.run.places import Place
 from labctl.run.runner import Interrupted
 from tests.fake import FakeBackend, play
 from tests.reported import NASTY, RUN
@@ -130,6 +134,43 @@ def test_other_commands_say_that_nothing_came_out(command: list[str]) -> None:
     assert done.stderr == "labctl: this can't be written: No space left on device\n"
 
 
+@pytest.mark.parametrize(
+    "command", ["list", "schema", "--help", "ps", f"report {RUN}", f"report {RUN} --format html"]
+)
+def test_a_closed_stdout_is_no_success(command: str) -> None:
+    """To Python it is None, to which `print` writes in silence."""
+    words = f"exec {sys.executable} -m labctl {command} >&-"
+    done = subprocess.run(["sh", "-c", words], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "labctl: this can't be written: stdout is closed\n"
+
+
+def test_what_is_for_a_closed_stderr_does_not_go_to_stdout() -> None:
+    words = f"exec {sys.executable} -m labctl show no_such_lesson 2>&-"
+    done = subprocess.run(["sh", "-c", words], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
+
+
+@pytest.mark.parametrize("closed", [">/dev/full", ">&-"])
+def test_all_is_taken_down_whoever_listens(closed: str) -> None:
+    """What can't be told keeps nothing from being done."""
+    program = (
+        "from labctl.backends import lease; from labctl.run import workflow; "
+        "from labctl.cli.commands import main; import sys\n"
+        "made = lambda n: lease.Lease(n, 'up', 'lab', 'netns', 'now')\n"
+        "lease.leases = lambda: [made('a'), made('b')]\n"
+        "workflow.end = lambda each: not sys.stderr.write(f'ended {each.run}\\n') or True\n"
+        "workflow.sweep = lambda: sys.stderr.write('swept\\n') and []\n"
+        "main(['down'])"
+    )
+    words = f'exec {sys.executable} -c "$0" {closed}'
+    done = subprocess.run(["sh", "-c", words, program], capture_output=True, text=True, check=False)
+    told = done.stderr.splitlines()
+    ended = [line for line in told if not line.startswith("labctl: what is done can't be written")]
+    assert (done.returncode, ended) == (0, ["ended a", "ended b", "swept"])
+    assert len(told) == len(ended) + 1
+
+
 # --- What `labctl run` writes ---------------------------------------------------------------------
 
 Run = Callable[..., tuple[int, str, str]]
@@ -176,6 +217,24 @@ def test_what_can_not_be_written_is_told(
     ]
 
 
+def test_a_report_waits_for_no_reader(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(pipe))
+    code, _, err = run(WRONG, "--junit", str(pipe), "--html", str(pipe))
+    assert code == 1
+    lost = "can't be written: nobody reads from it"
+    assert err.splitlines() == [
+        f"labctl: {n}{pipe} {lost}" for n in ("", "", "GITHUB_STEP_SUMMARY ")
+    ]
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    assert run(WRONG, "--junit", str(pipe))[0] == 1
+    assert b"Nobody listens" in os.read(reader, 1 << 16)
+    os.close(reader)
+
+
 def test_files_are_written_although_the_table_is_not(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,6 +253,23 @@ def test_files_are_written_although_the_table_is_not(
     assert ElementTree.parse(tmp_path / "j.xml").getroot().get("failures") == "1"
     assert "Nobody listens" in (tmp_path / "h.html").read_text()
     assert "Nobody listens" in (tmp_path / "summary.md").read_text()
+
+
+@pytest.mark.parametrize(("kind", "result"), [(Unavailable, "skip"), (LabError, "error")])
+def test_several_cases_without_an_engine_have_results(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: type[LabError], result: str
+) -> None:
+    """As one has: each is in all reports, with the reason."""
+
+    def refused(*_: object) -> None:
+        raise kind("no engine; start one")
+
+    monkeypatch.setattr("labctl.backends.docker.backend.build_images", refused)
+    monkeypatch.setattr(dispatch, "_sweep", lambda *_: None)
+    path = tmp_path / "lesson.yaml"
+    path.write_text(VARIANTS)
+    found = dispatch.run(load(path), Place("docker"), Orders(Screen(), tmp_path, jobs=1))
+    assert [(run.result, run.reason) for run in found] == [(result, "no engine; start one")] * 3
 
 
 VARIANTS = RIGHT.replace("hosts", "variants: [{n: 1}, {n: 2}, {n: 3}]\nhosts", 1)
@@ -293,7 +369,7 @@ def test_what_is_fitted_fits(versions: list[list[tuple[int, str]]], room: int) -
     """In whatever room: not a byte more, and nothing is left out in silence."""
     parts = [Part(sorted(v, key=lambda x: (x[0], len(x[1].encode())))) for v in versions]
     told: list[int] = []
-    text = fitted(parts, room, lambda cut: told.extend(cut) or "left out")  # type: ignore[func-returns-value]
+    text = fitted(parts, room, lambda cut: told.extend(cut) or "left out")
     assert len(text.encode()) <= room
     whole = "\n".join(part.whole for part in parts)
     assert text == whole if not told else text.endswith("left out")

@@ -406,6 +406,10 @@ PROGRAM_RUNS = [started(), wrote("listening\n")]
         ("{received: 7}", [*READ, did("recv || continue", phase="enter")], "pass"),
         ("{received: 7}", [*READ, did("recv until eof", phase="enter")], "unknown"),
         ("{received: 8}", [*READ, did("recv 9", phase="enter"), exited(None, "KILL")], "unknown"),
+        ('{received: ">16"}', [*READ, did("recv 9", phase="enter")], "fail"),
+        ('{received: "<=16"}', [*READ, did("recv 9 || continue", phase="enter")], "pass"),
+        ('{received: ">=16"}', [*READ, did("recv 9", phase="enter")], "unknown"),
+        ("{received: 17}", [*READ, did("recv until eof", phase="enter")], "unknown"),
         ('{received: ">=7"}', [*READ, did("recv until eof", phase="enter")], "pass"),
         ('{received: "<7"}', [*READ, did("recv until eof", phase="enter")], "fail"),
         (

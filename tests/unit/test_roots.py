@@ -12,6 +12,7 @@ import tarfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from stat import S_IFDIR, S_IFREG
 from typing import Any
 
 import pytest
@@ -53,9 +54,9 @@ def test_the_archive_is_one_that_cpio_reads(tmp_path: Path) -> None:
     with path.open("wb") as out:
         archive = initramfs.Archive(out)
         for folder in ("a", "a/b"):
-            archive.add(folder, initramfs.FOLDER | 0o755)
+            archive.add(folder, S_IFDIR | 0o755)
         for name, content in files.items():
-            archive.add(name, initramfs.FILE | 0o755, content)
+            archive.add(name, S_IFREG | 0o755, content)
         archive.end()
     script = (
         f"cd {shlex.quote(str(tmp_path))} && mkdir out && cd out && cpio -id --quiet < ../archive"

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -542,7 +543,7 @@ def test_a_bind_that_fails_is_explained(watch: Play) -> None:
 def test_what_ss_does_not_list_is_told_by_its_call(
     other: str, bound: str, ended: bool | None, told: bool
 ) -> None:
-    failed = {"errno": "EADDRINUSE", "error": "Address already in use"}
+    failed: dict[str, Any] = {"errno": "EADDRINUSE", "error": "Address already in use"}
     events = [
         ProcessEvent(0.0, "other", other, "start", pid=2),
         CallEvent(0.1, "other", other, 2, "done", "bind :8000", "bind", local=bound),

@@ -42,9 +42,10 @@ BEYOND = {
     "a command line": r"is no command line",
     "a command that is empty": r"an empty 'run' needs|a process needs",
     "a regular expression": r"is no regular expression",
-    "bounds that contradict each other": r"an impossible range|an impossible path|ends a path|"
+    "bounds that contradict each other": r"an impossible (range|path|segment)|ends a path|"
                                          r"'closed' alone|is no state of a connection",
-    "a place that no socket has": r"has no address that there is|has no peer|has a port; name it",
+    "a place that no socket has": r"has no address that there is|has no peer|has a port; name it|"
+                                  r"no socket of 127",
     "a count on several hosts": r"'count' counts on one host",
     "a duration in words that is too long": r"days at most|is too long",
     "a whole number with a point": r"not \d+\.0$",

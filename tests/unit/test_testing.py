@@ -197,7 +197,7 @@ def test_a_lab_that_is_not_up() -> None:
         _ = lab.folder
 
 
-LONG = {"a": {}}
+LONG: dict[str, Any] = {"a": {}}
 LONG["a"]["b"] = LONG
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
@@ -99,7 +100,8 @@ class ProcessPattern(Model):
         if self.received is not None:
             received = sum(call.result or 0 for call in state.calls if call.name == "recv")
             reading = [call for call in state.under_way.values() if _reads_on(call)]
-            if reading and not self.received.settled(received):
+            most = received + sum(map(_at_most, reading))
+            if reading and not self.received.settled(received, most):
                 yield (
                     None,
                     f"received {received}, and what {reading[0].call} has; wait until it is done",
@@ -129,6 +131,12 @@ def _ended(state: ProcessState) -> str:
 def _reads_on(call: CallEvent) -> bool:
     """Whether a call reads more than once, and so may have read something before it is done."""
     return call.name == "recv" and len(call.call.partition("||")[0].split()) > 1
+
+
+def _at_most(call: CallEvent) -> float:
+    """How many bytes a call reads that reads more than once: `recv 10`, `recv until eof`."""
+    wanted = call.call.split()[1]
+    return int(wanted) if wanted.isdecimal() else math.inf
 
 
 def _failure(call: CallEvent) -> str:

@@ -47,6 +47,12 @@ class SegmentsPattern(Model):
     def _possible(self) -> SegmentsPattern:
         if self.at_most is not None and (self.at_least or 0) > self.at_most:
             raise problem(f"at_least {self.at_least}, at_most {self.at_most}: an impossible range")
+        # What no segment can match would pass for ever where it claims that there is none.
+        if self.data is False and "data" in (self.flags or ()):
+            raise problem("with the flag data, but without data: an impossible segment")
+        if self.injected and self.retransmitted:
+            raise problem("injected and retransmitted: an impossible segment; what an inject sends "
+                          "is no part of what the host has sent")  # fmt: skip
         return self
 
     def judge(self, history: History) -> Finding:

@@ -12,7 +12,14 @@ from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 from labctl.language.endpoints import ANY, Endpoint, parse_endpoint
 from labctl.language.predicates.finding import Finding, Result
 from labctl.language.values import Comparison, Count, Model, StateName, names, problem, shaped
-from labctl.probes.sockets import Socket, State, accept_queue, describe_socket, queue_is_full
+from labctl.probes.sockets import (
+    RESOLVER,
+    Socket,
+    State,
+    accept_queue,
+    describe_socket,
+    queue_is_full,
+)
 from labctl.record.history import History
 
 
@@ -54,6 +61,9 @@ class SocketPattern(Model):
             raise problem("the peer of a connection has a port; name it, or leave it out")
         if self.local and self.local.port == ANY:
             raise problem("a socket has a port; name it, or leave it out")
+        if RESOLVER in (self.local and self.local.host, self.peer and self.peer.host):
+            raise problem(f"no socket of {RESOLVER} counts: an engine's resolver has that address; "
+                          "take another one")  # fmt: skip
         return self
 
     def matches(self, socket: Socket, history: History) -> bool:

@@ -57,7 +57,7 @@ echo "labctl: Python starts"
 PYTHONPATH=/opt/labctl:/opt/site "$@" -S -c '
 import os, pydantic, yaml
 os.write(2, b"labctl: its libraries are there\\n")
-from labctl.kernels import guest
+from labctl.run.guests import guest
 guest.main()
 '
 echo "labctl: the guest ended with $?"
