@@ -78,14 +78,15 @@ A = TypeVar("A", bound=Answer)
 
 @dataclass_transform(frozen_default=True)
 class Command(Generic[A]):
-    """What a program is to do, and the type of what it answers. A frozen dataclass."""
+    """What a program is to do, and the type of what it answers. A dataclass, which mypy keeps
+    frozen: dozens of really frozen ones would cost time at each start."""
 
     do: ClassVar[str]
     added: ClassVar[int]
 
     def __init_subclass__(cls, do: str, added: int = 1) -> None:
         cls.do, cls.added = do, added
-        dataclass(eq=False, repr=False)(cls)  # what else it can do, would cost time at each start
+        dataclass(eq=False, repr=False)(cls)
 
     def as_json(self) -> Message:
         """As it is sent."""
