@@ -158,7 +158,7 @@ class FakeBackend:
                 tuple(f"fd00::{n}" for n in mine),
             )
             channel.say(kind="hello", t=self.time(), wall=time.time(), kernel=self._kernel,
-                        counters=COUNTERS)  # fmt: skip
+                        counters=COUNTERS, watch="diag")  # fmt: skip
         self._did("up")
         return links
 
@@ -313,7 +313,7 @@ class FakeBackend:
                 answer = {"exit": status, "output": text, "left_out": self._left_out}
                 what = f"exec {name} {command}"
             case {"do": "setup"}:
-                answer = {"capture": self._uncaptured}
+                answer = {"capture": self._uncaptured, "bound": False}
                 what = f"setup {name}"
             case {"do": "flush"}:
                 answer = {
@@ -324,7 +324,12 @@ class FakeBackend:
                 what = f"flush {name}"
             case {"do": "fault", "verb": verb}:
                 lost = self._lost.get(name, {})
-                answer = {"missing": self._missing, "unlogged": self._unlogged, "lost": lost}
+                answers: dict[str, Message] = {
+                    "probe": {"missing": self._missing},
+                    "drop": {"unlogged": self._unlogged},
+                    "heal": {"lost": lost},
+                }
+                answer = answers.get(verb, {})
                 what = f"{verb} {name}"
             case {"do": str(other)}:
                 what = f"{other} {name}"

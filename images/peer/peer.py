@@ -189,12 +189,13 @@ def supervise(main, log, tether):
                 os._exit(0)
             *lines, pending = (pending + data).split(b"\n")
             for message in map(json.loads, (line.decode() for line in lines)):
-                if message["do"] == "answer":
+                do = message.pop("do")
+                if do == "answer":
                     _rest(output, written)
                     record()
                     log.later(kind="reply", id=message["id"])
                 else:
-                    _obey(message, child if status is None else None, to_main)
+                    COMMANDS[do](child if status is None else None, to_main, **message)
         if wake in ready:
             os.read(wake, 4096)
             while True:
@@ -261,17 +262,35 @@ def _signal_number(name):
     return next(number for number in range(1, RTMAX + 1) if _signal_name(number) == name)
 
 
-def _obey(message, main, to_main):
-    if message["do"] == "call":
-        os.write(to_main, (message["call"] + "\n").encode())
-    elif message["do"] == "signal" and main:
-        _kill(main, _signal_number(message["signal"]))
-    elif message["do"] == "end":
-        _kill(-1, signal.SIGTERM)
-    elif message["do"] == "freeze":
-        _kill(-1, signal.SIGSTOP)
-    elif message["do"] == "thaw":
-        _kill(-1, signal.SIGCONT)
+def do_call(main, to_main, call):
+    os.write(to_main, (call + "\n").encode())
+
+
+def do_signal(main, to_main, signal):
+    if main:
+        _kill(main, _signal_number(signal))
+
+
+def do_end(main, to_main):
+    _kill(-1, signal.SIGTERM)
+
+
+def do_freeze(main, to_main):
+    _kill(-1, signal.SIGSTOP)
+
+
+def do_thaw(main, to_main):
+    _kill(-1, signal.SIGCONT)
+
+
+COMMANDS = {
+    "call": do_call,
+    "signal": do_signal,
+    "end": do_end,
+    "freeze": do_freeze,
+    "thaw": do_thaw,
+}
+"""What is done at once, by name; `main` is the main process, while it runs."""
 
 
 def _kill(pid, number):

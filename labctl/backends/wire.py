@@ -1,4 +1,4 @@
-"""The lines of a channel: JSON objects with a `kind`.
+"""What messages are, and how they are read; which there are is in protocol.py.
 
 Whoever wrote it, nothing is taken for a message that is none: `NoMessage` says what is wrong.
 """
@@ -6,7 +6,20 @@ Whoever wrote it, nothing is taken for a message that is none: `NoMessage` says 
 from __future__ import annotations
 
 import json
-from typing import NoReturn
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import (
+    Any,
+    ClassVar,
+    Generic,
+    NoReturn,
+    Self,
+    TypeVar,
+    dataclass_transform,
+    get_args,
+)
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from labctl.backends import Message
 
@@ -15,6 +28,89 @@ QUOTED = 80
 
 class NoMessage(ValueError):
     """What a program said, or what was written in its stead, is no message."""
+
+
+class Heard(BaseModel):
+    """A message from a program: all that it needs is there, of its type, and nothing else."""
+
+    model_config = ConfigDict(
+        strict=True, extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True
+    )
+    kind: ClassVar[str]
+    added: ClassVar[int]
+    t: float
+
+    def __init_subclass__(cls, kind: str = "reply", added: int = 1) -> None:
+        cls.kind, cls.added = kind, added
+
+    @classmethod
+    def of(cls, message: Message) -> Self:
+        """What a message of its `kind` is. Raises NoMessage."""
+        data = message.copy()
+        del data["kind"]
+        try:
+            found: Self = cls.__pydantic_validator__.validate_python(data)
+            return found
+        except ValidationError as exc:
+            first = exc.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise NoMessage(f"{where}: {first['msg']}: {quoted(message)}") from exc
+
+
+class Said(Heard):
+    """What a program says unasked."""
+
+
+class Answer(Heard):
+    """A command is done; `t` is when it was, or when it began."""
+
+    id: int
+
+
+class Failed(Answer):
+    """A command could not be done."""
+
+    error: str
+
+
+A = TypeVar("A", bound=Answer)
+
+
+@dataclass_transform(frozen_default=True)
+class Command(Generic[A]):
+    """What a program is to do, and the type of what it answers. A dataclass, which mypy keeps
+    frozen: dozens of really frozen ones would cost time at each start."""
+
+    do: ClassVar[str]
+    added: ClassVar[int]
+
+    def __init_subclass__(cls, do: str, added: int = 1) -> None:
+        cls.do, cls.added = do, added
+        dataclass(eq=False, repr=False)(cls)
+
+    def as_json(self) -> Message:
+        """As it is sent."""
+        return {"do": self.do, **vars(self)}
+
+    @classmethod
+    def answered(cls, message: Message) -> A | Failed:
+        """What it was answered. Raises NoMessage."""
+        answer: type[A] = get_args(cls.__orig_bases__[0])[0]  # type: ignore[attr-defined]
+        return Failed.of(message) if "error" in message else answer.of(message)
+
+
+class Program:
+    """What one of the programs says, and what it does."""
+
+    def __init__(self, says: Sequence[type[Said]], does: Sequence[type[Command[Any]]]) -> None:
+        self.says = {said.kind: said for said in says}
+        self.does = tuple(does)
+
+    def heard(self, message: Message) -> Said:
+        """What it says. Raises NoMessage."""
+        if (kind := message["kind"]) not in self.says:
+            raise NoMessage(f"unknown kind {kind!r}: {quoted(message)}")
+        return self.says[kind].of(message)
 
 
 def read(line: bytes) -> Message:
@@ -31,19 +127,21 @@ def read(line: bytes) -> Message:
     return message
 
 
-def moment(message: Message) -> float:
-    """Takes out when something was. Raises NoMessage."""
-    t = message.pop("t", None)
-    if isinstance(t, bool) or not isinstance(t, int | float):
-        raise NoMessage(f"no time: {quoted(message)}")
-    return float(t)
-
-
-def _refused(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no number")
+def asked(message: Message) -> int | None:
+    """The `id` of the command that a message answers; None where it is no answer. Raises
+    NoMessage."""
+    if message["kind"] != "reply":
+        return None
+    if not isinstance(found := message.get("id"), int):
+        raise NoMessage(f"an answer to nothing: {quoted(message)}")
+    return found
 
 
 def quoted(what: object) -> str:
     """The head of what was said."""
     text = what.decode(errors="replace").rstrip("\n") if isinstance(what, bytes) else str(what)
     return repr(text if len(text) <= QUOTED else text[: QUOTED - 3] + "...")
+
+
+def _refused(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number")

@@ -8,6 +8,7 @@ import json
 import math
 import sys
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -384,12 +385,20 @@ def _rounded(seconds: float) -> str:
     return f"{math.ceil(seconds)} s" if seconds < 600 else f"{math.ceil(seconds / 60)} min"
 
 
-@main.command()
-def schema() -> None:
-    """The JSON Schema of the scenario language, for editors."""
-    from labctl.language.schema import schema as language
+SCHEMAS = {
+    "scenario": "labctl.language.schema",
+    "history": "labctl.record.schema",
+    "result": "labctl.judge.schema",
+}
 
-    click.echo(json.dumps(language(), indent=1, sort_keys=True))
+
+@main.command()
+@click.argument("what", default="scenario", type=click.Choice([*SCHEMAS]), metavar="[WHAT]")
+def schema(what: str) -> None:
+    """The JSON Schema of the language, for editors. WHAT is `scenario`, or for programs that read
+    what runs leave: `history`, a line of history.jsonl, or `result`, the result document."""
+    made = import_module(SCHEMAS[what]).schema()
+    click.echo(json.dumps(made, indent=1, sort_keys=True))
 
 
 @main.command()

@@ -46,15 +46,19 @@ T = TypeVar("T")
 
 
 class Checked:
-    """In an Annotated type: what a value has to be beside that. `check` raises ValueError."""
+    """In an Annotated type: what a value has to be beside that. `check` raises ValueError; `shape`
+    is what of it JSON Schema can say."""
 
-    def __init__(self, check: Callable[[Any], Any]) -> None:
-        self._check = check
+    def __init__(self, check: Callable[[Any], Any], **shape: Any) -> None:
+        self._check, self._shape = check, shape
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
         from pydantic_core.core_schema import no_info_after_validator_function
 
         return no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        return {**handler(source), **self._shape}
 
 
 def open_file(path: Path, most: float = math.inf) -> IO[bytes]:
@@ -90,6 +94,21 @@ def loads(text: str) -> Any:
         _bounded(found, MAX_DEPTH)
     # Half a character, by the one escape that can make one.
     return _whole(found) if "\\ud" in text or "\\uD" in text else found
+
+
+def of_version(where: str, what: str, version: Any, reads: range) -> None:
+    """Raises UsageError for a version that this labctl does not read. What is none passes: by its
+    type it is refused anyway."""
+    text = str(version)
+    if not text.isdecimal() or int(text) in reads:
+        return
+    writer, known, mend = "an older", f"from {reads[0]} on", "run it again"
+    if int(text) > reads[-1]:
+        writer, known, mend = "a newer", f"up to {reads[-1]}", "update labctl"
+    raise UsageError(
+        f"{where}: written by {writer} labctl ({what} version {text[:20]}; "
+        f"this one reads {known}): {mend}"
+    )
 
 
 def typed(kind: type[T], data: Any) -> T:

@@ -8,15 +8,24 @@ from functools import lru_cache
 from io import BytesIO
 from itertools import takewhile
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Annotated, Any, Literal
 
 from labctl.ground import names
 from labctl.ground.errors import UsageError
-from labctl.ground.reading import MAX_RECORD, MAX_RESULT, loads, open_file, read_file, typed
+from labctl.ground.reading import (
+    MAX_RECORD,
+    MAX_RESULT,
+    Checked,
+    loads,
+    of_version,
+    open_file,
+    read_file,
+    typed,
+)
 from labctl.ground.written import variant_words
 from labctl.judge.accounts import Account
 from labctl.judge.check import Verdict
-from labctl.judge.result import RunResult, others
+from labctl.judge.result import READS, RunResult, others
 from labctl.language.document import MAX_BYTES
 from labctl.language.scenario import Scenario
 from labctl.language.scenario import load as load_scenario
@@ -28,11 +37,14 @@ from labctl.record.history import History
 MEND = "give a folder that `labctl run` recorded (its last line names it; --out DIR chooses it)"
 
 
+Result = Literal["pass", "fail", "unknown", "skip", "error"]
+
+
 @dataclass(frozen=True)
 class Run:
     """What a result document says of a run; None where it does not."""
 
-    result: Literal["pass", "fail", "unknown", "skip", "error"]
+    result: Result
     scenario: str | None = None
     source: str | None = None
     title: str | None = None
@@ -45,6 +57,7 @@ class Run:
     started: str | None = None
     seconds: float | None = None
     lab_seconds: float | None = None
+    dir: str | None = None
     verdicts: tuple[Verdict, ...] = ()
     processes: tuple[Account, ...] = ()
     why: tuple[str, ...] = ()
@@ -53,9 +66,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Document:
-    """What a run's result.json says."""
+    """A result document, as `labctl run --format json` prints it; in a run's result.json are also
+    the `files` of its record, with their sizes in bytes."""
 
     runs: tuple[Run, ...]
+    version: Annotated[str, Checked(lambda text: str(int(text)), pattern=r"^\d+$")] = "1"
+    result: Result | None = None
+    reason: str | None = None
     files: dict[str, int] = field(default_factory=dict)
 
 
@@ -123,6 +140,8 @@ def read_result(path: Path) -> dict[str, Any]:
     type. Raises UsageError, and FileNotFoundError."""
     try:
         found: dict[str, Any] = loads(read_file(path, MAX_RESULT).decode())
+        if isinstance(found, dict):
+            of_version(str(path), "result", found.get("version", "1"), READS)
         if not typed(Document, found).runs:
             raise ValueError("it has no run")
     except FileNotFoundError:

@@ -13,6 +13,10 @@ from labctl.judge.check import Verdict, of_another, overall
 from labctl.language.scenario import Scenario
 from labctl.record.history import History
 
+VERSION = 1
+"""Of the result document, which may grow without another one."""
+READS = range(1, VERSION + 1)
+
 
 @dataclass(frozen=True, eq=False)
 class RunResult:
@@ -113,10 +117,10 @@ def others(case: Scenario) -> frozenset[int]:
 
 
 def document(runs: Sequence[RunResult], reason: str = "") -> dict[str, Any]:
-    """The result document, version 1. With a `reason` for which there are not all runs it is an
+    """The result document. With a `reason` for which there are not all runs it is an
     `error`."""
     return {
-        "version": "1",
+        "version": str(VERSION),
         "result": "error" if reason else overall(run.result for run in runs),
         **({"reason": reason} if reason else {}),
         "runs": [run.as_json() for run in runs],

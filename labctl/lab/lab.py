@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
 from labctl.backends import (
     USUAL_REST,
@@ -22,17 +21,20 @@ from labctl.backends import (
     ProcessSpec,
     address_names,
     hosts_text,
+    protocol,
 )
-from labctl.backends.wire import moment
+from labctl.backends.protocol import SUPERVISOR
+from labctl.backends.wire import A, Command, asked
 from labctl.ground import errnos
 from labctl.ground.crash import netted
 from labctl.ground.errors import LabError, Refused, located
 from labctl.ground.limits import explained
-from labctl.lab import messages
 from labctl.lab.faults import MENDS, tallied
+from labctl.lab.happened import happened
 from labctl.lab.messaging import ANSWER_DEADLINE, HEARTBEAT, Clock, Inbox, Source
 from labctl.lab.tracing import Tracer
 from labctl.record.events import (
+    VERSION,
     AddressEvent,
     CallEvent,
     CountersEvent,
@@ -103,7 +105,7 @@ class Lab:
         self._counts: Counter[str] = Counter()  # starts
         self._frozen: set[str] = set()
         self._asked: set[int] = set()  # questions to processes
-        self._hellos: dict[str, Message] = {}
+        self._hellos: dict[str, protocol.AgentHello] = {}
         self._blaming: set[int] = set()
         self._proven: set[str] = set()  # capabilities
         self._closing = False
@@ -146,37 +148,37 @@ class Lab:
         if untraced and "tracing" in self.spec.needs:
             raise MissingHere(untraced)
         hello = next(iter(self._hellos.values()))
-        epoch = hello["wall"] - hello["t"] + self._clock.origin
+        epoch = hello.wall - hello.t + self._clock.origin
         environment = {**self._backend.environment(), "probes": _probes(ready, untraced)}
-        self.emit(LabEvent(self.now(), started, self._backend.name, environment, names, epoch))
+        name = self._backend.name
+        self.emit(LabEvent(self.now(), started, name, environment, names, epoch, VERSION))
         for name, hello in self._hellos.items():
-            self.emit(CountersEvent(self.now(), name, hello["counters"]))
+            self.emit(CountersEvent(self.now(), name, hello.counters))
         for name, answer in ready.items():
-            if answer["capture"]:
-                self.emit(TroubleEvent(self.now(), name, "capture", answer["capture"]))
+            if answer.capture:
+                self.emit(TroubleEvent(self.now(), name, "capture", answer.capture))
         self._tracer.begin(untraced)
 
     def _synchronize(self) -> None:
         """Finds the lab clock's offset from ours."""
         host = next(iter(self._links))
         before = time.monotonic()
-        answer = self._ask(host, {"do": "clock"})
-        self._clock.set(answer["t"], before, time.monotonic())
+        answer = self._ask(host, protocol.TellTime())
+        self._clock.set(answer.t, before, time.monotonic())
 
-    def _set_up(self, hosts: str) -> dict[str, Message]:
+    def _set_up(self, hosts: str) -> dict[str, protocol.Ready]:
         """Has the agents begin; returns what each has to say of that. The first one's ss and kernel
         are those of all."""
         return self._ask_all(
             {
-                name: {
-                    "do": "setup",
-                    "rest": AGENT_REST * len(self._links),
-                    "longest": link.longest_rest,
-                    "share": len(self._links),
-                    "batch": link.batch,
-                    "hosts": hosts if link.hosts_file else None,
-                    "bound": name == next(iter(self._links)),
-                }
+                name: protocol.SetUp(
+                    rest=AGENT_REST * len(self._links),
+                    longest=link.longest_rest,
+                    share=len(self._links),
+                    batch=link.batch,
+                    hosts=hosts if link.hosts_file else None,
+                    bound=name == next(iter(self._links)),
+                )
                 for name, link in self._links.items()
             }
         )
@@ -275,7 +277,7 @@ class Lab:
         """SIGTERM to what main processes have left."""
         for channel in (self._running.get(process), *self._left.get(process, ())):
             if channel:
-                channel.send({"do": "end"})
+                channel.send(protocol.End().as_json())
 
     def freeze(self, process: str, frozen: bool) -> None:
         """Stops or continues everything in a process."""
@@ -287,21 +289,21 @@ class Lab:
         `patience` seconds."""
         state = self.history.processes[process]
         done = len(state.calls)
-        self._running[process].send({"do": "call", "call": call})
+        self._running[process].send(protocol.DoCall(call).as_json())
         self.pump_until(lambda: len(state.calls) > done or not state.running, self.now() + patience)
 
     def exec(self, host: str, command: str) -> None:
         """Runs a shell command on a host and records its output."""
-        answer = self._ask(host, {"do": "exec", "command": command}, EXEC_DEADLINE)
-        t, left_out = answer["t"] - self._clock.origin, answer["left_out"] or None
-        self.emit(ExecEvent(t, host, command, answer["exit"], answer["output"], left_out))
+        answer = self._ask(host, protocol.Exec(command), EXEC_DEADLINE)
+        t, left_out = answer.t - self._clock.origin, answer.left_out or None
+        self.emit(ExecEvent(t, host, command, answer.exit, answer.output, left_out))
 
     def sysctl(self, host: str, values: Mapping[str, str]) -> list[str]:
         """Sets sysctls, and returns those that are for all hosts at once. Raises MissingHere for
         one that can't be had here."""
-        answer = self._ask(host, {"do": "sysctl", "values": dict(values)})
-        failed = answer["failed"]
-        for readable, keys in ((False, answer["missing"]), (True, answer["readable"])):
+        answer = self._ask(host, protocol.SetSysctls(dict(values)))
+        failed = answer.failed
+        for readable, keys in ((False, answer.missing), (True, answer.readable)):
             for key in keys:
                 try:
                     self._backend.sysctl(key, values[key], readable)
@@ -310,18 +312,18 @@ class Lab:
         for key, reason in failed.items():
             text = f"{host}: can't set {key} to {values[key]!r}: {errnos.describe(reason)}"
             raise Refused(f"{text}; {FORBIDDEN.get(reason, VALUES)}")
-        return [*answer["missing"], *answer["readable"]]
+        return [*answer.missing, *answer.readable]
 
-    def fault(self, host: str, verb: str, **details: Any) -> Message:
-        """Has a host do a method of Faults (images/host/faults.py); the answer's `t` is when."""
-        answer = self._ask(host, {"do": "fault", "verb": verb, **details})
-        return {**answer, "t": answer["t"] - self._clock.origin}
+    def fault(self, host: str, fault: protocol.Fault[A]) -> A:
+        """Has a host do a fault; the answer's `t` is when."""
+        answer = self._ask(host, fault)
+        return answer.model_copy(update={"t": answer.t - self._clock.origin})
 
     def require(self, needs: Iterable[str]) -> None:
         """Raises MissingHere for the first of these capabilities that the hosts say they lack."""
         if wanted := sorted({*needs} & MENDS.keys() - self._proven):
-            answer = self.fault(next(iter(self._links)), "probe", what=wanted)
-            for need, reason in answer["missing"].items():
+            answer = self.fault(next(iter(self._links)), protocol.Probe(wanted))
+            for need, reason in answer.missing.items():
                 raise MissingHere(Lack(reason, MENDS[need]))
             self._proven.update(wanted)
 
@@ -329,9 +331,8 @@ class Lab:
         """Has every host report its sockets and counters now. Of some `hosts`, one where nothing
         has happened since its last report need not."""
         known = () if hosts is None else self.history.sockets
-        message = {"do": "look", "caption": caption}
         chosen = self._links if hosts is None else hosts
-        self._ask_all({host: {**message, "fresh": host not in known} for host in chosen})
+        self._ask_all({host: protocol.Look(caption, fresh=host not in known) for host in chosen})
 
     def blame(self) -> None:
         """Waits for the looks at what blocked a call: by the next step it may be gone."""
@@ -340,12 +341,15 @@ class Lab:
     def flush(self) -> None:
         """Takes in the rest of every capture and of the trace, and what they lost."""
         self._tracer.flush()
-        for host, answer in self._ask_all({host: {"do": "flush"} for host in self._links}).items():
-            for probe, dropped in (("capture", "dropped"), ("loopback", "dropped_inside")):
-                if answer[dropped]:
-                    text = f"{answer[dropped]} packets were not captured"
+        for host, answer in self._ask_all(dict.fromkeys(self._links, protocol.Flush())).items():
+            for probe, missed in (
+                ("capture", answer.dropped),
+                ("loopback", answer.dropped_inside),
+            ):
+                if missed:
+                    text = f"{missed} packets were not captured"
                     self.emit(TroubleEvent(self.now(), host, probe, text))
-            for event in tallied(self.history, self.now(), host, answer["lost"]):
+            for event in tallied(self.history, self.now(), host, answer.lost):
                 self.emit(event)
 
     def hear(self, processes: Iterable[str]) -> None:
@@ -357,7 +361,7 @@ class Lab:
             if process in self._frozen or self.spec.processes[process].image:
                 silent += 1
                 continue
-            number = self._inbox.post(self._running[process], {"do": "answer"})
+            number = self._inbox.post(self._running[process], protocol.TellAll())
             self._asked.add(number)
             self._inbox.expect(
                 lambda number=number, process=process: (  # type: ignore[misc]
@@ -387,21 +391,20 @@ class Lab:
         self.history.add(event)
         self._record(event)
 
-    def _ask(self, host: str, message: Message, patience: float = ANSWER_DEADLINE) -> Message:
-        return self._ask_all({host: message}, patience)[host]
+    def _ask(self, host: str, command: Command[A], patience: float = ANSWER_DEADLINE) -> A:
+        return self._ask_all({host: command}, patience)[host]
 
     def _ask_all(
-        self, asked: Mapping[str, Message], patience: float = ANSWER_DEADLINE
-    ) -> dict[str, Message]:
-        """Sends a message to each host's agent and returns their replies."""
-        return self._inbox.ask(self._agents, asked, patience)
+        self, commands: Mapping[str, Command[A]], patience: float = ANSWER_DEADLINE
+    ) -> dict[str, A]:
+        """Has each host's agent do something and returns their answers."""
+        return self._inbox.ask(self._agents, commands, patience)
 
     def _take(self, source: Source, message: Message | None) -> None:
         if self._tracer.hears(source):
             self._tracer.take(message, self._closing)
-        elif message and message["kind"] == "broken":
-            text = explained(messages.no_event("broken", message)["text"])
-            raise LabError(f"{source} broke: {text}")
+        elif message and message["kind"] == protocol.Broken.kind:
+            raise LabError(f"{source} broke: {explained(protocol.Broken.of(message).text)}")
         elif source.process is None:
             self._take_host(source.host, message)
         elif self._running.get(source.process) is source.channel:
@@ -414,28 +417,28 @@ class Lab:
             if not self._closing:
                 raise LabError(f"the agent of host {host} ended")
             return
-        kind = message.pop("kind")
-        if kind == "hello":
-            self._hellos[host] = messages.no_event(kind, message)
-        elif kind == "reply" and (number := messages.ident(message)) in self._blaming:
-            self._blaming.remove(number)
-        elif kind == "reply":
-            self._inbox.take_reply(message)
+        if (number := asked(message)) is not None:
+            if number in self._blaming:
+                self._blaming.remove(number)
+            else:
+                self._inbox.take_reply(number, message)
+            return
+        said = protocol.AGENT.heard(message)
+        if isinstance(said, protocol.AgentHello):
+            self._hellos[host] = said
         elif self.history.lab is None:
             pass  # Sockets of a host that is still being set up
+        elif isinstance(said, protocol.Packets):
+            records = said.records
+            self.history.add_packets(said.t - self._clock.origin, host, records)
+            self._record_packets(host, records)
         else:
-            t = moment(message) - self._clock.origin
-            if kind == "packets":
-                records = messages.packets(message)
-                self.history.add_packets(t, host, records)
-                self._record_packets(host, records)
-            else:
-                event = messages.of_host(kind, t, host, message)
-                if not isinstance(event, AddressEvent):
-                    self.emit(event)
-                elif self.history.owners.get(event.address) != host:
-                    self.emit(event)
-                    self._tracer.watch_too(event)
+            event = happened(said, said.t - self._clock.origin, host=host)
+            if not isinstance(event, AddressEvent):
+                self.emit(event)
+            elif self.history.owners.get(event.address) != host:
+                self.emit(event)
+                self._tracer.watch_too(event)
 
     def _take_process(self, process: str, host: str, message: Message | None) -> None:
         if message is None:
@@ -446,16 +449,16 @@ class Lab:
             if process in self._starts and not self._closing:
                 self._backend.prepare(self.spec.processes[process])
             return
-        kind, t = message.pop("kind"), moment(message) - self._clock.origin
-        if kind == "reply" and (number := messages.ident(message)) in self._asked:
+        if (number := asked(message)) in self._asked:
             self._asked.remove(number)
             return
-        event = messages.of_process(kind, t, process, host, message)
+        said = SUPERVISOR.heard(message)
+        event = happened(said, said.t - self._clock.origin, process=process, host=host)
         self.emit(event)
         if isinstance(event, CallEvent | ProcessEvent):
             self._wake(host)
         if isinstance(event, CallEvent) and event.errno == "EADDRINUSE":
-            look = {"do": "look", "caption": event.call}
+            look = protocol.Look(event.call)
             self._blaming.add(self._inbox.post(self._agents[host], look))
 
     def _take_left(self, source: Source, process: str, message: Message | None) -> None:
@@ -467,23 +470,23 @@ class Lab:
             )
             self.emit(gone)
         else:
-            kind, t = message.pop("kind"), moment(message) - self._clock.origin
-            message["start"] = source.start
-            self.emit(messages.of_process(kind, t, process, source.host, message))
+            said = SUPERVISOR.heard(message)
+            where = {"process": process, "host": source.host, "start": source.start}
+            self.emit(happened(said, said.t - self._clock.origin, **where))
         self._wake(source.host)
 
     def _wake(self, host: str) -> None:
         """Tells an agent that rests for long that a socket may have changed without a segment."""
         if self._links[host].longest_rest > USUAL_REST:
-            self._inbox.post(self._agents[host], {"do": "wake"})
+            self._inbox.post(self._agents[host], protocol.Wake())
 
 
-def _probes(ready: Mapping[str, Message], untraced: Lack | None) -> list[str]:
+def _probes(ready: Mapping[str, protocol.Ready], untraced: Lack | None) -> list[str]:
     """What all of a run is watched with, by what agents say of their setup."""
-    captured = all(answer["capture"] is None for answer in ready.values())
+    captured = all(answer.capture is None for answer in ready.values())
     return [
         "ss",
         *(["capture", "loopback"] if captured else []),
         *([] if untraced else ["trace"]),
-        *(["bound"] if next(iter(ready.values())).get("bound") else []),
+        *(["bound"] if next(iter(ready.values())).bound else []),
     ]

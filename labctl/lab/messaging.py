@@ -11,12 +11,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from labctl.backends import Channel, Message
-from labctl.backends.wire import NoMessage
+from labctl.backends.wire import A, Command, Failed, NoMessage
 from labctl.ground.errors import LabError
 from labctl.ground.limits import explained
-from labctl.lab.messages import fitting, ident
 
 stopping = threading.Event()
 """Set when a signal asked to stop. The exception that it raised may be lost, where Python can raise
@@ -129,48 +129,47 @@ class Inbox:
             late = f"{what} did not come within {ANSWER_DEADLINE:g} s"
             raise LabError(self._stopped() or late)
 
-    def post(self, channel: Channel, message: Message) -> int:
-        """Sends a question; the answer will bear the number that is returned."""
+    def post(self, channel: Channel, command: Command[Any]) -> int:
+        """Sends a command; the answer will bear the number that is returned."""
         self._asked += 1
-        channel.send({**message, "id": self._asked})
+        channel.send({**command.as_json(), "id": self._asked})
         return self._asked
 
     def answered(self, number: int) -> bool:
-        """Whether a question has its answer."""
+        """Whether a command has its answer."""
         return number in self._replies
 
-    def take_reply(self, message: Message) -> int:
-        """Keeps an answer. Raises NoMessage."""
-        number = ident(message)
+    def take_reply(self, number: int, message: Message) -> None:
+        """Keeps an answer."""
         self._replies[number] = message
-        return number
 
-    def reply(self, number: int) -> Message:
-        """Takes out an answer; an empty one where none came."""
-        return self._replies.pop(number, {})
+    def reply(self, number: int) -> Message | None:
+        """Takes out an answer; None where none came."""
+        return self._replies.pop(number, None)
 
     def ask(
         self,
         channels: Mapping[str, Channel],
-        messages: Mapping[str, Message],
+        commands: Mapping[str, Command[A]],
         patience: float = ANSWER_DEADLINE,
-    ) -> dict[str, Message]:
+    ) -> dict[str, A]:
         """Asks the agents of hosts, and returns what they answer. Raises LabError."""
-        ids = {host: self.post(channels[host], message) for host, message in messages.items()}
+        ids = {host: self.post(channels[host], command) for host, command in commands.items()}
         waiting, deadline = {*ids.values()}, self._clock.now() + patience
         if not self.pump_until(lambda: waiting <= self._replies.keys(), deadline):
             late = ", ".join(host for host, number in ids.items() if not self.answered(number))
-            do = next(iter(messages.values()))["do"]
+            do = next(iter(commands.values())).do
             raise LabError(self._stopped() or f"{late}: no answer to {do} in {patience:g} s")
-        answers = {host: self._replies.pop(number) for host, number in ids.items()}
-        for host, answer in answers.items():
-            asked = messages[host]
+        said = {host: self._replies.pop(number) for host, number in ids.items()}
+        answers: dict[str, A] = {}
+        for host, command in commands.items():
             try:
-                fitting(str(asked.get("verb", asked["do"])), answer)
+                answer = command.answered(said[host])
             except NoMessage as exc:
                 raise LabError(f"the agent of host {host} {NO_MESSAGE}: {exc}") from exc
-            if "error" in answer:
-                raise LabError(f"{host}: {explained(str(answer['error']))}")
+            if isinstance(answer, Failed):
+                raise LabError(f"{host}: {explained(answer.error)}")
+            answers[host] = answer
         return answers
 
     def _take(self, source: Source, message: Said) -> None:

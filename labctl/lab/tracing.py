@@ -5,8 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from labctl.backends import Channel, Lack, Message
-from labctl.backends.wire import moment
-from labctl.lab import messages
+from labctl.backends.protocol import (
+    TRACER,
+    Broken,
+    Done,
+    FlushTrace,
+    Hello,
+    Refused,
+    State,
+    Trouble,
+    Watch,
+)
+from labctl.backends.wire import Command, Failed, asked
+from labctl.lab.happened import happened, owner
 from labctl.lab.messaging import Clock, Inbox, Source
 from labctl.record.events import AddressEvent, Event, TroubleEvent
 
@@ -21,7 +32,8 @@ class Tracer:
     def __init__(self, inbox: Inbox, clock: Clock, emit: Callable[[Event], None]) -> None:
         self._inbox, self._clock, self._emit = inbox, clock, emit
         self._channel: Channel | None = None
-        self._hello: Message = {}  # its first word; why there is none is its `reason`
+        self._hello = False  # whether it has said its first word
+        self._refused = ""  # why it can't trace
         self._owners: dict[str, str] = {}
         self._hosts: list[str] = []
         self._told = False  # whether what it misses is recorded
@@ -34,12 +46,12 @@ class Tracer:
             return channel
         self._channel = channel
         self._inbox.listen(Source(NAME, "", channel))
-        self._inbox.expect(lambda: bool(self._hello), "the tracer's first word")
-        if "reason" not in self._hello:
-            self._ask({"do": "watch", "addresses": list(names.values())})
-        if reason := self._hello.get("reason"):
+        self._inbox.expect(lambda: self._hello, "the tracer's first word")
+        if not self._refused:
+            self._ask(Watch([*names.values()]))
+        if self._refused:
             self._channel = None
-            return Lack(reason, MEND)
+            return Lack(self._refused, MEND)
         return None
 
     def begin(self, lack: Lack | None) -> None:
@@ -52,13 +64,13 @@ class Tracer:
     def flush(self) -> None:
         """Has it tell what it has, and what it missed."""
         if self._channel:
-            self._ask({"do": "flush"})
+            self._ask(FlushTrace())
 
     def watch_too(self, event: AddressEvent) -> None:
         """Has it report the sockets of one address more."""
         self._owners[event.address] = event.host
         if self._channel:
-            self._inbox.post(self._channel, {"do": "watch", "addresses": [*self._owners]})
+            self._inbox.post(self._channel, Watch([*self._owners]))
 
     def hears(self, source: Source) -> bool:
         """Whether a message is the tracer's."""
@@ -67,43 +79,43 @@ class Tracer:
     def take(self, message: Message | None, closing: bool) -> None:
         """Takes in what it says, or its end. Raises NoMessage."""
         if message is None:
-            if not closing and self._channel and "reason" not in self._hello:
+            if not closing and self._channel and not self._refused:
                 self._channel = None
                 self._blind(self._clock.now(), "the tracer ended")
             return
-        kind = message.pop("kind")
-        if kind == "hello":
-            self._hello = message
-        elif kind == "refused":
-            self._hello = messages.no_event(kind, message)
-        elif kind == "reply":
-            self._inbox.take_reply(message)
-        elif kind == "broken":
-            self._channel = None
-            text = messages.no_event(kind, message)["text"]
-            self._blind(self._clock.now(), f"the tracer broke: {text}")
-        elif self._told:
-            t = moment(message) - self._clock.origin
-            event = messages.of_trace(kind, t, self._owners, message)
-            if isinstance(event, TroubleEvent):
-                self._blind(t, event.text)
-            else:
-                self._emit(event)
+        if (number := asked(message)) is not None:
+            self._inbox.take_reply(number, message)
+            return
+        said = TRACER.heard(message)
+        t = said.t - self._clock.origin
+        match said:
+            case State() if self._told:
+                self._emit(happened(said, t, host=owner(said, self._owners)))
+            case Trouble() if self._told:
+                self._blind(t, said.text)
+            case Hello():
+                self._hello = True
+            case Refused():
+                self._hello, self._refused = True, said.reason
+            case Broken():
+                self._channel = None
+                self._blind(self._clock.now(), f"the tracer broke: {said.text}")
 
-    def _ask(self, message: Message) -> None:
+    def _ask(self, command: Command[Done]) -> None:
         """Has it do something. If it can't, or ends, that is in the record."""
         assert self._channel
-        number = self._inbox.post(self._channel, message)
+        number = self._inbox.post(self._channel, command)
         self._inbox.expect(
             lambda: self._inbox.answered(number) or not self._channel, "the tracer's answer"
         )
-        if error := self._inbox.reply(number).get("error"):
-            self._blind(self._clock.now(), error)
+        said = self._inbox.reply(number)
+        if said and isinstance(answer := command.answered(said), Failed):
+            self._blind(self._clock.now(), answer.error)
 
     def _blind(self, t: float, text: str) -> None:
         """Records that up to `t` transitions were missed, or are from now on, on whatever host."""
         if not self._told:
-            self._hello = {"reason": text}
+            self._hello, self._refused = True, text
             return
         for host in self._hosts:
             self._emit(TroubleEvent(t, host, "trace", text))

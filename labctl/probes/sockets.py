@@ -12,7 +12,9 @@ from difflib import get_close_matches
 from enum import StrEnum
 from functools import lru_cache
 from ipaddress import ip_address
-from typing import Self
+from typing import Annotated, Self
+
+from labctl.ground.reading import Checked
 
 Ends = tuple[str, str]
 """The local and the remote end of a socket, spelled as segments spell them; a listener's remote one
@@ -58,6 +60,9 @@ class State(StrEnum):
         hint = f", did you mean {known[near[0]]}?" if near else ""
         raise ValueError(f"{text!r} is no TCP state{hint} (one of {', '.join(cls)})")
 
+
+StateName = Annotated[str, Checked(lambda name: str(State(name)), enum=[*map(str, State)])]
+"""One of them, as a text that may come from anywhere."""
 
 _STATES = {state.value: state for state in State}
 _ALIASES = {

@@ -1,6 +1,7 @@
 """What happens in a run: the events, in order, on one clock, as `history.jsonl` has them.
 
-`t` is in seconds since the run began, by the lab's monotonic clock.
+`t` is in seconds since the run began, by the lab's monotonic clock. The first event, of the lab,
+says which version of all this was written.
 """
 
 from __future__ import annotations
@@ -15,9 +16,13 @@ from sys import intern
 from typing import Annotated, Any, ClassVar, Literal
 
 from labctl.ground.errors import UsageError
-from labctl.ground.reading import Checked, loads, typed
+from labctl.ground.reading import Checked, loads, of_version, typed
 from labctl.probes.observations import Observation
-from labctl.probes.sockets import RESOLVER, Socket, State, lab_sockets, parse_ss
+from labctl.probes.sockets import RESOLVER, Socket, StateName, lab_sockets, parse_ss
+
+VERSION = 2
+"""Grows with whatever an older labctl can't read. 1: before histories had a version."""
+READS = range(1, VERSION + 1)
 
 
 def _environment(found: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -30,7 +35,6 @@ def _environment(found: Mapping[str, Any]) -> Mapping[str, Any]:
 
 Environment = Annotated[Mapping[str, Any], Checked(_environment)]
 """Where a lab runs: `kernel`, `os`, `engine`, each a text or None, and the list `probes`."""
-StateName = Annotated[str, Checked(lambda name: str(State(name)))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,8 @@ class Event:
 class LabEvent(Event):
     """The lab is up: where it runs, since when (RFC 3339), and the address behind each name.
 
-    `epoch` is the run's beginning by CLOCK_REALTIME, the clock of captures."""
+    `epoch` is the run's beginning by CLOCK_REALTIME, the clock of captures; `version` that of the
+    history."""
 
     kind = "lab"
     started: str
@@ -58,6 +63,7 @@ class LabEvent(Event):
     environment: Environment
     addresses: Mapping[str, str]
     epoch: float = 0.0
+    version: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,7 +331,8 @@ def shared(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_events(lines: Iterable[str | bytes]) -> Iterator[Event]:
-    """The events of a history.jsonl. Raises UsageError for a line that is none."""
+    """The events of a history.jsonl. Raises UsageError for a line that is none, and for a history
+    of another version."""
     for number, line in enumerate(lines, 1):
         try:
             yield read_event(loads(line if isinstance(line, str) else line.decode()))
@@ -335,12 +342,14 @@ def read_events(lines: Iterable[str | bytes]) -> Iterator[Event]:
 
 def read_event(data: Any) -> Event:
     """The event that a JSON object is: all of it can be believed to be of its type. Raises
-    ValueError."""
+    ValueError; UsageError for the lab's event of a history that is of another version."""
     if not isinstance(data, dict):
         raise ValueError("it is no object")
     kind = data.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"its kind is {str(kind)[:40]!r}; there are {', '.join(KINDS)}")
+    if kind == LabEvent.kind:
+        of_version("history.jsonl", "history", data.get("version", 1), READS)
     event = typed(KINDS[kind], shared({k: v for k, v in data.items() if k != "kind"}))
     match event:
         case SocketsEvent():

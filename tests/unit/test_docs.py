@@ -316,11 +316,12 @@ def without_signals(found: Any) -> Any:
     return [without_signals(item) for item in found] if isinstance(found, list) else found
 
 
-def test_schema_is_committed() -> None:
-    printed = json.loads(CliRunner().invoke(cli.main, ["schema"]).output)
-    committed = json.loads(SCHEMA.read_text("utf-8"))
+@pytest.mark.parametrize("name", ["scenario", "history", "result"])
+def test_schema_is_committed(name: str) -> None:
+    printed = json.loads(CliRunner().invoke(cli.main, ["schema", name]).output)
+    committed = json.loads((ROOT / "docs" / f"{name}.schema.json").read_text("utf-8"))
     assert without_signals(committed) == without_signals(printed), (
-        "labctl schema > docs/scenario.schema.json"
+        f"labctl schema {name} > docs/{name}.schema.json"
     )
 
 

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labctl.backends import Message, wire
+from labctl.backends import Message, protocol, wire
 from labctl.backends.netns.backend import SocketChannel
 from labctl.backends.wire import NoMessage
-from labctl.lab import messages
+from labctl.lab.happened import happened
 from tests.fake import FakeBackend, play
 
 LESSON = """\
@@ -191,17 +191,19 @@ KINDS = st.sampled_from(["process", "call", "output", "sockets", "trouble", "los
 
 @given(KINDS, st.dictionaries(KEYS, values, max_size=6))
 def test_anything_fits_or_is_no_message(kind: str, message: dict[str, Any]) -> None:
-    for reader in (
-        lambda: messages.of_process(kind, 1.0, "server", "server", dict(message)).to_json(),
-        lambda: messages.of_host(kind, 1.0, "server", dict(message)).to_json(),
-        lambda: messages.of_trace(kind, 1.0, {}, dict(message)),
-        lambda: messages.fitting(kind, dict(message)),
-        lambda: messages.ident(dict(message)),
-        lambda: messages.packets(dict(message)),
+    said = {"kind": kind, "t": 1.0, **message}
+    for program, where in (
+        (protocol.AGENT, {"host": "server"}),
+        (protocol.TRACER, {"host": "server"}),
+        (protocol.SUPERVISOR, {"host": "server", "process": "server"}),
     ):
         try:
-            found = reader()
+            found = program.heard(said)
         except NoMessage:
             continue
-        if isinstance(found, str):
-            json.loads(found)
+        json.loads(happened(found, 1.0, **where).to_json())
+    for reader in (wire.asked, protocol.Exec("true").answered, protocol.Packets.of):
+        try:
+            reader(said)
+        except NoMessage:
+            continue

@@ -14,6 +14,7 @@ import pytest
 from labctl import reports
 from labctl.ground.errors import UsageError
 from labctl.judge import recorded
+from labctl.record import events
 from labctl.record.events import StateEvent, read_events
 from labctl.record.store import new_folder
 from tests import fuzz
@@ -94,6 +95,57 @@ def test_an_event_that_is_wrong(
     line = kinds.index(kind) + 1
     rewritten(path, lambda event: event.update(change), line)
     with pytest.raises(UsageError, match=rf"run: history\.jsonl:{line}: no event: .*{message}"):
+        recorded.load(run)
+
+
+NEXT, LAST = events.VERSION + 1, events.VERSION
+
+
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        (
+            NEXT,
+            f"a newer labctl (history version {NEXT}; this one reads up to {LAST}): update labctl",
+        ),
+        (0, "an older labctl (history version 0; this one reads from 1 on): run it again"),
+    ],
+)
+def test_a_history_of_another_version(run: Path, version: int, message: str) -> None:
+    """Whatever else there may be in it."""
+    change = {"version": version, "rack": {"height": 42}}
+    rewritten(run / "history.jsonl", lambda event: event.update(change))
+    with pytest.raises(UsageError) as caught:
+        recorded.load(run)
+    assert str(caught.value) == f"{run}: history.jsonl: written by {message}"
+
+
+def test_a_result_of_another_version(run: Path) -> None:
+    (run / "result.json").write_text('{"version": "2", "cases": []}')
+    with pytest.raises(UsageError) as caught:
+        recorded.load(run)
+    assert str(caught.value) == (
+        f"{run}/result.json: written by a newer labctl (result version 2; this one reads up to 1): "
+        "update labctl"
+    )
+
+
+def test_records_from_before_there_were_versions(run: Path) -> None:
+    path = run / "result.json"
+    rewritten(run / "history.jsonl", lambda event: event.pop("version", None))
+    path.write_text(path.read_text().replace(' "version": "1",\n', ""))
+    found = recorded.load(run)
+    assert (found.result, found.history.lab and found.history.lab.version) == ("pass", 1)
+
+
+@pytest.mark.parametrize("version", ["x", None, 1.5, [], "9" * 5000])
+def test_what_is_no_version(run: Path, version: object) -> None:
+    (run / "result.json").write_text(json.dumps({"version": version, "runs": [{"result": "pass"}]}))
+    with pytest.raises(UsageError, match=r"result\.json: no result document|version"):
+        recorded.load(run)
+    (run / "result.json").unlink()
+    rewritten(run / "history.jsonl", lambda event: event.update(version=version))
+    with pytest.raises(UsageError, match=r"history\.jsonl:1: no event"):
         recorded.load(run)
 
 

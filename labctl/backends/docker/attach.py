@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labctl.backends import Message, wire
+from labctl.backends import Message, protocol, wire
 from labctl.ground import signals
 from labctl.ground.errors import LabError
 from labctl.ground.resources import peer_module
@@ -98,8 +98,8 @@ class HolderChannel(AttachChannel):
 
     def __iter__(self) -> Iterator[Message]:
         for message in super().__iter__():
-            if message["kind"] == "hello":
-                offset = wire.moment(dict(message)) - time.monotonic()
+            if message["kind"] == protocol.Hello.kind:
+                offset = protocol.AgentHello.of(message).t - time.monotonic()
                 self.offset = offset if abs(offset) > SAME_CLOCK else 0.0
             yield message
 

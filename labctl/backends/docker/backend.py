@@ -34,6 +34,7 @@ from labctl.backends import (
     Lack,
     ProcessSpec,
     Progress,
+    protocol,
 )
 from labctl.backends.docker import engine, images
 from labctl.backends.docker.attach import (
@@ -196,7 +197,7 @@ class DockerBackend:
         with translated(f"start {process.name}"):
             prepared = self._prepared.pop(process.name, None)
             channel = prepared.result() if prepared else self._start(process)
-            channel.send({"do": "begin"})
+            channel.send(protocol.Begin().as_json())
         self._processes[process.name] = channel
         self._spawned.append(channel)
         return channel
@@ -232,7 +233,7 @@ class DockerBackend:
             with translated(f"signal {process.name}"), Tolerated(409):
                 client.kill(containers[-1], signals.NUMBERS[name])
         elif channel := self._processes.get(process.name):
-            channel.send({"do": "signal", "signal": name})
+            channel.send(protocol.Signal(name).as_json())
 
     def freeze(self, process: ProcessSpec, frozen: bool) -> None:
         client, containers = self._begun(process)
@@ -301,8 +302,7 @@ class DockerBackend:
         return {RUN: self._options.run, LEASE: self._options.lease}
 
     def _prefix(self) -> ipaddress.IPv6Network:
-        # RFC 4193, section 3.2: 40 bits that nobody else has.
-        unique = hashlib.sha256(self._options.run.encode()).digest()[:5]
+        unique = hashlib.sha256(self._options.run.encode()).digest()[:5]  # RFC 4193, section 3.2
         return ipaddress.IPv6Network((b"\xfd" + unique + bytes(10), 64))
 
     def _create_network(self, client: APIClient) -> str:

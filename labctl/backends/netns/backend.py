@@ -41,11 +41,14 @@ from labctl.backends import (
     ProcessSpec,
     address_names,
     hosts_text,
+    protocol,
     wire,
 )
 from labctl.backends.halted import children, halted
 from labctl.backends.netns.launcher import Launched, Launcher, launcher
+from labctl.backends.protocol import Forked, Gone, Hello
 from labctl.backends.sysctls import refusal
+from labctl.backends.wire import A, Command, Failed, asked
 from labctl.ground.errors import LabError, Unavailable
 from labctl.ground.limits import explained, limit_of
 
@@ -93,6 +96,7 @@ class NetnsBackend:
         self._control: socket.socket | None = None
         self._channels: list[SocketChannel] = []
         self._processes: dict[str, list[tuple[int, SocketChannel]]] = {}  # the latest start last
+        self._asked = itertools.count(1)
 
     @classmethod
     def share(cls) -> None:
@@ -128,15 +132,15 @@ class NetnsBackend:
         world = self._start(addresses)
         pids = {}
         for host in hosts:
-            channel, answer = self._open({"do": "host", "name": host.name})
-            pids[host.name] = answer["pid"]
+            channel, pid = self._open(protocol.AddHost(host.name))
+            pids[host.name] = pid
             ipv4, ipv6 = addresses[host.name]
             batch = [f"address add {a}/{v4.prefixlen} dev eth0" for a in ipv4]
             batch += [f"address add {a}/{v6.prefixlen} dev eth0 nodad" for a in ipv6]
             batch += ["link set lo up", "link set eth0 up"]
             links[host.name] = HostLink(
                 channel,
-                f"{world}/{answer['pid']}",
+                f"{world}/{pid}",
                 tuple(ipv4),
                 tuple(ipv6),
                 "\n".join(batch) + "\n",
@@ -149,7 +153,7 @@ class NetnsBackend:
                 f"link add {port} type veth peer name eth0 netns {pid}",
                 f"link set {port} master bridge up",
             ]
-        self._ask({"do": "batch", "commands": "\n".join(bridge) + "\n"})
+        self._ask(protocol.Batch("\n".join(bridge) + "\n"))
         return links
 
     def trace(self) -> Channel | Lack:
@@ -186,7 +190,7 @@ class NetnsBackend:
                 with suppress(ConnectionError):  # the control socket tells
                     self._begin(descriptors, str(hosts_file))
         try:
-            self._receive()
+            Hello.of(self._receive())
         except LabError:
             if lack := unavailable():
                 raise Unavailable(f"{lack.reason}; {lack.mend}") from None
@@ -208,30 +212,34 @@ class NetnsBackend:
         """A fork takes no time."""
 
     def spawn(self, process: ProcessSpec) -> Channel:
-        job: dict[str, Any]
-        if process.calls is not None:
-            job = {"calls": process.calls}
-        else:
-            job = {"run": process.run, "env": dict(process.env)}
-        request = {"do": "spawn", "name": process.name, "host": process.host, "job": job}
-        kept = [RIGHTS[name] for name in process.rights]
-        channel, answer = self._open({**request, "uid": process.uid, "kept": kept})
-        self._processes.setdefault(process.name, []).append((answer["pid"], channel))
+        channel, pid = self._open(
+            protocol.Spawn(
+                name=process.name,
+                host=process.host,
+                calls=process.calls,
+                run=process.run,
+                env=dict(process.env),
+                uid=process.uid,
+                kept=[RIGHTS[name] for name in process.rights],
+            )
+        )
+        self._processes.setdefault(process.name, []).append((pid, channel))
         return channel
 
     def kill(self, process: ProcessSpec) -> None:
         for pid, _ in [*self._processes.get(process.name, ())]:
-            self._ask({"do": "kill", "pid": pid})
+            self._ask(protocol.Kill(pid))
         while self._processes.get(process.name):
             self._receive()
 
     def signal(self, process: ProcessSpec, name: str) -> None:
         for _, channel in self._processes.get(process.name, ())[-1:]:
-            channel.send({"do": "signal", "signal": name})
+            channel.send(protocol.Signal(name).as_json())
 
     def freeze(self, process: ProcessSpec, frozen: bool) -> None:
+        command = protocol.Freeze() if frozen else protocol.Thaw()
         for _, channel in self._processes.get(process.name, ()):
-            channel.send({"do": "freeze" if frozen else "thaw"})
+            channel.send(command.as_json())
 
     def sysctl(self, key: str, value: str, readable: bool) -> None:
         raise refusal(key, platform.release(), not user_flags(), readable)
@@ -265,26 +273,26 @@ class NetnsBackend:
         while self._claims:
             self._claims.pop().close()
 
-    def _open(self, request: Message) -> tuple[SocketChannel, Message]:
+    def _open(self, command: Command[Forked]) -> tuple[SocketChannel, int]:
         ours, theirs = socket.socketpair()
         channel = SocketChannel(ours)
         self._channels.append(channel)
         with theirs:
-            return channel, self._ask(request, theirs.fileno())
+            return channel, self._ask(command, theirs.fileno()).pid
 
-    def _ask(self, request: Message, descriptor: int | None = None) -> Message:
+    def _ask(self, command: Command[A], descriptor: int | None = None) -> A:
         if self._control is None:
             raise LabError("the lab is down")
-        data = json.dumps(request).encode()
+        number = next(self._asked)
+        data = json.dumps({**command.as_json(), "id": number}).encode()
         try:
             socket.send_fds(self._control, [data], [] if descriptor is None else [descriptor])
         except OSError as exc:
             raise self._broken() from exc
-        while "answer" not in (message := self._receive()):
+        while asked(message := self._receive()) != number:
             pass
-        answer: Message = message["answer"]
-        if "error" in answer:
-            raise LabError(explained(answer["error"]))
+        if isinstance(answer := command.answered(message), Failed):
+            raise LabError(explained(answer.error))
         return answer
 
     def _receive(self) -> Message:
@@ -299,10 +307,11 @@ class NetnsBackend:
             raise self._broken() from exc
         if not data:
             raise self._broken()
-        message: Message = json.loads(data)
-        if name := message.get("gone"):
-            started = self._processes.get(name, [])
-            self._processes[name] = [each for each in started if each[0] != message["pid"]]
+        message = wire.read(data)
+        if message["kind"] == Gone.kind:
+            gone = Gone.of(message)
+            started = self._processes.get(gone.name, [])
+            self._processes[gone.name] = [each for each in started if each[0] != gone.pid]
         return message
 
     def _broken(self) -> LabError:

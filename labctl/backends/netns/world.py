@@ -26,6 +26,8 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from contextlib import suppress
 
 CLONE_NEWNS = 0x20000
@@ -129,9 +131,11 @@ class World:
         channel: int,
         name: str,
         host: str,
-        job: dict[str, object],
+        calls: "str | None",
+        run: "list[str]",
+        env: "dict[str, str]",
         uid: "int | None",
-        kept: list[int],
+        kept: "list[int]",
     ) -> dict[str, object]:
         """A supervisor and its process, on a host, in a new PID namespace with a /proc of its
         own: no process sees another one's."""
@@ -141,7 +145,7 @@ class World:
             call("unshare", CLONE_NEWNS)
             call("mount", b"proc", b"/proc", b"proc", MS_NOSUID_NODEV_NOEXEC, None)
             close_but(0, 1, 2)
-            if "await" in str(job.get("calls")):
+            if calls and "await" in calls:
                 with suppress(OSError):  # it takes CAP_SYS_NICE
                     os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
             if uid:
@@ -152,10 +156,10 @@ class World:
             else:
                 drop_capabilities(kept)
             log = self.peer.Log(self.peer.as_json)
-            if "calls" in job:
-                main = self.peer.calls_main(job["calls"], log)
+            if calls is not None:
+                main = self.peer.calls_main(calls, log)
             else:
-                main = self.peer.run_main(job["run"], job["env"])
+                main = self.peer.run_main(run, env)
             self.peer.supervise(main, log, True)
 
         call("unshare", CLONE_NEWPID)
@@ -170,7 +174,7 @@ class World:
         """SIGKILL to a PID namespace; answered at once, and `gone` follows when it is empty."""
         if pid in self.processes:
             os.kill(pid, signal.SIGKILL)
-        return {"known": pid in self.processes}
+        return {}
 
     def fork(self, channel: int, work) -> int:  # type: ignore[no-untyped-def]
         def child() -> None:
@@ -199,10 +203,10 @@ class World:
             if pid == 0:
                 return
             if name := self.processes.pop(pid, None):
-                self.send({"gone": name, "pid": pid, "status": status})
+                self.send(kind="gone", name=name, pid=pid, status=status)
 
-    def send(self, message: dict[str, object]) -> None:
-        self.control.send(json.dumps(message).encode())
+    def send(self, **message: object) -> None:
+        self.control.send(json.dumps({"t": time.monotonic(), **message}).encode())
 
     def serve(self) -> None:
         wake, waker = os.pipe()
@@ -220,14 +224,23 @@ class World:
             if not data:
                 return
             request = json.loads(data)
+            ident = request.pop("id")
             channel = channels[0] if channels else -1
             try:
-                answer = getattr(self, request.pop("do"))(channel, **request)
+                answer = COMMANDS[request.pop("do")](self, channel, **request)
             except OSError as exc:
                 answer = {"error": str(exc)}
             if channels:
                 os.close(channel)
-            self.send({"answer": answer})
+            self.send(kind="reply", id=ident, **answer)
+
+
+COMMANDS: "dict[str, Callable[..., dict[str, object]]]" = {
+    "host": World.host,
+    "batch": World.batch,
+    "spawn": World.spawn,
+    "kill": World.kill,
+}
 
 
 def launch(programs, files: "list[int]") -> None:  # type: ignore[no-untyped-def]
@@ -260,7 +273,7 @@ def launch(programs, files: "list[int]") -> None:  # type: ignore[no-untyped-def
         call("mount", b"proc", b"/proc", b"proc", MS_NOSUID_NODEV_NOEXEC, None)
         call("mount", request["hosts"].encode(), b"/etc/hosts", None, MS_BIND, None)
         world = World(socket.socket(fileno=control), agent, peer)
-        world.send({"answer": {}})
+        world.send(kind="hello")
         world.serve()
 
     tracers = [fork(watch)] if trace else []

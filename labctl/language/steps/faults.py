@@ -17,6 +17,7 @@ from pydantic import (
 )
 from pydantic.config import JsonDict
 
+from labctl.backends import protocol
 from labctl.ground.plain import shown
 from labctl.lab import faults
 from labctl.language.endpoints import parse_port
@@ -181,9 +182,9 @@ class Drop(Step):
         log, rules = compiled.log(number), compiled.rules(number)
         for host in self.drop.places(lab.hosts):
             group = faults.LOG_GROUP
-            answer = lab.fault(host, "drop", number=number, group=group, log=log, rules=rules)
-            if answer["unlogged"]:
-                lab.emit(TroubleEvent(lab.now(), host, "capture", answer["unlogged"]))
+            answer = lab.fault(host, protocol.Drop(number, group, log, rules))
+            if answer.unlogged:
+                lab.emit(TroubleEvent(lab.now(), host, "capture", answer.unlogged))
 
     def in_the_end(self, index: int) -> Lost:
         return Lost(index, str(self), self.drop.count, self.about)
@@ -208,11 +209,11 @@ class Heal(Step):
         ends = [e for e in lab.history.events if isinstance(e, StepEvent) and e.phase == "end"]
         numbers = [e.index for e in ends if self.heal in (self.everything, e.label)]
         for host in lab.hosts:
-            answer = lab.fault(host, "heal", numbers=numbers)
-            for event in faults.tallied(lab.history, answer["t"], host, answer["lost"]):
+            answer = lab.fault(host, protocol.Heal(numbers))
+            for event in faults.tallied(lab.history, answer.t, host, answer.lost):
                 lab.emit(event)
             if self.heal == self.everything:
-                lab.fault(host, "shape", netem=[])
+                lab.fault(host, protocol.Shape([]))
 
 
 class Cut(Step):
@@ -222,7 +223,7 @@ class Cut(Step):
     cut: HostName
 
     def act(self, lab: Lab) -> None:
-        lab.fault(self.cut, "link", up=False)
+        lab.fault(self.cut, protocol.Link(up=False))
 
 
 class Join(Step):
@@ -232,7 +233,7 @@ class Join(Step):
     join: HostName
 
     def act(self, lab: Lab) -> None:
-        lab.fault(self.join, "link", up=True)
+        lab.fault(self.join, protocol.Link(up=True))
 
 
 PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
@@ -304,8 +305,8 @@ class Net(Step):
     def act(self, lab: Lab) -> None:
         lab.require(self.needs)
         for host, pattern in self.net.items():
-            answer = lab.fault(host, "shape", netem=pattern.netem.words)
-            lab.emit(NetEvent(answer["t"], host, pattern.netem.slowest))
+            answer = lab.fault(host, protocol.Shape(pattern.netem.words))
+            lab.emit(NetEvent(answer.t, host, pattern.netem.slowest))
 
 
 MOST_PAYLOAD = 1200
@@ -415,5 +416,5 @@ class Inject(Step):
         seq, ack, packet = pattern.forgery.forge(chosen, source)
         data = base64.b64encode(packet).decode()
         host = pattern.from_.host
-        answer = lab.fault(host, "inject", data=data)
-        lab.emit(InjectEvent(answer["t"], host, data, seq, ack))
+        answer = lab.fault(host, protocol.Inject(data))
+        lab.emit(InjectEvent(answer.t, host, data, seq, ack))

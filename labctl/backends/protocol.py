@@ -1,0 +1,406 @@
+"""The one protocol: every message between the controller and the programs in a lab, both ways.
+
+A message is a JSON object, one a line; one a packet on the world's socket. What a program is to do
+is a Command, and `do` names it. What it says is a Said: `kind` names it, and `t` is when, by
+CLOCK_MONOTONIC of the lab's kernel, in seconds. A command may have an `id`: then a `reply` has the
+same `id`, and what the command's Answer says, or the `error` that kept it from being done.
+
+The programs (images/host/agent.py, images/host/tracer.py, images/peer/peer.py, netns/world.py) run
+on old Pythons and import nothing of this; tests/unit/test_protocol.py runs them and holds them to
+it. They come from the same labctl as the controller, so nothing is negotiated: `added` is the
+VERSION that brought a message.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
+
+from labctl.backends import Message
+from labctl.backends.wire import A, Answer, Command, NoMessage, Program, Said, quoted
+from labctl.probes.sockets import StateName
+
+VERSION = 6
+"""2 brought captures and the trace, 3 faults, 4 agents that rest, 5 the end of what a process has
+left, 6 what breaks, supervisors that answer, and counters and addresses as they change."""
+
+
+class Hello(Said, kind="hello"):
+    """A program's first word."""
+
+
+class Broken(Said, kind="broken", added=6):
+    """A program's last word: what broke in it."""
+
+    text: str
+
+
+class Trouble(Said, kind="trouble"):
+    """A probe that can't see."""
+
+    probe: str
+    text: str
+
+
+class Done(Answer):
+    """There is nothing to say of it."""
+
+
+# --- An agent -------------------------------------------------------------------------------------
+
+
+class AgentHello(Hello, kind="hello"):
+    """Both clocks at one moment, all counters, and what it polls (`watch`)."""
+
+    wall: float
+    counters: dict[str, int]
+    kernel: str
+    watch: str
+
+
+class Sockets(Said, kind="sockets"):
+    """What `ss` says, and the counters that have changed; see SocketsEvent."""
+
+    cause: Literal["change", "look"]
+    text: str
+    counters: dict[str, int]
+    since: float | None = None
+    caption: str | None = None
+
+
+class Counters(Said, kind="counters", added=6):
+    """The counters that have changed after `since`."""
+
+    values: dict[str, int]
+    since: float
+
+
+class Packets(Said, kind="packets", added=2):
+    """What was captured: pcap records, in base64."""
+
+    data: str
+
+    @property
+    def records(self) -> bytes:
+        """The records. Raises NoMessage."""
+        try:
+            return base64.b64decode(self.data, validate=True)
+        except ValueError as exc:
+            raise NoMessage(f"no base64: {quoted(self.data)}") from exc
+
+
+class Loss(Said, kind="loss", added=3):
+    """A packet, or its head, that the drop of a step has lost; in base64."""
+
+    drop: int
+    data: str
+
+
+class Address(Said, kind="address", added=6):
+    """An address that the host has by now."""
+
+    address: str
+
+
+class Ready(Answer):
+    """Why the host can't be captured, or None; whether `ss` lists sockets that are bound and no
+    more, where that was asked."""
+
+    capture: str | None
+    bound: bool
+
+
+class Flushed(Answer, added=2):
+    """How many packets found no room, on the link and inside; how many each drop has lost."""
+
+    dropped: int
+    dropped_inside: int
+    lost: dict[str, int]
+
+
+class SysctlsSet(Answer):
+    """Those that are unknown there, those that nobody can write there, and why others failed."""
+
+    missing: list[str]
+    readable: list[str]
+    failed: dict[str, str]
+
+
+class Executed(Answer):
+    """A command's status and output, at whose end so many bytes were left out."""
+
+    exit: int
+    output: str
+    left_out: int
+
+
+class TellTime(Command[Done], do="clock"):
+    """Says what time it is."""
+
+
+class SetUp(Command[Ready], do="setup"):
+    """Begins to watch and to capture; see do_setup in agent.py."""
+
+    rest: float
+    longest: float
+    share: int
+    batch: str
+    hosts: str | None
+    bound: bool
+
+
+class Look(Command[Done], do="look"):
+    """Reports sockets and counters. Unless it is to be `fresh`, the last report will do where
+    nothing has happened since."""
+
+    caption: str | None
+    fresh: bool = True
+
+
+class Wake(Command[Answer], do="wake", added=4):
+    """A socket may have changed without a segment. Never answered."""
+
+
+class Flush(Command[Flushed], do="flush", added=2):
+    """Reports all that was captured."""
+
+
+class SetSysctls(Command[SysctlsSet], do="sysctl"):
+    """Sets sysctls."""
+
+    values: Mapping[str, str]
+
+
+class Exec(Command[Executed], do="exec"):
+    """Runs a command by the shell."""
+
+    command: str
+
+
+class Dropping(Answer, added=3):
+    """Why it can't be told which segments are lost, or None."""
+
+    unlogged: str | None
+
+
+class Healed(Answer, added=3):
+    """How many packets each drop has lost."""
+
+    lost: dict[str, int]
+
+
+class Probed(Answer, added=3):
+    """What can't be had there, and why."""
+
+    missing: dict[str, str]
+
+
+class Fault(Command[A], do="fault", added=3):
+    """Does what the method `verb` of Faults (images/host/faults.py) does."""
+
+    verb: ClassVar[str]
+
+    def __init_subclass__(cls, verb: str) -> None:
+        super().__init_subclass__("fault", 3)
+        cls.verb = verb
+
+    def as_json(self) -> Message:
+        return {**super().as_json(), "verb": self.verb}
+
+
+class Drop(Fault[Dropping], verb="drop"):
+    """Loses segments by these rules; `log` is the statement in them that reports to a group."""
+
+    number: int
+    group: int
+    log: str
+    rules: str
+
+
+class Heal(Fault[Healed], verb="heal"):
+    """Ends drops."""
+
+    numbers: Sequence[int]
+
+
+class Link(Fault[Done], verb="link"):
+    """Takes the link up, or down."""
+
+    up: bool
+
+
+class Shape(Fault[Done], verb="shape"):
+    """Has the link do to what is sent what tc-netem(8) does by these words."""
+
+    netem: Sequence[str]
+
+
+class Inject(Fault[Done], verb="inject"):
+    """Sends an IP packet, in base64."""
+
+    data: str
+
+
+class Probe(Fault[Probed], verb="probe"):
+    """Finds out which of these capabilities the host lacks."""
+
+    what: Sequence[str]
+
+
+# --- The tracer -----------------------------------------------------------------------------------
+
+
+class Refused(Said, kind="refused", added=2):
+    """Its first and last word: why nothing can be traced."""
+
+    reason: str
+
+
+class State(Said, kind="state", added=2):
+    """A full socket went from one state to another."""
+
+    local: str
+    remote: str
+    old: StateName
+    new: StateName
+
+
+class Watch(Command[Done], do="watch", added=2):
+    """Reports the sockets that have these local addresses, from now on."""
+
+    addresses: Sequence[str]
+
+
+class FlushTrace(Command[Done], do="flush", added=2):
+    """Reports all that was traced, and how much was not."""
+
+
+# --- A supervisor, and the process below it -------------------------------------------------------
+
+
+class Process(Said, kind="process"):
+    """The main process starts, or exits; see ProcessEvent."""
+
+    phase: Literal["start", "exit"]
+    pid: int | None = None
+    exit: int | None = None
+    signal: str | None = None
+    left: bool | None = None
+
+
+class Call(Said, kind="call"):
+    """The process enters a socket call, or is done with it; see CallEvent."""
+
+    pid: int
+    phase: Literal["enter", "done"]
+    call: str
+    name: str
+    errno: str | None = None
+    error: str | None = None
+    result: int | None = None
+    local: str | None = None
+    peer: str | None = None
+    eof: bool | None = None
+    data: str | None = None
+
+
+class Output(Said, kind="output"):
+    """A program wrote something, after so many bytes that are left out."""
+
+    text: str
+    left_out: int | None = None
+
+
+class Begin(Command[Answer], do="begin"):
+    """Starts the process, where it was held until then. Never answered, as all below."""
+
+
+class DoCall(Command[Answer], do="call"):
+    """Has a process in `await` do a call."""
+
+    call: str
+
+
+class Signal(Command[Answer], do="signal"):
+    """A signal (`TERM`) to the main process."""
+
+    signal: str
+
+
+class End(Command[Answer], do="end", added=5):
+    """SIGTERM to all below the supervisor."""
+
+
+class Freeze(Command[Answer], do="freeze"):
+    """SIGSTOP to all below the supervisor."""
+
+
+class Thaw(Command[Answer], do="thaw"):
+    """SIGCONT to all below the supervisor."""
+
+
+class TellAll(Command[Done], do="answer", added=6):
+    """Tells all that was written before; this alone is answered."""
+
+
+# --- The world of a lab on namespaces -------------------------------------------------------------
+
+
+class Gone(Said, kind="gone"):
+    """All of a process is gone; its supervisor ended with this status (wait(2))."""
+
+    name: str
+    pid: int
+    status: int
+
+
+class Forked(Answer):
+    """The process that was made."""
+
+    pid: int
+
+
+class AddHost(Command[Forked], do="host"):
+    """Makes a network namespace with an agent, which gets the channel that comes along."""
+
+    name: str
+
+
+class Batch(Command[Done], do="batch"):
+    """Runs ip(8) commands in the bridge's namespace."""
+
+    commands: str
+
+
+class Spawn(Command[Forked], do="spawn"):
+    """Starts `calls`, or else the program `run` with `env` beside its environment, below a
+    supervisor, which gets the channel that comes along. `kept` are capabilities(7), by number."""
+
+    name: str
+    host: str
+    calls: str | None
+    run: Sequence[str] | None
+    env: Mapping[str, str]
+    uid: int | None
+    kept: Sequence[int]
+
+
+class Kill(Command[Done], do="kill"):
+    """SIGKILL to a supervisor and all below it; a Gone follows when that is over."""
+
+    pid: int
+
+
+# --- Who says and does what -----------------------------------------------------------------------
+
+
+AGENT = Program(
+    (AgentHello, Sockets, Counters, Packets, Loss, Address, Trouble, Broken),
+    (TellTime, SetUp, Look, Wake, Flush, SetSysctls, Exec, Drop, Heal, Link, Shape, Inject, Probe),
+)
+TRACER = Program((Hello, Refused, State, Trouble, Broken), (Watch, FlushTrace))
+SUPERVISOR = Program(
+    (Process, Call, Output, Broken), (Begin, DoCall, Signal, End, Freeze, Thaw, TellAll)
+)
+WORLD = Program((Hello, Gone), (AddHost, Batch, Spawn, Kill))

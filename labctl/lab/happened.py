@@ -1,0 +1,56 @@
+"""From what programs in the lab say to events; `t` of an event is in seconds of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from labctl.backends import protocol
+from labctl.backends.wire import NoMessage, Said, quoted
+from labctl.probes.sockets import SsParseError
+from labctl.record.events import (
+    AddressEvent,
+    CallEvent,
+    CountersEvent,
+    Event,
+    LossEvent,
+    OutputEvent,
+    ProcessEvent,
+    SocketsEvent,
+    StateEvent,
+    TroubleEvent,
+    shared,
+)
+
+EVENTS: dict[type[Said], type[Event]] = {
+    protocol.Sockets: SocketsEvent,
+    protocol.Counters: CountersEvent,
+    protocol.Loss: LossEvent,
+    protocol.Address: AddressEvent,
+    protocol.Trouble: TroubleEvent,
+    protocol.State: StateEvent,
+    protocol.Process: ProcessEvent,
+    protocol.Call: CallEvent,
+    protocol.Output: OutputEvent,
+}
+"""What is recorded of a message: what it says, and where."""
+
+
+def happened(said: Said, t: float, **where: Any) -> Event:
+    """What happened at `t`. Sockets that can't be understood are trouble."""
+    found = shared(said.__dict__)
+    event = EVENTS[type(said)](**{**found, **where, "t": t})
+    if isinstance(event, SocketsEvent):
+        try:
+            _ = event.sockets
+        except SsParseError as exc:
+            return TroubleEvent(t, event.host, "ss", f"{exc}\n{event.text}")
+    return event
+
+
+def owner(state: protocol.State, owners: Mapping[str, str]) -> str:
+    """The host whose socket it is, by its address. Raises NoMessage."""
+    address = state.local.rpartition(":")[0].strip("[]")
+    if address not in owners:
+        raise NoMessage(f"a socket of no host: {quoted(state.local)}")
+    return owners[address]
