@@ -22,7 +22,7 @@ from labctl.probes.segments import Captures
 from labctl.record.events import Environment, Event, read_events
 from labctl.record.history import History
 
-MEND = "give a folder that `labctl run` recorded (its last line names it; --out DIR chooses it)"
+HINT = "give a folder that `labctl run` recorded (its last line names it; --out DIR chooses it)"
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def load(folder: Path) -> RunResult:
             text = read_file(folder / "scenario.yaml", MAX_BYTES).decode()
             history = History(_events(folder, lines), captures)
     except (FileNotFoundError, NotADirectoryError) as exc:
-        raise UsageError(f"{folder}: no recorded run: {_lack(folder)}; {MEND}") from exc
+        raise UsageError(f"{folder}: no recorded run: {_lack(folder)}", HINT) from exc
     except (OSError, UnicodeDecodeError) as exc:
         raise UsageError(f"{folder}: can't be read: {exc}") from exc
     try:
@@ -83,7 +83,8 @@ def load(folder: Path) -> RunResult:
         if (host := getattr(event, "host", None)) is not None and host not in hosts:
             known = ", ".join(hosts) or "none"
             raise UsageError(
-                f"{folder}: history.jsonl:{line}: unknown host {host[:60]!r}; this lab has: {known}"
+                f"{folder}: history.jsonl:{line}: unknown host {host[:60]!r}",
+                f"this lab has: {known}",
             )
     return RunResult(
         folder=folder,

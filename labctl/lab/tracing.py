@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from labctl.backends import Channel, Lack, Message
+from labctl.backends import Channel, Message
+from labctl.backends.capabilities import Lack
 from labctl.backends.wire import moment
 from labctl.lab import messages
 from labctl.lab.messaging import Clock, Inbox, Source
 from labctl.record.events import AddressEvent, Event, TroubleEvent
 
 NAME = "the tracer"
-MEND = "use a kernel and an engine that allow it"
+HINT = "use a kernel and an engine that allow it"
 
 
 class Tracer:
@@ -39,7 +40,7 @@ class Tracer:
             self._ask({"do": "watch", "addresses": list(names.values())})
         if reason := self._hello.get("reason"):
             self._channel = None
-            return Lack(reason, MEND)
+            return Lack(reason, HINT)
         return None
 
     def begin(self, lack: Lack | None) -> None:
@@ -47,7 +48,7 @@ class Tracer:
         is none."""
         self._told = True
         if lack:
-            self._blind(self._clock.now(), f"{lack.reason}; {lack.mend}")
+            self._blind(self._clock.now(), f"{lack.reason}; {lack.hint}")
 
     def flush(self) -> None:
         """Has it tell what it has, and what it missed."""

@@ -21,6 +21,7 @@ from labctl.record.events import Event, LabEvent, SocketsEvent
 
 RECORD = (".jsonl", ".ss", ".pcap")
 """What a run leaves to judge it by."""
+OUT = "use --out DIR"
 
 
 def new_folder(parent: Path, name: str) -> Path:
@@ -96,8 +97,8 @@ class RunFolder:
         try:
             yield
         except OSError as exc:
-            reason = limit_of(exc) or f"{exc.strerror}; use --out DIR"
-            raise LabError(f"{self.path}: the run can't be recorded: {reason}") from exc
+            reason, hint = limit_of(exc) or (exc.strerror, OUT)
+            raise LabError(f"{self.path}: the run can't be recorded: {reason}", hint) from exc
 
 
 @contextmanager
@@ -106,8 +107,8 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        reason = limit_of(exc) or f"{exc.strerror}; use --out DIR"
-        raise UsageError(f"{path}: can't write there: {reason}") from exc
+        reason, hint = limit_of(exc) or (exc.strerror, OUT)
+        raise UsageError(f"{path}: can't write there: {reason}", hint) from exc
 
 
 def _fresh(parent: Path, stem: str) -> Path:

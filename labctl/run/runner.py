@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from labctl.backends import Backend, MissingHere
+from labctl.backends import Backend
 from labctl.ground.crash import netted
-from labctl.ground.errors import LabctlError, LabError, Unavailable, located
+from labctl.ground.errors import LabctlError, LabError, MissingHere, Unavailable, located
 from labctl.judge.accounts import accounts, reasons
-from labctl.judge.check import NotPassed, Verdict, check, left_undone, overall, unreached
+from labctl.judge.check import NotKnown, NotPassed, Verdict, check, left_undone, overall, unreached
 from labctl.judge.explain import explain
 from labctl.judge.result import RunResult, document, now
 from labctl.lab.lab import Lab
@@ -174,7 +174,7 @@ class Performance:
                     step.load()
                 lacks = self._backend.lacks()
             for need in sorted(self.scenario.needs & lacks.keys()):
-                raise MissingHere(lacks[need])
+                raise MissingHere(*lacks[need])
             with Lab(
                 self.scenario.spec,
                 self._backend,
@@ -288,7 +288,6 @@ OUTCOMES = {
     "builtins.Failed": "fail",
     "builtins.Skipped": "skip",
     "unittest.case.SkipTest": "skip",
-    "labctl.testing.NotKnown": "unknown",
 }
 """What the exceptions of tests say of a run, by the names of their classes: none need be there.
 Those of pytest say that they are Python's own."""
@@ -299,13 +298,13 @@ def outcome(cause: BaseException | None) -> tuple[str, str | None]:
     kinds = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(cause).__mro__]
     result = next((OUTCOMES[kind] for kind in kinds if kind in OUTCOMES), "error")
     match cause:
-        case _ if result == "unknown":
-            return result, first_line(cause)
         case None:
             return "", None
+        case NotKnown():
+            return "unknown", first_line(cause)
         case NotPassed():  # of this lab, or of another one in the same test
             return "", first_line(cause)
-        case MissingHere() | Unavailable():
+        case Unavailable():
             return "skip", str(cause)
         case KeyboardInterrupt():
             return "error", WAS_INTERRUPTED

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from labctl.backends import CAPABILITIES
+from labctl.backends.capabilities import CAPABILITIES
 from labctl.cli import commands as cli
 from labctl.cli.exits import EXIT, INTERRUPTED
 from labctl.ground.errors import LabctlError
@@ -130,6 +130,16 @@ MODIFIERS = set().union(*map(keys, steps.STEPS.values())) - steps.STEPS.keys()
 )  # fmt: skip
 def test_language(heading: str, first: str, known: set[str]) -> None:
     assert set(words(LANGUAGE, heading, first)) == known
+
+
+def test_capabilities() -> None:
+    """Each as the table of labctl has it; the docs may say more of what it is."""
+    said = {row[0].split("`")[1]: row[1] for row in table(LANGUAGE, "Top level", "capability")}
+    lacks = {row[0].strip("`"): row[1:] for row in table(LANGUAGE, "Top level", "lacking")}
+    assert said.keys() == lacks.keys() == CAPABILITIES.keys()
+    for name, known in CAPABILITIES.items():
+        assert said[name].startswith(known.what)
+        assert lacks[name] == [known.probed, f"`{known.check}`", known.cost, known.hint]
 
 
 def test_language_other_states() -> None:

@@ -8,12 +8,11 @@ from unittest import SkipTest
 
 import pytest
 
-from labctl.backends import Lack
-from labctl.judge.check import NotPassed
+from labctl.backends.capabilities import Lack
+from labctl.judge.check import NotKnown, NotPassed
 from labctl.record.events import StepEvent, TroubleEvent, read_events
 from labctl.record.store import RunFolder, new_folder
 from labctl.run.runner import Session, Silent, outcome
-from labctl.testing import NotKnown
 from tests.fake import FakeBackend, play, scenario
 from tests.played import LISTEN, Play, lesson, told
 

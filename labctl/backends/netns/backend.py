@@ -30,19 +30,18 @@ from functools import cache
 from typing import Any
 
 from labctl.backends import (
-    REAL_TIME,
     RIGHTS,
     BackendOptions,
     Channel,
     HostLink,
     HostSpec,
-    Lack,
     Message,
     ProcessSpec,
     address_names,
     hosts_text,
     wire,
 )
+from labctl.backends.capabilities import CAPABILITIES, REAL_TIME, Lack
 from labctl.backends.halted import children, halted
 from labctl.backends.netns.launcher import Launched, Launcher, launcher
 from labctl.backends.sysctls import refusal
@@ -105,9 +104,7 @@ class NetnsBackend:
 
     def lacks(self) -> Mapping[str, Lack]:
         lacks = {
-            "images": Lack(
-                "plain namespaces have no images", "use --backend docker, with a running engine"
-            ),
+            "images": Lack("plain namespaces have no images", CAPABILITIES["images"].hint),
             "virtual_time": REAL_TIME,
         }
         if lack := one_user_only():
@@ -165,7 +162,7 @@ class NetnsBackend:
     def _start(self, addresses: Mapping[str, tuple[Sequence[str], Sequence[str]]]) -> int:
         """Begins the lab; returns the world's process id."""
         if lack := _missing():
-            raise Unavailable(f"{lack.reason}; {lack.mend}")
+            raise Unavailable(*lack)
         hosts_file = self._folder / "hosts"
         hosts_file.write_text(hosts_text(address_names(addresses)))
         log = self._folder / "world.log"
@@ -189,7 +186,7 @@ class NetnsBackend:
             self._receive()
         except LabError:
             if lack := unavailable():
-                raise Unavailable(f"{lack.reason}; {lack.mend}") from None
+                raise Unavailable(*lack) from None
             raise
         assert self._launched
         return self._launched.pids[0]
@@ -201,8 +198,8 @@ class NetnsBackend:
         except ConnectionError:
             raise
         except OSError as exc:
-            reason = limit_of(exc) or exc.strerror
-            raise LabError(f"the namespaces can't begin: {reason}") from exc
+            reason, hint = limit_of(exc) or (exc.strerror, "")
+            raise LabError(f"the namespaces can't begin: {reason}", hint) from exc
 
     def prepare(self, process: ProcessSpec) -> None:
         """A fork takes no time."""
@@ -385,7 +382,7 @@ def one_user_only() -> Lack | None:
         return None
     return Lack(
         "this user namespace has one user only",
-        "run as root, or install uidmap and give this user a range in /etc/subuid and /etc/subgid",
+        CAPABILITIES["uids"].hint,
     )
 
 
