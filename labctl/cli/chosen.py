@@ -66,9 +66,11 @@ def _meant(text: str) -> list[Path]:
         return [path]
     if path.is_dir() and (below := sorted({*_within(path), *_without_history(path)})):
         return below
+    if _is_path(text):
+        return [path]
     if found := _named(text):
         return found
-    if path.exists() or text.startswith((".", "/")):
+    if path.exists():
         return [path]
     close = get_close_matches(text, names(), n=1, cutoff=0.55)
     guess = f"; did you mean {close[0]!r}?" if close else ""
@@ -79,12 +81,19 @@ def _meant(text: str) -> list[Path]:
     )
 
 
+def _is_path(text: str) -> bool:
+    """Whether this is a place, whatever is there, and no name: the run of a case that is called
+    like a folder is another one."""
+    path = Path(text)
+    lost_history = (path / "result.json").exists() and (path / "scenario.yaml").exists()
+    return lost_history or text.startswith((".", "/")) or ("/" in text and path.exists())
+
+
 def _named(text: str) -> list[Path]:
     """The newest run of a case, with all that ran of the same scenario along with it."""
-    case = text.rpartition("/")[2]
     last = _last()
     known = (path for path in {*_within(default_folder()), *last} if (path / HISTORY).exists())
-    found = [path for path in known if _is_of(path, case)]
+    found = [path for path in known if _is_of(path, text)]
     if not found:
         return []
     newest = max(found, key=lambda path: (path / HISTORY).stat().st_mtime_ns)
@@ -97,14 +106,18 @@ def _beside(run: Path) -> list[Path]:
     return _within(run.parent) if run.parent.parent == default_folder() else []
 
 
-def _is_of(folder: Path, case: str) -> bool:
-    """Whether this is a run of a case, by what its result says or, where it has none, its name."""
+def _is_of(folder: Path, text: str) -> bool:
+    """Whether this is a run of a case, by what its result says or, where it has none, its name.
+    Where the case is named with a folder, its file is in one that is called so."""
+    above, _, case = text.rpartition("/")
     if not _name(folder).startswith(re.split(r"[^\w.=-]", case)[0]):
         return False
     try:
         run = loads(read_file(folder / "result.json", MAX_RESULT).decode())["runs"][0]
-        return case in (run["scenario"], _name(folder))
-    except (OSError, UsageError, ValueError, LookupError, TypeError):
+        source = run.get("source")
+        elsewhere = above and source and not f"/{Path(source).parent}".endswith(f"/{above}")
+        return not elsewhere and case in (run["scenario"], _name(folder))
+    except (OSError, UsageError, ValueError, LookupError, TypeError, AttributeError):
         return case == _name(folder)
 
 

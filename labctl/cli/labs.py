@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from labctl.cli.arguments import backend_option, os_option
-from labctl.ground.output import tell
+from labctl.ground.output import show, tell
 from labctl.ground.plain import plain
 
 READY = "ready"
@@ -37,8 +37,8 @@ def up(backend: str, os: str | None) -> int:
             raise LabError("the lab ended as soon as it was up")
         return status  # it has said why
     labctl = invoked.command()
-    click.echo(f"up: {', '.join(hosts[1:])}. Enter with: {labctl} shell {hosts[1]}. "
-               f"End with: {labctl} down")  # fmt: skip
+    line = f"up: {', '.join(hosts[1:])}. Enter with: {labctl} shell {hosts[1]}. "
+    show("what is up", lambda: click.echo(f"{line}End with: {labctl} down"))
     return 0
 
 
@@ -104,20 +104,23 @@ def down() -> None:
     from labctl.ground.errors import LabError
     from labctl.run import workflow
 
+    def say(line: str) -> None:
+        show("what is done", lambda: click.echo(plain(line)))  # and the rest is done in any case
+
     stuck = []
     for lease in list(leases()):
         if lease.kind != "up":
-            click.echo(plain(f"left alone: {lease.what} runs, as process {lease.pid}"))
+            say(f"left alone: {lease.what} runs, as process {lease.pid}")
             continue
         try:
             if workflow.end(lease):
-                click.echo(plain(f"down: {lease.what} on {lease.backend}"))
+                say(f"down: {lease.what} on {lease.backend}")
             else:
                 stuck.append(f"process {lease.pid} did not end; kill it and try again")
         except LabError as exc:
             stuck.append(str(exc))
     for line in workflow.sweep():
-        click.echo(plain(f"removed: {line}"))
+        say(f"removed: {line}")
     if stuck:
         raise LabError("; ".join(stuck))
 

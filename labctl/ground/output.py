@@ -10,7 +10,8 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TextIO
+from pathlib import Path
+from typing import IO, TextIO, cast
 
 from labctl.ground.crash import sentence
 from labctl.ground.errors import LabctlError
@@ -20,16 +21,27 @@ ASCII = dict(zip("│─┈▶◀▸✗✓⋮…·×≥≤→↩↪", "|-.><>x+:
 """What stands for a sign where the encoding has none; each is as wide."""
 
 
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-"""How writing to a file fails that is open."""
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+"""How writing to a file fails that is open, and to a stdout that is closed."""
+
+
+class Closed(io.TextIOBase):
+    """A stdout that is closed: to Python it is None, which `print` and click take in silence."""
+
+    def write(self, text: str) -> int:
+        """Fails, as it would in any other language."""
+        raise OSError(errno.EBADF, "stdout is closed")
 
 
 def prepare() -> None:
-    """Readies stdout and stderr. An encoding that lacks a sign, such as ASCII, gets another for it;
-    and no file that is opened later becomes one of the standard ones where these are closed."""
+    """Readies stdout and stderr. An encoding that lacks a sign, such as ASCII, gets another for it.
+    Where they are closed, no file that is opened later becomes one of them, what is for stdout is
+    told as lost, and what is for stderr does not go to stdout, where `print` would write it."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
+    sys.stdout = sys.stdout or Closed()
+    sys.stderr = sys.stderr or io.StringIO()
     codecs.register_error("labctl", _plain)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -56,8 +68,6 @@ def show(what: str, write: Callable[[], object]) -> None:
     """Has something written to stdout, all of it. What goes wrong is told, in a line."""
 
     def whole() -> None:
-        if sys.stdout is None:
-            raise OSError(errno.EBADF, "stdout is closed")
         write()
         flush()
 
@@ -76,6 +86,29 @@ def keep(what: str, write: Callable[[], object]) -> bool:
     return True
 
 
+def open_file(path: Path, mode: str) -> IO[bytes]:
+    """A file to write a report to, or to append one, which waits for nobody: where it is a pipe,
+    somebody has to read it by now. Raises OSError."""
+
+    def opener(name: str, flags: int) -> int:
+        try:
+            number = os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY, 0o666)
+        except OSError as exc:
+            if exc.errno == errno.ENXIO:
+                raise OSError(exc.errno, "nobody reads from it", name) from exc
+            raise
+        os.set_blocking(number, True)
+        return number
+
+    return cast("IO[bytes]", open(path, f"{mode}b", opener=opener))
+
+
+def write_file(path: Path, text: str) -> None:
+    """Writes a report. Raises OSError."""
+    with open_file(path, "w") as file:
+        file.write(text.encode())
+
+
 def reason(exc: Exception) -> str:
     """Why something went wrong, in a line."""
     if isinstance(exc, OSError):
@@ -87,13 +120,14 @@ def reason(exc: Exception) -> str:
 
 def flush() -> None:
     """Writes what waits to be written to stdout. Raises OSError."""
-    if sys.stdout is not None:
-        sys.stdout.flush()
+    sys.stdout.flush()
 
 
-def silence(stream: TextIO | None) -> None:
+def silence(stream: TextIO) -> None:
     """What is left to write goes nowhere: Python would try again as it ends, and end with 120."""
-    with suppress(OSError, ValueError, AttributeError):
+    if isinstance(stream, Closed):
+        sys.stdout = io.StringIO()
+    with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())  # type: ignore[union-attr]
+        os.dup2(nowhere, stream.fileno())
         os.close(nowhere)

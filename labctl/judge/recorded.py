@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from io import BytesIO
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from labctl.ground import names
 from labctl.ground.errors import UsageError
@@ -18,7 +20,8 @@ from labctl.judge.result import RunResult, others
 from labctl.language.document import MAX_BYTES
 from labctl.language.scenario import Scenario
 from labctl.language.scenario import load as load_scenario
-from labctl.probes.segments import Captures
+from labctl.probes.packets import torn_at
+from labctl.probes.segments import FILE_HEADER, Captures
 from labctl.record.events import Environment, Event, read_events
 from labctl.record.history import History
 
@@ -63,7 +66,7 @@ def load(folder: Path) -> RunResult:
 
     Raises UsageError for a folder that is no run, with what to do."""
     try:
-        with open_file(folder / "history.jsonl", MAX_RECORD) as lines:
+        with _history(folder) as lines:
             captures = Captures.load(folder)
             text = read_file(folder / "scenario.yaml", MAX_BYTES).decode()
             history = History(_events(folder, lines), captures)
@@ -137,6 +140,23 @@ def reloaded(found: RunResult) -> RunResult:
         return found
 
 
+@lru_cache(1)  # asked for each claim
+def spoilt(run: RunResult) -> dict[str, str]:
+    """What is wrong with what captures hold, by the names of their files. One whose length is not
+    known may have been cut short while its last record was written."""
+    found = {}
+    for path in run.folder.glob("*.pcap"):
+        content = read_file(path, MAX_RECORD)
+        if not FILE_HEADER.startswith(content[: len(FILE_HEADER)]):
+            found[path.name] = f"{path.name} is no capture of labctl"
+        elif path.name in run.files:
+            torn = torn_at(content[len(FILE_HEADER) :])
+            if torn is not None:
+                at = len(FILE_HEADER) + torn
+                found[path.name] = f"{path.name} holds no packet at byte {at}"
+    return found
+
+
 def told_apart(runs: Iterable[RunResult]) -> list[RunResult]:
     """The same runs, each with a label of its own: where several have one, with their files, or
     their folders."""
@@ -158,6 +178,16 @@ def _lack(folder: Path) -> str:
         return f"it holds {len(below)}, such as {below[0]}"
     missing = [n for n in ("history.jsonl", "scenario.yaml") if not (folder / n).is_file()]
     return f"no {' and no '.join(missing)} in it"
+
+
+def _history(folder: Path) -> IO[bytes]:
+    """The lines of a run's history: none where that has a result, and has lost it."""
+    try:
+        return open_file(folder / "history.jsonl", MAX_RECORD)
+    except FileNotFoundError:
+        if not (folder / "result.json").exists():
+            raise
+        return BytesIO()
 
 
 def _events(folder: Path, lines: Iterable[bytes]) -> Iterator[Event]:

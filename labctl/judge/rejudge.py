@@ -14,7 +14,7 @@ from pathlib import Path
 
 from labctl.ground.errors import UsageError
 from labctl.judge.check import Verdict, check
-from labctl.judge.recorded import load
+from labctl.judge.recorded import load, spoilt
 from labctl.judge.result import RunResult
 from labctl.language.predicates import Predicate
 from labctl.language.scenario import Scenario
@@ -133,14 +133,14 @@ def _stopped(run: RunResult) -> bool:
 
 def _early(run: RunResult) -> bool:
     """Whether something other than the verdicts ended a run."""
-    return run.result != "pass" and run.reason is not None
+    return run.result in ("error", "skip") or (run.result != "pass" and run.reason is not None)
 
 
 def _ending(run: RunResult, scenario: Scenario) -> list[Verdict]:
     """What is to be said of how a run ended, if that was not by its verdicts."""
     if not _early(run):
         return []
-    reason, at, source = run.reason or "", run.history.now, f"{scenario.source}:1"
+    reason, at, source = run.reason or "it says no reason", run.history.now, f"{scenario.source}:1"
     if run.result == "fail":
         return [Verdict("fail", "the test", "no failure of its own", reason, at, source)]
     actual = reason if run.result == "error" else f"{run.result}: {reason}"
@@ -162,7 +162,8 @@ class _Bounds:
 
     def within(self, verdict: Verdict) -> Verdict:
         """A verdict, unknown where it goes beyond them."""
-        why = self._beyond(verdict) if verdict.result in ("pass", "fail") else ""
+        bounded = ("pass", "fail", "unknown") if self._damage else ("pass", "fail")
+        why = self._beyond(verdict) if verdict.result in bounded else ""
         return replace(verdict, result="unknown", actual=why) if why else verdict
 
     def _beyond(self, verdict: Verdict) -> str:
@@ -190,9 +191,19 @@ class _Bounds:
 def _damage(run: RunResult, name: str) -> str:
     """What is wrong with a file of a record. How long each was stands in result.json."""
     path, size = run.folder / name, run.files.get(name)
-    lab = run.history.lab
-    captured = lab is not None and "capture" in lab.environment.get("probes", ())
     if not path.is_file():
-        return f"{name} is missing" if size or (captured and path.suffix == ".pcap") else ""
+        return f"{name} is missing" if size or _was_written(run, path) else ""
     have = path.stat().st_size
-    return f"{name} is cut short, to {have} of {size} bytes" if size and have < size else ""
+    if size and have < size:
+        return f"{name} is cut short, to {have} of {size} bytes"
+    return spoilt(run).get(name, "") if path.suffix == ".pcap" else ""
+
+
+def _was_written(run: RunResult, path: Path) -> bool:
+    """Whether a file must have been there, where nothing says how long it was."""
+    lab = run.history.lab
+    if path.suffix == ".pcap":
+        return lab is not None and "capture" in lab.environment.get("probes", ())
+    if path.suffix == ".ss":  # older runs that have a result have none
+        return path.stem in run.history.sockets and not (run.folder / "result.json").exists()
+    return True

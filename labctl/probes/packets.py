@@ -42,6 +42,20 @@ def read_packets(host: str, records: bytes) -> Iterator[Observation]:
                 yield found
 
 
+def torn_at(records: bytes) -> int | None:
+    """Where pcap records stop being whole ones; None where they are that to the end."""
+    begin = 0
+    while begin < len(records):
+        if begin + RECORD.size > len(records):
+            return begin
+        _, nanos, kept, length = RECORD.unpack_from(records, begin)
+        end = begin + RECORD.size + kept
+        if kept > length or nanos >= 1_000_000_000 or end > len(records):
+            return begin
+        begin = end
+    return None
+
+
 def read_packet(host: str, at: float, data: bytes, whole: int = 0) -> Observation | None:
     """The TCP segment in an IP packet or the head of one, if there is one. `whole` is the packet's
     length on the wire, for a super-segment beyond 64 KiB: that has no length of its own."""

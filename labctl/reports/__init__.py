@@ -10,6 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from labctl.ground.errors import UsageError
+from labctl.ground.output import write_file
+from labctl.ground.reading import open_file as reading
+
 if TYPE_CHECKING:
     from labctl.judge.result import RunResult
 
@@ -22,6 +26,9 @@ REPORTS: dict[str, str] = {
 }
 """Name and function, `module:function`, from recorded runs to text. Imported only when used."""
 
+MARK = b'<meta name="generator" content="labctl">'
+"""What every page of ours has in its head."""
+
 
 def write(name: str, runs: Sequence[RunResult], path: Path) -> None:
     """Writes the runs as a report of that name to a file; several as HTML, each to a page of its
@@ -32,16 +39,26 @@ def write(name: str, runs: Sequence[RunResult], path: Path) -> None:
     if name == "html" and len(runs) > 1:
         _write_pages(runs, path)
     else:
-        path.write_text(render(name, runs), encoding="utf-8")
+        write_file(path, render(name, runs))
 
 
 def _write_pages(runs: Sequence[RunResult], path: Path) -> None:
     from labctl.reports.html import index, page, page_names
 
-    names = page_names(runs, taken=[path.name])
+    others = [p.name for p in path.parent.glob("*.html") if not _ours(p)]
+    names = page_names(runs, taken=[path.name, *others])
     for run, name in zip(runs, names, strict=True):
-        (path.parent / name).write_text(page(run), encoding="utf-8")
-    path.write_text(index(runs, names), encoding="utf-8")
+        write_file(path.parent / name, page(run))
+    write_file(path, index(runs, names))
+
+
+def _ours(path: Path) -> bool:
+    """Whether a page is one of labctl's, to be written again; another is somebody's."""
+    try:
+        with reading(path) as file:
+            return MARK in file.read(1000)
+    except (OSError, UsageError):
+        return False
 
 
 def render(name: str, runs: Sequence[RunResult]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from labctl.ground.output import keep
+from labctl.ground.output import keep, open_file
 
 VARIABLE = "GITHUB_STEP_SUMMARY"
 LIMIT = 1 << 20
@@ -48,7 +48,7 @@ def add(make: Callable[[int], str]) -> None:
         return
 
     def write() -> None:
-        with path.open("ab") as file:
+        with open_file(path, "a") as file:
             file.write(make(max(0, LIMIT - file.tell())).encode(errors="replace"))
 
     keep(f"{VARIABLE} {path}", write)

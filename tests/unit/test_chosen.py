@@ -56,6 +56,32 @@ def test_a_run_that_has_lost_its_history_is_not_passed_over(record: Record, tmp_
     assert chosen.find(["a"], False) == [one]
 
 
+def test_a_folder_is_no_run_of_another_that_is_called_like_it(
+    record: Record, tmp_path: Path
+) -> None:
+    """Whatever is wrong with it."""
+    record("20260101T000000-a", "a")
+    spoilt = record("a", "a", tmp_path / "out")
+    (spoilt / "scenario.yaml").touch()
+    (spoilt / chosen.HISTORY).unlink()
+    (tmp_path / "empty/a").mkdir(parents=True)
+    for text in (str(spoilt), "out/a", "empty/a", "/none/a", "./a"):
+        assert chosen.find([text], False) == [Path(text)]
+    shutil.copytree(spoilt, "a")
+    assert chosen.find(["a"], False) == [Path("a")]
+
+
+def test_a_case_that_is_named_with_a_folder_is_of_a_file_there(record: Record) -> None:
+    runs = [record(f"2026010{n}T000000-leak", "leak") for n in (1, 2)]
+    for run, folder in zip(runs, ("/home/ada/servers", "mine"), strict=True):
+        document = {"runs": [{"scenario": "leak", "source": f"{folder}/leak.yaml"}]}
+        (run / "result.json").write_text(json.dumps(document))
+    assert chosen.find(["servers/leak"], False) == [runs[0]]
+    assert chosen.find(["mine/leak"], False) == [runs[1]]
+    with pytest.raises(UsageError, match="no run of such a case"):
+        chosen.find(["out/leak"], False)
+
+
 def test_a_name_is_its_newest_run(record: Record) -> None:
     old = record("20260101T000000-leak", "leak")
     new = record("20260101T000001-leak", "leak")

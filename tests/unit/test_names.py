@@ -75,3 +75,14 @@ def test_progress_of_cases_with_one_label(tmp_path: Path) -> None:
     assert [line[8:].partition("  ")[0] for line in said] == [
         "lesson, one/x.yaml", "lesson, two/x.yaml"
     ]  # fmt: skip
+
+
+def test_a_page_that_somebody_else_wrote_stays(tmp_path: Path) -> None:
+    """Pages beside an index are called after runs; a second time they are written again."""
+    (tmp_path / "one.html").write_text("mine")
+    runs = [replace(recorded.load(RUN), folder=Path(name)) for name in ("one", "two")]
+    for _ in range(2):
+        reports.write("html", runs, tmp_path / "index.html")
+        found = sorted(path.name for path in tmp_path.iterdir())
+        assert found == ["index.html", "one-2.html", "one.html", "two.html"]
+    assert (tmp_path / "one.html").read_text() == "mine"

@@ -130,6 +130,42 @@ def test_other_commands_say_that_nothing_came_out(command: list[str]) -> None:
     assert done.stderr == "labctl: this can't be written: No space left on device\n"
 
 
+@pytest.mark.parametrize(
+    "command", ["list", "schema", "--help", "ps", f"report {RUN}", f"report {RUN} --format html"]
+)
+def test_a_closed_stdout_is_no_success(command: str) -> None:
+    """To Python it is None, to which `print` writes in silence."""
+    words = f"exec {sys.executable} -m labctl {command} >&-"
+    done = subprocess.run(["sh", "-c", words], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "labctl: this can't be written: stdout is closed\n"
+
+
+def test_what_is_for_a_closed_stderr_does_not_go_to_stdout() -> None:
+    words = f"exec {sys.executable} -m labctl show no_such_lesson 2>&-"
+    done = subprocess.run(["sh", "-c", words], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
+
+
+@pytest.mark.parametrize("closed", [">/dev/full", ">&-"])
+def test_all_is_taken_down_whoever_listens(closed: str) -> None:
+    """What can't be told keeps nothing from being done."""
+    program = (
+        "from labctl import lease, workflow; from labctl.cli import main; import sys\n"
+        "made = lambda n: lease.Lease(n, 'up', 'lab', 'netns', 'now')\n"
+        "lease.leases = lambda: [made('a'), made('b')]\n"
+        "workflow.end = lambda each: not sys.stderr.write(f'ended {each.run}\\n') or True\n"
+        "workflow.sweep = lambda: sys.stderr.write('swept\\n') and []\n"
+        "main(['down'])"
+    )
+    words = f'exec {sys.executable} -c "$0" {closed}'
+    done = subprocess.run(["sh", "-c", words, program], capture_output=True, text=True, check=False)
+    told = done.stderr.splitlines()
+    ended = [line for line in told if not line.startswith("labctl: what is done can't be written")]
+    assert (done.returncode, ended) == (0, ["ended a", "ended b", "swept"])
+    assert len(told) == len(ended) + 1
+
+
 # --- What `labctl run` writes ---------------------------------------------------------------------
 
 Run = Callable[..., tuple[int, str, str]]
@@ -174,6 +210,24 @@ def test_what_can_not_be_written_is_told(
         f"labctl: GITHUB_STEP_SUMMARY {tmp_path}/none/summary.md can't be written: "
         "No such file or directory",
     ]
+
+
+def test_a_report_waits_for_no_reader(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(pipe))
+    code, _, err = run(WRONG, "--junit", str(pipe), "--html", str(pipe))
+    assert code == 1
+    lost = "can't be written: nobody reads from it"
+    assert err.splitlines() == [
+        f"labctl: {n}{pipe} {lost}" for n in ("", "", "GITHUB_STEP_SUMMARY ")
+    ]
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    assert run(WRONG, "--junit", str(pipe))[0] == 1
+    assert b"Nobody listens" in os.read(reader, 1 << 16)
+    os.close(reader)
 
 
 def test_files_are_written_although_the_table_is_not(

@@ -108,6 +108,8 @@ def test_a_whole_record_is_judged_as_it_was(run: RunResult, copy: Path) -> None:
         ({"result": "error", "reason": "interrupted"}, "unknown", "the run", "interrupted"),
         ({"result": "error", "reason": "no room"}, "unknown", "the run", "no room"),
         ({"result": "skip", "reason": "no root"}, "unknown", "the run", "skip: no root"),
+        ({"result": "error", "reason": None}, "unknown", "the run", "it says no reason"),
+        ({"result": "skip", "reason": None}, "unknown", "the run", "skip: it says no reason"),
         ({"result": "unknown", "reason": "not told"}, "unknown", "the run", "unknown: not told"),
         (
             {"result": "fail", "reason": "AssertionError: 1"},
@@ -197,6 +199,37 @@ def test_a_history_that_is_not_whole(copy: Path) -> None:
         path.write_text("".join(left))
         verdicts = judge(copy)
         assert {v.result for v in verdicts} == {"unknown"}
+
+
+def test_a_history_that_is_missing(copy: Path) -> None:
+    (copy / "history.jsonl").unlink()
+    verdicts = judge(copy)
+    assert {v.result for v in verdicts} == {"unknown"}
+    assert "no lab came up, but history.jsonl is missing" in {v.actual for v in verdicts}
+
+
+def test_a_look_that_is_missing_of_a_run_without_a_result(copy: Path) -> None:
+    for name in ("result.json", "server.ss"):
+        (copy / name).unlink()
+    assert told(judge(copy), "unknown")["server: LISTEN"] == "server.ss is missing"
+
+
+@pytest.mark.parametrize(
+    ("at", "bytes_", "why"),
+    [
+        (0, b"?" * 24, "server.pcap is no capture of labctl"),
+        (24, b"?" * 32, "server.pcap holds no packet at byte 24"),
+        (24, bytes(8) + (99).to_bytes(4, "little") * 2, "server.pcap holds no packet at byte 24"),
+    ],
+)
+def test_a_capture_that_holds_something_else(copy: Path, at: int, bytes_: bytes, why: str) -> None:
+    """However long it is: neither that there are packets nor that there are none is told by it."""
+    path = copy / "server.pcap"
+    path.write_bytes(path.read_bytes()[:at] + bytes_)
+    document = json.loads((copy / "result.json").read_text())
+    document["files"]["server.pcap"] = path.stat().st_size
+    (copy / "result.json").write_text(json.dumps(document))
+    assert told(judge(copy), "unknown") == {"segments: 0 x RST": why}
 
 
 def test_an_older_record_says_not_how_long_it_was() -> None:

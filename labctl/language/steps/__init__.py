@@ -6,10 +6,10 @@ To add one: a class with `act`, and its name in STEPS. A step acts through the L
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from labctl.language.calls import parse_calls
-from labctl.language.predicates import Claim, Finding, Predicate
+from labctl.language.predicates import SOME, Claim, Finding, Predicate
 from labctl.language.predicates.executed import Executed, Status
 from labctl.language.steps.base import Outcome, Step, StepFailed, When
 from labctl.language.steps.faults import Cut, Drop, Heal, Inject, Join, Net
@@ -123,7 +123,7 @@ class Signal(Step):
     """A signal to the main process alone: its children live on."""
 
     verb = "signal"
-    signal: dict[ProcessName, SignalName]
+    signal: Annotated[dict[ProcessName, SignalName], SOME]
 
     def act(self, lab: Lab) -> None:
         for process, name in self.signal.items():
@@ -156,7 +156,7 @@ class Call(Step):
     """One more socket call for a process that is in `await`."""
 
     verb = "call"
-    call: dict[ProcessName, Calls]
+    call: Annotated[dict[ProcessName, Calls], SOME]
 
     def act(self, lab: Lab) -> None:
         for process, text in self.call.items():
@@ -172,7 +172,7 @@ class Exec(Step):
     which is wanted; `output` judges what it wrote."""
 
     verb = "exec"
-    exec: dict[HostName, Text]
+    exec: Annotated[dict[HostName, Text], SOME]
     status: Status | None = None
     output: Regex | None = None
 
@@ -191,7 +191,7 @@ class Sysctl(Step):
     """Sets sysctls at run time."""
 
     verb = "sysctl"
-    sysctl: dict[HostName, dict[SysctlKey, SysctlValue]]
+    sysctl: Annotated[dict[HostName, Annotated[dict[SysctlKey, SysctlValue], SOME]], SOME]
 
     def act(self, lab: Lab) -> None:
         for host, values in self.sysctl.items():

@@ -20,6 +20,7 @@ from pydantic.config import JsonDict
 from labctl.ground.plain import shown
 from labctl.lab import faults
 from labctl.language.endpoints import parse_port
+from labctl.language.predicates import SOME
 from labctl.language.predicates.lost import Lost
 from labctl.language.predicates.segments import Flags
 from labctl.language.steps.base import Step, StepFailed
@@ -290,7 +291,7 @@ class Net(Step):
     """Makes a host's link slow or unreliable."""
 
     verb = "net"
-    net: dict[HostName, NetPattern]
+    net: Annotated[dict[HostName, NetPattern], SOME]
 
     @property
     def needs(self) -> frozenset[str]:
