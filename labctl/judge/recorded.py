@@ -40,6 +40,7 @@ class Run:
     case: str | None = None
     sets: dict[str, str] = field(default_factory=dict)
     reason: str | None = None
+    hint: str | None = None
     backend: str | None = None
     environment: Environment | None = None
     started: str | None = None
@@ -102,6 +103,7 @@ def load(folder: Path) -> RunResult:
         sets=found.sets,
         result=found.result,
         reason=found.reason,
+        hint=found.hint,
         backend=found.backend or (lab.backend if lab else ""),
         environment=found.environment or (lab.environment if lab else {}),
         started=found.started or (lab.started if lab else ""),
@@ -135,7 +137,8 @@ def reloaded(found: RunResult) -> RunResult:
     """A run that has just ended, as its folder has it; as far as it is known where that has not
     taken all of it, or there is none."""
     try:
-        return replace(load(found.folder), result=found.result, reason=found.reason)
+        again = load(found.folder)
+        return replace(again, result=found.result, reason=found.reason, hint=found.hint)
     except UsageError:
         return found
 

@@ -151,7 +151,8 @@ def test_language_other_states() -> None:
 def test_result_document(tmp_path: Path) -> None:
     (case,) = load(AROUND)
     verdict = Verdict("pass", "", "", "", 0.0, "")
-    run = replace(unperformed(case, "skip", "why", "netns", tmp_path), verdicts=(verdict,))
+    why = LabctlError("why", "what to do")
+    run = replace(unperformed(case, "skip", why, "netns", tmp_path), verdicts=(verdict,))
     result, each_run, each_verdict = (
         words(LANGUAGE, "The result", first) for first in ("result", "key", "key of a verdict")
     )
