@@ -28,13 +28,14 @@ HINT = "name a run's folder, a folder of runs, or a case that was run; --last is
 def remember(folders: Sequence[Path]) -> None:
     """Writes down what was recorded last, if anything was. Where that can't be written nobody is
     told: the runs themselves are there."""
-    if not folders:
+    runs = [folder for folder in folders if (folder / HISTORY).exists()]
+    if not runs:
         return
     path = _last_file()
     partial = path.with_name(f"{path.name}.{os.getpid()}")
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(b"".join(os.fsencode(folder) + b"\n" for folder in folders))
+        partial.write_bytes(b"".join(os.fsencode(run) + b"\n" for run in runs))
         partial.replace(path)
 
 
@@ -55,9 +56,12 @@ def find(texts: Sequence[str], last: bool) -> list[Path]:
 
 
 def names() -> list[str]:
-    """The names of the cases that were recorded in the default folder, as their folders have
-    them."""
-    return sorted({_name(folder) for folder in _within(default_folder())})
+    """The names of the cases that were recorded in the default folder, as their folders have them:
+    to be offered, so none where they can't be had."""
+    try:
+        return sorted({_name(folder) for folder in _within(default_folder())})
+    except OSError:  # nobody can look into it
+        return []
 
 
 def _meant(text: str) -> list[Path]:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Self
+from unicodedata import is_normalized
 
 import yaml
 from yaml.nodes import ScalarNode, SequenceNode
@@ -68,8 +69,8 @@ def words(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, str):
-        plain = value.isprintable() and _read(value) == "str"
-        return value if plain else json.dumps(value, ensure_ascii=not value.isprintable())
+        seen = value.isprintable() and is_normalized("NFC", value)  # else another may look like it
+        return value if seen and _read(value) == "str" else json.dumps(value, ensure_ascii=not seen)
     text = getattr(value, "written", "")
     return text if _read(text) == ("int" if isinstance(value, int) else "float") else str(value)
 

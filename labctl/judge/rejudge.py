@@ -162,17 +162,30 @@ class _Bounds:
 
     def within(self, verdict: Verdict) -> Verdict:
         """A verdict, unknown where it goes beyond them."""
-        bounded = ("pass", "fail", "unknown") if self._damage else ("pass", "fail")
-        why = self._beyond(verdict) if verdict.result in bounded else ""
+        decided = verdict.result in ("pass", "fail")
+        why = self._beyond(verdict) if decided else self._lacking(verdict)
         return replace(verdict, result="unknown", actual=why) if why else verdict
+
+    def _lacking(self, verdict: Verdict) -> str:
+        """Why it could not be decided at all, if it is unknown and more is to be said of that."""
+        if verdict.result != "unknown":
+            return ""
+        return f"{verdict.actual}, but {self._damage}" if self._damage else self._stranger(verdict)
+
+    def _stranger(self, verdict: Verdict) -> str:
+        """That a claim is about a host that the record has not, if it is."""
+        for claim in self._claims[verdict.source] if self._run.history.lab else ():
+            if others := self._hosts(claim) - {*self._run.hosts}:
+                return f"the record has no host {min(others)}"
+        return ""
 
     def _beyond(self, verdict: Verdict) -> str:
         run, source = self._run, verdict.source
         if self._damage:
             return f"{verdict.actual}, but {self._damage}"
+        if stranger := self._stranger(verdict):
+            return stranger
         for claim in self._claims[source] if run.history.lab else ():
-            if others := self._hosts(claim) - {*run.hosts}:
-                return f"the record has no host {min(others)}"
             files = [f"{host}.ss" for host in claim.hosts]
             files += [f"{host}.pcap" for host in run.hosts] if claim.segments else []
             if damage := next(filter(None, (_damage(run, name) for name in files)), ""):

@@ -15,7 +15,7 @@ comes in, since packet(7) is before that hook, and nothing of what is lost as it
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,12 +51,14 @@ class Passage:
 
 @dataclass(slots=True, eq=False)
 class _Sight:
-    """One observation, at `at` seconds of the run, and what reports say of it."""
+    """One observation, at `at` seconds of the run, and what reports say of it. What is `made` its
+    host sent in the name of another."""
 
     seen: Observation
     at: float
     loss: Loss | None = None
     injection: Injection | None = None
+    made: bool = False
 
 
 def passages(
@@ -164,12 +166,13 @@ class _Pairing:
         self, passing: Sequence[_Sight], leaving: list[_Sight], coming: list[_Sight]
     ) -> tuple[list[_Sight], list[_Sight]]:
         """Where segments leave and come that hosts see that they are neither from nor for: those
-        forward them, or have addresses that nobody told of."""
+        forward them, refuse them in the name of others, or have addresses that nobody told of."""
         first, last = passing[0].seen.host, passing[-1].seen.host
         if not leaving:
             leaving = [sight for sight in passing if sight.seen.host == first]
             if owner(passing[0].seen.source, self._owners, first, passing[0].at) is not None:
-                leaving = [sight for sight in leaving if self._rewritten(sight, -1)]
+                rewritten = [sight for sight in leaving if self._rewritten(sight, -1)]
+                leaving = rewritten or _refusals(leaving)
             passing = [sight for sight in passing if sight.seen.host != first]
         if passing and not coming:
             coming = [sight for sight in passing if sight.seen.host == last]
@@ -204,11 +207,25 @@ class _Pairing:
             seen,
             sent,
             None if loss or end is None else end.at,
-            self._owner(seen.source, sight) or (None if sent is None else seen.host),
+            seen.host
+            if sight.made
+            else self._owner(seen.source, sight) or (None if sent is None else seen.host),
             self._owner(seen.target, came) or last,
             loss.drop if loss else None,
             sight.injection,
         )
+
+
+def _refusals(passing: Sequence[_Sight]) -> list[_Sight]:
+    """The RST that a host made in the name of another, as firewalls do: what it forwards, it sees
+    twice."""
+    found = []
+    for number, sight in enumerate(passing):
+        beside = [*passing[max(0, number - 1) : number], *passing[number + 1 : number + 2]]
+        if "RST" in sight.seen.flags and all(abs(s.at - sight.at) > EARLY for s in beside):
+            sight.made = True
+            found.append(sight)
+    return found
 
 
 # --- Large segments -------------------------------------------------------------------------------
@@ -228,11 +245,17 @@ def _rejoined(found: Sequence[Passage], flight: float) -> list[Passage]:
                 came[_header(seen)].append(passage)
     used: dict[int, list[Observation]] = defaultdict(list)  # by id(): what they are parts of
     for header in left.keys() & came.keys():
+        first = came[header][0].seen
+        coming = sorted(came[header], key=lambda part: _offset(first, part.seen))
+        begins = [_offset(first, part.seen) for part in coming]
+        longest = max(part.seen.span for part in coming)
         # The later one first: where it repeats an earlier one, that one was lost.
         for passage in sorted(left[header], key=lambda passage: passage.sent or 0.0, reverse=True):
+            begin = _offset(first, passage.seen)
+            low = bisect_left(begins, begin - longest)
             parts = [
                 part
-                for part in came[header]
+                for part in coming[low : bisect_left(begins, begin + passage.seen.span)]
                 if -EARLY <= (part.arrived or 0.0) - (passage.sent or 0.0) <= flight
                 and _overlap(passage.seen, part.seen)
                 and not any(_overlap(passage.seen, other) for other in used[id(part)])

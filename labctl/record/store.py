@@ -19,15 +19,16 @@ from labctl.ground.limits import limit_of
 from labctl.probes.segments import FILE_HEADER
 from labctl.record.events import Event, LabEvent, SocketsEvent
 
+OUT = "use --out DIR"
+"""How to have a run recorded elsewhere."""
 RECORD = (".jsonl", ".ss", ".pcap")
 """What a run leaves to judge it by."""
-OUT = "use --out DIR"
 
 
-def new_folder(parent: Path, name: str) -> Path:
-    """A new folder for a run. Raises UsageError where it can't be made."""
+def new_folder(parent: Path, name: str, hint: str = OUT) -> Path:
+    """A new folder for a run. Raises UsageError where it can't be made, with the hint."""
     stem = re.sub(r"[^A-Za-z0-9._=-]+", "-", name).strip("-")[:100]
-    with writing(parent):
+    with writing(parent, hint):
         return _fresh(parent, stem)
 
 
@@ -102,13 +103,15 @@ class RunFolder:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path, hint: str = OUT) -> Iterator[None]:
     """Raises UsageError where something can't be written."""
     try:
         yield
     except OSError as exc:
-        reason, hint = limit_of(exc) or (exc.strerror, OUT)
-        raise UsageError(f"{path}: can't write there: {reason}", hint) from exc
+        reason, told = limit_of(exc) or (exc.strerror, hint)
+        raise UsageError(f"{path}: can't write there: {reason}", told) from exc
+    except ValueError as exc:  # only Python can have a NUL in a name
+        raise UsageError(f"{str(path)!r}: can't write there: {exc}", hint) from exc
 
 
 def _fresh(parent: Path, stem: str) -> Path:

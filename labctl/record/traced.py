@@ -8,7 +8,7 @@ out: a look of `ss` or a capture on that host, from about that time, with the sa
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -87,7 +87,9 @@ def _told(history: History, host: str) -> Told:
     doubtful = [(key, life) for key, each in lives.items() for life in each if life.born or unborn]
     looks = [e for e in history.events if isinstance(e, SocketsEvent) and e.host == host]
     seen = _seen(doubtful, looks)
-    kept = [(key, life) for key, life in doubtful if id(life) in seen or wire.crossed(key, life)]
+    kept = [
+        (key, life) for key, life in doubtful if id(life) in seen or wire.crossed(key, life, lives)
+    ]
     connections: dict[Key, list[Life]] = defaultdict(list)
     for key, life in kept:
         if not life.listens:
@@ -161,24 +163,31 @@ class Wire:
         return found
 
     @cached_property
-    def _by_end(self) -> Mapping[str, Sequence[Segment]]:
-        found: dict[str, list[Segment]] = defaultdict(list)
-        for (source, target), segments in self.flows.items():
-            found[source] += segments
-            found[target] += segments
+    def _by_end(self) -> Mapping[str, Sequence[Key]]:
+        found: dict[str, list[Key]] = defaultdict(list)
+        for source, target in self.flows:
+            found[source].append((source, target))
+            found[target].append((source, target))
         return found
 
-    def crossed(self, key: Key, life: Life) -> bool:
+    def crossed(self, key: Key, life: Life, told_of: Container[Key]) -> bool:
         """Whether a segment between these ends left or came while a socket lived. The host's own
-        NAT may change, before a capture sees it, the end that is not the opener's."""
-        if life[0].old == State.UNCONN:
-            passed = self._by_end.get(key[0], ())
-        elif life.born:
-            passed = self._by_end.get(key[1], ())
-        else:
-            passed = [*self.flows.get(key, ()), *self.flows.get(key[::-1], ())]
-        times = (t for segment in passed for t in (segment.t, segment.arrived))
-        return any(t is not None and life.around(t) for t in times)
+        NAT may change, before a capture sees it, the end that is not the opener's: then none of
+        the ends that the tracepoint told of are those of the segment."""
+        opener = key[0] if life[0].old == State.UNCONN else key[1]
+        between = [key, key[::-1]]
+        between += [
+            ends
+            for ends in self._by_end.get(opener, ())
+            if life.born and ends not in told_of and ends[::-1] not in told_of
+        ]
+        return any(
+            life.around(t)
+            for ends in between
+            for segment in self.flows.get(ends, ())
+            for t in (segment.t, segment.arrived)
+            if t is not None
+        )
 
     def first_syn(self, key: Key, until: float) -> float | None:
         """When the connection that was established, or refused, at `until` sent its first SYN."""

@@ -5,6 +5,7 @@ To add one: a module with a function from recorded runs to text, and a line in R
 
 from __future__ import annotations
 
+import errno
 import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -45,6 +46,8 @@ def write(name: str, runs: Sequence[RunResult], path: Path) -> None:
 def _write_pages(runs: Sequence[RunResult], path: Path) -> None:
     from labctl.reports.html import index, page, page_names
 
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "several runs are an index and a page each: that takes a file")
     others = [p.name for p in path.parent.glob("*.html") if not _ours(p)]
     names = page_names(runs, taken=[path.name, *others])
     for run, name in zip(runs, names, strict=True):

@@ -6,9 +6,10 @@ from functools import partial
 from importlib import import_module
 
 from labctl.backends import Progress, backend_class
-from labctl.ground.errors import UsageError
+from labctl.ground.errors import LabError, Unavailable, UsageError
 from labctl.ground.invoked import command
-from labctl.judge.result import RunResult
+from labctl.ground.resources import default_folder
+from labctl.judge.result import RunResult, unperformed
 from labctl.lab.lab import Lab
 from labctl.language.scenario import Scenario
 from labctl.run import workers, workflow
@@ -35,13 +36,19 @@ def run(cases: list[Scenario], place: Place, orders: Orders) -> list[RunResult]:
 
 
 def _run_here(cases: list[Scenario], place: Place, orders: Orders) -> list[RunResult]:
-    """On this machine's kernel: one after the other, or several at once."""
+    """On this machine's kernel: one after the other, or several at once. Where several want an
+    engine that can't be had, that is what comes of each."""
     pace, say = _pace(orders, len(cases), place.backend), orders.display.say
     _sweep(place.backend, say)
     if place.backend == "docker" and len(cases) > 1:
         from labctl.backends.docker.backend import build_images
 
-        build_images(place.system, say)  # once, or not at all: a registry may be slow to answer
+        try:  # once, or not at all: a registry may be slow to give no answer
+            build_images(place.system, say)
+        except LabError as exc:
+            result = "skip" if isinstance(exc, Unavailable) else "error"
+            folder = orders.out or default_folder()
+            return [unperformed(case, result, str(exc), place.backend, folder) for case in cases]
     if pace.at_once == 1:
         return one_by_one(cases, lambda case: _run_one(case, place, orders))
     work = partial(workflow.run_in, place=place)

@@ -129,7 +129,8 @@ def hold(place: Place, progress: Progress, ready: Callable[[Lab], None]) -> None
     (scenario,) = load_document(Document("labctl up", DEFAULT_LAB), DEFAULT_LAB, "lab", {})
     now = datetime.now(UTC)
     lease = Lease(leases.new_name(), "up", "lab", place.backend, now.isoformat(timespec="seconds"))
-    path = new_folder(default_folder(), f"{now:%Y%m%dT%H%M%S}-up")
+    mend = "set XDG_STATE_HOME to a folder that can be written"
+    path = new_folder(default_folder(), f"{now:%Y%m%dT%H%M%S}-up", mend)
     with lease, RunFolder(path, DEFAULT_LAB) as folder:
         opened = _open(lease, folder.path, place.system, progress)
         with Lab(scenario.spec, opened, History(), folder.add, folder.add_packets) as lab:

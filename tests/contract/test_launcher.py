@@ -16,8 +16,8 @@ pytestmark = [pytest.mark.netns, pytest.mark.skipif(sys.platform != "linux", rea
 PATIENCE = 60
 LAB = """
 import os, sys, time
-from labctl.backends import launcher
-from labctl.backends.netns import NetnsBackend
+from labctl.backends.netns import launcher
+from labctl.backends.netns.backend import NetnsBackend
 from labctl.testing.lab import Lab
 
 def look():

@@ -142,5 +142,21 @@ def test_that_nothing_can_be_remembered_is_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
+    (tmp_path / chosen.HISTORY).touch()
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
     chosen.remember([tmp_path])
+
+
+def test_what_was_not_recorded_is_not_the_last(record: Record, tmp_path: Path) -> None:
+    one = record("1", "a", tmp_path / "out")
+    chosen.remember([one])
+    chosen.remember([tmp_path / "none", tmp_path / "out"])
+    assert chosen.find([], True) == [one]
+
+
+def test_a_folder_that_nobody_may_read_offers_no_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_: Path) -> list[Path]:
+        raise PermissionError
+
+    monkeypatch.setattr(chosen, "_within", refused)
+    assert chosen.names() == []

@@ -605,6 +605,8 @@ def test_a_system_that_is_asked_for_wants_an_engine(
     labctl: Labctl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere")
-    status, _, err = labctl("run", "process_end", "--os", "debian:12")
+    status, out, err = labctl("run", "process_end", "--os", "debian:12", "--format", "json")
     assert status == 3, err
-    assert "no Docker engine answers" in err
+    runs = json.loads(out)["runs"]
+    assert {run["result"] for run in runs} == {"skip"}
+    assert all("no Docker engine answers" in run["reason"] for run in runs)

@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from labctl import reports
+from labctl.cli.commands import main
 from labctl.ground.names import told_apart
 from labctl.judge import recorded
 from labctl.judge.result import RunResult
@@ -86,3 +88,15 @@ def test_a_page_that_somebody_else_wrote_stays(tmp_path: Path) -> None:
         found = sorted(path.name for path in tmp_path.iterdir())
         assert found == ["index.html", "one-2.html", "one.html", "two.html"]
     assert (tmp_path / "one.html").read_text() == "mine"
+
+
+def test_pages_of_several_runs_take_a_file(tmp_path: Path) -> None:
+    """None is put beside a device; and an index that stands nowhere leads nowhere."""
+    device = tmp_path / "device"
+    device.symlink_to("/dev/null")
+    runs = [replace(recorded.load(RUN), folder=Path(name)) for name in ("one", "two")]
+    with pytest.raises(OSError, match="several runs are an index and a page each"):
+        reports.write("html", runs, device)
+    assert [path.name for path in tmp_path.iterdir()] == ["device"]
+    with pytest.raises(SystemExit, match="2"):
+        main(["report", str(RUN), str(RUN), "--format", "html"], prog_name="labctl")

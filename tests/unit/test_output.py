@@ -19,13 +19,17 @@ from hypothesis import strategies as st
 
 from labctl import reports
 from labctl.cli.commands import main
+from labctl.ground.errors import LabError, Unavailable
 from labctl.judge import recorded
 from labctl.judge.result import RunResult
 from labctl.language.scenario import load
 from labctl.reports import markdown, step_summary
 from labctl.reports.comparison import Comparison, Row
+from labctl.reports.progress import Screen
 from labctl.reports.step_summary import LIMIT, Part, fitted
 from labctl.run import dispatch
+from labctl.run.orders import Orders
+from labctl.run.places import Place
 from labctl.run.runner import Interrupted
 from tests.fake import FakeBackend, play
 from tests.reported import NASTY, RUN
@@ -151,7 +155,8 @@ def test_what_is_for_a_closed_stderr_does_not_go_to_stdout() -> None:
 def test_all_is_taken_down_whoever_listens(closed: str) -> None:
     """What can't be told keeps nothing from being done."""
     program = (
-        "from labctl import lease, workflow; from labctl.cli import main; import sys\n"
+        "from labctl.backends import lease; from labctl.run import workflow; "
+        "from labctl.cli.commands import main; import sys\n"
         "made = lambda n: lease.Lease(n, 'up', 'lab', 'netns', 'now')\n"
         "lease.leases = lambda: [made('a'), made('b')]\n"
         "workflow.end = lambda each: not sys.stderr.write(f'ended {each.run}\\n') or True\n"
@@ -248,6 +253,23 @@ def test_files_are_written_although_the_table_is_not(
     assert ElementTree.parse(tmp_path / "j.xml").getroot().get("failures") == "1"
     assert "Nobody listens" in (tmp_path / "h.html").read_text()
     assert "Nobody listens" in (tmp_path / "summary.md").read_text()
+
+
+@pytest.mark.parametrize(("kind", "result"), [(Unavailable, "skip"), (LabError, "error")])
+def test_several_cases_without_an_engine_have_results(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: type[LabError], result: str
+) -> None:
+    """As one has: each is in all reports, with the reason."""
+
+    def refused(*_: object) -> None:
+        raise kind("no engine; start one")
+
+    monkeypatch.setattr("labctl.backends.docker.backend.build_images", refused)
+    monkeypatch.setattr(dispatch, "_sweep", lambda *_: None)
+    path = tmp_path / "lesson.yaml"
+    path.write_text(VARIANTS)
+    found = dispatch.run(load(path), Place("docker"), Orders(Screen(), tmp_path, jobs=1))
+    assert [(run.result, run.reason) for run in found] == [(result, "no engine; start one")] * 3
 
 
 VARIANTS = RIGHT.replace("hosts", "variants: [{n: 1}, {n: 2}, {n: 3}]\nhosts", 1)

@@ -366,3 +366,9 @@ steps:
     again = load_document(Document("scenario.yaml", record), record, "again", {"n": "1.0"})
     assert [one.case for one in again] == [lab._case.case] == ["n 1.0"]
     assert [str(step) for step in again[0].steps] == ["note 6.20 True ~ 1.0", "exec server: 6.20"]
+
+
+def test_values_that_look_alike_are_shown_otherwise() -> None:
+    """A letter with its accent, and a letter and an accent."""
+    assert words("\u00e9") == "\u00e9"
+    assert words("e\u0301") == '"e\\u0301"'

@@ -15,6 +15,7 @@ from labctl import reports
 from labctl.ground.errors import UsageError
 from labctl.judge import recorded
 from labctl.record.events import StateEvent, read_events
+from labctl.record.store import new_folder
 from tests import fuzz
 from tests.reported import RUN, full
 
@@ -180,3 +181,9 @@ def test_a_capture_that_was_cut_short(run: Path) -> None:
     path = run / "server.pcap"
     path.write_bytes(path.read_bytes()[:-7])
     assert recorded.load(run).history.segments()
+
+
+def test_a_folder_that_can_have_no_such_name() -> None:
+    """From Python; a command line has no NUL in it."""
+    with pytest.raises(UsageError, match=r"'a\\x00b': can't write there: embedded null byte; use"):
+        new_folder(Path("a\0b"), "run")

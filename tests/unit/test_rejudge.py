@@ -337,6 +337,19 @@ FALSE: tuple[dict[str, Any], ...] = (
 )  # fmt: skip
 
 
+def test_what_the_record_knows_nothing_of_says_so(copy: Path) -> None:
+    """It blames neither the kernel nor steps that ended."""
+    edit(copy, "hosts:\n", "hosts:\n  third: {}\n")
+    edit(copy, "steps:\n", "steps:\n  - note: new\n    as: new\n")
+    with (copy / "scenario.yaml").open("a") as file:
+        file.write("  - counters: {third: {TcpOutRsts: 0}}\n  - sockets: {third: none}\n")
+        file.write("  - segments: {flags: RST, count: 0, since: new}\n")
+    unknown = told(judge(copy), "unknown")
+    for claim in ("third: TcpOutRsts grew by 0", "third: no connection"):
+        assert unknown[claim] == "the record has no host third"
+    assert unknown["segments: 0 x RST since new"] == "the record has no moment for 'new'"
+
+
 @settings(max_examples=100)
 @given(st.lists(st.sampled_from([*STEPS, *FALSE, *FALSE]), max_size=12))
 def test_no_edit_makes_a_false_claim_pass(run: RunResult, steps: list[dict[str, Any]]) -> None:

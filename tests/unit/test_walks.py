@@ -125,6 +125,15 @@ def test_a_capture_bears_out_what_the_hosts_own_nat_changed(
     assert bool(timelines(found, "server")) == kept
 
 
+def test_a_capture_of_another_traced_connection_bears_nothing_out() -> None:
+    """Both are from the same end; whose the second is nobody knows."""
+    theirs = walk("UNCONN", "SYN-SENT", "UNCONN", remote="198.18.0.3:99")
+    packets = packet(1.0005, HERE, THERE, ACK, 1, 1)
+    ours = walk("UNCONN", "SYN-SENT", "ESTAB", "UNCONN")
+    found = history(*ours, *theirs, look(2.0), packets=packets, probes=("trace", "capture"))
+    assert [timeline.remote for timeline in timelines(found, "server")] == [THERE]
+
+
 REFUSED = [
     packet(1.0, "127.0.0.1:50000", "127.0.0.1:9", SYN, 1, 0),
     packet(1.0001, "127.0.0.1:9", "127.0.0.1:50000", RST | ACK, 0, 2),

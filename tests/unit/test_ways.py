@@ -13,6 +13,7 @@ from labctl.record.history import History
 from tests.unit.test_segments import (
     EPOCH,
     HANDSHAKE,
+    LAG,
     NAMES,
     OWNERS,
     both,
@@ -138,3 +139,27 @@ def test_hosts_may_have_one_address_each_for_itself() -> None:
     ]
     found = [(s.sender, s.receiver, s.lost) for s in match(packets, owners, EPOCH)]
     assert found == [("server", "server", False), ("client", "client", False)]
+
+
+# --- Refusals -------------------------------------------------------------------------------------
+
+
+def test_a_firewalls_refusal_is_its_own() -> None:
+    """It has the address of the server, which knows nothing of it."""
+    syn = one(1.0, "client SYN 1000 0")
+    reset = one(1.001, "server RST ACK 0 1001")
+    here = [replace(syn, host="router"), replace(reset, host="router")]
+    found = segments(syn, *here, seen(reset))
+    assert [(s.sender, s.receiver, s.flags, s.lost) for s in found] == [
+        ("client", "server", ("SYN",), True),
+        ("router", "client", ("RST", "ACK"), False),
+    ]
+
+
+def test_a_refusal_that_is_forwarded_is_the_servers() -> None:
+    reset = one(1.001, "server RST ACK 0 1001")
+    passing = [replace(reset, host="router", at=reset.at + LAG * part) for part in (0.3, 0.6)]
+    (found,) = segments(reset, *passing, seen(reset))
+    assert (found.sender, found.lost) == ("server", False)
+    (unsent,) = segments(*passing, seen(reset))  # a server that nobody watched
+    assert unsent.injected
