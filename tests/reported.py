@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from labctl.judge import recorded
 from labctl.judge.check import Verdict
 from labctl.judge.result import RunResult
-from labctl.probes.observations import FLIGHT, Injection, Loss, Segment
+from labctl.probes.observations import Known, Segment
 from labctl.probes.segments import Captures
 from labctl.record.events import (
     CallEvent,
@@ -42,14 +41,7 @@ class Seen(Captures):
         super().__init__()
         self._given = sorted(segments, key=lambda segment: segment.time)
 
-    def segments(
-        self,
-        owners: Mapping[str, str],
-        origin: float,
-        losses: Sequence[Loss] = (),
-        injections: Sequence[Injection] = (),
-        flight: float = FLIGHT,
-    ) -> list[Segment]:
+    def segments(self, known: Known) -> list[Segment]:
         return self._given
 
 

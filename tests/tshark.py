@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from labctl.probes.observations import Segment
+from labctl.probes.observations import Known, Segment
 from labctl.record.history import History
 
 MISSING = None if shutil.which("tshark") else "tshark is not on the PATH: install tshark"
@@ -52,7 +52,7 @@ def disagreements(history: History, folder: Path) -> list[str]:
     assert history.lab
     origin = history.lab.epoch
     owners = {a: name.partition(".")[0] for name, a in history.lab.addresses.items()}
-    segments = history.captures.segments(owners, origin)
+    segments = history.captures.segments(Known(owners, origin))
     found = []
     for path in sorted(folder.glob("*.pcap")):
         ours = Counter(_ours(path.stem, segments))

@@ -124,6 +124,16 @@ def _spec(name: str, host: str, program: Program, default: Host) -> ProcessSpec:
     )
 
 
+@dataclass(frozen=True)
+class _File:
+    """What all cases of a file have in common."""
+
+    name: str
+    path: str
+    text: str
+    sets: Mapping[str, str]
+
+
 def load(path: Path, sets: Mapping[str, str] | None = None) -> list[Scenario]:
     """The cases of a file: one, or one a variant. `sets` override params, as text that is read
     like YAML.
@@ -145,6 +155,7 @@ def load_document(
 ) -> list[Scenario]:
     """See `load`; `only` is the `case` to load, if not all of them."""
     given = Given(document)
+    file = _File(name, document.file, text, sets)
     choices = given.choices(sets)
     mistakes = given.mistakes
     unclear = alike(choices)
@@ -161,7 +172,7 @@ def load_document(
             raise ScenarioError([Mistake(document.file, given.line, message)])
         found = _check(expanded, given.varied, unclear)
         if isinstance(found, Written):
-            cases.append(_case(found, expanded, name, document.file, text, choice, sets))
+            cases.append(_case(found, expanded, choice, file))
         else:
             mistakes += [Mistake(document.file, line, message) for line, message in found]
     if mistakes:
@@ -324,17 +335,9 @@ def _references(
     return mistakes
 
 
-def _case(
-    written: Written,
-    expanded: Expanded,
-    name: str,
-    file: str,
-    text: str,
-    choice: Choice,
-    sets: Mapping[str, str],
-) -> Scenario:
+def _case(written: Written, expanded: Expanded, choice: Choice, file: _File) -> Scenario:
     def source(*path: str | int) -> str:
-        return f"{file}:{expanded.line(path)}"
+        return f"{file.path}:{expanded.line(path)}"
 
     def sources(key: str, count: int) -> tuple[str, ...]:
         return tuple(source(key, index) for index in range(count))
@@ -346,15 +349,15 @@ def _case(
         if not (step.when and step.when.excludes(choice.variant)):
             implied |= step.needs
     return Scenario(
-        name=name,
-        source=file,
-        text=text,
+        name=file.name,
+        source=file.path,
+        text=file.text,
         title=written.title,
         theme=written.theme.strip(),
         about=written.about.strip(),
         refs=tuple(written.refs),
         variant=choice.variant,
-        sets=sets,
+        sets=file.sets,
         hosts=written.hosts,
         sysctl_sources={host: source("hosts", host, "sysctls") for host in written.hosts},
         steps=tuple(written.steps),

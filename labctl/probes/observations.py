@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +86,19 @@ class Injection:
     seq: int
     ack: int
     observation: Observation
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a lab beside its captures: the host of each address, when the run began
+    (CLOCK_REALTIME, in seconds), what steps lost and injected, and how many seconds a segment may
+    be under way at most."""
+
+    owners: Mapping[str, str]
+    origin: float
+    losses: Sequence[Loss] = ()
+    injections: Sequence[Injection] = ()
+    flight: float = FLIGHT
 
 
 @dataclass(frozen=True, slots=True)

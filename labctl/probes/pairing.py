@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from labctl.probes.observations import MODULUS, Injection, Key, Loss, Observation
+from labctl.probes.observations import MODULUS, Injection, Key, Known, Loss, Observation
 from labctl.probes.owners import Owners
 
 EARLY = 0.01
@@ -61,26 +61,17 @@ class _Sight:
     made: bool = False
 
 
-def passages(
-    observations: Iterable[Observation],
-    owners: Mapping[str, str],
-    origin: float,
-    losses: Iterable[Loss],
-    injections: Iterable[Injection],
-    flight: float,
-) -> list[Passage]:
-    """What went over the wire, in order of time. `owners` tells the host of each address, `origin`
-    is the run's beginning in CLOCK_REALTIME, `flight` how many seconds a segment may be under way
-    at most."""
-    sights = [_Sight(each, each.at - origin) for each in observations]
-    _report(sights, list(losses), list(injections), owners, origin)
+def passages(observations: Iterable[Observation], known: Known) -> list[Passage]:
+    """What went over the wire, in order of time."""
+    sights = [_Sight(each, each.at - known.origin) for each in observations]
+    _report(sights, known)
     sights.sort(key=lambda sight: sight.at)
     alike: dict[Key, list[_Sight]] = defaultdict(list)
     for sight in sights:
         alike[sight.seen.key].append(sight)
-    pairing = _Pairing(sights, owners, flight)
+    pairing = _Pairing(sights, known.owners, known.flight)
     found = [passage for group in alike.values() for passage in pairing.of(group)]
-    found = _rejoined(found, flight)
+    found = _rejoined(found, known.flight)
     return sorted(found, key=lambda p: p.sent if p.sent is not None else p.arrived or 0.0)
 
 
@@ -296,16 +287,11 @@ def _covered(seen: Observation, parts: Iterable[Observation]) -> bool:
 # --- Reports --------------------------------------------------------------------------------------
 
 
-def _report(
-    sights: list[_Sight],
-    losses: Sequence[Loss],
-    injections: Sequence[Injection],
-    owners: Mapping[str, str],
-    origin: float,
-) -> None:
+def _report(sights: list[_Sight], known: Known) -> None:
     """Puts each report at the sight that it is about: what the same host captured at about that
     time. What no capture has joins the sights."""
-    if not losses and not injections:
+    owners, origin = known.owners, known.origin
+    if not known.losses and not known.injections:
         return
     captured: dict[tuple[str, Key], list[_Sight]] = defaultdict(list)
     for sight in sights:
@@ -314,7 +300,7 @@ def _report(
         each.sort(key=lambda sight: sight.at)
     left: list[_Sight] = []
     reports: dict[tuple[str, Key], list[Loss | Injection]] = defaultdict(list)
-    told: list[Loss | Injection] = [*losses, *injections]
+    told: list[Loss | Injection] = [*known.losses, *known.injections]
     for report in told:
         seen = report.observation
         here = owner(seen.source, owners, seen.host, seen.at - origin) == seen.host

@@ -8,12 +8,12 @@ was injected.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.ground.reading import MAX_RECORD, read_file
-from labctl.probes.observations import FLIGHT, MODULUS, Injection, Loss, Observation, Segment
+from labctl.probes.observations import MODULUS, Injection, Known, Observation, Segment
 from labctl.probes.packets import read_packets
 from labctl.probes.pairing import Passage, passages
 
@@ -46,35 +46,21 @@ class Captures:
         self._unread[host] += records
         self._segments = None
 
-    def segments(
-        self,
-        owners: Mapping[str, str],
-        origin: float,
-        losses: Sequence[Loss] = (),
-        injections: Sequence[Injection] = (),
-        flight: float = FLIGHT,
-    ) -> list[Segment]:
+    def segments(self, known: Known) -> list[Segment]:
         """See `match`. Losses and injections are added to, never exchanged."""
-        extra = len(losses), len(injections), flight
-        if self._segments is None or extra != self._extra or owners != self._owners:
+        extra = len(known.losses), len(known.injections), known.flight
+        if self._segments is None or extra != self._extra or known.owners != self._owners:
             for host in [*self._unread]:
                 self._read += read_packets(host, bytes(self._unread.pop(host)))
-            self._segments = match(self._read, owners, origin, losses, injections, flight)
-            self._extra, self._owners = extra, dict(owners)
-            self.late = [number for number, s in enumerate(self._segments) if s.flight > flight]
+            self._segments = found = match(self._read, known)
+            self._extra, self._owners = extra, dict(known.owners)
+            self.late = [n for n, segment in enumerate(found) if segment.flight > known.flight]
         return self._segments
 
 
-def match(
-    observations: Iterable[Observation],
-    owners: Mapping[str, str],
-    origin: float,
-    losses: Iterable[Loss] = (),
-    injections: Iterable[Injection] = (),
-    flight: float = FLIGHT,
-) -> list[Segment]:
+def match(observations: Iterable[Observation], known: Known) -> list[Segment]:
     """Segments in order of time; see `pairing.passages`."""
-    return list(_mark(passages(observations, owners, origin, losses, injections, flight)))
+    return list(_mark(passages(observations, known)))
 
 
 @dataclass(slots=True)

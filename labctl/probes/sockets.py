@@ -213,7 +213,7 @@ def parse_ss(text: str) -> tuple[Socket, ...]:
                 send_q=int(send_q),
                 local=_address(*part[3:6]),
                 remote=_address(*part[6:9]),
-                timer=_timer(*part[9:15]) if part[9] else None,
+                timer=_timer(part[9:15]) if part[9] else None,
                 uid=int(uid or 0),
                 inode=int(inode) if inode else None,
                 info=" ".join(info.split()),
@@ -229,14 +229,9 @@ def _address(host: str, interface: str | None, port: str | None) -> Address:
 
 
 @lru_cache(1 << 10)
-def _timer(
-    name: str,
-    minutes: str | None,
-    seconds: str | None,
-    fraction: str | None,
-    milliseconds: str | None,
-    retrans: str,
-) -> Timer:
+def _timer(words: tuple[str, ...]) -> Timer:
+    """From its name, minutes, seconds, a fraction of one, milliseconds, and retransmissions."""
+    name, minutes, seconds, fraction, milliseconds, retrans = words
     whole = 60 * int(minutes or 0) + float(seconds or fraction or 0)
     return Timer(name, whole + int(milliseconds or 0) / 1000, int(retrans))
 

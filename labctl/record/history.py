@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from labctl.probes.observations import FLIGHT, Injection, Loss, Observation, Segment
+from labctl.probes.observations import FLIGHT, Injection, Known, Loss, Observation, Segment
 from labctl.probes.outputs import Output
 from labctl.probes.owners import Owners
 from labctl.probes.segments import Captures
@@ -202,7 +202,7 @@ class History:
         owners, epoch, now = self.owners, self.lab.epoch, self.now
         losses = [Loss(e.drop, o) for e in self.losses if (o := _since(e, epoch))]
         injected = [Injection(e.seq, e.ack, o) for e in self.injected if (o := _since(e, epoch))]
-        whole = self.captures.segments(owners, epoch, losses, injected, self.flight)
+        whole = self.captures.segments(Known(owners, epoch, losses, injected, self.flight))
         found = whole[: bisect_right(whole, now, key=lambda segment: segment.time)]
         for index in range(
             bisect_right(whole, now - self.flight, key=lambda s: s.time), len(found)

@@ -21,7 +21,7 @@ from labctl.language.predicates.lost import Lost
 from labctl.language.scenario import load_document
 from labctl.language.steps.faults import Drop as DropStep
 from labctl.probes.conversations import Conversation, conversations
-from labctl.probes.observations import FLAG_BITS, MODULUS, Injection, Observation
+from labctl.probes.observations import FLAG_BITS, MODULUS, Injection, Known, Observation
 from labctl.probes.packets import read_packet
 from labctl.probes.segments import match
 from labctl.record.events import AddressEvent, LabEvent, TallyEvent, TroubleEvent
@@ -374,7 +374,9 @@ def test_an_injection_is_marked_and_changes_nothing(v6: bool) -> None:
     sent = read_packet("client", EPOCH + 0.5, data)
     assert sent
     seen = [*both(*talk), *both(sent), *both(one(0.6, "client FIN ACK 1006 7001", v6=v6))]
-    found = match(seen, OWNERS, EPOCH, (), [Injection(seq, ack, replace(sent, at=sent.at - 0.001))])
+    found = match(
+        seen, Known(OWNERS, EPOCH, (), [Injection(seq, ack, replace(sent, at=sent.at - 0.001))])
+    )
     assert [s.summary for s in found[-2:]] == ["RST seq 70006 [injected]", "FIN ACK seq 6 ack 1"]
     assert [s.forged for s in found] == [False] * 4 + [True, False]
     assert found[-2].arrived is not None

@@ -19,7 +19,7 @@ from labctl.judge import recorded, rejudge
 from labctl.language.document import Document
 from labctl.language.predicates import Finding, Predicate
 from labctl.language.scenario import load_document
-from labctl.probes.observations import FLAG_BITS, MODULUS, Observation, Segment
+from labctl.probes.observations import FLAG_BITS, MODULUS, Known, Observation, Segment
 from labctl.probes.packets import read_packets
 from labctl.probes.segments import FILE_HEADER, Captures, match
 from labctl.record.events import CallEvent, Event, LabEvent, StateEvent, StepEvent, TroubleEvent
@@ -65,7 +65,7 @@ def both(*observations: Observation) -> list[Observation]:
 
 
 def segments(*observations: Observation) -> list[Segment]:
-    return match(observations, OWNERS, EPOCH)
+    return match(observations, Known(OWNERS, EPOCH))
 
 
 def record(o: Observation) -> bytes:
@@ -263,7 +263,7 @@ def sightings(found: Iterable[Segment]) -> Counter[tuple[Any, ...]]:
 
 @given(st.lists(OBSERVATIONS, max_size=12))
 def test_nothing_is_lost_or_invented(observations: list[Observation]) -> None:
-    found = match(observations, OWNERS, EPOCH)
+    found = match(observations, Known(OWNERS, EPOCH))
     assert sightings(found) == Counter(
         (o.at - EPOCH, o.source, o.target, o.flags, o.length, o.window) for o in observations
     )
@@ -331,10 +331,10 @@ def test_the_segments_of_a_run() -> None:
 
 def test_captures_grow() -> None:
     captures = Captures()
-    assert captures.segments(OWNERS, EPOCH) == []
+    assert captures.segments(Known(OWNERS, EPOCH)) == []
     for number, o in enumerate(HANDSHAKE, 1):
         captures.add("client", record(o if o.host == "client" else seen(o)))
-        assert len(captures.segments(OWNERS, EPOCH)) == number
+        assert len(captures.segments(Known(OWNERS, EPOCH))) == number
 
 
 def test_what_a_run_captures_is_recorded(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from labctl.probes.observations import FLIGHT, Observation
+from labctl.probes.observations import FLIGHT, Known, Observation
 from labctl.probes.segments import match
 from labctl.record.events import LabEvent
 from labctl.record.history import History
@@ -137,7 +137,7 @@ def test_hosts_may_have_one_address_each_for_itself() -> None:
         Observation(host, EPOCH + at, f"{virtual}:40000", f"{virtual}:80", 1, 1, ("ACK",), 5, 500)
         for host, at in (("server", 1.0), ("client", 1.1))
     ]
-    found = [(s.sender, s.receiver, s.lost) for s in match(packets, owners, EPOCH)]
+    found = [(s.sender, s.receiver, s.lost) for s in match(packets, Known(owners, EPOCH))]
     assert found == [("server", "server", False), ("client", "client", False)]
 
 
