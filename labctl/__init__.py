@@ -1,18 +1,103 @@
 """labctl: a lab for TCP connections that end badly."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from labctl.testing import Lab
+    from labctl.ground.errors import (
+        LabctlError,
+        LabError,
+        MissingHere,
+        Mistake,
+        Refused,
+        ScenarioError,
+        Unavailable,
+        UsageError,
+    )
+    from labctl.judge.accounts import Account
+    from labctl.judge.check import NotKnown, NotPassed, Verdict
+    from labctl.probes.observations import Segment
+    from labctl.probes.sockets import Address, Socket, State, Timer
+    from labctl.record.events import (
+        AddressEvent,
+        CallEvent,
+        CountersEvent,
+        Event,
+        ExecEvent,
+        InjectEvent,
+        LabEvent,
+        LossEvent,
+        NetEvent,
+        OutputEvent,
+        ProcessEvent,
+        SocketsEvent,
+        StateEvent,
+        StepEvent,
+        TallyEvent,
+        TroubleEvent,
+    )
+    from labctl.testing.lab import Lab
 
-__all__ = ["Lab", "__version__"]
+__all__ = [
+    "Account",
+    "Address",
+    "AddressEvent",
+    "CallEvent",
+    "CountersEvent",
+    "Event",
+    "ExecEvent",
+    "InjectEvent",
+    "Lab",
+    "LabError",
+    "LabEvent",
+    "LabctlError",
+    "LossEvent",
+    "MissingHere",
+    "Mistake",
+    "NetEvent",
+    "NotKnown",
+    "NotPassed",
+    "OutputEvent",
+    "ProcessEvent",
+    "Refused",
+    "ScenarioError",
+    "Segment",
+    "Socket",
+    "SocketsEvent",
+    "State",
+    "StateEvent",
+    "StepEvent",
+    "TallyEvent",
+    "Timer",
+    "TroubleEvent",
+    "Unavailable",
+    "UsageError",
+    "Verdict",
+    "__version__",
+]
 __version__ = "0.1.0"
 
+_ROOMS = (
+    "labctl.ground.errors",
+    "labctl.probes.sockets",
+    "labctl.probes.observations",
+    "labctl.record.events",
+    "labctl.judge.check",
+    "labctl.testing.lab",
+)
+"""Where these names are. What takes long to import comes last."""
 
-def __getattr__(name: str) -> Any:
-    """`labctl.Lab`, imported when it is asked for: `labctl --help` shall be quick."""
-    if name == "Lab":
-        from labctl.testing import Lab
 
-        return Lab
-    raise AttributeError(f"module 'labctl' has no attribute {name!r}")
+if not TYPE_CHECKING:  # to which any name would be one
+
+    def __getattr__(name: str) -> Any:
+        """A public name, imported when it is asked for: `labctl --help` shall be quick."""
+        for room in _ROOMS if name in __all__ else ():
+            module = import_module(room)
+            if hasattr(module, name):
+                return getattr(module, name)
+        raise AttributeError(f"module 'labctl' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -18,7 +18,7 @@ import pytest
 if TYPE_CHECKING:
     from labctl.judge.result import RunResult
     from labctl.language.scenario import Scenario
-    from labctl.testing import Lab
+    from labctl.testing.lab import Lab
 
 LABS = pytest.StashKey[ExitStack]()
 """The labs of a test, which end with its call."""
@@ -146,7 +146,7 @@ class ScenarioItem(pytest.Item):
         from labctl.ground.plain import plain_lines
         from labctl.judge.recorded import reloaded
         from labctl.reports.ladder_text import picture
-        from labctl.testing import told
+        from labctl.testing.lab import told
 
         if message := _no_param(self.config):
             pytest.fail(message, pytrace=False)
@@ -171,7 +171,7 @@ class ScenarioItem(pytest.Item):
         from labctl.run import workflow
         from labctl.run.places import Place
         from labctl.run.runner import Silent
-        from labctl.testing import ready
+        from labctl.testing.lab import ready
 
         option = self.config.getoption
         main = threading.current_thread() is threading.main_thread()
@@ -190,7 +190,7 @@ class ScenarioItem(pytest.Item):
 def labctl_lab(request: pytest.FixtureRequest) -> Iterator[Callable[..., Lab]]:
     """Brings up a `labctl.Lab`, as the command line's `--labctl-...` options say, and takes it down
     when the test function has ended. Takes what `labctl.Lab` takes."""
-    from labctl.testing import Lab
+    from labctl.testing.lab import Lab
 
     config = request.config
     with ExitStack() as labs:

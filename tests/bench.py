@@ -298,7 +298,7 @@ NOTES = {
 
 def need_namespaces() -> None:
     if lack := netns.unavailable():
-        raise Skip(f"{lack.reason}; {lack.mend}")
+        raise Skip(f"{lack.reason}; {lack.hint}")
 
 
 def need_images() -> images.Images:

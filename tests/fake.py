@@ -24,7 +24,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from labctl.backends import Channel, HostLink, HostSpec, Lack, Message, ProcessSpec
+from labctl.backends import Channel, HostLink, HostSpec, Message, ProcessSpec
+from labctl.backends.capabilities import Lack
 from labctl.backends.sysctls import refusal
 from labctl.judge.check import Verdict, check
 from labctl.judge.result import RunResult

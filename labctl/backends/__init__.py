@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from labctl.ground.errors import Unavailable, UsageError
+from labctl.backends.capabilities import Lack
+from labctl.ground.errors import UsageError
 
 Message = dict[str, Any]
 Progress = Callable[[str], None]
@@ -95,21 +96,6 @@ def hosts_text(names: Mapping[str, str]) -> str:
     return "\n".join(lines + [f"{address} {name}" for name, address in names.items()]) + "\n"
 
 
-@dataclass(frozen=True)
-class Lack:
-    """What a backend or machine can't do: why, and how to mend it, one line each."""
-
-    reason: str
-    mend: str
-
-
-class MissingHere(Unavailable):
-    """This kernel or machine lacks what the scenario is about."""
-
-    def __init__(self, lack: Lack) -> None:
-        super().__init__(f"{lack.reason}; {lack.mend}")
-
-
 class Backend(Protocol):
     """One lab. Methods raise LabError, and are called from one thread."""
 
@@ -123,7 +109,7 @@ class Backend(Protocol):
         """`kernel`, `os` and `engine` of where the lab runs, as the result reports them."""
 
     def lacks(self) -> Mapping[str, Lack]:
-        """The capabilities (of CAPABILITIES) that are missing here."""
+        """The capabilities (capabilities.py) that are missing here."""
 
     def up(
         self, hosts: Sequence[HostSpec], processes: Sequence[ProcessSpec]
@@ -165,16 +151,6 @@ class Backend(Protocol):
         """Removes everything. May be called at any time, also twice."""
 
 
-CAPABILITIES: dict[str, str] = {
-    "images": "processes from images of their own",
-    "uids": "processes of other users",
-    "nft": "segments that are lost",
-    "netem": "links that are slow or unreliable",
-    "tracing": "every transition of a connection at its exact time",
-    "virtual_time": "waiting that takes no time",
-}
-"""What a scenario may need beyond the basics: the names for `needs`, and what each is."""
-
 RIGHTS = {
     "CHOWN": 0,
     "DAC_OVERRIDE": 1,
@@ -186,12 +162,6 @@ RIGHTS = {
 }
 """What a process of root's may keep: what servers drop privileges with; numbers of
 linux/capability.h."""
-
-REAL_TIME = Lack(
-    "this takes hours where time is real",
-    "run them in a guest, --kernel NAME --virtual-time",
-)
-"""Why there is no `virtual_time` but in a guest that has it."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +187,7 @@ BACKENDS: dict[str, str] = {
 def backend_class(name: str) -> Any:
     """The class behind a name. Raises UsageError for an unknown one."""
     if name not in BACKENDS:
-        raise UsageError(f"unknown backend {name!r}; allowed: auto, {', '.join(BACKENDS)}")
+        raise UsageError(f"unknown backend {name!r}", f"allowed: auto, {', '.join(BACKENDS)}")
     module, _, attribute = BACKENDS[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
 
@@ -227,7 +197,7 @@ def choose(name: str, os: str | None = None) -> str:
     others stay. Raises UsageError for an unknown one, and for an `os` on namespaces."""
     if os and name == "netns":
         raise UsageError(
-            f"namespaces run on this machine's own system, not on {os!r}; take the backend docker"
+            f"namespaces run on this machine's own system, not on {os!r}", "take the backend docker"
         )
     if name != "auto":
         backend_class(name)

@@ -17,7 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Protocol
 
-from labctl.backends import Lack, Progress
+from labctl.backends import Progress
+from labctl.backends.capabilities import CAPABILITIES, Lack
 from labctl.ground.errors import Unavailable
 from labctl.ground.resources import home
 
@@ -54,9 +55,9 @@ class BootstrapError(Unavailable):
 
     def __init__(self, suite: str, reason: str, log: Path | None) -> None:
         self.reason = reason
-        mend = ROOM if FULL.search(reason) else "see that apt can reach its mirror"
+        hint = ROOM if FULL.search(reason) else "see that apt can reach its mirror"
         where = f"; all that it said: {log}" if log else ""
-        super().__init__(f"mmdebstrap did not build Debian {suite}: {reason}; {mend}{where}")
+        super().__init__(f"mmdebstrap did not build Debian {suite}: {reason}", f"{hint}{where}")
 
 
 def cache() -> Path:
@@ -81,7 +82,7 @@ def lacking() -> Lack | None:
         return None
     return Lack(
         "mmdebstrap needs root, or newuidmap and a range of uids",
-        "run as root, or install uidmap and give this user a range in /etc/subuid and /etc/subgid",
+        CAPABILITIES["uids"].hint,
     )
 
 
@@ -91,7 +92,7 @@ def bootstrap(
     """Has mmdebstrap make a suite, by its options and sources, and `take` the tree: once more from
     the start where a mirror broke off. Raises Unavailable, and what `take` raises."""
     if lack := lacking():
-        raise Unavailable(f"{lack.reason}; {lack.mend}")
+        raise Unavailable(*lack)
     command = [PACKAGE, *OPTIONS, *words]
     try:
         _attempt(suite, command, take)

@@ -22,7 +22,7 @@ from typing import BinaryIO, Self
 
 from labctl.ground.errors import LabError, UsageError
 
-MEND = "set XDG_RUNTIME_DIR to a folder of your own"
+HINT = "set XDG_RUNTIME_DIR to a folder of your own"
 
 
 def new_name() -> str:
@@ -68,7 +68,7 @@ class Lease:
         try:
             self._write()
         except OSError as exc:
-            raise LabError(f"{self._path}: can't be written: {exc.strerror}; {MEND}") from exc
+            raise LabError(f"{self._path}: can't be written: {exc.strerror}", HINT) from exc
 
     def _write(self) -> None:
         # At once, and never shorter: whoever reads it meanwhile finds all of it.
@@ -86,7 +86,8 @@ class Lease:
         if self.pid < 1 or self.began != _began(self.pid):
             raise LabError(
                 f"{self.what} is kept by a labctl that is not process {self.pid} here, which is "
-                "left alone; end it where it runs"
+                "left alone",
+                "end it where it runs",
             )
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGTERM)
@@ -112,19 +113,19 @@ def folder() -> Path:
             path.mkdir(mode=0o700)
         found = path.lstat()
     if stat.S_ISLNK(found.st_mode):
-        raise UsageError(f"{path}: a link, and none is followed here; remove it, or {MEND}")
+        raise UsageError(f"{path}: a link, and none is followed here", f"remove it, or {HINT}")
     if not stat.S_ISDIR(found.st_mode):
-        raise UsageError(f"{path}: no folder; remove it, or {MEND}")
+        raise UsageError(f"{path}: no folder", f"remove it, or {HINT}")
     if found.st_uid != os.geteuid():
         raise UsageError(
-            f"{path}: belongs to user {found.st_uid}, and not to you, user {os.geteuid()}; remove "
-            f"it, or {MEND}"
+            f"{path}: belongs to user {found.st_uid}, and not to you, user {os.geteuid()}",
+            f"remove it, or {HINT}",
         )
     if found.st_mode & 0o022:
         mode = stat.S_IMODE(found.st_mode)
         raise UsageError(
-            f"{path}: others can write there (mode {mode:o}); remove it, or chmod 700 it where "
-            f"nobody has, or {MEND}"
+            f"{path}: others can write there (mode {mode:o})",
+            f"remove it, or chmod 700 it where nobody has, or {HINT}",
         )
     return path
 
@@ -198,7 +199,7 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        raise UsageError(f"{path}: {exc.strerror}; {MEND}") from exc
+        raise UsageError(f"{path}: {exc.strerror}", HINT) from exc
 
 
 def _locked(file: BinaryIO) -> bool:

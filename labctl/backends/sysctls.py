@@ -9,8 +9,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from labctl.backends import Lack, MissingHere
-from labctl.ground.errors import Refused
+from labctl.ground.errors import MissingHere, Refused
 
 PROC = Path("/proc/sys")
 GUEST = "run it in a guest, whose whole machine is the lab's: --kernel NAME"
@@ -52,21 +51,19 @@ def refusal(key: str, kernel: str, root: bool, readable: bool) -> MissingHere | 
     settable = settable and not INTERFACE.match(key)
     if any(fnmatchcase(key, known) for known in OF_THE_MACHINE) or (settable and root):
         whole = f"{key} belongs to the whole machine: no namespace has one of its own"
-        return MissingHere(Lack(whole, GUEST))
+        return MissingHere(whole, GUEST)
     if settable:
-        mend = f"run as root, or {GUEST}"
-        return MissingHere(Lack(f"only namespaces of root's have {key}", mend))
+        return MissingHere(f"only namespaces of root's have {key}", f"run as root, or {GUEST}")
     return absence(key, kernel, readable)
 
 
 def absence(key: str, kernel: str, readable: bool) -> MissingHere | Refused:
     """The same where the whole machine is the lab's."""
     if interface := INTERFACE.match(key):
-        return Refused(f"a host has no interface {interface[1]}; name eth0, lo, all or default")
+        return Refused(f"a host has no interface {interface[1]}", "name eth0, lo, all or default")
     if readable:
-        return Refused(f"{key} can't be set: kernel {kernel} only tells it; leave it out")
-    mend = f"run it on another kernel{_meant(key)}"
-    return MissingHere(Lack(f"kernel {kernel} has no {key}", mend))
+        return Refused(f"{key} can't be set: kernel {kernel} only tells it", "leave it out")
+    return MissingHere(f"kernel {kernel} has no {key}", f"run it on another kernel{_meant(key)}")
 
 
 def _meant(key: str) -> str:

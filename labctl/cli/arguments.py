@@ -44,7 +44,7 @@ def find(paths: Sequence[str], shipped: Path) -> list[Path]:
         if not found:
             from labctl.language.values import unknown
 
-            raise UsageError(f"{text}: no such file; " + unknown("scenario", text, names))
+            raise UsageError(f"{text}: no such file", unknown("scenario", text, names))
         files += found
     return list(dict.fromkeys(files))
 

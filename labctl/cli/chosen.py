@@ -22,7 +22,7 @@ HISTORY = "history.jsonl"
 DEPTHS = ("*", "*/*", "*/*/*")
 """How deep in a folder runs are looked for: in that of a matrix they are two levels below."""
 STAMP = re.compile(r"\d{8}T\d{6}-")
-MEND = "name a run's folder, a folder of runs, or a case that was run; --last is the last ones"
+HINT = "name a run's folder, a folder of runs, or a case that was run; --last is the last ones"
 
 
 def remember(folders: Sequence[Path]) -> None:
@@ -44,9 +44,9 @@ def find(texts: Sequence[str], last: bool) -> list[Path]:
     run is for who reads it to say."""
     found = _last() if last else []
     if last and not found:
-        raise UsageError(f"--last: nothing was recorded yet, or it is gone; {MEND}")
+        raise UsageError("--last: nothing was recorded yet, or it is gone", HINT)
     if not texts and not last:
-        raise UsageError(f"no run is named; {MEND}")
+        raise UsageError("no run is named", HINT)
     for text in texts:
         try:
             found += _meant(text)
@@ -77,10 +77,11 @@ def _meant(text: str) -> list[Path]:
     if path.exists():
         return [path]
     close = get_close_matches(text, names(), n=1, cutoff=0.55)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    guess = f"; did you mean {close[0]!r}?" if close else ""
     raise UsageError(
         f"{text}: no recorded run: there is no such folder, and no run of such a case in "
-        f"{default_folder()}; {MEND}{hint}"
+        f"{default_folder()}",
+        f"{HINT}{guess}",
     )
 
 

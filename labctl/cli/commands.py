@@ -304,7 +304,7 @@ def report(runs: tuple[str, ...], last: bool, form: str, out: Path | None) -> No
 
     recorded = [load(folder) for folder in chosen.find(runs, last)]
     if form == "html" and len(recorded) > 1 and not out:
-        raise UsageError("several runs as HTML are an index and a page each; name it: --out FILE")
+        raise UsageError("several runs as HTML are an index and a page each", "name it: --out FILE")
     if out:
         try:
             reports.write(form, recorded, out)

@@ -24,13 +24,13 @@ def _find(host: str, run: str | None) -> Lease:
     having = [x for x in found if host in x.hosts]
     having = [x for x in having if x.kind == "up"] or having
     if not found:
-        raise UsageError("no lab is up; start one with: labctl up")
+        raise UsageError("no lab is up", "start one with: labctl up")
     if not having:
         known = sorted({name for x in found for name in x.hosts})
-        raise UsageError(f"no lab that is up has a host {host!r}; there are {', '.join(known)}")
+        raise UsageError(f"no lab that is up has a host {host!r}", f"there are {', '.join(known)}")
     if len(having) > 1:
         runs = ", ".join(x.run for x in having)
-        raise UsageError(f"several labs have a host {host!r}; choose one with --run: {runs}")
+        raise UsageError(f"several labs have a host {host!r}", f"choose one with --run: {runs}")
     return having[0]
 
 

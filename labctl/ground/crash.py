@@ -25,10 +25,16 @@ def prepare(tell: Callable[[str], object]) -> None:
 
 
 def sentence(exc: BaseException) -> str:
-    """What a user is told: which limit of the system it was; else that it is a fault of labctl's
-    own, and where its traceback is kept."""
-    fault = f"a fault of labctl itself: {_said(exc)}; please report it"
-    return limit_of(exc) or fault + _kept(exc)
+    """What a user is told; see `unforeseen`."""
+    return str(unforeseen(exc))
+
+
+def unforeseen(exc: BaseException) -> LabError:
+    """Which limit of the system it was; else that it is a fault of labctl's own, and where its
+    traceback is kept."""
+    if limit := limit_of(exc):
+        return LabError(*limit)
+    return LabError(f"a fault of labctl itself: {_said(exc)}", f"please report it{_kept(exc)}")
 
 
 @contextmanager
@@ -39,7 +45,7 @@ def netted() -> Iterator[None]:
     except LabctlError:
         raise
     except Exception as exc:
-        raise LabError(sentence(exc)) from exc
+        raise unforeseen(exc) from exc
 
 
 def _said(exc: BaseException) -> str:

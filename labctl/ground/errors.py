@@ -1,14 +1,21 @@
-"""The exception tree. Only `cli.py` turns one into an exit status.
+"""The exception tree. Only `cli/commands.py` turns one into an exit status.
 
-LabctlError
-|-- UsageError       bad usage or a bad scenario: exit 2
-|   `-- ScenarioError    every mistake of a file, each with file and line
-`-- LabError         the lab itself failed: exit 4
-    |-- Unavailable      nothing to run it on: exit 3
-    `-- Refused          what a line of the scenario asks for
+LabctlError                what users may see: exit 4, unless said otherwise
+|-- UsageError             bad usage: exit 2
+|   `-- ScenarioError      every mistake of a file, each with file and line
+|-- LabError               the lab itself failed
+|   |-- GuestEnded         a guest has gone, or will not answer
+|   |   `-- GuestHangs     it is there, and gets nowhere
+|   |-- Refused            the system refuses what a line of the scenario asks for
+|   `-- Unavailable        nothing to run it on: exit 3
+|       |-- BootstrapError  no Debian could be made
+|       `-- MissingHere    this kernel or machine lacks what the scenario is about
+`-- NotPassed              claims of people's own tests that do not hold: exit 1
+    `-- NotKnown           what was asked can't be told: exit 3
 
-Ctrl-C, SIGTERM and SIGHUP are KeyboardInterrupt, exit 130: no library on the way takes that for an
-error of its own.
+Each says in its `message` what is wrong, and in its `hint` what to do, where that is known; `str()`
+is both. Ctrl-C, SIGTERM and SIGHUP are KeyboardInterrupt, exit 130: no library on the way takes
+that for an error of its own. Interrupted is one, with what had come of the cases by then.
 """
 
 from __future__ import annotations
@@ -21,12 +28,16 @@ from labctl.ground.plain import plain_lines
 
 
 class LabctlError(Exception):
-    """Anything that ends a command with a message for people."""
+    """Anything that ends a command with a message for people, and a hint."""
 
     exit_status = 4
 
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, *([hint] if hint else []))
+        self.message, self.hint = message, hint
+
     def __str__(self) -> str:
-        return plain_lines(super().__str__())
+        return plain_lines(f"{self.message}; {self.hint}" if self.hint else self.message)
 
 
 class UsageError(LabctlError):
@@ -66,9 +77,13 @@ class LabError(LabctlError):
 
 
 class Unavailable(LabError):
-    """Nothing here can run it; the message ends with the mend."""
+    """Nothing here can run it."""
 
     exit_status = 3
+
+
+class MissingHere(Unavailable):
+    """This kernel or machine lacks what the scenario is about."""
 
 
 class Refused(LabError):
@@ -81,4 +96,4 @@ def located(source: str) -> Iterator[None]:
     try:
         yield
     except Refused as exc:
-        raise Refused(f"{source}: {exc}") from exc
+        raise Refused(f"{source}: {exc.message}", exc.hint) from exc

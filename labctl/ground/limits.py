@@ -13,16 +13,18 @@ from pathlib import Path
 FEWER = "raise it, or run fewer cases at once (-j)"
 MEMORY = (
     "no more memory can be had: the limit is ulimit -v, memory.max of a cgroup, or what this "
-    f"machine has; {FEWER}"
+    "machine has",
+    FEWER,
 )
-ROOM = "No space left on device; make room, or use --out DIR"
+ROOM = ("No space left on device", "make room, or use --out DIR")
 SENTENCES = {
-    errno.ENFILE: f"no more files can be opened on this machine: the limit is fs.file-max; {FEWER}",
+    errno.ENFILE: ("no more files can be opened on this machine: the limit is fs.file-max", FEWER),
     errno.ENOMEM: MEMORY,
     errno.ENOSPC: ROOM,
     errno.EDQUOT: ROOM,
-    errno.EFBIG: "a file grew too large; raise the limit (ulimit -f)",
+    errno.EFBIG: ("a file grew too large", "raise the limit (ulimit -f)"),
 }
+"""What is said of an error, and the hint."""
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
 OF_OTHERS = {
@@ -34,8 +36,8 @@ OF_OTHERS = {
 NUMBER = re.compile(r"\[Errno (\d+)\] ?")
 
 
-def limit_of(exc: BaseException) -> str | None:
-    """The limit of the system that an exception tells of, with the mend; None for all others."""
+def limit_of(exc: BaseException) -> tuple[str, str] | None:
+    """The limit of the system that an exception tells of, and a hint; None for all others."""
     match exc:
         case MemoryError():
             return MEMORY
@@ -71,13 +73,13 @@ def origin(exc: BaseException) -> OSError | None:
     return None
 
 
-def _sentence(number: int | None) -> str | None:
+def _sentence(number: int | None) -> tuple[str, str] | None:
     if number == errno.EMFILE:
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        return f"no more files can be opened: ulimit -n is {most}; {FEWER}"
+        return f"no more files can be opened: ulimit -n is {most}", FEWER
     if number == errno.EAGAIN:
         known = ", ".join(_of_processes()) or "ulimit -u, or pids.max of a cgroup"
-        return f"no more processes or threads can be started: the limit is {known}; {FEWER}"
+        return f"no more processes or threads can be started: the limit is {known}", FEWER
     return SENTENCES.get(number or 0)
 
 

@@ -71,7 +71,7 @@ def open_file(path: Path, most: float = math.inf) -> IO[bytes]:
     os.close(number)
     if stat.S_ISREG(found.st_mode):
         raise UsageError(f"{path}: {_too_large(most)}")
-    raise UsageError(f"{path}: {_kind(found.st_mode)}; a plain file is wanted here")
+    raise UsageError(f"{path}: {_kind(found.st_mode)}", "a plain file is wanted here")
 
 
 def read_file(path: Path, most: int) -> bytes:

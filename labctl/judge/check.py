@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from labctl.ground.errors import LabctlError
 from labctl.judge.accounts import Account, accounts, halted_first
 from labctl.language.facts import AWAITING, NO_FACTS, Facts, Range, seconds_range
 from labctl.language.predicates import Finding, Result
@@ -79,8 +80,20 @@ def verdict(result: Result, claimed: Claimed, actual: str, at: float, source: st
     )  # fmt: skip
 
 
-class NotPassed(AssertionError):
-    """Claims that did not pass, for callers that want an exception; the lines say which."""
+class NotPassed(LabctlError, AssertionError):
+    """Claims that did not pass; the message says which, and why."""
+
+    exit_status = 1
+
+    def __init__(self, message: str, verdicts: Iterable[Verdict] = ()) -> None:
+        super().__init__(message)
+        self.verdicts = tuple(verdicts)
+
+
+class NotKnown(NotPassed):
+    """What was asked of a lab, and can't be told."""
+
+    exit_status = 3
 
 
 def check(

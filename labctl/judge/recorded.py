@@ -34,7 +34,7 @@ from labctl.probes.segments import FILE_HEADER, Captures
 from labctl.record.events import Environment, Event, read_events
 from labctl.record.history import History
 
-MEND = "give a folder that `labctl run` recorded (its last line names it; --out DIR chooses it)"
+HINT = "give a folder that `labctl run` recorded (its last line names it; --out DIR chooses it)"
 
 
 Result = Literal["pass", "fail", "unknown", "skip", "error"]
@@ -52,6 +52,7 @@ class Run:
     case: str | None = None
     sets: dict[str, str] = field(default_factory=dict)
     reason: str | None = None
+    hint: str | None = None
     backend: str | None = None
     environment: Environment | None = None
     started: str | None = None
@@ -89,7 +90,7 @@ def load(folder: Path) -> RunResult:
             text = read_file(folder / "scenario.yaml", MAX_BYTES).decode()
             history = History(_events(folder, lines), captures)
     except (FileNotFoundError, NotADirectoryError) as exc:
-        raise UsageError(f"{folder}: no recorded run: {_lack(folder)}; {MEND}") from exc
+        raise UsageError(f"{folder}: no recorded run: {_lack(folder)}", HINT) from exc
     except (OSError, UnicodeDecodeError) as exc:
         raise UsageError(f"{folder}: can't be read: {exc}") from exc
     try:
@@ -104,7 +105,8 @@ def load(folder: Path) -> RunResult:
         if (host := getattr(event, "host", None)) is not None and host not in hosts:
             known = ", ".join(hosts) or "none"
             raise UsageError(
-                f"{folder}: history.jsonl:{line}: unknown host {host[:60]!r}; this lab has: {known}"
+                f"{folder}: history.jsonl:{line}: unknown host {host[:60]!r}",
+                f"this lab has: {known}",
             )
     return RunResult(
         folder=folder,
@@ -119,6 +121,7 @@ def load(folder: Path) -> RunResult:
         sets=found.sets,
         result=found.result,
         reason=found.reason,
+        hint=found.hint,
         backend=found.backend or (lab.backend if lab else ""),
         environment=found.environment or (lab.environment if lab else {}),
         started=found.started or (lab.started if lab else ""),
@@ -155,7 +158,8 @@ def reloaded(found: RunResult) -> RunResult:
     """A run that has just ended, as its folder has it; as far as it is known where that has not
     taken all of it, or there is none."""
     try:
-        return replace(load(found.folder), result=found.result, reason=found.reason)
+        again = load(found.folder)
+        return replace(again, result=found.result, reason=found.reason, hint=found.hint)
     except UsageError:
         return found
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from labctl.ground.errors import LabctlError
 from labctl.judge.accounts import Account
 from labctl.judge.check import Verdict, of_another, overall
 from labctl.language.scenario import Scenario
@@ -21,7 +22,8 @@ READS = range(1, VERSION + 1)
 @dataclass(frozen=True, eq=False)
 class RunResult:
     """What came of one case. `seconds` is wall time, `lab_seconds` time by the lab's clock;
-    `started` is RFC 3339. `processes` is what those did last whose lab failed.
+    `started` is RFC 3339. `processes` is what those did last whose lab failed. `hint` is what
+    `reason` says is to be done, where it does.
 
     `about`, `refs` and `others` (the steps of other variants, by number) are empty where the
     scenario can no longer be read. `counted`: by how much the counters grew that `why` tells of, by
@@ -53,6 +55,7 @@ class RunResult:
     counted: Mapping[str, Mapping[str, int]] | None = None
     files: Mapping[str, int] = field(default_factory=dict)
     name: str = ""
+    hint: str | None = None
     history: History = field(default_factory=History, repr=False)
 
     @classmethod
@@ -88,7 +91,6 @@ class RunResult:
 
     def as_json(self) -> dict[str, Any]:
         """As the result document has it."""
-        reason = {"reason": self.reason} if self.reason else {}
         return {
             "scenario": self.scenario,
             "source": self.source,
@@ -97,7 +99,8 @@ class RunResult:
             "case": self.case,
             **({"sets": dict(self.sets)} if self.sets else {}),
             "result": self.result,
-            **reason,
+            **({"reason": self.reason} if self.reason else {}),
+            **({"hint": self.hint} if self.hint else {}),
             "backend": self.backend,
             "environment": dict(self.environment),
             "started": self.started,
@@ -130,7 +133,7 @@ def document(runs: Sequence[RunResult], reason: str = "") -> dict[str, Any]:
 def unperformed(
     case: Scenario,
     result: str,
-    reason: str,
+    why: str | LabctlError,
     backend: str,
     folder: Path,
 ) -> RunResult:
@@ -139,7 +142,8 @@ def unperformed(
         case,
         folder=folder,
         result=result,
-        reason=reason,
+        reason=str(why),
+        hint=why.hint if isinstance(why, LabctlError) else None,
         backend=backend,
         environment={"kernel": None, "os": None, "engine": None},
         started=now(),

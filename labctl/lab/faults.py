@@ -33,12 +33,6 @@ DATA_OFFSETS = range(5, 16)
 LONGEST_QUEUE = 60.0
 """Seconds: no segment is waited for longer."""
 
-MENDS = {
-    "nft": "install the package nftables, on a kernel with nf_tables",
-    "netem": "load the module sch_netem, and install iproute2",
-}
-"""How to mend the lack of what only a host in place can tell about."""
-
 
 @dataclass(frozen=True)
 class End:

@@ -15,21 +15,20 @@ from labctl.backends import (
     Channel,
     HostLink,
     HostSpec,
-    Lack,
     Message,
-    MissingHere,
     ProcessSpec,
     address_names,
     hosts_text,
     protocol,
 )
+from labctl.backends.capabilities import CAPABILITIES, Lack
 from labctl.backends.protocol import SUPERVISOR
 from labctl.backends.wire import A, Command, asked
 from labctl.ground import errnos
 from labctl.ground.crash import netted
-from labctl.ground.errors import LabError, Refused, located
+from labctl.ground.errors import LabError, MissingHere, Refused, located
 from labctl.ground.limits import explained
-from labctl.lab.faults import MENDS, tallied
+from labctl.lab.faults import tallied
 from labctl.lab.happened import happened
 from labctl.lab.messaging import ANSWER_DEADLINE, HEARTBEAT, Clock, Inbox, Source
 from labctl.lab.tracing import Tracer
@@ -146,7 +145,7 @@ class Lab:
         self._set_sysctls()
         untraced = self._tracer.start(self._backend.trace(), names)
         if untraced and "tracing" in self.spec.needs:
-            raise MissingHere(untraced)
+            raise MissingHere(*untraced)
         hello = next(iter(self._hellos.values()))
         epoch = hello.wall - hello.t + self._clock.origin
         environment = {**self._backend.environment(), "probes": _probes(ready, untraced)}
@@ -311,7 +310,7 @@ class Lab:
                     failed[key] = errno.errorcode.get(exc.errno or 0, str(exc))
         for key, reason in failed.items():
             text = f"{host}: can't set {key} to {values[key]!r}: {errnos.describe(reason)}"
-            raise Refused(f"{text}; {FORBIDDEN.get(reason, VALUES)}")
+            raise Refused(text, FORBIDDEN.get(reason, VALUES))
         return [*answer.missing, *answer.readable]
 
     def fault(self, host: str, fault: protocol.Fault[A]) -> A:
@@ -321,10 +320,11 @@ class Lab:
 
     def require(self, needs: Iterable[str]) -> None:
         """Raises MissingHere for the first of these capabilities that the hosts say they lack."""
-        if wanted := sorted({*needs} & MENDS.keys() - self._proven):
+        wanted = sorted(n for n in {*needs} - self._proven if CAPABILITIES[n].probed == "agent")
+        if wanted:
             answer = self.fault(next(iter(self._links)), protocol.Probe(wanted))
             for need, reason in answer.missing.items():
-                raise MissingHere(Lack(reason, MENDS[need]))
+                raise MissingHere(reason, CAPABILITIES[need].hint)
             self._proven.update(wanted)
 
     def look(self, hosts: Iterable[str] | None = None, caption: str | None = None) -> None:

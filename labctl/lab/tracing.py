@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from labctl.backends import Channel, Lack, Message
+from labctl.backends import Channel, Message
+from labctl.backends.capabilities import Lack
 from labctl.backends.protocol import (
     TRACER,
     Broken,
@@ -22,7 +23,7 @@ from labctl.lab.messaging import Clock, Inbox, Source
 from labctl.record.events import AddressEvent, Event, TroubleEvent
 
 NAME = "the tracer"
-MEND = "use a kernel and an engine that allow it"
+HINT = "use a kernel and an engine that allow it"
 
 
 class Tracer:
@@ -51,7 +52,7 @@ class Tracer:
             self._ask(Watch([*names.values()]))
         if self._refused:
             self._channel = None
-            return Lack(self._refused, MEND)
+            return Lack(self._refused, HINT)
         return None
 
     def begin(self, lack: Lack | None) -> None:
@@ -59,7 +60,7 @@ class Tracer:
         is none."""
         self._told = True
         if lack:
-            self._blind(self._clock.now(), f"{lack.reason}; {lack.mend}")
+            self._blind(self._clock.now(), f"{lack.reason}; {lack.hint}")
 
     def flush(self) -> None:
         """Has it tell what it has, and what it missed."""

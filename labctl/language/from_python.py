@@ -19,7 +19,7 @@ from labctl.language.document import CORE, MAX_DEPTH, TOO_DEEP, Document
 OWN_CODE = ("labctl", "contextlib")
 
 __tracebackhide__ = True
-"""See testing.py."""
+"""See labctl/testing/lab.py."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ def thread() -> tuple[int, int]:
     return os.getpid(), threading.get_ident()
 
 
-def misused(message: str) -> UsageError:
+def misused(message: str, hint: str = "") -> UsageError:
     """What is wrong in the caller's line."""
-    return UsageError(f"{caller()}: {message}")
+    return UsageError(f"{caller()}: {message}", hint)
 
 
 def here(exc: ScenarioError) -> ScenarioError:
@@ -93,24 +93,13 @@ def plain(data: Any, depth: int = 0) -> Any:
     try:
         text.encode()
     except UnicodeEncodeError as exc:
-        raise misused(f"{shown(text)}: {exc.reason}; a text is of whole characters") from None
+        raise misused(f"{shown(text)}: {exc.reason}", "a text is of whole characters") from None
     return text
 
 
-def mapping(name: Any, value: Any) -> dict[str, Any]:
-    """What two arguments of a verb mean."""
-    demand("the first of two arguments", name, (str,), "a name")
-    return {name: value}
-
-
-def words(keywords: Mapping[str, Any]) -> dict[str, Any]:
-    """Keywords by the names that they have in the language. Raises UsageError for one that is given
-    with an underscore and without."""
-    found = {word.removesuffix("_"): value for word, value in keywords.items()}
-    if len(found) < len(keywords):
-        twice = next(word for word in found if {word, f"{word}_"} <= keywords.keys())
-        raise misused(f"{twice} is given twice, as {twice} and as {twice}_; keep one")
-    return found
+def given(**keywords: Any) -> dict[str, Any]:
+    """The keywords that were given, by the names that they have in the language."""
+    return {k.removesuffix("_"): value for k, value in keywords.items() if value is not None}
 
 
 def demand(what: str, value: Any, kinds: Sequence[type | None], wanted: str) -> None:

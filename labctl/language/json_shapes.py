@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from labctl.backends import BACKENDS, CAPABILITIES, RIGHTS
+from labctl.backends import BACKENDS, RIGHTS
+from labctl.backends.capabilities import CAPABILITIES
 from labctl.ground import errnos, signals
 from labctl.ground.durations import LONGEST
 from labctl.language.calls import peer

@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic.config import JsonDict
 
-from labctl.backends import CAPABILITIES
+from labctl.backends.capabilities import CAPABILITIES
 from labctl.ground.plain import shown
 from labctl.language.predicates import Claim
 from labctl.language.steps import STEPS, Step

@@ -25,10 +25,10 @@ RECORD = (".jsonl", ".ss", ".pcap")
 """What a run leaves to judge it by."""
 
 
-def new_folder(parent: Path, name: str, mend: str = OUT) -> Path:
-    """A new folder for a run. Raises UsageError where it can't be made, with the mend."""
+def new_folder(parent: Path, name: str, hint: str = OUT) -> Path:
+    """A new folder for a run. Raises UsageError where it can't be made, with the hint."""
     stem = re.sub(r"[^A-Za-z0-9._=-]+", "-", name).strip("-")[:100]
-    with writing(parent, mend):
+    with writing(parent, hint):
         return _fresh(parent, stem)
 
 
@@ -98,20 +98,20 @@ class RunFolder:
         try:
             yield
         except OSError as exc:
-            reason = limit_of(exc) or f"{exc.strerror}; {OUT}"
-            raise LabError(f"{self.path}: the run can't be recorded: {reason}") from exc
+            reason, hint = limit_of(exc) or (exc.strerror, OUT)
+            raise LabError(f"{self.path}: the run can't be recorded: {reason}", hint) from exc
 
 
 @contextmanager
-def writing(path: Path, mend: str = OUT) -> Iterator[None]:
+def writing(path: Path, hint: str = OUT) -> Iterator[None]:
     """Raises UsageError where something can't be written."""
     try:
         yield
     except OSError as exc:
-        reason = limit_of(exc) or f"{exc.strerror}; {mend}"
-        raise UsageError(f"{path}: can't write there: {reason}") from exc
+        reason, told = limit_of(exc) or (exc.strerror, hint)
+        raise UsageError(f"{path}: can't write there: {reason}", told) from exc
     except ValueError as exc:  # only Python can have a NUL in a name
-        raise UsageError(f"{str(path)!r}: can't write there: {exc}; {mend}") from exc
+        raise UsageError(f"{str(path)!r}: can't write there: {exc}", hint) from exc
 
 
 def _fresh(parent: Path, stem: str) -> Path:

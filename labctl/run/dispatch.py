@@ -28,7 +28,7 @@ def run(cases: list[Scenario], place: Place, orders: Orders) -> list[RunResult]:
         raise UsageError(f"{option} has no lab to keep: the guest ends with the run")
     if (orders.jobs or 1) > 1:
         raise UsageError(
-            f"{option} runs one case at a time in its guest; leave --jobs {orders.jobs} out"
+            f"{option} runs one case at a time in its guest", f"leave --jobs {orders.jobs} out"
         )
     from labctl.run.guests.runs import run_all
 

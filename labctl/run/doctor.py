@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from labctl.backends import backend_class, debian
+from labctl.backends.capabilities import CAPABILITIES
 from labctl.backends.netns import backend as netns
 from labctl.ground.errors import LabError, Unavailable
 from labctl.ground.resources import home
-from labctl.lab.faults import MENDS, Drop, End
+from labctl.lab.faults import Drop, End
 from labctl.run import guests
 from labctl.run.guests import apt, qemu, root
 from labctl.run.places import DEFAULT_OS
@@ -84,19 +85,20 @@ def _netns() -> Check:
         lack is None,
         lack.reason if lack else f"namespaces, {how}",
         "no --backend netns: an engine is needed",
-        lack.mend if lack else "",
+        lack.hint if lack else "",
     )
 
 
 def _uids() -> Check:
     lack = netns.unavailable() or netns.one_user_only()
-    return Check(
-        "uids",
-        lack is None,
-        lack.reason if lack else "processes of other users",
-        "scenarios with uid are skipped on netns",
-        lack.mend if lack else "",
-    )
+    found, hint = lack or (CAPABILITIES["uids"].what, "")
+    return replace(_capability("uids", lack is None, found), mend=hint)
+
+
+def _capability(name: str, ok: bool, found: str) -> Check:
+    """Whether namespaces have a capability."""
+    known = CAPABILITIES[name]
+    return Check(name, ok, found, known.cost, known.hint)
 
 
 def _in_namespace(script: str, said: str = "") -> subprocess.CompletedProcess[str] | None:
@@ -120,7 +122,7 @@ def _nft() -> Check:
         found = "no namespaces to try it in"
     else:
         found = "nftables" if ok else f"nft does not work: {_first(done.stderr, done.returncode)}"
-    return Check("nft", ok, found, "no lost segments on netns", MENDS["nft"])
+    return _capability("nft", ok, found)
 
 
 def _first(said: str, status: int) -> str:
@@ -130,13 +132,8 @@ def _first(said: str, status: int) -> str:
 def _netem() -> Check:
     done = _in_namespace("ip link set lo up; tc qdisc add dev lo root netem delay 1ms")
     ok = done is not None and done.returncode == 0
-    return Check(
-        "netem",
-        ok,
-        "delay and loss by tc" if ok else "this kernel or machine has no netem",
-        "no delayed or reordered segments on netns",
-        "load the module sch_netem, and install iproute2",
-    )
+    found = "delay and loss by tc" if ok else "this kernel or machine has no netem"
+    return _capability("netem", ok, found)
 
 
 def _tracing() -> Check:
@@ -147,13 +144,8 @@ def _tracing() -> Check:
         capture_output=True, check=False,
     ) if shutil.which("unshare") else None  # fmt: skip
     ok = mounted is not None and mounted.returncode == 0
-    return Check(
-        "tracing",
-        ok,
-        "sock:inet_sock_set_state" if ok else "tracefs can't be mounted",
-        "states that last microseconds are not seen",
-        "run as root, on a kernel with CONFIG_FTRACE",
-    )
+    found = "sock:inet_sock_set_state" if ok else "tracefs can't be mounted"
+    return _capability("tracing", ok, found)
 
 
 def _mmdebstrap() -> Check:
@@ -162,8 +154,7 @@ def _mmdebstrap() -> Check:
     try:
         debian.trial()
     except LabError as exc:
-        ok = False
-        found, _, mend = str(exc).partition("; ")
+        ok, found, mend = False, exc.message, exc.hint
     cost = "images can be built only where a registry answers, and guests not at all"
     return Check("mmdebstrap", ok, found, cost, mend)
 
@@ -174,15 +165,14 @@ def _kernels() -> Check:
     try:
         if sys.platform == "linux" and (missing := guests.missing()):
             packages = " ".join(dict.fromkeys(missing.values()))
-            raise Unavailable(f"no {', '.join(missing)}; install the packages {packages}")
+            raise Unavailable(f"no {', '.join(missing)}", f"install the packages {packages}")
         found = f"QEMU {qemu.version()}; {', '.join(here) or 'no kernel fetched yet'}"
         if not here:
             apt.keyring()
             apt.archive()
         root.demand(root.suite_for(DEFAULT_OS))
     except LabError as exc:
-        ok = False
-        found, _, mend = str(exc).partition("; ")
+        ok, found, mend = False, exc.message, exc.hint
     return Check("kernels", ok, found, "no --kernel, no --virtual-time", mend)
 
 

@@ -189,7 +189,7 @@ def _not_had(case: Scenario, place: Place, why: LabctlError, folder: Path) -> Ru
     """A place that could not be had; where a lab failed that is an error."""
     result = "error" if why.exit_status == LabError.exit_status else "skip"
     system = {"kernel": None, "os": place.os or None, "engine": None}
-    found = unperformed(case, result, str(why), place.backend, folder)
+    found = unperformed(case, result, why, place.backend, folder)
     return replace(found, environment=system)
 
 

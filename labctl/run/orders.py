@@ -54,7 +54,7 @@ def one_by_one(cases: Iterable[Scenario], run: Callable[[Scenario], RunResult]) 
                 if not results:
                     raise
                 backend, folder = results[0].backend, results[0].folder.parent
-                results.append(unperformed(case, "error", str(exc), backend, folder))
+                results.append(unperformed(case, "error", exc, backend, folder))
     except KeyboardInterrupt as exc:
         last = exc.results if isinstance(exc, Interrupted) else []
         raise Interrupted([*results, *last]) from exc

@@ -63,9 +63,9 @@ def place(backend: str, os: str | None, kernel: str | None, virtual: bool) -> Pl
         return Place(choose(backend, os), os or "")
     option = "--kernel" if kernel else "--virtual-time"
     if backend == "docker":
-        raise UsageError(f"{option} runs on namespaces in a guest; leave --backend docker out")
+        raise UsageError(f"{option} runs on namespaces in a guest", "leave --backend docker out")
     if not kernel:
-        raise UsageError("--virtual-time needs a guest; choose its kernel: --kernel NAME")
+        raise UsageError("--virtual-time needs a guest", "choose its kernel: --kernel NAME")
     return Place("netns", os or "", kernel, virtual)
 
 
@@ -79,7 +79,7 @@ def places(
     Raises UsageError."""
     wanted, oses, guests = map(_split, (backends, systems, kernels))
     if virtual and not guests:
-        raise UsageError("--virtual-time needs a guest; choose its kernel: --kernel NAME")
+        raise UsageError("--virtual-time needs a guest", "choose its kernel: --kernel NAME")
     for name in wanted:
         if name not in BACKENDS:
             raise UsageError(f"--backend {name}: {unknown('backend', name, sorted(BACKENDS))}")

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from labctl.backends import Backend, MissingHere
+from labctl.backends import Backend
 from labctl.ground.crash import netted
-from labctl.ground.errors import LabctlError, LabError, Unavailable, located
+from labctl.ground.errors import LabctlError, LabError, MissingHere, Unavailable, located
 from labctl.judge.accounts import accounts, reasons
-from labctl.judge.check import NotPassed, Verdict, check, left_undone, overall, unreached
+from labctl.judge.check import NotKnown, NotPassed, Verdict, check, left_undone, overall, unreached
 from labctl.judge.explain import counted, explain
 from labctl.judge.result import RunResult, document, now
 from labctl.lab.lab import Lab
@@ -76,15 +76,21 @@ class Records(Protocol):
 @dataclass(frozen=True)
 class Ended:
     """How the steps of a case ended. `result` is empty where the verdicts decide; where there is a
-    `reason` nonetheless, they can't be good. `seconds` are of the clock where it ran, `lab_seconds`
-    of the lab's."""
+    `reason` nonetheless, they can't be good. `hint` is what it says is to be done. `seconds` are of
+    the clock where it ran, `lab_seconds` of the lab's."""
 
     result: str
     reason: str | None
+    hint: str | None
     environment: Mapping[str, Any]
     started: str
     seconds: float
     lab_seconds: float
+
+    def broken_by(self, exc: LabctlError) -> Ended:
+        """What it is where judging it, or writing that down, failed. A reason that it had stays."""
+        reason, hint = (self.reason, self.hint) if self.reason else (str(exc), exc.hint)
+        return replace(self, result="error", reason=reason, hint=hint)
 
 
 def conclude(
@@ -98,12 +104,12 @@ def conclude(
             if ended.result == "skip":
                 why_not = ended.reason or ""
                 verdicts = left_undone(scenario, history.events, history.captures, why_not)
-                ended = replace(ended, result="", reason=None) if verdicts else ended
+                ended = replace(ended, result="", reason=None, hint=None) if verdicts else ended
             else:
                 verdicts = check(scenario, history.events, history.captures)
             why = explain(history)
     except LabctlError as exc:
-        ended = replace(ended, result="error", reason=ended.reason or str(exc))
+        ended = ended.broken_by(exc)
     result, reason = ended.result or overall(v.result for v in verdicts), ended.reason
     if not ended.result and reason:  # a claim ended it: its own has a verdict
         result, reason = (result, None) if result in ("fail", "unknown") else ("fail", reason)
@@ -114,6 +120,7 @@ def conclude(
         scenario,
         result=result,
         reason=reason or left_out,
+        hint=ended.hint if reason else None,
         backend=backend,
         environment=ended.environment,
         started=ended.started,
@@ -129,7 +136,8 @@ def conclude(
     try:
         folder.finish(document([found]))
     except LabctlError as exc:
-        return replace(found, result="error", reason=ended.reason or str(exc))
+        ended = ended.broken_by(exc)
+        return replace(found, result="error", reason=ended.reason, hint=ended.hint)
     return found
 
 
@@ -175,7 +183,7 @@ class Performance:
                     step.load()
                 lacks = self._backend.lacks()
             for need in sorted(self.scenario.needs & lacks.keys()):
-                raise MissingHere(lacks[need])
+                raise MissingHere(*lacks[need])
             with Lab(
                 self.scenario.spec,
                 self._backend,
@@ -289,24 +297,28 @@ OUTCOMES = {
     "builtins.Failed": "fail",
     "builtins.Skipped": "skip",
     "unittest.case.SkipTest": "skip",
-    "labctl.testing.NotKnown": "unknown",
 }
 """What the exceptions of tests say of a run, by the names of their classes: none need be there.
 Those of pytest say that they are Python's own."""
 
 
-def outcome(cause: BaseException | None) -> tuple[str, str | None]:
-    """The result and the reason that an exception gives a run; no result where the verdicts do."""
+def outcome(cause: BaseException | None) -> tuple[str, str | None, str | None]:
+    """The result, the reason and the hint that an exception gives a run; no result where the
+    verdicts give one."""
+    return *_outcome(cause), (cause.hint if isinstance(cause, LabctlError) else None)
+
+
+def _outcome(cause: BaseException | None) -> tuple[str, str | None]:
     kinds = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(cause).__mro__]
     result = next((OUTCOMES[kind] for kind in kinds if kind in OUTCOMES), "error")
     match cause:
-        case _ if result == "unknown":
-            return result, first_line(cause)
         case None:
             return "", None
+        case NotKnown():
+            return "unknown", first_line(cause)
         case NotPassed():  # of this lab, or of another one in the same test
             return "", first_line(cause)
-        case MissingHere() | Unavailable():
+        case Unavailable():
             return "skip", str(cause)
         case KeyboardInterrupt():
             return "error", WAS_INTERRUPTED

@@ -170,7 +170,7 @@ def run_all(cases: Sequence[Scenario], task: Task, pace: Pace, board: Board) -> 
                     if not results:
                         raise
                     folder = folders.get(number) or next(iter(results.values())).folder.parent
-                    found = unperformed(cases[number], "error", str(exc), task.backend, folder)
+                    found = unperformed(cases[number], "error", exc, task.backend, folder)
                     results[number] = found
                     refused.append(exc)
                 waiting.remove(number)

@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
-from labctl.backends import REAL_TIME, Backend, BackendOptions, Progress, backend_class
+from labctl.backends import Backend, BackendOptions, Progress, backend_class
 from labctl.backends import lease as leases
+from labctl.backends.capabilities import REAL_TIME
 from labctl.backends.lease import Lease
 from labctl.ground.errors import Mistake, ScenarioError, UsageError
 from labctl.ground.output import tell
@@ -72,7 +73,7 @@ def bearable(cases: list[Scenario], virtual_time: bool, say: Progress) -> list[S
     bearable = [case for case in cases if virtual_time or "virtual_time" not in case.needs]
     if not bearable or len(bearable) == len(cases):
         return cases
-    say(f"cases that take hours are left out, {len(cases) - len(bearable)}: {REAL_TIME.mend}")
+    say(f"cases that take hours are left out, {len(cases) - len(bearable)}: {REAL_TIME.hint}")
     return bearable
 
 

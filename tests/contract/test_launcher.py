@@ -18,7 +18,7 @@ LAB = """
 import os, sys, time
 from labctl.backends.netns import launcher
 from labctl.backends.netns.backend import NetnsBackend
-from labctl.testing import Lab
+from labctl.testing.lab import Lab
 
 def look():
     with Lab(hosts=HOSTS, backend="netns") as lab:

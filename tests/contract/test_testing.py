@@ -167,10 +167,11 @@ def test_a_claim_of_the_whole_history(up: Callable[..., labctl.Lab]) -> None:
 
 def test_a_mistake_does_nothing(up: Callable[..., labctl.Lab]) -> None:
     with up(hosts=HOSTS) as lab:
+        verbs: Any = lab
         mistakes: list[tuple[Callable[[], object], str]] = [
             (lambda: lab.start("sever"), "unknown process 'sever'; .*did you mean 'server'"),
-            (lambda: lab.wait(sokets={}), "unknown key 'sokets'"),
-            (lambda: lab.kill("server", az="x"), "unknown key 'az'"),
+            (lambda: verbs.wait(sokets={}), "unknown key 'sokets'; .*did you mean 'sockets'"),
+            (lambda: verbs.kill("server", az="x"), "unknown key 'az'; allowed: process, as_, when"),
             (lambda: lab.wait(sockets={"server": "none"}, since="x"), "no earlier 'as' sets"),
             (lambda: lab.exec("client", "echo ${HOME}"), "unknown param"),
             (lambda: lab.do({"kil": "server"}), "unknown verb 'kil'"),

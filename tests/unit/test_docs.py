@@ -16,7 +16,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from labctl.backends import CAPABILITIES
+from labctl.backends.capabilities import CAPABILITIES
 from labctl.cli import commands as cli
 from labctl.cli.exits import EXIT, INTERRUPTED
 from labctl.ground.errors import LabctlError
@@ -134,6 +134,16 @@ def test_language(heading: str, first: str, known: set[str]) -> None:
     assert set(words(LANGUAGE, heading, first)) == known
 
 
+def test_capabilities() -> None:
+    """Each as the table of labctl has it; the docs may say more of what it is."""
+    said = {row[0].split("`")[1]: row[1] for row in table(LANGUAGE, "Top level", "capability")}
+    lacks = {row[0].strip("`"): row[1:] for row in table(LANGUAGE, "Top level", "lacking")}
+    assert said.keys() == lacks.keys() == CAPABILITIES.keys()
+    for name, known in CAPABILITIES.items():
+        assert said[name].startswith(known.what)
+        assert lacks[name] == [known.probed, f"`{known.check}`", known.cost, known.hint]
+
+
 def test_language_other_states() -> None:
     for name, others in table(LANGUAGE, "Values", "state"):
         for other in CODE.findall(others):
@@ -143,7 +153,8 @@ def test_language_other_states() -> None:
 def test_result_document(tmp_path: Path) -> None:
     (case,) = load(AROUND)
     verdict = Verdict("pass", "", "", "", 0.0, "")
-    run = replace(unperformed(case, "skip", "why", "netns", tmp_path), verdicts=(verdict,))
+    why = LabctlError("why", "what to do")
+    run = replace(unperformed(case, "skip", why, "netns", tmp_path), verdicts=(verdict,))
     result, each_run, each_verdict = (
         words(LANGUAGE, "The result", first) for first in ("result", "key", "key of a verdict")
     )

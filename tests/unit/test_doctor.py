@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import docker.errors  # before another platform is played, whose own modules it would look for
 import pytest
 
 from labctl.backends.netns import backend as netns
@@ -15,6 +16,7 @@ from labctl.run.doctor import MACOS_SOCKETS, Check, examine
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The home of somebody with a Mac: no engine that answers, and none of Linux's tools."""
+    assert issubclass(docker.errors.NotFound, Exception)
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("PATH", "")

@@ -22,11 +22,11 @@ from labctl.backends import (
     BackendOptions,
     Channel,
     HostSpec,
-    Lack,
     Message,
     ProcessSpec,
     protocol,
 )
+from labctl.backends.capabilities import Lack
 from labctl.backends.netns.backend import NetnsBackend, SocketChannel, unavailable
 from labctl.backends.protocol import AGENT, SUPERVISOR, TRACER, VERSION, WORLD
 from labctl.backends.wire import A, Command, Said, asked

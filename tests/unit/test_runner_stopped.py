@@ -8,12 +8,12 @@ from unittest import SkipTest
 
 import pytest
 
-from labctl.backends import Lack
-from labctl.judge.check import NotPassed
+from labctl.backends.capabilities import Lack
+from labctl.judge import recorded
+from labctl.judge.check import NotKnown, NotPassed
 from labctl.record.events import StepEvent, TroubleEvent, read_events
 from labctl.record.store import RunFolder, new_folder
 from labctl.run.runner import Session, Silent, outcome
-from labctl.testing import NotKnown
 from tests.fake import FakeBackend, play, scenario
 from tests.played import LISTEN, Play, lesson, told
 
@@ -23,6 +23,8 @@ def test_a_capability_that_is_missing(watch: Play) -> None:
     fake = FakeBackend(lacks=lacks)
     found = watch("- start: server\n", fake, "needs: [images]\n")
     assert (found.result, found.reason) == ("skip", "there are no images here; use another backend")
+    assert found.as_json()["hint"] == "use another backend"
+    assert recorded.load(found.folder).hint == "use another backend"
     assert fake.log == []
     assert found.environment == {"kernel": "6.1.0-fake", "os": "Fake OS 1", "engine": None}
     assert watch("- start: server\n", FakeBackend(lacks=lacks)).result == "pass"
@@ -182,7 +184,7 @@ def test_an_exception_that_can_not_be_shown(tmp_path: Path) -> None:
         def __str__(self) -> str:
             raise ValueError
 
-    assert outcome(Broken()) == ("error", "Broken: it can't be shown")
+    assert outcome(Broken()) == ("error", "Broken: it can't be shown", None)
 
 
 def test_an_interruption_while_the_lab_goes_down(tmp_path: Path) -> None:

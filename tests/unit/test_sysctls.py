@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from labctl.backends import MissingHere, sysctls
-from labctl.ground.errors import Refused
+from labctl.backends import sysctls
+from labctl.ground.errors import MissingHere, Refused
 from tests.fake import FakeBackend, play
 
 HERE = platform.release()

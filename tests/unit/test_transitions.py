@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from labctl.backends import Channel, Lack, Message
+from labctl.backends import Channel, Message
+from labctl.backends.capabilities import Lack
 from labctl.ground.errors import ScenarioError
 from labctl.language.facts import Range
 from labctl.language.predicates import Finding, Predicate

@@ -26,16 +26,15 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from labctl.backends import (
-    REAL_TIME,
     BackendOptions,
     Channel,
     HostLink,
     HostSpec,
-    Lack,
     ProcessSpec,
     Progress,
     protocol,
 )
+from labctl.backends.capabilities import REAL_TIME, Lack
 from labctl.backends.docker import engine, images
 from labctl.backends.docker.attach import (
     AttachChannel,
@@ -495,6 +494,6 @@ def _downwards(network: Any, taken: set[Any]) -> Iterator[Any]:
     for number in itertools.count(-2, -1):  # -1 is IPv4's broadcast
         if network[number] in taken:
             raise LabError(
-                f"{network} has too few addresses; give the engine larger default-address-pools"
+                f"{network} has too few addresses", "give the engine larger default-address-pools"
             )
         yield ipaddress.ip_interface((network[number], network.prefixlen))

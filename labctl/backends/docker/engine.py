@@ -25,7 +25,7 @@ REQUEST_DEADLINE = 60
 CONNECTIONS = 64
 WITHOUT = "or use --backend netns on Linux"
 
-MENDS = {
+HINTS = {
     "available, non-overlapping": "remove unused networks: docker network prune",
     "no available IPv4": "give the engine larger default-address-pools, or the lab fewer hosts",
     "Pool overlaps": "a run of this name left a network: labctl down",
@@ -35,7 +35,7 @@ MENDS = {
 }
 """A piece of what an engine says when it refuses, and what helps."""
 
-MEND = "its log says more; `labctl doctor` checks it"
+HINT = "its log says more; `labctl doctor` checks it"
 
 
 def find() -> APIClient | None:
@@ -77,23 +77,23 @@ def connect(deadline: int = REQUEST_DEADLINE) -> APIClient:
         return client(answer.headers.get("Api-Version", "auto"))
     except (docker.errors.DockerException, OSError) as exc:
         if limit := limit_of(exc):
-            raise LabError(limit) from exc
-        raise Unavailable(_absence(exc)) from exc
+            raise LabError(*limit) from exc
+        raise _absence(exc) from exc
 
 
-def _absence(exc: Exception) -> str:
-    """Why there is no engine, in a sentence with the mend."""
+def _absence(exc: Exception) -> Unavailable:
+    """Why there is no engine."""
     where = os.environ.get("DOCKER_HOST") or "its default address"
     cause = origin(exc)
     reason = str(cause.strerror) if cause else str(exc).rstrip(".")
     if "timed out" in reason:
         reason = f"no word within {FIRST_DEADLINE} s"
     if "Permission denied" in reason:
-        return (
-            f"no permission to use the Docker engine at {where}; "
-            f"become a member of the group docker, {WITHOUT}"
+        return Unavailable(
+            f"no permission to use the Docker engine at {where}",
+            f"become a member of the group docker, {WITHOUT}",
         )
-    return f"no Docker engine answers at {where}: {reason}; start one, {WITHOUT}"
+    return Unavailable(f"no Docker engine answers at {where}: {reason}", f"start one, {WITHOUT}")
 
 
 @contextmanager
@@ -114,10 +114,10 @@ def translated(action: str) -> Iterator[None]:
         OSError,
     ) as exc:
         if limit := limit_of(exc):
-            raise LabError(limit) from exc
+            raise LabError(*limit) from exc
         said = str(getattr(exc, "explanation", None) or exc).strip()
-        mend = next((mend for piece, mend in MENDS.items() if piece in said), MEND)
-        raise LabError(f"the engine did not {action}: {said}; {mend}") from exc
+        hint = next((hint for piece, hint in HINTS.items() if piece in said), HINT)
+        raise LabError(f"the engine did not {action}: {said}", hint) from exc
 
 
 class Tolerated:

@@ -78,7 +78,7 @@ def obtain(client: APIClient, name: str, progress: Progress) -> None:
             try:
                 _pull(client, name, progress)
             except LabError as exc:
-                raise LabError(f"no image {name}: {exc}; load it: docker load < FILE") from exc
+                raise LabError(f"no image {name}: {exc}", "load it: docker load < FILE") from exc
 
 
 def read_sources(folder: Path) -> dict[str, bytes]:
@@ -156,17 +156,17 @@ def _base(client: APIClient, system: str, local: set[str], progress: Progress) -
     except LabError as exc:
         suite, lack, load = suite_name(system), debian.lacking(), LOAD.format(candidates[0])
         if not suite:
-            mend = f"without a registry, take {BUILT_HERE}"
+            hint = f"without a registry, take {BUILT_HERE}"
         elif lack:
-            mend = f"{lack.reason}; {lack.mend}"
+            hint = "; ".join(lack)
         else:
             progress(f"{exc}: building Debian {suite} from its packages, for about half a minute")
             try:
                 _bootstrap(client, suite, built, progress)
             except Unavailable as failed:
-                raise Unavailable(f"{failed}; {load}") from failed
+                raise Unavailable(failed.message, f"{failed.hint}; {load}") from failed
             return built
-        raise Unavailable(f"no base image for {system!r}: {exc}; {mend}; {load}") from exc
+        raise Unavailable(f"no base image for {system!r}: {exc}", f"{hint}; {load}") from exc
 
 
 def _pull(client: APIClient, name: str, progress: Progress) -> None:
@@ -225,8 +225,8 @@ def _build(client: APIClient, sources: Mapping[str, bytes], kind: str, base: str
             last = [line for line in COLOUR.sub("", said).splitlines() if not BUILDER.match(line)]
             reason = f" ({last[-1].strip()})" if last else ""
             raise LabError(
-                f"{tag} can't be built: {error}{reason}; "
-                "take a base that has the tools, or a network that serves its packages"
+                f"{tag} can't be built: {error}{reason}",
+                "take a base that has the tools, or a network that serves its packages",
             )
 
 

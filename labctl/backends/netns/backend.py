@@ -30,13 +30,11 @@ from functools import cache
 from typing import Any
 
 from labctl.backends import (
-    REAL_TIME,
     RIGHTS,
     BackendOptions,
     Channel,
     HostLink,
     HostSpec,
-    Lack,
     Message,
     ProcessSpec,
     address_names,
@@ -44,6 +42,7 @@ from labctl.backends import (
     protocol,
     wire,
 )
+from labctl.backends.capabilities import CAPABILITIES, REAL_TIME, Lack
 from labctl.backends.halted import children, halted
 from labctl.backends.netns.launcher import Launched, Launcher, launcher
 from labctl.backends.protocol import Forked, Gone, Hello
@@ -109,9 +108,7 @@ class NetnsBackend:
 
     def lacks(self) -> Mapping[str, Lack]:
         lacks = {
-            "images": Lack(
-                "plain namespaces have no images", "use --backend docker, with a running engine"
-            ),
+            "images": Lack("plain namespaces have no images", CAPABILITIES["images"].hint),
             "virtual_time": REAL_TIME,
         }
         if lack := one_user_only():
@@ -169,7 +166,7 @@ class NetnsBackend:
     def _start(self, addresses: Mapping[str, tuple[Sequence[str], Sequence[str]]]) -> int:
         """Begins the lab; returns the world's process id."""
         if lack := _missing():
-            raise Unavailable(f"{lack.reason}; {lack.mend}")
+            raise Unavailable(*lack)
         hosts_file = self._folder / "hosts"
         hosts_file.write_text(hosts_text(address_names(addresses)))
         log = self._folder / "world.log"
@@ -193,7 +190,7 @@ class NetnsBackend:
             Hello.of(self._receive())
         except LabError:
             if lack := unavailable():
-                raise Unavailable(f"{lack.reason}; {lack.mend}") from None
+                raise Unavailable(*lack) from None
             raise
         assert self._launched
         return self._launched.pids[0]
@@ -205,8 +202,8 @@ class NetnsBackend:
         except ConnectionError:
             raise
         except OSError as exc:
-            reason = limit_of(exc) or exc.strerror
-            raise LabError(f"the namespaces can't begin: {reason}") from exc
+            reason, hint = limit_of(exc) or (exc.strerror, "")
+            raise LabError(f"the namespaces can't begin: {reason}", hint) from exc
 
     def prepare(self, process: ProcessSpec) -> None:
         """A fork takes no time."""
@@ -394,7 +391,7 @@ def one_user_only() -> Lack | None:
         return None
     return Lack(
         "this user namespace has one user only",
-        "run as root, or install uidmap and give this user a range in /etc/subuid and /etc/subgid",
+        CAPABILITIES["uids"].hint,
     )
 
 

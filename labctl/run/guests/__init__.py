@@ -162,7 +162,7 @@ def own(suite: str, packages: Iterable[str]) -> Known:
     """A suite's own kernel, from what META depends on. Raises LabError."""
     for kernel in newest(suite, packages):
         return kernel
-    raise LabError(f"{suite} has no package {META} now; see labctl kernels list")
+    raise LabError(f"{suite} has no package {META} now", "see labctl kernels list")
 
 
 def choose(name: str, known: list[Known]) -> Known:
@@ -172,7 +172,7 @@ def choose(name: str, known: list[Known]) -> Known:
         return max(matching, key=lambda kernel: _order(kernel.version))
     names = [*SUITES, *dict.fromkeys(kernel.name for kernel in known)]
     raise UsageError(
-        f"--kernel {name}: not known; allowed: {', '.join(names)}, or the path of a bzImage"
+        f"--kernel {name}: not known", f"allowed: {', '.join(names)}, or the path of a bzImage"
     )
 
 
@@ -182,7 +182,7 @@ def local(image: Path) -> Kernel:
     try:
         version = read_version(image)
     except OSError as exc:
-        raise UsageError(f"{image}: {exc.strerror}; give the path of a bzImage") from exc
+        raise UsageError(f"{image}: {exc.strerror}", "give the path of a bzImage") from exc
     places = (
         image.parent / "modules",
         image.parent / "lib" / "modules" / version,
@@ -193,8 +193,8 @@ def local(image: Path) -> Kernel:
         if modules.is_dir():
             return Kernel(str(image), version, image.resolve(), modules.resolve())
     raise UsageError(
-        f"{image}: no modules of Linux {version}; put them where one of these names leads: "
-        + ", ".join(map(str, places))
+        f"{image}: no modules of Linux {version}",
+        f"put them where one of these names leads: {', '.join(map(str, places))}",
     )
 
 
@@ -204,7 +204,7 @@ def read_version(image: Path) -> str:
     with image.open("rb") as file:
         head = file.read(0x10000)
     if head[0x1FE:0x200] != b"\x55\xaa" or head[0x202:0x206] != b"HdrS":
-        raise UsageError(f"{image}: no bzImage; give the path of one (x86)")
+        raise UsageError(f"{image}: no bzImage", "give the path of one (x86)")
     start = int.from_bytes(head[0x20E:0x210], "little") + 0x200
     return head[start : start + 256].split(b"\0")[0].split(b" ")[0].decode("ascii", "replace")
 

@@ -125,7 +125,7 @@ def kept(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        raise LabError(f"{path}: {exc.strerror}; {ROOM}") from exc
+        raise LabError(f"{path}: {exc.strerror}", ROOM) from exc
 
 
 def keyring() -> Path:
@@ -133,7 +133,7 @@ def keyring() -> Path:
     for path in KEYRINGS:
         if path.exists():
             return path
-    raise Unavailable("Debian's keys are not here; install the package debian-archive-keyring")
+    raise Unavailable("Debian's keys are not here", "install the package debian-archive-keyring")
 
 
 def archive() -> tuple[str, str]:
@@ -144,15 +144,15 @@ def archive() -> tuple[str, str]:
     for tool in ("apt-get", "apt-cache", "dpkg-deb"):
         if not shutil.which(tool):
             raise Unavailable(
-                f"{tool} is not on the PATH: Debian's kernels come by it; "
-                "use Debian or Ubuntu, or a kernel of your own: --kernel /path/to/bzImage"
+                f"{tool} is not on the PATH: Debian's kernels come by it",
+                "use Debian or Ubuntu, or a kernel of your own: --kernel /path/to/bzImage",
             )
     command = ["apt-get", "indextargets", "--format", "|".join(FIELDS), "Created-By: Packages"]
     uris = parse_targets(_checked(command))
     if "Debian" not in uris:
         raise Unavailable(
-            "this machine's apt has no Debian archive, or no lists yet; run apt-get update, or "
-            f"name a mirror of Debian: {MIRROR}=URI"
+            "this machine's apt has no Debian archive, or no lists yet",
+            f"run apt-get update, or name a mirror of Debian: {MIRROR}=URI",
         )
     main = uris["Debian"].rstrip("/")
     return main, uris.get("Debian-Security", f"{main}-security").rstrip("/")
@@ -185,5 +185,5 @@ def _checked(
         full = [line for line in said if FULL.search(line)][:1]
         reasons = full or [line for line in said if line.startswith("E:")] or said[-1:]
         reason = "; ".join(reasons) or f"status {done.returncode}"
-        raise LabError(f"{' '.join(command[:2])}: {reason}" + (f"; {ROOM}" if full else ""))
+        raise LabError(f"{' '.join(command[:2])}: {reason}", ROOM if full else "")
     return done.stdout

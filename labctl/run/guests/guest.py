@@ -32,7 +32,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from labctl.backends import BackendOptions, HostLink, HostSpec, Lack, Message, ProcessSpec, sysctls
+from labctl.backends import BackendOptions, HostLink, HostSpec, Message, ProcessSpec, sysctls
+from labctl.backends.capabilities import Lack
 from labctl.backends.netns.backend import NetnsBackend
 from labctl.language.document import Document
 from labctl.language.scenario import Scenario, load_document, params_of

@@ -189,4 +189,4 @@ def _module(path: Path) -> bytes:
             ["zstd", "--decompress", "--stdout", path], capture_output=True, check=True
         ).stdout
     except (OSError, subprocess.CalledProcessError) as exc:
-        raise LabError(f"{path} can't be decompressed; install the package zstd") from exc
+        raise LabError(f"{path} can't be decompressed", "install the package zstd") from exc

@@ -30,7 +30,7 @@ from labctl.backends.debian import ROOM
 from labctl.ground.errors import LabError, Unavailable
 
 PROGRAM = "qemu-system-x86_64"
-MEND = "install the package qemu-system-x86"
+HINT = "install the package qemu-system-x86"
 PROCESSOR = {"tcg": "Nehalem,+rdrand", "kvm": "host"}
 """What is emulated: a newer one has wider registers to save, and takes a third more time. Without
 RDRAND a kernel gathers its first random numbers for a second, and Python waits for them."""
@@ -177,13 +177,13 @@ class Machine:
             deadline = time.monotonic() + MONITOR_DEADLINE
             while (status := self._ask("query-migrate").get("status")) != "completed":
                 if status == "failed" or time.monotonic() > deadline:
-                    raise LabError(f"{state.parent} takes no state ({status}); {ROOM}")
+                    raise LabError(f"{state.parent} takes no state ({status})", ROOM)
                 time.sleep(0.05)
             self._ask("cont")
             try:
                 partial.rename(state)
             except FileNotFoundError as exc:
-                raise LabError(f"{state.parent} has no room for the guest's state; {ROOM}") from exc
+                raise LabError(f"{state.parent} has no room for the guest's state", ROOM) from exc
         finally:
             partial.unlink(missing_ok=True)
 
@@ -245,12 +245,12 @@ class Machine:
 def version() -> str:
     """QEMU's version. Raises Unavailable where it does not work, or the system is not Linux."""
     if sys.platform != "linux":
-        raise Unavailable("guests need Linux; run it there, or in a virtual machine with Linux")
+        raise Unavailable("guests need Linux", "run it there, or in a virtual machine with Linux")
     try:
         said = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, check=False)
     except OSError as exc:
-        raise Unavailable(f"{PROGRAM} can't be started: {exc.strerror}; {MEND}") from exc
+        raise Unavailable(f"{PROGRAM} can't be started: {exc.strerror}", HINT) from exc
     found = re.search(r"version (\d+(?:\.\d+)+)", said.stdout)
     if not found:
-        raise Unavailable(f"{PROGRAM} does not work: {said.stderr.strip()}; {MEND}")
+        raise Unavailable(f"{PROGRAM} does not work: {said.stderr.strip()}", HINT)
     return found[1]

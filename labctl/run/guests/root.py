@@ -63,7 +63,7 @@ def suite_for(system: str) -> str:
     if not name:
         allowed = ", ".join(f"debian:{release}" for release in images.BOOTSTRAP)
         raise UsageError(
-            f"no guest runs on {system!r}: it is made of Debian's packages; allowed: {allowed}"
+            f"no guest runs on {system!r}: it is made of Debian's packages", f"allowed: {allowed}"
         )
     return name
 
@@ -90,11 +90,11 @@ def demand(name: str) -> None:
         return
     if lacking := missing():
         raise Unavailable(
-            f"{', '.join(lacking)}: not on the PATH; install the packages "
-            + " ".join(dict.fromkeys(lacking.values()))
+            f"{', '.join(lacking)}: not on the PATH",
+            f"install the packages {' '.join(dict.fromkeys(lacking.values()))}",
         )
     if lack := debian.lacking():
-        raise Unavailable(f"{lack.reason}; {lack.mend}")
+        raise Unavailable(*lack)
 
 
 def _make(name: str, folder: Path, progress: Progress) -> None:

@@ -10,66 +10,61 @@ grows with every step, so `labctl run` can repeat it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 from unittest import SkipTest
 
-from labctl.backends import MissingHere, choose
+from labctl.backends import choose
 from labctl.ground.errors import LabError, ScenarioError, Unavailable, UsageError
 from labctl.ground.invoked import command
 from labctl.ground.output import tell
 from labctl.ground.plain import plain_lines
 from labctl.judge import accounts, recorded
 from labctl.judge.accounts import Account
-from labctl.judge.check import NotPassed, Verdict, check_step, check_whole
+from labctl.judge.check import NotKnown, NotPassed, Verdict, check_step, check_whole
 from labctl.judge.explain import explain
 from labctl.language.document import Document
 from labctl.language.from_python import (
     caller,
     demand,
     dump,
+    given,
     here,
-    mapping,
     misused,
     plain,
     shown,
     thread,
 )
 from labctl.language.from_python import document as as_document
-from labctl.language.from_python import words as as_words
 from labctl.language.params import Given
 from labctl.language.scenario import Scenario, load_document, with_step
-from labctl.language.steps import STEPS
 from labctl.language.values import unknown
 from labctl.probes.observations import Segment
 from labctl.probes.sockets import Socket
-from labctl.record.events import Event, ExecEvent
+from labctl.record.events import Event
 from labctl.reports.ladder_text import picture
 from labctl.reports.rungs import behind
 from labctl.run import workflow
 from labctl.run.places import Place
 from labctl.run.runner import Session, Silent
+from labctl.testing.verbs import Fields, Flags, KindOfEvent, Verbs, checked
 
 __tracebackhide__ = True
 """pytest shows the line of a test that failed, and none of ours."""
 
-KindOfEvent = TypeVar("KindOfEvent", bound=Event)
 
-
-class Lab:
-    """A lab in a `with`. Every verb of the language is a method:
+class Lab(Verbs):
+    """A lab in a `with`. Every verb of the language is a method, see Verbs:
 
         lab.kill("server", as_="killed")             {kill: server, as: killed}
         lab.wait(sockets={"server": "none"},         {wait: {sockets: {server: none}},
                  since="killed", within="1s..2s")     since: killed, within: 1s..2s}
         lab.sysctl("server", {...})                  {sysctl: {server: {...}}}
-
-    A name that Python keeps for itself takes an underscore at its end: `as_`, `from_`.
 
     `hosts` is what stands below `hosts` in a scenario. Or `scenario` is a whole one: the path of a
     file, a YAML text or a mapping, whose own steps are done first, and whose `expect` is judged at
@@ -120,7 +115,7 @@ class Lab:
             raise exc if isinstance(scenario, Path | str) else here(exc) from None
         if len(cases) != 1:
             labels = ", ".join(case.label for case in cases)
-            raise UsageError(f"{document.file}: a lab is of one variant, not {labels}; use sets")
+            raise UsageError(f"{document.file}: a lab is of one variant, not {labels}", "use sets")
         (case,) = cases
         self._params = choices[0].params
         data = document.expand(None).data
@@ -144,10 +139,11 @@ class Lab:
         trace: TracebackType | None,
     ) -> bool | None:
         if self._owner is None:
-            raise misused("the lab has not been up yet; use it in a `with`")
+            raise misused("the lab has not been up yet", "use it in a `with`")
         return self._context.__exit__(kind, exc, trace)
 
-    def do(self, step: Mapping[str, Any]) -> None:
+    @checked
+    def do(self, step: Fields) -> None:
         """Does one step, as the language writes it: `{"kill": "server", "as": "killed"}`."""
         session = self._up
         demand("step", step, (Mapping,), "a mapping with one verb")
@@ -156,41 +152,7 @@ class Lab:
         session.folder.write_scenario(dump(self._data))
         self._do(len(session.scenario.steps) - 1)
 
-    def __getattr__(self, verb: str) -> Callable[..., None]:
-        if verb not in STEPS:
-            raise AttributeError(unknown("verb", verb, STEPS))
-        fields = STEPS[verb].model_fields
-        modifiers = {field.alias or name for name, field in fields.items()} - {verb}
-
-        def act(*subject: Any, **words: Any) -> None:
-            words = as_words(words)
-            if len(subject) > 2:
-                message = f"{verb} takes a subject, or a name and a value for it"
-                raise misused(f"{message}, not {len(subject)} arguments")
-            if subject and verb in words:
-                raise misused(f"{verb} is given twice, once by its name; keep one")
-            if subject:
-                value = subject[0] if len(subject) == 1 else mapping(*subject)
-                self.do({verb: value, **words})
-            else:
-                beside = {word: words.pop(word) for word in [*words] if word in modifiers}
-                self.do({verb: words, **beside})
-
-        return act
-
-    def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *STEPS]
-
-    def exec(self, host: str, command: str, **beside: Any) -> ExecEvent:
-        """The step `exec`, with what stands beside it; what came of it has `exit` and `output`. A
-        command that fails raises NotPassed, unless `status` says which status is wanted."""
-        before = len(self._up.history.events)
-        self.__getattr__("exec")(host, command, **beside)
-        done = [e for e in self._up.history.events[before:] if isinstance(e, ExecEvent)]
-        if not done:
-            raise misused("this was left out here, so nothing came of it")
-        return done[-1]
-
+    @checked
     def sockets(self, host: str) -> tuple[Socket, ...]:
         """The TCP sockets of a host, as they are now."""
         session = self._up
@@ -203,14 +165,28 @@ class Lab:
             raise NotKnown(plain_lines(words))
         return session.history.sockets[host].sockets
 
-    def segments(self, **pattern: Any) -> tuple[Segment, ...]:
-        """The segments so far that match what stands below `segments` in the language, but for how
-        many: that is a claim. Raises NotPassed where not all were captured."""
+    @checked
+    def segments(
+        self,
+        *,
+        from_: str | None = None,
+        to: str | None = None,
+        flags: Flags | None = None,
+        retransmitted: bool | None = None,
+        lost: bool | None = None,
+        data: bool | None = None,
+        injected: bool | None = None,
+        since: str | None = None,
+        since_first: Flags | None = None,
+    ) -> tuple[Segment, ...]:
+        """The segments so far that match; see `segments` in docs/language.md. How many there are is
+        a claim, for `expect`. Raises NotPassed where not all were captured."""
         session = self._up
-        if counted := [key for key in ("count", "at_least", "at_most") if key in pattern]:
-            message = f"{counted[0]} claims how many there are; use expect(segments=...) for that"
-            raise misused(f"{message}, or len() of these")
-        claim = self._with({"expect": {"segments": as_words(pattern)}}).steps[-1].claim
+        pattern = given(
+            from_=from_, to=to, flags=flags, retransmitted=retransmitted, lost=lost, data=data,
+            injected=injected, since=since, since_first=since_first,
+        )  # fmt: skip
+        claim = self._with({"expect": {"segments": pattern}}).steps[-1].claim
         assert claim
         assert claim.segments
         session.lab.flush()
@@ -220,13 +196,11 @@ class Lab:
             raise NotKnown(plain_lines(words))
         return tuple(claim.segments.found(session.history))
 
+    @checked
     def events(self, kind: type[KindOfEvent]) -> tuple[KindOfEvent, ...]:
-        """What has happened so far, of one kind: a class of `labctl.record.history`."""
+        """What has happened so far, of one kind: a class of events, such as `labctl.CallEvent`."""
         if not is_kind(kind):
-            message = (
-                f"a class of labctl.record.history is wanted, such as CallEvent, not {shown(kind)}"
-            )
-            raise misused(message)
+            raise misused(f"a class of events is wanted, such as CallEvent, not {shown(kind)}")
         return tuple(event for event in self._begun.history.events if isinstance(event, kind))
 
     @property
@@ -237,16 +211,16 @@ class Lab:
     @property
     def _begun(self) -> Session:
         if self._session is None:
-            raise misused("the lab has not been up yet; use it in a `with`")
+            raise misused("the lab has not been up yet", "use it in a `with`")
         return self._session
 
     @property
     def _up(self) -> Session:
         if not self._is_up:
-            raise misused("the lab is not up; use it in a `with`")
+            raise misused("the lab is not up", "use it in a `with`")
         if self._owner != thread():
-            message = "a lab is of the thread that brought it up; use it there, or a lab for each"
-            self._refused.append(misused(message))
+            message = "a lab is of the thread that brought it up"
+            self._refused.append(misused(message, "use it there, or a lab for each"))
             raise self._refused[-1]
         return self._begun
 
@@ -273,7 +247,7 @@ class Lab:
                         raise self._refused[0]
                     session.last_look()
                     self._demand(check_whole(session.scenario, session.history))
-        except (MissingHere, Unavailable) as exc:
+        except Unavailable as exc:
             raise SkipTest(str(exc)) from exc
         finally:
             self._is_up = False
@@ -287,7 +261,7 @@ class Lab:
         if wrong := [v for v in verdicts if v.result in ("fail", "unknown")]:
             why = [*explain(self._up.history)]
             why += accounts.reasons(account for verdict in wrong for account in verdict.processes)
-            raise NotPassed(told(wrong, dict.fromkeys(why), self.folder))
+            raise NotPassed(told(wrong, dict.fromkeys(why), self.folder), wrong)
 
     def _with(self, step: Mapping[str, Any]) -> Scenario:
         """The scenario with one more step."""
@@ -304,17 +278,13 @@ def is_kind(value: object) -> bool:
     return isinstance(value, type) and issubclass(value, Event)
 
 
-class NotKnown(NotPassed):
-    """What was asked of a lab, and can't be told."""
-
-
 @contextmanager
 def _explained(session: Session) -> Iterator[None]:
     """Adds the ladder of a run to what ends it, and where to see more. Where Python ends in silence
     that is told."""
     try:
         yield
-    except (MissingHere, Unavailable, GeneratorExit):
+    except (Unavailable, GeneratorExit):
         raise
     except BaseException as exc:
         folder = session.folder.path

@@ -1,0 +1,76 @@
+"""What a scenario may need beyond the basics, and what is said where that can't be had."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+
+class Lack(NamedTuple):
+    """What a backend or machine can't do: why, and what helps, one line each."""
+
+    reason: str
+    hint: str
+
+
+@dataclass(frozen=True)
+class Capability:
+    """What a scenario may need. `probed` by whom in a lab: its `backend` says so before it is up,
+    the `agent` of a host tries it (PROBES in images/host/faults.py), or the `tracer` does. `check`
+    is the one of `labctl doctor` that tries it on this machine; `cost` is what lacking it costs."""
+
+    what: str
+    probed: Literal["backend", "agent", "tracer"]
+    check: str
+    cost: str
+    hint: str
+
+
+CAPABILITIES = {
+    "images": Capability(
+        "processes from images of their own",
+        "backend",
+        "docker",
+        "no images of your own",
+        "use --backend docker, with a running engine",
+    ),
+    "uids": Capability(
+        "processes of other users",
+        "backend",
+        "uids",
+        "scenarios with uid are skipped on netns",
+        "run as root, or install uidmap and give this user a range in /etc/subuid and /etc/subgid",
+    ),
+    "nft": Capability(
+        "hosts that can lose segments: nftables",
+        "agent",
+        "nft",
+        "no lost segments on netns",
+        "install the package nftables, on a kernel with nf_tables",
+    ),
+    "netem": Capability(
+        "links that can be slow or unreliable",
+        "agent",
+        "netem",
+        "no delayed or reordered segments on netns",
+        "load the module sch_netem, and install iproute2",
+    ),
+    "tracing": Capability(
+        "every transition of a connection at its exact time",
+        "tracer",
+        "tracing",
+        "states that last microseconds are not seen",
+        "run as root, on a kernel with CONFIG_FTRACE",
+    ),
+    "virtual_time": Capability(
+        "waiting that takes no time",
+        "backend",
+        "kernels",
+        "no --virtual-time",
+        "run them in a guest, --kernel NAME --virtual-time",
+    ),
+}
+"""By the names that `needs` takes."""
+
+REAL_TIME = Lack("this takes hours where time is real", CAPABILITIES["virtual_time"].hint)
+"""Why there is no `virtual_time` but in a guest that has it."""
