@@ -182,8 +182,8 @@ def run_all(cases: Sequence[Scenario], task: Task, pace: Pace, board: Board) -> 
                 try:
                     message = pipe.recv()
                 except (EOFError, OSError):
-                    del running[pipe]
                     results[job.number] = _over(job, task.backend)
+                    del running[pipe]  # not before: an interruption would lose it
                     refused += [job.result] if isinstance(job.result, LabctlError) else []
                     board.ended(job.number, results[job.number])
                 else:
@@ -268,6 +268,8 @@ def _cut_short(job: _Job, backend: str) -> RunResult:
                 seconds=left.seconds,
                 verdicts=left.verdicts,
                 why=left.why,
+                counted=left.counted,
+                hint=left.hint,
                 processes=left.processes,
             )
         last = accounts.accounts(job.case, left.history)

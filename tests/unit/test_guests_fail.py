@@ -89,8 +89,8 @@ for line in sys.stdin:
         say(ready="6.6.6-mine")
     else:
         reach("case")
-        say(ended={"result": "skip", "reason": "a stand-in has no kernel", "environment": {},
-                   "started": "", "seconds": 0.0, "lab_seconds": 0.0})
+        say(ended={"result": "skip", "reason": "a stand-in has no kernel", "hint": None,
+                   "environment": {}, "started": "", "seconds": 0.0, "lab_seconds": 0.0})
 """
 
 

@@ -17,6 +17,7 @@ from labctl.ground.errors import UsageError
 from labctl.probes.sockets import State
 from labctl.record.events import (
     KINDS,
+    VERSION,
     CallEvent,
     Event,
     ExecEvent,
@@ -39,9 +40,10 @@ OF_TYPE = {str: TEXT, int: st.integers(-1, 2**63), float: TIMES, bool: st.boolea
            NoneType: st.none()}  # fmt: skip
 MORE: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "lab": {
+        "version": st.just(VERSION),
         "environment": st.fixed_dictionaries(
             {}, optional={"kernel": st.one_of(st.none(), TEXT), "probes": st.lists(TEXT)}
-        )
+        ),
     },
     "sockets": {"text": st.sampled_from(["", HEADER, f"{HEADER}\n{tcp('LISTEN', ':80')}\n"])},
     "state": {"old": STATES, "new": STATES},
