@@ -282,7 +282,11 @@ def _sampled(
     told_all = told_all and not stays_inside(*key)
     run: list[Sighting] = []
     for sighting in looks.seen.get(key, ()):
-        if any(_covers(timeline, looks.times[sighting.look]) for timeline in told):
+        t = latest = looks.times[sighting.look]
+        if told_all and sighting.state is not State.SYN_RECV:
+            # A full socket is one that was told of, however late `ss` ran.
+            latest = looks.time(sighting.look + 1)
+        if any(_covers(timeline, t, latest) for timeline in told):
             continue
         if run and not run[-1].precedes(sighting):
             yield _run(key, run, looks, told_all, causes)
@@ -292,11 +296,11 @@ def _sampled(
         yield _run(key, run, looks, told_all, causes)
 
 
-def _covers(timeline: Timeline, t: float) -> bool:
+def _covers(timeline: Timeline, t: float, latest: float) -> bool:
+    """Whether it may be what was seen from `t` on, at `latest`."""
     end = timeline.spans[-1].end
-    return timeline.spans[0].begin.earliest - SAMPLING <= t and (
-        end is None or t <= end.latest + SAMPLING
-    )
+    begun = timeline.spans[0].begin.earliest - SAMPLING <= latest
+    return begun and (end is None or t <= end.latest + SAMPLING)
 
 
 def _run(

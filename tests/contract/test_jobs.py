@@ -17,7 +17,8 @@ BACKENDS = [
     pytest.param("netns", marks=pytest.mark.netns),
     pytest.param("docker", marks=pytest.mark.docker),
 ]
-TIMES = {"started": "", "seconds": 0, "lab_seconds": 0, "at": 0, "actual": "", "evidence": []}
+TIMES = {"started": "", "seconds": 0, "lab_seconds": 0, "at": 0, "actual": "", "evidence": [],
+         "measured": {}, "counted": {}}  # fmt: skip
 
 SLOW = """\
 title: A case that waits
