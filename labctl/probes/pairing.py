@@ -163,13 +163,34 @@ class _Pairing:
             leaving = [sight for sight in passing if sight.seen.host == first]
             if owner(passing[0].seen.source, self._owners, first, passing[0].at) is not None:
                 rewritten = [sight for sight in leaving if self._rewritten(sight, -1)]
-                leaving = rewritten or _refusals(leaving)
+                leaving = rewritten or _made(leaving)
             passing = [sight for sight in passing if sight.seen.host != first]
         if passing and not coming:
             coming = [sight for sight in passing if sight.seen.host == last]
             if owner(passing[0].seen.target, self._owners, last, passing[0].at) is not None:
-                coming = [sight for sight in coming if self._rewritten(sight, 1)]
+                coming = [s for s in coming if self._rewritten(s, 1) or self._stands_in(s)]
         return leaving, coming
+
+    def _stands_in(self, sight: _Sight) -> bool:
+        """Whether its host is who it comes to, as a transparent proxy is: that speaks in the name
+        of whom it is for."""
+        return (sight.seen.host, sight.seen.target) in self._stand_ins
+
+    @cached_property
+    def _stand_ins(self) -> set[tuple[str, str]]:
+        """Hosts, and the endpoints in whose name they say more than RST."""
+        alike: dict[Key, list[_Sight]] = defaultdict(list)
+        for sight in self._sights:
+            alike[sight.seen.key].append(sight)
+        found = set()
+        for group in alike.values():
+            ends = [self._ends(sight) for sight in group]
+            passing = [s for s, (here, there) in zip(group, ends, strict=True) if not there]
+            if passing and not any(here for here, _ in ends) and "RST" not in passing[0].seen.flags:
+                first = passing[0].seen.host
+                said = _made([sight for sight in passing if sight.seen.host == first])
+                found |= {(first, sight.seen.source) for sight in said}
+        return found
 
     def _rewritten(self, sight: _Sight, later: int) -> bool:
         """Whether its host saw the same shortly before (-1) or after (1) under other addresses:
@@ -201,19 +222,19 @@ class _Pairing:
             seen.host
             if sight.made
             else self._owner(seen.source, sight) or (None if sent is None else seen.host),
-            self._owner(seen.target, came) or last,
+            last if end and self._stands_in(end) else self._owner(seen.target, came) or last,
             loss.drop if loss else None,
             sight.injection,
         )
 
 
-def _refusals(passing: Sequence[_Sight]) -> list[_Sight]:
-    """The RST that a host made in the name of another, as firewalls do: what it forwards, it sees
-    twice."""
+def _made(passing: Sequence[_Sight]) -> list[_Sight]:
+    """What a host made in the name of another, as firewalls and proxies do: what it forwards, it
+    sees twice."""
     found = []
     for number, sight in enumerate(passing):
         beside = [*passing[max(0, number - 1) : number], *passing[number + 1 : number + 2]]
-        if "RST" in sight.seen.flags and all(abs(s.at - sight.at) > EARLY for s in beside):
+        if all(abs(s.at - sight.at) > EARLY for s in beside):
             sight.made = True
             found.append(sight)
     return found

@@ -156,6 +156,26 @@ def test_a_firewalls_refusal_is_its_own() -> None:
     ]
 
 
+def test_a_proxy_that_nobody_sees_is_who_is_spoken_to() -> None:
+    """It has the address of the server, which hears nothing of all this."""
+    syn = one(1.0, "client SYN 1000 0")
+    answer = one(1.001, "server SYN ACK 7000 1001")
+    ack = one(1.002, "client ACK 1001 7001")
+    there = [replace(each, host="router", at=each.at + LAG / 2) for each in (syn, ack)]
+    found = segments(syn, replace(answer, host="router"), seen(answer), ack, *there)
+    assert [(s.sender, s.receiver, s.lost, s.injected) for s in found] == [
+        ("client", "router", False, False),
+        ("router", "client", False, False),
+        ("client", "router", False, False),
+    ]
+
+
+def test_what_a_router_drops_was_lost() -> None:
+    syn = one(1.0, "client SYN 1000 0")
+    (found,) = segments(syn, replace(syn, host="router", at=syn.at + LAG / 2))
+    assert (found.sender, found.receiver, found.lost) == ("client", "server", True)
+
+
 def test_a_refusal_that_is_forwarded_is_the_servers() -> None:
     reset = one(1.001, "server RST ACK 0 1001")
     passing = [replace(reset, host="router", at=reset.at + LAG * part) for part in (0.3, 0.6)]
