@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from labctl.ground.names import told_apart
@@ -13,6 +15,9 @@ from labctl.judge.result import RunResult
 from labctl.language.scenario import Scenario
 from labctl.record.events import Event, StepEvent
 from labctl.record.history import History
+
+IDLE_BY = 2.0
+"""Seconds after which a lab is up and mostly waits."""
 
 if TYPE_CHECKING:
     from labctl.lab.lab import Lab
@@ -64,18 +69,28 @@ def _on_terminal() -> bool:
     return sys.stderr is not None and sys.stderr.isatty()
 
 
+def _prepare() -> None:
+    """Imports what shows results, while the lab mostly waits."""
+    with suppress(OSError):  # of a limit others tell
+        import_module("labctl.reports.terminal")
+
+
 class PlainProgress:
     """A line a step on stderr, for logs."""
 
     def __init__(self, scenario: Scenario) -> None:
         self._name = scenario.label
         self._steps = len(scenario.steps)
+        self._idle = threading.Timer(IDLE_BY, _prepare)
+        self._idle.daemon = True
 
     def __enter__(self) -> PlainProgress:
+        with suppress(RuntimeError):  # no more threads: it is needed later, and no sooner
+            self._idle.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        pass
+        self._idle.cancel()
 
     def event(self, event: Event, history: History) -> None:
         """See `Watcher`."""

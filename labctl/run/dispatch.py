@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from importlib import import_module
 
 from labctl.backends import Progress, backend_class
 from labctl.ground.errors import LabError, Unavailable, UsageError
@@ -23,12 +22,11 @@ def run(cases: list[Scenario], place: Place, orders: Orders) -> list[RunResult]:
     """Runs cases at a place. Raises UsageError, LabError and Interrupted."""
     if not place.kernel:
         return _run_here(cases, place, orders)
-    option = "--kernel"
     if orders.keep:
-        raise UsageError(f"{option} has no lab to keep: the guest ends with the run")
+        raise UsageError("--kernel has no lab to keep: the guest ends with the run")
     if (orders.jobs or 1) > 1:
         raise UsageError(
-            f"{option} runs one case at a time in its guest", f"leave --jobs {orders.jobs} out"
+            "--kernel runs one case at a time in its guest", f"leave --jobs {orders.jobs} out"
         )
     from labctl.run.guests.runs import run_all
 
@@ -52,7 +50,6 @@ def _run_here(cases: list[Scenario], place: Place, orders: Orders) -> list[RunRe
     if pace.at_once == 1:
         return one_by_one(cases, lambda case: _run_one(case, place, orders))
     work = partial(workflow.run_in, place=place)
-    import_module("labctl.probes.packets")  # once for all workers, before any of them measures
     backend_class(place.backend).share()
     with orders.display.cases(cases) as board:
         task = Task(work, place.backend, lambda case: workflow.new_run(case, orders.out))

@@ -13,21 +13,12 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tests.contract.test_testing import CONNECTED
+
 pytestmark = pytest.mark.netns
 
-LESSON = """\
-title: A connection
-variants: [{n: 1}, {n: 2}, {n: 3}, {n: 4}]
-hosts:
-  server: {calls: "socket; bind :8000; listen 5; accept; await"}
-  client: {calls: "socket; connect server:8000; await"}
-steps:
-  - start: server
-  - wait: {sockets: {server: LISTEN}}
-  - start: client
-  - wait: {sockets: {server: ESTAB, client: ESTAB}}
-  - note: variant ${n}
-"""
+LESSON = CONNECTED.replace("hosts:", "variants: [{n: 1}, {n: 2}, {n: 3}, {n: 4}]\nhosts:", 1)
+LESSON += "  - note: variant ${n}\n"
 OTHER = 65534
 AT_ONCE = pytest.mark.parametrize("at_once", [1, 4])
 

@@ -84,9 +84,9 @@ def test_params_that_refer_to_each_other_by_the_hundred() -> None:
         load(f"title: t\nparams:\n{chain}  p400: x\n{HOSTS}steps: [{{note: '${{p0}}'}}]\n")
 
 
-@pytest.mark.parametrize("kind", ["a pipe", "a folder", "a device", "is larger than 1000 kB"])
-def test_files_that_are_no_scenario(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "x.yaml"
+def make(path: Path, kind: str, size: int) -> None:
+    """What a file is that must not be read: a pipe, a folder, a device, or one of so many bytes,
+    which are a hole and take no room."""
     match kind:
         case "a pipe":
             os.mkfifo(path)
@@ -96,7 +96,13 @@ def test_files_that_are_no_scenario(tmp_path: Path, kind: str) -> None:
             path.symlink_to("/dev/zero")
         case _:
             with path.open("w") as file:
-                file.truncate(MAX_BYTES + 1)
+                file.truncate(size)
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a folder", "a device", "is larger than 1000 kB"])
+def test_files_that_are_no_scenario(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x.yaml"
+    make(path, kind, MAX_BYTES + 1)
     with pytest.raises(UsageError, match=rf"x\.yaml.*{kind}"):
         Document.read(path)
 

@@ -28,10 +28,10 @@ from labctl.record.events import (
 )
 from labctl.reports import REPORTS, render
 from labctl.reports.rungs import claim_words
+from tests.claimed import claim
 from tests.fake import HEADER, FakeBackend, tcp
 from tests.played import ESTAB, LISTEN, Play
 from tests.reported import CLIENT, HANDSHAKE, RUN, SERVER, history
-from tests.unit.test_predicates import claim
 
 
 def judge(text: str, *events: Event) -> Finding:

@@ -28,8 +28,8 @@ from labctl.record.events import AddressEvent, LabEvent, TallyEvent, TroubleEven
 from labctl.record.history import History
 from tests.conftest import no_namespaces
 from tests.fake import FakeBackend, play, scenario
-from tests.unit.test_segments import CLIENT as CLIENT_END
-from tests.unit.test_segments import EPOCH, HANDSHAKE, OWNERS, both, one, record, segments
+from tests.sighted import CLIENT as CLIENT_END
+from tests.sighted import EPOCH, HANDSHAKE, OWNERS, both, one, record, segments
 
 SERVER = End(("198.18.0.2", "fd00::2"), 8000)
 CLIENT = End(("198.18.0.3", "fd00::3"))

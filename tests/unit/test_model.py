@@ -23,7 +23,7 @@ from labctl.probes.sockets import State
 from labctl.record.events import Event, LabEvent, LossEvent, SocketsEvent, StateEvent, StepEvent
 from labctl.record.history import History
 from tests.fake import HEADER, tcp
-from tests.unit.test_segments import EPOCH, NAMES, record
+from tests.sighted import EPOCH, NAMES, record
 
 HISTORIES = 10_000
 PARTS = 8

@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import errno
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labctl.ground import errnos
 from labctl.ground.errors import ScenarioError
-from labctl.language.calls import peer
 from labctl.language.endpoints import parse_endpoint
-from labctl.language.predicates import Finding, Predicate, summary
+from labctl.language.predicates import summary
 from labctl.probes.sockets import Address, State, parse_ss
 from labctl.record.events import (
     AddressEvent,
-    CallEvent,
     CountersEvent,
     Event,
-    LabEvent,
-    OutputEvent,
-    ProcessEvent,
     SocketsEvent,
     TroubleEvent,
 )
 from labctl.record.history import History
-from tests.fake import HEADER, scenario, tcp
+from tests.claimed import LAB, claim, judge
+from tests.fake import HEADER, tcp
+from tests.unit.test_processes_claims import FAILED
 
 LISTEN = tcp("LISTEN", ":8000", recv_q=2, send_q=20)
 ESTAB = tcp("ESTAB", "198.18.0.2:8000", "198.18.0.3:40000", recv_q=5)
@@ -41,37 +35,6 @@ SECOND_SIX = tcp("FIN-WAIT-1", "[fd00::4]:9000", "[fd00::3]:40003")
 LISTEN_SIX = tcp("LISTEN", "*:8001")
 BOUND = tcp("UNCONN", "198.18.0.2:7000")
 RESOLVER = tcp("LISTEN", "127.0.0.11:33333")
-
-LAB = LabEvent(
-    0.0,
-    "2026-01-01T00:00:00Z",
-    "fake",
-    {},
-    {
-        "server": "198.18.0.2", "server.2": "198.18.0.4", "server.v6": "fd00::2",
-        "server.2.v6": "fd00::4", "client": "198.18.0.3", "client.v6": "fd00::3",
-    },
-)  # fmt: skip
-
-
-def claim(text: str) -> Predicate:
-    """A predicate from what stands after `wait:`, in one line."""
-    found = scenario(f"""\
-title: t
-hosts:
-  server: {{addresses: 2, calls: socket}}
-  client: {{calls: socket, processes: {{other: {{run: cat}}}}}}
-steps:
-  - wait: {text}
-""")
-    predicate = found.steps[0].claim
-    assert predicate
-    return predicate
-
-
-def judge(text: str, *events: Event) -> Finding:
-    (finding,) = claim(text).judge(History([LAB, *events]))
-    return finding
 
 
 def seen(*lines: str, host: str = "server") -> SocketsEvent:
@@ -306,170 +269,6 @@ def test_an_address_that_was_added_is_the_hosts() -> None:
         )
 
 
-# Processes
-
-
-def started(t: float = 1.0) -> ProcessEvent:
-    return ProcessEvent(t, "server", "server", "start", pid=2)
-
-
-def exited(status: int | None = 0, signal: str | None = None) -> ProcessEvent:
-    return ProcessEvent(3.0, "server", "server", "exit", pid=2, exit=status, signal=signal)
-
-
-def gone() -> ProcessEvent:
-    return ProcessEvent(4.0, "server", "server", "gone", signal="KILL")
-
-
-def did(
-    call: str, failure: str | None = None, phase: Any = "done", result: int | None = None
-) -> CallEvent:
-    name = call.split(maxsplit=1)[0]
-    return CallEvent(2.0, "server", "server", 2, phase, call, name, errno=failure, result=result)
-
-
-def wrote(text: str) -> OutputEvent:
-    return OutputEvent(2.0, "server", "server", text)
-
-
-NEVER: list[Event] = []
-RUNNING = [started(), did("socket"), did("accept", phase="enter")]
-ENDED = [started(), did("socket"), exited()]
-FAILED = [started(), did("socket"), did("bind :8000", "EADDRINUSE"), exited(98)]
-KILLED = [started(), did("wait", phase="enter"), exited(None, "KILL")]
-TOLERANT = [started(), did("recv || continue", "ECONNRESET"), did("close"), exited()]
-REAL_TIME = [started(), exited(None, "RTMIN+1")]
-READ = [started(), did("recv", result=3), did("send", result=9), did("recv until eof", result=4)]
-PROGRAM = [started(), wrote("listening\nfailed: 98\n"), exited(1)]
-PROGRAM_RUNS = [started(), wrote("listening\n")]
-
-
-@pytest.mark.parametrize(
-    ("pattern", "events", "result"),
-    [
-        ("running", RUNNING, "pass"),
-        ("running", ENDED, "fail"),
-        ("running", NEVER, "fail"),
-        ("running", [started(), gone()], "fail"),
-        ("running", [*ENDED, started(5.0)], "pass"),
-        ("exited", ENDED, "pass"),
-        ("exited", KILLED, "pass"),
-        ("exited", RUNNING, "fail"),
-        ("exited", NEVER, "fail"),
-        ("ok", ENDED, "pass"),
-        ("ok", FAILED, "fail"),
-        ("ok", KILLED, "fail"),
-        ("ok", RUNNING, "fail"),
-        ("ok", TOLERANT, "pass"),
-        ("EADDRINUSE", FAILED, "pass"),
-        ("EADDRINUSE", ENDED, "fail"),
-        ("ECONNREFUSED", FAILED, "fail"),
-        ("EADDRINUSE", RUNNING, "fail"),
-        ("EADDRINUSE", NEVER, "fail"),
-        ("ECONNRESET", TOLERANT, "fail"),  # not its last call
-        ("ECONNRESET", TOLERANT[:2], "pass"),
-        ("EADDRINUSE", PROGRAM, "unknown"),
-        ("EADDRINUSE", PROGRAM_RUNS, "unknown"),
-        ("{errno: EADDRINUSE}", FAILED, "pass"),
-        ("{state: exited}", FAILED, "pass"),
-        ("{exit: 98}", FAILED, "pass"),
-        ("{exit: 0}", FAILED, "fail"),
-        ("{exit: 0}", RUNNING, "fail"),
-        ("{exit: 0}", KILLED, "fail"),
-        ("{signal: KILL}", KILLED, "pass"),
-        ("{signal: SIGKILL}", KILLED, "pass"),
-        ("{signal: TERM}", KILLED, "fail"),
-        ("{signal: KILL}", FAILED, "fail"),
-        ("{signal: KILL}", [started(), gone()], "pass"),
-        ("{signal: TERM}", [started(), exited(None, "TERM"), gone()], "pass"),
-        ('{output: "fail.*98"}', PROGRAM, "pass"),
-        ('{output: "^listening$"}', PROGRAM, "pass"),
-        ('{output: "^fail$"}', PROGRAM, "fail"),
-        ('{output: "list.*failed"}', PROGRAM, "fail"),
-        ('{output: "x"}', [started()], "fail"),
-        ("{call: {bind: EADDRINUSE}}", FAILED, "pass"),
-        ("{call: {bind: ok}}", FAILED, "fail"),
-        ("{call: {socket: ok, bind: EADDRINUSE}}", FAILED, "pass"),
-        ("{call: {connect: ok}}", FAILED, "fail"),
-        ("{call: {accept: ok}}", RUNNING, "fail"),  # entered, not done
-        ("{call: {recv: ECONNRESET}}", [*TOLERANT[:2], did("recv")], "fail"),  # the last one counts
-        ('{exit: 1, output: "98", call: {bind: ok}}', PROGRAM, "unknown"),
-        ('{exit: 2, output: "98", call: {bind: ok}}', PROGRAM, "fail"),
-        ("{received: 7}", READ, "pass"),
-        ('{received: ">7"}', READ, "fail"),
-        ("{received: 0}", RUNNING, "pass"),
-        ("{received: 7}", [*READ, did("recv until eof", "ECONNRESET")], "pass"),
-        ("{received: 12}", [*READ, did("recv 9", "ECONNRESET", result=5)], "pass"),
-        ("{received: 7}", [*READ, did("recv 9", "ECONNRESET", result=5)], "fail"),
-        # What is still being read, or was when the process was killed
-        ("{received: 7}", [*READ, did("recv", phase="enter")], "pass"),
-        ("{received: 7}", [*READ, did("recv || continue", phase="enter")], "pass"),
-        ("{received: 7}", [*READ, did("recv until eof", phase="enter")], "unknown"),
-        ("{received: 8}", [*READ, did("recv 9", phase="enter"), exited(None, "KILL")], "unknown"),
-        ('{received: ">16"}', [*READ, did("recv 9", phase="enter")], "fail"),
-        ('{received: "<=16"}', [*READ, did("recv 9 || continue", phase="enter")], "pass"),
-        ('{received: ">=16"}', [*READ, did("recv 9", phase="enter")], "unknown"),
-        ("{received: 17}", [*READ, did("recv until eof", phase="enter")], "unknown"),
-        ('{received: ">=7"}', [*READ, did("recv until eof", phase="enter")], "pass"),
-        ('{received: "<7"}', [*READ, did("recv until eof", phase="enter")], "fail"),
-        (
-            "{received: 7}",
-            [*READ, did("recv until eof", phase="enter"), did("recv until eof")],
-            "pass",
-        ),
-        # A program's calls are not seen.
-        ("{received: 0}", PROGRAM, "unknown"),
-        ("{received: 0}", PROGRAM_RUNS, "unknown"),
-        ("{call: {bind: ok}}", PROGRAM_RUNS, "unknown"),
-        ("{signal: RTMIN+1}", REAL_TIME, "pass"),
-        ("{signal: SIGRTMAX-29}", REAL_TIME, "pass"),
-        ("{signal: 35}", REAL_TIME, "pass"),
-        ("{signal: KILL}", REAL_TIME, "fail"),
-        ("{signal: RTMIN}", REAL_TIME, "fail"),
-        ('{exit: 1, output: "98"}', PROGRAM, "pass"),
-    ],
-)
-def test_processes(pattern: str, events: list[Event], result: str) -> None:
-    assert judge(f"{{process: {{server: {pattern}}}}}", *events).result == result
-
-
-def test_what_was_seen_of_processes() -> None:
-    def actual(pattern: str, events: list[Event]) -> str:
-        return judge(f"{{process: {{server: {pattern}}}}}", *events).actual
-
-    assert actual("ok", RUNNING) == "running, in accept"
-    assert actual("ok", PROGRAM_RUNS) == "running"
-    assert actual("ok", NEVER) == "never started"
-    assert actual("running", KILLED) == "killed by SIGKILL"
-    assert actual("running", ENDED) == "exit 0"
-    assert actual("ok", TOLERANT) == "exit 0"
-    assert actual("ok", FAILED) == (
-        "bind :8000: EADDRINUSE (98 on Linux, 48 on macOS and the BSDs)"
-    )
-    assert actual("EADDRINUSE", PROGRAM_RUNS) == (
-        "running; a program's calls are not seen, judge exit or output"
-    )
-    assert (
-        actual("{call: {bind: ok, connect: ok}}", FAILED)
-        == "bind: EADDRINUSE (98 on Linux, 48 on macOS and the BSDs), connect: not done"
-    )
-
-
-def test_the_evidence_of_processes() -> None:
-    found = judge("{process: {server: ok}}", *RUNNING)
-    assert found.evidence == ("2.000 socket: ok", "2.000 accept: blocked")
-    found = judge("{process: {server: ok}}", *FAILED)
-    assert found.evidence[-1] == (
-        "2.000 bind :8000: EADDRINUSE (98 on Linux, 48 on macOS and the BSDs)"
-    )
-    many = [started(), *(did("recv") for _ in range(20)), *(wrote(f"{n}\n") for n in range(20))]
-    assert len(judge("{process: {server: ok}}", *many).evidence) == 16
-
-
-def test_news_of_processes_that_never_started() -> None:
-    assert judge("{process: {server: ok}}", did("socket"), exited()).actual == "never started"
-
-
 # Counters
 
 
@@ -530,25 +329,3 @@ def test_predicates_do_not_change_the_history() -> None:
     for text in ("{sockets: {server: ESTAB}}", "{process: {server: EADDRINUSE}}"):
         assert claim(text).judge(history) == claim(text).judge(history)
     assert history.events == events
-
-
-# Error numbers
-
-
-def test_error_numbers_are_those_of_linux() -> None:
-    assert {name: getattr(errno, name) for name in errnos.LINUX} == errnos.LINUX
-    assert set(errnos.BSD) <= set(errnos.LINUX)
-
-
-def test_error_numbers_are_named_as_the_peer_names_them() -> None:
-    names = peer().ERRNOS
-    assert {name: names[number] for name, number in errnos.LINUX.items()} == {
-        name: name for name in errnos.LINUX
-    }
-
-
-def test_error_numbers_in_words() -> None:
-    assert errnos.describe("EADDRINUSE") == "EADDRINUSE (98 on Linux, 48 on macOS and the BSDs)"
-    assert errnos.describe("EBADF") == "EBADF (9)"
-    assert errnos.describe("EAI_NONAME") == "EAI_NONAME"
-    assert errnos.describe("ENEW") == "ENEW"

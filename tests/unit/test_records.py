@@ -19,6 +19,7 @@ from labctl.record.events import StateEvent, read_events
 from labctl.record.store import new_folder
 from tests import fuzz
 from tests.reported import RUN, full
+from tests.unit.test_bounds import make
 
 SEED = int(os.environ.get("LABCTL_FUZZ_SEED") or random.randrange(10**6))
 MUTANTS, PARTS = 160, 4
@@ -214,16 +215,7 @@ def test_files_that_never_end(run: Path, name: str, kind: str) -> None:
     """Nothing waits for a writer, and nothing is read that has no end."""
     path = run / name
     path.unlink()
-    match kind:
-        case "a pipe":
-            os.mkfifo(path)
-        case "a folder":
-            path.mkdir()
-        case "a device":
-            path.symlink_to("/dev/zero")
-        case _:
-            with path.open("w") as file:
-                file.truncate(10**9)  # a hole: it takes no room
+    make(path, kind, 10**9)
     with pytest.raises(UsageError, match=rf"{name}.*{kind}"):
         recorded.load(run)
 

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
 
 from labctl.backends import HostSpec
 from labctl.ground.errors import ScenarioError, UsageError
@@ -241,52 +235,6 @@ def test_the_mistakes_of_every_variant() -> None:
     ]
 
 
-# Hosts and processes
-
-
-def test_processes_and_what_they_imply() -> None:
-    text = """\
-title: processes
-hosts:
-  server:
-    image: nginx:1
-    addresses: 3
-    processes:
-      web: {run: "nginx -g 'daemon off;'"}
-      other: {run: [cat, 7], image: alpine:3, uid: 1000, env: {A: 1}}
-      plain: {calls: "connect client.v6:80; connect server.3.v6:80; connect [::1]:80"}
-    uid: 33
-    env: {A: 2, B: 2}
-    rights: [CHOWN]
-  client:
-    uid: 0
-    calls: "bind server.2:0; connect localhost:80; connect 198.18.0.2:80; bind :0"
-needs: [images]
-steps: []
-"""
-    found = case(text)
-    web, other, plain, client = found.processes.values()
-    assert (web.run, web.image, web.host) == (("nginx", "-g", "daemon off;"), "nginx:1", "server")
-    assert (other.run, other.image, other.uid) == (("cat", "7"), "alpine:3", 1000)
-    assert (other.env, other.rights) == ({"A": "1", "B": "2"}, ("CHOWN",))
-    assert (web.env, web.uid) == ({"A": "2", "B": "2"}, 33)
-    assert (plain.image, plain.calls is None) == (None, False)
-    assert (client.name, client.host, client.uid) == ("client", "client", 0)
-    assert found.needs == {"images", "uids"}
-    assert found.spec.hosts == [HostSpec("server", 3), HostSpec("client", 1)]
-
-
-def test_an_empty_program_is_no_process() -> None:
-    text = "title: t\nhosts: {server: {calls: }, client: {}}\nsteps: [start: server]\n"
-    with pytest.raises(ScenarioError) as caught:
-        case(text)
-    assert [mistake.message for mistake in caught.value.mistakes] == [
-        "'calls' has no value; give it one, or leave it out",
-        "unknown process 'server'; allowed: none; 'server' is a host, and no process of it has "
-        "that name: give it `calls` or `run`",
-    ]
-
-
 def test_keys_are_words_as_they_are_written() -> None:
     text = "title: t\nhosts: {no: {calls: socket}, null: {}}\nsteps:\n  - start: no\n"
     assert list(case(text).hosts) == ["no", "null"]
@@ -435,135 +383,6 @@ def test_what_takes_hours_is_left_out_of_many_where_time_is_real() -> None:
     ]
 
 
-# Any text at all
-
-WORDS = [
-    "title", "about", "refs", "params", "variants", "hosts", "steps", "expect", "needs", "server",
-    "client", "sysctls", "addresses", "image", "calls", "run", "processes", "uid", "env", "as",
-    "within", "since", "when", "kernel", "backend", "variant", "sockets", "process", "counters",
-    "state", "count", "recv-q", "timer", "local", "peer", "exit", "signal", "output", "call",
-    "none", "LISTEN", "ESTAB", "EADDRINUSE", "ok", "4.5s..7s", ">=3", "${n}", "x${n}", "${nope}",
-    "net.ipv4.tcp_fin_timeout", "socket\nbind :8000\n", 'send "x" forever', "drop", "segments",
-    "label", "<<", "=", "TERM", "images", "docker", "6.1", "(", *STEPS,
-]  # fmt: skip
-SCALARS = st.one_of(
-    st.sampled_from(WORDS),
-    st.text(max_size=8),
-    st.integers(),
-    st.floats(),
-    st.booleans(),
-    st.none(),
-    st.dates(),
-)
-KEYS = st.one_of(st.sampled_from(WORDS), SCALARS)
-DATA = st.recursive(
-    SCALARS,
-    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(KEYS, inner, max_size=4)),
-    max_leaves=12,
-)
-HOST = st.dictionaries(
-    st.sampled_from(["calls", "run", "sysctls", "addresses", "processes", "uid", "env", "image"]),
-    DATA,
-    max_size=3,
-)
-STEP = st.one_of(
-    DATA, st.dictionaries(st.sampled_from([*STEPS, "as", "when", "since", "within"]), DATA)
-)
-SCENARIOS = st.fixed_dictionaries(
-    {"title": SCALARS, "hosts": st.dictionaries(st.sampled_from(["server", "client", "no"]), HOST)},
-    optional={
-        "params": st.one_of(DATA, st.dictionaries(st.sampled_from(["n", "m"]), SCALARS)),
-        "variants": st.one_of(
-            DATA, st.lists(st.dictionaries(st.sampled_from(["n", "m"]), SCALARS))
-        ),
-        "steps": st.one_of(DATA, st.lists(STEP, max_size=4)),
-        "expect": st.lists(DATA, max_size=3),
-        "needs": DATA,
-        "abuot": DATA,
-    },
-)
-BREAKS = re.compile(r"\r\n|[\n\r\x85\u2028\u2029]")  # what YAML 1.1 takes for the end of a line
-DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-QUICK = settings(max_examples=150, suppress_health_check=list(HealthCheck))
-
-
-def sees_to(text: str) -> None:
-    """Loading a text gives cases, or mistakes in its lines."""
-    lines = len(BREAKS.findall(text)) + 1
-    try:
-        assert cases(text)
-    except ScenarioError as exc:
-        assert exc.mistakes
-        for mistake in exc.mistakes:
-            assert 1 <= mistake.line <= lines
-            assert mistake.message
-            assert str(mistake).startswith(f"lesson.yaml:{mistake.line}: ")
-
-
-@QUICK
-@given(data=SCENARIOS, flow=st.sampled_from([None, True, False]), width=st.sampled_from([20, 200]))
-def test_any_data(data: Any, flow: bool | None, width: int) -> None:
-    sees_to(
-        yaml.dump(data, Dumper=DUMPER, default_flow_style=flow, width=width, allow_unicode=True)
-    )
-
-
-def pieces() -> Iterator[str]:
-    yield from LESSON.splitlines(keepends=True)
-    yield from ("\t", ":", "- ", "? ", "[", "]", "{", "}", "&a ", "*a", "<<: *a\n", "!!int ", "|\n")
-    yield from (
-        "${",
-        "${n}",
-        '"',
-        "'",
-        "#",
-        "\n",
-        "\r",
-        "  ",
-        "\x85",
-        "\ufeff",
-        "---\n",
-        "%YAML 1.2\n",
-    )
-
-
-@QUICK
-@given(st.lists(st.one_of(st.sampled_from(list(pieces())), st.text(max_size=3)), max_size=30))
-@example(["? [a]\n"])
-@example(["params: {7: a}\nsteps: '${b}'"])
-@example(["title: !!timestamp x\nhosts: !!set {a}\n"])
-@example(["hosts: !!pairs [a: b]\n"])
-@example(["params: [&a {<<: *a}]\n"])
-@example(["hosts:\n  server:\n    calls: |\n\n\n      nope\n    \n"])
-@example(["hosts:\n  server:\n    calls: >\n      a\n\n      b\n"])
-@example(['params: {n: "a\\nb\\nc"}\nhosts: {s: {calls: "${n}"}}\n'])
-@example(['params: {n: "a\\nb\\nc"}\nhosts:\n  s:\n    calls: |\n      ${n}'])
-@example(["steps: [{as: [a]}, {when: {variant: {a: b}}}, {since: {}}]\n"])
-def test_any_text(parts: list[str]) -> None:
-    sees_to("".join(parts))
-
-
-@QUICK
-@given(st.data())
-def test_a_lesson_that_was_damaged(data: st.DataObject) -> None:
-    text = LESSON
-    for _ in range(data.draw(st.integers(1, 4))):
-        at = data.draw(st.integers(0, len(text)))
-        gone = data.draw(st.integers(0, 12))
-        text = text[:at] + data.draw(st.sampled_from(["", *pieces()])) + text[at + gone :]
-    sees_to(text)
-
-
-@QUICK
-@given(st.binary(max_size=200))
-def test_any_bytes(tmp_path: Path, content: bytes) -> None:
-    file = tmp_path / "any.yaml"
-    file.write_bytes(content)
-    with pytest.raises(ScenarioError) as caught:
-        load(file)
-    assert all(mistake.line >= 1 for mistake in caught.value.mistakes)
-
-
 # Values
 
 
@@ -579,59 +398,3 @@ def test_bare_states_and_patterns() -> None:
     assert isinstance(pattern, SocketPattern)
     assert str(pattern) == ">1 x TIME-WAIT"
     assert claim.sockets["client"].bare == frozenset()
-
-
-# --- What runs ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("host", "run", "image"),
-    [
-        ("run: a b", ("a", "b"), None),
-        ("image: mine", None, "mine"),
-        ("image: mine, run: a", ("a",), "mine"),
-        ("image: mine, run: ''", None, "mine"),
-        ("image: mine, run: '', default: a", None, "mine"),
-        ("image: '', run: '', default: a", ("a",), ""),
-        ("image: '', run: b, default: a", ("b",), ""),
-        ("default: a", ("a",), None),
-    ],
-)
-def test_what_a_process_runs(host: str, run: tuple[str, ...] | None, image: str | None) -> None:
-    text = f"title: t\nhosts: {{a: {{{host}}}, b: {{}}}}\nsteps: [start: a]\n"
-    process = case(text).processes["a"]
-    assert (process.run, process.image or "") == (run, image or "")
-    assert ("images" in case(text).needs) == bool(image)
-    below = (
-        f"title: t\nhosts: {{a: {{processes: {{p: {{{host}}}}}}}, b: {{}}}}\nsteps: [start: p]\n"
-    )
-    assert case(below).processes["p"].run == run
-
-
-def test_an_image_beside_processes_is_theirs() -> None:
-    text = """\
-title: t
-hosts: {a: {image: mine, processes: {p: {run: x}, q: {image: other}}}, b: {}}
-steps: [start: p, start: q]
-"""
-    found = case(text).processes
-    assert {n: (p.run, p.image) for n, p in found.items()} == {
-        "p": (("x",), "mine"), "q": (None, "other")
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("host", "message"),
-    [
-        ("run: ''", "an empty 'run' needs an 'image', whose own command runs, or a 'default'"),
-        ("run: '', image: ''", "an empty 'run' needs an 'image'"),
-        ("calls: wait, default: x", "'calls' and 'default' exclude each other"),
-        ("processes: {p: {}}", "a process needs 'calls', 'run', 'image' or 'default'"),
-        ("processes: {p: {uid: 3}}", "a process needs 'calls', 'run', 'image' or 'default'"),
-        ("run: []", "a command line is wanted here"),
-    ],
-)
-def test_what_runs_nothing(host: str, message: str) -> None:
-    with pytest.raises(ScenarioError) as caught:
-        case(f"title: t\nhosts: {{a: {{{host}}}, b: {{}}}}\nsteps: [note: x]\n")
-    assert message in str(caught.value)

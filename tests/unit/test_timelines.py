@@ -26,8 +26,8 @@ from labctl.reports.ladder import rows
 from labctl.reports.rungs import Bar
 from tests.fake import HEADER, tcp
 from tests.reported import RUN
-from tests.unit.test_segments import EPOCH, NAMES, record
-from tests.unit.test_transitions import ACK, FIN, SYN, history, look, packet, shown
+from tests.sighted import EPOCH, NAMES, record
+from tests.walked import ACK, FIN, SYN, history, look, packet, shown
 
 ENDS = {"server": "198.18.0.2:8000", "client": "198.18.0.3:40000"}
 OTHER = {"server": "client", "client": "server"}

@@ -9,7 +9,8 @@ from labctl.record.events import TroubleEvent
 from labctl.record.looks import SAMPLING
 from labctl.record.moments import Moment
 from labctl.record.timelines import timelines
-from tests.unit.test_transitions import (
+from tests.unit.test_states_claims import judge
+from tests.walked import (
     ACK,
     HERE,
     PASSIVE,
@@ -17,7 +18,6 @@ from tests.unit.test_transitions import (
     SYN,
     THERE,
     history,
-    judge,
     look,
     mini,
     one,

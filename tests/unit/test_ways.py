@@ -10,18 +10,7 @@ from labctl.probes.observations import FLIGHT, Known, Observation
 from labctl.probes.segments import match
 from labctl.record.events import LabEvent
 from labctl.record.history import History
-from tests.unit.test_segments import (
-    EPOCH,
-    HANDSHAKE,
-    LAG,
-    NAMES,
-    OWNERS,
-    both,
-    one,
-    record,
-    seen,
-    segments,
-)
+from tests.sighted import EPOCH, HANDSHAKE, LAG, NAMES, OWNERS, both, one, record, seen, segments
 
 
 def comes(observation: Observation, after: float) -> Observation:

@@ -1,0 +1,218 @@
+"""What is claimed of segments, and what is found; while a lab is up and in a record."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from labctl.judge import recorded, rejudge
+from labctl.language.document import Document
+from labctl.language.predicates import Finding, Predicate
+from labctl.language.scenario import load_document
+from labctl.record.events import CallEvent, Event, LabEvent, StateEvent, StepEvent, TroubleEvent
+from labctl.record.history import History
+from tests.fake import FakeBackend, play, scenario
+from tests.reported import RUN
+from tests.sighted import EPOCH, HANDSHAKE, NAMES, both, one, record, seen
+
+# --- The predicate --------------------------------------------------------------------------------
+
+LAB = LabEvent(0.0, "2026-01-01T00:00:00Z", "fake", {"probes": ["ss", "capture"]}, NAMES, EPOCH)
+KILLED = StepEvent(0.45, 0, "end", "kill server", label="killed", outcome="done")
+TRAFFIC = [
+    *both(*HANDSHAKE),
+    *both(one(0.4, "client PSH ACK 1001 7001 len 5")),
+    one(0.5, "server FIN ACK 7001 1006", mark=1),
+    *both(one(0.7, "server FIN ACK 7001 1006", mark=2)),
+    *both(one(0.8, "client ACK 1006 7002")),
+    seen(one(0.9, "client RST 1006 0")),
+]
+
+
+def history(*events: Event) -> History:
+    found = History([LAB, *events])
+    for host in ("server", "client"):
+        records = b"".join(record(o) for o in TRAFFIC if o.host == host)
+        found.add_packets(1.0, host, records)
+    return found
+
+
+def claim(text: str) -> Predicate:
+    """A predicate on segments, after a step that is labelled `killed` and one that is left out."""
+    case = scenario(
+        "title: t\nhosts: {server: {run: cat}, client: {}}\n"
+        "steps: [{kill: server, as: killed}, {note: x, as: never}]\n"
+        f"expect: [{{segments: {text}}}]\n"
+    )
+    return case.expect[0]
+
+
+def judge(text: str, *events: Event) -> Finding:
+    (finding,) = claim(text).judge(history(KILLED, *events))
+    return finding
+
+
+@pytest.mark.parametrize(
+    ("pattern", "count"),
+    [
+        ("flags: SYN", 2),
+        ("flags: SYN ACK", 1),
+        ("flags: [SYN, ACK]", 1),
+        ('flags: "SYN,ACK"', 1),
+        ("flags: data", 1),
+        ("flags: PSH data", 1),
+        ("flags: URG", 0),
+        ("flags: RST", 0),  # injected: nobody in the lab sent it
+        ("flags: FIN", 2),
+        ("flags: FIN, retransmitted: true", 1),
+        ("flags: FIN, retransmitted: false", 1),
+        ("flags: FIN, lost: true", 1),
+        ("flags: FIN, lost: false", 1),
+        ("lost: true, retransmitted: true", 0),
+        ("flags: FIN, from: server", 2),
+        ("flags: FIN, to: server", 0),
+        ("from: client", 4),
+        ("to: client", 3),
+        ("from: client, to: server, data: true", 1),
+        ("from: client, data: false", 3),
+        ("since: killed", 3),
+        ("since: killed, flags: FIN", 2),
+        ("since: killed, flags: SYN", 0),
+    ],
+)
+def test_what_matches(pattern: str, count: int) -> None:
+    finding = judge(f"{{{pattern}, count: {count}}}")
+    assert finding.result == "pass", finding
+    assert finding.actual == str(count)
+    assert len(finding.evidence) == count
+    assert judge(f"{{{pattern}, count: {count + 1}}}").result == "fail"
+    assert judge(f"{{{pattern}}}").result == ("pass" if count else "fail")
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        CallEvent(0.1, "p", "server", 2, "done", "accept", "accept", peer="127.0.0.1:5"),
+        CallEvent(0.1, "p", "server", 2, "done", "connect :80", "connect", peer="198.18.0.2:80"),
+        StateEvent(0.1, "server", "[::1]:80", "[::1]:5", "SYN-RECV", "ESTAB"),
+    ],
+)  # fmt: skip
+def test_what_crosses_no_link_is_not_judged(event: Event) -> None:
+    """Unless more of it would make no difference."""
+    for pattern in ("flags: SYN, count: 2", "flags: RST", "from: server, count: 99",
+                    "flags: FIN, at_most: 2", "flags: FIN, since_first: RST"):  # fmt: skip
+        found = judge(f"{{{pattern}}}", event)
+        assert found.result == "unknown", pattern
+        assert "server has a connection to itself" in found.actual
+    for pattern in ("from: client", "from: server, to: client", "to: client", "flags: FIN",
+                    "from: server, at_least: 1", 'flags: FIN, count: ">=2"'):  # fmt: skip
+        assert judge(f"{{{pattern}}}", event).result == "pass", pattern
+    for pattern in ("flags: FIN, at_most: 1", "flags: FIN, count: 1", 'flags: FIN, count: "<2"'):
+        assert judge(f"{{{pattern}}}", event).result == "fail", pattern
+    outside = CallEvent(0.1, "p", "server", 2, "done", "accept", "accept", peer="198.18.0.3:5")
+    assert judge("{flags: SYN, count: 2}", outside).result == "pass"
+
+
+@pytest.mark.parametrize(
+    ("bounds", "result"),
+    [
+        ("at_least: 2", "pass"), ("at_least: 3", "fail"), ("at_most: 2", "pass"),
+        ("at_most: 1", "fail"), ("at_least: 1, at_most: 2", "pass"), ("at_least: 0", "pass"),
+        ('count: ">=2"', "pass"), ('count: ">2"', "fail"), ('count: "!=2"', "fail"),
+    ],
+)  # fmt: skip
+def test_how_many(bounds: str, result: str) -> None:
+    assert judge(f"{{flags: FIN, {bounds}}}").result == result
+
+
+def test_a_finding_says_what_was_wanted_and_seen() -> None:
+    finding = judge("{from: server, flags: FIN, retransmitted: true, at_least: 1, since: killed}")
+    expected = "at least 1 FIN retransmitted from server since killed"
+    assert (finding.what, finding.expected) == (f"server: {expected}", expected)
+    assert finding.actual == "1"
+    assert finding.evidence == ("0.700000 server -> client: FIN ACK seq 1 ack 6 [retransmitted]",)
+
+
+def test_what_was_not_captured_is_unknown() -> None:
+    trouble = TroubleEvent(0.1, "client", "capture", "3 packets were not captured")
+    for text in ("{flags: FIN}", "{flags: RST, count: 0}", "{flags: FIN, at_most: 1}"):
+        finding = judge(text, trouble)
+        assert (finding.result, finding.actual) == ("unknown", "3 packets were not captured")
+    assert judge("{flags: FIN}", TroubleEvent(0.1, "client", "ss", "no ss")).result == "pass"
+
+
+def test_a_label_that_was_not_set_is_unknown() -> None:
+    finding = judge("{flags: FIN, since: never}")
+    assert (finding.result, finding.actual) == ("unknown", "nothing is labelled 'never'")
+
+
+def test_only_what_happened_so_far_counts() -> None:
+    found = History([LAB])
+    for o in TRAFFIC:
+        found.captures.add(o.host, record(o))
+    found.add(replace(KILLED, t=0.25))
+    (finding,) = claim("{flags: SYN, count: 2}").judge(found)
+    assert finding.result == "pass"
+    (finding,) = claim("{flags: FIN, count: 0}").judge(found)
+    assert finding.result == "pass"
+
+
+@pytest.mark.parametrize(
+    ("fake", "reason"),
+    [
+        (FakeBackend(uncaptured="packets can't be captured"), "packets can't be captured"),
+        (FakeBackend(dropped=7), "7 packets were not captured"),
+    ],
+    ids=["forbidden", "dropped"],
+)
+def test_a_lab_that_captures_badly_decides_nothing(
+    tmp_path: Path, fake: FakeBackend, reason: str
+) -> None:
+    text = (
+        "title: t\nhosts: {server: {}, client: {}}\nsteps: []\n"
+        "expect: [{segments: {flags: RST, count: 0}}]\n"
+    )
+    found = play(text, fake, tmp_path)
+    assert [v.result for v in found.verdicts] == ["unknown"]
+    assert reason in found.verdicts[0].actual
+    assert found.environment["probes"] == (
+        ["ss", "capture", "loopback", "trace"] if reason.startswith("7") else ["ss", "trace"]
+    )
+
+
+# --- Judging a record -----------------------------------------------------------------------------
+
+
+def test_a_recorded_run_is_judged_as_it_was() -> None:
+    def told(verdicts: Iterable[Any]) -> list[tuple[Any, ...]]:
+        return [(v.result, v.what, v.expected, v.actual, v.evidence) for v in verdicts]
+
+    assert told(rejudge.judge(RUN)) == told(recorded.load(RUN).verdicts)
+
+
+def test_a_recorded_run_is_judged_by_the_params_that_it_ran_with(tmp_path: Path) -> None:
+    text = (
+        "title: t\nparams: {how: ok}\nvariants: [{n: 1}, {n: 2}]\n"
+        "hosts: {a: {run: cat}, b: {}}\nsteps:\n- start: a\n- wait: {process: {a: '${how}'}}\n"
+        "- expect: {process: {a: {exit: '${n}'}}}\n"
+    )
+    sets = {"how": "exited", "n": "3"}
+    (case,) = load_document(Document("lesson.yaml", text), text, "lesson", sets)
+    found = play(case, FakeBackend({"start a": lambda lab: lab.exit("a", 3)}), tmp_path)
+    assert found.result == "pass"
+    assert recorded.load(found.folder).sets == sets
+    assert [verdict.result for verdict in rejudge.judge(found.folder)] == ["pass", "pass"]
+
+
+def test_a_record_without_a_capture_of_its_own_sees_what_the_other_saw(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(RUN, tmp_path / "run"))
+    (folder / "client.pcap").unlink()
+    found = recorded.load(folder).history.segments()
+    assert found
+    assert all(s.lost for s in found if s.sender == "server")
+    assert all(s.t is None for s in found if s.sender == "client")
