@@ -15,6 +15,8 @@ FIN_WAIT_2 = tcp("FIN-WAIT-2", SERVER, CLIENT, more="timer:(timewait,4.500sec,0)
 RESOLVER = tcp("LISTEN", "127.0.0.11:33333")
 
 Play = Callable[..., RunResult]
+Labctl = Callable[..., tuple[int, str, str]]
+"""A command's words to its status, stdout and stderr."""
 
 
 def lesson(steps: str, more: str = "") -> str:

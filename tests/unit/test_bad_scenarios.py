@@ -10,7 +10,6 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,12 +17,11 @@ import yaml
 
 from labctl.cli.commands import main
 from tests.golden import agrees
+from tests.played import Labctl
 
 BAD = Path(__file__).parent / "data" / "bad"
 NAMES = sorted(file.stem for file in BAD.glob("*.yaml"))
 WORDED_BY_LIBYAML = {"colon", "control_character", "indentation", "unclosed", "unknown_alias"}
-
-Labctl = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture

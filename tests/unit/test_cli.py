@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,34 +22,9 @@ from labctl.language.document import Document
 from labctl.language.params import Given
 from labctl.language.scenario import load
 from labctl.language.schema import schema
+from tests.played import Labctl
 
 SHIPPED = sorted(scenarios().rglob("*.yaml"))
-
-Labctl = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user of its own, and no engine."""
-    for variable in ("XDG_RUNTIME_DIR", "XDG_STATE_HOME", "HOME"):
-        monkeypatch.setenv(variable, str(tmp_path))
-    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no-engine.sock")
-    for variable in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
-        monkeypatch.delenv(variable, raising=False)
-    return tmp_path
-
-
-@pytest.fixture
-def labctl(environment: Path, capsys: pytest.CaptureFixture[str]) -> Labctl:
-    """Runs a command: its status, stdout and stderr."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main(list(arguments), prog_name="labctl")
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return run
 
 
 def program(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:

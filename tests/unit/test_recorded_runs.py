@@ -19,7 +19,7 @@ from labctl.record.events import TroubleEvent
 from labctl.reports import junit
 from tests.golden import HERE as GOLDEN
 from tests.golden import agrees
-from tests.unit.test_cli import Labctl
+from tests.played import Labctl
 from tests.unit.test_table_of_results import lessons, timeless
 
 # Recorded runs
