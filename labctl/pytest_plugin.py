@@ -146,7 +146,7 @@ class ScenarioItem(pytest.Item):
         from labctl.ground.plain import plain_lines
         from labctl.judge.recorded import reloaded
         from labctl.reports.ladder_text import picture
-        from labctl.testing.lab import told
+        from labctl.testing.lab import failure_text
 
         if message := _no_param(self.config):
             pytest.fail(message, pytrace=False)
@@ -163,7 +163,7 @@ class ScenarioItem(pytest.Item):
         if found.result != "pass":
             self.add_report_section("call", "ladder", drawn)
             lines = [f"{found.result}: {found.reason}"] if found.reason else []
-            lines.append(told(found.verdicts, found.why, found.folder, found.processes))
+            lines.append(failure_text(found.verdicts, found.why, found.folder, found.processes))
             pytest.fail(plain_lines("\n".join(lines)), pytrace=False)
 
     def _run(self) -> RunResult:

@@ -24,7 +24,7 @@ from labctl.record.events import (
 )
 from labctl.record.history import History
 from labctl.reports import ladder
-from labctl.reports.rungs import Bar, Ladder
+from labctl.reports.rows import Bar, Ladder
 from tests.fake import HEADER, tcp
 
 RUN = Path(__file__).parent / "unit" / "data" / "run"

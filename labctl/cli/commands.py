@@ -192,7 +192,7 @@ def run(
     params = parse_sets(sets, "--set")
     cases = workflow.load_all(find(paths, scenarios()), params)
     place = places.place(backend, os, kernel, virtual_time)
-    cases = workflow.bearable(cases, virtual_time, tell)
+    cases = workflow.keep_short_cases(cases, virtual_time, tell)
     began = time.monotonic()
     out = out or workflow.together(cases)
     orders = Orders(Screen(), out, jobs, keep, params)

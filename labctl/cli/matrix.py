@@ -88,7 +88,7 @@ def matrix(
     from labctl.run import matrix as flow
     from labctl.run import workflow
     from labctl.run.orders import Orders
-    from labctl.run.places import apart as filled_apart
+    from labctl.run.places import children as children_of
     from labctl.run.places import github as github_matrix
     from labctl.run.places import places as places_of
     from labctl.run.runner import WAS_INTERRUPTED
@@ -99,19 +99,19 @@ def matrix(
         return 0
     chosen = parse_sets(sets, "--set")
     files = find(paths or [str(scenarios())], scenarios())
-    cases = workflow.bearable(workflow.load_all(files, chosen), virtual_time, tell)
+    cases = workflow.keep_short_cases(workflow.load_all(files, chosen), virtual_time, tell)
     out = out or flow.folder_of_all()
     whole = flow.Matrix(cases, chosen, out)
     interrupted = False
     if not show:
         cores = system.cpu_count() or 1
-        apart = filled_apart(places, cores) if possible() else []
+        children = children_of(places, cores) if possible() else []
         told = [*map(str, files), "--out", str(out), *(f"--set={text}" for text in sets)]
-        commands = {place.name: ["matrix", *told, *place.options] for place in apart}
+        commands = {place.name: ["matrix", *told, *place.options] for place in children}
         try:
             with workflow.interruptible():
                 for place in places:
-                    if place not in apart:
+                    if place not in children:
                         whole.fill(place, Orders(Screen(), jobs=jobs))
                 if commands:
                     with alongside(list(commands)) as say:

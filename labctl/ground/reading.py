@@ -102,12 +102,12 @@ def of_version(where: str, what: str, version: Any, reads: range) -> None:
     text = str(version)
     if not text.isdecimal() or int(text) in reads:
         return
-    writer, known, mend = "an older", f"from {reads[0]} on", "run it again"
+    writer, known, hint = "an older", f"from {reads[0]} on", "run it again"
     if int(text) > reads[-1]:
-        writer, known, mend = "a newer", f"up to {reads[-1]}", "update labctl"
+        writer, known, hint = "a newer", f"up to {reads[-1]}", "update labctl"
     raise UsageError(
         f"{where}: written by {writer} labctl ({what} version {text[:20]}; "
-        f"this one reads {known}): {mend}"
+        f"this one reads {known}): {hint}"
     )
 
 

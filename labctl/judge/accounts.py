@@ -125,7 +125,7 @@ def reasons(found: Iterable[Account]) -> list[str]:
     return [f"{account.process}: {account.cause}" for account in found if account.cause]
 
 
-def told(found: Sequence[Account], besides: Sequence[str] = ()) -> Iterator[str]:
+def account_lines(found: Sequence[Account], besides: Sequence[str] = ()) -> Iterator[str]:
     """Accounts as lines for people, without those lines of output that stand `besides` them."""
     for account in found:
         yield summed_up(account)

@@ -194,10 +194,10 @@ def _no_file(case: Case) -> str | None:
     lines = [line.strip() for line in last if NO_FILE.search(line)]
     if not case.status or not lines or not case.spec.run:
         return None
-    mend = "paths begin where labctl was called"
+    hint = "paths begin where labctl was called"
     if case.there != "on this machine":
-        mend = "files of this machine are not in containers, so make an image that has it"
-    return f"a file is not {case.there} ({lines[-1]}); {mend}"
+        hint = "files of this machine are not in containers, so make an image that has it"
+    return f"a file is not {case.there} ({lines[-1]}); {hint}"
 
 
 def _no_module(case: Case) -> str | None:

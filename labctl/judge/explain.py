@@ -11,7 +11,7 @@ from labctl.language.calls import parse_calls
 from labctl.probes.sockets import Address, Socket, State, canonical, describe_socket
 from labctl.record.events import CallEvent, SocketsEvent
 from labctl.record.history import History
-from labctl.record.traced import told
+from labctl.record.traced import traced_lives
 
 COUNTED = {
     "TcpExtTCPAbortOnClose": "closed with data that nobody had read, and so by an RST",
@@ -122,7 +122,7 @@ def explain(whole: History) -> list[str]:
     found: list[str] = []
     seen: list[tuple[float, State, str]] = [
         (event.t, State(event.new), host)
-        for host in whole.hosts for event in told(whole, host).events
+        for host in whole.hosts for event in traced_lives(whole, host).events
     ]  # fmt: skip
     for event in whole.events:
         history.add(event)

@@ -140,12 +140,12 @@ class Position:
 
 
 def load_forge() -> None:
-    """Imports what `Forgery.forge` takes, which lasts longer than it does."""
+    """Imports what `Crafted.craft` takes, which lasts longer than it does."""
     import_module("dpkt.ip6")  # and all that it is made of
 
 
 @dataclass(frozen=True)
-class Forgery:
+class Crafted:
     """A segment to inject into a connection, as if one of its ends had sent it."""
 
     flags: tuple[str, ...]
@@ -153,7 +153,7 @@ class Forgery:
     ack: Position = Position()
     payload: str = ""
 
-    def forge(self, connection: Conversation, source: str) -> tuple[int, int, bytes]:
+    def craft(self, connection: Conversation, source: str) -> tuple[int, int, bytes]:
         """Its sequence and acknowledgement numbers, which count from the connection's first ones,
         and the IP packet. `source` is the end that is to have sent it, which has sent some before.
 

@@ -110,7 +110,7 @@ class Segment:
     `t` is when it left and `arrived` when it came, in seconds of the run; either is None where no
     capture saw it. `seq` and `ack` count from the connection's first ones, as Wireshark shows them.
     `base` is what they count from. `dropped` is the index of the step that lost it; what is
-    `forged`, a step sent. What is `pending` may still arrive. `scope` is the host within which its
+    `crafted`, a step sent. What is `pending` may still arrive. `scope` is the host within which its
     addresses mean something, where that is not the lab.
     """
 
@@ -130,7 +130,7 @@ class Segment:
     zero_window: bool = False
     probe: bool = False
     dropped: int | None = None
-    forged: bool = False
+    crafted: bool = False
     base: tuple[int, int] = (0, 0)
     timestamps: tuple[int, int] | None = None
     pending: bool = False
@@ -139,7 +139,7 @@ class Segment:
     @property
     def injected(self) -> bool:
         """Whether a step sent it, or nobody in the lab."""
-        return self.forged or self.t is None
+        return self.crafted or self.t is None
 
     @property
     def lost(self) -> bool:

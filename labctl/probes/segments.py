@@ -154,7 +154,7 @@ def _forged(passage: Passage, injection: Injection) -> Segment:
         length=seen.length,
         window=seen.window,
         dropped=passage.drop,
-        forged=True,
+        crafted=True,
         timestamps=seen.timestamps,
         scope=seen.scope,
     )

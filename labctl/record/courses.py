@@ -173,7 +173,7 @@ class Causes:
     def _courses(self, ends: Ends) -> Iterator[Course]:
         course: Course | None = None
         for t, sent, segment in self._passed.get(ends, ()):
-            if sent and segment.forged:
+            if sent and segment.crafted:
                 continue  # no socket's
             if "SYN" in segment.flags and "ACK" not in segment.flags:
                 opener = sent, segment.base[0]

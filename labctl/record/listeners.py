@@ -16,14 +16,14 @@ from labctl.record.history import History
 from labctl.record.looks import SAMPLING, Looks, Sighting
 from labctl.record.moments import Moment
 from labctl.record.timelines import Span, Timeline
-from labctl.record.traced import told
+from labctl.record.traced import traced_lives
 
 
 def listeners(history: History, host: str) -> list[Timeline]:
     """Every listener of a host, in order of appearance. Several on one port, of one address, are
     one: as long as there is any."""
     lives: dict[Ends, list[tuple[float, float]]] = defaultdict(list)
-    for life in told(history, host).listeners:
+    for life in traced_lives(history, host).listeners:
         begin = life[0].t if life[0].new == State.LISTEN else 0.0
         lives[ends_of(life[0])].append((begin, life[-1].t if life.over else math.inf))
     looks = Looks(history, host, lambda ends: not ends[1])

@@ -27,7 +27,7 @@ from labctl.record.courses import Bounds, Causes, Course
 from labctl.record.history import History
 from labctl.record.looks import FOLLOWING, SAMPLING, Looks, Sighting, reachable
 from labctl.record.moments import Moment
-from labctl.record.traced import Life, Wire, told
+from labctl.record.traced import Life, Wire, traced_lives
 
 CLOSED = "closed"
 """The end of a walk: nothing is left of the connection."""
@@ -118,7 +118,7 @@ def timelines(
         if (host, probe) in history.trouble
     ]
     told_all = traced and (host, "trace") not in history.trouble
-    lives = {key: found for key, found in told(history, host).lives.items() if chosen(key)}
+    lives = {key: found for key, found in traced_lives(history, host).lives.items() if chosen(key)}
     looks, causes = Looks(history, host, chosen), Causes(history, host, chosen)
     wire = Wire(history, host)
     found: list[Timeline] = []
@@ -146,7 +146,7 @@ def unseen(history: History, host: str, seen: Iterable[Timeline]) -> bool:
         return True
     looked_at = {(timeline.local, timeline.remote) for timeline in seen}
     if is_traced(history) and (host, "trace") not in history.trouble:
-        if told(history, host).others and not wire.complete:
+        if traced_lives(history, host).others and not wire.complete:
             return True
         return any(stays_inside(*key) for key in wire.connections - looked_at)
     return not wire.complete or bool(wire.connections - looked_at)

@@ -63,7 +63,7 @@ class Told:
         return sorted(found, key=lambda event: event.t)
 
 
-def told(history: History, host: str) -> Told:
+def traced_lives(history: History, host: str) -> Told:
     """What the tracepoint told of a host, up to the history's end."""
     known = history.derived.get(f"told {host}")
     if known and known[0] == (len(history.events), history.now):

@@ -20,7 +20,7 @@ from labctl.ground.reading import typed
 from labctl.judge.check import TOLD, Verdict
 from labctl.judge.recorded import case_of
 from labctl.language.predicates.states import LEAST_TOLERANCE, TOLERANCE
-from labctl.reports.rungs import claim_words
+from labctl.reports.rows import claim_words
 from labctl.run.places import NEVER_RUN, NOT_RUN, Seen
 
 Kind = Literal["result", "claim", "duration", "counter", "sysctl"]

@@ -15,7 +15,7 @@ from math import ceil
 
 from labctl.probes.sockets import Ends
 from labctl.reports.lanes import Host, hosts
-from labctl.reports.rungs import (
+from labctl.reports.rows import (
     Arrow,
     Bar,
     Call,

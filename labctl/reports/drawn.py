@@ -17,7 +17,7 @@ from labctl.probes.sockets import Ends, SsParseError
 from labctl.record.ends import ends_of
 from labctl.record.events import CallEvent, SocketsEvent, StateEvent
 from labctl.record.history import History
-from labctl.reports.rungs import Bar, Judged, Left, Look, Row, Step
+from labctl.reports.rows import Bar, Judged, Left, Look, Row, Step
 
 CONNECTIONS = 100
 """So many are drawn at most: first those that calls, faults and verdicts are about, then the first

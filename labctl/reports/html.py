@@ -13,12 +13,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from labctl.ground.plain import plain_lines
-from labctl.judge.accounts import told
+from labctl.judge.accounts import account_lines
 from labctl.judge.result import RunResult
 from labctl.reports.comparison import Comparison
 from labctl.reports.drawing import SIGNS, STRIPED, draw
 from labctl.reports.ladder import ladder_of
-from labctl.reports.rungs import behind, claim_words
+from labctl.reports.rows import behind, claim_words
 from labctl.reports.shapes import FONTS, Drawing, px
 
 GREY, AMBER, GREEN = ("#8c929f", "#bec1c8"), ("#b58305", "#e2bf16"), ("#24a161", "#33865d")
@@ -131,7 +131,7 @@ def _environment() -> Environment:
     environment.globals.update(
         signs=SIGNS, colours=STATE_COLOURS, striped=STRIPED, fonts=FONTS, claim=claim_words
     )
-    environment.globals.update(behind=behind, told=told)
+    environment.globals.update(behind=behind, account_lines=account_lines)
     environment.filters["px"] = px
     environment.filters["words"] = words
     return environment

@@ -12,10 +12,10 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 from labctl.ground.plain import plain, plain_lines
-from labctl.judge.accounts import reasons, told
+from labctl.judge.accounts import account_lines, reasons
 from labctl.judge.check import Verdict
 from labctl.judge.result import RunResult
-from labctl.reports.rungs import behind
+from labctl.reports.rows import behind
 
 TAGS = {"fail": "failure", "unknown": "error", "error": "error", "skip": "skipped"}
 """What becomes of results that are no pass. JUnit has no word for what is unknown."""
@@ -50,7 +50,9 @@ def _suite(number: int, run: RunResult) -> Element:
         case = SubElement(suite, "testcase", name=plain(run.title), classname=name)
         case.set("time", _seconds(run.seconds))
         reason = run.reason or ""
-        _outcome(case, run.result, reason, "\n".join([reason, *told(run.processes), *run.why]))
+        _outcome(
+            case, run.result, reason, "\n".join([reason, *account_lines(run.processes), *run.why])
+        )
     words = [run.title, *(f"Why: {sentence}" for sentence in run.why)]
     SubElement(suite, "system-out").text = plain_lines("\n".join(words))
     SubElement(suite, "system-err")

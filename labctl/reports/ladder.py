@@ -44,7 +44,7 @@ from labctl.record.listeners import listeners
 from labctl.record.moments import Moment
 from labctl.record.timelines import Timeline, timelines
 from labctl.reports.drawn import Drawn, choose, cut, lines
-from labctl.reports.rungs import (
+from labctl.reports.rows import (
     Arrow,
     Bar,
     Call,

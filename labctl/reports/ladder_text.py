@@ -12,9 +12,9 @@ from rich.text import Text
 
 from labctl.ground.output import ASCII
 from labctl.ground.plain import plain
-from labctl.judge.accounts import told
+from labctl.judge.accounts import account_lines
 from labctl.reports.ladder import ladder_of
-from labctl.reports.rungs import (
+from labctl.reports.rows import (
     Arrow,
     Bar,
     Call,
@@ -148,7 +148,7 @@ def _head(run: RunResult, width: int) -> _Lines:
     first, *more = wrap(f"{result}{words}", width)
     yield [(result, STYLES.get(run.result, "")), (first[len(result) :], "")]
     yield from ([(line, "")] for line in more)
-    for line in told(run.processes):
+    for line in account_lines(run.processes):
         yield from ([(f"    {part}", "")] for part in wrap(plain(line), width - 4))
     for verdict in run.verdicts:
         if verdict.result in ("fail", "unknown"):

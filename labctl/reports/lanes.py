@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from labctl.probes.sockets import Ends
-from labctl.reports.rungs import Bar, Ladder
+from labctl.reports.rows import Bar, Ladder
 
 LANE = 11.0
 

@@ -6,12 +6,12 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from labctl.ground.plain import plain
-from labctl.judge.accounts import told
+from labctl.judge.accounts import account_lines
 from labctl.judge.result import RunResult
 from labctl.reports.comparison import Comparison, Section
 from labctl.reports.ladder import ladder_of
 from labctl.reports.mermaid import drawn
-from labctl.reports.rungs import behind
+from labctl.reports.rows import behind
 from labctl.reports.step_summary import LIMIT, NOTE, Part, artifacts, fitted
 
 SIGNS = {"pass": "✅", "fail": "❌", "error": "❌", "unknown": "❔", "skip": "➖"}
@@ -136,7 +136,7 @@ def _failures(run: RunResult) -> Iterator[str]:
             yield ""
             yield from _quoted(found)
     if run.processes:
-        yield from ("What the processes did last:", "", *_quoted(told(run.processes)))
+        yield from ("What the processes did last:", "", *_quoted(account_lines(run.processes)))
 
 
 def _quoted(found: Iterable[str]) -> Iterator[str]:

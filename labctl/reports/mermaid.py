@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from labctl.ground.plain import plain
 from labctl.judge.result import RunResult
 from labctl.reports.ladder import ladder_of
-from labctl.reports.rungs import (
+from labctl.reports.rows import (
     Arrow,
     Bar,
     Call,

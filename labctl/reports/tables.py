@@ -80,6 +80,6 @@ def print_checks(out: Console, checks: Sequence[Check]) -> None:
     found = table("", "what", "found", "without it", "mend")
     for check in checks:
         symbol = Text(*(("✓", "green") if check.ok else ("✗", "yellow")))
-        lack = ("", "") if check.ok else (check.cost, check.mend)
+        lack = ("", "") if check.ok else (check.cost, check.hint)
         found.add_row(symbol, *map(words, (check.name, check.found, *lack)))
     out.print(found)

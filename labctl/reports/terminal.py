@@ -19,7 +19,7 @@ from rich.text import Text
 from labctl.ground.invoked import command
 from labctl.ground.names import told_apart
 from labctl.ground.plain import plain
-from labctl.judge.accounts import told
+from labctl.judge.accounts import account_lines
 from labctl.judge.check import Verdict
 from labctl.judge.result import RunResult
 from labctl.language.scenario import Scenario
@@ -29,7 +29,7 @@ from labctl.record.events import Event, SocketsEvent, StepEvent
 from labctl.record.history import History
 from labctl.reports import tables
 from labctl.reports.ladder_text import STYLES, ladders, styled_ladders
-from labctl.reports.rungs import behind, claim_words
+from labctl.reports.rows import behind, claim_words
 from labctl.reports.tables import words as _text
 from labctl.run.runner import WAS_INTERRUPTED
 
@@ -112,7 +112,7 @@ def _print_run(run: RunResult, out: Console) -> None:
         if isinstance(event, StepEvent) and event.phase == "end" and event.verb == "snapshot":
             _print_sides(event, run, out)
     print_verdicts(run.verdicts, out)
-    _print_lines(told(run.processes), out)
+    _print_lines(account_lines(run.processes), out)
     for sentence in run.why:
         out.print(Padding(_text(f"Why: {sentence}"), (0, 0, 0, 2)))
     known = run.environment

@@ -30,7 +30,7 @@ class Check:
     ok: bool
     found: str
     cost: str
-    mend: str
+    hint: str
 
 
 MACOS_SOCKETS = {
@@ -47,8 +47,8 @@ def examine() -> list[Check]:
     """All checks, in order. On macOS only an engine can mend what is missing."""
     checks = [check() for check in CHECKS]
     if sys.platform == "darwin":
-        mend = "needs Linux: use --backend docker, whose engine has one"
-        checks = [c if c.ok or c.name == "docker" else replace(c, mend=mend) for c in checks]
+        hint = "needs Linux: use --backend docker, whose engine has one"
+        checks = [c if c.ok or c.name == "docker" else replace(c, hint=hint) for c in checks]
     return checks
 
 
@@ -59,11 +59,11 @@ def _docker() -> Check:
         found is not None,
         found or f"no engine answers at {os.environ.get('DOCKER_HOST', 'the default address')}",
         "no --backend docker, no images of your own",
-        _engine_mend(),
+        _engine_hint(),
     )
 
 
-def _engine_mend() -> str:
+def _engine_hint() -> str:
     """How to get an engine; on macOS, which sockets there are."""
     if sys.platform == "darwin":
         found = {name: home() / path for name, path in MACOS_SOCKETS.items()}
@@ -92,7 +92,7 @@ def _netns() -> Check:
 def _uids() -> Check:
     lack = netns.unavailable() or netns.one_user_only()
     found, hint = lack or (CAPABILITIES["uids"].what, "")
-    return replace(_capability("uids", lack is None, found), mend=hint)
+    return replace(_capability("uids", lack is None, found), hint=hint)
 
 
 def _capability(name: str, ok: bool, found: str) -> Check:
@@ -150,18 +150,18 @@ def _tracing() -> Check:
 
 def _mmdebstrap() -> Check:
     """Makes a root, an empty one: the rights, the mirror and its keys are those of any other."""
-    found, ok, mend = "a root of Debian's packages", True, ""
+    found, ok, hint = "a root of Debian's packages", True, ""
     try:
         debian.trial()
     except LabError as exc:
-        ok, found, mend = False, exc.message, exc.hint
+        ok, found, hint = False, exc.message, exc.hint
     cost = "images can be built only where a registry answers, and guests not at all"
-    return Check("mmdebstrap", ok, found, cost, mend)
+    return Check("mmdebstrap", ok, found, cost, hint)
 
 
 def _kernels() -> Check:
     here = guests.here()
-    ok, mend = True, ""
+    ok, hint = True, ""
     try:
         if sys.platform == "linux" and (missing := guests.missing()):
             packages = " ".join(dict.fromkeys(missing.values()))
@@ -172,8 +172,8 @@ def _kernels() -> Check:
             apt.archive()
         root.demand(root.suite_for(DEFAULT_OS))
     except LabError as exc:
-        ok, found, mend = False, exc.message, exc.hint
-    return Check("kernels", ok, found, "no --kernel, no --virtual-time", mend)
+        ok, found, hint = False, exc.message, exc.hint
+    return Check("kernels", ok, found, "no --kernel, no --virtual-time", hint)
 
 
 def _python() -> Check:

@@ -100,7 +100,7 @@ def places(
     ]
 
 
-def apart(found: Sequence[Place], cores: int) -> list[Place]:
+def children(found: Sequence[Place], cores: int) -> list[Place]:
     """The places to fill at the same time, each in a process of its own: guests, which have one
     processor each."""
     guests = [place for place in found if place.kernel]

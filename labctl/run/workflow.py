@@ -67,14 +67,14 @@ def load_all(files: Sequence[Path], sets: dict[str, str]) -> list[Scenario]:
     return cases
 
 
-def bearable(cases: list[Scenario], virtual_time: bool, say: Progress) -> list[Scenario]:
+def keep_short_cases(cases: list[Scenario], virtual_time: bool, say: Progress) -> list[Scenario]:
     """Of many cases those that can be waited for: where time is real, what needs a virtual one is
     left out, and that is said. Alone such cases stay, and are skipped with the reason."""
-    bearable = [case for case in cases if virtual_time or "virtual_time" not in case.needs]
-    if not bearable or len(bearable) == len(cases):
+    kept = [case for case in cases if virtual_time or "virtual_time" not in case.needs]
+    if not kept or len(kept) == len(cases):
         return cases
-    say(f"cases that take hours are left out, {len(cases) - len(bearable)}: {REAL_TIME.hint}")
-    return bearable
+    say(f"cases that take hours are left out, {len(cases) - len(kept)}: {REAL_TIME.hint}")
+    return kept
 
 
 def run_case(
@@ -129,8 +129,8 @@ def hold(place: Place, progress: Progress, ready: Callable[[Lab], None]) -> None
     (scenario,) = load_document(Document("labctl up", DEFAULT_LAB), DEFAULT_LAB, "lab", {})
     now = datetime.now(UTC)
     lease = Lease(leases.new_name(), "up", "lab", place.backend, now.isoformat(timespec="seconds"))
-    mend = "set XDG_STATE_HOME to a folder that can be written"
-    path = new_folder(default_folder(), f"{now:%Y%m%dT%H%M%S}-up", mend)
+    hint = "set XDG_STATE_HOME to a folder that can be written"
+    path = new_folder(default_folder(), f"{now:%Y%m%dT%H%M%S}-up", hint)
     with lease, RunFolder(path, DEFAULT_LAB) as folder:
         opened = _open(lease, folder.path, place.system, progress)
         with Lab(scenario.spec, opened, History(), folder.add, folder.add_packets) as lab:

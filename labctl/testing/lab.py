@@ -48,7 +48,7 @@ from labctl.probes.observations import Segment
 from labctl.probes.sockets import Socket
 from labctl.record.events import Event
 from labctl.reports.ladder_text import picture
-from labctl.reports.rungs import behind
+from labctl.reports.rows import behind
 from labctl.run import workflow
 from labctl.run.places import Place
 from labctl.run.runner import Session, Silent
@@ -261,7 +261,7 @@ class Lab(Verbs):
         if wrong := [v for v in verdicts if v.result in ("fail", "unknown")]:
             why = [*explain(self._up.history)]
             why += accounts.reasons(account for verdict in wrong for account in verdict.processes)
-            raise NotPassed(told(wrong, dict.fromkeys(why), self.folder), wrong)
+            raise NotPassed(failure_text(wrong, dict.fromkeys(why), self.folder), wrong)
 
     def _with(self, step: Mapping[str, Any]) -> Scenario:
         """The scenario with one more step."""
@@ -301,7 +301,7 @@ def ladder(folder: Path) -> str:
     return picture(recorded.load(folder))
 
 
-def told(
+def failure_text(
     verdicts: Iterable[Verdict],
     why: Iterable[str],
     folder: Path,
@@ -312,7 +312,7 @@ def told(
     for verdict, found in behind(verdicts):
         if verdict.result in ("fail", "unknown"):
             lines += [str(verdict), *(f"    {line}" for line in found)]
-    lines += [f"    {line}" for line in accounts.told(processes)]
+    lines += [f"    {line}" for line in accounts.account_lines(processes)]
     lines += [f"Why: {sentence}" for sentence in why]
     return plain_lines("\n".join([*lines, seen_at(folder)]))
 

@@ -9,7 +9,7 @@ import pytest
 
 from labctl.ground.reading import typed
 from labctl.judge import recorded
-from labctl.judge.accounts import Account, accounts, told
+from labctl.judge.accounts import Account, account_lines, accounts
 from labctl.judge.result import RunResult
 from labctl.language.facts import AWAITING, NO_FACTS, Facts
 from labctl.language.predicates.finding import Claimed
@@ -131,7 +131,7 @@ def test_the_last_lines_and_the_last_failed_call() -> None:
     )  # fmt: skip
     assert found.last_failed_call == "listen 1: EINVAL (22) at 1.200 s"
     assert found.output == ("line 5", "line 6", "line 7", "line 8", "x" * 300)
-    first, *lines = told([found], besides=("line 6",))
+    first, *lines = account_lines([found], besides=("line 6",))
     assert first == "server runs; last failed: listen 1: EINVAL (22) at 1.200 s"
     assert [line[:10] for line in lines] == ["  | line 5", "  | line 7", "  | line 8", "  | xxxxxx"]
     assert typed(Account, json.loads(json.dumps(found.as_json()))) == found

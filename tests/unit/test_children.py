@@ -13,7 +13,7 @@ import pytest
 
 from labctl.ground import children
 from labctl.run.places import Place
-from labctl.run.places import apart as to_fill_apart
+from labctl.run.places import children as children_of
 
 PATIENCE = 30
 SAYS = "import sys; print(*sys.argv[1:], 'of it', sep='\\n', file=sys.stderr)"
@@ -24,9 +24,9 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="setpriv is Linu
 
 def test_guests_are_filled_at_the_same_time_where_there_are_cores_for_two() -> None:
     here, old, new = Place("netns"), Place("netns", kernel="5.10"), Place("netns", kernel="7.3")
-    assert to_fill_apart([here, old, new], 2) == [old, new]
-    assert to_fill_apart([here, old, new], 1) == []
-    assert to_fill_apart([here, old], 8) == []
+    assert children_of([here, old, new], 2) == [old, new]
+    assert children_of([here, old, new], 1) == []
+    assert children_of([here, old], 8) == []
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 5])

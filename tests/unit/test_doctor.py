@@ -38,7 +38,7 @@ def test_a_socket_that_is_there_is_named(home: Path, name: str) -> None:
     found = checks()["docker"]
     assert not found.ok
     assert found.found == f"no engine answers at unix://{home}/none.sock"
-    assert found.mend.startswith(f"export DOCKER_HOST=unix://{socket} ({name}; start it")
+    assert found.hint.startswith(f"export DOCKER_HOST=unix://{socket} ({name}; start it")
 
 
 def test_the_one_that_does_not_answer_is_not_offered_again(
@@ -49,12 +49,12 @@ def test_the_one_that_does_not_answer_is_not_offered_again(
         socket.parent.mkdir(parents=True)
         socket.touch()
     monkeypatch.setenv("DOCKER_HOST", f"unix://{home}/{MACOS_SOCKETS['colima']}")
-    assert "OrbStack" in checks()["docker"].mend
-    assert "colima" not in checks()["docker"].mend
+    assert "OrbStack" in checks()["docker"].hint
+    assert "colima" not in checks()["docker"].hint
 
 
 def test_no_socket_at_all(home: Path) -> None:
-    assert checks()["docker"].mend.startswith("start Docker Desktop, colima or OrbStack")
+    assert checks()["docker"].hint.startswith("start Docker Desktop, colima or OrbStack")
 
 
 def test_only_an_engine_can_mend_what_is_linux(home: Path) -> None:
@@ -62,5 +62,5 @@ def test_only_an_engine_can_mend_what_is_linux(home: Path) -> None:
     lacking = {name for name, check in found.items() if not check.ok} - {"docker"}
     assert lacking == {"netns", "uids", "nft", "netem", "tracing", "mmdebstrap", "kernels"}
     for name in lacking:
-        assert found[name].mend == "needs Linux: use --backend docker, whose engine has one"
+        assert found[name].hint == "needs Linux: use --backend docker, whose engine has one"
     assert found["netns"].found == "namespaces need Linux"

@@ -27,7 +27,7 @@ from labctl.record.events import (
     StepEvent,
 )
 from labctl.reports import REPORTS, render
-from labctl.reports.rungs import claim_words
+from labctl.reports.rows import claim_words
 from tests.claimed import claim
 from tests.fake import HEADER, FakeBackend, tcp
 from tests.played import ESTAB, LISTEN, Play

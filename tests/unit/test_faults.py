@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from labctl.backends import address_names
 from labctl.ground.errors import ScenarioError
-from labctl.lab.faults import Drop, End, Forgery, Netem, Position, tallied
+from labctl.lab.faults import Crafted, Drop, End, Netem, Position, tallied
 from labctl.language.document import Document
 from labctl.language.predicates.lost import Lost
 from labctl.language.scenario import load_document
@@ -324,8 +324,8 @@ def connection(*observations: Observation) -> Conversation:
 def test_numbers_count_from_where_they_say(
     seq: Position, ack: Position, expected: tuple[int, int]
 ) -> None:
-    forgery = Forgery(("PSH", "ACK"), seq, ack, "intruder")
-    relative, acknowledged, data = forgery.forge(connection(*TALK), CLIENT_END)
+    crafted = Crafted(("PSH", "ACK"), seq, ack, "intruder")
+    relative, acknowledged, data = crafted.craft(connection(*TALK), CLIENT_END)
     found = read_packet("client", 0.0, data)
     assert found
     assert (found.seq, found.ack) == expected
@@ -336,8 +336,8 @@ def test_numbers_count_from_where_they_say(
 def test_an_old_connection_has_its_old_numbers() -> None:
     old, new = conversations(segments(*both(*TALK, *LATER)))
     assert old.ends == new.ends
-    assert [Forgery(("RST",)).forge(c, CLIENT_END)[0] for c in (old, new)] == [6, 1]
-    packets = [Forgery(("RST",)).forge(c, CLIENT_END)[2] for c in (old, new)]
+    assert [Crafted(("RST",)).craft(c, CLIENT_END)[0] for c in (old, new)] == [6, 1]
+    packets = [Crafted(("RST",)).craft(c, CLIENT_END)[2] for c in (old, new)]
     assert [o.seq for p in packets if (o := read_packet("client", 0.0, p))] == [1006, 900001]
 
 
@@ -361,7 +361,7 @@ def test_what_follows_is_right_wherever_numbers_begin(client: int, server: int, 
 def test_timestamps_are_the_last_ones() -> None:
     stamped = one(0.4, "client PSH ACK 1001 7001 len 5")
     stamped = replace(stamped, timestamps=(123, 456), mark=(1, 123))
-    _, _, data = Forgery(("ACK",)).forge(connection(*HANDSHAKE, stamped), CLIENT_END)
+    _, _, data = Crafted(("ACK",)).craft(connection(*HANDSHAKE, stamped), CLIENT_END)
     found = read_packet("client", 0.0, data)
     assert found and found.timestamps == (123, 456)
 
@@ -369,8 +369,8 @@ def test_timestamps_are_the_last_ones() -> None:
 @pytest.mark.parametrize("v6", [False, True])
 def test_an_injection_is_marked_and_changes_nothing(v6: bool) -> None:
     talk = [one(o.at - EPOCH, again(o), v6=v6) for o in TALK]
-    forgery = Forgery(("RST",), Position(70_000))
-    seq, ack, data = forgery.forge(connection(*talk), talk[0].source)
+    crafted = Crafted(("RST",), Position(70_000))
+    seq, ack, data = crafted.craft(connection(*talk), talk[0].source)
     sent = read_packet("client", EPOCH + 0.5, data)
     assert sent
     seen = [*both(*talk), *both(sent), *both(one(0.6, "client FIN ACK 1006 7001", v6=v6))]
@@ -378,7 +378,7 @@ def test_an_injection_is_marked_and_changes_nothing(v6: bool) -> None:
         seen, Known(OWNERS, EPOCH, (), [Injection(seq, ack, replace(sent, at=sent.at - 0.001))])
     )
     assert [s.summary for s in found[-2:]] == ["RST seq 70006 [injected]", "FIN ACK seq 6 ack 1"]
-    assert [s.forged for s in found] == [False] * 4 + [True, False]
+    assert [s.crafted for s in found] == [False] * 4 + [True, False]
     assert found[-2].arrived is not None
 
 

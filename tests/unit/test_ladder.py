@@ -18,7 +18,7 @@ from labctl.record.events import (
 )
 from labctl.reports import ladder, ladder_text
 from labctl.reports.ladder import ladder_of
-from labctl.reports.rungs import Arrow, Bar, Call, Gap, Judged, Ladder, Look, Note, Return, Step
+from labctl.reports.rows import Arrow, Bar, Call, Gap, Judged, Ladder, Look, Note, Return, Step
 from tests.fake import tcp
 from tests.reported import (
     ADDRESSES,

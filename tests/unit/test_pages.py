@@ -27,7 +27,7 @@ from labctl.reports import html, junit, ladder_text, markdown, mermaid
 from labctl.reports.drawing import STRIPED, draw
 from labctl.reports.drawn import CONNECTIONS, LOOK_LINES, ROWS
 from labctl.reports.ladder import ladder_of
-from labctl.reports.rungs import Gap, Left, Step
+from labctl.reports.rows import Gap, Left, Step
 from labctl.reports.shapes import BAND, BANDS, FONTS, LINE, Box, Line, Words, measure, wrap
 from tests.fake import tcp
 from tests.reported import (

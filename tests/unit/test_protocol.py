@@ -32,7 +32,7 @@ from labctl.backends.protocol import AGENT, SUPERVISOR, TRACER, VERSION, WORLD
 from labctl.backends.wire import A, Command, Said, asked
 from labctl.ground.errors import LabError
 from labctl.ground.resources import PACKAGE, images
-from labctl.lab.faults import LOG_GROUP, Drop, End, Forgery
+from labctl.lab.faults import LOG_GROUP, Crafted, Drop, End
 from labctl.lab.happened import EVENTS
 from labctl.lab.messaging import Clock, Inbox, Source
 from labctl.probes.conversations import Conversation, Direction
@@ -216,7 +216,7 @@ def check_agent(heard: Heard, batch: str) -> None:
     heard.ask("agent", protocol.Link(up=True))
     heard.ask("agent", protocol.Shape([]))
     talk = Conversation(("127.0.0.1:9", "127.0.0.1:10"), {"127.0.0.1:9": Direction(0, 0)})
-    _, _, packet = Forgery(("RST",)).forge(talk, "127.0.0.1:9")
+    _, _, packet = Crafted(("RST",)).craft(talk, "127.0.0.1:9")
     heard.ask("agent", protocol.Inject(base64.b64encode(packet).decode()))
     assert heard.ask("agent", protocol.Flush()).dropped == 0
 

@@ -15,7 +15,7 @@ from labctl.language.steps import STEPS, Call, Kill, Sleep, Wait
 from labctl.language.steps import Sysctl as SysctlStep
 from labctl.language.values import Within
 from labctl.probes.sockets import State
-from labctl.run.workflow import bearable, load_all
+from labctl.run.workflow import keep_short_cases, load_all
 
 LESSON = """\
 # A comment
@@ -374,10 +374,10 @@ def test_what_takes_hours_is_left_out_of_many_where_time_is_real() -> None:
     (quick,) = cases(f"title: A\n{HOSTS}steps: []\n")
     (slow,) = cases(f"title: B\nneeds: [virtual_time]\n{HOSTS}steps: []\n")
     said: list[str] = []
-    assert bearable([quick, slow], True, said.append) == [quick, slow]
-    assert bearable([slow], False, said.append) == [slow]
+    assert keep_short_cases([quick, slow], True, said.append) == [quick, slow]
+    assert keep_short_cases([slow], False, said.append) == [slow]
     assert not said
-    assert bearable([quick, slow], False, said.append) == [quick]
+    assert keep_short_cases([quick, slow], False, said.append) == [quick]
     assert said == [
         "cases that take hours are left out, 1: run them in a guest, --kernel NAME --virtual-time"
     ]

@@ -23,7 +23,7 @@ from labctl.record.looks import SAMPLING
 from labctl.record.moments import Moment
 from labctl.record.timelines import Timeline, timelines
 from labctl.reports.ladder import rows
-from labctl.reports.rungs import Bar
+from labctl.reports.rows import Bar
 from tests.fake import HEADER, tcp
 from tests.reported import RUN
 from tests.sighted import EPOCH, NAMES, record

@@ -121,7 +121,7 @@ class SegmentsPattern(Model):
         """Whether a segment is one of these; None where that hangs on what becomes of it."""
         matches = (
             segment.t is not None
-            and segment.forged == self.injected
+            and segment.crafted == self.injected
             and self.from_ in (None, segment.sender)
             and self.to in (None, segment.receiver)
             and _has(segment, self.flags or ())

@@ -370,9 +370,9 @@ class InjectPattern(Model):
         return self
 
     @property
-    def forgery(self) -> faults.Forgery:
+    def crafted(self) -> faults.Crafted:
         """The segment itself."""
-        return faults.Forgery(self.flags, self.seq, self.ack or faults.Position(), self.payload)
+        return faults.Crafted(self.flags, self.seq, self.ack or faults.Position(), self.payload)
 
     def choose(self, history: History) -> tuple[Conversation | None, str, int]:
         """The connection, which of its ends is to have sent the segment, and how many connections
@@ -389,7 +389,7 @@ class InjectPattern(Model):
 
     def __str__(self) -> str:
         which = f" of connection {self.connection}" if self.connection else ""
-        return f"{self.forgery} from {self.from_} to {self.to}{which}"
+        return f"{self.crafted} from {self.from_} to {self.to}{which}"
 
 
 class Inject(Step):
@@ -413,7 +413,7 @@ class Inject(Step):
             number = f" number {pattern.connection}" if pattern.connection else ""
             expected = f"a connection{number} in which {pattern.from_} sent to {pattern.to}"
             raise StepFailed(str(self), expected, f"{count} of them" if count else "none")
-        seq, ack, packet = pattern.forgery.forge(chosen, source)
+        seq, ack, packet = pattern.crafted.craft(chosen, source)
         data = base64.b64encode(packet).decode()
         host = pattern.from_.host
         answer = lab.fault(host, protocol.Inject(data))

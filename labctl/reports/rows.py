@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from labctl.ground.plain import plain
-from labctl.judge.accounts import Account, told
+from labctl.judge.accounts import Account, account_lines
 from labctl.judge.check import Verdict
 from labctl.probes.sockets import Ends
 
@@ -257,7 +257,7 @@ def claim_words(verdict: Verdict) -> str:
 def behind(verdicts: Iterable[Verdict]) -> Iterator[tuple[Verdict, list[str]]]:
     """Each verdict with its evidence, and with what its processes did last, as lines."""
     for verdict, found in last_done(verdicts):
-        lines = (plain(line) for line in told(found, verdict.evidence))
+        lines = (plain(line) for line in account_lines(found, verdict.evidence))
         yield verdict, [*verdict.evidence, *lines]
 
 
