@@ -12,8 +12,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from labctl.cli.commands import _also as also
 from labctl.cli.exits import EXIT
+from labctl.cli.run import also
 from labctl.judge import recorded
 from labctl.record.events import TroubleEvent
 from labctl.reports import junit
