@@ -23,6 +23,10 @@ class Owners(dict[str, str]):
             before = {**before, address: (*before.get(address, ()), (t, self[address]))}
         return Owners({**self, address: host}, before)
 
+    def settled(self, address: str) -> bool:
+        """Whether an address never moved."""
+        return address not in self._before
+
     def at(self, address: str, t: float) -> str | None:
         """The host that an address belonged to at a time: the first one that ever had it, before
         anything was known of it."""
