@@ -192,18 +192,17 @@ def test_a_guest_that_gets_nowhere_is_told_from_a_slow_one(
     """One works and tells of it, the other works without a word."""
     monkeypatch.setenv("PHASES", str(machine.phases))
     monkeypatch.setenv("PATH", f"{machine.folder / 'bin'}:{os.environ['PATH']}")
-    monkeypatch.setattr(runs, "SILENT_WORK", 1.0)
     hardware = qemu.Hardware(machine.kernel, machine.folder / "initramfs")
     monkeypatch.setenv("WRONG", "slow")
     with qemu.Machine(hardware) as guest:
-        runs.boots(guest)
+        runs.boots(guest, silent_work=1.0)
     assert guest.work == 0.0
     monkeypatch.setenv("WRONG", "spins")
     with (
         qemu.Machine(hardware) as guest,
         pytest.raises(qemu.GuestHangs, match=r"nothing in \d+ s of"),
     ):
-        runs.boots(guest)
+        runs.boots(guest, silent_work=1.0)
 
 
 def test_a_disk_that_is_full_keeps_no_state_and_no_lesson_from_running(machine: Machine) -> None:
