@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -43,11 +42,7 @@ linux-modules-7.3.4+deb13-cloud-amd64
 """
 
 
-@pytest.fixture(autouse=True)
-def _each_asks_its_own_qemu() -> Iterator[None]:
-    qemu.version.cache_clear()
-    yield
-    qemu.version.cache_clear()
+pytestmark = pytest.mark.usefixtures("qemu_is_asked")
 
 
 def known() -> list[Known]:
