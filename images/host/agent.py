@@ -185,8 +185,8 @@ def timers(text):
 
 
 class Agent:
-    def __init__(self):
-        self.diag = open_diag()
+    def __init__(self, diag=None):
+        self.diag = diag or open_diag()
         self.seen = None
         self.looked = None  # at this moment, and nothing happened while we did
         self.counted = {}

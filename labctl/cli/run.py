@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -20,11 +17,7 @@ from labctl.cli.arguments import (
     scenarios_argument,
     set_option,
 )
-from labctl.cli.exits import EXIT, INTERRUPTED
-from labctl.ground.output import keep, show, tell
-
-if TYPE_CHECKING:
-    from labctl.judge.result import RunResult
+from labctl.ground.output import tell
 
 
 @dataclass(frozen=True)
@@ -84,12 +77,12 @@ def run(asked: Asked) -> int:
         start_ahead()
     from labctl.cli import chosen
     from labctl.cli.arguments import find, parse_sets
+    from labctl.cli.results import Wanted, give, why_cut_short
     from labctl.ground.resources import scenarios
-    from labctl.judge.result import document
     from labctl.reports.progress import Screen
     from labctl.run import dispatch, places, workflow
     from labctl.run.orders import Orders
-    from labctl.run.runner import WAS_INTERRUPTED, Interrupted
+    from labctl.run.runner import Interrupted
 
     params = parse_sets(asked.sets, "--set")
     cases = workflow.load_all(find(asked.paths, scenarios()), params)
@@ -103,47 +96,7 @@ def run(asked: Asked) -> int:
         with workflow.interruptible():
             results = dispatch.run(cases, place, orders)
     except Interrupted as exc:
-        results = exc.results
-        decided = sum(run.reason != WAS_INTERRUPTED for run in results)
-        cut_short = f"{WAS_INTERRUPTED} when {decided} of {len(cases)} cases were decided"
-
+        results, cut_short = exc.results, why_cut_short(exc.results, len(cases))
     chosen.remember([result.folder for result in results])
-
-    def table() -> None:
-        from labctl.reports.tables import console
-        from labctl.reports.terminal import print_runs
-
-        print_runs(results, console(), time.monotonic() - began, cut_short)
-
-    found = document(results, cut_short)
-    if asked.form == "json":
-        show("the results", lambda: print(json.dumps(found, indent=1)))
-    elif results:
-        show("the table", table)
-    also(results, {"junit": asked.junit, "html": asked.html})
-    if cut_short:
-        tell(f"labctl: {WAS_INTERRUPTED}")
-    return INTERRUPTED if cut_short else EXIT[found["result"]]
-
-
-def also(results: list[RunResult], files: dict[str, Path | None]) -> None:
-    """Writes the reports that were asked for, and GitHub's step summary where it wants one."""
-    from labctl import reports
-    from labctl.reports import step_summary
-
-    wanted = {name: path for name, path in files.items() if path}
-    if not results or not (wanted or step_summary.wanted()):
-        return
-    from labctl.judge.recorded import reloaded, told_apart
-    from labctl.reports.markdown import summary
-
-    recorded: list[RunResult] = []
-
-    def read(found: RunResult) -> None:
-        recorded.append(reloaded(found))
-
-    for found in results:
-        keep(f"{found.label} in the reports", partial(read, found))
-    for name, path in wanted.items():
-        keep(str(path), partial(reports.write, name, recorded, path))
-    step_summary.add(partial(summary, told_apart(recorded)))
+    wanted = Wanted(asked.form, asked.junit, asked.html)
+    return give(results, wanted, time.monotonic() - began, cut_short)

@@ -139,12 +139,17 @@ def _remove_network(client: APIClient, network: Mapping[str, Any]) -> str | None
     return f"network {network['Name']}" if removed else None
 
 
-def insist(act: Callable[[], object], gone: Sequence[int], busy: Sequence[int]) -> bool:
-    """Does something, after END_DEADLINE seconds at the latest, or finds its object gone: False.
+def insist(
+    act: Callable[[], object],
+    gone: Sequence[int],
+    busy: Sequence[int],
+    patience: float = END_DEADLINE,
+) -> bool:
+    """Does something, after so many seconds at the latest, or finds its object gone: False.
     Told by the HTTP statuses of the engine's errors."""
     from docker.errors import APIError
 
-    deadline = time.monotonic() + END_DEADLINE
+    deadline = time.monotonic() + patience
     while True:
         try:
             act()
