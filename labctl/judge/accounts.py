@@ -1,5 +1,5 @@
-"""What each process did last, for those who ask why a run failed: how it ended or what it is in,
-its last failed call, its last words. Pure: from a scenario and what happened."""
+"""What each process did last, for those who ask why a run failed: how it ended or which call it is
+in, its last failed call, its last output. Pure: from a scenario and its events."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from labctl.record.events import CallEvent
 from labctl.record.history import History
 
 MOST = 6
-"""Of so many processes at most is told; first of those that a claim names."""
+"""How many processes to show at most; those that a claim names come first."""
 LINES, WIDTH = 5, 300
-"""So many lines of its output at most, each so long."""
+"""How many lines of its output to show at most, and how long each may be."""
 BLOCKED_SHOWN = 3
 CALLS_LOOKED_AT = 50
 SOCKETS_LOOKED_AT = 200
 SEGMENTS_LOOKED_AT = 2000
 GONE_WITHIN = 2.0
-"""So many seconds after a main process has ended, its backend says so if nothing is left of it."""
+"""How many seconds after a main process has ended its backend says whether anything is left."""
 
 
 @dataclass(frozen=True)
 class Account:
-    """What a process did last. `condition` says in words how it is or how it ended, `state` as
-    data; `asked`: a step has ended it; `cause` is what may be behind its end, and the mend, if that
-    is known."""
+    """What a process did last. `condition` says in words what it does or how it ended, `state` says
+    it as data. `asked`: a step has ended it. `cause` is what may have ended it, and what to do, if
+    that is known."""
 
     process: str
     host: str
@@ -65,8 +65,8 @@ class Account:
 def accounts(
     scenario: Scenario, history: History, claimed: Claimed | None = None
 ) -> tuple[Account, ...]:
-    """What the processes did last that a claim is about: those that it names, those on hosts that
-    it names, and those that they talk to. Of all that were started where there is no claim."""
+    """What the processes of a claim did last: those that it names, those on hosts that it names,
+    and those that they talk to. Without a claim: all processes that were started."""
     known = lives(scenario, history.events)
     names = list(known) if claimed is None else _concerned(scenario, history, known, claimed.about)
     found = []
@@ -96,9 +96,9 @@ def call_failed(call: CallEvent) -> str:
 
 
 def halted_first(found: Iterable[Account], claimed: Claimed, measured: Facts) -> str:
-    """Which of the processes that a wait was about could do nothing for it, and why: they had ended
-    that no step was to end, were paused, or not started. Nothing where what was measured says so
-    itself. Of those beside it only what failed."""
+    """Which of a wait's processes could do nothing for it, and why: they were paused or not
+    started, or had ended and no step was to end them. Empty if the measurement already says so. Of
+    processes that the wait does not name, only those that failed."""
     words = []
     for account in sorted(found, key=lambda account: account.exit == 0):
         own = {account.process, account.host} & {*claimed.about}
@@ -113,20 +113,20 @@ def halted_first(found: Iterable[Account], claimed: Claimed, measured: Facts) ->
 
 
 def _tells_of_its_end(claimed: Claimed, measured: Facts) -> bool:
-    """Whether what was seen of a process that has ended says how. Of one that a failed call has
-    ended, it names the call."""
+    """Whether the measurement says how a process ended. If a failed call ended it, it names only
+    that call."""
     wanted = claimed.wanted
     asked = (wanted.process, wanted.exit, wanted.signal, wanted.errno) != (None,) * 4
     return asked and not (measured.errno and measured.exit)
 
 
 def reasons(found: Iterable[Account]) -> list[str]:
-    """A sentence for each process of which it is known what is behind its end."""
+    """A sentence for each process that ended for a known reason."""
     return [f"{account.process}: {account.cause}" for account in found if account.cause]
 
 
 def account_lines(found: Sequence[Account], besides: Sequence[str] = ()) -> Iterator[str]:
-    """Accounts as lines for people, without those lines of output that stand `besides` them."""
+    """Accounts as lines for people, without lines of output that already stand in `besides`."""
     for account in found:
         yield summed_up(account)
         yield from (f"  | {line}" for line in account.output if line not in besides)
@@ -173,7 +173,8 @@ def _start(scenario: Scenario, history: History, name: str) -> str:
 def _concerned(
     scenario: Scenario, history: History, known: dict[str, Life], about: Sequence[str]
 ) -> list[str]:
-    """The processes that a claim is about: first those that it names or whose hosts it names."""
+    """The processes that a claim is about. Those that it names, or whose hosts it names, come
+    first."""
     specs = scenario.processes
     hosts = {name for name in scenario.hosts if name in about}
     own = [name for name in specs if name in about]
@@ -187,7 +188,7 @@ def _concerned(
 
 
 def _peers(history: History, known: dict[str, Life], hosts: set[str]) -> set[str]:
-    """The hosts that some hosts talk to, or try to."""
+    """The hosts that these hosts talk to, or try to."""
     sent = history.segments()[-SEGMENTS_LOOKED_AT:]
     pairs = {(s.sender, s.receiver) for s in sent if s.sender}
     for life in known.values():

@@ -1,4 +1,4 @@
-"""Judging: from a scenario and its history to verdicts, with no lab in sight."""
+"""Judging: from a scenario and its history to verdicts, without a lab."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from labctl.record.events import Event, StepEvent
 from labctl.record.history import History
 
 TOLD = 0.05
-"""A moment that is known to within so many seconds is told as one."""
+"""Show a moment as one time if it is known to within so many seconds."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One claim, judged. `at` is in seconds since the run began, `source` is file:line. Where it
-    did not pass, `processes` says what those did last that it is about.
+    """One claim, judged. `at` is in seconds since the run began, `source` is file:line. If it did
+    not pass, `processes` says what the processes that it is about did last.
 
-    Words are for people. For others there are `subject`, whom it is about; `about`, the hosts and
-    processes that it names; and what was `wanted` and `measured`. Of a result that an older version
-    wrote these are empty."""
+    Words are for people. Programs read `subject`, the host or process that it is about; `about`,
+    the hosts and processes that it names; `wanted` and `measured`. These are empty in a result that
+    an older version wrote."""
 
     result: Result
     what: str
@@ -73,7 +73,7 @@ class Verdict:
 
 
 def verdict(result: Result, claimed: Claimed, actual: str, at: float, source: str) -> Verdict:
-    """The verdict on a claim of which nothing was measured."""
+    """The verdict on a claim for which nothing was measured."""
     return Verdict(
         result, claimed.what, claimed.expected, actual, at, source,
         subject=claimed.subject, about=claimed.about, wanted=claimed.wanted,
@@ -91,7 +91,7 @@ class NotPassed(LabctlError, AssertionError):
 
 
 class NotKnown(NotPassed):
-    """What was asked of a lab, and can't be told."""
+    """A question to a lab that nobody can answer."""
 
     exit_status = 3
 
@@ -99,7 +99,7 @@ class NotKnown(NotPassed):
 def check(
     scenario: Scenario, events: Iterable[Event], captures: Captures | None = None
 ) -> list[Verdict]:
-    """Replays the events and judges each claim at the moment that it was made."""
+    """Replays the events and judges each claim at the moment when it was made."""
     verdicts, history = _replayed(scenario, events, captures)
     return verdicts + check_whole(scenario, history)
 
@@ -107,8 +107,9 @@ def check(
 def left_undone(
     scenario: Scenario, events: Sequence[Event], captures: Captures, why: str
 ) -> list[Verdict]:
-    """The verdicts of a run that `why` kept from going on: none where none of its claims had failed
-    by then, for it is skipped; else all, for a failure stays one, and one on what was not done."""
+    """The verdicts of a run that could not go on because of `why`. If no claim had failed by then,
+    the run is skipped and has none. Otherwise it has all, since a failure stays one, and a verdict
+    on what was not done."""
     verdicts, history = _replayed(scenario, events, captures)
     if all(verdict.result != "fail" for verdict in verdicts):
         return []
@@ -118,7 +119,7 @@ def left_undone(
 
 
 def not_done(scenario: Scenario, index: int, why: str, at: float) -> Verdict:
-    """The verdict on a step of which it is unknown what it would have shown."""
+    """The verdict on a step that was not done: nobody knows what it would have shown."""
     step, source = scenario.steps[index], scenario.step_sources[index]
     claimed = Claimed(str(step), "to be done", step.about, text=str(step))
     return verdict("unknown", claimed, why, at, source)
@@ -127,7 +128,7 @@ def not_done(scenario: Scenario, index: int, why: str, at: float) -> Verdict:
 def _replayed(
     scenario: Scenario, events: Iterable[Event], captures: Captures | None
 ) -> tuple[list[Verdict], History]:
-    """The verdicts of all steps, and the history that they have come to."""
+    """The verdicts of all steps, and the history at their end."""
     history = History(captures=captures)
     verdicts: list[Verdict] = []
     begun = 0.0
@@ -143,7 +144,7 @@ def _replayed(
 
 
 def check_whole(scenario: Scenario, history: History) -> list[Verdict]:
-    """The verdicts on what a scenario, and each of its steps, claims of its whole history."""
+    """The verdicts on what a scenario, and each of its steps, claims about the whole history."""
     return _accounted(_check_whole(scenario, history), scenario, history)
 
 
@@ -154,7 +155,7 @@ def _check_whole(scenario: Scenario, history: History) -> list[Verdict]:
             verdicts += _check_in_the_end(scenario, event, history)
     for predicate, source in zip(scenario.expect, scenario.expect_sources, strict=True):
         found = predicate.judge(history)
-        for label in predicate.labels:  # only claims about segments have one, and it is theirs
+        for label in predicate.labels:  # only claims about segments have labels
             if missed := unreached(label, scenario, history):
                 result, why = missed
                 about = predicate.segments and predicate.segments.judge(history)
@@ -165,7 +166,7 @@ def _check_whole(scenario: Scenario, history: History) -> list[Verdict]:
                     for f in found
                 ]
         verdicts += [_verdict(finding, history.now, source) for finding in found]
-    if history.lab is None:  # of a lab that never was, nothing is known: not even what it lacks
+    if history.lab is None:  # without a lab nothing is known, not even what it lacks
         verdicts = [
             verdict("unknown", v.claimed, "no lab came up", v.at, v.source) for v in verdicts
         ]
@@ -175,8 +176,8 @@ def _check_whole(scenario: Scenario, history: History) -> list[Verdict]:
 def check_step(
     scenario: Scenario, event: StepEvent, history: History, begun: float
 ) -> list[Verdict]:
-    """The verdicts of a step that has just ended with `event`, at the end of `history`, and that
-    began at `begun`. What another variant claims is no claim of this one."""
+    """The verdicts of a step that began at `begun` and has just ended with `event`, at the end of
+    `history`. A claim of another variant is no claim of this one."""
     found = _accounted(_check_step(scenario, event, history, begun), scenario, history)
     if event.outcome != "timeout":
         return found
@@ -188,7 +189,7 @@ def check_step(
 
 
 def _accounted(verdicts: list[Verdict], scenario: Scenario, history: History) -> list[Verdict]:
-    """The verdicts, and beside those that did not pass what their processes did last."""
+    """The verdicts; those that did not pass get what their processes did last."""
     return [
         replace(each, processes=accounts(scenario, history, each.claimed))
         if history.lab and each.result in ("fail", "unknown") else each
@@ -217,14 +218,14 @@ def _check_step(
         for finding in claims
     ]
     if event.outcome == "timeout" and all(each.result == "pass" for each in found):
-        # The steps have ended here, so what they would have shown is not known.
+        # The steps ended here, so nobody knows what the others would have shown.
         late = "only seen when the wait was over"
         found = [replace(v, result="unknown", actual=f"{v.actual}, {late}") for v in found]
     return found
 
 
 def of_another(scenario: Scenario, index: int) -> bool:
-    """Whether a step is one of other variants only, or counts from one that is."""
+    """Whether a step is for other variants only, or counts from such a step."""
     if index < 0:
         return False
     step = scenario.steps[index]
@@ -239,9 +240,9 @@ def _named(label: str, scenario: Scenario) -> int:
 
 
 def unreached(label: str, scenario: Scenario, history: History) -> tuple[Result, str] | None:
-    """What a claim that counts from a label comes to where no step set it, and why; else None.
+    """The result of a claim that counts from a label which no step set, and why; else None.
 
-    That is no fault of the claim: what kept the step from being done has been told already."""
+    The claim is not to blame: another verdict already says why the step was not done."""
     if label in history.labels:
         return None
     index = _named(label, scenario)
@@ -249,14 +250,14 @@ def unreached(label: str, scenario: Scenario, history: History) -> tuple[Result,
     for event in ends:
         if event.index == index and event.outcome == "skipped":
             return "skip", f"{label!r} was left out: {event.why}"
-    if any(event.index > index for event in ends):  # as `check` sees a step that was added since
+    if any(event.index > index for event in ends):  # `labctl check`, and a step added since
         return "unknown", f"the record has no moment for {label!r}"
     last = f", at {scenario.step_sources[ends[-1].index]}" if ends else ""
     return "unknown", f"{label!r} was not reached: the steps ended before{last}"
 
 
 def _check_in_the_end(scenario: Scenario, event: StepEvent, history: History) -> list[Verdict]:
-    """The verdicts on what a step that has ended claims of the whole run."""
+    """The verdicts on what a step that has ended claims about the whole run."""
     step = scenario.steps[event.index]
     claim = step.in_the_end(event.index)
     if claim is None or event.outcome == "failed" or of_another(scenario, event.index):
@@ -305,7 +306,7 @@ def _verdict(finding: Finding, at: float, source: str) -> Verdict:
 
 
 def overall(results: Iterable[str]) -> str:
-    """The worst of some results: error, fail, unknown, pass; skip where there is nothing else."""
+    """The worst of some results: error, fail, unknown, pass; skip if there is nothing else."""
     found = set(results)
     for result in ("error", "fail", "unknown", "pass", "skip"):
         if result in found:

@@ -1,6 +1,6 @@
-"""Why a process ended, or could do no more, as far as what happened tells, with the mend. Pure.
+"""Why a process ended, or could do no more, as far as the events show, and what to do. Pure.
 
-A function for each kind; the first that has something to say is heard."""
+There is a function for each kind of reason; the first that finds one decides."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from labctl.record.events import CallEvent, SocketsEvent
 from labctl.record.history import History
 
 NOT_FOUND, NOT_RUN = 127, 126
-"""What exec and shells give for a command that is not there, and for one that can't be run."""
+"""The exit statuses of exec and shells: the command is not there, or can't be run."""
 OF_SIGNALS = range(129, 129 + 64)
 ITSELF = re.compile(r"(?<![\w.-])(localhost|127\.\d+\.\d+\.\d+|\[?::1\]?)(?![\w.-])")
 UNREACHED = re.compile(r"refused|connect", re.IGNORECASE)
@@ -33,7 +33,7 @@ CURL = {
     6: "it could not resolve the name", 7: "it could not connect", 28: "its time was over",
     35: "TLS failed", 52: "the server closed without an answer", 56: "the connection broke",
 }  # fmt: skip
-"""What curl(1) means by its exit statuses."""
+"""The meaning of curl(1)'s exit statuses."""
 DEBUG = "see it by hand: labctl run --keep, then labctl shell"
 
 
@@ -70,8 +70,8 @@ def cause(
     known: Mapping[str, Life],
     claimed: Claimed | None,
 ) -> str | None:
-    """What may be behind the end of a process, or behind what it does not do that is `claimed`, in
-    a sentence; None where nothing is known, or a step has ended it."""
+    """What may have ended a process, or may keep it from doing what is `claimed`, in a sentence;
+    None if nothing is known, or a step has ended it."""
     life, spec = known[name], scenario.processes.get(name)
     if spec is None or life.asked:
         return None
@@ -80,14 +80,14 @@ def cause(
 
 
 def _last_call(case: Case) -> CallEvent | None:
-    """The failed call that it ended by, or last did."""
+    """The failed call that ended it, or its last one."""
     last = case.life.calls[-1] if case.life.calls else None
     return last if last and last.errno else None
 
 
 def _refusal(case: Case) -> tuple[str, int, float] | None:
-    """Where nobody listened that it wanted to connect to, and when: by its call, or, of a program
-    that said so, by the segments."""
+    """Where it wanted to connect and nobody listened, and when: by its call or, if it is a program
+    whose output says so, by the segments."""
     call = _last_call(case)
     if call and call.errno == "ECONNREFUSED" and call.name == "connect":
         return (*target(call), call.t)
@@ -100,7 +100,7 @@ def _refusal(case: Case) -> tuple[str, int, float] | None:
         refusals = [all_[0] for all_ in answers.values() if all("RST" in s.flags for s in all_)]
         for segment in reversed(refusals):
             host, _, port = segment.source.rpartition(":")
-            if port in said:  # or it was another process of the host
+            if port in said:  # else it was another process of the host
                 return host.strip("[]"), int(port), segment.time
     return None
 
@@ -126,7 +126,7 @@ def _refused(case: Case) -> str | None:
     now = [s.local for s in _listeners(case, host)]
     if at := [local for local in then if local.port == port]:
         if any(local.wildcard or local.unmapped == address for local in at):
-            return None  # somebody refused all the same
+            return None  # a listener was there, and the connection was refused all the same
         return f"{host} listened at {at[0]} alone, which is not {name}; bind :{port}"
     if any(local.port == port for local in now):
         return (
@@ -143,7 +143,7 @@ def _refused(case: Case) -> str | None:
 
 
 def _listeners(case: Case, host: str, t: float = float("inf")) -> list[Socket]:
-    """The listeners of a host as they were last seen before a moment."""
+    """The listeners of a host in the last look before a moment."""
     for event in reversed(case.history.events):
         if isinstance(event, SocketsEvent) and event.host == host and event.t <= t:
             return [socket for socket in event.sockets if socket.is_listener]

@@ -1,5 +1,5 @@
-"""Why things went as they did, in sentences that are filled with what was seen: who closed first,
-what blocked a bind, and what the kernel counted."""
+"""Why a run went as it did, in sentences about what was seen: who closed first, what blocked a
+bind, and what the kernel counted."""
 
 from __future__ import annotations
 
@@ -25,24 +25,25 @@ COUNTED = {
     "TcpExtTCPChallengeACK": "answered a segment that did not fit by a challenge ACK (RFC 5961)",
     "TcpRetransSegs": "had to send segments again",
 }
-"""Counters, named as nstat(8) does, and what a host did when one grew (include/uapi/linux/snmp.h,
-and where net/ipv4 counts it)."""
+"""Counters by their names in nstat(8), and what a host did when one grew
+(include/uapi/linux/snmp.h, and the places in net/ipv4 that count)."""
 
 UNLISTED = "a socket that is bound and does not listen is listed by ss since iproute2 6.15 alone"
 
 CLOSES_FIRST = (State.FIN_WAIT_1, State.FIN_WAIT_2, State.CLOSING, State.TIME_WAIT)
 CLOSES_LAST = (State.CLOSE_WAIT, State.LAST_ACK)
-"""The states of a side that has sent its FIN first, and of one that was sent it first (RFC 9293,
+"""The states of a side that sent its FIN first, and of one that received a FIN first (RFC 9293,
 section 3.3.2)."""
 HELD = {State.LISTEN, State.ESTAB, State.CLOSE_WAIT}
-"""States of sockets that some process has open; in others there may be none any more."""
+"""In these states some process has the socket open; in other states there may be none any more."""
 
 
 def blockers(address: str, sockets: tuple[Socket, ...]) -> list[Socket]:
     """The sockets that can stop a bind to `address` (as the peer wrote it: `:8000`,
-    `198.18.0.2:8000`): those with its port, and with its local address where both are specific.
+    `198.18.0.2:8000`): those with its port, and with its local address if both are specific.
 
-    Which of them did depends on options that no tool shows (see socket(7), SO_REUSEADDR)."""
+    Which of them did stop it depends on options that no tool shows (see socket(7),
+    SO_REUSEADDR)."""
     wanted = _address(address)
     return [s for s in sockets if s.local.port == wanted.port and _overlap(wanted, s.local)]
 
@@ -57,8 +58,8 @@ def _overlap(a: Address, b: Address) -> bool:
 
 
 def blocked_call(event: CallEvent, history: History) -> str | None:
-    """One sentence on why a bind or listen failed, from the look at its host that follows such a
-    failure; None where nothing is known."""
+    """One sentence on why a bind or listen failed, by the look at its host after the failure; None
+    if nothing is known."""
     seen = history.sockets[event.host]
     if event.name == "bind":
         host, port = parse_calls(event.call)[0].args
@@ -84,7 +85,7 @@ def blocked_call(event: CallEvent, history: History) -> str | None:
 
 def _bound(address: str, event: CallEvent, history: History) -> str | None:
     """Another process that runs on the host and has bound `address`, by its calls:
-    `other: bind :8000`. Of one that has closed any socket that is not known."""
+    `other: bind :8000`. Not a process that has closed a socket: it may have closed this one."""
     wanted = _address(address)
     for name, state in history.processes.items():
         if state.host == event.host and state.running and name != event.process:
@@ -97,8 +98,8 @@ def _bound(address: str, event: CallEvent, history: History) -> str | None:
 
 
 def _child(address: str, event: CallEvent, history: History) -> str:
-    """Who of the host left a child that may have a socket with `address`, by its calls or as a
-    program of which no calls are known; and what helps."""
+    """Which process of the host left a child that may have a socket with `address`, by its calls or
+    because it is a program, whose calls nobody sees; and what helps."""
     wanted = _address(address)
     for (name, _), state in history.orphans.items():
         binds = (c for c in state.calls if c.name == "bind" and not c.errno)
@@ -129,7 +130,7 @@ def explain(whole: History) -> list[str]:
         if isinstance(event, CallEvent) and event.errno == "EADDRINUSE":
             failed.append(event)
         elif isinstance(event, SocketsEvent):
-            # Each line begins with a state. There may be too many to parse them all.
+            # Each line begins with a state. There may be too many lines to parse them all.
             words = {line.partition(" ")[0] for line in event.text.splitlines()} & {*State}
             seen += [(event.t, State(word), event.host) for word in words]
             for call in [c for c in failed if (c.host, c.call) == (event.host, event.caption)][:1]:
@@ -148,7 +149,7 @@ def explain(whole: History) -> list[str]:
 
 
 def _closed(seen: Mapping[State, Iterable[str]]) -> Iterable[str]:
-    """Who was the first to close, and what came of that on either side."""
+    """Which side closed first, and the states of both sides after that."""
 
     def states(host: str, of: Iterable[State]) -> str:
         return ", ".join(state for state in of if host in seen.get(state, ()))
@@ -163,7 +164,7 @@ def _closed(seen: Mapping[State, Iterable[str]]) -> Iterable[str]:
 
 
 def counted(history: History) -> dict[str, dict[str, int]]:
-    """By how much each of COUNTED grew, by host: those that did, and no host without one."""
+    """How much each of COUNTED grew, by host: only those that grew, and only hosts with one."""
     grown = {host: {c: history.growth(host, c) for c in COUNTED} for host in history.sockets}
     found = {host: {c: by for c, by in counters.items() if by} for host, counters in grown.items()}
     return {host: counters for host, counters in found.items() if counters}

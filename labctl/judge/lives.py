@@ -1,5 +1,5 @@
-"""The life of each process, from what happened: the calls that it is in, how it ended, what it
-wrote last. Pure."""
+"""The life of each process, from the events: the calls that it is in, how it ended, what it wrote
+last. Pure."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from labctl.language.steps import Kill, Pause, Restart, Resume, Signal, Stop
 from labctl.record.events import CallEvent, Event, OutputEvent, ProcessEvent, StepEvent
 
 TAIL = 4000
-"""So many characters of its output are kept, the last ones."""
+"""How many of the last characters of its output to keep."""
 
 
 @dataclass
 class Life:
-    """A process since it was last started. `blocked` is the call that each of its processes (by
-    pid) is in, `within` the one that its main process ended in."""
+    """A process since its latest start. `blocked` is the call that each of its processes (by pid)
+    is in, `within` the call in which its main process ended."""
 
     host: str
     started: float
@@ -71,7 +71,7 @@ def lives(scenario: Scenario, events: Iterable[Event]) -> dict[str, Life]:
 
 
 def _note_step(step: object, event: StepEvent, found: dict[str, Life]) -> None:
-    """What a step does to processes that their own events do not tell."""
+    """Notes what a step does to processes, if their own events do not say so."""
     names: Iterable[str] = ()
     match step:
         case Kill(kill=name) | Stop(stop=name) | Restart(restart=name):
@@ -87,7 +87,7 @@ def _note_step(step: object, event: StepEvent, found: dict[str, Life]) -> None:
 
 
 def target(call: CallEvent) -> tuple[str, int]:
-    """The host and port of a `connect`, as they were written; of other calls nothing."""
+    """The host and port of a `connect`, as they were written; empty for other calls."""
     if call.name == "connect":
         try:
             host, port = parse_calls(call.call)[0].args

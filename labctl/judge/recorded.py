@@ -1,4 +1,4 @@
-"""A run as it was recorded: everything that a report needs, from its folder alone."""
+"""A recorded run: everything that a report needs, from its folder alone."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Result = Literal["pass", "fail", "unknown", "skip", "error"]
 
 @dataclass(frozen=True)
 class Run:
-    """What a result document says of a run; None where it does not."""
+    """What a result document says about a run; None if it does not."""
 
     result: Result
     scenario: str | None = None
@@ -67,8 +67,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Document:
-    """A result document, as `labctl run --format json` prints it; in a run's result.json are also
-    the `files` of its record, with their sizes in bytes."""
+    """A result document, as `labctl run --format json` prints it. A run's result.json also has the
+    `files` of its record, with their sizes in bytes."""
 
     runs: tuple[Run, ...]
     version: Annotated[str, Checked(lambda text: str(int(text)), pattern=r"^\d+$")] = "1"
@@ -139,8 +139,8 @@ def load(folder: Path) -> RunResult:
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """A result.json, with one run or more: whatever it says of what a `Document` has, is of its
-    type. Raises UsageError, and FileNotFoundError."""
+    """A result.json, with one run or more. Every key that a `Document` has is of its type. Raises
+    UsageError, and FileNotFoundError."""
     try:
         found: dict[str, Any] = loads(read_file(path, MAX_RESULT).decode())
         if isinstance(found, dict):
@@ -155,8 +155,8 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def reloaded(found: RunResult) -> RunResult:
-    """A run that has just ended, as its folder has it; as far as it is known where that has not
-    taken all of it, or there is none."""
+    """A run that has just ended, as its folder has it. If there is no folder, or it lacks
+    something, what is known of the run."""
     try:
         again = load(found.folder)
         return replace(again, result=found.result, reason=found.reason, hint=found.hint)
@@ -166,8 +166,8 @@ def reloaded(found: RunResult) -> RunResult:
 
 @lru_cache(1)  # asked for each claim
 def spoilt(run: RunResult) -> dict[str, str]:
-    """What is wrong with what captures hold, by the names of their files. One whose length is not
-    known may have been cut short while its last record was written."""
+    """What is wrong with the contents of captures, by the names of their files. If the length of a
+    file is not known, it may have been cut short in its last record."""
     found = {}
     for path in run.folder.glob("*.pcap"):
         content = read_file(path, MAX_RECORD)
@@ -182,7 +182,7 @@ def spoilt(run: RunResult) -> dict[str, str]:
 
 
 def told_apart(runs: Iterable[RunResult]) -> list[RunResult]:
-    """The same runs, each with a label of its own: where several have one, with their files, or
+    """The same runs, each with a label of its own: if several share one, it gets their files, or
     their folders."""
     found = list(runs)
     words = [(run.label, run.source, run.folder.name) for run in found]
@@ -190,7 +190,7 @@ def told_apart(runs: Iterable[RunResult]) -> list[RunResult]:
 
 
 def case_of(run: Mapping[str, Any]) -> str:
-    """The case of a run in a result document; older ones have its variant alone."""
+    """The case of a run in a result document; older documents only have its variant."""
     return str(run.get("case", variant_words(run.get("variant", {}))))
 
 
@@ -205,7 +205,7 @@ def _lack(folder: Path) -> str:
 
 
 def _history(folder: Path) -> IO[bytes]:
-    """The lines of a run's history: none where that has a result, and has lost it."""
+    """The lines of a run's history; none if the run has a result and has lost its history."""
     try:
         return open_file(folder / "history.jsonl", MAX_RECORD)
     except FileNotFoundError:
@@ -215,7 +215,7 @@ def _history(folder: Path) -> IO[bytes]:
 
 
 def _events(folder: Path, lines: Iterable[bytes]) -> Iterator[Event]:
-    # The last one may have been cut short while it was written.
+    # The last line may have been cut short while it was written.
     whole = takewhile(lambda line: line.endswith(b"\n"), lines)
     try:
         yield from read_events(whole)

@@ -1,7 +1,7 @@
 """Judging a recorded run again: by the scenario as it is now, from what is left of the record.
 
-The scenario's steps are those of the record where their texts say the same. What the record has no
-moment for, or has lost, is unknown; and how the run ended counts like a claim.
+A step of the scenario is a step of the record if both have the same text. What the record has no
+moment for, or has lost, is unknown; and the end of the run counts like a claim.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from labctl.language.scenario import load as load_scenario
 from labctl.record.events import Event, LabEvent, LossEvent, StepEvent, TallyEvent, TroubleEvent
 
 MOST = 1_000_000
-"""Pairs of steps that are compared at most, where a scenario and its record go different ways."""
+"""How many pairs of steps to compare at most, after a scenario and its record begin to differ."""
 
 
 def judge(folder: Path) -> list[Verdict]:
@@ -43,7 +43,7 @@ def judge(folder: Path) -> list[Verdict]:
 
 
 def _scenario(run: RunResult) -> Scenario:
-    """The case, as the folder's scenario has it now."""
+    """The case, as the folder's scenario says now."""
     cases = load_scenario(run.folder / "scenario.yaml", run.sets)
     found = next((case for case in cases if case.case == run.case), None)
     if found is None:
@@ -60,8 +60,8 @@ def _texts(events: Sequence[Event]) -> dict[int, str]:
 
 
 def _matched(old: Mapping[int, str], new: Sequence[str]) -> dict[int, int]:
-    """Which step of a scenario each step of a record is: those before the first difference, and of
-    the others those that say the same in the same order."""
+    """Which step of a scenario each step of a record is: all before the first difference, and after
+    it those with the same text in the same order."""
     indexes, texts = list(old), list(old.values())
     same = next(
         (n for n, (one, other) in enumerate(zip(texts, new, strict=False)) if one != other),
@@ -76,9 +76,9 @@ def _matched(old: Mapping[int, str], new: Sequence[str]) -> dict[int, int]:
 
 
 def _placed(run: RunResult, scenario: Scenario) -> Iterator[Event]:
-    """The events of a record, with the indexes that their steps have in the scenario as it is now,
-    and with what of the captures is lost. Of a step that it has no more the moment stays; of one
-    that counts from a label which the record has not, too."""
+    """The events of a record, with the indexes that their steps have in the scenario now, and with
+    the losses of the captures. If the scenario no longer has a step, its moment stays; so does that
+    of a step which counts from a label that the record lacks."""
     steps = _matched(_texts(run.history.events), [str(step) for step in scenario.steps])
     labels: set[str | None] = {None}
     for event in run.history.events:
@@ -101,7 +101,7 @@ def _placed(run: RunResult, scenario: Scenario) -> Iterator[Event]:
 
 
 def _not_done(run: RunResult, scenario: Scenario, events: Sequence[Event]) -> Iterator[Verdict]:
-    """What is unknown because the record has no end of a step for it: a verdict each."""
+    """A verdict for each step that is unknown because the record does not have its end."""
     told = [event for event in events if isinstance(event, StepEvent) and event.index >= 0]
     begun = {event.index for event in told}
     done = {event.index for event in told if event.phase == "end"}
@@ -126,7 +126,7 @@ def _not_done(run: RunResult, scenario: Scenario, events: Sequence[Event]) -> It
 
 
 def _stopped(run: RunResult) -> bool:
-    """Whether there may have been more steps than the record has."""
+    """Whether the run may have had more steps than the record."""
     last = next((e for e in reversed(run.history.events) if isinstance(e, StepEvent)), None)
     return last is None or last.outcome in (None, "failed", "timeout") or _early(run)
 
@@ -137,7 +137,7 @@ def _early(run: RunResult) -> bool:
 
 
 def _ending(run: RunResult, scenario: Scenario) -> list[Verdict]:
-    """What is to be said of how a run ended, if that was not by its verdicts."""
+    """The verdict on how a run ended, if something else than its verdicts ended it."""
     if not _early(run):
         return []
     reason, at, source = run.reason or "it says no reason", run.history.now, f"{scenario.source}:1"
@@ -150,7 +150,7 @@ def _ending(run: RunResult, scenario: Scenario) -> list[Verdict]:
 
 
 class _Bounds:
-    """What a record can't bear out, however it was judged."""
+    """The claims that a record can't support, whatever their verdicts."""
 
     def __init__(self, run: RunResult, scenario: Scenario) -> None:
         self._run, self._scenario = run, scenario
@@ -163,19 +163,19 @@ class _Bounds:
             self._claims[source].append(predicate)
 
     def within(self, verdict: Verdict) -> Verdict:
-        """A verdict, unknown where it goes beyond them."""
+        """A verdict, unknown if the record can't support it."""
         decided = verdict.result in ("pass", "fail")
         why = self._beyond(verdict) if decided else self._lacking(verdict)
         return replace(verdict, result="unknown", actual=why) if why else verdict
 
     def _lacking(self, verdict: Verdict) -> str:
-        """Why it could not be decided at all, if it is unknown and more is to be said of that."""
+        """Why it could not be decided at all, if it is unknown and that needs a reason."""
         if verdict.result != "unknown":
             return ""
         return f"{verdict.actual}, but {self._damage}" if self._damage else self._stranger(verdict)
 
     def _stranger(self, verdict: Verdict) -> str:
-        """That a claim is about a host that the record has not, if it is."""
+        """Says that a claim is about a host that the record lacks, if it is."""
         for claim in self._claims[verdict.source] if self._run.history.lab else ():
             if others := self._hosts(claim) - {*self._run.hosts}:
                 return f"the record has no host {min(others)}"
@@ -204,7 +204,7 @@ class _Bounds:
 
 
 def _damage(run: RunResult, name: str) -> str:
-    """What is wrong with a file of a record. How long each was stands in result.json."""
+    """What is wrong with a file of a record. result.json has the length of each."""
     path, size = run.folder / name, run.files.get(name)
     if not path.is_file():
         return f"{name} is missing" if size or _was_written(run, path) else ""
@@ -215,10 +215,10 @@ def _damage(run: RunResult, name: str) -> str:
 
 
 def _was_written(run: RunResult, path: Path) -> bool:
-    """Whether a file must have been there, where nothing says how long it was."""
+    """Whether a file must have been there, if nothing says how long it was."""
     lab = run.history.lab
     if path.suffix == ".pcap":
         return lab is not None and "capture" in lab.environment.get("probes", ())
-    if path.suffix == ".ss":  # older runs that have a result have none
+    if path.suffix == ".ss":  # older runs with a result have none
         return path.stem in run.history.sockets and not (run.folder / "result.json").exists()
     return True

@@ -1,4 +1,4 @@
-"""What came of a run: one form for those who ran it, and for those who read its record."""
+"""The result of a run: one form for those who ran it, and for those who read its record."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from labctl.language.scenario import Scenario
 from labctl.record.history import History
 
 VERSION = 1
-"""Of the result document, which may grow without another one."""
+"""The version of the result document, which may get more keys without a new version."""
 READS = range(1, VERSION + 1)
 
 
 @dataclass(frozen=True, eq=False)
 class RunResult:
-    """What came of one case. `seconds` is wall time, `lab_seconds` time by the lab's clock;
-    `started` is RFC 3339. `processes` is what those did last whose lab failed. `hint` is what
-    `reason` says is to be done, where it does.
+    """The result of one case. `seconds` is wall time, `lab_seconds` time by the lab's clock;
+    `started` is RFC 3339. `processes` is what the processes did last, if the lab failed. `hint`
+    says what to do about `reason`, if that is known.
 
-    `about`, `refs` and `others` (the steps of other variants, by number) are empty where the
-    scenario can no longer be read. `counted`: by how much the counters grew that `why` tells of, by
-    host; None where that is not known. `files` are the sizes that the files of the record had in
-    the end, in bytes, as far as they are known."""
+    `about`, `refs` and `others` (the steps of other variants, by number) are empty if the scenario
+    can no longer be read. `counted`: how much the counters grew that `why` mentions, by host; None
+    if that is not known. `files`: the final sizes of the record's files in bytes, as far as they
+    are known."""
 
     folder: Path
     scenario: str
@@ -60,7 +60,7 @@ class RunResult:
 
     @classmethod
     def of(cls, case: Scenario, **found: Any) -> RunResult:
-        """What came of this case: `found` is what the scenario does not say itself."""
+        """The result of this case: `found` has everything that the scenario does not say."""
         return cls(
             scenario=case.name,
             title=case.title,
@@ -78,7 +78,7 @@ class RunResult:
 
     @property
     def label(self) -> str:
-        """`so_reuseaddr (old plain, new both)`, or the `name` that it has among others."""
+        """`so_reuseaddr (old plain, new both)`, or a `name` that distinguishes it from others."""
         return self.name or (f"{self.scenario} ({self.case})" if self.case else self.scenario)
 
     @property
@@ -115,13 +115,12 @@ class RunResult:
 
 
 def others(case: Scenario) -> frozenset[int]:
-    """The steps that are of other variants only, by number."""
+    """The steps that are for other variants only, by number."""
     return frozenset(n for n in range(len(case.steps)) if of_another(case, n))
 
 
 def document(runs: Sequence[RunResult], reason: str = "") -> dict[str, Any]:
-    """The result document. With a `reason` for which there are not all runs it is an
-    `error`."""
+    """The result document. With a `reason` why some runs are missing it is an `error`."""
     return {
         "version": str(VERSION),
         "result": "error" if reason else overall(run.result for run in runs),
@@ -153,5 +152,5 @@ def unperformed(
 
 
 def now() -> str:
-    """The wall clock, as results have it (RFC 3339)."""
+    """The wall clock, in the form of results (RFC 3339)."""
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,6 +1,6 @@
 """The JSON Schema of the result document, made from the types that read it.
 
-The document may grow: what the schema does not have is allowed."""
+The document may grow: keys that the schema does not have are allowed."""
 
 from __future__ import annotations
 

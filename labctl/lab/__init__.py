@@ -1,1 +1,1 @@
-"""A lab in use: its hosts, what they are told and what they say."""
+"""A lab in use: its hosts, messages to them and from them."""

@@ -1,8 +1,8 @@
-"""Faults as a host's agent (images/host/faults.py) takes them: pure, from what a step says to text,
-and from what they answer to events.
+"""Faults as a host's agent (images/host/faults.py) takes them. Pure: from a step to text, and from
+the agent's answers to events.
 
-A drop is an nftables table of its own, so that it comes and goes as one. Its rules count what they
-lose, and have the kernel report each lost packet.
+A drop is an nftables table of its own, so that it comes and goes as one. Its rules count the lost
+packets, and make the kernel report each.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from labctl.record.events import TallyEvent, TroubleEvent
 from labctl.record.history import History
 
 LOG_GROUP = 7
-"""Of nfnetlink_log; each namespace has groups of its own."""
+"""The group of nfnetlink_log; each namespace has groups of its own."""
 LOOPBACK = {4: "127.0.0.0/8", 6: "::1"}
 SNAP = 128
-"""Bytes of a lost packet that are reported: IPv6 and TCP headers, with all options of TCP."""
+"""How many bytes of a lost packet to report: IPv6 and TCP headers, with all options of TCP."""
 ALL_FLAGS = 0x3F
 FORGED_ID = 0x1AB
 """The IPv4 identification of injected segments, so that captures can tell them from others."""
@@ -31,13 +31,13 @@ DATA_OFFSETS = range(5, 16)
 """How many words a TCP header can have (RFC 9293, section 3.1)."""
 
 LONGEST_QUEUE = 60.0
-"""Seconds: no segment is waited for longer."""
+"""How many seconds to wait for a segment at most."""
 
 
 @dataclass(frozen=True)
 class End:
-    """One side of the segments that a fault is about: some addresses, and a port or all. Where it
-    is the `whole` of the host that loses them, its addresses need not be known."""
+    """One side of the segments that a fault is about: some addresses, and a port or all. If it is
+    the `whole` host that loses them, its addresses need not be known."""
 
     addresses: tuple[str, ...]
     port: int | None = None
@@ -51,7 +51,7 @@ class End:
 
 @dataclass(frozen=True)
 class Drop:
-    """Segments to lose: at the hook `input` of whom they are for, or `output` of who sends them.
+    """Segments to lose: at the hook `input` of their receiver, or `output` of their sender.
 
     With `count` the first so many of them, else all. `bare` ones have no payload, and no flag but
     `flags`."""
@@ -64,7 +64,7 @@ class Drop:
     count: int | None = None
 
     def log(self, number: int) -> str:
-        """The statement that reports lost packets. Where the kernel can't, rules do without it."""
+        """The statement that reports lost packets; a kernel that can't report has rules without."""
         return f'log prefix "{number}" group {LOG_GROUP} snaplen {SNAP} '
 
     def rules(self, number: int) -> str:
@@ -102,7 +102,7 @@ class Drop:
 
 
 def _side(word: str, end: End, family: int) -> str | None:
-    """A match of the `s`ource or `d`estination, or None where it has no address of a family."""
+    """A match of the `s`ource or `d`estination, or None if it has no address of a family."""
     addresses = [a for a in end.addresses if (":" in a) == (family == 6)]
     name = "ip" if family == 4 else "ip6"
     port = f" tcp {word}port {end.port}" if end.port is not None else ""
@@ -112,7 +112,7 @@ def _side(word: str, end: End, family: int) -> str | None:
 
 
 def _sizes(compare: str) -> list[str]:
-    """Rules that go on to lose what has a payload of `compare` 0 bytes. nft can't subtract, so
+    """Rules that go on to lose packets whose payload is `compare` 0 bytes. nft can't subtract, so
     there is one for each length of the TCP header, after an IP header without options."""
     return [
         f"tcp doff {words} {field} {compare} {before + 4 * words} jump lose"
@@ -127,8 +127,8 @@ def _chain(name: str, rules: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Position:
-    """A sequence number: `offset` from the connection's first one, or, where `ahead`, from the one
-    that its end would send next."""
+    """A sequence number: `offset` from the connection's first one or, if `ahead`, from the one that
+    its end would send next."""
 
     offset: int = 0
     ahead: bool = True
@@ -140,8 +140,8 @@ class Position:
 
 
 def load_forge() -> None:
-    """Imports what `Crafted.craft` takes, which lasts longer than it does."""
-    import_module("dpkt.ip6")  # and all that it is made of
+    """Imports what `Crafted.craft` needs, as the import takes longer than the crafting."""
+    import_module("dpkt.ip6")  # and everything that it imports
 
 
 @dataclass(frozen=True)
@@ -155,10 +155,10 @@ class Crafted:
 
     def craft(self, connection: Conversation, source: str) -> tuple[int, int, bytes]:
         """Its sequence and acknowledgement numbers, which count from the connection's first ones,
-        and the IP packet. `source` is the end that is to have sent it, which has sent some before.
+        and the IP packet. `source` is the end that seems to send it; it has sent some before.
 
-        Window and timestamps (RFC 7323) are those that the end sent last: so the receiver has no
-        reason to take it for an old one, unless the connection is one."""
+        Window and timestamps (RFC 7323) are those that the end sent last. So the receiver has no
+        reason to take it for an old segment, unless the connection is an old one."""
         from dpkt.ip import IP
         from dpkt.ip6 import IP6
         from dpkt.tcp import TCP, TCP_OPT_NOP, TCP_OPT_TIMESTAMP
@@ -209,8 +209,8 @@ def _address(end: str) -> tuple[str, int]:
 
 @dataclass(frozen=True)
 class Netem:
-    """What a link does to all that its host sends, by tc-netem(8). Delay is in seconds, `rate` as
-    tc has it, the others are percentages."""
+    """What a link does to everything that its host sends, by tc-netem(8). `delay` is in seconds,
+    `rate` in the words of tc, the others are percentages."""
 
     delay: float | None = None
     loss: float | None = None
@@ -220,7 +220,7 @@ class Netem:
 
     @property
     def words(self) -> list[str]:
-        """For tc; none where the link is to be as it was."""
+        """For tc; none for a link without faults."""
         found = [] if self.delay is None else ["delay", f"{self.delay * 1e6:.0f}us"]
         for name in ("loss", "duplicate", "reorder"):
             value = getattr(self, name)
@@ -229,7 +229,7 @@ class Netem:
 
     @property
     def slowest(self) -> float:
-        """By how many seconds a segment may be late. Of a rate, those that a full queue takes:
+        """How many seconds later a segment may come. With a rate, add the time of a full queue:
         1000 packets (tc-netem(8), limit) of 1500 bytes."""
         match = re.match(r"([\d.]+)([kmgt]?)(i?)(bit|bps)", self.rate or "")
         queue = 0.0
@@ -247,8 +247,8 @@ class Netem:
 def tallied(
     history: History, t: float, host: str, counts: Mapping[str, int]
 ) -> Iterator[TallyEvent | TroubleEvent]:
-    """What to record when a host has counted, by drop, the segments that it lost. The counter is
-    right, whatever was reported."""
+    """What to record when a host has counted the segments that it lost, by drop. The counter is
+    right even if the kernel did not report all of them."""
     for drop, lost in ((int(number), lost) for number, lost in counts.items()):
         if history.tallies.get((host, drop)) == lost:
             continue

@@ -1,4 +1,4 @@
-"""From what programs in the lab say to events; `t` of an event is in seconds of the run."""
+"""From messages of the programs in the lab to events; `t` of an event is in seconds of the run."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ EVENTS: dict[type[Said], type[Event]] = {
     protocol.Call: CallEvent,
     protocol.Output: OutputEvent,
 }
-"""What is recorded of a message: what it says, and where."""
+"""What to record of a message: its contents, and where it comes from."""
 
 
 def happened(said: Said, t: float, **where: Any) -> Event:
-    """What happened at `t`. Sockets that can't be understood are trouble."""
+    """The event at `t`. Sockets that can't be parsed are a trouble."""
     found = shared(said.__dict__)
     event = EVENTS[type(said)](**{**found, **where, "t": t})
     if isinstance(event, SocketsEvent):
@@ -49,7 +49,7 @@ def happened(said: Said, t: float, **where: Any) -> Event:
 
 
 def owner(state: protocol.State, owners: Mapping[str, str]) -> str:
-    """The host whose socket it is, by its address. Raises NoMessage."""
+    """The host of a socket, by its address. Raises NoMessage."""
     address = state.local.rpartition(":")[0].strip("[]")
     if address not in owners:
         raise NoMessage(f"a socket of no host: {quoted(state.local)}")

@@ -1,4 +1,5 @@
-"""A lab in use: a backend's hosts and processes, with everything they report turned into events."""
+"""A lab in use: a backend's hosts and processes. It turns everything that they report into
+events."""
 
 from __future__ import annotations
 
@@ -50,17 +51,17 @@ FORBIDDEN = {
     "EACCES": "a security module (SELinux, AppArmor) may forbid it, see its audit log",
     "EROFS": "the engine lets no container set any: take another one",
 }
-"""What helps where no value of a sysctl can be set."""
+"""What helps if no value of a sysctl can be set."""
 VALUES = "ip-sysctl.rst tells what it takes"
 SETTLING = 0.25
 """What "now" means to an expectation: an acknowledgement may be delayed by 200 ms (TCP_DELACK_MAX
-in include/net/tcp.h; RFC 9293, section 3.8.6.3 allows 500), and a state may hang on it."""
+in include/net/tcp.h; RFC 9293, section 3.8.6.3 allows 500), and a state may depend on it."""
 
 
 @dataclass(frozen=True)
 class LabSpec:
     """What a lab consists of. `starts` are the processes that will be started, once for each time;
-    `needs` its capabilities; `sysctls` what is set on each host, and where that was asked for
+    `needs` its capabilities; `sysctls` the values for each host, and who asked for them
     (file:line)."""
 
     hosts: Sequence[HostSpec]
@@ -73,8 +74,8 @@ class LabSpec:
 class Lab:
     """Used in a `with`: brings the hosts up and takes everything down.
 
-    `record` is called with every event, in order, after the history has taken it in. Methods raise
-    LabError where the lab itself fails.
+    It calls `record` with every event, in order, after the history has taken it in. Methods raise
+    LabError if the lab itself fails.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class Lab:
         self._links: dict[str, HostLink] = {}
         self._agents: dict[str, Channel] = {}
         self._running: dict[str, Channel] = {}  # the latest start of each process
-        self._left: dict[str, list[Channel]] = {}  # earlier ones of which something lives on
+        self._left: dict[str, list[Channel]] = {}  # earlier starts of which something lives on
         self._counts: Counter[str] = Counter()  # starts
         self._frozen: set[str] = set()
         self._asked: set[int] = set()  # questions to processes
@@ -163,8 +164,8 @@ class Lab:
         self._clock.set(answer.t, before, time.monotonic())
 
     def _set_up(self, hosts: str) -> dict[str, protocol.Ready]:
-        """Has the agents begin; returns what each has to say of that. The first one's ss and kernel
-        are those of all."""
+        """Makes the agents begin; returns their answers. The ss and kernel of the first are those
+        of all."""
         links = self._links
         self._ask_all(
             {
@@ -199,7 +200,7 @@ class Lab:
 
     @property
     def holders(self) -> dict[str, str]:
-        """What `labctl shell` enters, by host."""
+        """The process or container that `labctl shell` enters, by host."""
         return {name: link.holder for name, link in self._links.items()}
 
     # --- What steps do ---------------------------------------------------------------------------
@@ -211,17 +212,17 @@ class Lab:
         return state is not None and state.running
 
     def lives(self, process: str) -> bool:
-        """Whether anything of a process runs: its main process, or what that has left."""
+        """Whether anything of a process runs: its main process, or what it left."""
         self.pump(0)
         return process in self._running or bool(self._left.get(process))
 
     def has_left(self, process: str) -> bool:
-        """Whether a main process has ended, and what it started lives on."""
+        """Whether a main process has ended, and something that it started lives on."""
         state = self.history.processes.get(process)
         return self.lives(process) and state is not None and not state.running and state.left
 
     def awaiting(self, process: str) -> bool:
-        """Whether a process is in `await`; gives one that is on its way there a moment."""
+        """Whether a process is in `await`; waits a moment for one that is on its way there."""
 
         def there() -> bool:
             state = self.history.processes.get(process)
@@ -230,13 +231,12 @@ class Lab:
         return self.running(process) and self.pump_until(there, self.now() + 1.0)
 
     def condition(self, process: str) -> str:
-        """How a process is, in a word or two."""
+        """What a process does, in a word or two."""
         state = self.history.processes.get(process)
         return state.condition if state else "it was never started"
 
     def start(self, process: str) -> None:
-        """Starts a process, beside what its earlier starts have left, and returns when it has
-        begun."""
+        """Starts a process, beside what its earlier starts left, and returns when it has begun."""
         spec = self.spec.processes[process]
         if process in self._running:
             self._left.setdefault(process, []).append(self._running.pop(process))
@@ -259,18 +259,18 @@ class Lab:
         )
 
     def kill(self, process: str) -> None:
-        """SIGKILL to all of a process, of all its starts; returns when it is gone and recorded as
-        such."""
+        """Sends SIGKILL to all of a process, of all its starts; returns when it is gone and the
+        record says so."""
         if self.lives(process):
             self._backend.kill(self.spec.processes[process])
             self._inbox.expect(lambda: not self.lives(process), f"the end of {process}")
 
     def signal(self, process: str, name: str) -> None:
-        """A signal to the main process alone."""
+        """Sends a signal to the main process alone."""
         self._backend.signal(self.spec.processes[process], name)
 
     def end(self, process: str) -> None:
-        """SIGTERM to what main processes have left."""
+        """Sends SIGTERM to what main processes left."""
         for channel in (self._running.get(process), *self._left.get(process, ())):
             if channel:
                 channel.send(protocol.End().as_json())
@@ -281,7 +281,7 @@ class Lab:
         (self._frozen.add if frozen else self._frozen.discard)(process)
 
     def call(self, process: str, call: str, patience: float) -> None:
-        """Has a process in `await` do one more call; returns when it is done, or blocked for
+        """Makes a process in `await` do one more call; returns when it is done, or blocked for
         `patience` seconds."""
         state = self.history.processes[process]
         done = len(state.calls)
@@ -295,8 +295,8 @@ class Lab:
         self.emit(ExecEvent(t, host, command, answer.exit, answer.output, left_out))
 
     def sysctl(self, host: str, values: Mapping[str, str]) -> list[str]:
-        """Sets sysctls, and returns those that are for all hosts at once. Raises MissingHere for
-        one that can't be had here."""
+        """Sets sysctls, and returns those that are for all hosts at once. Raises MissingHere if
+        there is no such sysctl here."""
         answer = self._ask(host, protocol.SetSysctls(dict(values)))
         failed = answer.failed
         for readable, keys in ((False, answer.missing), (True, answer.readable)):
@@ -311,7 +311,7 @@ class Lab:
         return [*answer.missing, *answer.readable]
 
     def fault(self, host: str, fault: protocol.Fault[A]) -> A:
-        """Has a host do a fault; the answer's `t` is when."""
+        """Makes a host do a fault; the answer's `t` is when."""
         answer = self._ask(host, fault)
         return answer.model_copy(update={"t": answer.t - self._clock.origin})
 
@@ -325,18 +325,18 @@ class Lab:
             self._proven.update(wanted)
 
     def look(self, hosts: Iterable[str] | None = None, caption: str | None = None) -> None:
-        """Has every host report its sockets and counters now. Of some `hosts`, one where nothing
-        has happened since its last report need not."""
+        """Makes every host report its sockets and counters now. With `hosts`, only these, and only
+        those where something has happened since the last report."""
         known = () if hosts is None else self.history.sockets
         chosen = self._links if hosts is None else hosts
         self._ask_all({host: protocol.Look(caption, fresh=host not in known) for host in chosen})
 
     def blame(self) -> None:
-        """Waits for the looks at what blocked a call: by the next step it may be gone."""
+        """Waits for the looks at what blocked a call: in the next step it may be gone."""
         self._inbox.expect(lambda: not self._blaming, "a look at what blocked a call")
 
     def flush(self) -> None:
-        """Takes in the rest of every capture and of the trace, and what they lost."""
+        """Takes in the rest of every capture and of the trace, and how much they missed."""
         self._tracer.flush()
         for host, answer in self._ask_all(dict.fromkeys(self._links, protocol.Flush())).items():
             for probe, missed in (
@@ -350,7 +350,7 @@ class Lab:
                 self.emit(event)
 
     def hear(self, processes: Iterable[str]) -> None:
-        """Takes in all that some processes have said up to now."""
+        """Takes in everything that some processes have said up to now."""
         silent = 0
         for process in processes:
             if process not in self._running:
@@ -366,7 +366,7 @@ class Lab:
                 ),
                 f"the answer of {process}",
             )
-        if silent:  # they can't be asked: a moment must do
+        if silent:  # nobody can ask them: a moment must be enough
             self.pump_until(lambda: False, self.now() + SETTLING)
 
     # --- Messages --------------------------------------------------------------------------------
@@ -394,7 +394,7 @@ class Lab:
     def _ask_all(
         self, commands: Mapping[str, Command[A]], patience: float = ANSWER_DEADLINE
     ) -> dict[str, A]:
-        """Has each host's agent do something and returns their answers."""
+        """Makes each host's agent do something and returns their answers."""
         return self._inbox.ask(self._agents, commands, patience)
 
     def _take(self, source: Source, message: Message | None) -> None:
@@ -459,7 +459,7 @@ class Lab:
             self._blaming.add(self._inbox.post(self._agents[host], look))
 
     def _take_left(self, source: Source, process: str, message: Message | None) -> None:
-        """What an earlier start of a process has left."""
+        """Takes in a message of what an earlier start of a process left."""
         if message is None:
             self._left[process].remove(source.channel)
             gone = ProcessEvent(
@@ -473,13 +473,13 @@ class Lab:
         self._wake(source.host)
 
     def _wake(self, host: str) -> None:
-        """Tells an agent that rests for long that a socket may have changed without a segment."""
+        """Tells an agent in a long rest that a socket may have changed without a segment."""
         if self._links[host].longest_rest > USUAL_REST:
             self._inbox.post(self._agents[host], protocol.Wake())
 
 
 def _probes(ready: Mapping[str, protocol.Ready], untraced: Lack | None) -> list[str]:
-    """What all of a run is watched with, by what agents say of their setup."""
+    """The probes that watch all of a run, by what the agents say of their setup."""
     captured = all(answer.capture is None for answer in ready.values())
     return [
         "ss",

@@ -1,7 +1,7 @@
-"""What programs in the lab say, in the order in which it is heard, and what they are asked.
+"""Messages from the programs in the lab, in the order in which they arrive, and questions to them.
 
-Threads: one reader a channel does nothing but put messages on a queue; everything else happens in
-the thread that calls `pump`, which takes them off and so orders all that is recorded.
+Threads: each channel has a reader, which only puts messages on a queue. Everything else happens in
+the thread that calls `pump`: it takes them off, and so decides the order of the record.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from labctl.ground.errors import LabError
 from labctl.ground.limits import explained
 
 stopping = threading.Event()
-"""Set when a signal asked to stop. The exception that it raised may be lost, where Python can raise
-none (in a finalizer): so `pump` asks again, every HEARTBEAT seconds or as often as agents poll."""
+"""Set when a signal asked to stop. The exception that it raised may be lost where Python can't
+raise (in a finalizer). So `pump` checks this too, every HEARTBEAT seconds or as often as agents
+poll."""
 
 HEARTBEAT = 1.0
 ANSWER_DEADLINE = 20.0
@@ -28,7 +29,7 @@ NO_MESSAGE = "said what is no message, or something in the lab wrote into its st
 
 
 class Clock:
-    """The lab's clock, as seconds since the run began. It is this machine's monotonic one, unless
+    """The lab's clock, as seconds since the run began. It is this machine's monotonic clock, unless
     the engine is elsewhere."""
 
     def __init__(self) -> None:
@@ -40,8 +41,8 @@ class Clock:
         return time.monotonic() + self._offset - self.origin
 
     def set(self, theirs: float, before: float, after: float) -> None:
-        """The run begins now. The lab's clock said `theirs` between two moments of ours: what it
-        differs by within the time that asking took counts as nothing."""
+        """The run begins now. The lab's clock said `theirs` between two moments of ours. If the
+        difference may come from the time that asking took, it counts as nothing."""
         difference = theirs - (before + after) / 2
         if abs(difference) > (after - before) / 2:
             self._offset = difference
@@ -64,12 +65,12 @@ class Source:
 
 
 Said = Message | Exception | None
-"""A message; what broke its channel; or None for the channel's end."""
+"""A message; the error that broke its channel; or None for the channel's end."""
 
 
 class Inbox:
-    """All channels of a lab. `take` is called with what each says; `stopped` says which of the
-    lab's programs somebody has stopped, where one does not answer."""
+    """All channels of a lab. It calls `take` with each message; if a program does not answer,
+    `stopped` says which of the lab's programs somebody has stopped."""
 
     def __init__(
         self,
@@ -97,10 +98,10 @@ class Inbox:
         threading.Thread(target=read, daemon=True, name=f"read {source.host}").start()
 
     def pump(self, patience: float) -> None:
-        """Takes in what is there; waits for the first message, `patience` seconds or a heartbeat at
-        most. Raises KeyboardInterrupt where that is due.
+        """Takes in the messages that are there; waits for the first one, `patience` seconds or a
+        heartbeat at most. Raises KeyboardInterrupt if that is due.
 
-        What comes meanwhile is for the next time: a flood shall not keep us here."""
+        Messages that come meanwhile are for the next time: a flood must not keep us here."""
         if self.next(patience):
             for _ in range(self._said.qsize()):
                 self._take(*self._said.get_nowait())
@@ -116,7 +117,7 @@ class Inbox:
         return True
 
     def pump_until(self, condition: Callable[[], bool], deadline: float) -> bool:
-        """Takes in messages until a condition holds; False where it does not before `deadline`."""
+        """Takes in messages until a condition holds; False if it does not before `deadline`."""
         while not condition():
             if (left := deadline - self._clock.now()) <= 0:
                 return False
@@ -124,13 +125,13 @@ class Inbox:
         return True
 
     def expect(self, condition: Callable[[], bool], what: str) -> None:
-        """The same for what must come soon. Raises LabError where it does not."""
+        """The same for a condition that must hold soon. Raises LabError if it does not."""
         if not self.pump_until(condition, self._clock.now() + ANSWER_DEADLINE):
             late = f"{what} did not come within {ANSWER_DEADLINE:g} s"
             raise LabError(self._stopped() or late)
 
     def post(self, channel: Channel, command: Command[Any]) -> int:
-        """Sends a command; the answer will bear the number that is returned."""
+        """Sends a command; returns the number that the answer will have."""
         self._asked += 1
         channel.send({**command.as_json(), "id": self._asked})
         return self._asked
@@ -144,7 +145,7 @@ class Inbox:
         self._replies[number] = message
 
     def reply(self, number: int) -> Message | None:
-        """Takes out an answer; None where none came."""
+        """Takes out an answer; None if there is none yet."""
         return self._replies.pop(number, None)
 
     def ask(
@@ -153,7 +154,7 @@ class Inbox:
         commands: Mapping[str, Command[A]],
         patience: float = ANSWER_DEADLINE,
     ) -> dict[str, A]:
-        """Asks the agents of hosts, and returns what they answer. Raises LabError."""
+        """Asks the agents of hosts, and returns their answers. Raises LabError."""
         ids = {host: self.post(channels[host], command) for host, command in commands.items()}
         waiting, deadline = {*ids.values()}, self._clock.now() + patience
         if not self.pump_until(lambda: waiting <= self._replies.keys(), deadline):

@@ -1,4 +1,4 @@
-"""The tracer of a lab: what the kernel's tracepoint tells of its sockets, or why that can't be."""
+"""The tracer of a lab: what the kernel's tracepoint reports of its sockets, or why it can't."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ HINT = "use a kernel and an engine that allow it"
 
 
 class Tracer:
-    """Hears a tracer. `emit` takes what it tells; the lab is not `closing`, so it has no reason to
-    end."""
+    """Listens to a tracer. `emit` takes its events. While the lab is not `closing`, the tracer has
+    no reason to end."""
 
     def __init__(self, inbox: Inbox, clock: Clock, emit: Callable[[Event], None]) -> None:
         self._inbox, self._clock, self._emit = inbox, clock, emit
         self._channel: Channel | None = None
-        self._hello = False  # whether it has said its first word
+        self._hello = False  # whether its first message has come
         self._refused = ""  # why it can't trace
         self._owners: dict[str, str] = {}
         self._hosts: list[str] = []
-        self._told = False  # whether what it misses is recorded
+        self._told = False  # whether the record says what it misses
 
     def start(self, channel: Channel | Lack, names: Mapping[str, str]) -> Lack | None:
-        """Has it report the sockets of these addresses, by name; returns why that can't be."""
+        """Makes it report the sockets of these addresses, by name; returns why it can't, if so."""
         self._owners = {address: name.partition(".")[0] for name, address in names.items()}
         self._hosts = [*dict.fromkeys(self._owners.values())]
         if isinstance(channel, Lack):
@@ -56,29 +56,29 @@ class Tracer:
         return None
 
     def begin(self, lack: Lack | None) -> None:
-        """The record begins: what the tracer misses stands in it from now on, all of it where there
-        is none."""
+        """The record begins: from now on it says what the tracer misses; everything, if there is no
+        tracer."""
         self._told = True
         if lack:
             self._blind(self._clock.now(), f"{lack.reason}; {lack.hint}")
 
     def flush(self) -> None:
-        """Has it tell what it has, and what it missed."""
+        """Makes it send what it has, and how much it missed."""
         if self._channel:
             self._ask(FlushTrace())
 
     def watch_too(self, event: AddressEvent) -> None:
-        """Has it report the sockets of one address more."""
+        """Makes it report the sockets of one more address."""
         self._owners[event.address] = event.host
         if self._channel:
             self._inbox.post(self._channel, Watch([*self._owners]))
 
     def hears(self, source: Source) -> bool:
-        """Whether a message is the tracer's."""
+        """Whether a message comes from the tracer."""
         return source.name == NAME
 
     def take(self, message: Message | None, closing: bool) -> None:
-        """Takes in what it says, or its end. Raises NoMessage."""
+        """Takes in a message, or the tracer's end. Raises NoMessage."""
         if message is None:
             if not closing and self._channel and not self._refused:
                 self._channel = None
@@ -103,7 +103,7 @@ class Tracer:
                 self._blind(self._clock.now(), f"the tracer broke: {said.text}")
 
     def _ask(self, command: Command[Done]) -> None:
-        """Has it do something. If it can't, or ends, that is in the record."""
+        """Makes it do something. If it can't, or ends, the record says so."""
         assert self._channel
         number = self._inbox.post(self._channel, command)
         self._inbox.expect(
@@ -114,7 +114,7 @@ class Tracer:
             self._blind(self._clock.now(), answer.error)
 
     def _blind(self, t: float, text: str) -> None:
-        """Records that up to `t` transitions were missed, or are from now on, on whatever host."""
+        """Records that it missed transitions up to `t`, or will from now on, on any host."""
         if not self._told:
             self._hello, self._refused = True, text
             return

@@ -1,4 +1,4 @@
-"""The language of socket calls: the peer program's own parser, so that there is one of them."""
+"""The language of socket calls: the peer program's own parser, so that there is only one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def peer() -> Any:
 
 
 class CallError(ValueError):
-    """A line that is no call; `offset` is its place in the text, counted from 0."""
+    """A line that is no call; `offset` is its number in the text, from 0 on."""
 
     def __init__(self, offset: int, message: str) -> None:
         super().__init__(message)

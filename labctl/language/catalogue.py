@@ -1,8 +1,8 @@
 """The shipped scenarios, a line each, for `labctl list`.
 
-To check them all takes a second, and `list` is not asked whether they are valid: so each file is
-read once, as plain YAML, and what is wanted of it is taken. `labctl.language.scenario` says the
-same of them, only later; a test compares the two.
+To check them all takes a second, and `list` need not say whether they are valid. So this reads each
+file once, as plain YAML, and takes what it needs. `labctl.language.scenario` has the same results,
+only later; a test compares the two.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from labctl.language.document import REFERENCE, Loader
 
 DEEPEST = 10  # params in params
 BESIDES = 0.5
-"""Seconds that a case takes beside what it waits for, on namespaces."""
+"""Seconds that a case takes on namespaces, apart from its waits."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One scenario. `seconds` is about what all of its cases take, one after the other."""
+    """One scenario. `seconds` is about how long all of its cases take, one after the other."""
 
     name: str
     theme: str
@@ -36,7 +36,7 @@ class Entry:
 
 
 def entries(folder: Path) -> list[Entry]:
-    """The scenarios of a folder by theme. Raises UsageError where one is no scenario."""
+    """The scenarios of a folder by theme. Raises UsageError if one is no scenario."""
     return sorted(
         (_entry(name, path) for name, path in catalogue(folder).items()), key=lambda e: e.theme
     )
@@ -46,7 +46,7 @@ def _entry(name: str, path: Path) -> Entry:
     try:
         data = yaml.load(path.read_bytes(), Loader)
         params = data.get("params") or {}
-        # Of two variants that are the same one is run.
+        # If two variants are the same, only one runs.
         written = data.get("variants") or [{}]
         variants = list({repr(sorted(variant.items())): variant for variant in written}.values())
         took = sum(_least(data["steps"], params, variant) + BESIDES for variant in variants)
@@ -54,7 +54,7 @@ def _entry(name: str, path: Path) -> Entry:
     except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError):
         from labctl.language.scenario import load
 
-        load(path)  # it knows what is wrong
+        load(path)  # it says what is wrong
         raise
     return Entry(name, theme, title, len(variants), took, str(path))
 
@@ -82,8 +82,8 @@ def _waited(step: Mapping[str, Any], values: Mapping[str, Any]) -> float:
 
 
 def _filled(value: Any, values: Mapping[str, Any]) -> Any:
-    """A text with its params filled in, which may have params in them. Raises ValueError where that
-    has no end."""
+    """A text with its params filled in, which may contain params. Raises ValueError if that has no
+    end."""
     for _ in range(DEEPEST):
         if not isinstance(value, str) or not REFERENCE.search(value):
             return value

@@ -1,9 +1,9 @@
 """YAML with line numbers: from a file to plain data, a map of lines, and mistakes.
 
-`Document.expand` replaces `${name}` everywhere, and so works once per variant. A key is a word as
-it is written, whatever YAML takes it for (`null`, `7`), and of YAML 1.1's truth values only `true`
-and `false` are some: `on`, `off`, `yes` and `no` are words, as in YAML 1.2. A param is a node of
-the file: what it stands for depends on where it is put (see `_Expansion`).
+`Document.expand` replaces `${name}` everywhere, so it works once for each variant. A key is a word
+as it is written, whatever YAML takes it for (`null`, `7`). Of YAML 1.1's truth values only `true`
+and `false` count: `on`, `off`, `yes` and `no` are words, as in YAML 1.2. A param is a node of the
+file: what it stands for depends on its place (see `_Expansion`).
 
 Guards: files of more than MAX_BYTES, nesting beyond MAX_DEPTH, aliases that multiply beyond
 MAX_NODES and params that multiply beyond MAX_BYTES are mistakes.
@@ -44,9 +44,9 @@ COLLECTIONS = {CORE + name for name in ("map", "seq")}
 
 @dataclass
 class Expanded:
-    """Plain data, and where its parts stand: `lines` by path, of keys and of values alike; `blocks`
-    has the first and the last line of each literal block's content. `nodes` are the values as the
-    file has them, and `unfilled` the lines whose params have no value."""
+    """Plain data, and where its parts stand: `lines` by path, of keys and of values; `blocks` has
+    the first and the last line of each literal block's content. `nodes` are the values as the file
+    has them, and `unfilled` the lines whose params have no value."""
 
     data: Any
     lines: dict[Path_, int] = field(default_factory=dict)
@@ -62,7 +62,8 @@ class Expanded:
         return self.lines.get(path, 1)
 
     def line_in(self, path: Path_, offset: int) -> int:
-        """The line of a text's line, counted from 0: in a literal block its own."""
+        """The line in the file of a text's line number `offset`, from 0 on. Only in a literal block
+        has each a line of its own."""
         first, last = self.blocks.get(path, (self.line(path),) * 2)
         return min(first + offset, last)
 
@@ -78,8 +79,8 @@ class Document:
 
     @classmethod
     def read(cls, path: Path) -> Document:
-        """Reads a file. Raises UsageError where it can't be read, ScenarioError where it is no
-        UTF-8 or no YAML."""
+        """Reads a file. Raises UsageError if it can't be read, ScenarioError if it is no UTF-8 or
+        no YAML."""
         try:
             with open_file(path) as stream:
                 raw = stream.read(MAX_BYTES + 1)
@@ -121,8 +122,8 @@ class Document:
         return root
 
     def expand(self, params: Params | None) -> Expanded:
-        """Plain data with `${name}` replaced from `params`, and without the HEAD that told of them;
-        all of it as it is written where that is None."""
+        """Plain data with `${name}` replaced from `params`, and without the HEAD that defines them.
+        If `params` is None, everything as it is written."""
         root = self._root if params is None else self._part(lambda key: key not in HEAD)
         return self._expansion(params).run(root)
 
@@ -136,7 +137,7 @@ class Document:
         return MappingNode(root.tag, kept, root.start_mark, root.end_mark)
 
     def values(self, params: Params, names: Iterable[str]) -> Expanded:
-        """What these params are, by name, with the params in them replaced."""
+        """The values of these params, by name, with the params in them replaced."""
         entries = [(ScalarNode(CORE + "str", name), params[name]) for name in names]
         return self._expansion(params).run(MappingNode(CORE + "map", entries))
 
@@ -145,8 +146,8 @@ class Document:
 
 
 class _Expansion:
-    """From nodes to plain data. A param that is the whole of a value is put there as it is, be it a
-    mapping; in a text it stands as it was written."""
+    """From nodes to plain data. If a param is the whole of a value, it stands there as it is, be it
+    a mapping; in a text it stands as it was written."""
 
     def __init__(self, file: str, lines: int, params: Params | None) -> None:
         self.file = file
@@ -154,7 +155,7 @@ class _Expansion:
         self.params = params
         self.filled: dict[str, str] = {}
         self.unfilled: set[str] = set()
-        self.filling: dict[str, int] = {}  # params that refer to each other, and in which lines
+        self.filling: dict[str, int] = {}  # params that refer to each other, with their lines
         self.size = 0
         self.nodes = 0
         self.out = Expanded(None)
@@ -207,7 +208,8 @@ class _Expansion:
         return result
 
     def merged(self, node: Node, path: Path_, above: frozenset[int]) -> dict[str, Any]:
-        """What `<<: node` adds to a mapping (YAML 1.1's merge key): of several the first counts."""
+        """What `<<: node` adds to a mapping (YAML 1.1's merge key). If there are several, the first
+        counts."""
         result: dict[str, Any] = {}
         for source in reversed(node.value if isinstance(node, SequenceNode) else [node]):
             if isinstance(source, MappingNode):
@@ -237,7 +239,7 @@ class _Expansion:
             return node.value
 
     def param(self, name: str, path: Path_, line: int, above: frozenset[int]) -> Any:
-        """The value of a param, with the params in it in place; an unknown one stays as it is."""
+        """The value of a param, with the params in it filled in; an unknown one stays as it is."""
         node = self.lookup(name, line, above)
         if node is None:
             return f"${{{name}}}"
@@ -247,8 +249,8 @@ class _Expansion:
         return value
 
     def fill(self, text: str, line: int, block: bool = False) -> str:
-        """`text` with the params in place. It begins at `line`; in a block each of its lines is one
-        of the file."""
+        """`text` with the params filled in. It begins at `line`; in a block each of its lines is a
+        line of the file."""
         if self.params is None or not REFERENCE.search(text):
             return text
         result = REFERENCE.sub(
@@ -261,7 +263,7 @@ class _Expansion:
         return result
 
     def written(self, name: str, line: int) -> str:
-        """A param as it stands in a text; what can't stand there stays as it is."""
+        """A param as it stands in a text; one that can't stand there stays as it is."""
         node = self.lookup(name, line)
         if node is None:
             return f"${{{name}}}"
@@ -284,7 +286,7 @@ class _Expansion:
         return self.filled[name]
 
     def lookup(self, name: str, line: int, above: frozenset[int] = frozenset()) -> Node | None:
-        """The node of a param. Where there is none, or it would hold itself, that is told."""
+        """The node of a param. If there is none, or it would contain itself, that is a mistake."""
         assert self.params is not None
         node = self.params.get(name)
         if node is None:
@@ -306,7 +308,7 @@ class _Expansion:
 
 
 def construct(node: ScalarNode) -> Any:
-    """The number, truth value or nothing that a scalar stands for. Raises ValueError."""
+    """The number, truth value or None that a scalar stands for. Raises ValueError."""
     if node.tag == CORE + "bool" and node.value.lower() not in ("true", "false"):
         return node.value
     try:
@@ -321,7 +323,7 @@ def construct(node: ScalarNode) -> Any:
 
 
 def read_scalar(text: str) -> ScalarNode:
-    """A value as YAML reads it, if it is one of its scalars; all else is a text."""
+    """A value as YAML reads it, if it is a scalar; everything else is a text."""
     whole = ScalarNode(CORE + "str", text)
     try:
         events = [e for e in yaml.parse(text, Loader) if isinstance(e, yaml.NodeEvent)]
@@ -342,7 +344,7 @@ def _tag(node: Node) -> str:
 
 
 def _line(mark: Any, lines: int) -> int:
-    """The line of a mark, from 1; the end of a file of so many lines belongs to the last one."""
+    """The line of a mark, from 1 on. In a file of `lines` lines, its end belongs to the last."""
     return min(mark.line + 1, lines) if mark else 1
 
 

@@ -1,4 +1,4 @@
-"""Places: what a scenario calls the end of a connection, such as `server.2:8000`."""
+"""Places: how a scenario writes the end of a connection, such as `server.2:8000`."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ LISTENS_FOR_ALL = {"::": ("::", "*"), ANY: ("::", "*", "0.0.0.0")}
 class Endpoint:
     """Some addresses and a port, or all ports; `text` is how it was written.
 
-    `host` is a name of the lab's, an address in its one spelling, `*` for a wildcard, or empty for
-    every address. `port` is `*` where a socket has none."""
+    `host` is a name of the lab, an address in its canonical spelling, `*` for a wildcard, or empty
+    for every address. `port` is `*` if a socket has none."""
 
     text: str
     host: str
     port: str
 
     def covers(self, address: Address, known: set[str]) -> bool:
-        """Whether an end of a socket is there; `known` are the addresses of `host`."""
+        """Whether an end of a socket is at this place; `known` are the addresses of `host`."""
         if self.port and self.port != str(ANY if address.port is None else address.port):
             return False
         here = canonical(address.host)
@@ -48,14 +48,14 @@ class Endpoint:
 
 
 def parse_port(text: str) -> int | None:
-    """A port as people write it; None for what no segment can have."""
+    """A port as people write it; None if no segment can have it."""
     return int(text) if PORT.fullmatch(text) and int(text) <= MOST else None
 
 
 def parse_endpoint(value: object, hosts: Mapping[str, int]) -> Endpoint:
-    """A place in a lab with these hosts. Raises what `problem` makes for what nothing can match."""
+    """A place in a lab with these hosts. Raises what `problem` makes if nothing can match it."""
     text = value if isinstance(value, str) else ""
-    host, port, brackets = text, None, True  # an IPv6 address that stands by itself
+    host, port, brackets = text, None, True  # an IPv6 address without a port
     if text.count(":") < 2 or text.startswith("["):
         match = re.fullmatch(r"(?:\[([^]]*)\]|([^:\[\]]*))(?::([^:]*))?", text)
         if not match or match[0] in ("", "[]"):

@@ -1,4 +1,4 @@
-"""What is claimed and what is seen, as data: the words about it are for people alone."""
+"""Claims and what was seen of them, as data: words are only for people."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from typing import Any
 from labctl.probes.sockets import Ends
 
 AWAITING, NEVER_STARTED = "awaiting", "never started"
-"""What a process can be beside `running`, `exited` and `killed`: ready for a `call`, or nothing."""
+"""A process that is not `running`, `exited` or `killed`: ready for a `call`, or never started."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """`low` at least and `high` at most; None: there is no bound, or it is not known."""
+    """`low` at least and `high` at most; None means that there is no bound, or nobody knows it."""
 
     low: int | float
     high: int | float | None = None
 
 
 def seconds_range(low: float, high: float) -> Range:
-    """Seconds, to the microsecond that clocks tell; what has no end so far has no `high`."""
+    """Seconds, to the microsecond; without an end so far there is no `high`."""
     return Range(round(low, 6), None if high == math.inf else round(high, 6))
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is claimed, or what was seen, as data. Only what applies is there.
+    """What is claimed, or what was seen, as data. Only fields that apply are set.
 
     `after_seconds`: how long after `since` (a label; else its step's beginning) it came to hold.
-    `until_seconds`: so long it did not hold. `lasted_seconds`: how long a connection was in the
+    `until_seconds`: how long it did not hold. `lasted_seconds`: how long a connection was in the
     state. `count`: of segments, of sockets, or by how much a counter grew. `sockets`: how many
-    there are in each state. `states`: in order, those of a connection, `closed` at its end.
-    `process`: `running`, `exited`, `killed`, `awaiting` or `never started`. `errno`: of its last
-    call. `calls`: what came of others, by name. `output`: a regular expression, or what it found.
-    `connections`: the ends of those that it was judged by."""
+    there are in each state. `states`: those of a connection in order, `closed` at its end.
+    `process`: `running`, `exited`, `killed`, `awaiting` or `never started`. `errno`: that of its
+    last call. `calls`: the results of others, by name. `output`: a regular expression, or what it
+    found. `connections`: the ends of the connections that decided it."""
 
     after_seconds: Range | None = None
     since: str | None = None
@@ -65,4 +65,4 @@ def _present(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 NO_FACTS = Facts()
-"""Where nothing can be told as data."""
+"""For what data can't express."""

@@ -1,4 +1,4 @@
-"""From Python to what a file would say: the data, and the line of somebody's code that gave it."""
+"""From Python to what a file would say: the data, and the line of somebody's code that has it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Place:
 
 
 def caller() -> Place:
-    """The line outside of labctl that brought us here."""
+    """The line outside of labctl that called us."""
     frame = sys._getframe(1)
     while frame.f_globals.get("__name__", "").partition(".")[0] in OWN_CODE and frame.f_back:
         frame = frame.f_back
@@ -45,23 +45,23 @@ def caller() -> Place:
 
 
 def thread() -> tuple[int, int]:
-    """The thread that runs this; in a process that was forked it is another one."""
+    """The thread that runs this; a forked process has another one."""
     return os.getpid(), threading.get_ident()
 
 
 def misused(message: str, hint: str = "") -> UsageError:
-    """What is wrong in the caller's line."""
+    """An error in the caller's line."""
     return UsageError(f"{caller()}: {message}", hint)
 
 
 def here(exc: ScenarioError) -> ScenarioError:
-    """The same mistakes, in the line that gave what they are in: it stands in no file."""
+    """The same mistakes, in the line of code that gave the data: it stands in no file."""
     place = caller()
     return ScenarioError(Mistake(place.file, place.line, m.message) for m in exc.mistakes)
 
 
 def document(scenario: Path | str | Mapping[str, Any]) -> tuple[Document, str]:
-    """A scenario, however it is given, and its name."""
+    """A scenario, given in whatever way, and its name."""
     if isinstance(scenario, Path):
         return Document.read(scenario), scenario.stem
     place = caller()
@@ -74,7 +74,7 @@ def document(scenario: Path | str | Mapping[str, Any]) -> tuple[Document, str]:
 
 
 def plain(data: Any, depth: int = 0) -> Any:
-    """Data as YAML has it. Raises UsageError for what is no data."""
+    """Data of YAML's types. Raises UsageError for everything else."""
     if depth > MAX_DEPTH:
         raise misused(TOO_DEEP)
     if isinstance(data, Mapping):
@@ -98,12 +98,12 @@ def plain(data: Any, depth: int = 0) -> Any:
 
 
 def given(**keywords: Any) -> dict[str, Any]:
-    """The keywords that were given, by the names that they have in the language."""
+    """The keywords that were given, by their names in the language."""
     return {k.removesuffix("_"): value for k, value in keywords.items() if value is not None}
 
 
 def demand(what: str, value: Any, kinds: Sequence[type | None], wanted: str) -> None:
-    """Raises UsageError where a value is of none of these kinds."""
+    """Raises UsageError if a value is of none of these kinds."""
     if not any(value is None if kind is None else isinstance(value, kind) for kind in kinds):
         raise misused(f"{what}: {wanted} is wanted, not {shown(value)}")
 

@@ -1,7 +1,7 @@
 """How the values of a scenario look in its JSON Schema, each under a name.
 
-They say as much as patterns can. What a name refers to, and what some keys mean together, the
-loader alone can tell. Patterns are of what JavaScript and Python have in common.
+They say as much as patterns can. Only the loader knows what a name refers to, and what some keys
+mean together. Patterns use only what JavaScript and Python have in common.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from labctl.probes.sockets import SPELLINGS, State
 
 Shape = dict[str, Any]
 LATER: Shape = {"type": "string", "pattern": REFERENCE.pattern}
-"""Nothing is known yet of what has a param in it."""
+"""A value with a param in it: nothing is known of it yet."""
 
 
 def text(pattern: str) -> Shape:
-    """A text that is all of a pattern."""
+    """A text that a pattern matches as a whole."""
     return {"type": "string", "pattern": f"^(?:{pattern})$"}
 
 
@@ -36,12 +36,12 @@ def either(*shapes: Shape) -> Shape:
 
 
 def ref(name: str) -> Shape:
-    """What has that name."""
+    """The shape of that name."""
     return {"$ref": f"#/$defs/{name}"}
 
 
 def _any_case(words: Iterable[str], between: str = "") -> str:
-    """A pattern of words, in small or capital letters, with something between these."""
+    """A pattern of words, in upper or lower case, with `between` between their letters."""
     letters = (
         [f"[{c.upper()}{c.lower()}]" if c.isalpha() else f"[{c}]" for c in w] for w in sorted(words)
     )
@@ -59,7 +59,7 @@ CALL = (
     rf"[^\S\n]*(?:(?:{'|'.join(peer().CALLS)})(?![^\s;])[^\n]*|[#;\"'][^\n]*|"
     rf"[^\s;]*{REFERENCE.pattern}[^\n]*)?"
 )
-"""A line of them, as far as its first word goes."""
+"""A line of calls; this checks only its first word."""
 
 SHAPES: dict[str, Shape] = {
     "HostName": text(HOST_NAME.pattern),

@@ -1,4 +1,4 @@
-"""A scenario as it is written: the models behind the loader and behind `labctl schema`."""
+"""A scenario as it is written: the models of the loader and of `labctl schema`."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ SOME_JOB: JsonDict = {"anyOf": [{"required": [job]} for job in ("calls", *JOBS)]
 
 
 class Program(Model):
-    """What a process does, and as whom."""
+    """What a process does, and as which user."""
 
     model_config = ConfigDict(json_schema_extra={"not": ONE_JOB})
     calls: Calls | None = None
@@ -98,7 +98,8 @@ class Program(Model):
         return self.calls is not None or bool(self.run or self.default or self.image)
 
     def command(self, image: str | None) -> tuple[str, ...] | None:
-        """What it runs in an image, or without one; None: the image's own command, or calls."""
+        """What it runs in an image, or without one; None means the image's own command, or
+        calls."""
         return self.run or (None if image else self.default) or None
 
 
@@ -155,7 +156,7 @@ Capability = Annotated[
 
 
 class Written(Model):
-    """A scenario as it is written: the model behind `labctl schema`."""
+    """A scenario as it is written: the model of `labctl schema`."""
 
     title: Title
     theme: Text = ""

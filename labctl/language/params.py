@@ -1,4 +1,4 @@
-"""What a file's params, its variants and `--set` make of each other: the cases of a file."""
+"""The cases of a file, from its params, its variants and `--set`."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ MAX_VARIANTS = 1000
 
 @dataclass(frozen=True)
 class Choice:
-    """The params of one case; and its variant, with what its values are."""
+    """The params of one case, and its variant with its values."""
 
     params: Params
     variant: Mapping[str, Any]
 
 
 class Given:
-    """The params and variants of a file, which begin at this `line`. Raises ScenarioError where
-    there is no telling them; of lesser `mistakes` there may be more in time."""
+    """The params and variants of a file, which begin at this `line`. Raises ScenarioError if they
+    can't be read; the lesser `mistakes` may become more later."""
 
     def __init__(self, document: Document) -> None:
         head = document.head()
@@ -68,8 +68,9 @@ class Given:
         return {*self._params, *self.varied}
 
     def choices(self, sets: Mapping[str, str]) -> list[Choice]:
-        """A choice for each variant, or the only one; those that are the same but once. `sets`
-        override params, as text that is read like YAML. Raises UsageError for what is no param."""
+        """A choice for each variant, or the only one; if some are the same, just one of them.
+        `sets` override params, as text that is read like YAML. Raises UsageError for a name that is
+        no param."""
         for name in sets:
             if name not in self.names:
                 message = unknown("param", name, sorted(self.names))
@@ -90,7 +91,7 @@ class Given:
 
 
 def alike(choices: Iterable[Choice]) -> set[str]:
-    """The params whose values in two choices differ in nothing but how they are written."""
+    """The params whose values in two choices differ only in how they are written."""
     values: dict[str, dict[str, Any]] = {}
     for choice in choices:
         for name, value in choice.variant.items():

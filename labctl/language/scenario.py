@@ -30,13 +30,13 @@ from labctl.language.values import (
 
 RESERVED = {"localhost", "ip6-localhost"}
 MAX_WORK = 500_000
-"""Nodes of a file, times its variants: some seconds to check."""
+"""Nodes of a file, times its variants: so many take some seconds to check."""
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """One case: a scenario with its params filled in, those of `sets` by the command line. A source
-    is `file:line`, from line 1."""
+    """One case: a scenario with its params filled in; `sets` are those of the command line. A
+    source is `file:line`, from line 1."""
 
     name: str
     source: str
@@ -57,8 +57,8 @@ class Scenario:
 
     @property
     def case(self) -> str:
-        """`old plain, new both`: what tells it from the file's other cases; empty where there is no
-        variant."""
+        """`old plain, new both`: what distinguishes it from the file's other cases; empty without
+        variants."""
         return variant_words(self.variant)
 
     @property
@@ -73,7 +73,7 @@ class Scenario:
 
     @property
     def spec(self) -> LabSpec:
-        """The lab that it wants."""
+        """The lab that it needs."""
         return LabSpec(
             hosts=[HostSpec(name, host.addresses) for name, host in self.hosts.items()],
             processes=self.processes,
@@ -110,7 +110,7 @@ def _processes(hosts: Mapping[str, Host]) -> list[tuple[str, ProcessSpec]]:
 
 
 def _spec(name: str, host: str, program: Program, default: Host) -> ProcessSpec:
-    """A process of a host, which has what the host says where it says nothing itself."""
+    """A process of a host. What it does not say itself, it takes from the host."""
     image = None if program.calls is not None else program.image or default.image
     return ProcessSpec(
         name,
@@ -126,7 +126,7 @@ def _spec(name: str, host: str, program: Program, default: Host) -> ProcessSpec:
 
 @dataclass(frozen=True)
 class _File:
-    """What all cases of a file have in common."""
+    """Everything that all cases of a file have in common."""
 
     name: str
     path: str
@@ -135,10 +135,10 @@ class _File:
 
 
 def load(path: Path, sets: Mapping[str, str] | None = None) -> list[Scenario]:
-    """The cases of a file: one, or one a variant. `sets` override params, as text that is read
-    like YAML.
+    """The cases of a file: one, or one for each variant. `sets` override params, as text that is
+    read like YAML.
 
-    Raises UsageError where the file can't be read or `sets` names no param, ScenarioError with
+    Raises UsageError if the file can't be read or a name in `sets` is no param, ScenarioError with
     every mistake.
     """
     document = Document.read(path)
@@ -146,7 +146,7 @@ def load(path: Path, sets: Mapping[str, str] | None = None) -> list[Scenario]:
 
 
 def params_of(document: Document) -> set[str]:
-    """The names of a file's params. Raises ScenarioError where there is no telling."""
+    """The names of a file's params. Raises ScenarioError if they can't be read."""
     return Given(document).names
 
 
@@ -181,8 +181,8 @@ def load_document(
 
 
 def with_step(case: Scenario, document: Document, params: Params, source: str) -> Scenario:
-    """A case with one more step, the only one of a document that has `steps` alone; it is checked
-    as if it stood in the case's own file. Raises ScenarioError with every mistake."""
+    """A case with one more step: the only step of a document that has nothing but `steps`. It is
+    checked as if it stood in the case's own file. Raises ScenarioError with every mistake."""
     expanded = document.expand(params)
     hosts = {name: host.addresses for name, host in case.hosts.items()}
     owners = {name: process.host for name, process in case.processes.items()}
@@ -209,14 +209,15 @@ def _check(
         text = Written.model_validate(expanded.data, context=names)
     except ValidationError as exc:
         placed = [_place(error, expanded) for error in exc.errors()]
-        # A param without a value stays as it is written; that it makes none goes without saying.
+        # A param without a value stays as it is written. Its line has that mistake already.
         unfilled = expanded.unfilled
         return mistakes + [(n, text) for n, text in placed if n not in unfilled or "${" not in text]
     return mistakes or text
 
 
 def _names(expanded: Expanded) -> tuple[Names, list[tuple[int, str]]]:
-    """The names that the file defines, as far as it can be read, and the bad and double ones."""
+    """The names that the file defines, as far as it can be read, and mistakes for bad and double
+    names."""
     hosts: dict[str, int] = {}
     processes: dict[str, str] = {}
     mistakes = []
@@ -277,9 +278,9 @@ def _references(
     unclear: Collection[str] = (),
     before: Sequence[str] = (),
 ) -> list[tuple[int, str]]:
-    """Mistakes in what steps refer to beside hosts and processes: a label must be set before it is
-    used, and once; `when` must name what there is, and no param whose values are `unclear`. The
-    labels in `before` are set already."""
+    """Mistakes in what steps refer to beside hosts and processes. A label must be set before it is
+    used, and only once. `when` must name params and values that exist, and no param whose values
+    are `unclear`. The labels in `before` are set already."""
     mistakes: list[tuple[int, str]] = []
     labels = dict.fromkeys(before)
     drops = dict.fromkeys(["all", *before])
@@ -288,7 +289,7 @@ def _references(
         mistakes.append((expanded.line(("steps", *path)), message))
 
     def counted_from(holder: Any, *path: str | int) -> None:
-        """A `since` must name a label that is set by then."""
+        """A `since` must name a label that an earlier step sets."""
         since = holder.get("since") if isinstance(holder, dict) else None
         if isinstance(since, str) and since not in labels:
             message = f"no earlier 'as' sets the label {since!r}; {choices(since, labels)}"

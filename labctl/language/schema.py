@@ -1,7 +1,7 @@
 """The JSON Schema of the scenario language, for editors.
 
-It refuses nothing that the loader takes. What it can't say is in how things hang together: names
-that nobody defines, labels, arguments of calls.
+It refuses nothing that the loader accepts. It can't check what needs the whole file: names that
+nobody defines, labels, arguments of calls.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from labctl.language.values import SHAPE, Model
 FILLED_LATER = "FilledLater"
 REFERENCES = re.compile(r'"#/\$defs/(\w+)"')
 DECIDES = {"if", "then", "not"}
-"""What models say of several keys at once: it holds for what is known."""
+"""What models say about several keys at once: it applies only to values that are known."""
 
 
 def schema() -> dict[str, Any]:
@@ -31,7 +31,7 @@ def schema() -> dict[str, Any]:
     definitions = {name: _opened(model) for name, model in found["$defs"].items()}
     written = definitions.pop("Written")
     del definitions["Step"]
-    # One of a verb is looked at as that alone: so what is said of it is about that verb.
+    # A step is checked against its own verb's schema alone, so messages are about that verb.
     later = {"not": {"propertyNames": {"not": LATER}}}
     step = {
         "type": "object",
@@ -67,8 +67,8 @@ def _used(root: Any, definitions: dict[str, Any]) -> dict[str, Any]:
 
 
 def _opened(schema: Any) -> Any:
-    """What pydantic says, for a file: nothing is null, each value may be filled in later, and so
-    may a key."""
+    """pydantic's schema, adapted to a file: nothing is null, and every value and key may be filled
+    in later."""
     if isinstance(schema, list):
         return [_opened(item) for item in schema if item != {"type": "null"}]
     if not isinstance(schema, dict):
@@ -93,6 +93,6 @@ def _opened(schema: Any) -> Any:
 
 
 def _value(schema: dict[str, Any]) -> dict[str, Any]:
-    """A value that may be filled in later; the SHAPES say so themselves."""
+    """The schema of a value that may be filled in later; the SHAPES say so themselves."""
     name = schema.get("$ref", "").rpartition("/")[2]
     return schema if name in SHAPES else either(schema, ref(FILLED_LATER))

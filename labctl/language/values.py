@@ -1,6 +1,6 @@
 """The small values of the scenario language, as types that validate themselves.
 
-Names (hosts, processes) are checked against the scenario at hand, which comes as pydantic's
+They check names (hosts, processes) against the scenario at hand, which comes as pydantic's
 validation context: a `Names`.
 """
 
@@ -41,24 +41,25 @@ from labctl.probes.sockets import State
 HOST_NAME = re.compile(
     r"(?!(?:\d+|0[xX][0-9A-Fa-f]*)$)[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 )
-"""RFC 1123, section 2.1; but what inet_aton(3) takes for an address."""
+"""RFC 1123, section 2.1; but nothing that inet_aton(3) takes for an address."""
 PROCESS_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 SYSCTL_KEY = re.compile(r"net\.(?:nf_conntrack_max|[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)+)")
 COMPARISON = re.compile(r"(>=|<=|==|!=|>|<)?\s*(\d+)")
 SHAPE = "labctl"
-"""Marks what a name in json_shapes.py takes the place of."""
+"""Marks a schema that a name in json_shapes.py replaces."""
 OPERATORS: Mapping[str, Callable[[int, int], bool]] = {
     ">=": operator.ge, "<=": operator.le, "==": operator.eq,
     "!=": operator.ne, ">": operator.gt, "<": operator.lt,
 }  # fmt: skip
 MAX_ADDRESSES = 16
 MOST_CHOICES = 100
-"""Names that a message lists, and among which it guesses what was meant."""
+"""How many names a message lists, and searches for the one that was meant."""
 
 
 @dataclass(frozen=True)
 class Names:
-    """What a scenario defines: addresses a host, the host of each process, and which run calls."""
+    """What a scenario defines: how many addresses each host has, the host of each process, and
+    which processes make calls."""
 
     hosts: Mapping[str, int]
     processes: Mapping[str, str]
@@ -78,14 +79,14 @@ def choices(name: object, allowed: Iterable[str]) -> str:
     """`allowed: ...; did you mean ...`"""
     known = list(allowed)
     more = f" and {len(known) - MOST_CHOICES} more" if len(known) > MOST_CHOICES else ""
-    near = [] if more else known  # to guess takes long
+    near = [] if more else known  # guessing takes long
     close = difflib.get_close_matches(str(name), near, n=1, cutoff=0.55)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return f"allowed: {', '.join(known[:MOST_CHOICES]) or 'none'}{more}{hint}"
 
 
 class Model(BaseModel):
-    """The base of everything that is read from a scenario: frozen, and strict about its keys."""
+    """The base of everything that comes from a scenario: frozen, and strict about its keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=False)
 
@@ -158,12 +159,12 @@ WANTED = {
 
 
 def _place(error: Any) -> dict[str, Any]:
-    """What an error knows of its place: `key` below its path, `offset` in lines of its text."""
+    """What an error says about its place: `key` below its path, `offset` in lines of its text."""
     return {name: error["ctx"][name] for name in ("key", "offset") if name in error.get("ctx", {})}
 
 
 def brief(text: str) -> str:
-    """A text in one line: its first one, and how many there are."""
+    """A text in one line: its first line, and how many there are."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     more = f" … ({len(lines)} lines)" if len(lines) > 1 else ""
     return f"{lines[0]}{more}" if lines else ""
@@ -188,7 +189,7 @@ def _process(value: Any, info: ValidationInfo) -> str:
 
 
 def known(what: str, value: Any, names: Mapping[str, object]) -> str:
-    """The value, which is a name among others. Raises what `problem` makes for all else."""
+    """The value, if it is one of these names. Otherwise raises what `problem` makes."""
     if not isinstance(value, str):
         raise problem(f"a {what} is wanted here, not {shown(value)}; {choices(value, names)}")
     if value not in names:
@@ -242,13 +243,13 @@ class Comparison:
         return OPERATORS[self.operator](value, self.number)
 
     def settled(self, value: int, most: float = math.inf) -> bool:
-        """Whether it would find the same of any greater value, too, up to `most`."""
+        """Whether it would decide the same for any greater value, up to `most`."""
         greater = (n for n in range(self.number - 1, self.number + 2) if value < n <= most)
         return all(self.holds(n) == self.holds(value) for n in greater)
 
     @property
     def bounds(self) -> Range | None:
-        """What it holds for, as whole numbers from 0 on; None for `!=`, which is no range."""
+        """The whole numbers from 0 on for which it holds; None for `!=`, which is no range."""
         n = self.number
         return {
             "==": Range(n, n), ">=": Range(n), ">": Range(n + 1),

@@ -1,1 +1,1 @@
-"""What a running lab is watched with: sockets, state transitions, segments."""
+"""The means to watch a running lab: sockets, state transitions, segments."""

@@ -1,4 +1,4 @@
-"""Connections by what went over the wire: the numbers that a further segment of one would have."""
+"""Connections by their captured segments: the numbers that the next segment of one would have."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class Direction:
 
 @dataclass
 class Conversation:
-    """One connection: what each of its ends has sent, by address. Another one between the same
-    addresses and ports begins with a SYN that is not a repeated one."""
+    """One connection: what each of its ends has sent, by address. A SYN that repeats no other
+    begins a new connection between the same addresses and ports."""
 
     ends: tuple[str, str]
     sent: dict[str, Direction] = field(default_factory=dict)
 
 
 def conversations(segments: Iterable[Segment]) -> list[Conversation]:
-    """All of them, in order of their first segments. What was injected belongs to none."""
+    """All connections, in order of their first segments. Injected segments belong to none."""
     found: list[Conversation] = []
     latest: dict[frozenset[str], Conversation] = {}
     for segment in segments:

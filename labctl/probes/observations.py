@@ -1,4 +1,4 @@
-"""One segment: as a host's capture has it, and as it went from one host to another."""
+"""One segment: as a host's capture shows it, and as it went from one host to another."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any
 from labctl.probes.sockets import Ends
 
 FLAG_BITS = {"SYN": 0x02, "FIN": 0x01, "RST": 0x04, "PSH": 0x08, "ACK": 0x10, "URG": 0x20}
-"""RFC 9293, section 3.1, in the order in which they are told."""
+"""The flags of RFC 9293, section 3.1, in the order in which they are shown."""
 MODULUS = 1 << 32
 FLIGHT = 0.25
-"""Seconds that a segment may be under way where no step slows it down: far more than it takes on a
+"""Seconds that a segment may be under way if no step slows it down: far more than it takes on a
 busy machine, and less than a kernel waits before it repeats one."""
 INSIDE = ("127.", "[::1]:")
-"""How the endpoints begin that never leave a host."""
+"""How the endpoints begin whose segments never leave a host."""
 Key = tuple[Any, ...]
 
 
 @lru_cache(1 << 16)
 def stays_inside(source: str, target: str) -> bool:
-    """Whether what is between two ends never leaves its host: several hosts may have one address,
-    each for itself."""
+    """Whether segments between two ends never leave their host: several hosts may have the same
+    address."""
     return source.startswith(INSIDE) or target.startswith(INSIDE) or _selfsame(source, target)
 
 
@@ -34,9 +34,9 @@ def _selfsame(source: str, target: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """A segment as one host's capture has it. `at` is CLOCK_REALTIME in seconds; `mark` are the
+    """A segment as one host's capture shows it. `at` is CLOCK_REALTIME in seconds; `mark` are the
     packet's IPv4 identification and TCP timestamp (RFC 7323), by which a retransmission differs
-    from what it repeats; `timestamps` are TSval and TSecr, where it has them."""
+    from what it repeats; `timestamps` are TSval and TSecr, if it has them."""
 
     host: str
     at: float
@@ -52,12 +52,12 @@ class Observation:
 
     @property
     def body(self) -> tuple[Any, ...]:
-        """What stays as it is on its way, whatever happens to its addresses."""
+        """Everything that does not change on its way, even if its addresses do."""
         return (self.seq, self.ack, self.flags, self.length, self.window, self.mark)
 
     @property
     def scope(self) -> str:
-        """The host within which its addresses mean something; empty where that is the lab."""
+        """The host within which its addresses are valid; empty if that is the whole lab."""
         return self.host if stays_inside(self.source, self.target) else ""
 
     @property
@@ -67,12 +67,12 @@ class Observation:
 
     @property
     def key(self) -> Key:
-        """What tells it from others on its way."""
+        """What distinguishes it from others on its way."""
         return (self.scope, self.source, self.target, *self.body)
 
     @property
     def span(self) -> int:
-        """The sequence numbers that it takes: its data, and one each for SYN and FIN."""
+        """How many sequence numbers it takes: its data, and one each for SYN and FIN."""
         return self.length + ("SYN" in self.flags) + ("FIN" in self.flags)
 
 
@@ -86,7 +86,7 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class Injection:
-    """A segment that a host was made to send, and its numbers in the connection it is meant for."""
+    """A segment that a step made a host send, and its numbers in its connection."""
 
     seq: int
     ack: int
@@ -96,8 +96,8 @@ class Injection:
 @dataclass(frozen=True)
 class Known:
     """What is known of a lab beside its captures: the host of each address, when the run began
-    (CLOCK_REALTIME, in seconds), what steps lost and injected, and how many seconds a segment may
-    be under way at most."""
+    (CLOCK_REALTIME, in seconds), the segments that steps lost and injected, and how many seconds a
+    segment may be under way at most."""
 
     owners: Mapping[str, str]
     origin: float
@@ -108,13 +108,13 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One segment, from the host that sent it to the one that it was for.
+    """One segment, from its sender to its receiver.
 
-    `t` is when it left and `arrived` when it came, in seconds of the run; either is None where no
-    capture saw it. `seq` and `ack` count from the connection's first ones, as Wireshark shows them.
-    `base` is what they count from. `dropped` is the index of the step that lost it; what is
-    `crafted`, a step sent. What is `pending` may still arrive. `scope` is the host within which its
-    addresses mean something, where that is not the lab.
+    `t` is when it left and `arrived` when it arrived, in seconds of the run; either is None if no
+    capture saw it. `seq` and `ack` count from the connection's first ones, as Wireshark shows them;
+    `base` has those. `dropped` is the index of the step that lost it. `crafted`: a step sent it.
+    `pending`: it may still arrive. `scope` is the host within which its addresses are valid, if
+    that is not the whole lab.
     """
 
     t: float | None
@@ -146,12 +146,12 @@ class Segment:
 
     @property
     def lost(self) -> bool:
-        """Whether it left and never came."""
+        """Whether it left and never arrived."""
         return self.t is not None and self.arrived is None and not self.pending
 
     @property
     def flight(self) -> float:
-        """For how many seconds it was under way, if it came."""
+        """How many seconds it was under way, if it arrived."""
         return 0.0 if self.t is None or self.arrived is None else self.arrived - self.t
 
     @property
@@ -174,7 +174,7 @@ class Segment:
 
     @property
     def summary(self) -> str:
-        """`FIN ACK seq 1 ack 12 len 5`, and what is special about it."""
+        """`FIN ACK seq 1 ack 12 len 5`, and anything special about it."""
         words = [*self.flags, self.numbers]
         marks = {
             "retransmitted": self.retransmitted,
@@ -189,5 +189,5 @@ class Segment:
 
 
 def connections(found: Iterable[Segment]) -> tuple[Ends, ...]:
-    """The connections of some segments, each once, as their first one goes."""
+    """The connections of some segments, each once, in the direction of its first segment."""
     return tuple(dict.fromkeys((segment.source, segment.target) for segment in found))

@@ -1,7 +1,7 @@
-"""What a process has written, as far as it is recorded, and what a pattern finds in it.
+"""The recorded output of a process, and what a pattern matches in it.
 
-What was found out is kept, so that each piece is searched once. A match within a line may have any
-length; one over several lines is found up to REACH characters.
+It keeps what it found, so that it searches each piece once. A match within a line may have any
+length; a match over several lines has REACH characters at most.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from labctl.ground.patterns import Patience, TooSlow
 
 REACH = 1 << 18
 SHOWN = 1 << 14
-"""So many characters of its end are looked at to show its last lines."""
+"""How many of its last characters to look at for its last lines."""
 WHATEVER = ("\n", "a", "\0")
-"""What may follow where something was left out: an end of the line, a word, and neither."""
+"""What may follow a text before a gap: an end of the line, a word, and neither."""
 
 
 @dataclass
 class _Run:
-    """Text without a gap: pieces, and where each begins. `cut`: something was left out before."""
+    """Text without a gap: pieces, and where each begins. `cut`: there is a gap before it."""
 
     cut: bool
     pieces: list[str] = field(default_factory=list)
@@ -43,8 +43,8 @@ class _Run:
 
 @dataclass
 class _Search:
-    """How far a pattern has been searched for: up to where in which run, and where the line begins
-    that is not complete."""
+    """How far the search for a pattern has come: up to where in which run, and where the incomplete
+    line begins."""
 
     run: int = 0
     upto: int = 0
@@ -62,7 +62,7 @@ class Output:
         self._searches: dict[str, _Search] = {}
 
     def add(self, text: str, left_out: int | None = None) -> None:
-        """Takes in what was written next, after what is not recorded."""
+        """Takes in the next output, after `left_out` bytes that are not recorded."""
         self.left_out += left_out or 0
         if left_out or not self._runs:
             self._runs.append(_Run(cut=bool(left_out)))
@@ -70,18 +70,18 @@ class Output:
 
     @property
     def text(self) -> str:
-        """All of it that is recorded."""
+        """All recorded output."""
         return "".join(piece for run in self._runs for piece in run.pieces)
 
     def last_lines(self, count: int) -> list[str]:
-        """Its last lines, each without what is beyond SHOWN characters."""
+        """Its last lines, each cut to SHOWN characters."""
         if not self._runs:
             return []
         run = self._runs[-1]
         return run.since(max(0, run.length - SHOWN)).rstrip().splitlines()[-count:]
 
     def search(self, pattern: str) -> str | None:
-        """What a pattern matches first. Raises TooSlow, then and ever after."""
+        """The first match of a pattern. Raises TooSlow, and then every time."""
         state = self._searches.setdefault(pattern, _Search())
         if state.found is not None:
             return state.found
@@ -119,6 +119,6 @@ class Output:
 
 
 def _sure(pattern: str, text: str, skip: int, patience: Patience) -> bool:
-    """Whether a pattern matches whatever came after a text."""
+    """Whether a pattern matches, whatever follows the text."""
     found = (patterns.search(pattern, text + after, skip, patience.left) for after in WHATEVER)
     return all(match and match.start() < len(text) for match in found)

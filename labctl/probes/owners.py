@@ -1,4 +1,4 @@
-"""Whose an address is, and whose it was before it moved."""
+"""Which host has an address, and which one had it before it moved."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 
 class Owners(dict[str, str]):
-    """The host of each address, as it is now."""
+    """The host of each address now."""
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class Owners(dict[str, str]):
         return address not in self._before
 
     def at(self, address: str, t: float) -> str | None:
-        """The host that an address belonged to at a time: the first one that ever had it, before
-        anything was known of it."""
+        """The host that had an address at a time; before anything was known of it, the first host
+        that ever had it."""
         held = (host for until, host in self._before.get(address, ()) if t < until)
         return next(held, self.get(address))

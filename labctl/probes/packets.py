@@ -1,7 +1,7 @@
-"""Packets as they were captured: from the bytes to Observations.
+"""Captured packets: from the bytes to Observations.
 
-There may be a hundred thousand of them while somebody waits, so headers are read here; what options
-are but the usual timestamps, dpkt reads.
+There may be a hundred thousand of them while somebody waits. So this reads headers itself, and
+leaves to dpkt only options other than the usual timestamps.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ ETHERNET = 14
 IP_TYPES = {b"\x08\x00", b"\x86\xdd"}
 IPV4 = Struct("!BxHHHxB2x4s4s")  # RFC 791, section 3.1
 FOLLOWING = 0x1FFF
-"""The offset of a fragment: one that is not the first begins with no header of TCP."""
+"""The offset of a fragment: only the first begins with TCP's header."""
 IPV6 = Struct("!xxxxHBx16s16s")  # RFC 8200, section 3
 TCP = Struct("!HHIIBBH4x")  # RFC 9293, section 3.1
 STAMPED = b"\x01\x01\x08\x0a"
-"""How options begin that are two times nothing, and the timestamps (RFC 7323, appendix A)."""
+"""How options begin that are two NOPs and the timestamps (RFC 7323, appendix A)."""
 STAMPS = Struct("!II")
 
 
 def read_packets(host: str, records: bytes) -> Iterator[Observation]:
-    """The TCP segments in pcap records (without the file's header). One that was cut short while it
-    was written is the end of them."""
+    """The TCP segments in pcap records (without the file's header). A record that was cut short
+    ends them."""
     begin = RECORD.size
     while begin <= len(records):
         seconds, nanos, kept, length = RECORD.unpack_from(records, begin - RECORD.size)
@@ -43,7 +43,7 @@ def read_packets(host: str, records: bytes) -> Iterator[Observation]:
 
 
 def torn_at(records: bytes) -> int | None:
-    """Where pcap records stop being whole ones; None where they are that to the end."""
+    """Where the first broken pcap record begins; None if all are whole."""
     begin = 0
     while begin < len(records):
         if begin + RECORD.size > len(records):
@@ -57,8 +57,8 @@ def torn_at(records: bytes) -> int | None:
 
 
 def read_packet(host: str, at: float, data: bytes, whole: int = 0) -> Observation | None:
-    """The TCP segment in an IP packet or the head of one, if there is one. `whole` is the packet's
-    length on the wire, for a super-segment beyond 64 KiB: that has no length of its own."""
+    """The TCP segment in an IP packet or its head, if there is one. `whole` is the packet's length
+    on the wire: a super-segment beyond 64 KiB does not contain its own length."""
     if data[:1] >= b"\x60":
         if len(data) < IPV6.size:
             return None
@@ -108,7 +108,7 @@ def _timestamps(options: bytes) -> tuple[int, int] | None:
     return None
 
 
-# Equal ones are one in memory: there may be hundreds of thousands of segments.
+# Equal values share memory: there may be hundreds of thousands of segments.
 @lru_cache(1 << 8)
 def _flags(bits: int) -> tuple[str, ...]:
     return tuple(name for name, bit in FLAG_BITS.items() if bits & bit)

@@ -1,15 +1,15 @@
-"""From what each host's capture has to what went from one host to another.
+"""From each host's capture to the segments that went from one host to another.
 
-A segment is seen where it leaves, where it arrives, and by hosts on its way that forward it. Those
-sights are put together by all that there is: addresses, numbers, flags, length, window, IPv4
-identification and timestamp. Where several are equal in all of that, as many as possible are
-paired, in their order, and then so that they were under way as short as possible. What comes later
-than anything should, since something on its way held it up, is paired with what is left then. So
-are the parts of a large segment that a host on its way cuts up, and the whole that one makes of
-several (GSO, GRO).
+Captures see a segment where it leaves, where it arrives, and on hosts that forward it. This puts
+these sights together by everything that there is: addresses, numbers, flags, length, window, IPv4
+identification and timestamp. If several are equal in all of that, it pairs as many as possible, in
+their order, and then so that they were under way as short as possible. Segments that come later
+than they should, since something held them up, it pairs with what is left then. It does the same
+with the parts of a large segment that a host on the way cuts up, and with the whole that one makes
+of several (GSO, GRO).
 
-What a host loses on purpose it reports itself (nfnetlink_log). A capture has what is lost as it
-comes in, since packet(7) is before that hook, and nothing of what is lost as it leaves.
+A host reports itself what it loses on purpose (nfnetlink_log). A capture sees a segment that is
+lost as it comes in, since packet(7) is before that hook, but none that is lost as it leaves.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ FORWARDED = 1.0
 """Seconds that a host may take to forward a segment."""
 IDENTS = 1 << 16
 MOST = 40_000
-"""Cells of a table of equal segments: beyond that they are paired simply in their order."""
+"""Cells of a table of equal segments: larger tables are paired simply in their order."""
 
 
 @dataclass(slots=True)
 class Passage:
     """A segment on its way: when it left and arrived, in seconds of the run, from which host to
-    which, and what steps had to do with that. `sent` is None where no capture saw it leave."""
+    which, and which steps lost or sent it. `sent` is None if no capture saw it leave."""
 
     seen: Observation
     sent: float | None
@@ -52,8 +52,8 @@ class Passage:
 
 @dataclass(slots=True, eq=False)
 class _Sight:
-    """One observation, at `at` seconds of the run, and what reports say of it. What is `made` its
-    host sent in the name of another."""
+    """One observation, at `at` seconds of the run, and what reports say of it. `made`: its host
+    sent it in the name of another."""
 
     seen: Observation
     at: float
@@ -63,7 +63,7 @@ class _Sight:
 
 
 def passages(observations: Iterable[Observation], known: Known) -> list[Passage]:
-    """What went over the wire, in order of time."""
+    """The segments on the wire, in order of time."""
     sights = [_Sight(each, each.at - known.origin) for each in observations]
     _report(sights, known)
     sights.sort(key=lambda sight: sight.at)
@@ -77,7 +77,7 @@ def passages(observations: Iterable[Observation], known: Known) -> list[Passage]
 
 
 def owner(endpoint: str, owners: Mapping[str, str], seen_by: str, t: float) -> str | None:
-    """The host of an endpoint, at that time; a loopback address is of whoever sees it."""
+    """The host of an endpoint, at that time; a loopback address belongs to whoever sees it."""
     address = address_of(endpoint)
     if is_loopback(address):
         return seen_by
@@ -95,7 +95,7 @@ def is_loopback(address: str) -> bool:
 
 
 class _Pairing:
-    """Pairs sights of equal segments. `alike` are all that there are, each in order of time."""
+    """Pairs sights of equal segments. `alike` are all sights, each group in order of time."""
 
     def __init__(
         self, alike: Mapping[Key, Sequence[_Sight]], owners: Mapping[str, str], flight: float
@@ -107,7 +107,7 @@ class _Pairing:
         """Endpoints whose host is the same at all times, whoever sees them."""
 
     def of(self, group: Sequence[_Sight]) -> Iterator[Passage]:
-        """The passages of segments that are equal in all that tells them apart."""
+        """The passages of segments that nothing distinguishes."""
         leaving: list[_Sight] = []
         coming: list[_Sight] = []
         passing: list[_Sight] = []
@@ -138,8 +138,8 @@ class _Pairing:
     def _late(
         self, left: Sequence[float], came: Sequence[float], partner: Mapping[int, int]
     ) -> dict[int, int]:
-        """Pairs of what has none: what came later than it should. What came soon after another one
-        had left, which has come too, is a duplicate of that."""
+        """Pairs for sights that have none: segments that came later than they should. One that came
+        soon after another one had left, which has come too, is a duplicate of that."""
         alone = [i for i in range(len(left)) if i not in partner]
         if not alone or len(partner) == len(came):
             return {}
@@ -153,7 +153,7 @@ class _Pairing:
         return {alone[i]: late[j] for i, j in found}
 
     def _ends(self, sight: _Sight) -> tuple[bool, bool]:
-        """Whether its host is the one that it is from, and the one that it is for."""
+        """Whether its host is its sender, and whether it is its receiver."""
         seen = sight.seen
         source, target = self._owner(seen.source, sight), self._owner(seen.target, sight)
         return source == seen.host, target == seen.host
@@ -176,8 +176,9 @@ class _Pairing:
     def _passed(
         self, passing: Sequence[_Sight], leaving: list[_Sight], coming: list[_Sight]
     ) -> tuple[list[_Sight], list[_Sight]]:
-        """Where segments leave and come that hosts see that they are neither from nor for: those
-        forward them, refuse them in the name of others, or have addresses that nobody told of."""
+        """Where segments leave and arrive that were seen by hosts which are neither their sender
+        nor their receiver. Such a host forwards them, refuses them in the name of another, or has
+        addresses that nobody reported."""
         first, last = passing[0].seen.host, passing[-1].seen.host
         if not leaving:
             leaving = [sight for sight in passing if sight.seen.host == first]
@@ -192,13 +193,13 @@ class _Pairing:
         return leaving, coming
 
     def _stands_in(self, sight: _Sight) -> bool:
-        """Whether its host is who it comes to, as a transparent proxy is: that speaks in the name
-        of whom it is for."""
+        """Whether its host takes it in place of its receiver, as a transparent proxy does: the
+        proxy speaks in the receiver's name."""
         return (sight.seen.host, sight.seen.target) in self._stand_ins
 
     @cached_property
     def _stand_ins(self) -> set[tuple[str, str]]:
-        """Hosts, and the endpoints in whose name they say more than RST."""
+        """Hosts, and the endpoints in whose name they send more than RSTs."""
         found = set()
         for group in self._alike.values():
             ends = [self._ends(sight) for sight in group]
@@ -210,8 +211,8 @@ class _Pairing:
         return found
 
     def _rewritten(self, sight: _Sight, later: int) -> bool:
-        """Whether its host saw the same shortly before (-1) or after (1) under other addresses:
-        NAT changes nothing else."""
+        """Whether its host saw the same segment shortly before (-1) or after (1) under other
+        addresses: NAT changes nothing else."""
         seen = sight.seen
         return any(
             -EARLY <= later * (other.at - sight.at) <= FORWARDED
@@ -227,8 +228,8 @@ class _Pairing:
         return found
 
     def _passage(self, sight: _Sight, sent: float | None, end: _Sight | None) -> Passage:
-        """`end` is where it came to. The hosts are those of the addresses where these are known,
-        and else those that saw it first and last."""
+        """`end` is the sight where it arrived. The hosts are those of the addresses if these are
+        known, else those that saw it first and last."""
         seen, came = sight.seen, end or sight
         loss = sight.loss or came.loss
         last = end.seen.host if end else None
@@ -246,8 +247,8 @@ class _Pairing:
 
 
 def _made(passing: Sequence[_Sight]) -> list[_Sight]:
-    """What a host made in the name of another, as firewalls and proxies do: what it forwards, it
-    sees twice."""
+    """Segments that a host made in the name of another, as firewalls and proxies do: it sees those
+    once, and those that it forwards twice."""
     found = []
     for number, sight in enumerate(passing):
         beside = [*passing[max(0, number - 1) : number], *passing[number + 1 : number + 2]]
@@ -261,8 +262,8 @@ def _made(passing: Sequence[_Sight]) -> list[_Sight]:
 
 
 def _rejoined(found: Sequence[Passage], flight: float) -> list[Passage]:
-    """The same, where what left whole and came in parts has arrived, and so has what left in parts
-    and came as one: all have the same header but for numbers and lengths, FIN and PSH."""
+    """The same, but a segment that left whole and came in parts has arrived, and so have parts that
+    came as one. All have the same header except for numbers and lengths, FIN and PSH."""
     left: dict[Key, list[Passage]] = defaultdict(list)
     came: dict[Key, list[Passage]] = defaultdict(list)
     for passage in found:
@@ -278,7 +279,7 @@ def _rejoined(found: Sequence[Passage], flight: float) -> list[Passage]:
         coming = sorted(came[header], key=lambda part: _offset(first, part.seen))
         begins = [_offset(first, part.seen) for part in coming]
         longest = max(part.seen.span for part in coming)
-        # The later one first: where it repeats an earlier one, that one was lost.
+        # The later one first: if it repeats an earlier one, that one was lost.
         for passage in sorted(left[header], key=lambda passage: passage.sent or 0.0, reverse=True):
             begin = _offset(first, passage.seen)
             low = bisect_left(begins, begin - longest)
@@ -304,7 +305,7 @@ def _header(seen: Observation) -> Key:
 
 
 def _offset(seen: Observation, other: Observation) -> int:
-    """By how much the numbers of another segment are after those of this one."""
+    """How far the numbers of another segment are after those of this one."""
     return (other.seq - seen.seq + MODULUS // 2) % MODULUS - MODULUS // 2
 
 
@@ -313,7 +314,7 @@ def _overlap(one: Observation, other: Observation) -> bool:
 
 
 def _covered(seen: Observation, parts: Iterable[Observation]) -> bool:
-    """Whether these have all numbers of a segment."""
+    """Whether these parts have all numbers of a segment."""
     end = 0
     for part in sorted(parts, key=lambda part: _offset(seen, part)):
         if _offset(seen, part) > end:
@@ -326,8 +327,8 @@ def _covered(seen: Observation, parts: Iterable[Observation]) -> bool:
 
 
 def _report(sights: list[_Sight], known: Known) -> None:
-    """Puts each report at the sight that it is about: what the same host captured at about that
-    time. What no capture has joins the sights."""
+    """Adds each report to its sight: the one that the same host captured at about that time. A
+    report that no capture has becomes a sight."""
     owners, origin = known.owners, known.origin
     if not known.losses and not known.injections:
         return
@@ -367,8 +368,8 @@ def _report(sights: list[_Sight], known: Known) -> None:
 
 
 def _in_order(left: Sequence[_Sight], sights: Iterable[_Sight]) -> None:
-    """A report of what was lost as it left may come a moment late, but the segment was sent before
-    all that are marked as later."""
+    """The report of a segment that was lost as it left may come a moment late. But the segment was
+    sent before all that are marked as later."""
     others: dict[tuple[str, ...], list[_Sight]] = defaultdict(list)
     for sight in sights if left else ():
         others[sight.seen.host, sight.seen.source, sight.seen.target].append(sight)
@@ -380,8 +381,8 @@ def _in_order(left: Sequence[_Sight], sights: Iterable[_Sight]) -> None:
 
 
 def _later(one: Observation, other: Observation) -> bool:
-    """Whether a host marked the one of two segments of a connection as the later one: by timestamps
-    (RFC 7323) or, where a socket counts its packets, by identification (RFC 791)."""
+    """Whether a host marked `one` of two segments of a connection as the later one: by timestamps
+    (RFC 7323) or, if a socket counts its packets, by identification (RFC 791)."""
     if one.timestamps and other.timestamps and one.timestamps[0] != other.timestamps[0]:
         return 0 < (one.timestamps[0] - other.timestamps[0]) % MODULUS < MODULUS // 2
     (a, _), (b, _) = one.mark, other.mark
@@ -395,9 +396,9 @@ def _later(one: Observation, other: Observation) -> bool:
 def align(
     before: Sequence[float], after: Sequence[float], early: float, late: float
 ) -> list[tuple[int, int]]:
-    """Pairs of two sorted lists of moments, in their order, where the second is up to `early`
-    seconds before the first and up to `late` after it: as many as possible, and among those with
-    the least sum of squared differences."""
+    """Pairs of two sorted lists of moments, in their order, in which the second is up to `early`
+    seconds before the first and up to `late` after it: as many pairs as possible, with the least
+    sum of squared differences."""
 
     def fits(i: int, j: int) -> bool:
         return -early <= after[j] - before[i] <= late

@@ -1,8 +1,8 @@
 """TCP segments: from the captures of all hosts to what was sent, what arrived and what was lost.
 
-A capture sees a segment where it leaves and where it arrives; `pairing.py` puts the two together.
-What left and did not arrive was lost, or is still under way. A segment that no host of the lab sent
-was injected.
+Captures see a segment where it leaves and where it arrives; `pairing.py` puts the two together. A
+segment that left and did not arrive was lost, or is still under way. A segment that no host of the
+lab sent was injected.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Captures:
         self._read: list[Observation] = []
         self._segments: list[Segment] | None = None
         self.late: list[int] = []
-        """The numbers of those segments that were under way for longer than anything should be."""
+        """The numbers of those segments that were under way longer than any should be."""
         self._extra: tuple[int, int, float] | None = None
         self._owners: Mapping[str, str] = {}
 
@@ -47,7 +47,7 @@ class Captures:
         self._segments = None
 
     def segments(self, known: Known) -> list[Segment]:
-        """See `match`. Losses and injections are added to, never exchanged."""
+        """See `match`. Losses and injections may only become more."""
         extra = len(known.losses), len(known.injections), known.flight
         if self._segments is None or extra != self._extra or known.owners != self._owners:
             for host in [*self._unread]:
@@ -74,11 +74,11 @@ class _Flow:
 
 
 def _mark(found: Iterable[Passage]) -> Iterator[Segment]:
-    """Segments with relative numbers and what is special about each (as Wireshark's analysis:
+    """Segments with relative numbers and what is special about each (like Wireshark's analysis:
     retransmission, duplicate ACK, zero window, zero window probe).
 
-    Numbers are repeated that the same host has sent before: what nobody in the lab sent, and an RST
-    (RFC 9293, section 3.10.7.4), moves nothing."""
+    A retransmission has numbers that the same host has sent before. Segments that nobody in the lab
+    sent do not count there, and neither do RSTs (RFC 9293, section 3.10.7.4)."""
     flows: dict[tuple[str, str, str], _Flow] = {}
     for passage in found:
         seen = passage.seen
@@ -139,7 +139,7 @@ def _mark(found: Iterable[Passage]) -> Iterator[Segment]:
 
 
 def _forged(passage: Passage, injection: Injection) -> Segment:
-    """An injected segment: it is no part of what its connection's ends have sent."""
+    """An injected segment: it does not count as sent by its connection's ends."""
     seen = passage.seen
     return Segment(
         t=passage.sent,

@@ -1,8 +1,8 @@
-"""TCP sockets as `ss` sees them: the one parser of `ss -tanoei`.
+"""TCP sockets as `ss` shows them: the only parser of `ss -tanoei`.
 
-`ss` (iproute2, ss(8)) has no machine-readable output, and its columns grow with their contents, so
-a line is read by what `misc/ss.c` prints into it and never by position. Samples of iproute2 5.10,
-6.1, 6.15 and 7.3 are among the tests' data.
+`ss` (iproute2, ss(8)) has no machine-readable output, and its columns grow with their contents. So
+this reads a line by what `misc/ss.c` prints into it and never by position. The tests' data contain
+samples of iproute2 5.10, 6.1, 6.15 and 7.3.
 """
 
 import re
@@ -17,17 +17,17 @@ from typing import Annotated, Self
 from labctl.ground.reading import Checked
 
 Ends = tuple[str, str]
-"""The local and the remote end of a socket, spelled as segments spell them; a listener's remote one
-is empty."""
+"""The local and the remote end of a socket, in the spelling of segments; a listener's remote end is
+empty."""
 RESOLVER = "127.0.0.11"
 """Where a container engine's resolver listens, in the network namespace of each container."""
 
 
 class State(StrEnum):
-    """The states of RFC 9293, section 3.3.2, spelled as `ss` prints them.
+    """The states of RFC 9293, section 3.3.2, in the spelling of `ss`.
 
-    UNCONN is CLOSED: a socket that is bound and no more (6.15 lists those, 6.1 does not). The
-    kernel's NEW_SYN_RECV is not among them: inet_req_diag_fill() reports it as SYN-RECV.
+    UNCONN is CLOSED: a socket that is only bound (6.15 lists those, 6.1 does not). The kernel's
+    NEW_SYN_RECV is not among them: inet_req_diag_fill() reports it as SYN-RECV.
     """
 
     LISTEN = "LISTEN"
@@ -62,7 +62,7 @@ class State(StrEnum):
 
 
 StateName = Annotated[str, Checked(lambda name: str(State(name)), enum=[*map(str, State)])]
-"""One of them, as a text that may come from anywhere."""
+"""A state, as a text that may come from anywhere."""
 
 _STATES = {state.value: state for state in State}
 _ALIASES = {
@@ -83,13 +83,13 @@ def _plain(text: str) -> str:
 
 
 SPELLINGS = frozenset({*map(_plain, State), *_ALIASES})
-"""Every spelling of a state, in capital letters alone."""
+"""Every spelling of a state, only in capital letters."""
 
 
 @lru_cache(1 << 12)
 def canonical(host: str) -> str:
-    """The one spelling of an IP address, whoever wrote it: that of RFC 5952, and plain IPv4 for an
-    IPv4-mapped one (RFC 4291, section 2.5.5.2). Anything else as it is."""
+    """The canonical spelling of an IP address: that of RFC 5952, and plain IPv4 for an IPv4-mapped
+    one (RFC 4291, section 2.5.5.2). Anything else as it is."""
     try:
         address = ip_address(host)
     except ValueError:
@@ -102,8 +102,8 @@ class Address:
     """One end of a socket.
 
     `host` is numeric and without brackets, or `*` for an IPv6 wildcard that takes IPv4 as well.
-    `port` is None where `ss` prints `*`. `interface` is the device that the socket is bound to, or
-    that a link-local address belongs to; `ss` prints it for the local end alone.
+    `port` is None if `ss` prints `*`. `interface` is the device that the socket is bound to, or
+    that a link-local address belongs to; `ss` prints it only for the local end.
     """
 
     host: str
@@ -122,7 +122,7 @@ class Address:
 
     @property
     def end(self) -> str:
-        """As segments spell it: `198.18.0.2:8000`; of a wildcard the port alone."""
+        """In the spelling of segments: `198.18.0.2:8000`; for a wildcard the port alone."""
         return _end(self)
 
     def __str__(self) -> str:
@@ -156,10 +156,10 @@ class Timer:
 class Socket:
     """A TCP socket at one moment.
 
-    `recv_q` and `send_q` are in octets; a listener's are the length of its accept queue and the
-    limit of that. `uid` is 0 where it is not printed, as `ss` leaves root's out; TIME-WAIT and
-    other minisockets have none either. `inode` is 0 for a socket that no process holds, and None
-    where `ss` ran without -e. `info` is the rest of what `ss` says of it, blanks folded.
+    `recv_q` and `send_q` are in octets; a listener's are the length of its accept queue and its
+    limit. `uid` is 0 if `ss` does not print it: it leaves out root's, and TIME-WAIT and other
+    minisockets have none. `inode` is 0 for a socket that no process holds, and None if `ss` ran
+    without -e. `info` is the rest of the line, with blanks folded.
     """
 
     state: State
@@ -193,12 +193,12 @@ class SsParseError(ValueError):
 
 
 _ADDRESS = r"(\[[^]\s]+\]|[^][%:\s]+)(?:%([^:\s]+))?:(?:(\d{1,5})|\*)"
-# What print_ms_timer() writes: 119min, 1min59sec, 59sec, 020ms, and nothing at all for 0. From one
-# to ten seconds, 7 s and 20 ms are 7.020ms to 5.10 and 6.1, and 7.020sec to 6.15: the point divides
+# print_ms_timer() writes 119min, 1min59sec, 59sec, 020ms, and nothing at all for 0. From one to ten
+# seconds, 5.10 and 6.1 write 7.020ms for 7 s and 20 ms, and 6.15 writes 7.020sec: the point divides
 # seconds from their fraction, whatever unit follows.
 _EXPIRES = r"(?:(\d{1,5})min)?(?:(\d{1,2})sec|(\d?\.\d{3})(?:ms|sec)|(\d{3})ms)?"
 # The parts after the addresses come in this order (inet_show_sock(), sock_details_print()), each
-# only where it was asked for; the look-ahead keeps a damaged one from passing for info.
+# only with its option; the look-ahead keeps a damaged part from passing for info.
 _SOCKET = re.compile(
     rf"({'|'.join(State)}) +(-?\d{{1,10}}) +(-?\d{{1,10}}) +{_ADDRESS} +{_ADDRESS}"
     rf"(?: +timer:\(([a-z]+),{_EXPIRES},(\d{{1,10}})\))?"
@@ -210,12 +210,12 @@ _HEADER = re.compile(r"\n*(?:State +Recv-Q .*)?\n*")
 
 
 def parse_ss(text: str) -> tuple[Socket, ...]:
-    """The sockets in what `ss -tan` printed, in its order.
+    """The sockets in the output of `ss -tan`, in its order.
 
     Any of -o (timers), -e (timers, uid, inode), -i, -m, -O (one line for each) and -H (no header)
     may be there; -p (processes) may not.
 
-    Raises SsParseError for a line that is not understood; none is ever passed over.
+    Raises SsParseError for a line that it can't parse; it never skips one.
     """
     sockets = []
     header = _HEADER.match(text)
@@ -246,7 +246,7 @@ def parse_ss(text: str) -> tuple[Socket, ...]:
     return tuple(sockets)
 
 
-# Thousands of sockets share a few peers and timers, and one look's addresses come back in the next.
+# Thousands of sockets share few peers and timers, and each look has the addresses of the last one.
 @lru_cache(1 << 16)
 def _address(host: str, interface: str | None, port: str | None) -> Address:
     return Address(host.strip("[]"), int(port) if port else None, interface)
@@ -254,14 +254,15 @@ def _address(host: str, interface: str | None, port: str | None) -> Address:
 
 @lru_cache(1 << 10)
 def _timer(words: tuple[str, ...]) -> Timer:
-    """From its name, minutes, seconds, a fraction of one, milliseconds, and retransmissions."""
+    """A timer from its name, minutes, seconds, their fraction, milliseconds, and
+    retransmissions."""
     name, minutes, seconds, fraction, milliseconds, retrans = words
     whole = 60 * int(minutes or 0) + float(seconds or fraction or 0)
     return Timer(name, whole + int(milliseconds or 0) / 1000, int(retrans))
 
 
 def lab_sockets(sockets: Iterable[Socket]) -> tuple[Socket, ...]:
-    """Those of `sockets` that are the lab's own: the engine's resolver is neither of their ends."""
+    """Those of `sockets` that belong to the lab: neither end is the engine's resolver."""
     return tuple(
         socket
         for socket in sockets
@@ -288,7 +289,7 @@ def describe_socket(socket: Socket, age: float = 0.0) -> str:
 
 
 def accept_queue(socket: Socket) -> str:
-    """`2/1, full`: how many connections wait to be accepted, and how many may, of a listener. There
+    """`2/1, full`: how many connections of a listener wait to be accepted, and how many may. There
     is room for one more than that (sk_acceptq_is_full())."""
     full = ", full" if queue_is_full(socket) else ""
     return f"{socket.recv_q}/{socket.send_q}{full}"

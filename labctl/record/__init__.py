@@ -1,1 +1,1 @@
-"""The record of a run: what happened, where that is kept, and what it adds up to."""
+"""The record of a run: what happened, the files that keep it, and what it adds up to."""

@@ -1,10 +1,10 @@
-"""What brought a connection's states about: segments that came, and segments that left.
+"""The segments that caused a connection's states, or that show them.
 
-By RFC 9293, section 3.10, some states are entered because of something that arrives (a FIN takes
-ESTAB to CLOSE-WAIT), and so not before that. Others are entered by what their host does, and it
-says so: a FIN leaves only when FIN-WAIT-1 or LAST-ACK has begun, maybe long after. All of that
-bounds the moment of a state, where a capture is complete and it is clear which segments are those
-of the connection.
+By RFC 9293, section 3.10, a connection enters some states because a segment arrives (a FIN takes
+ESTAB to CLOSE-WAIT), so not before that. It enters others because of what its host does, and a
+segment shows that: a FIN leaves only after FIN-WAIT-1 or LAST-ACK has begun, maybe long after. So
+segments bound the moment of a state, if the capture is complete and it is clear which segments
+belong to the connection.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from labctl.record.history import History
 FIN_SENT = (State.FIN_WAIT_1, State.LAST_ACK)
 FIN_CAME = (State.CLOSE_WAIT, State.CLOSING)
 COOKIES = "TcpExtSyncookiesSent"
-"""With SYN cookies nothing is kept for a SYN (RFC 4987, section 3.6)."""
+"""With SYN cookies a host keeps nothing for a SYN (RFC 4987, section 3.6)."""
 
 Passed = tuple[float, bool, Segment]
 """A segment that left a host (true) or came to it, and when."""
@@ -32,8 +32,8 @@ Bounds = tuple[float | None, float | None]
 
 @dataclass(slots=True)
 class Course:
-    """What went over a host's wire of one connection, each for the first time. `opener`: whose SYN
-    it was, and the number of that."""
+    """When each kind of segment of one connection first passed a host's wire. `opener`: who sent
+    the SYN, and its number."""
 
     opener: tuple[bool, int]
     syns: list[float] = field(default_factory=list)
@@ -51,16 +51,16 @@ class Course:
 
     @property
     def active(self) -> bool:
-        """Whether the host opened it."""
+        """Whether the host opened the connection."""
         return self.opener[0]
 
     @property
     def taken(self) -> float | None:
-        """When it was clear that the host had taken its peer's FIN, if that was the only one."""
+        """When it was clear that the host had accepted its peer's FIN, if there was only one."""
         return self.fin_taken if len(self.their_ends) == 1 else None
 
     def take(self, t: float, sent: bool, segment: Segment) -> None:
-        """Takes in what went over the wire next."""
+        """Takes in the next segment on the wire."""
         if "RST" in segment.flags:
             return
         following = segment.seq + segment.length + 1
@@ -85,8 +85,8 @@ class Course:
         self.furthest = max(self.furthest, segment.ack)
 
     def _came(self, t: float, segment: Segment, syn: bool, end: int | None) -> None:
-        # What has data may have come in parts (pairing._rejoined): the first of them, with the same
-        # acknowledgement, after it left.
+        # A segment with data may have come in parts (pairing._rejoined). `t` is when it left: its
+        # first part, with the same acknowledgement, came later.
         acked = t if not segment.length or segment.t is None else segment.t
         if syn:
             self.accepted = t if self.accepted is None else self.accepted
@@ -99,7 +99,8 @@ class Course:
             self.fin_acked = acked
 
     def bounds(self, state: State | None, until: float, cookies: bool) -> Bounds:
-        """When, by the wire, a state was entered that was before `until`."""
+        """Between which times, by the wire, the connection entered a state that it had before
+        `until`."""
         opened = self.accepted if self.active else self.syns[0]
         left = self.fin_left if len(self.ends) == 1 else None
         match state:
@@ -130,8 +131,8 @@ class Course:
 
 
 class Causes:
-    """What went over a host's wire of each of the `chosen` connections. Reading captures takes
-    time, so it waits until it matters."""
+    """The segments of each of the `chosen` connections on a host's wire. Reading captures takes
+    time, so this reads them only when asked."""
 
     def __init__(self, history: History, host: str, chosen: Callable[[Ends], bool]) -> None:
         self._history, self._host, self._chosen = history, host, chosen
@@ -161,7 +162,7 @@ class Causes:
         return found
 
     def course(self, ends: Ends, since: float, until: float) -> Course | None:
-        """The course of the connection whose SYN passed between two moments; None where that is not
+        """The course of the connection whose SYN passed between two moments; None if that is not
         clear."""
         if not self._complete:
             return None
@@ -191,7 +192,7 @@ class Causes:
         return course.bounds(state, until, not self._no_cookies)
 
     def request(self, ends: Ends, after: float, before: float) -> float | None:
-        """When the SYN came, between two moments, that a socket first answered by a SYN ACK."""
+        """When, between two moments, the first SYN came that a socket answered by a SYN ACK."""
         syn = None
         for t, sent, segment in self._between(ends, after, before):
             if "SYN" not in segment.flags:
@@ -205,7 +206,8 @@ class Causes:
     def cause(
         self, ends: Ends, old: State | None, new: State | None, after: float, before: float
     ) -> float | None:
-        """When, between two moments, that passed which takes a socket from one state to another."""
+        """When, between two moments, a segment passed that takes a socket from one state to
+        another."""
         return next(_causing(self._between(ends, after, before), old, new), None)
 
     def _between(self, ends: Ends, after: float, before: float) -> Iterator[Passed]:

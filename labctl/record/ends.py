@@ -1,4 +1,4 @@
-"""The two ends of a socket that the tracepoint told of, spelled as segments spell them."""
+"""The two ends of a socket that the tracepoint reported, in the spelling of segments."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from labctl.record.events import StateEvent
 
 
 def ends_of(event: StateEvent) -> Ends:
-    """The ends of a socket that went from one state to another."""
+    """The ends of a socket that changed its state."""
     remote = _plain(event.remote)
     return _plain(event.local), "" if remote.endswith((":0", ":None")) else remote
 

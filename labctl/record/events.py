@@ -1,7 +1,7 @@
 """What happens in a run: the events, in order, on one clock, as `history.jsonl` has them.
 
-`t` is in seconds since the run began, by the lab's monotonic clock. The first event, of the lab,
-says which version of all this was written.
+`t` is in seconds since the run began, by the lab's monotonic clock. The first event, that of the
+lab, has the version of the history.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from labctl.probes.observations import Observation
 from labctl.probes.sockets import RESOLVER, Socket, StateName, lab_sockets, parse_ss
 
 VERSION = 2
-"""Grows with whatever an older labctl can't read. 1: before histories had a version."""
+"""Raise it when an older labctl can't read the history. 1: before histories had a version."""
 READS = range(1, VERSION + 1)
 
 
@@ -54,8 +54,8 @@ class Event:
 class LabEvent(Event):
     """The lab is up: where it runs, since when (RFC 3339), and the address behind each name.
 
-    `epoch` is the run's beginning by CLOCK_REALTIME, the clock of captures; `version` that of the
-    history."""
+    `epoch` is the run's beginning by CLOCK_REALTIME, the clock of captures; `version` is the
+    version of the history."""
 
     kind = "lab"
     started: str
@@ -70,9 +70,9 @@ class LabEvent(Event):
 class StepEvent(Event):
     """A step begins, or ends with an outcome.
 
-    `moment` is what its label names: when it began to act, or when what it waited for came. `text`
-    is all of it in words, `detail` why it was skipped. Of one that failed it is told what was
-    `expected`, and what was so, `actual`."""
+    Its label names the `moment`: when it began to act, or when its predicate came true. `text` is
+    the whole step in words, `detail` why it was skipped. If it failed, `expected` and `actual` say
+    how."""
 
     kind = "step"
     index: int
@@ -88,15 +88,15 @@ class StepEvent(Event):
 
     @property
     def why(self) -> str:
-        """Why it was not done, in words; empty where that is not told."""
+        """Why it was not done, in words; empty if nothing says so."""
         told = f"{self.expected}; saw {self.actual}" if self.outcome == "failed" else ""
         return self.detail or (told if self.expected else "")
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessEvent(Event):
-    """A process starts, its main process exits, or all of it is gone. `left`: what it started lives
-    on. `start` says of which start it is, from 1 on, where that is not the latest."""
+    """A process starts, its main process exits, or all of it is gone. `left`: something that it
+    started lives on. `start` is the number of the start, from 1 on, if it is not the latest."""
 
     kind = "process"
     process: str
@@ -111,7 +111,7 @@ class ProcessEvent(Event):
 
 @dataclass(frozen=True, slots=True)
 class CallEvent(Event):
-    """A process enters a socket call, or is done with it."""
+    """A process begins a socket call, or ends it."""
 
     kind = "call"
     process: str
@@ -132,7 +132,7 @@ class CallEvent(Event):
 
 @dataclass(frozen=True, slots=True)
 class OutputEvent(Event):
-    """A program wrote something; before it came `left_out` bytes that are not recorded."""
+    """A program wrote something; `left_out` bytes before it are not recorded."""
 
     kind = "output"
     process: str
@@ -143,8 +143,8 @@ class OutputEvent(Event):
 
 
 MANY = 100_000
-"""How long a look's text is, in characters, where the memory for what is parsed of it is worth more
-than parsing it again: about a thousand sockets."""
+"""From how many characters on a look's text is parsed again each time, as keeping the parsed
+sockets would take too much memory: about a thousand sockets."""
 
 
 def _sockets(text: str) -> tuple[Socket, ...]:
@@ -157,10 +157,10 @@ _latest = lru_cache(4)(_sockets)
 
 @dataclass(frozen=True)
 class SocketsEvent(Event):
-    """What `ss` said on a host, as it said it, and the counters that changed since the last time.
+    """The output of `ss` on a host, and the counters that changed since the last time.
 
-    `cause` is `change` where the agent noticed something, `look` where the controller asked.
-    `since` is when the counters were read before."""
+    `cause` is `change` if the agent noticed something, `look` if the controller asked. `since` is
+    when the counters were read before."""
 
     kind = "sockets"
     host: str
@@ -182,8 +182,8 @@ class SocketsEvent(Event):
 
 @dataclass(frozen=True, slots=True)
 class CountersEvent(Event):
-    """The counters of a host: all of them when the run began, and then those that changed after
-    `since`, when they were read before."""
+    """The counters of a host: all of them when the run began, and later those that changed since
+    they were read at `since`."""
 
     kind = "counters"
     host: str
@@ -193,7 +193,7 @@ class CountersEvent(Event):
 
 @dataclass(frozen=True, slots=True)
 class ExecEvent(Event):
-    """A command that ran on a host; at the end of its output `left_out` bytes are not recorded."""
+    """A command ran on a host; `left_out` bytes at the end of its output are not recorded."""
 
     kind = "exec"
     host: str
@@ -205,9 +205,9 @@ class ExecEvent(Event):
 
 @dataclass(frozen=True, slots=True)
 class StateEvent(Event):
-    """A full socket went from one state to another, as the kernel's tracepoint has it.
+    """A full socket went from one state to another, says the kernel's tracepoint.
 
-    `old` and `new` are spelled as `ss` does; CLOSED is `UNCONN`."""
+    `old` and `new` have the spelling of `ss`; CLOSED is `UNCONN`."""
 
     kind = "state"
     host: str
@@ -243,7 +243,7 @@ class LossEvent(PacketEvent):
 
 @dataclass(frozen=True)
 class TallyEvent(Event):
-    """How many segments a host has lost so far to the drop of a step, as the kernel counted."""
+    """How many segments a host has lost so far to the drop of a step, by the kernel's count."""
 
     kind = "tally"
     host: str
@@ -253,7 +253,7 @@ class TallyEvent(Event):
 
 @dataclass(frozen=True)
 class InjectEvent(PacketEvent):
-    """A host was made to send a segment, whose numbers count from its connection's first ones."""
+    """A host had to send a segment. Its numbers count from the first ones of its connection."""
 
     kind = "inject"
     seq: int
@@ -262,7 +262,7 @@ class InjectEvent(PacketEvent):
 
 @dataclass(frozen=True, slots=True)
 class NetEvent(Event):
-    """What a host sends is slowed down, by up to `delay` seconds."""
+    """Everything that a host sends takes up to `delay` seconds longer."""
 
     kind = "net"
     host: str
@@ -271,7 +271,7 @@ class NetEvent(Event):
 
 @dataclass(frozen=True, slots=True)
 class AddressEvent(Event):
-    """A host has an address more than the lab gave it."""
+    """A host has one more address than the lab gave it."""
 
     kind = "address"
     host: str
@@ -280,7 +280,7 @@ class AddressEvent(Event):
 
 @dataclass(frozen=True, slots=True)
 class TroubleEvent(Event):
-    """A probe that could not see: what it says is incomplete from here on."""
+    """A probe could not see: what it reports is incomplete from here on."""
 
     kind = "trouble"
     host: str
@@ -322,8 +322,8 @@ _FIELDS = {
 
 
 def shared(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The same, with short texts once in memory: a connection's eight transitions have the same
-    addresses, and there may be thousands of connections."""
+    """The same, with each short text only once in memory: a connection's eight transitions have the
+    same addresses, and there may be thousands of connections."""
     return {
         key: intern(value) if isinstance(value, str) and len(value) < 64 else value
         for key, value in data.items()
@@ -331,8 +331,8 @@ def shared(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_events(lines: Iterable[str | bytes]) -> Iterator[Event]:
-    """The events of a history.jsonl. Raises UsageError for a line that is none, and for a history
-    of another version."""
+    """The events of a history.jsonl. Raises UsageError for a line that is no event, and for a
+    history of another version."""
     for number, line in enumerate(lines, 1):
         try:
             yield read_event(loads(line if isinstance(line, str) else line.decode()))
@@ -341,8 +341,8 @@ def read_events(lines: Iterable[str | bytes]) -> Iterator[Event]:
 
 
 def read_event(data: Any) -> Event:
-    """The event that a JSON object is: all of it can be believed to be of its type. Raises
-    ValueError; UsageError for the lab's event of a history that is of another version."""
+    """The event that a JSON object is, with every field of its type. Raises ValueError, and
+    UsageError if it is the lab's event of a history of another version."""
     if not isinstance(data, dict):
         raise ValueError("it is no object")
     kind = data.get("kind")

@@ -1,7 +1,7 @@
 """The history of a run: what happened, in order, on one clock.
 
-Events are written to `history.jsonl` as they arrive, and a History folds them into what is true
-now: the last look at every host's sockets, the state of every process, labels, counters. Judging a
+labctl writes events to `history.jsonl` as they arrive, and a History folds them into what is true
+now: the last look at every host's sockets, the state of every process, labels, counters. To judge a
 recorded run is the same fold, event by event.
 
 `t` is in seconds since the run began, by the lab's monotonic clock.
@@ -41,7 +41,7 @@ from labctl.record.events import (
 )
 
 LOCALHOST = {"127.0.0.1", "::1"}
-"""What that name stands for on every host (hosts(5))."""
+"""The addresses of that name on every host (hosts(5))."""
 
 
 @dataclass
@@ -61,12 +61,12 @@ class ProcessState:
 
     @property
     def output(self) -> str:
-        """What it has written, as far as it is recorded."""
+        """What it has written, as far as the record has it."""
         return self.written.text
 
     @property
     def condition(self) -> str:
-        """How it is, in a few words for somebody who wants it in `await`."""
+        """What it does, in a few words for somebody who needs it in `await`."""
         if self.running:
             return "it runs, but not in await"
         return f"it ended by SIG{self.signal}" if self.signal else f"it ended with {self.exit}"
@@ -102,14 +102,14 @@ class History:
         self.sockets: dict[str, SocketsEvent] = {}
         self.processes: dict[str, ProcessState] = {}
         self.orphans: dict[tuple[str, int], ProcessState] = {}
-        """Starts whose main process has ended while something that it had started lives on."""
+        """Starts whose main process has ended while a process that it started lives on."""
         self.trouble: dict[tuple[str, str], TroubleEvent] = {}
         self.losses: list[LossEvent] = []
         self.injected: list[InjectEvent] = []
         self.tallies: dict[tuple[str, int], int] = {}
         self.inward: set[str] = set()  # hosts that calls or the trace saw connect to themselves
-        self.slowed: dict[str, float] = {}  # by how many seconds at most, what each host sends
-        self.derived: dict[str, tuple[Any, Any]] = {}  # what was found out, and up to where
+        self.slowed: dict[str, float] = {}  # how many seconds longer each host's packets may take
+        self.derived: dict[str, tuple[Any, Any]] = {}  # results of others, and up to where
         self.step = -1  # the index of the last one that began
         self._starts: Counter[str] = Counter()
         self._captured = 0.0
@@ -167,7 +167,7 @@ class History:
         self._counters.setdefault(host, {}).update(values)
 
     def reach(self, t: float) -> None:
-        """It is `t` now, at least: all that was captured before has happened."""
+        """It is `t` now, at least: everything captured before has happened."""
         self._captured = max(self._captured, t)
 
     def _leave(self, event: ProcessEvent, state: ProcessState | None) -> None:
@@ -178,7 +178,7 @@ class History:
             self.orphans[start] = state
 
     def add_packets(self, t: float, host: str, records: bytes) -> None:
-        """Takes in what a host captured up to `t`, as pcap records."""
+        """Takes in the packets that a host captured up to `t`, as pcap records."""
         self.captures.add(host, records)
         self.reach(t)
 
@@ -195,8 +195,8 @@ class History:
                 self.inward.add(host)
 
     def segments(self) -> list[Segment]:
-        """The segments of the lab's connections up to now, in order. What left a moment ago and has
-        not arrived is still under way."""
+        """The segments of the lab's connections up to now, in order. A segment that left a moment
+        ago and has not arrived is still under way."""
         if self.lab is None:
             return []
         owners, epoch, now = self.owners, self.lab.epoch, self.now
@@ -233,8 +233,8 @@ class History:
         return troubled or (host in self.inward and "loopback" not in probes)
 
     def growth(self, host: str, counter: str) -> int | None:
-        """By how much a counter grew since the run began; None where the kernel has none so named
-        (a counter that was never touched may be missing from /proc too)."""
+        """How much a counter has grown since the run began; None if the kernel has no such counter.
+        (/proc may leave out a counter that never grew, too.)"""
         if counter not in self._baseline.get(host, {}):
             return None
         return self._counters[host][counter] - self._baseline[host][counter]
@@ -244,12 +244,12 @@ class History:
         return list(self._baseline.get(host, {}))
 
     def watched_by(self, probe: str) -> bool:
-        """Whether all of the run was watched with a probe (`environment` of the result)."""
+        """Whether a probe watched all of the run (`environment` of the result)."""
         return self.lab is not None and probe in self.lab.environment.get("probes", ())
 
     def addresses(self, name: str) -> set[str]:
-        """The addresses that a name stands for: a host's bare name for all of them, those too that
-        it was given later."""
+        """The addresses that a name stands for. A host's bare name stands for all of them, also
+        those that it got later."""
         if not self._behind and self.lab:
             names = {name: {address} for name, address in self.lab.addresses.items()}
             hosts: dict[str, set[str]] = {host: set() for host in self.owners.values()}
@@ -260,6 +260,6 @@ class History:
 
 
 def _since(event: PacketEvent, epoch: float) -> Observation | None:
-    """The segment of an event, dated as captures date theirs."""
+    """The segment of an event, with the time by the clock of captures."""
     seen = event.observation
     return dataclasses.replace(seen, at=seen.at + epoch) if seen else None

@@ -1,4 +1,4 @@
-"""Each listener of a host: the tracepoint, or else looks, calls and ends of processes, joined."""
+"""Each listener of a host, by the tracepoint; without it by looks, calls and ends of processes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from labctl.record.traced import traced_lives
 
 
 def listeners(history: History, host: str) -> list[Timeline]:
-    """Every listener of a host, in order of appearance. Several on one port, of one address, are
-    one: as long as there is any."""
+    """Every listener of a host, in order of appearance. Several on one port and address count as
+    one, which lasts as long as any of them."""
     lives: dict[Ends, list[tuple[float, float]]] = defaultdict(list)
     for life in traced_lives(history, host).listeners:
         begin = life[0].t if life[0].new == State.LISTEN else 0.0
@@ -53,14 +53,14 @@ def _told(lives: Sequence[tuple[float, float]]) -> Iterator[Span]:
 
 @dataclass
 class _Run:
-    """A listener was in the looks with these numbers, as sockets with these inodes."""
+    """The looks with these numbers showed a listener, as sockets with these inodes."""
 
     first: int
     last: int
     inodes: set[int]
 
     def goes_on(self, later: _Run) -> bool:
-        """Whether it is the same that was seen again so."""
+        """Whether `later` is the same listener, seen again."""
         same = not self.inodes or not later.inodes or self.inodes & later.inodes
         return later.first == self.last or bool(later.first == self.last + 1 and same)
 
@@ -91,8 +91,8 @@ def _seen(sightings: Sequence[Sighting], looks: Looks, causes: _Causes) -> Itera
 
 
 def _noticed(look: int, looks: Looks, causes: Sequence[float], after: float) -> Moment:
-    """When that happened which a look is the first to show: at the first cause that there was from
-    the look before to the one after, and after what happened before."""
+    """When the change happened that a look is the first to show: at the first cause between the
+    look before it and the look after it, and later than `after`."""
     t, limit = looks.times[look], looks.time(look + 1)
     index = bisect_right(causes, after)
     guess = causes[index] if index < len(causes) and causes[index] < limit else t
@@ -100,7 +100,7 @@ def _noticed(look: int, looks: Looks, causes: Sequence[float], after: float) -> 
 
 
 class _Causes:
-    """When listen() was called, and processes ended."""
+    """When processes called listen(), and when they ended."""
 
     def __init__(self, history: History, host: str) -> None:
         self.listens: list[float] = []

@@ -1,5 +1,5 @@
-"""What looks by `ss` tell of a host's sockets: to within SAMPLING seconds, since an agent looks as
-soon as its poll notices a change."""
+"""What looks by `ss` show of a host's sockets, to within SAMPLING seconds: an agent looks as soon
+as its poll notices a change."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ FOLLOWING: dict[State, frozenset[State]] = {
     State.LAST_ACK: frozenset(),
     State.TIME_WAIT: frozenset(),
 }
-"""RFC 9293, section 3.3.2: the states of a connection and what may follow each, but for its end,
-which may follow all of them."""
+"""RFC 9293, section 3.3.2: the states of a connection, and which states may follow each. Its end
+may follow all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Sighting:
 
     @property
     def mini(self) -> bool:
-        """Whether it is a minisocket that waits for its end."""
+        """Whether it is a minisocket in TIME-WAIT or FIN-WAIT-2."""
         timer = self.socket.timer
         return self.state is State.TIME_WAIT or (
             self.state is State.FIN_WAIT_2 and timer is not None and timer.name == "timewait"
@@ -60,12 +60,12 @@ class Sighting:
 
     @property
     def cookie(self) -> str:
-        """What the kernel knows it by, from request to TIME-WAIT, since `ss` first asked."""
+        """The kernel's name for it, from request to TIME-WAIT, since `ss` first asked."""
         words = self.socket.info.split()
         return next((word for word in words if word.startswith("sk:")), "")
 
     def precedes(self, later: Sighting) -> bool:
-        """Whether the same connection may be seen again so by the next look."""
+        """Whether `later` may be the same connection, seen by the next look."""
         before, after = self.state, later.state
         return (
             later.look == self.look + 1
@@ -75,8 +75,8 @@ class Sighting:
 
 
 class Looks:
-    """A host's looks: when they were, and the `chosen` sockets that they showed. One that is not
-    understood is none."""
+    """A host's looks: when they were, and the `chosen` sockets that they showed. A look that can't
+    be parsed does not count."""
 
     def __init__(self, history: History, host: str, chosen: Callable[[Ends], bool]) -> None:
         self.times: list[float] = []
@@ -96,11 +96,12 @@ class Looks:
             self.times.append(event.t)
 
     def between(self, key: Ends, low: float, high: float) -> list[Sighting]:
-        """Where a connection was seen in [low, high), in order."""
+        """The sightings of a connection in [low, high), in order."""
         return [s for s in self.seen.get(key, ()) if low <= self.times[s.look] < high]
 
     def noticed(self, look: int) -> Moment:
-        """When what a look is the first to show happened. `ss` runs a little after its `t`."""
+        """When a change happened that this look is the first to show. `ss` runs a little after the
+        look's `t`."""
         t = self.times[look]
         return Moment(max(self.before(look), t - SAMPLING), t + SAMPLING, seen=t)
 
@@ -114,5 +115,5 @@ class Looks:
         return self.times[look - 1] if look else 0.0
 
     def time(self, look: int) -> float:
-        """The time of a look; infinity of one that there was not yet."""
+        """The time of a look; infinity if there was no such look yet."""
         return self.times[look] if look < len(self.times) else math.inf

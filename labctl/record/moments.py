@@ -1,4 +1,4 @@
-"""When something happened, as well as it is known."""
+"""When something happened, as exactly as labctl knows."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """When something happened, in seconds since the run began: between two times, or, where the
-    kernel told it, exactly then.
+    """When something happened, in seconds since the run began: between two times, or exactly then
+    if the kernel reported it.
 
-    `guess` is when it probably happened, as what must have caused it tells; `seen` is the time of
-    the look that showed it first. Where there is neither, only the kernel told of it."""
+    `guess` is when it probably happened, by its likely cause; `seen` is the time of the look that
+    showed it first. Without both, only the kernel reported it."""
 
     earliest: float
     latest: float
@@ -20,7 +20,7 @@ class Moment:
 
     @property
     def at(self) -> float:
-        """The best single time for it, never outside of the two."""
+        """The best single time for it, never outside of the bounds."""
         best = self.seen if self.guess is None else self.guess
         return self.latest if best is None else min(max(best, self.earliest), self.latest)
 

@@ -10,7 +10,7 @@ from labctl.record.events import KINDS, Event
 
 
 def schema() -> dict[str, Any]:
-    """The schema: of each kind what it has, and nothing else."""
+    """The schema: the keys of each kind, and no others."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "labctl history",

@@ -1,7 +1,7 @@
 """The run directory: scenario.yaml, history.jsonl, HOST.ss, HOST.pcap and result.json.
 
-history.jsonl, the `ss` texts and the captures are written as things happen, so a run that was cut
-short is still evidence; result.json is written whole or not at all.
+It writes history.jsonl, the `ss` texts and the captures as things happen, so a run that was cut
+short is still evidence. It writes result.json whole or not at all.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from labctl.probes.segments import FILE_HEADER
 from labctl.record.events import Event, LabEvent, SocketsEvent
 
 OUT = "use --out DIR"
-"""How to have a run recorded elsewhere."""
+"""How to record a run elsewhere."""
 RECORD = (".jsonl", ".ss", ".pcap")
-"""What a run leaves to judge it by."""
+"""The files by which a run can be judged."""
 
 
 def new_folder(parent: Path, name: str, hint: str = OUT) -> Path:
-    """A new folder for a run. Raises UsageError where it can't be made, with the hint."""
+    """A new folder for a run. Raises UsageError with the hint if that can't be made."""
     stem = re.sub(r"[^A-Za-z0-9._=-]+", "-", name).strip("-")[:100]
     with writing(parent, hint):
         return _fresh(parent, stem)
 
 
 class RunFolder:
-    """A run's folder, in use. Opened again, it goes on where it ended. Raises UsageError where it
-    can't be written; what is added raises LabError where there is no room for it."""
+    """A run's folder, in use. Opened again, it goes on where it ended. Raises UsageError if it
+    can't be written; adding to it raises LabError if there is no room."""
 
     def __init__(self, path: Path, scenario: str) -> None:
         self.path = path
@@ -45,7 +45,7 @@ class RunFolder:
         self._captures: dict[str, FileIO] = {}
 
     def write_scenario(self, text: str) -> None:
-        """Writes scenario.yaml, again where more steps have come."""
+        """Writes scenario.yaml; again if there are more steps."""
         with self._room():
             (self.path / "scenario.yaml").write_text(text, encoding="utf-8")
 
@@ -54,7 +54,7 @@ class RunFolder:
         with self._room():
             self._history.write(event.to_json() + "\n")
             if isinstance(event, LabEvent) and "capture" in event.environment.get("probes", ()):
-                for name in event.addresses:  # so that none that is missing looks like silence
+                for name in event.addresses:  # a missing file must not look like silence
                     self._capture(name.partition(".")[0])
             if isinstance(event, SocketsEvent):
                 if event.host not in self._texts:
@@ -69,7 +69,7 @@ class RunFolder:
             self._capture(host).write(records)
 
     def finish(self, result: dict[str, Any]) -> None:
-        """Writes result.json, with how long each file of the record is."""
+        """Writes result.json, with the length of each file of the record."""
         partial = self.path / "result.json.partial"
         with self._room():
             record = sorted(p for p in self.path.iterdir() if p.suffix in RECORD)
@@ -90,7 +90,7 @@ class RunFolder:
     def __exit__(self, *_: object) -> None:
         files: list[IO[Any]] = [self._history, *self._texts.values(), *self._captures.values()]
         for file in files:
-            with suppress(OSError):  # what could not be written has been told of
+            with suppress(OSError):  # whoever failed to write has reported it
                 file.close()
 
     @contextmanager
@@ -104,7 +104,7 @@ class RunFolder:
 
 @contextmanager
 def writing(path: Path, hint: str = OUT) -> Iterator[None]:
-    """Raises UsageError where something can't be written."""
+    """Raises UsageError if something can't be written."""
     try:
         yield
     except OSError as exc:

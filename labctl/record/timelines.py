@@ -1,16 +1,16 @@
-"""Each connection's walk through its states: the tracepoint, looks by `ss` and captures, joined. It
-is the one reconstruction: what is judged and what is drawn are this.
+"""Each connection's states in order, from the tracepoint, looks by `ss` and captures. There is only
+this one reconstruction: verdicts and pictures both use it.
 
-The kernel's tracepoint tells every transition of a full socket, to the microsecond. It knows
-nothing of minisockets: TIME-WAIT is always one, an orphan's FIN-WAIT-2 mostly (a full socket that
-becomes one goes from FIN-WAIT-2 to CLOSE, just as one that ends: tcp_time_wait() in
-net/ipv4/tcp_minisocks.c), and SYN-RECV is one until the handshake is done. What follows that CLOSE
-and what precedes that handshake is therefore read off the looks (looks.py), and what was on the
-wire then narrows it (courses.py).
+The kernel's tracepoint reports every transition of a full socket, to the microsecond. It knows
+nothing of minisockets: TIME-WAIT is always one, an orphan's FIN-WAIT-2 mostly, and SYN-RECV is one
+until the handshake is done. (A full socket that becomes a minisocket goes from FIN-WAIT-2 to CLOSE,
+just like one that ends: tcp_time_wait() in net/ipv4/tcp_minisocks.c.) So the looks (looks.py) must
+show what follows that CLOSE and what precedes that handshake, and the wire narrows the moments
+(courses.py).
 
 A TIME-WAIT should last a minute, but an RST may end it after some microseconds (RFC 1337; busy
-hosts do that to each other now and then), and then no look shows it. Whether there was one is read
-off the capture: there is where the peer's FIN came and was acknowledged (RFC 9293, section 3.10.7).
+hosts do that to each other now and then), and then no look shows it. The capture shows whether
+there was one: if the peer's FIN came and was acknowledged (RFC 9293, section 3.10.7).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from labctl.record.moments import Moment
 from labctl.record.traced import Life, Wire, traced_lives
 
 CLOSED = "closed"
-"""The end of a walk: nothing is left of the connection."""
+"""The end of the states: nothing is left of the connection."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Span:
     end: Moment | None = None
 
     def lasted(self, now: float) -> tuple[float, float]:
-        """For how many seconds at least and at most."""
+        """How many seconds it lasted, at least and at most."""
         if self.end is None:
             return max(0.0, now - self.begin.latest), math.inf
         shortest = max(0.0, self.end.earliest - self.begin.latest)
@@ -51,10 +51,10 @@ class Span:
 
 @dataclass(frozen=True)
 class Timeline:
-    """One connection as one of its ends lived it: `incarnation` counts those of the same addresses.
+    """One connection as one of its ends saw it: `incarnation` counts those of the same addresses.
 
-    `traced` tells whether the kernel told of its transitions; where it did not, states between two
-    spans may have been missed. `gap` is why something may be missing although it did.
+    `traced` says whether the kernel reported its transitions; if not, the looks may have missed
+    states between two spans. `gap` says why something may be missing although it did.
     """
 
     local: str
@@ -76,28 +76,28 @@ class Timeline:
 
     @property
     def walk(self) -> tuple[str, ...]:
-        """The same, and `closed` where nothing is left of it."""
+        """Its states as words, and `closed` if nothing is left of it."""
         return (*self.states, *([CLOSED] if self.closed else []))
 
     @property
     def ends(self) -> Ends:
-        """Its ends, as segments spell them."""
+        """Its ends, in the spelling of segments."""
         return self.local, self.remote
 
     @property
     def complete(self) -> bool:
-        """Whether no state can have been missed."""
+        """Whether nothing can have missed a state."""
         return self.traced and self.gap is None
 
     @property
     def name(self) -> str:
-        """`198.18.0.2:8000 -> 198.18.0.3:40312`, and which of several with these addresses."""
+        """`198.18.0.2:8000 -> 198.18.0.3:40312`, and a number if several have these addresses."""
         again = f" (#{self.incarnation})" if self.incarnation > 1 else ""
         return f"{self.local} -> {self.remote}{again}"
 
 
 CLOCKS = 0.001
-"""Seconds by which captures and the kernel may date one thing differently, at most."""
+"""Seconds by which the times of one thing may differ, at most, in captures and in the trace."""
 
 
 def missable(before: State, after: State | None) -> bool:
@@ -133,14 +133,14 @@ def timelines(
 
 
 def is_traced(history: History) -> bool:
-    """Whether the kernel told of the lab's transitions."""
+    """Whether the kernel reported the lab's transitions."""
     return history.lab is not None and "trace" in history.lab.environment.get("probes", ())
 
 
 def unseen(history: History, host: str, seen: Iterable[Timeline]) -> bool:
-    """Whether a host may have had a connection, for a moment, that is none of those that were
-    seen: where not all was traced, the wire tells. Addresses that several hosts have, as those of
-    loopback, are not traced on each."""
+    """Whether a host may have had a connection, for a moment, that nobody saw. If not all was
+    traced, the wire shows it. The trace does not say which host it is for addresses that several
+    hosts have, as on loopback."""
     wire = Wire(history, host)
     if history.misses_inside(host):
         return True
@@ -161,9 +161,9 @@ def _beginning(timeline: Timeline) -> float:
 
 @dataclass(slots=True)
 class _Turn:
-    """A connection came to a state, or to its end (None), at a moment: that is not before `floor`,
-    for certain, and what brought it about is before `limit`. `closed` is when the kernel told that
-    it was a full socket no more; `left` is when the state before may have ended, at the earliest.
+    """A connection came to a state, or to its end (None), at a moment. The moment is certainly not
+    before `floor`, and its cause is before `limit`. `closed` is when the kernel reported that it
+    was no full socket any more; `left` is when the state before may have ended, at the earliest.
     """
 
     state: State | None
@@ -186,8 +186,8 @@ def _noticed(state: State | None, look: int, looks: Looks, closed: float | None 
 
 
 def _missed(last: Sighting, until: float, looks: Looks) -> _Turn | None:
-    """The end of a connection that was seen last so, and whose next incarnation began at `until`;
-    None where it may be there still."""
+    """The end of a connection after its `last` sighting, if its next incarnation began at `until`;
+    None if it may still be there."""
     seen, following = looks.times[last.look], last.look + 1
     if looks.time(following) < until:
         return _noticed(None, following, looks)
@@ -197,7 +197,7 @@ def _missed(last: Sighting, until: float, looks: Looks) -> _Turn | None:
 
 
 def _spans(key: Ends, turns: Sequence[_Turn], causes: Causes) -> tuple[Span, ...]:
-    """The states that a connection came to. What the wire has narrows the moments, and so do those
+    """The states that a connection came to. The wire narrows the moments, and so do the moments
     before and after."""
     if not all(turn.moment.exact for turn in turns):
         _narrow(key, turns, causes)
@@ -217,8 +217,8 @@ def _spans(key: Ends, turns: Sequence[_Turn], causes: Causes) -> tuple[Span, ...
 
 
 def _skips(before: State, after: State | None) -> bool:
-    """Whether a state may have been missed between two that looks showed. What one SYN opened is
-    never in SYN-RECV after SYN-SENT."""
+    """Whether looks may have missed a state between two that they showed. A connection that one SYN
+    opened is never in SYN-RECV after SYN-SENT."""
     return (before, after) != (State.SYN_SENT, State.ESTAB) and missable(before, after)
 
 
@@ -277,14 +277,13 @@ def _guess(key: Ends, turns: Sequence[_Turn], causes: Causes) -> None:
 def _sampled(
     key: Ends, looks: Looks, told: Sequence[Timeline], told_all: bool, causes: Causes
 ) -> Iterator[Timeline]:
-    """What only `ss` saw. Of a mere request that is all there was, where the kernel tells of each
-    full socket."""
+    """What only `ss` saw. If the kernel reports each full socket, that can only be a request."""
     told_all = told_all and not stays_inside(*key)
     run: list[Sighting] = []
     for sighting in looks.seen.get(key, ()):
         t = latest = looks.times[sighting.look]
         if told_all and sighting.state is not State.SYN_RECV:
-            # A full socket is one that was told of, however late `ss` ran.
+            # The kernel has reported each full socket, however late `ss` ran.
             latest = looks.time(sighting.look + 1)
         if any(_covers(timeline, t, latest) for timeline in told):
             continue
@@ -297,7 +296,7 @@ def _sampled(
 
 
 def _covers(timeline: Timeline, t: float, latest: float) -> bool:
-    """Whether it may be what was seen from `t` on, at `latest`."""
+    """Whether it may be the socket that was seen from `t` on, at `latest`."""
     end = timeline.spans[-1].end
     begun = timeline.spans[0].begin.earliest - SAMPLING <= latest
     return begun and (end is None or t <= end.latest + SAMPLING)
@@ -328,7 +327,7 @@ class _Known:
 
 
 def _joined(key: Ends, lives: Sequence[Life], number: int, known: _Known) -> Timeline:
-    """One of a key's lives, with what `ss` saw before it was a full socket, and after."""
+    """One of a key's lives, with what `ss` saw before and after it was a full socket."""
     life = lives[number]
     since = lives[number - 1][-1].t if number else 0.0
     until = lives[number + 1][0].t if number + 1 < len(lives) else math.inf
@@ -358,14 +357,14 @@ def _joined(key: Ends, lives: Sequence[Life], number: int, known: _Known) -> Tim
 
 
 def _requested(key: Ends, t: float, since: float, looks: Looks) -> _Turn:
-    """When the SYN came of a connection whose handshake was done at `t`."""
+    """When the SYN of a connection came whose handshake was done at `t`."""
     latest = bisect_left(looks.times, t) - 1
     sightings = looks.between(key, since, t)
     while sightings and sightings[-1].look == latest and sightings[-1].state != State.SYN_RECV:
         sightings.pop()  # `ss` ran later than `t`
         latest -= 1
     seen = [s for s in sightings if s.state is State.SYN_RECV]
-    if seen and seen[-1].look == latest:  # else that was an earlier request, and came to nothing
+    if seen and seen[-1].look == latest:  # else that was an earlier request without a connection
         first = seen.pop()
         while seen and seen[-1].precedes(first):
             first = seen.pop()
@@ -374,15 +373,15 @@ def _requested(key: Ends, t: float, since: float, looks: Looks) -> _Turn:
         return _Turn(State.SYN_RECV, moment, looks.before(first.look), t)
     before = looks.times[latest] if latest >= 0 else 0.0
     moment = Moment(max(before, t - SAMPLING), t)
-    # A look that ran late may have missed what was soon over.
+    # A look that ran late may have missed a short request.
     return _Turn(State.SYN_RECV, moment, max(before - SAMPLING, since), t)
 
 
 def _shrunk(
     key: Ends, full: Sequence[_Turn], until: float, known: _Known
 ) -> tuple[list[_Turn], str | None]:
-    """What came after FIN-WAIT-2 or CLOSING of a socket that ended as a full one, with both turns
-    of that; and what is not known of it, if anything."""
+    """What came after FIN-WAIT-2 or CLOSING when a full socket ended there, with both turns; and
+    what is not known of it, if anything."""
     looks, wire = known.looks, known.wire
     state, t = full[0].state, full[1].moment.at
     sightings = looks.between(key, t - SAMPLING, until)

@@ -1,8 +1,8 @@
-"""What the kernel's tracepoint told, by connection, and which of it is the lab's.
+"""What the kernel's tracepoint reported, by connection, and which of it belongs to the lab.
 
-The tracepoint speaks of all sockets of the machine, and knows no network namespace: whoever else
-uses the lab's addresses shows up too. So what it tells counts only where a second probe bears it
-out: a look of `ss` or a capture on that host, from about that time, with the same two ends.
+The tracepoint reports all sockets of the machine, and knows no network namespace: if somebody else
+uses the lab's addresses, that shows up too. So a report counts only if a second probe confirms it:
+a look of `ss` or a capture on that host, from about that time, with the same two ends.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from labctl.record.events import SocketsEvent, StateEvent
 from labctl.record.history import History
 
 NEAR = 0.1
-"""Seconds between what the tracepoint told and what another probe saw of it, at most. An agent
-looks within that time once something has changed."""
+"""Seconds between a report of the tracepoint and what another probe saw of it, at most. An agent
+looks within that time after a change."""
 
 
 class Life(list[StateEvent]):
@@ -27,7 +27,7 @@ class Life(list[StateEvent]):
 
     @property
     def born(self) -> bool:
-        """Whether its first transition is known. Older kernels do not tell that a full socket
+        """Whether its first transition is known. Older kernels do not report that a full socket
         begins in SYN-RECV, where it stays for microseconds (inet_csk_clone_lock())."""
         return self[0].old in (State.UNCONN, State.LISTEN, State.SYN_RECV)
 
@@ -48,8 +48,8 @@ class Life(list[StateEvent]):
 
 @dataclass(frozen=True)
 class Told:
-    """What the tracepoint told of a host's sockets. `others` counts the lives that no other probe
-    bears out."""
+    """What the tracepoint reported of a host's sockets. `others` counts the lives that no other
+    probe confirms."""
 
     lives: Mapping[Ends, Sequence[Life]]
     listeners: Sequence[Life]
@@ -64,7 +64,7 @@ class Told:
 
 
 def traced_lives(history: History, host: str) -> Told:
-    """What the tracepoint told of a host, up to the history's end."""
+    """What the tracepoint reported of a host, up to the history's end."""
     known = history.derived.get(f"told {host}")
     if known and known[0] == (len(history.events), history.now):
         found: Told = known[1]
@@ -77,8 +77,8 @@ def traced_lives(history: History, host: str) -> Told:
 def _told(history: History, host: str) -> Told:
     wire = Wire(history, host)
     events = (e for e in history.events if isinstance(e, StateEvent) and e.host == host)
-    # All connections of a lab are younger than its trace. What was already there belongs to
-    # somebody who had these addresses before; unless its birth was lost.
+    # All connections of a lab are younger than its trace. One that was already there belongs to
+    # somebody who had these addresses before; unless the report of its birth was lost.
     unborn = any((host, probe) in history.trouble for probe in ("ss", "trace"))
     lives = _lives(events, wire)
     doubtful = [(key, life) for key, each in lives.items() for life in each if life.born or unborn]
@@ -96,8 +96,8 @@ def _told(history: History, host: str) -> Told:
 
 
 def _seen(doubtful: Iterable[tuple[Ends, Life]], looks: Iterable[SocketsEvent]) -> set[int]:
-    """The lives that a look bears out, by id(). There may be thousands of both, so a look's words
-    must do: an end is one."""
+    """The lives that a look confirms, by id(). There may be thousands of both, so this compares
+    only words of a look: each end is a word."""
     found: set[int] = set()
     waiting = sorted(doubtful, key=lambda pair: pair[1][0].t, reverse=True)
     there: list[tuple[Ends, Life]] = []
@@ -120,7 +120,8 @@ def _seen(doubtful: Iterable[tuple[Ends, Life]], looks: Iterable[SocketsEvent]) 
 
 
 def _bare(end: str) -> str:
-    """An end as `ss` or the tracepoint writes it, without brackets, and IPv4 as such."""
+    """An end as `ss` or the tracepoint writes it, without brackets, and with plain IPv4
+    addresses."""
     return end.replace("[::ffff:", "").replace("[", "").replace("]", "")
 
 
@@ -130,7 +131,8 @@ def _listens(local: str, words: set[str]) -> bool:
 
 
 class Wire:
-    """What went over a host's wire. Reading captures takes time, so it waits until it matters."""
+    """The segments on a host's wire. Reading captures takes time, so this reads them only when
+    asked."""
 
     def __init__(self, history: History, host: str) -> None:
         self._history = history
@@ -140,7 +142,7 @@ class Wire:
 
     @cached_property
     def flows(self) -> Mapping[Ends, Sequence[Segment]]:
-        """The segments that the host sent or was sent, by their two ends."""
+        """The segments that the host sent or received, by their two ends."""
         flows: dict[Ends, list[Segment]] = defaultdict(list)
         for segment in self._history.segments():
             if self._host in (segment.sender, segment.receiver):
@@ -149,8 +151,8 @@ class Wire:
 
     @property
     def connections(self) -> set[Ends]:
-        """The ends of all connections of which a segment left or came, the host's own first. Where
-        a host said nothing but RST it had no socket."""
+        """The ends of all connections with a segment that left or came, the host's own end first. A
+        host that only sent RSTs had no socket."""
         found = set()
         for (source, target), segments in self.flows.items():
             key = (source, target) if segments[0].sender == self._host else (target, source)
@@ -169,8 +171,8 @@ class Wire:
 
     def crossed(self, key: Ends, life: Life, told_of: Container[Ends]) -> bool:
         """Whether a segment between these ends left or came while a socket lived. The host's own
-        NAT may change, before a capture sees it, the end that is not the opener's: then none of
-        the ends that the tracepoint told of are those of the segment."""
+        NAT may change the end that is not the opener's before a capture sees it. Then the
+        tracepoint reported none of the segment's ends."""
         opener = key[0] if life[0].old == State.UNCONN else key[1]
         between = [key, key[::-1]]
         between += [
@@ -192,8 +194,8 @@ class Wire:
         return next((s.t for s in sent if s.base == sent[-1].base), None) if sent else None
 
     def end_taken(self, key: Ends, since: float, until: float) -> tuple[float, float] | None:
-        """When the host took the FIN of its peer: its arrival, and its acknowledgement. What had
-        been acknowledged before it came is an old number, and takes nothing."""
+        """When the host accepted the FIN of its peer: its arrival, and its acknowledgement. An
+        acknowledgement from before it came is for an old number, and does not count."""
         local, remote = key
         said = [segment for segment in self.flows.get((local, remote), ()) if segment.t is not None]
         for fin in self.flows.get((remote, local), ()):

@@ -1,8 +1,8 @@
 """What a scenario can claim: every kind of expectation, judged purely from a History.
 
-To add one: a module here with a class that has `judge`, and a field in Predicate. A predicate may
-name several subjects; each gives one Finding. What the history can't decide is `unknown`, never
-passed.
+To add one, write a module here with a class that has `judge`, and a field in Predicate. A predicate
+may name several subjects; each has one Finding. If the history can't decide a claim, it is
+`unknown`, never passed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 SOME = Field(min_length=1)
-"""A subject that names nothing would claim nothing, and always hold."""
+"""Refused when empty: a subject that names nothing would claim nothing, and always hold."""
 
 
 class Predicate(Model):
@@ -58,7 +58,7 @@ class Predicate(Model):
 
     @property
     def traced(self) -> bool:
-        """Whether it is about single transitions, of which there can be thousands."""
+        """Whether it needs single transitions, of which there can be thousands."""
         return self.lasted is not None or self.path is not None
 
     @property
@@ -68,7 +68,7 @@ class Predicate(Model):
         return frozenset([since] if since else [])
 
     def judge(self, history: History) -> list[Finding]:
-        """A finding for each subject, from what is known at the end of `history`."""
+        """A finding for each subject, at the end of `history`."""
         found = [s.judge(host, history) for host, s in (self.sockets or {}).items()]
         found += [p.judge(name, history) for name, p in (self.process or {}).items()]
         for host, counters in (self.counters or {}).items():
@@ -93,7 +93,7 @@ class Predicate(Model):
         return getattr(event, "process", None) in (self.process or ())
 
     def earliest(self, event: Event) -> float:
-        """When that may have happened, at the earliest, which an event is the first to tell of."""
+        """The earliest time of the change that this event is the first to report."""
         if self.counters and not self.sockets and isinstance(event, SocketsEvent | CountersEvent):
             return event.t if event.since is None else event.since
         return event.t

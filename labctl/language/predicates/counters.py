@@ -1,4 +1,4 @@
-"""`counters: {HOST: {NAME: N}}`: by how much the kernel's counters grew, named as nstat(8) does."""
+"""`counters: {HOST: {NAME: N}}`: how much the kernel's counters grew, by their nstat(8) names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an `exec` claims: that its command ended as it should, and what it wrote."""
+"""What an `exec` claims: how its command ended, and what it wrote."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from labctl.record.events import ExecEvent, StepEvent
 from labctl.record.history import History
 
 SHOWN = 60
-"""So many characters of a command name it."""
+"""How many characters of a command name it."""
 LINES = 12
-"""So many of a command and of what it wrote are evidence."""
+"""How many characters of a command and of its output are evidence."""
 NOT_RECORDED = "are not recorded; have it write less, or into a file"
 
 
@@ -83,7 +83,7 @@ class Executed:
 
 
 def _ran(host: str, history: History) -> ExecEvent | None:
-    """What came of the command of the latest step on a host."""
+    """The result of the latest step's command on a host."""
     for event in reversed(history.events):
         if isinstance(event, StepEvent) and event.phase == "begin":
             return None

@@ -1,4 +1,4 @@
-"""What judging a claim gives: in words for people, and as data for all others."""
+"""The result of judging a claim: in words for people, and as data for programs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ Result = Literal["pass", "fail", "unknown", "skip"]
 
 @dataclass(frozen=True)
 class Claimed:
-    """What is claimed of a subject, in words and as data. `about` are the hosts and the processes
-    that it names, `text` the whole claim where that is not subject and `expected`."""
+    """A claim about a subject, in words and as data. `about` are the hosts and the processes that
+    it names, `text` the whole claim if that is not subject and `expected`."""
 
     subject: str
     expected: str
@@ -29,7 +29,7 @@ class Claimed:
 
 @dataclass(frozen=True)
 class Finding:
-    """What was claimed of one subject, what was seen, and the evidence, a line each."""
+    """What was claimed about one subject, what was seen, and the evidence, a line each."""
 
     result: Result
     claimed: Claimed

@@ -1,4 +1,4 @@
-"""Since when a predicate holds: the one judge of waits, while a lab is up and afterwards."""
+"""Since when a predicate holds: this judges waits, while a lab is up and afterwards."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def held_at(predicate: Predicate, past: History, start: float, begun: float = 0.
             return
         since = since or Moment(min(max(start, earliest), max(start, at)), max(start, at))
         looks = [history.sockets[host].t for host in predicate.hosts if host in history.sockets]
-        if min([at, *looks]) >= begun:  # and not only by what was seen before
+        if min([at, *looks]) >= begun:  # and not only by earlier looks
             found = since
 
     started = False
@@ -40,7 +40,7 @@ def held_at(predicate: Predicate, past: History, start: float, begun: float = 0.
         if isinstance(event, LossEvent | InjectEvent):
             continue
         if isinstance(event, StateEvent) and not predicate.traced:
-            continue  # There are thousands of them, and each look would be parsed again.
+            continue  # There are thousands of them, and each would have every look parsed again.
         history.add(event)
         if event.t < start and not started:
             continue

@@ -1,4 +1,4 @@
-"""What a `drop` claims: that it lost what it was there for."""
+"""What a `drop` claims: that it lost segments, or as many as it should."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from labctl.record.history import History
 
 @dataclass(frozen=True)
 class Lost:
-    """That the drop of a step has lost some segments, or `count`. The kernel's counter decides."""
+    """The claim that a step's drop lost some segments, or `count`. The kernel's counter decides."""
 
     step: int
     text: str

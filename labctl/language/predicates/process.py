@@ -1,4 +1,4 @@
-"""`process: {P: OUTCOME}`: how a process is, or how it ended."""
+"""`process: {P: OUTCOME}`: what a process does, or how it ended."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from labctl.record.events import CallEvent
 from labctl.record.history import History, ProcessState
 
 QUOTED, WIDTH = 200, 500
-"""Characters of a match, and of a line, that are shown."""
+"""How many characters of a match, and of a line, to show."""
 NOT_RECORDED = "are not recorded; have it write less, or into a file"
 OUTCOMES = ("running", "exited", "ok", *errnos.NAMES)
 
@@ -40,7 +40,7 @@ Errno = Annotated[Text, shaped("Errno")]
 
 
 class ProcessPattern(Model):
-    """How a process is, in more detail."""
+    """What a process does, or how it ended, in more detail."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -148,7 +148,7 @@ class ProcessPattern(Model):
 
 
 def _outcome(name: str, state: ProcessState) -> str:
-    """What came of the last call of that name."""
+    """The result of the last call of that name."""
     calls = [call for call in state.calls if call.name == name]
     return (calls[-1].errno or "ok") if calls else "not done"
 
@@ -167,12 +167,12 @@ def _ended(state: ProcessState) -> str:
 
 
 def _reads_on(call: CallEvent) -> bool:
-    """Whether a call reads more than once, and so may have read something before it is done."""
+    """Whether a call reads more than once: it may have read something before it is done."""
     return call.name == "recv" and len(call.call.partition("||")[0].split()) > 1
 
 
 def _at_most(call: CallEvent) -> float:
-    """How many bytes a call reads that reads more than once: `recv 10`, `recv until eof`."""
+    """How many bytes a call reads at most: `recv 10`, `recv until eof`."""
     wanted = call.call.split()[1]
     return int(wanted) if wanted.isdecimal() else math.inf
 
@@ -193,7 +193,7 @@ def _log(state: ProcessState) -> tuple[str, ...]:
 
 
 def _found(pattern: str, state: ProcessState) -> str | None:
-    """What a pattern matches first of what it has written."""
+    """The first match of a pattern in the process's output."""
     with suppress(TooSlow):
         found = state.written.search(pattern)
         return None if found is None else _cut(found, QUOTED)

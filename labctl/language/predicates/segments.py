@@ -48,7 +48,7 @@ class SegmentsPattern(Model):
     def _possible(self) -> SegmentsPattern:
         if self.at_most is not None and (self.at_least or 0) > self.at_most:
             raise problem(f"at_least {self.at_least}, at_most {self.at_most}: an impossible range")
-        # What no segment can match would pass for ever where it claims that there is none.
+        # A pattern that no segment can match would always pass if it claims that there is none.
         if self.data is False and "data" in (self.flags or ()):
             raise problem("with the flag data, but without data: an impossible segment")
         if self.injected and self.retransmitted:
@@ -95,7 +95,7 @@ class SegmentsPattern(Model):
         return [s for s in self._since(history) if self.matches(s)]
 
     def turns(self, history: History) -> list[float]:
-        """When, up to now, there came to be enough of them, or too many."""
+        """The moments, up to now, when there were just enough of them, or just too many."""
         times = sorted(self._known(segment, history) for segment in self.found(history))
         return [
             time for count, time in enumerate(times, 1)
@@ -109,7 +109,7 @@ class SegmentsPattern(Model):
         return segment.arrived
 
     def _since(self, history: History) -> list[Segment]:
-        """All segments from where this begins to count: none where no step set that label."""
+        """All segments from where this begins to count; none if no step set that label."""
         start = history.labels.get(self.since, math.inf) if self.since else -math.inf
         segments = [s for s in history.segments() if s.time >= start]
         wanted = self.since_first
@@ -118,7 +118,7 @@ class SegmentsPattern(Model):
         )
 
     def matches(self, segment: Segment) -> bool | None:
-        """Whether a segment is one of these; None where that hangs on what becomes of it."""
+        """Whether a segment is one of these; None if that depends on whether it will arrive."""
         matches = (
             segment.t is not None
             and segment.crafted == self.injected
@@ -133,7 +133,7 @@ class SegmentsPattern(Model):
         return matches
 
     def enough(self, count: int) -> bool:
-        """Whether there are as many as wanted; one or more where nothing is said."""
+        """Whether there are as many as wanted; by default one or more."""
         bounds = [self.at_least is None or count >= self.at_least]
         bounds += [self.at_most is None or count <= self.at_most]
         bounds += [self.count is None or self.count.holds(count)]
@@ -142,14 +142,15 @@ class SegmentsPattern(Model):
 
     @property
     def _bounds(self) -> Range | None:
-        """How many are wanted; None where two bounds are no range."""
+        """How many are wanted; None if two bounds are no range."""
         if self.count is not None:
             return self.count.bounds
         least = self.at_least if self.at_least is not None else 0 if self.at_most is not None else 1
         return Range(least, self.at_most)
 
     def _telling(self, low: int, high: float) -> set[int]:
-        """Some counts in this range: between any two that lie side by side, nothing changes."""
+        """Some counts in this range, enough for all of it: the claim's result does not change
+        between two neighbours."""
         bounds = [1, self.at_least, self.at_most, self.count.number if self.count else None]
         near = {bound + n for bound in bounds if bound is not None for n in (-1, 0, 1)}
         return {low, *(count for count in near if low <= count <= high)} | (

@@ -1,4 +1,4 @@
-"""`sockets: {HOST: STATE}`: what a host's sockets are, by the last look of `ss`."""
+"""`sockets: {HOST: STATE}`: a host's sockets, by the last look of `ss`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ EVIDENCE = 50
 """How many sockets a verdict shows."""
 SOME, NO_CONNECTION = Comparison(">=", 1), Comparison("==", 0)
 BOUND = "bound"
-"""The probe of sockets that are bound and no more."""
+"""The probe of sockets that are only bound."""
 UNLISTED = (
     "; this ss lists no socket that is bound and no more: take a newer one (--os), and a kernel of "
     "6.8 or later"
@@ -54,7 +54,7 @@ class SocketPattern(Model):
 
     @model_validator(mode="after")
     def _possible(self) -> SocketPattern:
-        """What no socket can match would pass for ever where it claims that there is none."""
+        """A pattern that no socket can match would always pass if it claims that there is none."""
         alone = self.state in (State.LISTEN, State.UNCONN)
         if self.peer and alone and (self.peer.host, self.peer.port) != ("", ANY):
             raise problem(f"a socket in {self.state} has no peer; leave it out")
@@ -87,7 +87,7 @@ class SocketPattern(Model):
 
     @property
     def wanted(self) -> Comparison:
-        """How many there must be; one or more where nothing is said."""
+        """How many there must be; by default one or more."""
         return self.count or SOME
 
     def __str__(self) -> str:
@@ -124,8 +124,8 @@ def _patterns(value: Any, info: ValidationInfo) -> HostSockets:
 
 @dataclass(frozen=True)
 class HostSockets:
-    """What one host's sockets must be. `bare` are the states named without a mapping: then no
-    connection may be in a state that is not named."""
+    """What one host's sockets must be. `bare` are the states named without a mapping: if there are
+    any, no connection may be in a state that is not named."""
 
     patterns: tuple[SocketPattern | Literal["none"], ...]
     bare: frozenset[State]
@@ -171,7 +171,7 @@ class HostSockets:
     def _judge(
         self, pattern: SocketPattern | Literal["none"], count: int, history: History
     ) -> Result:
-        """What comes of one of the patterns, which so many sockets match."""
+        """The result of one of the patterns, if so many sockets match it."""
         if pattern == "none":
             return "fail" if count else "pass"
         listed = pattern.state is not State.UNCONN or history.watched_by(BOUND)

@@ -27,7 +27,7 @@ SHOWN = 3
 
 @dataclass(frozen=True)
 class _Judged:
-    """What one connection says to a claim, in what words, and for how many seconds."""
+    """The result of a claim for one connection, in words, and for how many seconds it held."""
 
     result: Result
     words: str
@@ -41,8 +41,8 @@ def _some_connection(
     judge: Callable[[Timeline], _Judged],
     brief: bool,
 ) -> Finding:
-    """The finding for a claim that some connection of a host bears out. `brief`: so short a one
-    would do that no look sees it, and it may be gone by the end."""
+    """The finding for a claim that holds if some connection of a host confirms it. `brief`: a
+    connection may be enough that is too short for any look, and gone by the end."""
     host = claimed.subject
     judged = [judge(timeline) for timeline in timelines(history, host)]
     walks = [each.timeline for each in judged]
@@ -67,8 +67,8 @@ def _some_connection(
 
 
 def _measured(deciding: Sequence[_Judged]) -> Facts:
-    """What those connections were like: the states of them, where all walked alike, and between
-    which bounds lies how long they lasted."""
+    """Facts about those connections: their states, if all are alike, and the bounds of how long
+    they lasted."""
     walks = {each.timeline.walk for each in deciding}
     spans = [each.seconds for each in deciding if each.seconds]
     low, high = min((a for a, _ in spans), default=0.0), max((b for _, b in spans), default=0.0)
@@ -87,14 +87,14 @@ def _lines(timeline: Timeline) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Path:
-    """The states that a connection walks through, from the first of them on, and whether nothing is
+    """The states that a connection goes through, from the first of them on, and whether nothing is
     left of it then."""
 
     states: tuple[State, ...]
     closed: bool
 
     def judge(self, host: str, history: History) -> Finding:
-        """The finding for one host: that some connection of it walked exactly so."""
+        """The finding for one host: that some connection of it went through exactly these."""
         claimed = Claimed(host, str(self), (host,), Facts(states=self._walk))
         return _some_connection(claimed, history, self._judge, self.closed)
 
@@ -164,7 +164,7 @@ TOLERANCE = 0.1
 @dataclass(frozen=True)
 class Lasted:
     """How many seconds a connection of a host is in a state: `duration`, give or take `tolerance`;
-    where that is not said, a tenth of it, and half a second at least."""
+    by default a tenth of it, and half a second at least."""
 
     host: str
     state: State
@@ -205,7 +205,7 @@ def _seconds(shortest: float, longest: float) -> str:
 
 
 class LastedPattern(Model):
-    """What stands beside the host in `lasted`."""
+    """The keys beside the host in `lasted`."""
 
     for_: Duration = Field(alias="for")
     tolerance: Duration | None = None

@@ -1,6 +1,6 @@
 """What a scenario can do: every kind of step, and the STEPS table.
 
-To add one: a class with `act`, and its name in STEPS. A step acts through the Lab alone.
+To add one, write a class with `act`, and its name in STEPS. A step acts only through the Lab.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Restart(Step):
 
 
 class Kill(Step):
-    """SIGKILL to everything in a process."""
+    """Sends SIGKILL to everything in a process."""
 
     verb = "kill"
     kill: ProcessName
@@ -90,8 +90,8 @@ class Kill(Step):
 
 
 class Stop(Step):
-    """SIGTERM to the main process, or to what it left when it ended; SIGKILL to all that is there
-    when that has ended, or after 10 s."""
+    """Sends SIGTERM to the main process, or, if that has ended, to what it left; when it has ended,
+    or after 10 s, sends SIGKILL to all that is left."""
 
     verb = "stop"
     stop: ProcessName
@@ -125,7 +125,7 @@ def _begins(event: Event) -> bool:
 
 
 class Signal(Step):
-    """A signal to the main process alone: its children live on."""
+    """Sends a signal to the main process alone: its children live on."""
 
     verb = "signal"
     signal: Annotated[dict[ProcessName, SignalName], SOME]
@@ -158,7 +158,7 @@ class Resume(Step):
 
 
 class Call(Step):
-    """One more socket call for a process that is in `await`."""
+    """Makes one more socket call in a process that is in `await`."""
 
     verb = "call"
     call: Annotated[dict[ProcessName, Calls], SOME]
@@ -173,8 +173,8 @@ class Call(Step):
 
 
 class Exec(Step):
-    """A command on a host, by its shell. One that fails is a failed claim, unless `status` says
-    which is wanted; `output` judges what it wrote."""
+    """Runs a command on a host, in its shell. If it fails, that is a failed claim, unless `status`
+    says which status is wanted; `output` judges what it wrote."""
 
     verb = "exec"
     exec: Annotated[dict[HostName, Text], SOME]
@@ -204,7 +204,7 @@ class Sysctl(Step):
 
 
 class Snapshot(Step):
-    """`ss` from every side, into the record, under a caption."""
+    """Puts `ss` of every host into the record, under a caption."""
 
     verb = "snapshot"
     snapshot: Text
@@ -214,7 +214,7 @@ class Snapshot(Step):
 
 
 class Wait(Step):
-    """Polls until a predicate holds; where it never does, the steps end."""
+    """Polls until a predicate holds; if it never does, the steps end."""
 
     verb = "wait"
     wait: Claim
@@ -246,7 +246,7 @@ class Wait(Step):
 
 
 class Expect(Step):
-    """Judges a predicate now, once what is in flight has arrived."""
+    """Judges a predicate now, once segments on their way have arrived."""
 
     verb = "expect"
     expect: Claim
@@ -267,7 +267,7 @@ class Expect(Step):
 
 
 def _hinted(found: list[Finding], hint: str | None) -> list[Finding]:
-    """Findings, and beside those that do not pass what may help."""
+    """Findings; those that do not pass get the hint."""
     return [
         replace(f, evidence=(*f.evidence, f"hint: {hint}")) if hint and f.result != "pass" else f
         for f in found

@@ -1,4 +1,4 @@
-"""What every step is made of: its modifiers, where it runs, and how it fails."""
+"""What all steps have: their modifiers, where they run, and how they fail."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Outcome = Literal["done", "held", "timeout"]
 
 
 class Claims(Protocol):
-    """What can be judged."""
+    """Something that can be judged."""
 
     def judge(self, history: History) -> list[Finding]:
-        """The findings, from what is known at the end of `history`."""
+        """The findings, at the end of `history`."""
 
 
 class StepFailed(Exception):
-    """A step that could not be done because the scenario assumed what is not so."""
+    """A step that could not be done because the scenario assumed something false."""
 
     def __init__(self, what: str, expected: str, actual: str) -> None:
         super().__init__(f"{what}: expected {expected}, saw {actual}")
@@ -46,7 +46,7 @@ def _kernel(value: Any) -> str:
 
 
 def version(text: str) -> tuple[int, ...]:
-    """The numbers that a kernel release begins with."""
+    """The numbers at the beginning of a kernel release."""
     match = re.match(r"\d+(?:\.\d+)*", text)
     return tuple(map(int, match.group().split("."))) if match else ()
 
@@ -63,7 +63,7 @@ class When(Model):
     variant: dict[ParamName, Any] | None = None
 
     def lacking(self, kernel: str, backend: str, variant: dict[str, Any]) -> str | None:
-        """Why a step does not run here, or None where it does."""
+        """Why a step does not run here, or None if it does."""
         if self.kernel and not _kernel_fits(self.kernel, kernel):
             return f"kernel {kernel} is not {self.kernel}"
         if self.backend and self.backend != backend:
@@ -74,7 +74,7 @@ class When(Model):
         return None
 
     def excludes(self, variant: Mapping[str, Any]) -> dict[str, Any]:
-        """What is wanted of a variant and is not so, in value and type."""
+        """The wanted values that this variant does not have, in value and type."""
         return {
             name: value
             for name, value in (self.variant or {}).items()
@@ -101,14 +101,14 @@ class Step(Model):
     when: When | None = None
 
     def load(self) -> None:
-        """Imports what it takes to act: that shall not delay what it does."""
+        """Imports what it needs to act, so that this does not delay the step."""
 
     def act(self, lab: Lab) -> Outcome | None:
         """Does it. Raises StepFailed, LabError."""
         raise NotImplementedError
 
     def of_another(self, variant: Mapping[str, Any]) -> bool:
-        """Whether it is a step of other variants than this one."""
+        """Whether it is a step for other variants than this one."""
         return self.when is not None and bool(self.when.excludes(variant))
 
     @property
@@ -117,12 +117,12 @@ class Step(Model):
         return None
 
     def judge(self, history: History) -> list[Finding]:
-        """The findings on what it claims, at its end, which is the end of `history`."""
+        """The findings on its claims, at its end, which is the end of `history`."""
         return self.claim.judge(history) if self.claim else []
 
     @property
     def about(self) -> tuple[str, ...]:
-        """The hosts and processes that it names first of all."""
+        """The hosts and processes that it is mainly about."""
         value = getattr(self, self.verb)
         if isinstance(value, str):
             return (value,)
@@ -130,16 +130,16 @@ class Step(Model):
 
     @property
     def labels(self) -> frozenset[str]:
-        """The labels of earlier steps that it needs: where one was left out, it is, too."""
+        """The labels of earlier steps that it needs. If such a step is left out, it is, too."""
         return self.claim.labels if self.claim else frozenset()
 
     def in_the_end(self, index: int) -> Claims | None:
-        """What it claims of the whole run, as its step number `index`."""
+        """What it claims about the whole run, as step number `index`."""
         return None
 
     @property
     def needs(self) -> frozenset[str]:
-        """The capabilities that it takes."""
+        """The capabilities that it needs."""
         return frozenset()
 
     @property

@@ -1,4 +1,4 @@
-"""Steps that make the network fail. What they do is done by the agents of the hosts."""
+"""Steps that make the network fail. The agents of the hosts do the work."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ class End:
 
     @property
     def host(self) -> str:
-        """The host that it is on."""
+        """Its host."""
         return self.name.partition(".")[0]
 
     def resolve(self, history: History, here: bool = False) -> faults.End:
-        """Its addresses: all of a host's where the name is no more than that; `here`, where the
-        host itself does something, those too that it will have."""
+        """Its addresses; a bare host name means all of the host's. `here`: the host itself acts on
+        them, so addresses that it gets later count, too."""
         addresses = tuple(sorted(history.addresses(self.name)))
         return faults.End(addresses, self.port, here and self.name == self.host)
 
@@ -99,11 +99,11 @@ WITH_ACK: JsonDict = {
         {"type": "array", "contains": {"type": "string", "pattern": r"ACK|\$\{"}},
     ]
 }
-"""What `flags` look like in the JSON Schema, as far as it depends on them."""
+"""What the JSON Schema says about `flags` on which other keys depend."""
 
 
 class DropPattern(Model):
-    """Which segments are lost, where, and how many."""
+    """Which segments to lose, where, and how many."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -136,7 +136,7 @@ class DropPattern(Model):
         return self.to if self.at == "receiver" else self.from_
 
     def places(self, hosts: list[str]) -> list[str]:
-        """The hosts, among these, where segments are lost."""
+        """Those of these hosts that lose segments."""
         if self._end is not None:
             return [self._end.host]
         other = self.from_ or self.to
@@ -165,8 +165,8 @@ class DropPattern(Model):
 
 
 class Drop(Step):
-    """Loses segments, by meaning, until it is healed or has lost as many as it should. That it
-    lost some is a claim, judged at the end of the run."""
+    """Loses segments, by their meaning, until it is healed or has lost as many as it should. It
+    claims that it lost some, which is judged at the end of the run."""
 
     verb = "drop"
     drop: DropPattern
@@ -195,7 +195,7 @@ class Drop(Step):
 
 
 class Heal(Step):
-    """Ends a drop, by its label, or all that is wrong with segments."""
+    """Ends a drop, by its label, or all drops and the effects of `net`."""
 
     verb = "heal"
     heal: Label
@@ -267,7 +267,7 @@ Delay = Annotated[float, BeforeValidator(_delay), shaped("Delay")]
 
 
 class NetPattern(Model):
-    """What happens to all that a host sends."""
+    """What happens to everything that a host sends."""
 
     model_config = ConfigDict(json_schema_extra={"dependentRequired": {"reorder": ["delay"]}})
 
@@ -343,7 +343,7 @@ Payload = Annotated[
 
 
 class InjectPattern(Model):
-    """A segment, and the connection that it is meant for."""
+    """A segment, and its connection."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -375,8 +375,8 @@ class InjectPattern(Model):
         return faults.Crafted(self.flags, self.seq, self.ack or faults.Position(), self.payload)
 
     def choose(self, history: History) -> tuple[Conversation | None, str, int]:
-        """The connection, which of its ends is to have sent the segment, and how many connections
-        there are to choose from."""
+        """The connection, the end that seems to send the segment, and how many connections there
+        are to choose from."""
         here, there = self.from_.resolve(history), self.to.resolve(history)
         found = []
         for each in conversations(history.segments()):
@@ -393,7 +393,7 @@ class InjectPattern(Model):
 
 
 class Inject(Step):
-    """Has a host send one crafted segment, which its own TCP knows nothing of."""
+    """Makes a host send one crafted segment, without its own TCP knowing of it."""
 
     verb = "inject"
     inject: InjectPattern

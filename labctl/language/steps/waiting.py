@@ -1,4 +1,4 @@
-"""Waiting for a predicate: by when a thing happened, and not by when this program came to hear of
+"""Waiting for a predicate: what counts is when a thing happened, and not when this program heard of
 it."""
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ COUNTER_PERIOD = 0.03
 def wait(
     lab: Lab, predicate: Predicate, within: Within, since: str | None
 ) -> Literal["held", "timeout"]:
-    """Polls until a predicate holds; the upper bound counts from a label, or from now. It is over
-    only when all have been heard that can tell of the time before its end."""
+    """Polls until a predicate holds; the upper bound counts from a label, or from now. It times out
+    only after hearing every program that can report on the time before."""
     begun = lab.now()
     start = begun if since is None else lab.history.labels[since]
     deadline = start + within.high
@@ -35,19 +35,19 @@ def wait(
             lab.look(predicate.counters)
         elif predicate.segments:
             lab.pump(deadline - lab.now())
-        else:  # one by one: what holds now may not hold any more after the next
+        else:  # one by one: after the next event it may not hold any more
             lab.next(deadline - lab.now())
     return "held"
 
 
 def settle(lab: Lab, predicate: Predicate) -> None:
-    """Looks, and gives what is still in flight SETTLING seconds to make a predicate true."""
+    """Looks, and gives segments on their way SETTLING seconds to make a predicate true."""
     wait(lab, predicate, Within(0.0, SETTLING), None)
 
 
 def _holds(lab: Lab, predicate: Predicate) -> bool:
-    """Whether a predicate holds. Of what probes tell by and by it has to hold when all have told
-    what they have by now, and what they have lost."""
+    """Whether a predicate holds. Some probes report little by little: such a predicate must hold
+    when all have reported what they have by now, and what they have lost."""
     if not predicate.holds(lab.history):
         return False
     if predicate.segments or predicate.traced:
@@ -57,7 +57,7 @@ def _holds(lab: Lab, predicate: Predicate) -> bool:
 
 
 def _hear(lab: Lab, predicate: Predicate) -> None:
-    """Takes in all that was said, up to now, by those who can tell of a predicate."""
+    """Takes in everything, up to now, from the programs that can report on a predicate."""
     if predicate.segments or predicate.traced:
         lab.flush()
     lab.look(predicate.hosts)
