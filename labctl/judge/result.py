@@ -10,6 +10,7 @@ from typing import Any
 
 from labctl.ground.errors import LabctlError
 from labctl.judge.accounts import Account
+from labctl.judge.causes.cause import Cause
 from labctl.judge.check import Verdict, of_another, overall
 from labctl.language.scenario import Scenario
 from labctl.record.history import History
@@ -51,6 +52,7 @@ class RunResult:
     others: frozenset[int] = frozenset()
     verdicts: tuple[Verdict, ...] = ()
     processes: tuple[Account, ...] = ()
+    causes: tuple[Cause, ...] = ()
     why: tuple[str, ...] = ()
     counted: Mapping[str, Mapping[str, int]] | None = None
     files: Mapping[str, int] = field(default_factory=dict)
@@ -108,6 +110,7 @@ class RunResult:
             "lab_seconds": round(self.lab_seconds, 3),
             "dir": str(self.folder),
             "verdicts": [verdict.as_json() for verdict in self.verdicts],
+            "causes": [cause.as_json() for cause in self.causes],
             "why": list(self.why),
             "counted": self.counted,
             **({"processes": [a.as_json() for a in self.processes]} if self.processes else {}),

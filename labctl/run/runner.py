@@ -13,6 +13,8 @@ from labctl.ground.crash import netted
 from labctl.ground.errors import LabctlError, LabError, MissingHere, Unavailable, located
 from labctl.judge.accounts import accounts, reasons
 from labctl.judge.check import NotKnown, NotPassed, Verdict, check, left_undone, overall, unreached
+from labctl.judge.causes import causes
+from labctl.judge.causes.cause import Cause
 from labctl.judge.explain import counted, explain
 from labctl.judge.result import RunResult, document, now
 from labctl.lab.lab import Lab
@@ -98,6 +100,7 @@ def conclude(
 ) -> RunResult:
     """Judges what was recorded, and writes the result. What goes wrong with either is an error."""
     verdicts: list[Verdict] = []
+    found_out: list[Cause] = []
     why: list[str] = []
     try:
         with netted():
@@ -107,7 +110,8 @@ def conclude(
                 ended = replace(ended, result="", reason=None, hint=None) if verdicts else ended
             else:
                 verdicts = check(scenario, history.events, history.captures)
-            why = explain(history)
+            found_out = causes(history)
+            why = explain(history, found_out)
     except LabctlError as exc:
         ended = ended.broken_by(exc)
     result, reason = ended.result or overall(v.result for v in verdicts), ended.reason
@@ -128,6 +132,7 @@ def conclude(
         lab_seconds=ended.lab_seconds,
         folder=folder.path,
         verdicts=tuple(verdicts),
+        causes=tuple(found_out),
         why=tuple(dict.fromkeys([*why, *reasons(known)])),
         counted=counted(history),
         history=history,

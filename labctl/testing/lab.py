@@ -27,6 +27,7 @@ from labctl.ground.plain import plain_lines
 from labctl.judge import accounts, recorded
 from labctl.judge.accounts import Account
 from labctl.judge.check import NotKnown, NotPassed, Verdict, check_step, check_whole
+from labctl.judge.causes import causes
 from labctl.judge.explain import explain
 from labctl.language.document import Document
 from labctl.language.from_python import (
@@ -251,7 +252,7 @@ class Lab(Verbs):
 
     def _demand(self, verdicts: Iterable[Verdict]) -> None:
         if wrong := [v for v in verdicts if v.result in ("fail", "unknown")]:
-            why = [*explain(self._up.history)]
+            why = explain(self._up.history, causes(self._up.history))
             why += accounts.reasons(account for verdict in wrong for account in verdict.processes)
             raise NotPassed(failure_text(wrong, dict.fromkeys(why), self.folder), wrong)
 
