@@ -25,7 +25,13 @@ COUNTED = {
 CAUSES = {
     "TcpExtTCPAbortOnClose": {"reset-unread"},
     "TcpExtTCPAbortOnData": {"reset-linger", "reset-late-data"},
-    "TcpExtTCPAbortOnTimeout": {"timeout-keepalive", "timeout-user", "timeout-retries"},
+    "TcpExtTCPAbortOnLinger": {"reset-linger"},
+    "TcpExtTCPAbortOnTimeout": {
+        "timeout-keepalive",
+        "timeout-user",
+        "timeout-retries",
+        "last-ack-unanswered",
+    },
     "TcpExtTCPTimeWaitOverflow": {"time-wait-overflow"},
 }
 """The causes that say more than a counter."""

@@ -12,9 +12,9 @@ from labctl.backends import Backend
 from labctl.ground.crash import netted
 from labctl.ground.errors import LabctlError, LabError, MissingHere, Unavailable, located
 from labctl.judge.accounts import accounts, reasons
-from labctl.judge.check import NotKnown, NotPassed, Verdict, check, left_undone, overall, unreached
 from labctl.judge.causes import causes
 from labctl.judge.causes.cause import Cause
+from labctl.judge.check import NotKnown, NotPassed, Verdict, check, left_undone, overall, unreached
 from labctl.judge.explain import counted, explain
 from labctl.judge.result import RunResult, document, now
 from labctl.lab.lab import Lab

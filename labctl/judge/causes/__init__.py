@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from labctl.judge.causes import binds, listeners, lives, ports, resets, silence
+from labctl.judge.causes import binds, listeners, lives, ports, resets, silence, stops
 from labctl.judge.causes.cause import Cause, Scene
 from labctl.record.history import History
 
@@ -17,6 +17,7 @@ RULES: tuple[Callable[[Scene], Iterator[Cause]], ...] = (
     listeners.causes,
     resets.causes,
     silence.causes,
+    stops.causes,
     lives.causes,
 )
 """One module a family, in the order in which people ask."""

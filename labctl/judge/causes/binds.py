@@ -189,12 +189,14 @@ def _blocked(
     call, first = wanted.call, found[0]
     maker = _maker(first, others)
     certain = maker is not None or first.is_listener or _unset(wanted.mine, REUSE)
-    who = "; ".join(describe_socket(socket) for socket in found[:MORE])
-    more = f" and {len(found) - MORE} more" if len(found) > MORE else ""
+    who = describe_socket(first)
+    beside = [describe_socket(socket) for socket in found[1:MORE]]
+    more = f"; also by {'; '.join(beside)}" if beside else ""
+    more += f" and {len(found) - MORE} more" if len(found) > MORE else ""
     kind, why, cure = _kind(wanted, first, maker, history)
     if first.connection:
         why += _closed_first(first, call.host, scene)
-    text = f"{wanted.failure}: blocked by {who}{more}{why}"
+    text = f"{wanted.failure}: blocked by {who}{why}{more}"
     if not certain:
         text += "; its calls would tell whether it had SO_REUSEADDR"
     ends = f"{first.local} -> {first.remote}" if first.connection else None

@@ -20,9 +20,9 @@ class Cause:
 
     `id` names the rule that found it. `at` is in seconds of the run. `connection` has the ends of a
     connection, `LOCAL -> REMOTE`. `text` is the whole cause as one sentence, `cure` what to do.
-    `evidence` says by what it is known: lines of what was recorded. `refs` says where it is written:
-    RFCs, man pages, functions of the kernel. If the record does not decide it, `certain` is false
-    and `text` says what would."""
+    `evidence` says by what it is known: lines of the record. `refs` says where it is written: RFCs,
+    man pages, functions of the kernel. If the record does not decide it, `certain` is false and
+    `text` says what would."""
 
     id: str
     host: str
@@ -119,9 +119,9 @@ class Scene:
         return sum(self.history.growth(host, counter) or 0 for counter in counters)
 
     def descriptors(self, until: float) -> list[Descriptor]:
-        """The sockets that processes opened by calls that ended before `until`, or then; those of an
-        earlier start of a process too, for what the kernel keeps of them. A process that forks has
-        its sockets twice: that is left out."""
+        """The sockets that processes opened by calls that ended up to `until`, those of earlier
+        starts of a process too: the kernel may keep something of them. A process that forks has its
+        sockets twice: that is left out."""
         found: dict[tuple[str, int, int], list[Descriptor]] = defaultdict(list)
         for call in self.calls:
             if call.t > until:

@@ -76,8 +76,8 @@ def _deferred(host: str, scene: Scene) -> Iterator[Cause]:
     yield Cause(
         "deferred-accept", host, scene.history.now,
         f"{host}: the listener{whose} has TCP_DEFER_ACCEPT: the last ACK of a handshake does not "
-        f"count until data comes ({dropped} ignored, TcpExtTCPDeferAcceptDrop). So the socket stays "
-        "in SYN-RECV, while the client believes that it is connected and waits",
+        f"count until data comes ({dropped} ignored, TcpExtTCPDeferAcceptDrop). So the socket "
+        "stays in SYN-RECV, while the client believes that it is connected and waits",
         "leave TCP_DEFER_ACCEPT out where the server speaks first",
         evidence=(f"TcpExtTCPDeferAcceptDrop: {dropped}",), refs=(DEFERRED,),
     )  # fmt: skip

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 
 from labctl.judge.causes.cause import Cause, Scene
 from labctl.probes.sockets import State, describe_socket
@@ -43,7 +45,7 @@ def causes(scene: Scene) -> Iterator[Cause]:
             yield Cause(
                 "time-wait-overflow", host, scene.history.now,
                 f"{host} had no room for another TIME_WAIT (net.ipv4.tcp_max_tw_buckets), and "
-                f"forgot {overflows} connections (TcpExtTCPTimeWaitOverflow)",
+                f"forgot {overflows} (TcpExtTCPTimeWaitOverflow)",
                 "raise net.ipv4.tcp_max_tw_buckets",
                 evidence=(f"TcpExtTCPTimeWaitOverflow: {overflows}",), refs=(BUCKETS,),
             )  # fmt: skip
@@ -85,14 +87,19 @@ def _first(sides: Sequence[Side], many: bool) -> Cause | None:
     closers = [
         (h, t) for h, t in sides if State.FIN_WAIT_1 in t.states or State.FIN_WAIT_2 in t.states
     ]
-    closers = closers or [(h, t) for h, t in sides if State.TIME_WAIT in t.states]
+    closers = closers or [
+        (h, t) for h, t in sides if State.TIME_WAIT in t.states and t.incarnation == 1
+    ]
     if not closers:
         return None
     host, timeline = closers[0]
     where = f" in {timeline.local} -> {timeline.remote}" if many else ""
     at = next(s.begin.at for s in timeline.spans if s.state in CLOSING_FIRST)
     if len(closers) > 1:
-        words = f"{closers[0][0]} and {closers[1][0]} closed at once{where}: each sent its FIN before the other's came"
+        words = (
+            f"{host} and {closers[1][0]} closed at once{where}: each sent its FIN before the "
+            "other's came"
+        )
     else:
         words = f"{host} closed first{where}: seen in {_states(timeline, CLOSING_FIRST)}"
         words += "".join(
@@ -108,61 +115,94 @@ def _states(timeline: Timeline, among: Sequence[State]) -> str:
 
 def _held(host: str, scene: Scene) -> Iterator[Cause]:
     """States that lasted, or did not end at all."""
-    told: dict[str, int] = {}
+    told: Counter[State] = Counter()
     for timeline in scene.timelines(host):
         for span in timeline.spans:
             shortest, _ = span.lasted(scene.history.now)
-            if shortest < LONG or not (found := _lasting(host, timeline, span, scene)):
-                continue
-            told[found.id] = told.get(found.id, 0) + 1
-            if told[found.id] <= SHOWN:
-                yield found
+            if span.state in LASTING and shortest >= LONG and told[span.state] < SHOWN:
+                if found := LASTING[span.state](_Held(host, timeline, span, scene)):
+                    told[span.state] += 1
+                    yield found
 
 
-def _lasting(host: str, timeline: Timeline, span: Span, scene: Scene) -> Cause | None:
-    lasted, _ = span.lasted(scene.history.now)
-    still = "has been" if span.end is None else "was"
-    what = f"{timeline.local} -> {timeline.remote} on {host} {still} in {span.state} for {lasted:.1f} s"
-    seen = _seen(host, timeline, span, scene)
-    proof = (describe_socket(seen),) if seen else ()
-    at = span.begin.at
-    match span.state:
-        case State.CLOSE_WAIT:
-            unread = f", with {seen.recv_q - 1} bytes unread" if seen and seen.recv_q > 1 else ""
-            return Cause(
-                "close-wait-held", host, at,
-                f"{what}: its peer has closed, and the program here has not{unread}",
-                "read to the end of file and close", timeline.name, proof, (CLOSE,),
-            )  # fmt: skip
-        case State.FIN_WAIT_2:
-            orphan = seen is not None and seen.timer is not None and seen.inode == 0
-            return Cause(
-                "fin-wait-2-orphan" if orphan else "fin-wait-2-held", host, at,
-                f"{what}: its peer has not closed"
-                + ("; nobody has it open here, so it ends by itself (tcp_fin_timeout)" if orphan
-                   else "; a program has it open here, so it may last for ever"),
-                "" if orphan else "close it, or have the peer close",
-                timeline.name, proof, (ORPHAN,),
-            ) if seen and seen.inode is not None else None  # fmt: skip
-        case State.FIN_WAIT_1 | State.LAST_ACK:
-            zero = seen is not None and seen.timer is not None and seen.timer.name == "persist"
-            kind = "fin-wait-1-stuck" if span.state is State.FIN_WAIT_1 else "last-ack-unanswered"
-            why = (
-                "the peer's window is zero, so the FIN can't be sent"
-                if zero
-                else ("its FIN has no answer")
-            )
-            return Cause(kind, host, at, f"{what}: {why}", "", timeline.name, proof, (CLOSE,))
-    return None
+class _Held:
+    """A state that lasted, and the last socket that a look showed of it."""
+
+    def __init__(self, host: str, timeline: Timeline, span: Span, scene: Scene) -> None:
+        self._host, self._timeline, self._span = host, timeline, span
+        seen = [
+            (look.t, socket) for look in scene.looks(host)
+            if span.begin.earliest <= look.t <= (span.end.latest if span.end else math.inf)
+            and span.state in look.text
+            for socket in look.sockets
+            if socket.ends == timeline.ends and socket.state is span.state
+        ]  # fmt: skip
+        self.last = seen[-1][1] if seen else None
+        self.open_until = max((t for t, socket in seen if socket.inode), default=0.0)
+        """When a look showed for the last time that some process had it open."""
+        lasted, _ = span.lasted(scene.history.now)
+        still = "has been" if span.end is None else "was"
+        self._what = f"{timeline.name} on {host} {still} in {span.state} for {lasted:.1f} s"
+
+    @property
+    def open_for(self) -> float:
+        """For how many seconds some process had it open, as far as looks tell."""
+        return self.open_until - self._span.begin.at
+
+    def cause(self, name: str, why: str, cure: str = "", ref: str = CLOSE) -> Cause:
+        """A cause about it."""
+        return Cause(
+            name, self._host, self._span.begin.at, f"{self._what}: {why}", cure,
+            self._timeline.name, (describe_socket(self.last),) if self.last else (), (ref,),
+        )  # fmt: skip
 
 
-def _seen(host: str, timeline: Timeline, span: Span, scene: Scene):  # type: ignore[no-untyped-def]
-    """The last socket that a look showed of it in this state."""
-    found = None
-    end = span.end.latest if span.end else float("inf")
-    for look in scene.looks(host):
-        if span.begin.earliest <= look.t <= end and str(span.state) in look.text:
-            for socket in look.sockets:
-                if socket.ends == timeline.ends and socket.state is span.state:
-                    found = socket
-    return found
+def _close_wait(held: _Held) -> Cause | None:
+    # The FIN counts as one byte (tcp_diag_get_info()).
+    unread = held.last.recv_q - 1 if held.last else 0
+    more = f", with {unread} bytes unread" if unread > 0 else ""
+    return held.cause(
+        "close-wait-held", f"its peer has closed, and the program here has not{more}",
+        "read to the end of file and close",
+    )  # fmt: skip
+
+
+def _fin_wait_2(held: _Held) -> Cause | None:
+    if held.last is None or held.last.inode is None:
+        return None
+    if held.last.inode:
+        return held.cause(
+            "fin-wait-2-held",
+            "its peer has not closed; a program has it open here, so it may last for ever",
+            "close it, or have the peer close",
+        )
+    since = f" since {held.open_until:.1f} s" if held.open_for >= LONG else ""
+    return held.cause(
+        "fin-wait-2-orphan",
+        f"its peer has not closed; nobody has it open here{since}, so it ends by itself "
+        "(tcp_fin_timeout, or its TCP_LINGER2)",
+        ref=ORPHAN,
+    )
+
+
+def _fin_wait_1(held: _Held) -> Cause | None:
+    return held.cause("fin-wait-1-stuck", _unanswered(held))
+
+
+def _last_ack(held: _Held) -> Cause | None:
+    return held.cause("last-ack-unanswered", _unanswered(held))
+
+
+def _unanswered(held: _Held) -> str:
+    timer = held.last.timer if held.last else None
+    if timer and timer.name == "persist":
+        return "the peer's window is zero, so its FIN can't be sent"
+    return "its FIN has no answer"
+
+
+LASTING: dict[State, Callable[[_Held], Cause | None]] = {
+    State.CLOSE_WAIT: _close_wait,
+    State.FIN_WAIT_2: _fin_wait_2,
+    State.FIN_WAIT_1: _fin_wait_1,
+    State.LAST_ACK: _last_ack,
+}

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from labctl.ground import errnos
-from labctl.judge.causes.cause import Cause, Scene
+from labctl.judge.causes.cause import Cause, Descriptor, Scene
 from labctl.probes.sockets import Socket, State, describe_socket
 from labctl.record.events import CallEvent, SocketsEvent
 
@@ -39,7 +39,7 @@ def _held(sockets: list[Socket]) -> str:
     places = Counter(str(socket.remote) for socket in sockets)
     words = ", ".join(f"{count} {state}" for state, count in states.most_common())
     to = ", ".join(f"{count} to {place}" for place, count in places.most_common(PLACES))
-    return f"{len({s.local.port for s in sockets})} are held ({words}; {to})"
+    return f"held: {len({s.local.port for s in sockets})} ({words}; {to})"
 
 
 def causes(scene: Scene) -> Iterator[Cause]:
@@ -70,15 +70,21 @@ def causes(scene: Scene) -> Iterator[Cause]:
         elif same:
             yield Cause(
                 "ports-exhausted", call.host, call.t,
-                f"{failure}: no port of net.ipv4.ip_local_port_range is free for {where}: "
-                f"{_held(same)}",
+                f"{failure}: no port of {_range(mine)} is free for {where}: {_held(same)}",
                 "keep connections, widen the range, or use more addresses",
                 evidence=tuple(describe_socket(s) for s in same[:PLACES]), refs=(RANGE,),
             )  # fmt: skip
 
 
+def _range(mine: list[Descriptor]) -> str:
+    own = mine and "IP_LOCAL_PORT_RANGE" in mine[0].options
+    return "its own range (IP_LOCAL_PORT_RANGE)" if own else "net.ipv4.ip_local_port_range"
+
+
 def _to(socket: Socket, where: str, scene: Scene) -> bool:
     """Whether a socket's remote end is what a call names."""
     host, _, port = where.rpartition(":")
-    addresses = scene.history.addresses(host) | {host.strip("[]")}
+    lab = scene.history.lab
+    known = {lab.addresses.get(name) for name in (host, f"{host}.v6")} if lab else set()
+    addresses = known | {host.strip("[]")}
     return socket.remote.port == int(port) and socket.remote.unmapped in addresses

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from labctl.judge.causes.cause import Cause, Descriptor, Scene
 from labctl.probes.observations import Segment
 from labctl.probes.sockets import State
-from labctl.record.events import CallEvent, ProcessEvent
+from labctl.record.events import ProcessEvent
 from labctl.record.listeners import listeners
 from labctl.record.timelines import Timeline
 
@@ -16,6 +16,7 @@ AT_ONCE = 0.01
 """Seconds from what a kernel answers to its answer, at most, on a busy machine."""
 UNREAD = "RFC 2525, section 2.17; tcp_close() in net/ipv4/tcp.c"
 LINGER = "socket(7), SO_LINGER; tcp_close() in net/ipv4/tcp.c"
+LINGER2 = "tcp(7), TCP_LINGER2; tcp_rcv_state_process() in net/ipv4/tcp_input.c"
 LATE = "RFC 9293, section 3.10.7; tcp_rcv_state_process() in net/ipv4/tcp_input.c"
 NOBODY = "RFC 9293, section 3.10.7.1; tcp_v4_send_reset() in net/ipv4/tcp_ipv4.c"
 QUEUED = "inet_csk_listen_stop() in net/ipv4/inet_connection_sock.c"
@@ -53,16 +54,22 @@ def _of(reset: Segment, segments: Sequence[Segment], scene: Scene) -> Cause | No
     if here is None:
         return _nobody(reset, trigger, segments, scene)
     state = _state(here, t)
-    closed = _closed(reset, scene)
-    if closed and (maker := _maker(here, closed.process, scene)):
-        if maker.options.get("SO_LINGER", "0").split()[:2] == ["1", "0"]:
+    fin = any(s.sender == host and "FIN" in s.flags and s.time < t for s in segments)
+    if maker := _maker(here, host, t, scene):
+        if not fin and maker.options.get("SO_LINGER") == "1 0":
             return Cause(
                 "reset-linger", host, t,
-                f"{host} reset {name}: {closed.process} closed it with SO_LINGER 1 0, which sends "
+                f"{host} reset {name}: {maker.process} closed it with SO_LINGER 1 0, which sends "
                 "an RST and no FIN",
                 "leave SO_LINGER as it is", name, (proof,), (LINGER,),
             )  # fmt: skip
-    fin = any(s.sender == host and "FIN" in s.flags and s.time < t for s in segments)
+        if fin and maker.options.get("TCP_LINGER2", "").startswith("-"):
+            return Cause(
+                "reset-linger", host, t,
+                f"{host} reset {name}: {maker.process} closed it with TCP_LINGER2 below 0, which "
+                "ends it by an RST as soon as its FIN is acknowledged",
+                "leave TCP_LINGER2 as it is", name, (proof,), (LINGER2,),
+            )  # fmt: skip
     if trigger and trigger.length and fin and state in (State.FIN_WAIT_1, State.FIN_WAIT_2):
         return Cause(
             "reset-late-data", host, t,
@@ -142,10 +149,12 @@ def _nobody(
     host, t = reset.sender or "", reset.t or 0.0
     if trigger is None or (host, "trace") in scene.history.trouble:
         return None
-    past = [e for e in scene.timelines(host) if e.ends == (reset.source, reset.target)]
-    if past and past[-1].spans[-1].end:
-        span = past[-1].spans[-1]
-        then = f"it ended there at {span.end.at:.3f} s, in {span.state}" if span.end else ""
+    mine = [e for e in scene.timelines(host) if e.ends == (reset.source, reset.target)]
+    past = [e.spans[-1] for e in mine if (end := e.spans[-1].end) and end.earliest <= t]
+    if past and (end := past[-1].end):
+        then = f"it ended there at {end.at:.3f} s, in {past[-1].state}"
+    elif any(e.spans[0].begin.earliest <= t for e in mine):
+        return None
     else:
         then = "it never had one: a NAT may have forgotten it, or did not know the segment"
     what = f"{trigger.length} bytes" if trigger.length else " ".join(trigger.flags)
@@ -157,23 +166,11 @@ def _nobody(
     )  # fmt: skip
 
 
-def _closed(reset: Segment, scene: Scene) -> CallEvent | None:
-    """The close that was under way on the host as the RST left."""
-    t = reset.t or 0.0
-    found = [
-        call for call in scene.calls
-        if call.host == reset.sender and call.name in ("close", "exit") and 0 <= call.t - t < AT_ONCE
-    ]  # fmt: skip
-    return found[0] if len(found) == 1 else None
-
-
-def _maker(timeline: Timeline, process: str, scene: Scene) -> Descriptor | None:
+def _maker(timeline: Timeline, host: str, t: float, scene: Scene) -> Descriptor | None:
     """The descriptor that a connection is, or was accepted from."""
-    for each in reversed(scene.descriptors(scene.history.now)):
-        if (
-            each.process == process
-            and each.local.rpartition(":")[2] == timeline.local.rpartition(":")[2]
-        ):
+    port = timeline.local.rpartition(":")[2]
+    for each in reversed(scene.descriptors(t)):
+        if each.host == host and each.local.rpartition(":")[2] == port:
             return each
     return None
 

@@ -65,7 +65,8 @@ def _sent(call: CallEvent, connect: CallEvent | None, scene: Scene) -> list[Segm
             if peer is None or segment.target == peer:
                 found.append(segment)
         elif segment.receiver == call.host and segment.arrived is not None and found:
-            if (segment.source, segment.target) == (found[-1].target, found[-1].source):
+            back = found[-1].target, found[-1].source
+            if (segment.source, segment.target) == back:
                 found.clear()
     if call.name == "connect":
         found = [s for s in found if "SYN" in s.flags]
@@ -79,7 +80,8 @@ def _tries(sent: list[Segment]) -> str:
 def _lost(sent: list[Segment]) -> str:
     """Where they were lost."""
     where = Counter(
-        "lost by a drop" if s.dropped is not None else "lost on their way" if s.lost else "arrived"
-        for s in sent
-    )
-    return ", ".join(f"{count} {what}" for what, count in where.most_common())
+        "lost by a drop" if s.dropped is not None else "lost on their way"
+        for s in sent if s.dropped is not None or s.lost
+    )  # fmt: skip
+    lost = ", ".join(f"{count} {what}" for what, count in where.most_common())
+    return lost or "all arrived, so the peer did not answer"
