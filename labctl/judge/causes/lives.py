@@ -119,10 +119,11 @@ def _held(host: str, scene: Scene) -> Iterator[Cause]:
     for timeline in scene.timelines(host):
         for span in timeline.spans:
             shortest, _ = span.lasted(scene.history.now)
-            if span.state in LASTING and shortest >= LONG and told[span.state] < SHOWN:
-                if found := LASTING[span.state](_Held(host, timeline, span, scene)):
-                    told[span.state] += 1
-                    yield found
+            if span.state not in LASTING or shortest < LONG or told[span.state] >= SHOWN:
+                continue
+            if found := LASTING[span.state](_Held(host, timeline, span, scene)):
+                told[span.state] += 1
+                yield found
 
 
 class _Held:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from labctl.judge.causes.cause import Cause, Descriptor, Scene
@@ -12,6 +13,8 @@ from labctl.record.events import ProcessEvent
 from labctl.record.listeners import listeners
 from labctl.record.timelines import Timeline
 
+MOST = 20
+"""Connections that a host reset, at most, which are looked at."""
 AT_ONCE = 0.01
 """Seconds from what a kernel answers to its answer, at most, on a busy machine."""
 UNREAD = "RFC 2525, section 2.17; tcp_close() in net/ipv4/tcp.c"
@@ -24,13 +27,16 @@ QUEUED = "inet_csk_listen_stop() in net/ipv4/inet_connection_sock.c"
 
 def causes(scene: Scene) -> Iterator[Cause]:
     """A cause for the first RST of each host in each connection, if it is known."""
+    asked: Counter[str | None] = Counter()
     for ends, segments in scene.by_connection.items():
         if len(ends) != 2:
             continue
         seen: set[str | None] = set()
         for segment in segments:
-            if "RST" in segment.flags and segment.sender not in seen:
-                seen.add(segment.sender)
+            host = segment.sender
+            if "RST" in segment.flags and host not in seen and asked[host] < MOST:
+                seen.add(host)
+                asked[host] += 1
                 if found := _of(segment, segments, scene):
                     yield found
 
