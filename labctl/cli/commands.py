@@ -16,6 +16,7 @@ import click
 from labctl import __version__
 from labctl.cli import labs
 from labctl.cli.arguments import (
+    form_option,
     last_option,
     offering,
     os_option,
@@ -141,6 +142,38 @@ def check(runs: tuple[str, ...], last: bool, form: str) -> int:
 
     show("the verdicts", write)
     return EXIT[overall(verdict.result for verdict in verdicts)]
+
+
+@main.command()
+@runs_argument
+@last_option
+@form_option(["text", "json"], "How the causes are written to stdout.")
+def explain(runs: tuple[str, ...], last: bool, form: str) -> None:
+    """Say what caused what in recorded runs: binds that failed, resets, silence, states that stay.
+
+    RUN is as in `labctl report`. Each cause says by what it is known, and what to do.
+
+    \b
+    Examples:
+      labctl explain --last
+      labctl explain fin_wait_2 --format json
+    """
+    from labctl.cli import chosen
+    from labctl.judge.causes import causes
+    from labctl.judge.recorded import load
+
+    found = [(run.label, causes(run.history)) for run in map(load, chosen.find(runs, last))]
+
+    def write() -> None:
+        from labctl.reports.tables import console
+        from labctl.reports.terminal import print_causes
+
+        if form == "json":
+            click.echo(json.dumps([[c.as_json() for c in each] for _, each in found], indent=1))
+        else:
+            print_causes(found, console())
+
+    show("the causes", write)
 
 
 @main.command()

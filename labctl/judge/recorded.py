@@ -24,6 +24,7 @@ from labctl.ground.reading import (
 )
 from labctl.ground.written import variant_words
 from labctl.judge.accounts import Account
+from labctl.judge.causes.cause import Cause
 from labctl.judge.check import Verdict
 from labctl.judge.result import READS, RunResult, others
 from labctl.language.document import MAX_BYTES
@@ -61,6 +62,7 @@ class Run:
     dir: str | None = None
     verdicts: tuple[Verdict, ...] = ()
     processes: tuple[Account, ...] = ()
+    causes: tuple[Cause, ...] = ()
     why: tuple[str, ...] = ()
     counted: dict[str, dict[str, int]] | None = None
 
@@ -129,6 +131,7 @@ def load(folder: Path) -> RunResult:
         lab_seconds=history.now if found.lab_seconds is None else found.lab_seconds,
         verdicts=found.verdicts,
         processes=found.processes,
+        causes=found.causes,
         why=found.why,
         counted=found.counted,
         hosts=hosts,

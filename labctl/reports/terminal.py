@@ -35,6 +35,7 @@ from labctl.reports.tables import words as _text
 from labctl.run.runner import WAS_INTERRUPTED
 
 if TYPE_CHECKING:
+    from labctl.judge.causes.cause import Cause
     from labctl.judge.result import RunResult
     from labctl.lab.lab import Lab
     from labctl.reports.comparison import Comparison
@@ -158,6 +159,28 @@ def _lines(sockets: Sequence[Socket], age: float = 0.0) -> list[str]:
     if len(sockets) > SOCKETS_SHOWN:
         lines.append(f"and {len(sockets) - SOCKETS_SHOWN} more")
     return lines or ["no sockets"]
+
+
+def print_causes(found: Sequence[tuple[str, Sequence[Cause]]], out: Console) -> None:
+    """The causes of runs, each with its proof and its cure."""
+    for label, causes in found:
+        out.print(_text(label, "bold"))
+        if not causes:
+            out.print(_text("  nothing that needs a cause, or the record does not show it", "dim"))
+        for cause in causes:
+            sure = "" if cause.certain else ", not certain"
+            out.print(
+                Text(f"  {cause.id}", RESULTS["unknown"].style)
+                + _text(f"  {cause.host}, {cause.at:.3f} s{sure}", "dim")
+            )
+            out.print(Padding(_text(cause.text), (0, 0, 0, 4)))
+            for word, lines in (
+                ("do", [cause.cure] if cause.cure else []),
+                ("by", cause.evidence),
+                ("see", cause.refs),
+            ):
+                for line in lines:
+                    out.print(Padding(_text(f"{word}: {line}", "dim"), (0, 0, 0, 6)))
 
 
 def print_verdicts(verdicts: Sequence[Verdict], out: Console) -> None:

@@ -21,6 +21,7 @@ from labctl.cli import commands as cli
 from labctl.cli.exits import EXIT, INTERRUPTED
 from labctl.ground.errors import LabctlError
 from labctl.judge.accounts import Account
+from labctl.judge.causes.cause import Cause
 from labctl.judge.check import Verdict
 from labctl.judge.result import unperformed
 from labctl.language import models, predicates, scenario, steps
@@ -169,6 +170,13 @@ def test_result_document(tmp_path: Path) -> None:
     assert [key for row in account for key in CODE.findall(row[0])] == [
         field.name for field in fields(Account)
     ]
+
+
+def test_causes() -> None:
+    sources = [path.read_text("utf-8") for path in (ROOT / "labctl/judge/causes").glob("*.py")]
+    found = {name for text in sources for name in re.findall(r'"([a-z]+(?:-[a-z0-9]+)+)"', text)}
+    assert {*words("docs/causes.md", "Causes", "id")} == found
+    assert words("docs/causes.md", "Causes", "key of a cause") == [f.name for f in fields(Cause)]
 
 
 def test_exit_statuses() -> None:
