@@ -4,6 +4,7 @@
 One a lab, beside its hosts: tracefs belongs to the kernel and not to any namespace, so it takes
 CAP_SYS_ADMIN there, and the tracepoint sock:inet_sock_set_state speaks of all sockets of the
 machine. The controller says which addresses are the lab's (`watch`), and only those are reported.
+If the kernel says why it sends an RST (tcp:tcp_send_reset, since Linux 6.10), that is reported too.
 What is recorded goes through a tracefs instance of our own, and so disturbs no other tracing.
 
 The tracepoint knows full sockets. Connection requests, TIME_WAIT and an orphan's FIN_WAIT_2 are
@@ -32,6 +33,7 @@ import time
 TRACEFS = "/sys/kernel/tracing"
 PREFIX = "labctl-"
 EVENT = "events/sock/inet_sock_set_state"
+RESET = "events/tcp/tcp_send_reset"
 PERIOD = 0.005
 CHUNK = 1 << 16
 
@@ -50,6 +52,9 @@ STATES = {
 LINE = re.compile(
     rb" (\d+\.\d+): inet_sock_set_state: family=(AF_INET6?) protocol=\S+ sport=(\d+) dport=(\d+) "
     rb"saddr=(\S+) daddr=(\S+) saddrv6=(\S+) daddrv6=(\S+) oldstate=TCP_(\w+) newstate=TCP_(\w+)"
+)
+RESET_LINE = re.compile(
+    rb" (\d+\.\d+): tcp_send_reset: .* src=(\S+) dest=(\S+) state=\S+ reason=(\w+)"
 )
 LOST = re.compile(rb"CPU:\d+ \[LOST (\d+) EVENTS\]")
 STATS = re.compile(r"^(?:overrun|dropped events): (\d+)$", re.MULTILINE)
@@ -110,6 +115,16 @@ class Instance:
         if os.path.exists(self.path + "/buffer_percent"):
             self._write("buffer_percent", "0")  # be woken by the first event, not by half a buffer
         self._write(EVENT + "/filter", "protocol == %d" % socket.IPPROTO_TCP)
+        self.events = [EVENT]
+        if self._gives_reasons():
+            self.events.append(RESET)
+
+    def _gives_reasons(self):
+        try:
+            with open(os.path.join(TRACEFS, RESET, "format")) as file:
+                return "reason=" in file.read()
+        except OSError:
+            return False
 
     def _sweep(self):
         """Removes what no tracer uses: an instance in use can't be removed."""
@@ -126,7 +141,8 @@ class Instance:
             file.write(text)
 
     def start(self):
-        self._write(EVENT + "/enable", "1")
+        for event in self.events:
+            self._write(event + "/enable", "1")
 
     def read(self):
         """What was recorded since the last call, as trace_pipe prints it."""
@@ -148,7 +164,8 @@ class Instance:
         return total
 
     def remove(self):
-        self._write(EVENT + "/enable", "0")
+        for event in self.events:
+            self._write(event + "/enable", "0")
         with alone(os.path.dirname(self.path)):
             os.close(self.pipe)
             self._sweep()
@@ -164,9 +181,11 @@ class Tracer:
         """Reports the lab's part of what was recorded since the last time."""
         events = []
         for line in self.instance.read().splitlines():
-            found = LINE.search(line)
+            found, reset = LINE.search(line), RESET_LINE.search(line)
             if found:
                 events += self.event(found)
+            elif reset:
+                events += self.reset(reset)
             else:
                 events += self.loss(LOST.search(line))
         emit(*events)
@@ -181,6 +200,15 @@ class Tracer:
                 "kind": "state", "t": float(at),
                 "local": place(local, sport), "remote": place(remote, dport),
                 "old": STATES[old], "new": STATES[new],
+            }  # fmt: skip
+
+    def reset(self, found):
+        at, source, target, reason = found.groups()
+        local, port = parted(source)
+        if local in self.addresses:
+            yield {
+                "kind": "reset", "t": float(at), "local": place(local, port),
+                "remote": place(*parted(target)), "reason": reason.decode(),
             }  # fmt: skip
 
     def loss(self, found):
@@ -216,6 +244,12 @@ def unmapped(address):
     """An IPv4-mapped IPv6 address as IPv4, others as they are."""
     text = address.decode()
     return text[7:] if text.startswith("::ffff:") and "." in text else text
+
+
+def parted(end):
+    """Address and port of an end, as the kernel prints it (%pISpc)."""
+    address, _, port = end.rpartition(b":")
+    return unmapped(address.strip(b"[]")), port
 
 
 def place(address, port):

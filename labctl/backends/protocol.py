@@ -15,16 +15,16 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, TypedDict
+from typing import ClassVar, Literal, TypedDict
 
 from labctl.backends import Message
 from labctl.backends.wire import A, Answer, Command, NoMessage, Program, Said, quoted
 from labctl.probes.sockets import StateName
 
-VERSION = 8
+VERSION = 9
 """2 brought captures and the trace, 3 faults, 4 agents that rest, 5 the end of what a process has
 left, 6 what breaks, supervisors that answer, and counters and addresses as they change, 7 a host's
-network apart from its watch, 8 guests."""
+network apart from its watch, 8 guests, 9 resets."""
 
 
 class Hello(Said, kind="hello"):
@@ -271,6 +271,14 @@ class State(Said, kind="state", added=2):
     new: StateName
 
 
+class Reset(Said, kind="reset", added=9):
+    """The kernel sent an RST for a reason of its own (include/net/rstreason.h)."""
+
+    local: str
+    remote: str
+    reason: str
+
+
 class Watch(Command[Done], do="watch", added=2):
     """Reports the sockets that have these local addresses, from now on."""
 
@@ -408,61 +416,6 @@ class Kill(Command[Done], do="kill"):
     pid: int
 
 
-# --- A guest, whose program has labctl itself (run/guests/guest.py) -------------------------------
-
-
-class Booted(Said, kind="booted", added=8):
-    """It waits to be greeted."""
-
-
-class Greeted(Said, kind="ready", added=8):
-    """It waits for cases, on this kernel."""
-
-    kernel: str
-
-
-class Tick(Said, kind="tick", added=8):
-    """Its clock has come to `t`: it is alive."""
-
-
-class Happened(Said, kind="event", added=8):
-    """An event, as a line of history.jsonl."""
-
-    line: str
-
-
-class Captured(Packets, kind="captured", added=8):
-    """What a host captured."""
-
-    host: str
-
-
-class CaseEnded(Said, kind="ended", added=8):
-    """How a case ended: the fields of `Ended` (run/runner.py)."""
-
-    how: dict[str, Any]
-
-
-class Greet(Command[Answer], do="hello", added=8):
-    """Sets the clock to `wall`, stirs the random numbers by `seed` (hex), and says who it runs in;
-    answered by Greeted."""
-
-    wall: float
-    seed: str
-    engine: str
-    virtual: bool
-
-
-class RunCase(Command[Answer], do="case", added=8):
-    """Runs one case of a scenario's text, with the params that were set."""
-
-    source: str
-    name: str
-    text: str
-    sets: Mapping[str, str]
-    case: str
-
-
 # --- Who says and does what -----------------------------------------------------------------------
 
 
@@ -485,9 +438,8 @@ AGENT = Program(
         Probe,
     ),
 )
-TRACER = Program((Hello, Refused, State, Trouble, Broken), (Watch, FlushTrace))
+TRACER = Program((Hello, Refused, State, Reset, Trouble, Broken), (Watch, FlushTrace))
 SUPERVISOR = Program(
     (Process, Call, Output, Broken), (Begin, DoCall, Signal, End, Freeze, Thaw, TellAll)
 )
-GUEST = Program((Booted, Greeted, Tick, Happened, Captured, CaseEnded), (Greet, RunCase))
 WORLD = Program((Hello, Gone), (AddHost, Batch, Spawn, Kill))

@@ -16,6 +16,7 @@ from labctl.record.events import (
     LossEvent,
     OutputEvent,
     ProcessEvent,
+    ResetEvent,
     SocketsEvent,
     StateEvent,
     TroubleEvent,
@@ -29,6 +30,7 @@ EVENTS: dict[type[Said], type[Event]] = {
     protocol.Address: AddressEvent,
     protocol.Trouble: TroubleEvent,
     protocol.State: StateEvent,
+    protocol.Reset: ResetEvent,
     protocol.Process: ProcessEvent,
     protocol.Call: CallEvent,
     protocol.Output: OutputEvent,
@@ -48,7 +50,7 @@ def happened(said: Said, t: float, **where: Any) -> Event:
     return event
 
 
-def owner(state: protocol.State, owners: Mapping[str, str]) -> str:
+def owner(state: protocol.State | protocol.Reset, owners: Mapping[str, str]) -> str:
     """The host of a socket, by its address. Raises NoMessage."""
     address = state.local.rpartition(":")[0].strip("[]")
     if address not in owners:

@@ -13,6 +13,7 @@ from labctl.backends.protocol import (
     FlushTrace,
     Hello,
     Refused,
+    Reset,
     State,
     Trouble,
     Watch,
@@ -90,7 +91,7 @@ class Tracer:
         said = TRACER.heard(message)
         t = said.t - self._clock.origin
         match said:
-            case State() if self._told:
+            case State() | Reset() if self._told:
                 self._emit(happened(said, t, host=owner(said, self._owners)))
             case Trouble() if self._told:
                 self._blind(t, said.text)

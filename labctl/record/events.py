@@ -20,8 +20,9 @@ from labctl.ground.reading import Checked, loads, of_version, typed
 from labctl.probes.observations import Observation
 from labctl.probes.sockets import RESOLVER, Socket, StateName, lab_sockets, parse_ss
 
-VERSION = 2
-"""Raise it when an older labctl can't read the history. 1: before histories had a version."""
+VERSION = 3
+"""Raise it when an older labctl can't read the history. 1: before histories had a version;
+3: resets."""
 READS = range(1, VERSION + 1)
 
 
@@ -217,6 +218,18 @@ class StateEvent(Event):
     new: StateName
 
 
+@dataclass(frozen=True, slots=True)
+class ResetEvent(Event):
+    """The kernel sent an RST, and why, as it says itself: `NO_SOCKET`, `TCP_ABORT_ON_CLOSE`
+    (include/net/rstreason.h, since Linux 6.10)."""
+
+    kind = "reset"
+    host: str
+    local: str
+    remote: str
+    reason: str
+
+
 @dataclass(frozen=True)
 class PacketEvent(Event):
     """What a host did with a packet. `data` is the packet or its head, from the IP header on, in
@@ -300,6 +313,7 @@ KINDS: dict[str, type[Event]] = {
         CountersEvent,
         ExecEvent,
         StateEvent,
+        ResetEvent,
         LossEvent,
         TallyEvent,
         InjectEvent,

@@ -10,19 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from labctl.backends import protocol
 from labctl.backends.wire import Said
 from labctl.ground.errors import LabError, Unavailable, UsageError
 from labctl.language.document import Document
 from labctl.language.scenario import load_document
 from labctl.record.events import Event, read_events
 from labctl.run import guests as kernels
-from labctl.run.guests import Known, apt, qemu, root, runs
+from labctl.run.guests import Known, apt, messages, qemu, root, runs
 from labctl.run.guests.guest import WARM_UP, Guest, Port, Teller
 from labctl.run.runner import Performance, Silent
 from tests.fake import FakeBackend, scenario, tcp
 
-BOOTED = protocol.Booted(t=0.0).as_line()
+BOOTED = messages.Booted(t=0.0).as_line()
 
 
 BOOKWORM = """\
@@ -238,18 +237,18 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> No
 @pytest.mark.skipif(sys.platform != "linux", reason="setpriv is Linux's")
 def test_a_guest_is_heard_and_obeyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     heard = shlex.quote(str(tmp_path / "heard"))
-    ready = protocol.Greeted(t=1.0, kernel="6.6").as_line()
+    ready = messages.Greeted(t=1.0, kernel="6.6").as_line()
     stand_in(
         tmp_path,
         monkeypatch,
         f"echo '{BOOTED}'; read line; echo $line > {heard}; echo '{ready}'; cat",
     )
     with qemu.Machine(HARDWARE) as machine:
-        runs.expect(machine, protocol.Booted, 10)
-        machine.send(protocol.Greet(7.0, "00", "QEMU", virtual=True))
-        assert machine.receive(10) == protocol.Greeted(t=1.0, kernel="6.6")
+        runs.expect(machine, messages.Booted, 10)
+        machine.send(messages.Greet(7.0, "00", "QEMU", virtual=True))
+        assert machine.receive(10) == messages.Greeted(t=1.0, kernel="6.6")
         assert machine.receive(0.01) is None
-        machine.send(protocol.Greet(7.0, "00", "QEMU", virtual=True))  # which cat says
+        machine.send(messages.Greet(7.0, "00", "QEMU", virtual=True))  # which cat says
         with pytest.raises(qemu.GuestEnded, match=r"not make sense: .*no object with a kind"):
             machine.receive(10)
     assert '"do": "hello"' in (tmp_path / "heard").read_text()
@@ -260,7 +259,7 @@ def test_a_guest_that_dies_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     stand_in(tmp_path, monkeypatch, "echo 'no such disk' >&2; exit 1")
     with qemu.Machine(HARDWARE) as machine:
         with pytest.raises(qemu.GuestEnded, match="no such disk"):
-            runs.expect(machine, protocol.Booted, 10)
+            runs.expect(machine, messages.Booted, 10)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="setpriv is Linux's")
@@ -270,7 +269,7 @@ def test_a_guest_that_says_nothing_is_given_up(
     stand_in(tmp_path, monkeypatch, "exec cat")
     with qemu.Machine(HARDWARE) as machine:
         with pytest.raises(qemu.GuestEnded, match=r"not booted within 0\.1 s"):
-            runs.expect(machine, protocol.Booted, 0.1)
+            runs.expect(machine, messages.Booted, 0.1)
 
 
 def test_without_qemu_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,7 +322,7 @@ def test_what_a_guest_tells_is_recorded_and_judged_as_if_it_were_here(
     performance = Performance(case, fake, teller, Silent())
     performance.perform()
     teller.add_packets("server", b"")
-    lines += [protocol.Tick(t=1.0), protocol.CaseEnded(t=1.0, how=asdict(performance.ended))]
+    lines += [messages.Tick(t=1.0), messages.CaseEnded(t=1.0, how=asdict(performance.ended))]
     (tmp_path / "said").write_text("".join(f"{said.as_line()}\n" for said in lines))
     stand_in(tmp_path, monkeypatch, f"read line; cat {shlex.quote(str(tmp_path / 'said'))}; cat")
 
@@ -360,7 +359,7 @@ def test_a_guest_that_never_waits_is_ended_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It works, and its virtual clock does not get on."""
-    tick = protocol.Tick(t=7.0).as_line()
+    tick = messages.Tick(t=7.0).as_line()
     stand_in(tmp_path, monkeypatch, f"read line; echo '{tick}'; while :; do :; done")
     case = scenario("title: t\nhosts: {a: {calls: socket}, b: {}}\nsteps: [start: a]\n")
     with qemu.Machine(HARDWARE) as machine:

@@ -28,7 +28,7 @@ from labctl.backends import (
 )
 from labctl.backends.capabilities import Lack
 from labctl.backends.netns.backend import NetnsBackend, SocketChannel, unavailable
-from labctl.backends.protocol import AGENT, GUEST, SUPERVISOR, TRACER, VERSION, WORLD
+from labctl.backends.protocol import AGENT, SUPERVISOR, TRACER, VERSION, WORLD
 from labctl.backends.wire import A, Command, Said, asked
 from labctl.ground.errors import LabError
 from labctl.ground.resources import PACKAGE, images
@@ -37,6 +37,7 @@ from labctl.lab.happened import EVENTS
 from labctl.lab.messaging import Clock, Inbox, Source
 from labctl.probes.conversations import Conversation, Direction
 from labctl.run.guests.guest import Guest
+from labctl.run.guests.messages import GUEST
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux's processes")
 PROGRAMS = {
@@ -234,6 +235,8 @@ def check_tracer(heard: Heard) -> None:
         heard.ask("agent", CONNECT)
         heard.ask("tracer", protocol.FlushTrace())
         heard.await_kind("tracer", "state", old="UNCONN", new="SYN-SENT")
+        if any(said.kind == "reset" for said in heard.said["tracer"]):  # not of older kernels
+            heard.await_kind("tracer", "reset", local="127.0.0.1:9", reason="NO_SOCKET")
 
 
 def check_supervisors(heard: Heard) -> None:

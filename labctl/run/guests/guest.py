@@ -1,6 +1,6 @@
 """The program in a guest: runs cases on namespaces there, and tells the controller what happens.
 
-Both speak JSON, one object a line, over a virtio-serial port: see GUEST in protocol.py. It has no
+Both speak JSON, one object a line, over a virtio-serial port: see messages.py. It has no
 disk to keep anything on: a run is recorded by the controller, and so is all that came before a
 crash.
 """
@@ -34,7 +34,6 @@ from labctl.backends import (
     HostSpec,
     Message,
     ProcessSpec,
-    protocol,
     sysctls,
 )
 from labctl.backends.capabilities import Lack
@@ -43,6 +42,7 @@ from labctl.backends.wire import Said
 from labctl.language.document import Document
 from labctl.language.scenario import Scenario, load_document, params_of
 from labctl.record.events import Event
+from labctl.run.guests import messages
 from labctl.run.runner import Performance, Silent
 
 TICK = 5.0
@@ -151,12 +151,12 @@ class Teller:
 
     def add(self, event: Event) -> None:
         """See `Records`."""
-        self._say(protocol.Happened(t=event.t, line=event.to_json()))
+        self._say(messages.Happened(t=event.t, line=event.to_json()))
 
     def add_packets(self, host: str, records: bytes) -> None:
         """See `Records`."""
         data = base64.b64encode(records).decode()
-        self._say(protocol.Captured(t=time.monotonic(), host=host, data=data))
+        self._say(messages.Captured(t=time.monotonic(), host=host, data=data))
 
 
 class Guest:
@@ -182,7 +182,7 @@ class Guest:
         gc.collect()
         gc.freeze()
         QUIET[0].write_text(QUIET[1])
-        self._port.say(protocol.Booted(t=time.monotonic()))
+        self._port.say(messages.Booted(t=time.monotonic()))
         while True:
             message = self._port.hear()
             if message.pop("do") == "hello":
@@ -198,7 +198,7 @@ class Guest:
             request = struct.pack("ii", 8 * len(fresh), len(fresh)) + fresh
             fcntl.ioctl(pool, RNDADDENTROPY, request)
         self._engine, self._virtual = engine, virtual
-        self._port.say(protocol.Greeted(t=time.monotonic(), kernel=os.uname().release))
+        self._port.say(messages.Greeted(t=time.monotonic(), kernel=os.uname().release))
 
     def _case(self, source: str, name: str, text: str, sets: dict[str, str], case: str) -> None:
         document = Document(source, text)
@@ -210,9 +210,9 @@ class Guest:
         def tick() -> None:
             began = time.monotonic()
             while not ended.wait(min(max(TICK, (time.monotonic() - began) / 10), LONGEST_TICK)):
-                self._port.say(protocol.Tick(t=time.monotonic()))
+                self._port.say(messages.Tick(t=time.monotonic()))
 
-        self._port.say(protocol.Tick(t=time.monotonic()))
+        self._port.say(messages.Tick(t=time.monotonic()))
         ticker = threading.Thread(target=tick, name="tick")
         ticker.start()
         try:
@@ -220,7 +220,7 @@ class Guest:
         finally:
             ended.set()
             ticker.join()
-        self._port.say(protocol.CaseEnded(t=time.monotonic(), how=how))
+        self._port.say(messages.CaseEnded(t=time.monotonic(), how=how))
 
     def _perform(self, scenario: Scenario, say: Callable[[Said], None]) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:

@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from labctl.backends.debian import ROOM
-from labctl.backends.protocol import GUEST
 from labctl.backends.wire import Command, NoMessage, Said, read
 from labctl.ground.errors import LabError, Unavailable
+from labctl.run.guests.messages import GUEST
 
 PROGRAM = "qemu-system-x86_64"
 HINT = "install the package qemu-system-x86"

@@ -19,16 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from labctl.backends import Progress
-from labctl.backends.protocol import (
-    Booted,
-    Captured,
-    CaseEnded,
-    Greet,
-    Greeted,
-    Happened,
-    RunCase,
-    Tick,
-)
 from labctl.backends.wire import Said
 from labctl.ground.errors import LabError
 from labctl.ground.reading import loads
@@ -39,6 +29,16 @@ from labctl.record.history import History
 from labctl.record.store import RunFolder
 from labctl.run.guests import Kernel, assembled, cache, find, initramfs, qemu, root
 from labctl.run.guests.apt import kept
+from labctl.run.guests.messages import (
+    Booted,
+    Captured,
+    CaseEnded,
+    Greet,
+    Greeted,
+    Happened,
+    RunCase,
+    Tick,
+)
 from labctl.run.guests.qemu import GuestEnded, GuestHangs, Hardware, Machine
 from labctl.run.orders import Orders, one_by_one
 from labctl.run.places import Place
