@@ -70,7 +70,7 @@ def connect(deadline: int = REQUEST_DEADLINE) -> APIClient:
         return docker.from_env(version=version, timeout=deadline, max_pool_size=CONNECTIONS).api
 
     try:
-        # To find the version, docker itself asks for all of them, for which engines start programs.
+        # docker itself asks for all versions, for which engines start programs.
         with closing(client(MINIMUM_DOCKER_API_VERSION)) as asking:
             answer = asking.get(f"{asking.base_url}/_ping", timeout=min(deadline, FIRST_DEADLINE))
             answer.raise_for_status()
@@ -98,7 +98,7 @@ def _absence(exc: Exception) -> Unavailable:
 
 @contextmanager
 def translated(action: str) -> Iterator[None]:
-    """Turns what goes wrong with an engine into LabError.
+    """Turns the engine's errors into LabError.
 
     `action` completes "the engine did not ..."."""
     import docker.errors
