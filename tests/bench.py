@@ -3,6 +3,9 @@
     a  a whole `labctl run` against a shell script that does the same by hand
     b  a lab on a Docker engine against the same containers by Compose
     c  hosts on namespaces, up and down, against Mininet
+    d  what a recorded run takes, to judge and to draw, and whether that grows linearly
+    e  traffic in a lab, which captures and traces, against bare namespaces
+    f  a lesson in a guest against the same on namespaces
 
 Machines differ, so what counts is ratios within one run. The sides take turns, A B A B, each sample
 in fresh processes; a ratio is the median over the pairs, and the spread its least and greatest.
@@ -13,6 +16,7 @@ missed is no failure.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import operator
 import os
@@ -33,7 +37,10 @@ from rich.table import Table
 from labctl.backends.docker import engine, images
 from labctl.backends.netns import backend as netns
 from labctl.ground.errors import LabctlError
+from labctl.run.guests import qemu
 from labctl.run.places import DEFAULT_OS
+from tests import bench_records, bench_traffic
+from tests.bench_records import EVENTS_EACH, cost
 
 ROOT = Path(__file__).resolve().parent.parent
 SCENARIO = ROOT / "scenarios" / "fin_wait_2.yaml"
@@ -59,20 +66,16 @@ steps:
 HOSTS_BY_LABCTL = """
 import sys, tempfile, time
 from pathlib import Path
-from labctl.backends import BackendOptions
+from labctl.backends import BackendOptions, HostSpec
 from labctl.backends.netns.backend import NetnsBackend
+from labctl.lab.lab import Lab, LabSpec
 from labctl.record.history import History
-from labctl.lab import Lab
-from labctl.language.scenario import load
 
 with tempfile.TemporaryDirectory() as folder:
-    path = Path(folder, "hosts.yaml")
-    hosts = ", ".join(f"h{n}: {{}}" for n in range(int(sys.argv[1])))
-    path.write_text(f"title: Hosts\\nhosts: {{{hosts}}}\\nsteps: []\\n")
-    (scenario,) = load(path)
+    spec = LabSpec([HostSpec(f"h{n}") for n in range(int(sys.argv[1]))], {})
     begin = time.monotonic()
     backend = NetnsBackend(BackendOptions("bench", "bench", Path(folder), "", print))
-    with Lab(scenario, backend, History(), lambda event: None, lambda host, records: None):
+    with Lab(spec, backend, History(), lambda event: None, lambda host, records: None):
         pass
     print(time.monotonic() - begin)
 """
@@ -126,6 +129,7 @@ class Row:
     theirs: Sequence[float]
     goal: float
     compare: Callable[[float, float], float] = operator.truediv
+    unit: str = "s"
 
     def cells(self) -> list[str]:
         values = [self.compare(a, b) for a, b in zip(self.ours, self.theirs, strict=True)]
@@ -135,8 +139,8 @@ class Row:
         return [
             self.what,
             str(len(values)),
-            f"{statistics.median(self.ours):.2f} s",
-            f"{statistics.median(self.theirs):.2f} s",
+            f"{statistics.median(self.ours):.2f} {self.unit}",
+            f"{statistics.median(self.theirs):.2f} {self.unit}",
             form.format(value),
             f"{min(values):.2f}..{max(values):.2f}",
             f"≤ {self.goal:.2f}",
@@ -265,11 +269,11 @@ def containers(pairs: int) -> Rows:
 def hosts(pairs: int) -> Rows:
     need_mininet()
     need_namespaces()
-    for count, times in ((2, 3 * pairs), (50, pairs)):
+    for count, times, goal in ((2, 3 * pairs, 0.6), (50, pairs, 0.2), (200, 1, 0.2)):
         labctl = [sys.executable, "-c", HOSTS_BY_LABCTL, str(count)]
         mininet = [*OWN_NAMESPACES, SYSTEM_PYTHON, "-c", HOSTS_BY_MININET, str(count)]
         ours, theirs = take_turns(times, partial(told, labctl), partial(told, mininet))
-        yield Row(f"c  {count} hosts, labctl : Mininet", ours, theirs, 1.0)
+        yield Row(f"c  {count} hosts, labctl : Mininet", ours, theirs, goal)
 
 
 def told(command: Sequence[str]) -> float:
@@ -277,10 +281,73 @@ def told(command: Sequence[str]) -> float:
     return float(output_of(command).split()[-1])
 
 
+def records(_: int) -> Rows:
+    with tempfile.TemporaryDirectory() as folder:
+        few, many, flood = (
+            str(bench_records.record(Path(folder, f"run{count}"), count // EVENTS_EACH))
+            for count in (10**5, 10**6, 28_000 * EVENTS_EACH)
+        )
+        for what in (["check"], *(["report", "--format", form] for form in FORMS)):
+            small, large = (cost([*LABCTL, *what, run]) for run in (few, many))
+            name = f"d  {what[-1]}: 10^6 events : 10^5"
+            yield Row(name, [large.seconds], [small.seconds], LINEAR)
+            yield Row(f"{name}, MB", [large.megabytes], [small.megabytes], LINEAR, unit="MB")
+        page = cost([*LABCTL, "report", "--format", "html", flood])
+        yield Row("d  a page of 28,000 connections : 5 s", [page.seconds], [5.0], 1.0)
+        yield Row("d  the same : 200 MB", [page.megabytes], [200.0], 1.0, unit="MB")
+    ours, theirs = take_turns(5, lambda: seconds([*LABCTL, "list"]), lambda: seconds(START))
+    yield Row("d  labctl list : start of Python", ours, theirs, 0.3, operator.sub)
+    ours, theirs = take_turns(5, lambda: seconds([*LABCTL, "--help"]), lambda: seconds(START))
+    yield Row("d  labctl --help : start of Python", ours, theirs, 0.1, operator.sub)
+
+
+def traffic(pairs: int) -> Rows:
+    need_namespaces()
+    if os.geteuid():
+        raise Skip("bare namespaces take root; run this as root")
+    with tempfile.TemporaryDirectory() as folder:
+        scenario = Path(folder, "traffic.yaml")
+        scenario.write_text(bench_traffic.SCENARIO, "utf-8")
+        number = itertools.count()
+
+        def in_a_lab() -> float:
+            out = Path(folder, str(next(number)))
+            output_of([*LABCTL, "run", str(scenario), "--backend", "netns", "--out", str(out)])
+            return bench_traffic.seconds_in(next(out.glob("*/history.jsonl")))
+
+        bare = [*OWN_NAMESPACES, sys.executable, bench_traffic.__file__]
+        ours, theirs = take_turns(pairs, in_a_lab, partial(told, bare))
+    yield Row("e  connections in a lab : bare namespaces", ours, theirs, 8.0)
+
+
+def lesson_in_a_guest(pairs: int) -> Rows:
+    need_namespaces()
+    try:
+        qemu.version()
+    except LabctlError as exc:
+        raise Skip(str(exc)) from exc
+    command = [*LABCTL, "run", str(SCENARIO), "--backend", "netns"]
+    guest = [*LABCTL, "run", str(SCENARIO), "--kernel", "6.1", "--virtual-time"]
+    with tempfile.TemporaryDirectory() as out:
+        seconds([*guest, "--out", out])  # what it needs is fetched, and its state saved
+        ours, theirs = take_turns(
+            pairs,
+            lambda: seconds([*guest, "--out", out]),
+            lambda: seconds([*command, "--out", out]),
+        )
+    yield Row("f  the lesson in a guest : on namespaces", ours, theirs, 2.0)
+
+
+FORMS = ("ladder", "html", "junit", "markdown", "mermaid")
+LINEAR = 12.0
+START = [sys.executable, "-c", ""]
 PARTS: dict[str, list[Callable[[int], Rows]]] = {
     "a": [lesson_on_namespaces, lesson_on_docker],
     "b": [containers],
     "c": [hosts],
+    "d": [records],
+    "e": [traffic],
+    "f": [lesson_in_a_guest],
 }
 NOTES = {
     "a": "The script polls every 50 ms. The lesson's own wait: from the kill until the kernel has "
@@ -290,6 +357,9 @@ NOTES = {
     "down -t 0. compose.yaml starts its client when a health check, each second, has seen the "
     "server; labctl polls, and does wait in the second comparison too.",
     "c": "In process, imports left out, Mininet without controller and on a kernel bridge.",
+    "d": "A synthetic record: connections that open and close, ten events and twelve packets each.",
+    "e": "The same program makes 2,000 connections, in a lab and between two bare namespaces.",
+    "f": "From the guest's saved state, with virtual time.",
 }
 
 
@@ -342,7 +412,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument(
-        "--only", default="a,b,c", metavar="PARTS", help="such as a,c; default: all"
+        "--only", default=",".join(PARTS), metavar="PARTS", help="such as a,c; default: all"
     )
     parser.add_argument("-n", type=int, default=PAIRS, metavar="PAIRS", help=f"default: {PAIRS}")
     options = parser.parse_args()

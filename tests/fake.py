@@ -313,6 +313,8 @@ class FakeBackend:
                 status, text = (0, output) if isinstance(output, str) else output
                 answer = {"exit": status, "output": text, "left_out": self._left_out}
                 what = f"exec {name} {command}"
+            case {"do": "network"}:
+                answer, what = {}, f"network {name}"
             case {"do": "setup"}:
                 answer = {"capture": self._uncaptured, "bound": False}
                 what = f"setup {name}"

@@ -74,10 +74,11 @@ def change(rng: random.Random, value: Any) -> Any:
 
 
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    for key, below in list(items) if isinstance(value, dict | list) else ():
+    if not isinstance(value, dict | list):
+        return
+    for key, below in list(value.items() if isinstance(value, dict) else enumerate(value)):
         yield value, key
-        yield from _places(below) if isinstance(below, dict | list) else ()
+        yield from _places(below)
 
 
 def garbled(rng: random.Random, value: Any) -> Any:

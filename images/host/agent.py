@@ -42,6 +42,9 @@ PERIOD_MAX = 0.025
 QUICKLY, SLOWLY, FREELY = 1.3, 1.1, 2.0
 """By how much the period grows: up to PERIOD_MAX; beyond that, where it may, while a timer is
 overdue, which is seen to go off within a tenth of how late it is; and else."""
+REST = 2
+"""By how much longer than it works an agent rests, times the number of hosts: so that together they
+take half a core at most."""
 PR_SET_DUMPABLE = 4
 PRIORITY = -10
 """What it watches shall not keep it from watching."""
@@ -182,8 +185,8 @@ def timers(text):
 
 
 class Agent:
-    def __init__(self):
-        self.diag = open_diag()
+    def __init__(self, diag=None):
+        self.diag = diag or open_diag()
         self.seen = None
         self.looked = None  # at this moment, and nothing happened while we did
         self.counted = {}
@@ -355,16 +358,8 @@ def do_clock(agent, ident):
     emit(kind="reply", id=ident, t=time.monotonic())
 
 
-def do_setup(agent, ident, rest, longest=PERIOD_MAX, hosts=None, batch="", share=1, bound=False):
-    """Writes /etc/hosts, runs a batch of ip(8) commands, and begins to watch and to capture.
-
-    `capture` in the reply is why it can't be done, or null. `bound`, where that is asked, is
-    whether `ss` lists sockets that are bound and no more.
-
-    After each sample the agent rests for `rest` times as long as it worked for it: listing sockets
-    is slow on a host with thousands of them, and for many hosts at once. On a quiet host it rests
-    for up to `longest` seconds. `share` is by how many hosts the memory for captures is shared.
-    """
+def do_network(agent, ident, hosts, batch):
+    """Writes /etc/hosts, and runs a batch of ip(8) commands."""
     if hosts is not None:
         with open("/etc/hosts", "w") as file:
             file.write(hosts)
@@ -373,7 +368,20 @@ def do_setup(agent, ident, rest, longest=PERIOD_MAX, hosts=None, batch="", share
                               stderr=subprocess.PIPE, check=False)  # fmt: skip
         if done.returncode:
             raise OSError("ip: %s" % done.stderr.decode("utf-8", "replace").strip())
-    agent.rest, agent.longest, agent.next_sample = rest, longest, time.monotonic()
+    emit(kind="reply", id=ident, t=time.monotonic())
+
+
+def do_setup(agent, ident, longest, share, bound):
+    """Begins to watch and to capture, as one of `share` hosts.
+
+    `capture` in the reply is why it can't capture, or null. `bound`, where that is asked, is
+    whether `ss` lists sockets that are bound and no more.
+
+    After each sample the agent rests, by far longer than it worked for it: listing sockets is slow
+    on a host with thousands of them, and for many hosts at once. On a quiet host it rests for up to
+    `longest` seconds.
+    """
+    agent.rest, agent.longest, agent.next_sample = REST * share, longest, time.monotonic()
     agent.addresses = Addresses()
     bound = bound and lists_bound()
     refused = None
@@ -458,6 +466,7 @@ COMMANDS = {
     "wake": do_wake,
     "look": do_look,
     "clock": do_clock,
+    "network": do_network,
     "setup": do_setup,
     "flush": do_flush,
     "sysctl": do_sysctl,

@@ -8,12 +8,12 @@ import time
 READINGS = 5
 
 
-def both():
+def both(monotonic=time.monotonic, wall=time.time):
     """CLOCK_MONOTONIC and CLOCK_REALTIME at one moment. The closest of a few readings: other
     programs may run between two of them, for milliseconds, which would shift all packets."""
     readings = []
     for _ in range(READINGS):
-        before, wall, after = time.monotonic(), time.time(), time.monotonic()
-        readings.append((after - before, (before + after) / 2, wall))
-    _, t, wall = min(readings)
-    return t, wall
+        before, now, after = monotonic(), wall(), monotonic()
+        readings.append((after - before, (before + after) / 2, now))
+    _, t, now = min(readings)
+    return t, now

@@ -166,12 +166,13 @@ class Tracer:
         for line in self.instance.read().splitlines():
             found = LINE.search(line)
             if found:
-                events += self.event(*found.groups())
+                events += self.event(found)
             else:
                 events += self.loss(LOST.search(line))
         emit(*events)
 
-    def event(self, at, family, sport, dport, saddr, daddr, saddr6, daddr6, old, new):
+    def event(self, found):
+        at, family, sport, dport, saddr, daddr, saddr6, daddr6, old, new = found.groups()
         if family == b"AF_INET6":
             saddr, daddr = saddr6, daddr6
         local, remote = unmapped(saddr), unmapped(daddr)

@@ -15,16 +15,16 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypedDict
 
 from labctl.backends import Message
 from labctl.backends.wire import A, Answer, Command, NoMessage, Program, Said, quoted
 from labctl.probes.sockets import StateName
 
-VERSION = 6
+VERSION = 7
 """2 brought captures and the trace; 3 faults; 4 agents that rest; 5 the end of what a process left;
 6 programs that report their faults, supervisors that answer, and counters and addresses as they
-change."""
+change; 7 a host's network apart from its watch."""
 
 
 class Hello(Said, kind="hello"):
@@ -142,14 +142,18 @@ class TellTime(Command[Done], do="clock"):
     """Tells the time."""
 
 
+class SetNetwork(Command[Done], do="network", added=7):
+    """Writes /etc/hosts, unless it is None, and runs a batch of ip(8) commands."""
+
+    hosts: str | None
+    batch: str
+
+
 class SetUp(Command[Ready], do="setup"):
     """Begins to watch and to capture; see do_setup in agent.py."""
 
-    rest: float
     longest: float
     share: int
-    batch: str
-    hosts: str | None
     bound: bool
 
 
@@ -376,17 +380,28 @@ class Batch(Command[Done], do="batch"):
     commands: str
 
 
-class Spawn(Command[Forked], do="spawn"):
-    """Starts `calls`, or else the program `run` with `env` beside its environment, below a
-    supervisor, which gets the channel of this message. `kept` are capabilities(7), by number."""
+class Work(TypedDict):
+    """Socket calls, or else a program, with `env` beside its environment."""
 
-    name: str
-    host: str
     calls: str | None
     run: Sequence[str] | None
     env: Mapping[str, str]
+
+
+class Rights(TypedDict):
+    """Another user, or None; and the capabilities(7) that are kept, by number."""
+
     uid: int | None
     kept: Sequence[int]
+
+
+class Spawn(Command[Forked], do="spawn"):
+    """Starts a process below a supervisor, which gets the channel of this message."""
+
+    name: str
+    host: str
+    what: Work
+    rights: Rights
 
 
 class Kill(Command[Done], do="kill"):
@@ -400,7 +415,22 @@ class Kill(Command[Done], do="kill"):
 
 AGENT = Program(
     (AgentHello, Sockets, Counters, Packets, Loss, Address, Trouble, Broken),
-    (TellTime, SetUp, Look, Wake, Flush, SetSysctls, Exec, Drop, Heal, Link, Shape, Inject, Probe),
+    (
+        TellTime,
+        SetNetwork,
+        SetUp,
+        Look,
+        Wake,
+        Flush,
+        SetSysctls,
+        Exec,
+        Drop,
+        Heal,
+        Link,
+        Shape,
+        Inject,
+        Probe,
+    ),
 )
 TRACER = Program((Hello, Refused, State, Trouble, Broken), (Watch, FlushTrace))
 SUPERVISOR = Program(

@@ -39,46 +39,50 @@ see register_net_sysctl(&init_net, ...) in net/ of the kernel. Newer kernels giv
 each namespace; there a host has them, and nobody asks here."""
 
 
-def file(key: str) -> Path:
+def file(key: str, proc: Path = PROC) -> Path:
     """The file of a sysctl."""
-    return PROC.joinpath(*key.split("."))
+    return proc.joinpath(*key.split("."))
 
 
-def refusal(key: str, kernel: str, root: bool, readable: bool) -> MissingHere | Refused:
+def refusal(
+    key: str, kernel: str, root: bool, readable: bool, proc: Path = PROC
+) -> MissingHere | Refused:
     """What to raise if no host of a lab on `kernel` can set `key`. `root`: whether its namespaces
-    are root's; `readable`: whether a host can read it all the same."""
-    settable = kernel == platform.release() and _settable(key)
+    are root's; `readable`: whether a host can read it all the same. `proc` has the sysctls of this
+    program's kernel."""
+    settable = kernel == platform.release() and _settable(file(key, proc))
     settable = settable and not INTERFACE.match(key)
     if any(fnmatchcase(key, known) for known in OF_THE_MACHINE) or (settable and root):
         whole = f"{key} belongs to the whole machine: no namespace has one of its own"
         return MissingHere(whole, GUEST)
     if settable:
         return MissingHere(f"only namespaces of root's have {key}", f"run as root, or {GUEST}")
-    return absence(key, kernel, readable)
+    return absence(key, kernel, readable, proc)
 
 
-def absence(key: str, kernel: str, readable: bool) -> MissingHere | Refused:
+def absence(key: str, kernel: str, readable: bool, proc: Path = PROC) -> MissingHere | Refused:
     """The same if the whole machine belongs to the lab."""
     if interface := INTERFACE.match(key):
         return Refused(f"a host has no interface {interface[1]}", "name eth0, lo, all or default")
     if readable:
         return Refused(f"{key} can't be set: kernel {kernel} only tells it", "leave it out")
-    return MissingHere(f"kernel {kernel} has no {key}", f"run it on another kernel{_meant(key)}")
+    meant = _meant(key, proc)
+    return MissingHere(f"kernel {kernel} has no {key}", f"run it on another kernel{meant}")
 
 
-def _meant(key: str) -> str:
+def _meant(key: str, proc: Path) -> str:
     """A guess at the key that was meant by an unknown one, among those that are here."""
     folder, _, name = key.rpartition(".")
     with suppress(OSError):
-        here = [path.name for path in file(folder).iterdir()]
+        here = [path.name for path in file(folder, proc).iterdir()]
         for close in get_close_matches(name, here, n=1, cutoff=ALIKE):
             return f"; did you mean {folder}.{close}?"
     return ""
 
 
-def _settable(key: str) -> bool:
+def _settable(path: Path) -> bool:
     """Whether somebody can set it in this program's namespace: mostly the first."""
     try:
-        return bool(file(key).stat().st_mode & WRITABLE)
+        return bool(path.stat().st_mode & WRITABLE)
     except OSError:
         return False

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
@@ -63,6 +65,8 @@ def _named(text: str, names: Mapping[str, Path]) -> list[Path]:
     ]  # fmt: skip
 
 
+Option = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""What click makes of an option: a decorator."""
 Offers = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 """See `shell_complete` of click."""
 
@@ -112,6 +116,22 @@ def parse_sets(texts: Iterable[str], option: str) -> dict[str, str]:
     return sets
 
 
+Asked = TypeVar("Asked")
+
+
+def as_one(kind: Callable[..., Asked]) -> Callable[[Callable[[Asked], int]], Callable[..., int]]:
+    """Hands over all that a command was told as one thing of this kind."""
+
+    def decorate(command: Callable[[Asked], int]) -> Callable[..., int]:
+        @wraps(command)
+        def run(**words: Any) -> int:
+            return command(kind(**words))
+
+        return run
+
+    return decorate
+
+
 backend_option = click.option(
     "--backend",
     default="auto",
@@ -135,3 +155,22 @@ runs_argument = click.argument(
     "runs", nargs=-1, metavar="[RUN...]", shell_complete=offering(recorded_names, "")
 )
 last_option = click.option("--last", is_flag=True, help="What the last `labctl run` recorded.")
+set_option = click.option(
+    "--set", "sets", multiple=True, metavar="NAME=VALUE", help="Overrides a param."
+)
+
+
+def jobs_option(words: str) -> Option:
+    return click.option("-j", "--jobs", type=click.IntRange(1, 32), metavar="N", help=words)
+
+
+def form_option(forms: Sequence[str], words: str) -> Option:
+    """`--format`, of which the first is the default."""
+    kinds = click.Choice(forms)
+    return click.option(
+        "--format", "form", default=forms[0], show_default=True, type=kinds, help=words
+    )
+
+
+def folder_option(words: str) -> Option:
+    return click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help=words)

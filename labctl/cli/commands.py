@@ -7,7 +7,6 @@ import io
 import json
 import math
 import sys
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -17,7 +16,6 @@ import click
 from labctl import __version__
 from labctl.cli import labs
 from labctl.cli.arguments import (
-    backend_option,
     last_option,
     offering,
     os_option,
@@ -27,11 +25,12 @@ from labctl.cli.arguments import (
 )
 from labctl.cli.exits import EXIT, INTERRUPTED
 from labctl.cli.matrix import matrix
-from labctl.ground.output import UNWRITABLE, flush, keep, prepare, show, silence, tell
+from labctl.cli.run import run
+from labctl.ground.output import UNWRITABLE, flush, prepare, show, silence, tell
 from labctl.ground.plain import plain_lines
 
 if TYPE_CHECKING:
-    from labctl.judge.result import RunResult
+    pass
 
 NO_COLOR = "--no-color"
 
@@ -116,135 +115,6 @@ def main() -> None:
     Exit status: 0 all passed, 1 an expectation failed, 2 bad usage or scenario, 3 something is
     unknown or could not run, 4 the lab itself failed, 130 interrupted.
     """
-
-
-@main.command()
-@scenarios_argument
-@backend_option
-@os_option
-@click.option("--set", "sets", multiple=True, metavar="NAME=VALUE", help="Overrides a param.")
-@click.option(
-    "--kernel",
-    metavar="NAME",
-    help="On another kernel, in QEMU: see `kernels list`. There, --os is a guest's Debian.",
-)
-@click.option(
-    "--virtual-time", is_flag=True, help="In QEMU: waiting takes no time; only work does."
-)
-@click.option("--keep", is_flag=True, help="Keep the lab up afterwards, until Ctrl-C.")
-@click.option(
-    "-j",
-    "--jobs",
-    type=click.IntRange(1, 32),
-    metavar="N",
-    help="How many cases to run at once, 1 to 32; as many as suit the machine by default.",
-)
-@click.option(
-    "--format",
-    "form",
-    default="table",
-    show_default=True,
-    type=click.Choice(["table", "json"]),
-    help="How the results are written to stdout.",
-)
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where to record runs.")
-@click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Also JUnit XML.")
-@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Also HTML.")
-def run(
-    paths: tuple[str, ...],
-    backend: str,
-    os: str | None,
-    sets: tuple[str, ...],
-    kernel: str | None,
-    virtual_time: bool,
-    keep: bool,
-    jobs: int | None,
-    form: str,
-    out: Path | None,
-    junit: Path | None,
-    html: Path | None,
-) -> int:
-    """Run scenarios: files, folders, or names from `labctl list`.
-
-    \b
-    Examples:
-      labctl run scenarios/fin_wait_2.yaml
-      labctl run so_reuseaddr --backend netns
-      labctl run fin_wait_2 --set fin_timeout=6
-      labctl run scenarios -j 8
-      labctl run eaddrinuse_time_wait --kernel 6.1 --virtual-time
-    """
-    import time
-
-    if backend == "netns" and not kernel:
-        from labctl.backends.netns.launcher import start_ahead
-
-        start_ahead()
-    from labctl.cli import chosen
-    from labctl.cli.arguments import find, parse_sets
-    from labctl.ground.resources import scenarios
-    from labctl.judge.result import document
-    from labctl.reports.progress import Screen
-    from labctl.run import dispatch, places, workflow
-    from labctl.run.orders import Orders
-    from labctl.run.runner import WAS_INTERRUPTED, Interrupted
-
-    params = parse_sets(sets, "--set")
-    cases = workflow.load_all(find(paths, scenarios()), params)
-    place = places.place(backend, os, kernel, virtual_time)
-    cases = workflow.keep_short_cases(cases, virtual_time, tell)
-    began = time.monotonic()
-    out = out or workflow.together(cases)
-    orders = Orders(Screen(), out, jobs, keep, params)
-    cut_short = ""
-    try:
-        with workflow.interruptible():
-            results = dispatch.run(cases, place, orders)
-    except Interrupted as exc:
-        results = exc.results
-        decided = sum(run.reason != WAS_INTERRUPTED for run in results)
-        cut_short = f"{WAS_INTERRUPTED} when {decided} of {len(cases)} cases were decided"
-
-    chosen.remember([result.folder for result in results])
-
-    def table() -> None:
-        from labctl.reports.tables import console
-        from labctl.reports.terminal import print_runs
-
-        print_runs(results, console(), time.monotonic() - began, cut_short)
-
-    found = document(results, cut_short)
-    if form == "json":
-        show("the results", lambda: print(json.dumps(found, indent=1)))
-    elif results:
-        show("the table", table)
-    _also(results, {"junit": junit, "html": html})
-    if cut_short:
-        tell(f"labctl: {WAS_INTERRUPTED}")
-    return INTERRUPTED if cut_short else EXIT[found["result"]]
-
-
-def _also(results: list[RunResult], files: dict[str, Path | None]) -> None:
-    """Writes the reports that were asked for, and GitHub's step summary where it wants one."""
-    from labctl import reports
-    from labctl.reports import step_summary
-
-    wanted = {name: path for name, path in files.items() if path}
-    if not results or not (wanted or step_summary.wanted()):
-        return
-    from labctl.judge.recorded import reloaded, told_apart
-    from labctl.reports.markdown import summary
-
-    recorded: list[RunResult] = []
-
-    def read(found: RunResult) -> None:
-        recorded.append(reloaded(found))
-
-    for found in results:
-        keep(f"{found.label} in the reports", partial(read, found))
-    for name, path in wanted.items():
-        keep(str(path), partial(reports.write, name, recorded, path))
-    step_summary.add(partial(summary, told_apart(recorded)))
 
 
 @main.command()
@@ -473,5 +343,5 @@ def kernels_fetch(names: tuple[str, ...], os: str | None) -> None:
         root.ensure(suite, tell)
 
 
-for command in (*labs.COMMANDS, matrix):
+for command in (*labs.COMMANDS, matrix, run):
     main.add_command(command)

@@ -3,20 +3,46 @@
 from __future__ import annotations
 
 import json
-import os as system
+import os
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from labctl.cli.arguments import offering, shipped_names
+from labctl.cli.arguments import (
+    as_one,
+    folder_option,
+    form_option,
+    jobs_option,
+    offering,
+    set_option,
+    shipped_names,
+)
 
 if TYPE_CHECKING:
     from labctl.reports.comparison import Comparison
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@dataclass(frozen=True)
+class Asked:
+    """What `labctl matrix` was told."""
+
+    paths: tuple[str, ...]
+    os: tuple[str, ...]
+    backend: tuple[str, ...]
+    kernel: tuple[str, ...]
+    virtual_time: bool
+    sets: tuple[str, ...]
+    jobs: int | None
+    form: str
+    out: Path | None
+    show: bool
+    github: bool
+
+
+@click.command()
 @click.argument(
     "paths", nargs=-1, metavar="[PATH...]", shell_complete=offering(shipped_names, ".yaml")
 )
@@ -26,43 +52,14 @@ if TYPE_CHECKING:
 @click.option("--backend", multiple=True, metavar="NAME", help="On docker or netns.")
 @click.option("--kernel", multiple=True, metavar="NAME", help="On another kernel, in QEMU.")
 @click.option("--virtual-time", is_flag=True, help="In QEMU: waiting takes no time.")
-@click.option("--set", "sets", multiple=True, metavar="NAME=VALUE", help="Overrides a param.")
-@click.option(
-    "-j",
-    "--jobs",
-    type=click.IntRange(1, 32),
-    metavar="N",
-    help="How many cases of a place to run at once, 1 to 32; in a guest always one.",
-)
-@click.option(
-    "--format",
-    "form",
-    default="table",
-    show_default=True,
-    type=click.Choice(["table", "json", "markdown", "html"]),
-    help="How the comparison is written to stdout.",
-)
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Where results are kept, and gone on from.",
-)
+@set_option
+@jobs_option("How many cases of a place to run at once, 1 to 32; in a guest always one.")
+@form_option(["table", "json", "markdown", "html"], "How the comparison is written to stdout.")
+@folder_option("Where results are kept, and gone on from.")
 @click.option("--show", is_flag=True, help="Compare what is there, and run nothing.")
 @click.option("--github", is_flag=True, help="Print the places for a workflow's strategy.matrix.")
-def matrix(
-    paths: tuple[str, ...],
-    os: tuple[str, ...],
-    backend: tuple[str, ...],
-    kernel: tuple[str, ...],
-    virtual_time: bool,
-    sets: tuple[str, ...],
-    jobs: int | None,
-    form: str,
-    out: Path | None,
-    show: bool,
-    github: bool,
-) -> int:
+@as_one(Asked)
+def matrix(asked: Asked) -> int:
     """Run scenarios at several places, and compare: what differs comes first.
 
     --os, --backend and --kernel add places, and take several names each, parted by commas. Each
@@ -93,26 +90,26 @@ def matrix(
     from labctl.run.places import places as places_of
     from labctl.run.runner import WAS_INTERRUPTED
 
-    places = places_of(backend, os, kernel, virtual_time)
-    if github:
+    places = places_of(asked.backend, asked.os, asked.kernel, asked.virtual_time)
+    if asked.github:
         click.echo(json.dumps(github_matrix(places)))
         return 0
-    chosen = parse_sets(sets, "--set")
-    files = find(paths or [str(scenarios())], scenarios())
-    cases = workflow.keep_short_cases(workflow.load_all(files, chosen), virtual_time, tell)
-    out = out or flow.folder_of_all()
+    chosen = parse_sets(asked.sets, "--set")
+    files = find(asked.paths or [str(scenarios())], scenarios())
+    cases = workflow.keep_short_cases(workflow.load_all(files, chosen), asked.virtual_time, tell)
+    out = asked.out or flow.folder_of_all()
     whole = flow.Matrix(cases, chosen, out)
     interrupted = False
-    if not show:
-        cores = system.cpu_count() or 1
+    if not asked.show:
+        cores = os.cpu_count() or 1
         children = children_of(places, cores) if possible() else []
-        told = [*map(str, files), "--out", str(out), *(f"--set={text}" for text in sets)]
+        told = [*map(str, files), "--out", str(out), *(f"--set={text}" for text in asked.sets)]
         commands = {place.name: ["matrix", *told, *place.options] for place in children}
         try:
             with workflow.interruptible():
                 for place in places:
                     if place not in children:
-                        whole.fill(place, Orders(Screen(), jobs=jobs))
+                        whole.fill(place, Orders(Screen(), jobs=asked.jobs))
                 if commands:
                     with alongside(list(commands)) as say:
                         run(commands, cores, say)
@@ -125,7 +122,7 @@ def matrix(
     found = compare(
         [whole.seen(place) for place in places], [(case.label, case.source) for case in cases]
     )
-    _show(found, form)
+    _show(found, asked.form)
     if interrupted:
         tell(f"labctl: {WAS_INTERRUPTED}")
     return INTERRUPTED if interrupted else EXIT[overall(place.result for place in found.places)]

@@ -11,17 +11,21 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO
 
-LABCTL = ("setpriv", "--pdeathsig", "TERM", "--", sys.executable, "-m", "labctl")
+TETHERED = ("setpriv", "--pdeathsig", "TERM", "--")
 """prctl(2), PR_SET_PDEATHSIG: where this process is killed, they take down what they have."""
+LABCTL = (sys.executable, "-m", "labctl")
 
 
 def possible() -> bool:
     """Whether this machine has what ends them."""
-    return shutil.which(LABCTL[0]) is not None
+    return shutil.which(TETHERED[0]) is not None
 
 
 def run(
-    commands: Mapping[str, Sequence[str]], at_once: int, say: Callable[[str, str], None]
+    commands: Mapping[str, Sequence[str]],
+    at_once: int,
+    say: Callable[[str, str], None],
+    program: Sequence[str] = LABCTL,
 ) -> None:
     """Runs labctl with the arguments of each command, by name, so many at once. `say` is called
     with a command's name and each line that it writes to standard error; the rest is dropped.
@@ -36,7 +40,7 @@ def run(
                 while waiting and len(selector.get_map()) < at_once:
                     name = next(iter(waiting))
                     process = subprocess.Popen(
-                        [*LABCTL, *waiting.pop(name)],
+                        [*TETHERED, *program, *waiting.pop(name)],
                         stdin=subprocess.DEVNULL,
                         stdout=subprocess.DEVNULL,
                         stderr=subprocess.PIPE,

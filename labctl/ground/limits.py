@@ -78,21 +78,22 @@ def _sentence(number: int | None) -> tuple[str, str] | None:
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         return f"no more files can be opened: ulimit -n is {most}", FEWER
     if number == errno.EAGAIN:
-        known = ", ".join(_of_processes()) or "ulimit -u, or pids.max of a cgroup"
+        known = ", ".join(of_processes()) or "ulimit -u, or pids.max of a cgroup"
         return f"no more processes or threads can be started: the limit is {known}", FEWER
     return SENTENCES.get(number or 0)
 
 
-def _of_processes() -> Iterator[str]:
-    """The limits of processes that this program has: its user's, and those of its cgroups."""
+def of_processes(own: Path = OWN_CGROUPS, cgroups: Path = CGROUPS) -> Iterator[str]:
+    """The limits of processes that this program has: its user's, and those of its `own` cgroups,
+    a file of the kernel's, which are folders of `cgroups`."""
     most = resource.getrlimit(resource.RLIMIT_NPROC)[0]
     if most != resource.RLIM_INFINITY and os.geteuid() != 0:
         yield f"ulimit -u {most}"
     with suppress(OSError):
-        for line in OWN_CGROUPS.read_text().splitlines():
+        for line in own.read_text().splitlines():
             _, kinds, path = line.split(":", 2)
             if kinds in ("", "pids"):
-                folder = CGROUPS / kinds / path.lstrip("/")
+                folder = cgroups / kinds / path.lstrip("/")
                 for level in (folder, *folder.parents):
                     with suppress(OSError):
                         if (text := (level / "pids.max").read_text().strip()) != "max":

@@ -87,7 +87,7 @@ def loads(text: str) -> Any:
     """A JSON text whose numbers can be reckoned with, and whose texts can be written. Raises
     ValueError."""
     try:
-        found = json.loads(text, parse_int=_int, parse_float=_float, parse_constant=_float)
+        found = _DECODER.decode(text)
     except RecursionError:
         raise ValueError(TOO_DEEP) from None
     if text.count("[") + text.count("{") > MAX_DEPTH:
@@ -151,6 +151,9 @@ def _float(text: str) -> float:
     if not abs(found := float(text)) <= LARGEST:
         raise ValueError(f"{text[:20]} is no number to reckon with")
     return found
+
+
+_DECODER = json.JSONDecoder(parse_int=_int, parse_float=_float, parse_constant=_float)
 
 
 def _bounded(value: Any, levels: int) -> None:

@@ -213,7 +213,10 @@ def _check_step(
         return [verdict("fail", claimed, actual, event.t, source)]
     if not isinstance(step, Wait):
         return [_verdict(finding, event.t, source) for finding in claims]
-    found = [_waited(step, finding, event, history, begun, source) for finding in claims]
+    found = [
+        _verdict(_waited(step, finding, event, history, begun), event.t, source)
+        for finding in claims
+    ]
     if event.outcome == "timeout" and all(each.result == "pass" for each in found):
         # The steps ended here, so nobody knows what the others would have shown.
         late = "only seen when the wait was over"
@@ -267,8 +270,9 @@ def _check_in_the_end(scenario: Scenario, event: StepEvent, history: History) ->
 
 
 def _waited(
-    step: Wait, finding: Finding, event: StepEvent, history: History, begun: float, source: str
-) -> Verdict:
+    step: Wait, finding: Finding, event: StepEvent, history: History, begun: float
+) -> Finding:
+    """What a wait's claim comes to: how long it took belongs to it."""
     start = history.labels[step.since] if step.since else begun
     of = f" of {step.since}" if step.since else ""
     claimed = replace(
@@ -293,8 +297,7 @@ def _waited(
         waited = replace(measured, after_seconds=seconds_range(early, late))
     elif event.outcome == "timeout" and result == "pass":
         after, waited = "", measured
-    found = Finding(result, claimed, f"{finding.actual}{after}", finding.evidence, waited)
-    return _verdict(found, event.t, source)
+    return Finding(result, claimed, f"{finding.actual}{after}", finding.evidence, waited)
 
 
 def _verdict(finding: Finding, at: float, source: str) -> Verdict:

@@ -47,9 +47,6 @@ from labctl.record.events import (
 from labctl.record.history import History
 
 EXEC_DEADLINE = 600.0
-AGENT_REST = 2
-"""Times the number of hosts, how much longer an agent rests than it works: so all agents together
-take half a core at most."""
 FORBIDDEN = {
     "EACCES": "a security module (SELinux, AppArmor) may forbid it, see its audit log",
     "EROFS": "the engine lets no container set any: take another one",
@@ -169,17 +166,17 @@ class Lab:
     def _set_up(self, hosts: str) -> dict[str, protocol.Ready]:
         """Makes the agents begin; returns their answers. The ss and kernel of the first are those
         of all."""
+        links = self._links
+        self._ask_all(
+            {
+                name: protocol.SetNetwork(hosts if link.hosts_file else None, link.batch)
+                for name, link in links.items()
+            }
+        )
         return self._ask_all(
             {
-                name: protocol.SetUp(
-                    rest=AGENT_REST * len(self._links),
-                    longest=link.longest_rest,
-                    share=len(self._links),
-                    batch=link.batch,
-                    hosts=hosts if link.hosts_file else None,
-                    bound=name == next(iter(self._links)),
-                )
-                for name, link in self._links.items()
+                name: protocol.SetUp(link.longest_rest, len(links), bound=name == next(iter(links)))
+                for name, link in links.items()
             }
         )
 

@@ -23,6 +23,10 @@ class Owners(dict[str, str]):
             before = {**before, address: (*before.get(address, ()), (t, self[address]))}
         return Owners({**self, address: host}, before)
 
+    def settled(self, address: str) -> bool:
+        """Whether an address never moved."""
+        return address not in self._before
+
     def at(self, address: str, t: float) -> str | None:
         """The host that had an address at a time; before anything was known of it, the first host
         that ever had it."""

@@ -20,6 +20,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 from labctl.probes.observations import MODULUS, Injection, Key, Known, Loss, Observation
 from labctl.probes.owners import Owners
@@ -69,7 +70,7 @@ def passages(observations: Iterable[Observation], known: Known) -> list[Passage]
     alike: dict[Key, list[_Sight]] = defaultdict(list)
     for sight in sights:
         alike[sight.seen.key].append(sight)
-    pairing = _Pairing(sights, known.owners, known.flight)
+    pairing = _Pairing(alike, known.owners, known.flight)
     found = [passage for group in alike.values() for passage in pairing.of(group)]
     found = _rejoined(found, known.flight)
     return sorted(found, key=lambda p: p.sent if p.sent is not None else p.arrived or 0.0)
@@ -77,10 +78,15 @@ def passages(observations: Iterable[Observation], known: Known) -> list[Passage]
 
 def owner(endpoint: str, owners: Mapping[str, str], seen_by: str, t: float) -> str | None:
     """The host of an endpoint, at that time; a loopback address belongs to whoever sees it."""
-    address = endpoint.rpartition(":")[0].strip("[]")
+    address = address_of(endpoint)
     if is_loopback(address):
         return seen_by
     return owners.at(address, t) if isinstance(owners, Owners) else owners.get(address)
+
+
+def address_of(endpoint: str) -> str:
+    """The address of `ADDRESS:PORT`."""
+    return endpoint.rpartition(":")[0].strip("[]")
 
 
 def is_loopback(address: str) -> bool:
@@ -89,12 +95,16 @@ def is_loopback(address: str) -> bool:
 
 
 class _Pairing:
-    """Pairs sights of equal segments. `sights` are all sights, in order of time."""
+    """Pairs sights of equal segments. `alike` are all sights, each group in order of time."""
 
-    def __init__(self, sights: Sequence[_Sight], owners: Mapping[str, str], flight: float) -> None:
-        self._sights = sights
+    def __init__(
+        self, alike: Mapping[Key, Sequence[_Sight]], owners: Mapping[str, str], flight: float
+    ) -> None:
+        self._alike = alike
         self._owners = owners
         self._flight = flight
+        self._settled: dict[str, str | None] = {}
+        """Endpoints whose host is the same at all times, whoever sees them."""
 
     def of(self, group: Sequence[_Sight]) -> Iterator[Passage]:
         """The passages of segments that nothing distinguishes."""
@@ -151,7 +161,17 @@ class _Pairing:
     def _owner(self, endpoint: str, sight: _Sight) -> str | None:
         """The host of one of a sight's ends."""
         seen = sight.seen
-        return seen.host if seen.selfsame else owner(endpoint, self._owners, seen.host, sight.at)
+        if seen.selfsame:
+            return seen.host
+        if endpoint in self._settled:
+            return self._settled[endpoint]
+        found = owner(endpoint, self._owners, seen.host, sight.at)
+        address = address_of(endpoint)
+        if not is_loopback(address) and (
+            not isinstance(self._owners, Owners) or self._owners.settled(address)
+        ):
+            self._settled[endpoint] = found
+        return found
 
     def _passed(
         self, passing: Sequence[_Sight], leaving: list[_Sight], coming: list[_Sight]
@@ -180,11 +200,8 @@ class _Pairing:
     @cached_property
     def _stand_ins(self) -> set[tuple[str, str]]:
         """Hosts, and the endpoints in whose name they send more than RSTs."""
-        alike: dict[Key, list[_Sight]] = defaultdict(list)
-        for sight in self._sights:
-            alike[sight.seen.key].append(sight)
         found = set()
-        for group in alike.values():
+        for group in self._alike.values():
             ends = [self._ends(sight) for sight in group]
             passing = [s for s, (here, there) in zip(group, ends, strict=True) if not there]
             if passing and not any(here for here, _ in ends) and "RST" not in passing[0].seen.flags:
@@ -206,7 +223,7 @@ class _Pairing:
     @cached_property
     def _bodies(self) -> Mapping[tuple[str, Key], Sequence[_Sight]]:
         found: dict[tuple[str, Key], list[_Sight]] = defaultdict(list)
-        for sight in self._sights:
+        for sight in sorted(chain.from_iterable(self._alike.values()), key=lambda s: s.at):
             found[sight.seen.host, sight.seen.body].append(sight)
         return found
 

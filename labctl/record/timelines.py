@@ -120,11 +120,11 @@ def timelines(
     told_all = traced and (host, "trace") not in history.trouble
     lives = {key: found for key, found in traced_lives(history, host).lives.items() if chosen(key)}
     looks, causes = Looks(history, host, chosen), Causes(history, host, chosen)
-    wire = Wire(history, host)
+    known = _Known(looks, causes, Wire(history, host))
     found: list[Timeline] = []
     for key in dict.fromkeys([*lives, *looks.seen]):
         mine = lives.get(key, [])
-        walks = [_joined(key, mine, number, looks, wire, causes) for number in range(len(mine))]
+        walks = [_joined(key, mine, number, known) for number in range(len(mine))]
         walks = sorted([*walks, *_sampled(key, looks, walks, told_all, causes)], key=_beginning)
         found += [replace(t, incarnation=number) for number, t in enumerate(walks, 1)]
     for trouble in troubles:
@@ -317,9 +317,16 @@ def _run(
 # --- What the kernel told -------------------------------------------------------------------------
 
 
-def _joined(
-    key: Ends, lives: Sequence[Life], number: int, looks: Looks, wire: Wire, causes: Causes
-) -> Timeline:
+@dataclass(frozen=True)
+class _Known:
+    """What else is known of a host's sockets."""
+
+    looks: Looks
+    causes: Causes
+    wire: Wire
+
+
+def _joined(key: Ends, lives: Sequence[Life], number: int, known: _Known) -> Timeline:
     """One of a key's lives, with what `ss` saw before and after it was a full socket."""
     life = lives[number]
     since = lives[number - 1][-1].t if number else 0.0
@@ -334,9 +341,9 @@ def _joined(
         turns.insert(0, _Turn(State(life[0].old), Moment(0.0, life[0].t), 0.0, life[0].t))
         gap = "its beginning is missing"
     elif life[0].old == State.LISTEN:
-        turns[0] = _requested(key, life[0].t, since, looks)
+        turns[0] = _requested(key, life[0].t, since, known.looks)
     elif life[0].old == State.SYN_RECV:
-        turns.insert(0, _requested(key, life[0].t, since, looks))
+        turns.insert(0, _requested(key, life[0].t, since, known.looks))
     if not life.over:
         if until != math.inf:
             turns.append(_Turn(None, Moment(life[-1].t, until), life[-1].t, until))
@@ -344,9 +351,9 @@ def _joined(
     else:
         turns[-1].state = None
         if len(turns) > 1 and turns[-2].state in (State.FIN_WAIT_2, State.CLOSING):
-            turns[-1:], unseen = _shrunk(key, turns[-2:], until, looks, wire)
+            turns[-1:], unseen = _shrunk(key, turns[-2:], until, known)
             gap = gap or unseen
-    return Timeline(*key, 1, _spans(key, turns, causes), traced=True, gap=gap)
+    return Timeline(*key, 1, _spans(key, turns, known.causes), traced=True, gap=gap)
 
 
 def _requested(key: Ends, t: float, since: float, looks: Looks) -> _Turn:
@@ -371,10 +378,11 @@ def _requested(key: Ends, t: float, since: float, looks: Looks) -> _Turn:
 
 
 def _shrunk(
-    key: Ends, full: Sequence[_Turn], until: float, looks: Looks, wire: Wire
+    key: Ends, full: Sequence[_Turn], until: float, known: _Known
 ) -> tuple[list[_Turn], str | None]:
     """What came after FIN-WAIT-2 or CLOSING when a full socket ended there, with both turns; and
     what is not known of it, if anything."""
+    looks, wire = known.looks, known.wire
     state, t = full[0].state, full[1].moment.at
     sightings = looks.between(key, t - SAMPLING, until)
     seen = [s for s in sightings if s.mini or (s.state == state and looks.times[s.look] >= t)]

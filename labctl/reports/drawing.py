@@ -38,6 +38,7 @@ from labctl.reports.rows import (
     unmarked_words,
 )
 from labctl.reports.shapes import LINE, Box, Drawing, Line, Shape, Words, clear_lines, measure, wrap
+from labctl.reports.signs import GONE, RESULTS, STATES
 
 TOP, BOTTOM = 44.0, 36.0
 APART, NEXT = 7.0, 13.0
@@ -57,12 +58,9 @@ NARROW, NARROW_HOP = 356.0, 72.0
 many it is wider."""
 LOOP = 20.0, 9.0
 """How far out an arrow goes that turns back to its host, and how far down."""
-STRIPED = {"SYN-RECV", "CLOSING", "LAST-ACK"}
-"""States that have their colour from another one, and are told from that by stripes."""
 LANES, NARROW_LANES = 66.0, 22.0
 INSET = 14.0
 """From a lifeline to words that are inside."""
-SIGNS = {"pass": "✓", "fail": "✗", "error": "✗", "unknown": "?", "skip": "–"}
 
 Block = tuple[str, tuple[str, ...]]
 """The style of some lines of text, and the lines."""
@@ -183,7 +181,7 @@ class _Pen:
                 yield style, wrap(f"▸ {step_words(row)}", style, steps)
             case Judged(verdict=verdict):
                 style = f"judged {verdict.result}"
-                yield style, wrap(f"{SIGNS[verdict.result]} {row.claim}", style, steps)
+                yield style, wrap(f"{RESULTS[verdict.result].sign} {row.claim}", style, steps)
             case Gap():
                 yield "gap-words", (f"⋮  {gap_words(row)}  ⋮",)
             case Left():
@@ -372,7 +370,7 @@ class _Pen:
         local, remote = bar.ends
         ends = f"{local} – {remote}" if remote else local
         parts: list[Line | Box] = [box]
-        if bar.state in STRIPED:
+        if STATES.get(bar.state, GONE).striped:
             parts.append(Line(x, y - 4, x, max(y - 1, until - 4), "stripes"))
         return [Shape(f"{bar.state} on {bar.host}: {ends}\n{_seen(bar)}", tuple(parts))]
 

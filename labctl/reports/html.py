@@ -16,28 +16,11 @@ from labctl.ground.plain import plain_lines
 from labctl.judge.accounts import account_lines
 from labctl.judge.result import RunResult
 from labctl.reports.comparison import Comparison
-from labctl.reports.drawing import SIGNS, STRIPED, draw
+from labctl.reports.drawing import draw
 from labctl.reports.ladder import ladder_of
 from labctl.reports.rows import behind, claim_words
 from labctl.reports.shapes import FONTS, Drawing, px
-
-GREY, AMBER, GREEN = ("#8c929f", "#bec1c8"), ("#b58305", "#e2bf16"), ("#24a161", "#33865d")
-TEAL, BLUE, PURPLE = ("#254758", "#4dc4fd"), ("#3131ff", "#4e48fe"), ("#b91aba", "#984d9c")
-RED = "#881301", "#da3607"
-STATE_COLOURS = {
-    "listen": GREY,
-    "syn-sent": AMBER,
-    "syn-recv": AMBER,
-    "estab": GREEN,
-    "fin-wait-1": TEAL,
-    "fin-wait-2": BLUE,
-    "closing": TEAL,
-    "time-wait": PURPLE,
-    "close-wait": RED,
-    "last-ack": RED,
-}
-"""The colour of each state, on light and on dark. They are as far apart as seven colours can be to
-people with any kind of colour blindness; of two states with one colour one is STRIPED."""
+from labctl.reports.signs import RESULTS, STATES
 
 WHOLE = re.compile(r"\d[\d.]* (?:ms|s|min)\b|[^\s-]\S*-\S*|(?<=\s)->(?=\s)")
 WHOLE_MOST = 32
@@ -128,9 +111,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(
-        signs=SIGNS, colours=STATE_COLOURS, striped=STRIPED, fonts=FONTS, claim=claim_words
-    )
+    environment.globals.update(looks=RESULTS, states=STATES, fonts=FONTS, claim=claim_words)
     environment.globals.update(behind=behind, account_lines=account_lines)
     environment.filters["px"] = px
     environment.filters["words"] = words

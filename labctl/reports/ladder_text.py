@@ -34,6 +34,7 @@ from labctl.reports.rows import (
     state_words,
     step_words,
 )
+from labctl.reports.signs import GONE, RESULTS, STATES
 
 if TYPE_CHECKING:
     from labctl.judge.result import RunResult
@@ -53,28 +54,7 @@ SIDES = 1, 5
 """Which pieces of a line are at the sides."""
 LINES = 3
 """So many lines a text is long at most."""
-RESULT_SIGNS = {"pass": "✓", "fail": "✗", "error": "✗", "unknown": "?", "skip": "-"}
 STEP_STYLES = {"done": "bold", "held": "bold", "skipped": "dim"}
-STYLES = {
-    "pass": "green",
-    "fail": "bold red",
-    "unknown": "yellow",
-    "skip": "cyan",
-    "error": "bold red",
-}
-STATE_STYLES = {
-    "LISTEN": "cyan",
-    "SYN-SENT": "yellow",
-    "SYN-RECV": "yellow",
-    "ESTAB": "green",
-    "FIN-WAIT-1": "bright_blue",
-    "FIN-WAIT-2": "bold bright_blue",
-    "CLOSING": "bright_blue",
-    "TIME-WAIT": "magenta",
-    "CLOSE-WAIT": "dark_orange",
-    "LAST-ACK": "dark_orange",
-}
-"""As pages have them, as far as terminals do. One that is gone is dim."""
 
 Words = tuple[str, str]
 """A piece of text, and its style."""
@@ -146,14 +126,14 @@ def _head(run: RunResult, width: int) -> _Lines:
     reason = f": {run.reason}" if run.reason else ""
     result, words = run.result.upper(), plain(f"{reason}  {seconds} on {run.where}")
     first, *more = wrap(f"{result}{words}", width)
-    yield [(result, STYLES.get(run.result, "")), (first[len(result) :], "")]
+    yield [(result, RESULTS[run.result].style), (first[len(result) :], "")]
     yield from ([(line, "")] for line in more)
     for line in account_lines(run.processes):
         yield from ([(f"    {part}", "")] for part in wrap(plain(line), width - 4))
     for verdict in run.verdicts:
         if verdict.result in ("fail", "unknown"):
-            words = plain(f"{RESULT_SIGNS[verdict.result]} {verdict}")
-            style = STYLES[verdict.result]
+            words = plain(f"{RESULTS[verdict.result].sign} {verdict}")
+            style = RESULTS[verdict.result].style
             yield from ([(f"  {line}", style)] for line in wrap(words, width - 2))
     for sentence in run.why:
         words = plain(f"Why: {sentence}")
@@ -326,8 +306,8 @@ def _row(canvas: _Canvas, row: Row) -> list[list[Words]]:
             style = STEP_STYLES.get(row.outcome, "bold red")
             return canvas.centred(t, step_words(row), style, "┈")
         case Judged(verdict=verdict):
-            words = f"{RESULT_SIGNS[verdict.result]} {row.claim}"
-            lines = canvas.centred(t, words, STYLES.get(verdict.result, ""), " ")
+            words = f"{RESULTS[verdict.result].sign} {row.claim}"
+            lines = canvas.centred(t, words, RESULTS[verdict.result].style, " ")
             return lines + [
                 line for text in row.processes for line in canvas.centred("", text, "yellow", " ")
             ]
@@ -340,7 +320,7 @@ def _row(canvas: _Canvas, row: Row) -> list[list[Words]]:
 
 def _state(canvas: _Canvas, bar: Bar) -> list[list[Words]]:
     t = f"{bar.t:.3f}"
-    words = (f"[{state_words(canvas.ladder, bar)}]", STATE_STYLES.get(bar.state, "dim"))
+    words = (f"[{state_words(canvas.ladder, bar)}]", STATES.get(bar.state, GONE).style)
     side = _side(canvas, bar)
     if not side:
         return canvas.beside(t, bar.host, *words)

@@ -12,9 +12,9 @@ from labctl.reports.comparison import Comparison, Section
 from labctl.reports.ladder import ladder_of
 from labctl.reports.mermaid import drawn
 from labctl.reports.rows import behind
+from labctl.reports.signs import RESULTS
 from labctl.reports.step_summary import LIMIT, NOTE, Part, artifacts, fitted
 
-SIGNS = {"pass": "✅", "fail": "❌", "error": "❌", "unknown": "❔", "skip": "➖"}
 SPECIAL = re.compile(r"([\\`*_\[\]<#|~&$])")
 
 
@@ -145,7 +145,7 @@ def _quoted(found: Iterable[str]) -> Iterator[str]:
 
 
 def _sign(result: str) -> str:
-    return f"{SIGNS[result]} {result}"
+    return f"{RESULTS[result].emoji} {result}"
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -28,8 +28,9 @@ from labctl.probes.sockets import Socket, describe_socket
 from labctl.record.events import Event, SocketsEvent, StepEvent
 from labctl.record.history import History
 from labctl.reports import tables
-from labctl.reports.ladder_text import STYLES, ladders, styled_ladders
+from labctl.reports.ladder_text import ladders, styled_ladders
 from labctl.reports.rows import behind, claim_words
+from labctl.reports.signs import OUTCOMES, RESULTS
 from labctl.reports.tables import words as _text
 from labctl.run.runner import WAS_INTERRUPTED
 
@@ -39,9 +40,6 @@ if TYPE_CHECKING:
     from labctl.reports.comparison import Comparison
     from labctl.run.workers import Doing
 
-SYMBOLS = {"pass": "✓", "fail": "✗", "unknown": "?", "skip": "-", "error": "!"}
-OUTCOMES: dict[str | None, str] = {"done": "✓", "held": "✓", "skipped": "-"}
-"""The sign of a step, where it is not `✗`."""
 SOCKETS_SHOWN = 6
 STEPS_SHOWN = 7
 
@@ -66,9 +64,9 @@ def print_runs(
     table = tables.table("", "scenario", "variant", "seconds", "")
     names = told_apart((run.label, run.source) for run in runs)
     for run, name in zip(runs, names, strict=True):
-        style = STYLES[run.result]
+        style = RESULTS[run.result].style
         table.add_row(
-            Text(f"{SYMBOLS[run.result]} {run.result}", style),
+            Text(f"{RESULTS[run.result].sign} {run.result}", style),
             _text(run.scenario + name.removeprefix(run.label)),
             _text(run.case),
             f"{run.seconds:.1f}",
@@ -102,8 +100,8 @@ def _totals(runs: Sequence[RunResult], seconds: float) -> Text:
 
 
 def _counts(runs: Sequence[RunResult]) -> list[Text]:
-    counts = {result: sum(run.result == result for run in runs) for result in STYLES}
-    return [Text(f"{n} {r}", STYLES[r]) for r, n in counts.items() if n]
+    counts = {result: sum(run.result == result for run in runs) for result in RESULTS}
+    return [Text(f"{n} {r}", RESULTS[r].style) for r, n in counts.items() if n]
 
 
 def _print_run(run: RunResult, out: Console) -> None:
@@ -123,7 +121,7 @@ def _print_run(run: RunResult, out: Console) -> None:
     if "virtual time" in (known.get("engine") or ""):
         seconds = f"{run.lab_seconds:.1f} s by the lab's clock, in {seconds}"
     words = _text(f"{reason}  {seconds} on {', '.join(where)}")
-    out.print(Text(run.result.upper(), STYLES[run.result]) + words)
+    out.print(Text(run.result.upper(), RESULTS[run.result].style) + words)
 
 
 def _print_sides(step: StepEvent, run: RunResult, out: Console) -> None:
@@ -167,7 +165,7 @@ def print_verdicts(verdicts: Sequence[Verdict], out: Console) -> None:
     out.print(_verdict_table(verdicts))
     for verdict, lines in behind(verdicts):
         if verdict.result in ("fail", "unknown"):
-            out.print(_text(str(verdict), STYLES[verdict.result]))
+            out.print(_text(str(verdict), RESULTS[verdict.result].style))
             _print_lines(lines, out)
 
 
@@ -175,7 +173,7 @@ def _verdict_table(verdicts: Sequence[Verdict]) -> Table:
     table = tables.table("", "at", "claim", "seen")
     for verdict in verdicts:
         table.add_row(
-            Text(SYMBOLS[verdict.result], STYLES[verdict.result]),
+            Text(RESULTS[verdict.result].sign, RESULTS[verdict.result].style),
             f"{verdict.at:.3f} s",
             _text(claim_words(verdict)),
             _text(verdict.actual),
@@ -200,7 +198,7 @@ def print_ladders(runs: Sequence[RunResult]) -> None:
 def print_comparison(found: Comparison, out: Console) -> None:
     """Places side by side: what differs or did not pass, and then all but the claims."""
     places = [
-        [f"{SYMBOLS[p.result]} {p.result}", p.name, p.kernel, p.system, p.reason or ""]
+        [f"{RESULTS[p.result].sign} {p.result}", p.name, p.kernel, p.system, p.reason or ""]
         for p in found.places
     ]
     tables.print_table(out, ["", "place", "kernel", "system", ""], places)

@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypedDict, Unpack
 from unittest import SkipTest
 
 from labctl.backends import choose
@@ -52,10 +52,18 @@ from labctl.reports.rows import behind
 from labctl.run import workflow
 from labctl.run.places import Place
 from labctl.run.runner import Session, Silent
-from labctl.testing.verbs import Fields, Flags, KindOfEvent, Verbs, checked
+from labctl.testing.verbs import Fields, KindOfEvent, Pattern, Verbs, checked
 
 __tracebackhide__ = True
 """pytest shows the line of a test that failed, and none of ours."""
+
+
+class Where(TypedDict, total=False):
+    """Where a lab runs, and where it is recorded."""
+
+    backend: str
+    os: str | None
+    out: Path | None
 
 
 class Lab(Verbs):
@@ -80,20 +88,20 @@ class Lab(Verbs):
     does the end of the `with`: what was wanted there has not been judged.
     """
 
+    @checked
     def __init__(
         self,
         scenario: Path | str | Mapping[str, Any] | None = None,
         *,
         hosts: Mapping[str, Any] | None = None,
         sets: Mapping[str, str] | None = None,
-        backend: str = "auto",
-        os: str | None = None,
-        out: Path | None = None,
+        **place: Unpack[Where],
     ) -> None:
         if (scenario is None) == (hosts is None):
             raise misused("a lab takes a scenario or hosts, one of them")
         demand("scenario", scenario, (Path, str, Mapping, None), "a path, a text or a mapping")
         demand("hosts", hosts, (Mapping, None), "a mapping of hosts, by name")
+        backend, os, out = place.get("backend", "auto"), place.get("os"), place.get("out")
         demand("backend", backend, (str,), "auto, docker or netns")
         demand("os", os, (str, None), "a text, the name of an image,")
         demand("out", out, (Path, str, None), "a path")
@@ -166,27 +174,11 @@ class Lab(Verbs):
         return session.history.sockets[host].sockets
 
     @checked
-    def segments(
-        self,
-        *,
-        from_: str | None = None,
-        to: str | None = None,
-        flags: Flags | None = None,
-        retransmitted: bool | None = None,
-        lost: bool | None = None,
-        data: bool | None = None,
-        injected: bool | None = None,
-        since: str | None = None,
-        since_first: Flags | None = None,
-    ) -> tuple[Segment, ...]:
+    def segments(self, **pattern: Unpack[Pattern]) -> tuple[Segment, ...]:
         """The segments so far that match; see `segments` in docs/language.md. How many there are is
         a claim, for `expect`. Raises NotPassed where not all were captured."""
         session = self._up
-        pattern = given(
-            from_=from_, to=to, flags=flags, retransmitted=retransmitted, lost=lost, data=data,
-            injected=injected, since=since, since_first=since_first,
-        )  # fmt: skip
-        claim = self._with({"expect": {"segments": pattern}}).steps[-1].claim
+        claim = self._with({"expect": {"segments": given(**pattern)}}).steps[-1].claim
         assert claim
         assert claim.segments
         session.lab.flush()

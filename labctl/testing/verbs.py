@@ -5,8 +5,16 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
-from typing import Literal, ParamSpec, TypeVar
+from functools import cache, wraps
+from typing import (
+    Literal,
+    ParamSpec,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    get_args,
+    get_type_hints,
+)
 
 from labctl.ground.errors import Mistake, ScenarioError
 from labctl.language.from_python import caller, demand, given, misused
@@ -35,21 +43,104 @@ Path = Mapping[str, Sequence[str]]
 """By host: states, in order."""
 
 
+class Step(TypedDict, total=False):
+    """What every step takes: the label of its moment, and where it is done."""
+
+    as_: str
+    when: Fields
+
+
+class ExecStep(Step, total=False):
+    """`status` is the one that is wanted, 0 by default; `output` a regular expression."""
+
+    status: int | Literal["any"]
+    output: str
+
+
+class DropStep(Step, total=False):
+    """Which segments, how many of them, and where they are lost."""
+
+    from_: str
+    to: str
+    flags: Flags
+    bare: bool
+    count: int
+    at: Literal["sender", "receiver"]
+
+
+class InjectStep(Step, total=False):
+    """Who sends the segment to whom, what is in it, and in which connection."""
+
+    from_: str
+    to: str
+    flags: Flags
+    seq: int | str
+    ack: int | str
+    payload: str
+    connection: int
+
+
+class Claim(Step, total=False):
+    """What is claimed, and what to show where it does not hold."""
+
+    sockets: Sockets
+    process: Processes
+    counters: Counters
+    segments: Fields
+    lasted: Fields
+    path: Path
+    hint: str
+
+
+class WaitStep(Claim, total=False):
+    """How long it may take, and from which label on."""
+
+    within: Duration
+    since: str
+
+
+class Pattern(TypedDict, total=False):
+    """Which segments; see `segments` in docs/language.md."""
+
+    from_: str
+    to: str
+    flags: Flags
+    retransmitted: bool
+    lost: bool
+    data: bool
+    injected: bool
+    since: str
+    since_first: Flags
+
+
+@cache
+def parameters(method: Callable[..., object]) -> tuple[str, ...]:
+    """The names of all that a method takes, its keywords too."""
+    found: list[str] = []
+    for parameter in [*inspect.signature(method).parameters.values()][1:]:
+        if parameter.kind is parameter.VAR_KEYWORD:
+            (keywords,) = get_args(get_type_hints(method)[parameter.name])
+            found += get_type_hints(keywords)
+        else:
+            found.append(parameter.name)
+    return tuple(found)
+
+
 def checked(method: Callable[Args, Result]) -> Callable[Args, Result]:
     """Has what Python would complain of in a call be a UsageError in the caller's line."""
     signature = inspect.signature(method)
-    names = [*signature.parameters][1:]
 
     @wraps(method)
     def act(*args: Args.args, **keywords: Args.kwargs) -> Result:
+        names = parameters(method)
         if strange := [word for word in keywords if word not in names]:
             place = caller()
-            message = f"{method.__name__}: {unknown('key', strange[0], names)}"
+            message = f"{method.__name__.strip('_')}: {unknown('key', strange[0], names)}"
             raise ScenarioError([Mistake(place.file, place.line, message)])
         try:
             signature.bind(*args, **keywords)
         except TypeError as exc:
-            raise misused(f"{method.__name__}: {exc}") from None
+            raise misused(f"{method.__name__.strip('_')}: {exc}") from None
         return method(*args, **keywords)
 
     return act
@@ -76,77 +167,68 @@ class Verbs(ABC):
         """What has happened so far, of one kind."""
 
     @checked
-    def start(self, process: str, *, as_: str | None = None, when: Fields | None = None) -> None:
+    def start(self, process: str, **step: Unpack[Step]) -> None:
         """Runs a process, beside what an earlier start of it has left."""
-        self.do({"start": process, **given(as_=as_, when=when)})
+        self.do({"start": process, **given(**step)})
 
     @checked
-    def restart(self, process: str, *, as_: str | None = None, when: Fields | None = None) -> None:
+    def restart(self, process: str, **step: Unpack[Step]) -> None:
         """Runs a process again on its host. If anything of it still runs, kills that first."""
-        self.do({"restart": process, **given(as_=as_, when=when)})
+        self.do({"restart": process, **given(**step)})
 
     @checked
-    def kill(self, process: str, *, as_: str | None = None, when: Fields | None = None) -> None:
+    def kill(self, process: str, **step: Unpack[Step]) -> None:
         """Sends SIGKILL to everything in a process."""
-        self.do({"kill": process, **given(as_=as_, when=when)})
+        self.do({"kill": process, **given(**step)})
 
     @checked
-    def stop(self, process: str, *, as_: str | None = None, when: Fields | None = None) -> None:
+    def stop(self, process: str, **step: Unpack[Step]) -> None:
         """Sends SIGTERM to the main process, and SIGKILL to all that is there when that has ended,
         or after 10 s."""
-        self.do({"stop": process, **given(as_=as_, when=when)})
+        self.do({"stop": process, **given(**step)})
 
     @checked
     def signal(
         self,
         process: str | Mapping[str, str | int],
         name: str | int | None = None,
-        *,
-        as_: str | None = None,
-        when: Fields | None = None,
+        **step: Unpack[Step],
     ) -> None:
         """Sends a signal, `"TERM"`, to the main process alone: its children live on."""
-        self.do({"signal": _each(process, name), **given(as_=as_, when=when)})
+        self.do({"signal": _each(process, name), **given(**step)})
 
     @checked
-    def pause(self, process: str, *, as_: str | None = None, when: Fields | None = None) -> None:
+    def pause(self, process: str, **step: Unpack[Step]) -> None:
         """Freezes everything in a process."""
-        self.do({"pause": process, **given(as_=as_, when=when)})
+        self.do({"pause": process, **given(**step)})
 
     @checked
-    def resume(self, process: str, *, as_: str | None = None, when: Fields | None = None) -> None:
+    def resume(self, process: str, **step: Unpack[Step]) -> None:
         """Thaws a process."""
-        self.do({"resume": process, **given(as_=as_, when=when)})
+        self.do({"resume": process, **given(**step)})
 
     @checked
     def call(
         self,
         process: str | Mapping[str, str],
         calls: str | None = None,
-        *,
-        as_: str | None = None,
-        when: Fields | None = None,
+        **step: Unpack[Step],
     ) -> None:
         """Has a process that is in `await` do socket calls more: `"send 5; shutdown wr"`."""
-        self.do({"call": _each(process, calls), **given(as_=as_, when=when)})
+        self.do({"call": _each(process, calls), **given(**step)})
 
     @checked
     def exec(
         self,
         host: str,
         command: str,
-        *,
-        status: int | Literal["any"] | None = None,
-        output: str | None = None,
-        as_: str | None = None,
-        when: Fields | None = None,
+        **step: Unpack[ExecStep],
     ) -> ExecEvent:
         """Runs a command on a host, by its shell; what came of it has `exit` and `output`. One that
         fails is a failed claim, unless `status` says which is wanted. `output` is a regular
         expression for what it writes."""
         before = len(self.events(ExecEvent))
-        modifiers = given(status=status, output=output, as_=as_, when=when)
-        self.do({"exec": _each(host, command), **modifiers})
+        self.do({"exec": _each(host, command), **given(**step)})
         done = self.events(ExecEvent)[before:]
         if not done:
             raise misused("this was left out here, so nothing came of it")
@@ -157,151 +239,94 @@ class Verbs(ABC):
         self,
         host: str | Mapping[str, Mapping[str, str | int]],
         values: Mapping[str, str | int] | None = None,
-        *,
-        as_: str | None = None,
-        when: Fields | None = None,
+        **step: Unpack[Step],
     ) -> None:
         """Sets sysctls of a host: `{"net.ipv4.tcp_fin_timeout": 7}`."""
-        self.do({"sysctl": _each(host, values), **given(as_=as_, when=when)})
+        self.do({"sysctl": _each(host, values), **given(**step)})
 
     @checked
     def drop(
         self,
         pattern: Fields | None = None,
-        *,
-        from_: str | None = None,
-        to: str | None = None,
-        flags: Flags | None = None,
-        bare: bool | None = None,
-        count: int | None = None,
-        at: Literal["sender", "receiver"] | None = None,
-        as_: str | None = None,
-        when: Fields | None = None,
+        **step: Unpack[DropStep],
     ) -> None:
         """Loses the segments that match, until it is healed or has lost `count` of them. `from_`
         and `to` are `HOST` or `HOST:PORT`; one of the two is needed. That it lost some is a claim,
         judged when the lab ends."""
-        keys = given(from_=from_, to=to, flags=flags, bare=bare, count=count, at=at)
-        self.do({"drop": _below(pattern, keys), **given(as_=as_, when=when)})
+        self.do(_below("drop", pattern, given(**step)))
 
     @checked
-    def heal(self, label: str, *, as_: str | None = None, when: Fields | None = None) -> None:
+    def heal(self, label: str, **step: Unpack[Step]) -> None:
         """Ends a drop, by its label; with `"all"`, ends all drops and links are as they were."""
-        self.do({"heal": label, **given(as_=as_, when=when)})
+        self.do({"heal": label, **given(**step)})
 
     @checked
     def net(
         self,
         host: str | Mapping[str, Fields],
         link: Fields | None = None,
-        *,
-        as_: str | None = None,
-        when: Fields | None = None,
+        **step: Unpack[Step],
     ) -> None:
         """Makes a host's link slow or unreliable: `{"delay": "50ms", "loss": "1%"}`. An empty
         mapping makes it as it was."""
-        self.do({"net": _each(host, link), **given(as_=as_, when=when)})
+        self.do({"net": _each(host, link), **given(**step)})
 
     @checked
-    def cut(self, host: str, *, as_: str | None = None, when: Fields | None = None) -> None:
+    def cut(self, host: str, **step: Unpack[Step]) -> None:
         """Takes the link of a host down. What others send to it is lost."""
-        self.do({"cut": host, **given(as_=as_, when=when)})
+        self.do({"cut": host, **given(**step)})
 
     @checked
-    def join(self, host: str, *, as_: str | None = None, when: Fields | None = None) -> None:
+    def join(self, host: str, **step: Unpack[Step]) -> None:
         """Takes the link of a host up again."""
-        self.do({"join": host, **given(as_=as_, when=when)})
+        self.do({"join": host, **given(**step)})
 
     @checked
     def inject(
         self,
         pattern: Fields | None = None,
-        *,
-        from_: str | None = None,
-        to: str | None = None,
-        flags: Flags | None = None,
-        seq: int | str | None = None,
-        ack: int | str | None = None,
-        payload: str | None = None,
-        connection: int | None = None,
-        as_: str | None = None,
-        when: Fields | None = None,
+        **step: Unpack[InjectStep],
     ) -> None:
         """Has the host `from_` send one segment that its own TCP knows nothing of, in a connection
         with `to`: the latest one, or number `connection`, from 1 on. `seq` and `ack` are `"next"`,
         `"next+5"`, or count from the connection's first number."""
-        keys = given(
-            from_=from_, to=to, flags=flags, seq=seq, ack=ack, payload=payload,
-            connection=connection,
-        )  # fmt: skip
-        self.do({"inject": _below(pattern, keys), **given(as_=as_, when=when)})
+        self.do(_below("inject", pattern, given(**step)))
 
     @checked
-    def snapshot(self, caption: str, *, as_: str | None = None, when: Fields | None = None) -> None:
+    def snapshot(self, caption: str, **step: Unpack[Step]) -> None:
         """Takes down what `ss` says on every host, under a caption."""
-        self.do({"snapshot": caption, **given(as_=as_, when=when)})
+        self.do({"snapshot": caption, **given(**step)})
 
     @checked
     def wait(
         self,
         claim: Fields | None = None,
-        *,
-        sockets: Sockets | None = None,
-        process: Processes | None = None,
-        counters: Counters | None = None,
-        segments: Fields | None = None,
-        lasted: Fields | None = None,
-        path: Path | None = None,
-        within: Duration | None = None,
-        since: str | None = None,
-        hint: str | None = None,
-        as_: str | None = None,
-        when: Fields | None = None,
+        **step: Unpack[WaitStep],
     ) -> None:
         """Waits until a claim holds: 5 s, or as long as `within` says, from now on or from the
         label `since`. `"4.5s..7s"` says how long it must take, too. `hint` is shown where it does
         not hold."""
-        keys = given(
-            sockets=sockets, process=process, counters=counters, segments=segments, lasted=lasted,
-            path=path,
-        )  # fmt: skip
-        modifiers = given(within=within, since=since, hint=hint, as_=as_, when=when)
-        self.do({"wait": _below(claim, keys), **modifiers})
+        self.do(_below("wait", claim, given(**step)))
 
     @checked
     def expect(
         self,
         claim: Fields | None = None,
-        *,
-        sockets: Sockets | None = None,
-        process: Processes | None = None,
-        counters: Counters | None = None,
-        segments: Fields | None = None,
-        lasted: Fields | None = None,
-        path: Path | None = None,
-        hint: str | None = None,
-        as_: str | None = None,
-        when: Fields | None = None,
+        **step: Unpack[Claim],
     ) -> None:
         """Judges a claim now, once what is in flight has arrived. `hint` is shown where it does
         not hold."""
-        keys = given(
-            sockets=sockets, process=process, counters=counters, segments=segments, lasted=lasted,
-            path=path,
-        )  # fmt: skip
-        self.do({"expect": _below(claim, keys), **given(hint=hint, as_=as_, when=when)})
+        self.do(_below("expect", claim, given(**step)))
 
     @checked
-    def sleep(
-        self, duration: Duration, *, as_: str | None = None, when: Fields | None = None
-    ) -> None:
+    def sleep(self, duration: Duration, **step: Unpack[Step]) -> None:
         """Lets time pass."""
-        self.do({"sleep": duration, **given(as_=as_, when=when)})
+        self.do({"sleep": duration, **given(**step)})
 
     @checked
-    def note(self, text: str, *, as_: str | None = None, when: Fields | None = None) -> None:
+    def note(self, text: str, **step: Unpack[Step]) -> None:
         """Puts a remark into the record."""
-        self.do({"note": text, **given(as_=as_, when=when)})
+        self.do({"note": text, **given(**step)})
 
 
 def _each(name: object, value: object) -> object:
@@ -312,8 +337,13 @@ def _each(name: object, value: object) -> object:
     return {name: value}
 
 
-def _below(whole: object, keys: Fields) -> object:
-    """What stands below a verb: given as it is, or by keywords."""
-    if whole is not None and keys:
-        raise misused(f"a mapping and the keyword {next(iter(keys))!r} beside it", "keep one")
-    return keys if whole is None else whole
+MODIFIERS = ("as", "when", "hint", "within", "since")
+
+
+def _below(verb: str, whole: object, keys: Fields) -> Fields:
+    """A step whose pattern or claim is given as it is, or by keywords."""
+    modifiers = {key: value for key, value in keys.items() if key in MODIFIERS}
+    below = {key: value for key, value in keys.items() if key not in MODIFIERS}
+    if whole is not None and below:
+        raise misused(f"a mapping and the keyword {next(iter(below))!r} beside it", "keep one")
+    return {verb: below if whole is None else whole, **modifiers}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from labctl.cli.commands import main
 from labctl.judge.result import RunResult
+from labctl.run.guests import qemu
 from tests.fake import FakeBackend, play
 from tests.played import Labctl, Play, lesson
 
@@ -34,6 +36,14 @@ def labctl(environment: Path, capsys: pytest.CaptureFixture[str]) -> Labctl:
         return int(ended.value.code or 0), out, err
 
     return run
+
+
+@pytest.fixture
+def qemu_is_asked() -> Iterator[None]:
+    """For its version, by each test that has one of its own."""
+    qemu.version.cache_clear()
+    yield
+    qemu.version.cache_clear()
 
 
 @pytest.fixture

@@ -46,8 +46,8 @@ def loaded() -> Any:
 
 def rest_after(spend: Callable[[], None]) -> float:
     """For how long the agent rests after a sample that takes so much."""
-    agent = loaded().Agent()
-    agent.diag, agent.rest = Diag(spend), REST
+    agent = loaded().Agent(Diag(spend))
+    agent.rest = REST
     agent.sample()
     return float(agent.next_sample - time.monotonic())
 
@@ -68,10 +68,9 @@ class Preempted:
 
 
 @pytest.mark.parametrize("late", range(6))
-def test_its_two_clocks_are_read_at_one_moment(late: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    clocks = loaded().clocks
-    monkeypatch.setattr(clocks, "time", Preempted({late: 0.006, late + 3: 0.006}))
-    t, wall = clocks.both()
+def test_its_two_clocks_are_read_at_one_moment(late: int) -> None:
+    clocks = Preempted({late: 0.006, late + 3: 0.006})
+    t, wall = loaded().clocks.both(clocks.monotonic, clocks.time)
     assert wall - t == pytest.approx(100, abs=1e-5)
 
 
@@ -100,8 +99,8 @@ def test_when_timers_can_go_off(text: str, seconds: list[float]) -> None:
 
 
 def test_it_rests_until_a_timer_is_due_or_it_is_woken() -> None:
-    agent = loaded().Agent()
-    agent.diag, agent.rest, agent.longest = Diag(lambda: None), 0, 100.0
+    agent = loaded().Agent(Diag(lambda: None))
+    agent.rest, agent.longest = 0, 100.0
     agent.next_sample, agent.period = time.monotonic(), 50.0
     agent.due = [time.monotonic() + 5, time.monotonic() + 9]
     agent.sample()

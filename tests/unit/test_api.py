@@ -14,6 +14,7 @@ import labctl
 from labctl.language.steps import STEPS
 from labctl.language.values import Model
 from labctl.record.events import KINDS
+from labctl.testing.verbs import parameters
 from tests.unit.test_docs import keys, words
 
 
@@ -44,14 +45,15 @@ def test_a_verb_is_a_method(verb: str) -> None:
     """Its modifiers are keywords, and so is what stands below it; what it names is not."""
     step, method = STEPS[verb], getattr(labctl.Lab, verb)
     below = step.model_fields[verb].annotation
-    _, *found = inspect.signature(method).parameters.values()
-    keywords = {p.name for p in found if p.kind is p.KEYWORD_ONLY}
+    found = inspect.signature(method).parameters.values()
+    named = {p.name for p in found if p.kind is p.POSITIONAL_OR_KEYWORD} - {"self"}
+    keywords = {*parameters(method)} - named
     pattern = keys(below) if isinstance(below, type) and issubclass(below, Model) else set()
     wanted = pattern | keys(step) - {verb}
     assert keywords == {f"{key}_" if keyword.iskeyword(key) else key for key in wanted}
-    assert len(found) - len(keywords) == (2 if get_origin(below) is dict else 1)
+    assert len(named) == (2 if get_origin(below) is dict else 1)
     assert method.__doc__
-    assert get_type_hints(method).keys() == {*(p.name for p in found), "return"}
+    assert get_type_hints(method).keys() == {p.name for p in found} - {"self"} | {"return"}
 
 
 def test_the_keys_of_segments() -> None:
@@ -59,7 +61,7 @@ def test_the_keys_of_segments() -> None:
     claim = STEPS["expect"].model_fields["expect"].annotation
     assert claim
     pattern = keys(get_type_hints(claim)["segments"].__args__[0])
-    _, *found = inspect.signature(labctl.Lab.segments).parameters
+    found = parameters(labctl.Lab.segments)
     assert {name.removesuffix("_") for name in found} == pattern - {"count", "at_least", "at_most"}
 
 

@@ -30,11 +30,11 @@ def test_guests_are_filled_at_the_same_time_where_there_are_cores_for_two() -> N
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 5])
-def test_what_they_say_is_passed_on(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(children, "LABCTL", (*children.LABCTL[:4], sys.executable, "-c", SAYS))
+def test_what_they_say_is_passed_on(at_once: int) -> None:
     said: list[tuple[str, str]] = []
     commands = {name: [name, "more"] for name in "abc"}
-    children.run(commands, at_once, lambda name, line: said.append((name, line)))
+    program = (sys.executable, "-c", SAYS)
+    children.run(commands, at_once, lambda name, line: said.append((name, line)), program)
     for name in commands:
         assert [line for who, line in said if who == name] == [name, "more", "of it"]
 
@@ -50,8 +50,8 @@ def test_they_end_with_who_started_them(number: signal.Signals, tmp_path: Path) 
     code = f"""\
 import sys
 from labctl.ground import children
-children.LABCTL = (*children.LABCTL[:4], sys.executable, "-c", {WAITS!r})
-children.run({{n: [{str(tmp_path)!r} + "/" + n] for n in "ab"}}, 2, print)
+program = (sys.executable, "-c", {WAITS!r})
+children.run({{n: [{str(tmp_path)!r} + "/" + n] for n in "ab"}}, 2, print, program)
 """
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as process:
         eventually(lambda: len(list(tmp_path.iterdir())) == 2)

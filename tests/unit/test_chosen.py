@@ -154,9 +154,9 @@ def test_what_was_not_recorded_is_not_the_last(record: Record, tmp_path: Path) -
     assert chosen.find([], True) == [one]
 
 
-def test_a_folder_that_nobody_may_read_offers_no_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(_: Path) -> list[Path]:
-        raise PermissionError
-
-    monkeypatch.setattr(chosen, "_within", refused)
+def test_a_folder_that_can_not_be_read_offers_no_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """root may read all folders, but none whose name is too long."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / ("x" * 300)))
     assert chosen.names() == []

@@ -8,11 +8,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import click
 import pytest
 
-from labctl.cli import commands
+from labctl.cli.commands import Commands
 from labctl.ground import crash
 from labctl.ground.crash import netted, sentence
 from labctl.ground.errors import LabError, UsageError
@@ -21,8 +23,13 @@ from labctl.ground.output import tell
 from labctl.judge.recorded import reloaded
 from labctl.judge.result import RunResult, unperformed
 from labctl.language.document import Document
+from labctl.language.predicates.finding import Finding
 from labctl.language.scenario import Scenario, load_document
+from labctl.language.steps import Note
+from labctl.record.history import History
+from labctl.record.store import RunFolder
 from labctl.run.orders import one_by_one
+from labctl.run.runner import Session, Silent
 from tests.fake import FakeBackend, play
 from tests.played import lesson
 
@@ -71,15 +78,14 @@ def test_what_is_told_already_stays_as_it_is() -> None:
         raise KeyboardInterrupt
 
 
-def test_a_command_ends_in_a_sentence(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], state: Path
-) -> None:
-    def fails(*_: object) -> None:
-        raise LookupError("a mistake")
+def mistake(*_: object) -> None:
+    raise LookupError("a mistake")
 
-    monkeypatch.setattr("labctl.language.schema.schema", fails)
+
+def test_a_command_ends_in_a_sentence(capsys: pytest.CaptureFixture[str], state: Path) -> None:
+    labctl = Commands(commands={"fails": click.Command("fails", callback=mistake)})
     with pytest.raises(SystemExit) as ended:
-        commands.main(["schema"])
+        labctl.main(["fails"])
     (kept,) = state.iterdir()
     assert ended.value.code == 4
     said = "labctl: a fault of labctl itself: LookupError: a mistake; please report it, with"
@@ -146,20 +152,20 @@ def test_a_case_without_a_record_is_in_reports_too(tmp_path: Path) -> None:
     assert found.hosts == ("server", "client")
 
 
-@pytest.mark.parametrize("kind", ["judging", "steps"])
-def test_a_mistake_of_ours_is_an_error_of_its_case(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
-    def fails(*_: object) -> None:
+class Unjudged(Note):
+    """A step that labctl fails to judge."""
+
+    def judge(self, history: History) -> list[Finding]:
         raise LookupError("a mistake")
 
-    monkeypatch.setattr(
-        *{
-            "judging": ("labctl.run.runner.check", fails),
-            "steps": ("labctl.language.steps.Start.act", fails),
-        }[kind]
-    )
-    found = play(case(), FakeBackend(), tmp_path)
+
+@pytest.mark.parametrize("kind", ["judging", "steps"])
+def test_a_mistake_of_ours_is_an_error_of_its_case(tmp_path: Path, kind: str) -> None:
+    chosen, fake = case(), FakeBackend({"start server": mistake})
+    if kind == "judging":
+        chosen = replace(chosen, steps=(Unjudged.model_validate({"note": "a"}),))
+    with RunFolder(tmp_path, chosen.text) as folder:
+        found = Session(chosen, fake, folder, Silent()).run()
     assert found.result == "error"
     assert (found.reason or "").startswith("a fault of labctl itself: LookupError: a mistake;")
     assert (found.folder / "result.json").exists()

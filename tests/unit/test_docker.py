@@ -6,6 +6,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ import requests
 from docker.errors import APIError
 
 from labctl.backends import BackendOptions, ProcessSpec
-from labctl.backends.docker import sweep
 from labctl.backends.docker.attach import ForeignChannel, HolderChannel
 from labctl.backends.docker.backend import DockerBackend
 from labctl.ground.errors import LabError
@@ -48,10 +48,7 @@ def freeze(engine: Engine, folder: Path) -> None:
     backend.freeze(SERVER, True)
 
 
-def test_a_pause_that_is_refused_for_an_instant_is_tried_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sweep, "RETRY", 0.0)
+def test_a_pause_that_is_refused_for_an_instant_is_tried_again(tmp_path: Path) -> None:
     engine = Engine(500, 500)
     freeze(engine, tmp_path)
     assert engine.paused == 1
@@ -59,12 +56,9 @@ def test_a_pause_that_is_refused_for_an_instant_is_tried_again(
     assert gone.paused == 0
 
 
-def test_a_pause_that_is_refused_for_good_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sweep, "END_DEADLINE", 0.0)
+def test_a_pause_that_is_refused_for_good_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="the engine did not pause server"):
-        freeze(Engine(*[500] * 100), tmp_path)
+        freeze(Engine(400), tmp_path)
 
 
 # --- What a program of another image writes -------------------------------------------------------
@@ -72,9 +66,11 @@ def test_a_pause_that_is_refused_for_good_is_an_error(
 
 def outputs(stream: socket.socket, folder: Path) -> Iterator[dict[str, Any]]:
     """What a channel tells of a program that writes to a stream of the engine's."""
-    holder = HolderChannel(socket.socket(), folder / "log")
-    channel = ForeignChannel(stream, folder / "log", holder, lambda: 0)
-    return (message for message in channel if message["kind"] == "output")
+    with (
+        closing(HolderChannel(socket.socket(), folder / "log")) as holder,
+        closing(ForeignChannel(stream, folder / "log", holder, lambda: 0)) as channel,
+    ):
+        yield from (message for message in channel if message["kind"] == "output")
 
 
 def frame(data: bytes, kind: int = 1) -> bytes:

@@ -110,19 +110,23 @@ class Machine:
         (self.cache / "roots" / root.place("bookworm").name).mkdir(parents=True)
         (self.cache / "roots" / root.place("bookworm").name / "root.cpio").touch()
 
+    def variables(self, wrong: str = "") -> dict[str, str]:
+        """What leads to it, and has the stand-in do what is wrong."""
+        return {
+            "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
+            "WRONG": wrong,
+            "PHASES": str(self.phases),
+            "XDG_CACHE_HOME": str(self.folder / "cache"),
+        }
+
     def start(self, wrong: str = "", **environment: str) -> subprocess.Popen[str]:
         """`labctl run` of one lesson."""
-        path = f"{self.folder / 'bin'}:{os.environ['PATH']}"
-        variables = {
-            "PATH": path, "WRONG": wrong, "PHASES": str(self.phases),
-            "XDG_CACHE_HOME": str(self.folder / "cache"), **environment,
-        }  # fmt: skip
         return subprocess.Popen(
             [
                 sys.executable, "-m", "labctl", "run", "fin_wait_2", "--kernel", str(self.kernel),
                 "--virtual-time", "--out", str(self.folder / "out"),
             ],
-            env={**os.environ, **variables},
+            env={**os.environ, **self.variables(wrong), **environment},
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
@@ -192,18 +196,17 @@ def test_a_guest_that_gets_nowhere_is_told_from_a_slow_one(
     """One works and tells of it, the other works without a word."""
     monkeypatch.setenv("PHASES", str(machine.phases))
     monkeypatch.setenv("PATH", f"{machine.folder / 'bin'}:{os.environ['PATH']}")
-    monkeypatch.setattr(runs, "SILENT_WORK", 1.0)
     hardware = qemu.Hardware(machine.kernel, machine.folder / "initramfs")
     monkeypatch.setenv("WRONG", "slow")
     with qemu.Machine(hardware) as guest:
-        runs.boots(guest)
+        runs.boots(guest, silent_work=1.0)
     assert guest.work == 0.0
     monkeypatch.setenv("WRONG", "spins")
     with (
         qemu.Machine(hardware) as guest,
         pytest.raises(qemu.GuestHangs, match=r"nothing in \d+ s of"),
     ):
-        runs.boots(guest)
+        runs.boots(guest, silent_work=1.0)
 
 
 def test_a_disk_that_is_full_keeps_no_state_and_no_lesson_from_running(machine: Machine) -> None:
@@ -279,8 +282,8 @@ def test_a_root_that_is_interrupted_cleans_up_first(tmp_path: Path) -> None:
     program.write_text(MAKER)
     program.chmod(0o755)
     code = (
-        "from pathlib import Path; from labctl.run.guests import root, suite_of; p = Path(); "
-        "root._bootstrap(suite_of('sid'), (), '3.13', p, p / 'it', root.rooted, print)"
+        "from labctl.backends import debian; "
+        "debian.bootstrap('sid', ['sid', '-'], lambda tree: tree.read(1), print)"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code],

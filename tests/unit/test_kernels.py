@@ -42,6 +42,9 @@ linux-modules-7.3.4+deb13-cloud-amd64
 """
 
 
+pytestmark = pytest.mark.usefixtures("qemu_is_asked")
+
+
 def known() -> list[Known]:
     return [
         *kernels.newest("bookworm", BOOKWORM.split()),
@@ -157,13 +160,13 @@ def test_a_missing_image_is_refused(tmp_path: Path) -> None:
 def test_a_module_that_was_added_is_in_the_next_guest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(qemu, "version", lambda: "10.0.0")
+    stand_in(tmp_path, monkeypatch, "exit 1")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    image, modules, base = tmp_path / "bzImage", tmp_path / "modules", tmp_path / "root"
+    image, modules = tmp_path / "bzImage", tmp_path / "modules"
     modules.mkdir()
-    for file in (image, base):
-        file.touch()
-    monkeypatch.setattr(root, "ensure", lambda *_: [base])
+    image.touch()
+    root.place("sid").mkdir(parents=True)
+    (root.place("sid") / "root.cpio").touch()
     mine = runs.Ground(kernels.Kernel("mine", "6.6.6", image, modules), True, "sid")
     before, _ = runs.prepare(mine, print)
     (modules / "veth.ko").write_bytes(b"ELF")
@@ -186,18 +189,15 @@ def test_kvm_is_what_boots_a_guest(
     hardware = replace(HARDWARE, image=image)
     image.touch()
     stand_in(tmp_path, monkeypatch, f"echo >> {shlex.quote(str(tried))}; {script}")
-    monkeypatch.setattr(qemu, "version", lambda: "10.0.0")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(runs, "KVM", tried)
-    monkeypatch.setattr(runs, "KVM_DEADLINE", 0.5)
     kernels.cache().mkdir(parents=True)
     tried.touch()
-    assert [runs.accelerated(hardware, print) for _ in range(2)] == [works, works]
+    assert [runs.accelerated(hardware, print, tried, 0.5) for _ in range(2)] == [works, works]
     assert tried.read_text() == "\n"
     image.write_bytes(b"built anew")
-    assert runs.accelerated(hardware, print) == works
+    assert runs.accelerated(hardware, print, tried, 0.5) == works
     assert tried.read_text() == "\n\n"
-    assert not runs.accelerated(replace(hardware, virtual=True), print)
+    assert not runs.accelerated(replace(hardware, virtual=True), print, tried, 0.5)
 
 
 # --- QEMU -----------------------------------------------------------------------------------------
@@ -222,9 +222,10 @@ def test_the_kernel_kills_qemu_with_its_parent() -> None:
 
 
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """A shell script for QEMU. Its standard input and output are the guest's port."""
+    """A shell script for QEMU 10. Its standard input and output are the guest's port."""
     program = tmp_path / qemu.PROGRAM
-    program.write_text(f"#!/bin/sh\n{script}\n")
+    told = '[ "$1" = --version ] && echo "QEMU emulator version 10.0.0" && exit'
+    program.write_text(f"#!/bin/sh\n{told}\n{script}\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
 
@@ -259,10 +260,8 @@ def test_a_guest_that_says_nothing_is_given_up(
 
 def test_without_qemu_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    qemu.version.cache_clear()
     with pytest.raises(Unavailable, match="install the package qemu-system-x86"):
         qemu.version()
-    qemu.version.cache_clear()
     assert "mmdebstrap" in kernels.missing()
 
 
@@ -274,17 +273,22 @@ def test_the_warm_up_is_a_scenario() -> None:
     assert set(case.hosts) == {"server", "client"}
 
 
-def test_a_kernel_that_brings_no_lab_up_is_told_of_and_not_saved(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kernel_that_brings_no_lab_up_is_told_of_and_not_saved(tmp_path: Path) -> None:
     """Such as one whose modules lack veth."""
     port = tmp_path / "port"
     port.touch()
-    lacking = {"result": "error", "reason": "Error: Unknown device type."}
-    monkeypatch.setattr(Guest, "_perform", lambda *_: lacking)
+
+    def lacking(_: FakeBackend) -> None:
+        raise LabError("Error: Unknown device type.")
+
     with pytest.raises(SystemExit, match=r"Unknown device type.*; it needs veth"):
-        Guest(Port(str(port))).serve()
+        Guest(Port(str(port)), lambda *_: FakeBackend({"up": lacking})).serve()
     assert port.read_text() == ""
+
+
+def ground(folder: Path) -> runs.Ground:
+    """What the stand-ins below pretend to run."""
+    return runs.Ground(kernels.Kernel("k", "6.1", folder, folder), True, "sid")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="setpriv is Linux's")
@@ -308,11 +312,9 @@ def test_what_a_guest_tells_is_recorded_and_judged_as_if_it_were_here(
     (tmp_path / "said").write_text("".join(f"{line}\n" for line in lines))
     stand_in(tmp_path, monkeypatch, f"read line; cat {shlex.quote(str(tmp_path / 'said'))}; cat")
 
-    kernel = kernels.Kernel("k", "6.1", tmp_path, tmp_path)
-    guests = runs.Guests(runs.Ground(kernel, True, "sid"), print)
     seen: list[Event] = []
     with qemu.Machine(HARDWARE) as machine:
-        monkeypatch.setattr(guests, "start", lambda: machine)
+        guests = runs.Guests(ground(tmp_path), print, machine)
         found = guests.run(case, {}, tmp_path / "out", lambda event, history: seen.append(event))
     assert [verdict.result for verdict in found.verdicts] == ["pass", "fail"]
     assert (found.result, found.backend, found.reason) == ("fail", "netns", None)
@@ -328,11 +330,9 @@ def test_a_guest_that_dies_in_a_case_is_its_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in(tmp_path, monkeypatch, "read line; echo 'it is burning' >&2; exit 1")
-    kernel = kernels.Kernel("k", "6.1", tmp_path, tmp_path)
-    guests = runs.Guests(runs.Ground(kernel, True, "sid"), print)
     (case,) = load_document(Document("warm up", WARM_UP), WARM_UP, "warm", {})
     with qemu.Machine(HARDWARE) as machine:
-        monkeypatch.setattr(guests, "start", lambda: machine)
+        guests = runs.Guests(ground(tmp_path), print, machine)
         found = guests.run(case, {}, tmp_path / "out", lambda event, history: None)
     assert found.result == "error"
     assert found.reason and "it is burning" in found.reason
@@ -346,13 +346,9 @@ def test_a_guest_that_never_waits_is_ended_with_the_reason(
 ) -> None:
     """It works, and its virtual clock does not get on."""
     stand_in(tmp_path, monkeypatch, 'read line; echo "{\\"tick\\": 7.0}"; while :; do :; done')
-    monkeypatch.setattr(runs, "BUSY", 0.2)
-    monkeypatch.setattr(runs, "HEARTBEAT", 0.1)
     case = scenario("title: t\nhosts: {a: {calls: socket}, b: {}}\nsteps: [start: a]\n")
-    kernel = kernels.Kernel("k", "6.1", tmp_path, tmp_path)
-    guests = runs.Guests(runs.Ground(kernel, True, "sid"), print)
     with qemu.Machine(HARDWARE) as machine:
-        monkeypatch.setattr(guests, "start", lambda: machine)
+        guests = runs.Guests(ground(tmp_path), print, machine, busy=0.2)
         found = guests.run(case, {}, tmp_path / "out", lambda event, history: None)
     assert found.result == "error"
     assert "something in this scenario never waits; give its sends an `every`" in str(found.reason)

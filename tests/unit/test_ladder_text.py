@@ -17,7 +17,8 @@ from labctl.judge import recorded
 from labctl.judge.check import Verdict
 from labctl.judge.result import RunResult
 from labctl.reports import ladder, ladder_text
-from labctl.reports.ladder_text import HOP, STATE_STYLES, ladders, styled_ladders, wrap
+from labctl.reports.ladder_text import HOP, ladders, styled_ladders, wrap
+from labctl.reports.signs import STATES
 from tests.reported import ADDRESSES, RUN, full, inward, recorded_run, rows
 
 FAILED = Verdict(
@@ -80,9 +81,9 @@ def styles(run: RunResult, words: str) -> set[str]:
 
 def test_states_failures_and_losses_have_colours() -> None:
     run = recorded.load(RUN)
-    for state, style in STATE_STYLES.items():
-        assert styles(run, f"[{state}") <= {style}
-    assert styles(run, "[CLOSE-WAIT]") == {STATE_STYLES["CLOSE-WAIT"]}
+    for state, colour in STATES.items():
+        assert styles(run, f"[{state}") <= {colour.style}
+    assert styles(run, "[CLOSE-WAIT]") == {STATES["CLOSE-WAIT"].style}
     other = recorded_run(full(), result="fail", verdicts=(FAILED,))
     assert styles(other, "FAIL") == {"bold red"}
     assert styles(other, "✗ server: TIME-WAIT") == {"bold red"}

@@ -276,7 +276,7 @@ time.sleep(60)
     finally:
         for process in (attacker, target):
             process.kill()
-            process.wait(10)
+            process.communicate(timeout=10)
         for file in (*shared.glob("*"), shared):
             file.unlink() if not file.is_dir() else file.rmdir()
 

@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from labctl.cli.matrix import matrix
-from labctl.ground.errors import LabError, Unavailable, UsageError
+from labctl.ground.errors import UsageError
 from labctl.judge.check import Verdict
 from labctl.language.facts import NO_FACTS, Facts, Range
 from labctl.record.events import ExecEvent
@@ -31,6 +32,7 @@ from labctl.run.places import NEVER_RUN, NOT_RUN, Place, Seen, github, places
 from tests.fake import FakeBackend, play, scenario
 from tests.golden import HERE as GOLDEN
 from tests.golden import agrees
+from tests.unit.test_guests_fail import Machine
 
 WAITED = "server: no connection within 4.5..7 s of killed"
 NASTY = "</td><script>|`[red]\x1b[31m"
@@ -420,26 +422,32 @@ def test_a_place_is_looked_at(tmp_path: Path) -> None:
     assert (found.result, found.document["runs"], found.blank) == ("unknown", [], "not run")
 
 
-def test_a_place_is_what_its_look_is(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("qemu_is_asked")
+@pytest.mark.skipif(sys.platform != "linux", reason="guests need Linux's setpriv")
+@pytest.mark.parametrize(
+    ("wrong", "wanted", "why"),
+    [("no program", "skip", "can't be started"), ("panic", "error", "does not boot in QEMU")],
+)
+def test_a_place_is_what_its_look_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str, wanted: str, why: str
+) -> None:
     """Where a lab failed, that is no place that can't be had."""
-    for why, wanted in ((Unavailable("no QEMU"), "skip"), (LabError("it broke"), "error")):
-        matrix, place = Matrix([scenario(CASE)], {}, tmp_path / wanted), Place("docker", "x")
-        fails(matrix, why).fill(place, Orders(Screen()))
-        found = matrix.seen(place)
-        assert (found.result, found.blank, found.reason) == (wanted, wanted, str(why))
-        kept = json.loads((matrix.folder(place) / "result.json").read_text())
-        assert kept["result"] == wanted
-        # What was run before counts where all is there.
-        play(scenario(CASE), FakeBackend(), matrix.folder(place))
-        assert (matrix.seen(place).result, matrix.seen(place).reason) == ("pass", None)
-
-
-def fails(matrix: Matrix, why: Exception) -> Matrix:
-    def run(*_: object) -> None:
-        raise why
-
-    matrix._run = run  # type: ignore[assignment, method-assign]
-    return matrix
+    guest = Machine(tmp_path)
+    for name, value in guest.variables(wrong).items():
+        monkeypatch.setenv(name, value)
+    if wrong == "no program":
+        monkeypatch.setenv("PATH", str(tmp_path))
+    case = scenario(CASE)
+    matrix, place = Matrix([case], {}, tmp_path), Place("netns", kernel=str(guest.kernel))
+    matrix.fill(place, Orders(Screen()))
+    found = matrix.seen(place)
+    assert (found.result, found.blank) == (wanted, wanted)
+    assert why in (found.reason or "")
+    kept = json.loads((matrix.folder(place) / "result.json").read_text())
+    assert kept["result"] == wanted
+    # What was run before counts where all is there.
+    play(case, FakeBackend(), matrix.folder(place))
+    assert (matrix.seen(place).result, matrix.seen(place).reason) == ("pass", None)
 
 
 def test_the_same_text_in_two_files(tmp_path: Path) -> None:

@@ -65,16 +65,17 @@ def test_reports_of_runs_with_one_label(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*.html"))) == 4
 
 
-def test_progress_of_cases_with_one_label(tmp_path: Path) -> None:
+def test_progress_of_cases_with_one_label(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = "title: x\nhosts: {a: {}, b: {}}\nsteps: []\n"
     cases = [replace(scenario(text), source=f"{name}/x.yaml") for name in ("one", "two")]
     results: list[RunResult] = [play(case, FakeBackend(), tmp_path) for case in cases]
-    said: list[str] = []
     board = PlainBoard(cases)
-    board.say = said.append  # type: ignore[assignment, method-assign]
     for number, found in enumerate(results):
         board.ended(number, found)
-    assert [line[8:].partition("  ")[0] for line in said] == [
+    said = capsys.readouterr().err
+    assert [line[8:].partition("  ")[0] for line in said.splitlines()] == [
         "lesson, one/x.yaml", "lesson, two/x.yaml"
     ]  # fmt: skip
 

@@ -3,11 +3,13 @@ out."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labctl import reports
-from labctl.cli.commands import main
-from labctl.ground.errors import LabError, Unavailable
+from labctl.cli.results import Wanted, give, why_cut_short
 from labctl.judge import recorded
 from labctl.judge.result import RunResult
-from labctl.language.scenario import load
+from labctl.language.document import Document
+from labctl.language.scenario import load, load_document
 from labctl.reports import markdown, step_summary
 from labctl.reports.comparison import Comparison, Row
 from labctl.reports.progress import Screen
@@ -30,7 +32,8 @@ from labctl.reports.step_summary import LIMIT, Part, fitted
 from labctl.run import dispatch
 from labctl.run.orders import Orders
 from labctl.run.places import Place
-from labctl.run.runner import Interrupted
+from labctl.run.runner import WAS_INTERRUPTED
+from tests import refusing
 from tests.fake import FakeBackend, play
 from tests.reported import NASTY, RUN
 
@@ -151,24 +154,39 @@ def test_what_is_for_a_closed_stderr_does_not_go_to_stdout() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
 
 
+KEEPS = """\
+import signal, sys
+from labctl.backends.lease import Lease
+signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+with Lease(sys.argv[1], "up", "lab", "netns", "now"):
+    print("up", flush=True)
+    signal.pause()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing tells a process's beginning")
 @pytest.mark.parametrize("closed", [">/dev/full", ">&-"])
-def test_all_is_taken_down_whoever_listens(closed: str) -> None:
+def test_all_is_taken_down_whoever_listens(environment: Path, closed: str) -> None:
     """What can't be told keeps nothing from being done."""
-    program = (
-        "from labctl.backends import lease; from labctl.run import workflow; "
-        "from labctl.cli.commands import main; import sys\n"
-        "made = lambda n: lease.Lease(n, 'up', 'lab', 'netns', 'now')\n"
-        "lease.leases = lambda: [made('a'), made('b')]\n"
-        "workflow.end = lambda each: not sys.stderr.write(f'ended {each.run}\\n') or True\n"
-        "workflow.sweep = lambda: sys.stderr.write('swept\\n') and []\n"
-        "main(['down'])"
-    )
-    words = f'exec {sys.executable} -c "$0" {closed}'
-    done = subprocess.run(["sh", "-c", words, program], capture_output=True, text=True, check=False)
-    told = done.stderr.splitlines()
-    ended = [line for line in told if not line.startswith("labctl: what is done can't be written")]
-    assert (done.returncode, ended) == (0, ["ended a", "ended b", "swept"])
-    assert len(told) == len(ended) + 1
+    with ExitStack() as stack:
+        engine = stack.enter_context(refusing.engine(environment / "no-engine.sock"))
+        keepers = []
+        for name in "ab":
+            keeper = stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", KEEPS, name], stdout=subprocess.PIPE, text=True
+                )
+            )
+            stack.callback(keeper.kill)
+            assert keeper.stdout and keeper.stdout.readline() == "up\n"
+            keepers.append(keeper)
+        words = f"exec {sys.executable} -m labctl down {closed}"
+        done = subprocess.run(["sh", "-c", words], capture_output=True, text=True, check=False)
+        assert [keeper.wait(10) for keeper in keepers] == [0, 0]
+    assert done.returncode == 0
+    (told,) = done.stderr.splitlines()
+    assert told.startswith("labctl: what is done can't be written")
+    assert [path for path in engine.asked if path.endswith("/networks")], "it was swept"
 
 
 # --- What `labctl run` writes ---------------------------------------------------------------------
@@ -177,25 +195,24 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """`labctl run` of a scenario that is played over a fake: its status, stdout and stderr."""
-    path = tmp_path / "lesson.yaml"
+def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """What `labctl run` makes of cases that were played over a fake, with these files to write:
+    its status, stdout and stderr."""
 
-    def command(text: str, *arguments: str, interrupted: bool = False) -> tuple[int, str, str]:
-        path.write_text(text)
-
-        def play_all(cases: list[Any], *_: Any) -> list[RunResult]:
-            results = [play(case, FakeBackend(), tmp_path / "runs") for case in cases]
-            if interrupted:
-                raise Interrupted([results[0], replace(results[1], result="error",
-                                                       reason="interrupted")])  # fmt: skip
-            return results
-
-        monkeypatch.setattr(dispatch, "run", play_all)
-        with pytest.raises(SystemExit) as ended:
-            main(["run", str(path), "--backend", "netns", *arguments], prog_name="labctl")
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
+    def command(
+        text: str, form: str = "table", interrupted: bool = False, **files: str
+    ) -> tuple[int, str, str]:
+        document = Document("lesson.yaml", text)
+        cases = load_document(document, text, "lesson", {})
+        results = [play(case, FakeBackend(), tmp_path / "runs") for case in cases]
+        cut_short = ""
+        if interrupted:
+            other = replace(results[1], result="error", reason=WAS_INTERRUPTED)
+            results = [results[0], other]
+            cut_short = why_cut_short(results, len(cases))
+        wanted = Wanted(form, **{name: Path(path) for name, path in files.items()})
+        status = give(results, wanted, 1.0, cut_short)
+        return status, *capsys.readouterr()
 
     return command
 
@@ -205,8 +222,7 @@ def test_what_can_not_be_written_is_told(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, status: int
 ) -> None:
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", f"{tmp_path}/none/summary.md")
-    files = ("--junit", f"{tmp_path}/none/junit.xml", "--html", "/dev/full")
-    code, out, err = run(text, *files)
+    code, out, err = run(text, junit=f"{tmp_path}/none/junit.xml", html="/dev/full")
     assert code == status
     assert ("PASS", "FAIL")[status] in out
     assert err.splitlines() == [
@@ -223,14 +239,14 @@ def test_a_report_waits_for_no_reader(
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(pipe))
-    code, _, err = run(WRONG, "--junit", str(pipe), "--html", str(pipe))
+    code, _, err = run(WRONG, junit=str(pipe), html=str(pipe))
     assert code == 1
     lost = "can't be written: nobody reads from it"
     assert err.splitlines() == [
         f"labctl: {n}{pipe} {lost}" for n in ("", "", "GITHUB_STEP_SUMMARY ")
     ]
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    assert run(WRONG, "--junit", str(pipe))[0] == 1
+    assert run(WRONG, junit=str(pipe))[0] == 1
     assert b"Nobody listens" in os.read(reader, 1 << 16)
     os.close(reader)
 
@@ -240,12 +256,13 @@ def test_files_are_written_although_the_table_is_not(
 ) -> None:
     """Whatever goes wrong there."""
 
-    def fails(*_: object) -> None:
-        raise ValueError("a mistake\nof ours")
+    class Broken(io.StringIO):
+        def write(self, text: str) -> int:
+            raise ValueError("a mistake\nof ours")
 
-    monkeypatch.setattr("labctl.reports.terminal.print_runs", fails)
+    monkeypatch.setattr(sys, "stdout", Broken())
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", f"{tmp_path}/summary.md")
-    code, out, err = run(WRONG, "--junit", f"{tmp_path}/j.xml", "--html", f"{tmp_path}/h.html")
+    code, out, err = run(WRONG, junit=f"{tmp_path}/j.xml", html=f"{tmp_path}/h.html")
     assert (code, out) == (1, "")
     fault = "a fault of labctl itself: ValueError: a mistake of ours; please report it"
     assert err.startswith(f"labctl: the table can't be written: {fault}")
@@ -255,21 +272,22 @@ def test_files_are_written_although_the_table_is_not(
     assert "Nobody listens" in (tmp_path / "summary.md").read_text()
 
 
-@pytest.mark.parametrize(("kind", "result"), [(Unavailable, "skip"), (LabError, "error")])
+@pytest.mark.parametrize(
+    ("answers", "result", "reason"),
+    [
+        (False, "skip", "no Docker engine answers"),
+        (True, "error", "the engine did not provide the images: this engine is broken"),
+    ],
+)
 def test_several_cases_without_an_engine_have_results(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: type[LabError], result: str
+    environment: Path, answers: bool, result: str, reason: str
 ) -> None:
     """As one has: each is in all reports, with the reason."""
-
-    def refused(*_: object) -> None:
-        raise kind("no engine; start one")
-
-    monkeypatch.setattr("labctl.backends.docker.backend.build_images", refused)
-    monkeypatch.setattr(dispatch, "_sweep", lambda *_: None)
-    path = tmp_path / "lesson.yaml"
-    path.write_text(VARIANTS)
-    found = dispatch.run(load(path), Place("docker"), Orders(Screen(), tmp_path, jobs=1))
-    assert [(run.result, run.reason) for run in found] == [(result, "no engine; start one")] * 3
+    cases = load_document(Document("lesson.yaml", VARIANTS), VARIANTS, "lesson", {})
+    with refusing.engine(environment / "no-engine.sock") if answers else nullcontext():
+        found = dispatch.run(cases, Place("docker", "debian:12"), Orders(Screen(), jobs=1))
+    assert [run.result for run in found] == [result] * 3
+    assert all(str(run.reason).startswith(reason) for run in found)
 
 
 VARIANTS = RIGHT.replace("hosts", "variants: [{n: 1}, {n: 2}, {n: 3}]\nhosts", 1)
@@ -280,14 +298,14 @@ def test_an_interruption_and_its_reports(
 ) -> None:
     """What was decided is in all of them, and none says that all is well."""
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", f"{tmp_path}/summary.md")
-    files = ("--junit", f"{tmp_path}/j.xml", "--html", f"{tmp_path}/h.html")
-    code, out, err = run(VARIANTS, *files, interrupted=True)
+    files = {"junit": f"{tmp_path}/j.xml", "html": f"{tmp_path}/h.html"}
+    code, out, err = run(VARIANTS, interrupted=True, **files)
     assert (code, err) == (130, "labctl: interrupted\n")
     assert "pass" in out
     assert "interrupted when 1 of 3 cases were decided" in out
     for name in ("j.xml", "h.html", "summary.md"):
         assert (tmp_path / name).read_text().count("lesson") >= 2
-    code, out, _ = run(VARIANTS, "--format", "json", interrupted=True)
+    code, out, _ = run(VARIANTS, "json", interrupted=True)
     found = json.loads(out)
     assert (code, found["result"]) == (130, "error")
     assert found["reason"] == "interrupted when 1 of 3 cases were decided"

@@ -24,11 +24,12 @@ from labctl.probes.sockets import State
 from labctl.record.events import CallEvent, Event, OutputEvent, ProcessEvent
 from labctl.record.history import History
 from labctl.reports import html, junit, ladder_text, markdown, mermaid
-from labctl.reports.drawing import STRIPED, draw
+from labctl.reports.drawing import draw
 from labctl.reports.drawn import CONNECTIONS, LOOK_LINES, ROWS
 from labctl.reports.ladder import ladder_of
 from labctl.reports.rows import Gap, Left, Step
 from labctl.reports.shapes import BAND, BANDS, FONTS, LINE, Box, Line, Words, measure, wrap
+from labctl.reports.signs import STATES
 from tests.fake import tcp
 from tests.reported import (
     ADDRESSES,
@@ -303,7 +304,7 @@ def seen(colour: str, by: str) -> tuple[float, float, float]:
 @pytest.mark.parametrize("dark", [0, 1])
 def test_states_can_be_told_apart(dark: int) -> None:
     paper = re.findall(r"--paper: (#\w{6})", html.page(recorded.load(RUN)))[dark]
-    looks = {state: (c[dark], state.upper() in STRIPED) for state, c in html.STATE_COLOURS.items()}
+    looks = {s.lower(): ((c.light, c.dark)[dark], c.striped) for s, c in STATES.items()}
     assert looks.keys() == {state.lower() for state in State if state != State.UNCONN}
     assert len(set(looks.values())) == len(looks)
     colours = {colour for colour, _ in looks.values()}

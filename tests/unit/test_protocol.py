@@ -187,7 +187,8 @@ def test_a_lab(lab: NetnsBackend) -> None:
 
 def check_agent(heard: Heard, batch: str) -> None:
     heard.await_kind("agent", "hello")
-    setup = protocol.SetUp(rest=1, longest=0.025, share=1, batch=batch, hosts=None, bound=True)
+    heard.ask("agent", protocol.SetNetwork(hosts=None, batch=batch))
+    setup = protocol.SetUp(longest=0.025, share=1, bound=True)
     assert heard.ask("agent", setup).capture is None
     heard.ask("agent", protocol.TellTime())
     heard.post("agent", protocol.Wake())
@@ -279,7 +280,7 @@ def test_an_agent_without_its_ss(ss: str | None, last: str, tmp_path: Path) -> N
     if ss:
         (tmp_path / "ss").write_text(ss)
         (tmp_path / "ss").chmod(0o755)
-    setup = protocol.SetUp(rest=1, longest=0.025, share=1, batch="", hosts=None, bound=False)
+    setup = protocol.SetUp(longest=0.025, share=1, bound=False)
     command = (str(images() / "host" / "agent.py"), "--tether")
     with running("agent", *command, PATH=str(tmp_path)) as heard:
         heard.await_kind("agent", "hello")
@@ -288,7 +289,7 @@ def test_an_agent_without_its_ss(ss: str | None, last: str, tmp_path: Path) -> N
 
 
 def test_what_an_agent_can_not_do() -> None:
-    wrong = protocol.SetUp(1, 0.025, 1, "no such command\n", None, bound=False)
+    wrong = protocol.SetNetwork(None, "no such command\n")
     agent = str(images() / "host" / "agent.py")
     with (
         running("agent", agent, "--tether") as heard,

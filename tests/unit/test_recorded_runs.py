@@ -12,8 +12,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from labctl.cli.commands import _also as also
 from labctl.cli.exits import EXIT
+from labctl.cli.results import write_reports
 from labctl.judge import recorded
 from labctl.record.events import TroubleEvent
 from labctl.reports import junit
@@ -159,7 +159,7 @@ def test_reports_of_a_run_at_once(
     summary = tmp_path / "summary.md"
     summary.write_text("before\n")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
-    also(runs, {"junit": tmp_path / "junit.xml", "html": tmp_path / "index.html"})
+    write_reports(runs, {"junit": tmp_path / "junit.xml", "html": tmp_path / "index.html"})
     assert ElementTree.parse(tmp_path / "junit.xml").getroot().tag == "testsuites"
     assert 'href="lesson-2.html"' in (tmp_path / "index.html").read_text("utf-8")
     assert (tmp_path / "lesson-2.html").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -13,11 +14,11 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from stat import S_IFDIR, S_IFREG
-from typing import Any
 
 import pytest
 
 from labctl.ground import resources
+from labctl.run import guests as kernels
 from labctl.run.guests import initramfs, root
 
 # --- The initramfs --------------------------------------------------------------------------------
@@ -150,10 +151,10 @@ def test_two_that_want_a_root_make_it_once(tmp_path: Path, monkeypatch: pytest.M
     made: list[tuple[str, str, bool]] = []
     waits = threading.Event()
 
-    def archive(name: str, _: Any, wheels: Any, target: Path, placed: Any, progress: Any) -> None:
+    def make(part: root.Part, folder: Path, progress: object) -> None:
         assert waits.wait(10)
-        made.append((name, target.name, bool(wheels)))
-        target.touch()
+        made.append((part.suite, part.name, bool(part.wheels)))
+        (folder / part.name).touch()
 
     def say(line: str) -> None:
         assert line == "waiting for another labctl that makes roots"
@@ -161,11 +162,12 @@ def test_two_that_want_a_root_make_it_once(tmp_path: Path, monkeypatch: pytest.M
 
     for variable in ("XDG_CACHE_HOME", "XDG_RUNTIME_DIR"):
         monkeypatch.setenv(variable, str(tmp_path))
-    monkeypatch.setattr(root, "_archive", archive)
-    monkeypatch.setattr(root, "missing", dict)
+    for tool in (*kernels.TOOLS, "unshare", "newuidmap"):
+        (tmp_path / tool).symlink_to(shutil.which("true") or "")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     with ThreadPoolExecutor(2) as pool:
-        one, other = pool.map(lambda _: root.ensure("bullseye", say), range(2))
-    assert made == [("bookworm", "python.cpio", True), ("bullseye", "root.cpio", False)]
+        one, other = pool.map(lambda _: root.ensure("bullseye", say, make), range(2))
+    assert made == [("bullseye", "root.cpio", False), ("bookworm", "python.cpio", True)]
     assert one == other == [root.place("bullseye") / name for name in ("root.cpio", "python.cpio")]
     assert all(path.exists() for path in one)
     assert not older.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ HERE = platform.release()
 
 
 @pytest.fixture
-def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def proc(tmp_path: Path) -> Path:
     """A kernel that has four sysctls, one of which only tells something."""
     folder = tmp_path / "net" / "ipv4"
     folder.mkdir(parents=True)
@@ -24,39 +25,47 @@ def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "conf" / "eth7").mkdir(parents=True)
     (folder / "conf" / "eth7" / "rp_filter").write_text("1")
     (folder / "tcp_tells").chmod(0o444)
-    monkeypatch.setattr(sysctls, "PROC", tmp_path)
     return tmp_path
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A sysctl on a kernel, in root's namespaces or not."""
+
+    key: str
+    kernel: str
+    root: bool = True
+    readable: bool = False
+
+
 @pytest.mark.parametrize(
-    ("key", "kernel", "root", "readable", "kind", "reason"),
+    ("asked", "kind", "reason"),
     [
-        ("net.ipv4.tcp_max_orphans", "5.10", True, False, MissingHere,
+        (Asked("net.ipv4.tcp_max_orphans", "5.10"), MissingHere,
          "net.ipv4.tcp_max_orphans belongs to the whole machine: no namespace has one of its own; "
          "run it in a guest, whose whole machine is the lab's: --kernel NAME"),
-        ("net.core.rmem_max", "6.18", True, True, MissingHere, "whole machine"),
-        ("net.ipv4.route.max_size", "6.18", False, False, MissingHere, "whole machine"),
-        ("net.ipv4.tcp_of_all", HERE, True, False, MissingHere, "belongs to the whole machine"),
-        ("net.ipv4.tcp_of_all", HERE, False, False, MissingHere,
+        (Asked("net.core.rmem_max", "6.18", readable=True), MissingHere, "whole machine"),
+        (Asked("net.ipv4.route.max_size", "6.18", root=False), MissingHere, "whole machine"),
+        (Asked("net.ipv4.tcp_of_all", HERE), MissingHere, "belongs to the whole machine"),
+        (Asked("net.ipv4.tcp_of_all", HERE, root=False), MissingHere,
          "only namespaces of root's have net.ipv4.tcp_of_all; run as root, or run it in a guest"),
-        ("net.ipv4.tcp_of_all", "5.10-elsewhere", True, False, MissingHere,
+        (Asked("net.ipv4.tcp_of_all", "5.10-elsewhere"), MissingHere,
          "kernel 5.10-elsewhere has no net.ipv4.tcp_of_all; run it on another kernel"),
-        ("net.ipv4.tcp_tells", HERE, True, True, Refused,
+        (Asked("net.ipv4.tcp_tells", HERE, readable=True), Refused,
          "net.ipv4.tcp_tells can't be set: kernel .* only tells it; leave it out"),
-        ("net.ipv4.tcp_fin_timout", "5.10", True, False, MissingHere,
+        (Asked("net.ipv4.tcp_fin_timout", "5.10"), MissingHere,
          "run it on another kernel; did you mean net.ipv4.tcp_fin_timeout\\?$"),
-        ("net.ipv4.quite_new", "5.10", True, False, MissingHere, "on another kernel$"),
-        ("net.ipv9.quite_new", "5.10", True, False, MissingHere, "on another kernel$"),
-        ("net.ipv4.conf.eth7.rp_filter", HERE, True, False, Refused,
+        (Asked("net.ipv4.quite_new", "5.10"), MissingHere, "on another kernel$"),
+        (Asked("net.ipv9.quite_new", "5.10"), MissingHere, "on another kernel$"),
+        (Asked("net.ipv4.conf.eth7.rp_filter", HERE), Refused,
          "a host has no interface eth7; name eth0, lo, all or default"),
-        ("net.ipv4.conf.eth0.new", HERE, False, False, MissingHere, "has no net.ipv4.conf.eth0"),
+        (Asked("net.ipv4.conf.eth0.new", HERE, root=False), MissingHere,
+         "has no net.ipv4.conf.eth0"),
     ],
 )  # fmt: skip
-def test_why_no_host_has_a_sysctl(
-    proc: Path, key: str, kernel: str, root: bool, readable: bool, kind: type, reason: str
-) -> None:
+def test_why_no_host_has_a_sysctl(proc: Path, asked: Asked, kind: type, reason: str) -> None:
     with pytest.raises(kind, match=reason):
-        raise sysctls.refusal(key, kernel, root, readable)
+        raise sysctls.refusal(asked.key, asked.kernel, asked.root, asked.readable, proc)
 
 
 def test_where_the_whole_machine_is_the_labs_a_kernel_lacks_what_it_lacks() -> None:

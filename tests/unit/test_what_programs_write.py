@@ -103,12 +103,6 @@ def test_a_match_over_lines_reaches_back_so_far() -> None:
 BACKTRACKS = "(a|aa)+$"
 
 
-@pytest.fixture
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patterns, "PATIENCE", 0.2)
-
-
-@pytest.mark.usefixtures("hurry")
 def test_a_pattern_that_backtracks_gives_up_once() -> None:
     output = Output()
     output.add("a" * 100 + "!\n")
@@ -134,7 +128,7 @@ steps:
 """
 
 
-@pytest.mark.usefixtures("hurry")
+@pytest.mark.slow
 def test_a_claim_that_backtracks_is_unknown(tmp_path: Path) -> None:
     fake = FakeBackend(
         {"start server": lambda lab: lab.output("server", "a" * 100 + "!\n")},
@@ -143,12 +137,12 @@ def test_a_claim_that_backtracks_is_unknown(tmp_path: Path) -> None:
     result = play(LESSON.format(pattern=BACKTRACKS), fake, tmp_path)
     assert result.result == "unknown"
     (verdict,) = result.verdicts
-    assert "the pattern does not decide in 0.2 s" in verdict.actual
+    assert "the pattern does not decide in 2 s" in verdict.actual
     steps = LESSON.format(pattern=BACKTRACKS).partition("  - wait")[0]
     execs = LESSON.format(pattern=BACKTRACKS).partition("100ms\n")[2]
     result = play(steps + execs, fake, tmp_path)
     assert result.result == "unknown"
-    assert "the pattern does not decide in 0.2 s" in result.verdicts[0].actual
+    assert "the pattern does not decide in 2 s" in result.verdicts[0].actual
 
 
 def test_a_claim_on_what_was_not_recorded_is_unknown(tmp_path: Path) -> None:

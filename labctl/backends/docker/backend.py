@@ -121,7 +121,8 @@ class DockerBackend:
     def describe_engine(cls) -> str | None:
         """The engine in a few words, or None if none answers."""
         try:
-            version = engine.connect(engine.PING_DEADLINE).version()
+            with closing(engine.connect(engine.PING_DEADLINE)) as client:
+                version = client.version()
         except LabError:
             return None
         return f"{_product(version)}, API {version['ApiVersion']}, {version['Arch']}"

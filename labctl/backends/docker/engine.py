@@ -7,6 +7,7 @@ it may run in a virtual machine or elsewhere. `docker` is slow to import and is 
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -72,6 +73,8 @@ def connect(deadline: int = REQUEST_DEADLINE) -> APIClient:
     try:
         # docker itself asks for all versions, for which engines start programs.
         with closing(client(MINIMUM_DOCKER_API_VERSION)) as asking:
+            if path := getattr(asking.get_adapter(asking.base_url), "socket_path", None):
+                _try(path)
             answer = asking.get(f"{asking.base_url}/_ping", timeout=min(deadline, FIRST_DEADLINE))
             answer.raise_for_status()
         return client(answer.headers.get("Api-Version", "auto"))
@@ -79,6 +82,14 @@ def connect(deadline: int = REQUEST_DEADLINE) -> APIClient:
         if limit := limit_of(exc):
             raise LabError(*limit) from exc
         raise _absence(exc) from exc
+
+
+def _try(path: str) -> None:
+    """Connects to an engine's socket: docker never closes one that it could not connect. Raises
+    OSError."""
+    with socket.socket(socket.AF_UNIX) as trial:
+        trial.settimeout(PING_DEADLINE)
+        trial.connect(path)
 
 
 def _absence(exc: Exception) -> Unavailable:

@@ -139,12 +139,17 @@ def _remove_network(client: APIClient, network: Mapping[str, Any]) -> str | None
     return f"network {network['Name']}" if removed else None
 
 
-def insist(act: Callable[[], object], gone: Sequence[int], busy: Sequence[int]) -> bool:
-    """Tries to do something for END_DEADLINE seconds at most; returns False if its object is gone.
+def insist(
+    act: Callable[[], object],
+    gone: Sequence[int],
+    busy: Sequence[int],
+    patience: float = END_DEADLINE,
+) -> bool:
+    """Tries to do something for `patience` seconds at most; returns False if its object is gone.
     `gone` and `busy` are the HTTP statuses of the engine's errors that say so."""
     from docker.errors import APIError
 
-    deadline = time.monotonic() + END_DEADLINE
+    deadline = time.monotonic() + patience
     while True:
         try:
             act()

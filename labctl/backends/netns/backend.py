@@ -213,11 +213,11 @@ class NetnsBackend:
             protocol.Spawn(
                 name=process.name,
                 host=process.host,
-                calls=process.calls,
-                run=process.run,
-                env=dict(process.env),
-                uid=process.uid,
-                kept=[RIGHTS[name] for name in process.rights],
+                what={"calls": process.calls, "run": process.run, "env": dict(process.env)},
+                rights={
+                    "uid": process.uid,
+                    "kept": [RIGHTS[name] for name in process.rights],
+                },
             )
         )
         self._processes.setdefault(process.name, []).append((pid, channel))

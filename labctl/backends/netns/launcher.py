@@ -61,6 +61,7 @@ class Launcher:
         except subprocess.TimeoutExpired:  # somebody has stopped it
             self._process.kill()
             self._process.wait()
+        self._errors.close()
 
 
 class Launched:

@@ -126,19 +126,12 @@ class World:
         )
         return {"error": f"ip: {done.stderr.strip()}"} if done.returncode else {}
 
-    def spawn(
-        self,
-        channel: int,
-        name: str,
-        host: str,
-        calls: "str | None",
-        run: "list[str]",
-        env: "dict[str, str]",
-        uid: "int | None",
-        kept: "list[int]",
+    def spawn(  # type: ignore[no-untyped-def]
+        self, channel: int, name: str, host: str, what, rights
     ) -> dict[str, object]:
         """A supervisor and its process, on a host, in a new PID namespace with a /proc of its
         own: no process sees another one's."""
+        calls, uid = what["calls"], rights["uid"]
 
         def work() -> None:
             call("setns", self.networks[host], CLONE_NEWNET)
@@ -154,12 +147,12 @@ class World:
                 os.setresuid(uid, uid, uid)
                 libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
             else:
-                drop_capabilities(kept)
+                drop_capabilities(rights["kept"])
             log = self.peer.Log(self.peer.as_json)
             if calls is not None:
                 main = self.peer.calls_main(calls, log)
             else:
-                main = self.peer.run_main(run, env)
+                main = self.peer.run_main(what["run"], what["env"])
             self.peer.supervise(main, log, True)
 
         call("unshare", CLONE_NEWPID)

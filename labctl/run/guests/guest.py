@@ -32,7 +32,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from labctl.backends import BackendOptions, HostLink, HostSpec, Message, ProcessSpec, sysctls
+from labctl.backends import (
+    Backend,
+    BackendOptions,
+    HostLink,
+    HostSpec,
+    Message,
+    ProcessSpec,
+    sysctls,
+)
 from labctl.backends.capabilities import Lack
 from labctl.backends.netns.backend import NetnsBackend
 from labctl.language.document import Document
@@ -157,10 +165,14 @@ class Teller:
 
 
 class Guest:
-    """Does what the controller says, and answers."""
+    """Does what the controller says, and answers. `backend` makes its labs."""
 
-    def __init__(self, port: Port) -> None:
-        self._port = port
+    def __init__(
+        self,
+        port: Port,
+        backend: Callable[[BackendOptions, str, bool], Backend] = GuestBackend,
+    ) -> None:
+        self._port, self._backend = port, backend
         self._engine, self._virtual = "QEMU", False
 
     def serve(self) -> None:
@@ -218,7 +230,7 @@ class Guest:
     def _perform(self, scenario: Scenario, say: Callable[[str], None]) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             options = BackendOptions(RUN, "", Path(folder), "", print)
-            backend = GuestBackend(options, self._engine, self._virtual)
+            backend = self._backend(options, self._engine, self._virtual)
             performance = Performance(scenario, backend, Teller(say), Silent())
             performance.perform()
         return asdict(performance.ended)

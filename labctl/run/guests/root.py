@@ -19,6 +19,7 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from stat import S_IFDIR, S_IFLNK, S_IFREG
 from typing import IO, cast
@@ -69,7 +70,61 @@ def suite_for(system: str) -> str:
     return name
 
 
-def ensure(name: str, progress: Progress) -> list[Path]:
+@dataclass(frozen=True)
+class Part:
+    """An archive of a root: packages of a suite, wheels beside them, and where its files go."""
+
+    name: str
+    suite: str
+    packages: Sequence[str]
+    wheels: Sequence[str]
+    placed: Placed
+
+
+def parts(name: str) -> list[Part]:
+    """The parts of a suite's root, in the order in which a kernel unpacks them."""
+    wheels, lender = closure(DEPENDENCIES, _requirements), LENDERS.get(name)
+    if lender is None:
+        return [Part("root.cpio", name, PACKAGES, wheels, rooted)]
+    return [
+        Part("root.cpio", name, PACKAGES, (), rooted),
+        Part("python.cpio", lender, ("python3",), wheels, beside),
+    ]
+
+
+def make(part: Part, folder: Path, progress: Progress) -> None:
+    """Makes it in a folder. Raises Unavailable and LabError."""
+    suite = suite_of(part.suite)
+    progress(f"asking for the packages of {part.suite}")
+    suite.update()
+    python = python_of(suite)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        site = Path(temporary, "site")
+        site.mkdir()
+        if part.wheels:
+            progress(f"fetching labctl's dependencies for the guests' Python {python}")
+            _install(part.wheels, python, site)
+        kind = part.name.removesuffix(".cpio")
+        progress(f"making a guest's {kind} of {part.suite}'s packages, for about a minute")
+        words = [
+            "--variant=essential", "--architectures=amd64", f"--include={','.join(part.packages)}",
+            f"--customize-hook=copy-in {shlex.quote(str(site))} /opt",
+            f'--customize-hook=chroot "$1" {COMPILE.format(python=python)}',
+            suite.name, "-", str(suite.sources),
+        ]  # fmt: skip
+
+        def take(tree: debian.Tree) -> None:
+            """The tree comes as a tar archive, and becomes a cpio: so nobody needs to be root."""
+            with (folder / part.name).open("wb") as out:
+                convert(tree, out, part.placed)
+
+        debian.bootstrap(suite.name, words, take, progress)
+
+
+Make = Callable[[Part, Path, Progress], None]
+
+
+def ensure(name: str, progress: Progress, make: Make = make) -> list[Path]:
     """A suite's root, as cpio archives in their order; makes it if it is not here yet.
 
     Raises Unavailable for a missing tool, LabError if it can't be made."""
@@ -79,10 +134,11 @@ def ensure(name: str, progress: Progress) -> list[Path]:
         with alone("roots", progress):
             if not folder.exists():
                 with assembled(folder) as new:
-                    _make(name, new, progress)
+                    for part in parts(name):
+                        make(part, new, progress)
                 for older in set(folder.parent.glob(f"{name}-*")) - {folder}:
                     shutil.rmtree(older, ignore_errors=True)
-    return [folder / part for part in ("root.cpio", *(["python.cpio"] if name in LENDERS else []))]
+    return [folder / part.name for part in parts(name)]
 
 
 def demand(name: str) -> None:
@@ -96,36 +152,6 @@ def demand(name: str) -> None:
         )
     if lack := debian.lacking():
         raise Unavailable(*lack)
-
-
-def _make(name: str, folder: Path, progress: Progress) -> None:
-    wheels = closure(DEPENDENCIES, _requirements)
-    if lender := LENDERS.get(name):
-        _archive(lender, ("python3",), wheels, folder / "python.cpio", beside, progress)
-        wheels = ()
-    _archive(name, PACKAGES, wheels, folder / "root.cpio", rooted, progress)
-
-
-def _archive(
-    name: str,
-    packages: Sequence[str],
-    wheels: Sequence[str],
-    target: Path,
-    placed: Placed,
-    progress: Progress,
-) -> None:
-    suite = suite_of(name)
-    progress(f"asking for the packages of {name}")
-    suite.update()
-    python = python_of(suite)
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        site = Path(folder, "site")
-        site.mkdir()
-        if wheels:
-            progress(f"fetching labctl's dependencies for the guests' Python {python}")
-            _install(wheels, python, site)
-        progress(f"making a guest's {target.stem} of {name}'s packages, for about a minute")
-        _bootstrap(suite, packages, python, site, target, placed, progress)
 
 
 def place(name: str) -> Path:
@@ -172,31 +198,6 @@ def _install(wheels: Iterable[str], python: str, folder: Path) -> None:
         *(f"--platform={platform}" for platform in PLATFORMS), *wheels,
     ]  # fmt: skip
     _checked(command, f"pip can't fetch labctl's dependencies for Python {python}")
-
-
-def _bootstrap(
-    suite: Suite,
-    packages: Sequence[str],
-    python: str,
-    site: Path,
-    target: Path,
-    placed: Placed,
-    progress: Progress,
-) -> None:
-    """The tree comes as a tar archive, and this turns it into a cpio: so nobody needs to be
-    root."""
-
-    def take(tree: debian.Tree) -> None:
-        with target.open("wb") as out:
-            convert(tree, out, placed)
-
-    words = [
-        "--variant=essential", "--architectures=amd64", f"--include={','.join(packages)}",
-        f"--customize-hook=copy-in {shlex.quote(str(site))} /opt",
-        f'--customize-hook=chroot "$1" {COMPILE.format(python=python)}',
-        suite.name, "-", str(suite.sources),
-    ]  # fmt: skip
-    debian.bootstrap(suite.name, words, take, progress)
 
 
 def rooted(name: str) -> str | None:

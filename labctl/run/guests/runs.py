@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import fcntl
 import hashlib
+import math
 import os
 import shutil
 import time
@@ -78,13 +79,20 @@ def run_all(cases: Iterable[Scenario], place: Place, orders: Orders) -> list[Run
 
 
 class Guests:
-    """A guest when it is needed, and another one if it died; used in a `with`.
+    """A guest when it is needed, and another one if it died; used in a `with`. `machine` is one
+    that is ready, and whose end its owner sees to.
 
     `run` raises LabError and Unavailable if no guest can run at all."""
 
-    def __init__(self, ground: Ground, progress: Progress) -> None:
-        self._ground, self._progress = ground, progress
-        self._machine: Machine | None = None
+    def __init__(
+        self,
+        ground: Ground,
+        progress: Progress,
+        machine: Machine | None = None,
+        busy: float = BUSY,
+    ) -> None:
+        self._ground, self._progress, self._busy = ground, progress, busy
+        self._machine = machine
         self._stack = ExitStack()
         self._engine = ""
 
@@ -112,7 +120,8 @@ class Guests:
         began, started = time.monotonic(), now()
         history = History()
         with RunFolder(new_run(scenario, out), scenario.text) as folder:
-            case = _Case(machine, history, folder, event, self._ground.virtual)
+            busy = self._busy if self._ground.virtual else math.inf
+            case = _Case(machine, history, folder, event, busy)
             cause: BaseException | None = None
             try:
                 ended = case.perform(scenario, sets)
@@ -198,7 +207,8 @@ class Guests:
 
 
 class _Case:
-    """One case in a guest: receives and records what it says."""
+    """One case in a guest: receives and records what it says. In `busy` seconds of work its clock
+    must get further than a real one."""
 
     def __init__(
         self,
@@ -206,10 +216,10 @@ class _Case:
         history: History,
         folder: RunFolder,
         event: Callable[[Event, History], None],
-        virtual: bool,
+        busy: float,
     ) -> None:
         self._machine, self._history, self._folder = machine, history, folder
-        self._event, self._virtual = event, virtual
+        self._event, self._busy = event, busy
         self._tick = 0.0
 
     def perform(self, scenario: Scenario, sets: Mapping[str, str]) -> Ended:
@@ -235,11 +245,11 @@ class _Case:
                 self._take(message)
             elif time.monotonic() - heard > SILENCE:
                 raise self._machine.ended(f"no word for {SILENCE:g} s")
-            if self._virtual and self._tick:
+            if self._tick:
                 mark = mark or (self._machine.work, self._tick)
                 worked, passed = self._machine.work - mark[0], self._tick - mark[1]
-                if worked > BUSY:
-                    if passed < BUSY:
+                if worked > self._busy:
+                    if passed < self._busy:
                         raise self._machine.ended(
                             f"its virtual clock got only {passed:.0f} s further in {worked:.0f} s "
                             "of work: something in this scenario never waits; give its sends an "
@@ -315,7 +325,7 @@ def expect(machine: Machine, word: str, patience: float) -> None:
     raise machine.ended(f"it was not {word} within {patience:g} s")
 
 
-def boots(machine: Machine) -> None:
+def boots(machine: Machine, silent_work: float = SILENT_WORK) -> None:
     """Waits until a guest has booted, as long as it makes progress. Raises GuestEnded, and
     GuestHangs if it makes none."""
     deadline = time.monotonic() + BOOT_DEADLINE
@@ -327,7 +337,7 @@ def boots(machine: Machine) -> None:
         if message or machine.said != said:
             said, heard, worked = machine.said, time.monotonic(), machine.work
         silent, work = time.monotonic() - heard, machine.work - worked
-        if work > SILENT_WORK:
+        if work > silent_work:
             raise hangs(machine, f"it said nothing in {work:.0f} s of work while it booted")
         if silent > IDLE and work < IDLE_SHARE * silent:
             raise hangs(machine, f"it stood still for {silent:.0f} s while it booted")
@@ -339,20 +349,22 @@ def hangs(machine: Machine, why: str) -> GuestHangs:
     return GuestHangs(str(machine.ended(why)))
 
 
-def accelerated(hardware: Hardware, progress: Progress) -> bool:
+def accelerated(
+    hardware: Hardware, progress: Progress, kvm: Path = KVM, patience: float = KVM_DEADLINE
+) -> bool:
     """Whether KVM boots a guest here. A /dev/kvm proves nothing, so this tries it, once for each
     kernel here and there, and each QEMU. A virtual clock needs QEMU's own processor."""
-    if hardware.virtual or not os.access(KVM, os.R_OK | os.W_OK):
+    if hardware.virtual or not os.access(kvm, os.R_OK | os.W_OK):
         return False
     stat = hardware.image.stat()
     image = (str(hardware.image), stat.st_size, stat.st_mtime_ns)
     key = _digest([os.uname().release, qemu.version(), image])
     verdict = cache() / f"kvm-{key}"
     if not verdict.exists():
-        progress(f"trying whether KVM works here, for {KVM_DEADLINE:g} s at most")
+        progress(f"trying whether KVM works here, for {patience:g} s at most")
         try:
             with Machine(replace(hardware, accelerator="kvm")) as machine:
-                expect(machine, "booted", KVM_DEADLINE)
+                expect(machine, "booted", patience)
             found = "works"
         except LabError:
             found = "does not work"

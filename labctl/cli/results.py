@@ -1,0 +1,72 @@
+"""What a command that ran cases has to say: their results, and the reports that were asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from labctl.cli.exits import EXIT, INTERRUPTED
+from labctl.ground.output import keep, show, tell
+from labctl.judge.result import RunResult, document
+from labctl.run.runner import WAS_INTERRUPTED
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How the results are written to stdout, and the files that are to have reports."""
+
+    form: str
+    junit: Path | None = None
+    html: Path | None = None
+
+
+def why_cut_short(results: Sequence[RunResult], cases: int) -> str:
+    """Why not all of so many cases have a result of their own."""
+    decided = sum(run.reason != WAS_INTERRUPTED for run in results)
+    return f"{WAS_INTERRUPTED} when {decided} of {cases} cases were decided"
+
+
+def give(results: list[RunResult], wanted: Wanted, seconds: float, cut_short: str) -> int:
+    """Writes it all, and returns the exit status. What can't be written changes no result."""
+
+    def table() -> None:
+        from labctl.reports.tables import console
+        from labctl.reports.terminal import print_runs
+
+        print_runs(results, console(), seconds, cut_short)
+
+    found = document(results, cut_short)
+    if wanted.form == "json":
+        show("the results", lambda: print(json.dumps(found, indent=1)))
+    elif results:
+        show("the table", table)
+    write_reports(results, {"junit": wanted.junit, "html": wanted.html})
+    if cut_short:
+        tell(f"labctl: {WAS_INTERRUPTED}")
+    return INTERRUPTED if cut_short else EXIT[found["result"]]
+
+
+def write_reports(results: list[RunResult], files: dict[str, Path | None]) -> None:
+    """Writes the reports that were asked for, and GitHub's step summary where it wants one."""
+    from labctl import reports
+    from labctl.reports import step_summary
+
+    wanted = {name: path for name, path in files.items() if path}
+    if not results or not (wanted or step_summary.wanted()):
+        return
+    from labctl.judge.recorded import reloaded, told_apart
+    from labctl.reports.markdown import summary
+
+    recorded: list[RunResult] = []
+
+    def read(found: RunResult) -> None:
+        recorded.append(reloaded(found))
+
+    for found in results:
+        keep(f"{found.label} in the reports", partial(read, found))
+    for name, path in wanted.items():
+        keep(str(path), partial(reports.write, name, recorded, path))
+    step_summary.add(partial(summary, told_apart(recorded)))

@@ -1,0 +1,116 @@
+"""A recorded run of many connections, as large as a benchmark wants it: what it takes to judge and
+to draw it, and whether that grows linearly."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from labctl.record.events import Event, LabEvent, SocketsEvent, StateEvent, StepEvent
+from labctl.record.store import RunFolder
+from tests.fake import HEADER, tcp
+from tests.walked import ACK, FIN, SYN, packet
+
+SERVER, CLIENT = "198.18.0.2:8000", "198.18.0.3"
+OPENED = ("UNCONN", "SYN-SENT", "ESTAB", "FIN-WAIT-1", "FIN-WAIT-2", "UNCONN")
+ACCEPTED = ("LISTEN", "SYN-RECV", "ESTAB", "CLOSE-WAIT", "LAST-ACK", "UNCONN")
+EVENTS_EACH = 10
+"""Events of a connection."""
+LOOK_EACH = 100
+"""Connections from one look of a host to the next."""
+EVERY = 0.0005
+"""Seconds from one connection to the next, each of which takes ten times as long."""
+SCENARIO = """\
+title: Many connections
+hosts: {server: {}, client: {}}
+steps:
+  - note: the end
+expect:
+  - path: {server: [ESTAB, CLOSE-WAIT, LAST-ACK]}
+  - segments: {from: client, flags: FIN, at_least: 10}
+  - segments: {from: client, lost: true, count: 0}
+  - sockets: {server: none}
+"""
+
+
+def record(folder: Path, connections: int) -> Path:
+    """Writes such a run, as labctl would have."""
+    folder.mkdir()
+    with RunFolder(folder, SCENARIO) as run:
+        addresses = {"server": "198.18.0.2", "client": CLIENT}
+        environment = {"kernel": "6.1.0", "os": "Debian", "engine": None, "probes": PROBES}
+        run.add(LabEvent(0.0, "2026-01-01T00:00:00Z", "netns", environment, addresses))
+        run.add(SocketsEvent(0.001, "server", "look", HEADER))
+        run.add(SocketsEvent(0.001, "client", "look", HEADER))
+        packets: dict[str, list[bytes]] = {"server": [], "client": []}
+        for _, found in sorted(each(connections), key=lambda pair: pair[0]):
+            if isinstance(found, tuple):
+                host, data = found
+                packets[host].append(data)
+            else:
+                run.add(found)
+        for host, records in packets.items():
+            run.add_packets(host, b"".join(records))
+        over = connections * EVERY + 1
+        for phase in ("begin", "end"):
+            run.add(StepEvent(over, 0, phase, "note the end", verb="note"))
+        for host in packets:
+            run.add(SocketsEvent(over + 0.01, host, "look", HEADER))
+    return folder
+
+
+PROBES = ["ss", "capture", "trace"]
+
+
+def each(connections: int) -> Iterator[tuple[float, Event | tuple[str, bytes]]]:
+    """All that happens, with its time."""
+    for number in range(connections):
+        began = 1 + number * EVERY
+        client = f"{CLIENT}:{1024 + number % 60_000}"
+        for host, states in (("client", OPENED), ("server", ACCEPTED)):
+            ends = (client, SERVER) if host == "client" else (SERVER, client)
+            for index, (old, new) in enumerate(pairwise(states)):
+                t = round(began + index * EVERY * 2 + (0.0001 if host == "server" else 0), 6)
+                yield t, StateEvent(t, host, *ends, old, new)
+        segments = (
+            (client, SERVER, SYN, 0, 0), (SERVER, client, SYN | ACK, 0, 1),
+            (client, SERVER, ACK, 1, 1), (client, SERVER, FIN | ACK, 1, 1),
+            (SERVER, client, FIN | ACK, 1, 2), (client, SERVER, ACK, 2, 2),
+        )  # fmt: skip
+        for index, (source, target, flags, seq, ack) in enumerate(segments):
+            t = began + index * EVERY * 1.5
+            base = number << 8
+            data = (source, target, flags, base + seq, base + ack)
+            sender, receiver = ("client", "server")[:: 1 if source == client else -1]
+            yield t, (sender, packet(t, *data))
+            yield t + 5e-5, (receiver, packet(t + 5e-5, *data))
+        if number % LOOK_EACH == 0:
+            for host in ("server", "client"):
+                ends = (SERVER, client) if host == "server" else (client, SERVER)
+                t = round(began + EVERY * 3, 6)
+                yield t, SocketsEvent(t, host, "change", f"{HEADER}\n{tcp('ESTAB', *ends)}")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one command: seconds, and megabytes of memory at most."""
+
+    seconds: float
+    megabytes: float
+
+
+def cost(command: Sequence[str]) -> Cost:
+    """What a command takes; what it writes is of no interest. Raises ChildProcessError where it
+    fails."""
+    began = time.monotonic()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode not in (0, 3):  # a run that is cut short is never a pass
+        raise ChildProcessError(f"{' '.join(command)}: status {process.returncode}")
+    return Cost(time.monotonic() - began, usage.ru_maxrss / 1024)

@@ -1,0 +1,52 @@
+"""A Docker engine that answers, has nothing, and refuses whatever else it is asked for."""
+
+from __future__ import annotations
+
+import json
+import socketserver
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from threading import Thread
+
+LISTS = ("/containers/json", "/networks")
+
+
+class Engine(socketserver.ThreadingUnixStreamServer):
+    """`asked` has the paths of all requests."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path), Answer)
+        self.asked: list[str] = []
+
+
+class Answer(BaseHTTPRequestHandler):
+    server: Engine
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        self.server.asked.append(path)
+        found = path == "/_ping" or path.endswith(LISTS)
+        body = json.dumps([] if found else {"message": "this engine is broken"}).encode()
+        self.send_response(200 if found else 500)
+        self.send_header("Api-Version", "1.41")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def engine(path: Path) -> Iterator[Engine]:
+    """An engine at a socket of this path."""
+    with Engine(path) as found:
+        thread = Thread(target=found.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield found
+        finally:
+            found.shutdown()
+            thread.join()
