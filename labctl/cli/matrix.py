@@ -129,7 +129,7 @@ def matrix(asked: Asked) -> int:
 
 
 def _show(found: Comparison, form: str) -> None:
-    """On stdout, and in GitHub's step summary where it wants one."""
+    """Shows it on stdout, and in GitHub's step summary if there is one."""
     from labctl.ground.output import show
     from labctl.reports import html, markdown, step_summary
     from labctl.reports.tables import console
@@ -141,7 +141,7 @@ def _show(found: Comparison, form: str) -> None:
         elif form == "json":
             click.echo(json.dumps(found.as_json(), indent=1))
         elif form == "html":
-            click.echo(html.comparison(found).encode(), nl=False)  # as the page says itself
+            click.echo(html.comparison(found).encode(), nl=False)  # in the encoding it declares
         else:
             click.echo(markdown.comparison(found), nl=False)
 
