@@ -341,7 +341,7 @@ MODIFIERS = ("as", "when", "hint", "within", "since")
 
 
 def _below(verb: str, whole: object, keys: Fields) -> Fields:
-    """A step whose pattern or claim is given as it is, or by keywords."""
+    """A step whose pattern or claim is given as one value, or by keywords."""
     modifiers = {key: value for key, value in keys.items() if key in MODIFIERS}
     below = {key: value for key, value in keys.items() if key not in MODIFIERS}
     if whole is not None and below:
