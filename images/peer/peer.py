@@ -114,8 +114,8 @@ def supervise(main, log, tether):
     JSON lines on stdin: `{"do": "call", "call": TEXT}` for a process in `await`, `{"do": "signal",
     "signal": "TERM"}` for the main process alone; `{"do": "end"}`, a SIGTERM, `{"do": "freeze"}`
     and `{"do": "thaw"}` for all of them (as process 1 only); `{"do": "answer", "id": N}`, which it
-    does when all that was written before is told. Nothing that the child does, and no controller
-    that is slow to listen, holds it up.
+    does when it has reported all that was written before. Neither the child nor a slow controller
+    can delay it.
     """
     # Programs below, of the same user, must not reach this process' streams and speak for it. After
     # this only CAP_SYS_PTRACE opens them and its memory (ptrace(2), "Ptrace access mode checking").

@@ -15,16 +15,16 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, TypedDict
+from typing import Any, ClassVar, Literal, TypedDict
 
 from labctl.backends import Message
 from labctl.backends.wire import A, Answer, Command, NoMessage, Program, Said, quoted
 from labctl.probes.sockets import StateName
 
-VERSION = 7
+VERSION = 8
 """2 brought captures and the trace; 3 faults; 4 agents that rest; 5 the end of what a process left;
 6 programs that report their faults, supervisors that answer, and counters and addresses as they
-change; 7 a host's network apart from its watch."""
+change; 7 a host's network apart from its watch; 8 guests."""
 
 
 class Hello(Said, kind="hello"):
@@ -410,6 +410,61 @@ class Kill(Command[Done], do="kill"):
     pid: int
 
 
+# --- A guest, whose program has labctl itself (run/guests/guest.py) -------------------------------
+
+
+class Booted(Said, kind="booted", added=8):
+    """It waits for a Greet."""
+
+
+class Greeted(Said, kind="ready", added=8):
+    """It waits for cases, on this kernel."""
+
+    kernel: str
+
+
+class Tick(Said, kind="tick", added=8):
+    """Its clock has come to `t`: it is alive."""
+
+
+class Happened(Said, kind="event", added=8):
+    """An event, as a line of history.jsonl."""
+
+    line: str
+
+
+class Captured(Packets, kind="captured", added=8):
+    """What a host captured."""
+
+    host: str
+
+
+class CaseEnded(Said, kind="ended", added=8):
+    """How a case ended: the fields of `Ended` (run/runner.py)."""
+
+    how: dict[str, Any]
+
+
+class Greet(Command[Answer], do="hello", added=8):
+    """Sets the clock to `wall`, mixes the random numbers with `seed` (hex), and says what the guest
+    runs in. Greeted is the answer."""
+
+    wall: float
+    seed: str
+    engine: str
+    virtual: bool
+
+
+class RunCase(Command[Answer], do="case", added=8):
+    """Runs one case of a scenario's text, with the params that were set."""
+
+    source: str
+    name: str
+    text: str
+    sets: Mapping[str, str]
+    case: str
+
+
 # --- Who says and does what -----------------------------------------------------------------------
 
 
@@ -436,4 +491,5 @@ TRACER = Program((Hello, Refused, State, Trouble, Broken), (Watch, FlushTrace))
 SUPERVISOR = Program(
     (Process, Call, Output, Broken), (Begin, DoCall, Signal, End, Freeze, Thaw, TellAll)
 )
+GUEST = Program((Booted, Greeted, Tick, Happened, Captured, CaseEnded), (Greet, RunCase))
 WORLD = Program((Hello, Gone), (AddHost, Batch, Spawn, Kill))

@@ -61,6 +61,10 @@ class Heard(BaseModel):
 class Said(Heard):
     """A message that a program sends unasked."""
 
+    def as_line(self) -> str:
+        """As it is said, by those who have labctl."""
+        return json.dumps({"kind": self.kind, **self.model_dump()})
+
 
 class Answer(Heard):
     """A command is done; `t` is when it was done, or when it began."""

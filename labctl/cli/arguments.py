@@ -121,7 +121,7 @@ Asked = TypeVar("Asked")
 
 
 def as_one(kind: Callable[..., Asked]) -> Callable[[Callable[[Asked], int]], Callable[..., int]]:
-    """Hands over all that a command was told as one thing of this kind."""
+    """Passes all arguments of a command to it as one object of this kind."""
 
     def decorate(command: Callable[[Asked], int]) -> Callable[..., int]:
         @wraps(command)
@@ -166,7 +166,7 @@ def jobs_option(words: str) -> Option:
 
 
 def form_option(forms: Sequence[str], words: str) -> Option:
-    """`--format`, of which the first is the default."""
+    """`--format`; the first is the default."""
     kinds = click.Choice(forms)
     return click.option(
         "--format", "form", default=forms[0], show_default=True, type=kinds, help=words

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Asked:
-    """What `labctl matrix` was told."""
+    """The arguments of `labctl matrix`."""
 
     paths: tuple[str, ...]
     os: tuple[str, ...]

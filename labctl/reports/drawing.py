@@ -228,7 +228,7 @@ class _Pen:
                 widths[column] = max(widths[column], width)
         first, last = self._host(0), self._host(-1)
         first.outward = -1
-        if self.narrow:  # words stand where there is more room for them
+        if self.narrow:  # words stand on the side with more room
             for host in list(self.hosts.values())[: (len(self.hosts) + 1) // 2]:
                 host.outward = -1
         x = self.time_end + 6 + first.width

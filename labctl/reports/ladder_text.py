@@ -242,7 +242,7 @@ def _centred(words: str, width: int, fill: str) -> str:
 def _lines(ladder: Ladder, width: int) -> Iterator[list[Words]]:
     canvas = _Canvas(ladder, width)
     yield _heading(canvas)
-    waiting: list[list[Words]] = []  # lines, of which the first may get a state at its side
+    waiting: list[list[Words]] = []  # lines; the first may get a state at its side
     since = 0.0
     before: Row | None = None
     for row in ladder.rows:

@@ -44,14 +44,14 @@ Path = Mapping[str, Sequence[str]]
 
 
 class Step(TypedDict, total=False):
-    """What every step takes: the label of its moment, and where it is done."""
+    """What every step takes: the label of its moment, and where to do it."""
 
     as_: str
     when: Fields
 
 
 class ExecStep(Step, total=False):
-    """`status` is the one that is wanted, 0 by default; `output` a regular expression."""
+    """`status` is the wanted status, by default 0; `output` a regular expression."""
 
     status: int | Literal["any"]
     output: str
@@ -81,7 +81,7 @@ class InjectStep(Step, total=False):
 
 
 class Claim(Step, total=False):
-    """What is claimed, and what to show where it does not hold."""
+    """What is claimed, and what to show if it does not hold."""
 
     sockets: Sockets
     process: Processes

@@ -41,8 +41,8 @@ def reach(phase):
     if wrong == f"hangs: {phase}":
         time.sleep(1000)
 
-def say(**what):
-    print(json.dumps(what), flush=True)
+def say(kind, **what):
+    print(json.dumps(dict(what, kind=kind, t=0.0)), flush=True)
 
 def migrate(uri):
     # As root a quota would not hold us; this limit does, and SIGXFSZ is the shell's to die of.
@@ -82,14 +82,14 @@ else:
         if wrong == "slow":
             os.write(console, b".")
     threading.Thread(target=serve, daemon=True).start()
-    say(booted=True)
+    say("booted")
 for line in sys.stdin:
     if json.loads(line)["do"] == "hello":
         reach("hello")
-        say(ready="6.6.6-mine")
+        say("ready", kernel="6.6.6-mine")
     else:
         reach("case")
-        say(ended={"result": "skip", "reason": "a stand-in has no kernel", "hint": None,
+        say("ended", how={"result": "skip", "reason": "a stand-in has no kernel", "hint": None,
                    "environment": {}, "started": "", "seconds": 0.0, "lab_seconds": 0.0})
 """
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from labctl.backends import protocol
+from labctl.backends.wire import Said
 from labctl.ground.errors import LabError, Unavailable, UsageError
 from labctl.language.document import Document
 from labctl.language.scenario import load_document
@@ -19,6 +21,9 @@ from labctl.run.guests import Known, apt, qemu, root, runs
 from labctl.run.guests.guest import WARM_UP, Guest, Port, Teller
 from labctl.run.runner import Performance, Silent
 from tests.fake import FakeBackend, scenario, tcp
+
+BOOTED = protocol.Booted(t=0.0).as_line()
+
 
 BOOKWORM = """\
 linux-headers-6.1.0-50-cloud-amd64
@@ -179,7 +184,7 @@ def test_a_module_that_was_added_is_in_the_next_guest(
 @pytest.mark.skipif(sys.platform != "linux", reason="guests need Linux")
 @pytest.mark.parametrize(
     ("script", "works"),
-    [('echo "{\\"booted\\": true}"; cat', True), ("echo no KVM; exit 1", False), ("cat", False)],
+    [(f"echo '{BOOTED}'; cat", True), ("echo no KVM; exit 1", False), ("cat", False)],
 )
 def test_kvm_is_what_boots_a_guest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, works: bool
@@ -232,12 +237,22 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> No
 
 @pytest.mark.skipif(sys.platform != "linux", reason="setpriv is Linux's")
 def test_a_guest_is_heard_and_obeyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in(tmp_path, monkeypatch, 'echo "{\\"booted\\": true}"; read line; echo "$line"; cat')
+    heard = shlex.quote(str(tmp_path / "heard"))
+    ready = protocol.Greeted(t=1.0, kernel="6.6").as_line()
+    stand_in(
+        tmp_path,
+        monkeypatch,
+        f"echo '{BOOTED}'; read line; echo $line > {heard}; echo '{ready}'; cat",
+    )
     with qemu.Machine(HARDWARE) as machine:
-        runs.expect(machine, "booted", 10)
-        machine.send({"do": "hello"})
-        assert machine.receive(10) == {"do": "hello"}
+        runs.expect(machine, protocol.Booted, 10)
+        machine.send(protocol.Greet(7.0, "00", "QEMU", virtual=True))
+        assert machine.receive(10) == protocol.Greeted(t=1.0, kernel="6.6")
         assert machine.receive(0.01) is None
+        machine.send(protocol.Greet(7.0, "00", "QEMU", virtual=True))  # which cat says
+        with pytest.raises(qemu.GuestEnded, match=r"not make sense: .*no object with a kind"):
+            machine.receive(10)
+    assert '"do": "hello"' in (tmp_path / "heard").read_text()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="setpriv is Linux's")
@@ -245,7 +260,7 @@ def test_a_guest_that_dies_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     stand_in(tmp_path, monkeypatch, "echo 'no such disk' >&2; exit 1")
     with qemu.Machine(HARDWARE) as machine:
         with pytest.raises(qemu.GuestEnded, match="no such disk"):
-            runs.expect(machine, "booted", 10)
+            runs.expect(machine, protocol.Booted, 10)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="setpriv is Linux's")
@@ -255,7 +270,7 @@ def test_a_guest_that_says_nothing_is_given_up(
     stand_in(tmp_path, monkeypatch, "exec cat")
     with qemu.Machine(HARDWARE) as machine:
         with pytest.raises(qemu.GuestEnded, match=r"not booted within 0\.1 s"):
-            runs.expect(machine, "booted", 0.1)
+            runs.expect(machine, protocol.Booted, 0.1)
 
 
 def test_without_qemu_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,13 +318,13 @@ def test_what_a_guest_tells_is_recorded_and_judged_as_if_it_were_here(
     )
     case = scenario(text)
     fake = FakeBackend({"up": lambda lab: lab.sockets("server", tcp("LISTEN", ":80"))})
-    lines: list[str] = []
+    lines: list[Said] = []
     teller = Teller(lines.append)
     performance = Performance(case, fake, teller, Silent())
     performance.perform()
     teller.add_packets("server", b"")
-    lines += [json.dumps({"tick": 1.0}), json.dumps({"ended": asdict(performance.ended)})]
-    (tmp_path / "said").write_text("".join(f"{line}\n" for line in lines))
+    lines += [protocol.Tick(t=1.0), protocol.CaseEnded(t=1.0, how=asdict(performance.ended))]
+    (tmp_path / "said").write_text("".join(f"{said.as_line()}\n" for said in lines))
     stand_in(tmp_path, monkeypatch, f"read line; cat {shlex.quote(str(tmp_path / 'said'))}; cat")
 
     seen: list[Event] = []
@@ -345,7 +360,8 @@ def test_a_guest_that_never_waits_is_ended_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It works, and its virtual clock does not get on."""
-    stand_in(tmp_path, monkeypatch, 'read line; echo "{\\"tick\\": 7.0}"; while :; do :; done')
+    tick = protocol.Tick(t=7.0).as_line()
+    stand_in(tmp_path, monkeypatch, f"read line; echo '{tick}'; while :; do :; done")
     case = scenario("title: t\nhosts: {a: {calls: socket}, b: {}}\nsteps: [start: a]\n")
     with qemu.Machine(HARDWARE) as machine:
         guests = runs.Guests(ground(tmp_path), print, machine, busy=0.2)

@@ -28,7 +28,7 @@ from labctl.backends import (
 )
 from labctl.backends.capabilities import Lack
 from labctl.backends.netns.backend import NetnsBackend, SocketChannel, unavailable
-from labctl.backends.protocol import AGENT, SUPERVISOR, TRACER, VERSION, WORLD
+from labctl.backends.protocol import AGENT, GUEST, SUPERVISOR, TRACER, VERSION, WORLD
 from labctl.backends.wire import A, Command, Said, asked
 from labctl.ground.errors import LabError
 from labctl.ground.resources import PACKAGE, images
@@ -36,9 +36,12 @@ from labctl.lab.faults import LOG_GROUP, Crafted, Drop, End
 from labctl.lab.happened import EVENTS
 from labctl.lab.messaging import Clock, Inbox, Source
 from labctl.probes.conversations import Conversation, Direction
+from labctl.run.guests.guest import Guest
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux's processes")
-PROGRAMS = {"agent": AGENT, "tracer": TRACER, "supervisor": SUPERVISOR, "world": WORLD}
+PROGRAMS = {
+    "agent": AGENT, "tracer": TRACER, "supervisor": SUPERVISOR, "world": WORLD, "guest": GUEST
+}  # fmt: skip
 
 
 def loaded(path: Path) -> Any:
@@ -65,6 +68,8 @@ def doers(name: str) -> dict[str, Callable[..., Any]]:
             return dict(loaded(images() / "host" / "tracer.py").COMMANDS)
         case "supervisor":
             return dict(loaded(images() / "peer" / "peer.py").COMMANDS)
+        case "guest":
+            return {"hello": Guest._hello, "case": Guest._case}
         case _:
             return dict(loaded(PACKAGE / "backends" / "netns" / "world.py").COMMANDS)
 

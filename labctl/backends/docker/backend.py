@@ -74,14 +74,14 @@ CONFINED: dict[str, Any] = {
     "SecurityOpt": ["no-new-privileges"],
     "LogConfig": {"Type": "none"},
 }
-# Where there is AppArmor, engines' profile for containers forbids what both of these are for: to
-# write below /proc/sys (a holder), and to mount (the tracer). See profiles/apparmor in moby.
+# With AppArmor, engines' profile for containers forbids what both of these need: to write below
+# /proc/sys (a holder), and to mount (the tracer). See profiles/apparmor in moby.
 BEYOND_APPARMOR = {**CONFINED, "SecurityOpt": [*CONFINED["SecurityOpt"], "apparmor=unconfined"]}
 TETHERED = {"OpenStdin": True, "StdinOnce": True, "AttachStdin": True}
 ENDED_AT_ONCE = {"StopSignal": "SIGKILL"}
 """Podman removes no container that runs before it has had ten seconds to heed this signal."""
 
-# What engines protect by default (opencontainers: linux.readonlyPaths), but for /proc/sys/net.
+# What engines protect by default (opencontainers: linux.readonlyPaths), except /proc/sys/net.
 OF_PROC = [f"/proc/{name}" for name in ("bus", "fs", "irq", "sysrq-trigger")]
 OF_SYSCTLS = [f"/proc/sys/{name}" for name in ("abi", "debug", "dev", "fs", "kernel", "user", "vm")]
 PROTECTED = {"ReadonlyPaths": [*OF_PROC, *OF_SYSCTLS]}

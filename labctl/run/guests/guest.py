@@ -1,13 +1,8 @@
 """The program in a guest: runs cases on namespaces there, and reports the events to the controller.
 
-Both speak JSON, one object a line, over a virtio-serial port. The controller says
-
-    {"do": "hello", "wall": ..., "seed": ..., "engine": ..., "virtual": ...}
-    {"do": "case", "source": ..., "name": ..., "text": ..., "sets": ..., "case": ...}
-
-and the guest says `{"booted": true}` once, `{"ready": KERNEL}` to a hello, and for a case its
-events and packets as they come, a tick now and then, and how it ended. It has no disk to keep
-anything on: the controller records a run, and so also all that came before a crash.
+Both speak JSON, one object a line, over a virtio-serial port: see GUEST in protocol.py. The guest
+has no disk to keep anything on: the controller records a run, and so also all that came before a
+crash.
 """
 
 from __future__ import annotations
@@ -39,10 +34,12 @@ from labctl.backends import (
     HostSpec,
     Message,
     ProcessSpec,
+    protocol,
     sysctls,
 )
 from labctl.backends.capabilities import Lack
 from labctl.backends.netns.backend import NetnsBackend
+from labctl.backends.wire import Said
 from labctl.language.document import Document
 from labctl.language.scenario import Scenario, load_document, params_of
 from labctl.record.events import Event
@@ -90,9 +87,9 @@ class Port:
         self._lock = threading.Lock()
         self._pending = b""
 
-    def say(self, line: str) -> None:
-        """Says one JSON object."""
-        data = line.encode() + b"\n"
+    def say(self, what: Said) -> None:
+        """Says something."""
+        data = what.as_line().encode() + b"\n"
         with self._lock:
             while data:
                 data = data[os.write(self._file, data) :]
@@ -151,17 +148,17 @@ class GuestBackend(NetnsBackend):
 class Teller:
     """Tells the controller what to record."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Callable[[Said], None]) -> None:
         self._say = say
 
     def add(self, event: Event) -> None:
         """See `Records`."""
-        self._say(f'{{"event": {event.to_json()}}}')
+        self._say(protocol.Happened(t=event.t, line=event.to_json()))
 
     def add_packets(self, host: str, records: bytes) -> None:
         """See `Records`."""
         data = base64.b64encode(records).decode()
-        self._say(json.dumps({"packets": data, "host": host}))
+        self._say(protocol.Captured(t=time.monotonic(), host=host, data=data))
 
 
 class Guest:
@@ -178,7 +175,7 @@ class Guest:
     def serve(self) -> None:
         """Warms up, and obeys as long as the guest lives."""
         (warm_up,) = load_document(Document("warm up", WARM_UP), WARM_UP, "warm", {})
-        how = self._perform(warm_up, lambda line: None)
+        how = self._perform(warm_up, lambda said: None)
         if how["result"]:
             sys.exit(
                 f"labctl: this kernel brings no lab up: {how['reason']}; it needs veth, bridge, "
@@ -187,7 +184,7 @@ class Guest:
         gc.collect()
         gc.freeze()
         QUIET[0].write_text(QUIET[1])
-        self._port.say('{"booted": true}')
+        self._port.say(protocol.Booted(t=time.monotonic()))
         while True:
             message = self._port.hear()
             if message.pop("do") == "hello":
@@ -203,7 +200,7 @@ class Guest:
             request = struct.pack("ii", 8 * len(fresh), len(fresh)) + fresh
             fcntl.ioctl(pool, RNDADDENTROPY, request)
         self._engine, self._virtual = engine, virtual
-        self._port.say(json.dumps({"ready": os.uname().release}))
+        self._port.say(protocol.Greeted(t=time.monotonic(), kernel=os.uname().release))
 
     def _case(self, source: str, name: str, text: str, sets: dict[str, str], case: str) -> None:
         document = Document(source, text)
@@ -215,9 +212,9 @@ class Guest:
         def tick() -> None:
             began = time.monotonic()
             while not ended.wait(min(max(TICK, (time.monotonic() - began) / 10), LONGEST_TICK)):
-                self._port.say(json.dumps({"tick": time.monotonic()}))
+                self._port.say(protocol.Tick(t=time.monotonic()))
 
-        self._port.say(json.dumps({"tick": time.monotonic()}))
+        self._port.say(protocol.Tick(t=time.monotonic()))
         ticker = threading.Thread(target=tick, name="tick")
         ticker.start()
         try:
@@ -225,9 +222,9 @@ class Guest:
         finally:
             ended.set()
             ticker.join()
-        self._port.say(json.dumps({"ended": how}))
+        self._port.say(protocol.CaseEnded(t=time.monotonic(), how=how))
 
-    def _perform(self, scenario: Scenario, say: Callable[[str], None]) -> dict[str, Any]:
+    def _perform(self, scenario: Scenario, say: Callable[[Said], None]) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             options = BackendOptions(RUN, "", Path(folder), "", print)
             backend = self._backend(options, self._engine, self._virtual)

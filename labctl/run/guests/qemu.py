@@ -18,15 +18,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
-from labctl.backends import Message
 from labctl.backends.debian import ROOM
+from labctl.backends.protocol import GUEST
+from labctl.backends.wire import Command, NoMessage, Said, read
 from labctl.ground.errors import LabError, Unavailable
 
 PROGRAM = "qemu-system-x86_64"
@@ -134,16 +134,16 @@ class Machine:
         with suppress(BrokenPipeError):
             self._stack.close()
 
-    def send(self, message: Mapping[str, Any]) -> None:
-        """Sends a message to the guest's program."""
+    def send(self, command: Command[Any]) -> None:
+        """Makes the guest's program do something."""
         assert self._process.stdin
         try:
-            self._process.stdin.write((json.dumps(message) + "\n").encode())
+            self._process.stdin.write((json.dumps(command.as_json()) + "\n").encode())
             self._process.stdin.flush()
         except OSError as exc:
             raise self.ended("it ended") from exc
 
-    def receive(self, patience: float) -> Message | None:
+    def receive(self, patience: float) -> Said | None:
         """The next message of the guest's program; None if none comes within `patience` seconds."""
         assert self._process.stdout
         deadline = time.monotonic() + patience
@@ -159,10 +159,9 @@ class Machine:
             self._pending += data
         line, _, self._pending = self._pending.partition(b"\n")
         try:
-            message: Message = json.loads(line)
-        except ValueError as exc:
-            raise self.ended(f"it does not make sense: {line[:100]!r}") from exc
-        return message
+            return GUEST.heard(read(line))
+        except NoMessage as exc:
+            raise self.ended(f"it does not make sense: {exc}") from exc
 
     def save(self, state: Path) -> None:
         """Writes the guest's state to a file, and lets it go on. If that fails, raises LabError,

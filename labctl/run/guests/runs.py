@@ -6,7 +6,6 @@ boots. A state belongs to one kernel, root, labctl and QEMU, and is thrown away 
 
 from __future__ import annotations
 
-import base64
 import fcntl
 import hashlib
 import math
@@ -19,8 +18,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from labctl.backends import Message, Progress
+from labctl.backends import Progress
+from labctl.backends.protocol import (
+    Booted,
+    Captured,
+    CaseEnded,
+    Greet,
+    Greeted,
+    Happened,
+    RunCase,
+    Tick,
+)
+from labctl.backends.wire import Said
 from labctl.ground.errors import LabError
+from labctl.ground.reading import loads
 from labctl.judge.result import RunResult, now
 from labctl.language.scenario import Scenario
 from labctl.record.events import Event, read_event
@@ -189,15 +200,9 @@ class Guests:
             if boot:
                 boot()
             machine.send(
-                {
-                    "do": "hello",
-                    "wall": time.time(),
-                    "seed": os.urandom(SEED).hex(),
-                    "engine": self._engine,
-                    "virtual": self._ground.virtual,
-                }
+                Greet(time.time(), os.urandom(SEED).hex(), self._engine, self._ground.virtual)
             )
-            expect(machine, "ready", READY_DEADLINE)
+            expect(machine, Greeted, READY_DEADLINE)
             self._stack.push(stack.pop_all())
         return machine
 
@@ -225,24 +230,17 @@ class _Case:
     def perform(self, scenario: Scenario, sets: Mapping[str, str]) -> Ended:
         """Makes the guest do it. Raises GuestEnded if it does not come to an end."""
         self._machine.send(
-            {
-                "do": "case",
-                "source": scenario.source,
-                "name": scenario.name,
-                "text": scenario.text,
-                "sets": dict(sets),
-                "case": scenario.case,
-            }
+            RunCase(scenario.source, scenario.name, scenario.text, dict(sets), case=scenario.case)
         )
         heard = time.monotonic()
         mark: tuple[float, float] | None = None  # the guest's work and its clock, a while ago
         while True:
-            message = self._machine.receive(HEARTBEAT)
-            if message is not None:
+            said = self._machine.receive(HEARTBEAT)
+            if said is not None:
                 heard = time.monotonic()
-                if "ended" in message:
-                    return Ended(**message["ended"])
-                self._take(message)
+                if isinstance(said, CaseEnded):
+                    return Ended(**said.how)
+                self._take(said)
             elif time.monotonic() - heard > SILENCE:
                 raise self._machine.ended(f"no word for {SILENCE:g} s")
             if self._tick:
@@ -257,18 +255,18 @@ class _Case:
                         )
                     mark = None
 
-    def _take(self, message: Message) -> None:
-        if "tick" in message:
-            self._tick = message["tick"]
-        elif "packets" in message:
-            records = base64.b64decode(message["packets"])
-            self._history.add_packets(self._history.now, message["host"], records)
-            self._folder.add_packets(message["host"], records)
-        elif "event" in message:
-            event = read_event(message["event"])
-            self._history.add(event)
-            self._folder.add(event)
-            self._event(event, self._history)
+    def _take(self, said: Said) -> None:
+        match said:
+            case Tick(t=t):
+                self._tick = t
+            case Captured(host=host):
+                self._history.add_packets(self._history.now, host, said.records)
+                self._folder.add_packets(host, said.records)
+            case Happened(line=line):
+                event = read_event(loads(line))
+                self._history.add(event)
+                self._folder.add(event)
+                self._event(event, self._history)
 
 
 def prepare(ground: Ground, progress: Progress) -> tuple[Hardware, Path]:
@@ -315,14 +313,13 @@ def save(machine: Machine, state: Path) -> None:
     machine.save(state)
 
 
-def expect(machine: Machine, word: str, patience: float) -> None:
+def expect(machine: Machine, word: type[Said], patience: float) -> None:
     """Waits for a message of the guest's program. Raises GuestEnded."""
     deadline = time.monotonic() + patience
     while (left := deadline - time.monotonic()) > 0:
-        message = machine.receive(left)
-        if message and word in message:
+        if isinstance(machine.receive(left), word):
             return
-    raise machine.ended(f"it was not {word} within {patience:g} s")
+    raise machine.ended(f"it was not {word.kind} within {patience:g} s")
 
 
 def boots(machine: Machine, silent_work: float = SILENT_WORK) -> None:
@@ -332,7 +329,7 @@ def boots(machine: Machine, silent_work: float = SILENT_WORK) -> None:
     said = -1
     while time.monotonic() < deadline:
         message = machine.receive(HEARTBEAT)
-        if message and "booted" in message:
+        if isinstance(message, Booted):
             return
         if message or machine.said != said:
             said, heard, worked = machine.said, time.monotonic(), machine.work
@@ -364,7 +361,7 @@ def accelerated(
         progress(f"trying whether KVM works here, for {patience:g} s at most")
         try:
             with Machine(replace(hardware, accelerator="kvm")) as machine:
-                expect(machine, "booted", patience)
+                expect(machine, Booted, patience)
             found = "works"
         except LabError:
             found = "does not work"
