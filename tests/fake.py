@@ -117,6 +117,7 @@ class FakeBackend:
         self._hosts: dict[str, FakeHost] = {}
         self._processes: dict[str, FakeChannel] = {}
         self._left: dict[str, list[FakeChannel]] = {}
+        self._channels: list[FakeChannel] = []
         self._pids = itertools.count(100)
 
     # --- The protocol -----------------------------------------------------------------------------
@@ -136,7 +137,7 @@ class FakeBackend:
     ) -> dict[str, HostLink]:
         links, numbers = {}, itertools.count(2)
         for host in hosts:
-            channel = FakeChannel(partial(self._obey, host.name))
+            channel = self._channel(partial(self._obey, host.name))
             self._hosts[host.name] = FakeHost(channel)
             mine = [next(numbers) for _ in range(host.addresses)]
             links[host.name] = HostLink(
@@ -154,7 +155,7 @@ class FakeBackend:
         def obey(message: Message) -> None:
             self.tracer.say(kind="reply", id=message["id"], t=self.time())
 
-        self.tracer = FakeChannel(obey)
+        self.tracer = self._channel(obey)
         self.tracer.say(kind="hello", t=self.time())
         return self.tracer
 
@@ -165,7 +166,7 @@ class FakeBackend:
             else:
                 self._did(f"call {process.name} {message['call']}")
 
-        channel = FakeChannel(obey)
+        channel = self._channel(obey)
         if process.name in self._processes:
             self._left.setdefault(process.name, []).append(self._processes[process.name])
         self._processes[process.name] = channel
@@ -196,7 +197,7 @@ class FakeBackend:
 
     def down(self) -> None:
         self._did("down")
-        for channel in (*self._processes.values(), *(h.channel for h in self._hosts.values())):
+        for channel in self._channels:
             channel.close()
 
     # --- What a script has happen -----------------------------------------------------------------
@@ -271,6 +272,10 @@ class FakeBackend:
             self._processes.pop(process).close()
 
     # --- Inside -----------------------------------------------------------------------------------
+
+    def _channel(self, obey: Callable[[Message], None]) -> FakeChannel:
+        self._channels.append(FakeChannel(obey))
+        return self._channels[-1]
 
     def _did(self, what: str) -> None:
         times = self.log.count(what)
