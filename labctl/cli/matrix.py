@@ -62,7 +62,7 @@ class Asked:
 def matrix(asked: Asked) -> int:
     """Run scenarios at several places, and compare: what differs comes first.
 
-    --os, --backend and --kernel add places, and take several names each, parted by commas. Each
+    --os, --backend and --kernel add places, and take several names each, separated by commas. Each
     --kernel runs with each --os, and so does Docker, where it is named or there is no --kernel.
     With none of them: Docker and namespaces. No PATH is all shipped scenarios. A second call runs
     only what has no result yet.

@@ -72,7 +72,7 @@ def place(backend: str, os: str | None, kernel: str | None, virtual: bool) -> Pl
 def places(
     backends: Iterable[str], systems: Iterable[str], kernels: Iterable[str], virtual: bool
 ) -> list[Place]:
-    """The places that were asked for, each once; each text may name several, parted by commas.
+    """The places that were asked for, each once; each text may name several, separated by commas.
 
     Every system runs on Docker, if that is wanted or there is no guest, and in every guest that can
     have it. Without a system they have the default. Without anything the places are all backends.
