@@ -87,13 +87,13 @@ _ROOMS = (
     "labctl.judge.check",
     "labctl.testing.lab",
 )
-"""Where these names are. What takes long to import comes last."""
+"""Where these names are. Modules that take long to import come last."""
 
 
-if not TYPE_CHECKING:  # to which any name would be one
+if not TYPE_CHECKING:  # or every name would exist for it
 
     def __getattr__(name: str) -> Any:
-        """A public name, imported when it is asked for: `labctl --help` shall be quick."""
+        """A public name, imported when somebody uses it: `labctl --help` must be quick."""
         for room in _ROOMS if name in __all__ else ():
             module = import_module(room)
             if hasattr(module, name):

@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> None:
-    """Imports the commands, and runs one. What keeps them from being imported is told."""
+    """Imports the commands, and runs one. If they can't be imported, says why."""
     try:
         from labctl.cli.commands import main as command
     except KeyboardInterrupt:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 LABS = pytest.StashKey[ExitStack]()
 """The labs of a test, which end with its call."""
 OUT = pytest.StashKey[Path]()
-"""Where runs are recorded."""
+"""The folder for runs."""
 PARAMS = pytest.StashKey[set[str]]()
 """The params of all scenarios that were collected."""
 
@@ -61,12 +61,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Raises UsageError for an option that is none."""
+    """Raises UsageError for a bad option."""
     _sets(config)
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> ScenarioFile | None:
-    """A scenario's file, where that is asked for."""
+    """A scenario's file, if somebody asked for scenarios."""
     config = parent.config
     if file_path.suffix not in (".yaml", ".yml"):
         return None
@@ -101,8 +101,8 @@ class ScenarioFile(pytest.File):
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Raises UsageError for what --labctl-set names that no scenario has. A worker of pytest-xdist
-    can't do that: there the scenarios fail."""
+    """Raises UsageError if --labctl-set names a param that no scenario has. A worker of
+    pytest-xdist can't do that: there the scenarios fail."""
     message = _no_param(session.config)
     if message and not session.testsfailed and not hasattr(session.config, "workerinput"):
         raise pytest.UsageError(message)
@@ -133,14 +133,14 @@ def _sets(config: pytest.Config) -> dict[str, str]:
 
 
 class ScenarioItem(pytest.Item):
-    """One case of a scenario. What is unknown has not passed."""
+    """One case of a scenario. An unknown result has not passed."""
 
     def __init__(self, *, case: Scenario, **more: Any) -> None:
         super().__init__(**more)
         self.case = case
 
     def runtest(self) -> None:
-        """Runs it; what came of it becomes pytest's own outcome."""
+        """Runs it; its result becomes pytest's own outcome."""
         from labctl.ground.crash import netted
         from labctl.ground.errors import LabctlError, Unavailable
         from labctl.ground.plain import plain_lines
@@ -182,14 +182,14 @@ class ScenarioItem(pytest.Item):
             return workflow.run_case(self.case, place, out(self.config), Silent(), tell)
 
     def reportinfo(self) -> tuple[Path, None, str]:
-        """What pytest calls it."""
+        """Its name in pytest."""
         return self.path, None, self.name
 
 
 @pytest.fixture
 def labctl_lab(request: pytest.FixtureRequest) -> Iterator[Callable[..., Lab]]:
-    """Brings up a `labctl.Lab`, as the command line's `--labctl-...` options say, and takes it down
-    when the test function has ended. Takes what `labctl.Lab` takes."""
+    """Brings up a `labctl.Lab`, by the command line's `--labctl-...` options, and takes it down
+    when the test function has ended. Takes the arguments of `labctl.Lab`."""
     from labctl.testing.lab import Lab
 
     config = request.config
@@ -209,7 +209,7 @@ def labctl_lab(request: pytest.FixtureRequest) -> Iterator[Callable[..., Lab]]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
-    """Ends the labs of a test that will never be called with what ended its set-up."""
+    """If a test's set-up fails, ends the test's labs with that exception: it is never called."""
     try:
         return (yield)
     except BaseException:
@@ -230,7 +230,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
 
 def out(config: pytest.Config) -> Path:
-    """Where runs are recorded: one directory a session, or a worker of it."""
+    """The folder for runs: one directory for each session, or for each worker of it."""
     if OUT not in config.stash:
         # What the fixture tmp_path_factory gives; items that are no functions have no fixtures.
         factory: pytest.TempPathFactory = config._tmp_path_factory  # type: ignore[attr-defined]

@@ -85,7 +85,7 @@ def each(connections: int) -> Iterator[tuple[float, Event | tuple[str, bytes]]]:
         for index, (source, target, flags, seq, ack) in enumerate(segments):
             t = began + index * EVERY * 1.5
             base = number << 8
-            data = (source, target, flags, base + seq, base + ack)
+            data = (source, target, flags, (base + seq, base + ack))
             sender, receiver = ("client", "server")[:: 1 if source == client else -1]
             yield t, (sender, packet(t, *data))
             yield t + 5e-5, (receiver, packet(t + 5e-5, *data))

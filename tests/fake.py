@@ -8,6 +8,9 @@ What labctl does is written as `up`, `start P`, `kill P`, `signal P NAME`, `free
 `call P TEXT`, `look HOST`, `exec HOST COMMAND`, `sysctl HOST KEY`, `drop HOST` (and all other
 faults so) and `down`; `log` has all of it in order. A list of reactions is for the first time, the
 second, and so on.
+
+It keeps the contract of all backends as far as that takes no network
+(tests/contract/test_backends.py).
 """
 
 from __future__ import annotations
@@ -38,21 +41,26 @@ from labctl.run.runner import Session, Silent, Watcher
 
 HEADER = "State Recv-Q Send-Q Local Address:Port Peer Address:Port Process"
 COUNTERS = {"TcpActiveOpens": 0, "TcpExtTCPAbortOnClose": 7}
+ANSWERS: dict[str, Message] = {
+    "sysctl": {"missing": [], "readable": [], "failed": {}},
+    "exec": {"exit": 127, "output": "not found\n", "left_out": 0},
+    "setup": {"capture": None, "bound": False},
+    "flush": {"dropped": 0, "dropped_inside": 0, "lost": {}},
+    "probe": {"missing": {}},
+    "drop": {"unlogged": None},
+    "heal": {"lost": {}},
+}
+"""What an agent answers, beside that something is done."""
 
 Reaction = Callable[["FakeBackend"], object]
+Script = Mapping[str, Reaction | Sequence[Reaction]]
 
 
-def tcp(
-    state: str,
-    local: str,
-    peer: str = "0.0.0.0:*",
-    recv_q: int = 0,
-    send_q: int = 0,
-    more: str = "",
-) -> str:
-    """A line of `ss`."""
+def tcp(state: str, local: str, peer: str = "0.0.0.0:*", more: str = "", **queues: int) -> str:
+    """A line of `ss`, with what is in its queues: `recv_q` and `send_q`."""
     host, _, port = local.rpartition(":")
-    return f"{state} {recv_q} {send_q} {host or '0.0.0.0'}:{port} {peer} {more}".rstrip()
+    waiting = f"{queues.get('recv_q', 0)} {queues.get('send_q', 0)}"
+    return f"{state} {waiting} {host or '0.0.0.0'}:{port} {peer} {more}".rstrip()
 
 
 class FakeChannel:
@@ -87,49 +95,29 @@ class FakeHost:
 
 
 class FakeBackend:
-    """See `Backend`, and the module. `clock` is how far the lab's clock is ahead of ours, in
-    seconds; `sysctls` are the known ones, all where it is None; `outputs` maps commands to what
-    they write, or to status and that; so much of it is `left_out`. `uncaptured` is why no host
-    captures, and `dropped` how many packets each lost.
-    `missing` is what a host can't do and why, `lost` what each has lost by which drop, and
-    `unlogged` why none can say which segments those were."""
+    """See `Backend`, and the module. `answers` maps what labctl has an agent do, or how that
+    begins (`exec server ls`, `flush server`, `sysctl`), to what it answers then."""
 
     name = "fake"
+    ahead = 0.0
+    """How far the lab's clock is ahead of ours, in seconds."""
 
     def __init__(
         self,
-        script: Mapping[str, Reaction | Sequence[Reaction]] | None = None,
-        *,
+        script: Script | None = None,
+        answers: Mapping[str, Message] | None = None,
         kernel: str = "6.1.0-fake",
-        clock: float = 0.0,
         lacks: Mapping[str, Lack] | None = None,
-        sysctls: set[str] | None = None,
-        refused: Mapping[str, str] | None = None,
-        outputs: Mapping[str, str | tuple[int, str]] | None = None,
-        left_out: int = 0,
-        uncaptured: str | None = None,
-        dropped: int = 0,
-        missing: Mapping[str, str] | None = None,
-        lost: Mapping[str, Mapping[str, int]] | None = None,
-        unlogged: str | None = None,
     ) -> None:
         self.log: list[str] = []
         self._script = script or {}
+        self._answers = answers or {}
         self._kernel = kernel
-        self._clock = clock
         self._lacks = lacks or {}
-        self._sysctls = sysctls
-        self._refused = refused or {}
-        self._outputs = outputs or {}
-        self._left_out = left_out
-        self._uncaptured = uncaptured
-        self._dropped = dropped
-        self._missing = missing or {}
-        self._lost = lost or {}
-        self._unlogged = unlogged
         self._hosts: dict[str, FakeHost] = {}
         self._processes: dict[str, FakeChannel] = {}
         self._left: dict[str, list[FakeChannel]] = {}
+        self._channels: list[FakeChannel] = []
         self._pids = itertools.count(100)
 
     # --- The protocol -----------------------------------------------------------------------------
@@ -149,7 +137,7 @@ class FakeBackend:
     ) -> dict[str, HostLink]:
         links, numbers = {}, itertools.count(2)
         for host in hosts:
-            channel = FakeChannel(partial(self._obey, host.name))
+            channel = self._channel(partial(self._obey, host.name))
             self._hosts[host.name] = FakeHost(channel)
             mine = [next(numbers) for _ in range(host.addresses)]
             links[host.name] = HostLink(
@@ -167,7 +155,7 @@ class FakeBackend:
         def obey(message: Message) -> None:
             self.tracer.say(kind="reply", id=message["id"], t=self.time())
 
-        self.tracer = FakeChannel(obey)
+        self.tracer = self._channel(obey)
         self.tracer.say(kind="hello", t=self.time())
         return self.tracer
 
@@ -178,7 +166,7 @@ class FakeBackend:
             else:
                 self._did(f"call {process.name} {message['call']}")
 
-        channel = FakeChannel(obey)
+        channel = self._channel(obey)
         if process.name in self._processes:
             self._left.setdefault(process.name, []).append(self._processes[process.name])
         self._processes[process.name] = channel
@@ -191,7 +179,9 @@ class FakeBackend:
         self._did(f"kill {process.name}")
 
     def signal(self, process: ProcessSpec, name: str) -> None:
-        self._did(f"signal {process.name} {name}")
+        self._did(what := f"signal {process.name} {name}")
+        if what not in self._script and process.name in self._processes:
+            self.killed(process.name, name, left=False)
 
     def prepare(self, process: ProcessSpec) -> None:
         self._did(f"prepare {process.name}")
@@ -207,19 +197,23 @@ class FakeBackend:
 
     def down(self) -> None:
         self._did("down")
-        for channel in (*self._processes.values(), *(h.channel for h in self._hosts.values())):
+        for channel in self._channels:
             channel.close()
 
     # --- What a script has happen -----------------------------------------------------------------
 
     def time(self, later: float = 0.0) -> float:
         """The lab's clock, `later` seconds from now."""
-        return time.monotonic() + self._clock + later
+        return time.monotonic() + self.ahead + later
 
     def sockets(self, host: str, *lines: str, later: float = 0.0) -> None:
         """From now on, or as if `later` seconds from now, these are the host's sockets."""
-        self._hosts[host].lines = lines
+        self.unnoticed(host, *lines)
         self._report(host, "change", None, later)
+
+    def unnoticed(self, host: str, *lines: str) -> None:
+        """These are the host's sockets, and only a look tells."""
+        self._hosts[host].lines = lines
 
     def count(self, host: str, **counters: int) -> None:
         """These counters of a host now have these values; its next look tells."""
@@ -264,9 +258,11 @@ class FakeBackend:
         self.say(process, later, kind="process", phase="exit", pid=2, exit=status, signal=None)
         self.gone(process)
 
-    def killed(self, process: str, signal: str) -> None:
-        """The main process ends by a signal; its children live on."""
-        self.say(process, kind="process", phase="exit", pid=2, exit=None, signal=signal, left=True)
+    def killed(self, process: str, signal: str, left: bool = True) -> None:
+        """The main process ends by a signal; its children live on, where it has left some."""
+        self.say(process, kind="process", phase="exit", pid=2, exit=None, signal=signal, left=left)
+        if not left:
+            self.gone(process)
 
     def gone(self, process: str) -> None:
         """Nothing of a process is left, of any of its starts."""
@@ -276,6 +272,10 @@ class FakeBackend:
             self._processes.pop(process).close()
 
     # --- Inside -----------------------------------------------------------------------------------
+
+    def _channel(self, obey: Callable[[Message], None]) -> FakeChannel:
+        self._channels.append(FakeChannel(obey))
+        return self._channels[-1]
 
     def _did(self, what: str) -> None:
         times = self.log.count(what)
@@ -295,47 +295,15 @@ class FakeBackend:
         host.changed.clear()
 
     def _obey(self, name: str, message: Message) -> None:
-        answer: Message = {}
-        match message:
-            case {"do": "look"}:
-                self._report(name, "look", message["caption"])
-                what = f"look {name}"
-            case {"do": "sysctl", "values": values}:
-                known = values if self._sysctls is None else self._sysctls
-                answer = {
-                    "missing": [key for key in values if key not in known],
-                    "readable": [],
-                    "failed": {k: self._refused[k] for k in values if k in self._refused},
-                }
-                what = f"sysctl {name} {' '.join(values)}"
-            case {"do": "exec", "command": command}:
-                output = self._outputs.get(command, (127, "not found\n"))
-                status, text = (0, output) if isinstance(output, str) else output
-                answer = {"exit": status, "output": text, "left_out": self._left_out}
-                what = f"exec {name} {command}"
-            case {"do": "network"}:
-                answer, what = {}, f"network {name}"
-            case {"do": "setup"}:
-                answer = {"capture": self._uncaptured, "bound": False}
-                what = f"setup {name}"
-            case {"do": "flush"}:
-                answer = {
-                    "dropped": self._dropped,
-                    "dropped_inside": 0,
-                    "lost": self._lost.get(name, {}),
-                }
-                what = f"flush {name}"
-            case {"do": "fault", "verb": verb}:
-                lost = self._lost.get(name, {})
-                answers: dict[str, Message] = {
-                    "probe": {"missing": self._missing},
-                    "drop": {"unlogged": self._unlogged},
-                    "heal": {"lost": lost},
-                }
-                answer = answers.get(verb, {})
-                what = f"{verb} {name}"
-            case {"do": str(other)}:
-                what = f"{other} {name}"
+        verb = str(message.get("verb", message["do"]))
+        words = {"exec": [message.get("command")], "sysctl": message.get("values", ())}
+        what = " ".join([verb, name, *words.get(verb, ())])
+        answer = dict(ANSWERS.get(verb, {}))
+        for begin, told in self._answers.items():
+            if f"{what} ".startswith(f"{begin} "):
+                answer |= told
+        if verb == "look":
+            self._report(name, "look", message["caption"])
         self._hosts[name].channel.say(kind="reply", id=message["id"], t=self.time(), **answer)
         self._did(what)
 

@@ -50,15 +50,16 @@ def mini(state: str, left: str = "59sec") -> str:
     return shown(state, f"timer:(timewait,{left},0)")
 
 
-def packet(t: float, source: str, target: str, flags: int, seq: int, ack: int) -> bytes:
-    """A captured segment, as a record of pcap-savefile(5)."""
+def packet(t: float, source: str, target: str, flags: int, numbers: tuple[int, int]) -> bytes:
+    """A captured segment, with its sequence and acknowledgement `numbers`, as a record of
+    pcap-savefile(5)."""
     ends = []
     for place in (source, target):
         host, _, port = place.rpartition(":")
         family = socket.AF_INET6 if "[" in host else socket.AF_INET
         ends.append((socket.inet_pton(family, host.strip("[]")), int(port)))
     (here, sport), (there, dport) = ends
-    segment = struct.pack("!HHIIBBHHH", sport, dport, seq, ack, 5 << 4, flags, 1000, 0, 0)
+    segment = struct.pack("!HHIIBBHHH", sport, dport, *numbers, 5 << 4, flags, 1000, 0, 0)
     if len(here) == 4:
         header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 40, 0, 0, 64, 6, 0, here, there)
     else:
@@ -75,7 +76,7 @@ def history(*events: Event, packets: bytes = b"", probes: tuple[str, ...] = ("tr
     """Without packets of its own each transition has one that bears it out."""
     found = History([lab(*probes), *sorted(events, key=lambda event: event.t)])
     told = [e for e in events if isinstance(e, StateEvent) and not e.local.endswith(":0")]
-    borne = b"".join(packet(e.t, e.local, e.remote, ACK, 1, 1) for e in told)
+    borne = b"".join(packet(e.t, e.local, e.remote, ACK, (1, 1)) for e in told)
     found.add_packets(found.now, "server", packets or borne)
     return found
 

@@ -1,4 +1,4 @@
-"""The addresses of a host, as the kernel tells of each that is new (rtnetlink(7)).
+"""The addresses of a host: the kernel reports each new one (rtnetlink(7)).
 
 Standard library only, Python 3.6 or later.
 """
@@ -19,8 +19,8 @@ LOOPBACK = re.compile(r"127\.|::1$")
 
 
 class Addresses:
-    """Those that a host has, but for loopback ones, and those that the kernel gave it by itself: it
-    does so at its leisure, and since 5.18 says which they are."""
+    """The addresses of a host, except for loopback ones and those that the kernel added by itself:
+    it takes its time for that, and since 5.18 says which they are."""
 
     def __init__(self):
         self.socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
@@ -34,7 +34,7 @@ class Addresses:
         return self.socket.fileno()
 
     def ask(self):
-        """Has the kernel tell all of them."""
+        """Makes the kernel report all of them."""
         body = struct.pack("=B7x", socket.AF_UNSPEC)
         header = struct.pack("=IHHII", 16 + len(body), RTM_GETADDR, NLM_F_REQUEST_DUMP, 0, 0)
         self.socket.send(header + body)
@@ -48,7 +48,7 @@ class Addresses:
             except BlockingIOError:
                 return found
             except OSError:
-                self.ask()  # ENOBUFS: it had too many to tell
+                self.ask()  # ENOBUFS: it had too many to report
                 continue
             while offset + BODY <= len(data):
                 length, kind = struct.unpack_from("=IH", data, offset)
@@ -57,7 +57,7 @@ class Addresses:
                 offset += (length + 3) & ~3
 
     def change(self, kind, message):
-        """The address that a message tells of, if it is new."""
+        """The address in a message, if it is new."""
         values = attributes(message, BODY)
         packed = values.get(IFA_LOCAL, values.get(IFA_ADDRESS, b""))
         if len(packed) not in (4, 16):

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """The agent: holds a host's network namespace, watches its sockets and does things there.
 
-It runs for as long as the host lives, as the holder container's main process or as a process in
-the host's namespace. A cheap in-process poll (sock_diag, see sock_diag(7)) notices when any TCP
-socket changes its state, queue or kind of timer; what it then reports is what the real `ss` says.
-So a quiet host costs no process, and a change is reported within PERIOD_MAX. Where work is dear
-and waiting is not, it rests for longer, and until something can have happened: a segment passes, a
-timer is due (ss(8), --options), or the controller knows of a call (`wake`).
+It runs as long as the host lives, as the holder container's main process or as a process in the
+host's namespace. A cheap in-process poll (sock_diag, see sock_diag(7)) notices when any TCP socket
+changes its state, queue or kind of timer; then the agent reports the output of the real `ss`. So a
+quiet host costs no process, and a change is reported within PERIOD_MAX. If work is expensive and
+waiting is not, it rests longer, until something can have happened: a segment passes, a timer is due
+(ss(8), --options), or the controller knows of a call (`wake`).
 
 Events go to stdout and commands come from stdin, one JSON object a line. `t` is CLOCK_MONOTONIC.
 With `--tether` the end of stdin ends the agent, and with it the host.
@@ -40,18 +40,18 @@ from faults import Faults
 PERIOD_MIN = 0.004
 PERIOD_MAX = 0.025
 QUICKLY, SLOWLY, FREELY = 1.3, 1.1, 2.0
-"""By how much the period grows: up to PERIOD_MAX; beyond that, where it may, while a timer is
-overdue, which is seen to go off within a tenth of how late it is; and else."""
+"""How fast the period grows: up to PERIOD_MAX; beyond it, if it may, while a timer is overdue, so
+that it is seen to go off within a tenth of its delay; and otherwise."""
 REST = 2
-"""By how much longer than it works an agent rests, times the number of hosts: so that together they
+"""Times the number of hosts, how much longer an agent rests than it works: so all agents together
 take half a core at most."""
 PR_SET_DUMPABLE = 4
 PRIORITY = -10
-"""What it watches shall not keep it from watching."""
+"""Its priority: what it watches must not keep it from watching."""
 MOST_OUTPUT = 4 << 20
 UNDISTURBED = 0.002
-"""Seconds after a segment in which the agent does nothing: it comes before the programs of the lab,
-and what a segment sets off there shall not wait for it."""
+"""For so many seconds after a segment the agent does nothing: it has priority over the programs of
+the lab, and what a segment sets off there must not wait for it."""
 CAPTURE_PERIOD = 0.005
 COUNT_PERIOD = 0.02
 TIMER = re.compile(r"timer:\(\w+,(?:(\d+)min)?(?:([\d.]+)sec|(\d*\.\d+)ms|(\d+)ms)?,")
@@ -75,7 +75,7 @@ NLMSG_ERROR, NLMSG_DONE = 2, 3
 
 
 class Diag:
-    """The kernel's list of TCP sockets, as bytes that differ when anything but a clock moved."""
+    """The kernel's list of TCP sockets, as bytes that differ when anything but a clock changed."""
 
     def __init__(self):
         self.netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG)
@@ -84,10 +84,10 @@ class Diag:
     def fingerprint(self):
         """A hash of every socket's identity, state, timer kind, retransmissions and queues.
 
-        Raises OSError where the kernel has no tcp_diag.
+        Raises OSError if the kernel has no tcp_diag.
         """
-        # struct inet_diag_req and inet_diag_msg, include/uapi/linux/inet_diag.h. It is the old
-        # request that answers for IPv4 and IPv6 alike: each walks the kernel's whole table.
+        # struct inet_diag_req and inet_diag_msg, include/uapi/linux/inet_diag.h. The old request
+        # answers for IPv4 and IPv6 at once, and each request walks the kernel's whole table.
         body = struct.pack("=B51xII", socket.AF_INET, 0xFFFFFFFF, 0)
         header = struct.pack("=IHHII", 16 + len(body), TCPDIAG_GETSOCK, NLM_F_REQUEST_DUMP, 0, 0)
         self.netlink.send(header + body)
@@ -146,7 +146,7 @@ def counters():
 
 
 def changes(now, before):
-    """{name: value}, named as nstat(8) does, of the counters that are not what they were."""
+    """{name: value} of the counters that have changed, by their names in nstat(8)."""
     found = {}
     for names, numbers in now.items():
         old = before.get(names)
@@ -160,7 +160,7 @@ def changes(now, before):
 
 
 def segments():
-    """How many TCP segments came in and went out; to read all counters takes five times as long."""
+    """How many TCP segments came in and went out; reading all counters takes five times as long."""
     with open("/proc/net/snmp") as table:
         names, numbers = (line.split() for line in table if line.startswith("Tcp:"))
     return [numbers[names.index(name)] for name in ("InSegs", "OutSegs")]
@@ -173,8 +173,8 @@ def work():
 
 
 def timers(text):
-    """In how many seconds the timers in what `ss` says can go off, in order: it tells long ones in
-    whole seconds, and the kernel is late rather than early."""
+    """In how many seconds the timers in the output of `ss` can go off, in order: it shows long ones
+    in whole seconds, and the kernel is late rather than early."""
     return sorted(
         60 * int(minutes or 0) + float(seconds or fraction or 0) + int(millis or 0) / 1000
         for minutes, seconds, fraction, millis in TIMER.findall(text)
@@ -188,7 +188,7 @@ class Agent:
     def __init__(self, diag=None):
         self.diag = diag or open_diag()
         self.seen = None
-        self.looked = None  # at this moment, and nothing happened while we did
+        self.looked = None  # the moment of a look, if nothing happened during it
         self.counted = {}
         self.counted_at = 0.0
         self.next_count = None
@@ -205,13 +205,13 @@ class Agent:
 
     @property
     def shortest(self):
-        """The period after a change. Where segments and calls tell of the next one, nothing is
+        """The period after a change. If segments and calls announce the next one, nothing is
         urgent."""
         return PERIOD_MAX if self.longest > PERIOD_MAX else PERIOD_MIN
 
     def moment(self):
-        """Equal at two times only if nothing happened between them: states may come and go, but
-        segments are counted."""
+        """Equal at two times only if nothing happened between them: states may come and go, but the
+        kernel counts segments."""
         return self.diag.fingerprint(), segments()
 
     def look(self, cause, seen=None, **extra):
@@ -230,7 +230,7 @@ class Agent:
             self.due, self.overdue = [at + left for left in timers(text)], False
             if self.due:
                 self.next_sample = min(self.next_sample, max(self.rested, self.due[0]))
-        # What ss saw may have passed by the next sample. If anything happened meanwhile, that
+        # By the next sample, what ss saw may be over. If anything happened meanwhile, that sample
         # looks again.
         self.looked = before if self.moment() == before else None
         self.seen = self.looked and before[0]
@@ -244,7 +244,7 @@ class Agent:
         return since, changed
 
     def report_counters(self):
-        """Reports those that have changed."""
+        """Reports the counters that have changed."""
         since, changed = self.count()
         if changed:
             emit(kind="counters", t=self.counted_at, since=since, values=changed)
@@ -272,7 +272,7 @@ class Agent:
         self.period = min(self.longest, self.period * growth)
 
     def wake(self):
-        """Samples soon, where it would rest for long: something may have happened."""
+        """Samples soon, if it would rest for long: something may have happened."""
         if self.longest > PERIOD_MAX:
             self.period = self.shortest
             soon = max(self.rested, time.monotonic() + PERIOD_MIN)
@@ -341,12 +341,12 @@ class Agent:
 
 
 def do_wake(agent, ident):
-    """Answers nothing."""
+    """Has no answer."""
     agent.wake()
 
 
 def do_look(agent, ident, caption=None, fresh=True):
-    """Looks; unless it need not be `fresh`, and the last look still holds."""
+    """Looks; but if it need not be `fresh` and the last look still holds, does not."""
     agent.read_packets()
     at = time.monotonic()
     if fresh or not agent.unchanged():
@@ -374,12 +374,12 @@ def do_network(agent, ident, hosts, batch):
 def do_setup(agent, ident, longest, share, bound):
     """Begins to watch and to capture, as one of `share` hosts.
 
-    `capture` in the reply is why it can't capture, or null. `bound`, where that is asked, is
-    whether `ss` lists sockets that are bound and no more.
+    `capture` in the reply is why it can't capture, or null. `bound`, if asked for, is whether `ss`
+    lists sockets that are only bound.
 
-    After each sample the agent rests, by far longer than it worked for it: listing sockets is slow
-    on a host with thousands of them, and for many hosts at once. On a quiet host it rests for up to
-    `longest` seconds.
+    After each sample the agent rests, much longer than it worked: listing sockets is slow on a host
+    with thousands of them, and for many hosts at once. On a quiet host it rests for up to `longest`
+    seconds.
     """
     agent.rest, agent.longest, agent.next_sample = REST * share, longest, time.monotonic()
     agent.addresses = Addresses()
@@ -397,7 +397,7 @@ def do_setup(agent, ident, longest, share, bound):
 
 
 def lists_bound():
-    """Whether `ss` and this kernel tell of a socket that is bound and no more: some do not."""
+    """Whether `ss` and this kernel show a socket that is only bound: some do not."""
     with socket.socket() as bound:
         bound.bind(("", 0))
         done = subprocess.run(SS, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
@@ -405,8 +405,8 @@ def lists_bound():
 
 
 def do_flush(agent, ident):
-    """Reports what is left in the rings, how many packets had no room in each, and what the drops
-    have lost."""
+    """Reports what is left in the rings, how many packets had no room in each, and how many the
+    drops have lost."""
     agent.read_packets()
     dropped = {name: capture.dropped() for name, capture in agent.captures.items()}
     lost = agent.faults.lost()
@@ -435,7 +435,7 @@ def do_sysctl(agent, ident, values):
 
 
 def do_exec(agent, ident, command):
-    """Runs a command by the shell; of its output what is beyond MOST_OUTPUT is `left_out`."""
+    """Runs a command in the shell; output beyond MOST_OUTPUT is `left_out`."""
 
     def work():
         os.setpriority(os.PRIO_PROCESS, 0, 0)  # of this thread, and of what it starts
@@ -448,7 +448,7 @@ def do_exec(agent, ident, command):
         except OSError as exc:
             emit(kind="reply", id=ident, t=time.monotonic(), error=str(exc))
             return
-        status = process.returncode  # by a signal: as a shell has it
+        status = process.returncode  # after a signal: as a shell reports it
         emit(kind="reply", id=ident, t=time.monotonic(), left_out=left_out,
              exit=status if status >= 0 else 128 - status,
              output=output.decode("utf-8", "replace"))  # fmt: skip
@@ -489,7 +489,7 @@ def main(arguments):
             emit(kind="broken", t=time.monotonic(), text="%s: %s" % (type(exc).__name__, exc))
             raise
     else:
-        # A host for hands: it only has to be there, until somebody stops it.
+        # For use by hand: the host only has to be there, until somebody stops it.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         while True:
             signal.pause()

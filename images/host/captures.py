@@ -21,7 +21,7 @@ BLOCKS, BLOCKS_MOST, BLOCKS_INSIDE = 64, 256, 16
 """Of memory for a ring, 4 MiB to 16: room for what a busy link carries while a busy machine lets
 the agent wait."""
 SNAP = 176
-"""Bytes kept of a packet: what a frame holds, enough for all headers and some payload."""
+"""Bytes to keep of a packet: what a frame holds, enough for all headers and some payload."""
 
 HEADER = struct.Struct("=IIIHHII")  # struct tpacket2_hdr: status, len, snaplen, mac, net, sec, nsec
 RECORD = struct.Struct("=IIII")  # pcap-savefile(5), with nanoseconds
@@ -29,8 +29,8 @@ RECORD = struct.Struct("=IIII")  # pcap-savefile(5), with nanoseconds
 PACKET_OTHERHOST, PACKET_OUTGOING = 3, 4
 LINK, INSIDE = "eth0", "lo"
 FOREIGN = {LINK: PACKET_OTHERHOST, INSIDE: PACKET_OUTGOING}
-"""What is left out at each interface: what a bridge sends to all of its ports, and the first of the
-two times that the loopback interface shows each packet."""
+"""Packets to leave out at each interface: those that a bridge sends to all of its ports, and the
+first of the two times that the loopback interface shows each packet."""
 
 # IPv4 or IPv6 that carries TCP (a classic BPF program; see Documentation/networking/filter.rst).
 FILTER = [
@@ -51,8 +51,8 @@ FILTER = [
 class Capture:
     """The TCP packets of an interface, in a memory ring (packet(7), PACKET_RX_RING).
 
-    The kernel copies the first bytes of each into a ring of fixed size and counts what found no
-    room, so a flood costs little and no loss goes unnoticed. Raises OSError where it is forbidden.
+    The kernel copies the first bytes of each into a ring of fixed size and counts those that found
+    no room. So a flood costs little and no loss goes unnoticed. Raises OSError if it is forbidden.
     """
 
     def __init__(self, interface, blocks=BLOCKS):
@@ -91,8 +91,8 @@ class Capture:
         return records
 
     def revive(self):
-        """Takes note that the interface went down, if it did: until then the socket counts as
-        readable. It goes on when the interface is up again."""
+        """Notes that the interface went down, if it did: until then the socket counts as readable.
+        It goes on when the interface is up again."""
         self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
     def dropped(self):

@@ -1,4 +1,4 @@
-"""The clocks of what a host reports: events are told by one, packets by the other.
+"""The two clocks of a host's reports: one for events, the other for packets.
 
 Standard library only, Python 3.6 or later.
 """
@@ -9,8 +9,8 @@ READINGS = 5
 
 
 def both(monotonic=time.monotonic, wall=time.time):
-    """CLOCK_MONOTONIC and CLOCK_REALTIME at one moment. The closest of a few readings: other
-    programs may run between two of them, for milliseconds, which would shift all packets."""
+    """CLOCK_MONOTONIC and CLOCK_REALTIME at one moment: the closest of a few readings. Another
+    program may run for milliseconds between the two clocks, which would shift all packets."""
     readings = []
     for _ in range(READINGS):
         before, now, after = monotonic(), wall(), monotonic()

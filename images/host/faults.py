@@ -1,8 +1,8 @@
-"""What the agent does to its host's traffic: what is lost, late, cut off, or sent by nobody.
+"""What the agent does to its host's traffic: it loses, delays, cuts off or injects segments.
 
-A drop is an nftables table of its own. It counts what it loses, and has the kernel report each
-lost packet (nfnetlink_log): captures can't tell, since packet(7) comes before the input hook and
-after the output hook.
+A drop is an nftables table of its own. It counts the packets that it loses, and makes the kernel
+report each (nfnetlink_log): captures can't show the loss, since packet(7) comes before the input
+hook and after the output hook.
 
 Standard library only, Python 3.6 or later.
 """
@@ -31,7 +31,7 @@ COUNTED = re.compile(r"labctl_drop_(\d+) \{\s+counter lost \{\s+packets (\d+) ")
 
 
 def run(command, text=""):
-    """What a command prints. Raises OSError with what it complains of."""
+    """The output of a command. Raises OSError with its complaint."""
     try:
         done = subprocess.run(command, input=text.encode(), stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE, check=False)  # fmt: skip
@@ -61,8 +61,8 @@ def attributes(data, offset):
 
 
 class Log:
-    """The packets that a group of the kernel's log reports, each as soon as it is there
-    (include/uapi/linux/netfilter/nfnetlink_log.h). Raises OSError where the kernel has none."""
+    """The packets that a group of the kernel's log reports, each at once
+    (include/uapi/linux/netfilter/nfnetlink_log.h). Raises OSError if the kernel has no such log."""
 
     def __init__(self, group):
         self.socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
@@ -92,7 +92,7 @@ class Log:
             except BlockingIOError:
                 return found
             except OSError:
-                continue  # ENOBUFS: some were lost, as the counters will tell
+                continue  # ENOBUFS: some were lost, as the counters will show
             while offset + ERROR_LENGTH <= len(data):
                 length, kind = struct.unpack_from("=IH", data, offset)
                 if kind == NFNL_SUBSYS_ULOG << 8 | NFULNL_MSG_PACKET:
@@ -103,7 +103,7 @@ class Log:
 
 
 def moment(values):
-    """When the kernel saw a packet; it has no time for most that leave."""
+    """When the kernel saw a packet; it has no time for most packets that leave."""
     if NFULA_TIMESTAMP not in values:
         return None
     seconds, micros = struct.unpack("!QQ", values[NFULA_TIMESTAMP])
@@ -111,7 +111,7 @@ def moment(values):
 
 
 class Faults:
-    """What is wrong on this host at the moment. `emit` takes events."""
+    """The faults of this host now. `emit` takes events."""
 
     def __init__(self, emit):
         self.emit = emit
@@ -129,13 +129,13 @@ class Faults:
             self.emit(kind="loss", t=t, drop=int(prefix), data=data)
 
     def lost(self):
-        """{drop: how many packets it has lost}, when all of these are reported."""
+        """{drop: how many packets it has lost}, after all of these are reported."""
         found = COUNTED.findall(run(["nft", "list", "counters"])) if self.drops else ()
         self.report()
         return {number: int(count) for number, count in found}
 
     def drop(self, number, group, log, rules):
-        """Begins to lose segments; says why it can't be told which (`unlogged`), or null. `log` is
+        """Begins to lose segments; says why it can't report which (`unlogged`), or null. `log` is
         the statement in the rules that reports them to a group."""
         unlogged = None
         try:
@@ -148,7 +148,7 @@ class Faults:
         return {"unlogged": unlogged}
 
     def heal(self, numbers):
-        """Ends these drops, where there are such; says how many packets each has lost by then."""
+        """Ends those of these drops that exist; says how many packets each has lost."""
         mine = [number for number in numbers if number in self.drops]
         nft("flush chain " + TABLE + " match", mine)  # What comes now is not lost any more.
         lost = self.lost() if mine else {}
@@ -168,7 +168,7 @@ class Faults:
         return {}
 
     def shape(self, netem):
-        """Has the interface's queue delay, lose or double what leaves, or leave it alone again."""
+        """Makes the interface's queue delay, lose or double what leaves, or ends that."""
         queue = ["dev", INTERFACE, "root"]
         if netem:
             run(["tc", "qdisc", "replace", *queue, "netem", *netem])
@@ -190,7 +190,7 @@ class Faults:
         return {}
 
     def probe(self, what):
-        """Says what of these can't be had here, and why."""
+        """Says which of these are missing here, and why."""
         missing = {}
         for name in what:
             try:
@@ -207,13 +207,13 @@ def nft(command, numbers):
 
 
 def probe_nft():
-    """Raises OSError where nftables can't be had: the kernel's, or the program."""
+    """Raises OSError if nftables is missing: in the kernel, or the program."""
     chain = "chain lose { type filter hook input priority 0; limit rate 1/day counter drop; }"
     run(["nft", "-c", "-f", "-"], "table inet labctl_probe {\n%s\n}\n" % chain)
 
 
 def probe_netem():
-    """Raises OSError where netem can't be had: the kernel's, or the program."""
+    """Raises OSError if netem is missing: in the kernel, or the program."""
     run(["tc", "qdisc", "replace", "dev", "lo", "root", "netem", "delay", "1ms"])
     run(["tc", "qdisc", "delete", "dev", "lo", "root"])
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""The tracer: every change of a TCP socket's state in a lab, as the kernel's tracepoint has it.
+"""The tracer: every change of a TCP socket's state in a lab, by the kernel's tracepoint.
 
-One a lab, beside its hosts: tracefs belongs to the kernel and not to any namespace, so it takes
-CAP_SYS_ADMIN there, and the tracepoint sock:inet_sock_set_state speaks of all sockets of the
-machine. The controller says which addresses are the lab's (`watch`), and only those are reported.
-If the kernel says why it sends an RST (tcp:tcp_send_reset, since Linux 6.10), that is reported too.
-What is recorded goes through a tracefs instance of our own, and so disturbs no other tracing.
+Each lab has one, beside its hosts: tracefs belongs to the kernel and not to any namespace, so it
+needs CAP_SYS_ADMIN there, and the tracepoint sock:inet_sock_set_state reports all sockets of the
+machine. The controller says which addresses belong to the lab (`watch`), and this reports only
+those. If the kernel says why it sends an RST (tcp:tcp_send_reset, since Linux 6.10), this reports
+that too. It has a tracefs instance of its own, and so disturbs no other tracing.
 
 The tracepoint knows full sockets. Connection requests, TIME_WAIT and an orphan's FIN_WAIT_2 are
 minisockets, and it does not see those.
@@ -67,7 +67,7 @@ def emit(*events):
 
 
 def mount():
-    """Mounts tracefs where only this process sees it. Raises OSError."""
+    """Mounts tracefs so that only this process sees it. Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
 
     def call(name, *arguments):
@@ -86,7 +86,7 @@ def mount():
 
 @contextlib.contextmanager
 def alone(folder):
-    """One tracer of this kernel at a time: an instance whose pipe is not open is swept by others.
+    """Only one tracer of this kernel at a time: others sweep an instance whose pipe is not open.
     All mounts of tracefs are one, so a lock of its folder holds in every container."""
     lock = os.open(folder, os.O_RDONLY)
     try:
@@ -97,9 +97,9 @@ def alone(folder):
 
 
 class Instance:
-    """A ring buffer of our own for the tracepoint. Raises OSError where there can be none.
+    """A ring buffer of our own for the tracepoint. Raises OSError if there can be none.
 
-    One of its name that somebody holds open is taken over, and left to them."""
+    If somebody holds one of this name open, this uses it, and leaves it to them at the end."""
 
     def __init__(self, name):
         self.path = os.path.join(TRACEFS, "instances", PREFIX + name)
@@ -110,7 +110,7 @@ class Instance:
             if not os.path.isdir(self.path):
                 os.mkdir(self.path)
             self.pipe = os.open(self.path + "/trace_pipe", os.O_RDONLY | os.O_NONBLOCK)
-        self._write("trace", "")  # what others left in it goes
+        self._write("trace", "")  # empties what others left in it
         self._write("trace_clock", "mono")
         if os.path.exists(self.path + "/buffer_percent"):
             self._write("buffer_percent", "0")  # be woken by the first event, not by half a buffer
@@ -127,7 +127,7 @@ class Instance:
             return False
 
     def _sweep(self):
-        """Removes what no tracer uses: an instance in use can't be removed."""
+        """Removes instances that no tracer uses: one in use can't be removed."""
         parent = os.path.dirname(self.path)
         for name in os.listdir(parent):
             if name.startswith(PREFIX):
@@ -145,7 +145,7 @@ class Instance:
             self._write(event + "/enable", "1")
 
     def read(self):
-        """What was recorded since the last call, as trace_pipe prints it."""
+        """The events since the last call, as trace_pipe prints them."""
         parts = []
         while True:
             try:
@@ -178,7 +178,7 @@ class Tracer:
         self.lost = 0
 
     def read(self):
-        """Reports the lab's part of what was recorded since the last time."""
+        """Reports the lab's events since the last time."""
         events = []
         for line in self.instance.read().splitlines():
             found, reset = LINE.search(line), RESET_LINE.search(line)
@@ -237,7 +237,7 @@ class Tracer:
                 for line in lines:
                     self.obey(json.loads(line.decode()))
             else:
-                time.sleep(PERIOD)  # so that each event does not wake us one by one
+                time.sleep(PERIOD)  # so that not every event wakes us
 
 
 def unmapped(address):
@@ -268,7 +268,7 @@ def do_watch(tracer, ident, addresses):
 
 
 def do_flush(tracer, ident):
-    """Reports what is left in the buffer, and what was lost."""
+    """Reports what is left in the buffer, and how much was lost."""
     tracer.read()
     lost = tracer.instance.lost()
     if lost > tracer.lost:

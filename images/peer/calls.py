@@ -27,7 +27,7 @@ DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|min|h)?\Z")
 SECONDS = {"ms": 0.001, "s": 1, None: 1, "m": 60, "min": 60, "h": 3600}
 LONGEST = 7 * 86400
 INT_MAX = 0x7FFFFFFF
-MOST_TEXT = 400  # of a call's own, in a report: which is written in one piece (pipe(7), PIPE_BUF)
+MOST_TEXT = 400  # of a call, in a report, which must be written in one piece (pipe(7), PIPE_BUF)
 OPTION_LEVELS = collections.OrderedDict(
     [
         ("SO_", socket.SOL_SOCKET),
@@ -36,7 +36,7 @@ OPTION_LEVELS = collections.OrderedDict(
         ("IP_", socket.IPPROTO_IP),
     ]
 )
-# The usual options, by Linux's uapi headers: an older Python or another system may not name them.
+# The usual options, by Linux's uapi headers: an older Python or another system may lack the names.
 LINUX_OPTIONS = collections.OrderedDict([
     ("SO_REUSEADDR", 2), ("SO_REUSEPORT", 15), ("SO_LINGER", 13), ("SO_KEEPALIVE", 9),
     ("SO_RCVBUF", 8), ("SO_SNDBUF", 7), ("SO_RCVLOWAT", 18), ("SO_RCVTIMEO", 20),
@@ -52,7 +52,7 @@ TIME_OPTIONS = ("SO_RCVTIMEO", "SO_SNDTIMEO")
 
 
 class CallError(ValueError):
-    """A line that is no call; `offset` is its place in the text, counted from 0."""
+    """A line that is no call; `offset` is its number in the text, from 0 on."""
 
     def __init__(self, offset, message):
         super().__init__(message)
@@ -60,8 +60,8 @@ class CallError(ValueError):
 
 
 def parse(text):
-    """The calls of `text`, one a line or separated by `;`. Raises CallError at the first one that
-    is none.
+    """The calls of `text`, one a line or separated by `;`. Raises CallError at the first statement
+    that is no call.
     """
     calls = []
     for offset, line in enumerate(text.split("\n")):
@@ -81,7 +81,7 @@ def parse(text):
 
 
 def _statements(line, offset):
-    """The statements of one line: pairs of words and text, comments left out."""
+    """The statements of one line: pairs of words and text, without comments."""
     words, start, position = [], None, 0
     while position <= len(line):
         rest = line[position:]
@@ -117,7 +117,7 @@ def _unescape(match):
 
 
 def _unknown(what, name, allowed):
-    import difflib  # which takes its time, and is seldom wanted
+    import difflib  # which takes time, and is seldom needed
 
     close = difflib.get_close_matches(name, allowed, n=1, cutoff=0.55)
     hint = "; did you mean %r?" % close[0] if close else ""
@@ -360,7 +360,7 @@ def call_bind(program, host, port):
     try:
         sock.bind(address)
     except OSError as exc:
-        # Python words some of bind's errors itself; the kernel's number is what counts.
+        # Python words some of bind's errors itself; only the kernel's number counts.
         raise OSError(exc.errno, os.strerror(exc.errno)) from exc
     return {"local": _name(sock.getsockname())}
 

@@ -8,11 +8,11 @@ Two processes run: the *supervisor* (process 1 of a container or of a PID namesp
 *main* process, reports when it ends, forwards signals to it alone, and stays until the last of its
 descendants is gone. So a forked child survives its parent, and a container's end ends them all.
 
-What happens is written to stdout as JSON, one object a line, with `t` from CLOCK_MONOTONIC, the one
-clock that all containers of a kernel share. `--text` writes it for people instead. With `--tether`
-the end of stdin ends everything: then nothing outlives whoever started it.
+It writes events to stdout as JSON, one object a line, with `t` from CLOCK_MONOTONIC, the one clock
+that all containers of a kernel share. `--text` writes them for people instead. With `--tether` the
+end of stdin ends everything: then nothing outlives whoever started it.
 
-Standard library only, Python 3.6 or later. What a call is and does stands in calls.py.
+Standard library only, Python 3.6 or later. calls.py says what calls there are and what they do.
 """
 
 import argparse
@@ -39,7 +39,7 @@ FORWARDED = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signa
 RTMIN, RTMAX = 34, 64
 UNNAMED = {n: "RTMIN%+d" % (n - RTMIN) for n in range(RTMIN - 2, RTMAX) if n != RTMIN}
 UNNAMED[16] = "STKFLT"
-"""Signals that Python, or an older one, has no names for (signal(7), those of glibc)."""
+"""Signals without a name in Python, or in an older Python (signal(7), those of glibc)."""
 MOST_FILES = 1 << 16
 AT_ONCE, CHUNK = 4096, 65536
 NO_FORK = "can't fork: %s; a limit of processes (ulimit -u, or pids.max of a cgroup) refuses it"
@@ -71,29 +71,29 @@ def as_text(event):
 
 
 class Log:
-    """Tells what happens on standard output, an event a line, by `words`: as_json or as_text."""
+    """Writes events to standard output, one a line, by `words`: as_json or as_text."""
 
     def __init__(self, words):
         self.words = words
         self.waiting = bytearray()
 
     def __call__(self, **event):
-        """Tells an event, now."""
+        """Writes an event, now."""
         self.later(**event)
         self.finish()
 
     def later(self, **event):
-        """The same, but whoever reads may be slow: `push` when standard output takes more."""
+        """The same for a slow reader: call `push` when standard output takes more."""
         event.setdefault("t", time.monotonic())
         self.waiting += (self.words(event) + "\n").encode()
 
     def push(self):
-        """Writes what never blocks where select(2) says that it does not (see pipe(7), PIPE_BUF);
-        nobody else's bytes come between."""
+        """Writes as much as surely does not block after select(2) (see pipe(7), PIPE_BUF), with
+        nobody else's bytes in between."""
         del self.waiting[: os.write(1, bytes(self.waiting[:AT_ONCE]))]
 
     def finish(self):
-        """Writes all that waits."""
+        """Writes everything that waits."""
         while self.waiting:
             self.push()
 
@@ -114,12 +114,12 @@ def supervise(main, log, tether):
     JSON lines on stdin: `{"do": "call", "call": TEXT}` for a process in `await`, `{"do": "signal",
     "signal": "TERM"}` for the main process alone; `{"do": "end"}`, a SIGTERM, `{"do": "freeze"}`
     and `{"do": "thaw"}` for all of them (as process 1 only); `{"do": "answer", "id": N}`, which it
-    does when all that was written before is told. Nothing that the child does, and no controller
-    that is slow to listen, holds it up.
+    does when it has reported all that was written before. Neither the child nor a slow controller
+    can delay it.
     """
-    # Whatever runs below, as the same user, shall not get at this process' streams and speak for
-    # it: they and its memory are open to CAP_SYS_PTRACE alone then (ptrace(2), "Ptrace access mode
-    # checking"). So are a child's, until it executes a program.
+    # Programs below, of the same user, must not reach this process' streams and speak for it. After
+    # this only CAP_SYS_PTRACE opens them and its memory (ptrace(2), "Ptrace access mode checking").
+    # The same holds for a child, until it executes a program.
     ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     wake, waker = os.pipe()
     os.set_blocking(waker, False)
@@ -167,7 +167,7 @@ def supervise(main, log, tether):
             log.later(kind="output", **found)
 
     while True:
-        # Where somebody is slow to listen, the moment of a program that writes much is longer.
+        # If the reader is slow, the moment of a program that writes much is longer.
         due = None if log.waiting and not written.in_full else written.due
         patience = None if due is None else max(0.0, due - time.monotonic())
         ready, takes, _ = select.select(watched, [1] if log.waiting else [], [], patience)
@@ -223,7 +223,7 @@ def _fork():
 
 
 def _rest(output, written):
-    """Takes in what is in a pipe now. What others go on to write there is for later."""
+    """Takes in what is in a pipe now, but not what others write there later."""
     count = struct.unpack("i", fcntl.ioctl(output, termios.FIONREAD, bytes(4)))[0]
     while count:
         data = os.read(output, min(count, CHUNK))
@@ -242,7 +242,7 @@ def _report_exit(log, child, ended):
 
 
 def _left():
-    """Whether anything lives on that a main process has started; by now it is our child."""
+    """Whether anything that a main process started lives on; by now it is our child."""
     try:
         return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
     except ChildProcessError:
@@ -290,7 +290,7 @@ COMMANDS = {
     "freeze": do_freeze,
     "thaw": do_thaw,
 }
-"""What is done at once, by name; `main` is the main process, while it runs."""
+"""Commands that it does at once, by name; `main` is the main process, while it runs."""
 
 
 def _kill(pid, number):
@@ -332,7 +332,7 @@ def run_main(argv, env):
 
 
 def await_line():
-    """Reads one line of stdin and not a byte more; ends the process where none comes."""
+    """Reads one line of stdin and not a byte more; ends the process if none comes."""
     byte = b""
     while byte != b"\n":
         byte = os.read(0, 1)

@@ -1,23 +1,23 @@
-"""What is recorded of what a program writes: all of it, until that is too much, and from then on
-the end of what comes in each moment.
+"""What to record of a program's output: all of it, until that is too much, and from then on the end
+of what comes in each moment.
 
-So a program may write without end and is held up by nobody: whoever reads it keeps up. Standard
+So a program may write without end and never has to wait: whoever reads it keeps up. Standard
 library only, Python 3.6 or later. The controller imports this module too.
 """
 
 import codecs
 
 IN_FULL = 4 << 20
-"""So many bytes are recorded in full. Each piece counts for PIECE more: an event has its cost."""
+"""How many bytes to record in full. Each piece counts for PIECE more: an event has its cost."""
 PIECE = 1 << 10
 MOMENT = 0.05
 TAIL = 4096
-"""After that: so many bytes of each moment, in seconds, at most."""
+"""After that: at most so many bytes of each moment, which lasts so many seconds."""
 
 
 class Written:
-    """Takes in bytes (`add`) and gives what is to be recorded of them (`take`) when that is `due`.
-    A character whose bytes come in two pieces is one character."""
+    """Takes in bytes (`add`) and returns what to record of them (`take`) when that is `due`. A
+    character whose bytes come in two pieces is one character."""
 
     def __init__(self):
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -27,18 +27,18 @@ class Written:
 
     @property
     def in_full(self):
-        """Whether all is recorded as it comes."""
+        """Whether to record everything as it comes."""
         return self._room > 0
 
     @property
     def due(self):
-        """When to take what is there; None where nothing is."""
+        """When to take what is there; None if nothing is there."""
         if not self._kept:
             return None
         return self._began if self.in_full else self._began + MOMENT
 
     def add(self, data, t):
-        """Takes in what came at `t`."""
+        """Takes in the bytes that came at `t`."""
         if not self._kept:
             self._began = t
         self._latest = t
@@ -55,7 +55,7 @@ class Written:
 
     def take(self, final=False):
         """An event's `text`, its time `t`, and how many bytes before it were left out, if any; None
-        where there is nothing to tell. `final`: nothing more comes."""
+        if there is nothing to report. `final`: nothing more comes."""
         text = self._decoder.decode(self._kept, final)
         found = {"text": text, "t": self._latest}
         if self._left_out:

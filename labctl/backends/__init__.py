@@ -1,10 +1,9 @@
 """Where labs run: the Backend protocol, and the table of backends.
 
 A backend brings up hosts (namespaces that outlive their processes, each with an agent), starts and
-kills processes on them, and takes everything down. What happens in them comes back through
-channels of JSON lines, from `images/host/agent.py`, `images/host/tracer.py` and
-`images/peer/peer.py`, whatever the backend. Polling, waiting and recording live above it, in
-`lab.py`, shared by all.
+kills processes on them, and takes everything down. With every backend, `images/host/agent.py`,
+`images/host/tracer.py` and `images/peer/peer.py` report what happens through channels of JSON
+lines. Polling, waiting and recording live above it, in `lab.py`, shared by all.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ class Channel(Protocol):
 
     def __iter__(self) -> Iterator[Message]:
         """The program's messages, until it ends. Called once, from a thread of its own. Raises
-        NoMessage (wire.py) for what is none."""
+        NoMessage (wire.py) for a line that is no message."""
 
     def close(self) -> None:
         """Ends the stream; a tethered program ends with it."""
@@ -46,8 +45,8 @@ class HostSpec:
 
 @dataclass(frozen=True)
 class ProcessSpec:
-    """A process to start on a host: `calls` for the peer program, or `run`, any program; or with
-    neither an `image`, whose own command it is. `rights` are the capabilities(7) that it keeps, of
+    """A process to start on a host: `calls` for the peer program, or `run`, any program; or, with
+    neither, the own command of an `image`. `rights` are the capabilities(7) that it keeps, of
     RIGHTS."""
 
     name: str
@@ -66,9 +65,9 @@ USUAL_REST = 0.025
 @dataclass(frozen=True)
 class HostLink:
     """A host that is up. `holder`: what `labctl shell` enters, a container's id or process ids;
-    `ipv4` and `ipv6` in order; `batch`: ip(8) commands still to be run on it by its agent;
-    `hosts_file`: whether its agent has to write /etc/hosts; `longest_rest`: seconds between two of
-    its polls at most."""
+    `ipv4` and `ipv6` in order; `batch`: ip(8) commands that its agent still has to run;
+    `hosts_file`: whether its agent has to write /etc/hosts; `longest_rest`: at most so many seconds
+    between two of its polls."""
 
     channel: Channel
     holder: str
@@ -103,10 +102,10 @@ class Backend(Protocol):
 
     @classmethod
     def share(cls) -> None:
-        """Starts what labs can share, in a program that is about to fork others for them."""
+        """Starts what labs can share, in a program that is about to fork others for labs."""
 
     def environment(self) -> dict[str, str | None]:
-        """`kernel`, `os` and `engine` of where the lab runs, as the result reports them."""
+        """`kernel`, `os` and `engine` of the place where the lab runs, for the result."""
 
     def lacks(self) -> Mapping[str, Lack]:
         """The capabilities (capabilities.py) that are missing here."""
@@ -114,38 +113,38 @@ class Backend(Protocol):
     def up(
         self, hosts: Sequence[HostSpec], processes: Sequence[ProcessSpec]
     ) -> dict[str, HostLink]:
-        """Brings the hosts up, connected, and prepares their processes. `processes` is all that
-        `spawn` will be asked for."""
+        """Brings the hosts up, connected, and prepares their processes. `spawn` will be called for
+        no others than `processes`."""
 
     def trace(self) -> Channel | Lack:
         """The lab's tracer (images/host/tracer.py), which `up` has started, or why there is none.
         Called once, after `up`."""
 
     def prepare(self, process: ProcessSpec) -> None:
-        """Says that a process is to be spawned later: what takes long can begin now. It does
-        nothing yet that its host could notice."""
+        """Says that `spawn` comes later for a process: anything that takes long can begin now, if
+        the host does not notice it."""
 
     def spawn(self, process: ProcessSpec) -> Channel:
-        """Starts a process, or starts it again after it ended, beside what it has left then."""
+        """Starts a process, or starts it again after it ended, beside what it left."""
 
     def kill(self, process: ProcessSpec) -> None:
-        """SIGKILL to everything in a process, whichever start it is of; returns when all of it is
-        gone, and so are its sockets. No error if it is gone already."""
+        """Sends SIGKILL to everything in a process, of all its starts; returns when all of it is
+        gone, and its sockets too. No error if it is gone already."""
 
     def signal(self, process: ProcessSpec, name: str) -> None:
-        """A signal (`TERM`) to the main process of the latest start alone."""
+        """Sends a signal (`TERM`) to the main process of the latest start alone."""
 
     def freeze(self, process: ProcessSpec, frozen: bool) -> None:
         """Stops or continues everything in a process."""
 
     def sysctl(self, key: str, value: str, readable: bool) -> None:
-        """Sets a sysctl that no host has of its own, or can only read (`readable`), for all of
-        them: where the whole machine is the lab's. Elsewhere it raises MissingHere or Refused;
-        OSError where the kernel refuses the value."""
+        """Sets a sysctl that no host has of its own, or can only read (`readable`), for all hosts,
+        if the whole machine belongs to the lab. Otherwise raises MissingHere or Refused. Raises
+        OSError if the kernel refuses the value."""
 
     def stopped(self) -> str | None:
-        """Which of the lab's own programs somebody has stopped, and how that is undone; None where
-        that can't be seen. Asked where the lab does not answer."""
+        """Which of the lab's own programs somebody has stopped, and how to undo that; None if
+        nobody can see it. Called when the lab does not answer."""
 
     def down(self) -> None:
         """Removes everything. May be called at any time, also twice."""
@@ -160,15 +159,15 @@ RIGHTS = {
     "SETUID": 7,
     "SYS_CHROOT": 18,
 }
-"""What a process of root's may keep: what servers drop privileges with; numbers of
-linux/capability.h."""
+"""The capabilities that a process of root may keep: those that servers need to drop privileges.
+Numbers of linux/capability.h."""
 
 
 @dataclass(frozen=True)
 class BackendOptions:
-    """How to open a backend: a name for the run and its lease (see lease.py), a folder to keep
-    files in while it runs, the operating system of the images, and where progress on long work is
-    told."""
+    """How to open a backend: a name for the run and its lease (see lease.py), a folder for files
+    while it runs, the operating system of the images, and where to report progress on long
+    work."""
 
     run: str
     lease: str
@@ -193,7 +192,7 @@ def backend_class(name: str) -> Any:
 
 
 def choose(name: str, os: str | None = None) -> str:
-    """`auto` becomes `docker` where an engine answers or an `os` is wanted, and `netns` otherwise;
+    """`auto` becomes `docker` if an engine answers or an `os` is wanted, and `netns` otherwise;
     others stay. Raises UsageError for an unknown one, and for an `os` on namespaces."""
     if os and name == "netns":
         raise UsageError(

@@ -1,4 +1,4 @@
-"""What a scenario may need beyond the basics, and what is said where that can't be had."""
+"""What a scenario may need beyond the basics, and what to say if a lab lacks it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ class Lack(NamedTuple):
 
 @dataclass(frozen=True)
 class Capability:
-    """What a scenario may need. `probed` by whom in a lab: its `backend` says so before it is up,
-    the `agent` of a host tries it (PROBES in images/host/faults.py), or the `tracer` does. `check`
-    is the one of `labctl doctor` that tries it on this machine; `cost` is what lacking it costs."""
+    """What a scenario may need. `probed` is who in a lab says whether it is there: the `backend`
+    before the lab is up; the `agent` of a host, which tries it (PROBES in images/host/faults.py);
+    or the `tracer`. `check` is the check of `labctl doctor` that tries it on this machine; `cost`
+    is what its lack costs."""
 
     what: str
     probed: Literal["backend", "agent", "tracer"]

@@ -1,7 +1,7 @@
-"""A Debian made of its packages, by mmdebstrap(1): as root, or in a user namespace with uids of its
-own.
+"""A Debian made from its packages, by mmdebstrap(1): as root, or in a user namespace with uids of
+its own.
 
-A mirror that breaks off is asked once more. What fails leaves its log, and is told with it.
+If a mirror breaks off, this asks it once more. A failure leaves its log, and the error names it.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ BROKEN_OFF = re.compile(
     "|remote end closed|hash sum mismatch|unexpected size|mirror sync|undetermined error",
     re.IGNORECASE,
 )
-"""What apt(8) complains of where a mirror or the way to it fails, as it may only once."""
+"""What apt(8) complains of if a mirror or the way to it fails, which may happen only once."""
 
 OPTIONS = (
     '--aptopt=Acquire::http::Timeout "20"',
     '--aptopt=Acquire::Retries "1"',
-    # An archived release, a mirror that lags, a clock that is ahead: signed it is all the same.
+    # Dates do not matter (an archived release, a mirror that lags, a clock ahead): it is signed.
     '--aptopt=Acquire::Check-Valid-Until "false"',
 )
 TRIAL = "bookworm-updates"
@@ -44,10 +44,10 @@ TRIAL = "bookworm-updates"
 
 
 class Tree(Protocol):
-    """A tar archive, as it comes."""
+    """A tar archive, while it comes in."""
 
     def read(self, size: int = -1, /) -> bytes:
-        """Some of it, and in the end nothing. Raises LabError where it is not whole."""
+        """Some of it, and in the end nothing. Raises LabError if it is not whole."""
 
 
 class BootstrapError(Unavailable):
@@ -61,13 +61,14 @@ class BootstrapError(Unavailable):
 
 
 def cache() -> Path:
-    """Where labctl keeps what it has made or fetched (XDG Base Directory, XDG_CACHE_HOME)."""
+    """The folder for everything that labctl made or fetched (XDG Base Directory,
+    XDG_CACHE_HOME)."""
     folder = os.environ.get("XDG_CACHE_HOME") or home() / ".cache"
     return Path(folder) / "labctl"
 
 
 def lacking() -> Lack | None:
-    """What keeps mmdebstrap from making anything here."""
+    """What keeps mmdebstrap from working here."""
     if not shutil.which(PACKAGE):
         return Lack("mmdebstrap is not on the PATH", f"install the package {PACKAGE}")
     if os.geteuid() == 0:
@@ -89,8 +90,8 @@ def lacking() -> Lack | None:
 def bootstrap(
     suite: str, words: Sequence[str], take: Callable[[Tree], None], progress: Progress
 ) -> None:
-    """Has mmdebstrap make a suite, by its options and sources, and `take` the tree: once more from
-    the start where a mirror broke off. Raises Unavailable, and what `take` raises."""
+    """Makes a suite by mmdebstrap, with these options and sources, and lets `take` read the tree;
+    once more from the start if a mirror broke off. Raises Unavailable, and what `take` raises."""
     if lack := lacking():
         raise Unavailable(*lack)
     command = [PACKAGE, *OPTIONS, *words]
@@ -106,8 +107,8 @@ def bootstrap(
 
 
 def trial() -> None:
-    """Makes an empty tree, with all that a full one takes: rights, the mirror, its keys. Raises
-    Unavailable."""
+    """Makes an empty tree, with everything that a full one needs: rights, the mirror, its keys.
+    Raises Unavailable."""
 
     def take(tree: Tree) -> None:
         while tree.read(1 << 16):
@@ -141,7 +142,7 @@ def _attempt(suite: str, command: Sequence[str], take: Callable[[Tree], None]) -
 
 
 class _Whole:
-    """See Tree. Who takes it learns by an error that what it has is no whole one."""
+    """See Tree. Its reader learns by an error that the tree is not whole."""
 
     def __init__(
         self, stream: IO[bytes], process: subprocess.Popen[bytes], log: IO[bytes], suite: str
@@ -159,7 +160,7 @@ class _Whole:
 
 
 def complaint(log: bytes) -> str:
-    """What mmdebstrap(1) complained of: its first error, of which the others follow."""
+    """What mmdebstrap(1) complained of: its first error, which causes the others."""
     said = log.decode(errors="replace").strip().splitlines()
     full = [line for line in said if FULL.search(line)]
     errors = [line.removeprefix("E: ") for line in said if line.startswith("E: ")]
@@ -171,7 +172,7 @@ def _log_of(suite: str) -> Path:
 
 
 def _keep(said: bytes, suite: str) -> Path | None:
-    """Where all that it said can be read, if it can be kept."""
+    """The file with all of its output, if that can be written."""
     path = _log_of(suite)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

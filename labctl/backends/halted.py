@@ -12,7 +12,7 @@ STOPPED = ("T", "t")
 
 
 def halted(parts: Mapping[int, str]) -> str | None:
-    """The first of some processes, by number and name, that is stopped, and how that is undone."""
+    """The first of some processes, by number and name, that is stopped, and how to undo that."""
     for pid, name in parts.items():
         if next(iter(_stat(pid)), "") in STOPPED:
             return f"{name} is stopped (process {pid}); kill -CONT lets it go on; run it again"
@@ -20,13 +20,13 @@ def halted(parts: Mapping[int, str]) -> str | None:
 
 
 def children(parent: int) -> list[int]:
-    """The processes that a process has begun."""
+    """The processes that a process has started."""
     pids = [int(path.name) for path in PROC.iterdir() if path.name.isdigit()]
     return [pid for pid in pids if _stat(pid)[1:2] == [str(parent)]]
 
 
 def _stat(pid: int) -> list[str]:
-    """What the kernel tells of a process, from its state on; nothing of one that is not there."""
+    """What the kernel says of a process, from its state on; nothing if there is no such process."""
     with suppress(OSError):
         return (PROC / f"{pid}" / "stat").read_text(errors="replace").rpartition(")")[2].split()
     return []

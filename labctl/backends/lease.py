@@ -1,7 +1,7 @@
-"""Leases: who is alive. A controller holds a locked file for as long as it runs (flock(2)).
+"""Leases: who is alive. A controller holds a locked file as long as it runs (flock(2)).
 
-The kernel lets go of the lock however the controller ends, so a lease that can be locked is dead,
-and what carries its name in an engine may be removed. The file also tells `labctl ps` and
+The kernel releases the lock however the controller ends. So a lease that can be locked is dead, and
+everything in an engine with its name may be removed. The file also tells `labctl ps` and
 `labctl shell` about the lab.
 """
 
@@ -33,8 +33,8 @@ def new_name() -> str:
 @dataclass
 class Lease:
     """What a controller says of itself. `hosts` maps each host to the id of its holder: a process
-    id for namespaces, a container id for an engine. `began` tells its process from a later one
-    with the same number."""
+    id for namespaces, a container id for an engine. `began` distinguishes its process from a later
+    one with the same number."""
 
     run: str
     kind: str
@@ -46,7 +46,7 @@ class Lease:
     began: str = ""
 
     def __enter__(self) -> Self:
-        """Raises UsageError where no lease can be written."""
+        """Raises UsageError if the lease can't be written."""
         self.began = _began(self.pid)
         self._path = folder() / f"{self.run}.json"
         unlocked = self._path.with_suffix(".new")
@@ -64,14 +64,14 @@ class Lease:
         return self
 
     def write(self) -> None:
-        """Writes down what has changed. Raises LabError where there is no room for it."""
+        """Writes down what has changed. Raises LabError if there is no room."""
         try:
             self._write()
         except OSError as exc:
             raise LabError(f"{self._path}: can't be written: {exc.strerror}", HINT) from exc
 
     def _write(self) -> None:
-        # At once, and never shorter: whoever reads it meanwhile finds all of it.
+        # At once, and never shorter: a reader always finds all of it.
         text = json.dumps(asdict(self)).encode()
         os.pwrite(self._file.fileno(), text.ljust(os.fstat(self._file.fileno()).st_size), 0)
 
@@ -81,8 +81,8 @@ class Lease:
         self._file.close()
 
     def interrupt(self) -> None:
-        """Asks the controller for its end. Raises LabError where the process with its number is
-        another one: the controller runs in another container, say."""
+        """Asks the controller to end. Raises LabError if the process with its number is another
+        one: the controller runs in another container, say."""
         if self.pid < 1 or self.began != _began(self.pid):
             raise LabError(
                 f"{self.what} is kept by a labctl that is not process {self.pid} here, which is "
@@ -99,11 +99,11 @@ class Lease:
 
 
 def folder() -> Path:
-    """Where this user's leases are: in XDG_RUNTIME_DIR, or a folder of the user's own in /tmp. A
-    XDG_RUNTIME_DIR of somebody else does not count, as its specification has it: su(1) leaves it.
+    """The folder of this user's leases: in XDG_RUNTIME_DIR, or the user's own in /tmp. An
+    XDG_RUNTIME_DIR of somebody else does not count, as its specification says: su(1) leaves it.
 
-    What is there says which processes to end. So the folder is no link, it is the user's, and
-    nobody else can write there. Raises UsageError where it is not so."""
+    Leases say which processes to end. So the folder must be no link, belong to the user, and be
+    closed to others. Otherwise raises UsageError."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     shared = Path(f"/tmp/labctl-{os.geteuid()}")
     path = Path(runtime) / "labctl" if runtime and not _of_others(Path(runtime)) else shared
@@ -140,7 +140,7 @@ def _of_others(path: Path) -> bool:
 
 
 def alive(text: str) -> bool | None:
-    """Whether the controller behind a lease lives; None where that can't be known from here."""
+    """Whether the controller of a lease lives; None if nobody can know that from here."""
     machine, _, path = text.partition(":")
     if machine != socket.gethostname() or not path:
         return None
@@ -154,7 +154,7 @@ def alive(text: str) -> bool | None:
 
 
 def leases() -> Iterator[Lease]:
-    """The leases of this user's living controllers; files of dead ones are removed. Raises
+    """The leases of this user's living controllers; removes the files of dead ones. Raises
     UsageError."""
     from pydantic import TypeAdapter
 
@@ -169,7 +169,7 @@ def leases() -> Iterator[Lease]:
 
 @contextmanager
 def alone(things: str, progress: Callable[[str], None]) -> Iterator[None]:
-    """One labctl of this user at a time that makes these `things`, whatever the process: the next
+    """Only one labctl of this user at a time makes these `things`, in whatever process: the next
     finds what it made. Raises UsageError."""
     path = folder() / f"{things}.lock"
     with _writing(path):
@@ -184,7 +184,7 @@ def alone(things: str, progress: Callable[[str], None]) -> Iterator[None]:
 
 
 def _open(path: Path, flags: int, anybodys: bool = False) -> BinaryIO:
-    """A plain file of this user's, or `anybodys`, and no link to one. Raises OSError."""
+    """Opens a plain file of this user, or of `anybodys`, and no link. Raises OSError."""
     number = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
     file = os.fdopen(number, "rb", buffering=0)
     found = os.fstat(number)
@@ -211,8 +211,8 @@ def _locked(file: BinaryIO) -> bool:
 
 
 def _began(pid: int) -> str:
-    """When a process began, in ticks of the machine's clock (proc(5)); empty where there is no such
-    process, and where the system has no /proc."""
+    """When a process began, in ticks of the machine's clock (proc(5)); empty if there is no such
+    process, or the system has no /proc."""
     try:
         stats = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:

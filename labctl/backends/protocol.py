@@ -1,14 +1,14 @@
 """The one protocol: every message between the controller and the programs in a lab, both ways.
 
-A message is a JSON object, one a line; one a packet on the world's socket. What a program is to do
-is a Command, and `do` names it. What it says is a Said: `kind` names it, and `t` is when, by
-CLOCK_MONOTONIC of the lab's kernel, in seconds. A command may have an `id`: then a `reply` has the
-same `id`, and what the command's Answer says, or the `error` that kept it from being done.
+A message is a JSON object, one a line; one a packet on the world's socket. A message to a program
+is a Command, and `do` names it. A message from a program is a Said: `kind` names it, and `t` is its
+time, by CLOCK_MONOTONIC of the lab's kernel, in seconds. A command may have an `id`: then a `reply`
+has the same `id`, and the fields of the command's Answer, or the `error` that prevented it.
 
 The programs (images/host/agent.py, images/host/tracer.py, images/peer/peer.py, netns/world.py) run
-on old Pythons and import nothing of this; tests/unit/test_protocol.py runs them and holds them to
-it. They come from the same labctl as the controller, so nothing is negotiated: `added` is the
-VERSION that brought a message.
+on old Pythons and import nothing of this; tests/unit/test_protocol.py runs them and checks that
+they follow it. They come from the same labctl as the controller, so nothing is negotiated: `added`
+is the VERSION that brought a message.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from labctl.backends.wire import A, Answer, Command, NoMessage, Program, Said, q
 from labctl.probes.sockets import StateName
 
 VERSION = 9
-"""2 brought captures and the trace, 3 faults, 4 agents that rest, 5 the end of what a process has
-left, 6 what breaks, supervisors that answer, and counters and addresses as they change, 7 a host's
-network apart from its watch, 8 guests, 9 resets."""
+"""2 brought captures and the trace; 3 faults; 4 agents that rest; 5 the end of what a process left;
+6 programs that report their faults, supervisors that answer, and counters and addresses as they
+change; 7 a host's network apart from its watch; 8 guests; 9 resets."""
 
 
 class Hello(Said, kind="hello"):
-    """A program's first word."""
+    """A program's first message."""
 
 
 class Broken(Said, kind="broken", added=6):
-    """A program's last word: what broke in it."""
+    """A program's last message: what broke in it."""
 
     text: str
 
@@ -45,7 +45,7 @@ class Trouble(Said, kind="trouble"):
 
 
 class Done(Answer):
-    """There is nothing to say of it."""
+    """An answer without contents."""
 
 
 # --- An agent -------------------------------------------------------------------------------------
@@ -61,7 +61,7 @@ class AgentHello(Hello, kind="hello"):
 
 
 class Sockets(Said, kind="sockets"):
-    """What `ss` says, and the counters that have changed; see SocketsEvent."""
+    """The output of `ss`, and the counters that have changed; see SocketsEvent."""
 
     cause: Literal["change", "look"]
     text: str
@@ -78,7 +78,7 @@ class Counters(Said, kind="counters", added=6):
 
 
 class Packets(Said, kind="packets", added=2):
-    """What was captured: pcap records, in base64."""
+    """Captured packets: pcap records, in base64."""
 
     data: str
 
@@ -92,28 +92,29 @@ class Packets(Said, kind="packets", added=2):
 
 
 class Loss(Said, kind="loss", added=3):
-    """A packet, or its head, that the drop of a step has lost; in base64."""
+    """A packet that the drop of a step has lost, or its head; in base64."""
 
     drop: int
     data: str
 
 
 class Address(Said, kind="address", added=6):
-    """An address that the host has by now."""
+    """An address that the host has now."""
 
     address: str
 
 
 class Ready(Answer):
-    """Why the host can't be captured, or None; whether `ss` lists sockets that are bound and no
-    more, where that was asked."""
+    """Why the host can't capture, or None; whether `ss` lists sockets that are only bound, if the
+    command asked for that."""
 
     capture: str | None
     bound: bool
 
 
 class Flushed(Answer, added=2):
-    """How many packets found no room, on the link and inside; how many each drop has lost."""
+    """How many packets found no room, on the link and inside the host; how many each drop has
+    lost."""
 
     dropped: int
     dropped_inside: int
@@ -121,7 +122,8 @@ class Flushed(Answer, added=2):
 
 
 class SysctlsSet(Answer):
-    """Those that are unknown there, those that nobody can write there, and why others failed."""
+    """The sysctls that the host does not know, those that nobody can write there, and why others
+    failed."""
 
     missing: list[str]
     readable: list[str]
@@ -129,7 +131,7 @@ class SysctlsSet(Answer):
 
 
 class Executed(Answer):
-    """A command's status and output, at whose end so many bytes were left out."""
+    """A command's status and output, and how many bytes at its end were left out."""
 
     exit: int
     output: str
@@ -137,7 +139,7 @@ class Executed(Answer):
 
 
 class TellTime(Command[Done], do="clock"):
-    """Says what time it is."""
+    """Tells the time."""
 
 
 class SetNetwork(Command[Done], do="network", added=7):
@@ -156,19 +158,19 @@ class SetUp(Command[Ready], do="setup"):
 
 
 class Look(Command[Done], do="look"):
-    """Reports sockets and counters. Unless it is to be `fresh`, the last report will do where
-    nothing has happened since."""
+    """Reports sockets and counters. If nothing has happened since the last report, that is enough,
+    unless this one must be `fresh`."""
 
     caption: str | None
     fresh: bool = True
 
 
 class Wake(Command[Answer], do="wake", added=4):
-    """A socket may have changed without a segment. Never answered."""
+    """Says that a socket may have changed without a segment. It has no answer."""
 
 
 class Flush(Command[Flushed], do="flush", added=2):
-    """Reports all that was captured."""
+    """Reports everything that was captured."""
 
 
 class SetSysctls(Command[SysctlsSet], do="sysctl"):
@@ -178,13 +180,13 @@ class SetSysctls(Command[SysctlsSet], do="sysctl"):
 
 
 class Exec(Command[Executed], do="exec"):
-    """Runs a command by the shell."""
+    """Runs a command in the shell."""
 
     command: str
 
 
 class Dropping(Answer, added=3):
-    """Why it can't be told which segments are lost, or None."""
+    """Why the host can't report which segments it loses, or None."""
 
     unlogged: str | None
 
@@ -196,7 +198,7 @@ class Healed(Answer, added=3):
 
 
 class Probed(Answer, added=3):
-    """What can't be had there, and why."""
+    """The capabilities that the host lacks, and why."""
 
     missing: dict[str, str]
 
@@ -236,7 +238,7 @@ class Link(Fault[Done], verb="link"):
 
 
 class Shape(Fault[Done], verb="shape"):
-    """Has the link do to what is sent what tc-netem(8) does by these words."""
+    """Makes the link do what these words of tc-netem(8) say to everything that the host sends."""
 
     netem: Sequence[str]
 
@@ -257,7 +259,7 @@ class Probe(Fault[Probed], verb="probe"):
 
 
 class Refused(Said, kind="refused", added=2):
-    """Its first and last word: why nothing can be traced."""
+    """Its first and last message: why it can't trace."""
 
     reason: str
 
@@ -286,7 +288,7 @@ class Watch(Command[Done], do="watch", added=2):
 
 
 class FlushTrace(Command[Done], do="flush", added=2):
-    """Reports all that was traced, and how much was not."""
+    """Reports everything that was traced, and how much was missed."""
 
 
 # --- A supervisor, and the process below it -------------------------------------------------------
@@ -303,7 +305,7 @@ class Process(Said, kind="process"):
 
 
 class Call(Said, kind="call"):
-    """The process enters a socket call, or is done with it; see CallEvent."""
+    """The process begins a socket call, or ends it; see CallEvent."""
 
     pid: int
     phase: Literal["enter", "done"]
@@ -319,42 +321,42 @@ class Call(Said, kind="call"):
 
 
 class Output(Said, kind="output"):
-    """A program wrote something, after so many bytes that are left out."""
+    """A program wrote something, after so many bytes that were left out."""
 
     text: str
     left_out: int | None = None
 
 
 class Begin(Command[Answer], do="begin"):
-    """Starts the process, where it was held until then. Never answered, as all below."""
+    """Starts the process, if it was held until then. It has no answer, like all below."""
 
 
 class DoCall(Command[Answer], do="call"):
-    """Has a process in `await` do a call."""
+    """Makes a process in `await` do a call."""
 
     call: str
 
 
 class Signal(Command[Answer], do="signal"):
-    """A signal (`TERM`) to the main process."""
+    """Sends a signal (`TERM`) to the main process."""
 
     signal: str
 
 
 class End(Command[Answer], do="end", added=5):
-    """SIGTERM to all below the supervisor."""
+    """Sends SIGTERM to all below the supervisor."""
 
 
 class Freeze(Command[Answer], do="freeze"):
-    """SIGSTOP to all below the supervisor."""
+    """Sends SIGSTOP to all below the supervisor."""
 
 
 class Thaw(Command[Answer], do="thaw"):
-    """SIGCONT to all below the supervisor."""
+    """Sends SIGCONT to all below the supervisor."""
 
 
 class TellAll(Command[Done], do="answer", added=6):
-    """Tells all that was written before; this alone is answered."""
+    """Reports everything that was written before; only this has an answer."""
 
 
 # --- The world of a lab on namespaces -------------------------------------------------------------
@@ -369,13 +371,13 @@ class Gone(Said, kind="gone"):
 
 
 class Forked(Answer):
-    """The process that was made."""
+    """The new process."""
 
     pid: int
 
 
 class AddHost(Command[Forked], do="host"):
-    """Makes a network namespace with an agent, which gets the channel that comes along."""
+    """Makes a network namespace with an agent, which gets the channel of this message."""
 
     name: str
 
@@ -402,7 +404,7 @@ class Rights(TypedDict):
 
 
 class Spawn(Command[Forked], do="spawn"):
-    """Starts a process below a supervisor, which gets the channel that comes along."""
+    """Starts a process below a supervisor, which gets the channel of this message."""
 
     name: str
     host: str
@@ -411,7 +413,7 @@ class Spawn(Command[Forked], do="spawn"):
 
 
 class Kill(Command[Done], do="kill"):
-    """SIGKILL to a supervisor and all below it; a Gone follows when that is over."""
+    """Sends SIGKILL to a supervisor and all below it; a Gone follows when that is over."""
 
     pid: int
 

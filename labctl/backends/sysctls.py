@@ -1,4 +1,4 @@
-"""Sysctls that no host has of its own: why, and where they can be set all the same."""
+"""Sysctls that no host has of its own: why, and where one can set them all the same."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GUEST = "run it in a guest, whose whole machine is the lab's: --kernel NAME"
 INTERFACE = re.compile(r"net\.ipv[46]\.(?:conf|neigh)\.(?!(?:all|default|lo|eth0)\.)([^.]+)\.")
 WRITABLE = 0o222
 ALIKE = 0.85
-"""How alike a name and the one that was meant are, see difflib."""
+"""How similar a name must be to the one that was meant, see difflib."""
 
 OF_THE_MACHINE = (
     "net.core.bpf_jit_*", "net.core.busy_*", "net.core.default_qdisc", "net.core.dev*",
@@ -34,22 +34,22 @@ OF_THE_MACHINE = (
     "net.netfilter.nf_conntrack_buckets", "net.netfilter.nf_conntrack_expect_max",
     "net.netfilter.nf_conntrack_max", "net.netfilter.nf_log_all_netns", "net.nf_conntrack_max",
 )  # fmt: skip
-"""What kernels register for their first network namespace alone, or let others only read: see
-register_net_sysctl(&init_net, ...) in net/ of the kernel. Newer kernels give some of these to each
-namespace; there a host has them, and nobody asks here."""
+"""Sysctls that kernels register only for their first network namespace, or let others only read:
+see register_net_sysctl(&init_net, ...) in net/ of the kernel. Newer kernels give some of these to
+each namespace; there a host has them, and nobody asks here."""
 
 
 def file(key: str, proc: Path = PROC) -> Path:
-    """Where a kernel has a sysctl."""
+    """The file of a sysctl."""
     return proc.joinpath(*key.split("."))
 
 
 def refusal(
     key: str, kernel: str, root: bool, readable: bool, proc: Path = PROC
 ) -> MissingHere | Refused:
-    """What to raise where no host of a lab on `kernel` can set `key`. `root`: whether its
-    namespaces are root's; `readable`: whether a host can read it all the same. `proc` is what the
-    kernel that this program runs on has."""
+    """What to raise if no host of a lab on `kernel` can set `key`. `root`: whether its namespaces
+    are root's; `readable`: whether a host can read it all the same. `proc` has the sysctls of this
+    program's kernel."""
     settable = kernel == platform.release() and _settable(file(key, proc))
     settable = settable and not INTERFACE.match(key)
     if any(fnmatchcase(key, known) for known in OF_THE_MACHINE) or (settable and root):
@@ -61,7 +61,7 @@ def refusal(
 
 
 def absence(key: str, kernel: str, readable: bool, proc: Path = PROC) -> MissingHere | Refused:
-    """The same where the whole machine is the lab's."""
+    """The same if the whole machine belongs to the lab."""
     if interface := INTERFACE.match(key):
         return Refused(f"a host has no interface {interface[1]}", "name eth0, lo, all or default")
     if readable:
@@ -71,7 +71,7 @@ def absence(key: str, kernel: str, readable: bool, proc: Path = PROC) -> Missing
 
 
 def _meant(key: str, proc: Path) -> str:
-    """A guess at what a key that no kernel has was meant to be, by those that are here."""
+    """A guess at the key that was meant by an unknown one, among those that are here."""
     folder, _, name = key.rpartition(".")
     with suppress(OSError):
         here = [path.name for path in file(folder, proc).iterdir()]
@@ -81,7 +81,7 @@ def _meant(key: str, proc: Path) -> str:
 
 
 def _settable(path: Path) -> bool:
-    """Whether somebody can set it in the namespace that this program is in: mostly the first."""
+    """Whether somebody can set it in this program's namespace: mostly the first."""
     try:
         return bool(path.stat().st_mode & WRITABLE)
     except OSError:

@@ -1,6 +1,6 @@
-"""What messages are, and how they are read; which there are is in protocol.py.
+"""What messages are, and how to read them; protocol.py has all of them.
 
-Whoever wrote it, nothing is taken for a message that is none: `NoMessage` says what is wrong.
+Nothing passes for a message that is none, whoever wrote it: `NoMessage` says what is wrong.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ QUOTED = 80
 
 
 class NoMessage(ValueError):
-    """What a program said, or what was written in its stead, is no message."""
+    """What a program said, or what somebody wrote in its place, is no message."""
 
 
 class Heard(BaseModel):
-    """A message from a program: all that it needs is there, of its type, and nothing else."""
+    """A message from a program: everything that it needs is there, of its type, and nothing
+    else."""
 
     model_config = ConfigDict(
         strict=True, extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True
@@ -45,7 +46,7 @@ class Heard(BaseModel):
 
     @classmethod
     def of(cls, message: Message) -> Self:
-        """What a message of its `kind` is. Raises NoMessage."""
+        """The message as this class. Raises NoMessage."""
         data = message.copy()
         del data["kind"]
         try:
@@ -58,7 +59,7 @@ class Heard(BaseModel):
 
 
 class Said(Heard):
-    """What a program says unasked."""
+    """A message that a program sends unasked."""
 
     def as_line(self) -> str:
         """As it is said, by those who have labctl."""
@@ -66,7 +67,7 @@ class Said(Heard):
 
 
 class Answer(Heard):
-    """A command is done; `t` is when it was, or when it began."""
+    """A command is done; `t` is when it was done, or when it began."""
 
     id: int
 
@@ -82,8 +83,8 @@ A = TypeVar("A", bound=Answer)
 
 @dataclass_transform(frozen_default=True)
 class Command(Generic[A]):
-    """What a program is to do, and the type of what it answers. A dataclass, which mypy keeps
-    frozen: dozens of really frozen ones would cost time at each start."""
+    """What a program is to do, and the type of its answer. A dataclass that only mypy keeps frozen:
+    dozens of really frozen ones would cost time at each start."""
 
     do: ClassVar[str]
     added: ClassVar[int]
@@ -93,25 +94,25 @@ class Command(Generic[A]):
         dataclass(eq=False, repr=False)(cls)
 
     def as_json(self) -> Message:
-        """As it is sent."""
+        """The message to send."""
         return {"do": self.do, **vars(self)}
 
     @classmethod
     def answered(cls, message: Message) -> A | Failed:
-        """What it was answered. Raises NoMessage."""
+        """The answer in a message. Raises NoMessage."""
         answer: type[A] = get_args(cls.__orig_bases__[0])[0]  # type: ignore[attr-defined]
         return Failed.of(message) if "error" in message else answer.of(message)
 
 
 class Program:
-    """What one of the programs says, and what it does."""
+    """What one of the programs says, and the commands that it takes."""
 
     def __init__(self, says: Sequence[type[Said]], does: Sequence[type[Command[Any]]]) -> None:
         self.says = {said.kind: said for said in says}
         self.does = tuple(does)
 
     def heard(self, message: Message) -> Said:
-        """What it says. Raises NoMessage."""
+        """A message from it. Raises NoMessage."""
         if (kind := message["kind"]) not in self.says:
             raise NoMessage(f"unknown kind {kind!r}: {quoted(message)}")
         return self.says[kind].of(message)
@@ -122,7 +123,7 @@ def read(line: bytes) -> Message:
     try:
         text = line.decode()
         message = json.loads(text, parse_constant=_refused)
-        if "\\ud" in text.lower():  # half a character, perhaps: no file can hold that
+        if "\\ud" in text.lower():  # perhaps half a character, which no file can hold
             json.dumps(message, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as exc:
         raise NoMessage(f"{quoted(line)}: {exc}") from exc
@@ -132,7 +133,7 @@ def read(line: bytes) -> Message:
 
 
 def asked(message: Message) -> int | None:
-    """The `id` of the command that a message answers; None where it is no answer. Raises
+    """The `id` of the command that a message answers; None if it is no answer. Raises
     NoMessage."""
     if message["kind"] != "reply":
         return None
@@ -142,7 +143,7 @@ def asked(message: Message) -> int | None:
 
 
 def quoted(what: object) -> str:
-    """The head of what was said."""
+    """The head of a message."""
     text = what.decode(errors="replace").rstrip("\n") if isinstance(what, bytes) else str(what)
     return repr(text if len(text) <= QUOTED else text[: QUOTED - 3] + "...")
 

@@ -1,8 +1,8 @@
 """What a command line says of scenarios and of runs: PATHs, names, and options NAME=VALUE.
 
-And what a shell offers to complete there: names and files. To bash either words are told or that it
-completes files by itself. So files are left to it where no name fits, and else offered beside the
-names.
+And what a shell offers to complete there: names and files. bash takes either words, or the request
+to complete files itself. So if no name fits, this leaves files to bash; else it offers them beside
+the names.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from labctl.ground.errors import UsageError
 from labctl.ground.resources import catalogue, scenarios
 
 SHIPPED = "scenarios"
-"""The name for all of them, as their folder in a checkout is called."""
+"""The name for all of them: that of their folder in a checkout."""
 
 
 def find(paths: Sequence[str], shipped: Path) -> list[Path]:
-    """Files for what was named: files, folders (all below), or names of shipped scenarios and of
-    their folders. `scenarios` are all of them, where there is no such folder here.
+    """The files of these paths: files, folders (all below), or names of shipped scenarios and of
+    their folders. `scenarios` means all of them, if there is no such folder here.
 
-    Raises UsageError for what is none of these.
+    Raises UsageError for anything else.
     """
     names = catalogue(shipped)
     files: list[Path] = []
@@ -52,7 +52,7 @@ def find(paths: Sequence[str], shipped: Path) -> list[Path]:
 
 
 def _named(text: str, names: Mapping[str, Path]) -> list[Path]:
-    """The shipped scenarios of this name, in whatever folder, or in the folder of this name."""
+    """The shipped scenarios of this name, in any folder, or in the folder of this name."""
     top, _, rest = text.partition("/")
     if top == SHIPPED:
         if not rest:
@@ -72,7 +72,7 @@ Offers = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 
 def offering(names: Callable[[], Iterable[str]], ending: str | None = None) -> Offers:
-    """Offers names, and beside them files with this ending; without one, no files at all."""
+    """Offers names, and beside them files with this ending; without an ending, no files."""
 
     def offers(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
         found = [name for name in names() if name.startswith(incomplete)]
@@ -91,7 +91,7 @@ def offering(names: Callable[[], Iterable[str]], ending: str | None = None) -> O
 
 
 def shipped_names() -> list[str]:
-    """The names that PATH takes: of shipped scenarios, of their folders, and of all of them."""
+    """The names that PATH takes: of shipped scenarios, of their folders, and the name for all."""
     found = catalogue(scenarios())
     folders = [name.rpartition("/")[0] for name in found if "/" in name]
     everything = [] if Path(SHIPPED).exists() else [SHIPPED]
@@ -106,7 +106,8 @@ def recorded_names() -> list[str]:
 
 
 def parse_sets(texts: Iterable[str], option: str) -> dict[str, str]:
-    """What an option `NAME=VALUE` says, given any number of times. Raises UsageError."""
+    """The names and values of an option `NAME=VALUE`, given any number of times. Raises
+    UsageError."""
     sets = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -120,7 +121,7 @@ Asked = TypeVar("Asked")
 
 
 def as_one(kind: Callable[..., Asked]) -> Callable[[Callable[[Asked], int]], Callable[..., int]]:
-    """Hands over all that a command was told as one thing of this kind."""
+    """Passes all arguments of a command to it as one object of this kind."""
 
     def decorate(command: Callable[[Asked], int]) -> Callable[..., int]:
         @wraps(command)
@@ -165,7 +166,7 @@ def jobs_option(words: str) -> Option:
 
 
 def form_option(forms: Sequence[str], words: str) -> Option:
-    """`--format`, of which the first is the default."""
+    """`--format`; the first is the default."""
     kinds = click.Choice(forms)
     return click.option(
         "--format", "form", default=forms[0], show_default=True, type=kinds, help=words

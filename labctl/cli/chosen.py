@@ -1,7 +1,7 @@
 """Which recorded runs a command line means: a run's folder, a folder of runs, a case's name, or
 the last ones.
 
-What the last `labctl run` recorded, wherever that was, is written down beside the default folder.
+A file beside the default folder says what the last `labctl run` recorded, wherever that is.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from labctl.ground.resources import default_folder
 HISTORY = "history.jsonl"
 """What makes a folder a run."""
 DEPTHS = ("*", "*/*", "*/*/*")
-"""How deep in a folder runs are looked for: in that of a matrix they are two levels below."""
+"""How deep in a folder to look for runs: in that of a matrix they are two levels below."""
 STAMP = re.compile(r"\d{8}T\d{6}-")
 HINT = "name a run's folder, a folder of runs, or a case that was run; --last is the last ones"
 
 
 def remember(folders: Sequence[Path]) -> None:
-    """Writes down what was recorded last, if anything was. Where that can't be written nobody is
-    told: the runs themselves are there."""
+    """Writes down what was recorded last, if anything was. Says nothing if that fails: the runs
+    themselves are there."""
     runs = [folder for folder in folders if (folder / HISTORY).exists()]
     if not runs:
         return
@@ -40,8 +40,8 @@ def remember(folders: Sequence[Path]) -> None:
 
 
 def find(texts: Sequence[str], last: bool) -> list[Path]:
-    """The folders of the runs that are meant. Raises UsageError; that what exists is no
-    run is for who reads it to say."""
+    """The folders of the runs that are meant. Raises UsageError. Whoever reads a folder says
+    whether it is no run."""
     found = _last() if last else []
     if last and not found:
         raise UsageError("--last: nothing was recorded yet, or it is gone", HINT)
@@ -56,8 +56,8 @@ def find(texts: Sequence[str], last: bool) -> list[Path]:
 
 
 def names() -> list[str]:
-    """The names of the cases that were recorded in the default folder, as their folders have them:
-    to be offered, so none where they can't be had."""
+    """The names of the cases that were recorded in the default folder, by their folders. They are
+    only offered, so there are none if they can't be read."""
     try:
         return sorted({_name(folder) for folder in _within(default_folder())})
     except OSError:  # nobody can look into it
@@ -86,15 +86,15 @@ def _meant(text: str) -> list[Path]:
 
 
 def _is_path(text: str) -> bool:
-    """Whether this is a place, whatever is there, and no name: the run of a case that is called
-    like a folder is another one."""
+    """Whether this is a place, whatever is there, and no name. A folder is not the run of a case
+    with the folder's name."""
     path = Path(text)
     lost_history = (path / "result.json").exists() and (path / "scenario.yaml").exists()
     return lost_history or text.startswith((".", "/")) or ("/" in text and path.exists())
 
 
 def _named(text: str) -> list[Path]:
-    """The newest run of a case, with all that ran of the same scenario along with it."""
+    """The newest run of a case, with all runs of the same scenario from the same command."""
     last = _last()
     known = (path for path in {*_within(default_folder()), *last} if (path / HISTORY).exists())
     found = [path for path in known if _is_of(path, text)]
@@ -106,13 +106,13 @@ def _named(text: str) -> list[Path]:
 
 
 def _beside(run: Path) -> list[Path]:
-    """What one command recorded with it, in a folder in the default one."""
+    """The runs that the same command recorded, in a folder in the default one."""
     return _within(run.parent) if run.parent.parent == default_folder() else []
 
 
 def _is_of(folder: Path, text: str) -> bool:
-    """Whether this is a run of a case, by what its result says or, where it has none, its name.
-    Where the case is named with a folder, its file is in one that is called so."""
+    """Whether this is a run of a case, by its result or, without one, by its name. If the case is
+    named with a folder, its file is in a folder of that name."""
     above, _, case = text.rpartition("/")
     if not _name(folder).startswith(re.split(r"[^\w.=-]", case)[0]):
         return False
@@ -134,7 +134,7 @@ def _within(folder: Path) -> list[Path]:
 
 
 def _without_history(folder: Path) -> list[Path]:
-    """The runs in a folder that have lost theirs, which is for who reads them to say."""
+    """The runs in a folder that have lost their history. Whoever reads them says so."""
     found = (path.parent for depth in DEPTHS for path in folder.glob(f"{depth}/result.json"))
     return [path for path in found if (path / "scenario.yaml").exists()]
 

@@ -1,4 +1,4 @@
-"""The commands. The only place that exits, and that tells errors."""
+"""The commands. Only this module exits, and reports errors."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Commands(click.Group):
     """The group of commands, with labctl's exit statuses for its exceptions."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Takes the option that stands anywhere: before a command or behind it."""
+        """Takes the option that may stand anywhere: before a command or after it."""
         end = args.index("--") if "--" in args else len(args)
         if NO_COLOR in args[:end]:
             ctx.color = False
@@ -75,7 +75,7 @@ class Commands(click.Group):
                 _exit(2, f"this can't be written: {exc.strerror}")
             _exit(EXIT["error"], crash.sentence(exc))
         finally:
-            gc.freeze()  # nor is it looked through once more as Python ends
+            gc.freeze()  # and Python does not look through it once more as it ends
         sys.exit(status if isinstance(status, int) else 0)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -219,7 +219,7 @@ def report(runs: tuple[str, ...], last: bool, form: str, out: Path | None) -> No
         print_ladders(recorded)
     else:
         text = reports.render(form, recorded)
-        # A page, and XML, say themselves how they are encoded.
+        # A page and XML declare their encoding themselves.
         click.echo(text.encode() if form in ("html", "junit") else text, nl=False)
 
 

@@ -1,4 +1,4 @@
-"""What commands end with; the README says what each means."""
+"""The exit statuses of commands; the README says what each means."""
 
 EXIT = {"pass": 0, "fail": 1, "unknown": 3, "skip": 3, "error": 4}
 INTERRUPTED = 130

@@ -35,7 +35,7 @@ def up(backend: str, os: str | None) -> int:
         status = holder.wait()
         if status <= 0:
             raise LabError("the lab ended as soon as it was up")
-        return status  # it has said why
+        return status  # the other labctl has said why
     labctl = invoked.command()
     line = f"up: {', '.join(hosts[1:])}. Enter with: {labctl} shell {hosts[1]}. "
     show("what is up", lambda: click.echo(f"{line}End with: {labctl} down"))
@@ -105,7 +105,7 @@ def down() -> None:
     from labctl.run import workflow
 
     def say(line: str) -> None:
-        show("what is done", lambda: click.echo(plain(line)))  # and the rest is done in any case
+        show("what is done", lambda: click.echo(plain(line)))  # and do the rest in any case
 
     stuck = []
     for lease in list(leases()):

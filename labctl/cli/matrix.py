@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Asked:
-    """What `labctl matrix` was told."""
+    """The arguments of `labctl matrix`."""
 
     paths: tuple[str, ...]
     os: tuple[str, ...]
@@ -62,7 +62,7 @@ class Asked:
 def matrix(asked: Asked) -> int:
     """Run scenarios at several places, and compare: what differs comes first.
 
-    --os, --backend and --kernel add places, and take several names each, parted by commas. Each
+    --os, --backend and --kernel add places, and take several names each, separated by commas. Each
     --kernel runs with each --os, and so does Docker, where it is named or there is no --kernel.
     With none of them: Docker and namespaces. No PATH is all shipped scenarios. A second call runs
     only what has no result yet.
@@ -129,7 +129,7 @@ def matrix(asked: Asked) -> int:
 
 
 def _show(found: Comparison, form: str) -> None:
-    """On stdout, and in GitHub's step summary where it wants one."""
+    """Shows it on stdout, and in GitHub's step summary if there is one."""
     from labctl.ground.output import show
     from labctl.reports import html, markdown, step_summary
     from labctl.reports.tables import console
@@ -141,7 +141,7 @@ def _show(found: Comparison, form: str) -> None:
         elif form == "json":
             click.echo(json.dumps(found.as_json(), indent=1))
         elif form == "html":
-            click.echo(html.comparison(found).encode(), nl=False)  # as the page says itself
+            click.echo(html.comparison(found).encode(), nl=False)  # in the encoding it declares
         else:
             click.echo(markdown.comparison(found), nl=False)
 

@@ -1,4 +1,4 @@
-"""What a command that ran cases has to say: their results, and the reports that were asked for."""
+"""The output of a command that ran cases: their results, and the reports that were asked for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from labctl.run.runner import WAS_INTERRUPTED
 
 @dataclass(frozen=True)
 class Wanted:
-    """How the results are written to stdout, and the files that are to have reports."""
+    """How to write the results to stdout, and which files get reports."""
 
     form: str
     junit: Path | None = None
@@ -24,13 +24,13 @@ class Wanted:
 
 
 def why_cut_short(results: Sequence[RunResult], cases: int) -> str:
-    """Why not all of so many cases have a result of their own."""
+    """Why some of so many cases have no result of their own."""
     decided = sum(run.reason != WAS_INTERRUPTED for run in results)
     return f"{WAS_INTERRUPTED} when {decided} of {cases} cases were decided"
 
 
 def give(results: list[RunResult], wanted: Wanted, seconds: float, cut_short: str) -> int:
-    """Writes it all, and returns the exit status. What can't be written changes no result."""
+    """Writes it all, and returns the exit status. A failure to write changes no result."""
 
     def table() -> None:
         from labctl.reports.tables import console
@@ -50,7 +50,7 @@ def give(results: list[RunResult], wanted: Wanted, seconds: float, cut_short: st
 
 
 def write_reports(results: list[RunResult], files: dict[str, Path | None]) -> None:
-    """Writes the reports that were asked for, and GitHub's step summary where it wants one."""
+    """Writes the reports that were asked for, and GitHub's step summary if there is one."""
     from labctl import reports
     from labctl.reports import step_summary
 

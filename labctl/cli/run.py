@@ -22,7 +22,7 @@ from labctl.ground.output import tell
 
 @dataclass(frozen=True)
 class Asked:
-    """What `labctl run` was told."""
+    """The arguments of `labctl run`."""
 
     paths: tuple[str, ...]
     backend: str

@@ -1,1 +1,1 @@
-"""What everything stands on: it knows nothing of labs, and nothing of TCP."""
+"""What everything else uses: it knows nothing of labs, and nothing of TCP."""

@@ -1,5 +1,5 @@
-"""Commands of labctl at the same time, each a process of its own: what they say is passed on, line
-by line, and all of them end with this one."""
+"""Several commands of labctl at the same time, each a process of its own. This passes on what they
+say, line by line, and all of them end with it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import IO
 
 TETHERED = ("setpriv", "--pdeathsig", "TERM", "--")
-"""prctl(2), PR_SET_PDEATHSIG: where this process is killed, they take down what they have."""
+"""prctl(2), PR_SET_PDEATHSIG: if this process is killed, they take down what they have."""
 LABCTL = (sys.executable, "-m", "labctl")
 
 
 def possible() -> bool:
-    """Whether this machine has what ends them."""
+    """Whether this machine has the program that ends them."""
     return shutil.which(TETHERED[0]) is not None
 
 
@@ -27,10 +27,10 @@ def run(
     say: Callable[[str, str], None],
     program: Sequence[str] = LABCTL,
 ) -> None:
-    """Runs labctl with the arguments of each command, by name, so many at once. `say` is called
-    with a command's name and each line that it writes to standard error; the rest is dropped.
+    """Runs labctl with the arguments of each command, by name, so many at once. Calls `say` with a
+    command's name and each line that it writes to standard error; drops the rest.
 
-    KeyboardInterrupt comes out when all of them have ended, orderly."""
+    Raises KeyboardInterrupt only when all of them have ended properly."""
     waiting = dict(commands)
     running: list[subprocess.Popen[bytes]] = []
     environment = {k: v for k, v in os.environ.items() if k != "GITHUB_STEP_SUMMARY"}  # ours
@@ -61,7 +61,7 @@ def run(
 
 
 class _Lines:
-    """What comes of a pipe, in lines."""
+    """The lines that come through a pipe."""
 
     def __init__(self, name: str, say: Callable[[str, str], None]) -> None:
         self._name, self._say = name, say

@@ -1,4 +1,4 @@
-"""The last net: what nobody foresaw ends in one sentence, and never in a traceback."""
+"""The last net: an error that nobody foresaw ends in one sentence, and never in a traceback."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def prepare(tell: Callable[[str], object]) -> None:
 
 
 def sentence(exc: BaseException) -> str:
-    """What a user is told; see `unforeseen`."""
+    """The sentence for a user; see `unforeseen`."""
     return str(unforeseen(exc))
 
 
 def unforeseen(exc: BaseException) -> LabError:
-    """Which limit of the system it was; else that it is a fault of labctl's own, and where its
-    traceback is kept."""
+    """Says which limit of the system it was; else that it is labctl's own fault, and where the
+    traceback is."""
     if limit := limit_of(exc):
         return LabError(*limit)
     return LabError(f"a fault of labctl itself: {_said(exc)}", f"please report it{_kept(exc)}")
@@ -39,7 +39,7 @@ def unforeseen(exc: BaseException) -> LabError:
 
 @contextmanager
 def netted() -> Iterator[None]:
-    """Turns what nobody foresaw into a LabError. It is a decorator, too."""
+    """Turns unforeseen errors into a LabError. It is a decorator, too."""
     try:
         yield
     except LabctlError:

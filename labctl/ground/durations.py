@@ -11,7 +11,7 @@ LONGEST = 7 * 86400.0
 
 
 def seconds(value: Any) -> float | None:
-    """How long that is; None for what is no duration, or longer than LONGEST."""
+    """The duration in seconds; None if it is no duration, or longer than LONGEST."""
     found = -1.0
     if isinstance(value, str) and (match := DURATION.fullmatch(value.strip())):
         found = float(match.group(1)) * SECONDS[match.group(2)]

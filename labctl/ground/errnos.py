@@ -1,4 +1,4 @@
-"""Error numbers: what the name stands for here and elsewhere.
+"""Error numbers: what a name stands for here and elsewhere.
 
 The names are POSIX's, the numbers are each system's own: <asm-generic/errno.h> on Linux,
 <sys/errno.h> on macOS and the BSDs.
@@ -27,7 +27,7 @@ BSD = {
     "ESHUTDOWN": 58, "ETIMEDOUT": 60, "ECONNREFUSED": 61, "EHOSTDOWN": 64, "EHOSTUNREACH": 65,
 }  # fmt: skip
 MACOS = {"EOPNOTSUPP": 102}
-"""Where macOS differs from the BSDs."""
+"""Numbers in which macOS differs from the BSDs."""
 LOOKUP_FAILED = "EAI_NONAME"
 """What getaddrinfo(3) says of an unknown name: a failure of connect and bind without an errno."""
 
@@ -35,7 +35,7 @@ NAMES = (*LINUX, LOOKUP_FAILED)
 
 
 def describe(name: str) -> str:
-    """`EADDRINUSE (98 on Linux, 48 on macOS and the BSDs)`; the bare name where none is known."""
+    """`EADDRINUSE (98 on Linux, 48 on macOS and the BSDs)`; only the name if no number is known."""
     here, there = LINUX.get(name), BSD.get(name)
     if here is None:
         return name

@@ -4,18 +4,18 @@ LabctlError                what users may see: exit 4, unless said otherwise
 |-- UsageError             bad usage: exit 2
 |   `-- ScenarioError      every mistake of a file, each with file and line
 |-- LabError               the lab itself failed
-|   |-- GuestEnded         a guest has gone, or will not answer
-|   |   `-- GuestHangs     it is there, and gets nowhere
+|   |-- GuestEnded         a guest is gone, or does not answer
+|   |   `-- GuestHangs     it is there, but makes no progress
 |   |-- Refused            the system refuses what a line of the scenario asks for
 |   `-- Unavailable        nothing to run it on: exit 3
 |       |-- BootstrapError  no Debian could be made
 |       `-- MissingHere    this kernel or machine lacks what the scenario is about
 `-- NotPassed              claims of people's own tests that do not hold: exit 1
-    `-- NotKnown           what was asked can't be told: exit 3
+    `-- NotKnown           a question that nobody can answer: exit 3
 
-Each says in its `message` what is wrong, and in its `hint` what to do, where that is known; `str()`
-is both. Ctrl-C, SIGTERM and SIGHUP are KeyboardInterrupt, exit 130: no library on the way takes
-that for an error of its own. Interrupted is one, with what had come of the cases by then.
+Each says in its `message` what is wrong, and in its `hint` what to do, if that is known; `str()` is
+both. Ctrl-C, SIGTERM and SIGHUP are KeyboardInterrupt, exit 130: no library on the way takes that
+for an error of its own. Interrupted is one, with the results of the cases so far.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Mistake:
 
 
 MOST_MISTAKES = 200
-"""That are shown; nobody reads more at a time."""
+"""How many mistakes to show; nobody reads more at a time."""
 
 
 class ScenarioError(UsageError):
@@ -92,7 +92,7 @@ class Refused(LabError):
 
 @contextmanager
 def located(source: str) -> Iterator[None]:
-    """Has a Refused say which line of a scenario, `file:line`, it comes from."""
+    """Makes a Refused say which line of a scenario, `file:line`, it comes from."""
     try:
         yield
     except Refused as exc:

@@ -1,4 +1,4 @@
-"""How this labctl was called, for messages that tell what to type next."""
+"""How this labctl was called, for messages that say what to type next."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 
 
 def see_all_tools() -> None:
-    """Has the administrator's programs found, such as nft(8): on Debian the PATH of others has them
-    not."""
+    """Adds the administrator's programs to the PATH, such as nft(8): on Debian other users do not
+    have them there."""
     if path := os.environ.get("PATH"):
         more = [folder for folder in ("/usr/sbin", "/sbin") if folder not in path.split(":")]
         os.environ["PATH"] = ":".join([path, *more])
 
 
 def command() -> str:
-    """What calls this very labctl from the folder that we are in, as a shell takes it: its name
-    where the PATH leads to it, else its path."""
+    """The words that call this very labctl from the current folder, for a shell: its name if the
+    PATH leads to it, else its path."""
     script = Path(sys.argv[0])
     if script.name != "labctl":  # python -m labctl, or a program that uses labctl
         script = Path(sys.executable).with_name("labctl")

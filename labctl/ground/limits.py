@@ -24,7 +24,7 @@ SENTENCES = {
     errno.EDQUOT: ROOM,
     errno.EFBIG: ("a file grew too large", "raise the limit (ulimit -f)"),
 }
-"""What is said of an error, and the hint."""
+"""What to say of an error, and the hint."""
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
 OF_OTHERS = {
@@ -37,7 +37,7 @@ NUMBER = re.compile(r"\[Errno (\d+)\] ?")
 
 
 def limit_of(exc: BaseException) -> tuple[str, str] | None:
-    """The limit of the system that an exception tells of, and a hint; None for all others."""
+    """The limit of the system behind an exception, and a hint; None for other exceptions."""
     match exc:
         case MemoryError():
             return MEMORY
@@ -51,7 +51,7 @@ def limit_of(exc: BaseException) -> tuple[str, str] | None:
 
 
 def explained(text: str) -> str:
-    """What a program of the lab said; and which limit of its own it has come up against, if so."""
+    """What a program of the lab said; and which of its limits it has reached, if so."""
     number = NUMBER.search(text)
     if not number or not (limit := OF_OTHERS.get(int(number[1]))):
         return text
@@ -60,7 +60,7 @@ def explained(text: str) -> str:
 
 
 def origin(exc: BaseException) -> OSError | None:
-    """The error of the system that an exception comes from: it may be wrapped several times."""
+    """The system's error behind an exception, which may be wrapped several times."""
     seen: list[BaseException] = []
     waiting: list[object] = [exc]
     while waiting:
@@ -84,8 +84,8 @@ def _sentence(number: int | None) -> tuple[str, str] | None:
 
 
 def of_processes(own: Path = OWN_CGROUPS, cgroups: Path = CGROUPS) -> Iterator[str]:
-    """The limits of processes that this program has: its user's, and those of its `own` cgroups,
-    a file of the kernel's, which are folders of `cgroups`."""
+    """This program's limits for the number of processes: its user's, and those of its cgroups. The
+    kernel's file `own` names them, and they are folders of `cgroups`."""
     most = resource.getrlimit(resource.RLIMIT_NPROC)[0]
     if most != resource.RLIM_INFINITY and os.geteuid() != 0:
         yield f"ulimit -u {most}"

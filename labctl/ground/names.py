@@ -1,5 +1,5 @@
-"""What things are called where several are shown side by side: a label is for people, and two cases
-may have the same; a name here is of one alone."""
+"""Names for things that are shown side by side: a label is for people, and two cases may share one;
+a name here belongs to one thing."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 
 
 def told_apart(things: Iterable[Sequence[str]]) -> list[str]:
-    """A name for each thing: the first of its words, and where others have that too, those of the
-    rest that tell it from them; where all are the same, a number."""
+    """A name for each thing: the first of its words. If others have that too, add those of the rest
+    that distinguish it; if all are the same, a number."""
     words = list(things)
     names = [first for first, *_ in words]
     for more in range(1, max(map(len, words), default=1)):

@@ -1,5 +1,5 @@
-"""Writing out what a command has to say. What came of it stands, whatever becomes of its reports:
-what can't be written is told on stderr, in a line, and everything else goes on."""
+"""Writing a command's output. Its result stands, whatever happens to its reports: if one can't be
+written, a line on stderr says so, and everything else goes on."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from labctl.ground.errors import LabctlError
 from labctl.ground.plain import plain_lines
 
 ASCII = dict(zip("│─┈▶◀▸✗✓⋮…·×≥≤→↩↪", "|-.><>x+:~.x><><>", strict=True))
-"""What stands for a sign where the encoding has none; each is as wide."""
+"""What replaces a sign that the encoding lacks; each is as wide."""
 
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
-"""How writing to a file fails that is open, and to a stdout that is closed."""
+"""How writing fails: to an open file, and to a closed stdout."""
 
 
 class Closed(io.TextIOBase):
-    """A stdout that is closed: to Python it is None, which `print` and click take in silence."""
+    """A closed stdout: to Python it is None, which `print` and click silently accept."""
 
     def write(self, text: str) -> int:
         """Fails, as it would in any other language."""
@@ -34,9 +34,9 @@ class Closed(io.TextIOBase):
 
 
 def prepare() -> None:
-    """Readies stdout and stderr. An encoding that lacks a sign, such as ASCII, gets another for it.
-    Where they are closed, no file that is opened later becomes one of them, what is for stdout is
-    told as lost, and what is for stderr does not go to stdout, where `print` would write it."""
+    """Prepares stdout and stderr. If the encoding lacks a sign, as ASCII does, another one replaces
+    it. If they are closed, no file that is opened later becomes one of them; output for stdout is
+    reported as lost, and output for stderr does not go to stdout, where `print` would write it."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
@@ -57,7 +57,7 @@ def _plain(error: UnicodeError) -> tuple[str, int]:
 
 
 def tell(line: str) -> None:
-    """A line for people, on stderr. Where that takes nothing, it is lost, and nothing else."""
+    """Writes a line for people to stderr. If that fails, the line is lost, and nothing else."""
     try:
         print(plain_lines(line), file=sys.stderr, flush=True)
     except (OSError, ValueError):  # ValueError: it is closed
@@ -65,7 +65,7 @@ def tell(line: str) -> None:
 
 
 def show(what: str, write: Callable[[], object]) -> None:
-    """Has something written to stdout, all of it. What goes wrong is told, in a line."""
+    """Lets `write` write to stdout, completely. Reports an error in a line."""
 
     def whole() -> None:
         write()
@@ -76,8 +76,8 @@ def show(what: str, write: Callable[[], object]) -> None:
 
 
 def keep(what: str, write: Callable[[], object]) -> bool:
-    """Has something written. What goes wrong is told, in a line, whatever it is: a mistake in a
-    report is no result of a run. Returns whether all went well."""
+    """Lets `write` write something. Reports any error in a line: a mistake in a report is no result
+    of a run. Returns whether all went well."""
     try:
         write()
     except Exception as exc:
@@ -87,8 +87,8 @@ def keep(what: str, write: Callable[[], object]) -> bool:
 
 
 def open_file(path: Path, mode: str) -> IO[bytes]:
-    """A file to write a report to, or to append one, which waits for nobody: where it is a pipe,
-    somebody has to read it by now. Raises OSError."""
+    """A file to write a report to, or to append one. It waits for nobody: if it is a pipe, somebody
+    must already read it. Raises OSError."""
 
     def opener(name: str, flags: int) -> int:
         try:
@@ -119,12 +119,12 @@ def reason(exc: Exception) -> str:
 
 
 def flush() -> None:
-    """Writes what waits to be written to stdout. Raises OSError."""
+    """Writes what stdout still holds back. Raises OSError."""
     sys.stdout.flush()
 
 
 def silence(stream: TextIO) -> None:
-    """What is left to write goes nowhere: Python would try again as it ends, and end with 120."""
+    """Discards what is left to write: Python would try again as it ends, and end with 120."""
     if isinstance(stream, Closed):
         sys.stdout = io.StringIO()
     with suppress(OSError, ValueError):

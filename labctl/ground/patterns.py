@@ -1,6 +1,6 @@
 """The regular expressions of scenarios: Python's, and bounded, so that none takes for ever.
 
-Matching is done by `regex`, which takes those that `re` does and can be told when to give up. It is
+`regex` does the matching: it takes the patterns of `re`, and can give up after some time. It is
 slow to import, and imported when used.
 """
 
@@ -13,11 +13,11 @@ from functools import lru_cache
 from typing import Any
 
 PATIENCE = 2.0
-"""Seconds of work on one text, after which nothing is known."""
+"""Seconds of work on one text, after which the result is unknown."""
 LONGEST = 10_000
-"""Characters of a pattern."""
+"""How many characters a pattern may have."""
 MOST_REPEATS = 100_000
-"""`regex` keeps a copy of what is repeated so often at least."""
+"""`regex` keeps as many copies of a part as it must repeat at least."""
 COUNTED = re.compile(r"\{(\d*),?(\d*)\}")
 HARMLESS = re.compile(r"\\(?:[^A-Za-z0-9\s]|[bBdwSAZ])")
 DOTALL = re.compile(r"\(\?[A-Za-z]*s")
@@ -34,7 +34,7 @@ class TooSlow(Exception):
 
 
 def check(pattern: str) -> None:
-    """Raises ValueError for what is no pattern, or one without bounds."""
+    """Raises ValueError for a text that is no pattern, or a pattern without bounds."""
     if len(pattern) > LONGEST:
         raise ValueError(f"it has {len(pattern)} characters; {LONGEST} are the most")
     repeats = 1
@@ -55,7 +55,7 @@ def check(pattern: str) -> None:
 
 
 def in_a_line(pattern: str) -> bool:
-    """Whether all that it matches is surely within one line, whatever else it is."""
+    """Whether every match of a pattern is surely within one line."""
     rest = HARMLESS.sub(".", pattern)
     free = any(char == "\\" or char < " " for char in rest) or "[^" in rest
     return not free and not DOTALL.search(rest)
@@ -83,7 +83,7 @@ class Patience:
 
     @property
     def left(self) -> float:
-        """In seconds. Raises TooSlow where nothing is."""
+        """In seconds. Raises TooSlow if nothing is left."""
         if (left := self._until - time.monotonic()) <= 0:
             raise TooSlow
         return left

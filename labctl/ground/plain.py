@@ -1,8 +1,9 @@
-"""Text as it may leave for a terminal, a page or a file.
+"""Text that is safe for a terminal, a page or a file.
 
 Names, values and outputs may hold anything: escape sequences, bytes that are no text, marks that
-turn a line around. What is not printable is shown as Python writes it: `\\x1b`, `\\u202e`. Each
-way out calls this once more for all it writes, so it has to leave plain text as it is.
+turn a line around. This shows characters that are not printable as Python writes them: `\\x1b`,
+`\\u202e`. Each way out calls it once more for everything that it writes, so it must not change
+plain text.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import unicodedata
 
 
 def plain(text: str) -> str:
-    """One line: what commands a terminal, breaks the line, hides or can't be encoded is escaped."""
+    """One line; escapes everything that commands a terminal, breaks the line, hides, or can't be
+    encoded."""
     if text.isprintable():
         return text
     return "".join(map(_shown, text))

@@ -1,4 +1,4 @@
-"""Files that others may have written: read within bounds, and checked before they are believed."""
+"""Files that others may have written: read within bounds, and checked before they are used."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 MAX_RECORD = 512_000_000
-"""Bytes of a history or a capture: what a usual machine has the memory for."""
+"""Bytes of a history or a capture: a usual machine has the memory for so many."""
 MAX_RESULT = 64_000_000
 """Bytes of a result.json; it has a few lines for each claim."""
 LARGEST = 2.0**64
-"""No number that is recorded comes near it: no time, no count, no sequence number."""
+"""No number in a record comes near it: no time, no count, no sequence number."""
 
 MAX_DEPTH = 40
 TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
@@ -46,8 +46,8 @@ T = TypeVar("T")
 
 
 class Checked:
-    """In an Annotated type: what a value has to be beside that. `check` raises ValueError; `shape`
-    is what of it JSON Schema can say."""
+    """In an Annotated type: a further condition for the value. `check` raises ValueError; `shape`
+    is as much of it as JSON Schema can say."""
 
     def __init__(self, check: Callable[[Any], Any], **shape: Any) -> None:
         self._check, self._shape = check, shape
@@ -62,8 +62,8 @@ class Checked:
 
 
 def open_file(path: Path, most: float = math.inf) -> IO[bytes]:
-    """A plain file of so many bytes at most: none that never ends or waits for a writer. Raises
-    OSError, and UsageError for what is no such file."""
+    """A plain file of `most` bytes at most: none that never ends or waits for a writer. Raises
+    OSError, and UsageError for anything else."""
     number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     found = os.fstat(number)
     if stat.S_ISREG(found.st_mode) and found.st_size <= most:
@@ -77,14 +77,14 @@ def open_file(path: Path, most: float = math.inf) -> IO[bytes]:
 def read_file(path: Path, most: int) -> bytes:
     """All of it; see `open_file`."""
     with open_file(path, most) as file:
-        found = file.read(most + 1)  # some of /proc do not tell their size
+        found = file.read(most + 1)  # some files of /proc do not show their size
     if len(found) > most:
         raise UsageError(f"{path}: {_too_large(most)}")
     return found
 
 
 def loads(text: str) -> Any:
-    """A JSON text whose numbers can be reckoned with, and whose texts can be written. Raises
+    """The data of a JSON text. Its numbers allow arithmetic, and its texts can be written. Raises
     ValueError."""
     try:
         found = _DECODER.decode(text)
@@ -97,8 +97,8 @@ def loads(text: str) -> Any:
 
 
 def of_version(where: str, what: str, version: Any, reads: range) -> None:
-    """Raises UsageError for a version that this labctl does not read. What is none passes: by its
-    type it is refused anyway."""
+    """Raises UsageError for a version that this labctl does not read. A value that is no version
+    passes: its type is refused anyway."""
     text = str(version)
     if not text.isdecimal() or int(text) in reads:
         return
@@ -112,7 +112,7 @@ def of_version(where: str, what: str, version: Any, reads: range) -> None:
 
 
 def typed(kind: type[T], data: Any) -> T:
-    """What JSON data is, by the types of a dataclass. Raises ValueError."""
+    """JSON data as a dataclass, by the types of its fields. Raises ValueError."""
     from pydantic import ValidationError
 
     from labctl.ground.plain import shown
@@ -130,7 +130,7 @@ def typed(kind: type[T], data: Any) -> T:
 
 
 class _Adapters(dict[object, "TypeAdapter[Any]"]):
-    """Made when they are needed: that takes a moment, and so does the import."""
+    """Makes them when they are needed: that takes a moment, and so does the import."""
 
     def __missing__(self, kind: Any) -> TypeAdapter[Any]:
         from pydantic import TypeAdapter

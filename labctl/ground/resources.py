@@ -1,5 +1,5 @@
-"""Where files are: the shipped ones beside the package in a checkout, inside it when installed; and
-what labctl keeps of a user's runs."""
+"""The places of files: shipped files are beside the package in a checkout, and inside it when
+installed; and the folder for a user's runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _root() -> Path:
 
 
 def home() -> Path:
-    """The user's home folder; where a user has none, one that never exists."""
+    """The user's home folder; if a user has none, one that never exists."""
     try:
         return Path.home()
     except RuntimeError:
@@ -27,7 +27,7 @@ def home() -> Path:
 
 
 def default_folder() -> Path:
-    """Where runs are kept unless `--out` says otherwise (XDG Base Directory, XDG_STATE_HOME)."""
+    """The folder for runs without `--out` (XDG Base Directory, XDG_STATE_HOME)."""
     state = os.environ.get("XDG_STATE_HOME") or home() / ".local" / "state"
     return Path(state) / "labctl" / "runs"
 
@@ -54,6 +54,6 @@ def scenarios() -> Path:
 
 
 def catalogue(folder: Path) -> dict[str, Path]:
-    """The scenarios of a folder by name, those of a folder in it as `servers/half_close`."""
+    """The scenarios of a folder by name; those of a folder in it as `servers/half_close`."""
     files = sorted(folder.rglob("*.yaml"))
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}

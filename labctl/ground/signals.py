@@ -1,5 +1,5 @@
-"""Signals by name, see signal(7). They are Linux's, as processes run there, wherever the controller
-does; those for real time count from 34, as in glibc, which has two below that for itself."""
+"""Signals by name, see signal(7). They are Linux's, where processes run, wherever the controller
+runs. Real-time signals count from 34, as in glibc, which keeps two below that for itself."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ NUMBERS = {
 }  # fmt: skip
 NUMBERS |= {"RTMIN": RTMIN, "RTMAX": RTMAX}
 USUAL = tuple(NUMBERS)
-"""Those that messages list."""
+"""The signals that messages list."""
 NUMBERS |= {f"RTMIN{n - RTMIN:+d}": n for n in range(RTMIN - 2, RTMAX) if n != RTMIN}
 NAMES = {number: name for name, number in NUMBERS.items()}
 FOR_REAL_TIME = re.compile(r"RT(?:MIN\+|MAX-)(\d{1,2})")
 
 
 def parse(text: str) -> str | None:
-    """The one name of a signal, without SIG: `TERM`, `sigterm` and `15` are TERM, and `RTMAX-1` is
-    RTMIN+29. None for what is none."""
+    """The canonical name of a signal, without SIG: `TERM`, `sigterm` and `15` are TERM, and
+    `RTMAX-1` is RTMIN+29. None if it is no signal."""
     name = text.upper().removeprefix("SIG")
     if name.isascii() and name.isdigit():
         return NAMES.get(int(name[:4]))

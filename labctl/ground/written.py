@@ -1,8 +1,8 @@
 """Values as a file writes them: numbers that know their digits, when two values are the same, and
-how labels show one.
+how labels show a value.
 
-To Python `1`, `1.0` and `True` are equal, and `6.20` is `6.2`. Not to whoever wrote a scenario:
-`6.20` may be the version of a kernel.
+To Python `1`, `1.0` and `True` are equal, and `6.20` is `6.2`. To the author of a scenario they
+differ: `6.20` may be the version of a kernel.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Float(float):
 
 
 KINDS = (bool, int, float, str, list, dict)
-"""In this order: a truth value is an `int` to Python."""
+"""The order matters: to Python a truth value is an `int`."""
 
 
 def same(one: Any, other: Any) -> bool:
@@ -60,8 +60,8 @@ def _kind(value: Any) -> type | None:
 
 
 def words(value: Any) -> str:
-    """A value as labels and messages show it: as YAML would have it between brackets. So what is
-    not the same never looks the same."""
+    """A value as labels and messages show it: as YAML writes it between brackets. So values that
+    differ never look the same."""
     if isinstance(value, dict):
         return f"{{{', '.join(f'{words(key)}: {words(item)}' for key, item in value.items())}}}"
     if isinstance(value, list):
@@ -76,14 +76,14 @@ def words(value: Any) -> str:
 
 
 def variant_words(variant: Mapping[str, Any]) -> str:
-    """`old plain, bind EADDRINUSE`: the values of a variant, which tell it from all others."""
+    """`old plain, bind EADDRINUSE`: the values of a variant, which distinguish it from others."""
     return ", ".join(f"{name} {words(value)}" for name, value in variant.items())
 
 
 @lru_cache(1 << 12)
 def _read(text: str) -> str | None:
-    """What YAML takes a text for, if it stands between brackets without quotation marks; None where
-    it is not one value by itself."""
+    """What YAML takes a text for, if it stands between brackets without quotation marks; None if it
+    is not a single value."""
     if any(mark in text for mark in "[]{}"):
         return None
     try:

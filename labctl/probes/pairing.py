@@ -328,7 +328,7 @@ def _covered(seen: Observation, parts: Iterable[Observation]) -> bool:
 
 def _report(sights: list[_Sight], known: Known) -> None:
     """Adds each report to its sight: the one that the same host captured at about that time. A
-    report that no capture has becomes a sight."""
+    reported segment that no capture has becomes a sight."""
     owners, origin = known.owners, known.origin
     if not known.losses and not known.injections:
         return

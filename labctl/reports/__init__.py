@@ -1,6 +1,6 @@
-"""How results are shown. A report takes what a run left and touches no lab.
+"""How to show results. A report reads what a run left and touches no lab.
 
-To add one: a module with a function from recorded runs to text, and a line in REPORTS.
+To add one, write a module with a function from recorded runs to text, and a line in REPORTS.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ REPORTS: dict[str, str] = {
 """Name and function, `module:function`, from recorded runs to text. Imported only when used."""
 
 MARK = b'<meta name="generator" content="labctl">'
-"""What every page of ours has in its head."""
+"""A line in the head of each of our pages."""
 
 
 def write(name: str, runs: Sequence[RunResult], path: Path) -> None:
-    """Writes the runs as a report of that name to a file; several as HTML, each to a page of its
-    own beside it. Raises OSError."""
+    """Writes the runs as a report of that name to a file. As HTML, several runs get a page each,
+    beside the file. Raises OSError."""
     from labctl.judge.recorded import told_apart
 
     runs = told_apart(runs)
@@ -56,7 +56,7 @@ def _write_pages(runs: Sequence[RunResult], path: Path) -> None:
 
 
 def _ours(path: Path) -> bool:
-    """Whether a page is one of labctl's, to be written again; another is somebody's."""
+    """Whether labctl wrote a page, and so may overwrite it."""
     try:
         with reading(path) as file:
             return MARK in file.read(1000)

@@ -1,10 +1,10 @@
 """Results of the same cases at several places, side by side: from result documents to rows.
 
-A row is about one thing, and has a cell for each place. It differs where the cells of two places
-do: results, claims and sysctls by what they say, durations by more than the tolerance that `lasted`
-has, counters by whether they grew at all, since how much differs from run to run. An empty cell is
-a thing that was not seen there, and differs from nothing, as does a place that could not be had; a
-sysctl that a kernel has not does differ.
+A row is about one thing, and has a cell for each place. It differs if the cells of two places do:
+results, claims and sysctls if they are not the same, durations by more than the tolerance of
+`lasted`, counters if only one grew at all, since how much differs from run to run. An empty cell
+was not seen there, and differs from nothing; neither does a place that could not run. But a sysctl
+that a kernel lacks does differ.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ NOT_GOOD = ("fail", "unknown", "error", NOT_RUN, NEVER_RUN)
 
 @dataclass(frozen=True)
 class Row:
-    """One thing, with a cell for each place. `case` is empty where it is about the place itself.
-    `results` are those that the cells of results and claims begin with."""
+    """One thing, with a cell for each place. `case` is empty if it is about the place itself.
+    `results` are the results with which the cells of results and claims begin."""
 
     kind: Kind
     case: str
@@ -50,13 +50,13 @@ class Row:
 
     @property
     def first(self) -> bool:
-        """Whether it is to be shown first: it differs, or did not pass."""
+        """Whether to show it first: it differs, or did not pass."""
         return self.differs or any(result in NOT_GOOD for result in self.results)
 
 
 @dataclass(frozen=True)
 class Section:
-    """Rows of a kind, as a table; `results` has what each cell is a result of, or nothing."""
+    """Rows of a kind, as a table; `results` has the result in each cell, or nothing."""
 
     kind: Kind
     title: str
@@ -73,7 +73,7 @@ class Comparison:
     rows: tuple[Row, ...]
 
     def sections(self, first: bool) -> list[Section]:
-        """The rows to be shown first, or all."""
+        """The rows to show first, or all."""
         names = [place.name for place in self.places]
         found = []
         for kind, title in TITLES.items():
@@ -89,7 +89,7 @@ class Comparison:
 
     @property
     def nothing(self) -> str:
-        """What there is to say where no row is to be shown first; else empty."""
+        """What to say if there is no row to show first; else empty."""
         if self.sections(first=True):
             return ""
         results = {result for r in self.rows if r.kind == "result" for result in r.results}
@@ -114,11 +114,11 @@ def _without_blank(place: dict[str, Any]) -> dict[str, Any]:
 
 
 Case = tuple[str, str]
-"""A case of a comparison: its label, and the file that it is from. Two may have the same label."""
+"""A case of a comparison: its label, and its file. Two may have the same label."""
 
 
 def compare(places: Sequence[Seen], cases: Iterable[Case] = ()) -> Comparison:
-    """All rows that the documents of some places give, and one at least for each of these cases."""
+    """All rows from the documents of some places, and at least one for each of these cases."""
     runs = [{_case(run): run for run in place.document["runs"]} for place in places]
     rows: list[Row] = []
     found = list(dict.fromkeys([*cases, *(case for known in runs for case in known)]))
@@ -139,7 +139,7 @@ def compare(places: Sequence[Seen], cases: Iterable[Case] = ()) -> Comparison:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A result, and what there is to say of it."""
+    """A result, and what to say about it."""
 
     result: str
     words: str = ""
@@ -149,7 +149,7 @@ class Outcome:
 
 
 Span = tuple[float, float]
-"""At least and at most so many seconds."""
+"""How many seconds at least, and at most."""
 
 
 def _results(case: str, runs: Sequence[Mapping[str, Any] | None], places: Sequence[Seen]) -> Row:
@@ -169,7 +169,7 @@ def _rows(
     differ: Callable[[list[Any]], bool],
     words: Callable[[Any], str] = str,
 ) -> Iterator[Row]:
-    """A row for each thing that some column has a value for."""
+    """A row for each thing for which some column has a value."""
     for what in dict.fromkeys(name for column in columns for name in column):
         values = [column[what] for column in columns if what in column]
         found = [column.get(what) for column in columns]
@@ -201,7 +201,7 @@ def _case(run: Mapping[str, Any]) -> Case:
 
 
 def _verdicts(run: Mapping[str, Any] | None) -> Iterator[tuple[str, Verdict]]:
-    """The verdicts of a run by what they claim, and where; those that are alike are numbered."""
+    """The verdicts of a run by their claims and lines; equal ones are numbered."""
     count: Counter[str] = Counter()
     for found in run["verdicts"] if run else ():
         verdict = typed(Verdict, found)
@@ -216,7 +216,7 @@ def _claims(run: Mapping[str, Any] | None) -> Iterator[tuple[str, Outcome]]:
 
 
 def _durations(run: Mapping[str, Any] | None) -> Iterator[tuple[str, Span]]:
-    """What was measured. Shorter ones than could ever differ are left out."""
+    """The measured durations, without those that are too short to ever differ."""
     for words, verdict in _verdicts(run):
         measured = verdict.measured.after_seconds or verdict.measured.lasted_seconds
         if measured is None:
@@ -234,7 +234,7 @@ def _span(span: Span) -> str:
 
 
 def _counters(runs: Sequence[Mapping[str, Any] | None]) -> list[dict[str, int]]:
-    """By how much each counter grew that grew anywhere; by 0 where nobody tells that it did."""
+    """How much each counter grew that grew anywhere; 0 if nothing says that it did."""
     told = [
         {
             f"{host}: {counter}": grown

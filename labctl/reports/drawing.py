@@ -1,8 +1,8 @@
-"""A ladder as shapes: where every row of it stands in a drawing.
+"""A ladder as shapes: the place of every row in a drawing.
 
 Down is later: the order is exact, and every row has room of its own, so distances are only a hint
 at how much time passed. Every text is measured, and no two can touch. Sockets' states are bars on
-the lifelines; an arrow's words are above where it leaves. There are two drawings of a ladder: a
+the lifelines; an arrow's words stand above its beginning. There are two drawings of a ladder: a
 wide one, with columns for steps and verdicts and for each host's words, and a narrow one for small
 screens, with all words between the lifelines.
 """
@@ -44,23 +44,23 @@ TOP, BOTTOM = 44.0, 36.0
 APART, NEXT = 7.0, 13.0
 """The space below a row, and from a row to one in another column."""
 RISE, FALL, LIFT = 10.0, 4.0, 9.0
-"""How far a row's words reach above and below their baseline; an arrow's stand so much higher."""
+"""How far a row's words reach above and below their baseline; how much higher an arrow's are."""
 PER_SECOND, MOST = 1500.0, 22.0
-"""How much lower a row is for the time since the one before, and at most."""
+"""How much lower a row is for each second since the row before, and at most."""
 STEEP = 24.0
-"""The words of an arrow that falls so far stand where it begins."""
+"""If an arrow falls so far, its words stand at its beginning."""
 STEPS, SIDE, SEEN = 240.0, 226.0, 3
-"""How wide columns of words are at most, and how many lines of what `ss` saw are shown."""
+"""How wide columns of words are at most, and how many lines of `ss` to show."""
 HOPS = 230.0, 330.0
-"""From one lifeline to the next where words are beside them."""
+"""From one lifeline to the next, if words are beside them."""
 NARROW, NARROW_HOP = 356.0, 72.0
-"""How wide a narrow drawing is, and how far its lifelines are apart at least: where there are too
-many it is wider."""
+"""How wide a narrow drawing is, and how far apart its lifelines are at least: with too many of them
+it is wider."""
 LOOP = 20.0, 9.0
-"""How far out an arrow goes that turns back to its host, and how far down."""
+"""How far out, and how far down, an arrow goes that turns back to its host."""
 LANES, NARROW_LANES = 66.0, 22.0
 INSET = 14.0
-"""From a lifeline to words that are inside."""
+"""From a lifeline to words on its inner side."""
 
 Block = tuple[str, tuple[str, ...]]
 """The style of some lines of text, and the lines."""
@@ -144,7 +144,7 @@ class _Pen:
         return Drawing(self.width, end + BOTTOM, (*ruled, *back, *self._headings(end), *front))
 
     def _until(self, bar: Bar, bars: Mapping[tuple[str, Ends, float], float], end: float) -> float:
-        """How far down a bar reaches: to the next one of its socket, by where each begins."""
+        """How far down a bar reaches: to the next bar of its socket, by their beginnings."""
         if bar.until is None:
             return end
         following = bars.get((bar.host, bar.ends, bar.until))
@@ -204,7 +204,7 @@ class _Pen:
                 raise TypeError(row)
 
     def _room(self, row: Row) -> float:
-        """How wide the words of a row may be that stand beside its host's lifeline."""
+        """How wide a row's words beside its host's lifeline may be."""
         if not isinstance(row, _Beside):
             return self.between
         if self.narrow:
@@ -213,7 +213,7 @@ class _Pen:
         return self.between if self._is_inner(row) else SIDE
 
     def _is_inner(self, row: Row) -> bool:
-        """Whether it is at a host that has others on both sides."""
+        """Whether its host has other hosts on both sides."""
         return isinstance(row, _Beside) and row.host in self.names[1:-1]
 
     def _columns(self) -> float:
@@ -228,7 +228,7 @@ class _Pen:
                 widths[column] = max(widths[column], width)
         first, last = self._host(0), self._host(-1)
         first.outward = -1
-        if self.narrow:  # words stand where there is more room for them
+        if self.narrow:  # words stand on the side with more room
             for host in list(self.hosts.values())[: (len(self.hosts) + 1) // 2]:
                 host.outward = -1
         x = self.time_end + 6 + first.width
@@ -250,7 +250,7 @@ class _Pen:
     # --- Placing
 
     def _place(self) -> None:
-        """Gives every row, and every arrival, its height: later is lower, and no two texts of one
+        """Gives every row, and every arrival, its height: later is lower, and no two texts of a
         column touch."""
         moments = [(row.t, 1, n, row) for n, row in enumerate(self.ladder.rows)]
         moments += [
@@ -295,7 +295,7 @@ class _Pen:
         return "steps" if isinstance(row, Step | Judged) else "arrows"
 
     def _height(self, t: float) -> float:
-        """How far down a moment is that has no row of its own."""
+        """How far down a moment without a row of its own is."""
         return self._heights[max(0, bisect_right(self._times, t) - 1)]
 
     # --- Drawing
@@ -320,7 +320,7 @@ class _Pen:
                 y += FALL
             case Arrow():
                 x, anchor = self._label_at(row, self.arrivals.get(number, y) - y)
-                if self.narrow and anchor == "middle":  # it may be wider than from host to host
+                if self.narrow and anchor == "middle":  # may be wider than the hosts are apart
                     wide = max(measure(t, style) for style, lines in blocks for t in lines) / 2
                     left, right = self._host(0).x + 4 + wide, self._host(-1).x - 4 - wide
                     x = min(max(x, left), right)
@@ -340,7 +340,7 @@ class _Pen:
             y += LINE * len(lines)
 
     def _turn(self, arrow: Arrow) -> tuple[float, str]:
-        """Where an arrow turns back that stays in its host, and the anchor of words from there on:
+        """Where an arrow that stays in its host turns back, and the anchor of words from there on:
         towards the other hosts."""
         host = self.hosts[arrow.sender or ""]
         away = -1 if host is self._host(-1) else 1
@@ -349,7 +349,8 @@ class _Pen:
         return host.x + away * LOOP[0], "start" if away > 0 else "end"
 
     def _label_at(self, arrow: Arrow, falls: float) -> tuple[float, str]:
-        """Where an arrow's words are, and their anchor: amid two lifelines, or where it begins."""
+        """Where an arrow's words are, and their anchor: between two lifelines, or at its
+        beginning."""
         start, end = self._ends(arrow)
         if falls > STEEP:
             return (start + INSET, "start") if end > start else (start - INSET, "end")
@@ -402,7 +403,7 @@ class _Pen:
         return Shape(_flight(self.ladder, arrow), (line,))
 
     def _ends(self, arrow: Arrow) -> tuple[float, float]:
-        """From where to where; what no host sent comes from between two."""
+        """Its beginning and end; one that no host sent begins between two hosts."""
         half = self.hop / 2
         first = self._host(0).x
         start = self.hosts[arrow.sender].x if arrow.sender in self.hosts else None
@@ -424,7 +425,7 @@ class _Pen:
 
 
 def _count(blocks: Sequence[Block]) -> int:
-    """How many lines they are."""
+    """How many lines the blocks have."""
     return sum(len(lines) for _, lines in blocks)
 
 

@@ -1,8 +1,8 @@
-"""What of a huge run a ladder shows: the rule for it, in one place.
+"""What a ladder shows of a huge run: the rule for it, in one place.
 
 A reader can't look at thousands of connections, and most of them are alike. So a ladder has all
-that was done and claimed, some connections, and a word on what it leaves out. What is left out is
-in the run's folder, and is judged all the same.
+steps and claims, some connections, and a word on what it leaves out. The run's folder has the rest,
+which is judged all the same.
 """
 
 from __future__ import annotations
@@ -20,36 +20,36 @@ from labctl.record.history import History
 from labctl.reports.rows import Bar, Judged, Left, Look, Row, Step
 
 CONNECTIONS = 100
-"""So many are drawn at most: first those that calls, faults and verdicts are about, then the first
-ones of the run."""
+"""How many connections to draw at most: first those that calls, faults and verdicts are about, then
+the first ones of the run."""
 ROWS = 20_000
-"""So many rows are drawn at most, from the beginning and from the end."""
+"""How many rows to draw at most, from the beginning and from the end."""
 LOOK_LINES = 50
-"""Of so many sockets at most a captioned look tells."""
+"""How many sockets of a captioned look to show at most."""
 WHERE = "the run's folder has all of it"
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """The connections that are drawn, by their ends, each way round; None: all of them. `row` tells
-    of the others, and `missing` are the moments at which something of them went over the wire or
-    changed, in order."""
+    """The connections to draw, by their ends, both ways round; None means all. `row` reports the
+    others, and `missing` are the moments at which one of those sent a segment or changed, in
+    order."""
 
     connections: frozenset[Ends] | None = None
     row: Left | None = None
     missing: Sequence[float] = ()
 
     def has(self, connection: Ends) -> bool:
-        """Whether a connection, or a listener, is drawn."""
+        """Whether to draw a connection, or a listener."""
         return self.connections is None or not connection[1] or connection in self.connections
 
     def quiet(self, since: float, until: float) -> bool:
-        """Whether nothing that is left out happened between two moments."""
+        """Whether nothing was left out between two moments."""
         return bisect_right(self.missing, since) == bisect_right(self.missing, until)
 
 
 def choose(history: History, segments: Sequence[Segment], verdicts: Sequence[Verdict]) -> Drawn:
-    """What to draw of the connections of a run."""
+    """Chooses the connections of a run to draw."""
     first: dict[Ends, float] = {}
     for t, connection in _seen(history, segments):
         key = _key(connection)
@@ -115,15 +115,15 @@ def _about(
 
 
 def lines(told: Sequence[str]) -> tuple[str, ...]:
-    """What a look tells, with a word on the rest where it is too much."""
+    """The lines of a look; if there are too many, a word on the rest."""
     if len(told) <= LOOK_LINES:
         return tuple(told)
     return (*told[:LOOK_LINES], f"and {len(told) - LOOK_LINES:,} more")
 
 
 def cut(found: Sequence[Row]) -> Sequence[Row]:
-    """The rows; of too many what is amid them gives way to a word on that, but for what was done
-    and claimed, and states that outlast it."""
+    """The rows. If there are too many, a word replaces those in the middle, except steps, claims,
+    and states that outlast them."""
     if len(found) <= ROWS:
         return found
     head, amid, tail = found[: ROWS // 2], found[ROWS // 2 : -ROWS // 2], found[-ROWS // 2 :]

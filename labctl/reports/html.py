@@ -24,11 +24,11 @@ from labctl.reports.signs import RESULTS, STATES
 
 WHOLE = re.compile(r"\d[\d.]* (?:ms|s|min)\b|[^\s-]\S*-\S*|(?<=\s)->(?=\s)")
 WHOLE_MOST = 32
-"""What stays on one line, where it has no more letters than that: a number with its unit, and what
-has a hyphen, after which a browser would go on in the next line."""
+"""Words that stay on one line if they are not longer: a number with its unit, and a word with a
+hyphen, at which a browser would break the line."""
 
 NARROW_ROWS = 2000
-"""What is longer has no narrow drawing: the page would be too large for a small device."""
+"""A longer ladder has no narrow drawing: the page would be too large for a small device."""
 
 
 def page(run: RunResult) -> str:
@@ -45,8 +45,7 @@ def page(run: RunResult) -> str:
 
 
 def index(runs: Sequence[RunResult], names: Sequence[str] | None = None) -> str:
-    """Many runs on a page, each with a link to a page of its own: by `names`, or by
-    `page_names`."""
+    """Many runs on a page, each with a link to its own page: by `names`, or by `page_names`."""
     named = zip(runs, names or page_names(runs), strict=True)
     return _template("index.html.j2").render(runs=runs, named=list(named))
 
@@ -62,8 +61,8 @@ def comparison(found: Comparison) -> str:
 
 
 def paragraphs(text: str) -> list[tuple[str, str]]:
-    """A text's paragraphs, parted by empty lines, as the element that suits each, and its words:
-    `pre` for those whose lines are indented, as they are; `p` for the others."""
+    """A text's paragraphs, separated by empty lines: the element for each, and its words. `pre` is
+    for indented lines, as they are; `p` for the others."""
     found = []
     for block in filter(str.strip, re.split(r"\n[ \t]*\n", text)):
         drawn = all(line.startswith("  ") for line in block.split("\n"))
@@ -72,7 +71,7 @@ def paragraphs(text: str) -> list[tuple[str, str]]:
 
 
 def words(text: str) -> Markup:
-    """A text that goes on in the next line between words only: not in `FIN-WAIT-2`."""
+    """A text that breaks lines only between words: not in `FIN-WAIT-2`."""
 
     def kept(found: re.Match[str]) -> Markup:
         token = escape(found[0])
@@ -87,8 +86,8 @@ def words(text: str) -> Markup:
 
 
 def page_names(runs: Sequence[RunResult], taken: Iterable[str] = ()) -> list[str]:
-    """What the pages of runs are called: after the runs' folders, each name once and none that is
-    taken, also where capitals don't count."""
+    """The names of runs' pages: after the runs' folders, each name once and none that is taken,
+    also where upper and lower case do not differ."""
     used = {name.casefold() for name in taken}
     names = []
     for run in runs:
@@ -119,7 +118,7 @@ def _environment() -> Environment:
 
 
 def _finalize(value: Any) -> Any:
-    """What goes into a page, without characters that have no place in one."""
+    """A value for a page, without characters that may not stand in one."""
     return plain_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 

@@ -1,8 +1,8 @@
-"""JUnit XML: a test suite a run, a test case a verdict.
+"""JUnit XML: a test suite for each run, a test case for each verdict.
 
-There is no one standard. What is written is valid by the schema of Jenkins' xUnit plugin, and each
-suite by that of Ant, too: so times have three decimals, timestamps (UTC) name no zone, and
-`testsuites` does not count what was skipped.
+There is no single standard. The output is valid by the schema of Jenkins' xUnit plugin, and each
+suite also by that of Ant. So times have three decimals, timestamps (UTC) name no zone, and
+`testsuites` does not count skipped runs.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from labctl.judge.result import RunResult
 from labctl.reports.rows import behind
 
 TAGS = {"fail": "failure", "unknown": "error", "error": "error", "skip": "skipped"}
-"""What becomes of results that are no pass. JUnit has no word for what is unknown."""
+"""The words for results that are no pass. JUnit has none for unknown ones."""
 COUNTS = {"tests": "testcase", "failures": "failure", "errors": "error", "skipped": "skipped"}
 NEVER = "1970-01-01T00:00:00"
 
 
 def document(runs: Sequence[RunResult]) -> str:
-    """All runs. What is unknown is an error there, since it is no pass."""
+    """All runs. An unknown result is an error there, since it is no pass."""
     root = Element("testsuites", name="labctl")
     root.extend([_suite(number, run) for number, run in enumerate(runs)])
     counts = _counts(root)
@@ -45,7 +45,7 @@ def _suite(number: int, run: RunResult) -> Element:
             SubElement(properties, "property", name=plain(key), value=plain(text))
     for place, (verdict, lines) in enumerate(behind(run.verdicts), 1):
         suite.append(_case(run, place, verdict, lines))
-    whole = run.result in ("pass", "skip") and run.verdicts  # all is told by its cases
+    whole = run.result in ("pass", "skip") and run.verdicts  # its cases say everything
     if run.result == "error" or (run.reason and not whole):
         case = SubElement(suite, "testcase", name=plain(run.title), classname=name)
         case.set("time", _seconds(run.seconds))

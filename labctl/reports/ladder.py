@@ -1,8 +1,8 @@
-"""The ladder: one list of what happened on all sides, in order, as every picture shows it.
+"""The ladder: one list of what happened on all sides, in order, for every picture.
 
-`rows` is pure: from a History to a Ladder. What is not in the history is in no picture; what is
-left out of pictures is what changes nothing: looks that saw nothing new, and each of many like
-segments. Of a huge run `drawn.py` says what else.
+`rows` is pure: from a History to a Ladder. A picture shows nothing that is not in the history. It
+leaves out what changes nothing: looks that saw nothing new, and each of many equal segments. For a
+huge run, `drawn.py` says what else it leaves out.
 """
 
 from __future__ import annotations
@@ -65,22 +65,22 @@ from labctl.reports.rows import (
 
 FOLD_SECONDS = 0.25
 FOLD_TIMES = 10
-"""A gap is folded where it is longer than both: so many seconds, so many times the median gap."""
+"""A gap is folded if it is longer than both: so many seconds, and so many times the median gap."""
 BLOCKED = 0.05
 BLOCKED_FOR_SEGMENTS = 0.002
-"""A call is shown as one that waits where it takes longer than so many seconds: than the second
-where segments came or went meanwhile."""
+"""A call is shown as waiting if it takes longer than so many seconds: the second number counts if
+segments came or went meanwhile."""
 LIKE_SEGMENTS = 4
-"""So many like segments on end become one arrow."""
+"""How many similar segments in a row become one arrow."""
 OUTPUT_SHOWN = 200
 CLAIMS = ("wait", "expect")
 """The verbs whose steps are claims."""
 FULL = 99
-"""More than any number has bits."""
+"""More than the bits of any number."""
 
 
 ORDER = (Left, Life, Step, Call, Arrow, Bar, Return, Note, Look, Judged)
-"""What comes first of things at one moment: causes before effects."""
+"""The order of things at one moment: causes before effects."""
 
 
 def ladder_of(run: RunResult) -> Ladder:
@@ -106,7 +106,7 @@ def rows(
     ]
     connections = _connections(segments, (timeline for _, timeline in told))
     bars = _bars(told, connections)
-    # A look is dated when it began, so what it saw may be a little later: words about it follow.
+    # A look has the time of its beginning, and may see things a little later: its words follow.
     shown = {bar.seen: bar.t for bar in bars if bar.seen is not None and bar.t > bar.seen}
     found: list[Row] = [
         *_lives(history.events),
@@ -128,7 +128,7 @@ def rows(
 
 
 def _connections(segments: Iterable[Segment], told: Iterable[Timeline]) -> dict[Ends, int]:
-    """A number for each connection, from 1 on, by its ends as they were first seen."""
+    """A number for each connection, from 1 on, by its ends in the order in which they were seen."""
     found: dict[Ends, int] = {}
     both = sorted(
         [(s.time, (s.source, s.target)) for s in segments]
@@ -179,8 +179,8 @@ def _plain(arrow: Arrow) -> bool:
 
 
 def _collapse(arrows: Sequence[Arrow], others: Sequence[float]) -> Iterator[Arrow]:
-    """Puts one arrow for each direction's data and acknowledgements in a run of plain segments of
-    one connection. `others` are the moments of other things, which end a run."""
+    """Replaces a series of plain segments of one connection by one arrow for each direction's data
+    and acknowledgements. `others` are the moments of other things, which end a series."""
     run: list[Arrow] = []
     for arrow in arrows:
         last = run[-1] if run else arrow
@@ -300,7 +300,7 @@ def _result(event: CallEvent) -> str:
 
 
 def _prefixes(events: Iterable[Event]) -> dict[str, str]:
-    """`old: ` before what a process does, where its host has several."""
+    """`old: ` before what a process does, if its host has several."""
     hosts: dict[str, set[str]] = defaultdict(set)
     for event in events:
         if isinstance(event, ProcessEvent):
@@ -318,7 +318,7 @@ def _lives(events: Sequence[Event]) -> Iterator[Life]:
             running.add(event.process)
             text = "starts"
         elif event.process not in running:
-            continue  # what was left of it is gone too
+            continue  # now what it left is gone, too
         else:
             running.discard(event.process)
             text = f"killed by SIG{event.signal}" if event.signal else f"exits with {event.exit}"
@@ -379,7 +379,7 @@ def _notes(events: Sequence[Event], shown: Mapping[float, float]) -> Iterator[No
 
 
 def _troubles(events: Iterable[Event], hosts: Sequence[str]) -> Iterator[Note]:
-    """What could not be seen, each thing once: most of it is told of each host, and again and
+    """What could not be seen, each thing once: most of it is reported for each host, and again and
     again."""
     told: dict[tuple[str, str], list[TroubleEvent]] = defaultdict(list)
     for event in events:
@@ -392,15 +392,15 @@ def _troubles(events: Iterable[Event], hosts: Sequence[str]) -> Iterator[Note]:
 
 
 def _queues(events: Iterable[Event]) -> Iterator[Note]:
-    """The accept queues of listeners: each time that one holds twice as many as was told, or no
-    more; and when it is empty after that."""
+    """The accept queues of listeners: a note each time that one holds twice as many as in the last,
+    or is full; and when it is empty after it was full."""
     told: dict[tuple[str, str], int] = {}
     seen: dict[str, list[str]] = {}
     for event in events:
         if not isinstance(event, SocketsEvent):
             continue
         lines = [line for line in event.text.splitlines() if line.startswith(State.LISTEN)]
-        if seen.get(event.host) == lines:  # most looks tell of others
+        if seen.get(event.host) == lines:  # most looks are about other sockets
             continue
         seen[event.host] = lines
         try:
@@ -437,7 +437,7 @@ def _moments(row: Row) -> list[float]:
 
 
 def _fold(found: Sequence[Row], drawn: Drawn) -> Iterator[Row]:
-    """The rows, with a Gap wherever nothing happens for long."""
+    """The rows, with a Gap wherever nothing happens for a long time."""
     times = sorted({t for row in found for t in _moments(row)})
     gaps = [b - a for a, b in pairwise(times)]
     limit = max(FOLD_SECONDS, FOLD_TIMES * median(gaps)) if gaps else FOLD_SECONDS

@@ -40,20 +40,20 @@ if TYPE_CHECKING:
     from labctl.judge.result import RunResult
 
 WIDTH = 110
-"""Cells where nobody says how many there are."""
+"""How many cells, if nobody says."""
 HOP, HOPS = 72, 48
-"""From one lifeline to the next at most, of two hosts and of more: what is wider reads badly."""
+"""From one lifeline to the next at most, with two hosts and with more: wider ones read badly."""
 TIME_WIDTH = 10
 SIDE_WIDTH, ROOMY_SIDE = 16, 26
 """How wide a side is at most: the second on a screen of `ROOMY` cells or more. It takes no more
-than what is there needs."""
+room than it needs."""
 ROOMY = 100
 SAME_LINE = 0.001
-"""A state that is new so few seconds after something stands at its side."""
+"""A state that begins at most so many seconds after something stands beside it."""
 SIDES = 1, 5
 """Which pieces of a line are at the sides."""
 LINES = 3
-"""So many lines a text is long at most."""
+"""How many lines a text has at most."""
 STEP_STYLES = {"done": "bold", "held": "bold", "skipped": "dim"}
 
 Words = tuple[str, str]
@@ -62,7 +62,7 @@ _Lines = Iterator[list[Words]]
 
 
 def text(ladder: Ladder, width: int, unicode: bool = True) -> str:
-    """The ladder as lines of `width` cells at most: one a row, without colour."""
+    """The ladder as lines of `width` cells at most, one for each row, without colour."""
     return _bare(_lines(ladder, width), unicode)
 
 
@@ -73,7 +73,7 @@ def ladders(runs: Sequence[RunResult]) -> str:
 
 
 def picture(run: RunResult) -> str:
-    """The ladder of a run below its label, for those who tell the rest themselves."""
+    """The ladder of a run below its label, for callers who say the rest themselves."""
     return f"{plain(run.label)}\n{text(ladder_of(run), _columns())}"
 
 
@@ -117,7 +117,7 @@ def _told(run: RunResult, width: int) -> _Lines:
 
 
 def _head(run: RunResult, width: int) -> _Lines:
-    """What ran, what came of it, and why."""
+    """What ran, its result, and why."""
     words = plain(f"{run.label}  {run.title}")
     yield from ([(line, "bold")] for line in wrap(words, width))
     seconds = f"{run.seconds:.1f} s"
@@ -141,8 +141,8 @@ def _head(run: RunResult, width: int) -> _Lines:
 
 
 class _Canvas:
-    """The columns of a ladder of text: the time, a side, lifelines with what is between them, and
-    the other side."""
+    """The columns of a ladder as text: the time, a side, the lifelines and everything between them,
+    and the other side."""
 
     def __init__(self, ladder: Ladder, width: int) -> None:
         self.ladder = ladder
@@ -164,7 +164,7 @@ class _Canvas:
     def line(
         self, t: str, middle: Words | None = None, left: Words = ("", ""), right: Words = ("", "")
     ) -> list[Words]:
-        """One line; `middle` takes all that is between the outer lifelines."""
+        """One line; `middle` takes everything between the outer lifelines."""
         lanes = ("│".join([" " * self.hop] * (self.count - 1)), "dim")
         return [
             (set_cell_size(t.rjust(TIME_WIDTH - 2), TIME_WIDTH), "dim"),
@@ -176,12 +176,12 @@ class _Canvas:
         ]
 
     def beside(self, t: str, host: str, words: str, style: str) -> list[list[Words]]:
-        """Words at the inside of a host's lifeline, as lines."""
+        """Words on the inner side of a host's lifeline, as lines."""
         lines = wrap(words, self.hop - 1, LINES)
         return [self.next_to(t, host, line, style) for t, line in _dated(t, lines)]
 
     def centred(self, t: str, words: str, style: str, fill: str) -> list[list[Words]]:
-        """Words amid all, as lines."""
+        """Words in the middle, as lines."""
         lines = wrap(words, self.middle - 6, LINES)
         return [
             self.line(t, (_centred(f" {line} ", self.middle, fill), style))
@@ -189,7 +189,7 @@ class _Canvas:
         ]
 
     def next_to(self, t: str, host: str, words: str, style: str) -> list[Words]:
-        """A line of words there."""
+        """A line of words beside a host's lifeline."""
         index = self.index(host) or 0
         parts = [" " * self.hop] * (self.count - 1)
         if index == self.count - 1:
@@ -205,7 +205,7 @@ class _Canvas:
 
 
 def wrap(words: str, width: int, most: int | None = None) -> list[str]:
-    """Words as lines of `width` cells at most; what is more than `most` of them becomes `…`."""
+    """Words as lines of `width` cells at most; beyond `most` lines the rest becomes `…`."""
     lines = [""]
     for word in words.split(" "):
         longer = f"{lines[-1]} {word}" if lines[-1] else word
@@ -242,7 +242,7 @@ def _centred(words: str, width: int, fill: str) -> str:
 def _lines(ladder: Ladder, width: int) -> Iterator[list[Words]]:
     canvas = _Canvas(ladder, width)
     yield _heading(canvas)
-    waiting: list[list[Words]] = []  # lines, of which the first may get a state at its side
+    waiting: list[list[Words]] = []  # lines; the first may get a state at its side
     since = 0.0
     before: Row | None = None
     for row in ladder.rows:
@@ -253,7 +253,7 @@ def _lines(ladder: Ladder, width: int) -> Iterator[list[Words]]:
                 waiting[0][side] = lines[0][side]
                 continue
         if isinstance(row, Arrow) and isinstance(before, Bar) and waiting:
-            # What it sends, a host sends in the state that this takes it to.
+            # A host sends in the state that its sending leads to.
             side = _side(canvas, before)
             alone = side and not waiting[0][SIDES[0] if side == SIDES[1] else SIDES[1]][0].strip()
             if alone and row.sender == before.host and row.t - before.t < SAME_LINE:
@@ -266,7 +266,7 @@ def _lines(ladder: Ladder, width: int) -> Iterator[list[Words]]:
 
 
 def _side(canvas: _Canvas, bar: Bar) -> int:
-    """Which piece of a line has a host's states; 0 for one in the middle, which has none."""
+    """Which piece of a line has a host's states; 0 for a host in the middle, which has none."""
     return {0: SIDES[0], canvas.count - 1: SIDES[1]}.get(canvas.index(bar.host) or 0, 0)
 
 
@@ -358,7 +358,7 @@ def _arrow_words(canvas: _Canvas, arrow: Arrow) -> Words:
     size = (high - low) * (canvas.hop + 1) - 1
     body = size - 1 - (size // 5 if arrow.lost else 0)
     words = arrow_words(canvas.ladder, arrow)
-    if cell_len(words) > body - 6 and arrow.marks:  # What is special counts more than numbers.
+    if cell_len(words) > body - 6 and arrow.marks:  # Marks matter more than numbers.
         words = arrow_words(canvas.ladder, replace(arrow, numbers=""))
     label = _centred(f" {words} ", body, "─")
     if start < end:

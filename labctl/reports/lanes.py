@@ -1,4 +1,4 @@
-"""The hosts of a drawing, and the lanes in which the states of their sockets stand."""
+"""The hosts of a drawing, and the lanes for the states of their sockets."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Host:
 
 
 def hosts(ladder: Ladder, lanes: float) -> dict[str, Host]:
-    """The hosts of a ladder, whose lanes are so many pixels wide at most."""
+    """The hosts of a ladder; their lanes are so many pixels wide at most."""
     found = {name: Host(name) for name in ladder.hosts}
     for host in found.values():
         spans = _spans([r for r in ladder.rows if isinstance(r, Bar) and r.host == host.name])
@@ -39,7 +39,7 @@ def hosts(ladder: Ladder, lanes: float) -> dict[str, Host]:
 
 
 def _spans(bars: Sequence[Bar]) -> list[tuple[float, float, Ends]]:
-    """From when to when each socket was there."""
+    """When each socket began, and when it ended."""
     spans: list[tuple[float, float, Ends]] = []
     since: dict[Ends, float] = {}
     for bar in bars:
@@ -53,7 +53,7 @@ def _spans(bars: Sequence[Bar]) -> list[tuple[float, float, Ends]]:
 def _assign(
     spans: Sequence[tuple[float, float, Ends]], lanes: dict[Ends, tuple[list[float], list[int]]]
 ) -> int:
-    """Gives each span the first lane that is free: for each socket when its spans begin, and their
+    """Gives each span the first free lane: for each socket the beginnings of its spans, and their
     lanes. Returns how many lanes there are."""
     ends: list[float] = []
     for since, until, socket in sorted(spans, key=lambda span: span[0]):

@@ -19,9 +19,9 @@ SPECIAL = re.compile(r"([\\`*_\[\]<#|~&$])")
 
 
 def summary(runs: Sequence[RunResult], room: int | None = None) -> str:
-    """Each run with its verdicts, its ladder and why; where there are several, a table of them
-    first, and the ladders of those that passed folded. Where there is only room for so many bytes,
-    those that did not pass come first, and what is left out is told."""
+    """Each run with its verdicts, its ladder and why. If there are several, a table of them comes
+    first, and the ladders of those that passed are folded. If there is only room for so many bytes,
+    those that did not pass come first, and the end says what is left out."""
     parts = [*_overview(runs)] if len(runs) > 1 else []
     before = len(parts)
     for run in runs:
@@ -35,8 +35,8 @@ def summary(runs: Sequence[RunResult], room: int | None = None) -> str:
 
 
 def comparison(found: Comparison, room: int | None = None) -> str:
-    """Places side by side: what differs or did not pass, and all of it, folded; and where there is
-    only room for so many bytes, what is left out."""
+    """Places side by side: what differs or did not pass, and then everything, folded. If there is
+    only room for so many bytes, says what is left out."""
     rows = [
         (_safe(p.name), _sign(p.result), *map(_safe, (p.kernel, p.system, p.reason or "")))
         for p in found.places
@@ -61,7 +61,7 @@ def _part(rank: int, *lines: str) -> Part:
 
 
 def _left_out(what: str, folders: Sequence[str]) -> str:
-    """What a summary says of what it has no room for."""
+    """What a summary says about what it leaves out."""
     heading = f"{len(folders)} {what}, in whole or in part" if folders else what
     lines = ["", f"**Left out here: {heading}.** A step's summary takes {LIMIT >> 20} MiB."]
     if link := artifacts():
@@ -129,7 +129,7 @@ def _run(run: RunResult, folded: bool | None) -> str:
 
 
 def _failures(run: RunResult) -> Iterator[str]:
-    """What is behind all that did not hold."""
+    """The reasons for all claims that did not hold."""
     for verdict, found in behind(run.verdicts):
         if verdict.result not in ("pass", "skip") and found:
             yield f"{_safe(verdict.source)}: {_safe(verdict.what)}, evidence:"
@@ -156,5 +156,5 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[st
 
 
 def _safe(text: str) -> str:
-    """Text on one line that Markdown takes as it is."""
+    """Text on one line that Markdown shows as it is."""
     return SPECIAL.sub(r"\\\1", plain(" ".join(text.split())))

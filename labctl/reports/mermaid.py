@@ -85,7 +85,7 @@ def _lines(ladder: Ladder, row: Row) -> Iterator[str]:
         case Left():
             yield f"Note over {_all(ladder)}: ⋮ {_safe(row.text)}"
         case Look():
-            pass  # its step stands there already, and its text is too long for a note
+            pass  # its step is there already, and its text is too long for a note
 
 
 def _beside(ladder: Ladder, host: str, words: str) -> str:
@@ -94,7 +94,7 @@ def _beside(ladder: Ladder, host: str, words: str) -> str:
 
 
 def _id(ladder: Ladder, host: str | None) -> str:
-    """A name that is no word of Mermaid's, whatever the host is called."""
+    """A name that is no word of Mermaid, whatever the host's name is."""
     return f"h{ladder.hosts.index(host)}" if host in ladder.hosts else ""
 
 
@@ -104,5 +104,5 @@ def _all(ladder: Ladder) -> str:
 
 
 def _safe(words: str) -> str:
-    """Words that Mermaid takes as they are: its own signs as character codes."""
+    """Words that Mermaid shows as they are: its own signs become character codes."""
     return SPECIAL.sub(lambda sign: f"#{ord(sign.group())};", plain(words))

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on, for logs and for whoever keeps its lab."""
+"""What a run shows while it goes on, for logs and for those who keep its lab."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Screen:
-    """A Display on stderr: live where that is a terminal, plain lines elsewhere."""
+    """A Display on stderr: live if that is a terminal, otherwise plain lines."""
 
     def say(self, line: str) -> None:
         """See `Display`."""
@@ -53,8 +53,8 @@ class Screen:
 
 @contextmanager
 def alongside(names: Sequence[str]) -> Iterator[Callable[[str, str], None]]:
-    """Shows what several commands say, by name: the last line of each, or where stderr is no
-    terminal all of them."""
+    """Shows what several commands say, by name: the last line of each, or all lines if stderr is no
+    terminal."""
     if not _on_terminal():
         yield lambda name, line: tell(line if line.startswith(name) else f"{name}: {line}")
         return
@@ -76,7 +76,7 @@ def _prepare() -> None:
 
 
 class PlainProgress:
-    """A line a step on stderr, for logs."""
+    """A line for each step on stderr, for logs."""
 
     def __init__(self, scenario: Scenario) -> None:
         self._name = scenario.label
@@ -85,7 +85,7 @@ class PlainProgress:
         self._idle.daemon = True
 
     def __enter__(self) -> PlainProgress:
-        with suppress(RuntimeError):  # no more threads: it is needed later, and no sooner
+        with suppress(RuntimeError):  # no more threads: the import can wait
             self._idle.start()
         return self
 
@@ -107,7 +107,7 @@ class PlainProgress:
 
 
 class PlainBoard:
-    """A line a finished case on stderr, for logs. See `Board`."""
+    """A line for each finished case on stderr, for logs. See `Board`."""
 
     def __init__(self, cases: Sequence[Scenario]) -> None:
         self._names = told_apart((case.label, case.source) for case in cases)

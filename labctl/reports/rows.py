@@ -1,4 +1,4 @@
-"""What a ladder consists of: the kinds of row, and the words that every picture has for them."""
+"""The kinds of a ladder's rows, and the words that every picture has for them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Arrow(Row):
-    """A segment, or `count` like ones; then it has no `flags`. `t` is when it left (or came, where
-    no capture saw it leave), `arrived` when it (the last of them) came, None where it never did.
+    """A segment, or `count` equal ones; then it has no `flags`. `t` is when it left (or came, if no
+    capture saw it leave), `arrived` when it (the last of them) arrived, None if it never did.
     `sender` is None for one that no host of the lab sent. `connection` counts from 1, see
-    Ladder.connections. `octets` are of its data. One that stays in its host has `ports`, which tell
-    its way: `:40312 → :8000`."""
+    Ladder.connections. `octets` is the size of its data. One that stays in its host has `ports`,
+    which show its way: `:40312 → :8000`."""
 
     arrived: float | None
     sender: str | None
@@ -50,14 +50,14 @@ class Arrow(Row):
 
     @property
     def lost(self) -> bool:
-        """Whether it left and never came."""
+        """Whether it left and never arrived."""
         return "lost" in self.marks
 
 
 @dataclass(frozen=True, slots=True)
 class Call(Row):
-    """A process enters a socket call; `until` is when it was done, None where it never was.
-    `result` is as strace(1) would put it. A call that waits has a Return of its own later."""
+    """A process begins a socket call; `until` is when it was done, None if it never was. `result`
+    is written as by strace(1). A call that waits has a Return of its own later."""
 
     until: float | None
     host: str
@@ -75,7 +75,7 @@ class Return(Row):
 
     @property
     def host(self) -> str:
-        """Where."""
+        """The host of the call."""
         return self.call.host
 
 
@@ -90,10 +90,10 @@ class Life(Row):
 
 @dataclass(frozen=True, slots=True)
 class Bar(Row):
-    """A socket is in `state` (as `ss` spells it; empty: it is gone) until `until`, which is None
-    where the run ended first. `exact` where the kernel's tracepoint said so, otherwise seen by
-    `ss` at `seen`, or `by_syn`, or else by the peer's FIN. `connection` counts from 1, 0 for a
-    listener."""
+    """A socket is in `state` (in the spelling of `ss`; empty: it is gone) until `until`, which is
+    None if the run ended first. `exact`: the kernel's tracepoint says so. Otherwise `ss` showed it
+    at `seen`, or the SYN did (`by_syn`), or else the peer's FIN. `connection` counts from 1, and is
+    0 for a listener."""
 
     until: float | None
     host: str
@@ -117,8 +117,8 @@ class Step(Row):
 
 @dataclass(frozen=True, slots=True)
 class Judged(Row):
-    """The moment that a claim was judged at; and what its processes had done last, line by line,
-    where it did not hold."""
+    """The moment at which a claim was judged; and, if it did not hold, what its processes had done
+    last, line by line."""
 
     verdict: Verdict
     claim: str
@@ -127,7 +127,7 @@ class Judged(Row):
 
 @dataclass(frozen=True, slots=True)
 class Look(Row):
-    """What `ss` saw on a host at a moment that has a caption."""
+    """What `ss` showed on a host at a moment with a caption."""
 
     host: str
     caption: str
@@ -136,7 +136,7 @@ class Look(Row):
 
 @dataclass(frozen=True, slots=True)
 class Note(Row):
-    """What a program wrote, how full an accept queue is, or what there is no seeing (`trouble`)."""
+    """What a program wrote, how full an accept queue is, or what nobody can see (`trouble`)."""
 
     host: str
     text: str
@@ -145,8 +145,8 @@ class Note(Row):
 
 @dataclass(frozen=True, slots=True)
 class Gap(Row):
-    """Nothing happens until `until`: drawn short, named in full. Where it is not `quiet`, things
-    happen that are left out."""
+    """Nothing happens until `until`: drawn short, named in full. If it is not `quiet`, things
+    happen that the picture leaves out."""
 
     until: float
     quiet: bool = True
@@ -154,7 +154,7 @@ class Gap(Row):
 
 @dataclass(frozen=True, slots=True)
 class Left(Row):
-    """Here something is left out; `text` says what, and where it can be seen."""
+    """Here something is left out; `text` says what, and where to see it."""
 
     text: str
 
@@ -162,7 +162,7 @@ class Left(Row):
 @dataclass(frozen=True)
 class Ladder:
     """Everything in order of time. `connections` names the two ends of each connection, from the
-    first one on: the caller's end first where its SYN was seen."""
+    first one on: the caller's end comes first if its SYN was seen."""
 
     hosts: tuple[str, ...]
     rows: tuple[Row, ...]
@@ -170,7 +170,7 @@ class Ladder:
 
     @cached_property
     def inward(self) -> frozenset[int]:
-        """The connections that a host has with itself."""
+        """The connections of hosts to themselves."""
         found = {row.connection for row in self.rows if isinstance(row, Arrow) and row.inward}
         bars = {(r.host, r.ends) for r in self.rows if isinstance(r, Bar) and r.connection}
         return frozenset(found) | {
@@ -182,7 +182,7 @@ class Ladder:
 
     @property
     def looks(self) -> list[Look]:
-        """The looks that have a caption."""
+        """The looks with a caption."""
         return [row for row in self.rows if isinstance(row, Look)]
 
     @property
@@ -196,7 +196,7 @@ class Ladder:
         return list(dict.fromkeys(r.state for r in self.rows if isinstance(r, Bar) and r.state))
 
     def number(self, connection: int) -> str:
-        """`#2`, to tell connections apart; nothing where there is one at most."""
+        """`#2`, to distinguish connections; empty if there is at most one."""
         return f"#{connection}" if connection and len(self.connections) > 1 else ""
 
 
@@ -215,7 +215,7 @@ def unmarked_words(ladder: Ladder, arrow: Arrow) -> str:
 
 
 def state_words(ladder: Ladder, bar: Bar) -> str:
-    """`FIN-WAIT-2 #2`; a listener with its address; what is no more as `gone`."""
+    """`FIN-WAIT-2 #2`; a listener with its address; `gone` for a socket that is gone."""
     name = bar.ends[0] if not bar.ends[1] else ladder.number(bar.connection)
     if bar.connection in ladder.inward:  # both of its ends are here
         name = f"{name} {port(bar.ends[0])}"
@@ -223,12 +223,12 @@ def state_words(ladder: Ladder, bar: Bar) -> str:
 
 
 def port(endpoint: str) -> str:
-    """`:8000`, of an address with its port."""
+    """`:8000`, from an address with its port."""
     return f":{endpoint.rpartition(':')[2]}"
 
 
 def call_words(call: Call) -> str:
-    """`bind :8000 = EADDRINUSE`; of one that waits what is being done."""
+    """`bind :8000 = EADDRINUSE`; if it waits, only the call."""
     return f"{call.text} …" if call.waits else f"{call.text} = {call.result}"
 
 
@@ -238,7 +238,7 @@ def return_words(call: Call) -> str:
 
 
 def step_words(step: Step) -> str:
-    """`kill server (killed)`; of one that was not done why."""
+    """`kill server (killed)`; if it was not done, why."""
     label = f" ({step.label})" if step.label else ""
     what = "" if step.outcome in ("done", "held") else f": {step.outcome} {step.detail}".rstrip()
     return f"{step.text}{label}{what}"
@@ -250,7 +250,7 @@ def gap_words(gap: Gap) -> str:
 
 
 def claim_words(verdict: Verdict) -> str:
-    """What was claimed, with its subject and its tolerance. Older results have no subject."""
+    """The claim, with its subject and its tolerance. Older results have no subject."""
     return plain(f"{verdict.subject}: {verdict.expected}" if verdict.subject else verdict.what)
 
 
@@ -262,8 +262,7 @@ def behind(verdicts: Iterable[Verdict]) -> Iterator[tuple[Verdict, list[str]]]:
 
 
 def last_done(verdicts: Iterable[Verdict]) -> Iterator[tuple[Verdict, list[Account]]]:
-    """Each verdict with what its processes did last. What has been told of a process is not told
-    again."""
+    """Each verdict with what its processes did last, but nothing about a process twice."""
     known: set[Account] = set()
     for verdict in verdicts:
         found = [account for account in verdict.processes if account not in known]

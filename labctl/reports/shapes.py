@@ -1,7 +1,7 @@
-"""What a drawing consists of: lines, boxes and words, how large they are, and their SVG.
+"""The parts of a drawing: lines, boxes and words, how large they are, and their SVG.
 
-Nobody knows the reader's fonts here. Words are measured as DejaVu Sans and DejaVu Sans Mono would
-show them, which are among the widest there are: what has room in those has room.
+Nobody knows the reader's fonts here. So words are measured in DejaVu Sans and DejaVu Sans Mono,
+which are among the widest fonts: words that fit in these always fit.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ LINE = 14.0
 ASCENT, DESCENT = 0.8, 0.24
 """How far letters reach above and below their baseline, in parts of the font's size."""
 BAND, BANDS = 200.0, 60
-"""A drawing is cut into pieces of this height or a little more, but not into more than so many: a
-page breaks between two, and what reaches over several is drawn in each."""
+"""A drawing is cut into pieces of this height or a little more, but not into more than so many. A
+page breaks between two pieces; a shape that reaches over several is drawn in each."""
 
 
 class Font(NamedTuple):
-    """Size in pixels; whether each letter is as wide as the other; whether it is bold."""
+    """Size in pixels; whether all letters are equally wide; whether it is bold."""
 
     size: float
     mono: bool = False
@@ -64,7 +64,7 @@ _WIDTHS = {
     **dict.fromkeys("%mW@…⋮", 1.0),
 }
 _SPACE = re.compile(r"(?<!\bseq)(?<!\back)(?<!\blen)(?:(?<!\d) | (?!s\b))")
-"""Where a line may end: not between a number and what it is of."""
+"""Where a line may end: not between a number and its unit."""
 _MONO, _BROAD, _OTHER, _BOLD = 0.603, 1.2, 0.86, 1.1
 
 
@@ -84,8 +84,8 @@ def _is_wide(letter: str) -> bool:
 
 
 def wrap(text: str, style: str, room: float, most: int = 3) -> tuple[str, ...]:
-    """A text as lines no wider than `room` pixels, `most` at most: what is too much becomes `…`.
-    A number and its unit stay together."""
+    """A text as lines no wider than `room` pixels, `most` at most: the rest becomes `…`. A number
+    and its unit stay together."""
     text = " ".join(text.split())
     if measure(text, style) <= room:
         return (text,)
@@ -194,7 +194,7 @@ class Words:
 
     @property
     def boxes(self) -> Iterator[Box]:
-        """Where each of the lines is."""
+        """The box of each line."""
         size = FONTS[self.style.partition(" ")[0]].size
         for number, line in enumerate(self.lines):
             width = measure(line, self.style)
@@ -215,15 +215,15 @@ class Words:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Parts that belong together, and what is told of them when pointed at; `target` is a place
-    on the page."""
+    """Parts that belong together, and what a pointer at them shows; `target` is a place on the
+    page."""
 
     title: str
     parts: tuple[Line | Box | Words, ...]
     target: str = ""
 
     def over(self, xs: Sequence[float]) -> Shape:
-        """The same, with paper behind its words where vertical lines at these places would run
+        """The same, with background behind its words if vertical lines at these places would run
         through them."""
         boxes = (box for part in self.parts if isinstance(part, Words) for box in part.boxes)
         crossed = [b for b in boxes if any(b.x < x < b.x + b.width for x in xs)]
@@ -241,7 +241,7 @@ class Shape:
 def clear_lines(
     ys: Sequence[float], left: float, right: float, words: Sequence[Words], style: str
 ) -> Iterator[tuple[Line, ...]]:
-    """A horizontal line at each height, in pieces where it would run through words."""
+    """A horizontal line at each height, with gaps where it would run through words."""
     boxes = sorted((box for part in words for box in part.boxes), key=lambda box: box.y)
     tops = [box.y for box in boxes]
     highest = max((box.height for box in boxes), default=0.0)
@@ -268,7 +268,7 @@ class Band(NamedTuple):
 
 @dataclass(frozen=True)
 class Drawing:
-    """Shapes, from the hindmost on."""
+    """Shapes, from back to front."""
 
     width: float
     height: float
@@ -276,7 +276,7 @@ class Drawing:
 
     @cached_property
     def bands(self) -> list[Band]:
-        """The drawing cut where no text is, from top to bottom."""
+        """The drawing, cut where there is no text, from top to bottom."""
         cuts = [0.0, *self._cuts(), self.height]
         bodies: list[list[str]] = [[] for _ in cuts[1:]]
         for shape in self.shapes:
@@ -307,11 +307,11 @@ def _span(parts: Sequence[Line | Box | Words]) -> tuple[float, float]:
 
 
 def _between(cuts: Sequence[float], top: float, bottom: float) -> range:
-    """Which bands something is in."""
+    """The numbers of the bands from `top` to `bottom`."""
     first = max(0, bisect_right(cuts, top) - 1)
     return range(first, min(len(cuts) - 1, max(first + 1, bisect_left(cuts, bottom))))
 
 
 def px(number: float) -> str:
-    """A length as it is written."""
+    """A length in SVG."""
     return f"{number:.1f}".removesuffix(".0")

@@ -1,4 +1,4 @@
-"""How results and states look, on terminals and in pages: each here once."""
+"""How results and states look, on terminals and in pages."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Look:
-    """The sign of a result; the same for GitHub, where text has no colour; the style that terminals
-    give it (rich)."""
+    """The sign of a result; its sign for GitHub, where text has no colour; its style on terminals
+    (rich)."""
 
     sign: str
     emoji: str
@@ -23,13 +23,13 @@ RESULTS = {
     "error": Look("!", "❌", "bold red"),
 }
 OUTCOMES: dict[str | None, str] = {"done": "✓", "held": "✓", "skipped": "-"}
-"""The sign of a step, where it is not `✗`."""
+"""The sign of a step, if it is not `✗`."""
 
 
 @dataclass(frozen=True)
 class Colour:
-    """A state's colour: on light and on dark pages, and the style that comes near on terminals. Of
-    two states with one colour pages draw one `striped`."""
+    """A state's colour: on light and on dark pages, and the nearest style on terminals. If two
+    states share a colour, pages draw one of them `striped`."""
 
     light: str
     dark: str
@@ -54,4 +54,4 @@ STATES = {
 }
 """They are as far apart as seven colours can be to people with any kind of colour blindness."""
 GONE = Colour("", "", "dim")
-"""Of a socket that is gone, or in a state that has no colour."""
+"""For a socket that is gone, or in a state without a colour."""

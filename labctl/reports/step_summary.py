@@ -1,6 +1,6 @@
-"""GitHub's summary of a step: Markdown in a file that takes 1 MiB for all that the step says.
+"""GitHub's summary of a step: Markdown in a file that takes 1 MiB for everything in the step.
 
-What does not fit is left out in order of what it is worth, and the end says so.
+What does not fit is left out, the least important first, and the end says so.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ LIMIT = 1 << 20
 """Bytes a step; GitHub shows nothing of a step that wrote more ("Step isolation and limits" in its
 reference of workflow commands)."""
 NOTE = 4096
-"""Bytes that are kept for saying what was left out."""
+"""Bytes to reserve for saying what was left out."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of a summary. `versions` are from the briefest to the whole, each with a rank: what
-    has a low one gets its room first."""
+    """A piece of a summary. `versions` go from the briefest to the whole, each with a rank: low
+    ranks get their room first."""
 
     versions: Sequence[tuple[int, str]]
 
@@ -34,14 +34,14 @@ class Part:
 
 
 def wanted() -> Path | None:
-    """The file to write to, if this is a step of a workflow."""
+    """The file for the summary, if this is a step of a workflow."""
     name = os.environ.get(VARIABLE)
     return Path(name) if name else None
 
 
 def add(make: Callable[[int], str]) -> None:
-    """Appends to the summary, where one is wanted, what `make` makes for so many bytes. What goes
-    wrong is told."""
+    """Appends to the summary, if there is one, what `make` makes for so many bytes. Reports
+    errors."""
 
     path = wanted()
     if path is None:
@@ -55,8 +55,8 @@ def add(make: Callable[[int], str]) -> None:
 
 
 def fitted(parts: Sequence[Part], room: int, note: Callable[[Sequence[int]], str]) -> str:
-    """The parts, a line break between them, as far as there is room; where not all of it is, then
-    what `note` says of those that are not whole, by number."""
+    """The parts, with a line break between them, as far as there is room. If they do not all fit,
+    then also what `note` says of those that are not whole, by number."""
     text = "\n".join(part.whole for part in parts)
     if _size(text) <= room:
         return text
@@ -75,7 +75,7 @@ def fitted(parts: Sequence[Part], room: int, note: Callable[[Sequence[int]], str
 
 
 def artifacts() -> str:
-    """A link to the artifacts of the workflow's run; empty where this is none."""
+    """A link to the artifacts of the workflow's run; empty outside of workflows."""
     server, repository, run = (
         os.environ.get(f"GITHUB_{name}") for name in ("SERVER_URL", "REPOSITORY", "RUN_ID")
     )

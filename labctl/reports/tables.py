@@ -1,4 +1,4 @@
-"""Plain tables at a terminal, and the console that all of them are written to."""
+"""Plain tables at a terminal, and the console for all of them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ PIPE_WIDTH = 110
 
 
 class _Console(Console):
-    """Shows text as it is: no word of it is markup, and none commands the terminal."""
+    """Shows text as it is: none of it is markup, and none commands the terminal."""
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """All that is drawn comes through here: what still is no plain text becomes so."""
+        """Everything that is drawn comes through here, and becomes plain text."""
         for segment in super().render(renderable, options):
             if segment.control or segment.text.isprintable():
                 yield segment
@@ -35,12 +35,12 @@ class _Console(Console):
                 yield segment._replace(text=plain_lines(segment.text))
 
     def on_broken_pipe(self) -> None:
-        # cli.py knows what to do; rich would exit.
+        # cli/ knows what to do; rich would exit.
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
 def console(stderr: bool = False) -> Console:
-    """A console on stdout or stderr. `--no-color` is heeded, and NO_COLOR and TERM are (see rich's
+    """A console on stdout or stderr. It obeys `--no-color`, NO_COLOR and TERM (see rich's
     Console)."""
     context = get_current_context(silent=True)
     no_color = True if context and context.color is False else None
@@ -51,12 +51,12 @@ def console(stderr: bool = False) -> Console:
 
 
 def words(text: str, style: str = "") -> Text:
-    """A text that may hold anything, so that it takes as much room as is measured."""
+    """A text with any contents, made to take as much room as is measured."""
     return Text(plain_lines(text), style, overflow="fold")
 
 
 def table(*columns: str) -> Table:
-    """A table without lines; what is too long for a column goes on in the next line."""
+    """A table without lines; a text too long for its column goes on in the next line."""
     found = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     for column in columns:
         found.add_column(words(column), overflow="fold")

@@ -51,8 +51,8 @@ STEPS_SHOWN = 7
 def print_runs(
     runs: Sequence[RunResult], out: Console, seconds: float, cut_short: str = ""
 ) -> None:
-    """One run in full; of several, those in full that did not pass, a line each, how many seconds
-    all of it took, and why that was not all."""
+    """One run in full. Of several: in full those that did not pass, a line for each, how many
+    seconds all of it took, and why some are missing."""
     if len(runs) == 1:
         _print_run(runs[0], out)
         _print_where(runs, out)
@@ -79,14 +79,14 @@ def print_runs(
 
 
 def _print_where(runs: Sequence[RunResult], out: Console) -> None:
-    """The command that shows them all, as it can be typed here."""
+    """The command that shows them all, as one can type it here."""
     words = ["report", *map(shlex.quote, _naming([run.folder for run in runs]))]
     out.print(_text(f"  recorded; see it all: {command()} {' '.join(words)}"), soft_wrap=True)
 
 
 def _naming(folders: Sequence[Path]) -> list[str]:
-    """What names these runs and no others: one by itself, several by the folder that they are
-    alone in, or as the last ones."""
+    """Arguments that name these runs and no others: a single one by itself; several by a folder
+    that has no others, or as the last ones."""
     if len(folders) == 1:
         return [str(folders[0])]
     parent = folders[0].parent
@@ -128,7 +128,7 @@ def _print_run(run: RunResult, out: Console) -> None:
 def _print_sides(step: StepEvent, run: RunResult, out: Console) -> None:
     """Both sides' sockets at a snapshot."""
     seen: dict[str, SocketsEvent] = {}
-    captions: Counter[str] = Counter()  # of this step: each host's, and of binds that failed then
+    captions: Counter[str] = Counter()  # of this step: of each host, and of binds that failed then
     for event in run.history.events:
         if isinstance(event, StepEvent) and event.phase == "begin":
             captions.clear()
@@ -154,7 +154,7 @@ def _sides(lines: Iterable[tuple[str, str]]) -> Table:
 
 
 def _lines(sockets: Sequence[Socket], age: float = 0.0) -> list[str]:
-    """A line a socket; those of a kind are counted where there are many."""
+    """A line for each socket; if there are many, it counts those of a kind."""
     lines = [describe_socket(socket, age) for socket in sockets[:SOCKETS_SHOWN]]
     if len(sockets) > SOCKETS_SHOWN:
         lines.append(f"and {len(sockets) - SOCKETS_SHOWN} more")
@@ -184,7 +184,7 @@ def print_causes(found: Sequence[tuple[str, Sequence[Cause]]], out: Console) -> 
 
 
 def print_verdicts(verdicts: Sequence[Verdict], out: Console) -> None:
-    """Verdicts alone, and what is behind those that did not pass."""
+    """Only verdicts, and the reasons for those that did not pass."""
     out.print(_verdict_table(verdicts))
     for verdict, lines in behind(verdicts):
         if verdict.result in ("fail", "unknown"):
@@ -219,7 +219,7 @@ def print_ladders(runs: Sequence[RunResult]) -> None:
 
 
 def print_comparison(found: Comparison, out: Console) -> None:
-    """Places side by side: what differs or did not pass, and then all but the claims."""
+    """Places side by side: what differs or did not pass, and then everything but the claims."""
     places = [
         [f"{RESULTS[p.result].sign} {p.result}", p.name, p.kernel, p.system, p.reason or ""]
         for p in found.places
@@ -237,7 +237,7 @@ def print_comparison(found: Comparison, out: Console) -> None:
 
 
 class _Drawn(ABC):
-    """Redrawn in place for the length of a `with`."""
+    """Redrawn in place during a `with`."""
 
     def __init__(self, out: Console, **options: Any) -> None:
         self._live = Live(get_renderable=self._draw, console=out, transient=True, **options)
@@ -254,7 +254,7 @@ class _Drawn(ABC):
 
 
 class LiveProgress(_Drawn):
-    """What step, and both sides' sockets with their timers counting down."""
+    """The step, and both sides' sockets with their timers counting down."""
 
     def __init__(self, scenario: Scenario, out: Console) -> None:
         self._scenario = scenario
@@ -279,7 +279,7 @@ class LiveProgress(_Drawn):
         title = _line(f"{self._scenario.label}  {self._scenario.title}", "bold")
         if self._history is None or self._history.lab is None:
             return Group(title, Text("  bringing the lab up", "dim"))
-        since = time.monotonic() - self._heard  # of a guest's lab there are only events
+        since = time.monotonic() - self._heard  # a guest's lab sends only events
         now = self._lab.now() if self._lab else self._history.now + since
         sides = []
         for host in self._scenario.hosts:
@@ -289,7 +289,7 @@ class LiveProgress(_Drawn):
         return Group(title, *self._steps(now), Text(""), Padding(_sides(sides), (0, 0, 0, 2)))
 
     def _steps(self, now: float) -> list[Text]:
-        """The last few steps, and how long the one under way has taken."""
+        """The last few steps, and how long the current one has taken."""
         assert self._history is not None
         events = [e for e in list(self._history.events) if isinstance(e, StepEvent)]
         lines = [
@@ -311,7 +311,7 @@ class LastLines(_Drawn):
         super().__init__(out)
 
     def say(self, name: str, line: str) -> None:
-        """One of them has said something."""
+        """Takes a command's line."""
         self._lines[name] = line
 
     def _draw(self) -> RenderableType:
@@ -320,9 +320,9 @@ class LastLines(_Drawn):
 
 
 class LiveBoard(_Drawn):
-    """A line a running case, and how many are done. See `Board`.
+    """A line for each running case, and how many are done. See `Board`.
 
-    It has no thread, and leaves stdout and stderr alone: others are forked while it is shown."""
+    It has no thread, and leaves stdout and stderr alone: workers are forked while it is shown."""
 
     def __init__(self, cases: Sequence[Scenario], out: Console) -> None:
         self._cases = cases
@@ -361,7 +361,7 @@ class LiveBoard(_Drawn):
         done = f"{len(self._done)}/{len(self._cases)} done"
         counts = _counts([run for run in self._done if run.result != "pass"])
         words = [Text(done), *counts, Text(f"{now - self._began:.1f} s")]
-        # First, since what a terminal has no room for is left out at the end.
+        # First, since a terminal without enough room leaves out the end.
         return Group(Text(", ", "bold").join(words), *lines)
 
 

@@ -34,14 +34,14 @@ def run(cases: list[Scenario], place: Place, orders: Orders) -> list[RunResult]:
 
 
 def _run_here(cases: list[Scenario], place: Place, orders: Orders) -> list[RunResult]:
-    """On this machine's kernel: one after the other, or several at once. Where several want an
-    engine that can't be had, that is what comes of each."""
+    """Runs cases on this machine's kernel: one after the other, or several at once. If several need
+    an engine and there is none, each has that as its result."""
     pace, say = _pace(orders, len(cases), place.backend), orders.display.say
     _sweep(place.backend, say)
     if place.backend == "docker" and len(cases) > 1:
         from labctl.backends.docker.backend import build_images
 
-        try:  # once, or not at all: a registry may be slow to give no answer
+        try:  # only once: a registry without an answer may be slow
             build_images(place.system, say)
         except LabError as exc:
             result = "skip" if isinstance(exc, Unavailable) else "error"
@@ -73,7 +73,7 @@ class _Keeping:
         self.event, self.up = watcher.event, watcher.up
 
     def done(self, lab: Lab) -> None:
-        """Says how to get in, and keeps the lab until it is interrupted."""
+        """Says how to enter the lab, and keeps it until it is interrupted."""
         hosts = " or ".join(f"{command()} shell {host}" for host in lab.hosts)
         self._say(f"The lab stays until Ctrl-C. Enter with {hosts}.")
         workflow.keep(lab)

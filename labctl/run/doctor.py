@@ -24,7 +24,7 @@ from labctl.run.places import DEFAULT_OS
 
 @dataclass(frozen=True)
 class Check:
-    """One thing: whether it works, what was found, what its lack costs, how to mend it."""
+    """One thing: whether it works, what was found, what its lack costs, what to do."""
 
     name: str
     ok: bool
@@ -40,11 +40,11 @@ MACOS_SOCKETS = {
     "Podman": ".local/share/containers/podman/machine/podman.sock",
     "Rancher Desktop": ".rd/docker.sock",
 }
-"""Where the engines for macOS have their sockets, below the home; see docs/macos.md."""
+"""The sockets of the engines for macOS, below the home folder; see docs/macos.md."""
 
 
 def examine() -> list[Check]:
-    """All checks, in order. On macOS only an engine can mend what is missing."""
+    """All checks, in order. On macOS only an engine can replace what is missing."""
     checks = [check() for check in CHECKS]
     if sys.platform == "darwin":
         hint = "needs Linux: use --backend docker, whose engine has one"
@@ -109,7 +109,7 @@ def _in_namespace(script: str, said: str = "") -> subprocess.CompletedProcess[st
 
 
 def _nft() -> Check:
-    """Has drops lose what is told by its flags, its payload and its count, as a run does."""
+    """Drops segments by their flags, their payload and their count, as a run does."""
     end = End(("192.0.2.1", "2001:db8::1"), 80)
     drops = [
         Drop(end, None, "output", frozenset({"SYN"}), count=1),
@@ -149,7 +149,7 @@ def _tracing() -> Check:
 
 
 def _mmdebstrap() -> Check:
-    """Makes a root, an empty one: the rights, the mirror and its keys are those of any other."""
+    """Makes an empty root: it needs the same rights, mirror and keys as any other."""
     found, ok, hint = "a root of Debian's packages", True, ""
     try:
         debian.trial()

@@ -3,8 +3,8 @@
     DIR/PLACE-KEY/RUN/         the runs of a place, as `labctl run` records them
     DIR/PLACE-KEY/result.json  the result document of the place: its latest runs of the cases
 
-KEY stands for this labctl and for the params that were set. So a second call runs only what has no
-result there yet: what is new, what was interrupted, and what could not run.
+KEY stands for this labctl and for the params that were set. So a second call runs only cases
+without a result there: new ones, interrupted ones, and those that could not run.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ SYSCTLS = (
         )
     ),
 )  # fmt: skip
-"""What how connections end depends on (ip-sysctl.rst)."""
+"""Sysctls on which the ends of connections depend (ip-sysctl.rst)."""
 
 LOOK = """\
 title: What a place is like while nobody has changed it
@@ -56,11 +56,11 @@ steps:
   - exec: {server: cd /proc/sys/net && grep -s . core/somaxconn ipv4/ip_local_port_range ipv4/tcp_*}
     status: any                 # 2 where a file is missing, or closed
 """
-"""The case that is run first: where it can't, nothing can."""
+"""The case to run first: if it can't run, no other can."""
 
 
 def folder_of_all() -> Path:
-    """Where results are kept unless `--out` says otherwise."""
+    """The folder for results without `--out`."""
     return default_folder().parent / "matrix"
 
 
@@ -75,9 +75,9 @@ class Matrix:
         self._alike = Counter(map(_identity, cases))
 
     def fill(self, place: Place, orders: Orders) -> None:
-        """Runs the cases that have no result at a place yet. Where a place can't be had, that is
-        recorded. Raises UsageError where nothing can be written, and KeyboardInterrupt; what has
-        ended by then is kept."""
+        """Runs the cases that have no result at a place yet. If a place can't run, records that.
+        Raises UsageError if nothing can be written, and KeyboardInterrupt; keeps all results until
+        then."""
         folder = self.folder(place)
         runs = runs_in(folder)
         missing = [case for case in self._cases if not _lasting(self._latest(case, runs), place)]
@@ -128,12 +128,12 @@ class Matrix:
         return Seen(place.name, reason, environment, document, _sysctls(look), blank)
 
     def folder(self, place: Place) -> Path:
-        """Where the results of a place are."""
+        """The folder of a place's results."""
         return self._out / f"{place.slug}-{self._key}"
 
     def _latest(self, case: Scenario, runs: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
-        """The latest run of a case, whatever came of it. Its text tells it from others, and where
-        another file has the same, the file."""
+        """The latest run of a case, whatever its result. The text identifies a case and, if another
+        file has the same text, the file."""
         identity = _identity(case)
         own = [
             run
@@ -156,12 +156,12 @@ NEEDED = {
     *("scenario", "source", "variant", "result", "backend", "environment", "started", "verdicts"),
     "why",
 }
-"""What a result document has to say of a run."""
+"""The keys of a run that a result document must have."""
 
 
 def runs_in(folder: Path) -> list[dict[str, Any]]:
-    """The runs in a folder, as result documents have them, and the `text` of each's scenario; the
-    latest last. What was cut short is left out."""
+    """The runs in a folder, in the form of result documents, each with the `text` of its scenario;
+    the latest last. Without runs that were cut short."""
     found = []
     for path in folder.glob("*/result.json"):
         try:
@@ -177,8 +177,8 @@ def runs_in(folder: Path) -> list[dict[str, Any]]:
 
 
 def _lasting(run: Mapping[str, Any] | None, place: Place) -> bool:
-    """Whether a run needs not be done again. What was skipped here may have been mended since, or
-    another kernel booted; a guest stays what it is."""
+    """Whether a run need not be repeated. The reason of a skip here may be gone since then, or
+    another kernel booted; a guest stays the same."""
     if run is None or run["result"] == "error":
         return False
     here = run["backend"] == "docker" or run["environment"].get("kernel") == platform.release()
@@ -186,7 +186,7 @@ def _lasting(run: Mapping[str, Any] | None, place: Place) -> bool:
 
 
 def _not_had(case: Scenario, place: Place, why: LabctlError, folder: Path) -> RunResult:
-    """A place that could not be had; where a lab failed that is an error."""
+    """The result at a place that could not run; an error if a lab failed there."""
     result = "error" if why.exit_status == LabError.exit_status else "skip"
     system = {"kernel": None, "os": place.os or None, "engine": None}
     found = unperformed(case, result, why, place.backend, folder)
@@ -200,7 +200,7 @@ def _sysctls(run: Mapping[str, Any] | None) -> dict[str, str]:
     try:
         with open_file(Path(run["dir"]) / "history.jsonl", MAX_RECORD) as lines:
             output = "".join(e.output for e in read_events(lines) if isinstance(e, ExecEvent))
-    except (OSError, UsageError):  # It has gone, or was damaged since.
+    except (OSError, UsageError):  # It is gone, or was damaged since.
         return {}
     found = (line.partition(":") for line in output.splitlines())
     values = {f"net.{p.replace('/', '.')}": " ".join(value.split()) for p, _, value in found}

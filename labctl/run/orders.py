@@ -1,4 +1,4 @@
-"""How cases are to run, and who is shown that: what a command gives to those who run them."""
+"""How to run cases, and who watches: what a command passes on to the code that runs them."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from labctl.run.workers import Board
 
 
 class Display(Protocol):
-    """Where people see how runs go on."""
+    """Shows people how runs go on."""
 
     def say(self, line: str) -> None:
-        """Shows what long work has come to."""
+        """Shows the progress of long work."""
 
     def case(self, case: Scenario) -> AbstractContextManager[Watcher]:
         """Shows one case while it runs."""
 
     def cases(self, cases: Sequence[Scenario]) -> AbstractContextManager[Board]:
-        """Shows several that run at once."""
+        """Shows several cases that run at once."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Orders:
 
 
 def one_by_one(cases: Iterable[Scenario], run: Callable[[Scenario], RunResult]) -> list[RunResult]:
-    """What came of cases, one after the other. Raises Interrupted, and what `run` raises for the
-    first; what it raises later is no reason to lose what there is."""
+    """The results of cases, one after the other. Raises Interrupted, and what `run` raises for the
+    first case; what it raises later must not lose the results so far."""
     results: list[RunResult] = []
     try:
         for case in cases:

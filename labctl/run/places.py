@@ -15,13 +15,13 @@ from labctl.language.values import unknown
 
 DEFAULT_OS = "debian:12"
 NOT_RUN, NEVER_RUN = "not run", "never run"
-"""Of a case that a place has no run of; and where the place was never tried."""
+"""What to say of a case that has no run at a place; and if nobody tried the place."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where cases run: Docker with images of an `os`, namespaces here, or a guest's `kernel`, with
-    a root of an `os` or of the default one."""
+    """Where cases run: Docker with images of an `os`, namespaces here, or a guest with a `kernel`
+    and a root of an `os` or of the default one."""
 
     backend: str
     os: str = ""
@@ -38,7 +38,7 @@ class Place:
 
     @property
     def slug(self) -> str:
-        """The same for names of files, of this place alone."""
+        """The same for names of files; no other place has it."""
         plain = re.sub(r"[^A-Za-z0-9._]+", "-", self.name).strip("-")
         clear = re.fullmatch(r"[A-Za-z0-9._:, ]+", self.name)
         return plain if clear else f"{plain}-{hashlib.sha256(self.name.encode()).hexdigest()[:6]}"
@@ -50,7 +50,7 @@ class Place:
 
     @property
     def options(self) -> list[str]:
-        """What `labctl matrix` is told to have this place alone."""
+        """The options of `labctl matrix` that choose only this place."""
         system = ["--os", self.os] if self.os else []
         if self.kernel:
             return ["--kernel", self.kernel, *system, *(["--virtual-time"] if self.virtual else [])]
@@ -58,7 +58,7 @@ class Place:
 
 
 def place(backend: str, os: str | None, kernel: str | None, virtual: bool) -> Place:
-    """The one place of a command line. Raises UsageError for what does not go together."""
+    """The one place of a command line. Raises UsageError for options that conflict."""
     if not kernel and not virtual:
         return Place(choose(backend, os), os or "")
     option = "--kernel" if kernel else "--virtual-time"
@@ -72,10 +72,10 @@ def place(backend: str, os: str | None, kernel: str | None, virtual: bool) -> Pl
 def places(
     backends: Iterable[str], systems: Iterable[str], kernels: Iterable[str], virtual: bool
 ) -> list[Place]:
-    """The places that were asked for, each once; each text may name several, parted by commas.
+    """The places that were asked for, each once; each text may name several, separated by commas.
 
-    Every system is one of Docker, where that is wanted or there is no guest, and of every guest
-    that can have it. Without one they have the default, and nothing at all is every backend.
+    Every system runs on Docker, if that is wanted or there is no guest, and in every guest that can
+    have it. Without a system they have the default. Without anything the places are all backends.
     Raises UsageError."""
     wanted, oses, guests = map(_split, (backends, systems, kernels))
     if virtual and not guests:
@@ -90,7 +90,7 @@ def places(
     from labctl.backends.docker import images
     from labctl.run.guests import root
 
-    # What no guest can have is for Docker, or a mistake where there is none.
+    # A system that no guest can have is for Docker; without Docker it is a mistake.
     roots = {root.suite_for(os): os for os in oses if images.suite_name(os) or not docker}
     systems = list(roots.values()) or [""]
     return [
@@ -101,7 +101,7 @@ def places(
 
 
 def children(found: Sequence[Place], cores: int) -> list[Place]:
-    """The places to fill at the same time, each in a process of its own: guests, which have one
+    """The places to run at the same time, each in a process of its own: guests, which have one
     processor each."""
     guests = [place for place in found if place.kernel]
     return guests if min(len(guests), cores) > 1 else []
@@ -129,8 +129,8 @@ def github(found: Sequence[Place]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Seen:
-    """What is known of a place: why there is not more, if so; its `environment` and result document
-    as runs have them; its sysctls; and what is said of a case that has not run there."""
+    """What is known of a place: its `environment` and result document in the form of runs; its
+    sysctls; why there is not more, if so; and what to say of a case that has not run there."""
 
     name: str
     reason: str | None
@@ -141,12 +141,12 @@ class Seen:
 
     @property
     def result(self) -> str:
-        """Of all cases together; one that was never run is unknown."""
+        """The result of all cases together; unknown if nothing was ever run."""
         return str(self.document["result"])
 
     @property
     def kernel(self) -> str:
-        """Its release, empty where it is not known."""
+        """Its kernel's release, empty if not known."""
         return str(self.environment.get("kernel") or "")
 
     @property

@@ -27,11 +27,11 @@ from labctl.record.history import History
 from labctl.record.store import RunFolder
 
 WAS_INTERRUPTED = "interrupted"
-"""Why a case has no result that was ended by Ctrl-C or a signal."""
+"""The reason of a case that Ctrl-C or a signal ended."""
 
 
 class Watcher(Protocol):
-    """Somebody who is shown a run as it happens."""
+    """Somebody who watches a run as it happens."""
 
     def event(self, event: Event, history: History) -> None:
         """Called after every event, from the thread that runs the scenario."""
@@ -44,8 +44,7 @@ class Watcher(Protocol):
 
 
 class Interrupted(KeyboardInterrupt):
-    """An interruption, and what had come of the cases by then: of those under way, that they were
-    interrupted."""
+    """An interruption, with the results of the cases so far; those under way were interrupted."""
 
     def __init__(self, results: Sequence[RunResult]) -> None:
         super().__init__()
@@ -53,7 +52,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Silent:
-    """A watcher that looks away."""
+    """A watcher that does nothing."""
 
     def event(self, event: Event, history: History) -> None:
         """See `Watcher`."""
@@ -66,20 +65,20 @@ class Silent:
 
 
 class Records(Protocol):
-    """What takes down all that happens: a run's folder, or somebody who tells one."""
+    """Records everything that happens: a run's folder, or somebody who passes it on to one."""
 
     def add(self, event: Event) -> None:
         """Takes one event."""
 
     def add_packets(self, host: str, records: bytes) -> None:
-        """Takes what a host captured next."""
+        """Takes the next packets that a host captured."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How the steps of a case ended. `result` is empty where the verdicts decide; where there is a
-    `reason` nonetheless, they can't be good. `hint` is what it says is to be done. `seconds` are of
-    the clock where it ran, `lab_seconds` of the lab's."""
+    """How the steps of a case ended. `result` is empty if the verdicts decide; if it has a `reason`
+    nevertheless, they can't be good. `hint` says what to do about the reason. `seconds` are by the
+    clock where it ran, `lab_seconds` by the lab's."""
 
     result: str
     reason: str | None
@@ -90,7 +89,7 @@ class Ended:
     lab_seconds: float
 
     def broken_by(self, exc: LabctlError) -> Ended:
-        """What it is where judging it, or writing that down, failed. A reason that it had stays."""
+        """The same after judging it, or writing the result, failed. An earlier reason stays."""
         reason, hint = (self.reason, self.hint) if self.reason else (str(exc), exc.hint)
         return replace(self, result="error", reason=reason, hint=hint)
 
@@ -98,7 +97,7 @@ class Ended:
 def conclude(
     scenario: Scenario, backend: str, history: History, ended: Ended, folder: RunFolder
 ) -> RunResult:
-    """Judges what was recorded, and writes the result. What goes wrong with either is an error."""
+    """Judges the record, and writes the result. If either fails, the result is an error."""
     verdicts: list[Verdict] = []
     found_out: list[Cause] = []
     why: list[str] = []
@@ -147,9 +146,9 @@ def conclude(
 
 
 class Performance:
-    """One case under way: its lab, and its steps one by one. It is recorded, and not judged.
+    """One case under way: its lab, and its steps one by one. This records it, and does not judge.
 
-    `scenario` may be given more steps while it is; `ended` is there when the lab has gone.
+    `scenario` may get more steps meanwhile; `ended` is set when the lab is gone.
     """
 
     lab: Lab
@@ -165,8 +164,8 @@ class Performance:
         self._watcher = watcher
 
     def perform(self) -> None:
-        """Does all steps. Lab failures and missing capabilities are how it `ended`; only
-        KeyboardInterrupt comes out, after everything has been taken down."""
+        """Does all steps. `ended` has lab failures and missing capabilities; this raises only
+        KeyboardInterrupt, after everything is down."""
         try:
             with self.up(), netted():
                 for index in range(len(self.scenario.steps)):
@@ -178,8 +177,7 @@ class Performance:
 
     @contextmanager
     def up(self) -> Iterator[None]:
-        """The lab is up for the length of a `with`. Whatever ends that, everything is taken
-        down."""
+        """The lab is up during a `with`. Whatever ends the `with`, everything goes down."""
         began, started = time.monotonic(), now()
         cause: BaseException | None = None
         try:
@@ -217,8 +215,8 @@ class Performance:
         return begin, end
 
     def last_look(self) -> None:
-        """Gives what the scenario claims of the whole history the time to come true, and takes in
-        what is still under way."""
+        """Gives claims about the whole history the time to come true, and takes in what is still
+        under way."""
         self.lab.look()
         late = [claim for claim in self.scenario.expect if not claim.holds(self.history)]
         for claim in late:
@@ -249,8 +247,8 @@ class Performance:
         return replace(begin, t=t, phase="end", outcome=outcome, label=step.as_, moment=moment)
 
     def _moment(self, step: Step, begun: float) -> float:
-        """What the label of a step that is done names: when it began to act, or when what it waited
-        for came."""
+        """The moment that the label of a finished step names: when it began to act, or when its
+        predicate came true."""
         if isinstance(step, Wait):
             start = self.history.labels[step.since] if step.since else begun
             if held := held_at(step.wait, self.history, start, begun):
@@ -269,7 +267,7 @@ class Performance:
 class Session(Performance):
     """A case under way on this machine: in the end it is judged, and its folder has the result.
 
-    `result` is there when the lab has gone.
+    `result` is set when the lab is gone.
     """
 
     result: RunResult
@@ -287,7 +285,7 @@ class Session(Performance):
 
     @contextmanager
     def up(self) -> Iterator[None]:
-        """As a performance is, and then the result is written."""
+        """Like that of a Performance; then this writes the result."""
         try:
             with super().up():
                 yield
@@ -303,13 +301,13 @@ OUTCOMES = {
     "builtins.Skipped": "skip",
     "unittest.case.SkipTest": "skip",
 }
-"""What the exceptions of tests say of a run, by the names of their classes: none need be there.
-Those of pytest say that they are Python's own."""
+"""The results that tests' exceptions mean, by the names of their classes, which need not be
+installed. Those of pytest claim to be Python's own."""
 
 
 def outcome(cause: BaseException | None) -> tuple[str, str | None, str | None]:
-    """The result, the reason and the hint that an exception gives a run; no result where the
-    verdicts give one."""
+    """The result, the reason and the hint that an exception gives a run; no result if the verdicts
+    decide."""
     return *_outcome(cause), (cause.hint if isinstance(cause, LabctlError) else None)
 
 
@@ -335,7 +333,7 @@ def _outcome(cause: BaseException | None) -> tuple[str, str | None]:
 
 
 def first_line(cause: object) -> str:
-    """The first line of what an exception says, whoever wrote it."""
+    """The first line of an exception's message, whoever wrote it."""
     try:
         return str(cause).strip().partition("\n")[0]
     except Exception:

@@ -1,12 +1,12 @@
 """Several cases at once: each in a process of its own, with its own lab and its own lease.
 
-A worker is forked from this process, in which all is imported and loaded, and tells it by a pipe
-what step it has come to, and at last what came of it. The end of that pipe is the end of the
-worker. Threads: none here, so that a fork is safe; a Docker client that is open here would be
-shared, so none is.
+A worker is forked from this process, which has imported and loaded everything. It reports through a
+pipe which step it has come to, and finally its result. The end of that pipe is the end of the
+worker. Threads: none here, so that a fork is safe. Workers would share an open Docker client, so
+there is none here.
 
-Signals: only this process heeds those of a terminal, and passes every one on as SIGTERM. A worker
-whose parent has gone sends that to itself. So it always takes its lab down.
+Signals: only this process heeds those of a terminal, and passes each on as SIGTERM. A worker whose
+parent is gone sends that to itself. So it always takes its lab down.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ METHOD = "fork" if sys.platform == "linux" else "spawn"
 system's libraries on macOS do not bear a fork (see Python's multiprocessing)."""
 
 MOST = 32
-"""At once. Networks are as many: netns.py has 32 to give away, an engine about as many."""
+"""How many at once at most: as many as networks. Namespaces have 32, an engine about as many."""
 
 TICK = 0.125
 ORPHAN_LOOK = 0.5
@@ -58,17 +58,17 @@ Work = Callable[[Path, Scenario, Watcher, Progress], RunResult]
 
 @dataclass(frozen=True)
 class Doing:
-    """The step that a case has come to, counted from 0."""
+    """The step that a case has come to, from 0 on."""
 
     index: int
     text: str
 
 
 class Board(Protocol):
-    """Somebody who is shown all cases as they go on. Each is known by its number."""
+    """Somebody who watches all cases. Each has a number."""
 
     def begun(self, number: int) -> None:
-        """A case is being brought up."""
+        """A case begins to come up."""
 
     def doing(self, number: int, step: Doing) -> None:
         """It has come to a step."""
@@ -85,7 +85,7 @@ class Board(Protocol):
 
 @dataclass(frozen=True)
 class Broken:
-    """A worker met what nobody foresaw."""
+    """A worker met an error that nobody foresaw."""
 
     reason: str
 
@@ -109,7 +109,7 @@ class _Job:
 
 @dataclass(frozen=True)
 class Pace:
-    """How many cases run at once, and how many of these may be coming up: to bring a lab up is most
+    """How many cases run at once, and how many of these may be coming up: bringing a lab up is most
     of the work, and would delay what the others measure."""
 
     at_once: int
@@ -124,7 +124,7 @@ CHEAP = {"netns": Pace(8, 4)}
 
 
 def pace(backend: str, cases: int, wanted: int | None) -> Pace:
-    """For so many cases, all at once that are `wanted`, or as suits this machine."""
+    """The pace for so many cases: `wanted` at once, or as many as suit this machine."""
     cores, suitable = os.cpu_count() or 1, CHEAP.get(backend, A_CORE)
     most = wanted or min(suitable.at_once * cores, MOST)
     return Pace(min(most, cases), suitable.starting * cores)
@@ -132,8 +132,8 @@ def pace(backend: str, cases: int, wanted: int | None) -> Pace:
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be done with each case: `work`, on a backend, in the `folder` that is made for it;
-    by processes that begin by a `method` of multiprocessing."""
+    """What to do with each case: `work`, on a backend, in the new `folder` for it; by processes
+    that begin by a `method` of multiprocessing."""
 
     work: Work
     backend: str
@@ -142,11 +142,11 @@ class Task:
 
 
 def run_all(cases: Sequence[Scenario], task: Task, pace: Pace, board: Board) -> list[RunResult]:
-    """Runs cases at this pace, and returns what came of them, in their order; those that take
-    longest begin first. A case whose worker was killed is an `error`, and so is one whose `folder`
-    or `work` refuses it. Where they refuse all, what the first raised comes out.
+    """Runs cases at this pace, and returns their results, in their order; those that take longest
+    begin first. A case whose worker was killed is an `error`, and so is one whose `folder` or
+    `work` raises. If they raise for all cases, this raises the first error.
 
-    Raises Interrupted, too, when all that runs has ended."""
+    Raises Interrupted, too, when all running cases have ended."""
     waiting = sorted(range(len(cases)), key=lambda number: -cases[number].least)
     running: dict[Pipe, _Job] = {}
     folders: dict[int, Path] = {}
@@ -164,7 +164,7 @@ def run_all(cases: Sequence[Scenario], task: Task, pace: Pace, board: Board) -> 
                             pipe, job = _start(number, cases[number], folders[number], task)
                             running[pipe] = job
                 except LabctlError as exc:
-                    if running:  # As many as can be had: one that ends makes room.
+                    if running:  # No more at once: a case that ends makes room.
                         pace = replace(pace, at_once=len(running))
                         break
                     if not results:
@@ -225,7 +225,7 @@ def _take(message: object, job: _Job, board: Board) -> None:
 
 
 def _over(job: _Job, backend: str) -> RunResult:
-    """What came of a case whose worker has ended."""
+    """The result of a case whose worker has ended."""
     from labctl.judge.recorded import load
 
     job.process.join()
@@ -238,7 +238,7 @@ def _over(job: _Job, backend: str) -> RunResult:
 
 
 def _cut_short(job: _Job, backend: str) -> RunResult:
-    """The result of a case that told of none, which is written into its folder if that can be."""
+    """The result of a case that reported none; writes it into the case's folder if possible."""
     from labctl.judge.recorded import load
 
     code = job.process.exitcode or 0
@@ -260,7 +260,7 @@ def _cut_short(job: _Job, backend: str) -> RunResult:
             started=left.started or found.started,
             lab_seconds=left.lab_seconds,
         )
-        if (job.folder / "result.json").exists():  # It was over, and could not say so any more.
+        if (job.folder / "result.json").exists():  # It was over, and could not report it any more.
             return replace(
                 found,
                 result=left.result,
@@ -279,8 +279,8 @@ def _cut_short(job: _Job, backend: str) -> RunResult:
 
 
 def _end(running: dict[Pipe, _Job]) -> list[_Job]:
-    """Has all workers take their labs down, waits until they have, and returns what they did. Of
-    what they still say only the result is of use, but a full pipe would keep them."""
+    """Makes all workers take their labs down, waits for that, and returns their jobs. Only the
+    results in their last messages matter, but a full pipe would block them."""
     for job in running.values():
         job.process.terminate()
     ended = []
@@ -303,7 +303,7 @@ def _room(pace: Pace, jobs: Collection[_Job]) -> bool:
 
 
 def _ready(running: Iterable[Pipe], patience: float | None) -> list[Pipe]:
-    """Those with something to read, or at their end."""
+    """Pipes with something to read, or at their end."""
     from multiprocessing.connection import wait
 
     return cast("list[Pipe]", wait(list(running), patience))
@@ -311,7 +311,7 @@ def _ready(running: Iterable[Pipe], patience: float | None) -> list[Pipe]:
 
 @contextmanager
 def _held_back() -> Iterator[None]:
-    """Holds signals back: a worker that has begun must be known, and must know what to do."""
+    """Holds signals back: we must know a worker that has begun, and it must know what to do."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
@@ -323,7 +323,7 @@ def _held_back() -> Iterator[None]:
 
 
 def _worker(folder: Path, case: Scenario, work: Work, pipe: Pipe, parent: int) -> None:
-    """Begins with signals held back, and ends so."""
+    """Begins and ends with signals held back."""
 
     def tell(message: object) -> None:
         with suppress(OSError):  # Nobody listens any more.
@@ -337,7 +337,7 @@ def _worker(folder: Path, case: Scenario, work: Work, pipe: Pipe, parent: int) -
             threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             found = work(folder, case, _Telling(tell), tell)
-            tell(replace(found, history=History()))  # It is large, and stands in the folder.
+            tell(replace(found, history=History()))  # A history is large, and is in the folder.
         except LabctlError as exc:
             tell(exc)
         except Interrupted as exc:
@@ -358,7 +358,7 @@ def _end_with(parent: int) -> None:
 
 
 class _Telling:
-    """A watcher that tells the parent what step its case has come to."""
+    """A watcher that tells the parent which step its case has come to."""
 
     def __init__(self, tell: Callable[[object], None]) -> None:
         self._tell = tell

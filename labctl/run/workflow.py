@@ -36,14 +36,14 @@ steps: []
 """
 END_DEADLINE = 15.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Those that ask for the end."""
+"""The signals that ask for the end."""
 
 
 def load_all(files: Sequence[Path], sets: dict[str, str]) -> list[Scenario]:
-    """The cases of several files. Of `sets` each takes what are its params.
+    """The cases of several files. Each file takes its own params from `sets`.
 
-    Raises ScenarioError with the mistakes of all of them, UsageError where `sets` names a param
-    that none of them has.
+    Raises ScenarioError with the mistakes of all files, UsageError if `sets` names a param that
+    none of them has.
     """
     cases: list[Scenario] = []
     mistakes: list[Mistake] = []
@@ -68,8 +68,8 @@ def load_all(files: Sequence[Path], sets: dict[str, str]) -> list[Scenario]:
 
 
 def keep_short_cases(cases: list[Scenario], virtual_time: bool, say: Progress) -> list[Scenario]:
-    """Of many cases those that can be waited for: where time is real, what needs a virtual one is
-    left out, and that is said. Alone such cases stay, and are skipped with the reason."""
+    """Leaves out, and reports, cases that need virtual time if time is real. If there are no other
+    cases they stay, and are skipped with the reason."""
     kept = [case for case in cases if virtual_time or "virtual_time" not in case.needs]
     if not kept or len(kept) == len(cases):
         return cases
@@ -81,7 +81,7 @@ def run_case(
     scenario: Scenario, place: Place, out: Path | None, watcher: Watcher, progress: Progress
 ) -> RunResult:
     """Runs one case here, recorded in a new folder. Raises what `session` and `Session.run` raise,
-    and UsageError where nothing can be written."""
+    and UsageError if nothing can be written."""
     return run_in(new_run(scenario, out), scenario, watcher, progress, place)
 
 
@@ -94,7 +94,7 @@ def new_run(scenario: Scenario, out: Path | None) -> Path:
 
 
 def together(cases: Sequence[Scenario]) -> Path | None:
-    """A folder for what one command records, where that are several runs; one needs none."""
+    """A folder for the runs of one command, if there are several; a single one needs none."""
     if len(cases) == 1:
         return None
     return default_folder() / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{len(cases)}-cases"
@@ -115,8 +115,8 @@ def run_in(
 def session(
     path: Path, scenario: Scenario, watcher: Watcher, progress: Progress, place: Place
 ) -> Iterator[Session]:
-    """A case that is ready to run: with a lease, a folder to record it in, and a backend.
-    Raises UsageError where the folder can't be written, LabError where the backend can't be had."""
+    """A case that is ready to run: with a lease, a folder to record it in, and a backend. Raises
+    UsageError if the folder can't be written, LabError if the backend can't open."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     lease = Lease(leases.new_name(), "run", scenario.label, place.backend, now)
     with lease, RunFolder(path, scenario.text) as folder:
@@ -141,7 +141,7 @@ def hold(place: Place, progress: Progress, ready: Callable[[Lab], None]) -> None
 
 
 def keep(lab: Lab) -> None:
-    """Keeps a lab until a signal asks for its end."""
+    """Keeps a lab up until a signal asks for its end."""
     try:
         while True:
             lab.pump(3600.0)
@@ -177,14 +177,15 @@ def sweep() -> list[str]:
 
 
 def _dead(run: str, lease: str, any_holder_running: bool) -> bool:
-    """A holder ends with its controller, so where a lease can't be seen from here, it tells."""
+    """Whether a run's controller is dead. If nobody can see its lease from here, a holder shows it:
+    holders end with their controller."""
     alive = leases.alive(lease)
     return not (any_holder_running if alive is None else alive)
 
 
 def end(lease: Lease) -> bool:
-    """Ends a lab that is kept in the background; False where it does not end in time. Raises
-    LabError where its controller can't be told from here."""
+    """Ends a lab that is kept in the background; False if it does not end in time. Raises LabError
+    if its controller can't be reached from here."""
     lease.interrupt()
     deadline = time.monotonic() + END_DEADLINE
     while leases.alive(lease.text):
@@ -197,7 +198,7 @@ def end(lease: Lease) -> bool:
 @contextmanager
 def interruptible(numbers: Sequence[signal.Signals] = SIGNALS) -> Iterator[None]:
     """Turns the first of these signals into KeyboardInterrupt, and ignores further ones while the
-    lab is taken down."""
+    lab goes down."""
 
     def interrupt(number: int, _: FrameType | None) -> None:
         if not stopping.is_set():

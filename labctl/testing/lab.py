@@ -80,13 +80,13 @@ class Lab(Verbs):
     the end. `sets` overrides params, as `--set` does. `backend`, `os` and `out` are as for
     `labctl run`, and `os` is Docker's alone.
 
-    A claim that does not hold, or can't be decided, raises NotPassed, an AssertionError. Whatever
-    exception leaves the `with`, the record has it, and a note at it shows the ladder. What can't
-    run here raises SkipTest. A mistake raises UsageError before anything is done; a lab that fails,
-    LabError.
+    A claim that does not hold, or can't be decided, raises NotPassed, an AssertionError. If an
+    exception leaves the `with`, the record has it, and the exception gets the ladder as a note. A
+    lab that can't run here raises SkipTest. A mistake raises UsageError before anything is done; a
+    lab that fails raises LabError.
 
-    A lab is of the thread that brought it up. In another one its verbs raise UsageError, and so
-    does the end of the `with`: what was wanted there has not been judged.
+    A lab belongs to the thread that brought it up. In another one its verbs raise UsageError, and
+    so does the end of the `with`: nobody judged what the test wanted there.
     """
 
     @checked
@@ -153,7 +153,7 @@ class Lab(Verbs):
 
     @checked
     def do(self, step: Fields) -> None:
-        """Does one step, as the language writes it: `{"kill": "server", "as": "killed"}`."""
+        """Does one step, written as in the language: `{"kill": "server", "as": "killed"}`."""
         session = self._up
         demand("step", step, (Mapping,), "a mapping with one verb")
         session.scenario = self._with(step)
@@ -176,8 +176,8 @@ class Lab(Verbs):
 
     @checked
     def segments(self, **pattern: Unpack[Pattern]) -> tuple[Segment, ...]:
-        """The segments so far that match; see `segments` in docs/language.md. How many there are is
-        a claim, for `expect`. Raises NotPassed where not all were captured."""
+        """The segments so far that match; see `segments` in docs/language.md. Their number is a
+        claim, for `expect`. Raises NotPassed if not all were captured."""
         session = self._up
         claim = self._with({"expect": {"segments": given(**pattern)}}).steps[-1].claim
         assert claim
@@ -191,7 +191,7 @@ class Lab(Verbs):
 
     @checked
     def events(self, kind: type[KindOfEvent]) -> tuple[KindOfEvent, ...]:
-        """What has happened so far, of one kind: a class of events, such as `labctl.CallEvent`."""
+        """The events so far of one kind: a class such as `labctl.CallEvent`."""
         if not is_kind(kind):
             raise misused(f"a class of events is wanted, such as CallEvent, not {shown(kind)}")
         return tuple(event for event in self._begun.history.events if isinstance(event, kind))
@@ -219,7 +219,7 @@ class Lab(Verbs):
 
     @contextmanager
     def _running(self) -> Iterator[None]:
-        """All of the lab's life."""
+        """The whole life of the lab."""
         place = Place(ready(self._backend, self._os), self._os or "")
         try:
             folder = workflow.new_run(self._case, self._out)
@@ -273,8 +273,8 @@ def is_kind(value: object) -> bool:
 
 @contextmanager
 def _explained(session: Session) -> Iterator[None]:
-    """Adds the ladder of a run to what ends it, and where to see more. Where Python ends in silence
-    that is told."""
+    """Adds the ladder of a run, and where to see more, to the exception that ends it. If Python
+    would end without a message, reports it."""
     try:
         yield
     except (Unavailable, GeneratorExit):
@@ -317,8 +317,8 @@ def seen_at(folder: Path) -> str:
 
 @cache
 def ready(backend: str, os: str | None) -> str:
-    """The backend that a name stands for, once a process: what killed runs left in an engine is
-    removed then. Raises UsageError."""
+    """The backend of a name. Once in each process, this removes what killed runs left in an engine.
+    Raises UsageError."""
     chosen = choose(backend, os)
     if chosen == "docker":
         workflow.sweep()

@@ -44,14 +44,14 @@ Path = Mapping[str, Sequence[str]]
 
 
 class Step(TypedDict, total=False):
-    """What every step takes: the label of its moment, and where it is done."""
+    """What every step takes: the label of its moment, and where to do it."""
 
     as_: str
     when: Fields
 
 
 class ExecStep(Step, total=False):
-    """`status` is the one that is wanted, 0 by default; `output` a regular expression."""
+    """`status` is the wanted status, by default 0; `output` a regular expression."""
 
     status: int | Literal["any"]
     output: str
@@ -81,7 +81,7 @@ class InjectStep(Step, total=False):
 
 
 class Claim(Step, total=False):
-    """What is claimed, and what to show where it does not hold."""
+    """What is claimed, and what to show if it does not hold."""
 
     sockets: Sockets
     process: Processes
@@ -127,7 +127,7 @@ def parameters(method: Callable[..., object]) -> tuple[str, ...]:
 
 
 def checked(method: Callable[Args, Result]) -> Callable[Args, Result]:
-    """Has what Python would complain of in a call be a UsageError in the caller's line."""
+    """Turns Python's complaint about a call's arguments into a UsageError in the caller's line."""
     signature = inspect.signature(method)
 
     @wraps(method)
@@ -149,22 +149,22 @@ def checked(method: Callable[Args, Result]) -> Callable[Args, Result]:
 class Verbs(ABC):
     """A method for every verb, which does that step.
 
-    What is about one process or host takes its name. What sets something for one of them takes a
-    mapping too, `{name: value}`, for several at once. What stands below the other verbs is a
-    keyword each, or one mapping. `as_` and `when` are modifiers of every step: the label of its
-    moment, and where it is done. A name that Python keeps for itself takes an underscore.
+    A verb for one process or host takes its name. A verb that sets something for it also takes a
+    mapping, `{name: value}`, for several at once. The keys below the other verbs are keywords, or
+    one mapping. `as_` and `when` are modifiers of every step: the label of its moment, and where to
+    do it. Names that Python reserves have an underscore.
 
-    Each raises UsageError for a mistake, before anything is done; NotPassed where the step can't
-    be done, or its claim does not hold or can't be decided; LabError where the lab fails.
+    Each raises UsageError for a mistake, before it does anything; NotPassed if the step is
+    impossible, or its claim does not hold or can't be decided; LabError if the lab fails.
     """
 
     @abstractmethod
     def do(self, step: Fields) -> None:
-        """Does one step, as the language writes it: `{"kill": "server", "as": "killed"}`."""
+        """Does one step, written as in the language: `{"kill": "server", "as": "killed"}`."""
 
     @abstractmethod
     def events(self, kind: type[KindOfEvent]) -> tuple[KindOfEvent, ...]:
-        """What has happened so far, of one kind."""
+        """The events so far of one kind."""
 
     @checked
     def start(self, process: str, **step: Unpack[Step]) -> None:
@@ -183,8 +183,8 @@ class Verbs(ABC):
 
     @checked
     def stop(self, process: str, **step: Unpack[Step]) -> None:
-        """Sends SIGTERM to the main process, and SIGKILL to all that is there when that has ended,
-        or after 10 s."""
+        """Sends SIGTERM to the main process; when it has ended, or after 10 s, sends SIGKILL to all
+        that is left."""
         self.do({"stop": process, **given(**step)})
 
     @checked
@@ -214,7 +214,7 @@ class Verbs(ABC):
         calls: str | None = None,
         **step: Unpack[Step],
     ) -> None:
-        """Has a process that is in `await` do socket calls more: `"send 5; shutdown wr"`."""
+        """Makes a process in `await` do more socket calls: `"send 5; shutdown wr"`."""
         self.do({"call": _each(process, calls), **given(**step)})
 
     @checked
@@ -224,8 +224,8 @@ class Verbs(ABC):
         command: str,
         **step: Unpack[ExecStep],
     ) -> ExecEvent:
-        """Runs a command on a host, by its shell; what came of it has `exit` and `output`. One that
-        fails is a failed claim, unless `status` says which is wanted. `output` is a regular
+        """Runs a command in a host's shell; the result has `exit` and `output`. If it fails, that
+        is a failed claim, unless `status` says which status is wanted. `output` is a regular
         expression for what it writes."""
         before = len(self.events(ExecEvent))
         self.do({"exec": _each(host, command), **given(**step)})
@@ -251,13 +251,13 @@ class Verbs(ABC):
         **step: Unpack[DropStep],
     ) -> None:
         """Loses the segments that match, until it is healed or has lost `count` of them. `from_`
-        and `to` are `HOST` or `HOST:PORT`; one of the two is needed. That it lost some is a claim,
-        judged when the lab ends."""
+        and `to` are `HOST` or `HOST:PORT`; at least one is required. It claims that it lost some,
+        which is judged when the lab ends."""
         self.do(_below("drop", pattern, given(**step)))
 
     @checked
     def heal(self, label: str, **step: Unpack[Step]) -> None:
-        """Ends a drop, by its label; with `"all"`, ends all drops and links are as they were."""
+        """Ends a drop, by its label; with `"all"`, ends all drops and the effects of `net`."""
         self.do({"heal": label, **given(**step)})
 
     @checked
@@ -268,7 +268,7 @@ class Verbs(ABC):
         **step: Unpack[Step],
     ) -> None:
         """Makes a host's link slow or unreliable: `{"delay": "50ms", "loss": "1%"}`. An empty
-        mapping makes it as it was."""
+        mapping ends that."""
         self.do({"net": _each(host, link), **given(**step)})
 
     @checked
@@ -287,14 +287,14 @@ class Verbs(ABC):
         pattern: Fields | None = None,
         **step: Unpack[InjectStep],
     ) -> None:
-        """Has the host `from_` send one segment that its own TCP knows nothing of, in a connection
-        with `to`: the latest one, or number `connection`, from 1 on. `seq` and `ack` are `"next"`,
-        `"next+5"`, or count from the connection's first number."""
+        """Makes the host `from_` send one segment, without its own TCP knowing of it, in a
+        connection with `to`: the latest one, or number `connection`, from 1 on. `seq` and `ack` are
+        `"next"`, `"next+5"`, or count from the connection's first number."""
         self.do(_below("inject", pattern, given(**step)))
 
     @checked
     def snapshot(self, caption: str, **step: Unpack[Step]) -> None:
-        """Takes down what `ss` says on every host, under a caption."""
+        """Records `ss` of every host, under a caption."""
         self.do({"snapshot": caption, **given(**step)})
 
     @checked
@@ -304,8 +304,8 @@ class Verbs(ABC):
         **step: Unpack[WaitStep],
     ) -> None:
         """Waits until a claim holds: 5 s, or as long as `within` says, from now on or from the
-        label `since`. `"4.5s..7s"` says how long it must take, too. `hint` is shown where it does
-        not hold."""
+        label `since`. `"4.5s..7s"` also says how long it must take. If it does not hold, `hint` is
+        shown."""
         self.do(_below("wait", claim, given(**step)))
 
     @checked
@@ -314,8 +314,8 @@ class Verbs(ABC):
         claim: Fields | None = None,
         **step: Unpack[Claim],
     ) -> None:
-        """Judges a claim now, once what is in flight has arrived. `hint` is shown where it does
-        not hold."""
+        """Judges a claim now, once segments on their way have arrived. If it does not hold, `hint`
+        is shown."""
         self.do(_below("expect", claim, given(**step)))
 
     @checked
@@ -330,7 +330,7 @@ class Verbs(ABC):
 
 
 def _each(name: object, value: object) -> object:
-    """What a name and a value mean, or a mapping of several."""
+    """A mapping from a name and a value, or one of several names as it is."""
     if value is None:
         return name
     demand("the first of two arguments", name, (str,), "a name")
@@ -341,7 +341,7 @@ MODIFIERS = ("as", "when", "hint", "within", "since")
 
 
 def _below(verb: str, whole: object, keys: Fields) -> Fields:
-    """A step whose pattern or claim is given as it is, or by keywords."""
+    """A step whose pattern or claim is given as one value, or by keywords."""
     modifiers = {key: value for key, value in keys.items() if key in MODIFIERS}
     below = {key: value for key, value in keys.items() if key not in MODIFIERS}
     if whole is not None and below:

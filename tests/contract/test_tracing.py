@@ -162,17 +162,16 @@ def sleeping(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[subproc
     """A run in its long sleep, on the backend that the test is for."""
     path = tmp_path / "slow.yaml"
     path.write_text(SLOW)
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "labctl", "run", str(path), "--backend", request.param,
          "--out", str(tmp_path / "out")],
         env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)},
         stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-    assert process.stderr
-    assert any("LISTEN" in line for line in process.stderr)
-    yield process
-    process.kill()
-    process.wait()
+    ) as process:  # fmt: skip
+        assert process.stderr
+        assert any("LISTEN" in line for line in process.stderr)
+        yield process
+        process.kill()
 
 
 @pytest.mark.parametrize("sleeping", BACKENDS, indirect=True)

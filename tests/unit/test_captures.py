@@ -17,12 +17,12 @@ from labctl.probes.segments import FILE_HEADER, Captures
 from tests.fake import FakeBackend, play, scenario
 from tests.reported import RUN
 from tests.sighted import EPOCH, HANDSHAKE, OWNERS, one, record, seen
-from tests.unit.test_segments import OBSERVATIONS
+from tests.unit.test_segments import any_observation
 
 # --- Captures -------------------------------------------------------------------------------------
 
 
-@given(st.lists(OBSERVATIONS, max_size=5))
+@given(st.lists(any_observation(), max_size=5))
 def test_packets_are_read_as_they_were_captured(observations: list[Observation]) -> None:
     v6 = [
         replace(

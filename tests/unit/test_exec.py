@@ -20,10 +20,12 @@ steps:
   - exec: {{server: "{command}"}}
 {modifiers}  - note: the steps go on
 """
-OUTPUTS: dict[str, str | tuple[int, str]] = {
-    "works": "one\ntwo\n",
-    "fails": (3, "first\nError: no such table\n    ^^^\n"),
-    "silent": (1, ""),
+FAILS = {"exit": 3, "output": "first\nError: no such table\n    ^^^\n"}
+OUTPUTS = {
+    "exec server works": {"exit": 0, "output": "one\ntwo\n"},
+    "exec server fails": FAILS,
+    "exec client fails": FAILS,
+    "exec server silent": {"exit": 1, "output": ""},
 }
 
 
@@ -32,7 +34,7 @@ def ran(
 ) -> tuple[RunResult, list[Verdict]]:
     lines = "".join(f"    {name}: {value}\n" for name, value in modifiers.items())
     text = SCENARIO.format(command=command, modifiers=lines)
-    result = play(text, FakeBackend(outputs=OUTPUTS, left_out=left_out), tmp_path)
+    result = play(text, FakeBackend(answers={**OUTPUTS, "exec": {"left_out": left_out}}), tmp_path)
     notes = [e for e in result.history.events if getattr(e, "text", "") == "note the steps go on"]
     assert notes
     return result, list(result.verdicts)
@@ -95,7 +97,7 @@ def test_of_several_hosts_each_has_a_verdict(tmp_path: Path) -> None:
     text = SCENARIO.format(command="works", modifiers="").replace(
         'exec: {server: "works"}', "exec: {server: works, client: fails}"
     )
-    result = play(text, FakeBackend(outputs=OUTPUTS), tmp_path)
+    result = play(text, FakeBackend(answers=OUTPUTS), tmp_path)
     (verdict,) = result.verdicts
     assert (verdict.what, verdict.result) == ("client: fails: status 0", "fail")
 
@@ -118,7 +120,7 @@ def test_a_command_of_many_lines_is_drawn_in_one(tmp_path: Path) -> None:
     text = SCENARIO.format(command="works", modifiers="").replace(
         '"works"}', '"\\nnft add table x\\n  nft add chain x y\\n"}'
     )
-    result = play(text, FakeBackend(outputs=OUTPUTS), tmp_path)
+    result = play(text, FakeBackend(answers=OUTPUTS), tmp_path)
     (step, *_) = [e.text for e in result.history.events if isinstance(e, StepEvent)]
     assert step == "exec server: nft add table x … (2 lines)"
     (verdict,) = result.verdicts

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labctl.backends import address_names
+from labctl.backends import Message, address_names
 from labctl.ground.errors import ScenarioError
 from labctl.lab.faults import Crafted, Drop, End, Netem, Position, tallied
 from labctl.language.document import Document
@@ -139,6 +139,11 @@ def packet(at: float, text: str, v6: bool = False) -> bytes:
     return record(one(at, text, v6=v6))[16 + 14 :]
 
 
+def lost(host: str, count: int) -> dict[str, Message]:
+    """What an agent answers of the first drop."""
+    return {f"{asked} {host}": {"lost": {"0": count}} for asked in ("flush", "heal")}
+
+
 @pytest.mark.parametrize("place", ["server", "client"])
 def test_a_reported_loss_is_a_lost_segment(place: str, tmp_path: Path) -> None:
     def lose(lab: FakeBackend) -> None:
@@ -152,7 +157,7 @@ def test_a_reported_loss_is_a_lost_segment(place: str, tmp_path: Path) -> None:
         lab.loses(place, 0, packet(0.4, "client FIN ACK 1001 7001"))
 
     at = ", at: sender" if place == "client" else ""
-    backend = FakeBackend({f"drop {place}": lose}, lost={place: {"0": 1}})
+    backend = FakeBackend({f"drop {place}": lose}, lost(place, 1))
     found = play(LESSON.replace("count: 1}\n    as", f"count: 1{at}}}\n    as"), backend, tmp_path)
     assert [(v.result, v.what, v.actual) for v in found.verdicts] == [
         (
@@ -169,14 +174,15 @@ def test_a_reported_loss_is_a_lost_segment(place: str, tmp_path: Path) -> None:
 
 
 def test_a_drop_that_lost_too_few_has_failed(tmp_path: Path) -> None:
-    found = play(LESSON, FakeBackend(lost={"server": {"0": 0}}), tmp_path)
+    found = play(LESSON, FakeBackend(answers=lost("server", 0)), tmp_path)
     assert found.verdicts[0].result == "fail"
     assert found.verdicts[0].expected == "1 segment lost"
     assert found.verdicts[0].source == "lesson.yaml:4"
 
 
 def test_a_count_is_enough_for_a_drop_but_not_for_segments(tmp_path: Path) -> None:
-    backend = FakeBackend(lost={"server": {"0": 1}}, unlogged="the kernel has no log of packets")
+    unlogged = {"drop": {"unlogged": "the kernel has no log of packets"}}
+    backend = FakeBackend(answers={**lost("server", 1), **unlogged})
     found = play(LESSON, backend, tmp_path)
     assert [(v.result, v.actual) for v in found.verdicts] == [
         ("pass", "1 segment lost"),
@@ -191,7 +197,7 @@ def test_a_run_that_ended_before_anybody_counted_decides_nothing() -> None:
 
 
 def test_without_nft_there_is_no_run(tmp_path: Path) -> None:
-    backend = FakeBackend(missing={"nft": "nft is not on the PATH"})
+    backend = FakeBackend(answers={"probe": {"missing": {"nft": "nft is not on the PATH"}}})
     found = play(LESSON, backend, tmp_path)
     assert not any(done.startswith(("start", "drop")) for done in backend.log)
     assert (found.result, found.reason) == (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,82 @@ def test_running_knows_no_rendering() -> None:
         assert not [
             name for name in rendering if f"import {name}" in text or f"from {name}" in text
         ]
+
+
+# --- Tests stand outside --------------------------------------------------------------------------
+
+TESTS = sorted({*(ROOT / "tests").rglob("*.py")} - {Path(__file__)})
+OURS = ("labctl", "tests")
+
+
+def imported(tree: ast.AST) -> Iterator[tuple[str, bool]]:
+    """The names that are imported, and whether they are our own."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            whose = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+            for name in node.names:
+                top = (whose or name.name).partition(".")[0]
+                yield name.asname or (name.name if whose else top), top in OURS
+
+
+def programs(tree: ast.AST) -> Iterator[str]:
+    """What may be a program in a text: tests start some."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(str(v.value) if isinstance(v, ast.Constant) else "x" for v in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def root_of(node: ast.expr) -> str | None:
+    """`a` of `a.b.c`."""
+    while isinstance(node, ast.Attribute):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else None
+
+
+def patches(text: str) -> Iterator[str]:
+    """What a text puts in the place of something that is ours. That of others, such as
+    `os.geteuid`, and the environment, are the world that a test makes."""
+    tree = ast.parse(text)
+    names = dict(imported(tree))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            if called == "setattr" and names.get(root_of(node.args[0]) or "", True):
+                yield ast.unparse(node)
+        elif isinstance(node, ast.Assign):
+            for target in (found for wide in node.targets for found in ast.walk(wide)):
+                if isinstance(target, ast.Attribute) and names.get(root_of(target) or ""):
+                    yield ast.unparse(node)
+    for program in programs(tree):
+        if "labctl" in program:
+            with suppress(SyntaxError):
+                yield from patches(program)
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_no_test_patches_what_is_ours(path: Path) -> None:
+    text = path.read_text("utf-8")
+    assert list(patches(text)) == []
+    assert "ignore[" + "method-assign" not in text
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        'monkeypatch.setattr(dispatch, "run", print)',
+        'monkeypatch.setattr(labctl.run.dispatch, "run", print)',
+        'monkeypatch.setattr("labctl.run.dispatch.run", print)',
+        'monkeypatch.setattr(guests, "start", print)',
+        "dispatch.run = print",
+        "before, dispatch.run = dispatch.run, print",
+        "start(f'{x}\\nfrom labctl.run import dispatch\\ndispatch.run = {y}')",
+    ],
+)
+def test_a_patch_is_noticed(patch: str) -> None:
+    imports = (
+        "import os\nimport labctl\nfrom labctl.run import dispatch\nguests = labctl.Guests()\n"
+    )
+    assert len(list(patches(imports + patch))) == 1
+    assert list(patches(imports + 'monkeypatch.setattr(os, "geteuid", lambda: 0)')) == []

@@ -23,6 +23,7 @@ from labctl.run.workflow import interruptible
 from tests.fake import FakeBackend, scenario
 
 DEADLINE = 20.0
+ALL = Pace(4, 4)
 
 
 def case(title: str, steps: str = "- note: hello") -> Scenario:
@@ -69,15 +70,14 @@ def together(
     cases: list[Scenario],
     out: Path,
     work: Work = play,
-    at_once: int = 4,
-    starting: int = 4,
     board: Log | None = None,
+    pace: Pace = ALL,
     **more: Any,
 ) -> list[RunResult]:
     """Runs cases in a folder each."""
     return run_all(
         cases, Task(work, "fake", lambda chosen: new_folder(out, chosen.title), **more),
-        Pace(at_once, starting), board or Log(),
+        pace, board or Log(),
     )  # fmt: skip
 
 
@@ -119,7 +119,7 @@ def alone(
 def test_never_more_at_once_than_are_wanted(tmp_path: Path) -> None:
     cases = [case(f"c{n}", "- sleep: 0.05s") for n in range(6)]
     board = Log()
-    found = together(cases, tmp_path, partial(alone, tmp_path), at_once=2, board=board)
+    found = together(cases, tmp_path, partial(alone, tmp_path), board=board, pace=Pace(2, 4))
     assert [result.result for result in found] == ["pass"] * 6
     assert [result.title for result in found] == [f"c{n}" for n in range(6)]
 
@@ -132,13 +132,13 @@ def test_those_that_take_longest_begin_first(tmp_path: Path) -> None:
     assert (long.least, case("s", "- sleep: 3s\n- sleep: 1s").least) == (0.2, 4.0)
     cases = [case("one"), case("two", "- sleep: 0.1s"), long, case("three")]
     board = Log()
-    together(cases, tmp_path, board=board, at_once=1)
+    together(cases, tmp_path, board=board, pace=Pace(1, 4))
     assert [number for what, number in board.log if what == "begun"] == [2, 1, 0, 3]
 
 
 def test_so_many_come_up_at_once(tmp_path: Path) -> None:
     board = Log()
-    together([case("one"), case("two"), case("three")], tmp_path, board=board, starting=1)
+    together([case("one"), case("two"), case("three")], tmp_path, board=board, pace=Pace(4, 1))
     told = [(what, number) for what, number in board.log if what in ("begun", "note hello")]
     assert told == [
         (what, number) for number in range(3) for what in ("begun", "note hello")
@@ -267,7 +267,7 @@ def run_in_session(path: Path, chosen: Scenario, watcher: Watcher) -> RunResult:
 def test_an_interruption_keeps_what_was_decided(tmp_path: Path) -> None:
     cases = [case("one"), case("two", "- sleep: 60s"), case("three", "- sleep: 60s"), case("four")]
     with interruptible(), pytest.raises(Interrupted) as caught:
-        together(cases, tmp_path, partial(stopping, tmp_path), at_once=3)
+        together(cases, tmp_path, partial(stopping, tmp_path), pace=Pace(3, 4))
     found = {run.title: (run.result, run.reason) for run in caught.value.results}
     assert found == {
         "one": ("pass", None), "two": ("error", "interrupted"), "three": ("error", "interrupted"),

@@ -109,8 +109,8 @@ def attacked(out: Path) -> list[RunResult]:
         lab.exit("client", 111)
 
     script = {"start server": writes, "start client": refused}
-    outputs = {"printf \x1b[7m": EVIL}
-    return [play(case, FakeBackend(script, outputs=outputs), out) for case in cases()]
+    answers = {"exec client printf \x1b[7m": {"exit": 0, "output": EVIL}}
+    return [play(case, FakeBackend(script, answers), out) for case in cases()]
 
 
 def cases() -> list[Scenario]:

@@ -41,7 +41,7 @@ def test_every_kind_of_step(watch: Play) -> None:
             "call server shutdown wr": lambda lab: lab.call("server", "shutdown wr"),
             "signal server TERM": [lambda lab: None, lambda lab: lab.killed("server", "TERM")],
         },
-        outputs={"ip -br a": "lo UP\n"},
+        {"exec server ip -br a": {"exit": 0, "output": "lo UP\n"}},
     )
     found = watch(
         """\
@@ -199,9 +199,11 @@ def test_a_process_that_is_gone_without_a_word(watch: Play) -> None:
 
 
 def test_the_folder_of_a_run(watch: Play, tmp_path: Path) -> None:
-    fake = FakeBackend({"start server": lambda lab: lab.sockets("server", LISTEN)})
     steps = "- start: server\n- wait: {sockets: {server: LISTEN}}\n- snapshot: it listens\n"
-    first, second = watch(steps, fake), watch(steps, FakeBackend(fake._script))
+    first, second = (
+        watch(steps, FakeBackend({"start server": lambda lab: lab.sockets("server", LISTEN)}))
+        for _ in range(2)
+    )
     assert (first.folder, second.folder) == (tmp_path / "lesson", tmp_path / "lesson-2")
     assert sorted(path.name for path in first.folder.iterdir()) == [
         "client.pcap", "client.ss", "history.jsonl", "result.json", "scenario.yaml", "server.pcap",
@@ -233,11 +235,16 @@ def test_addresses_are_recorded(watch: Play) -> None:
     }  # fmt: skip
 
 
+class Elsewhere(FakeBackend):
+    """An engine on another machine."""
+
+    ahead = 5000.0
+
+
 def test_a_lab_with_another_clock(tmp_path: Path) -> None:
     """The engine may be elsewhere: its clock counts, from when the run began."""
-    fake = FakeBackend(
-        {"kill server": lambda lab: (lab.sockets("server", ESTAB), lab.sockets("server", later=2))},
-        clock=5000.0,
+    fake = Elsewhere(
+        {"kill server": lambda lab: (lab.sockets("server", ESTAB), lab.sockets("server", later=2))}
     )
     steps = (
         "- start: server\n- kill: server\n  as: k\n- wait: {sockets: {server: none}}\n  since: k\n"

@@ -8,6 +8,7 @@ from unittest import SkipTest
 
 import pytest
 
+from labctl.backends import Message
 from labctl.backends.capabilities import Lack
 from labctl.judge import recorded
 from labctl.judge.check import NotKnown, NotPassed
@@ -16,6 +17,12 @@ from labctl.record.store import RunFolder, new_folder
 from labctl.run.runner import Session, Silent, outcome
 from tests.fake import FakeBackend, play, scenario
 from tests.played import LISTEN, Play, lesson, told
+
+UNKNOWN: dict[str, Message] = {"sysctl": {"missing": ["net.ipv4.tcp_new"]}}
+
+
+def refused(errno: str) -> dict[str, Message]:
+    return {"sysctl": {"failed": {"net.ipv4.tcp_new": errno}}}
 
 
 def test_a_capability_that_is_missing(watch: Play) -> None:
@@ -33,14 +40,14 @@ def test_a_capability_that_is_missing(watch: Play) -> None:
 @pytest.mark.parametrize(
     ("steps", "fake", "result", "reason"),
     [
-        ("- sysctl: {server: {net.ipv4.tcp_new: 1}}\n", FakeBackend(sysctls=set(), kernel="5.10"),
+        ("- sysctl: {server: {net.ipv4.tcp_new: 1}}\n", FakeBackend(answers=UNKNOWN, kernel="5.10"),
          "skip", "kernel 5.10 has no net.ipv4.tcp_new; run it on another kernel"),
         ("- sysctl: {server: {net.ipv4.tcp_new: 99}}\n",
-         FakeBackend(refused={"net.ipv4.tcp_new": "EINVAL"}),
+         FakeBackend(answers=refused("EINVAL")),
          "error", "lesson.yaml:7: server: can't set net.ipv4.tcp_new to '99': EINVAL (22); "
          "ip-sysctl.rst tells what it takes"),
         ("- sysctl: {server: {net.ipv4.tcp_new: 1}}\n",
-         FakeBackend(refused={"net.ipv4.tcp_new": "EACCES"}),
+         FakeBackend(answers=refused("EACCES")),
          "error", "lesson.yaml:7: server: can't set net.ipv4.tcp_new to '1': EACCES (13); a "
          "security module (SELinux, AppArmor) may forbid it, see its audit log"),
         ("- start: client\n", FakeBackend({"start client": lambda lab: lab.dies("server")}),
@@ -62,7 +69,7 @@ def test_a_value_that_a_host_can_not_have_is_told_by_its_line(tmp_path: Path) ->
     text = (
         "title: t\nhosts:\n  server: {sysctls: {net.ipv4.tcp_new: soon}}\n  client: {}\nsteps: []\n"
     )
-    found = play(text, FakeBackend(refused={"net.ipv4.tcp_new": "EINVAL"}), tmp_path)
+    found = play(text, FakeBackend(answers=refused("EINVAL")), tmp_path)
     assert str(found.reason).startswith(
         "lesson.yaml:3: server: can't set net.ipv4.tcp_new to 'soon'"
     )
@@ -73,12 +80,12 @@ def test_sysctls_of_hosts(tmp_path: Path) -> None:
     fake = FakeBackend()
     assert play(text, fake, tmp_path).result == "pass"
     assert fake.log.index("sysctl server net.ipv4.tcp_new") < fake.log.index("look server")
-    found = play(text, FakeBackend(sysctls=set()), tmp_path)
+    found = play(text, FakeBackend(answers=UNKNOWN), tmp_path)
     assert (found.result, found.history.events) == ("skip", [])
 
 
 def test_a_run_that_was_skipped_claims_nothing(watch: Play) -> None:
-    fake = FakeBackend(sysctls=set())
+    fake = FakeBackend(answers=UNKNOWN)
     found = watch(
         "- sysctl: {server: {net.ipv4.tcp_new: 1}}\n", fake, "expect:\n- process: {client: ok}\n"
     )
@@ -88,7 +95,7 @@ def test_a_run_that_was_skipped_claims_nothing(watch: Play) -> None:
 def test_what_had_failed_before_the_rest_could_not_be_had_stays_a_failure(watch: Play) -> None:
     missing = "- sysctl: {server: {net.ipv4.tcp_new: 1}}\n"
     claim = "- expect: {sockets: {server: LISTEN}}\n"
-    found = watch(claim + missing, FakeBackend(sysctls=set(), kernel="5.10"))
+    found = watch(claim + missing, FakeBackend(answers=UNKNOWN, kernel="5.10"))
     why = "kernel 5.10 has no net.ipv4.tcp_new; run it on another kernel"
     assert (found.result, found.reason) == ("fail", None)
     assert [(v.what, v.result) for v in found.verdicts] == [
@@ -97,7 +104,7 @@ def test_what_had_failed_before_the_rest_could_not_be_had_stays_a_failure(watch:
     assert found.verdicts[1].actual == why
     assert found.verdicts[1].source == "lesson.yaml:8"
     listens = {"start server": lambda lab: lab.sockets("server", LISTEN)}
-    fake = FakeBackend(listens, sysctls=set(), kernel="5.10")
+    fake = FakeBackend(listens, UNKNOWN, "5.10")
     found = watch(f"- start: server\n{claim}{missing}", fake)
     assert (found.result, found.reason, found.verdicts) == ("skip", why, ())
 

@@ -165,8 +165,11 @@ def test_only_what_happened_so_far_counts() -> None:
 @pytest.mark.parametrize(
     ("fake", "reason"),
     [
-        (FakeBackend(uncaptured="packets can't be captured"), "packets can't be captured"),
-        (FakeBackend(dropped=7), "7 packets were not captured"),
+        (
+            FakeBackend(answers={"setup": {"capture": "packets can't be captured"}}),
+            "packets can't be captured",
+        ),
+        (FakeBackend(answers={"flush": {"dropped": 7}}), "7 packets were not captured"),
     ],
     ids=["forbidden", "dropped"],
 )

@@ -88,10 +88,11 @@ hosts:
   client: {sysctls: {net.ipv4.tcp_max_orphans: VALUE}}
 steps: []
 """
-    fake = Machine(sysctls=set())
+    lacking = {"sysctl": {"missing": ["net.ipv4.tcp_max_orphans"]}}
+    fake = Machine(answers=lacking)
     assert play(text.replace("VALUE", "1"), fake, tmp_path).result == "pass"
     assert fake.log.count("machine net.ipv4.tcp_max_orphans 1") == 2
-    found = play(text.replace("VALUE", "2"), Machine(sysctls=set()), tmp_path)
+    found = play(text.replace("VALUE", "2"), Machine(answers=lacking), tmp_path)
     assert (found.result, found.reason) == (
         "error",
         "lesson.yaml:4: client: net.ipv4.tcp_max_orphans belongs to the whole machine, and another "

@@ -298,9 +298,9 @@ def test_an_agent_that_looked_late_is_found_out_by_the_wire() -> None:
     """The FIN was taken long before anybody looked."""
     here, there = ENDS["server"], ENDS["client"]
     packets = [
-        (1.0, there, here, SYN, 100, 0), (1.001, here, there, SYN | ACK, 7, 101),
-        (1.002, there, here, ACK, 101, 8), (1.1, there, here, FIN | ACK, 101, 8),
-        (1.101, here, there, ACK, 8, 102),
+        (1.0, there, here, SYN, (100, 0)), (1.001, here, there, SYN | ACK, (7, 101)),
+        (1.002, there, here, ACK, (101, 8)), (1.1, there, here, FIN | ACK, (101, 8)),
+        (1.101, here, there, ACK, (8, 102)),
     ]  # fmt: skip
     found = history(
         look(0.9), look(1.05, shown("ESTAB")), look(1.5, shown("CLOSE-WAIT")),
@@ -316,7 +316,7 @@ def test_an_agent_that_looked_late_is_found_out_by_the_wire() -> None:
 
 def test_where_two_may_have_opened_it_the_wire_narrows_nothing() -> None:
     here, there = ENDS["server"], ENDS["client"]
-    packets = [(t, there, here, SYN, number, 0) for t, number in ((1.0, 100), (1.01, 500))]
+    packets = [(t, there, here, SYN, (number, 0)) for t, number in ((1.0, 100), (1.01, 500))]
     found = history(
         look(0.9), look(1.05, shown("SYN-RECV")),
         packets=b"".join(packet(*each) for each in packets), probes=("capture",),

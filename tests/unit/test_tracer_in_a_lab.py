@@ -106,7 +106,7 @@ def test_a_tracer_that_ends_leaves_a_gap(tmp_path: Path) -> None:
 def test_without_tracing_the_wire_tells_of_other_connections(port: int, result: str) -> None:
     """All that a capture has is what was looked at: then nothing was missed."""
     here, there = HERE, f"198.18.0.3:{port}"
-    packets = packet(1.5, there, here, ACK, 1, 1)
+    packets = packet(1.5, there, here, ACK, (1, 1))
     found = history(UNTRACED, *LOOKS, packets=packets, probes=("capture",))
     claim = "path: {server: [ESTAB, CLOSE-WAIT, LAST-ACK, closed]}"
     assert judge(claim, found).result == result
@@ -115,13 +115,13 @@ def test_without_tracing_the_wire_tells_of_other_connections(port: int, result: 
 def test_what_no_other_probe_bears_out_is_somebody_elses() -> None:
     """The tracepoint tells of all sockets of the machine that have the lab's addresses."""
     foreign = walk(*PASSIVE, remote="198.18.0.3:50000")
-    ours = packet(5.0, THERE, HERE, ACK, 1, 1)  # at another time, and of another connection
+    ours = packet(5.0, THERE, HERE, ACK, (1, 1))  # at another time, and of another connection
     found = history(*foreign, look(1.2), packets=ours, probes=("trace", "capture"))
     assert timelines(found, "server") == []
     finding = judge("path: {server: [ESTAB, CLOSE-WAIT, LAST-ACK, closed]}", found)
     assert finding.result == "fail"
     assert "left out: 1 that neither ss nor a capture here saw" in finding.actual
-    late = packet(5.0, "198.18.0.3:50000", HERE, ACK, 1, 1)  # the same ends, much later
+    late = packet(5.0, "198.18.0.3:50000", HERE, ACK, (1, 1))  # the same ends, much later
     found = history(*foreign, look(1.2), packets=late, probes=("trace", "capture"))
     assert timelines(found, "server") == []
     blind = history(*foreign, look(1.2), packets=ours, probes=("trace",))
@@ -143,7 +143,7 @@ def test_connections_to_one_peer_are_told_apart_by_their_syn() -> None:
     names = {"server": "198.18.0.3", "client": "198.18.0.2"}
     lab_event = LabEvent(0.0, "", "fake", {"probes": ["ss", "trace", "capture"]}, names)
     found = History([lab_event, *events])
-    syns = [packet(1.0001, first, peer, SYN, 5, 0), packet(1.5001, second, peer, SYN, 9, 0)]
+    syns = [packet(1.0001, first, peer, SYN, (5, 0)), packet(1.5001, second, peer, SYN, (9, 0))]
     found.add_packets(3.0, "server", b"".join(syns))
     begun = {t.local: t.spans[0].begin.latest for t in timelines(found, "server")}
     assert begun == {first: 1.0, second: 1.5}

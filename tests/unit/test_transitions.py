@@ -114,7 +114,8 @@ def test_simultaneous_closers_enter_time_wait_when_the_trace_ends() -> None:
 
 def test_an_orphan_that_ran_out_of_time_had_no_time_wait() -> None:
     looks = [look(1.02, mini("FIN-WAIT-2", "5sec")), look(6.0)]
-    packets = packet(0.99, THERE, HERE, SYN, 100, 0) + packet(0.995, HERE, THERE, SYN | ACK, 7, 101)
+    packets = packet(0.99, THERE, HERE, SYN, (100, 0))
+    packets += packet(0.995, HERE, THERE, SYN | ACK, (7, 101))
     found = one(*walk(*ACTIVE), *looks, packets=packets, probes=("trace", "capture"))
     assert found.states[-1] is State.FIN_WAIT_2 and found.closed and found.complete
     assert found.spans[-1].end == Moment(6.0 - SAMPLING, 6.0 + SAMPLING)
@@ -123,12 +124,12 @@ def test_an_orphan_that_ran_out_of_time_had_no_time_wait() -> None:
 def test_a_time_wait_that_no_look_saw_is_read_off_the_wire() -> None:
     packets = b"".join(
         [
-            packet(0.99, THERE, HERE, SYN, 100, 0),
-            packet(0.995, HERE, THERE, SYN | ACK, 7, 101),
-            packet(1.002, HERE, THERE, FIN | ACK, 8, 101),
-            packet(1.0035, THERE, HERE, FIN | ACK, 101, 9),
-            packet(1.0038, HERE, THERE, ACK, 9, 102),
-            packet(1.0041, THERE, HERE, RST, 102, 0),
+            packet(0.99, THERE, HERE, SYN, (100, 0)),
+            packet(0.995, HERE, THERE, SYN | ACK, (7, 101)),
+            packet(1.002, HERE, THERE, FIN | ACK, (8, 101)),
+            packet(1.0035, THERE, HERE, FIN | ACK, (101, 9)),
+            packet(1.0038, HERE, THERE, ACK, (9, 102)),
+            packet(1.0041, THERE, HERE, RST, (102, 0)),
         ]
     )
     found = one(*walk(*ACTIVE), look(1.05), packets=packets, probes=("trace", "capture"))

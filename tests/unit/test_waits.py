@@ -114,9 +114,7 @@ def test_a_wait_for_what_never_comes_ends_the_steps(watch: Play) -> None:
 
 def test_a_wait_looks_once_more_at_its_end(watch: Play) -> None:
     """An agent that noticed nothing does not make a wait fail."""
-    fake = FakeBackend(
-        {"look server": [lambda lab: setattr(lab._hosts["server"], "lines", (LISTEN,))]}
-    )
+    fake = FakeBackend({"look server": [lambda lab: lab.unnoticed("server", LISTEN)]})
     found = watch("- wait: {sockets: {server: LISTEN}}\n  within: 20ms\n", fake)
     assert found.result in ("pass", "fail")  # held, though perhaps a moment too late
     assert outcomes(found) == ["held"]

@@ -81,7 +81,7 @@ REQUEST = [look(1.0, shown("SYN-RECV")), look(2.0)]
 def test_a_request_alone_is_all_there_was_where_full_sockets_are_traced(
     claim: str, result: str
 ) -> None:
-    packets = packet(1.0, THERE, HERE, SYN, 1, 0)
+    packets = packet(1.0, THERE, HERE, SYN, (1, 0))
     found = history(*REQUEST, packets=packets, probes=("trace", "capture"))
     assert judge(claim, found).result == result
 
@@ -89,7 +89,7 @@ def test_a_request_alone_is_all_there_was_where_full_sockets_are_traced(
 @pytest.mark.parametrize("states", ["SYN-RECV, closed", "SYN-RECV, ESTAB, closed"])
 def test_a_request_alone_may_not_be_all_where_the_tracer_ended(states: str) -> None:
     ended = TroubleEvent(0.5, "server", "trace", "the tracer ended")
-    packets = packet(1.0, THERE, HERE, SYN, 1, 0)
+    packets = packet(1.0, THERE, HERE, SYN, (1, 0))
     found = history(ended, *REQUEST, packets=packets, probes=("trace", "capture"))
     assert judge(f"path: {{server: [{states}]}}", found).result == "unknown"
 
@@ -122,7 +122,7 @@ def test_a_request_began_when_the_first_look_of_several_saw_it() -> None:
 def test_a_capture_bears_out_what_the_hosts_own_nat_changed(
     states: list[str], source: str, target: str, kept: bool
 ) -> None:
-    packets = packet(1.0005, source, target, ACK, 1, 1)
+    packets = packet(1.0005, source, target, ACK, (1, 1))
     found = history(*walk(*states), look(2.0), packets=packets, probes=("trace", "capture"))
     assert bool(timelines(found, "server")) == kept
 
@@ -130,15 +130,15 @@ def test_a_capture_bears_out_what_the_hosts_own_nat_changed(
 def test_a_capture_of_another_traced_connection_bears_nothing_out() -> None:
     """Both are from the same end; whose the second is nobody knows."""
     theirs = walk("UNCONN", "SYN-SENT", "UNCONN", remote="198.18.0.3:99")
-    packets = packet(1.0005, HERE, THERE, ACK, 1, 1)
+    packets = packet(1.0005, HERE, THERE, ACK, (1, 1))
     ours = walk("UNCONN", "SYN-SENT", "ESTAB", "UNCONN")
     found = history(*ours, *theirs, look(2.0), packets=packets, probes=("trace", "capture"))
     assert [timeline.remote for timeline in timelines(found, "server")] == [THERE]
 
 
 REFUSED = [
-    packet(1.0, "127.0.0.1:50000", "127.0.0.1:9", SYN, 1, 0),
-    packet(1.0001, "127.0.0.1:9", "127.0.0.1:50000", RST | ACK, 0, 2),
+    packet(1.0, "127.0.0.1:50000", "127.0.0.1:9", SYN, (1, 0)),
+    packet(1.0001, "127.0.0.1:9", "127.0.0.1:50000", RST | ACK, (0, 2)),
 ]
 
 
@@ -153,7 +153,7 @@ REFUSED = [
     ],
 )
 def test_short_connections_of_loopback_addresses_are_never_traced(claim: str, result: str) -> None:
-    packets = b"".join([packet(0.9, THERE, HERE, ACK, 1, 1), *REFUSED])
+    packets = b"".join([packet(0.9, THERE, HERE, ACK, (1, 1)), *REFUSED])
     found = history(*walk(*PASSIVE), look(2.0), packets=packets, probes=("trace", "capture"))
     assert judge(claim, found).result == result
 
@@ -161,8 +161,8 @@ def test_short_connections_of_loopback_addresses_are_never_traced(claim: str, re
 def test_who_only_refuses_has_no_connection() -> None:
     packets = b"".join(
         [
-            packet(0.9, "198.18.0.3:40001", "198.18.0.2:9", SYN, 1, 0),
-            packet(0.9001, "198.18.0.2:9", "198.18.0.3:40001", RST | ACK, 0, 2),
+            packet(0.9, "198.18.0.3:40001", "198.18.0.2:9", SYN, (1, 0)),
+            packet(0.9001, "198.18.0.2:9", "198.18.0.3:40001", RST | ACK, (0, 2)),
         ]
     )
     found = history(look(2.0), packets=packets, probes=("capture",))

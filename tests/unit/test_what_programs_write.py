@@ -132,7 +132,7 @@ steps:
 def test_a_claim_that_backtracks_is_unknown(tmp_path: Path) -> None:
     fake = FakeBackend(
         {"start server": lambda lab: lab.output("server", "a" * 100 + "!\n")},
-        outputs={"ls": "a" * 100 + "!\n"},
+        {"exec server ls": {"exit": 0, "output": "a" * 100 + "!\n"}},
     )
     result = play(LESSON.format(pattern=BACKTRACKS), fake, tmp_path)
     assert result.result == "unknown"

@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 SAME_CLOCK = 1.0  # seconds; the uptimes of two machines differ by more
 STDERR = 2
 WAITING = 64
-"""So many pieces of what a program writes wait here, before the engine has to."""
+"""How many pieces of a program's output wait here, before the engine has to wait."""
 CHUNK = 65536
 KILLED = 128 + signal.SIGKILL
 SIGNALS = {128 + number: name for number, name in signals.NAMES.items()}
 
 
 def attach(client: APIClient, container: str, stdin: bool = True) -> Any:
-    """A stream to a container. Open it before the container starts, so that nothing is missed."""
+    """A stream to a container. Open it before the container starts, to miss nothing."""
     return client.attach_socket(
         container, {"stdin": int(stdin), "stdout": 1, "stderr": 1, "stream": 1}
     )
@@ -51,7 +51,7 @@ def _frames(stream: Any) -> Iterator[tuple[int, bytes]]:
 
 
 class AttachChannel:
-    """A channel over a container's attached streams; what it writes to stderr goes to a file."""
+    """A channel over a container's attached streams; its stderr goes to a file."""
 
     def __init__(self, stream: Any, log: Path) -> None:
         # Over TLS or ssh it is a socket, otherwise a raw stream around one.
@@ -92,7 +92,7 @@ class AttachChannel:
 
 
 class HolderChannel(AttachChannel):
-    """A channel to an agent. `offset`: the lab's clock minus ours, as its first word shows it."""
+    """A channel to an agent. `offset`: the lab's clock minus ours, by its first message."""
 
     offset = 0.0
 
@@ -105,7 +105,7 @@ class HolderChannel(AttachChannel):
 
 
 class ForeignChannel(AttachChannel):
-    """A channel to a program that knows nothing of us: says for it what peer.py would say.
+    """A channel to a program that knows nothing of us: it says what peer.py would say for it.
 
     `status` waits for the container's end and returns its status."""
 
@@ -116,7 +116,7 @@ class ForeignChannel(AttachChannel):
         self._holder, self._status = holder, status
 
     def send(self, message: Mapping[str, Any]) -> None:
-        """Nobody listens."""
+        """Does nothing: nobody listens."""
 
     def __iter__(self) -> Iterator[Message]:
         yield self._message(kind="process", phase="start")
@@ -124,14 +124,14 @@ class ForeignChannel(AttachChannel):
         with suppress(LabError):
             status = self._status()
             name = SIGNALS.get(status)
-            if status != KILLED:  # That is all of it at once, and the stream's end says so.
+            if status != KILLED:  # A kill ends all of it at once, and the stream's end says so.
                 yield self._message(
                     kind="process", phase="exit", exit=None if name else status, signal=name
                 )
 
     def _outputs(self) -> Iterator[Message]:
-        """What is to be recorded of what it writes: as peer.py does it, see images/peer/written.py.
-        A thread of its own reads it, as moments end without news, too."""
+        """What to record of its output, as peer.py does: see images/peer/written.py. A thread of
+        its own reads it, since a piece also ends by time, without news."""
         frames: queue.Queue[tuple[int, bytes] | None] = queue.Queue(WAITING)
         streams: dict[int, Any] = {}
 

@@ -1,15 +1,15 @@
 """The backend for containers: any Docker engine, through its API and nothing else.
 
-    network (internal bridge, one a run)
-      |-- holder, one a host: agent.py; owns the network namespace; NET_ADMIN and NET_RAW
-      |     `-- process, any number a host: peer.py or any image, joined to the holder's namespace
+    network (internal bridge, one for each run)
+      |-- holder, one for each host: agent.py; owns the network namespace; NET_ADMIN and NET_RAW
+      |     `-- process, any number: peer.py or any image, joined to the holder's namespace
       `-- holder ...
-    tracer: tracer.py; no network; SYS_ADMIN, for tracefs alone
+    tracer: tracer.py; no network; SYS_ADMIN, only for tracefs
 
 A container that owns its namespace loses it on restart, and every TIME_WAIT with it; hence holders.
-A process needs no capability and has none. All that is made is labelled from its creation on, so
-whatever a killed controller leaves can be found (`sweep`), and the lab's own programs end with the
-stream to their controller.
+A process needs no capability and has none. Everything has labels from its creation on, so `sweep`
+finds whatever a killed controller leaves; and the lab's own programs end with the stream to their
+controller.
 """
 
 from __future__ import annotations
@@ -74,14 +74,14 @@ CONFINED: dict[str, Any] = {
     "SecurityOpt": ["no-new-privileges"],
     "LogConfig": {"Type": "none"},
 }
-# Where there is AppArmor, engines' profile for containers forbids what both of these are for: to
-# write below /proc/sys (a holder), and to mount (the tracer). See profiles/apparmor in moby.
+# With AppArmor, engines' profile for containers forbids what both of these need: to write below
+# /proc/sys (a holder), and to mount (the tracer). See profiles/apparmor in moby.
 BEYOND_APPARMOR = {**CONFINED, "SecurityOpt": [*CONFINED["SecurityOpt"], "apparmor=unconfined"]}
 TETHERED = {"OpenStdin": True, "StdinOnce": True, "AttachStdin": True}
 ENDED_AT_ONCE = {"StopSignal": "SIGKILL"}
 """Podman removes no container that runs before it has had ten seconds to heed this signal."""
 
-# What engines protect by default (opencontainers: linux.readonlyPaths), but for /proc/sys/net.
+# What engines protect by default (opencontainers: linux.readonlyPaths), except /proc/sys/net.
 OF_PROC = [f"/proc/{name}" for name in ("bus", "fs", "irq", "sysrq-trigger")]
 OF_SYSCTLS = [f"/proc/sys/{name}" for name in ("abi", "debug", "dev", "fs", "kernel", "user", "vm")]
 PROTECTED = {"ReadonlyPaths": [*OF_PROC, *OF_SYSCTLS]}
@@ -104,7 +104,7 @@ class DockerBackend:
         self._client: APIClient | None = None
         self._version: dict[str, Any] = {}
         self._pool = ThreadPoolExecutor(WORKERS, "docker")
-        self._containers: dict[str, list[str]] = {}  # of each process, the latest start's last
+        self._containers: dict[str, list[str]] = {}  # of each process, the latest start last
         self._configs: dict[str, dict[str, Any]] = {}
         self._holders: dict[str, HolderChannel] = {}
         self._tracer: Future[AttachChannel] | None = None
@@ -119,7 +119,7 @@ class DockerBackend:
 
     @classmethod
     def describe_engine(cls) -> str | None:
-        """The engine in a few words, or None where none answers."""
+        """The engine in a few words, or None if none answers."""
         try:
             with closing(engine.connect(engine.PING_DEADLINE)) as client:
                 version = client.version()
@@ -129,7 +129,7 @@ class DockerBackend:
 
     @classmethod
     def share(cls) -> None:
-        """See `Backend`: a client of the engine can't be shared."""
+        """See `Backend`. Does nothing: a client of the engine can't be shared."""
 
     def environment(self) -> dict[str, str | None]:
         return {
@@ -152,11 +152,11 @@ class DockerBackend:
             images.obtain(client, image, self._options.progress)
         with translated("bring the lab up"):
             self._tracer = submit(self._start_tracer, client, built)
-            # In the pool too, for which `down` waits: an engine goes on with what was interrupted.
+            # In the pool too, as `down` waits for it: an engine goes on with interrupted requests.
             network = submit(self._create_network, client).result()
             self._version = version.result()
             podman = _product(self._version).startswith("Podman")
-            # Podman starts a resolver for a network with its first container, and fails if two are.
+            # Podman starts a network's resolver with its first container, and fails with two.
             turns = Lock() if podman else nullcontext()
             holders = _results(
                 {
@@ -181,7 +181,7 @@ class DockerBackend:
         return _links(hosts, holders, self._holders, endpoints, self._prefix())
 
     def prepare(self, process: ProcessSpec) -> None:
-        """Starts the container of our own program, which holds still until it is spawned."""
+        """Starts the container of our own program, which waits there until `spawn`."""
         if not process.image:
             self._prepared[process.name] = self._pool.submit(self._start, process)
 
@@ -241,7 +241,7 @@ class DockerBackend:
             for container in containers:
                 state = client.inspect_container(container)["State"]
                 if frozen and state["Running"] and not state["Paused"]:
-                    # 500: not all was frozen at once ("unable to freeze"); 409: it has ended.
+                    # 500: it could not freeze all at once ("unable to freeze"); 409: it has ended.
                     insist(partial(client.pause, container), gone=(404, 409), busy=(500,))
                 elif not frozen and state["Paused"]:
                     client.unpause(container)
@@ -253,7 +253,7 @@ class DockerBackend:
         return paused(self._client, self._options.run) if self._client else None
 
     def down(self) -> None:
-        self._pool.shutdown(cancel_futures=True)  # What is still being made would be missed below.
+        self._pool.shutdown(cancel_futures=True)  # or things made later would be missed below
         if self._client is None:
             return
         if self._tracer and not self._tracer.cancelled() and not self._tracer.exception():
@@ -264,7 +264,7 @@ class DockerBackend:
         except LabError as exc:
             if not limit_of(exc):
                 raise
-            while channels:  # which leaves room for what it takes
+            while channels:  # which frees descriptors for the rest
                 channels.pop().close()
             self._client.close()
             self._remove(self._client, 1)
@@ -290,7 +290,7 @@ class DockerBackend:
 
     def _ended(self, host: str) -> LabError:
         for _ in self._holders[host]:
-            pass  # It has ended; what it said goes to the log.
+            pass  # It has ended; its output goes to the log.
         said = self._log.read_text(errors="replace").strip() if self._log.exists() else ""
         reason = said.splitlines()[-1] if said else "no reason given"
         return LabError(f"host {host} ended as soon as it was up: {reason}")
@@ -360,7 +360,7 @@ class DockerBackend:
 
 
 def build_images(os: str, progress: Progress) -> list[str]:
-    """Builds the images of an operating system unless they are there; returns their tags.
+    """Builds the images of an operating system unless they exist; returns their tags.
 
     Raises Unavailable and LabError."""
     with closing(engine.connect()) as client:
@@ -400,7 +400,7 @@ def _holder(host: HostSpec, built: images.Images, network: str, podman: bool) ->
         "HostConfig": {
             **BEYOND_APPARMOR,
             "CapAdd": ["NET_ADMIN", "NET_RAW"],
-            # Names are in /etc/hosts: what is not there shall not leave the lab, nor take long.
+            # /etc/hosts has all names: no other name may leave the lab, nor take long.
             "Dns": ["127.0.0.1"],
             "DnsOptions": ["timeout:1", "attempts:1"],
             "NetworkMode": network,
@@ -430,7 +430,7 @@ def _tracer(run: str, built: images.Images) -> dict[str, Any]:
 
 def _process(process: ProcessSpec, built: images.Images, holder: str) -> dict[str, Any]:
     if process.image:
-        # The checks of its health are no part of the lab: they are clients of their own.
+        # Health checks do not belong to the lab: they are clients of their own.
         config: dict[str, Any] = {"Image": process.image, "Healthcheck": {"Test": ["NONE"]}}
         if process.run:
             config["Cmd"] = list(process.run)
@@ -459,8 +459,8 @@ def _links(
     endpoints: Mapping[str, Mapping[str, str]],
     prefix: ipaddress.IPv6Network,
 ) -> dict[str, HostLink]:
-    """The hosts with their addresses: what the engine gave them, from the bottom of the subnet
-    upwards, and further ones from its top downwards. The rest is for their agents to add."""
+    """The hosts with their addresses. The engine gave them some, from the bottom of the subnet
+    upwards; further ones come from its top downwards. Their agents add those."""
     first: dict[str, list[Any]] = {}
     rest: dict[str, list[str]] = {}
     for number, (name, container) in enumerate(holders.items(), 2):

@@ -71,7 +71,7 @@ def connect(deadline: int = REQUEST_DEADLINE) -> APIClient:
         return docker.from_env(version=version, timeout=deadline, max_pool_size=CONNECTIONS).api
 
     try:
-        # To find the version, docker itself asks for all of them, for which engines start programs.
+        # docker itself asks for all versions, for which engines start programs.
         with closing(client(MINIMUM_DOCKER_API_VERSION)) as asking:
             if path := getattr(asking.get_adapter(asking.base_url), "socket_path", None):
                 _try(path)
@@ -109,7 +109,7 @@ def _absence(exc: Exception) -> Unavailable:
 
 @contextmanager
 def translated(action: str) -> Iterator[None]:
-    """Turns what goes wrong with an engine into LabError.
+    """Turns the engine's errors into LabError.
 
     `action` completes "the engine did not ..."."""
     import docker.errors

@@ -1,8 +1,8 @@
-"""The images of a lab: what its hosts and its processes run, for any operating system.
+"""The images of a lab, for its hosts and its processes, for any operating system.
 
 Their tags hold a hash of their sources (the folder images/), so an image is built once and never
 stale. Their base comes from the engine, from a registry, or, for Debian, from its packages by
-mmdebstrap(1). All of them carry the label `labctl=image`:
+mmdebstrap(1). All of them have the label `labctl=image`:
 
     docker image ls --filter label=labctl=image
 """
@@ -33,7 +33,7 @@ PULL_PATIENCE = 20.0
 """Seconds without a word from a registry after which a pull is given up."""
 
 BOOTSTRAP = {"11": "bullseye", "12": "bookworm", "13": "trixie", "sid": "sid"}
-"""Releases of Debian that are built from packages where no registry answers, and their names."""
+"""Releases of Debian that are built from packages if no registry answers, and their names."""
 
 BUILT_HERE = ", ".join(f"debian:{release}" for release in BOOTSTRAP) + " (mmdebstrap builds them)"
 LOAD = "or load it on this engine: docker load < FILE (of {})"
@@ -41,7 +41,7 @@ TOOLS = "python3,iproute2,nftables,tcpdump"
 CHUNK = 1 << 18
 COLOUR = re.compile(r"\x1b\[\d*m")
 BUILDER = re.compile(r"\s*$|Step \d|STEP \d| ---> |Removing intermediate container ")
-"""What the engine says of a build, between what the programs of the build say."""
+"""The engine's own lines about a build, between those of the build's programs."""
 KINDS = ("host", "peer")
 
 
@@ -54,9 +54,9 @@ class Images:
 
 
 def ensure(client: APIClient, system: str, progress: Progress) -> Images:
-    """The images for an operating system such as `debian:12`, built where they are not there yet.
+    """The images for an operating system such as `debian:12`; builds those that do not exist yet.
 
-    Raises Unavailable where no base can be had, LabError where one lacks what an image needs."""
+    Raises Unavailable if there is no base, LabError if the base lacks what an image needs."""
     sources = read_sources(resources.images())
     wanted = tags(system, sources)
     with translated("provide the images"):
@@ -72,7 +72,7 @@ def ensure(client: APIClient, system: str, progress: Progress) -> Images:
 
 
 def obtain(client: APIClient, name: str, progress: Progress) -> None:
-    """Makes an image of somebody else's available. Raises LabError."""
+    """Makes somebody else's image available. Raises LabError."""
     with translated(f"find {name}"):
         if not _present(client, _with_tag(name)):
             try:
@@ -82,7 +82,7 @@ def obtain(client: APIClient, name: str, progress: Progress) -> None:
 
 
 def read_sources(folder: Path) -> dict[str, bytes]:
-    """What images are built from: a name relative to `folder` and the content of each file."""
+    """The sources of images: a name relative to `folder` and the content of each file."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
@@ -101,7 +101,7 @@ def tags(system: str, sources: Mapping[str, bytes]) -> Images:
 
 
 def context(sources: Mapping[str, bytes]) -> bytes:
-    """The same sources as a tar archive: the same bytes whenever and wherever it is made."""
+    """The sources as a tar archive: always and everywhere the same bytes."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
         for name, content in sorted(sources.items()):
@@ -117,7 +117,8 @@ def _missing(client: APIClient, wanted: Images) -> list[str]:
 
 
 def _present(client: APIClient, name: str) -> bool:
-    """Whether the engine has an image of this name. A list of all takes it ten times as long."""
+    """Whether the engine has an image of this name. A list of all images takes ten times as
+    long."""
     with Tolerated(404):
         client.inspect_image(name)  # type: ignore[no-untyped-call]
         return True
@@ -133,7 +134,7 @@ def _local(client: APIClient) -> set[str]:
 
 
 def suite_name(system: str) -> str:
-    """The suite that Debian's packages for a system are in; nothing for other systems."""
+    """The suite with Debian's packages for a system; empty for other systems."""
     release = _debian(system)
     return BOOTSTRAP.get(release, release if release in BOOTSTRAP.values() else "")
 
@@ -200,7 +201,7 @@ def _bootstrap(client: APIClient, suite: str, tag: str, progress: Progress) -> N
     repository, _, version = tag.partition(":")
 
     def take(tree: debian.Tree) -> None:
-        # Its error breaks the request off, which keeps the engine from tagging half a root.
+        # Its error aborts the request, so the engine does not tag half a root.
         chunks = iter(lambda: tree.read(CHUNK), b"")
         client.import_image_from_data(chunks, repository, version, changes=["LABEL labctl=image"])
 

@@ -1,5 +1,5 @@
-"""What runs have in an engine, told by labels, and how it is removed: a run's own at its end, and
-what killed controllers left."""
+"""Everything that runs have in an engine, by labels, and its removal: of a run's own things at its
+end, and of what killed controllers left."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 RUN, LEASE, HOST, PROCESS = "labctl", "labctl.lease", "labctl.host", "labctl.process"
 TRACER = "labctl.tracer"
-"""Labels: the run's name, its controller's lease, and whose container it is. Images carry RUN too,
-and their containers inherit it, so it takes LEASE to tell what a run made."""
+"""Labels: the run's name, its controller's lease, and whose container it is. Images have RUN too,
+and their containers inherit it, so only LEASE shows what a run made."""
 
 WORKERS = 16
 END_DEADLINE = 20
@@ -33,7 +33,7 @@ RETRY = 0.05
 
 @dataclass
 class Group:
-    """All that an engine has of one run, as it lists it."""
+    """Everything that an engine has of one run, as it lists it."""
 
     run: str
     lease: str
@@ -42,8 +42,8 @@ class Group:
 
     @property
     def held(self) -> bool:
-        """Whether any host's holder or the tracer runs, or all of it is so new that none may run
-        yet. They end with their controller."""
+        """Whether a holder or the tracer runs, which end with their controller; or all of it is so
+        new that perhaps none runs yet."""
         made = [float(found["Created"]) for found in self.containers]
         made += [datetime.fromisoformat(found["Created"]).timestamp() for found in self.networks]
         return time.time() - max(made) < NEW or any(
@@ -52,7 +52,7 @@ class Group:
         )
 
     def remove(self, client: APIClient, at_once: int = WORKERS) -> list[str]:
-        """Removes it, and returns a line for each thing. Others may be at the same."""
+        """Removes it, and returns a line for each thing. Others may do the same at once."""
         hosts = [found for found in self.containers if _is_host(found)]
         others = [found for found in self.containers if not _is_host(found)]
         with ThreadPoolExecutor(at_once) as pool:
@@ -68,8 +68,8 @@ def sweep(dead: Callable[[str, str, bool], bool], everything: bool = False) -> l
     """Removes the containers and networks of runs for which `dead(run, lease, held)` is true, or of
     all; `held`: a holder runs, or the run is too new to tell. Returns a line for each thing.
 
-    Images stay, and so does whatever labctl did not make. No engine has nothing. Raises
-    LabError."""
+    Images stay, and so does whatever labctl did not make. Without an engine there is nothing to
+    remove. Raises LabError."""
     client = engine.find()
     if client is None:
         return []
@@ -83,7 +83,7 @@ def sweep(dead: Callable[[str, str, bool], bool], everything: bool = False) -> l
 
 
 def groups(client: APIClient, *labels: str) -> list[Group]:
-    """What the engine has of each run, or of those that have these labels too."""
+    """What the engine has of each run, or only of things with these labels too."""
     found_groups: dict[str, Group] = {}
 
     def group(found: Mapping[str, Any]) -> Group:
@@ -114,8 +114,8 @@ def _is_host(container: Mapping[str, Any]) -> bool:
 
 
 def _leave_networks(client: APIClient, container: Mapping[str, Any]) -> None:
-    """Takes a host off its network, which then can be removed while its container ends: both take
-    as long. Where that fails, the removal of the container does the same, or tells why not."""
+    """Takes a host off its network. Then the network can be removed while the container ends: both
+    take equally long. If this fails, the container's removal does the same, or says why not."""
     from docker.errors import APIError
 
     for network in container["NetworkSettings"]["Networks"].values():
@@ -128,13 +128,13 @@ def _remove_container(client: APIClient, container: Mapping[str, Any]) -> str | 
         with Tolerated(404, 409):
             client.stop(container["Id"], TRACER_DEADLINE)  # It has to tidy up the kernel.
     remove = partial(client.remove_container, container["Id"], force=True, v=True)
-    # 409 where somebody else removes it; 500 where Podman wants others gone before.
+    # 409 if somebody else removes it; 500 if Podman requires others to be removed first.
     removed = insist(remove, gone=(404, 409), busy=(500,))
     return f"container {container['Names'][0].lstrip('/')}" if removed else None
 
 
 def _remove_network(client: APIClient, network: Mapping[str, Any]) -> str | None:
-    # 403 while a container of it is still being removed, by somebody else.
+    # 403 while somebody else is still removing one of its containers.
     removed = insist(partial(client.remove_network, network["Id"]), gone=(404,), busy=(403,))
     return f"network {network['Name']}" if removed else None
 
@@ -145,8 +145,8 @@ def insist(
     busy: Sequence[int],
     patience: float = END_DEADLINE,
 ) -> bool:
-    """Does something, after so many seconds at the latest, or finds its object gone: False.
-    Told by the HTTP statuses of the engine's errors."""
+    """Tries to do something for `patience` seconds at most; returns False if its object is gone.
+    `gone` and `busy` are the HTTP statuses of the engine's errors that say so."""
     from docker.errors import APIError
 
     deadline = time.monotonic() + patience

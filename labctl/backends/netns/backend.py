@@ -2,12 +2,12 @@
 
     launcher -> a process that waits for all of the lab
                  |-- world.py (process 1; owns the bridge's network namespace)
-                 |    |-- agent.py, one a host, each in a network namespace of its own
-                 |    `-- peer.py, one a process, each in a PID namespace of its own
+                 |    |-- agent.py, one for each host, in a network namespace of its own
+                 |    `-- peer.py, one for each process, in a PID namespace of its own
                  `-- tracer.py, with real root only
 
-No daemon and no image. World and tracer end with their sockets to this program: the kernel ends all
-that is in a world, and the tracer has to tidy up first.
+No daemon and no image. World and tracer end with their sockets to this program: the kernel ends
+everything in a world, and the tracer has to tidy up first.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from labctl.ground.limits import explained, limit_of
 NETWORKS = ipaddress.IPv4Network("198.18.0.0/16")  # RFC 2544: for tests
 LEAST = 8
 """Bits of a host's number. A lab has a network of its own, since tracing knows addresses and no
-namespaces; which one is left to chance, since labs elsewhere on the machine can't be asked."""
+namespaces. It chooses one at random, since it can't ask labs elsewhere on the machine."""
 
 START_DEADLINE = 20.0
 TOOLS = {"unshare": "util-linux", "ip": "iproute2", "ss": "iproute2"}
@@ -184,7 +184,7 @@ class NetnsBackend:
                 self._begin(descriptors, str(hosts_file))
             except ConnectionError:
                 launcher.cache_clear()
-                with suppress(ConnectionError):  # the control socket tells
+                with suppress(ConnectionError):  # the control socket shows that
                     self._begin(descriptors, str(hosts_file))
         try:
             Hello.of(self._receive())
@@ -206,7 +206,7 @@ class NetnsBackend:
             raise LabError(f"the namespaces can't begin: {reason}", hint) from exc
 
     def prepare(self, process: ProcessSpec) -> None:
-        """A fork takes no time."""
+        """Does nothing: a fork takes no time."""
 
     def spawn(self, process: ProcessSpec) -> Channel:
         channel, pid = self._open(
@@ -260,7 +260,7 @@ class NetnsBackend:
         if self._launched is not None:
             ended, self._launched = self._launched.end, None
             try:
-                # The kernel takes its time over it; this program ends when that has.
+                # The kernel takes its time for it; this program ends after that.
                 threading.Thread(target=ended).start()
             except RuntimeError:  # no more threads
                 ended()
@@ -293,7 +293,7 @@ class NetnsBackend:
         return answer
 
     def _receive(self) -> Message:
-        """The next message of the world: an answer, or news of a process that is gone."""
+        """The world's next message: an answer, or that a process is gone."""
         assert self._control is not None
         try:
             data = self._control.recv(1 << 16)
@@ -319,9 +319,9 @@ class NetnsBackend:
 
 
 def _claim_network(addresses: int) -> tuple[ipaddress.IPv4Network, list[socket.socket]]:
-    """A network with room for these that no other lab has, and what keeps it ours: an abstract
-    address (unix(7)) belongs to one socket, and is free again however its owner ends. Where all are
-    taken, one that others have too."""
+    """A network with room for so many addresses that no other lab has, and the sockets that keep it
+    ours: an abstract address (unix(7)) belongs to one socket, and is free again however its owner
+    ends. If all networks are taken, one that others have too."""
     bits = max(LEAST, (addresses + 2).bit_length())
     networks = list(NETWORKS.subnets(new_prefix=32 - bits))
     random.shuffle(networks)
@@ -338,12 +338,12 @@ def _claim_network(addresses: int) -> tuple[ipaddress.IPv4Network, list[socket.s
 
 
 SPACES = ("--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
-"""What the launcher makes for each lab, as unshare(1) names it."""
+"""The namespaces that the launcher makes for each lab, in unshare(1)'s words."""
 
 
 @cache
 def user_flags() -> tuple[str, ...]:
-    """How unshare(1) makes the user namespace for all of it; root needs none."""
+    """unshare(1)'s flags for the user namespace around all of it; root needs none."""
     if os.geteuid() == 0:
         return ()
     one, all_ = ("--user", "--map-root-user"), ("--user", "--map-root-user", "--map-auto")
@@ -351,7 +351,7 @@ def user_flags() -> tuple[str, ...]:
 
 
 def unshare_flags() -> tuple[str, ...]:
-    """How unshare(1) makes all that a lab lives in."""
+    """unshare(1)'s flags for everything that a lab lives in."""
     return (*user_flags(), *SPACES)
 
 
@@ -370,7 +370,7 @@ def _missing() -> Lack | None:
 
 @cache
 def unavailable() -> Lack | None:
-    """Why this machine can't run namespaces, if it can't."""
+    """Why this machine can't run labs in namespaces, if so."""
     if lack := _missing():
         return lack
     if refusal := _unshare_refused(unshare_flags()):
@@ -386,7 +386,7 @@ def unavailable() -> Lack | None:
 
 
 def one_user_only() -> Lack | None:
-    """Why processes of other users can't be had, if they can't."""
+    """Why there can be no processes of other users, if so."""
     if not user_flags() or "--map-auto" in user_flags():
         return None
     return Lack(
@@ -396,7 +396,7 @@ def one_user_only() -> Lack | None:
 
 
 def _unshare_refused(flags: Sequence[str]) -> str:
-    """What unshare(1) says that can't do this; nothing if it can."""
+    """What unshare(1) says if it can't do this; empty if it can."""
     command = ["unshare", *flags, "--", "true"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     said = done.stderr.strip() or "it can't"

@@ -1,7 +1,7 @@
 """The launcher: one interpreter beside this program, which forks the world and the tracer of each
 lab instead of starting two interpreters for each.
 
-It has loaded all that they run (see world.py). A program that forks after it has begun shares it.
+It has loaded all that they run (see world.py). Programs that are forked after its start share it.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ class Launcher:
 
     @property
     def pid(self) -> int:
-        """Its process."""
+        """Its process id."""
         return self._process.pid
 
     def said(self) -> str:
-        """What it has written to its standard error."""
+        """Its standard error so far."""
         return os.pread(self._errors.fileno(), 4096, 0).decode(errors="replace").strip()
 
     def _end(self) -> None:
         if os.getpid() != self._owner:
             return
-        self.socket.shutdown(socket.SHUT_RDWR)  # a program that was forked may hold it open
+        self.socket.shutdown(socket.SHUT_RDWR)  # a forked program may hold it open
         self.socket.close()
         try:
             self._process.wait(PATIENCE)
@@ -65,7 +65,7 @@ class Launcher:
 
 
 class Launched:
-    """What is forked for a lab; all of it ends when it was asked to."""
+    """The processes forked for a lab; all of them end when asked to."""
 
     def __init__(self, launcher: Launcher) -> None:
         self._launcher = launcher
@@ -74,8 +74,8 @@ class Launched:
 
     def begin(self, files: Sequence[int], hosts: str, run: str) -> None:
         """Begins it with these arguments and file descriptors, those of `launch` in world.py, in
-        this program's environment and folder. Raises OSError; ConnectionError where the launcher
-        has gone."""
+        this program's environment and folder. Raises OSError; ConnectionError if the launcher is
+        gone."""
         request = {"hosts": hosts, "run": run, "environ": dict(os.environ)}
         with ExitStack() as stack:
             here = os.open(".", os.O_PATH | os.O_DIRECTORY)
@@ -90,23 +90,23 @@ class Launched:
 
     @property
     def launcher(self) -> int:
-        """The process that was to begin it."""
+        """The process id of the launcher."""
         return self._launcher.pid
 
     @property
     def said(self) -> str:
-        """What the launcher has to say, should this not begin."""
+        """The launcher's output, in case this does not begin."""
         return self._launcher.said()
 
     @cached_property
     def pids(self) -> list[int]:
-        """The world, and the tracer if there is one; nothing where no world came to be."""
+        """The world, and the tracer if there is one; empty if there is no world."""
         with suppress(OSError):
             return list(json.loads(self._alive.recv(4096) or b"[]"))
         return []
 
     def end(self) -> None:
-        """Waits until all of it has gone; after PATIENCE seconds it is killed."""
+        """Waits until all of it is gone; kills it after PATIENCE seconds."""
         self._theirs.close()
         with self._alive:
             if self.pids and not self._over():
@@ -123,14 +123,14 @@ class Launched:
 
 @cache
 def launcher(*prefix: str) -> Launcher:
-    """The one launcher of this program, and of those that it forks afterwards. `prefix`: what it is
-    started by, such as unshare(1)."""
+    """The one launcher of this program, and of those that it forks later. `prefix`: the command
+    that starts it, such as unshare(1)."""
     return Launcher(prefix)
 
 
 def start_ahead() -> None:
-    """Has it load what labs run while this program loads, on another core. Not where it first takes
-    a user namespace (netns.py), nor where it can't be had, of which others tell."""
+    """Lets it load what labs run while this program loads, on another core. Not if it first needs a
+    user namespace (backend.py), nor if it can't start, which others report."""
     if sys.platform == "linux" and os.geteuid() == 0:
         with suppress(OSError):
             launcher()

@@ -2,15 +2,15 @@
 
 The launcher forks it (see launcher.py), into a mount, a PID and a network namespace of its own. The
 bridge lives in that network namespace. It forks an agent per host and a supervisor per process
-instead of starting interpreters, which keeps a lab of fifty hosts within a second. When its control
+instead of starting interpreters: so a lab of fifty hosts comes up within a second. When its control
 socket ends, it ends, and the kernel ends everything in it: so nothing outlives a controller that
-was killed. The tracer is forked beside it: the kernel would kill it with the world, before it
-tidied up.
+was killed. The tracer is forked beside it. In the world, the kernel would kill it before it tidied
+up.
 
-Run as a script with the standard library alone, Python 3.9 or later, never imported. Requests to a
-world and its answers are JSON, one a SOCK_SEQPACKET message; a request may carry a file descriptor,
-the channel of what it starts. A request to the launcher, on its standard input, is descriptors
-alone (see `launch`).
+It runs as a script with the standard library alone, Python 3.9 or later, and is never imported.
+Requests to a world and its answers are JSON, one a SOCK_SEQPACKET message; a request may carry a
+file descriptor, the channel of the program that it starts. A request to the launcher, on its
+standard input, is only descriptors (see `launch`).
 
 Threads: none, so that fork and unshare(2) mean what they say.
 """
@@ -40,7 +40,7 @@ LAST_CAPABILITY = 63
 CAPABILITY_VERSION_3 = 0x20080522
 ANSWER_LIMIT = 65536
 LAUNCH_LIMIT, MOST_FILES = 16, 7
-PRIORITY = -10  # of who awaits calls: the agents', so that each is done when it is told
+PRIORITY = -10  # for processes in `await`: the agents', so that each call is done at once
 
 for codec in ("idna", "punycode"):
     codecs.lookup(codec)  # for names: where Python is root's alone, no other user could load them
@@ -64,8 +64,8 @@ def load(path: str):  # type: ignore[no-untyped-def]
 
 
 def fork(work) -> int:  # type: ignore[no-untyped-def]
-    """A process that does some work and ends: with 0 only if nothing went wrong, and otherwise it
-    tells on stderr what did."""
+    """A process that does some work and ends: with 0 only if nothing went wrong. Otherwise it says
+    on stderr what did."""
     pid = os.fork()
     if pid:
         return pid
@@ -89,7 +89,7 @@ def close_but(*kept: int) -> None:
 
 
 def drop_capabilities(kept: "list[int]") -> None:
-    """Leaves a process with these capabilities alone, of the first 32, now and after exec, as the
+    """Leaves a process with only these capabilities, of the first 32, now and after exec, like the
     containers of processes."""
     for number in set(range(LAST_CAPABILITY + 1)).difference(kept):
         libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0)
@@ -164,7 +164,7 @@ class World:
         return {"pid": pid}
 
     def kill(self, channel: int, pid: int) -> dict[str, object]:
-        """SIGKILL to a PID namespace; answered at once, and `gone` follows when it is empty."""
+        """Sends SIGKILL to a PID namespace. Answers at once; `gone` follows when it is empty."""
         if pid in self.processes:
             os.kill(pid, signal.SIGKILL)
         return {}
@@ -240,9 +240,9 @@ def launch(programs, files: "list[int]") -> None:  # type: ignore[no-untyped-def
     """Begins a lab, says which processes it has, and waits for their end: they are children of this
     one.
 
-    `files`: where that is said, the request, the folder to be in, the world's control socket, its
-    log, and where tracing is wanted, the tracer's channel and log. In the request, `hosts` is what
-    becomes /etc/hosts, `run` the tracer's argument, and `environ` the environment."""
+    `files`: where to write the processes, the request, the folder to be in, the world's control
+    socket, its log, and for tracing the tracer's channel and log. In the request, `hosts` is the
+    text of /etc/hosts, `run` the tracer's argument, and `environ` the environment."""
     agent, peer, tracer = programs
     alive, words, folder, control, log, *trace = files
     for number, file in enumerate((os.open(os.devnull, os.O_RDONLY), log, log)):
@@ -277,7 +277,7 @@ def launch(programs, files: "list[int]") -> None:  # type: ignore[no-untyped-def
         if file != alive:
             os.close(file)  # /proc is the world's by now
     for pid in pids:
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # until all end, their numbers are theirs
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # they keep their numbers until all end
     for pid in pids:
         os.waitpid(pid, 0)
 

@@ -1,4 +1,4 @@
-"""Other kernels: guests of QEMU that run labctl itself, with namespaces, and tell what happened.
+"""Other kernels: guests of QEMU that run labctl itself, with namespaces, and report the events.
 
 So a kernel is one more place to run, not one more backend. A guest is made of
 
@@ -26,25 +26,25 @@ from labctl.ground.errors import LabError, UsageError
 from labctl.run.guests.apt import FRESH, Suite, kept
 
 SUITES = ("bullseye-security", "bookworm", "trixie", "trixie-backports", "sid")
-"""Where kernels are looked for."""
+"""The suites in which to look for kernels."""
 
 TOOLS = {
     "qemu-system-x86_64": "qemu-system-x86",
     "setpriv": "util-linux",
     "mmdebstrap": "mmdebstrap",
 }
-"""What guests are made and started with, and the package of each."""
+"""The tools that make and start guests, and the package of each."""
 
 PACKAGE = re.compile(r"linux-(?:image|binary)-(\d+\.\d+\.\d+[^-]*(?:-\d[^-]*)?)-cloud-amd64")
 META = "linux-image-cloud-amd64"
 """Depends on a suite's own kernel. Others may be there too, such as 6.1 in bullseye-security."""
 PARTS = ("linux-image", "linux-binary", "linux-modules")
-"""What a kernel is spread over. From 6.19 on linux-image is empty, and the others hold it."""
+"""The packages of a kernel. From 6.19 on linux-image is empty, and the others contain it."""
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel that is here: its version as `uname -r` has it, the image, and its modules' folder
+    """A kernel that is here: its version as in `uname -r`, the image, and its modules' folder
     (`lib/modules/VERSION`)."""
 
     name: str
@@ -55,7 +55,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Known:
-    """A kernel that a suite has: `version` is `6.1.0-50`, `name` what to call it by."""
+    """A kernel that a suite has: `version` is `6.1.0-50`, `name` the name for `--kernel`."""
 
     suite: str
     version: str
@@ -67,20 +67,20 @@ class Known:
 
     @property
     def release(self) -> str:
-        """As `uname -r` has it, and the names of its packages."""
+        """Its name in `uname -r`, and in the names of its packages."""
         return f"{self.version}-cloud-amd64"
 
 
 def cache() -> Path:
-    """Where all of it is kept (XDG Base Directory, XDG_CACHE_HOME)."""
+    """The folder for all of it (XDG Base Directory, XDG_CACHE_HOME)."""
     return debian.cache() / "kernels"
 
 
 def find(name: str, progress: Progress) -> Kernel:
-    """The kernel behind a name: a suite (`bookworm`), a version (`6.1`), or the path of an image
-    with its modules beside it. Fetched at first use; after that, what is here is taken.
+    """The kernel of a name: a suite (`bookworm`), a version (`6.1`), or the path of an image with
+    its modules beside it. Fetches it at first use, and later takes what is here.
 
-    Raises UsageError for an unknown name, LabError and Unavailable where it can't be had."""
+    Raises UsageError for an unknown name, LabError and Unavailable if it can't fetch it."""
     if "/" in name:
         return local(Path(name))
     if kernel := _kept(name):
@@ -90,7 +90,7 @@ def find(name: str, progress: Progress) -> Kernel:
 
 
 def fetch(name: str, progress: Progress) -> Kernel:
-    """The newest kernel behind a suite or version that the archive has now; or one of your own.
+    """The newest kernel of a suite or version that the archive has now; or one of your own.
 
     Raises as `find` does."""
     if "/" in name:
@@ -125,8 +125,8 @@ def _fetch(name: str, progress: Progress) -> Kernel:
 
 
 def available(suites: Iterable[str], progress: Progress, patience: float = FRESH) -> list[Known]:
-    """The kernels of suites, by lists that are no older than `patience` seconds: of each minor
-    version the newest."""
+    """The newest kernel of each minor version in these suites, by lists that are no older than
+    `patience` seconds."""
     found = []
     for name in suites:
         suite = suite_of(name)
@@ -138,7 +138,7 @@ def available(suites: Iterable[str], progress: Progress, patience: float = FRESH
 
 def catalogue(progress: Progress) -> list[dict[str, str | None]]:
     """The kernels that `find` knows: `name`, `suite`, `version`, and the release that is `here`
-    under that name. Where the archive can't be asked, those that are here."""
+    under that name. If the archive does not answer, only those that are here."""
     try:
         known = available(SUITES, progress)
     except LabError as exc:
@@ -166,7 +166,7 @@ def own(suite: str, packages: Iterable[str]) -> Known:
 
 
 def choose(name: str, known: list[Known]) -> Known:
-    """The newest that is meant by a version. Raises UsageError."""
+    """The newest kernel of a version. Raises UsageError."""
     matching = [k for k in known if name in (k.name, k.version, k.release)]
     if matching:
         return max(matching, key=lambda kernel: _order(kernel.version))
@@ -199,8 +199,8 @@ def local(image: Path) -> Kernel:
 
 
 def read_version(image: Path) -> str:
-    """What `uname -r` says of an image (Documentation/arch/x86/boot.rst). Raises OSError and
-    UsageError."""
+    """What `uname -r` will say with this image (Documentation/arch/x86/boot.rst). Raises OSError
+    and UsageError."""
     with image.open("rb") as file:
         head = file.read(0x10000)
     if head[0x1FE:0x200] != b"\x55\xaa" or head[0x202:0x206] != b"HdrS":
@@ -242,7 +242,7 @@ def assembled(target: Path) -> Iterator[Path]:
 
 
 def _sort_out(packages: Path, release: str, folder: Path) -> None:
-    """Keeps the image and the modules of what was unpacked."""
+    """Keeps only the image and the modules of unpacked packages."""
     for top in (packages, packages / "usr"):
         if (image := top / "boot" / f"vmlinuz-{release}").exists():
             image.rename(folder / "vmlinuz")
@@ -256,7 +256,7 @@ def _sort_out(packages: Path, release: str, folder: Path) -> None:
 
 
 def _kept(name: str) -> Kernel | None:
-    """What was fetched by this name, if it is here."""
+    """The kernel that was fetched by this name, if it is here."""
     return _fetched(_release(name) or name)
 
 

@@ -26,7 +26,7 @@ KEYRINGS = tuple(
 )
 MIRROR = "LABCTL_DEBIAN_MIRROR"
 FRESH = 24 * 3600.0
-"""Seconds for which lists of packages are good enough."""
+"""For how many seconds lists of packages are good enough."""
 
 FIELDS = ("$(ORIGIN)", "$(LABEL)", "$(REPO_URI)")
 
@@ -58,19 +58,19 @@ Signed-By: {keyring}
 class Suite:
     """The packages of one suite, such as `trixie-backports`; its files are below `parent`.
 
-    Methods raise Unavailable where this machine can't do it, LabError where apt fails."""
+    Methods raise Unavailable if this machine can't do it, LabError if apt fails."""
 
     name: str
     parent: Path
 
     @property
     def folder(self) -> Path:
-        """Where this suite's apt has its files."""
+        """The files of this suite's apt."""
         return self.parent / self.name
 
     @property
     def sources(self) -> Path:
-        """Its sources (sources.list(5), deb822), there after `update`."""
+        """Its sources (sources.list(5), deb822), which exist after `update`."""
         return self.folder / "sources" / "labctl.sources"
 
     def update(self, patience: float = FRESH) -> None:
@@ -80,7 +80,7 @@ class Suite:
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
             lock = (self.folder / "lock").open("w")
         with lock, kept(self.folder):
-            fcntl.flock(lock, fcntl.LOCK_EX)  # another labctl may be at it; then its lists do
+            fcntl.flock(lock, fcntl.LOCK_EX)  # another labctl may do it: its lists are enough
             stamp = self.folder / "updated"
             if not stamp.exists() or time.time() - stamp.stat().st_mtime >= patience:
                 self._update()
@@ -94,7 +94,7 @@ class Suite:
 
     @cached_property
     def packages(self) -> frozenset[str]:
-        """The names of all packages, as the lists have them."""
+        """The names of all packages in the lists."""
         return frozenset(self._run(["apt-cache", "pkgnames"]).split())
 
     def depends(self, package: str) -> list[str]:
@@ -121,7 +121,7 @@ class Suite:
 
 @contextmanager
 def kept(path: Path) -> Iterator[None]:
-    """For what writes to the cache. Raises LabError for a full disk and the like."""
+    """For code that writes to the cache. Raises LabError for a full disk and the like."""
     try:
         yield
     except OSError as exc:
@@ -129,7 +129,7 @@ def kept(path: Path) -> Iterator[None]:
 
 
 def keyring() -> Path:
-    """What Debian signs with. Raises Unavailable."""
+    """The keys with which Debian signs. Raises Unavailable."""
     for path in KEYRINGS:
         if path.exists():
             return path
@@ -137,8 +137,8 @@ def keyring() -> Path:
 
 
 def archive() -> tuple[str, str]:
-    """The URIs of Debian's archive and of its security archive, as this machine's apt has them, or
-    from the variable LABCTL_DEBIAN_MIRROR. Raises Unavailable."""
+    """The URIs of Debian's archive and of its security archive, from this machine's apt or from the
+    variable LABCTL_DEBIAN_MIRROR. Raises Unavailable."""
     if chosen := os.environ.get(MIRROR, "").rstrip("/"):
         return chosen, f"{chosen}-security"
     for tool in ("apt-get", "apt-cache", "dpkg-deb"):
@@ -159,7 +159,7 @@ def archive() -> tuple[str, str]:
 
 
 def parse_targets(text: str) -> dict[str, str]:
-    """The URI of the first repository of Debian's by its label, from `apt-get indextargets`."""
+    """The URI of Debian's first repository for each label, from `apt-get indextargets`."""
     uris: dict[str, str] = {}
     for line in text.splitlines():
         origin, label, uri = line.split("|")

@@ -1,7 +1,7 @@
-"""The program in a guest: runs cases on namespaces there, and tells the controller what happens.
+"""The program in a guest: runs cases on namespaces there, and reports the events to the controller.
 
-Both speak JSON, one object a line, over a virtio-serial port: see messages.py. It has no
-disk to keep anything on: a run is recorded by the controller, and so is all that came before a
+Both speak JSON, one object a line, over a virtio-serial port: see messages.py. The guest
+has no disk to keep anything on: the controller records a run, and so also all that came before a
 crash.
 """
 
@@ -48,16 +48,18 @@ from labctl.run.runner import Performance, Silent
 TICK = 5.0
 LONGEST_TICK = 30.0
 LONGEST_REST = 60.0
-"""Seconds between two polls of a quiet host at most, where time costs nothing but work does."""
+"""At most so many seconds between two polls of a quiet host, if only work costs, and time does
+not."""
 STREAMS = {"fd": "fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
 """What devtmpfs lacks in /dev, as links into /proc/self: nft 0.9.8 reads /dev/stdin."""
 HOUSEKEEPING = {"vm/compaction_proactiveness": "0", "vm/stat_interval": "3600"}
-"""sysctls that let a kernel rest which would look after its memory twice a second."""
+"""sysctls that let a kernel rest. Otherwise it looks after its memory twice a second."""
 QUIET = (Path("/proc/sys/kernel/printk"), "4")
-"""Keeps the kernel from telling the console of all that happens in labs."""
+"""Keeps the kernel from writing everything that happens in labs to the console."""
 RUN = "guest"
 INSTANCE = Path("/sys/kernel/tracing/instances", f"labctl-{RUN}")
-"""Of the tracer (images/host/tracer.py): to make and remove it takes a fifth of a short case."""
+"""The tracer's instance (images/host/tracer.py): making and removing it takes a fifth of a short
+case."""
 INIT_MODULE = 175  # arch/x86/entry/syscalls/syscall_64.tbl
 RNDADDENTROPY = 0x40085203  # include/uapi/linux/random.h
 
@@ -78,7 +80,7 @@ steps:
 
 
 class Port:
-    """The controller's other end."""
+    """The port to the controller."""
 
     def __init__(self, path: str) -> None:
         self._file = os.open(path, os.O_RDWR)
@@ -127,7 +129,7 @@ class GuestBackend(NetnsBackend):
         return {name: replace(link, longest_rest=LONGEST_REST) for name, link in links.items()}
 
     def sysctl(self, key: str, value: str, readable: bool) -> None:
-        """See `Backend`: the machine is the lab's, until the case is over."""
+        """See `Backend`. The machine belongs to the lab, until the case is over."""
         path = sysctls.file(key)
         try:
             before = path.read_text()
@@ -144,7 +146,7 @@ class GuestBackend(NetnsBackend):
 
 
 class Teller:
-    """Tells the controller what is to be recorded."""
+    """Tells the controller what to record."""
 
     def __init__(self, say: Callable[[Said], None]) -> None:
         self._say = say
@@ -160,7 +162,7 @@ class Teller:
 
 
 class Guest:
-    """What the controller has said, and what it is told. `backend` makes its labs."""
+    """Does what the controller says, and answers. `backend` makes its labs."""
 
     def __init__(
         self,
@@ -171,7 +173,7 @@ class Guest:
         self._engine, self._virtual = "QEMU", False
 
     def serve(self) -> None:
-        """Warms up, and obeys for as long as the guest lives."""
+        """Warms up, and obeys as long as the guest lives."""
         (warm_up,) = load_document(Document("warm up", WARM_UP), WARM_UP, "warm", {})
         how = self._perform(warm_up, lambda said: None)
         if how["result"]:
@@ -191,7 +193,7 @@ class Guest:
                 self._case(**message)
 
     def _hello(self, wall: float, seed: str, engine: str, virtual: bool) -> None:
-        """Sets the clock, and stirs the kernel's random numbers: a saved state has old ones."""
+        """Sets the clock, and mixes the kernel's random numbers: a saved state has old ones."""
         time.clock_settime(time.CLOCK_REALTIME, wall)
         fresh = bytes.fromhex(seed)
         with Path("/dev/random").open("wb") as pool:
@@ -232,7 +234,7 @@ class Guest:
 
 
 def load_modules(folder: Path) -> None:
-    """Loads the kernel's modules, as `initramfs.py` has put them (init_module(2)), or exits.
+    """Loads the kernel's modules, in the order of `initramfs.py` (init_module(2)), or exits.
 
     By hand: insmod(8) would take a process for each."""
     libc = ctypes.CDLL(None, use_errno=True)
@@ -246,7 +248,7 @@ def load_modules(folder: Path) -> None:
 
 
 def hold_instance() -> AbstractContextManager[object]:
-    """Makes INSTANCE, and holds it open, so that tracers leave it; where it can't be had, they say
+    """Makes INSTANCE, and holds it open, so that tracers do not remove it; if it can't, they say
     why."""
     with suppress(OSError):
         INSTANCE.mkdir()

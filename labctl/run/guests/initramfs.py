@@ -1,7 +1,7 @@
-"""What a guest is: a root, the modules that a lab needs in their order, and labctl; all of it in
+"""The contents of a guest: a root, the modules that a lab needs in their order, and labctl; all in
 memory, so that nothing in a guest waits for a disk. A virtual clock would jump meanwhile.
 
-Uncompressed, so that neither side spends time on it.
+It is not compressed, so that neither side spends time on that.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MODULES = (
     "nft_queue", "nft_meta_bridge",
     "sch_netem", "sch_tbf", "sch_fq", "tcp_bbr", "tcp_dctcp",
 )  # fmt: skip
-"""Those that a kernel has not are built in, or are missed by what needs them alone."""
+"""If a kernel lacks one, it is built in, or only the things that need it will miss it."""
 
 SIGNED = b"~Module signature appended~\n"
 DEPENDS = re.compile(rb"\0depends=([\w,-]*)\0")
@@ -65,8 +65,8 @@ echo "labctl: the guest ended with $?"
 
 
 def build(target: Path, roots: Iterable[Path], modules: Path) -> None:
-    """Writes the initramfs of a kernel: a root's archives, and after them what is the kernel's and
-    labctl's own.
+    """Writes the initramfs of a kernel: a root's archives, and after them the files of the kernel
+    and of labctl.
 
     Raises OSError, and LabError for a bad module."""
     files: dict[str, bytes] = {"init": INIT.encode()}
@@ -99,7 +99,7 @@ def build(target: Path, roots: Iterable[Path], modules: Path) -> None:
 
 
 def sources() -> dict[str, bytes]:
-    """labctl's own program, and what it runs inside a lab."""
+    """labctl's own program, and the programs that it runs inside a lab."""
     package, images = resources.PACKAGE, resources.images()
     found = {f"labctl/{p.relative_to(package)}": p for p in package.rglob("*.py")}
     found = {name: path for name, path in found.items() if "_data" not in path.parts}
@@ -108,8 +108,8 @@ def sources() -> dict[str, bytes]:
 
 
 def compiled(sources: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The byte code of Python files, where a guest's Python finds it if it is of this version; all
-    else it compiles itself, which takes seconds there."""
+    """The byte code of Python files, at the place where a guest's Python of this version finds it;
+    another version compiles them itself, which takes seconds there."""
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         source, code = Path(folder, "source.py"), Path(folder, "code.pyc")
@@ -124,13 +124,13 @@ def compiled(sources: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def dependencies(module: bytes) -> list[str]:
-    """The modules that one needs, by what it says of itself (modinfo(8))."""
+    """The modules that a module needs, by its own data (modinfo(8))."""
     found = DEPENDS.search(module)
     return [n.replace("-", "_") for n in found[1].decode().split(",") if n] if found else []
 
 
 def in_order(wanted: Iterable[str], needs: Callable[[str], Iterable[str]]) -> list[str]:
-    """All that is wanted, each after what it needs."""
+    """All wanted modules, each after those that it needs."""
     order: dict[str, None] = {}
 
     def visit(name: str) -> None:
@@ -146,14 +146,14 @@ def in_order(wanted: Iterable[str], needs: Callable[[str], Iterable[str]]) -> li
 
 class Archive:
     """A cpio archive, as kernels read it (Documentation/driver-api/early-userspace/buffer-format):
-    one after another may stand in a file."""
+    a file may contain several, one after the other."""
 
     def __init__(self, out: IO[bytes]) -> None:
         self._out = out
         self._number = 0
 
     def add(self, name: str, mode: int, content: bytes = b"") -> None:
-        """Adds a file with its mode, as stat(2) has it; the content of a symlink is its target."""
+        """Adds a file with its mode as in stat(2); the content of a symlink is its target."""
         self._number += 1
         path = name.encode() + b"\0"
         fields = (self._number, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(path), 0)
@@ -167,8 +167,8 @@ class Archive:
 
 
 def unsigned(module: bytes) -> bytes:
-    """A module without its signature, which takes an emulated processor long to verify, and is not
-    asked for (struct module_signature, include/linux/module_signature.h)."""
+    """A module without its signature. An emulated processor takes long to verify it, and nobody
+    requires it (struct module_signature, include/linux/module_signature.h)."""
     if not module.endswith(SIGNED):
         return module
     end = len(module) - len(SIGNED) - 12

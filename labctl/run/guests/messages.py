@@ -10,7 +10,7 @@ from labctl.backends.wire import Answer, Command, Program, Said
 
 
 class Booted(Said, kind="booted", added=8):
-    """It waits to be greeted."""
+    """It waits for a Greet."""
 
 
 class Greeted(Said, kind="ready", added=8):
@@ -42,8 +42,8 @@ class CaseEnded(Said, kind="ended", added=8):
 
 
 class Greet(Command[Answer], do="hello", added=8):
-    """Sets the clock to `wall`, stirs the random numbers by `seed` (hex), and says who it runs in;
-    answered by Greeted."""
+    """Sets the clock to `wall`, mixes the random numbers with `seed` (hex), and says what the guest
+    runs in. Greeted is the answer."""
 
     wall: float
     seed: str

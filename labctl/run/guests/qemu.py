@@ -32,8 +32,8 @@ from labctl.run.guests.messages import GUEST
 PROGRAM = "qemu-system-x86_64"
 HINT = "install the package qemu-system-x86"
 PROCESSOR = {"tcg": "Nehalem,+rdrand", "kvm": "host"}
-"""What is emulated: a newer one has wider registers to save, and takes a third more time. Without
-RDRAND a kernel gathers its first random numbers for a second, and Python waits for them."""
+"""The emulated processor: a newer one has wider registers to save, and takes a third more time.
+Without RDRAND a kernel gathers its first random numbers for a second, and Python waits for them."""
 MEMORY = 1024  # MiB; what a guest never touches costs nothing
 MONITOR_DEADLINE = 60.0
 END_DEADLINE = 5.0
@@ -45,9 +45,9 @@ PARAMETERS = (
     "tsc=reliable cryptomgr.notests=1 init_on_alloc=0 random.trust_cpu=on audit=0 psi=0 "
     "cgroup_disable=memory net.ifnames=0 nokaslr norandmaps edd=off rdinit=/init"
 )
-"""For the kernel: see Documentation/admin-guide/kernel-parameters.rst. A panic ends QEMU. Code that
-is mapped at random addresses would be translated anew for each process: half of a short case. While
-it boots it tells how far it has come, for who waits; guest.py then quietens it."""
+"""For the kernel: see Documentation/admin-guide/kernel-parameters.rst. A panic ends QEMU. Code at
+random addresses would be translated anew for each process: half of a short case. While it boots the
+kernel writes how far it has come, for those who wait; guest.py then quietens it."""
 
 BOARD = "q35,hpet=off"
 """A HPET never rests: it interrupts the jumps of a virtual clock some 18 times a second."""
@@ -57,16 +57,16 @@ VIRTUAL = ("-icount", "shift=1,sleep=off")
 
 
 class GuestEnded(LabError):
-    """The guest has gone, or will not answer."""
+    """The guest is gone, or does not answer."""
 
 
 class GuestHangs(GuestEnded):
-    """It is there, and gets nowhere: it would not another time."""
+    """The guest is there, but makes no progress: it would not another time, either."""
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """What a guest is started with: files, QEMU's accelerator, and whose clock it lives by."""
+    """What a guest starts with: files, QEMU's accelerator, and which clock it uses."""
 
     image: Path
     initramfs: Path
@@ -75,8 +75,8 @@ class Hardware:
 
 
 def command(hardware: Hardware, console: int, monitor: int, state: Path | None) -> list[str]:
-    """How to start QEMU. `console` and `monitor` are descriptors that it inherits; with `state` it
-    goes on from there instead of booting."""
+    """The command that starts QEMU. `console` and `monitor` are descriptors that it inherits; with
+    `state` it goes on from there instead of booting."""
     words = [
         "setpriv", "--pdeathsig", "KILL", "--",
         PROGRAM, "-M", BOARD, "-accel", hardware.accelerator,
@@ -96,8 +96,8 @@ def command(hardware: Hardware, console: int, monitor: int, state: Path | None) 
 
 
 class Machine:
-    """A guest that runs, used in a `with`. Methods raise GuestEnded, and where QEMU can't be
-    started LabError."""
+    """A guest that runs, used in a `with`. Methods raise GuestEnded, and LabError if QEMU can't
+    start."""
 
     def __init__(self, hardware: Hardware, state: Path | None = None) -> None:
         self._hardware, self._state = hardware, state
@@ -105,7 +105,7 @@ class Machine:
         self._answers = b""
 
     def __enter__(self) -> Self:
-        # Files without names: nothing of them is left, however we end.
+        # Files without names: nothing is left of them, however we end.
         self._console, self._log = tempfile.TemporaryFile(), tempfile.TemporaryFile()
         self._monitor, theirs = socket.socketpair()
         inherited = [self._console.fileno(), theirs.fileno()]
@@ -135,7 +135,7 @@ class Machine:
             self._stack.close()
 
     def send(self, command: Command[Any]) -> None:
-        """Has the guest's program do something."""
+        """Makes the guest's program do something."""
         assert self._process.stdin
         try:
             self._process.stdin.write((json.dumps(command.as_json()) + "\n").encode())
@@ -144,8 +144,7 @@ class Machine:
             raise self.ended("it ended") from exc
 
     def receive(self, patience: float) -> Said | None:
-        """The next thing that the guest's program says; None where nothing comes within `patience`
-        seconds."""
+        """The next message of the guest's program; None if none comes within `patience` seconds."""
         assert self._process.stdout
         deadline = time.monotonic() + patience
         while b"\n" not in self._pending:
@@ -165,8 +164,8 @@ class Machine:
             raise self.ended(f"it does not make sense: {exc}") from exc
 
     def save(self, state: Path) -> None:
-        """Writes the guest's state to a file, and lets it go on. Raises LabError, with the guest
-        still there, where that can't be done."""
+        """Writes the guest's state to a file, and lets it go on. If that fails, raises LabError,
+        and the guest is still there."""
         partial = state.with_name(f".new-{os.getpid()}-{state.name}")
         try:
             self._ask("qmp_capabilities")
@@ -188,7 +187,7 @@ class Machine:
 
     @property
     def work(self) -> float:
-        """Seconds of processor time that the guest has used up."""
+        """Seconds of processor time that the guest has used."""
         try:
             text = Path(f"/proc/{self._process.pid}/stat").read_text()
         except OSError:
@@ -218,7 +217,7 @@ class Machine:
         return GuestEnded(f"the guest: {why}" + (f"; its console:{tail}" if tail else ""))
 
     def _ask(self, what: str, **arguments: Any) -> dict[str, Any]:
-        """One command of QMP (QEMU's qmp-spec), and what it returns."""
+        """Sends one command of QMP (QEMU's qmp-spec), and returns its result."""
         request = {"execute": what, "arguments": arguments}
         self._monitor.settimeout(MONITOR_DEADLINE)
         try:
@@ -242,7 +241,7 @@ class Machine:
 
 @cache
 def version() -> str:
-    """QEMU's version. Raises Unavailable where it does not work, or the system is not Linux."""
+    """QEMU's version. Raises Unavailable if it does not work, or the system is not Linux."""
     if sys.platform != "linux":
         raise Unavailable("guests need Linux", "run it there, or in a virtual machine with Linux")
     try:

@@ -1,10 +1,10 @@
 """The root of guests: a small Debian with Python, iproute2, nftables and labctl's dependencies.
 
-Made once for each suite by mmdebstrap(1), from packages that apt has checked. The dependencies are
-those versions that this labctl runs with, as wheels for the Python in it, byte-compiled there.
+mmdebstrap(1) makes it once for each suite, from packages that apt has checked. The dependencies are
+the versions that this labctl runs with, as wheels for the root's Python, byte-compiled there.
 
 A suite that is too old for labctl has them beside it, with another suite's Python for labctl alone.
-What runs in a lab is the root's own, in either.
+The programs in a lab are the root's own in both cases.
 """
 
 from __future__ import annotations
@@ -33,27 +33,28 @@ from labctl.run.guests.apt import Suite
 from labctl.run.guests.initramfs import Archive
 
 LENDERS = {"bullseye": "bookworm"}
-"""For each suite whose own Python can't run labctl, the one that lends it its own."""
+"""For each suite whose own Python can't run labctl, the suite whose Python it uses."""
 PACKAGES = ("iproute2", "mount", "nftables", "procps", "python3", "tcpdump")
 DEPENDENCIES = ("dpkt", "pydantic", "pyyaml", "regex")
-"""What runs in a guest needs; labctl's other dependencies are for the controller."""
+"""What guest.py needs; labctl's other dependencies are for the controller."""
 COMPILE = (
     "python3 -m compileall -q -f --invalidation-mode unchecked-hash "
     "/usr/lib/python{python} /opt/site"
 )
-"""A file in an initramfs has lost its time, and byte code that is told by it is thrown away."""
+"""Files in an initramfs have lost their times, so Python must not check byte code by them."""
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 OMITTED = re.compile(
     r"((boot|dev|proc|sys|var/(cache|lib/(apt|dpkg)|log)|usr/share|(usr/)?lib/(apt|locale|systemd))/"
     r"|usr/bin/(perl|localedef)|usr/lib/x86_64-linux-gnu/(gconv/|(lib)?perl|libcrypto)"
     r"|usr/lib/python3.*/(pydoc_data|test)/).*"
 )
-"""What no lab has a use for: all of a root is in a guest's memory."""
+"""Files that no lab needs: all of a root is in a guest's memory."""
 OF_PYTHON = re.compile(
     r"opt(/site(/.*)?)?"
     r"|usr(/(bin(/python3\.\d+)?|lib(/(python3\.\d+(/.*)?|x86_64-linux-gnu(/[^/]*\.so[^/]*)?))?))?"
 )
-"""What makes a Python with labctl's dependencies. Beside another suite's root it is below /opt."""
+"""The files of a Python with labctl's dependencies. Beside another suite's root they are below
+/opt."""
 
 Placed = Callable[[str], str | None]
 
@@ -81,7 +82,7 @@ class Part:
 
 
 def parts(name: str) -> list[Part]:
-    """What the root of a suite is made of, in the order in which a kernel unpacks it."""
+    """The parts of a suite's root, in the order in which a kernel unpacks them."""
     wheels, lender = closure(DEPENDENCIES, _requirements), LENDERS.get(name)
     if lender is None:
         return [Part("root.cpio", name, PACKAGES, wheels, rooted)]
@@ -113,7 +114,7 @@ def make(part: Part, folder: Path, progress: Progress) -> None:
         ]  # fmt: skip
 
         def take(tree: debian.Tree) -> None:
-            """The tree comes as a tar archive, and becomes a cpio: nobody needs to be root."""
+            """The tree comes as a tar archive, and becomes a cpio: so nobody needs to be root."""
             with (folder / part.name).open("wb") as out:
                 convert(tree, out, part.placed)
 
@@ -124,9 +125,9 @@ Make = Callable[[Part, Path, Progress], None]
 
 
 def ensure(name: str, progress: Progress, make: Make = make) -> list[Path]:
-    """A suite's root, as cpio archives in their order, made where it is not there yet.
+    """A suite's root, as cpio archives in their order; makes it if it is not here yet.
 
-    Raises Unavailable for a missing tool, LabError where it can't be made."""
+    Raises Unavailable for a missing tool, LabError if it can't be made."""
     demand(name)
     folder = place(name)
     if not folder.exists():
@@ -141,7 +142,7 @@ def ensure(name: str, progress: Progress, make: Make = make) -> list[Path]:
 
 
 def demand(name: str) -> None:
-    """Raises Unavailable where a suite's root is not here and can't be made."""
+    """Raises Unavailable if a suite's root is not here and can't be made."""
     if place(name).exists():
         return
     if lacking := missing():
@@ -154,7 +155,7 @@ def demand(name: str) -> None:
 
 
 def place(name: str) -> Path:
-    """The folder of a suite's root, which is another one with everything that makes it."""
+    """The folder of a suite's root; there is another for each set of things that make it."""
     parts = (Path(__file__).read_bytes(), closure(DEPENDENCIES, _requirements))
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
     return cache() / "roots" / f"{name}-{key}"
@@ -169,7 +170,7 @@ def python_of(suite: Suite) -> str:
 
 
 def closure(names: Iterable[str], requirements: Callable[[str], Iterable[str]]) -> tuple[str, ...]:
-    """`name==version` of packages and of all that they require, as they are installed here."""
+    """`name==version` of packages and of everything that they require, as installed here."""
     found: dict[str, str] = {}
 
     def visit(name: str) -> None:
@@ -184,7 +185,7 @@ def closure(names: Iterable[str], requirements: Callable[[str], Iterable[str]]) 
 
 
 def _requirements(name: str) -> list[str]:
-    """What a package always requires: not for extras, nor for other systems or Pythons."""
+    """What a package always requires: not only for extras, or for other systems or Pythons."""
     required = importlib.metadata.requires(name) or []
     return [re.split(r"[^\w.-]", text)[0] for text in required if ";" not in text]
 
@@ -200,20 +201,20 @@ def _install(wheels: Iterable[str], python: str, folder: Path) -> None:
 
 
 def rooted(name: str) -> str | None:
-    """Where a file of a tree is in a root; nowhere if it is OMITTED."""
+    """The place of a tree's file in a root; None if it is OMITTED."""
     return None if OMITTED.fullmatch(name) else name
 
 
 def beside(name: str) -> str | None:
-    """Where a file of a tree with Python is beside the root of another suite."""
+    """The place of a file from a tree with Python beside the root of another suite."""
     if OMITTED.fullmatch(name) or not OF_PYTHON.fullmatch(name):
         return None
     return name if name.startswith("opt") else f"opt/{name}"
 
 
 def convert(tar: debian.Tree, out: IO[bytes], placed: Placed) -> None:
-    """Makes a cpio archive of a tar archive, without devices; `placed` says where a file goes, if
-    anywhere."""
+    """Makes a cpio archive of a tar archive, without devices; `placed` says where a file goes, or
+    that it does not."""
     archive = Archive(out)
     with tarfile.open(fileobj=cast(IO[bytes], tar), mode="r|") as source:
         for member in source:

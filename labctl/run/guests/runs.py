@@ -1,7 +1,7 @@
-"""Cases on a guest's kernel: starts the guest, hands it cases, and records what it tells.
+"""Cases on a guest's kernel: starts the guest, hands it cases, and records its events.
 
-One boot serves all cases. It is saved when the guest is ready, so that the next time nothing is
-booted: a state is of one kernel, root, labctl and QEMU, and is thrown away with them.
+One boot serves all cases. When the guest is ready its state is saved, so that the next time nothing
+boots. A state belongs to one kernel, root, labctl and QEMU, and is thrown away with them.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ from labctl.run.workflow import new_run
 
 BOOT_DEADLINE = 240.0
 SILENT_WORK = 20.0
-"""Seconds of work without a word, on its console or to us, after which a guest that boots is given
-up. The longest silence is while Python imports labctl: 4 s of work where a boot takes 18."""
+"""Seconds of work without a word, on its console or to us, after which a booting guest is given up.
+The longest silence is while Python imports labctl: 4 s of work in a boot of 18."""
 IDLE, IDLE_SHARE = 20.0, 0.05
-"""The same in seconds, where it does not work either but for this share of them."""
+"""The same in seconds for a guest that does not work either, except for this share of them."""
 READY_DEADLINE = 60.0
 SILENCE = 180.0
 """Seconds without a word after which a guest is given up. It ticks every few seconds."""
 BUSY = 60.0
-"""Seconds of work in which a virtual clock must get further than a real one: else it never jumps,
-because something in the guest never waits."""
+"""Seconds of work in which a virtual clock must get further than a real one. Otherwise it never
+jumps, because something in the guest never waits."""
 HEARTBEAT = 1.0
 KVM = Path("/dev/kvm")
 KVM_DEADLINE = 20.0
@@ -65,7 +65,7 @@ SEED = 64  # bytes
 
 @dataclass(frozen=True)
 class Ground:
-    """What cases run on: a kernel, whose clock it lives by, and the suite of its root."""
+    """What cases run on: a kernel, which clock it uses, and the suite of its root."""
 
     kernel: Kernel
     virtual: bool
@@ -90,10 +90,10 @@ def run_all(cases: Iterable[Scenario], place: Place, orders: Orders) -> list[Run
 
 
 class Guests:
-    """A guest when it is needed, and another one where it died; used in a `with`. `machine` is one
+    """A guest when it is needed, and another one if it died; used in a `with`. `machine` is one
     that is ready, and whose end its owner sees to.
 
-    `run` raises LabError and Unavailable where no guest can be had at all."""
+    `run` raises LabError and Unavailable if no guest can run at all."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class Guests:
         self._end()
 
     def start(self) -> Machine:
-        """Has a guest ready; `run` does so too."""
+        """Makes a guest ready; `run` does that too."""
         self._machine = self._machine or self._started()
         return self._machine
 
@@ -125,8 +125,8 @@ class Guests:
         out: Path | None,
         event: Callable[[Event, History], None],
     ) -> RunResult:
-        """Runs one case. `event` is called with all that happens, as it comes. What ends the guest
-        is the case's result; only Interrupted comes out, after the evidence was saved."""
+        """Runs one case. Calls `event` with all events, as they come. If something ends the guest,
+        that is the case's result; this raises only Interrupted, after saving the evidence."""
         machine = self.start()
         began, started = time.monotonic(), now()
         history = History()
@@ -151,7 +151,7 @@ class Guests:
         return result
 
     def _started(self) -> Machine:
-        """A guest that is ready: from its saved state, or booted, if need be twice."""
+        """A guest that is ready: from its saved state, or booted, if necessary twice."""
         hardware, state_file = prepare(self._ground, self._progress)
         self._stack.enter_context(in_use(state_file.parent))
         state: Path | None = state_file
@@ -194,7 +194,7 @@ class Guests:
         return self._ready(machine, boot)
 
     def _ready(self, machine: Machine, boot: Callable[[], None] | None) -> Machine:
-        """A machine that has answered to a hello; ended where it does not."""
+        """A machine that has answered a hello; ends it if it does not."""
         with ExitStack() as stack:
             stack.enter_context(machine)
             if boot:
@@ -212,7 +212,7 @@ class Guests:
 
 
 class _Case:
-    """One case in a guest: what it says, taken in and recorded. In `busy` seconds of work its clock
+    """One case in a guest: receives and records what it says. In `busy` seconds of work its clock
     must get further than a real one."""
 
     def __init__(
@@ -228,7 +228,7 @@ class _Case:
         self._tick = 0.0
 
     def perform(self, scenario: Scenario, sets: Mapping[str, str]) -> Ended:
-        """Has the guest do it. Raises GuestEnded where it does not come to an end."""
+        """Makes the guest do it. Raises GuestEnded if it does not come to an end."""
         self._machine.send(
             RunCase(scenario.source, scenario.name, scenario.text, dict(sets), case=scenario.case)
         )
@@ -270,8 +270,8 @@ class _Case:
 
 
 def prepare(ground: Ground, progress: Progress) -> tuple[Hardware, Path]:
-    """What a guest is started with, and where its state is kept; files that are not there yet are
-    made. Raises Unavailable and LabError."""
+    """What a guest starts with, and the file for its state; makes files that do not exist yet.
+    Raises Unavailable and LabError."""
     version = qemu.version()
     roots = root.ensure(ground.suite, progress)
     kernel = ground.kernel
@@ -309,12 +309,12 @@ def save(machine: Machine, state: Path) -> None:
     """Keeps a guest's state, and drops the older ones of its kind. Raises LabError, OSError."""
     clock = state.name.partition("-")[0]
     for older in (*state.parent.glob(f"{clock}-*.state"), *state.parent.glob(".new-*")):
-        older.unlink(missing_ok=True)  # of another QEMU, or by one that was killed
+        older.unlink(missing_ok=True)  # of another QEMU, or of a killed one
     machine.save(state)
 
 
 def expect(machine: Machine, word: type[Said], patience: float) -> None:
-    """Waits for a word of the guest's program. Raises GuestEnded."""
+    """Waits for a message of the guest's program. Raises GuestEnded."""
     deadline = time.monotonic() + patience
     while (left := deadline - time.monotonic()) > 0:
         if isinstance(machine.receive(left), word):
@@ -323,8 +323,8 @@ def expect(machine: Machine, word: type[Said], patience: float) -> None:
 
 
 def boots(machine: Machine, silent_work: float = SILENT_WORK) -> None:
-    """Waits until a guest has booted, for as long as it gets on. Raises GuestEnded, and GuestHangs
-    where it does not."""
+    """Waits until a guest has booted, as long as it makes progress. Raises GuestEnded, and
+    GuestHangs if it makes none."""
     deadline = time.monotonic() + BOOT_DEADLINE
     said = -1
     while time.monotonic() < deadline:
@@ -349,8 +349,8 @@ def hangs(machine: Machine, why: str) -> GuestHangs:
 def accelerated(
     hardware: Hardware, progress: Progress, kvm: Path = KVM, patience: float = KVM_DEADLINE
 ) -> bool:
-    """Whether KVM boots a guest here. That there is a /dev/kvm proves nothing, so it is tried, once
-    for each kernel here and there, and QEMU. A virtual clock needs QEMU's own processor."""
+    """Whether KVM boots a guest here. A /dev/kvm proves nothing, so this tries it, once for each
+    kernel here and there, and each QEMU. A virtual clock needs QEMU's own processor."""
     if hardware.virtual or not os.access(kvm, os.R_OK | os.W_OK):
         return False
     stat = hardware.image.stat()
