@@ -177,6 +177,37 @@ def explain(runs: tuple[str, ...], last: bool, form: str) -> None:
 
 
 @main.command()
+@click.argument("port", type=click.IntRange(1, 65535))
+@click.option("--container", metavar="NAME", help="In this container's network, and not here.")
+@form_option(["text", "json"], "How it is written to stdout.")
+def blame(port: int, container: str | None, form: str) -> int:
+    """Say what holds a port: who, for how long, and what to do. It needs no lab.
+
+    \b
+    Examples:
+      labctl blame 8000
+      labctl blame 80 --container web
+
+    Exit status: 0 if nothing holds the port, 1 if something does.
+    """
+    from labctl.run.blame import blame
+
+    found = blame(port, container)
+
+    def write() -> None:
+        from labctl.reports.tables import console
+        from labctl.reports.terminal import print_holders
+
+        if form == "json":
+            click.echo(json.dumps([holder.as_json() for holder in found], indent=1))
+        else:
+            print_holders(port, found, console())
+
+    show("what holds the port", write)
+    return 1 if found else 0
+
+
+@main.command()
 @runs_argument
 @last_option
 @click.option(

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from labctl.judge.result import RunResult
     from labctl.lab.lab import Lab
     from labctl.reports.comparison import Comparison
+    from labctl.run.blame import Holder
     from labctl.run.workers import Doing
 
 SOCKETS_SHOWN = 6
@@ -159,6 +160,20 @@ def _lines(sockets: Sequence[Socket], age: float = 0.0) -> list[str]:
     if len(sockets) > SOCKETS_SHOWN:
         lines.append(f"and {len(sockets) - SOCKETS_SHOWN} more")
     return lines or ["no sockets"]
+
+
+def print_holders(port: int, found: Sequence[Holder], out: Console) -> None:
+    """What holds a port now."""
+    if not found:
+        out.print(_text(f"nothing holds port {port}: a bind to it works"))
+    for holder in found:
+        who = f", of {', '.join(holder.processes)}" if holder.processes else ""
+        out.print(Text(f"{holder.count} {holder.state}", "bold") + _text(who))
+        more = holder.count - len(holder.sockets)
+        lines = [*holder.sockets, *([f"and {more} more"] if more else [])]
+        _print_lines(lines, out)
+        out.print(Padding(_text(holder.blocks), (0, 0, 0, 2)))
+        out.print(Padding(_text(f"do: {holder.cure}", "dim"), (0, 0, 0, 2)))
 
 
 def print_causes(found: Sequence[tuple[str, Sequence[Cause]]], out: Console) -> None:
