@@ -1,20 +1,22 @@
 """What holds a port on this machine or in a container, now and without a lab: who, why, for how
-long, and what to do. It only looks: ss(8), and the open files in /proc (proc(5))."""
+long, and what to do. It only looks; see images/host/holders.py."""
 
 from __future__ import annotations
 
+import json
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from labctl.ground.errors import LabError, Unavailable, UsageError
-from labctl.ground.plain import plain
+from labctl.ground.output import tell
+from labctl.ground.resources import images
 from labctl.probes.sockets import Socket, State, describe_socket, parse_ss
+from labctl.run.places import DEFAULT_OS
 
-SS = ("ss", "--tcp", "--all", "--numeric", "--options", "--extended")
-LONGEST = 100
 SHOWN = 5
 """Sockets of one state, at most: of more it says how many there are."""
 REUSE = "set SO_REUSEADDR before bind, on the server that made these connections too"
@@ -37,62 +39,59 @@ class Holder:
 
 
 def blame(port: int, container: str | None = None) -> list[Holder]:
-    """What holds a port, what blocks most first. Raises Unavailable without ss(8), UsageError for a
-    container that is not there, LabError if its network can't be seen."""
-    inside = _inside(container) if container else ()
-    try:
-        done = subprocess.run(
-            [*inside, *SS, f"sport = :{port}"], capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError as exc:
-        packages = "install the packages iproute2 and util-linux"
-        raise Unavailable(f"{exc.filename} is not on the PATH", packages) from exc
+    """What holds a port, what blocks most first. Raises Unavailable without ss(8) or an engine,
+    UsageError for a container that is not there, LabError if it can't be seen."""
+    said = json.loads(_beside(container, port) if container else _here(port))
+    owners = {int(inode): names for inode, names in said["owners"].items()}
+    return judged(parse_ss(said["ss"]), owners)
+
+
+def _here(port: int) -> str:
+    program = images() / "host" / "holders.py"
+    done = subprocess.run(
+        [sys.executable, "-IS", str(program), str(port)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
-        hint = "it takes root, on the engine's machine" if container else ""
-        raise LabError(f"ss: {done.stderr.strip() or done.returncode}", hint)
-    sockets = parse_ss(done.stdout)
-    return judged(sockets, owners({s.inode for s in sockets if s.inode}))
+        last = done.stderr.strip().rpartition("\n")[2]
+        raise Unavailable(f"ss can't be run: {last}", "install the package iproute2")
+    return done.stdout
 
 
-def _inside(container: str) -> tuple[str, ...]:
-    """What runs a command in a container's network."""
+def _beside(container: str, port: int) -> str:
+    """What a container beside it sees of its network and its processes."""
     from labctl.backends.docker import engine
+    from labctl.backends.docker.images import ensure
 
-    client = engine.connect()
-    try:
-        with engine.translated("looking for a container"):
-            found = client.containers(filters={"name": f"^/?{container}$"})
-            if not found:
-                names = [name.lstrip("/") for each in client.containers() for name in each["Names"]]
-                there = ", ".join(sorted(names)) or "none"
-                raise UsageError(f"no container {container!r} is running", f"there are: {there}")
-            pid = client.inspect_container(found[0]["Id"])["State"]["Pid"]
-    finally:
-        client.close()
-    return "nsenter", f"--target={pid}", "--net", "--"
-
-
-def owners(inodes: Iterable[int]) -> dict[int, list[str]]:
-    """Who has these sockets open, `nginx (pid 7)`, as far as this user may see it."""
-    wanted = {f"socket:[{inode}]": inode for inode in inodes}
-    found: dict[int, list[str]] = {}
-    for folder in Path("/proc").glob("[0-9]*") if wanted else ():
-        try:
-            for file in (folder / "fd").iterdir():
-                inode = wanted.get(str(file.readlink()))
-                if inode is not None:
-                    who = f"{_command(folder)} (pid {folder.name})"
-                    if who not in found.setdefault(inode, []):
-                        found[inode].append(who)
-        except OSError:
-            continue  # it has ended, or belongs to somebody else
-    return found
-
-
-def _command(folder: Path) -> str:
-    words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
-    text = plain(" ".join(filter(None, words)) or (folder / "comm").read_text().strip())
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+    with closing(engine.connect()) as client:
+        with engine.translated("look for a container"):
+            running = client.containers()
+            names = [name.lstrip("/") for each in running for name in each["Names"]]
+        if container not in names and not any(c["Id"].startswith(container) for c in running):
+            there = ", ".join(sorted(names)) or "none"
+            raise UsageError(f"no container {container!r} is running", f"there are: {there}")
+        image = ensure(client, DEFAULT_OS, tell).host
+        with engine.translated("look into a container"):
+            made = client.create_container(
+                image,
+                entrypoint=["python3", "-IS", "/usr/local/lib/labctl/holders.py", str(port)],
+                host_config=client.create_host_config(
+                    network_mode=f"container:{container}",
+                    pid_mode=f"container:{container}",
+                    cap_add=["SYS_PTRACE"],
+                ),
+            )
+            try:
+                client.start(made)
+                status = client.wait(made)["StatusCode"]
+                said = client.logs(made, stdout=True, stderr=bool(status)).decode()
+            finally:
+                client.remove_container(made, force=True)
+    if status:
+        raise LabError(f"{container}: {said.strip().rpartition(chr(10))[2]}")
+    return said
 
 
 def judged(sockets: Sequence[Socket], known: Mapping[int, Sequence[str]]) -> list[Holder]:
