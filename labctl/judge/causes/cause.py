@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import math
+from bisect import bisect_left
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -84,6 +86,25 @@ class Scene:
         return found
 
     @cached_property
+    def asked(self) -> dict[str, list[list[Segment]]]:
+        """The connections that somebody asked for, by where."""
+        found: dict[str, list[list[Segment]]] = defaultdict(list)
+        for each in self.conversations:
+            if begins(each[0]):
+                found[each[0].target].append(each)
+        return found
+
+    @cached_property
+    def given_up(self) -> Counter[str | None]:
+        """How many connections each host ended by a RST of its own accord, and so with an ACK."""
+        found: Counter[str | None] = Counter()
+        for segments in self.conversations:
+            kept = {s.sender for s in segments if "RST" not in s.flags}
+            gave = {s.sender for s in segments if {"RST", "ACK"} <= {*s.flags} and not s.crafted}
+            found.update(gave & kept)
+        return found
+
+    @cached_property
     def _by_pair(self) -> dict[frozenset[str], list[list[Segment]]]:
         found: dict[frozenset[str], list[list[Segment]]] = defaultdict(list)
         for each in self.conversations:
@@ -158,6 +179,14 @@ class Scene:
         found = (e for e in self.history.events if isinstance(e, CallEvent))
         return [call for call in found if call.phase == "done"]
 
+    def look(self, host: str, t: float, soon: float) -> SocketsEvent | None:
+        """What was there then: a look within `soon` seconds after it, or the last before."""
+        looks = self.looks(host)
+        number = bisect_left(looks, t, key=lambda look: look.t)
+        if number < len(looks) and looks[number].t <= t + soon:
+            return looks[number]
+        return looks[number - 1] if number else None
+
     def looks(self, host: str) -> list[SocketsEvent]:
         """What `ss` showed there, look by look."""
         if not self._looks:
@@ -212,11 +241,15 @@ class Scene:
         ]  # fmt: skip
         return found[-1] if found else None
 
+    @cached_property
+    def _listening(self) -> list[Descriptor]:
+        return [each for each in self.descriptors.all if each.listening < math.inf]
+
     def listening(self, host: str, local: str, t: float) -> Descriptor | None:
         """The listener at that end, or at that port of all addresses, if it is the only one."""
         port = local.rpartition(":")[2]
         found = [
-            each for each in self.descriptors.all
+            each for each in self._listening
             if each.host == host and each.listening <= t < each.closed
             and each.local in (local, f":{port}")
         ]  # fmt: skip

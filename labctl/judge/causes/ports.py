@@ -52,7 +52,7 @@ def causes(scene: Scene) -> Iterator[Cause]:
     """A connect that failed with EADDRNOTAVAIL."""
     for call in scene.calls:
         if call.name == "connect" and call.errno == "EADDRNOTAVAIL":
-            look = _look(call, scene)
+            look = scene.look(call.host, call.t, SOON)
             given = arguments(call.call)
             if look and len(given) == 2:
                 mine = scene.descriptors.of(call)
@@ -61,23 +61,14 @@ def causes(scene: Scene) -> Iterator[Cause]:
                     yield found
 
 
-def _look(call: CallEvent, scene: Scene) -> SocketsEvent | None:
-    """What was there as it failed: a look right after it, or the last one before."""
-    looks = scene.looks(call.host)
-    after = next((e for e in looks if call.t <= e.t <= call.t + SOON), None)
-    return after or next((e for e in reversed(looks) if e.t < call.t), None)
-
-
 def _of(call: CallEvent, mine: Descriptor | None, same: list[Socket]) -> Cause | None:
     where = call.call.partition("||")[0].split()[-1]
     failure = f"{call.process}: {call.call} failed with {errnos.describe('EADDRNOTAVAIL')}"
     bound = mine.bound if mine and mine.bound and not mine.bound.errno else None
     host, _, port = end_of(bound.local or "").rpartition(":") if bound else ("", "", "0")
+    same = [s for s in same if host in ("", s.local.end.rpartition(":")[0])]
     if port not in ("", "0"):
-        old = [
-            s for s in same
-            if s.local.port == int(port) and host in ("", s.local.end.rpartition(":")[0])
-        ]  # fmt: skip
+        old = [s for s in same if s.local.port == int(port)]
         if not old:
             return None
         late = (

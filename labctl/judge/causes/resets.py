@@ -298,7 +298,7 @@ def _unread(reset: _Reset) -> Cause | None:
     maker, (count, _, exact) = reset.maker, reset.last_seen
     if not counted or not reset.active or reset.fin or (maker and not reset.closed(maker)):
         return None
-    if counted < _given_up(reset.host, reset.scene) and not (maker and exact and count > 0):
+    if counted < reset.scene.given_up[reset.host] and not (maker and exact and count > 0):
         return None
     data = f"{count} bytes were" if exact and count > 0 else "data was"
     return reset.cause(
@@ -310,15 +310,6 @@ def _unread(reset: _Reset) -> Cause | None:
 
 ENDED = (_linger, _linger2, _late, _queued, _unread)
 """The first that knows says it."""
-
-
-def _given_up(host: str, scene: Scene) -> int:
-    """How many connections this host ended by an RST of its own accord."""
-    return sum(
-        any(s.sender == host and {"RST", "ACK"} <= {*s.flags} and not s.crafted for s in segments)
-        and not all(s.sender != host or "RST" in s.flags for s in segments)
-        for segments in scene.conversations
-    )
 
 
 def _listener_ended(reset: _Reset) -> bool:

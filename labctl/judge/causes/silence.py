@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from labctl.ground import errnos
-from labctl.judge.causes.cause import Cause, Scene, begins
+from labctl.judge.causes.cause import Cause, Scene
 from labctl.judge.causes.descriptors import Descriptor, arguments
 from labctl.probes.observations import Segment
 from labctl.record.events import CallEvent
@@ -52,15 +52,13 @@ def _asked(call: CallEvent, mine: Descriptor, scene: Scene) -> Sequence[Segment]
     if len(given) != 2:
         return ()
     host, port = given
-    since = mine.made
     lab = scene.history.lab
     name = f"{host}.v6" if mine.family == 6 else host
     address = lab.addresses.get(name, host) if lab else host
     target = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
     found = [
-        each for each in scene.conversations
-        if begins(each[0]) and each[0].sender == call.host and each[0].target == target
-        and since <= each[0].time <= call.t
+        each for each in scene.asked.get(target, ())
+        if each[0].sender == call.host and mine.made <= each[0].time <= call.t
     ]  # fmt: skip
     return found[0] if len(found) == 1 else ()
 
