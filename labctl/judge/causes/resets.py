@@ -90,7 +90,8 @@ class _Reset:
     @property
     def outlived(self) -> bool:
         """Whether the connection certainly lived on there, in a state in which TCP sends no RST."""
-        if not self.timeline or not self.timeline.complete:
+        trouble = (self.host, "trace") in self.scene.history.trouble
+        if not self.timeline or not self.timeline.complete or trouble:
             return False
         return (
             any(
