@@ -70,20 +70,23 @@ def _spoke(call: CallEvent, mine: Descriptor, scene: Scene) -> Sequence[Segment]
 def _unanswered(
     found: Sequence[Segment], call: CallEvent, scene: Scene
 ) -> tuple[list[Segment], str]:
-    """What the host has sent there since it heard from its peer, and what became of it."""
-    ours, theirs = [], 0
+    """What the host has sent there since it heard from its peer, and what became of it. A bare ACK
+    wants no answer; a keepalive probe, which repeats a number, does."""
+    ours: list[Segment] = []
+    theirs = following = 0
     for segment in found:
-        if segment.time > call.t or "RST" in segment.flags:
-            continue
+        if segment.time > call.t:
+            break
         if segment.sender == call.host and segment.source == _own(found, call):
-            ours.append(segment)
+            span = segment.length + ("SYN" in segment.flags) + ("FIN" in segment.flags)
+            if "RST" not in segment.flags and (span or segment.seq < following):
+                ours.append(segment)
+            following = max(following, segment.seq + span)
         elif segment.arrived is not None:
             ours, theirs = [], 0
         else:
             theirs += 1
-    if not ours:
-        return [], ""
-    return ours, _fate(ours, theirs, scene)
+    return (ours, _fate(ours, theirs, scene)) if ours else ([], "")
 
 
 def _own(found: Sequence[Segment], call: CallEvent) -> str:
