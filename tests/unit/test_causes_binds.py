@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from labctl.judge.causes import causes
 from labctl.record.events import Event, LabEvent, ProcessEvent
 from labctl.record.history import History
 from tests.caused import (
-    ACK,
     ADDRESSES,
     CLIENT,
     LISTEN,
@@ -29,6 +30,7 @@ from tests.caused import (
     trace,
 )
 from tests.fake import tcp
+from tests.walked import ACK
 
 SERVES = "socket; bind :8000; listen 5; accept"
 REUSES = "socket; set SO_REUSEADDR; bind :8000; listen 5; accept"
@@ -374,7 +376,7 @@ def test_binds_that_fail_at_the_same_time_on_two_hosts_are_both_told() -> None:
 
 # --- Ports ----------------------------------------------------------------------------------------
 
-NO_PORT = {"errno": "EADDRNOTAVAIL", "error": "Cannot assign requested address"}
+NO_PORT: dict[str, Any] = {"errno": "EADDRNOTAVAIL", "error": "Cannot assign requested address"}
 FAR = "198.18.0.2:8000"
 
 
@@ -447,3 +449,8 @@ def test_a_history_without_a_lab_is_no_trouble() -> None:
     for first in ([], [lab]):
         history = History([*first, *bind_fails(3.0, "new", LISTEN)])
         assert [cause.id for cause in causes(history)] == ["bind-listener"]
+
+
+def test_a_look_that_can_not_be_read_tells_nothing() -> None:
+    events = [*bind_fails(3.0, "new", "LISTEN what?"), look(4.0, "?", TcpExtListenOverflows=1)]
+    assert ids(told(events)) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from dataclasses import replace
 
 import pytest
@@ -9,13 +10,10 @@ import pytest
 from labctl.record.events import Event, InjectEvent, ProcessEvent, TroubleEvent
 from labctl.record.history import History
 from tests.caused import (
-    ACK,
     CLIENT,
-    FIN,
     LISTEN,
     PROBES,
     SERVER,
-    SYN,
     Sent,
     call,
     calls,
@@ -29,7 +27,7 @@ from tests.caused import (
     trace,
 )
 from tests.fake import tcp
-from tests.walked import RST
+from tests.walked import ACK, FIN, RST, SYN, packet
 
 HERE = f"{SERVER} -> {CLIENT}"
 SERVES = "socket; bind :8000; listen 5"
@@ -315,10 +313,6 @@ def test_where_it_may_have_had_one_nothing_is_said(
 
 
 def test_a_rst_that_a_step_sent() -> None:
-    from base64 import b64encode
-
-    from tests.walked import packet
-
     frame = packet(2.0, SERVER, CLIENT, RST, 1001, 0)[16 + 14 :]
     events = [*accepted(), InjectEvent(2.0, "server", b64encode(frame).decode(), 1, 0)]
     cause = only(told(events, [*handshake(1.0), Sent(2.0, SERVER, CLIENT, RST, 1)]), "reset")

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from labctl.record.events import Event, LossEvent, ProcessEvent, StepEvent, TroubleEvent
 from tests.caused import (
-    ACK,
     CLIENT,
-    FIN,
     LISTEN,
     SERVER,
-    SYN,
     Sent,
     call,
     calls,
@@ -28,9 +27,9 @@ from tests.caused import (
     trace,
 )
 from tests.fake import tcp
-from tests.walked import RST
+from tests.walked import ACK, FIN, RST, SYN, packet
 
-GONE = {"errno": "ETIMEDOUT", "error": "Connection timed out"}
+GONE: dict[str, Any] = {"errno": "ETIMEDOUT", "error": "Connection timed out"}
 OTHER = "198.18.0.3:40001"
 TRIES = [Sent(t, CLIENT, SERVER, SYN, fate="lost") for t in (1.0, 2.0, 4.0)]
 
@@ -180,10 +179,6 @@ def test_an_accepted_connection_has_its_own_options() -> None:
 
 
 def test_what_a_step_drops_is_told() -> None:
-    from base64 import b64encode
-
-    from tests.walked import packet
-
     frame = packet(2.0, CLIENT, SERVER, ACK, 4000, 1001)[16 + 14 :]
     lost = LossEvent(2.0, "client", b64encode(frame).decode(), 0)
     wire = [*handshake(1.0), *probes(1)]
@@ -194,7 +189,7 @@ def test_what_a_step_drops_is_told() -> None:
 # --- Listeners ------------------------------------------------------------------------------------
 
 FULL = tcp("LISTEN", ":8000", recv_q=2, send_q=1)
-OVER = {"TcpExtListenOverflows": 3, "TcpExtListenDrops": 4}
+OVER: dict[str, Any] = {"TcpExtListenOverflows": 3, "TcpExtListenDrops": 4}
 
 
 def test_a_full_accept_queue() -> None:
@@ -227,7 +222,7 @@ def test_of_two_listeners_it_is_not_certain_whose_queue_it_was() -> None:
 
 
 def test_syn_cookies() -> None:
-    cookies = {"TcpExtSyncookiesSent": 5, "TcpExtSyncookiesRecv": 2}
+    cookies: dict[str, Any] = {"TcpExtSyncookiesSent": 5, "TcpExtSyncookiesRecv": 2}
     cause = only(told([look(1.0), look(2.0, **cookies)]))
     assert (cause.id, cause.host) == ("syn-cookies", "server")
     assert "answered 5 SYNs by SYN cookies" in cause.text
@@ -235,7 +230,7 @@ def test_syn_cookies() -> None:
     assert ids(told([look(1.0), look(2.0, TcpExtSyncookiesRecv=1)])) == []
 
 
-IGNORED = {"TcpExtTCPDeferAcceptDrop": 1}
+IGNORED: dict[str, Any] = {"TcpExtTCPDeferAcceptDrop": 1}
 PENDING = tcp("SYN-RECV", SERVER, CLIENT, more="timer:(on,1sec,0) ino:0")
 DEFERS = "socket; set TCP_DEFER_ACCEPT 5; bind :8000; listen 5"
 

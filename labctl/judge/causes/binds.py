@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from labctl.ground import errnos
-from labctl.judge.causes.cause import Cause, Scene
+from labctl.judge.causes.cause import Cause, Scene, readable
 from labctl.judge.causes.descriptors import Descriptor, arguments
 from labctl.judge.causes.lives import who_closed
 from labctl.judge.causes.ports import exhausted
@@ -99,7 +99,7 @@ def causes(scene: Scene) -> Iterator[Cause]:
         history.add(event)
         if isinstance(event, CallEvent) and event.errno == "EADDRINUSE":
             failed.append(event)
-        elif isinstance(event, SocketsEvent) and failed:
+        elif isinstance(event, SocketsEvent) and failed and readable(event):
             failed = [call for call in failed if event.t - call.t <= SOON]
             for call in [c for c in failed if (c.host, c.call) == (event.host, event.caption)][:1]:
                 failed.remove(call)

@@ -12,7 +12,7 @@ from typing import Any
 
 from labctl.judge.causes.descriptors import Descriptor, Descriptors
 from labctl.probes.observations import Segment, stays_inside
-from labctl.probes.sockets import Ends, Socket, State
+from labctl.probes.sockets import Ends, Socket, SsParseError, State
 from labctl.record.events import CallEvent, SocketsEvent
 from labctl.record.history import History
 from labctl.record.listeners import listeners
@@ -188,10 +188,10 @@ class Scene:
         return looks[number - 1] if number else None
 
     def looks(self, host: str) -> list[SocketsEvent]:
-        """What `ss` showed there, look by look."""
+        """What `ss` showed there, look by look, as far as it can be read."""
         if not self._looks:
             for event in self.history.events:
-                if isinstance(event, SocketsEvent):
+                if isinstance(event, SocketsEvent) and readable(event):
                     self._looks.setdefault(event.host, []).append(event)
         return self._looks.get(host, [])
 
@@ -278,6 +278,14 @@ def _together(one: Timeline, other: Timeline) -> bool:
 
     (begin, end), (start, stop) = bounds(one), bounds(other)
     return begin <= stop and start <= end and one.local != one.remote
+
+
+def readable(look: SocketsEvent) -> bool:
+    """Whether a look says anything."""
+    try:
+        return look.sockets is not None
+    except SsParseError:
+        return False
 
 
 def begins(segment: Segment) -> bool:
