@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import socket
 import struct
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -50,22 +51,24 @@ def mini(state: str, left: str = "59sec") -> str:
     return shown(state, f"timer:(timewait,{left},0)")
 
 
-def packet(t: float, source: str, target: str, flags: int, numbers: tuple[int, int]) -> bytes:
-    """A captured segment, with its sequence and acknowledgement `numbers`, as a record of
-    pcap-savefile(5)."""
+def packet(t: float, source: str, target: str, flags: int, numbers: Sequence[int]) -> bytes:
+    """A captured segment as a record of pcap-savefile(5); its `numbers` are the sequence number,
+    the acknowledgement, and how many bytes of data it has, by default none."""
+    seq, ack, *more = numbers
+    data = sum(more)
     ends = []
     for place in (source, target):
         host, _, port = place.rpartition(":")
         family = socket.AF_INET6 if "[" in host else socket.AF_INET
         ends.append((socket.inet_pton(family, host.strip("[]")), int(port)))
     (here, sport), (there, dport) = ends
-    segment = struct.pack("!HHIIBBHHH", sport, dport, *numbers, 5 << 4, flags, 1000, 0, 0)
+    segment = struct.pack("!HHIIBBHHH", sport, dport, seq, ack, 5 << 4, flags, 1000, 0, 0)
     if len(here) == 4:
-        header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 40, 0, 0, 64, 6, 0, here, there)
+        header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 40 + data, 0, 0, 64, 6, 0, here, there)
     else:
-        header = struct.pack("!IHBB16s16s", 6 << 28, 20, 6, 64, here, there)
+        header = struct.pack("!IHBB16s16s", 6 << 28, 20 + data, 6, 64, here, there)
     kind = b"\x08\x00" if len(here) == 4 else b"\x86\xdd"
-    frame = bytes(12) + kind + header + segment
+    frame = bytes(12) + kind + header + segment + bytes(data)
     return struct.pack("<IIII", int(t), round(t % 1 * 1e9), len(frame), len(frame)) + frame
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from labctl.probes.sockets import State
 from labctl.record.events import TroubleEvent
+from labctl.record.listeners import listeners
 from labctl.record.looks import FOLLOWING, SAMPLING, reachable
 from labctl.record.moments import Moment
 from labctl.record.timelines import missable, timelines
@@ -230,3 +231,10 @@ def test_every_state_leads_to_the_end() -> None:
     assert not missable(State.FIN_WAIT_1, State.FIN_WAIT_2)
     assert missable(State.FIN_WAIT_2, None)
     assert not missable(State.LAST_ACK, None)
+
+
+def test_a_listener_that_the_trace_shows_ends_when_it_says_so() -> None:
+    events = walk("UNCONN", "LISTEN", "UNCONN", remote="0.0.0.0:0", step=1.0)
+    found = listeners(history(*events, look(1.01, tcp("LISTEN", HERE)), look(3.0)), "server")
+    ends = [each.spans[-1].end for each in found]
+    assert [end and end.at for end in ends] == [2.0]

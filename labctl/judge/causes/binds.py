@@ -5,16 +5,19 @@ block depends on options that no tool shows: those are known from calls."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from labctl.ground import errnos
-from labctl.judge.causes.cause import Cause, Descriptor, Scene
+from labctl.judge.causes.cause import Cause, Scene, readable
+from labctl.judge.causes.descriptors import Descriptor, arguments
+from labctl.judge.causes.lives import who_closed
 from labctl.judge.causes.ports import exhausted
-from labctl.language.calls import parse_calls
 from labctl.probes.sockets import Address, Socket, State, canonical, describe_socket
 from labctl.record.events import CallEvent, SocketsEvent
-from labctl.record.history import History, ProcessState
+from labctl.record.history import History
 
 CONFLICT = "socket(7), SO_REUSEADDR; inet_csk_bind_conflict() in net/ipv4/inet_connection_sock.c"
 REUSE, SHARE = "SO_REUSEADDR", "SO_REUSEPORT"
@@ -28,17 +31,21 @@ IDS = {
     State.LAST_ACK: "bind-last-ack",
 }
 BOTH = f"set {REUSE} before bind, on the server that made the old connection too"
+RESERVE = "keep the server's port out of the range: net.ipv4.ip_local_reserved_ports"
+DUAL = "set IPV6_V6ONLY on the IPv6 socket, or serve both by that one socket"
 MORE = 3
+SOON = 2.0
+"""Seconds after a failure within which a look tells of it."""
 
 
 @dataclass(frozen=True)
 class _Bind:
-    """A bind or listen that failed, and the descriptor that it was for."""
+    """A bind or listen that failed, and the descriptor that it was for, if it is known."""
 
     call: CallEvent
     address: str
     family: int
-    mine: Descriptor
+    mine: Descriptor | None
 
     @property
     def failure(self) -> str:
@@ -50,20 +57,38 @@ class _Bind:
         """The port that it wanted."""
         return int(self.address.rpartition(":")[2])
 
+    def has(self, option: str) -> bool | None:
+        """Whether its socket had an option; None if that is not known."""
+        return self.mine.has(option, self.call.t) if self.mine else None
+
     def overlaps(self, theirs: Address) -> bool:
         """Whether a socket with this local address is in its way at all."""
-        if theirs.port != self.port:
+        device = self.mine.option("SO_BINDTODEVICE", self.call.t) if self.mine else "0"
+        if theirs.port != self.port or (theirs.interface and device not in ("0", theirs.interface)):
             return False
         host = canonical(self.address.rpartition(":")[0].strip("[]"))
         everywhere = host in ("", "*", "0.0.0.0", "::")
-        six = theirs.host == "*" or (":" in theirs.host and theirs.unmapped == theirs.host)
         if self.family == 4:
-            if six and theirs.host != "*":
+            if _six(theirs) and theirs.host != "*":
                 return False
             return everywhere or theirs.wildcard or host == theirs.unmapped
-        if six:
+        if _six(theirs):
             return everywhere or theirs.wildcard or host == theirs.host
-        return everywhere and _unset(self.mine, "IPV6_V6ONLY")
+        return everywhere and self.has("IPV6_V6ONLY") is False
+
+
+def _six(address: Address) -> bool:
+    """Whether an address is of IPv6, or of both."""
+    return address.host == "*" or (":" in address.host and address.unmapped == address.host)
+
+
+class _Why(NamedTuple):
+    """Which rule it is, what else is to be said, and the cure."""
+
+    id: str
+    more: str
+    cure: str
+    certain: bool = True
 
 
 def causes(scene: Scene) -> Iterator[Cause]:
@@ -74,44 +99,53 @@ def causes(scene: Scene) -> Iterator[Cause]:
         history.add(event)
         if isinstance(event, CallEvent) and event.errno == "EADDRINUSE":
             failed.append(event)
-        elif isinstance(event, SocketsEvent):
+        elif isinstance(event, SocketsEvent) and failed and readable(event):
+            failed = [call for call in failed if event.t - call.t <= SOON]
             for call in [c for c in failed if (c.host, c.call) == (event.host, event.caption)][:1]:
                 failed.remove(call)
-                if call.name in ("bind", "listen"):
-                    yield from _of(call, event, history, scene)
+                if call.name in ("bind", "listen") and (wanted := _wanted(call, history, scene)):
+                    yield from _of(wanted, event, history, scene)
 
 
-def _of(call: CallEvent, look: SocketsEvent, history: History, scene: Scene) -> Iterator[Cause]:
-    known = [d for d in scene.descriptors(call.t) if d.host == call.host]
-    mine = [d for d in known if d.process == call.process][-1:] or [
-        Descriptor(call.process, call.host)
-    ]
-    if call.name == "bind":
-        host, port = parse_calls(call.call)[0].args
-        address = f"{history.lab.addresses.get(host, host) if history.lab else host}:{port}"
-        family = mine[0].family
+def _wanted(call: CallEvent, history: History, scene: Scene) -> _Bind | None:
+    mine = scene.descriptors.of(call)
+    if call.name == "listen":
+        address = call.local or ""
     else:
-        address, family = call.local or ":0", mine[0].family
-    wanted = _Bind(call, address, family, mine[0])
+        host, port = arguments(call.call) or ("", "")
+        names = history.lab.addresses if history.lab else {}
+        six = names.get(f"{host}.v6") if mine and mine.family == 6 else None
+        address = f"{six or names.get(host, host)}:{port}"
+    if not address.rpartition(":")[2]:
+        return None
+    family = mine.family if mine else 6 if address.count(":") > 1 else 4
+    return _Bind(call, address, family, mine)
+
+
+def _of(wanted: _Bind, look: SocketsEvent, history: History, scene: Scene) -> Iterator[Cause]:
     if wanted.port == 0:
-        yield exhausted(call, address, look, scene)
+        yield exhausted(wanted.call, wanted.address, look, scene)
         return
-    others = [d for d in known if d is not mine[0]]
     found = [s for s in look.sockets if wanted.overlaps(s.local) and not _own(s, wanted)]
-    judged = [(_blocks(wanted, socket, others), socket) for socket in found]
+    judged = [(_blocks(wanted, s, _maker(s, look, scene)), s) for s in found]
     certain = [socket for blocks, socket in judged if blocks]
-    if blockers := sorted(certain or [s for b, s in judged if b is None], key=_weight):
-        yield _blocked(wanted, blockers, others, history, scene)
-    elif bound := _bound_alone(wanted, others, history):
-        text = (
-            f"{wanted.failure}: blocked by a socket of {bound.process} that is bound "
-            f"({bound.bound.call if bound.bound else ''}) and does not listen"
-        )
+    if certain:
+        yield _blocked(wanted, sorted(certain, key=_weight), look, history, scene)
+    elif bound := _bound_alone(wanted, scene, history):
+        call = bound.bound.call if bound.bound else ""
         yield Cause(
-            "bind-bound", call.host, call.t, text, "close it, or end that process",
-            evidence=(f"{bound.process}: {bound.bound.call if bound.bound else ''}",),
-            refs=(CONFLICT,),
+            "bind-bound", bound.host, wanted.call.t,
+            f"{wanted.failure}: blocked by a socket of {bound.process} that is bound ({call}) and "
+            "does not listen",
+            "close it, or end that process",
+            evidence=(f"{bound.process}: {call}",), refs=(CONFLICT,),
         )  # fmt: skip
+    elif doubtful := sorted([s for blocks, s in judged if blocks is None], key=_weight):
+        cause = _blocked(wanted, doubtful, look, history, scene)
+        if not doubtful[0].is_listener:
+            text = f"{cause.text}; the calls of both would tell whether they had {REUSE}"
+            cause = replace(cause, text=text, certain=False)
+        yield cause
 
 
 def _own(socket: Socket, wanted: _Bind) -> bool:
@@ -124,167 +158,130 @@ def _weight(socket: Socket) -> int:
     return 0 if socket.is_listener else 1 if socket.state in HELD else 2
 
 
-def _blocks(wanted: _Bind, socket: Socket, others: Iterable[Descriptor]) -> bool | None:
+def _blocks(wanted: _Bind, socket: Socket, maker: Descriptor | None) -> bool | None:
     """Whether a socket that overlaps blocks; None if that is not known."""
-    maker = _maker(socket, others)
-    if maker and _set(wanted.mine, SHARE) and _set(maker, SHARE):
-        return None if socket.is_listener else False  # of another user's, if nothing else blocks
-    if socket.is_listener or not _set(wanted.mine, REUSE):
+    t, shares, reuses = wanted.call.t, wanted.has(SHARE), wanted.has(REUSE)
+    if shares is not False:
+        if maker is None or shares is None:
+            return None
+        if maker.has(SHARE, t):
+            return None if socket.is_listener else False  # of another user, if nothing else blocks
+    if socket.is_listener or reuses is False:
         return True
-    return None if maker is None else not _set(maker, REUSE)
+    return None if maker is None or reuses is None else not maker.has(REUSE, t)
 
 
-def _set(descriptor: Descriptor, option: str) -> bool:
-    return descriptor.options.get(option, "0") != "0"
+def _maker(socket: Socket, look: SocketsEvent, scene: Scene) -> Descriptor | None:
+    """The descriptor that a socket is, or the listener from which nobody accepted it."""
+    if socket.connection:
+        return scene.maker(look.host, socket.ends, look.t)
+    found = [
+        each for each in scene.descriptors.all
+        if each.host == look.host and each.open_at(look.t) and each.local == socket.local.end
+        and (each.listening <= look.t) == socket.is_listener and not each.ends
+        and (each.family == 6) == _six(socket.local)
+    ]  # fmt: skip
+    return found[-1] if found else None
 
 
-def _unset(descriptor: Descriptor, option: str) -> bool:
-    return not _set(descriptor, option)
-
-
-def _maker(socket: Socket, others: Iterable[Descriptor]) -> Descriptor | None:
-    """The descriptor that a socket is, or was accepted from; the latest of several."""
-    found = None
-    for each in others:
-        local = each.local
-        if not local or int(local.rpartition(":")[2] or 0) != socket.local.port:
-            continue
-        if each.connected is not None and each.connected.errno is None:
-            if each.connected.peer == socket.remote.end or not each.connected.peer:
-                found = each
-        elif each.listening or socket.state is State.UNCONN:
-            found = each
-    return found
-
-
-def _bound_alone(
-    wanted: _Bind, others: Iterable[Descriptor], history: History
-) -> Descriptor | None:
-    """A socket of a process that still runs, which is bound there and does not listen: `ss` lists
-    those since iproute2 6.15 only."""
-    for each in others:
+def _bound_alone(wanted: _Bind, scene: Scene, history: History) -> Descriptor | None:
+    """A socket that is bound there and does not listen: `ss` lists those since iproute2 6.15
+    only."""
+    t = wanted.call.t
+    for each in scene.descriptors.all:
         process = history.processes.get(each.process)
         if (
-            each.bound and each.bound.local and not each.bound.errno and not each.closed
-            and not each.listening and each.connected is None
-            and each.process != wanted.call.process and process and process.running
-            and wanted.overlaps(_parsed(each.bound.local))
+            each is not wanted.mine and each.host == wanted.call.host and each.open_at(t)
+            and each.bound and not each.bound.errno and each.bound.t <= t and each.listening > t
+            and each.connected is None and each.accepted is None and process
+            and wanted.overlaps(_bound_to(each))
+            and not any(wanted.has(o) is not False and each.has(o, t) for o in (REUSE, SHARE))
         ):  # fmt: skip
             return each
     return None
 
 
-def _parsed(end: str) -> Address:
-    host, _, port = end.rpartition(":")
-    return Address(canonical(host.strip("[]")) or "0.0.0.0", int(port), None)
+def _bound_to(each: Descriptor) -> Address:
+    host, _, port = (each.bound.local or ":0" if each.bound else ":0").rpartition(":")
+    both = host == "[::]" and not each.has("IPV6_V6ONLY", math.inf)
+    return Address("*" if both else canonical(host.strip("[]")) or "0.0.0.0", int(port), None)
 
 
 def _blocked(
-    wanted: _Bind,
-    found: list[Socket],
-    others: list[Descriptor],
-    history: History,
-    scene: Scene,
+    wanted: _Bind, found: list[Socket], look: SocketsEvent, history: History, scene: Scene
 ) -> Cause:
     call, first = wanted.call, found[0]
-    maker = _maker(first, others)
-    certain = maker is not None or first.is_listener or _unset(wanted.mine, REUSE)
-    who = describe_socket(first)
     beside = [describe_socket(socket) for socket in found[1:MORE]]
-    more = f"; also by {'; '.join(beside)}" if beside else ""
-    more += f" and {len(found) - MORE} more" if len(found) > MORE else ""
-    kind, why, cure = _kind(wanted, first, maker, history)
-    if first.connection:
-        why += _closed_first(first, call.host, scene)
-    text = f"{wanted.failure}: blocked by {who}{why}{more}"
-    if not certain:
-        text += "; its calls would tell whether it had SO_REUSEADDR"
-    ends = f"{first.local} -> {first.remote}" if first.connection else None
-    evidence = tuple(describe_socket(socket) for socket in found[:MORE])
-    return Cause(kind, call.host, call.t, text, cure, ends, evidence, (CONFLICT,), certain)
-
-
-def _kind(
-    wanted: _Bind, first: Socket, maker: Descriptor | None, history: History
-) -> tuple[str, str, str]:
-    """The rule, what else is to be said, and the cure."""
-    whose = f", of {maker.process}" if maker and maker.process != wanted.call.process else ""
-    if first.state in HELD and (child := _child(wanted, history)):
-        return "bind-child", *child
-    if first.is_listener:
-        if (first.local.host == "*") != (wanted.family == 6) and first.local.wildcard:
-            return (
-                "bind-dual-stack",
-                f"{whose}, which takes IPv6 and IPv4 both"
-                if first.local.host == "*"
-                else f"{whose}: the new socket would take IPv4 too",
-                "set IPV6_V6ONLY on the IPv6 socket, or serve both by that one socket",
-            )
-        if maker and _set(wanted.mine, SHARE) and _set(maker, SHARE):
-            return (
-                "bind-other-user",
-                f"{whose}, of uid {first.uid}; both have SO_REUSEPORT, but not the same user",
-                "run both as one user",
-            )
-        return (
-            "bind-listener", whose,
-            "stop it, or take another port; to share the port, set SO_REUSEPORT on both, as one "
-            "user",
-        )  # fmt: skip
-    if first.state is State.UNCONN:
-        return "bind-bound", f"{whose}, which is bound and does not listen", "close it"
-    if first.local == first.remote:
-        return (
-            "bind-self-connection",
-            ", a connection of the host to itself: its port was chosen from the range",
-            "keep the server's port out of the range: net.ipv4.ip_local_reserved_ports",
-        )
-    if maker and maker.connected is not None and (maker.bound is None or _any_port(maker)):
-        return (
-            "bind-outgoing",
-            f"{whose}: an outgoing connection, which got the port from the range",
-            "keep the server's port out of the range: net.ipv4.ip_local_reserved_ports",
-        )
-    lacking = [
-        name for name, each in (("the old socket", maker), ("the new one", wanted.mine))
-        if each is not None and _unset(each, REUSE)
-    ]  # fmt: skip
-    lacks = f"; {' and '.join(lacking)} had no SO_REUSEADDR" if lacking else ""
-    return IDS.get(first.state, "bind-connection"), lacks, BOTH
-
-
-def _any_port(maker: Descriptor) -> bool:
-    return maker.bound is not None and maker.bound.call.endswith(":0")
-
-
-def _child(wanted: _Bind, history: History) -> tuple[str, str] | None:
-    """What a child that may have such a socket has to do with it, and what helps: by the calls of
-    its parent, or because that is a program, whose calls nobody sees."""
-    for (name, _), state in history.orphans.items():
-        if state.host == wanted.call.host and (_binds(state, wanted) or not state.calls):
-            seems = "" if state.calls else ", it seems,"
-            how = f"was killed by SIG{state.signal}" if state.signal else f"ended with {state.exit}"
-            return (
-                f": a child of {name}{seems} has it open since its main process {how}",
-                "end the child too, or let children not inherit it (SOCK_CLOEXEC)",
-            )
-    return None
-
-
-def _binds(state: ProcessState, wanted: _Bind) -> bool:
-    return any(
-        call.name == "bind" and not call.errno and call.local
-        and wanted.overlaps(_parsed(call.local))
-        for call in state.calls
+    also = f"; also by {'; '.join(beside)}" if beside else ""
+    also += f" and {len(found) - MORE} more" if len(found) > MORE else ""
+    why = _kind(wanted, first, _maker(first, look, scene), history, scene)
+    closed = ""
+    if first.connection and (closed := who_closed(scene, call.host, first.ends, look.t)):
+        closed = f"; {closed} in this connection"
+    return Cause(
+        why.id, call.host, call.t,
+        f"{wanted.failure}: blocked by {describe_socket(first)}{why.more}{closed}{also}", why.cure,
+        f"{first.local} -> {first.remote}" if first.connection else None,
+        tuple(describe_socket(socket) for socket in found[:MORE]), (CONFLICT,), why.certain,
     )  # fmt: skip
 
 
-def _closed_first(socket: Socket, host: str, scene: Scene) -> str:
-    """Which host closed first in this connection."""
-    for timeline in scene.timelines(host):
-        if timeline.ends == socket.ends:
-            if State.FIN_WAIT_1 in timeline.states or State.FIN_WAIT_2 in timeline.states:
-                return f"; {host} closed first in this connection"
-            if State.CLOSE_WAIT in timeline.states:
-                return "; its peer closed first in this connection"
-    return ""
+def _kind(
+    wanted: _Bind, first: Socket, maker: Descriptor | None, history: History, scene: Scene
+) -> _Why:
+    whose = f", of {maker.process}" if maker and maker.process != wanted.call.process else ""
+    if first.state in HELD and (child := _child(wanted, maker, history)):
+        return child
+    if first.is_listener:
+        if wanted.family == 4 and first.local.host == "*":
+            return _Why("bind-dual-stack", f"{whose}, which takes IPv6 and IPv4 both", DUAL)
+        if wanted.family == 6 and not _six(first.local):
+            return _Why("bind-dual-stack", f"{whose}: the new socket would take IPv4 too", DUAL)
+        if maker and wanted.has(SHARE) and maker.has(SHARE, wanted.call.t):
+            more = f"{whose}, of uid {first.uid}; both have {SHARE}, but not the same user"
+            return _Why("bind-other-user", more, "run both as one user")
+        return _Why(
+            "bind-listener", whose,
+            f"stop it, or take another port; to share the port, set {SHARE} on both, as one user",
+        )  # fmt: skip
+    if first.state is State.UNCONN:
+        return _Why("bind-bound", f"{whose}, which is bound and does not listen", "close it")
+    opened = scene.opened(wanted.call.host, first.ends, wanted.call.t)
+    chosen = maker.chosen_port if maker else None
+    if opened and chosen is not False:
+        certain = chosen is True
+        more = f"{whose}, an outgoing connection of this host"
+        more += ", which got the port from the range" if certain else ""
+        if first.local.end == first.remote.end:
+            return _Why("bind-self-connection", f"{more} to itself", RESERVE, certain)
+        return _Why("bind-outgoing", more, RESERVE, certain)
+    had = {
+        "the old socket": maker and maker.has(REUSE, wanted.call.t),
+        "the new one": wanted.has(REUSE),
+    }
+    lacking = [name for name, has in had.items() if has is False]
+    lacks = f"; {' and '.join(lacking)} had no {REUSE}" if lacking else ""
+    return _Why(IDS.get(first.state, "bind-connection"), whose + lacks, BOTH)
+
+
+def _child(wanted: _Bind, maker: Descriptor | None, history: History) -> _Why | None:
+    """What a child that may have such a socket has to do with it: by the calls of its parent, or
+    because that is a program, whose calls nobody sees, and no other runs there."""
+    others = [
+        name for name, state in history.processes.items()
+        if state.host == wanted.call.host and state.running and name != wanted.call.process
+    ]  # fmt: skip
+    for (name, start), state in history.orphans.items():
+        known = maker is not None and (maker.process, maker.start) == (name, start)
+        if state.host != wanted.call.host or not (
+            known or (maker is None and not state.calls and not others)
+        ):
+            continue
+        seems = "" if known else ", it seems,"
+        how = f"was killed by SIG{state.signal}" if state.signal else f"ended with {state.exit}"
+        return _Why(
+            "bind-child",
+            f": a child of {name}{seems} has it open since its main process {how}",
+            "end the child too, or let children not inherit it (SOCK_CLOEXEC)", known,
+        )  # fmt: skip
+    return None

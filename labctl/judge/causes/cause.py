@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+import math
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from labctl.probes.observations import Segment
-from labctl.record.events import CallEvent, ProcessEvent, SocketsEvent
+from labctl.judge.causes.descriptors import Descriptor, Descriptors
+from labctl.probes.observations import Segment, stays_inside
+from labctl.probes.sockets import Ends, Socket, SsParseError, State
+from labctl.record.events import CallEvent, SocketsEvent
 from labctl.record.history import History
+from labctl.record.listeners import listeners
+from labctl.record.looks import Looks
 from labctl.record.timelines import Timeline, timelines
 
 
@@ -44,27 +50,8 @@ class Cause:
         return f"{self.text}; {self.cure}" if self.cure else self.text
 
 
-@dataclass
-class Descriptor:
-    """A TCP socket that a process opened, as its calls tell: which options were set on it before it
-    was bound or connected, and what was done with it."""
-
-    process: str
-    host: str
-    family: int = 4
-    options: dict[str, str] = field(default_factory=dict)
-    bound: CallEvent | None = None
-    listening: bool = False
-    connected: CallEvent | None = None
-    closed: bool = False
-
-    @property
-    def local(self) -> str:
-        """Where it is bound or connected from; empty if nothing says so."""
-        for call in (self.connected, self.bound):
-            if call is not None and call.local and not call.errno:
-                return call.local
-        return ""
+Side = tuple[str, Timeline]
+"""A connection as a host saw it."""
 
 
 class Scene:
@@ -73,6 +60,10 @@ class Scene:
     def __init__(self, history: History) -> None:
         self.history = history
         self._timelines: dict[str, list[Timeline]] = {}
+        self._by_ends: dict[str, dict[Ends, list[Timeline]]] = {}
+        self._looks: dict[str, list[SocketsEvent]] = {}
+        self._sightings: dict[str, Looks] = {}
+        self._listeners: dict[str, list[Timeline]] = {}
 
     @cached_property
     def segments(self) -> Sequence[Segment]:
@@ -80,12 +71,52 @@ class Scene:
         return self.history.segments()
 
     @cached_property
-    def by_connection(self) -> dict[frozenset[str], list[Segment]]:
-        """The segments between two ends, in both directions."""
-        found: dict[frozenset[str], list[Segment]] = defaultdict(list)
+    def conversations(self) -> list[list[Segment]]:
+        """The segments of each connection, in both directions: a SYN with a number of its own
+        begins another one between the same ends."""
+        found: list[list[Segment]] = []
+        latest: dict[tuple[str, frozenset[str]], list[Segment]] = {}
         for segment in self.segments:
-            found[frozenset((segment.source, segment.target))].append(segment)
+            key = segment.scope, frozenset((segment.source, segment.target))
+            mine = latest.get(key)
+            if mine is None or (begins(segment) and any(_older(s, segment) for s in mine)):
+                mine = latest[key] = []
+                found.append(mine)
+            mine.append(segment)
         return found
+
+    @cached_property
+    def asked(self) -> dict[str, list[list[Segment]]]:
+        """The connections that somebody asked for, by where."""
+        found: dict[str, list[list[Segment]]] = defaultdict(list)
+        for each in self.conversations:
+            if begins(each[0]):
+                found[each[0].target].append(each)
+        return found
+
+    @cached_property
+    def given_up(self) -> Counter[str | None]:
+        """How many connections each host ended by a RST of its own accord, and so with an ACK."""
+        found: Counter[str | None] = Counter()
+        for segments in self.conversations:
+            kept = {s.sender for s in segments if "RST" not in s.flags}
+            gave = {s.sender for s in segments if {"RST", "ACK"} <= {*s.flags} and not s.crafted}
+            found.update(gave & kept)
+        return found
+
+    @cached_property
+    def _by_pair(self) -> dict[frozenset[str], list[list[Segment]]]:
+        found: dict[frozenset[str], list[list[Segment]]] = defaultdict(list)
+        for each in self.conversations:
+            found[frozenset((each[0].source, each[0].target))].append(each)
+        return found
+
+    def conversation(self, host: str, ends: Ends, t: float) -> list[Segment]:
+        """The segments of the connection that a host had between these ends at that time."""
+        for each in reversed(self._by_pair.get(frozenset(ends), [])):
+            if each[0].time <= t and each[0].scope in ("", host):
+                return each
+        return []
 
     def timelines(self, host: str) -> list[Timeline]:
         """The life of each connection of a host."""
@@ -93,55 +124,176 @@ class Scene:
             self._timelines[host] = timelines(self.history, host)
         return self._timelines[host]
 
+    def between(self, host: str, ends: Ends) -> list[Timeline]:
+        """The lives of the connections that a host had between these ends, in order."""
+        if host not in self._by_ends:
+            found = self._by_ends[host] = {}
+            for timeline in self.timelines(host):
+                found.setdefault(timeline.ends, []).append(timeline)
+        return self._by_ends[host].get(ends, [])
+
+    def timeline(self, host: str, ends: Ends, t: float) -> Timeline | None:
+        """The latest of those that had begun by then."""
+        found = [e for e in self.between(host, ends) if e.spans[0].begin.earliest <= t]
+        return found[-1] if found else None
+
+    def opened(self, host: str, ends: Ends, t: float) -> bool | None:
+        """Whether this host opened that connection, by its first SYN or state; None if neither is
+        known."""
+        for segment in self.conversation(host, ends, t):
+            if begins(segment) and not segment.crafted:
+                return segment.source == ends[0]
+        timeline = self.timeline(host, ends, t)
+        if timeline and timeline.states[0] in (State.SYN_SENT, State.SYN_RECV):
+            return timeline.states[0] is State.SYN_SENT
+        return None
+
+    @cached_property
+    def pairs(self) -> list[list[Side]]:
+        """Each connection, by one or both of its sides."""
+        left: dict[tuple[str, Ends], list[Side]] = {}
+        found: list[list[Side]] = []
+        for host in self.history.hosts:
+            for timeline in self.timelines(host):
+                scope = host if stays_inside(*timeline.ends) else ""
+                mates = left.get((scope, timeline.ends[::-1]), [])
+                near = [mate for mate in mates if _together(mate[1], timeline)]
+                if near:
+                    mate = min(near, key=lambda m: abs(_start(m[1]) - _start(timeline)))
+                    mates.remove(mate)
+                    found.append([mate, (host, timeline)])
+                else:
+                    left.setdefault((scope, timeline.ends), []).append((host, timeline))
+        found += [[side] for sides in left.values() for side in sides]
+        return sorted(found, key=lambda sides: _start(sides[0][1]))
+
+    def listeners(self, host: str) -> list[Timeline]:
+        """The life of each listener of a host."""
+        if host not in self._listeners:
+            self._listeners[host] = listeners(self.history, host)
+        return self._listeners[host]
+
     @cached_property
     def calls(self) -> list[CallEvent]:
         """All calls that ended."""
         found = (e for e in self.history.events if isinstance(e, CallEvent))
         return [call for call in found if call.phase == "done"]
 
-    @cached_property
-    def starts(self) -> dict[str, list[float]]:
-        """When each process was started."""
-        found: dict[str, list[float]] = defaultdict(list)
-        for event in self.history.events:
-            if isinstance(event, ProcessEvent) and event.phase == "start":
-                found[event.process].append(event.t)
-        return found
+    def look(self, host: str, t: float, soon: float) -> SocketsEvent | None:
+        """What was there then: a look within `soon` seconds after it, or the last before."""
+        looks = self.looks(host)
+        number = bisect_left(looks, t, key=lambda look: look.t)
+        if number < len(looks) and looks[number].t <= t + soon:
+            return looks[number]
+        return looks[number - 1] if number else None
 
-    def looks(self, host: str) -> Iterator[SocketsEvent]:
-        """What `ss` showed there, look by look."""
-        for event in self.history.events:
-            if isinstance(event, SocketsEvent) and event.host == host:
-                yield event
+    def looks(self, host: str) -> list[SocketsEvent]:
+        """What `ss` showed there, look by look, as far as it can be read."""
+        if not self._looks:
+            for event in self.history.events:
+                if isinstance(event, SocketsEvent) and readable(event):
+                    self._looks.setdefault(event.host, []).append(event)
+        return self._looks.get(host, [])
+
+    def seen(self, host: str, ends: Ends) -> list[tuple[float, Socket]]:
+        """When looks showed a connection, and its socket then."""
+        if host not in self._sightings:
+            self._sightings[host] = Looks(self.history, host, lambda _: True)
+        looks = self._sightings[host]
+        return [(looks.times[s.look], s.socket) for s in looks.seen.get(ends, ())]
+
+    def captured(self, host: str | None) -> bool:
+        """Whether all segments of a host were captured."""
+        history = self.history
+        return (
+            host in history.hosts and history.watched_by("capture")
+            and (str(host), "capture") not in history.trouble
+        )  # fmt: skip
 
     def grown(self, host: str, *counters: str) -> int:
         """By how much these counters have grown, all together."""
         return sum(self.history.growth(host, counter) or 0 for counter in counters)
 
-    def descriptors(self, until: float) -> list[Descriptor]:
-        """The sockets that processes opened by calls that ended up to `until`, those of earlier
-        starts of a process too: the kernel may keep something of them. A process that forks has its
-        sockets twice: that is left out."""
-        found: dict[tuple[str, int, int], list[Descriptor]] = defaultdict(list)
-        for call in self.calls:
-            if call.t > until:
-                break
-            number = call.start or sum(t <= call.t for t in self.starts.get(call.process, ()))
-            mine = found[call.process, number, 0]
-            words = call.call.split()
-            if call.name == "socket" and not call.errno:
-                family = 6 if "tcp6" in words else 4
-                mine.append(Descriptor(call.process, call.host, family))
-            elif not mine:
-                continue
-            elif call.name == "set" and not call.errno and len(words) > 1:
-                mine[-1].options[words[1]] = " ".join(words[2:]) or "1"
-            elif call.name == "bind":
-                mine[-1].bound = call
-            elif call.name == "listen" and not call.errno:
-                mine[-1].listening = True
-            elif call.name == "connect":
-                mine[-1].connected = call
-            elif call.name == "close" and not call.errno and not mine[-1].listening:
-                mine[-1].closed = True
-        return [each for group in found.values() for each in group]
+    @cached_property
+    def descriptors(self) -> Descriptors:
+        """The sockets that processes opened by calls."""
+        return Descriptors(self.history.events, self._begun)
+
+    def _begun(self, host: str, ends: Ends, t: float) -> float:
+        timeline = self.timeline(host, ends, t)
+        return min(t, timeline.spans[0].begin.at) if timeline else t
+
+    @cached_property
+    def _connected(self) -> dict[tuple[str, Ends], list[Descriptor]]:
+        found: dict[tuple[str, Ends], list[Descriptor]] = defaultdict(list)
+        for each in self.descriptors.all:
+            if ends := each.ends:
+                found[each.host, ends].append(each)
+        return found
+
+    def descriptor(self, host: str, ends: Ends, t: float) -> Descriptor | None:
+        """The socket of that connection, if some process made or accepted it."""
+        timeline = self.timeline(host, ends, t)
+        since = timeline.spans[0].begin.earliest if timeline else 0.0
+        found = [
+            each for each in self._connected.get((host, ends), ())
+            if (call := each.accepted or each.connected) and since <= call.t and each.made <= t
+        ]  # fmt: skip
+        return found[-1] if found else None
+
+    @cached_property
+    def _listening(self) -> list[Descriptor]:
+        return [each for each in self.descriptors.all if each.listening < math.inf]
+
+    def listening(self, host: str, local: str, t: float) -> Descriptor | None:
+        """The listener at that end, or at that port of all addresses, if it is the only one."""
+        port = local.rpartition(":")[2]
+        found = [
+            each for each in self._listening
+            if each.host == host and each.listening <= t < each.closed
+            and each.local in (local, f":{port}")
+        ]  # fmt: skip
+        return found[0] if len(found) == 1 else None
+
+    def maker(self, host: str, ends: Ends, t: float) -> Descriptor | None:
+        """The socket that a connection is, or the listener from which nobody has accepted it."""
+        if found := self.descriptor(host, ends, t):
+            return found
+        if self.opened(host, ends, t):
+            return None
+        timeline = self.timeline(host, ends, t)
+        return self.listening(host, ends[0], timeline.spans[0].begin.at if timeline else t)
+
+
+def _start(timeline: Timeline) -> float:
+    return timeline.spans[0].begin.at
+
+
+def _together(one: Timeline, other: Timeline) -> bool:
+    """Whether two may be the sides of one connection: they were there at the same time."""
+
+    def bounds(timeline: Timeline) -> tuple[float, float]:
+        end = timeline.spans[-1].end
+        return timeline.spans[0].begin.earliest, end.latest if end else float("inf")
+
+    (begin, end), (start, stop) = bounds(one), bounds(other)
+    return begin <= stop and start <= end and one.local != one.remote
+
+
+def readable(look: SocketsEvent) -> bool:
+    """Whether a look says anything."""
+    try:
+        return look.sockets is not None
+    except SsParseError:
+        return False
+
+
+def begins(segment: Segment) -> bool:
+    """Whether it asks for a connection."""
+    return "SYN" in segment.flags and "ACK" not in segment.flags
+
+
+def _older(before: Segment, syn: Segment) -> bool:
+    """Whether a SYN is for another connection than what the same host had sent before."""
+    same = before.source == syn.source and not before.crafted and not syn.crafted
+    return same and before.base[0] != syn.base[0]

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from labctl.judge.causes.cause import Cause, Scene
-from labctl.probes.sockets import accept_queue, queue_is_full
+from labctl.probes.sockets import State, accept_queue, queue_is_full
+from labctl.record.timelines import Timeline
 
 QUEUE = "listen(2), backlog; tcp_conn_request() and tcp_v4_syn_recv_sock() in net/ipv4"
 COOKIES = "tcp(7), tcp_syncookies; RFC 4987, section 3.6"
 DEFERRED = "tcp(7), TCP_DEFER_ACCEPT; tcp_check_req() in net/ipv4/tcp_minisocks.c"
+LONG, SHOWN = 1.0, 3
+"""Seconds in SYN-RECV that are worth a word; and of how many connections, at most."""
 OVERFLOWS, DROPS = "TcpExtListenOverflows", "TcpExtListenDrops"
 
 
@@ -27,6 +30,9 @@ def _full(host: str, scene: Scene) -> Iterator[Cause]:
         return
     drops = scene.grown(host, DROPS)
     words = f"{overflows} overflows ({OVERFLOWS}), {drops} drops ({DROPS})"
+    alone = len({each.local for each in scene.listeners(host)}) == 1
+    if not alone:
+        words += f"; {host} has several listeners, and only SYNs without an answer would tell whose"
     seen: set[str] = set()
     for look in scene.looks(host):
         if "LISTEN" not in look.text:
@@ -37,11 +43,12 @@ def _full(host: str, scene: Scene) -> Iterator[Cause]:
                 yield Cause(
                     "accept-queue-full", host, look.t,
                     f"{host}: the accept queue of LISTEN {socket.local} was full "
-                    f"({accept_queue(socket)}), so the kernel dropped SYNs and last ACKs: {words}",
+                    f"({accept_queue(socket)}), and the kernel refuses SYNs and last ACKs for "
+                    f"which a queue has no room: {words}",
                     "accept faster, or ask for a longer queue: listen's backlog and "
                     "net.core.somaxconn",
                     evidence=(f"LISTEN {socket.local}, accept queue {accept_queue(socket)}",),
-                    refs=(QUEUE,),
+                    refs=(QUEUE,), certain=alone,
                 )  # fmt: skip
 
 
@@ -60,24 +67,47 @@ def _cookies(host: str, scene: Scene) -> Iterator[Cause]:
         "a longer SYN queue (listen's backlog, net.ipv4.tcp_max_syn_backlog) needs no cookies; "
         "net.ipv4.tcp_syncookies 2 sends them always",
         evidence=(f"TcpExtSyncookiesSent: {sent}", f"TcpExtSyncookiesRecv: {got}"),
-        refs=(COOKIES,), certain=True,
+        refs=(COOKIES,),
     )  # fmt: skip
 
 
 def _deferred(host: str, scene: Scene) -> Iterator[Cause]:
-    dropped = scene.grown(host, "TcpExtTCPDeferAcceptDrop")
-    if not dropped:
+    """Connections whose last ACK came, and which waited all the same. Where data follows at once,
+    deferral does no harm; where a queue was full, it may have been that."""
+    ignored = scene.grown(host, "TcpExtTCPDeferAcceptDrop")
+    if not ignored or scene.grown(host, OVERFLOWS):
         return
-    by = [
-        d for d in scene.descriptors(scene.history.now)
-        if d.host == host and "TCP_DEFER_ACCEPT" in d.options and d.listening
+    told = 0
+    for timeline in scene.timelines(host):
+        first = timeline.spans[0]
+        shortest, _ = first.lasted(scene.history.now)
+        if first.state is not State.SYN_RECV or shortest < LONG or told >= SHOWN:
+            continue
+        listener = scene.listening(host, timeline.local, first.begin.at)
+        if not _acknowledged(host, timeline, scene) or (
+            listener and not listener.has("TCP_DEFER_ACCEPT", first.begin.at)
+        ):
+            continue
+        told += 1
+        whose = f" of {listener.process}" if listener else ""
+        still = "has been" if first.end is None else "was"
+        yield Cause(
+            "deferred-accept", host, first.begin.at,
+            f"{timeline.name} on {host} {still} in SYN-RECV for {shortest:.1f} s: the listener"
+            f"{whose} has TCP_DEFER_ACCEPT, so the last ACK of a handshake does not count until "
+            f"data comes ({ignored} ignored, TcpExtTCPDeferAcceptDrop), while the client believes "
+            "that it is connected",
+            "leave TCP_DEFER_ACCEPT out where the server speaks first", timeline.name,
+            (f"TcpExtTCPDeferAcceptDrop: {ignored}",), (DEFERRED,),
+        )  # fmt: skip
+
+
+def _acknowledged(host: str, timeline: Timeline, scene: Scene) -> bool:
+    """Whether the last ACK of a handshake came, and no data by then."""
+    first = timeline.spans[0]
+    until = first.end.earliest if first.end else scene.history.now
+    came = [
+        s for s in scene.conversation(host, timeline.ends, first.begin.latest)
+        if s.receiver == host and s.arrived is not None and s.arrived < until
     ]  # fmt: skip
-    whose = f" of {by[0].process}, {by[0].local}," if len(by) == 1 else ""
-    yield Cause(
-        "deferred-accept", host, scene.history.now,
-        f"{host}: the listener{whose} has TCP_DEFER_ACCEPT: the last ACK of a handshake does not "
-        f"count until data comes ({dropped} ignored, TcpExtTCPDeferAcceptDrop). So the socket "
-        "stays in SYN-RECV, while the client believes that it is connected and waits",
-        "leave TCP_DEFER_ACCEPT out where the server speaks first",
-        evidence=(f"TcpExtTCPDeferAcceptDrop: {dropped}",), refs=(DEFERRED,),
-    )  # fmt: skip
+    return any(s.flags == ("ACK",) for s in came) and not any(s.length for s in came)

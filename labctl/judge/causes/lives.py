@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
-from labctl.judge.causes.cause import Cause, Scene
-from labctl.probes.sockets import State, describe_socket
+from labctl.judge.causes.cause import Cause, Scene, Side
+from labctl.probes.observations import Segment, stays_inside
+from labctl.probes.sockets import Ends, State, describe_socket
 from labctl.record.timelines import Span, Timeline
 
 CLOSING_FIRST = (State.FIN_WAIT_1, State.FIN_WAIT_2, State.CLOSING, State.TIME_WAIT)
@@ -26,18 +26,18 @@ SHOWN = 3
 
 def causes(scene: Scene) -> Iterator[Cause]:
     """For each connection who closed first; and states that lasted."""
-    pairs = _pairs(scene)
-    first: dict[str, list[Cause]] = {}
+    pairs = scene.pairs
+    first: dict[tuple[str, bool], list[Cause]] = {}
     for sides in pairs:
         if found := _first(sides, many=len(pairs) > 1):
-            first.setdefault(found.host, []).append(found)
-    for group in first.values():
+            first.setdefault((found.host, "at once" in found.text), []).append(found)
+    for (host, both), group in first.items():
         yield from group[:SHOWN]
         if len(group) > SHOWN:
-            last = group[-1]
+            what = f"{host} and its peer closed at once" if both else f"{host} closed first"
             yield Cause(
-                "closed-first", last.host, last.at,
-                f"{last.host} closed first in {len(group) - SHOWN} connections more", refs=(CLOSE,),
+                "closed-first", host, group[-1].at,
+                f"{what} in {len(group) - SHOWN} connections more", refs=(CLOSE,),
             )  # fmt: skip
     for host in scene.history.hosts:
         yield from _held(host, scene)
@@ -51,54 +51,42 @@ def causes(scene: Scene) -> Iterator[Cause]:
             )  # fmt: skip
 
 
-Side = tuple[str, Timeline]
+def closers(sides: Sequence[Side]) -> list[Side]:
+    """The sides that sent their FIN before the other's came. A TIME_WAIT that a look showed alone
+    may be the end of an earlier incarnation."""
+    return [
+        (host, timeline) for host, timeline in sides
+        if {*CLOSING_FIRST[:-1]} & {*timeline.states}
+        or (State.TIME_WAIT in timeline.states and timeline.incarnation == 1)
+    ]  # fmt: skip
 
 
-def _pairs(scene: Scene) -> list[list[Side]]:
-    """Each connection, by one or both of its sides."""
-    left: dict[tuple[str, str], list[Side]] = {}
-    found: list[list[Side]] = []
-    for host in scene.history.hosts:
-        for timeline in scene.timelines(host):
-            mates = left.get((timeline.remote, timeline.local), [])
-            mate = next((m for m in mates if _together(m[1], timeline)), None)
-            if mate is None:
-                left.setdefault(timeline.ends, []).append((host, timeline))
-            else:
-                mates.remove(mate)
-                found.append([mate, (host, timeline)])
-    found += [[side] for sides in left.values() for side in sides]
-    return sorted(found, key=lambda sides: sides[0][1].spans[0].begin.at)
-
-
-def _together(one: Timeline, other: Timeline) -> bool:
-    """Whether two may be the sides of one connection: they were there at the same time."""
-
-    def bounds(timeline: Timeline) -> tuple[float, float]:
-        end = timeline.spans[-1].end
-        return timeline.spans[0].begin.earliest, end.latest if end else float("inf")
-
-    (begin, end), (start, stop) = bounds(one), bounds(other)
-    return begin <= stop and start <= end and one.local != one.remote
+def who_closed(scene: Scene, host: str, ends: Ends, t: float) -> str:
+    """Who closed first in the connection that a host had at that time, in words."""
+    mine = scene.timeline(host, ends, t)
+    sides = next((s for s in scene.pairs if any(each is mine for _, each in s)), [])
+    found = closers(sides)
+    if len(found) > 1 or any(State.CLOSING in each.states for _, each in found):
+        return "both closed at once"
+    if found:
+        return f"{host if found[0][1] is mine else 'its peer'} closed first"
+    return "its peer closed first" if mine and State.CLOSE_WAIT in mine.states else ""
 
 
 def _first(sides: Sequence[Side], many: bool) -> Cause | None:
     """Which side closed first."""
-    closers = [
-        (h, t) for h, t in sides if State.FIN_WAIT_1 in t.states or State.FIN_WAIT_2 in t.states
-    ]
-    closers = closers or [
-        (h, t) for h, t in sides if State.TIME_WAIT in t.states and t.incarnation == 1
-    ]
-    if not closers:
+    found = closers(sides)
+    if not found:
         return None
-    host, timeline = closers[0]
-    where = f" in {timeline.local} -> {timeline.remote}" if many else ""
+    host, timeline = found[0]
+    inside = stays_inside(*timeline.ends)
+    where = f" in {timeline.local} -> {timeline.remote}" if many or inside else ""
     at = next(s.begin.at for s in timeline.spans if s.state in CLOSING_FIRST)
-    if len(closers) > 1:
+    certain = True
+    if len(found) > 1 or State.CLOSING in timeline.states:
+        other = found[1][0] if len(found) > 1 and found[1][0] != host else "its peer"
         words = (
-            f"{host} and {closers[1][0]} closed at once{where}: each sent its FIN before the "
-            "other's came"
+            f"{host} and {other} closed at once{where}: each sent its FIN before the other's came"
         )
     else:
         words = f"{host} closed first{where}: seen in {_states(timeline, CLOSING_FIRST)}"
@@ -106,7 +94,16 @@ def _first(sides: Sequence[Side], many: bool) -> Cause | None:
             f"; {h} in {_states(t, CLOSING_LAST)}" for h, t in sides
             if h != host and _states(t, CLOSING_LAST)
         )  # fmt: skip
-    return Cause("closed-first", host, at, words, "", timeline.name, refs=(CLOSE,))
+        certain = (
+            len(sides) > 1
+            or State.FIN_WAIT_1 not in timeline.states
+            or (State.FIN_WAIT_2 in timeline.states)
+        )
+    if not certain:
+        words += (
+            "; its peer's states, or when its FIN was sent, would tell whether both did at once"
+        )
+    return Cause("closed-first", host, at, words, "", timeline.name, refs=(CLOSE,), certain=certain)
 
 
 def _states(timeline: Timeline, among: Sequence[State]) -> str:
@@ -130,13 +127,11 @@ class _Held:
     """A state that lasted, and the last socket that a look showed of it."""
 
     def __init__(self, host: str, timeline: Timeline, span: Span, scene: Scene) -> None:
-        self._host, self._timeline, self._span = host, timeline, span
+        self.host, self.timeline, self.span, self.scene = host, timeline, span, scene
+        self.until = span.end.latest if span.end else scene.history.now
         seen = [
-            (look.t, socket) for look in scene.looks(host)
-            if span.begin.earliest <= look.t <= (span.end.latest if span.end else math.inf)
-            and span.state in look.text
-            for socket in look.sockets
-            if socket.ends == timeline.ends and socket.state is span.state
+            (t, socket) for t, socket in scene.seen(host, timeline.ends)
+            if span.begin.earliest <= t <= self.until and socket.state is span.state
         ]  # fmt: skip
         self.last = seen[-1][1] if seen else None
         self.open_until = max((t for t, socket in seen if socket.inode), default=0.0)
@@ -148,57 +143,80 @@ class _Held:
     @property
     def open_for(self) -> float:
         """For how many seconds some process had it open, as far as looks tell."""
-        return self.open_until - self._span.begin.at
+        return self.open_until - self.span.begin.at
+
+    @property
+    def said(self) -> list[Segment]:
+        """What the connection's ends have sent by the end of that state."""
+        segments = self.scene.conversation(self.host, self.timeline.ends, self.until)
+        return [s for s in segments if s.time <= self.until]
+
+    def talks(self, sender: str) -> bool:
+        """Whether an end has gone on to send data, so that the other is half closed and no more."""
+        sent = [s.time for s in self.said if s.source == sender and s.length]
+        return any(t > self.span.begin.latest and t > self.until - LONG for t in sent)
 
     def cause(self, name: str, why: str, cure: str = "", ref: str = CLOSE) -> Cause:
         """A cause about it."""
         return Cause(
-            name, self._host, self._span.begin.at, f"{self._what}: {why}", cure,
-            self._timeline.name, (describe_socket(self.last),) if self.last else (), (ref,),
+            name, self.host, self.span.begin.at, f"{self._what}: {why}", cure,
+            self.timeline.name, (describe_socket(self.last),) if self.last else (), (ref,),
         )  # fmt: skip
 
 
 def _close_wait(held: _Held) -> Cause | None:
+    if held.talks(held.timeline.local):
+        return None
     # The FIN counts as one byte (tcp_diag_get_info()).
     unread = held.last.recv_q - 1 if held.last else 0
     more = f", with {unread} bytes unread" if unread > 0 else ""
+    mine = held.scene.descriptor(held.host, held.timeline.ends, held.until)
+    if mine is None and held.last and held.last.inode == 0:
+        why = f"its peer has closed, and nobody has accepted it here{more}"
+        return held.cause("close-wait-held", why, "accept, read to the end of file and close")
+    who = mine.process if mine else "the program here"
     return held.cause(
-        "close-wait-held", f"its peer has closed, and the program here has not{more}",
+        "close-wait-held", f"its peer has closed, and {who} has not{more}",
         "read to the end of file and close",
     )  # fmt: skip
 
 
 def _fin_wait_2(held: _Held) -> Cause | None:
-    if held.last is None or held.last.inode is None:
+    if held.last is None or held.last.inode is None or held.talks(held.timeline.remote):
         return None
+    gone = [
+        s for s in held.said
+        if s.source == held.timeline.remote and "FIN" in s.flags and s.t and s.arrived is None
+    ]  # fmt: skip
+    peer = "the FIN of its peer has not come" if gone else "its peer has not closed"
     if held.last.inode:
         return held.cause(
-            "fin-wait-2-held",
-            "its peer has not closed; a program has it open here, so it may last for ever",
+            "fin-wait-2-held", f"{peer}; a program has it open here, so it may last for ever",
             "close it, or have the peer close",
-        )
+        )  # fmt: skip
     since = f" since {held.open_until:.1f} s" if held.open_for >= LONG else ""
     return held.cause(
         "fin-wait-2-orphan",
-        f"its peer has not closed; nobody has it open here{since}, so it ends by itself "
-        "(tcp_fin_timeout, or its TCP_LINGER2)",
+        f"{peer}; nobody has it open here{since}, so it ends by itself (tcp_fin_timeout, or its "
+        "TCP_LINGER2)",
         ref=ORPHAN,
     )
 
 
 def _fin_wait_1(held: _Held) -> Cause | None:
-    return held.cause("fin-wait-1-stuck", _unanswered(held))
+    return _unanswered("fin-wait-1-stuck", held)
 
 
 def _last_ack(held: _Held) -> Cause | None:
-    return held.cause("last-ack-unanswered", _unanswered(held))
+    return _unanswered("last-ack-unanswered", held)
 
 
-def _unanswered(held: _Held) -> str:
+def _unanswered(name: str, held: _Held) -> Cause | None:
     timer = held.last.timer if held.last else None
     if timer and timer.name == "persist":
-        return "the peer's window is zero, so its FIN can't be sent"
-    return "its FIN has no answer"
+        return held.cause(name, "the peer's window is zero, so its FIN can't be sent")
+    fin = any(s.source == held.timeline.local and "FIN" in s.flags for s in held.said)
+    return held.cause(name, "its FIN had no answer in that time") if fin else None
 
 
 LASTING: dict[State, Callable[[_Held], Cause | None]] = {

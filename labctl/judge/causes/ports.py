@@ -7,29 +7,34 @@ from collections import Counter
 from collections.abc import Iterator
 
 from labctl.ground import errnos
-from labctl.judge.causes.cause import Cause, Descriptor, Scene
+from labctl.judge.causes.cause import Cause, Scene
+from labctl.judge.causes.descriptors import Descriptor, arguments, end_of
 from labctl.probes.sockets import Socket, State, describe_socket
 from labctl.record.events import CallEvent, SocketsEvent
 
 RANGE = "ip(7), ip_local_port_range; __inet_hash_connect() in net/ipv4/inet_hashtables.c"
 TWICE = "tcp_twsk_unique() in net/ipv4/tcp_ipv4.c; RFC 6191"
 PLACES = 3
+SOON = 1.0
+"""Seconds after a failure within which a look tells of it."""
 
 
 def exhausted(call: CallEvent, address: str, look: SocketsEvent, scene: Scene) -> Cause:
     """A `bind ADDRESS:0` that found no port: one pool for all destinations."""
-    sockets = [s for s in look.sockets if s.state is not State.LISTEN]
-    text = (
-        f"{call.process}: {call.call} failed with {errnos.describe('EADDRINUSE')}: no port of "
-        f"net.ipv4.ip_local_port_range is free for {address.rpartition(':')[0]}: "
-        f"{_held(sockets)}; a bind to port 0 takes one for all destinations"
-    )
-    cure = (
-        "set IP_BIND_ADDRESS_NO_PORT, so that connect chooses the port, for each destination; or "
-        "a wider range, more addresses, connections that are kept"
-    )
+    host = address.rpartition(":")[0].strip("[]")
+    everywhere = host in ("", "0.0.0.0", "::")
+    sockets = [
+        s for s in look.sockets
+        if s.connection and (everywhere or s.local.wildcard or s.local.unmapped == host)
+        and scene.opened(call.host, s.ends, look.t) is not False
+    ]  # fmt: skip
     return Cause(
-        "ports-exhausted", call.host, call.t, text, cure,
+        "ports-exhausted", call.host, call.t,
+        f"{call.process}: {call.call} failed with {errnos.describe('EADDRINUSE')}: no port of "
+        f"net.ipv4.ip_local_port_range is free for {'any address' if everywhere else host}: "
+        f"{_held(sockets)}; a bind to port 0 takes one for all destinations",
+        "set IP_BIND_ADDRESS_NO_PORT, so that connect chooses the port, for each destination; or "
+        "a wider range, more addresses, connections that are kept",
         evidence=tuple(describe_socket(s) for s in sockets[:PLACES]), refs=(RANGE,),
     )  # fmt: skip
 
@@ -39,52 +44,63 @@ def _held(sockets: list[Socket]) -> str:
     places = Counter(str(socket.remote) for socket in sockets)
     words = ", ".join(f"{count} {state}" for state, count in states.most_common())
     to = ", ".join(f"{count} to {place}" for place, count in places.most_common(PLACES))
-    return f"held: {len({s.local.port for s in sockets})} ({words}; {to})"
+    by = f" ({words}; {to})" if sockets else " by outgoing connections"
+    return f"held: {len({s.local.port for s in sockets})}{by}"
 
 
 def causes(scene: Scene) -> Iterator[Cause]:
     """A connect that failed with EADDRNOTAVAIL."""
     for call in scene.calls:
-        if call.name != "connect" or call.errno != "EADDRNOTAVAIL":
-            continue
-        look = next((e for e in scene.looks(call.host) if e.t >= call.t), None)
-        if look is None:
-            continue
-        mine = [d for d in scene.descriptors(call.t) if d.connected is call]
-        bound = mine[0].bound if mine else None
-        where = call.call.split()[-1]
-        failure = f"{call.process}: {call.call} failed with {errnos.describe('EADDRNOTAVAIL')}"
-        same = [s for s in look.sockets if s.connection and _to(s, where, scene)]
-        if bound and bound.local and not bound.call.endswith(":0"):
-            port = int(bound.local.rpartition(":")[2])
-            if old := [s for s in same if s.local.port == port]:
-                yield Cause(
-                    "connect-in-use", call.host, call.t,
-                    f"{failure}: the old connection has the same four-tuple: "
-                    f"{describe_socket(old[0])}",
-                    "turn timestamps on (net.ipv4.tcp_timestamps), with which a TIME_WAIT of one "
-                    "second or more may be taken over; or connect from another port or address",
-                    f"{old[0].local} -> {old[0].remote}",
-                    (describe_socket(old[0]),), (TWICE,),
-                )  # fmt: skip
-        elif same:
-            yield Cause(
-                "ports-exhausted", call.host, call.t,
-                f"{failure}: no port of {_range(mine)} is free for {where}: {_held(same)}",
-                "keep connections, widen the range, or use more addresses",
-                evidence=tuple(describe_socket(s) for s in same[:PLACES]), refs=(RANGE,),
-            )  # fmt: skip
+        if call.name == "connect" and call.errno == "EADDRNOTAVAIL":
+            look = scene.look(call.host, call.t, SOON)
+            given = arguments(call.call)
+            if look and len(given) == 2:
+                mine = scene.descriptors.of(call)
+                same = [s for s in look.sockets if s.connection and _to(s, given, mine, scene)]
+                if found := _of(call, mine, same):
+                    yield found
 
 
-def _range(mine: list[Descriptor]) -> str:
-    own = mine and "IP_LOCAL_PORT_RANGE" in mine[0].options
-    return "its own range (IP_LOCAL_PORT_RANGE)" if own else "net.ipv4.ip_local_port_range"
+def _of(call: CallEvent, mine: Descriptor | None, same: list[Socket]) -> Cause | None:
+    where = call.call.partition("||")[0].split()[-1]
+    failure = f"{call.process}: {call.call} failed with {errnos.describe('EADDRNOTAVAIL')}"
+    bound = mine.bound if mine and mine.bound and not mine.bound.errno else None
+    host, _, port = end_of(bound.local or "").rpartition(":") if bound else ("", "", "0")
+    same = [s for s in same if host in ("", s.local.end.rpartition(":")[0])]
+    if port not in ("", "0"):
+        old = [s for s in same if s.local.port == int(port)]
+        if not old:
+            return None
+        late = (
+            "turn timestamps on (net.ipv4.tcp_timestamps), with which a TIME_WAIT of one second or "
+            "more may be taken over; or "
+        ) if old[0].state is State.TIME_WAIT else ""  # fmt: skip
+        return Cause(
+            "connect-in-use", call.host, call.t,
+            f"{failure}: the old connection has the same four-tuple: {describe_socket(old[0])}",
+            f"{late}connect from another port or address",
+            f"{old[0].local} -> {old[0].remote}", (describe_socket(old[0]),), (TWICE,),
+        )  # fmt: skip
+    if not same:
+        return None
+    own = mine.option("IP_LOCAL_PORT_RANGE", call.t).split() if mine else ["0"]
+    if len(own) == 2:
+        same = [s for s in same if int(own[0]) <= (s.local.port or 0) <= int(own[1])] or same
+    which = (
+        "its own range (IP_LOCAL_PORT_RANGE)" if own != ["0"] else "net.ipv4.ip_local_port_range"
+    )
+    return Cause(
+        "ports-exhausted", call.host, call.t,
+        f"{failure}: no port of {which} is free for {where}: {_held(same)}",
+        "keep connections, widen the range, or use more addresses",
+        evidence=tuple(describe_socket(s) for s in same[:PLACES]), refs=(RANGE,),
+    )  # fmt: skip
 
 
-def _to(socket: Socket, where: str, scene: Scene) -> bool:
+def _to(socket: Socket, given: tuple[str, int], mine: Descriptor | None, scene: Scene) -> bool:
     """Whether a socket's remote end is what a call names."""
-    host, _, port = where.rpartition(":")
+    host, port = given
     lab = scene.history.lab
-    known = {lab.addresses.get(name) for name in (host, f"{host}.v6")} if lab else set()
-    addresses = known | {host.strip("[]")}
-    return socket.remote.port == int(port) and socket.remote.unmapped in addresses
+    name = f"{host}.v6" if mine and mine.family == 6 else host
+    address = lab.addresses.get(name, host) if lab else host
+    return socket.remote.port == int(port) and socket.remote.unmapped == address.strip("[]")

@@ -1,141 +1,201 @@
 """Why a host reset a connection: by what came right before the RST, and what the host had then
-(RFC 9293, section 3.10.7; RFC 2525, section 2.17; RFC 1337)."""
+(RFC 9293, section 3.10.7; RFC 2525, section 2.17; RFC 1337).
+
+A kernel that gives up a connection of its own sends RST and ACK (tcp_send_active_reset()); one that
+answers a segment that has an ACK sends an RST alone (RFC 9293, section 3.10.7.1). A RST after which
+the socket lives on was none of its kernel's TCP."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
-from labctl.judge.causes.cause import Cause, Descriptor, Scene
+from labctl.judge.causes.cause import Cause, Scene, begins
+from labctl.judge.causes.descriptors import Descriptor
 from labctl.probes.observations import Segment
 from labctl.probes.sockets import State
-from labctl.record.events import ProcessEvent
-from labctl.record.listeners import listeners
-from labctl.record.timelines import Timeline
+from labctl.record.timelines import Timeline, is_traced
 
 MOST = 20
 """Connections that a host reset, at most, which are looked at."""
 AT_ONCE = 0.01
 """Seconds from what a kernel answers to its answer, at most, on a busy machine."""
+CLOSED = 0.25
+"""Seconds from a RST to the report of what closed its socket, at most."""
 UNREAD = "RFC 2525, section 2.17; tcp_close() in net/ipv4/tcp.c"
 LINGER = "socket(7), SO_LINGER; tcp_close() in net/ipv4/tcp.c"
 LINGER2 = "tcp(7), TCP_LINGER2; tcp_rcv_state_process() in net/ipv4/tcp_input.c"
 LATE = "RFC 9293, section 3.10.7; tcp_rcv_state_process() in net/ipv4/tcp_input.c"
 NOBODY = "RFC 9293, section 3.10.7.1; tcp_v4_send_reset() in net/ipv4/tcp_ipv4.c"
+REJECTED = "nftables: reject with tcp reset; nf_send_reset() in net/ipv4/netfilter"
 QUEUED = "inet_csk_listen_stop() in net/ipv4/inet_connection_sock.c"
 
 
 def causes(scene: Scene) -> Iterator[Cause]:
     """A cause for the first RST of each host in each connection, if it is known."""
     asked: Counter[str | None] = Counter()
-    for ends, segments in scene.by_connection.items():
-        if len(ends) != 2:
-            continue
+    for segments in scene.conversations:
         seen: set[str | None] = set()
-        for segment in segments:
+        for number, segment in enumerate(segments):
             host = segment.sender
             if "RST" in segment.flags and host not in seen and asked[host] < MOST:
                 seen.add(host)
                 asked[host] += 1
-                if found := _of(segment, segments, scene):
+                if found := _of(_Reset(segment, segments[:number], scene)):
                     yield found
 
 
-def _of(reset: Segment, segments: Sequence[Segment], scene: Scene) -> Cause | None:
-    name = f"{reset.source} -> {reset.target}"
-    proof = _line(reset)
-    if reset.crafted:
+class _Reset:
+    """A RST, and what is known of its connection right before."""
+
+    def __init__(self, segment: Segment, before: Sequence[Segment], scene: Scene) -> None:
+        self.segment, self.scene = segment, scene
+        self.host, self.t = segment.sender or "", segment.time
+        self.ends = segment.source, segment.target
+        self.name = f"{segment.source} -> {segment.target}"
+        self.active = "ACK" in segment.flags
+        self.sent = [s for s in before if s.sender == self.host and not s.crafted]
+        came = [s for s in before if s.receiver == self.host and s.arrived and s.arrived <= self.t]
+        self.came = sorted(came, key=lambda s: s.arrived or 0.0)
+
+    @property
+    def trigger(self) -> Segment | None:
+        """What it may answer."""
+        last = self.came[-1] if self.came else None
+        return last if last and self.t - (last.arrived or 0.0) < AT_ONCE else None
+
+    @property
+    def answered(self) -> Segment | None:
+        """What it answers for certain."""
+        last = self.trigger
+        return last if last and self.active == ("ACK" not in last.flags) else None
+
+    @property
+    def fin(self) -> Segment | None:
+        """The FIN that its host had sent."""
+        return next((s for s in self.sent if "FIN" in s.flags), None)
+
+    @cached_property
+    def timeline(self) -> Timeline | None:
+        """The connection as its host had it."""
+        return self.scene.timeline(self.host, self.ends, self.t)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the connection ended there by the RST."""
+        end = self.timeline.spans[-1].end if self.timeline else None
+        return end is not None and end.earliest - AT_ONCE <= self.t <= end.latest + AT_ONCE
+
+    @property
+    def outlived(self) -> bool:
+        """Whether the connection certainly lived on there, in a state in which TCP sends no RST."""
+        trouble = (self.host, "trace") in self.scene.history.trouble
+        if not self.timeline or not self.timeline.complete or trouble:
+            return False
+        return (
+            any(
+                span.state in (State.ESTAB, State.CLOSE_WAIT)
+                and span.begin.latest < self.t
+                and (span.end is None or span.end.earliest > self.t + CLOSED)
+                for span in self.timeline.spans
+            )
+            and self.scene.history.now > self.t + CLOSED
+        )
+
+    @property
+    def state(self) -> State | None:
+        """The state that the connection was in right before."""
+        spans = self.timeline.spans if self.timeline else ()
+        found = [span.state for span in spans if span.begin.earliest < self.t - 1e-6]
+        return found[-1] if found else None
+
+    @property
+    def maker(self) -> Descriptor | None:
+        """The descriptor of the connection, or of the listener that had not accepted it."""
+        return self.scene.maker(self.host, self.ends, self.t)
+
+    def closed(self, maker: Descriptor) -> bool:
+        """Whether a program closed it then."""
+        return abs(maker.closed - self.t) < CLOSED
+
+    @property
+    def last_seen(self) -> tuple[int, int | None, bool]:
+        """How many bytes were unread when a look showed it last, its inode, and whether nothing
+        came and no `recv` ended since."""
+        seen = [(t, s) for t, s in self.scene.seen(self.host, self.ends) if t <= self.t]
+        since = self.timeline.spans[0].begin.earliest if self.timeline else 0.0
+        if not seen or seen[-1][0] < since:
+            return 0, None, False
+        t, socket = seen[-1]
+        fins = sum("FIN" in s.flags for s in self.came)
+        maker = self.maker
+        read = any(
+            call.name == "recv"
+            and t <= call.t <= self.t
+            and self.scene.descriptors.of(call) is maker
+            for call in self.scene.calls
+        )
+        late = any(s.length and (s.arrived or 0.0) >= t for s in self.came)
+        # A FIN counts as one byte there (tcp_diag_get_info()).
+        return socket.recv_q - (1 if fins else 0), socket.inode, not read and not late
+
+    def cause(self, name: str, why: str, cure: str, ref: str, *proof: Segment) -> Cause:
+        """A cause of this host's."""
+        lines = tuple(_line(s) for s in (*proof, self.segment))
+        text = f"{self.host} reset {self.name}: {why}"
+        return Cause(name, self.host, self.t, text, cure, self.name, lines, (ref,))
+
+
+def _of(reset: _Reset) -> Cause | None:
+    segment = reset.segment
+    if segment.crafted:
         return Cause(
-            "reset-crafted", reset.sender or "", reset.time,
-            f"a step sent the RST of {name}: no kernel did", "", name, (proof,),
+            "reset-crafted", reset.host, reset.t,
+            f"a step sent the RST of {reset.name}: no kernel did", "", reset.name,
+            (_line(segment),),
         )  # fmt: skip
-    if reset.sender is None or reset.t is None or reset.inside:
+    if segment.sender is None or segment.inside:
         return None
-    host, t = reset.sender, reset.t
-    before = [s for s in segments if s.receiver == host and s.arrived and s.arrived <= t]
-    trigger = before[-1] if before and t - (before[-1].arrived or 0) < AT_ONCE else None
-    if trigger and "SYN" in trigger.flags and "ACK" not in trigger.flags:
-        return _refused(reset, trigger, scene)
-    here = _alive(reset, scene)
-    if here is None:
-        return _nobody(reset, trigger, segments, scene)
-    state = _state(here, t)
-    fin = any(s.sender == host and "FIN" in s.flags and s.time < t for s in segments)
-    if maker := _maker(here, host, t, scene):
-        if not fin and maker.options.get("SO_LINGER") == "1 0":
-            return Cause(
-                "reset-linger", host, t,
-                f"{host} reset {name}: {maker.process} closed it with SO_LINGER 1 0, which sends "
-                "an RST and no FIN",
-                "leave SO_LINGER as it is", name, (proof,), (LINGER,),
-            )  # fmt: skip
-        if fin and maker.options.get("TCP_LINGER2", "").startswith("-"):
-            return Cause(
-                "reset-linger", host, t,
-                f"{host} reset {name}: {maker.process} closed it with TCP_LINGER2 below 0, which "
-                "ends it by an RST as soon as its FIN is acknowledged",
-                "leave TCP_LINGER2 as it is", name, (proof,), (LINGER2,),
-            )  # fmt: skip
-    if trigger and trigger.length and fin and state in (State.FIN_WAIT_1, State.FIN_WAIT_2):
-        return Cause(
-            "reset-late-data", host, t,
-            f"{host} reset {name}: {trigger.length} bytes came for a socket that was closed "
-            f"already ({state}), so nobody will read them",
-            "let the side that closes first read to the end, or shut down its sending half only",
-            name, (_line(trigger), proof), (LATE,),
+    if segment.t is None:
+        return _foreign(reset)
+    if reset.answered and begins(reset.answered):
+        return _refused(reset, reset.answered)
+    if reset.ended:
+        return next(filter(None, (rule(reset) for rule in ENDED)), None)
+    if reset.outlived:
+        return reset.cause(
+            "reset-crafted",
+            f"its socket stayed in {reset.state}, so TCP did not send it; a firewall of that host "
+            "may have (reject with tcp reset)",
+            "", REJECTED,
         )  # fmt: skip
-    if (
-        not fin
-        and (unread := _unread(here, scene, t))
-        and scene.grown(host, "TcpExtTCPAbortOnClose")
-    ):
-        return Cause(
-            "reset-unread", host, t,
-            f"{host} reset {name}: {unread} bytes were unread when the socket closed, so it ended "
-            "by an RST and not by a FIN",
-            "read to the end of file before close, or shutdown and wait", name, (proof,),
-            (UNREAD,),
-        )  # fmt: skip
-    if not fin and _listener_ended(reset, scene):
-        return Cause(
-            "reset-queue", host, t,
-            f"{host} reset {name}: its listener was closed while nobody had accepted it",
-            "accept what waits before the listener closes; net.ipv4.tcp_migrate_req moves it to "
-            "another listener with SO_REUSEPORT",
-            name, (proof,), (QUEUED,),
-        )  # fmt: skip
-    return None
+    return _nobody(reset, reset.answered) if reset.answered else None
 
 
 def _line(segment: Segment) -> str:
     return f"{segment.time:.6f} {segment.sender or '?'}: {segment.summary}"
 
 
-def _alive(reset: Segment, scene: Scene) -> Timeline | None:
-    """The connection as its sender had it right before the RST."""
-    assert reset.sender
-    assert reset.t is not None
-    for timeline in scene.timelines(reset.sender):
-        if timeline.ends == (reset.source, reset.target):
-            first, last = timeline.spans[0].begin, timeline.spans[-1].end
-            if first.earliest <= reset.t and (last is None or last.latest >= reset.t - AT_ONCE):
-                return timeline
-    return None
+def _foreign(reset: _Reset) -> Cause | None:
+    """A RST that arrived, and which the host in whose name it came did not send."""
+    if not reset.scene.captured(reset.host) or reset.segment.receiver is None:
+        return None
+    return Cause(
+        "reset-crafted", reset.segment.receiver, reset.t,
+        f"{reset.segment.receiver} received an RST of {reset.name}, which {reset.host} did not "
+        "send: something between them did",
+        "", reset.name, (_line(reset.segment),),
+    )  # fmt: skip
 
 
-def _state(timeline: Timeline, t: float) -> State:
-    """The state that it was in right before."""
-    found = timeline.spans[0].state
-    for span in timeline.spans:
-        if span.begin.earliest < t - 1e-6:
-            found = span.state
-    return found
-
-
-def _refused(reset: Segment, syn: Segment, scene: Scene) -> Cause | None:
-    host, t = reset.sender or "", reset.t or 0.0
-    port = reset.source.rpartition(":")[2]
-    for each in listeners(scene.history, host):
+def _refused(reset: _Reset, syn: Segment) -> Cause | None:
+    host, t = reset.host, reset.t
+    history = reset.scene.history
+    if not reset.scene.looks(host) or {(host, "ss"), (host, "trace")} & history.trouble.keys():
+        return None
+    port = reset.segment.source.rpartition(":")[2]
+    for each in reset.scene.listeners(host):
         span = each.spans[0]
         on = each.local.rpartition(":")[2] == port
         if on and span.begin.earliest <= t and (span.end is None or span.end.latest >= t):
@@ -144,69 +204,119 @@ def _refused(reset: Segment, syn: Segment, scene: Scene) -> Cause | None:
         "connect-refused", host, t,
         f"{host} refused {syn.source} -> {syn.target}: nobody listened on port {port} there",
         "start the server first, or have the client try again",
-        f"{syn.source} -> {syn.target}", (_line(syn), _line(reset)), (NOBODY,),
+        f"{syn.source} -> {syn.target}", (_line(syn), _line(reset.segment)), (NOBODY,),
     )  # fmt: skip
 
 
-def _nobody(
-    reset: Segment, trigger: Segment | None, segments: Sequence[Segment], scene: Scene
-) -> Cause | None:
+def _nobody(reset: _Reset, answered: Segment) -> Cause | None:
     """A RST to what came for a connection of which this host knows nothing, or nothing any more."""
-    host, t = reset.sender or "", reset.t or 0.0
-    if trigger is None or (host, "trace") in scene.history.trouble:
+    scene, host = reset.scene, reset.host
+    if not {(host, "trace"), (host, "capture"), (host, "ss")}.isdisjoint(scene.history.trouble):
         return None
-    mine = [e for e in scene.timelines(host) if e.ends == (reset.source, reset.target)]
-    past = [e.spans[-1] for e in mine if (end := e.spans[-1].end) and end.earliest <= t]
-    if past and (end := past[-1].end):
-        then = f"it ended there at {end.at:.3f} s, in {past[-1].state}"
-    elif any(e.spans[0].begin.earliest <= t for e in mine):
+    last = reset.timeline.spans[-1] if reset.timeline else None
+    if last and last.end and last.end.latest <= reset.t:
+        then = f"it ended there at {last.end.at:.3f} s, in {last.state}"
+    elif last or not is_traced(scene.history) or any("RST" not in s.flags for s in reset.sent):
         return None
     else:
         then = "it never had one: a NAT may have forgotten it, or did not know the segment"
-    what = f"{trigger.length} bytes" if trigger.length else " ".join(trigger.flags)
+    what = f"{answered.length} bytes" if answered.length else " ".join(answered.flags)
     return Cause(
-        "reset-no-socket", host, t,
-        f"{host} answered {what} from {trigger.source} by an RST: it has no socket for "
-        f"{reset.source} -> {reset.target}; {then}",
-        "", f"{reset.source} -> {reset.target}", (_line(trigger), _line(reset)), (NOBODY,),
+        "reset-no-socket", host, reset.t,
+        f"{host} answered {what} from {answered.source} by an RST: it has no socket for "
+        f"{reset.name}; {then}",
+        "", reset.name, (_line(answered), _line(reset.segment)), (NOBODY,),
     )  # fmt: skip
 
 
-def _maker(timeline: Timeline, host: str, t: float, scene: Scene) -> Descriptor | None:
-    """The descriptor that a connection is, or was accepted from."""
-    port = timeline.local.rpartition(":")[2]
-    for each in reversed(scene.descriptors(t)):
-        if each.host == host and each.local.rpartition(":")[2] == port:
-            return each
-    return None
+# --- RSTs by which a connection ended where they were sent ----------------------------------------
 
 
-def _unread(timeline: Timeline, scene: Scene, t: float) -> int:
-    """How many bytes its receive queue held in the last look before."""
-    host_looks = [
-        look for host in scene.history.hosts for look in scene.looks(host)
-        if look.t <= t and scene.history.owners.get(_address(timeline.local)) == host
-    ]  # fmt: skip
-    for look in reversed(host_looks):
-        for socket in look.sockets:
-            if socket.ends == timeline.ends:
-                return socket.recv_q
-    return 0
+def _linger(reset: _Reset) -> Cause | None:
+    maker = reset.maker
+    if maker is None or not reset.active or not reset.closed(maker):
+        return None
+    if reset.fin or maker.option("SO_LINGER", reset.t) != "1 0":
+        return None
+    return reset.cause(
+        "reset-linger",
+        f"{maker.process} closed it with SO_LINGER 1 0, which sends an RST and no FIN",
+        "leave SO_LINGER as it is", LINGER,
+    )  # fmt: skip
 
 
-def _address(end: str) -> str:
-    return end.rpartition(":")[0].strip("[]")
+def _linger2(reset: _Reset) -> Cause | None:
+    maker, fin, answered = reset.maker, reset.fin, reset.answered
+    if maker is None or fin is None or maker.closed - CLOSED > reset.t:
+        return None
+    if not maker.option("TCP_LINGER2", reset.t).startswith("-"):
+        return None
+    acknowledged = answered is not None and answered.ack >= fin.seq + fin.length + 1
+    if not acknowledged and not (reset.active and reset.closed(maker)):
+        return None
+    return reset.cause(
+        "reset-linger",
+        f"{maker.process} closed it with TCP_LINGER2 below 0, which ends it by an RST as soon as "
+        "its FIN is acknowledged",
+        "leave TCP_LINGER2 as it is", LINGER2,
+    )  # fmt: skip
 
 
-def _listener_ended(reset: Segment, scene: Scene) -> bool:
-    t, port = reset.t or 0.0, reset.source.rpartition(":")[2]
+def _late(reset: _Reset) -> Cause | None:
+    answered = reset.answered
+    if answered is None or not answered.length or reset.fin is None:
+        return None
+    if reset.state not in (State.FIN_WAIT_1, State.FIN_WAIT_2):
+        return None
+    return reset.cause(
+        "reset-late-data",
+        f"{answered.length} bytes came for a socket that was closed already, or shut down for "
+        f"reading ({reset.state}), so nobody will read them",
+        "let the side that closes first read to the end, or shut down its sending half only",
+        LATE, answered,
+    )  # fmt: skip
+
+
+def _queued(reset: _Reset) -> Cause | None:
+    """In an accept queue a connection has no inode."""
+    _, inode, _ = reset.last_seen
+    if not reset.active or reset.fin or inode != 0 or not _listener_ended(reset):
+        return None
+    if reset.scene.descriptor(reset.host, reset.ends, reset.t):
+        return None
+    return reset.cause(
+        "reset-queue", "its listener was closed while nobody had accepted it",
+        "accept what waits before the listener closes; net.ipv4.tcp_migrate_req moves it to "
+        "another listener with SO_REUSEPORT",
+        QUEUED,
+    )  # fmt: skip
+
+
+def _unread(reset: _Reset) -> Cause | None:
+    """If the host closed as many connections with unread data as it reset, this was one of them.
+    If not, a look right before must have shown the data."""
+    counted = reset.scene.grown(reset.host, "TcpExtTCPAbortOnClose")
+    maker, (count, _, exact) = reset.maker, reset.last_seen
+    if not counted or not reset.active or reset.fin or (maker and not reset.closed(maker)):
+        return None
+    if counted < reset.scene.given_up[reset.host] and not (maker and exact and count > 0):
+        return None
+    data = f"{count} bytes were" if exact and count > 0 else "data was"
+    return reset.cause(
+        "reset-unread",
+        f"{data} unread when the socket closed, so it ended by an RST and not by a FIN",
+        "read to the end of file before close, or shutdown and wait", UNREAD,
+    )  # fmt: skip
+
+
+ENDED = (_linger, _linger2, _late, _queued, _unread)
+"""The first that knows says it."""
+
+
+def _listener_ended(reset: _Reset) -> bool:
+    port = reset.segment.source.rpartition(":")[2]
     ends = [
-        each.spans[-1].end for each in listeners(scene.history, reset.sender or "")
+        each.spans[-1].end for each in reset.scene.listeners(reset.host)
         if each.local.rpartition(":")[2] == port
     ]  # fmt: skip
-    killed = [
-        e.t for e in scene.history.events
-        if isinstance(e, ProcessEvent) and e.phase in ("exit", "gone") and e.host == reset.sender
-    ]  # fmt: skip
-    gone = any(end and end.earliest - AT_ONCE <= t <= end.latest + AT_ONCE for end in ends)
-    return gone and any(abs(moment - t) < 10 * AT_ONCE for moment in killed)
+    return any(end and end.earliest - CLOSED <= reset.t <= end.latest + CLOSED for end in ends)

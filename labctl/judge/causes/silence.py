@@ -4,84 +4,131 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from labctl.ground import errnos
 from labctl.judge.causes.cause import Cause, Scene
+from labctl.judge.causes.descriptors import Descriptor, arguments
 from labctl.probes.observations import Segment
 from labctl.record.events import CallEvent
 
 SYN = "tcp(7), tcp_syn_retries"
 USER = "tcp(7), TCP_USER_TIMEOUT; RFC 5482"
 KEEPALIVE = "tcp(7), SO_KEEPALIVE, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT"
+SLACK = 0.3
+"""Seconds by which a timer may seem to end early: it begins with what is sent, not acknowledged."""
 RETRIES = "tcp(7), tcp_retries2; RFC 1122, section 4.2.3.5"
 
 
 def causes(scene: Scene) -> Iterator[Cause]:
     """A cause for each call that timed out."""
     for call in scene.calls:
-        if call.errno != "ETIMEDOUT":
+        mine = scene.descriptors.of(call)
+        if call.errno != "ETIMEDOUT" or mine is None:
             continue
-        mine = [d for d in scene.descriptors(call.t) if d.process == call.process]
-        if not mine:
-            continue
-        connect = call if call.name == "connect" else mine[-1].connected
-        sent = _sent(call, connect, scene)
+        found = _asked(call, mine, scene) if call.name == "connect" else _spoke(call, mine, scene)
+        sent, lost = _unanswered(found, call, scene)
         if not sent:
             continue
         failure = f"{call.process}: {call.call} failed with {errnos.describe('ETIMEDOUT')}"
-        ends = f"{sent[-1].source} -> {sent[-1].target}"
-        proof = tuple(f"{s.time:.3f} {s.sender}: {s.summary}" for s in sent[-3:])
         if call.name == "connect":
-            text = f"{failure}: {_tries(sent)} SYN without an answer; {_lost(sent)}"
-            yield Cause("no-answer", call.host, call.t, text, "", ends, proof, (SYN,))
-            continue
-        again = [s for s in sent if s.retransmitted]
-        options = mine[-1].options
-        if "TCP_USER_TIMEOUT" in options:
-            ms = options["TCP_USER_TIMEOUT"]
-            kind, ref = "timeout-user", USER
-            text = f"{failure}: nothing was acknowledged for TCP_USER_TIMEOUT, {ms} ms"
-        elif again:
-            kind, ref = "timeout-retries", RETRIES
-            text = f"{failure}: {len(again)} retransmissions without an answer (tcp_retries2)"
-        elif "SO_KEEPALIVE" in options:
-            kind, ref = "timeout-keepalive", KEEPALIVE
-            text = f"{failure}: keepalive probes had no answer"
+            tries = f"{len(sent)} tries of a" if len(sent) > 1 else "one"
+            kind, ref, why = "no-answer", SYN, f"{tries} SYN without an answer"
+        elif known := _timer(call, mine, sent):
+            kind, ref, why = known
         else:
             continue
-        yield Cause(kind, call.host, call.t, f"{text}; {_lost(sent)}", "", ends, proof, (ref,))
+        yield Cause(
+            kind, call.host, call.t, f"{failure}: {why}; {lost}", "",
+            f"{sent[-1].source} -> {sent[-1].target}",
+            tuple(f"{s.time:.3f} {s.sender}: {s.summary}" for s in sent[-3:]), (ref,),
+        )  # fmt: skip
 
 
-def _sent(call: CallEvent, connect: CallEvent | None, scene: Scene) -> list[Segment]:
-    """What the host had sent in that connection before, from its last answered segment on."""
-    peer = connect.peer if connect and connect.peer else None
-    local = connect.local if connect and connect.local else None
-    found: list[Segment] = []
-    for segment in scene.segments:
+def _asked(call: CallEvent, mine: Descriptor, scene: Scene) -> Sequence[Segment]:
+    """The connection that a connect asked for: the only one whose SYN went there meanwhile."""
+    given = arguments(call.call)
+    if len(given) != 2:
+        return ()
+    host, port = given
+    lab = scene.history.lab
+    name = f"{host}.v6" if mine.family == 6 else host
+    address = lab.addresses.get(name, host) if lab else host
+    target = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    found = [
+        each for each in scene.asked.get(target, ())
+        if each[0].sender == call.host and mine.made <= each[0].time <= call.t
+    ]  # fmt: skip
+    return found[0] if len(found) == 1 else ()
+
+
+def _spoke(call: CallEvent, mine: Descriptor, scene: Scene) -> Sequence[Segment]:
+    return scene.conversation(call.host, mine.ends, call.t) if mine.ends else ()
+
+
+def _unanswered(
+    found: Sequence[Segment], call: CallEvent, scene: Scene
+) -> tuple[list[Segment], str]:
+    """What the host has sent there since it heard from its peer, and what became of it. A bare ACK
+    wants no answer; a keepalive probe, which repeats a number, does."""
+    ours: list[Segment] = []
+    theirs = following = 0
+    for segment in found:
         if segment.time > call.t:
             break
-        if segment.sender == call.host and (local is None or segment.source == local):
-            if peer is None or segment.target == peer:
-                found.append(segment)
-        elif segment.receiver == call.host and segment.arrived is not None and found:
-            back = found[-1].target, found[-1].source
-            if (segment.source, segment.target) == back:
-                found.clear()
-    if call.name == "connect":
-        found = [s for s in found if "SYN" in s.flags]
-    return found if len({(s.source, s.target) for s in found}) == 1 else []
+        if segment.sender == call.host and segment.source == _own(found, call):
+            span = segment.length + ("SYN" in segment.flags) + ("FIN" in segment.flags)
+            if "RST" not in segment.flags and (span or segment.seq < following):
+                ours.append(segment)
+            following = max(following, segment.seq + span)
+        elif segment.arrived is not None:
+            ours, theirs = [], 0
+        else:
+            theirs += 1
+    return (ours, _fate(ours, theirs, scene)) if ours else ([], "")
 
 
-def _tries(sent: list[Segment]) -> str:
-    return f"{len(sent)} tries of a" if len(sent) > 1 else "one"
+def _own(found: Sequence[Segment], call: CallEvent) -> str:
+    """The end of the host that called: of a connection inside it, the one that opened it."""
+    first = found[0]
+    return first.source if first.sender == call.host else first.target
 
 
-def _lost(sent: list[Segment]) -> str:
-    """Where they were lost."""
+def _fate(sent: Sequence[Segment], answers: int, scene: Scene) -> str:
+    """What became of segments without an answer."""
+    there = sent[-1].receiver
+    lost = [s for s in sent if s.dropped is not None or s.lost]
+    if lost and not all(s.dropped is not None for s in lost) and not scene.captured(there):
+        return "whether they arrived, a capture of the peer would tell"
     where = Counter(
-        "lost by a drop" if s.dropped is not None else "lost on their way"
-        for s in sent if s.dropped is not None or s.lost
-    )  # fmt: skip
-    lost = ", ".join(f"{count} {what}" for what, count in where.most_common())
-    return lost or "all arrived, so the peer did not answer"
+        "lost by a drop" if s.dropped is not None else "lost on their way" for s in lost
+    )
+    words = ", ".join(f"{count} {what}" for what, count in where.most_common())
+    if answers:
+        back = f"{answers} answers of the peer were lost"
+        return f"{words}, and {back}" if words else back
+    return words or "all arrived, so the peer did not answer"
+
+
+def _timer(
+    call: CallEvent, mine: Descriptor, sent: Sequence[Segment]
+) -> tuple[str, str, str] | None:
+    """The rule, where it is written, and which timer gave up."""
+    again = sum(s.retransmitted or s.probe for s in sent)
+    user = mine.option("TCP_USER_TIMEOUT", call.t)
+    if user.isdecimal() and int(user) > 0:
+        if call.t - sent[0].time < int(user) / 1000 - SLACK:
+            return None
+        why = f"nothing was acknowledged for TCP_USER_TIMEOUT, {user} ms"
+        return "timeout-user", USER, why
+    if again:
+        why = f"{again} retransmissions without an answer (net.ipv4.tcp_retries2)"
+        return "timeout-retries", RETRIES, why
+    probes = [s for s in sent if not s.length and "FIN" not in s.flags]
+    if mine.has("SO_KEEPALIVE", call.t) and probes and len(probes) == len(sent):
+        apart = [round(b.time - a.time, 1) for a, b in pairwise(probes)]
+        spacing = f", {min(apart)} s apart" if apart else ""
+        why = f"{len(probes)} keepalive probes had no answer{spacing}"
+        return "timeout-keepalive", KEEPALIVE, why
+    return None

@@ -1,0 +1,215 @@
+"""The TCP sockets that processes opened, as their calls tell: options, ends, and when they closed.
+
+A socket that was accepted has the options that its listener had when the connection began; what is
+set on it later is its own. A child has what its parent had open."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from labctl.language.calls import CallError, parse_calls
+from labctl.probes.sockets import Ends, canonical
+from labctl.record.events import CallEvent, Event, ProcessEvent
+
+Begun = Callable[[str, Ends, float], float]
+"""When the connection began, on a host, with these ends, that was accepted at a time."""
+
+
+@lru_cache(1 << 12)
+def arguments(call: str) -> tuple[Any, ...]:
+    """What a call was given; empty if nothing can be read."""
+    try:
+        return tuple(parse_calls(call)[0].args)
+    except (CallError, LookupError):
+        return ()
+
+
+def end_of(text: str) -> str:
+    """An end that a call reports, in the spelling of segments."""
+    host, _, port = text.rpartition(":")
+    host = canonical(host.strip("[]"))
+    host = "" if host in ("0.0.0.0", "::") else host
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@dataclass(eq=False)
+class Descriptor:
+    """A TCP socket of a process. `start` is the number of the process's start; `made`, `listening`
+    and `closed` are when it was made, began to listen, and was closed by all that had it."""
+
+    process: str
+    host: str
+    start: int
+    made: float
+    family: int = 4
+    settings: list[tuple[float, str, str]] = field(default_factory=list)
+    bound: CallEvent | None = None
+    connected: CallEvent | None = None
+    accepted: CallEvent | None = None
+    listening: float = math.inf
+    closed: float = math.inf
+    holders: set[int] = field(default_factory=set)
+
+    def option(self, name: str, t: float) -> str:
+        """The value of an option at that time; `0` if nobody had set it."""
+        found = [value for at, option, value in self.settings if option == name and at <= t]
+        return found[-1] if found else "0"
+
+    def has(self, name: str, t: float) -> bool:
+        """Whether an option was on."""
+        return self.option(name, t).split()[:1] != ["0"]
+
+    def open_at(self, t: float) -> bool:
+        """Whether some process had it open."""
+        return self.made <= t < self.closed
+
+    @property
+    def local(self) -> str:
+        """Where it is bound; empty if nothing says so."""
+        for call in (self.accepted, self.connected, self.bound):
+            if call is not None and call.local and not call.errno:
+                return end_of(call.local)
+        return ""
+
+    @property
+    def port(self) -> int:
+        """Its local port, or 0."""
+        return int(self.local.rpartition(":")[2] or 0)
+
+    @property
+    def ends(self) -> Ends | None:
+        """The ends of its connection."""
+        call = self.accepted or self.connected
+        if call is None or call.errno or not call.local or not call.peer:
+            return None
+        return end_of(call.local), end_of(call.peer)
+
+    @property
+    def chosen_port(self) -> bool:
+        """Whether the kernel chose its port for an outgoing connection."""
+        return self.connected is not None and (self.bound is None or asks_for(self.bound) == 0)
+
+
+def asks_for(bind: CallEvent) -> int | None:
+    """The port that a bind asked for."""
+    given = arguments(bind.call)
+    return int(given[1]) if len(given) == 2 else None
+
+
+@dataclass
+class _Program:
+    """One of a process's programs: its sockets, as images/peer/calls.py has them."""
+
+    current: Descriptor | None = None
+    listener: Descriptor | None = None
+    open: list[Descriptor] = field(default_factory=list)
+
+    def drop(self, gone: Descriptor | None, pid: int, t: float) -> None:
+        """Closes a socket."""
+        if gone in self.open:
+            self.open.remove(gone)
+            gone.holders.discard(pid)
+            if not gone.holders:
+                gone.closed = min(gone.closed, t)
+        self.listener = None if gone is self.listener else self.listener
+        self.current = self.listener if gone is self.current else self.current
+
+
+class Descriptors:
+    """All descriptors of a history, in order; `of` has the one that a call acted on."""
+
+    def __init__(self, events: Iterable[Event], begun: Begun) -> None:
+        self.all: list[Descriptor] = []
+        self._of: dict[int, Descriptor | None] = {}
+        self._begun = begun
+        self._starts: Counter[str] = Counter()
+        self._programs: dict[tuple[str, int], dict[int, _Program]] = {}
+        for event in events:
+            if isinstance(event, ProcessEvent):
+                self._process(event)
+            elif isinstance(event, CallEvent) and event.phase == "done":
+                self._call(event)
+
+    def of(self, call: CallEvent) -> Descriptor | None:
+        """The socket that a call acted on; for `accept` the new one."""
+        return self._of.get(id(call))
+
+    def _process(self, event: ProcessEvent) -> None:
+        if event.phase == "start":
+            self._starts[event.process] += 1
+        elif event.phase == "gone" or not event.left:
+            number = event.start or self._starts[event.process]
+            for program in self._programs.get((event.process, number), {}).values():
+                for each in program.open:
+                    each.closed = min(each.closed, event.t)
+
+    def _call(self, call: CallEvent) -> None:
+        number = call.start or self._starts[call.process]
+        programs = self._programs.setdefault((call.process, number), {})
+        if call.pid not in programs:
+            self._fork(programs, call.pid)
+        program = programs[call.pid]
+        if call.name == "fork" and call.result:
+            if call.result not in programs:
+                self._fork(programs, call.result)
+            if program.current is not program.listener:
+                program.drop(program.current, call.pid, call.t)
+            return
+        self._of[id(call)] = program.current
+        if call.name == "close":
+            self._of[id(call)] = gone = (
+                program.listener if "listener" in arguments(call.call) else program.current
+            )
+            if not call.errno:
+                program.drop(gone, call.pid, call.t)
+        elif call.name == "socket" and not call.errno:
+            made = Descriptor(call.process, call.host, number, call.t)
+            made.family = 6 if "tcp6" in arguments(call.call) else 4
+            self._adopt(made, program, call)
+        elif call.name == "accept" and not call.errno:
+            self._adopt(self._accepted(call, number, program), program, call)
+        elif program.current:
+            _note(call, program.current)
+            if call.name == "listen" and not call.errno:
+                program.listener = program.current
+
+    @staticmethod
+    def _fork(programs: dict[int, _Program], child: int) -> None:
+        parent = next(iter(programs.values()), _Program())
+        programs[child] = _Program(parent.current, parent.listener, list(parent.open))
+        for each in parent.open:
+            each.holders.add(child)
+
+    def _adopt(self, made: Descriptor, program: _Program, call: CallEvent) -> None:
+        made.holders.add(call.pid)
+        program.current = self._of[id(call)] = made
+        program.open.append(made)
+        self.all.append(made)
+
+    def _accepted(self, call: CallEvent, number: int, program: _Program) -> Descriptor:
+        made = Descriptor(call.process, call.host, number, call.t, accepted=call)
+        if listener := program.listener or program.current:
+            since = call.t
+            if made.ends:
+                since = self._begun(call.host, made.ends, call.t)
+            made.settings = [setting for setting in listener.settings if setting[0] <= since]
+            made.family, made.bound = listener.family, listener.bound
+        return made
+
+
+def _note(call: CallEvent, mine: Descriptor) -> None:
+    """What a call does with the socket that it acts on."""
+    if call.name == "set" and not call.errno:
+        words = call.call.partition("||")[0].split()
+        mine.settings.append((call.t, words[1].strip("'\""), " ".join(words[2:]) or "1"))
+    elif call.name == "bind" and (mine.bound is None or not call.errno):
+        mine.bound = call
+    elif call.name == "listen" and not call.errno:
+        mine.listening = min(mine.listening, call.t)
+    elif call.name == "connect":
+        mine.connected = call

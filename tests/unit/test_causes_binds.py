@@ -1,0 +1,456 @@
+"""Why a bind, a listen or a connect found no room: which socket is named, and when none is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from labctl.judge.causes import causes
+from labctl.record.events import Event, LabEvent, ProcessEvent
+from labctl.record.history import History
+from tests.caused import (
+    ADDRESSES,
+    CLIENT,
+    LISTEN,
+    SERVER,
+    Sent,
+    bind_fails,
+    call,
+    calls,
+    close,
+    ended,
+    established,
+    handshake,
+    ids,
+    look,
+    only,
+    owner,
+    told,
+    trace,
+)
+from tests.fake import tcp
+from tests.walked import ACK
+
+SERVES = "socket; bind :8000; listen 5; accept"
+REUSES = "socket; set SO_REUSEADDR; bind :8000; listen 5; accept"
+TIME_WAIT = tcp("TIME-WAIT", SERVER, CLIENT, more="timer:(timewait,59sec,0)")
+
+
+def old(texts: str = SERVES) -> list[Event]:
+    """A server served one connection, closed it first, and ended. It listened before that began,
+    and all after that came later."""
+    before, listen, after = texts.partition("; listen 5")
+    return [
+        *calls(0.5, "old", before + listen, "server"),
+        *(calls(1.01, "old", after[2:], "server")[1:] if after else []),
+        *calls(0.99, "client", "socket; connect server:8000"),
+        *established(1.0),
+        *trace(2.0, "ESTAB", "FIN-WAIT-1", "FIN-WAIT-2", "UNCONN"),
+        *trace(2.0 + 5e-5, "ESTAB", "CLOSE-WAIT", "LAST-ACK", "UNCONN", ends=(CLIENT, SERVER)),
+        look(2.01, TIME_WAIT), look(2.02, host="client"),
+        ended(2.1, "old", "server", exit=0, left=False),
+    ]  # fmt: skip
+
+
+OLD = [*handshake(1.0), *close(2.0)]
+
+
+def test_a_time_wait_is_named_and_both_that_lack_the_option() -> None:
+    cause = only(told([*old(), *bind_fails(3.0, "new", TIME_WAIT)], OLD), "bind")
+    assert (cause.id, cause.host) == ("bind-time-wait", "server")
+    assert cause.connection == f"{SERVER} -> {CLIENT}"
+    assert cause.certain
+    for words in (
+        "new: bind :8000 failed", "timewait timer 59.0 s left", "of old", "server closed first in",
+        "the old socket and the new one had no SO_REUSEADDR",
+    ):  # fmt: skip
+        assert words in cause.text
+    assert "on the server that made the old connection too" in cause.cure
+
+
+@pytest.mark.parametrize(
+    ("was", "wants", "lacks"),
+    [
+        (SERVES, "socket; set SO_REUSEADDR; bind :8000", "the old socket had no"),
+        (REUSES, "socket; bind :8000", "the new one had no"),
+        (REUSES, "socket; set SO_REUSEADDR 0 || continue; bind :8000", "the new one had no"),
+        (f"{REUSES}; set SO_REUSEADDR 0", "socket; set SO_REUSEADDR; bind :8000", "the old"),
+        (REUSES, "socket; set SO_REUSEADDR; bind :8000", ""),
+        (f"{SERVES}; set SO_REUSEADDR", "socket; set SO_REUSEADDR; bind :8000", ""),
+        (REUSES, "socket; set SO_REUSEPORT; bind :8000", "the new one had no"),
+    ],
+)
+def test_the_options_of_the_connection_count_and_not_those_of_its_listener(
+    was: str, wants: str, lacks: str
+) -> None:
+    history = told([*old(was), *bind_fails(3.0, "new", TIME_WAIT, texts=wants)], OLD)
+    assert [lacks in cause.text for cause in causes(history) if cause.id == "bind-time-wait"] == (
+        [True] if lacks else []
+    )
+
+
+def test_what_is_set_on_a_listener_after_the_handshake_is_not_the_connection_s() -> None:
+    was = [*old("socket; bind :8000; listen 5"), call(1.5, "old", "set SO_REUSEADDR", "server"),
+           call(1.6, "old", "accept", "server", local=SERVER, peer=CLIENT)]  # fmt: skip
+    fails = bind_fails(3.0, "new", TIME_WAIT, texts="socket; set SO_REUSEADDR; bind :8000")
+    assert "the old socket had no" in only(told([*was, *fails], OLD), "bind").text
+
+
+def test_an_older_start_s_options_are_not_those_of_the_connection() -> None:
+    first = [*calls(0.1, "old", REUSES.removesuffix("; accept"), "server"),
+             ended(0.3, "old", "server", exit=0)]  # fmt: skip
+    fails = bind_fails(3.0, "old", TIME_WAIT, texts="socket; set SO_REUSEADDR; bind :8000",
+                       host="server")  # fmt: skip
+    assert "the old socket had no" in only(told([*first, *old(), *fails], OLD), "bind").text
+
+
+def test_a_socket_of_a_program_is_certain_only_if_options_cannot_matter() -> None:
+    plain = told(bind_fails(3.0, "new", TIME_WAIT))
+    assert only(plain, "bind").certain
+    assert "old socket" not in only(plain, "bind").text
+    reuse = told(bind_fails(3.0, "new", TIME_WAIT, texts="socket; set SO_REUSEADDR; bind :8000"))
+    assert not only(reuse, "bind").certain
+    assert "would tell" in only(reuse, "bind").text
+
+
+def test_of_a_socket_whose_making_nobody_saw_no_option_is_said() -> None:
+    cause = only(told(bind_fails(3.0, "new", TIME_WAIT, texts="bind :8000")), "bind")
+    assert not cause.certain
+    assert "had no SO_REUSEADDR" not in cause.text
+
+
+@pytest.mark.parametrize(
+    ("state", "name"),
+    [
+        ("FIN-WAIT-1", "bind-fin-wait"), ("FIN-WAIT-2", "bind-fin-wait"),
+        ("CLOSING", "bind-last-ack"), ("LAST-ACK", "bind-last-ack"),
+        ("ESTAB", "bind-connection"), ("CLOSE-WAIT", "bind-connection"),
+    ],
+)  # fmt: skip
+def test_each_state_has_its_rule(state: str, name: str) -> None:
+    cause = only(told(bind_fails(3.0, "new", tcp(state, SERVER, CLIENT))), "bind")
+    assert (cause.id, cause.connection) == (name, f"{SERVER} -> {CLIENT}")
+    assert f"blocked by {state} {SERVER}" in cause.text
+
+
+def test_who_closed_first_is_told_of_this_incarnation() -> None:
+    again = [
+        *established(3.0), *trace(4.0, "ESTAB", "CLOSE-WAIT", "LAST-ACK"),
+        look(4.01, tcp("LAST-ACK", SERVER, CLIENT)),
+    ]  # fmt: skip
+    fails = bind_fails(4.2, "new", tcp("LAST-ACK", SERVER, CLIENT))
+    wire = [*OLD, *handshake(3.0, start=5000), Sent(4.0, CLIENT, SERVER, ACK | 1, 1, 1, start=5000)]
+    cause = only(told([*old(), *again, *fails], wire), "bind")
+    assert (cause.id, "its peer closed first" in cause.text) == ("bind-last-ack", True)
+
+
+@pytest.mark.parametrize(
+    ("texts", "line", "named"),
+    [
+        ("socket; bind server:8000", tcp("TIME-WAIT", "198.18.0.4:8000", CLIENT), False),
+        ("socket; bind server.2:8000", tcp("TIME-WAIT", "198.18.0.4:8000", CLIENT), True),
+        ("socket; bind :8000", tcp("TIME-WAIT", "198.18.0.4:8000", CLIENT), True),
+        ("socket; bind :8001", TIME_WAIT, False),
+        ("socket; bind :8000", tcp("ESTAB", "198.18.0.2:40000", "198.18.0.3:8000"), False),
+        ("socket; bind :8000", tcp("TIME-WAIT", "[::ffff:198.18.0.2]:8000",
+                                   "[::ffff:198.18.0.3]:40000"), True),
+        ("socket; bind :8000", tcp("LISTEN", "[::]:8000", "[::]:*"), False),
+        ("socket tcp6; set IPV6_V6ONLY; bind [::]:8000", tcp("LISTEN", ":8000"), False),
+        ("socket tcp6; set IPV6_V6ONLY; bind [::]:8000", tcp("LISTEN", "*:8000", "*:*"), True),
+        ("socket tcp6; bind server:8000", tcp("LISTEN", "[fd00::2]:8000", "[::]:*"), True),
+        ("socket tcp6; bind server:8000", tcp("LISTEN", "[fd00::4]:8000", "[::]:*"), False),
+        ("socket; set SO_BINDTODEVICE eth1; bind :8000", tcp("LISTEN", "0.0.0.0%eth0:8000"), False),
+    ],
+)  # fmt: skip
+def test_only_a_socket_that_overlaps_is_named(texts: str, line: str, named: bool) -> None:
+    assert bool(ids(told(bind_fails(3.0, "new", line, texts=texts)))) is named
+
+
+@pytest.mark.parametrize("bind", ['bind ":8000"', "bind server:8000 || continue", "bind :8000"])
+def test_binds_of_every_spelling_are_known(bind: str) -> None:
+    assert ids(told(bind_fails(3.0, "new", LISTEN, texts=f"socket; {bind}"))) == ["bind-listener"]
+
+
+def test_a_listener_is_named_with_its_process_and_comes_first() -> None:
+    first = calls(0.5, "first", "socket; bind :8000; listen 5", "server")
+    cause = only(told([*first, *bind_fails(3.0, "new", TIME_WAIT, LISTEN)]), "bind")
+    assert (cause.id, cause.connection, cause.certain) == ("bind-listener", None, True)
+    assert "blocked by LISTEN 0.0.0.0:8000, accept queue 0/5, of first" in cause.text
+    assert "also by TIME-WAIT" in cause.text
+
+
+def test_of_two_listeners_on_one_port_the_right_process_is_named() -> None:
+    lines = [tcp("LISTEN", "198.18.0.2:8000"), tcp("LISTEN", "198.18.0.4:8000")]
+    both = [*calls(0.5, "one", "socket; bind server:8000; listen 5", "server"),
+            *calls(0.6, "two", "socket; bind server.2:8000; listen 5", "server")]  # fmt: skip
+    cause = only(told([*both, *bind_fails(3.0, "new", *lines)]), "bind")
+    assert "LISTEN 198.18.0.2:8000, of one; also by LISTEN 198.18.0.4:8000" in cause.text
+
+
+def test_a_listener_whose_process_has_ended_is_of_nobody_who_is_known() -> None:
+    first = [*calls(0.5, "first", "socket; bind :8000; listen 5", "server"),
+             ended(1.0, "first", "server", exit=0)]  # fmt: skip
+    assert "of first" not in only(told([*first, *bind_fails(3.0, "new", LISTEN)]), "bind").text
+
+
+def test_a_listen_that_fails_is_blocked_by_the_listener_and_not_by_itself() -> None:
+    texts = "socket; set SO_REUSEADDR; bind :8000; listen 5"
+    lines = [tcp("UNCONN", ":8000"), LISTEN]
+    events = bind_fails(3.0, "new", *lines, texts=texts)
+    assert ids(told(events)) == []  # where it wanted to listen is not known
+    events[-2] = call(3.004, "new", "listen 5", "server", errno="EADDRINUSE", local="0.0.0.0:8000")
+    cause = only(told(events))
+    assert (cause.id, "UNCONN" in cause.text) == ("bind-listener", False)
+
+
+def forked(left: bool, signal: str = "KILL") -> list[Event]:
+    """A parent that listened, accepted and forked has ended."""
+    return [
+        *calls(0.5, "parent", SERVES, "server"),
+        call(1.0, "parent", "fork", "server", result=7),
+        call(1.1, "parent", "close listener", "server", pid=7),
+        ended(2.0, "parent", "server", signal=signal, left=left),
+    ]
+
+
+ESTAB = tcp("ESTAB", SERVER, CLIENT, more="ino:5")
+
+
+def test_a_child_that_has_the_connection_is_named() -> None:
+    cause = only(told([*forked(True), *bind_fails(3.0, "new", ESTAB)]), "bind")
+    assert (cause.id, cause.certain) == ("bind-child", True)
+    assert (
+        "a child of parent has it open since its main process was killed by SIGKILL" in cause.text
+    )
+    assert "SOCK_CLOEXEC" in cause.cure
+
+
+def test_a_child_of_somebody_else_is_not() -> None:
+    other = calls(0.4, "other", "socket; bind :8000; listen 5", "server")
+    parent = [*calls(0.5, "parent", "socket; bind :9000; listen 5", "server"),
+              ended(2.0, "parent", "server", signal="KILL", left=True)]  # fmt: skip
+    cause = only(told([*other, *parent, *bind_fails(3.0, "new", LISTEN)]), "bind")
+    assert (cause.id, "of other" in cause.text) == ("bind-listener", True)
+    gone = [*forked(True), ProcessEvent(2.5, "parent", "server", "gone", signal="KILL")]
+    assert "bind-child" not in ids(told([*gone, *bind_fails(3.0, "new", ESTAB)]))
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_program_s_child_is_at_most_likely(alone: bool) -> None:
+    events = [
+        ProcessEvent(0.5, "nginx", "server", "start", pid=2),
+        ended(2.0, "nginx", "server", exit=0, left=True),
+        *([] if alone else [ProcessEvent(0.6, "other", "server", "start", pid=2)]),
+        *bind_fails(3.0, "new", LISTEN),
+    ]
+    cause = only(told(events), "bind")
+    assert (cause.id, cause.certain) == (
+        ("bind-child", False) if alone else ("bind-listener", True)
+    )
+
+
+BINDS = "socket; bind :8000"
+
+
+@pytest.mark.parametrize(
+    ("other", "wants", "named"),
+    [
+        (calls(0.5, "other", BINDS, "server"), BINDS, True),
+        (calls(0.5, "other", "socket; bind 127.0.0.1:8000", "server"), BINDS, True),
+        (calls(0.5, "other", "socket tcp6; bind [::]:8000", "server"), BINDS, True),
+        (calls(0.5, "other", "socket tcp6; set IPV6_V6ONLY; bind [::]:8000", "server"), BINDS,
+         False),
+        (calls(0.5, "other", BINDS, "client"), BINDS, False),
+        (calls(0.5, "other", "socket; bind :8001", "server"), BINDS, False),
+        (calls(0.5, "other", f"{BINDS}; close", "server"), BINDS, False),
+        ([*calls(0.5, "other", BINDS, "server"), ended(1.0, "other", "server", exit=0)], BINDS,
+         False),
+        ([*calls(0.5, "other", BINDS, "server"), ended(1.0, "other", "server", exit=0),
+          *calls(1.5, "other", "socket", "server")], BINDS, False),
+        (calls(0.5, "other", "socket; set SO_REUSEADDR; bind :8000", "server"),
+         "socket; set SO_REUSEADDR; bind :8000", False),
+        (calls(3.5, "other", BINDS, "server"), BINDS, False),
+    ],
+)  # fmt: skip
+def test_what_ss_does_not_list_is_told_by_its_call(
+    other: list[Event], wants: str, named: bool
+) -> None:
+    history = told([*other, *bind_fails(3.0, "new", texts=wants)])
+    assert ids(history) == (["bind-bound"] if named else [])
+    for cause in causes(history):
+        assert "a socket of other that is bound (bind " in cause.text
+
+
+def test_a_listener_for_both_families_and_ones_for_each() -> None:
+    both, four = tcp("LISTEN", "*:8000", "*:*"), tcp("LISTEN", ":8000")
+    six = tcp("LISTEN", "[::]:8000", "[::]:*")
+    wants = {4: "socket; bind :8000", 6: "socket tcp6; bind [::]:8000"}
+    for family, line, name in [
+        (4, both, "bind-dual-stack"), (6, four, "bind-dual-stack"), (6, six, "bind-listener"),
+        (6, both, "bind-listener"), (4, four, "bind-listener"),
+    ]:  # fmt: skip
+        history = told(bind_fails(3.0, "new", line, texts=wants[family]))
+        assert ids(history) == [name], (family, line)
+        assert ("IPV6_V6ONLY" in only(history).cure) is (name == "bind-dual-stack")
+
+
+OUTGOING = tcp("ESTAB", "198.18.0.2:8000", "198.18.0.3:9000")
+
+
+def outgoing(texts: str) -> list[Event]:
+    """The server has an outgoing connection from its port 8000."""
+    return calls(0.5, "agent", texts, "server", client=SERVER, server="198.18.0.3:9000")
+
+
+@pytest.mark.parametrize(
+    ("texts", "name"),
+    [
+        ("socket; connect client:9000", "bind-outgoing"),
+        ("socket; bind :0 || continue; connect client:9000", "bind-outgoing"),
+        ("socket; bind :8000; connect client:9000", "bind-connection"),
+    ],
+)
+def test_an_outgoing_connection_is_told_if_the_kernel_chose_its_port(texts: str, name: str) -> None:
+    wire = handshake(0.5005, SERVER, "198.18.0.3:9000")
+    cause = only(told([*outgoing(texts), *bind_fails(3.0, "new", OUTGOING)], wire), "bind")
+    assert (cause.id, "of agent" in cause.text) == (name, True)
+    assert ("ip_local_reserved_ports" in cause.cure) is (name == "bind-outgoing")
+
+
+def test_an_outgoing_connection_of_a_program_is_known_by_its_syn() -> None:
+    events = bind_fails(3.0, "new", OUTGOING)
+    cause = only(told(events, handshake(0.5005, SERVER, "198.18.0.3:9000")), "bind")
+    assert (cause.id, cause.certain) == ("bind-outgoing", False)
+    came = only(told(events, handshake(0.5005, "198.18.0.3:9000", SERVER)), "bind")
+    assert came.id == "bind-connection"
+    assert only(told(events), "bind").id == "bind-connection"
+
+
+def test_a_connection_to_itself_is_told_if_the_kernel_chose_its_port() -> None:
+    line = tcp("ESTAB", SERVER, SERVER)
+    wire = [Sent(0.5005, SERVER, SERVER, 2)]
+    opens = trace(0.5004, "UNCONN", "SYN-SENT", "SYN-RECV", "ESTAB", ends=(SERVER, SERVER))
+    for texts, name in [
+        ("socket; connect server:8000", "bind-self-connection"),
+        ("socket; bind :8000; connect server:8000", "bind-connection"),
+    ]:
+        mine = calls(0.5, "loop", texts, "server", client=SERVER, server=SERVER)
+        assert ids(told([*mine, *opens, *bind_fails(3.0, "new", line)], wire), "bind") == [name]
+
+
+SHARES = "socket; set SO_REUSEPORT; bind :8000"
+
+
+def test_both_with_reuseport_are_of_two_users_if_nothing_else_blocks() -> None:
+    line = tcp("LISTEN", ":8000", more="uid:1001 ino:4")
+    first = calls(0.5, "first", f"{SHARES}; listen 5", "server")
+    cause = only(told([*first, *bind_fails(3.0, "new", line, texts=SHARES)]), "bind")
+    assert (cause.id, "of first, of uid 1001" in cause.text) == ("bind-other-user", True)
+    plain = calls(0.5, "first", "socket; bind :8000; listen 5", "server")
+    assert ids(told([*plain, *bind_fails(3.0, "new", line, texts=SHARES)])) == ["bind-listener"]
+    here = calls(0.5, "first", f"{SHARES.replace(' :', ' server:')}; listen 5", "server")
+    bound = calls(0.6, "idle", "socket; bind server.2:8000", "server")
+    line = tcp("LISTEN", "198.18.0.2:8000", more="uid:1001 ino:4")
+    history = told([*here, *bound, *bind_fails(3.0, "new", line, texts=SHARES)])
+    assert ids(history) == ["bind-bound"]
+
+
+@pytest.mark.parametrize("late", [0.0, 30.0])
+def test_a_look_of_another_time_or_host_tells_nothing(late: float) -> None:
+    *before, last = bind_fails(3.0, "new", LISTEN)
+    other = "server" if late else "client"
+    assert ids(told([*before, look(last.t + late, LISTEN, host=other, caption="bind :8000")])) == []
+    again = bind_fails(33.0, "new", LISTEN)
+    assert [cause.at for cause in causes(told([*before, *again]))] == [again[-2].t]
+
+
+def test_binds_that_fail_at_the_same_time_on_two_hosts_are_both_told() -> None:
+    ours, theirs = tcp("ESTAB", SERVER, CLIENT), tcp("ESTAB", "198.18.0.3:8000", "198.18.0.2:1")
+    events = [*bind_fails(3.0, "a", ours), *bind_fails(3.0, "b", theirs, host="client")]
+    texts = {cause.host: cause.text for cause in causes(told(events))}
+    assert {host: owner(text.split("ESTAB ")[1].split(" ")[0]) for host, text in texts.items()} == {
+        "server": "server", "client": "client",
+    }  # fmt: skip
+
+
+# --- Ports ----------------------------------------------------------------------------------------
+
+NO_PORT: dict[str, Any] = {"errno": "EADDRNOTAVAIL", "error": "Cannot assign requested address"}
+FAR = "198.18.0.2:8000"
+
+
+def gone(port: int, state: str = "TIME-WAIT", remote: str = FAR, local: str = "198.18.0.3") -> str:
+    return tcp(state, f"{local}:{port}", remote)
+
+
+def refused(*lines: str, texts: str = "socket", connect: str = "connect server:8000",
+            at: float = 3.1) -> History:  # fmt: skip
+    events = calls(3.0, "client", texts)
+    events[-1:] = [*events[-1:], call(3.05, "client", connect, **NO_PORT)]
+    return told([*events, look(at, *lines, host="client")])
+
+
+def test_a_connect_without_a_port_names_who_holds_them_for_that_place() -> None:
+    other = gone(40002, remote="198.18.0.4:8000")
+    cause = only(refused(gone(40000), gone(40001, "ESTAB"), other))
+    assert (cause.id, cause.host, cause.certain) == ("ports-exhausted", "client", True)
+    assert "held: 2 (1 TIME-WAIT, 1 ESTAB; 2 to 198.18.0.2:8000)" in cause.text
+    assert "no port of net.ipv4.ip_local_port_range is free for server:8000" in cause.text
+
+
+def test_a_connect_that_goes_on_is_understood() -> None:
+    assert ids(refused(gone(40000), connect="connect server:8000 || continue")) == [
+        "ports-exhausted"
+    ]
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        refused(gone(40000, remote="198.18.0.4:8000")), refused(),
+        refused(gone(40000), at=9.0), refused(gone(40000), connect="connect [fd00::2]:8000"),
+    ],
+)  # fmt: skip
+def test_without_such_connections_nothing_is_said(history: History) -> None:
+    assert ids(history) == []
+
+
+def test_a_bound_port_that_the_old_connection_has() -> None:
+    bound = "socket; bind client:40000"
+    cause = only(refused(gone(40000), gone(40001), texts=bound))
+    assert (cause.id, cause.connection) == ("connect-in-use", f"{CLIENT} -> {SERVER}")
+    assert "TIME-WAIT 198.18.0.3:40000" in cause.text
+    assert "tcp_timestamps" in cause.cure
+    assert "tcp_timestamps" not in only(refused(gone(40000, "ESTAB"), texts=bound)).cure
+    assert ids(refused(gone(40001), texts=bound)) == []
+    assert ids(refused(gone(40000, local="198.18.0.9"), texts=bound)) == []
+
+
+def test_a_port_that_bind_has_chosen_is_not_exhaustion() -> None:
+    assert ids(refused(gone(40000), texts="socket; bind client:0")) == ["connect-in-use"]
+
+
+def test_a_bind_to_port_0_counts_what_went_out_from_that_address() -> None:
+    lines = [
+        gone(40000), gone(40001, remote="198.18.0.4:8000"), gone(40002, local="198.18.0.9"),
+        tcp("TIME-WAIT", "198.18.0.3:8000", "198.18.0.2:50000"), tcp("LISTEN", ":8000"),
+    ]  # fmt: skip
+    wire = handshake(1.0, "198.18.0.2:50000", "198.18.0.3:8000")
+    events = bind_fails(3.0, "new", *lines, texts="socket; bind client:0", host="client")
+    cause = only(told(events, wire), "ports")
+    assert "free for 198.18.0.3: held: 2 (2 TIME-WAIT; 1 to" in cause.text
+    assert "one for all destinations" in cause.text
+    assert "IP_BIND_ADDRESS_NO_PORT" in cause.cure
+
+
+def test_a_history_without_a_lab_is_no_trouble() -> None:
+    lab = LabEvent(0.0, "2026-01-01T00:00:00Z", "fake", {}, ADDRESSES)
+    for first in ([], [lab]):
+        history = History([*first, *bind_fails(3.0, "new", LISTEN)])
+        assert [cause.id for cause in causes(history)] == ["bind-listener"]
+
+
+def test_a_look_that_can_not_be_read_tells_nothing() -> None:
+    events = [*bind_fails(3.0, "new", "LISTEN what?"), look(4.0, "?", TcpExtListenOverflows=1)]
+    assert ids(told(events)) == []

@@ -1,0 +1,267 @@
+"""Who closed first, and what kept a connection where it was."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import pytest
+
+from labctl.judge.causes import causes
+from labctl.record.events import Event, StateEvent
+from tests.caused import (
+    CLIENT,
+    LISTEN,
+    SERVER,
+    Sent,
+    call,
+    calls,
+    close,
+    established,
+    handshake,
+    ids,
+    look,
+    only,
+    said,
+    told,
+    trace,
+)
+from tests.fake import tcp
+from tests.walked import ACK, FIN
+
+HERE, THERE = f"{SERVER} -> {CLIENT}", f"{CLIENT} -> {SERVER}"
+BACK = (CLIENT, SERVER)
+WIRE = [*handshake(1.0), *close(2.0)]
+FIRST = ("ESTAB", "FIN-WAIT-1", "FIN-WAIT-2", "UNCONN")
+LAST = ("ESTAB", "CLOSE-WAIT", "LAST-ACK", "UNCONN")
+CROSS = ("ESTAB", "FIN-WAIT-1", "CLOSING", "UNCONN")
+
+
+def ended(server: tuple[str, ...], client: tuple[str, ...], t: float = 2.0) -> list[Event]:
+    return [
+        *established(t - 1), *trace(t, *server), *trace(t, *client, ends=BACK), look(t + 0.01),
+        look(t + 0.01, host="client"),
+    ]  # fmt: skip
+
+
+# --- Who closed first -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("server", "client", "host", "name"),
+    [(FIRST, LAST, "server", HERE), (LAST, FIRST, "client", THERE)],
+)
+def test_the_side_that_sent_its_fin_first(
+    server: tuple[str, ...], client: tuple[str, ...], host: str, name: str
+) -> None:
+    wire = WIRE if host == "server" else [*handshake(1.0), *close(2.0, CLIENT, SERVER)]
+    cause = only(told(ended(server, client), wire), "closed")
+    assert (cause.id, cause.host, cause.connection, cause.certain) == (
+        "closed-first", host, name, True,
+    )  # fmt: skip
+    assert cause.text.startswith(f"{host} closed first: seen in FIN-WAIT-1, FIN-WAIT-2")
+    assert "in CLOSE-WAIT, LAST-ACK" in cause.text
+
+
+def test_both_at_once() -> None:
+    cause = only(told(ended(CROSS, CROSS), WIRE), "closed")
+    assert "closed at once: each sent its FIN before the other's came" in cause.text
+    alone = only(told(ended(CROSS, ())[:-1], WIRE), "closed")
+    assert "server and its peer closed at once" in alone.text
+
+
+def test_nobody_closed_first_where_nobody_closed() -> None:
+    assert (
+        ids(told(ended(("ESTAB", "UNCONN"), ("ESTAB", "UNCONN")), handshake(1.0)), "closed") == []
+    )
+    assert ids(told(established(1.0), handshake(1.0)), "closed") == []
+
+
+def test_a_fin_alone_does_not_tell_whether_the_peer_sent_one_too() -> None:
+    alone = [*established(1.0)[2:], *trace(2.0, "ESTAB", "FIN-WAIT-1", "UNCONN"), look(2.01)]
+    cause = only(told(alone, WIRE), "closed")
+    assert not cause.certain
+    assert "would tell whether both did at once" in cause.text
+
+
+def test_connections_of_the_same_ends_are_told_apart() -> None:
+    """The client's view of the first one is missing: it is not taken for that of the second."""
+    first = [
+        *established(1.0)[2:],
+        *trace(2.0, *FIRST),
+        look(2.01, tcp("TIME-WAIT", SERVER, CLIENT)),
+    ]
+    wire = [*WIRE, *handshake(3.0, start=9000), *close(4.0, CLIENT, SERVER, start=9000)]
+    history = told([*first, *ended(LAST, FIRST, 4.0)], wire)
+    causes = said(history, "closed")
+    assert [(cause.host, "at once" in cause.text) for cause in causes] == [
+        ("server", False), ("client", False),
+    ]  # fmt: skip
+
+
+def test_loopback_of_two_hosts_is_not_one_connection() -> None:
+    ends = ("127.0.0.1:40000", "127.0.0.1:8000")
+    lines = tcp("TIME-WAIT", *ends, more="timer:(timewait,59sec,0)")
+    events = [look(1.0, lines), look(1.0, lines.replace("TIME-WAIT", "CLOSE-WAIT"), host="client")]
+    cause = only(told(events), "closed")
+    assert (cause.host, "client" in cause.text) == ("server", False)
+
+
+def test_of_many_the_first_are_told_and_how_many_there_are() -> None:
+    events: list[Event] = []
+    wire: list[Sent] = []
+    for port in range(40000, 40010):
+        end, t = f"198.18.0.3:{port}", 1.0 + (port - 40000) / 10
+        events += [*established(t, end), *trace(t + 0.05, *FIRST, ends=(SERVER, end))]
+        wire += [*handshake(t, end), *close(t + 0.05, SERVER, end)]
+    texts = [cause.text for cause in said(told(events, wire), "closed")]
+    assert len(texts) == 4
+    assert "in 198.18.0.2:8000 -> 198.18.0.3:40000" in texts[0]
+    assert texts[-1] == "server closed first in 7 connections more"
+
+
+# --- States that last -----------------------------------------------------------------------------
+
+
+def half(*more: Event, recv_q: int = 1, inode: str = "7", until: float = 9.0) -> list[Event]:
+    """The client has closed its side; the server has not."""
+    line = tcp("CLOSE-WAIT", SERVER, CLIENT, recv_q=recv_q, more=f"ino:{inode}")
+    waits = tcp("FIN-WAIT-2", *BACK, more="ino:9")
+    return [
+        *established(1.0), *trace(2.0, "ESTAB", "CLOSE-WAIT"),
+        *trace(2.0, *FIRST[:3], ends=BACK), look(2.5, LISTEN, line),
+        look(2.5, waits, host="client"), *more, look(until, LISTEN, line),
+        look(until, waits, host="client"),
+    ]  # fmt: skip
+
+
+HALF = [*handshake(1.0), *close(2.0, CLIENT, SERVER)[:1], Sent(2.0001, SERVER, CLIENT, ACK, 1, 2)]
+
+
+def test_a_close_wait_names_the_process_that_has_not_closed() -> None:
+    accepts = [*calls(0.5, "web", "socket; bind :8000; listen 5", "server"),
+               call(1.01, "web", "accept", "server", local=SERVER, peer=CLIENT)]  # fmt: skip
+    cause = only(told([*accepts, *half(recv_q=265)], HALF), "close-wait")
+    assert (cause.id, cause.host, cause.connection) == ("close-wait-held", "server", HERE)
+    assert "has been in CLOSE-WAIT for 7.0 s" in cause.text
+    assert "its peer has closed, and web has not, with 264 bytes unread" in cause.text
+    assert cause.evidence[0].startswith("CLOSE-WAIT 198.18.0.2:8000")
+
+
+def test_the_fin_is_no_unread_byte_and_a_program_is_not_named() -> None:
+    cause = only(told(half(), HALF), "close-wait")
+    assert cause.text.endswith("its peer has closed, and the program here has not")
+
+
+def test_one_that_nobody_accepted_is_not_blamed_on_a_program() -> None:
+    cause = only(told(half(inode="0"), HALF), "close-wait")
+    assert "nobody has accepted it here" in cause.text
+
+
+def test_a_half_closed_connection_that_still_talks_is_in_order() -> None:
+    talks = [Sent(t, SERVER, CLIENT, ACK | 8, 1 + n, 2, data=1) for n, t in enumerate((3.0, 8.5))]
+    history = told(half(), [*HALF, *talks])
+    assert ids(history, "close-wait") == ids(history, "fin-wait-2") == []
+    silent = told(half(), [*HALF, talks[0]])
+    assert ids(silent, "close-wait") == ["close-wait-held"]
+
+
+def test_a_short_close_wait_is_in_order() -> None:
+    assert ids(told(half(until=2.7), HALF), "close-wait") == []
+
+
+def test_a_fin_wait_2_that_a_program_holds() -> None:
+    cause = only(told(half(), HALF), "fin-wait-2")
+    assert (cause.id, cause.host, cause.connection) == ("fin-wait-2-held", "client", THERE)
+    assert "its peer has not closed; a program has it open here" in cause.text
+
+
+def orphan(state: str = "FIN-WAIT-2", more: str = "timer:(timewait,4.500sec,0) ino:0",
+           moves: tuple[str, ...] = FIRST[:3]) -> list[Event]:  # fmt: skip
+    lines = [tcp(state, SERVER, CLIENT, send_q=1, more=more)]
+    return [*established(1.0), *trace(2.0, *moves), look(2.5, *lines), look(9.0, *lines)]
+
+
+SHUT = [*handshake(1.0), *close(2.0)[:1], Sent(2.0001, CLIENT, SERVER, ACK, 1, 2)]
+
+
+def test_a_fin_wait_2_that_nobody_holds_ends_by_itself() -> None:
+    cause = only(told(orphan(), SHUT), "fin-wait-2")
+    assert (cause.id, cause.host, cause.connection) == ("fin-wait-2-orphan", "server", HERE)
+    assert "its peer has not closed; nobody has it open here, so it ends by itself" in cause.text
+    assert "timewait timer 4.5 s left" in cause.evidence[0]
+
+
+def test_without_an_inode_nobody_knows_who_holds_it() -> None:
+    assert ids(told(orphan(more=""), SHUT), "fin-wait-2") == []
+
+
+def test_a_peer_whose_fin_was_lost_has_closed() -> None:
+    lost = Sent(3.0, CLIENT, SERVER, FIN | ACK, 1, 2, fate="lost")
+    cause = only(told(orphan(), [*SHUT, lost, replace(lost, t=3.2)]), "fin-wait-2")
+    assert "the FIN of its peer has not come" in cause.text
+    assert "has not closed" not in cause.text
+
+
+STUCK = [*handshake(1.0), Sent(2.0, SERVER, CLIENT, FIN | ACK, 1, 1, fate="lost")]
+
+
+@pytest.mark.parametrize(
+    ("state", "moves", "name"),
+    [
+        ("FIN-WAIT-1", FIRST[:2], "fin-wait-1-stuck"),
+        ("LAST-ACK", LAST[:3], "last-ack-unanswered"),
+    ],
+)
+def test_a_fin_without_an_answer(state: str, moves: tuple[str, ...], name: str) -> None:
+    waits = orphan(state, "timer:(on,1sec,5) ino:0", moves)
+    cause = only(told(waits, STUCK), name)
+    assert (cause.host, cause.connection) == ("server", HERE)
+    assert "its FIN had no answer in that time" in cause.text
+    assert "on timer 1.0 s left" in cause.evidence[0]
+    zero = orphan(state, "timer:(persist,1sec,5) ino:0", moves)
+    assert (
+        "the peer's window is zero, so its FIN can't be sent" in only(told(zero, STUCK), name).text
+    )
+    assert ids(told(waits, STUCK[:3]), name) == []  # data before it is still under way
+
+
+def test_a_fin_that_is_acknowledged_soon_is_in_order() -> None:
+    history = told(ended(FIRST, LAST), WIRE)
+    assert ids(history, "fin-wait-1") == ids(history, "last-ack") == []
+
+
+def test_no_room_for_another_time_wait() -> None:
+    events = [look(1.0), look(2.0, TcpExtTCPTimeWaitOverflow=2)]
+    cause = only(told(events))
+    assert (cause.id, cause.host) == ("time-wait-overflow", "server")
+    assert "forgot 2 (TcpExtTCPTimeWaitOverflow)" in cause.text
+    assert "tcp_max_tw_buckets" in cause.cure
+    assert ids(told([look(1.0), look(2.0, TcpExtTW=2)])) == []
+
+
+# --- Many -----------------------------------------------------------------------------------------
+
+
+def many(count: int) -> tuple[list[Event], list[Sent]]:
+    """Connections that fail in all ways at once: refused, reset, held."""
+    events: list[Event] = [look(0.5)]
+    wire: list[Sent] = []
+    for number in range(count):
+        end, t = f"198.18.0.3:{1024 + number % 60000}", 1.0 + number / 100
+        events += [StateEvent(t + 0.001, "server", SERVER, end, "ESTAB", "CLOSE-WAIT")]
+        events += [*established(t, end)]
+        wire += [*handshake(t, end), Sent(t + 0.005, SERVER, end, 4 | ACK, 1, 1)]
+    return events, wire
+
+
+def test_ten_times_as_many_connections_take_about_ten_times_as_long() -> None:
+    """Quadratic would be a hundred times."""
+    took = []
+    for count in (100, 1000):
+        history = told(*many(count))
+        history.segments()
+        began = time.process_time()
+        causes(history)
+        took.append(time.process_time() - began)
+    assert took[1] < 50 * took[0]

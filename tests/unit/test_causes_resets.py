@@ -1,0 +1,355 @@
+"""Why a host reset a connection: the right reason, and silence where another is as likely."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from dataclasses import replace
+
+import pytest
+
+from labctl.record.events import Event, InjectEvent, ProcessEvent, TroubleEvent
+from labctl.record.history import History
+from tests.caused import (
+    CLIENT,
+    LISTEN,
+    PROBES,
+    SERVER,
+    Sent,
+    call,
+    calls,
+    established,
+    handshake,
+    ids,
+    listened,
+    look,
+    only,
+    told,
+    trace,
+)
+from tests.fake import tcp
+from tests.walked import ACK, FIN, RST, SYN, packet
+
+HERE = f"{SERVER} -> {CLIENT}"
+SERVES = "socket; bind :8000; listen 5"
+ACTIVE = Sent(3.0, SERVER, CLIENT, RST | ACK, 1, 1)
+"""What a kernel sends that gives up a connection of its own."""
+ANSWER = Sent(3.0, SERVER, CLIENT, RST, 1)
+"""What it sends for a segment that has an ACK."""
+DATA = Sent(2.0, CLIENT, SERVER, ACK | 8, 1, 1, data=11)
+
+
+def accepted(*more: Event) -> list[Event]:
+    """The server accepts the connection, and has it open at 1.5 s."""
+    return [
+        *calls(0.5, "server", SERVES), *listened(0.502), *established(1.0),
+        call(1.01, "server", "accept", local=SERVER, peer=CLIENT),
+        look(1.5, LISTEN, tcp("ESTAB", SERVER, CLIENT, more="ino:7")), *more,
+    ]  # fmt: skip
+
+
+def over(t: float = 3.0, state: str = "ESTAB") -> list[Event]:
+    """It ends there, and then at its client, by a RST."""
+    return [*trace(t, state, "UNCONN"), *trace(t + 1e-4, "ESTAB", "UNCONN", ends=(CLIENT, SERVER)),
+            look(t + 0.02, LISTEN), look(t + 1)]  # fmt: skip
+
+
+def unread(count: int, state: str = "ESTAB", inode: int = 7, t: float = 2.5) -> Event:
+    line = tcp(state, SERVER, CLIENT, recv_q=count, more=f"ino:{inode}")
+    return look(t, LISTEN, line, TcpExtTCPAbortOnClose=1)
+
+
+CLOSES = call(3.0001, "server", "close")
+
+
+# --- Data that nobody had read --------------------------------------------------------------------
+
+
+def test_unread_data_is_counted() -> None:
+    cause = only(told([*accepted(unread(11), CLOSES), *over()], [*handshake(1.0), DATA, ACTIVE]))
+    assert (cause.id, cause.host, cause.connection) == ("reset-unread", "server", HERE)
+    assert "11 bytes were unread when the socket closed" in cause.text
+    assert "read to the end of file" in cause.cure
+    assert cause.certain
+
+
+@pytest.mark.parametrize(
+    ("since", "words"),
+    [
+        ([call(2.7, "server", "recv 5", result=5)], "data was unread"),
+        ([replace(DATA, t=2.7, seq=12)], "data was unread"),
+        ([call(2.7, "other", "recv 5", "server", result=5)], "11 bytes were unread"),
+    ],
+)
+def test_a_count_that_may_have_changed_is_not_said(since: list[Event | Sent], words: str) -> None:
+    events = [e for e in since if isinstance(e, Event)]
+    segments = [e for e in since if isinstance(e, Sent)]
+    other = [ProcessEvent(0.1, "other", "server", "start", pid=2)]
+    story = [*accepted(unread(11), CLOSES), *over(), *other, *events]
+    assert words in only(told(story, [*handshake(1.0), DATA, *segments, ACTIVE])).text
+
+
+OTHER = "198.18.0.3:40001"
+
+
+def test_another_connection_s_unread_data_explains_nothing() -> None:
+    """The counter is of the host: one of two RSTs was for that."""
+    both = [
+        *established(1.2, OTHER), *trace(3.1, "ESTAB", "UNCONN", ends=(SERVER, OTHER)),
+        *trace(3.1002, "ESTAB", "UNCONN", ends=(OTHER, SERVER)),
+    ]  # fmt: skip
+    wire = [*handshake(1.0), *handshake(1.2, OTHER), DATA, ACTIVE,
+            Sent(3.1, SERVER, OTHER, RST | ACK, 1, 1)]  # fmt: skip
+    history = told([*accepted(unread(11), CLOSES), *over(), *both], wire)
+    assert [only(history).connection] == [HERE]
+    assert ids(told([*accepted(unread(0), CLOSES), *over(), *both], wire)) == []
+
+
+@pytest.mark.parametrize(
+    ("events", "last"),
+    [
+        ([look(2.5, LISTEN, tcp("ESTAB", SERVER, CLIENT, recv_q=11, more="ino:7")), CLOSES],
+         ACTIVE),  # nothing was counted
+        ([unread(11), CLOSES], ANSWER),  # no RST of its own accord
+        ([unread(11)], ACTIVE),  # nobody closed it: a timer gave up, or ss -K
+    ],
+)  # fmt: skip
+def test_a_rst_that_resembles_it_is_not_for_unread_data(events: list[Event], last: Sent) -> None:
+    assert ids(told([*accepted(*events), *over()], [*handshake(1.0), DATA, last])) == []
+
+
+# --- Options --------------------------------------------------------------------------------------
+
+LINGERS = call(1.02, "server", "set SO_LINGER 1 0")
+
+
+def test_linger_0_is_named_with_its_process() -> None:
+    wire = [*handshake(1.0), ACTIVE]
+    for closes in (CLOSES, ProcessEvent(3.02, "server", "server", "gone", signal="KILL")):
+        cause = only(told([*accepted(LINGERS, closes), *over()], wire))
+        assert (cause.id, cause.host, cause.connection) == ("reset-linger", "server", HERE)
+        assert "server closed it with SO_LINGER 1 0" in cause.text
+
+
+@pytest.mark.parametrize(
+    ("events", "last"),
+    [
+        ([call(1.02, "server", "set SO_LINGER 0 0"), CLOSES], ACTIVE),
+        ([call(1.02, "server", "set SO_LINGER 1 5"), CLOSES], ACTIVE),
+        ([LINGERS, call(1.03, "server", "set SO_LINGER 0 0"), CLOSES], ACTIVE),
+        ([LINGERS], ACTIVE),  # nobody closed it: keepalive gave up
+        ([LINGERS, CLOSES], ANSWER),
+        ([call(1.02, "server", "close"), *calls(1.1, "other", "socket; set SO_LINGER 1 0; "
+          "bind :8000 || continue", "server"), CLOSES], ACTIVE),
+    ],
+)  # fmt: skip
+def test_linger_that_does_not_apply_is_not_named(events: list[Event], last: Sent) -> None:
+    assert ids(told([*accepted(*events), *over()], [*handshake(1.0), last])) == []
+
+
+def test_the_linger_of_another_connection_of_the_listener_is_not_named() -> None:
+    first = [
+        *established(0.8, OTHER), call(0.9, "server", "accept", local=SERVER, peer=OTHER),
+        call(0.91, "server", "set SO_LINGER 1 0"), call(0.95, "server", "close"),
+    ]  # fmt: skip
+    history = told([*accepted(CLOSES), *first, *over()], [*handshake(0.8, OTHER), *handshake(1.0),
+                                                          ACTIVE])  # fmt: skip
+    assert ids(history) == []
+
+
+FINISHED = Sent(2.9, SERVER, CLIENT, FIN | ACK, 1, 1)
+
+
+def finishing(option: str = "set TCP_LINGER2 -1", state: str = "FIN-WAIT-1") -> list[Event]:
+    return [
+        *accepted(call(1.02, "server", option), call(2.9, "server", "close")),
+        *trace(2.9, "ESTAB", state), *over(3.0, state),
+    ]  # fmt: skip
+
+
+def test_a_negative_linger2_is_named_once_the_fin_is_acknowledged() -> None:
+    covers = Sent(2.9999, CLIENT, SERVER, ACK, 1, 2)
+    cause = only(told(finishing(), [*handshake(1.0), FINISHED, covers, replace(ANSWER, seq=2)]))
+    assert (cause.id, "TCP_LINGER2 below 0" in cause.text) == ("reset-linger", True)
+    wire = [*handshake(1.0), FINISHED, covers, replace(ANSWER, seq=2)]
+    assert ids(told(finishing("set TCP_LINGER2 5"), wire), "reset") == []
+    before = Sent(2.9999, CLIENT, SERVER, ACK | 8, 1, 1, data=5)
+    history = told(finishing(), [*handshake(1.0), FINISHED, before, ANSWER])
+    assert ids(history, "reset") == ["reset-late-data"]
+
+
+# --- What came too late ---------------------------------------------------------------------------
+
+LATE = Sent(2.9999, CLIENT, SERVER, ACK | 8, 1, 2, data=17)
+
+
+def test_data_for_a_closed_socket() -> None:
+    events = finishing("set SO_KEEPALIVE", "FIN-WAIT-2")
+    cause = only(told(events, [*handshake(1.0), FINISHED, LATE, replace(ANSWER, seq=2)]), "reset")
+    assert (cause.id, cause.host, cause.connection) == ("reset-late-data", "server", HERE)
+    assert "17 bytes came for a socket that was closed already" in cause.text
+    assert "FIN-WAIT-2" in cause.text
+    assert len(cause.evidence) == 2
+
+
+@pytest.mark.parametrize(
+    ("came", "last"),
+    [
+        (LATE, replace(ACTIVE, seq=2)),  # closed with unread data, right after some came
+        (replace(LATE, data=0), replace(ANSWER, seq=2)),
+        (replace(LATE, t=2.95), replace(ANSWER, seq=2)),
+        (replace(LATE, fate="lost"), replace(ANSWER, seq=2)),
+    ],
+)
+def test_what_came_before_a_rst_by_chance_is_not_its_reason(came: Sent, last: Sent) -> None:
+    events = finishing("set SO_KEEPALIVE", "FIN-WAIT-2")
+    assert ids(told(events, [*handshake(1.0), FINISHED, came, last]), "reset") == []
+
+
+def test_the_fin_of_an_earlier_connection_of_these_ends_does_not_count() -> None:
+    first = [*established(0.6), *trace(0.7, "ESTAB", "FIN-WAIT-1", "FIN-WAIT-2", "UNCONN")]
+    wire = [*handshake(0.6, start=9000), Sent(0.7, SERVER, CLIENT, FIN | ACK, 1, 1, start=9000),
+            *handshake(1.0), DATA, ACTIVE]  # fmt: skip
+    history = told([*first, *accepted(LINGERS, CLOSES), *over()], wire)
+    assert ids(history, "reset") == ["reset-linger"]
+
+
+# --- An accept queue ------------------------------------------------------------------------------
+
+
+def queued(*more: Event, inode: int = 0, end: float | None = 3.0) -> list[Event]:
+    return [
+        *calls(0.5, "server", SERVES), *listened(0.502, end), *established(1.0),
+        look(1.5, LISTEN, tcp("ESTAB", SERVER, CLIENT, more=f"ino:{inode}")), *more,
+        *trace(3.0, "ESTAB", "UNCONN"),
+        *trace(3.0001, "ESTAB", "UNCONN", ends=(CLIENT, SERVER)), look(3.05), look(4.0),
+    ]  # fmt: skip
+
+
+def test_a_connection_that_waited_while_its_listener_closed() -> None:
+    cause = only(told(queued(call(3.0001, "server", "close listener")), [*handshake(1.0), ACTIVE]))
+    assert (cause.id, cause.host, cause.connection) == ("reset-queue", "server", HERE)
+    assert "its listener was closed while nobody had accepted it" in cause.text
+    assert "tcp_migrate_req" in cause.cure
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        queued(inode=7), queued(end=None), queued(end=1.8),
+        queued(call(1.6, "server", "accept", local=SERVER, peer=CLIENT)),
+    ],
+)  # fmt: skip
+def test_one_that_was_accepted_or_whose_listener_lives_did_not_wait(events: list[Event]) -> None:
+    assert ids(told(events, [*handshake(1.0), ACTIVE]), "reset") == []
+
+
+# --- Nobody there ---------------------------------------------------------------------------------
+
+ASKS = [Sent(3.0, CLIENT, SERVER, SYN), Sent(3.0001, SERVER, CLIENT, RST | ACK, 0, 1)]
+
+
+def test_a_connection_is_refused_where_nobody_listens() -> None:
+    cause = only(told([look(0.5), look(4.0)], ASKS))
+    assert (cause.id, cause.host, cause.connection) == (
+        "connect-refused", "server", f"{CLIENT} -> {SERVER}",
+    )  # fmt: skip
+    assert "nobody listened on port 8000 there" in cause.text
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [look(0.5, LISTEN), look(4.0, LISTEN)],  # a firewall, or a queue
+        [look(0.5), look(2.99, LISTEN), look(3.2)],
+        [look(0.5, tcp("LISTEN", "127.0.0.1:8000")), look(4.0)],
+        [look(4.0, host="client")],
+        [look(0.5), TroubleEvent(1.0, "server", "ss", "it broke"), look(4.0)],
+    ],
+)  # fmt: skip
+def test_a_refusal_in_spite_of_a_listener_or_unseen_is_not_explained(events: list[Event]) -> None:
+    assert ids(told(events, ASKS)) == []
+
+
+def test_a_listener_that_came_later_does_not_count() -> None:
+    assert ids(told([look(0.5), *listened(3.5), look(4.0, LISTEN)], ASKS)) == ["connect-refused"]
+
+
+STRAY = [Sent(3.0, CLIENT, SERVER, ACK | 8, 1, 1, data=9), Sent(3.0001, SERVER, CLIENT, RST, 1)]
+
+
+def test_a_host_that_never_had_such_a_connection() -> None:
+    cause = only(told([look(0.5), look(4.0)], STRAY))
+    assert (cause.id, cause.host, cause.connection) == ("reset-no-socket", "server", HERE)
+    assert f"answered 9 bytes from {CLIENT} by an RST" in cause.text
+    assert "it never had one: a NAT may have forgotten it" in cause.text
+
+
+def test_a_host_whose_connection_has_ended() -> None:
+    events = [*accepted(), *trace(2.0, "ESTAB", "UNCONN"), look(2.1, LISTEN), look(4.0)]
+    cause = only(told(events, [*handshake(1.0), *STRAY]), "reset")
+    assert (cause.id, "it ended there at 2.000 s, in ESTAB" in cause.text) == (
+        "reset-no-socket", True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("events", "sent", "probes"),
+    [
+        ([look(0.5), look(4.0)], [*handshake(1.0), *STRAY], PROBES),  # a last ACK that was refused
+        ([look(0.5), look(4.0)], STRAY, ("ss", "capture")),
+        ([look(0.5), TroubleEvent(1.0, "server", "trace", "lost"), look(4.0)], STRAY, PROBES),
+        ([look(0.5), TroubleEvent(1.0, "server", "capture", "lost"), look(4.0)], STRAY, PROBES),
+        ([look(0.5), look(4.0)], [STRAY[0], replace(STRAY[1], t=3.2)], PROBES),
+        ([look(0.5), look(4.0)], [STRAY[0], replace(STRAY[1], flags=RST | ACK)], PROBES),
+    ],
+)
+def test_where_it_may_have_had_one_nothing_is_said(
+    events: list[Event], sent: list[Sent], probes: tuple[str, ...]
+) -> None:
+    assert ids(told(events, sent, probes)) == []
+
+
+# --- RSTs of others -------------------------------------------------------------------------------
+
+
+def test_a_rst_that_a_step_sent() -> None:
+    frame = packet(2.0, SERVER, CLIENT, RST, (1001, 0))[16 + 14 :]
+    events = [*accepted(), InjectEvent(2.0, "server", b64encode(frame).decode(), 1, 0)]
+    cause = only(told(events, [*handshake(1.0), Sent(2.0, SERVER, CLIENT, RST, 1)]), "reset")
+    assert (cause.id, cause.connection) == ("reset-crafted", HERE)
+    assert "a step sent the RST" in cause.text
+
+
+def test_a_rst_that_something_on_the_way_sent() -> None:
+    wire = [*handshake(1.0), Sent(2.0, SERVER, CLIENT, RST, 1, fate="foreign")]
+    cause = only(told([*accepted(), look(4.0, LISTEN)], wire), "reset")
+    assert (cause.id, cause.host, cause.connection) == ("reset-crafted", "client", HERE)
+    assert "which server did not send" in cause.text
+
+
+def test_if_its_host_s_capture_has_holes_it_may_have_been_that_host() -> None:
+    wire = [*handshake(1.0), Sent(2.0, SERVER, CLIENT, RST, 1, fate="foreign")]
+    trouble = TroubleEvent(1.5, "server", "capture", "lost 3")
+    assert ids(told([*accepted(trouble), look(4.0, LISTEN)], wire), "reset") == []
+
+
+def firewalled(*more: Event, until: float = 6.0) -> History:
+    """A firewall of the server answers data by a RST; the socket knows nothing of it."""
+    line = tcp("ESTAB", SERVER, CLIENT, more="ino:7")
+    events = [*accepted(*more), look(until, LISTEN, line)]
+    return told(events, [*handshake(1.0), replace(DATA, t=2.9999), ANSWER])
+
+
+def test_a_socket_that_outlives_its_rst_did_not_send_it() -> None:
+    cause = only(firewalled(LINGERS), "reset")
+    assert (cause.id, cause.host) == ("reset-crafted", "server")
+    assert "its socket stayed in ESTAB, so TCP did not send it" in cause.text
+    assert ids(firewalled(LINGERS, until=3.1), "reset") == []
+    assert ids(firewalled(TroubleEvent(1.0, "server", "trace", "lost")), "reset") == []
+
+
+def test_a_host_that_sends_a_thousand_is_not_told_a_thousand_times() -> None:
+    ends = [f"198.18.0.3:{port}" for port in range(40000, 40100)]
+    wire = [Sent(3.0 + n / 100, end, SERVER, SYN) for n, end in enumerate(ends)]
+    wire += [Sent(3.0001 + n / 100, SERVER, e, RST | ACK, 0, 1) for n, e in enumerate(ends)]
+    assert ids(told([look(0.5), look(9.0)], wire)) == ["connect-refused"] * 20
