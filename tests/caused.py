@@ -85,7 +85,7 @@ def captured(sent: Iterable[Sent], deaf: Sequence[str] = ()) -> dict[str, bytes]
         at += [(there, each.t + LATER)] if each.fate != "lost" else []
         for host, t in at:
             if host and host not in deaf:
-                data = packet(t, each.source, each.target, each.flags, seq, ack, each.data)
+                data = packet(t, each.source, each.target, each.flags, (seq, ack, each.data))
                 found.setdefault(host, []).append((t, data))
     return {host: b"".join(d for _, d in sorted(all_)) for host, all_ in found.items()}
 
@@ -163,7 +163,7 @@ def bind_fails(t: float, process: str, *lines: str, texts: str = "socket; bind :
     at, text = t + len(events) / 1000, last.strip()
     return [
         *events,
-        call(at, process, text, host, **IN_USE),
+        call(at, process, text, host, errno=IN_USE["errno"], error=IN_USE["error"]),
         look(at + 0.01, *lines, host=host, caption=text),
     ]
 

@@ -30,7 +30,7 @@ def causes(scene: Scene) -> Iterator[Cause]:
     first: dict[tuple[str, bool], list[Cause]] = {}
     for sides in pairs:
         if found := _first(sides, many=len(pairs) > 1):
-            first.setdefault((found.host, "at once" in found.text), []).append(found)
+            first.setdefault((found.host, _both(closers(sides))), []).append(found)
     for (host, both), group in first.items():
         yield from group[:SHOWN]
         if len(group) > SHOWN:
@@ -61,12 +61,17 @@ def closers(sides: Sequence[Side]) -> list[Side]:
     ]  # fmt: skip
 
 
+def _both(found: Sequence[Side]) -> bool:
+    """Whether both sides sent their FIN before the other's came."""
+    return len(found) > 1 or any(State.CLOSING in each.states for _, each in found)
+
+
 def who_closed(scene: Scene, host: str, ends: Ends, t: float) -> str:
     """Who closed first in the connection that a host had at that time, in words."""
     mine = scene.timeline(host, ends, t)
     sides = next((s for s in scene.pairs if any(each is mine for _, each in s)), [])
     found = closers(sides)
-    if len(found) > 1 or any(State.CLOSING in each.states for _, each in found):
+    if _both(found):
         return "both closed at once"
     if found:
         return f"{host if found[0][1] is mine else 'its peer'} closed first"
@@ -83,7 +88,7 @@ def _first(sides: Sequence[Side], many: bool) -> Cause | None:
     where = f" in {timeline.local} -> {timeline.remote}" if many or inside else ""
     at = next(s.begin.at for s in timeline.spans if s.state in CLOSING_FIRST)
     certain = True
-    if len(found) > 1 or State.CLOSING in timeline.states:
+    if _both(found):
         other = found[1][0] if len(found) > 1 and found[1][0] != host else "its peer"
         words = (
             f"{host} and {other} closed at once{where}: each sent its FIN before the other's came"

@@ -17,7 +17,7 @@ def causes(scene: Scene) -> Iterator[Cause]:
         if isinstance(event, StepEvent):
             begun = event if (event.verb, event.phase) == ("stop", "begin") else None
         elif begun and isinstance(event, ProcessEvent) and event.phase != "start":
-            if event.process != begun.text.split()[-1] or event.start is not None:
+            if begun.text != f"stop {event.process}" or event.start is not None:
                 continue
             patience = event.t - begun.t
             if event.signal == "KILL" and patience >= STOP_PATIENCE:
