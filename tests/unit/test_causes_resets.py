@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from labctl.record.events import Event, InjectEvent, ProcessEvent, TroubleEvent
+from labctl.record.events import Event, InjectEvent, ProcessEvent, ResetEvent, TroubleEvent
 from labctl.record.history import History
 from tests.caused import (
     CLIENT,
@@ -102,6 +102,31 @@ def test_another_connection_s_unread_data_explains_nothing() -> None:
     history = told([*accepted(unread(11), CLOSES), *over(), *both], wire)
     assert [only(history).connection] == [HERE]
     assert ids(told([*accepted(unread(0), CLOSES), *over(), *both], wire)) == []
+
+
+def test_the_kernel_s_own_reason_decides() -> None:
+    """It tells which of two RSTs was for unread data."""
+    both = [
+        *established(1.2, OTHER), *trace(3.1, "ESTAB", "UNCONN", ends=(SERVER, OTHER)),
+        *trace(3.1002, "ESTAB", "UNCONN", ends=(OTHER, SERVER)),
+    ]  # fmt: skip
+    wire = [*handshake(1.0), *handshake(1.2, OTHER), DATA, ACTIVE,
+            Sent(3.1, SERVER, OTHER, RST | ACK, 1, 1)]  # fmt: skip
+    story = [*accepted(unread(0), CLOSES), *over(), *both]
+    because = ResetEvent(3.0, "server", SERVER, CLIENT, "TCP_ABORT_ON_CLOSE")
+    cause = only(told([*story, because], wire))
+    assert (cause.id, cause.connection) == ("reset-unread", HERE)
+    assert cause.evidence[-1] == "the kernel's reason: TCP_ABORT_ON_CLOSE"
+
+
+@pytest.mark.parametrize(
+    ("reason", "found"),
+    [("TCP_KEEPALIVE_TIMEOUT", []), ("NOT_SPECIFIED", ["reset-unread"]), ("NEW_ONE", [])],
+)
+def test_a_reason_that_does_not_fit_keeps_a_rule_silent(reason: str, found: list[str]) -> None:
+    said = ResetEvent(3.0, "server", SERVER, CLIENT, reason)
+    story = [*accepted(unread(11), CLOSES), *over(), said]
+    assert ids(told(story, [*handshake(1.0), DATA, ACTIVE])) == found
 
 
 @pytest.mark.parametrize(

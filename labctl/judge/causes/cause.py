@@ -13,7 +13,7 @@ from typing import Any
 from labctl.judge.causes.descriptors import Descriptor, Descriptors
 from labctl.probes.observations import Segment, stays_inside
 from labctl.probes.sockets import Ends, Socket, SsParseError, State
-from labctl.record.events import CallEvent, SocketsEvent
+from labctl.record.events import CallEvent, ResetEvent, SocketsEvent
 from labctl.record.history import History
 from labctl.record.listeners import listeners
 from labctl.record.looks import Looks
@@ -172,6 +172,11 @@ class Scene:
         if host not in self._listeners:
             self._listeners[host] = listeners(self.history, host)
         return self._listeners[host]
+
+    @cached_property
+    def resets(self) -> list[ResetEvent]:
+        """Each RST of which the kernel said why it sent it."""
+        return [event for event in self.history.events if isinstance(event, ResetEvent)]
 
     @cached_property
     def calls(self) -> list[CallEvent]:

@@ -8,7 +8,7 @@ the socket lives on was none of its kernel's TCP."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 
 from labctl.judge.causes.cause import Cause, Scene, begins
@@ -19,6 +19,7 @@ from labctl.record.timelines import Timeline, is_traced
 
 MOST = 20
 """Connections that a host reset, at most, which are looked at."""
+UNSAID = "NOT_SPECIFIED"
 AT_ONCE = 0.01
 """Seconds from what a kernel answers to its answer, at most, on a busy machine."""
 CLOSED = 0.25
@@ -58,6 +59,20 @@ class _Reset:
         self.sent = [s for s in before if s.sender == self.host and not s.crafted]
         came = [s for s in before if s.receiver == self.host and s.arrived and s.arrived <= self.t]
         self.came = sorted(came, key=lambda s: s.arrived or 0.0)
+
+    @cached_property
+    def reason(self) -> str | None:
+        """Why the kernel says that it sent it; None if it does not say."""
+        found = [
+            event.reason for event in self.scene.resets
+            if event.host == self.host and (event.local, event.remote) == self.ends
+            and abs(event.t - self.t) < AT_ONCE
+        ]  # fmt: skip
+        return found[0] if found and found[0] != UNSAID else None
+
+    def may_be(self, *reasons: str) -> bool:
+        """Whether the kernel's own reason is one of these, or not known."""
+        return self.reason is None or self.reason in reasons
 
     @property
     def trigger(self) -> Segment | None:
@@ -142,9 +157,13 @@ class _Reset:
 
     def cause(self, name: str, why: str, cure: str, ref: str, *proof: Segment) -> Cause:
         """A cause of this host's."""
-        lines = tuple(_line(s) for s in (*proof, self.segment))
         text = f"{self.host} reset {self.name}: {why}"
-        return Cause(name, self.host, self.t, text, cure, self.name, lines, (ref,))
+        return Cause(name, self.host, self.t, text, cure, self.name, self.proof(*proof), (ref,))
+
+    def proof(self, *segments: Segment) -> tuple[str, ...]:
+        """What led to it, itself, and why the kernel says that it sent it."""
+        lines = tuple(_line(s) for s in (*segments, self.segment))
+        return (*lines, f"the kernel's reason: {self.reason}") if self.reason else lines
 
 
 def _of(reset: _Reset) -> Cause | None:
@@ -160,17 +179,20 @@ def _of(reset: _Reset) -> Cause | None:
     if segment.t is None:
         return _foreign(reset)
     if reset.answered and begins(reset.answered):
-        return _refused(reset, reset.answered)
+        return _refused(reset, reset.answered) if reset.may_be("NO_SOCKET") else None
     if reset.ended:
-        return next(filter(None, (rule(reset) for rule in ENDED)), None)
-    if reset.outlived:
+        found = (rule(reset) for rule, reasons in ENDED.items() if reset.may_be(*reasons))
+        return next(filter(None, found), None)
+    if reset.outlived and reset.reason is None:
         return reset.cause(
             "reset-crafted",
             f"its socket stayed in {reset.state}, so TCP did not send it; a firewall of that host "
             "may have (reject with tcp reset)",
             "", REJECTED,
         )  # fmt: skip
-    return _nobody(reset, reset.answered) if reset.answered else None
+    if reset.answered and reset.may_be("NO_SOCKET"):
+        return _nobody(reset, reset.answered)
+    return None
 
 
 def _line(segment: Segment) -> str:
@@ -204,7 +226,7 @@ def _refused(reset: _Reset, syn: Segment) -> Cause | None:
         "connect-refused", host, t,
         f"{host} refused {syn.source} -> {syn.target}: nobody listened on port {port} there",
         "start the server first, or have the client try again",
-        f"{syn.source} -> {syn.target}", (_line(syn), _line(reset.segment)), (NOBODY,),
+        f"{syn.source} -> {syn.target}", reset.proof(syn), (NOBODY,),
     )  # fmt: skip
 
 
@@ -225,7 +247,7 @@ def _nobody(reset: _Reset, answered: Segment) -> Cause | None:
         "reset-no-socket", host, reset.t,
         f"{host} answered {what} from {answered.source} by an RST: it has no socket for "
         f"{reset.name}; {then}",
-        "", reset.name, (_line(answered), _line(reset.segment)), (NOBODY,),
+        "", reset.name, reset.proof(answered), (NOBODY,),
     )  # fmt: skip
 
 
@@ -299,7 +321,8 @@ def _unread(reset: _Reset) -> Cause | None:
     maker, (count, _, exact) = reset.maker, reset.last_seen
     if not counted or not reset.active or reset.fin or (maker and not reset.closed(maker)):
         return None
-    if counted < reset.scene.given_up[reset.host] and not (maker and exact and count > 0):
+    sure = reset.reason is not None or counted >= reset.scene.given_up[reset.host]
+    if not sure and not (maker and exact and count > 0):
         return None
     data = f"{count} bytes were" if exact and count > 0 else "data was"
     return reset.cause(
@@ -309,8 +332,14 @@ def _unread(reset: _Reset) -> Cause | None:
     )  # fmt: skip
 
 
-ENDED = (_linger, _linger2, _late, _queued, _unread)
-"""The first that knows says it."""
+ENDED: dict[Callable[[_Reset], Cause | None], tuple[str, ...]] = {
+    _linger: ("TCP_STATE", "TCP_DISCONNECT_WITH_DATA"),
+    _linger2: ("TCP_ABORT_ON_DATA", "TCP_ABORT_ON_LINGER"),
+    _late: ("TCP_ABORT_ON_DATA", "TCP_TIMEWAIT_SOCKET"),
+    _queued: ("TCP_STATE", "TCP_DISCONNECT_WITH_DATA"),
+    _unread: ("TCP_ABORT_ON_CLOSE",),
+}
+"""Each with the kernel's reasons that go with it; the first that knows says it."""
 
 
 def _listener_ended(reset: _Reset) -> bool:
