@@ -309,6 +309,13 @@ def test_a_host_that_never_had_such_a_connection() -> None:
     assert "it never had one: a NAT may have forgotten it" in cause.text
 
 
+def test_a_nat_that_has_forgotten_a_connection_never_had_a_socket_for_it() -> None:
+    """It has spoken in that connection, and nothing listens there."""
+    cause = only(told([look(0.5), look(4.0)], [*handshake(1.0), *STRAY]))
+    assert (cause.id, cause.host) == ("reset-no-socket", "server")
+    assert "a NAT may have forgotten it" in cause.text
+
+
 def test_a_host_whose_connection_has_ended() -> None:
     events = [*accepted(), *trace(2.0, "ESTAB", "UNCONN"), look(2.1, LISTEN), look(4.0)]
     cause = only(told(events, [*handshake(1.0), *STRAY]), "reset")
@@ -320,7 +327,8 @@ def test_a_host_whose_connection_has_ended() -> None:
 @pytest.mark.parametrize(
     ("events", "sent", "probes"),
     [
-        ([look(0.5), look(4.0)], [*handshake(1.0), *STRAY], PROBES),  # a last ACK that was refused
+        # A last ACK that was refused: such a request is no full socket.
+        ([look(0.5, LISTEN), look(4.0, LISTEN)], [*handshake(1.0), *STRAY], PROBES),
         ([look(0.5), look(4.0)], STRAY, ("ss", "capture")),
         ([look(0.5), TroubleEvent(1.0, "server", "trace", "lost"), look(4.0)], STRAY, PROBES),
         ([look(0.5), TroubleEvent(1.0, "server", "capture", "lost"), look(4.0)], STRAY, PROBES),

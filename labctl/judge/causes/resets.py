@@ -97,6 +97,19 @@ class _Reset:
         return self.scene.timeline(self.host, self.ends, self.t)
 
     @property
+    def spoke(self) -> bool:
+        """Whether its host sent something else before: as who was asked, or as a NAT."""
+        return any("RST" not in segment.flags for segment in self.sent)
+
+    @property
+    def listened(self) -> bool:
+        """Whether its host ever had a listener on that port."""
+        port = self.segment.source.rpartition(":")[2]
+        return any(
+            each.local.rpartition(":")[2] == port for each in self.scene.listeners(self.host)
+        )
+
+    @property
     def ended(self) -> bool:
         """Whether the connection ended there by the RST."""
         end = self.timeline.spans[-1].end if self.timeline else None
@@ -238,8 +251,8 @@ def _nobody(reset: _Reset, answered: Segment) -> Cause | None:
     last = reset.timeline.spans[-1] if reset.timeline else None
     if last and last.end and last.end.latest <= reset.t:
         then = f"it ended there at {last.end.at:.3f} s, in {last.state}"
-    elif last or not is_traced(scene.history) or any("RST" not in s.flags for s in reset.sent):
-        return None
+    elif last or not is_traced(scene.history) or (reset.spoke and reset.listened):
+        return None  # a request for a connection may have come to nothing, which no trace shows
     else:
         then = "it never had one: a NAT may have forgotten it, or did not know the segment"
     what = f"{answered.length} bytes" if answered.length else " ".join(answered.flags)
