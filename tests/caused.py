@@ -29,7 +29,7 @@ ADDRESSES = {
     "server": "198.18.0.2", "server.2": "198.18.0.4", "server.v6": "fd00::2",
     "client": "198.18.0.3", "client.v6": "fd00::3",
 }  # fmt: skip
-IN_USE = {"errno": "EADDRINUSE", "error": "Address already in use"}
+IN_USE: dict[str, Any] = {"errno": "EADDRINUSE", "error": "Address already in use"}
 LATER = 5e-5
 """Seconds that a segment is under way."""
 LISTEN = tcp("LISTEN", ":8000", send_q=5, more="ino:1")

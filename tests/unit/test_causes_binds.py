@@ -12,6 +12,7 @@ from labctl.record.history import History
 from tests.caused import (
     ADDRESSES,
     CLIENT,
+    IN_USE,
     LISTEN,
     SERVER,
     Sent,
@@ -194,14 +195,40 @@ def test_a_listener_whose_process_has_ended_is_of_nobody_who_is_known() -> None:
     assert "of first" not in only(told([*first, *bind_fails(3.0, "new", LISTEN)]), "bind").text
 
 
-def test_a_listen_that_fails_is_blocked_by_the_listener_and_not_by_itself() -> None:
-    texts = "socket; set SO_REUSEADDR; bind :8000; listen 5"
+@pytest.mark.parametrize("option", ["", "set SO_REUSEADDR; "])
+def test_a_listen_that_fails_is_blocked_by_the_listener_and_not_by_itself(option: str) -> None:
     lines = [tcp("UNCONN", ":8000"), LISTEN]
-    events = bind_fails(3.0, "new", *lines, texts=texts)
+    events = bind_fails(3.0, "new", *lines, texts=f"socket; {option}bind :8000; listen 5")
     assert ids(told(events)) == []  # where it wanted to listen is not known
-    events[-2] = call(3.004, "new", "listen 5", "server", errno="EADDRINUSE", local="0.0.0.0:8000")
+    at = events[-2].t
+    events[-2] = call(at, "new", "listen 5", "server", **IN_USE, local="0.0.0.0:8000")
     cause = only(told(events))
     assert (cause.id, "UNCONN" in cause.text) == ("bind-listener", False)
+
+
+def test_of_a_listener_for_each_family_the_right_process_is_named() -> None:
+    both = [
+        *calls(0.5, "four", "socket; bind :8000; listen 5", "server"),
+        *calls(0.6, "six", "socket tcp6; set IPV6_V6ONLY; bind [::]:8000; listen 5", "server"),
+    ]
+    lines = [tcp("LISTEN", "[::]:8000", "[::]:*"), LISTEN]
+    cause = only(told([*both, *bind_fails(3.0, "new", *lines)]), "bind")
+    assert "LISTEN 0.0.0.0:8000, accept queue 0/5, of four" in cause.text
+
+
+def test_an_earlier_connection_of_these_ends_lends_its_options_to_none() -> None:
+    """The second one waited in the queue of a listener without the option."""
+    first = [
+        *calls(0.1, "old", "socket; bind :8000; listen 5", "server"), *established(0.2),
+        call(0.3, "old", "accept", "server", local=SERVER, peer=CLIENT),
+        call(0.31, "old", "set SO_REUSEADDR", "server"), call(0.4, "old", "close", "server"),
+        *trace(0.4, "ESTAB", "CLOSE-WAIT", "LAST-ACK", "UNCONN"), look(0.5, LISTEN),
+    ]  # fmt: skip
+    second = [*established(1.0), *trace(2.0, "ESTAB", "FIN-WAIT-1", "FIN-WAIT-2", "UNCONN"),
+              look(2.01, TIME_WAIT), ended(2.0, "old", "server", exit=0, left=False)]  # fmt: skip
+    fails = bind_fails(3.0, "new", TIME_WAIT, texts="socket; set SO_REUSEADDR; bind :8000")
+    wire = [*handshake(0.2, start=9000), *close(0.4, CLIENT, SERVER, start=9000), *OLD]
+    assert "the old socket had no" in only(told([*first, *second, *fails], wire), "bind").text
 
 
 def forked(left: bool, signal: str = "KILL") -> list[Event]:
@@ -271,6 +298,8 @@ BINDS = "socket; bind :8000"
         (calls(0.5, "other", "socket; set SO_REUSEADDR; bind :8000", "server"),
          "socket; set SO_REUSEADDR; bind :8000", False),
         (calls(3.5, "other", BINDS, "server"), BINDS, False),
+        (calls(3.0005, "other", BINDS, "server"), BINDS, False),
+        (calls(0.5, "other", f"{BINDS}; listen 5", "server"), BINDS, False),
     ],
 )  # fmt: skip
 def test_what_ss_does_not_list_is_told_by_its_call(

@@ -101,10 +101,16 @@ def test_connections_of_the_same_ends_are_told_apart() -> None:
 
 def test_loopback_of_two_hosts_is_not_one_connection() -> None:
     ends = ("127.0.0.1:40000", "127.0.0.1:8000")
-    lines = tcp("TIME-WAIT", *ends, more="timer:(timewait,59sec,0)")
-    events = [look(1.0, lines), look(1.0, lines.replace("TIME-WAIT", "CLOSE-WAIT"), host="client")]
-    cause = only(told(events), "closed")
+    ours = tcp("TIME-WAIT", *ends, more="timer:(timewait,59sec,0)")
+    theirs = tcp("CLOSE-WAIT", ends[1], ends[0], recv_q=1)
+    cause = only(told([look(1.0, ours), look(1.0, theirs, host="client")]), "closed")
     assert (cause.host, "client" in cause.text) == ("server", False)
+    assert "in 127.0.0.1:40000 -> 127.0.0.1:8000" in cause.text
+
+
+def test_a_time_wait_beside_an_open_connection_of_its_ends_tells_nothing_of_that() -> None:
+    lines = [tcp("ESTAB", SERVER, CLIENT), tcp("TIME-WAIT", SERVER, CLIENT)]
+    assert ids(told([look(1.0, *lines)]), "closed") == []
 
 
 def test_of_many_the_first_are_told_and_how_many_there_are() -> None:
@@ -201,6 +207,14 @@ def test_a_peer_whose_fin_was_lost_has_closed() -> None:
     cause = only(told(orphan(), [*SHUT, lost, replace(lost, t=3.2)]), "fin-wait-2")
     assert "the FIN of its peer has not come" in cause.text
     assert "has not closed" not in cause.text
+
+
+def test_what_a_later_connection_of_these_ends_does_is_not_this_one_s() -> None:
+    lost = Sent(3.0, CLIENT, SERVER, FIN | ACK, 1, 2, fate="lost")
+    later = [*trace(9.5, "FIN-WAIT-2", "UNCONN"), look(9.6), *established(10.0), look(10.1)]
+    wire = [*SHUT, lost, *handshake(10.0, start=9000)]
+    cause = only(told([*orphan(), *later], wire), "fin-wait-2")
+    assert "the FIN of its peer has not come" in cause.text
 
 
 STUCK = [*handshake(1.0), Sent(2.0, SERVER, CLIENT, FIN | ACK, 1, 1, fate="lost")]

@@ -129,6 +129,18 @@ def test_a_reason_that_does_not_fit_keeps_a_rule_silent(reason: str, found: list
     assert ids(told(story, [*handshake(1.0), DATA, ACTIVE])) == found
 
 
+def test_a_fin_is_no_unread_byte() -> None:
+    """It counts as one in the receive queue; what was counted was another connection's."""
+    other = [*established(1.2, OTHER), *trace(3.1, "ESTAB", "UNCONN", ends=(SERVER, OTHER))]
+    wire = [
+        *handshake(1.0), *handshake(1.2, OTHER), Sent(2.0, CLIENT, SERVER, FIN | ACK, 1, 1),
+        replace(ACTIVE, ack=2), Sent(3.1, SERVER, OTHER, RST | ACK, 1, 1),
+    ]  # fmt: skip
+    events = [*accepted(unread(1, "CLOSE-WAIT"), CLOSES), *trace(2.0, "ESTAB", "CLOSE-WAIT"),
+              *over(3.0, "CLOSE-WAIT"), *other]  # fmt: skip
+    assert ids(told(events, wire), "reset") == []
+
+
 @pytest.mark.parametrize(
     ("events", "last"),
     [
@@ -163,12 +175,29 @@ def test_linger_0_is_named_with_its_process() -> None:
         ([LINGERS, call(1.03, "server", "set SO_LINGER 0 0"), CLOSES], ACTIVE),
         ([LINGERS], ACTIVE),  # nobody closed it: keepalive gave up
         ([LINGERS, CLOSES], ANSWER),
+        ([call(1.02, "server", "set SO_LINGER 1 0 || continue"),
+          call(1.03, "server", "set SO_LINGER 0 0 || continue"), CLOSES], ACTIVE),
         ([call(1.02, "server", "close"), *calls(1.1, "other", "socket; set SO_LINGER 1 0; "
           "bind :8000 || continue", "server"), CLOSES], ACTIVE),
     ],
 )  # fmt: skip
 def test_linger_that_does_not_apply_is_not_named(events: list[Event], last: Sent) -> None:
     assert ids(told([*accepted(*events), *over()], [*handshake(1.0), last])) == []
+
+
+def test_linger_0_that_goes_on_and_linger_0_after_a_fin() -> None:
+    lingers = call(1.02, "server", "set SO_LINGER 1 0 || continue")
+    events = [*accepted(lingers, CLOSES), *over()]
+    assert ids(told(events, [*handshake(1.0), ACTIVE])) == ["reset-linger"]
+    half = [*accepted(lingers, call(2.9, "server", "shutdown wr"), CLOSES),
+            *trace(2.9, "ESTAB", "FIN-WAIT-1", "FIN-WAIT-2"), *over(3.0, "FIN-WAIT-2")]  # fmt: skip
+    wire = [
+        *handshake(1.0),
+        FINISHED,
+        Sent(2.95, CLIENT, SERVER, ACK, 1, 2),
+        replace(ACTIVE, seq=2),
+    ]
+    assert ids(told(half, wire), "reset") == []
 
 
 def test_the_linger_of_another_connection_of_the_listener_is_not_named() -> None:
