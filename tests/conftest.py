@@ -30,9 +30,11 @@ OF_THE_MACHINE = (
     "launched by then",
 )  # fmt: skip
 """Words of reasons that no package mends: what this machine's kernel was built without."""
-COSTLY = {"test_any_scenario", "test_bounds", "test_model", "test_pages", "test_records", "test_schema"}
-"""Unit tests that compute for long. Coverage would make that twice as long, for next to nothing that
-no other one runs."""
+COSTLY = {
+    "test_any_scenario", "test_bounds", "test_model", "test_pages", "test_records", "test_schema",
+}  # fmt: skip
+"""Unit tests that compute for long. Measuring would make that twice as long, and they run next to
+nothing that no other test runs."""
 MINUTES = "it takes minutes: it runs in CI, and where LABCTL_TEST_ALL is set"
 
 
