@@ -230,7 +230,7 @@ def _lives(events: Iterable[StateEvent], wire: Wire) -> dict[Ends, list[Life]]:
         # the last one of its socket led.
         going = [life for life in lives if not life.over]
         following = [life for life in going if life[-1].new == event.old] or going
-        if not following or event.old in (State.UNCONN, State.LISTEN):
+        if not following or event.old == State.UNCONN or event.new == State.SYN_RECV:
             lives.append(Life())
             if event.old == State.SYN_SENT and (begun := opening[host, event.remote]):
                 number = 0
