@@ -155,6 +155,8 @@ def test_what_was_seen_of_processes() -> None:
     assert actual("ok", FAILED) == (
         "bind :8000: EADDRINUSE (98 on Linux, 48 on macOS and the BSDs)"
     )
+    assert actual("ECONNRESET", TOLERANT) == "exit 0"  # not its last call
+    assert actual("ECONNRESET", TOLERANT[:2]).startswith("recv || continue: ECONNRESET")
     assert actual("EADDRINUSE", PROGRAM_RUNS) == (
         "running; a program's calls are not seen, judge exit or output"
     )
