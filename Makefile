@@ -5,6 +5,8 @@
 # make mutants  whether unit tests notice when what decides is wrong: tests/mutants.py
 # make servers  the lessons of scenarios/servers, against real servers
 #
+# The coverage of a whole run is measured, and has a floor (pyproject.toml); with ARGS it is not.
+#
 # ARGS is passed on: make run ARGS='--backend netns', make test ARGS='-k fin_wait -n 0'.
 # PYTHON chooses the interpreter that the virtual environment is made with.
 
@@ -21,7 +23,7 @@ run: $(VENV)/.installed
 	@$(VENV)/bin/labctl run scenarios/fin_wait_2.yaml $(ARGS)
 
 test: lint
-	@$(PY) tests/engine.py $(PY) -m pytest -n 4 --dist loadgroup $(ARGS)
+	@$(PY) tests/engine.py $(PY) -m pytest -n 4 --dist loadgroup $(or $(ARGS),--cov --cov-report=)
 
 lint: $(VENV)/.installed-dev
 	@$(PY) -m ruff check --quiet --output-format concise .
@@ -38,7 +40,7 @@ servers: $(VENV)/.installed-dev
 	@$(PY) tests/servers.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .mutants.json
+	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .mutants.json .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.installed: pyproject.toml

@@ -31,7 +31,8 @@ OF_THE_MACHINE = (
 )  # fmt: skip
 """Words of reasons that no package mends: what this machine's kernel was built without."""
 COSTLY = {
-    "test_any_scenario", "test_bounds", "test_model", "test_pages", "test_records", "test_schema",
+    "test_any_scenario", "test_any_sockets", "test_bounds", "test_cli", "test_model", "test_output",
+    "test_pages", "test_records", "test_schema", "test_timelines",
 }  # fmt: skip
 """Unit tests that compute for long. Measuring would make that twice as long, and they run next to
 nothing that no other test runs."""

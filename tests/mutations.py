@@ -1,7 +1,8 @@
 """What can be changed in a module, one thing at a time, so that a test should notice.
 
-Nothing is changed in docstrings, annotations, decorators and strings: that is for people and for
-tools. An order (`<`) moves by its boundary alone, since any test would notice the reverse.
+Nothing is changed in docstrings, annotations, decorators, strings and zip's `strict`: that is for
+people and for tools. An order (`<`) moves by its boundary alone, since any test would notice the
+reverse.
 """
 
 from __future__ import annotations
@@ -92,6 +93,8 @@ def _found(node: ast.AST, around: _Around) -> Iterator[Edit]:
     for field, value in ast.iter_fields(node):
         if field in SKIPPED:
             continue
+        if isinstance(node, ast.keyword) and node.arg == "strict":
+            continue  # of zip(): it asserts what is so
         inner = _inside(node, field, around)
         each = enumerate(value) if isinstance(value, list) else [(field, value)]
         holder = value if isinstance(value, list) else vars(node)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labctl.judge import recorded
-from labctl.probes.observations import Known, Observation
+from labctl.probes.observations import Known, Loss, Observation
 from labctl.probes.packets import RECORD, read_packet, read_packets, torn_at
 from labctl.probes.segments import FILE_HEADER, Captures
 from tests.fake import FakeBackend, play, scenario
@@ -169,6 +169,22 @@ def test_captures_grow() -> None:
     for number, o in enumerate(HANDSHAKE, 1):
         captures.add("client", record(o if o.host == "client" else seen(o)))
         assert len(captures.segments(Known(OWNERS, EPOCH))) == number
+
+
+def test_what_is_known_beside_captures_is_heeded_when_it_comes() -> None:
+    captures, syn = Captures(), HANDSHAKE[0]
+    captures.add("client", record(syn))
+    captures.add("server", record(seen(syn)))
+    (found,) = captures.segments(Known(OWNERS, EPOCH))
+    assert (found.dropped, found.receiver) == (None, "server")
+    lossy = Known(OWNERS, EPOCH, [Loss(7, seen(syn))])
+    assert [s.dropped for s in captures.segments(lossy)] == [7]
+    assert captures.segments(lossy) is captures.segments(lossy)
+    others = {address: "router" if host == "server" else host for address, host in OWNERS.items()}
+    assert [s.receiver for s in captures.segments(Known(others, EPOCH))] == ["router"]
+    assert captures.late == []
+    captures.segments(Known(OWNERS, EPOCH, flight=1e-6))
+    assert captures.late == [0]
 
 
 def test_what_a_run_captures_is_recorded(tmp_path: Path) -> None:

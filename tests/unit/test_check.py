@@ -139,6 +139,8 @@ LABELLED = "- note: a\n  as: then\n- note: b\n"
         ([step(1.0, 0, "end", label="then", outcome="done")], None),
         ([step(1.0, 0, "end", outcome="skipped", detail="it is not so")],
          ("skip", "'then' was left out: it is not so")),
+        ([step(1.0, 1, "end", outcome="skipped", detail="it is not so")],
+         ("unknown", "the record has no moment for 'then'")),
         ([step(1.0, 1, "end", outcome="done")], ("unknown", "the record has no moment for 'then'")),
         ([], ("unknown", "'then' was not reached: the steps ended before")),
         ([step(1.0, 0, "end", outcome="failed", detail="x")],

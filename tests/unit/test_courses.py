@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from labctl.probes.observations import Segment
 from labctl.probes.sockets import State
 from labctl.record.courses import Causes, Course
-from labctl.record.events import CountersEvent, Event, TroubleEvent
+from labctl.record.events import CountersEvent, Event, InjectEvent, TroubleEvent
 from tests.walked import (
     ACK,
     FIN,
@@ -201,6 +202,20 @@ def test_a_syn_that_is_repeated_opens_no_other_connection() -> None:
     found = causes(SHAKEN[0], packet(1.05, THERE, HERE, SYN, 100, 0), *SHAKEN[1:])
     course = found.course(ENDS, 0.0, 4.0)
     assert course and course.syns == [1.0, pytest.approx(1.05)]
+
+
+def test_what_was_injected_counts_for_who_gets_it() -> None:
+    """But not for the socket in whose name it was sent."""
+    fin = packet(2.0, THERE, HERE, FIN | ACK, 101, 701)
+    data = base64.b64encode(fin[16 + 14 :]).decode()
+    found = causes(*SHAKEN, fin, events=(InjectEvent(2.0, "client", data, 1, 1),))
+    course = found.course(ENDS, 0.0, 4.0)
+    assert course and course.fin_came == pytest.approx(2.0)
+    own = packet(2.0, HERE, THERE, FIN | ACK, 701, 101)
+    data = base64.b64encode(own[16 + 14 :]).decode()
+    found = causes(*SHAKEN, own, events=(InjectEvent(2.0, "server", data, 1, 1),))
+    course = found.course(ENDS, 0.0, 4.0)
+    assert course and course.fin_left is None
 
 
 def test_who_sends_the_syn_opens() -> None:

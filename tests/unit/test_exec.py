@@ -100,6 +100,16 @@ def test_of_several_hosts_each_has_a_verdict(tmp_path: Path) -> None:
     assert (verdict.what, verdict.result) == ("client: fails: status 0", "fail")
 
 
+def test_each_host_is_judged_by_its_own_command(tmp_path: Path) -> None:
+    text = SCENARIO.format(command="works", modifiers="    status: 3\n").replace(
+        'exec: {server: "works"}', "exec: {server: works, client: fails}"
+    )
+    found = play(text, FakeBackend(outputs=OUTPUTS), tmp_path).verdicts
+    assert [(v.what, v.result) for v in found] == [
+        ("server: works: status 3", "fail"), ("client: fails: status 3", "pass")
+    ]  # fmt: skip
+
+
 def test_one_that_is_left_out_claims_nothing(tmp_path: Path) -> None:
     result, verdicts = ran("fails", tmp_path, when="{backend: docker}")
     assert (result.result, verdicts) == ("pass", [])

@@ -50,6 +50,12 @@ def test_as_many_as_possible_are_paired_and_as_close(
         assert (len(found), pytest.approx(cost)) == best(before, after, early, late)
 
 
+def test_the_nearest_are_paired() -> None:
+    assert align([0.0, 1.0], [1.1], 0.0, 9.0) == [(1, 0)]
+    assert align([1.0], [1.1, 2.0], 0.0, 9.0) == [(0, 0)]
+    assert align([0.0, 1.0, 2.0], [1.1, 2.1], 0.0, 9.0) == [(1, 0), (2, 1)]
+
+
 def test_as_many_as_left_came_each() -> None:
     assert align([1.0, 2.0], [1.5, 2.5], 0.0, 1.0) == [(0, 0), (1, 1)]
 
@@ -222,13 +228,14 @@ def test_who_forwards_sees_it_twice_within_a_moment(apart: float, made: bool) ->
     assert ("router" in {s.sender for s in found}) == made
 
 
-def test_nat_changes_addresses_alone() -> None:
+@pytest.mark.parametrize("slow", [LAG / 4, EARLY * 5])
+def test_nat_changes_addresses_alone(slow: float) -> None:
     """What a router sends under its own address it had got under another one."""
     inside = "10.9.0.5:40000"
     syn = replace(one(1.0, "client SYN 1000 0", mark=5), source=inside)
     before = replace(syn, host="router", at=syn.at + LAG / 4)
-    after = replace(before, source="198.18.0.9:40000", at=syn.at + LAG / 2)
-    arrived = replace(after, host="server", at=syn.at + LAG)
+    after = replace(before, source="198.18.0.9:40000", at=before.at + slow)
+    arrived = replace(after, host="server", at=after.at + LAG)
     owners = {**OWNERS, "198.18.0.9": "router", "10.9.0.5": "client"}
     found = match([syn, before, after, arrived], Known(owners, EPOCH))
     assert [(s.sender, s.receiver, s.lost) for s in found[-1:]] == [("router", "server", False)]

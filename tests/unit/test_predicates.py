@@ -14,6 +14,7 @@ from labctl.ground.errors import ScenarioError
 from labctl.language.endpoints import parse_endpoint
 from labctl.language.predicates import Claim, summary
 from labctl.language.predicates.held import held_at
+from labctl.language.predicates.sockets import SocketsClaim
 from labctl.probes.sockets import Address, State, parse_ss
 from labctl.record.events import (
     AddressEvent,
@@ -179,6 +180,9 @@ def test_the_evidence_of_many_sockets() -> None:
     assert found.actual == "80 x TIME-WAIT"
     assert len(found.evidence) == 51
     assert found.evidence[-1] == "and 30 more"
+    found = judge("{sockets: {server: TIME-WAIT}}", seen(*waiting[:50]))
+    assert len(found.evidence) == 50
+    assert "more" not in found.evidence[-1]
 
 
 def test_sockets_that_were_not_seen() -> None:
@@ -404,7 +408,18 @@ def test_the_hosts_of_a_claim(text: str, hosts: set[str]) -> None:
 def test_a_predicate_is_one_already() -> None:
     """As those are that come from Python."""
     found = claim(SOCKETS)
+    assert found.sockets
     assert TypeAdapter(Claim).validate_python(found) is found
+    assert (
+        TypeAdapter(SocketsClaim).validate_python(found.sockets["server"])
+        is (found.sockets["server"])
+    )
+
+
+def test_an_empty_claim_is_a_mistake() -> None:
+    with pytest.raises(ScenarioError) as raised:
+        claim("{}")
+    assert "an empty mapping claims nothing" in str(raised.value.mistakes[0])
 
 
 # Since when

@@ -296,6 +296,15 @@ def test_what_was_not_captured_is_unknown() -> None:
     assert judge("{flags: FIN}", TroubleEvent(0.1, "client", "ss", "no ss")).result == "pass"
 
 
+def test_what_is_sent_at_the_moment_of_a_label_counts() -> None:
+    (fin,) = [s for s in history(KILLED).segments() if s.summary.startswith("FIN") and s.lost]
+    assert fin.t is not None
+    found = history(replace(KILLED, t=fin.t))
+    for pattern, count in (("flags: FIN, since: killed", 2), ("since: killed", 3)):
+        (finding,) = claim(f"{{{pattern}, count: {count}}}").judge(found)
+        assert finding.result == "pass"
+
+
 def test_a_label_that_was_not_set_is_unknown() -> None:
     finding = judge("{flags: FIN, since: never}")
     assert (finding.result, finding.actual) == ("unknown", "nothing is labelled 'never'")

@@ -188,6 +188,11 @@ def test_the_tolerance_is_a_tenth_and_half_a_second_at_least() -> None:
         assert found and found.tolerance == tolerance
 
 
+def test_no_state_lasts_for_less_than_nothing() -> None:
+    wanted = judge("lasted: {server: ESTAB, for: 100ms}", TRACED).claimed.wanted
+    assert wanted.lasted_seconds == Range(0.0, 0.6)
+
+
 def test_steps_say_what_they_claim() -> None:
     found = scenario("""\
 title: t
