@@ -187,7 +187,8 @@ class _Pairing:
             passing = [s for s, (here, there) in zip(group, ends, strict=True) if not there]
             if passing and not any(here for here, _ in ends) and "RST" not in passing[0].seen.flags:
                 first = passing[0].seen.host
-                said = _made([sight for sight in passing if sight.seen.host == first])
+                here = [sight for sight in passing if sight.seen.host == first]
+                said = _made([sight for sight in here if not self._rewritten(sight, -1)])
                 found |= {(first, sight.seen.source) for sight in said}
         return found
 

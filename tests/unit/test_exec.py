@@ -198,3 +198,5 @@ def test_what_was_measured_of_a_command(tmp_path: Path) -> None:
     assert (verdict.wanted.exit, verdict.wanted.output) == (3, "no such [a-z]+")
     assert (verdict.measured.exit, verdict.measured.output) == (3, "no such table")
     assert verdict.about == ("server",)
+    _, (verdict,) = ran("fails", tmp_path, status="any", output="no such [a-z]+")
+    assert (verdict.wanted.exit, verdict.measured.exit) == (None, 3)

@@ -148,6 +148,11 @@ def test_each_address_has_its_own() -> None:
     ]  # fmt: skip
 
 
+def test_what_is_bound_and_no_more_is_no_listener() -> None:
+    looks = [look(1.0, tcp("UNCONN", ":8000")), look(2.0, there())]
+    assert lasted(*looks) == [(2.0, None)]
+
+
 def test_connections_are_no_listeners() -> None:
     assert found(look(1.0, shown("ESTAB")), look(2.0)) == []
 

@@ -14,7 +14,7 @@ from labctl.probes.observations import Injection, Known, Loss, Observation, Segm
 from labctl.probes.owners import Owners
 from labctl.probes.pairing import EARLY, MOST, REPORTED, align, is_loopback, owner
 from labctl.probes.segments import match
-from tests.sighted import EPOCH, HANDSHAKE, LAG, OWNERS, both, one, seen, segments
+from tests.sighted import EPOCH, HANDSHAKE, LAG, OWNERS, SERVER, both, one, seen, segments
 
 # --- Alignment ------------------------------------------------------------------------------------
 
@@ -239,3 +239,57 @@ def test_nat_changes_addresses_alone(slow: float) -> None:
     owners = {**OWNERS, "198.18.0.9": "router", "10.9.0.5": "client"}
     found = match([syn, before, after, arrived], Known(owners, EPOCH))
     assert [(s.sender, s.receiver, s.lost) for s in found[-1:]] == [("router", "server", False)]
+
+
+VIRTUAL = "198.18.0.100:80"
+BALANCED = {**OWNERS, "198.18.0.100": "router"}
+
+
+@pytest.mark.parametrize(
+    ("slow", "sender"), [(LAG / 4, "client"), (0.05, "client"), (0.9, "client"), (1.5, "router")]
+)
+def test_what_a_balancer_passes_on_is_the_clients(slow: float, sender: str) -> None:
+    """Within the time that forwarding takes: later, it is the balancer's own."""
+    syn = replace(one(1.0, "client SYN 1000 0", mark=5), target=VIRTUAL)
+    there = replace(syn, host="router", at=syn.at + LAG)
+    out = replace(there, target=SERVER, at=there.at + slow)
+    arrived = replace(out, host="server", at=out.at + LAG)
+    found = match([syn, there, out, arrived], Known(BALANCED, EPOCH))
+    assert [(s.sender, s.receiver, s.lost) for s in found] == [
+        ("client", "router", False), (sender, "server", False)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("slow", "lost"), [(LAG / 4, False), (0.05, False), (1.5, True)])
+def test_an_answer_whose_source_a_balancer_changes_was_not_lost(slow: float, lost: bool) -> None:
+    answer = one(1.0, "server SYN ACK 7000 1001", mark=6)
+    there = replace(answer, host="router", at=answer.at + LAG)
+    out = replace(there, source=VIRTUAL, at=there.at + slow)
+    arrived = replace(out, host="client", at=out.at + LAG)
+    first, second = match([answer, there, out, arrived], Known(BALANCED, EPOCH))
+    assert (first.sender, first.receiver, first.lost) == ("server", "client", lost)
+    assert (second.sender, second.receiver, second.lost) == ("router", "client", False)
+
+
+def test_a_balancer_is_not_who_is_spoken_to() -> None:
+    """A whole handshake through it: the server answers the client."""
+    syn = replace(one(1.0, "client SYN 1000 0", mark=5), target=VIRTUAL)
+    there = replace(syn, host="router", at=syn.at + LAG)
+    out = replace(there, target=SERVER, at=there.at + LAG)
+    answer = one(1.1, "server SYN ACK 7000 1001", mark=6)
+    back = replace(answer, host="router", at=answer.at + LAG)
+    home = replace(back, source=VIRTUAL, at=back.at + LAG)
+    ends = [replace(out, host="server", at=out.at + LAG), replace(home, host="client")]
+    found = match([syn, there, out, answer, back, home, *ends], Known(BALANCED, EPOCH))
+    assert [(s.sender, s.receiver, s.lost) for s in found] == [
+        ("client", "router", False), ("client", "server", False),
+        ("server", "client", False), ("router", "client", False),
+    ]  # fmt: skip
+
+
+def test_what_leaves_the_lab_comes_to_the_last_host_that_sees_it() -> None:
+    data = replace(DATA, target="203.0.113.9:80")
+    way = [replace(data, host=host, at=data.at + LAG * n) for n, host in enumerate(("r1", "r2"), 1)]
+    (found,) = segments(data, *way)
+    assert (found.sender, found.receiver, found.lost) == ("client", "r2", False)
+    assert found.arrived == pytest.approx(0.4 + 2 * LAG)

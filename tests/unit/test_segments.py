@@ -181,6 +181,11 @@ def test_without_a_syn_numbers_count_from_what_came_first() -> None:
     ]  # fmt: skip
 
 
+def test_numbers_before_the_first_wrap() -> None:
+    (found,) = segments(*both(one(0.1, "client ACK 0 0 len 5")))
+    assert (found.seq, found.ack, found.base) == (1, 1, (MODULUS - 1, MODULUS - 1))
+
+
 def test_an_rst_that_answers_nothing_known_tells_no_numbers_of_its_peer() -> None:
     (found,) = segments(*both(one(0.1, "client RST ACK 0 7000")))
     assert (found.ack, found.base[1]) == (0, 0)
