@@ -153,6 +153,12 @@ def test_what_nobody_sent_moves_nothing() -> None:
     assert (again.injected, again.retransmitted) == (True, False)
 
 
+def test_a_forged_syn_begins_no_connection() -> None:
+    forged, data = one(0.4, "client SYN 900000 0"), one(0.5, "client ACK 1001 7001 len 5")
+    found = segments(*both(*HANDSHAKE), seen(forged), *both(data))
+    assert [(s.seq, s.ack) for s in found[-2:]] == [(0, 0), (1, 1)]
+
+
 def test_a_segment_with_more_than_an_ack_is_no_duplicate_of_one() -> None:
     """And after it the next one is none either."""
     ack = "client ACK 1001 7001"
