@@ -209,7 +209,7 @@ def test_twelve_segments_are_evidence() -> None:
         for each in both(o):
             found.captures.add(each.host, record(each))
     found.reach(5.0)
-    (finding,) = claim("{from: client, count: 14}").judge(found)
+    (finding,) = claim("{from: client, data: true, count: 14}").judge(found)
     assert finding.result == "pass"
     assert len(finding.evidence) == 12
 
