@@ -2,7 +2,10 @@
 # make test   lint and the whole suite; it brings its own Docker engine where it can
 #
 # make bench  labctl beside others that do the same: docs/architecture.md
+# make mutants  whether unit tests notice when what decides is wrong: tests/mutants.py
 # make servers  the lessons of scenarios/servers, against real servers
+#
+# The coverage of a whole run is measured, and has a floor (pyproject.toml); with ARGS it is not.
 #
 # ARGS is passed on: make run ARGS='--backend netns', make test ARGS='-k fin_wait -n 0'.
 # PYTHON chooses the interpreter that the virtual environment is made with.
@@ -13,14 +16,14 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 ARGS ?=
 
-.PHONY: run test lint bench servers clean
+.PHONY: run test lint bench mutants servers clean
 .NOTPARALLEL:
 
 run: $(VENV)/.installed
 	@$(VENV)/bin/labctl run scenarios/fin_wait_2.yaml $(ARGS)
 
 test: lint
-	@$(PY) tests/engine.py $(PY) -m pytest -n 4 --dist loadgroup $(ARGS)
+	@$(PY) tests/engine.py $(PY) -m pytest -n 4 --dist loadgroup $(or $(ARGS),--cov --cov-report=)
 
 lint: $(VENV)/.installed-dev
 	@$(PY) -m ruff check --quiet --output-format concise .
@@ -30,11 +33,14 @@ lint: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	@$(PY) tests/bench.py $(ARGS)
 
+mutants: $(VENV)/.installed-dev
+	@$(PY) -m tests.mutants $(ARGS)
+
 servers: $(VENV)/.installed-dev
 	@$(PY) tests/servers.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .mutants.json .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.installed: pyproject.toml

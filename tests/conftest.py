@@ -30,11 +30,19 @@ OF_THE_MACHINE = (
     "launched by then",
 )  # fmt: skip
 """Words of reasons that no package mends: what this machine's kernel was built without."""
+COSTLY = {
+    "test_any_scenario", "test_any_sockets", "test_bounds", "test_cli", "test_model", "test_output",
+    "test_pages", "test_records", "test_schema", "test_timelines",
+}  # fmt: skip
+"""Unit tests that compute for long. Measuring would make that twice as long, and they run next to
+nothing that no other test runs."""
 MINUTES = "it takes minutes: it runs in CI, and where LABCTL_TEST_ALL is set"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
+        if item.path.parent.name != "unit" or item.path.stem in COSTLY:
+            item.add_marker(pytest.mark.no_cover)
         if item.get_closest_marker("ci") and not CI and not os.environ.get("LABCTL_TEST_ALL"):
             item.add_marker(pytest.mark.skip(reason=MINUTES))
         if NO_ENGINE and item.get_closest_marker("docker"):

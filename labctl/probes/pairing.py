@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -144,11 +144,10 @@ class _Pairing:
         if not alone or len(partner) == len(came):
             return {}
         late = []
-        for j in set(range(len(came))).difference(partner.values()):
+        for j in sorted(set(range(len(came))).difference(partner.values())):
             before = bisect_right(left, came[j] + EARLY)
             if before and came[j] - left[before - 1] > self._flight:
                 late.append(j)
-        late.sort()
         found = align([left[i] for i in alone], [came[j] for j in late], EARLY, math.inf)
         return {alone[i]: late[j] for i, j in found}
 
@@ -206,7 +205,8 @@ class _Pairing:
             passing = [s for s, (here, there) in zip(group, ends, strict=True) if not there]
             if passing and not any(here for here, _ in ends) and "RST" not in passing[0].seen.flags:
                 first = passing[0].seen.host
-                said = _made([sight for sight in passing if sight.seen.host == first])
+                here = [sight for sight in passing if sight.seen.host == first]
+                said = _made([sight for sight in here if not self._rewritten(sight, -1)])
                 found |= {(first, sight.seen.source) for sight in said}
         return found
 
@@ -406,7 +406,7 @@ def align(
     if len(before) == len(after) and all(fits(i, i) for i in range(len(before))):
         return [(i, i) for i in range(len(before))]
     if len(before) * len(after) > MOST:
-        return _in_turn(len(before), len(after), fits)
+        return _in_turn(before, after, early, late)
     # The best of each pair of beginnings: how many pairs it has, and minus their cost.
     best = [[(0, 0.0)] * (len(after) + 1) for _ in range(len(before) + 1)]
     for i in range(len(before)):
@@ -429,15 +429,16 @@ def align(
     return found[::-1]
 
 
-def _in_turn(befores: int, afters: int, fits: Callable[[int, int], bool]) -> list[tuple[int, int]]:
-    """The latest of the first list that leaves enough for the rest of the second."""
+def _in_turn(
+    before: Sequence[float], after: Sequence[float], early: float, late: float
+) -> list[tuple[int, int]]:
+    """To each of the second list, from the last one on, the latest of the first that is left."""
     found = []
-    i = befores - 1
-    for j in reversed(range(afters)):
-        while i >= 0 and not fits(i, j):
+    i = len(before) - 1
+    for j in reversed(range(len(after))):
+        while i >= 0 and after[j] - before[i] < -early:
             i -= 1
-        if i < 0:
-            break
-        found.append((i, j))
-        i -= 1
+        if i >= 0 and after[j] - before[i] <= late:
+            found.append((i, j))
+            i -= 1
     return found[::-1]

@@ -131,7 +131,7 @@ def _mark(found: Iterable[Passage]) -> Iterator[Segment]:
         if passage.sent is None:
             continue
         end = (seen.seq + seen.span) % MODULUS
-        if not probe and "RST" not in seen.flags and _before(flow.following, end):
+        if "RST" not in seen.flags and _before(flow.following, end):
             flow.following = end
         flow.last_ack = position if bare else None
         if other is not None and "ACK" in seen.flags:

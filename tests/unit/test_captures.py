@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labctl.judge import recorded
-from labctl.probes.observations import Known, Observation
-from labctl.probes.packets import read_packets
+from labctl.probes.observations import Known, Loss, Observation
+from labctl.probes.packets import RECORD, read_packet, read_packets, torn_at
 from labctl.probes.segments import FILE_HEADER, Captures
 from tests.fake import FakeBackend, play, scenario
 from tests.reported import RUN
@@ -54,6 +54,97 @@ def test_segments_beyond_what_ip_can_say() -> None:
     assert found.length == 100
 
 
+STAMPED = one(0.1, "client ACK 1 1 len 100", mark=7)
+SEALED = replace(STAMPED, mark=(7, 9))
+"""With timestamps, as record() writes them."""
+
+
+def packet(o: Observation) -> bytes:
+    """An IP packet, as captured."""
+    return record(o)[RECORD.size + 14 :]
+
+
+@pytest.mark.parametrize("cut", [1, 4, 12, 30, 60])
+def test_a_record_that_was_cut_short_is_the_end(cut: int) -> None:
+    good, torn = record(HANDSHAKE[0]), record(SEALED)
+    assert len([*read_packets("server", good + torn)]) == 2
+    assert len([*read_packets("server", good + torn[:-cut])]) == 1
+    assert torn_at(good + torn) is None
+    assert torn_at(good + torn[:-cut]) == len(good)
+    assert torn_at(b"") is None
+
+
+def test_a_record_that_says_what_can_not_be_is_torn() -> None:
+    """More bytes kept than there were, or a second of as many nanoseconds."""
+    good = record(HANDSHAKE[0])
+    seconds, _, kept, whole = RECORD.unpack_from(good)
+    frame = good[RECORD.size :]
+    for fine in (RECORD.pack(seconds, 999_999_999, kept, whole), RECORD.pack(0, 0, kept, kept)):
+        assert torn_at(fine + frame) is None
+    for odd in (RECORD.pack(seconds, 10**9, kept, whole), RECORD.pack(0, 0, kept, kept - 1)):
+        assert torn_at(good + odd + frame) == len(good)
+
+
+def test_the_time_of_a_packet_is_to_the_nanosecond() -> None:
+    good = record(HANDSHAKE[0])
+    kept, whole = RECORD.unpack_from(good)[2:]
+    (found,) = read_packets(
+        "server", RECORD.pack(5, 250_000_000, kept, whole) + good[RECORD.size :]
+    )
+    assert found.at == 5.25
+
+
+@pytest.mark.parametrize("v6", [False, True])
+def test_what_has_no_whole_header_is_no_segment(v6: bool) -> None:
+    data = packet(one(0.1, "client ACK 1 1 len 100", v6=v6))
+    assert read_packet("client", 0.0, data)
+    for length in range(len(data)):
+        assert read_packet("client", 0.0, data[:length]) is None
+
+
+@pytest.mark.parametrize(("offset", "segment"), [(0, True), (0x2000, True), (1, False),
+                                                 (0x1000, False), (0x4000, True)])  # fmt: skip
+def test_a_fragment_that_is_not_the_first_is_no_segment(offset: int, segment: bool) -> None:
+    """The upper bits are flags: more fragments, don't fragment (RFC 791, section 3.1)."""
+    data = bytearray(packet(HANDSHAKE[0]))
+    struct.pack_into("!H", data, 6, offset)
+    assert (read_packet("client", 0.0, bytes(data)) is not None) == segment
+
+
+def test_options_of_ip_come_before_the_segment() -> None:
+    data = packet(STAMPED)
+    longer = bytes([0x46]) + data[1:2] + struct.pack("!H", 144) + data[4:20] + bytes(4) + data[20:]
+    found = read_packet("client", 0.0, longer)
+    assert found and (found.length, found.source) == (100, STAMPED.source)
+
+
+def test_a_super_segment_of_ipv6_is_as_long_as_it_was_on_the_wire() -> None:
+    data = bytearray(packet(one(0.1, "client ACK 1 1", v6=True)))
+    struct.pack_into("!H", data, 4, 0)
+    found = read_packet("client", 0.0, bytes(data), len(data) + 70_000)
+    assert found and found.length == 70_000
+
+
+@pytest.mark.parametrize(
+    ("options", "timestamps"),
+    [
+        (b"", None),
+        (b"\1\1\x08\x0a" + struct.pack("!II", 3, 4), (3, 4)),
+        (b"\x08\x0a" + struct.pack("!II", 3, 4) + b"\1\1", (3, 4)),  # in another order
+        (b"\2\4\5\xb4", None),  # a maximum segment size
+        (b"\2\4\5\xb4\x08\x0a" + struct.pack("!II", 3, 4) + b"\1\1", (3, 4)),
+        (b"\x08\x06" + struct.pack("!I", 3) + b"\1\1", None),  # too short for two
+    ],
+)  # fmt: skip
+def test_timestamps_wherever_they_stand(options: bytes, timestamps: tuple[int, int] | None) -> None:
+    data = bytearray(packet(one(0.1, "client ACK 1 1")) + options)
+    data[20 + 12] = (5 + len(options) // 4) << 4
+    struct.pack_into("!H", data, 2, len(data))
+    found = read_packet("client", 0.0, bytes(data))
+    assert found and found.timestamps == timestamps
+    assert (found.length, found.mark[1]) == (0, timestamps[0] if timestamps else 0)
+
+
 @pytest.mark.parametrize("host", ["server", "client"])
 def test_the_captures_of_a_run(host: str) -> None:
     data = (RUN / f"{host}.pcap").read_bytes()
@@ -78,6 +169,22 @@ def test_captures_grow() -> None:
     for number, o in enumerate(HANDSHAKE, 1):
         captures.add("client", record(o if o.host == "client" else seen(o)))
         assert len(captures.segments(Known(OWNERS, EPOCH))) == number
+
+
+def test_what_is_known_beside_captures_is_heeded_when_it_comes() -> None:
+    captures, syn = Captures(), HANDSHAKE[0]
+    captures.add("client", record(syn))
+    captures.add("server", record(seen(syn)))
+    (found,) = captures.segments(Known(OWNERS, EPOCH))
+    assert (found.dropped, found.receiver) == (None, "server")
+    lossy = Known(OWNERS, EPOCH, [Loss(7, seen(syn))])
+    assert [s.dropped for s in captures.segments(lossy)] == [7]
+    assert captures.segments(lossy) is captures.segments(lossy)
+    others = {address: "router" if host == "server" else host for address, host in OWNERS.items()}
+    assert [s.receiver for s in captures.segments(Known(others, EPOCH))] == ["router"]
+    assert captures.late == []
+    captures.segments(Known(OWNERS, EPOCH, flight=1e-6))
+    assert captures.late == [0]
 
 
 def test_what_a_run_captures_is_recorded(tmp_path: Path) -> None:

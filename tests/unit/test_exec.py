@@ -102,6 +102,16 @@ def test_of_several_hosts_each_has_a_verdict(tmp_path: Path) -> None:
     assert (verdict.what, verdict.result) == ("client: fails: status 0", "fail")
 
 
+def test_each_host_is_judged_by_its_own_command(tmp_path: Path) -> None:
+    text = SCENARIO.format(command="works", modifiers="    status: 3\n").replace(
+        'exec: {server: "works"}', "exec: {server: works, client: fails}"
+    )
+    found = play(text, FakeBackend(answers=OUTPUTS), tmp_path).verdicts
+    assert [(v.what, v.result) for v in found] == [
+        ("server: works: status 3", "fail"), ("client: fails: status 3", "pass")
+    ]  # fmt: skip
+
+
 def test_one_that_is_left_out_claims_nothing(tmp_path: Path) -> None:
     result, verdicts = ran("fails", tmp_path, when="{backend: docker}")
     assert (result.result, verdicts) == ("pass", [])
@@ -147,3 +157,49 @@ def test_mistakes(modifiers: dict[str, str], message: str) -> None:
     with pytest.raises(ScenarioError) as caught:
         scenario(SCENARIO.format(command="works", modifiers=lines))
     assert f"lesson.yaml:5: {message}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("lines", "more"), [(12, None), (13, "... 1 lines before"), (20, "... 8 lines before")]
+)
+def test_of_long_output_the_last_lines_are_evidence(
+    tmp_path: Path, lines: int, more: str | None
+) -> None:
+    output = "".join(f"line {n}\n" for n in range(lines))
+    fake = FakeBackend(answers={"exec server fails": {"exit": 1, "output": output}})
+    (verdict,) = play(SCENARIO.format(command="fails", modifiers=""), fake, tmp_path).verdicts
+    assert verdict.evidence == (
+        "fails", *([more] if more else []), *(f"line {n}" for n in range(lines - 12, lines))
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("length", "cut"), [(60, False), (61, True)])
+def test_a_long_command_is_cut_in_its_name(tmp_path: Path, length: int, cut: bool) -> None:
+    command = "x" * length
+    fake = FakeBackend(answers={f"exec server {command}": {"exit": 1, "output": ""}})
+    (verdict,) = play(SCENARIO.format(command=command, modifiers=""), fake, tmp_path).verdicts
+    name = f"{'x' * 57}..." if cut else command
+    assert verdict.subject == f"server: {name}"
+    assert verdict.evidence == (command,)
+
+
+@pytest.mark.parametrize("status", ["-1", "256", "true", "1.5", "none", "'0'"])
+def test_what_is_no_status(status: str) -> None:
+    with pytest.raises(
+        ScenarioError, match="is no status; allowed: any, or a number from 0 to 255"
+    ):
+        scenario(SCENARIO.format(command="works", modifiers=f"    status: {status}\n"))
+
+
+@pytest.mark.parametrize("status", ["0", "255"])
+def test_what_is_a_status(status: str) -> None:
+    assert scenario(SCENARIO.format(command="works", modifiers=f"    status: {status}\n"))
+
+
+def test_what_was_measured_of_a_command(tmp_path: Path) -> None:
+    _, (verdict,) = ran("fails", tmp_path, status=3, output="no such [a-z]+")
+    assert (verdict.wanted.exit, verdict.wanted.output) == (3, "no such [a-z]+")
+    assert (verdict.measured.exit, verdict.measured.output) == (3, "no such table")
+    assert verdict.about == ("server",)
+    _, (verdict,) = ran("fails", tmp_path, status="any", output="no such [a-z]+")
+    assert (verdict.wanted.exit, verdict.measured.exit) == (None, 3)

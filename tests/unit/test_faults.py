@@ -29,7 +29,8 @@ from labctl.record.history import History
 from tests.conftest import no_namespaces
 from tests.fake import FakeBackend, play, scenario
 from tests.sighted import CLIENT as CLIENT_END
-from tests.sighted import EPOCH, HANDSHAKE, OWNERS, both, one, record, segments
+from tests.sighted import EPOCH, HANDSHAKE, OWNERS, both, one, record, seen, segments
+from tests.sighted import SERVER as SERVER_END
 
 SERVER = End(("198.18.0.2", "fd00::2"), 8000)
 CLIENT = End(("198.18.0.3", "fd00::3"))
@@ -362,6 +363,49 @@ def test_what_follows_is_right_wherever_numbers_begin(client: int, server: int, 
     ]
     sent = connection(*observations).sent[CLIENT_END]
     assert sent.following == (client + size + 2) % MODULUS
+
+
+def test_each_end_sends_what_follows() -> None:
+    talk = [*TALK, one(0.5, "server FIN ACK 7001 1006", window=66)]
+    found = connection(*talk)
+    assert found.ends == (CLIENT_END, SERVER_END)
+    client, server = found.sent[CLIENT_END], found.sent[SERVER_END]
+    assert (client.first, client.following, client.window) == (1000, 1006, 77)
+    assert (server.first, server.following, server.window) == (7000, 7002, 66)
+
+
+def test_what_is_repeated_or_reset_changes_nothing_of_what_follows() -> None:
+    """A receiver may shrink its window, but an RST has none."""
+    again = one(0.6, "client PSH ACK 1001 7001 len 5", window=55, mark=1)
+    reset = one(0.7, "client RST 1006 0", window=0)
+    sent = connection(*TALK, again, reset).sent[CLIENT_END]
+    assert (sent.following, sent.window) == (1006, 55)
+
+
+def test_a_connection_without_its_syn_is_one() -> None:
+    """And the same addresses begin another one by a SYN."""
+    data = [one(0.4, "client ACK 1001 7001 len 5"), one(0.5, "server ACK 7001 1006")]
+    assert len(conversations(segments(*both(*data)))) == 1
+    answer = one(0.6, "server SYN ACK 400000 900001")
+    assert len(conversations(segments(*both(*data, answer)))) == 1
+    later = one(0.7, "server SYN 900000 0")
+    assert len(conversations(segments(*both(*data, later)))) == 2
+
+
+def test_a_syn_of_the_other_end_begins_another_one() -> None:
+    ours, theirs = one(0.1, "client SYN 1000 0"), one(0.2, "server SYN 7000 0")
+    assert len(conversations(segments(*both(ours, theirs)))) == 2
+
+
+def test_an_injected_segment_is_of_no_conversation() -> None:
+    assert conversations(segments(seen(one(0.5, "client RST 1001 0")))) == []
+
+
+def test_without_timestamps_of_its_own_a_segment_leaves_the_last_ones() -> None:
+    stamped = replace(one(0.4, "client ACK 1001 7001 len 5"), timestamps=(1, 2), mark=(1, 1))
+    bare = one(0.5, "client ACK 1006 7001 len 5")
+    assert connection(*HANDSHAKE, stamped, bare).sent[CLIENT_END].timestamps == (1, 2)
+    assert connection(*HANDSHAKE).sent[CLIENT_END].timestamps is None
 
 
 def test_timestamps_are_the_last_ones() -> None:

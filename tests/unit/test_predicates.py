@@ -8,19 +8,25 @@ from ipaddress import IPv4Address, IPv6Address
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from labctl.ground.errors import ScenarioError
 from labctl.language.endpoints import parse_endpoint
-from labctl.language.predicates import summary
+from labctl.language.predicates import Claim, summary
+from labctl.language.predicates.held import held_at
+from labctl.language.predicates.sockets import SocketsClaim
 from labctl.probes.sockets import Address, State, parse_ss
 from labctl.record.events import (
     AddressEvent,
+    CallEvent,
     CountersEvent,
     Event,
     SocketsEvent,
+    StateEvent,
     TroubleEvent,
 )
 from labctl.record.history import History
+from labctl.record.moments import Moment
 from tests.claimed import LAB, claim, judge
 from tests.fake import HEADER, tcp
 from tests.unit.test_processes_claims import FAILED
@@ -174,6 +180,9 @@ def test_the_evidence_of_many_sockets() -> None:
     assert found.actual == "80 x TIME-WAIT"
     assert len(found.evidence) == 51
     assert found.evidence[-1] == "and 30 more"
+    found = judge("{sockets: {server: TIME-WAIT}}", seen(*waiting[:50]))
+    assert len(found.evidence) == 50
+    assert "more" not in found.evidence[-1]
 
 
 def test_sockets_that_were_not_seen() -> None:
@@ -329,3 +338,134 @@ def test_predicates_do_not_change_the_history() -> None:
     for text in ("{sockets: {server: ESTAB}}", "{process: {server: EADDRINUSE}}"):
         assert claim(text).judge(history) == claim(text).judge(history)
     assert history.events == events
+
+
+# What a claim is about
+
+
+SOCKETS, COUNTED = "{sockets: {server: none}}", "{counters: {server: {TcpActiveOpens: 2}}}"
+PROCESS, WALKED = "{process: {server: ok}}", "{path: {server: [ESTAB]}}"
+LOOK, ELSEWHERE = seen(), seen(host="client")
+CALL = CallEvent(1.0, "server", "server", 2, "done", "close", "close")
+STATE = StateEvent(1.0, "server", "10.0.0.1:80", "10.0.0.2:1", "ESTAB", "CLOSE-WAIT")
+
+
+@pytest.mark.parametrize(
+    ("text", "heeded"),
+    [
+        (SOCKETS, [LOOK, CountersEvent(1.0, "server", {})]),
+        (COUNTED, [LOOK, CountersEvent(1.0, "server", {})]),
+        (PROCESS, [CALL]),
+        ("{segments: {flags: FIN}}", []),
+        (WALKED, [LOOK, ELSEWHERE, CountersEvent(1.0, "server", {}), CALL, STATE,
+                  replace(CALL, process="client")]),
+        ("{lasted: {server: ESTAB, for: 1s}}",
+         [LOOK, ELSEWHERE, CountersEvent(1.0, "server", {}), CALL, STATE,
+          replace(CALL, process="client")]),
+    ],
+)  # fmt: skip
+def test_a_claim_heeds_what_may_change_it(text: str, heeded: list[Event]) -> None:
+    """Trouble and addresses may change any."""
+    events = [LOOK, ELSEWHERE, CountersEvent(1.0, "server", {}), CALL, STATE,
+              replace(CALL, process="client")]  # fmt: skip
+    found = claim(text)
+    assert [event for event in events if found.heeds(event)] == heeded
+    assert found.heeds(TroubleEvent(1.0, "client", "ss", "no ss"))
+    assert found.heeds(AddressEvent(1.0, "client", "10.0.0.9"))
+
+
+@pytest.mark.parametrize(
+    ("text", "event", "earliest"),
+    [
+        (COUNTED, replace(LOOK, since=0.4), 0.4),
+        (COUNTED, LOOK, 1.0),
+        (COUNTED, CALL, 1.0),
+        (SOCKETS, replace(LOOK, since=0.4), 1.0),  # sockets are as they are when looked at
+        ("{counters: {server: {TcpActiveOpens: 2}}, sockets: {server: none}}",
+         replace(LOOK, since=0.4), 1.0),
+    ],
+)  # fmt: skip
+def test_counters_may_have_grown_since_the_last_look(
+    text: str, event: Event, earliest: float
+) -> None:
+    assert claim(text).earliest(event) == earliest
+
+
+def test_what_a_claim_counts_from() -> None:
+    assert claim("{segments: {flags: FIN}}").labels == frozenset()
+    assert claim(SOCKETS).labels == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("text", "hosts"),
+    [(SOCKETS, {"server"}), (COUNTED, {"server"}), (PROCESS, set()), (WALKED, {"server"}),
+     ("{lasted: {client: ESTAB, for: 1s}, sockets: {server: none}}", {"client", "server"})],
+)  # fmt: skip
+def test_the_hosts_of_a_claim(text: str, hosts: set[str]) -> None:
+    assert claim(text).hosts == hosts
+
+
+def test_a_predicate_is_one_already() -> None:
+    """As those are that come from Python."""
+    found = claim(SOCKETS)
+    assert found.sockets
+    assert TypeAdapter(Claim).validate_python(found) is found
+    assert (
+        TypeAdapter(SocketsClaim).validate_python(found.sockets["server"])
+        is (found.sockets["server"])
+    )
+
+
+def test_an_empty_claim_is_a_mistake() -> None:
+    with pytest.raises(ScenarioError) as raised:
+        claim("{}")
+    assert "an empty mapping claims nothing" in str(raised.value.mistakes[0])
+
+
+# Since when
+
+
+def held(text: str, *events: Event, start: float = 0.0, begun: float = 0.0) -> Moment | None:
+    return held_at(claim(text), History([LAB, *events]), start, begun)
+
+
+def looks(*shown: tuple[float, bool]) -> list[Event]:
+    """Looks at the server that show a connection, or none."""
+    return [replace(seen(*([ESTAB] if there else [])), t=t) for t, there in shown]
+
+
+@pytest.mark.parametrize(
+    ("shown", "start", "moment"),
+    [
+        ([(1.0, True), (2.0, False)], 0.0, 2.0),
+        ([(1.0, False), (2.0, False)], 0.0, 1.0),
+        ([(1.0, False), (2.0, True), (3.0, False)], 0.0, 3.0),  # the last time counts
+        ([(1.0, False), (2.0, False)], 1.5, 2.0),
+        ([(1.0, False), (2.0, True)], 0.0, 1.0),  # it did, if only for a while
+        ([(1.0, True), (2.0, True)], 0.0, None),
+        ([], 0.0, None),
+    ],
+)
+def test_since_when_a_claim_holds(
+    shown: list[tuple[float, bool]], start: float, moment: float | None
+) -> None:
+    found = held(SOCKETS, *looks(*shown), start=start)
+    assert found == (None if moment is None else Moment(moment, moment))
+
+
+def test_what_held_before_the_wait_began_and_no_more_is_no_hold() -> None:
+    """A look from before tells nothing of what is so now."""
+    shown = looks((1.0, False), (2.0, True))
+    assert held(SOCKETS, *shown, begun=1.0)
+    assert held(SOCKETS, *shown, begun=1.5) is None
+    before = [*looks((1.0, False)), replace(CALL, t=2.0)]
+    assert held(SOCKETS, *before, begun=1.0)
+
+
+def test_a_counter_held_at_some_time_since_the_last_look() -> None:
+    events = [
+        CountersEvent(0.1, "server", {"TcpActiveOpens": 0}),
+        replace(seen(), t=2.0, since=1.5, counters={"TcpActiveOpens": 2}),
+    ]
+    assert held(COUNTED, *events) == Moment(1.5, 2.0)
+    assert held(COUNTED, *events, start=1.8) == Moment(1.8, 2.0)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from labctl.language.facts import Range
 from labctl.record.events import (
     CallEvent,
     Event,
@@ -154,6 +155,8 @@ def test_what_was_seen_of_processes() -> None:
     assert actual("ok", FAILED) == (
         "bind :8000: EADDRINUSE (98 on Linux, 48 on macOS and the BSDs)"
     )
+    assert actual("ECONNRESET", TOLERANT) == "exit 0"  # not its last call
+    assert actual("ECONNRESET", TOLERANT[:2]).startswith("recv || continue: ECONNRESET")
     assert actual("EADDRINUSE", PROGRAM_RUNS) == (
         "running; a program's calls are not seen, judge exit or output"
     )
@@ -172,6 +175,111 @@ def test_the_evidence_of_processes() -> None:
     )
     many = [started(), *(did("recv") for _ in range(20)), *(wrote(f"{n}\n") for n in range(20))]
     assert len(judge("{process: {server: ok}}", *many).evidence) == 16
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [
+        ("running", "running"), ("ok", "ok"), ("EADDRINUSE", "EADDRINUSE"),
+        ("{exit: 0}", "exit 0"), ("{signal: TERM}", "signal TERM"), ('{output: "a"}', "output 'a'"),
+        ("{call: {bind: ok, connect: ECONNREFUSED}}", "bind ok, connect ECONNREFUSED"),
+        ('{received: ">3"}', "received >3"),
+        ('{state: exited, exit: 3, output: ""}', "exited, exit 3, output ''"),
+    ],
+)  # fmt: skip
+def test_a_claim_in_words(pattern: str, words: str) -> None:
+    found = judge(f"{{process: {{server: {pattern}}}}}", *ENDED)
+    assert found.expected == words
+    assert found.claimed.about == ("server",)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "process", "status"),
+    [("ok", "exited", 0), ("exited", "exited", None), ("running", "running", None),
+     ("{exit: 3}", None, 3), ("{state: exited, exit: 3}", "exited", 3)],
+)  # fmt: skip
+def test_what_is_wanted_as_data(pattern: str, process: str | None, status: int | None) -> None:
+    wanted = judge(f"{{process: {{server: {pattern}}}}}", *ENDED).claimed.wanted
+    assert (wanted.process, wanted.exit) == (process, status)
+
+
+@pytest.mark.parametrize(
+    ("events", "process", "status", "signal", "errno"),
+    [
+        (RUNNING, "running", None, None, None), (ENDED, "exited", 0, None, None),
+        (KILLED, "killed", None, "KILL", None), (FAILED, "exited", 98, None, "EADDRINUSE"),
+        (TOLERANT, "exited", 0, None, None), (PROGRAM, "exited", 1, None, None),
+        ([*FAILED[:3], did("accept", phase="enter")], "running", None, None, None),
+    ],
+)  # fmt: skip
+def test_what_was_seen_as_data(
+    events: list[Event], process: str, status: int | None, signal: str | None, errno: str | None
+) -> None:
+    measured = judge("{process: {server: ok}}", *events).measured
+    assert (measured.process, measured.exit, measured.signal, measured.errno) == (
+        process, status, signal, errno,
+    )  # fmt: skip
+    assert (measured.output, measured.received_bytes) == (None, None)
+
+
+def test_what_was_read_and_written_as_data() -> None:
+    claimed = judge("{process: {server: {received: 7, call: {recv: ok}}}}", *READ)
+    assert claimed.measured.received_bytes == claimed.claimed.wanted.received_bytes == Range(7, 7)
+    assert claimed.measured.calls == claimed.claimed.wanted.calls == {"recv": "ok"}
+    written = judge('{process: {server: {output: "fail.*"}}}', *PROGRAM)
+    assert written.measured.output == "failed: 98"
+    assert judge('{process: {server: {output: "x"}}}', *PROGRAM).measured.output is None
+
+
+@pytest.mark.parametrize(("length", "shown"), [(200, "x" * 200), (201, "x" * 197 + "...")])
+def test_a_long_match_is_cut(length: int, shown: str) -> None:
+    found = judge('{process: {server: {output: "x+"}}}', started(), wrote("x" * length + "\n"))
+    assert found.actual == f"output {shown!r}"
+    assert found.measured.output == shown
+    missed = judge('{process: {server: {output: "y"}}}', started(), wrote("x" * length + "\n"))
+    assert missed.actual == f"output {shown!r}"
+
+
+@pytest.mark.parametrize(("length", "shown"), [(500, "x" * 500), (501, "x" * 497 + "...")])
+def test_long_lines_are_cut_as_evidence(length: int, shown: str) -> None:
+    found = judge("{process: {server: ok}}", started(), wrote("x" * length + "\n"))
+    assert found.evidence == (shown,)
+
+
+def test_the_last_of_what_was_done_and_written_is_evidence() -> None:
+    calls = [did(f"send {n}") for n in range(9)]
+    lines = [wrote(f"{n}\n") for n in range(9)]
+    found = judge("{process: {server: ok}}", started(), *calls, *lines)
+    assert found.evidence == (
+        *(f"2.000 send {n}: ok" for n in range(1, 9)), *(str(n) for n in range(1, 9))
+    )  # fmt: skip
+    blocked = did("accept", phase="enter")
+    killed = judge("{process: {server: ok}}", started(), blocked, exited(None, "KILL"))
+    assert killed.evidence == ("2.000 accept: not done",)
+
+
+def test_output_that_is_not_recorded_decides_nothing() -> None:
+    left = OutputEvent(2.0, "server", "server", "x\n", left_out=10)
+    found = judge('{process: {server: {output: "y"}}}', started(), left)
+    assert (found.result, found.actual) == (
+        "unknown",
+        "output 'x'; 10 bytes of it are not recorded; have it write less, or into a file",
+    )
+    assert judge('{process: {server: {output: "x"}}}', started(), left).result == "pass"
+    silent = judge('{process: {server: {output: "y"}}}', started())
+    assert (silent.result, silent.actual) == ("fail", "output ''")
+
+
+def test_what_is_read_on_is_told() -> None:
+    found = judge("{process: {server: {received: 7}}}", *READ, did("recv 9", phase="enter"))
+    assert found.actual == "received 7, and what recv 9 has; wait until it is done"
+
+
+def test_an_error_of_a_call_that_did_not_end_its_process_is_not_why_it_ended() -> None:
+    found = judge("{process: {server: ok}}", started(), did("bind :80", "EACCES"), exited(3))
+    assert found.actual.startswith("bind :80: EACCES")
+    ended = judge("{process: {server: running}}", started(), did("bind :80", "EACCES"), exited(0))
+    assert ended.actual == "exit 0"
 
 
 def test_news_of_processes_that_never_started() -> None:

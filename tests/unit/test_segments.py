@@ -108,6 +108,107 @@ def test_a_probe_needs_a_window_that_is_closed() -> None:
     assert not segments(*both(*HANDSHAKE, keepalive))[-1].probe
 
 
+@pytest.mark.parametrize(
+    ("text", "probe", "again"),
+    [
+        ("server ACK 7010 1001", True, False),
+        ("server ACK 7010 1001 len 1", True, False),
+        ("server ACK 7009 1001 len 2", False, True),
+        ("server ACK 7010 1001 len 2", False, True),  # more than a probe
+        ("server FIN ACK 7010 1001", False, True),
+        ("server ACK 7011 1001 len 1", False, False),  # something new
+    ],
+)
+def test_a_probe_asks_for_one_number_that_was_sent(text: str, probe: bool, again: bool) -> None:
+    talk = [one(0.4, "server ACK 7001 1001 len 10"), one(0.5, "client ACK 1001 7011", window=0)]
+    found = segments(*both(*HANDSHAKE, *talk, one(0.7, text, mark=1)))[-1]
+    assert (found.probe, found.retransmitted) == (probe, again)
+
+
+def test_a_window_that_opens_again_needs_no_probe() -> None:
+    talk = [
+        one(0.4, "server ACK 7001 1001 len 10"), one(0.5, "client ACK 1001 7011", window=0),
+        one(0.6, "client ACK 1001 7011"), one(0.7, "server ACK 7010 1001 len 1", mark=1),
+    ]  # fmt: skip
+    found = segments(*both(*HANDSHAKE, *talk))
+    assert [s.zero_window for s in found[-4:]] == [False, True, False, False]
+    assert (found[-1].probe, found[-1].retransmitted) == (False, True)
+
+
+def test_an_rst_moves_nothing() -> None:
+    """Neither numbers nor windows: it may be forged, and has none."""
+    reset, data = (
+        one(0.4, "client RST ACK 9001 7001", window=0),
+        one(0.5, "client ACK 1001 7001 len 5"),
+    )
+    found = segments(*both(*HANDSHAKE, reset, data))
+    assert [s.retransmitted for s in found[-2:]] == [False, False]
+
+
+def test_what_nobody_sent_moves_nothing() -> None:
+    forged, data = one(0.4, "client ACK 1001 7001 len 9"), one(0.5, "client ACK 1001 7001 len 5")
+    found = segments(*both(*HANDSHAKE), seen(forged), *both(data))
+    assert [(s.injected, s.retransmitted) for s in found[-2:]] == [(True, False), (False, False)]
+    again = segments(*both(*HANDSHAKE, data), seen(replace(forged, at=forged.at + 1)))[-1]
+    assert (again.injected, again.retransmitted) == (True, False)
+
+
+def test_a_forged_syn_begins_no_connection() -> None:
+    forged, data = one(0.4, "client SYN 900000 0"), one(0.5, "client ACK 1001 7001 len 5")
+    found = segments(*both(*HANDSHAKE), seen(forged), *both(data))
+    assert [(s.seq, s.ack) for s in found[-2:]] == [(0, 0), (1, 1)]
+
+
+def test_a_segment_with_more_than_an_ack_is_no_duplicate_of_one() -> None:
+    """And after it the next one is none either."""
+    ack = "client ACK 1001 7001"
+    texts = [ack, f"{ack} len 1", "client ACK 1002 7001", "client ACK 1002 7001"]
+    found = segments(
+        *both(*HANDSHAKE, *(one(0.4 + n / 10, t, mark=n) for n, t in enumerate(texts)))
+    )
+    assert [s.duplicate_ack for s in found[2:]] == [False, True, False, False, True]
+    urgent = [one(0.4, "client URG ACK 1001 7001"), one(0.5, "client URG ACK 1001 7001", mark=1)]
+    assert not any(s.duplicate_ack for s in segments(*both(*HANDSHAKE, *urgent)))
+
+
+@pytest.mark.parametrize(("flags", "zero"), [("ACK", True), ("FIN ACK", True), ("SYN ACK", False),
+                                             ("RST ACK", False)])  # fmt: skip
+def test_a_zero_window_is_one_of_a_connection_that_is_open(flags: str, zero: bool) -> None:
+    (found,) = segments(*both(one(0.1, f"client {flags} 1000 7000", window=0)))
+    assert found.zero_window == zero
+
+
+def test_without_a_syn_numbers_count_from_what_came_first() -> None:
+    found = segments(
+        *both(one(0.1, "client ACK 1000 7000 len 5"), one(0.2, "server ACK 7000 1005"))
+    )
+    assert [(s.seq, s.ack, s.base) for s in found] == [
+        (1, 1, (999, 6999)), (1, 6, (6999, 999))
+    ]  # fmt: skip
+
+
+def test_numbers_before_the_first_wrap() -> None:
+    (found,) = segments(*both(one(0.1, "client ACK 0 0 len 5")))
+    assert (found.seq, found.ack, found.base) == (1, 1, (MODULUS - 1, MODULUS - 1))
+
+
+def test_an_rst_that_answers_nothing_known_tells_no_numbers_of_its_peer() -> None:
+    (found,) = segments(*both(one(0.1, "client RST ACK 0 7000")))
+    assert (found.ack, found.base[1]) == (0, 0)
+
+
+def test_an_answer_without_an_ack_acknowledges_nothing() -> None:
+    found = segments(*both(*HANDSHAKE, one(0.4, "client RST 1001 55")))[-1]
+    assert (found.seq, found.ack) == (1, 0)
+
+
+def test_a_new_connection_forgets_the_numbers_of_its_peer() -> None:
+    """Its first segment with an acknowledgement says anew what they are."""
+    later = [one(5.1, "client SYN 900000 0"), one(5.3, "client ACK 900001 400001 len 1")]
+    found = segments(*both(*HANDSHAKE, *later))
+    assert [(s.seq, s.ack) for s in found[3:]] == [(0, 0), (1, 1)]
+
+
 def test_what_nobody_sent_was_injected() -> None:
     found = segments(*both(*HANDSHAKE), seen(one(0.5, "client RST 1001 0")))[-1]
     assert found.t is None

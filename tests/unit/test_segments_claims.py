@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 from collections.abc import Iterable
 from dataclasses import replace
@@ -12,13 +13,23 @@ import pytest
 
 from labctl.judge import recorded, rejudge
 from labctl.language.document import Document
+from labctl.language.facts import Range
 from labctl.language.predicates import Finding, Predicate
 from labctl.language.scenario import load_document
-from labctl.record.events import CallEvent, Event, LabEvent, StateEvent, StepEvent, TroubleEvent
+from labctl.probes.observations import FLIGHT
+from labctl.record.events import (
+    CallEvent,
+    Event,
+    InjectEvent,
+    LabEvent,
+    StateEvent,
+    StepEvent,
+    TroubleEvent,
+)
 from labctl.record.history import History
 from tests.fake import FakeBackend, play, scenario
 from tests.reported import RUN
-from tests.sighted import EPOCH, HANDSHAKE, NAMES, both, one, record, seen
+from tests.sighted import CLIENT, EPOCH, HANDSHAKE, NAMES, SERVER, both, one, record, seen
 
 # --- The predicate --------------------------------------------------------------------------------
 
@@ -138,12 +149,160 @@ def test_a_finding_says_what_was_wanted_and_seen() -> None:
     assert finding.evidence == ("0.700000 server -> client: FIN ACK seq 1 ack 6 [retransmitted]",)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [
+        ("flags: SYN ACK", "SYN ACK"),
+        ("from: server", "segment from server"),
+        ("to: server", "segment to server"),
+        ("from: client, to: server", "segment from client to server"),
+        ("count: 2", "2 x segment"),
+        ('count: "<2"', "<2 x segment"),
+        ("at_least: 0, at_most: 3", "at least 0 at most 3 segment"),
+        ("flags: FIN, retransmitted: false", "FIN not retransmitted"),
+        ("flags: FIN, lost: true, data: false", "FIN lost not data"),
+        ("flags: RST, injected: true", "RST injected"),
+        ("flags: ACK, since: killed, since_first: SYN ACK",
+         "ACK since killed since the first SYN ACK"),
+    ],
+)  # fmt: skip
+def test_a_claim_in_words(pattern: str, words: str) -> None:
+    assert judge(f"{{{pattern}}}").expected == words
+
+
+@pytest.mark.parametrize(
+    ("pattern", "subject", "about"),
+    [
+        ("from: server", "server", ("server",)),
+        ("to: server", "server", ("server",)),
+        ("from: client, to: server", "client", ("client", "server")),
+        ("flags: FIN", "segments", ()),
+    ],
+)
+def test_whom_a_claim_is_about(pattern: str, subject: str, about: tuple[str, ...]) -> None:
+    claimed = judge(f"{{{pattern}}}").claimed
+    assert (claimed.subject, claimed.about) == (subject, about)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "low", "high"),
+    [
+        ("flags: FIN", 1, None), ("at_least: 3", 3, None), ("at_most: 3", 0, 3),
+        ("at_least: 2, at_most: 3", 2, 3), ("count: 2", 2, 2), ('count: ">=2"', 2, None),
+    ],
+)  # fmt: skip
+def test_what_is_wanted_as_data(pattern: str, low: int, high: int | None) -> None:
+    wanted = judge(f"{{{pattern}}}").claimed.wanted.count
+    assert wanted == Range(low, high)
+
+
+def test_what_was_found_as_data() -> None:
+    finding = judge("{flags: FIN, at_most: 5}")
+    assert finding.measured.count == Range(2, 2)
+    assert finding.measured.connections == ((SERVER, CLIENT),)
+
+
+def test_twelve_segments_are_evidence() -> None:
+    found = History([LAB])
+    for number in range(14):
+        o = one(0.1 + number / 100, f"client ACK {1000 + number} 7001 len 1")
+        for each in both(o):
+            found.captures.add(each.host, record(each))
+    found.reach(5.0)
+    (finding,) = claim("{from: client, data: true, count: 14}").judge(found)
+    assert finding.result == "pass"
+    assert len(finding.evidence) == 12
+
+
+@pytest.mark.parametrize(
+    ("first", "count", "result"), [("SYN ACK", 4, "pass"), ("FIN", 1, "pass"), ("URG", 0, "fail")]
+)
+def test_what_counts_from_the_first_of_its_kind(first: str, count: int, result: str) -> None:
+    """Where there is none, nothing can be claimed of what follows it."""
+    finding = judge(f"{{flags: ACK, from: client, since_first: {first}, at_most: {count}}}")
+    assert finding.result == result
+    if result == "fail":
+        assert finding.actual == f"no {first}"
+
+
+def crafted(at: float) -> History:
+    """What was captured, and an RST that a step had the client send."""
+    reset = one(at, "client RST 1006 0", mark=5)
+    data = base64.b64encode(record(reset)[30:]).decode()
+    found = history(KILLED, InjectEvent(at, "client", data, 6, 0))
+    for each in both(reset):
+        found.captures.add(each.host, record(each))
+    return found
+
+
+def test_what_was_injected_is_claimed_as_such() -> None:
+    found = crafted(0.85)
+    for pattern, result in (
+        ("flags: RST, injected: true, count: 1", "pass"),
+        ("flags: RST, injected: true, from: client, to: server", "pass"),
+        ("flags: RST, injected: false, count: 0", "pass"),
+        ("flags: FIN, injected: true, count: 0", "pass"),
+    ):
+        (finding,) = claim(f"{{{pattern}}}").judge(found)
+        assert finding.result == result, pattern
+
+
+def test_what_is_under_way_decides_nothing_yet() -> None:
+    found = History([LAB])
+    data = one(0.4, "client ACK 1001 7001 len 5")
+    found.captures.add("client", record(data))
+    found.reach(0.45)
+    for pattern, result in (
+        ("data: true", "pass"),
+        ("lost: true", "unknown"),
+        ("lost: false", "unknown"),
+        ("lost: true, at_most: 1", "pass"),
+        ("lost: true, at_least: 2", "fail"),
+        ("lost: true, from: server, count: 0", "pass"),
+    ):
+        (finding,) = claim(f"{{{pattern}}}").judge(found)
+        assert finding.result == result, pattern
+    (finding,) = claim("{lost: true}").judge(found)
+    assert finding.actual == "0, and 1 still under way; wait a moment before"
+    assert finding.measured.count == Range(0, 1)
+
+
+def turns(pattern: str) -> list[float]:
+    predicate = claim(f"{{{pattern}}}").segments
+    assert predicate
+    return [round(t, 3) for t in predicate.turns(history(KILLED))]
+
+
+def test_a_claim_turns_where_the_count_comes_to_be_enough_or_too_much() -> None:
+    assert turns("flags: FIN") == [0.5]
+    assert turns("flags: FIN, at_least: 2") == [0.7]
+    assert turns("flags: FIN, at_most: 1") == [0.7]
+    assert turns("flags: FIN, count: 1") == [0.5, 0.7]
+    assert turns("flags: URG") == []
+    assert turns("flags: FIN, since: killed, count: 2") == [0.7]
+
+
+def test_a_loss_is_known_when_nothing_can_come_any_more() -> None:
+    """And that nothing was lost, when it came."""
+    assert turns("flags: FIN, lost: true") == [0.5 + FLIGHT]
+    assert turns("flags: FIN, lost: false") == [0.7]
+
+
 def test_what_was_not_captured_is_unknown() -> None:
     trouble = TroubleEvent(0.1, "client", "capture", "3 packets were not captured")
     for text in ("{flags: FIN}", "{flags: RST, count: 0}", "{flags: FIN, at_most: 1}"):
         finding = judge(text, trouble)
         assert (finding.result, finding.actual) == ("unknown", "3 packets were not captured")
     assert judge("{flags: FIN}", TroubleEvent(0.1, "client", "ss", "no ss")).result == "pass"
+
+
+def test_what_is_sent_at_the_moment_of_a_label_counts() -> None:
+    (fin,) = [s for s in history(KILLED).segments() if s.summary.startswith("FIN") and s.lost]
+    assert fin.t is not None
+    found = history(replace(KILLED, t=fin.t))
+    for pattern, count in (("flags: FIN, since: killed", 2), ("since: killed", 3)):
+        (finding,) = claim(f"{{{pattern}, count: {count}}}").judge(found)
+        assert finding.result == "pass"
 
 
 def test_a_label_that_was_not_set_is_unknown() -> None:

@@ -12,7 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from labctl.probes.sockets import Address, Socket, SsParseError, State, Timer, lab_sockets, parse_ss
+from labctl.probes.sockets import (
+    Address,
+    Socket,
+    SsParseError,
+    State,
+    Timer,
+    canonical,
+    describe_socket,
+    lab_sockets,
+    parse_ss,
+)
 
 DATA = Path(__file__).parent / "data" / "ss"
 VERSIONS = ("5.10", "6.1", "6.15")
@@ -366,3 +376,64 @@ def test_the_resolver_of_a_real_table(sockets: tuple[Socket, ...]) -> None:
         "LISTEN 37001",
         "LISTEN 37002",
     ]
+
+
+@pytest.mark.parametrize(
+    ("host", "one"),
+    [
+        ("10.0.0.1", "10.0.0.1"), ("FD00:0::1", "fd00::1"), ("::ffff:10.0.0.1", "10.0.0.1"),
+        ("::", "::"), ("server", "server"), ("*", "*"), ("", ""),
+    ],
+)  # fmt: skip
+def test_an_address_has_one_spelling(host: str, one: str) -> None:
+    assert canonical(host) == one
+
+
+@pytest.mark.parametrize(
+    ("address", "end", "text"),
+    [
+        (Address("10.0.0.1", 80), "10.0.0.1:80", "10.0.0.1:80"),
+        (Address("fd00::1", 80), "[fd00::1]:80", "[fd00::1]:80"),
+        (Address("::ffff:10.0.0.1", 80), "10.0.0.1:80", "[::ffff:10.0.0.1]:80"),
+        (Address("::", 80), ":80", "[::]:80"),
+        (Address("*", None), ":None", "*:*"),
+        (Address("fe80::1", 80, "eth0"), "[fe80::1]:80", "[fe80::1]%eth0:80"),
+    ],
+)
+def test_an_end_as_segments_spell_it_and_as_ss_does(address: Address, end: str, text: str) -> None:
+    assert (address.end, str(address)) == (end, text)
+
+
+# Words
+
+
+@pytest.mark.parametrize(
+    ("line", "age", "words"),
+    [
+        (LINE, 0.0, "ESTAB 10.0.0.1:80 -> 10.0.0.2:4000"),
+        ("ESTAB 3 0 10.0.0.1:80 10.0.0.2:4000", 0.0,
+         "ESTAB 10.0.0.1:80 -> 10.0.0.2:4000, recv-q 3"),
+        ("ESTAB 0 4 10.0.0.1:80 10.0.0.2:4000", 0.0,
+         "ESTAB 10.0.0.1:80 -> 10.0.0.2:4000, send-q 4"),
+        ("LISTEN 0 0 10.0.0.1:80 0.0.0.0:*", 0.0, "LISTEN 10.0.0.1:80"),
+        ("LISTEN 0 5 10.0.0.1:80 0.0.0.0:*", 0.0, "LISTEN 10.0.0.1:80, accept queue 0/5"),
+        ("LISTEN 5 5 10.0.0.1:80 0.0.0.0:*", 0.0, "LISTEN 10.0.0.1:80, accept queue 5/5"),
+        ("LISTEN 6 5 10.0.0.1:80 0.0.0.0:*", 0.0, "LISTEN 10.0.0.1:80, accept queue 6/5, full"),
+        ("LISTEN 1 0 10.0.0.1:80 0.0.0.0:*", 0.0, "LISTEN 10.0.0.1:80, accept queue 1/0, full"),
+        ("TIME-WAIT 0 0 10.0.0.1:80 10.0.0.2:4000 timer:(timewait,59sec,0)", 0.0,
+         "TIME-WAIT 10.0.0.1:80 -> 10.0.0.2:4000, timewait timer 59.0 s left"),
+        ("TIME-WAIT 0 0 10.0.0.1:80 10.0.0.2:4000 timer:(timewait,59sec,0)", 3.5,
+         "TIME-WAIT 10.0.0.1:80 -> 10.0.0.2:4000, timewait timer 55.5 s left"),
+        ("TIME-WAIT 0 0 10.0.0.1:80 10.0.0.2:4000 timer:(timewait,59sec,0)", 70.0,
+         "TIME-WAIT 10.0.0.1:80 -> 10.0.0.2:4000, timewait timer 0.0 s left"),
+    ],
+)  # fmt: skip
+def test_a_socket_in_words(line: str, age: float, words: str) -> None:
+    (socket,) = parse_ss(line)
+    assert describe_socket(socket, age) == words
+
+
+def test_the_line_that_is_not_understood_is_counted_from_the_first() -> None:
+    for text, number in ((f"{HEADER}{LINE}\nodd\n", 3), (f"{LINE}\nodd\n", 2), ("odd", 1)):
+        with pytest.raises(SsParseError, match=rf"^line {number} of ss is not understood: 'odd'"):
+            parse_ss(text)

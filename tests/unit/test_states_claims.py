@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import TypeAdapter
 
 from labctl.ground.errors import ScenarioError
 from labctl.language.facts import Range
 from labctl.language.predicates import Finding, Predicate
+from labctl.language.predicates.states import LastedClaim, PathClaim
 from labctl.record.events import Event, TroubleEvent
 from labctl.record.history import History
 from tests.fake import scenario
@@ -186,6 +188,19 @@ def test_the_tolerance_is_a_tenth_and_half_a_second_at_least() -> None:
     for duration, tolerance in (("60s", 6.0), ("1s", 0.5)):
         found = claim(f"lasted: {{server: TIME-WAIT, for: {duration}}}").lasted
         assert found and found.tolerance == tolerance
+
+
+def test_no_state_lasts_for_less_than_nothing() -> None:
+    wanted = judge("lasted: {server: ESTAB, for: 100ms}", TRACED).claimed.wanted
+    assert wanted.lasted_seconds == Range(0.0, 0.6)
+
+
+def test_a_claim_from_python_is_one_already() -> None:
+    found = claim("{path: {client: [ESTAB]}, lasted: {server: ESTAB, for: 1s}}")
+    assert found.path
+    path = found.path["client"]
+    assert TypeAdapter(PathClaim).validate_python(path) is path
+    assert TypeAdapter(LastedClaim).validate_python(found.lasted) is found.lasted
 
 
 def test_steps_say_what_they_claim() -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from labctl.probes.sockets import State
-from labctl.record.events import TroubleEvent
+from labctl.record.events import Event, TroubleEvent
 from labctl.record.listeners import listeners
 from labctl.record.looks import FOLLOWING, SAMPLING, reachable
 from labctl.record.moments import Moment
-from labctl.record.timelines import missable, timelines
+from labctl.record.timelines import Span, missable, timelines, unseen
 from tests.fake import tcp
 from tests.walked import (
     ACK,
@@ -238,3 +239,89 @@ def test_a_listener_that_the_trace_shows_ends_when_it_says_so() -> None:
     found = listeners(history(*events, look(1.01, tcp("LISTEN", HERE)), look(3.0)), "server")
     ends = [each.spans[-1].end for each in found]
     assert [end and end.at for end in ends] == [2.0]
+
+
+def test_only_chosen_connections_are_told() -> None:
+    other = "198.18.0.3:40001"
+    events = [*walk(*PASSIVE), *walk(*PASSIVE, remote=other), look(1.0, shown("ESTAB"))]
+    found = history(*events, look(2.0, shown("ESTAB", remote="198.18.0.3:40002")))
+    assert len(timelines(found, "server")) == 3
+    assert [t.ends for t in timelines(found, "server", lambda ends: ends[1] == other)] == [
+        (HERE, other)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "bounds"),
+    [
+        (Moment(1.0, 1.0), Moment(3.0, 3.0), (2.0, 2.0)),
+        (Moment(1.0, 1.5), Moment(3.0, 4.0), (1.5, 3.0)),
+        (Moment(1.0, 2.0), Moment(1.5, 2.5), (0.0, 1.5)),
+        (Moment(1.0, 2.0), None, (7.0, math.inf)),
+        (Moment(1.0, 9.5), None, (0.0, math.inf)),
+    ],
+)
+def test_how_long_a_state_lasted(
+    begin: Moment, end: Moment | None, bounds: tuple[float, float]
+) -> None:
+    assert Span(State.ESTAB, begin, end).lasted(9.0) == bounds
+
+
+# --- What nobody saw ------------------------------------------------------------------------------
+
+ELSEWHERE = packet(1.0, "198.18.0.3:9", "198.18.0.2:7", ACK, (1, 1))
+INSIDE = packet(1.0, "127.0.0.1:9", "127.0.0.1:7", ACK, (1, 1))
+BETWEEN = packet(1.0, HERE, THERE, ACK, (1, 1))
+LOST = TroubleEvent(0.5, "server", "trace", "3 transitions were lost")
+UNCAPTURED = TroubleEvent(0.5, "server", "capture", "3 packets were not captured")
+
+
+@pytest.mark.parametrize(
+    ("events", "packets", "probes", "missed"),
+    [
+        ([], BETWEEN, ("capture",), False),
+        ([], ELSEWHERE, ("capture",), True),  # a connection that no look shows
+        ([], BETWEEN, (), True),  # what was not captured may have been anything
+        ([UNCAPTURED], BETWEEN, ("capture",), True),
+        ([], ELSEWHERE, ("capture", "trace"), False),  # the kernel would have told
+        ([], INSIDE, ("capture", "trace"), True),  # but not of loopback
+        ([], ELSEWHERE, ("trace",), False),
+        ([LOST], ELSEWHERE, ("capture", "trace"), True),
+        ([LOST], BETWEEN, ("capture", "trace"), False),
+    ],
+)
+def test_a_connection_that_nobody_saw(
+    events: list[Event], packets: bytes, probes: tuple[str, ...], missed: bool
+) -> None:
+    found = history(*events, look(1.0, shown("ESTAB")), look(2.0, shown("ESTAB")),
+                    packets=packets, probes=probes)  # fmt: skip
+    assert unseen(found, "server", timelines(found, "server")) == missed
+
+
+def test_what_only_the_trace_told_may_be_the_labs_where_not_all_was_captured() -> None:
+    for probes, missed in ((("trace",), True), (("trace", "capture"), False)):
+        found = history(*walk(*PASSIVE), look(9.0), packets=ELSEWHERE, probes=probes)
+        assert timelines(found, "server") == []
+        assert unseen(found, "server", []) == missed
+
+
+# --- Connections that looks alone show ------------------------------------------------------------
+
+
+def test_two_at_once_are_in_order_of_their_beginnings() -> None:
+    events = [look(1.0, shown("ESTAB", remote="198.18.0.3:2")),
+              look(2.0, shown("ESTAB"), shown("ESTAB", remote="198.18.0.3:2"))]  # fmt: skip
+    found = timelines(history(*events, probes=()), "server")
+    assert [t.remote for t in found] == ["198.18.0.3:2", THERE]
+
+
+def test_trouble_leaves_a_gap_in_what_began_before() -> None:
+    trouble = TroubleEvent(1.5, "server", "ss", "no ss")
+    events = [look(1.0, shown("ESTAB")), trouble, look(2.0, shown("ESTAB")),
+              look(3.0, shown("ESTAB"), shown("ESTAB", remote="198.18.0.3:2"))]  # fmt: skip
+    found = timelines(history(*events, probes=()), "server")
+    assert [t.gap for t in found] == ["no ss", None]
+    other = TroubleEvent(1.5, "client", "ss", "no ss")
+    assert one(look(1.0, shown("ESTAB")), other, look(2.0, shown("ESTAB")), probes=()).gap is None
+    untold = one(look(1.0, shown("ESTAB")), replace(LOST, t=1.5), look(2.0), probes=())
+    assert untold.gap is None  # nobody traces here

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from labctl.ground import patterns
 from labctl.ground.errors import ScenarioError
 from labctl.ground.patterns import TooSlow
-from labctl.probes.outputs import REACH, Output
+from labctl.probes.outputs import REACH, SHOWN, Output
 from tests.fake import FakeBackend, play, scenario
 
 PATTERNS = [
@@ -98,6 +98,31 @@ def test_a_match_over_lines_reaches_back_so_far() -> None:
     assert output.search("(?s)begin.*end") is None
     output.add("end\n")
     assert output.search("(?s)begin.*end") is not None
+
+
+def test_a_match_within_a_line_may_have_any_length() -> None:
+    output = Output()
+    output.add("x\nbegin" + "." * (REACH + 10))
+    assert output.search("begin.*end") is None
+    output.add("end\n")
+    found = output.search("begin.*end")
+    assert found and len(found) == len("begin") + REACH + 10 + len("end")
+    assert Output().search("begin") is None
+
+
+def test_the_last_lines() -> None:
+    output = Output()
+    assert output.last_lines(3) == []
+    output.add("a\nb\n")
+    output.add("c\nd\n\n")
+    assert output.last_lines(3) == ["b", "c", "d"]
+    assert output.last_lines(1) == ["d"]
+    output.add("x" * (SHOWN + 100))
+    assert output.last_lines(3) == ["x" * SHOWN]
+    output.add("e\n", 7)
+    output.add("f\n", 5)
+    assert output.last_lines(3) == ["f"]  # what was before is not known
+    assert output.left_out == 12
 
 
 BACKTRACKS = "(a|aa)+$"
