@@ -265,8 +265,8 @@ def test_a_request_is_the_last_syn_before_the_answer() -> None:
 S = State
 SYN_OUT, SYN_IN = packet(1.0, HERE, THERE, SYN, (10, 0)), packet(1.0, THERE, HERE, SYN, (50, 0))
 ANSWERED = packet(1.5, THERE, HERE, SYN | ACK, (50, 11))
-FIN_OUT, FIN_IN = packet(2.0, HERE, THERE, FIN | ACK, (11, 51)), packet(3.0, THERE, HERE,
-                                                                     FIN | ACK, (51, 11))  # fmt: skip
+FIN_OUT = packet(2.0, HERE, THERE, FIN | ACK, (11, 51))
+FIN_IN = packet(3.0, THERE, HERE, FIN | ACK, (51, 11))
 PARTLY, WHOLLY = packet(4.0, THERE, HERE, ACK, (52, 11)), packet(5.0, THERE, HERE, ACK, (52, 12))
 
 

@@ -176,11 +176,12 @@ CAME = packet(2.0, THERE, HERE, FIN | ACK, (101, 701))
         ([CAME, packet(2.5, HERE, THERE, ACK, (701, 102))], (2.0, 2.5)),
         ([CAME, packet(2.5, HERE, THERE, ACK, (701, 101))], None),  # not of the FIN
         ([CAME], None),
-        ([CAME, packet(2.2, HERE, THERE, ACK, (701, 101)), packet(2.5, HERE, THERE, ACK, (701, 102))],
-         (2.0, 2.5)),
-        ([packet(1.5, HERE, THERE, ACK, (701, 102)), CAME, packet(2.5, HERE, THERE, ACK, (701, 102))],
-         None),  # an old number
-        ([packet(2.0, THERE, HERE, ACK, (101, 701)), packet(2.5, HERE, THERE, ACK, (701, 102))], None),
+        ([CAME, packet(2.2, HERE, THERE, ACK, (701, 101)),
+          packet(2.5, HERE, THERE, ACK, (701, 102))], (2.0, 2.5)),
+        ([packet(1.5, HERE, THERE, ACK, (701, 102)), CAME,
+          packet(2.5, HERE, THERE, ACK, (701, 102))], None),  # an old number
+        ([packet(2.0, THERE, HERE, ACK, (101, 701)),
+          packet(2.5, HERE, THERE, ACK, (701, 102))], None),
     ],
 )  # fmt: skip
 def test_a_fin_is_taken_when_it_is_acknowledged(
