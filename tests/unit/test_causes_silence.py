@@ -250,6 +250,15 @@ def test_a_handshake_that_waits_for_data() -> None:
     assert "in SYN-RECV for 2.9 s" in cause.text
 
 
+def test_a_handshake_that_waited_until_data_came() -> None:
+    """The data arrives a little before the trace tells of what it did."""
+    opens = trace(3.2, "LISTEN", "SYN-RECV", "ESTAB")
+    events = [*deferred()[:-1], *opens, look(3.3, LISTEN, tcp("ESTAB", SERVER, CLIENT))]
+    data = Sent(3.19, CLIENT, SERVER, ACK | 8, 1, 1, data=1)
+    cause = only(told(events, [*handshake(1.0), data]))
+    assert (cause.id, " was in SYN-RECV for 2.1 s" in cause.text) == ("deferred-accept", True)
+
+
 @pytest.mark.parametrize(
     ("events", "sent"),
     [
