@@ -97,6 +97,15 @@ def test_a_connect_that_goes_on_and_one_of_ipv6_are_understood() -> None:
     assert ids(told(connects("socket"), six)) == []
 
 
+def test_a_hundred_connects_are_not_told_a_hundred_times() -> None:
+    events: list[Event] = [look(0.5)]
+    for n in range(100):
+        events += [*calls(1.0 + n, f"c{n}", "socket", "client"),
+                   call(1.9 + n, f"c{n}", "connect server:8000", "client", **GONE)]  # fmt: skip
+    sent = [Sent(1.5 + n, f"198.18.0.3:{40000 + n}", SERVER, SYN, fate="lost") for n in range(100)]
+    assert [cause.at for cause in said(told(events, sent))] == [1.9 + n for n in range(20)]
+
+
 # --- Connections ----------------------------------------------------------------------------------
 
 
