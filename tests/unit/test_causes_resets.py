@@ -72,6 +72,19 @@ def test_unread_data_is_counted() -> None:
     assert cause.certain
 
 
+def test_unread_data_of_a_half_closed_socket() -> None:
+    """It arrives a moment before the socket is closed, and not for a closed one."""
+    events = [
+        *accepted(call(1.6, "server", "shutdown wr"), CLOSES), unread(11, "FIN-WAIT-2"),
+        *trace(1.6, "ESTAB", "FIN-WAIT-1", "FIN-WAIT-2"), *over(3.0, "FIN-WAIT-2"),
+    ]  # fmt: skip
+    fin = [Sent(1.6, SERVER, CLIENT, FIN | ACK, 1, 1), Sent(1.601, CLIENT, SERVER, ACK, 1, 2)]
+    for came in (replace(DATA, ack=2), replace(DATA, ack=2, t=2.9999)):
+        cause = only(told(events, [*handshake(1.0), *fin, came, replace(ACTIVE, seq=2)]), "reset")
+        assert cause.id == "reset-unread"
+        assert cause.text.endswith("so it ended by an RST")
+
+
 @pytest.mark.parametrize(
     ("since", "words"),
     [

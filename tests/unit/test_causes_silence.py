@@ -97,6 +97,15 @@ def test_a_connect_that_goes_on_and_one_of_ipv6_are_understood() -> None:
     assert ids(told(connects("socket"), six)) == []
 
 
+def test_a_hundred_connects_are_not_told_a_hundred_times() -> None:
+    events: list[Event] = [look(0.5)]
+    for n in range(100):
+        events += [*calls(1.0 + n, f"c{n}", "socket", "client"),
+                   call(1.9 + n, f"c{n}", "connect server:8000", "client", **GONE)]  # fmt: skip
+    sent = [Sent(1.5 + n, f"198.18.0.3:{40000 + n}", SERVER, SYN, fate="lost") for n in range(100)]
+    assert [cause.at for cause in said(told(events, sent))] == [1.9 + n for n in range(20)]
+
+
 # --- Connections ----------------------------------------------------------------------------------
 
 
@@ -248,6 +257,15 @@ def test_a_handshake_that_waits_for_data() -> None:
     assert cause.connection == f"{SERVER} -> {CLIENT}"
     assert "the listener of server has TCP_DEFER_ACCEPT" in cause.text
     assert "in SYN-RECV for 2.9 s" in cause.text
+
+
+def test_a_handshake_that_waited_until_data_came() -> None:
+    """The data arrives a little before the trace tells of what it did."""
+    opens = trace(3.2, "LISTEN", "SYN-RECV", "ESTAB")
+    events = [*deferred()[:-1], *opens, look(3.3, LISTEN, tcp("ESTAB", SERVER, CLIENT))]
+    data = Sent(3.19, CLIENT, SERVER, ACK | 8, 1, 1, data=1)
+    cause = only(told(events, [*handshake(1.0), data]))
+    assert (cause.id, " was in SYN-RECV for 2.1 s" in cause.text) == ("deferred-accept", True)
 
 
 @pytest.mark.parametrize(

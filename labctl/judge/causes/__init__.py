@@ -5,6 +5,7 @@ worse than none."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 from labctl.judge.causes import binds, listeners, lives, ports, resets, silence, stops
@@ -23,7 +24,17 @@ RULES: tuple[Callable[[Scene], Iterator[Cause]], ...] = (
 """One module a family, in the order in which people ask."""
 
 
+MOST = 20
+"""Causes of one kind at one host, at most: the first are enough."""
+
+
 def causes(history: History) -> list[Cause]:
-    """All that is known, those of one rule together."""
+    """All that is known, those of one rule together, and at most MOST of one kind at one host."""
     scene = Scene(history)
-    return [cause for rule in RULES for cause in rule(scene)]
+    told: Counter[tuple[str, str]] = Counter()
+    found = []
+    for cause in (cause for rule in RULES for cause in rule(scene)):
+        told[cause.host, cause.id] += 1
+        if told[cause.host, cause.id] <= MOST:
+            found.append(cause)
+    return found

@@ -103,11 +103,10 @@ def _deferred(host: str, scene: Scene) -> Iterator[Cause]:
 
 
 def _acknowledged(host: str, timeline: Timeline, scene: Scene) -> bool:
-    """Whether the last ACK of a handshake came, and no data by then."""
-    first = timeline.spans[0]
-    until = first.end.earliest if first.end else scene.history.now
+    """Whether the last ACK of a handshake came soon, and no data."""
+    began = timeline.spans[0].begin.latest
     came = [
-        s for s in scene.conversation(host, timeline.ends, first.begin.latest)
-        if s.receiver == host and s.arrived is not None and s.arrived < until
+        s for s in scene.conversation(host, timeline.ends, began)
+        if s.receiver == host and s.arrived is not None and s.arrived < began + LONG
     ]  # fmt: skip
     return any(s.flags == ("ACK",) for s in came) and not any(s.length for s in came)

@@ -332,7 +332,7 @@ def _unread(reset: _Reset) -> Cause | None:
     If not, a look right before must have shown the data."""
     counted = reset.scene.grown(reset.host, "TcpExtTCPAbortOnClose")
     maker, (count, _, exact) = reset.maker, reset.last_seen
-    if not counted or not reset.active or reset.fin or (maker and not reset.closed(maker)):
+    if not counted or not reset.active or (maker and not reset.closed(maker)):
         return None
     sure = reset.reason is not None or counted >= reset.scene.given_up[reset.host]
     if not sure and not (maker and exact and count > 0):
@@ -340,7 +340,8 @@ def _unread(reset: _Reset) -> Cause | None:
     data = f"{count} bytes were" if exact and count > 0 else "data was"
     return reset.cause(
         "reset-unread",
-        f"{data} unread when the socket closed, so it ended by an RST and not by a FIN",
+        f"{data} unread when the socket closed, so it ended by an RST"
+        + ("" if reset.fin else " and not by a FIN"),
         "read to the end of file before close, or shutdown and wait", UNREAD,
     )  # fmt: skip
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -56,10 +57,10 @@ def _asked(call: CallEvent, mine: Descriptor, scene: Scene) -> Sequence[Segment]
     name = f"{host}.v6" if mine.family == 6 else host
     address = lab.addresses.get(name, host) if lab else host
     target = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-    found = [
-        each for each in scene.asked.get(target, ())
-        if each[0].sender == call.host and mine.made <= each[0].time <= call.t
-    ]  # fmt: skip
+    asked = scene.asked.get(target, [])
+    first = bisect_left(asked, mine.made, key=lambda each: each[0].time)
+    last = bisect_right(asked, call.t, key=lambda each: each[0].time)
+    found = [each for each in asked[first:last] if each[0].sender == call.host]
     return found[0] if len(found) == 1 else ()
 
 
