@@ -42,6 +42,7 @@ ROOT = Path(__file__).parents[1]
 UNIT = "tests/unit"
 DECIDING = [
     "labctl/language/predicates",
+    "labctl/judge/causes",
     *(f"labctl/record/{name}.py" for name in ("timelines", "courses", "looks", "moments", "traced",
                                               "listeners")),
     *(f"labctl/judge/{name}.py" for name in ("check", "explain")),
