@@ -159,7 +159,7 @@ def explain(runs: tuple[str, ...], last: bool, form: str) -> None:
       labctl explain fin_wait_2 --format json
     """
     from labctl.cli import chosen
-    from labctl.judge.causes import causes
+    from labctl.judge.causes.rules import causes
     from labctl.judge.recorded import load
 
     found = [(run.label, causes(run.history)) for run in map(load, chosen.find(runs, last))]

@@ -70,9 +70,10 @@ def _on_terminal() -> bool:
 
 
 def _prepare() -> None:
-    """Imports what shows results, while the lab mostly waits."""
+    """Imports what explains and shows results, while the lab mostly waits."""
     with suppress(OSError):  # of a limit others tell
-        import_module("labctl.reports.terminal")
+        for module in ("labctl.judge.causes.rules", "labctl.reports.terminal"):
+            import_module(module)
 
 
 class PlainProgress:

@@ -12,7 +12,6 @@ from labctl.backends import Backend
 from labctl.ground.crash import netted
 from labctl.ground.errors import LabctlError, LabError, MissingHere, Unavailable, located
 from labctl.judge.accounts import accounts, reasons
-from labctl.judge.causes import causes
 from labctl.judge.causes.cause import Cause
 from labctl.judge.check import NotKnown, NotPassed, Verdict, check, left_undone, overall, unreached
 from labctl.judge.explain import counted, explain
@@ -98,6 +97,8 @@ def conclude(
     scenario: Scenario, backend: str, history: History, ended: Ended, folder: RunFolder
 ) -> RunResult:
     """Judges the record, and writes the result. If either fails, the result is an error."""
+    from labctl.judge.causes.rules import causes  # progress.py imports it while the lab waits
+
     verdicts: list[Verdict] = []
     found_out: list[Cause] = []
     why: list[str] = []

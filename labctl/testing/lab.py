@@ -26,7 +26,7 @@ from labctl.ground.output import tell
 from labctl.ground.plain import plain_lines
 from labctl.judge import accounts, recorded
 from labctl.judge.accounts import Account
-from labctl.judge.causes import causes
+from labctl.judge.causes.rules import causes
 from labctl.judge.check import NotKnown, NotPassed, Verdict, check_step, check_whole
 from labctl.judge.explain import explain
 from labctl.language.document import Document

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from labctl.judge.causes import causes
+from labctl.judge.causes.rules import causes
 from labctl.record.events import Event, LabEvent, ProcessEvent
 from labctl.record.history import History
 from tests.caused import (

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from labctl.judge.causes import causes
+from labctl.judge.causes.rules import causes
 from labctl.record.events import Event
 from tests.caused import (
     CLIENT,

@@ -1,0 +1,40 @@
+"""Causes: why connections, binds and listeners came to what they did. Pure: rules over a history.
+
+A rule that finds nothing for certain says nothing, or says that it is not certain: a wrong cause is
+worse than none."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from labctl.judge.causes import binds, listeners, lives, ports, resets, silence, stops
+from labctl.judge.causes.cause import Cause, Scene
+from labctl.record.history import History
+
+RULES: tuple[Callable[[Scene], Iterator[Cause]], ...] = (
+    binds.causes,
+    ports.causes,
+    listeners.causes,
+    resets.causes,
+    silence.causes,
+    stops.causes,
+    lives.causes,
+)
+"""One module a family, in the order in which people ask."""
+
+
+MOST = 20
+"""Causes of one kind at one host, at most: the first are enough."""
+
+
+def causes(history: History) -> list[Cause]:
+    """All that is known, those of one rule together, and at most MOST of one kind at one host."""
+    scene = Scene(history)
+    told: Counter[tuple[str, str]] = Counter()
+    found = []
+    for cause in (cause for rule in RULES for cause in rule(scene)):
+        told[cause.host, cause.id] += 1
+        if told[cause.host, cause.id] <= MOST:
+            found.append(cause)
+    return found
