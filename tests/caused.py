@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from labctl.judge.causes.rules import causes
 from labctl.judge.causes.cause import Cause
+from labctl.judge.causes.rules import causes
 from labctl.language.calls import parse_calls
 from labctl.record.events import (
     CallEvent,
