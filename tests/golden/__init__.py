@@ -12,5 +12,7 @@ def agrees(file: Path, text: str) -> bool:
     """Whether a file holds a text; with UPDATE_GOLDEN it does from now on."""
     if os.environ.get("UPDATE_GOLDEN"):
         file.write_text(text, encoding="utf-8")
-    assert text == file.read_text("utf-8"), f"{file.name}: UPDATE_GOLDEN=1 accepts this"
+    assert text == file.read_text("utf-8"), (
+        f"{file}: if the new text is right, run this test with UPDATE_GOLDEN=1, which writes it"
+    )
     return True

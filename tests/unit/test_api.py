@@ -50,7 +50,9 @@ def test_a_verb_is_a_method(verb: str) -> None:
     keywords = {*parameters(method)} - named
     pattern = keys(below) if isinstance(below, type) and issubclass(below, Model) else set()
     wanted = pattern | keys(step) - {verb}
-    assert keywords == {f"{key}_" if keyword.iskeyword(key) else key for key in wanted}
+    assert keywords == {f"{key}_" if keyword.iskeyword(key) else key for key in wanted}, (
+        f"labctl/testing/verbs.py: the keywords of {verb!r}, or of the TypedDict that it takes"
+    )
     assert len(named) == (2 if get_origin(below) is dict else 1)
     assert method.__doc__
     assert get_type_hints(method).keys() == {p.name for p in found} - {"self"} | {"return"}

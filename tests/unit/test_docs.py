@@ -132,7 +132,11 @@ MODIFIERS = set().union(*map(keys, steps.STEPS.values())) - steps.STEPS.keys()
     ],
 )  # fmt: skip
 def test_language(heading: str, first: str, known: set[str]) -> None:
-    assert set(words(LANGUAGE, heading, first)) == known
+    said = set(words(LANGUAGE, heading, first))
+    assert said == known, (
+        f"{LANGUAGE}, section {heading!r}, table {first!r}: "
+        f"add rows for {sorted(known - said)}, remove those of {sorted(said - known)}"
+    )
 
 
 def test_capabilities() -> None:
@@ -175,7 +179,11 @@ def test_result_document(tmp_path: Path) -> None:
 def test_causes() -> None:
     sources = [path.read_text("utf-8") for path in (ROOT / "labctl/judge/causes").glob("*.py")]
     found = {name for text in sources for name in re.findall(r'"([a-z]+(?:-[a-z0-9]+)+)"', text)}
-    assert {*words("docs/causes.md", "Causes", "id")} == found
+    said = {*words("docs/causes.md", "Causes", "id")}
+    assert said == found, (
+        f"docs/causes.md: add rows for {sorted(found - said)}, remove those of "
+        f'{sorted(said - found)}; every "two-words" in labctl/judge/causes counts as an id'
+    )
     assert words("docs/causes.md", "Causes", "key of a cause") == [f.name for f in fields(Cause)]
 
 
@@ -340,7 +348,7 @@ def test_schema_is_committed(name: str) -> None:
     printed = json.loads(CliRunner().invoke(cli.main, ["schema", name]).output)
     committed = json.loads((ROOT / "docs" / f"{name}.schema.json").read_text("utf-8"))
     assert without_signals(committed) == without_signals(printed), (
-        f"labctl schema {name} > docs/{name}.schema.json"
+        f"run this: .venv/bin/labctl schema {name} > docs/{name}.schema.json"
     )
 
 

@@ -258,7 +258,7 @@ def test_a_step_of_every_kind() -> None:
         "inject": "{from: client, to: 'server:8000', flags: ACK, seq: next-1, ack: 5, payload: é}",
         "wait": "{sockets: {server: none}}", "expect": "{process: {server: ok}}",
     }  # fmt: skip
-    assert steps.keys() == STEPS.keys()
+    assert steps.keys() == STEPS.keys(), "add a step here, and its words below"
     found = small("".join(f"  - {verb}: {value}\n" for verb, value in steps.items()))
     assert [str(step) for step in found.steps] == [
         "start server", "restart server", "kill server", "stop server", "signal server: TERM",
