@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from labctl.ground.resources import images
 from labctl.language.calls import CallError, parse_calls, peer
+from labctl.language.steps import BLOCKING
 
 PEER = images() / "peer" / "peer.py"
 
@@ -210,3 +211,13 @@ def test_garbage(text: str) -> None:
         assert [(c.name, c.args, c.tolerant) for c in calls] == [
             (c.name, c.args, c.tolerant) for call in calls for c in parse_calls(call.text)
         ]
+
+
+AT_ONCE = {"socket", "set", "bind", "listen", "shutdown", "close", "exit", "return"}
+
+
+def test_which_calls_may_block() -> None:
+    """A `call` step waits for those that do not."""
+    known = BLOCKING | AT_ONCE
+    assert {*peer().CALLS} == known, "a new call belongs into BLOCKING, or into AT_ONCE here"
+    assert not BLOCKING & AT_ONCE

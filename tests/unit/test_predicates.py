@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from labctl.ground.errors import ScenarioError
 from labctl.language.endpoints import parse_endpoint
-from labctl.language.predicates import Claim, summary
+from labctl.language.predicates import Claim, Predicate, summary
 from labctl.language.predicates.held import held_at
 from labctl.language.predicates.sockets import SocketsClaim
 from labctl.probes.sockets import Address, State, parse_ss
@@ -469,3 +469,22 @@ def test_a_counter_held_at_some_time_since_the_last_look() -> None:
     ]
     assert held(COUNTED, *events) == Moment(1.5, 2.0)
     assert held(COUNTED, *events, start=1.8) == Moment(1.8, 2.0)
+
+
+EACH = {
+    "sockets": "{sockets: {server: ESTAB}}",
+    "process": "{process: {server: running}}",
+    "counters": "{counters: {server: {X: 1}}}",
+    "segments": "{segments: {flags: FIN}}",
+    "lasted": "{lasted: {server: ESTAB, for: 1s}}",
+    "path": "{path: {server: [ESTAB]}}",
+}
+
+
+def test_every_key_of_a_predicate_is_judged() -> None:
+    """A key that `judge` forgets would hold always."""
+    assert EACH.keys() == Predicate.model_fields.keys(), "a new key wants a claim in EACH"
+    for key, text in EACH.items():
+        found = claim(text).judge(History([LAB]))
+        assert [finding.result for finding in found] != [], f"Predicate.judge leaves out {key}"
+        assert "pass" not in [finding.result for finding in found]
