@@ -46,7 +46,8 @@ def timeless(document: str, out: Path) -> dict[str, Any]:
         run.update({key: value for key, value in TIMES.items() if key in run})
         for verdict in run["verdicts"]:
             verdict.update({key: value for key, value in TIMES.items() if key in verdict})
-        run["why"] = [re.sub(r"\d+(\.\d+)*", "N", sentence) for sentence in run["why"]]
+        for key in ("why", "causes"):
+            run[key] = re.sub(r"\d+(\.\d+)*", "N", json.dumps(run[key]))
     return whole
 
 
