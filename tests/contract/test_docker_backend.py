@@ -30,20 +30,9 @@ from labctl.record.history import History
 from labctl.run.places import DEFAULT_OS, Place
 from labctl.run.runner import Silent
 from labctl.run.workflow import run_case
+from tests.contract.test_backends import DEADLINE, LAB, SERVER_AND_CLIENT
 
 pytestmark = pytest.mark.docker
-
-DEADLINE = 20.0
-LAB = """\
-title: A lab for this test
-hosts:
-{hosts}
-steps: []
-"""
-SERVER_AND_CLIENT = """\
-  server: {calls: "socket; bind :8000; listen 20; accept; recv; send 'I am server' x 24; wait"}
-  client: {calls: "socket; connect server:8000; send 'I am client'; recv until eof; close"}
-"""
 
 
 @pytest.fixture

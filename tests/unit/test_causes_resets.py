@@ -102,32 +102,28 @@ def test_a_count_that_may_have_changed_is_not_said(since: list[Event | Sent], wo
 
 
 OTHER = "198.18.0.3:40001"
+ENDS_TOO = [
+    *established(1.2, OTHER), *trace(3.1, "ESTAB", "UNCONN", ends=(SERVER, OTHER)),
+    *trace(3.1002, "ESTAB", "UNCONN", ends=(OTHER, SERVER)),
+]  # fmt: skip
+"""Another connection of the server, which it resets a moment later."""
+BOTH = [*handshake(1.0), *handshake(1.2, OTHER), DATA, ACTIVE,
+        Sent(3.1, SERVER, OTHER, RST | ACK, 1, 1)]  # fmt: skip
+"""The segments of both."""
 
 
 def test_another_connection_s_unread_data_explains_nothing() -> None:
     """The counter is of the host: one of two RSTs was for that."""
-    both = [
-        *established(1.2, OTHER), *trace(3.1, "ESTAB", "UNCONN", ends=(SERVER, OTHER)),
-        *trace(3.1002, "ESTAB", "UNCONN", ends=(OTHER, SERVER)),
-    ]  # fmt: skip
-    wire = [*handshake(1.0), *handshake(1.2, OTHER), DATA, ACTIVE,
-            Sent(3.1, SERVER, OTHER, RST | ACK, 1, 1)]  # fmt: skip
-    history = told([*accepted(unread(11), CLOSES), *over(), *both], wire)
+    history = told([*accepted(unread(11), CLOSES), *over(), *ENDS_TOO], BOTH)
     assert [only(history).connection] == [HERE]
-    assert ids(told([*accepted(unread(0), CLOSES), *over(), *both], wire)) == []
+    assert ids(told([*accepted(unread(0), CLOSES), *over(), *ENDS_TOO], BOTH)) == []
 
 
 def test_the_kernel_s_own_reason_decides() -> None:
     """It tells which of two RSTs was for unread data."""
-    both = [
-        *established(1.2, OTHER), *trace(3.1, "ESTAB", "UNCONN", ends=(SERVER, OTHER)),
-        *trace(3.1002, "ESTAB", "UNCONN", ends=(OTHER, SERVER)),
-    ]  # fmt: skip
-    wire = [*handshake(1.0), *handshake(1.2, OTHER), DATA, ACTIVE,
-            Sent(3.1, SERVER, OTHER, RST | ACK, 1, 1)]  # fmt: skip
-    story = [*accepted(unread(0), CLOSES), *over(), *both]
+    story = [*accepted(unread(0), CLOSES), *over(), *ENDS_TOO]
     because = ResetEvent(3.0, "server", SERVER, CLIENT, "TCP_ABORT_ON_CLOSE")
-    cause = only(told([*story, because], wire))
+    cause = only(told([*story, because], BOTH))
     assert (cause.id, cause.connection) == ("reset-unread", HERE)
     assert cause.evidence[-1] == "the kernel's reason: TCP_ABORT_ON_CLOSE"
 

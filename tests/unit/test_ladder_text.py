@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pty
 import re
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from labctl.reports import ladder, ladder_text
 from labctl.reports.ladder_text import HOP, ladders, styled_ladders, wrap
 from labctl.reports.signs import STATES
 from tests.reported import ADDRESSES, RUN, full, inward, recorded_run, rows
+from tests.terminals import on_a_terminal
 
 FAILED = Verdict(
     "fail",
@@ -107,24 +107,6 @@ def test_what_ss_saw_stands_there() -> None:
     text = " ".join(ladder_text.text(rows(inward()), 120).split())
     assert "accept queue of :9000: 6/5, full" in text
     assert "ss: full: LISTEN 0.0.0.0:9000, accept queue 6/5, full; ESTAB" in text
-
-
-def on_a_terminal(columns: int, *arguments: str, **variables: str) -> str:
-    """What `labctl report` writes to a terminal."""
-    controller, terminal = pty.openpty()
-    keep = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR")}
-    environment = {**keep, "TERM": "xterm-256color", "COLUMNS": str(columns), **variables}
-    command = [sys.executable, "-m", "labctl", *arguments]
-    with subprocess.Popen(command, env=environment, stdout=terminal, stderr=terminal):
-        os.close(terminal)
-        output = b""
-        try:
-            while data := os.read(controller, 65536):
-                output += data
-        except OSError:  # EIO: the other end is closed
-            pass
-    os.close(controller)
-    return output.decode()
 
 
 def test_a_terminal_has_colours_and_nothing_else_has(tmp_path: Path) -> None:

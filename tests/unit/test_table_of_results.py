@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ from labctl.reports.terminal import print_runs
 from tests.fake import FakeBackend, play, tcp
 from tests.golden import HERE as GOLDEN
 from tests.golden import agrees
+from tests.terminals import on_a_terminal
 from tests.unit.test_cli import program
 
 MEASURED = r'("measured": \{\s+"after_seconds": \{\s+"low":) [\d.e-]+(,\s+"high":) [\d.e-]+'
@@ -154,29 +152,11 @@ def test_no_color(environment: Path) -> None:
         assert "\x1b" not in done.stdout + done.stderr
 
 
-def on_a_terminal(environment: Mapping[str, str]) -> str:
-    """What `labctl list` writes to a terminal."""
-    controller, terminal = pty.openpty()
-    variables = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", **environment}
-    with subprocess.Popen(
-        [sys.executable, "-m", "labctl", "list"], env=variables, stdout=terminal
-    ):  # fmt: skip
-        os.close(terminal)
-        output = b""
-        try:
-            while data := os.read(controller, 65536):
-                output += data
-        except OSError:  # EIO: the other end is closed
-            pass
-    os.close(controller)
-    return output.decode()
-
-
 def test_no_color_on_a_terminal(environment: Path) -> None:
-    assert COLOURS.search(on_a_terminal({}))
-    for code in COLOURS.findall(on_a_terminal({"NO_COLOR": "1"})):
+    assert COLOURS.search(on_a_terminal(100, "list"))
+    for code in COLOURS.findall(on_a_terminal(100, "list", NO_COLOR="1")):
         assert not re.search(r"[\[;](3|4|9|10)\d", code), "a colour"
-    assert "\x1b" not in on_a_terminal({"TERM": "dumb"})
+    assert "\x1b" not in on_a_terminal(100, "list", TERM="dumb")
 
 
 def test_a_reader_that_goes_away(environment: Path) -> None:
