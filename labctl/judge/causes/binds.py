@@ -13,8 +13,8 @@ from typing import NamedTuple
 from labctl.ground import errnos
 from labctl.judge.causes.cause import Cause, Scene, readable
 from labctl.judge.causes.descriptors import Descriptor, arguments
-from labctl.judge.causes.lives import who_closed
 from labctl.judge.causes.ports import exhausted
+from labctl.judge.causes.states import who_closed
 from labctl.probes.sockets import Address, Socket, State, canonical, describe_socket
 from labctl.record.events import CallEvent, SocketsEvent
 from labctl.record.history import History

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from labctl.judge.causes import binds, listeners, lives, ports, resets, silence, stops
+from labctl.judge.causes import binds, listeners, ports, resets, silence, states, stops
 from labctl.judge.causes.cause import Cause, Scene
 from labctl.record.history import History
 
@@ -19,7 +19,7 @@ RULES: tuple[Callable[[Scene], Iterator[Cause]], ...] = (
     resets.causes,
     silence.causes,
     stops.causes,
-    lives.causes,
+    states.causes,
 )
 """One module a family, in the order in which people ask."""
 
