@@ -239,10 +239,6 @@ class History:
             return None
         return self._counters[host][counter] - self._baseline[host][counter]
 
-    def counter_names(self, host: str) -> list[str]:
-        """The counters of a host."""
-        return list(self._baseline.get(host, {}))
-
     def watched_by(self, probe: str) -> bool:
         """Whether a probe watched all of the run (`environment` of the result)."""
         return self.lab is not None and probe in self.lab.environment.get("probes", ())
