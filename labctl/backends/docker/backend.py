@@ -435,7 +435,10 @@ def _process(process: ProcessSpec, built: images.Images, holder: str) -> dict[st
         if process.run:
             config["Cmd"] = list(process.run)
     else:
-        job = ["calls", process.calls] if process.run is None else ["run", "--", *process.run]
+        watch = [f"--watch={process.watch}"] if process.watch else []
+        job = (
+            ["calls", process.calls] if process.run is None else ["run", *watch, "--", *process.run]
+        )
         config = {"Image": built.peer, "Cmd": ["--tether", "--held", *job], **TETHERED}
     if process.uid is not None:
         config["User"] = f"{process.uid}:{process.uid}"
