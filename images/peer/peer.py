@@ -32,6 +32,7 @@ import threading
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # an isolated Python leaves it out
+import filters
 import syscalls
 from calls import CallError, Program, parse
 from written import Written
@@ -287,9 +288,9 @@ def supervise(main, log, tether, watched=None):
 
 def _filter(log, watched):
     """Has this process stop at the calls that are told; whether it can, and says so if not."""
-    machine = syscalls.MACHINES[os.uname().machine]
+    machine = filters.MACHINES[os.uname().machine]
     try:
-        syscalls.confine(syscalls.filter_of(machine, watched == "io"))
+        filters.confine(filters.filter_of(machine, watched == "io"))
     except OSError as exc:
         log(kind="unseen", text="no seccomp filter: %s" % exc.strerror)
         return False

@@ -1,19 +1,17 @@
 """The socket calls of any program, as it makes them: by ptrace(2) and a seccomp filter.
 
-The filter stops a program at the calls in STOPPED and lets all others run at full speed. `close` is
-not among them, since servers close files as well, one for each request: a process that has TCP
-sockets is stopped at each call instead, as long as there is room for that. Of a flood of calls only
-those are told that bind and listen, and connects that fail.
+The filter (filters.py) stops a program at these calls and lets all others run at full speed.
+`close` is not among them, since servers close files as well, one for each request: a process that
+has TCP sockets is stopped at each call instead, as long as there is room for that. Of a flood of
+calls only those are told that bind and listen, and connects that fail.
 
 Nothing outside a process is needed for that, and no capability: a parent may trace its children
 unless Yama forbids it. The filter can't be taken off again, and needs a tracer: if the supervisor
 ends, all that it traces ends with it.
 
-Standard library only, Python 3.6 or later. The numbers are those of linux/ptrace.h,
-linux/seccomp.h, linux/bpf_common.h, and of asm/unistd.h for each machine.
+Standard library only, Python 3.6 or later. The numbers are those of linux/ptrace.h.
 """
 
-import collections
 import ctypes
 import os
 import platform
@@ -23,7 +21,9 @@ import struct
 import threading
 import time
 
-from calls import ERRNOS, TEXT_OPTIONS, option
+from calls import ERRNOS, TEXT_OPTIONS
+from filters import MACHINES, OF_NUMBERS, READS, WRITES
+from tracees import address_at, ends_of, inode_of, libc, memory, permission, process_of
 
 WAIT_ALL = 0x40000000  # __WALL: threads too
 GET_EVENT_MESSAGE, SEIZE, LISTEN, GET_SYSCALL_INFO = 0x4201, 0x4206, 0x4208, 0x420E
@@ -35,36 +35,8 @@ OPTIONS = GOOD | EXITKILL | sum(1 << event for event in (*FORKS, EXEC, SECCOMP))
 ENTRY, EXIT = 1, 2
 HEAD, CALL, RETURNED = struct.Struct("=B3xI2Q"), struct.Struct("=7Q"), struct.Struct("=qB")
 INFO_SIZE = 88
-PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 4, 38, 22, 2
-RET_ALLOW, RET_TRACE = 0x7FFF0000, 0x7FF00000
-LOAD, EQUALS, AND, RETURN = 0x20, 0x15, 0x54, 0x06
 MOST_RESTARTS = 512  # errors from here on are the kernel's own: the call begins anew
 
-Machine = collections.namedtuple("Machine", "arch numbers")
-
-READS, WRITES = ("read", "readv", "recvfrom", "recvmsg"), ("write", "writev", "sendto", "sendmsg")
-NAMES = (
-    "socket", "bind", "listen", "connect", "accept", "accept4", "shutdown", "setsockopt",
-    "getsockopt", "close", "dup", "dup2", "dup3", "fcntl", "ptrace", "io_uring_setup",
-    *READS, *WRITES,
-)  # fmt: skip
-MACHINES = {
-    "x86_64": Machine(0xC000003E, dict(zip(NAMES, (
-        41, 49, 50, 42, 43, 288, 48, 54, 55, 3, 32, 33, 292, 72, 101, 425, 0, 19, 45, 47, 1, 20,
-        44, 46)))),
-    "aarch64": Machine(0xC00000B7, dict(zip(NAMES, (
-        198, 200, 201, 203, 202, 242, 210, 208, 209, 57, 23, None, 24, 25, 117, 425, 63, 65, 207,
-        212, 64, 66, 206, 211)))),
-}  # fmt: skip
-TOLD_OPTIONS = (
-    "SO_REUSEADDR", "SO_REUSEPORT", "SO_LINGER", "SO_KEEPALIVE", "SO_BINDTODEVICE", "TCP_KEEPIDLE",
-    "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_SYNCNT", "TCP_LINGER2", "TCP_DEFER_ACCEPT",
-    "TCP_USER_TIMEOUT", "TCP_FASTOPEN", "IP_FREEBIND", "IP_BIND_ADDRESS_NO_PORT",
-    "IP_LOCAL_PORT_RANGE", "IPV6_V6ONLY",
-)  # fmt: skip
-OF_NUMBERS = {option(name): name for name in TOLD_OPTIONS}
-SO_ERROR = (socket.SOL_SOCKET, 4)
-FAMILIES = {2: socket.AF_INET, 10: socket.AF_INET6}
 HOW = ("rd", "wr", "rdwr")
 UNMISSED = ("bind", "listen")
 """Calls that are told in a flood, too."""
@@ -72,67 +44,12 @@ CALLS_AT_ONCE, CALLS_A_SECOND = 1000, 200
 STOPS_AT_ONCE, STOPS_A_SECOND = 1000, 200
 BLOCKED = 0.025
 """After so many seconds, a call that has not returned is told."""
-MOST_LISTED = 1 << 16
-"""How many bytes of /proc/net/tcp to look through for a socket's ends."""
-
 NO_MACHINE = "on %s no program's calls are traced; allowed: x86_64, aarch64"
 FLOOD = ("more than %d calls in a short time, and %d a second: not all later ones are "
          "recorded" % (CALLS_AT_ONCE, CALLS_A_SECOND))  # fmt: skip
 RING = "it uses io_uring, and calls that go that way are not seen"
 TRACES = "it traces processes itself, which labctl's tracing forbids; set 'calls: off'"
 FOREIGN = "it is a program for another machine (32 bits?), whose calls are not seen"
-
-_libc = ctypes.PyDLL(None, use_errno=True)
-_libc.ptrace.restype = ctypes.c_long
-_libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
-_libc.process_vm_readv.restype = ctypes.c_ssize_t
-_libc.process_vm_readv.argtypes = [
-    ctypes.c_long, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong
-]  # fmt: skip
-
-
-def filter_of(machine, io):
-    """A seccomp filter (struct sock_filter[]) that stops at the calls to tell; with `io`, at those
-    that read and write too."""
-    numbers = machine.numbers
-    by_level = collections.OrderedDict()
-    for level, number in OF_NUMBERS:
-        by_level.setdefault(level, []).append(number)
-    rules = [(name, ()) for name in ("bind", "listen", "connect", "accept", "accept4", "shutdown",
-                                     "ptrace", "io_uring_setup")]  # fmt: skip
-    rules += [("socket", ((0, None, tuple(FAMILIES)), (1, 0xF, (socket.SOCK_STREAM,))))]
-    rules += [("setsockopt", ((1, None, (level,)), (2, None, tuple(options))))
-              for level, options in by_level.items()]  # fmt: skip
-    rules += [("getsockopt", ((1, None, SO_ERROR[:1]), (2, None, SO_ERROR[1:])))]
-    rules += [(name, ()) for name in READS + WRITES if io]
-    code = [(LOAD, 0, 0, 4), (EQUALS, 1, 0, machine.arch), (RETURN, 0, 0, RET_ALLOW)]
-    for name, conditions in rules:
-        rule = [(LOAD, 0, 0, 0), (EQUALS, 0, None, numbers[name])]
-        for argument, mask, values in conditions:
-            rule += [(LOAD, 0, 0, 16 + 8 * argument)]  # its lower half
-            rule += [(AND, 0, 0, mask)] if mask else []
-            rule += [(EQUALS, len(values) - 1 - i, None if i == len(values) - 1 else 0, value)
-                     for i, value in enumerate(values)]  # fmt: skip
-        rule += [(RETURN, 0, 0, RET_TRACE)]
-        for at, (operation, then, otherwise, value) in enumerate(rule):
-            past = len(rule) - 1 - at
-            code.append((operation, then, past if otherwise is None else otherwise, value))
-    code.append((RETURN, 0, 0, RET_ALLOW))
-    return b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
-
-
-class _Program(ctypes.Structure):
-    _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
-
-
-def confine(code):
-    """Sets a filter for this process and all that it starts. Raises OSError."""
-    kept = ctypes.create_string_buffer(code, len(code))
-    program = _Program(len(code) // 8, ctypes.addressof(kept))
-    for words in ((PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
-                  (PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0)):  # fmt: skip
-        if _libc.prctl(*words):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 class Allowance:
@@ -199,9 +116,9 @@ class Tracer:
         """Traces `main` from now on. Raises OSError, with what helps."""
         if not self.machine:
             raise OSError(NO_MACHINE % platform.machine())
-        if _libc.ptrace(SEIZE, self.main, None, OPTIONS):
+        if libc.ptrace(SEIZE, self.main, None, OPTIONS):
             code = ctypes.get_errno()
-            raise OSError("ptrace(2) is refused: %s; %s" % (os.strerror(code), _permission()))
+            raise OSError("ptrace(2) is refused: %s; %s" % (os.strerror(code), permission()))
 
     def stopped(self, thread, status):
         """Does what a stop asks for, and lets the thread go on."""
@@ -223,7 +140,7 @@ class Tracer:
             deliver = number
         if request is None:
             request = TO_SYSCALL if self._steps(thread) else CONT
-        _libc.ptrace(request, thread, None, deliver)
+        libc.ptrace(request, thread, None, deliver)
 
     def ended(self, thread, status):
         """Takes in the end of a thread."""
@@ -256,7 +173,7 @@ class Tracer:
 
     def _group(self, thread):
         if thread not in self.groups:
-            self.groups[thread] = process = _process_of(thread)
+            self.groups[thread] = process = process_of(thread)
             self.sockets.setdefault(process, {})
 
     def _steps(self, thread):
@@ -270,7 +187,7 @@ class Tracer:
     # --- Calls ------------------------------------------------------------------------------------
 
     def _read_info(self, thread):
-        return _libc.ptrace(GET_SYSCALL_INFO, thread, INFO_SIZE, self._info) > 0
+        return libc.ptrace(GET_SYSCALL_INFO, thread, INFO_SIZE, self._info) > 0
 
     def _entered(self, thread):
         """A call that the filter stops at begins."""
@@ -298,7 +215,7 @@ class Tracer:
             event["thread"] = thread
         event.update(told)
         if name not in ("socket", "ptrace", "io_uring_setup"):
-            event["fd"] = _signed(arguments[0])
+            event["fd"] = signed(arguments[0])
         with self.lock:
             self.inside[thread] = Entered(name, arguments, event, quiet)
         self.say()
@@ -306,7 +223,7 @@ class Tracer:
 
     def _told(self, process, name, arguments):
         """What to tell of a call as it begins; None if it is not to be told."""
-        fd = _signed(arguments[0])
+        fd = signed(arguments[0])
         mine = self.sockets[process].get(fd)
         if name == "socket":
             return {"call": "socket tcp6" if arguments[0] == 10 else "socket tcp"}
@@ -315,13 +232,13 @@ class Tracer:
         if name in ("accept", "accept4"):
             return {"name": "accept", "call": "accept"}
         if name in ("bind", "connect"):
-            address = self._address(process, arguments[1], arguments[2])
+            address = address_at(process, arguments[1], arguments[2])
             if not (mine or (address and process in self.unknown)):
                 return None
             words = {"call": "%s %s" % (name, address or "?")}
             return dict(words, peer=address) if name == "connect" and address else words
         if name == "listen":
-            return {"call": "listen %d" % max(0, _signed(arguments[1]))}
+            return {"call": "listen %d" % max(0, signed(arguments[1]))}
         if mine is None:
             return None
         if name == "shutdown":
@@ -339,8 +256,8 @@ class Tracer:
         return {}
 
     def _set(self, process, level, number, pointer, length):
-        name = OF_NUMBERS[_signed(level), _signed(number)]
-        data = _memory(process, pointer, min(length, 16))
+        name = OF_NUMBERS[signed(level), signed(number)]
+        data = memory(process, pointer, min(length, 16))
         if data is None:
             return "set %s ?" % name
         if name in TEXT_OPTIONS:
@@ -363,9 +280,9 @@ class Tracer:
             number, *arguments = CALL.unpack_from(self._info, HEAD.size)
             name = self.names.get(number)
             mine = self.sockets[self.groups[thread]]
-            if name == "close" and _signed(arguments[0]) in mine:
+            if name == "close" and signed(arguments[0]) in mine:
                 return self._enter(thread, name, arguments, False)
-            if name in ("dup", "dup2", "dup3", "fcntl") and _signed(arguments[0]) in mine:
+            if name in ("dup", "dup2", "dup3", "fcntl") and signed(arguments[0]) in mine:
                 event = {"t": time.monotonic()}
                 with self.lock:
                     self.inside[thread] = Entered(name, arguments, event, True)
@@ -375,7 +292,7 @@ class Tracer:
     def _returned(self, thread, call, value):
         name, event, process = call.name, call.event, self.groups[thread]
         mine = self.sockets[process]
-        fd = _signed(call.arguments[0])
+        fd = signed(call.arguments[0])
         if value <= -MOST_RESTARTS:
             return
         code = ERRNOS.get(-value) if value < 0 else None
@@ -406,7 +323,7 @@ class Tracer:
                     result=value
                 )
         elif name == "socket" and not code:
-            mine[value] = Tcp(FAMILIES[call.arguments[0]], not call.arguments[1] & os.O_CLOEXEC)
+            mine[value] = Tcp(call.arguments[0], not call.arguments[1] & os.O_CLOEXEC)
             event["fd"] = value
         elif name == "close" and not code:
             gone = mine.pop(fd, None)
@@ -436,7 +353,7 @@ class Tracer:
         if call.quiet and not code:
             return
         if code:
-            event.update(errno=code, error=os.strerror(_number(code)))
+            event.update(errno=code, error=os.strerror(number_of(code)))
         elif call.name in ("bind", "connect", "listen"):
             self._name(process, event, call.name == "connect")
         if not call.told:
@@ -447,12 +364,12 @@ class Tracer:
         self.say(**dict(event, phase="done", t=time.monotonic()))
 
     def _accepted(self, mine, process, call, value):
-        listener, event = mine.get(_signed(call.arguments[0])), call.event
+        listener, event = mine.get(signed(call.arguments[0])), call.event
         peer = None
         if call.arguments[1]:
-            length = _memory(process, call.arguments[2], 4)
+            length = memory(process, call.arguments[2], 4)
             size = struct.unpack("=I", length)[0] if length else 0
-            peer = self._address(process, call.arguments[1], size)
+            peer = address_at(process, call.arguments[1], size)
         kept = not (call.name == "accept4" and call.arguments[3] & os.O_CLOEXEC)
         event["result"] = value
         family = listener.family if listener else socket.AF_INET
@@ -461,7 +378,7 @@ class Tracer:
         mine[value] = Tcp(family, kept)
         if peer:
             event["peer"] = peer
-        found = _ends(process, value, family)
+        found = ends_of(process, value, family)
         if found:
             event["local"], event["peer"] = found
         elif call.arguments[1] and peer is None:
@@ -470,7 +387,7 @@ class Tracer:
     def _name(self, process, event, connected):
         """The ends of a socket, from where the kernel lists it."""
         mine = self.sockets[process].get(event["fd"])
-        found = mine and _ends(process, event["fd"], mine.family)
+        found = mine and ends_of(process, event["fd"], mine.family)
         if found:
             event["local"] = found[0]
             if connected:
@@ -482,7 +399,7 @@ class Tracer:
 
     def _connected(self, process, mine, call):
         """A program asks how its connect went (connect(2), EINPROGRESS)."""
-        data = _memory(process, call.arguments[3], 4)
+        data = memory(process, call.arguments[3], 4)
         if data is None:
             return
         number = struct.unpack("=i", data)[0]
@@ -494,28 +411,15 @@ class Tracer:
     def _duplicated(mine, name, arguments, value):
         if value < 0 or (name == "fcntl" and arguments[1] not in (0, 1030)):  # F_DUPFD(_CLOEXEC)
             return
-        mine[value] = mine[_signed(arguments[0])]
-
-    def _address(self, process, pointer, length):
-        """`HOST:PORT` of a struct sockaddr, or None."""
-        data = _memory(process, pointer, min(length, 28))
-        if data is None or len(data) < 8:
-            return None
-        family, port = struct.unpack_from("=H", data)[0], struct.unpack_from("!H", data, 2)[0]
-        if family == 2:
-            host = socket.inet_ntop(socket.AF_INET, data[4:8])
-            return ":%d" % port if host == "0.0.0.0" else "%s:%d" % (host, port)
-        if family == 10 and len(data) >= 24:
-            return "[%s]:%d" % (socket.inet_ntop(socket.AF_INET6, data[8:24]), port)
-        return None
+        mine[value] = mine[signed(arguments[0])]
 
     # --- Processes --------------------------------------------------------------------------------
 
     def _forked(self, thread, event):
         message = ctypes.c_ulong()
-        _libc.ptrace(GET_EVENT_MESSAGE, thread, None, ctypes.addressof(message))
+        libc.ptrace(GET_EVENT_MESSAGE, thread, None, ctypes.addressof(message))
         child, parent = message.value, self.groups[thread]
-        process = _process_of(child) if event == CLONE else child
+        process = process_of(child) if event == CLONE else child
         self.groups[child] = process
         if process == parent or process != child:
             return
@@ -537,7 +441,7 @@ class Tracer:
             self.inside.pop(thread, None)
         mine = self.sockets[thread]
         for fd, each in list(mine.items()):
-            left = _inode(thread, fd)
+            left = inode_of(thread, fd)
             if left is None if os.access("/proc/%d/fd" % thread, os.R_OK) else not each.kept:
                 del mine[fd]
                 if each not in mine.values():
@@ -545,75 +449,10 @@ class Tracer:
                              call="close (on exec)", name="close", fd=fd)  # fmt: skip
 
 
-def _signed(value):
+def signed(value):
     """A C int, from a register."""
     return (value & 0xFFFFFFFF) - ((value & 0x80000000) << 1)
 
 
-def _number(code):
+def number_of(code):
     return next(number for number, name in ERRNOS.items() if name == code)
-
-
-def _memory(process, address, length):
-    """Bytes of a process, or None if they can't be read."""
-    if not address or not length:
-        return None
-    data = ctypes.create_string_buffer(length)
-    ours = (ctypes.c_size_t * 2)(ctypes.addressof(data), length)
-    theirs = (ctypes.c_size_t * 2)(address, length)
-    count = _libc.process_vm_readv(process, ours, 1, theirs, 1, 0)
-    return data.raw if count == length else None
-
-
-def _process_of(thread):
-    """The process that a thread is of (proc(5), Tgid)."""
-    try:
-        with open("/proc/%d/status" % thread) as file:
-            return next(int(line.split()[1]) for line in file if line.startswith("Tgid:"))
-    except (OSError, StopIteration):
-        return thread
-
-
-def _inode(process, fd):
-    """The inode of a socket, as text, or None."""
-    try:
-        target = os.readlink("/proc/%d/fd/%d" % (process, fd))
-    except OSError:
-        return None
-    return target[8:-1] if target.startswith("socket:[") else None
-
-
-def _ends(process, fd, family):
-    """The local and the remote address of a socket, or None if the kernel does not list it."""
-    inode = _inode(process, fd)
-    if inode is None:
-        return None
-    with open("/proc/net/tcp6" if family == socket.AF_INET6 else "/proc/net/tcp", "rb") as file:
-        listed = file.read(MOST_LISTED)
-    for line in listed.split(b"\n")[1:]:
-        words = line.split()
-        if len(words) > 9 and words[9] == inode.encode():
-            return _end(words[1]), _end(words[2])
-    return None
-
-
-def _end(text):
-    """An address of /proc/net/tcp (net/ipv4/tcp_ipv4.c, get_tcp4_sock), as calls report it."""
-    host, port = text.decode().split(":")
-    words = struct.unpack("!%dI" % (len(host) // 8), bytes.fromhex(host))
-    data = struct.pack("=%dI" % len(words), *words)
-    family = socket.AF_INET if len(data) == 4 else socket.AF_INET6
-    shown = "%s:%d" if len(data) == 4 else "[%s]:%d"
-    return shown % (socket.inet_ntop(family, data), int(port, 16))
-
-
-def _permission():
-    """What helps where tracing is refused."""
-    try:
-        with open("/proc/sys/kernel/yama/ptrace_scope") as file:
-            scope = int(file.read())
-    except (OSError, ValueError):
-        scope = 0
-    if scope > 1:
-        return "set kernel.yama.ptrace_scope to 1"
-    return "a seccomp profile or a security module forbids it; take the engine's default profile"

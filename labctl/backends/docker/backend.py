@@ -2,14 +2,14 @@
 
     network (internal bridge, one for each run)
       |-- holder, one for each host: agent.py; owns the network namespace; NET_ADMIN and NET_RAW
-      |     `-- process, any number: peer.py or any image, joined to the holder's namespace
+      |     `-- process, any number: peer.py, also in any image, joined to the holder's namespace
       `-- holder ...
     tracer: tracer.py; no network; SYS_ADMIN, only for tracefs
 
 A container that owns its namespace loses it on restart, and every TIME_WAIT with it; hence holders.
-A process needs no capability and has none. Everything has labels from its creation on, so `sweep`
-finds whatever a killed controller leaves; and the lab's own programs end with the stream to their
-controller.
+A process needs no capability and has none. Somebody else's image is lent a Python for peer.py.
+Everything has labels from its creation on, so `sweep` finds whatever a killed controller leaves;
+and the lab's own programs end with the stream to their controller.
 """
 
 from __future__ import annotations
@@ -38,8 +38,6 @@ from labctl.backends.capabilities import REAL_TIME, Lack
 from labctl.backends.docker import engine, images
 from labctl.backends.docker.attach import (
     AttachChannel,
-    ForeignChannel,
-    HolderChannel,
     attach,
     run_attached,
 )
@@ -57,7 +55,6 @@ from labctl.backends.docker.sweep import (
     paused,
 )
 from labctl.backends.sysctls import refusal
-from labctl.ground import signals
 from labctl.ground.errors import LabError
 from labctl.ground.limits import limit_of
 
@@ -106,7 +103,8 @@ class DockerBackend:
         self._pool = ThreadPoolExecutor(WORKERS, "docker")
         self._containers: dict[str, list[str]] = {}  # of each process, the latest start last
         self._configs: dict[str, dict[str, Any]] = {}
-        self._holders: dict[str, HolderChannel] = {}
+        self._holders: dict[str, AttachChannel] = {}
+        self._lent: bytes = b""
         self._tracer: Future[AttachChannel] | None = None
         self._processes: dict[str, AttachChannel] = {}
         self._spawned: list[AttachChannel] = []
@@ -148,8 +146,10 @@ class DockerBackend:
         submit = self._pool.submit
         version = submit(client.version)
         built = images.ensure(client, self._options.os, self._options.progress)
-        for image in sorted({process.image for process in processes if process.image}):
-            images.obtain(client, image, self._options.progress)
+        commands = {
+            image: images.obtain(client, image, self._options.progress)
+            for image in sorted({process.image for process in processes if process.image})
+        }
         with translated("bring the lab up"):
             self._tracer = submit(self._start_tracer, client, built)
             # In the pool too, as `down` waits for it: an engine goes on with interrupted requests.
@@ -170,7 +170,11 @@ class DockerBackend:
                 name: submit(self._start_holder, client, name, container, turns)
                 for name, container in holders.items()
             }
-            self._configs = {p.name: _process(p, built, holders[p.host]) for p in processes}
+            if commands:
+                self._lent = images.lent(client, next(iter(holders.values())))
+            self._configs = {
+                p.name: _process(p, built, holders[p.host], commands) for p in processes
+            }
             created = {p.name: submit(self._create_process, client, p) for p in processes}
             self._containers = {name: [made] for name, made in _results(created).items()}
             _results(started)
@@ -181,9 +185,8 @@ class DockerBackend:
         return _links(hosts, holders, self._holders, endpoints, self._prefix())
 
     def prepare(self, process: ProcessSpec) -> None:
-        """Starts the container of our own program, which waits there until `spawn`."""
-        if not process.image:
-            self._prepared[process.name] = self._pool.submit(self._start, process)
+        """Starts the container, where our own program waits until `spawn`."""
+        self._prepared[process.name] = self._pool.submit(self._start, process)
 
     def trace(self) -> Channel | Lack:
         assert self._tracer
@@ -211,12 +214,9 @@ class DockerBackend:
             else:  # what it has left lives on in its container
                 containers.append(self._create_process(client, process, len(containers) + 1))
         container = containers[-1]
-        stream = attach(client, container, stdin=not process.image)
+        stream = attach(client, container)
         client.start(container)
-        if not process.image:
-            return AttachChannel(stream, self._log)
-        holder = self._holders[process.host]
-        return ForeignChannel(stream, self._log, holder, lambda: _status(client, container))
+        return AttachChannel(stream, self._log)
 
     def kill(self, process: ProcessSpec) -> None:
         client, containers = self._begun(process)
@@ -228,11 +228,7 @@ class DockerBackend:
                 client.wait(container, END_DEADLINE, "not-running")
 
     def signal(self, process: ProcessSpec, name: str) -> None:
-        client, containers = self._find(process)
-        if process.image:
-            with translated(f"signal {process.name}"), Tolerated(409):
-                client.kill(containers[-1], signals.NUMBERS[name])
-        elif channel := self._processes.get(process.name):
+        if channel := self._processes.get(process.name):
             channel.send(protocol.Signal(name).as_json())
 
     def freeze(self, process: ProcessSpec, frozen: bool) -> None:
@@ -324,7 +320,10 @@ class DockerBackend:
     def _create_process(self, client: APIClient, process: ProcessSpec, number: int = 1) -> str:
         """One of a process's containers, from 1 on."""
         config = self._configs[process.name]
-        return self._create(client, config, process.host, process.name, number)
+        made = self._create(client, config, process.host, process.name, number)
+        if process.image:
+            client.put_archive(made, "/", self._lent)
+        return made
 
     def _create(
         self,
@@ -354,7 +353,7 @@ class DockerBackend:
     def _start_holder(
         self, client: APIClient, name: str, container: str, turn: AbstractContextManager[object]
     ) -> None:
-        self._holders[name] = HolderChannel(attach(client, container), self._log)
+        self._holders[name] = AttachChannel(attach(client, container), self._log)
         with turn:
             client.start(container)
 
@@ -383,11 +382,6 @@ def _product(version: Mapping[str, Any]) -> str:
 
 def _results(jobs: Mapping[str, Future[Any]]) -> dict[str, Any]:
     return {name: job.result() for name, job in jobs.items()}
-
-
-def _status(client: APIClient, container: str) -> int:
-    with translated("tell how a process ended"):
-        return int(client.wait(container, END_DEADLINE)["StatusCode"])
 
 
 def _holder(host: HostSpec, built: images.Images, network: str, podman: bool) -> dict[str, Any]:
@@ -428,18 +422,21 @@ def _tracer(run: str, built: images.Images) -> dict[str, Any]:
     }
 
 
-def _process(process: ProcessSpec, built: images.Images, holder: str) -> dict[str, Any]:
+def _process(
+    process: ProcessSpec,
+    built: images.Images,
+    holder: str,
+    commands: Mapping[str, images.Command],
+) -> dict[str, Any]:
+    config: dict[str, Any] = {"Image": process.image or built.peer}
+    words = process.run
     if process.image:
         # Health checks do not belong to the lab: they are clients of their own.
-        config: dict[str, Any] = {"Image": process.image, "Healthcheck": {"Test": ["NONE"]}}
-        if process.run:
-            config["Cmd"] = list(process.run)
-    else:
-        watch = [f"--watch={process.watch}"] if process.watch else []
-        job = (
-            ["calls", process.calls] if process.run is None else ["run", *watch, "--", *process.run]
-        )
-        config = {"Image": built.peer, "Cmd": ["--tether", "--held", *job], **TETHERED}
+        config |= {"Healthcheck": {"Test": ["NONE"]}, "Entrypoint": list(images.LENT_PEER)}
+        words = commands[process.image].words(process.run)
+    watch = [f"--watch={process.watch}"] if process.watch else []
+    job = ["calls", process.calls] if words is None else ["run", *watch, "--", *words]
+    config |= {"Cmd": ["--tether", "--held", *job], **TETHERED}
     if process.uid is not None:
         config["User"] = f"{process.uid}:{process.uid}"
     return {
@@ -450,7 +447,7 @@ def _process(process: ProcessSpec, built: images.Images, holder: str) -> dict[st
             **CONFINED,
             "CapAdd": list(process.rights),
             "NetworkMode": f"container:{holder}",
-            "Init": bool(process.image),  # peer.py is an init of its own.
+            "Init": False,  # peer.py is an init of its own
         },
     }
 
@@ -458,7 +455,7 @@ def _process(process: ProcessSpec, built: images.Images, holder: str) -> dict[st
 def _links(
     hosts: Sequence[HostSpec],
     holders: Mapping[str, str],
-    channels: Mapping[str, HolderChannel],
+    channels: Mapping[str, AttachChannel],
     endpoints: Mapping[str, Mapping[str, str]],
     prefix: ipaddress.IPv6Network,
 ) -> dict[str, HostLink]:
