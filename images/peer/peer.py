@@ -25,6 +25,7 @@ import os
 import select
 import shlex
 import signal
+import socket
 import struct
 import sys
 import termios
@@ -46,6 +47,7 @@ UNNAMED[16] = "STKFLT"
 """Signals without a name in Python, or in an older Python (signal(7), those of glibc)."""
 MOST_FILES = 1 << 16
 AT_ONCE, CHUNK = 4096, 65536
+TRACED, UNTRACED = b"+", b"-"
 NO_FORK = "can't fork: %s; a limit of processes (ulimit -u, or pids.max of a cgroup) refuses it"
 
 
@@ -117,11 +119,12 @@ class Children(threading.Thread):
     the main process ended (its status, and whether it left anything), and None at the very end."""
 
     def __init__(self, main, waker, traced):
+        """`traced`: our end of a socket to a main process that waits to be traced, or None."""
         super().__init__(daemon=True)
         self.main, self.waker = main, waker
         self.said = collections.deque()
         self.tracer = syscalls.Tracer(main, self.say) if traced else None
-        self.ready = traced
+        self.waits = traced
 
     def say(self, **event):
         """Tells an event; without one, that `overdue` of the tracer has something to wait for."""
@@ -145,14 +148,15 @@ class Children(threading.Thread):
         self.tell(None)
 
     def begin(self):
-        word = b"go, filtered\n"
-        try:
-            self.tracer.begin()
-        except OSError as exc:
-            self.say(kind="unseen", t=time.monotonic(), text=str(exc))
-            self.tracer, word = None, b"go\n"
-        os.write(self.ready, word)
-        os.close(self.ready)
+        word = TRACED
+        with self.waits:
+            self.waits.recv(1)
+            try:
+                self.tracer.begin()
+            except OSError as exc:
+                self.say(kind="unseen", t=time.monotonic(), text=str(exc), but=[])
+                self.tracer, word = None, UNTRACED
+            self.waits.send(word)
 
     def wait(self):
         while True:
@@ -190,7 +194,7 @@ def supervise(main, log, tether, watched=None):
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     commands, to_main = os.pipe()
     output, from_main = os.pipe()
-    go, ready = os.pipe()
+    ours, theirs = socket.socketpair()
     started = os.getpid()
     # Signals that come before their handlers are there must wait.
     signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
@@ -206,11 +210,14 @@ def supervise(main, log, tether, watched=None):
             os.dup2(commands, 0)
             if watched:
                 prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)  # for its tracer; there is nobody else yet
-                filtered = b"filtered" in os.read(go, CHUNK)
+                theirs.send(b"?")
+                traced = theirs.recv(1) == TRACED
                 prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
-                watched = watched if filtered and _filter(log, watched) else None
-            for descriptor in (wake, waker, commands, to_main, output, go, ready):
+                watched = watched if traced and _filter(log, watched) else None
+            for descriptor in (wake, waker, commands, to_main, output):
                 os.close(descriptor)
+            ours.close()
+            theirs.close()
             seen = {"watch": watched} if watched else {}
             log(kind="process", phase="start", pid=os.getpid(), **seen)
             main(from_main)
@@ -222,9 +229,10 @@ def supervise(main, log, tether, watched=None):
     for number in FORWARDED:
         signal.signal(number, lambda n, _: _kill(child, n))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
-    for descriptor in (commands, from_main, go):
-        os.close(descriptor)
-    below = Children(child, waker, ready if watched else None)
+    os.close(commands)
+    os.close(from_main)
+    theirs.close()
+    below = Children(child, waker, ours if watched else None)
     below.start()
     status = None
     pending = b""
@@ -292,7 +300,7 @@ def _filter(log, watched):
     try:
         filters.confine(filters.filter_of(machine, watched == "io"))
     except OSError as exc:
-        log(kind="unseen", text="no seccomp filter: %s" % exc.strerror)
+        log(kind="unseen", text="no seccomp filter: %s" % exc.strerror, but=[])
         return False
     return True
 
