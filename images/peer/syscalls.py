@@ -207,7 +207,7 @@ class Tracer:
 
     def _enter(self, thread, name, arguments, quiet):
         process = self.groups[thread]
-        told = self._told(process, name, arguments)
+        told = self._told(thread, name, arguments)
         if told is None:
             return None
         event = {"kind": "call", "t": time.monotonic(), "pid": process, "name": name, "call": name}
@@ -221,8 +221,9 @@ class Tracer:
         self.say()
         return TO_SYSCALL
 
-    def _told(self, process, name, arguments):
+    def _told(self, thread, name, arguments):
         """What to tell of a call as it begins; None if it is not to be told."""
+        process = self.groups[thread]
         fd = signed(arguments[0])
         mine = self.sockets[process].get(fd)
         if name == "socket":
@@ -232,7 +233,7 @@ class Tracer:
         if name in ("accept", "accept4"):
             return {"name": "accept", "call": "accept"}
         if name in ("bind", "connect"):
-            address = address_at(process, arguments[1], arguments[2])
+            address = address_at(thread, arguments[1], arguments[2])
             if not (mine or (address and process in self.unknown)):
                 return None
             words = {"call": "%s %s" % (name, address or "?")}
@@ -244,7 +245,7 @@ class Tracer:
         if name == "shutdown":
             return {"call": "shutdown %s" % HOW[arguments[1] if arguments[1] < 3 else 2]}
         if name == "setsockopt":
-            return {"name": "set", "call": self._set(process, *arguments[1:5])}
+            return {"name": "set", "call": self._set(thread, *arguments[1:5])}
         if name == "getsockopt":
             return {} if mine.connecting else None
         if name in READS + WRITES:
@@ -255,9 +256,9 @@ class Tracer:
             )
         return {}
 
-    def _set(self, process, level, number, pointer, length):
+    def _set(self, thread, level, number, pointer, length):
         name = OF_NUMBERS[signed(level), signed(number)]
-        data = memory(process, pointer, min(length, 16))
+        data = memory(thread, pointer, min(length, 16))
         if data is None:
             return "set %s ?" % name
         if name in TEXT_OPTIONS:
@@ -311,9 +312,9 @@ class Tracer:
             if code == "EAGAIN":
                 return
             if not code:
-                self._accepted(mine, process, call, value)
+                self._accepted(mine, thread, call, value)
         elif name == "getsockopt":
-            self._connected(process, mine[fd], call)
+            self._connected(thread, mine[fd], call)
             return
         elif name in READS + WRITES:
             if code == "EAGAIN":
@@ -363,13 +364,13 @@ class Tracer:
             self.say(**enter)
         self.say(**dict(event, phase="done", t=time.monotonic()))
 
-    def _accepted(self, mine, process, call, value):
+    def _accepted(self, mine, thread, call, value):
         listener, event = mine.get(signed(call.arguments[0])), call.event
         peer = None
         if call.arguments[1]:
-            length = memory(process, call.arguments[2], 4)
+            length = memory(thread, call.arguments[2], 4)
             size = struct.unpack("=I", length)[0] if length else 0
-            peer = address_at(process, call.arguments[1], size)
+            peer = address_at(thread, call.arguments[1], size)
         kept = not (call.name == "accept4" and call.arguments[3] & os.O_CLOEXEC)
         event["result"] = value
         family = listener.family if listener else socket.AF_INET
@@ -378,7 +379,7 @@ class Tracer:
         mine[value] = Tcp(family, kept)
         if peer:
             event["peer"] = peer
-        found = ends_of(process, value, family)
+        found = ends_of(self.groups[thread], value, family)
         if found:
             event["local"], event["peer"] = found
         elif call.arguments[1] and peer is None:
@@ -397,15 +398,15 @@ class Tracer:
             if event["local"].startswith(":"):
                 event["local"] = "0.0.0.0" + event["local"]
 
-    def _connected(self, process, mine, call):
+    def _connected(self, thread, mine, call):
         """A program asks how its connect went (connect(2), EINPROGRESS)."""
-        data = memory(process, call.arguments[3], 4)
+        data = memory(thread, call.arguments[3], 4)
         if data is None:
             return
         number = struct.unpack("=i", data)[0]
         waiting, mine.connecting = mine.connecting, None
         if waiting:
-            self._tell(process, waiting, ERRNOS.get(number) if number else None)
+            self._tell(self.groups[thread], waiting, ERRNOS.get(number) if number else None)
 
     @staticmethod
     def _duplicated(mine, name, arguments, value):
