@@ -355,8 +355,8 @@ class Tracer:
             return
         if code:
             event.update(errno=code, error=os.strerror(number_of(code)))
-        elif call.name in ("bind", "connect", "listen"):
-            self._name(process, event, call.name == "connect")
+        if call.name == "listen" or (not code and call.name in ("bind", "connect")):
+            self._name(process, event)
         if not call.told:
             enter = dict(event, phase="enter")
             for key in ("errno", "error", "result", "eof"):
@@ -377,26 +377,19 @@ class Tracer:
         if peer and peer.startswith("["):
             family = socket.AF_INET6
         mine[value] = Tcp(family, kept)
-        if peer:
-            event["peer"] = peer
-        found = ends_of(self.groups[thread], value, family)
-        if found:
-            event["local"], event["peer"] = found
-        elif call.arguments[1] and peer is None:
-            del mine[value]  # of no network
+        local, remote = ends_of(self.groups[thread], value, family)
+        event.update(local=local, peer=remote or peer)
 
-    def _name(self, process, event, connected):
-        """The ends of a socket, from where the kernel lists it."""
+    def _name(self, process, event):
+        """Adds the ends of a socket, as far as they can be known."""
         mine = self.sockets[process].get(event["fd"])
-        found = mine and ends_of(process, event["fd"], mine.family)
-        if found:
-            event["local"] = found[0]
-            if connected:
-                event["peer"] = found[1]
+        local, remote = ends_of(process, event["fd"], mine.family) if mine else (None, None)
+        if event["name"] == "connect":
+            event["peer"] = remote or event.get("peer")
         elif event["name"] == "bind" and not event["call"].endswith((":0", "?")):
-            event["local"] = event["call"].split()[1]
-            if event["local"].startswith(":"):
-                event["local"] = "0.0.0.0" + event["local"]
+            asked = event["call"].split()[1]
+            local = local or ("0.0.0.0" + asked if asked.startswith(":") else asked)
+        event["local"] = local
 
     def _connected(self, thread, mine, call):
         """A program asks how its connect went (connect(2), EINPROGRESS)."""
