@@ -5,7 +5,10 @@ That is the interpreter with its own dynamic loader and libraries, the program w
 beside it, and the modules that it has loaded once it has run. FOLDER/start is a link to
 the loader. Started as below, it needs nothing else of an image:
 
-    FOLDER/start --library-path FOLDER/lib FOLDER/bin/python3 -IS FOLDER/PROGRAM
+    FOLDER/start --inhibit-cache --library-path FOLDER/lib FOLDER/bin/python3 -IS FOLDER/PROGRAM
+
+A program that may write to the image's files must not get into this one: the loader looks nowhere
+else for libraries, and not into /etc/ld.so.preload.
 """
 
 import glob
@@ -14,6 +17,7 @@ import shutil
 import sys
 import sysconfig
 
+PRELOAD, NOWHERE = b"/etc/ld.so.preload", b"/proc/-/ld.preload"
 EXAMPLE = ["run", "--watch=calls", "--", "true"]
 
 
@@ -46,6 +50,10 @@ def gather(folder, program):
         target = os.path.join(folder, place)
         os.makedirs(os.path.dirname(target), exist_ok=True)
         shutil.copy2(source, target)
+    with open(os.path.join(folder, loader), "r+b") as file:
+        content = file.read()
+        file.seek(0)
+        file.write(content.replace(PRELOAD, NOWHERE))
     os.symlink(loader, os.path.join(folder, "start"))
 
 

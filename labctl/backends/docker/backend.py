@@ -16,9 +16,8 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
@@ -36,6 +35,7 @@ from labctl.backends import (
 )
 from labctl.backends.capabilities import REAL_TIME, Lack
 from labctl.backends.docker import engine, images
+from labctl.backends.docker.addresses import links
 from labctl.backends.docker.attach import (
     AttachChannel,
     attach,
@@ -78,6 +78,10 @@ TETHERED = {"OpenStdin": True, "StdinOnce": True, "AttachStdin": True}
 ENDED_AT_ONCE = {"StopSignal": "SIGKILL"}
 """Podman removes no container that runs before it has had ten seconds to heed this signal."""
 
+LENDS: dict[str, Any] = {"Volumes": {images.LENT: {}}}
+"""A holder's Python for other images, as a volume that they can't write to; it has no name, and is
+removed with its containers."""
+
 # What engines protect by default (opencontainers: linux.readonlyPaths), except /proc/sys/net.
 OF_PROC = [f"/proc/{name}" for name in ("bus", "fs", "irq", "sysrq-trigger")]
 OF_SYSCTLS = [f"/proc/sys/{name}" for name in ("abi", "debug", "dev", "fs", "kernel", "user", "vm")]
@@ -104,7 +108,6 @@ class DockerBackend:
         self._containers: dict[str, list[str]] = {}  # of each process, the latest start last
         self._configs: dict[str, dict[str, Any]] = {}
         self._holders: dict[str, AttachChannel] = {}
-        self._lent: bytes = b""
         self._tracer: Future[AttachChannel] | None = None
         self._processes: dict[str, AttachChannel] = {}
         self._spawned: list[AttachChannel] = []
@@ -158,10 +161,15 @@ class DockerBackend:
             podman = _product(self._version).startswith("Podman")
             # Podman starts a network's resolver with its first container, and fails with two.
             turns = Lock() if podman else nullcontext()
+            lending = {process.host for process in processes if process.image}
             holders = _results(
                 {
                     host.name: submit(
-                        self._create, client, _holder(host, built, network, podman), host.name
+                        self._create,
+                        client,
+                        _holder(host, built, network, podman)
+                        | (LENDS if host.name in lending else {}),
+                        host.name,
                     )
                     for host in hosts
                 }
@@ -170,8 +178,6 @@ class DockerBackend:
                 name: submit(self._start_holder, client, name, container, turns)
                 for name, container in holders.items()
             }
-            if commands:
-                self._lent = images.lent(client, next(iter(holders.values())))
             self._configs = {
                 p.name: _process(p, built, holders[p.host], commands) for p in processes
             }
@@ -182,7 +188,7 @@ class DockerBackend:
         for name, container in holders.items():
             if container not in endpoints:
                 raise self._ended(name)
-        return _links(hosts, holders, self._holders, endpoints, self._prefix())
+        return links(hosts, holders, self._holders, endpoints, self._prefix())
 
     def prepare(self, process: ProcessSpec) -> None:
         """Starts the container, where our own program waits until `spawn`."""
@@ -320,10 +326,7 @@ class DockerBackend:
     def _create_process(self, client: APIClient, process: ProcessSpec, number: int = 1) -> str:
         """One of a process's containers, from 1 on."""
         config = self._configs[process.name]
-        made = self._create(client, config, process.host, process.name, number)
-        if process.image:
-            client.put_archive(made, "/", self._lent)
-        return made
+        return self._create(client, config, process.host, process.name, number)
 
     def _create(
         self,
@@ -448,53 +451,6 @@ def _process(
             "CapAdd": list(process.rights),
             "NetworkMode": f"container:{holder}",
             "Init": False,  # peer.py is an init of its own
+            "VolumesFrom": [f"{holder}:ro"] if process.image else [],
         },
     }
-
-
-def _links(
-    hosts: Sequence[HostSpec],
-    holders: Mapping[str, str],
-    channels: Mapping[str, AttachChannel],
-    endpoints: Mapping[str, Mapping[str, str]],
-    prefix: ipaddress.IPv6Network,
-) -> dict[str, HostLink]:
-    """The hosts with their addresses. The engine gave them some, from the bottom of the subnet
-    upwards; further ones come from its top downwards. Their agents add those."""
-    first: dict[str, list[Any]] = {}
-    rest: dict[str, list[str]] = {}
-    for number, (name, container) in enumerate(holders.items(), 2):
-        given = [ipaddress.ip_interface(endpoints[container]["IPv4Address"])]
-        ours = ipaddress.ip_interface((prefix[number], prefix.prefixlen))
-        if text := endpoints[container].get("IPv6Address"):
-            given.append(ipaddress.ip_interface(text))
-        first[name] = [*given, ours][:2]
-        rest[name] = [_addition(ours)] if len(given) == 1 else []
-    taken = {interface.ip for pair in first.values() for interface in pair}
-    tops: dict[Any, Iterator[Any]] = {}
-    links = {}
-    for host in hosts:
-        families = []
-        for interface in first[host.name]:
-            top = tops.setdefault(interface.network, _downwards(interface.network, taken))
-            more = [next(top) for _ in range(host.addresses - 1)]
-            rest[host.name] += map(_addition, more)
-            families.append(tuple(str(found.ip) for found in (interface, *more)))
-        ipv4, ipv6 = families
-        batch = "".join(rest[host.name])
-        links[host.name] = HostLink(channels[host.name], holders[host.name], ipv4, ipv6, batch)
-    return links
-
-
-def _addition(interface: Any) -> str:
-    nodad = " nodad" if interface.version == 6 else ""
-    return f"address add {interface} dev eth0{nodad}\n"
-
-
-def _downwards(network: Any, taken: set[Any]) -> Iterator[Any]:
-    for number in itertools.count(-2, -1):  # -1 is IPv4's broadcast
-        if network[number] in taken:
-            raise LabError(
-                f"{network} has too few addresses", "give the engine larger default-address-pools"
-            )
-        yield ipaddress.ip_interface((network[number], network.prefixlen))

@@ -43,13 +43,13 @@ COLOUR = re.compile(r"\x1b\[\d*m")
 BUILDER = re.compile(r"\s*$|Step \d|STEP \d| ---> |Removing intermediate container ")
 """The engine's own lines about a build, between those of the build's programs."""
 KINDS = ("host", "peer")
-LENT = "/opt/.labctl"
-"""Where hosts have a Python for other images, which find it below /."""
+LENT = "/.labctl"
+"""Where hosts have a Python for other images; see images/host/portable.py."""
 LENT_PEER = (
-    "/.labctl/start", "--library-path", "/.labctl/lib", "/.labctl/bin/python3", "-IS",
-    "/.labctl/peer.pyc",
+    f"{LENT}/start", "--inhibit-cache", "--library-path", f"{LENT}/lib", f"{LENT}/bin/python3",
+    "-IS", f"{LENT}/peer.pyc",
 )  # fmt: skip
-"""How to start the peer program by that."""
+"""How to start the peer program by that, whatever the image has made of its own files."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,6 @@ class Command:
     def words(self, run: Sequence[str] | None) -> tuple[str, ...]:
         """The whole command line; `run` takes the place of the arguments."""
         return (*self.entrypoint, *(run or self.arguments))
-
-
-def lent(client: APIClient, holder: str) -> bytes:
-    """A Python for images that have none, with the peer program: a tar archive, out of a holder,
-    for the root folder of a container. See images/host/portable.py."""
-    chunks, _ = client.get_archive(holder, LENT)
-    return b"".join(chunks)
 
 
 def obtain(client: APIClient, name: str, progress: Progress) -> Command:
