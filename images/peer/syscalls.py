@@ -168,7 +168,7 @@ class Tracer:
                     call.told = True
                     found.append(dict(call.event, phase="enter"))
                 else:
-                    due = min(due or call.since, call.since) if due else call.since
+                    due = call.since if due is None else min(due, call.since)
         return found, None if due is None else due + BLOCKED
 
     def _group(self, thread):
