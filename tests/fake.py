@@ -117,6 +117,7 @@ class FakeBackend:
         self._hosts: dict[str, FakeHost] = {}
         self._processes: dict[str, FakeChannel] = {}
         self._left: dict[str, list[FakeChannel]] = {}
+        self._held: dict[str, list[Message]] = {}
         self._channels: list[FakeChannel] = []
         self._pids = itertools.count(100)
 
@@ -161,8 +162,11 @@ class FakeBackend:
 
     def spawn(self, process: ProcessSpec) -> Channel:
         def obey(message: Message) -> None:
-            if message["do"] == "answer":
-                self.say(process.name, kind="reply", id=message["id"])
+            if message["do"] == "holders":
+                held = self._held.get(process.name, [])
+                channel.say(t=self.time(), kind="holders", holders=held, unread=[])
+            if message["do"] in ("answer", "holders"):
+                channel.say(t=self.time(), kind="reply", id=message["id"])
             else:
                 self._did(f"call {process.name} {message['call']}")
 
@@ -248,6 +252,13 @@ class FakeBackend:
         self.say(process, phase="enter", **event)
         if done:
             self.say(process, phase="done", **event, **result)
+
+    def holds(self, process: str, pid: int, **sockets: int) -> None:
+        """One of a process's processes holds these inodes by these descriptors (`fd3=7`)."""
+        numbers = {name.removeprefix("fd"): inode for name, inode in sockets.items()}
+        held = self._held.setdefault(process, [])
+        held[:] = [each for each in held if each["pid"] != pid]
+        held.append({"pid": pid, "command": "python3", "sockets": numbers})
 
     def output(self, process: str, text: str) -> None:
         """A program writes."""

@@ -31,6 +31,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # an isolated Python leaves it out
 from calls import CallError, Program, parse
+from held import IN_ONE_PIECE, MUCH, held
 from written import Written
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
@@ -114,12 +115,13 @@ def supervise(main, log, tether):
     JSON lines on stdin: `{"do": "call", "call": TEXT}` for a process in `await`, `{"do": "signal",
     "signal": "TERM"}` for the main process alone; `{"do": "end"}`, a SIGTERM, `{"do": "freeze"}`
     and `{"do": "thaw"}` for all of them (as process 1 only); `{"do": "answer", "id": N}`, which it
-    does when it has reported all that was written before. Neither the child nor a slow controller
-    can delay it.
+    does when it has reported all that was written before; `{"do": "holders", "id": N}`: it tells
+    which sockets the others hold (as process 1 only). Neither the child nor a slow controller can
+    delay it.
     """
     # Programs below, of the same user, must not reach this process' streams and speak for it. After
     # this only CAP_SYS_PTRACE opens them and its memory (ptrace(2), "Ptrace access mode checking").
-    # The same holds for a child, until it executes a program.
+    # The same holds for a child, until it executes a program or begins with calls.
     ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     wake, waker = os.pipe()
     os.set_blocking(waker, False)
@@ -193,6 +195,9 @@ def supervise(main, log, tether):
                 if do == "answer":
                     _rest(output, written)
                     record()
+                    log.later(kind="reply", id=message["id"])
+                elif do == "holders":  # calls write into this stream too, and have no output
+                    log.later(kind="holders", **held(MUCH if output in watched else IN_ONE_PIECE))
                     log.later(kind="reply", id=message["id"])
                 else:
                     COMMANDS[do](child if status is None else None, to_main, **message)
@@ -306,6 +311,8 @@ def calls_main(text, log):
 
     def main(output):
         os.close(output)
+        # Nothing but calls runs beside it, and its supervisor must see which sockets it holds.
+        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
         Program(log).execute(calls)
 
     return main

@@ -19,12 +19,13 @@ from typing import ClassVar, Literal, TypedDict
 
 from labctl.backends import Message
 from labctl.backends.wire import A, Answer, Command, NoMessage, Program, Said, quoted
+from labctl.probes.holders import Held
 from labctl.probes.sockets import StateName
 
-VERSION = 9
+VERSION = 10
 """2 brought captures and the trace; 3 faults; 4 agents that rest; 5 the end of what a process left;
 6 programs that report their faults, supervisors that answer, and counters and addresses as they
-change; 7 a host's network apart from its watch; 8 guests; 9 resets."""
+change; 7 a host's network apart from its watch; 8 guests; 9 resets; 10 who holds sockets."""
 
 
 class Hello(Said, kind="hello"):
@@ -327,8 +328,16 @@ class Output(Said, kind="output"):
     left_out: int | None = None
 
 
+class Holders(Said, kind="holders", added=10):
+    """The sockets that the processes below the supervisor have open; see HoldersEvent."""
+
+    holders: list[Held]
+    unread: list[int]
+    left_out: int | None = None
+
+
 class Begin(Command[Answer], do="begin"):
-    """Starts the process, if it was held until then. It has no answer, like all below."""
+    """Starts the process, if it was held until then. It has no answer, like most below."""
 
 
 class DoCall(Command[Answer], do="call"):
@@ -356,7 +365,11 @@ class Thaw(Command[Answer], do="thaw"):
 
 
 class TellAll(Command[Done], do="answer", added=6):
-    """Reports everything that was written before; only this has an answer."""
+    """Reports everything that was written before."""
+
+
+class TellHolders(Command[Done], do="holders", added=10):
+    """Reports who holds which socket."""
 
 
 # --- The world of a lab on namespaces -------------------------------------------------------------
@@ -442,6 +455,7 @@ AGENT = Program(
 )
 TRACER = Program((Hello, Refused, State, Reset, Trouble, Broken), (Watch, FlushTrace))
 SUPERVISOR = Program(
-    (Process, Call, Output, Broken), (Begin, DoCall, Signal, End, Freeze, Thaw, TellAll)
+    (Process, Call, Output, Holders, Broken),
+    (Begin, DoCall, Signal, End, Freeze, Thaw, TellAll, TellHolders),
 )
 WORLD = Program((Hello, Gone), (AddHost, Batch, Spawn, Kill))

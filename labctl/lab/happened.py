@@ -13,6 +13,7 @@ from labctl.record.events import (
     CallEvent,
     CountersEvent,
     Event,
+    HoldersEvent,
     LossEvent,
     OutputEvent,
     ProcessEvent,
@@ -34,6 +35,7 @@ EVENTS: dict[type[Said], type[Event]] = {
     protocol.Process: ProcessEvent,
     protocol.Call: CallEvent,
     protocol.Output: OutputEvent,
+    protocol.Holders: HoldersEvent,
 }
 """What to record of a message: its contents, and where it comes from."""
 

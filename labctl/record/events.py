@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from sys import intern
@@ -17,12 +17,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from labctl.ground.errors import UsageError
 from labctl.ground.reading import Checked, loads, of_version, typed
+from labctl.probes.holders import Held
 from labctl.probes.observations import Observation
 from labctl.probes.sockets import RESOLVER, Socket, StateName, lab_sockets, parse_ss
 
-VERSION = 3
+VERSION = 4
 """Raise it when an older labctl can't read the history. 1: before histories had a version;
-3: resets."""
+3: resets; 4: holders of sockets."""
 READS = range(1, VERSION + 1)
 
 
@@ -139,6 +140,21 @@ class OutputEvent(Event):
     process: str
     host: str
     text: str
+    left_out: int | None = None
+    start: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HoldersEvent(Event):
+    """The sockets that everything in a process has open, says its supervisor, by inode: `ss` shows
+    the same numbers. It may not read the descriptors of the pids in `unread`, and told nothing of
+    `left_out` processes and descriptors more."""
+
+    kind = "holders"
+    process: str
+    host: str
+    holders: Sequence[Held]
+    unread: Sequence[int] = ()
     left_out: int | None = None
     start: int | None = None
 
@@ -309,6 +325,7 @@ KINDS: dict[str, type[Event]] = {
         ProcessEvent,
         CallEvent,
         OutputEvent,
+        HoldersEvent,
         SocketsEvent,
         CountersEvent,
         ExecEvent,
