@@ -117,7 +117,7 @@ class FakeBackend:
         self._hosts: dict[str, FakeHost] = {}
         self._processes: dict[str, FakeChannel] = {}
         self._left: dict[str, list[FakeChannel]] = {}
-        self._held: dict[str, list[Message]] = {}
+        self._held: dict[str, dict[str, dict[str, int]]] = {}
         self._channels: list[FakeChannel] = []
         self._pids = itertools.count(100)
 
@@ -163,8 +163,10 @@ class FakeBackend:
     def spawn(self, process: ProcessSpec) -> Channel:
         def obey(message: Message) -> None:
             if message["do"] == "holders":
-                held = self._held.get(process.name, [])
-                channel.say(t=self.time(), kind="holders", holders=held, unread=[])
+                held = self._held.get(process.name, {})
+                commands = dict.fromkeys(held, "python3")
+                channel.say(t=self.time(), kind="holders", commands=commands, sockets=held,
+                            unread=[])  # fmt: skip
             if message["do"] in ("answer", "holders"):
                 channel.say(t=self.time(), kind="reply", id=message["id"])
             else:
@@ -256,9 +258,7 @@ class FakeBackend:
     def holds(self, process: str, pid: int, **sockets: int) -> None:
         """One of a process's processes holds these inodes by these descriptors (`fd3=7`)."""
         numbers = {name.removeprefix("fd"): inode for name, inode in sockets.items()}
-        held = self._held.setdefault(process, [])
-        held[:] = [each for each in held if each["pid"] != pid]
-        held.append({"pid": pid, "command": "python3", "sockets": numbers})
+        self._held.setdefault(process, {})[str(pid)] = numbers
 
     def output(self, process: str, text: str) -> None:
         """A program writes."""

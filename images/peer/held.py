@@ -16,12 +16,12 @@ PROCESS, DESCRIPTOR, PID = 150, 24, 12
 SOCKET = "socket:["
 
 
-def held(room):
-    """`holders`: the pid and command of each process but this one, and the inodes of its sockets,
-    by descriptor; `unread`: the pids of those whose descriptors this one may not read (proc(5),
-    /proc/pid/fd); `left_out`: how many processes and descriptors are not in it, for want of time or
-    of `room`, or None."""
-    holders, unread, left_out = [], [], 0
+def holders(room):
+    """Of all processes but this one, by pid: `commands`, the command of each that has a socket, and
+    `sockets`, their inodes by descriptor. `unread`: the pids of those whose descriptors this one
+    may not read (proc(5), /proc/pid/fd). `left_out`: how many processes and descriptors are not in
+    it, for want of time or of `room`, or None."""
+    commands, held, unread, left_out = {}, {}, [], 0
     until = time.monotonic() + PATIENCE
     for pid in sorted(map(int, filter(str.isdigit, os.listdir("/proc")))):
         folder, sockets = "/proc/%d" % pid, {}
@@ -42,13 +42,13 @@ def held(room):
                     sockets[name] = inode
                     room -= DESCRIPTOR
             if sockets:
-                holders.append({"pid": pid, "command": command(folder), "sockets": sockets})
+                commands[pid], held[pid] = command(folder), sockets
         except PermissionError:
             unread.append(pid)
             room -= PID
         except OSError:
             pass  # it has ended
-    return {"holders": holders, "unread": unread, "left_out": left_out or None}
+    return {"commands": commands, "sockets": held, "unread": unread, "left_out": left_out or None}
 
 
 def socket_of(descriptor):

@@ -31,7 +31,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # an isolated Python leaves it out
 from calls import CallError, Program, parse
-from held import IN_ONE_PIECE, MUCH, held
+from held import IN_ONE_PIECE, MUCH, holders
 from written import Written
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
@@ -197,7 +197,8 @@ def supervise(main, log, tether):
                     record()
                     log.later(kind="reply", id=message["id"])
                 elif do == "holders":  # calls write into this stream too, and have no output
-                    log.later(kind="holders", **held(MUCH if output in watched else IN_ONE_PIECE))
+                    room = MUCH if output in watched else IN_ONE_PIECE
+                    log.later(kind="holders", **holders(room))
                     log.later(kind="reply", id=message["id"])
                 else:
                     COMMANDS[do](child if status is None else None, to_main, **message)

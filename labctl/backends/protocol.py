@@ -19,7 +19,7 @@ from typing import ClassVar, Literal, TypedDict
 
 from labctl.backends import Message
 from labctl.backends.wire import A, Answer, Command, NoMessage, Program, Said, quoted
-from labctl.probes.holders import Held
+from labctl.probes.holders import Number
 from labctl.probes.sockets import StateName
 
 VERSION = 10
@@ -329,9 +329,10 @@ class Output(Said, kind="output"):
 
 
 class Holders(Said, kind="holders", added=10):
-    """The sockets that the processes below the supervisor have open; see HoldersEvent."""
+    """What the processes below the supervisor have open; see HoldersEvent."""
 
-    holders: list[Held]
+    commands: dict[Number, str]
+    sockets: dict[Number, dict[Number, int]]
     unread: list[int]
     left_out: int | None = None
 

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
-
-from typing_extensions import TypedDict  # as pydantic wants it before Python 3.12
 
 from labctl.ground.reading import Checked
 
 NAMED, NUMBERED = 3, 3
 """How many holders of a socket have a name, and how many descriptors of each a number, at most."""
-
-
-Descriptor = Annotated[str, Checked(lambda text: str(int(text)), pattern=r"^\d+$")]
-"""The number of a descriptor, as a key of JSON."""
-
-
-class Held(TypedDict):
-    """The sockets that one process has open: the inode of each, by its descriptor."""
-
-    pid: int
-    command: str
-    sockets: Mapping[Descriptor, int]
+Number = Annotated[str, Checked(lambda text: str(int(text)), pattern=r"^\d+$")]
+"""A pid or a descriptor, as a key of JSON."""
 
 
 @dataclass(frozen=True)

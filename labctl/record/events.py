@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from labctl.ground.errors import UsageError
 from labctl.ground.reading import Checked, loads, of_version, typed
-from labctl.probes.holders import Held
+from labctl.probes.holders import Number
 from labctl.probes.observations import Observation
 from labctl.probes.sockets import RESOLVER, Socket, StateName, lab_sockets, parse_ss
 
@@ -146,14 +146,15 @@ class OutputEvent(Event):
 
 @dataclass(frozen=True, slots=True)
 class HoldersEvent(Event):
-    """The sockets that everything in a process has open, says its supervisor, by inode: `ss` shows
-    the same numbers. It may not read the descriptors of the pids in `unread`, and told nothing of
-    `left_out` processes and descriptors more."""
+    """What everything in a process has open, says its supervisor: by pid the command, and by pid
+    and descriptor the inode of each socket, as `ss` shows it. It may not read the descriptors of
+    the pids in `unread`, and told nothing of `left_out` processes and descriptors more."""
 
     kind = "holders"
     process: str
     host: str
-    holders: Sequence[Held]
+    commands: Mapping[Number, str]
+    sockets: Mapping[Number, Mapping[Number, int]]
     unread: Sequence[int] = ()
     left_out: int | None = None
     start: int | None = None

@@ -100,12 +100,13 @@ class Holders:
     def _report(self, event: HoldersEvent) -> None:
         found: dict[int, list[Holder]] = {}
         start = self._start(event)
-        for each in event.holders:
-            sockets: dict[int, list[int]] = {}
-            for descriptor, inode in each["sockets"].items():
-                sockets.setdefault(inode, []).append(int(descriptor))
-            for inode, numbers in sockets.items():
-                holder = Holder(*start, each["pid"], each["command"], tuple(sorted(numbers)))
+        for pid, sockets in event.sockets.items():
+            numbers: dict[int, list[int]] = {}
+            for descriptor, inode in sockets.items():
+                numbers.setdefault(inode, []).append(int(descriptor))
+            for inode, each in numbers.items():
+                command = event.commands.get(pid, "")
+                holder = Holder(*start, int(pid), command, tuple(sorted(each)))
                 found.setdefault(inode, []).append(holder)
         here = self._hosts[event.host]
         here.times[start].append(event.t)
