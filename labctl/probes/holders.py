@@ -34,6 +34,14 @@ class Holder:
         return f"{self.process} ({', '.join(words)})"
 
 
+@dataclass(frozen=True)
+class Held:
+    """A socket, by its ends, and who holds it."""
+
+    ends: tuple[str, str]
+    by: tuple[Holder, ...]
+
+
 def named(holders: Sequence[Holder]) -> str:
     """`server (pid 2, python3, fd 3) and server (pid 3, python3, fd 3)`; of many the first ones."""
     words = [str(holder) for holder in holders[:NAMED]]

@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from labctl.probes.holders import Holder
-from labctl.probes.sockets import Socket
+from labctl.probes.holders import Held, Holder
+from labctl.probes.sockets import Socket, describe_socket
 from labctl.record.events import HoldersEvent, ProcessEvent, SocketsEvent
 from labctl.record.history import History
 
@@ -24,11 +25,22 @@ Start = tuple[str, int]
 """A start of a process, by its name and number."""
 
 
-def holders(history: History, host: str, socket: Socket, t: float) -> tuple[Holder, ...]:
+def held_by(history: History, host: str, socket: Socket, t: float) -> tuple[Holder, ...]:
     """Those who held a socket that a look at `t` showed; empty if nobody can know."""
     found: Holders = history.derived.setdefault("holders", (None, Holders()))[1]
     found.follow(history)
     return found.of(host, socket, t)
+
+
+def described(history: History, look: SocketsEvent, socket: Socket) -> str:
+    """A socket that a look showed, with its holders, in words."""
+    return describe_socket(socket, holders=held_by(history, look.host, socket, look.t))
+
+
+def held(history: History, look: SocketsEvent, sockets: Iterable[Socket]) -> tuple[Held, ...]:
+    """Those of the sockets that a look showed whose holders are known, as data."""
+    each = ((s.ends, held_by(history, look.host, s, look.t)) for s in sockets)
+    return tuple(Held(ends, by) for ends, by in each if by)
 
 
 @dataclass
@@ -70,7 +82,7 @@ class Holders:
         self._followed = len(history.events)
 
     def of(self, host: str, socket: Socket, t: float) -> tuple[Holder, ...]:
-        """See `holders`."""
+        """See `held_by`."""
         if not socket.inode or host not in self._hosts:
             return ()
         here, found = self._hosts[host], []
