@@ -155,7 +155,7 @@ class HoldersEvent(Event):
     host: str
     commands: Mapping[Number, str]
     sockets: Mapping[Number, Mapping[Number, int]]
-    unread: Sequence[int] = ()
+    unread: Sequence[int]
     left_out: int | None = None
     start: int | None = None
 
