@@ -118,6 +118,7 @@ class FakeBackend:
         self._processes: dict[str, FakeChannel] = {}
         self._left: dict[str, list[FakeChannel]] = {}
         self._held: dict[str, dict[str, dict[str, int]]] = {}
+        self._dumb: set[str] = set()
         self._channels: list[FakeChannel] = []
         self._pids = itertools.count(100)
 
@@ -162,6 +163,8 @@ class FakeBackend:
 
     def spawn(self, process: ProcessSpec) -> Channel:
         def obey(message: Message) -> None:
+            if process.name in self._dumb:
+                return
             if message["do"] == "holders":
                 held = self._held.get(process.name, {})
                 commands = dict.fromkeys(held, "python3")
@@ -259,6 +262,10 @@ class FakeBackend:
         """One of a process's processes holds these inodes by these descriptors (`fd3=7`)."""
         numbers = {name.removeprefix("fd"): inode for name, inode in sockets.items()}
         self._held.setdefault(process, {})[str(pid)] = numbers
+
+    def dumb(self, process: str) -> None:
+        """From now on a process answers nothing."""
+        self._dumb.add(process)
 
     def output(self, process: str, text: str) -> None:
         """A program writes."""

@@ -16,15 +16,15 @@ PROCESS, DESCRIPTOR, PID = 150, 24, 12
 SOCKET = "socket:["
 
 
-def holders(room):
+def holders(room, patience=PATIENCE, proc="/proc"):
     """Of all processes but this one, by pid: `commands`, the command of each that has a socket, and
     `sockets`, their inodes by descriptor. `unread`: the pids of those whose descriptors this one
     may not read (proc(5), /proc/pid/fd). `left_out`: how many processes and descriptors are not in
     it, for want of time or of `room`, or None."""
     commands, held, unread, left_out = {}, {}, [], 0
-    until = time.monotonic() + PATIENCE
-    for pid in sorted(map(int, filter(str.isdigit, os.listdir("/proc")))):
-        folder, sockets = "/proc/%d" % pid, {}
+    until = time.monotonic() + patience
+    for pid in sorted(map(int, filter(str.isdigit, os.listdir(proc)))):
+        folder, sockets = "%s/%d" % (proc, pid), {}
         if pid == os.getpid():
             continue
         if room < PROCESS + DESCRIPTOR or time.monotonic() > until:
