@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ import pytest
 from labctl.ground.resources import images
 from labctl.probes.holders import Holder, named
 from labctl.probes.sockets import describe_socket, parse_ss
-from labctl.record.events import Event, HoldersEvent, ProcessEvent, SocketsEvent
+from labctl.record.events import Event, ProcessEvent, SocketsEvent
 from labctl.record.history import History
 from labctl.record.holders import SOON, described, held, held_by
 from labctl.reports.ladder import rows
-from tests.caused import LISTEN, look
+from tests.caused import LISTEN, holds, look
 from tests.fake import FakeBackend, tcp
 from tests.played import Play
 
@@ -27,19 +27,7 @@ ONE, OTHER = Holder("server", 1, 2, "nginx", (6,)), Holder("server", 1, 3, "ngin
 NO_LISTENER = look(2.0, tcp("TIME-WAIT", "198.18.0.2:8000", "198.18.0.3:40000"))
 
 
-def report(
-    t: float, sockets: Mapping[int, Mapping[int, int]], start: int | None = None,
-    process: str = "server",
-) -> HoldersEvent:  # fmt: skip
-    """By pid and descriptor, the inodes that a process has open."""
-    found = {
-        str(pid): {str(n): inode for n, inode in each.items()} for pid, each in sockets.items()
-    }
-    commands = dict.fromkeys(found, "nginx")
-    return HoldersEvent(t, process, "server", commands, found, [], start=start)
-
-
-LISTENS = report(1.0, {2: {6: 1}})
+LISTENS = holds(1.0, "server", {2: {6: 1}})
 
 
 def by(*events: Event, t: float = 3.0, line: str = LISTEN) -> list[Holder]:
@@ -58,15 +46,15 @@ def test_a_look_at_the_time_of_a_report() -> None:
 
 
 def test_several_hold_one_socket_and_one_by_several_descriptors() -> None:
-    twice = report(1.0, {2: {6: 1, 10: 1, 3: 7}, 3: {6: 1}})
+    twice = holds(1.0, "server", {2: {6: 1, 10: 1, 3: 7}, 3: {6: 1}})
     assert by(twice) == [Holder("server", 1, 2, "nginx", (6, 10)), OTHER]
 
 
 def test_a_report_holds_as_long_as_looks_show_the_inode() -> None:
     assert by(LISTENS, look(2.0, LISTEN)) == [ONE]
     assert by(LISTENS, NO_LISTENER) == []  # the inode is another socket's by now
-    assert by(LISTENS, NO_LISTENER, report(2.5, {3: {6: 1}})) == [OTHER]
-    late = [report(2.1, {3: {6: 1}}), NO_LISTENER]  # this look was before that report
+    assert by(LISTENS, NO_LISTENER, holds(2.5, "server", {3: {6: 1}})) == [OTHER]
+    late = [holds(2.1, "server", {3: {6: 1}}), NO_LISTENER]  # this look was before that report
     assert by(LISTENS, *late) == [OTHER]
     assert by(LISTENS, *late, look(2.5)) == []
 
@@ -76,15 +64,15 @@ def test_a_look_elsewhere_says_nothing_of_it() -> None:
 
 
 def test_the_nearest_report_counts() -> None:
-    both = report(1.0, {2: {6: 1}, 3: {6: 1}})
-    assert by(both, report(2.9, {3: {6: 1}})) == [OTHER]
-    assert by(both, report(3.0 + SOON / 2, {3: {6: 1}})) == [OTHER]
-    assert by(both, report(3.0 + 2 * SOON, {3: {6: 1}})) == [ONE, OTHER]
-    assert by(report(2.9, {2: {6: 1}}), report(3.5, {3: {6: 1}})) == [ONE]
+    both = holds(1.0, "server", {2: {6: 1}, 3: {6: 1}})
+    assert by(both, holds(2.9, "server", {3: {6: 1}})) == [OTHER]
+    assert by(both, holds(3.0 + SOON / 2, "server", {3: {6: 1}})) == [OTHER]
+    assert by(both, holds(3.0 + 2 * SOON, "server", {3: {6: 1}})) == [ONE, OTHER]
+    assert by(holds(2.9, "server", {2: {6: 1}}), holds(3.5, "server", {3: {6: 1}})) == [ONE]
 
 
 def test_who_has_ended_since_then_holds_nothing() -> None:
-    both = report(1.0, {2: {6: 1}, 3: {6: 1}})
+    both = holds(1.0, "server", {2: {6: 1}, 3: {6: 1}})
     ended = ProcessEvent(2.0, "server", "server", "exit", pid=2, signal="KILL", left=True)
     assert by(both, ended) == [OTHER]
     assert by(both, ProcessEvent(2.0, "server", "server", "gone", signal="KILL")) == []
@@ -94,7 +82,12 @@ def test_who_has_ended_since_then_holds_nothing() -> None:
 
 def test_starts_are_distinguished() -> None:
     again = ProcessEvent(1.5, "server", "server", "start", pid=2)
-    mine = [LISTENS, again, report(1.6, {3: {6: 1}}, start=1), report(1.6, {2: {6: 9}})]
+    mine = [
+        LISTENS,
+        again,
+        holds(1.6, "server", {3: {6: 1}}, start=1),
+        holds(1.6, "server", {2: {6: 9}}),
+    ]
     assert by(*mine) == [OTHER]
     other = tcp("LISTEN", ":9000", more="ino:9")
     assert by(*mine, line=other) == [Holder("server", 2, 2, "nginx", (6,))]
@@ -117,7 +110,7 @@ def test_of_another_host_nothing_is_known() -> None:
 def test_what_is_known_grows_with_the_history() -> None:
     history, (seen,) = History([START, LISTENS]), parse_ss(LISTEN)
     assert held_by(history, "server", seen, 1.5) == (ONE,)
-    history.add(report(1.5, {2: {6: 1}, 3: {6: 1}}))
+    history.add(holds(1.5, "server", {2: {6: 1}, 3: {6: 1}}))
     assert held_by(history, "server", seen, 1.5) == (ONE, OTHER)
     history.add(NO_LISTENER)
     assert held_by(history, "server", seen, 2.5) == ()
