@@ -27,9 +27,7 @@ Start = tuple[str, int]
 
 def held_by(history: History, host: str, socket: Socket, t: float) -> tuple[Holder, ...]:
     """Those who held a socket that a look at `t` showed; empty if nobody can know."""
-    found: Holders = history.derived.setdefault("holders", (None, Holders()))[1]
-    found.follow(history)
-    return found.of(host, socket, t)
+    return _known(history).of(host, socket, t)
 
 
 def described(history: History, look: SocketsEvent, socket: Socket) -> str:
@@ -37,10 +35,25 @@ def described(history: History, look: SocketsEvent, socket: Socket) -> str:
     return describe_socket(socket, holders=held_by(history, look.host, socket, look.t))
 
 
-def held(history: History, look: SocketsEvent, sockets: Iterable[Socket]) -> tuple[Held, ...]:
-    """Those of the sockets that a look showed whose holders are known, as data."""
-    each = ((s.ends, held_by(history, look.host, s, look.t)) for s in sockets)
-    return tuple(Held(ends, by) for ends, by in each if by)
+def told(
+    history: History, look: SocketsEvent, sockets: Iterable[Socket]
+) -> tuple[tuple[str, ...], tuple[Held, ...]]:
+    """Sockets that a look showed, each in words; and those whose holders are known, as data."""
+    known, words, held = _known(history), [], []
+    for socket in sockets:
+        by = known.of(look.host, socket, look.t)
+        words.append(describe_socket(socket, holders=by))
+        if by:
+            held.append(Held(socket.ends, by))
+    return tuple(words), tuple(held)
+
+
+def _known(history: History) -> Holders:
+    if "holders" not in history.derived:
+        history.derived["holders"] = None, Holders()
+    found: Holders = history.derived["holders"][1]
+    found.follow(history)
+    return found
 
 
 @dataclass
@@ -67,6 +80,8 @@ class Holders:
 
     def follow(self, history: History) -> None:
         """Takes in what has happened since the last time."""
+        if self._followed == len(history.events):
+            return
         for event in history.events[self._followed :]:
             match event:
                 case SocketsEvent():
@@ -83,9 +98,10 @@ class Holders:
 
     def of(self, host: str, socket: Socket, t: float) -> tuple[Holder, ...]:
         """See `held_by`."""
-        if not socket.inode or host not in self._hosts:
+        here = self._hosts.get(host)
+        if not socket.inode or here is None:
             return ()
-        here, found = self._hosts[host], []
+        found: list[Holder] = []
         for start, times in here.times.items():
             after = bisect_right(times, t)
             near = [n for n in (after - 1, after) if 0 <= n < len(times) and times[n] <= t + SOON]

@@ -16,7 +16,7 @@ from labctl.probes.holders import Holder, named
 from labctl.probes.sockets import describe_socket, parse_ss
 from labctl.record.events import Event, ProcessEvent, SocketsEvent
 from labctl.record.history import History
-from labctl.record.holders import SOON, described, held, held_by
+from labctl.record.holders import SOON, described, held_by, told
 from labctl.reports.ladder import rows
 from tests.caused import LISTEN, holds, look
 from tests.fake import FakeBackend, tcp
@@ -138,7 +138,8 @@ def test_a_socket_with_its_holders() -> None:
     words = "LISTEN 0.0.0.0:8000, accept queue 0/5"
     assert described(history, seen, listener) == f"{words}, held by server (pid 2, nginx, fd 6)"
     assert described(history, seen, old) == describe_socket(old)
-    (found,) = held(history, seen, seen.sockets)
+    lines, (found,) = told(history, seen, seen.sockets)
+    assert lines == tuple(described(history, seen, socket) for socket in seen.sockets)
     assert (found.ends, found.by) == (listener.ends, (ONE,))
 
 

@@ -19,7 +19,7 @@ from labctl.probes.holders import Holder
 from labctl.probes.sockets import Address, Socket, State, canonical
 from labctl.record.events import CallEvent, SocketsEvent
 from labctl.record.history import History
-from labctl.record.holders import described, held, held_by
+from labctl.record.holders import held_by, told
 
 CONFLICT = "socket(7), SO_REUSEADDR; inet_csk_bind_conflict() in net/ipv4/inet_connection_sock.c"
 REUSE, SHARE = "SO_REUSEADDR", "SO_REUSEPORT"
@@ -217,7 +217,7 @@ def _blocked(
     wanted: _Bind, found: list[Socket], look: SocketsEvent, history: History, scene: Scene
 ) -> Cause:
     call, first = wanted.call, found[0]
-    shown = tuple(described(scene.history, look, socket) for socket in found[:MORE])
+    shown, holders = told(scene.history, look, found[:MORE])
     also = f"; also by {'; '.join(shown[1:])}" if shown[1:] else ""
     also += f" and {len(found) - MORE} more" if len(found) > MORE else ""
     owner = _maker(first, look, scene), held_by(scene.history, look.host, first, look.t)
@@ -229,7 +229,7 @@ def _blocked(
         why.id, call.host, call.t,
         f"{wanted.failure}: blocked by {shown[0]}{why.more}{closed}{also}", why.cure,
         f"{first.local} -> {first.remote}" if first.connection else None,
-        shown, (CONFLICT,), why.certain, held(scene.history, look, found[:MORE]),
+        shown, (CONFLICT,), why.certain, holders,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from labctl.judge.causes.descriptors import Descriptor, arguments, end_of
 from labctl.probes.sockets import Socket, State
 from labctl.record.events import CallEvent, SocketsEvent
 from labctl.record.history import History
-from labctl.record.holders import described, held
+from labctl.record.holders import described, told
 
 RANGE = "ip(7), ip_local_port_range; __inet_hash_connect() in net/ipv4/inet_hashtables.c"
 TWICE = "tcp_twsk_unique() in net/ipv4/tcp_ipv4.c; RFC 6191"
@@ -66,9 +66,8 @@ def causes(scene: Scene) -> Iterator[Cause]:
 
 def _told(history: History, look: SocketsEvent, sockets: Sequence[Socket]) -> dict[str, Any]:
     """The first of some sockets, as a cause has them."""
-    first = sockets[:PLACES]
-    evidence = tuple(described(history, look, socket) for socket in first)
-    return {"evidence": evidence, "holders": held(history, look, first)}
+    evidence, holders = told(history, look, sockets[:PLACES])
+    return {"evidence": evidence, "holders": holders}
 
 
 def _of(

@@ -20,7 +20,7 @@ from labctl.probes.sockets import (
     accept_queue,
 )
 from labctl.record.history import History
-from labctl.record.holders import described, held
+from labctl.record.holders import told
 
 
 def _place(value: Any, info: ValidationInfo) -> Endpoint:
@@ -157,17 +157,17 @@ class HostSockets:
             results += ["fail"] * any(s.state not in named for s in connections)
         result: Result = next((r for r in ("fail", "unknown") if r in results), "pass")
         shown = seen.sockets[:EVIDENCE]
-        lines = [described(history, seen, socket) for socket in shown]
+        lines, holders = told(history, seen, shown)
         if len(seen.sockets) > EVIDENCE:
-            lines.append(f"and {len(seen.sockets) - EVIDENCE} more")
+            lines = (*lines, f"and {len(seen.sockets) - EVIDENCE} more")
         actual = summary(seen.sockets) + (UNLISTED if result == "unknown" else "")
         measured = Facts(
             count=Range(counts[0], counts[0]) if len(counts) == 1 else None,
             sockets=dict(Counter(s.state for s in seen.sockets)),
             connections=tuple(s.ends for s in shown if s.connection),
-            holders=held(history, seen, shown),
+            holders=holders,
         )
-        return Finding(result, claimed, actual, tuple(lines), measured)
+        return Finding(result, claimed, actual, lines, measured)
 
     def _judge(
         self, pattern: SocketPattern | Literal["none"], count: int, history: History
