@@ -10,7 +10,7 @@ MUCH, IN_ONE_PIECE = 50000, 3400
 """How many bytes a report takes at most: the second where it must be written in one piece (pipe(7),
 PIPE_BUF), since others write there too."""
 PATIENCE = 0.02
-"""Seconds that a report takes at most: nothing else is done meanwhile."""
+"""Seconds of CPU time that a report takes at most: nothing else is done meanwhile."""
 PROCESS, DESCRIPTOR, PID = 150, 24, 12
 """How many bytes each of them takes in a report at most."""
 SOCKET = "socket:["
@@ -22,19 +22,19 @@ def holders(room, patience=PATIENCE, proc="/proc"):
     may not read (proc(5), /proc/pid/fd). `left_out`: how many processes and descriptors are not in
     it, for want of time or of `room`, or None."""
     commands, held, unread, left_out = {}, {}, [], 0
-    until = time.monotonic() + patience
+    until = time.process_time() + patience
     for pid in sorted(map(int, filter(str.isdigit, os.listdir(proc)))):
         folder, sockets = "%s/%d" % (proc, pid), {}
         if pid == os.getpid():
             continue
-        if room < PROCESS + DESCRIPTOR or time.monotonic() > until:
+        if room < PROCESS + DESCRIPTOR or time.process_time() > until:
             left_out += 1
             continue
         try:
             names = sorted(map(int, os.listdir(folder + "/fd")))
             room -= PROCESS
             for number, name in enumerate(names):
-                if room < DESCRIPTOR or time.monotonic() > until:
+                if room < DESCRIPTOR or time.process_time() > until:
                     left_out += len(names) - number
                     break
                 inode = socket_of("%s/fd/%d" % (folder, name))
