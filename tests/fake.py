@@ -119,6 +119,7 @@ class FakeBackend:
         self._left: dict[str, list[FakeChannel]] = {}
         self._held: dict[str, dict[str, dict[str, int]]] = {}
         self._dumb: set[str] = set()
+        self._unanswered: list[Callable[[], None]] = []
         self._channels: list[FakeChannel] = []
         self._pids = itertools.count(100)
 
@@ -164,6 +165,7 @@ class FakeBackend:
     def spawn(self, process: ProcessSpec) -> Channel:
         def obey(message: Message) -> None:
             if process.name in self._dumb:
+                self._unanswered.append(partial(obey, message))
                 return
             if message["do"] == "holders":
                 held = self._held.get(process.name, {})
@@ -264,8 +266,14 @@ class FakeBackend:
         self._held.setdefault(process, {})[str(pid)] = numbers
 
     def dumb(self, process: str) -> None:
-        """From now on a process answers nothing."""
+        """From now on a process answers nothing, until it `speaks` again."""
         self._dumb.add(process)
+
+    def speaks(self) -> None:
+        """All processes answer, also what they were asked meanwhile."""
+        self._dumb.clear()
+        while self._unanswered:
+            self._unanswered.pop(0)()
 
     def output(self, process: str, text: str) -> None:
         """A program writes."""

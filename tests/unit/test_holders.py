@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,29 @@ def test_who_ends_before_it_answers_keeps_nobody_waiting(watch: Play) -> None:
     fake = FakeBackend({"start server": ends, "look server": lambda lab: lab.exit("server")})
     found = watch("- start: server\n- expect: {sockets: {server: LISTEN}}\n", fake)
     assert found.verdicts[0].evidence == ("LISTEN 0.0.0.0:8000, accept queue 0/5",)
+
+
+def test_a_look_waits_for_slow_answers(watch: Play) -> None:
+    def begins(lab: FakeBackend) -> None:
+        starts(lab)
+        lab.dumb("server")
+
+    def looks(lab: FakeBackend) -> None:
+        threading.Timer(0.1, lab.speaks).start()
+
+    fake = FakeBackend({"start server": begins, "look server": looks})
+    found = watch("- start: server\n", fake, "expect:\n- sockets: {server: LISTEN}\n")
+    assert "held by" in found.verdicts[0].evidence[0]
+
+
+def test_after_a_bind_that_failed_holders_are_asked_for_at_once(watch: Play) -> None:
+    def fails(lab: FakeBackend) -> None:
+        starts(lab)
+        lab.call("server", "bind server:8000", errno="EADDRINUSE", error="Address already in use")
+
+    found = watch("- start: server\n- kill: server\n", FakeBackend({"start server": fails}))
+    (cause,) = (cause for cause in found.causes if cause.id.startswith("bind"))
+    assert "held by server (pid 2, python3, fd 3) and server (pid 5" in cause.text
 
 
 # --- The report of a supervisor -------------------------------------------------------------------
