@@ -1,4 +1,4 @@
-"""Who holds a socket: a process that has it open, as its supervisor tells or its calls do."""
+"""Who holds a socket: a process that has it open."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
+from labctl.ground.plain import plain
 from labctl.ground.reading import Checked
 
 NAMED, NUMBERED = 3, 3
@@ -17,21 +18,19 @@ Number = Annotated[str, Checked(lambda text: str(int(text)), pattern=r"^\d+$")]
 @dataclass(frozen=True)
 class Holder:
     """A process that has a socket open. `process` is the scenario's name of what started it, and
-    `start` the number of that start; `pid` counts in the PID namespace of the process. Calls tell
-    no `command`, and no `descriptors`."""
+    `start` the number of that start; `pid` counts in the PID namespace of the process."""
 
     process: str
     start: int
     pid: int
-    command: str = ""
-    descriptors: tuple[int, ...] = ()
+    command: str
+    descriptors: tuple[int, ...]
 
     def __str__(self) -> str:
-        words = [f"pid {self.pid}", *([self.command] if self.command else [])]
-        if self.descriptors:
-            more = "..." if len(self.descriptors) > NUMBERED else ""
-            words.append(f"fd {' '.join(map(str, self.descriptors[:NUMBERED]))}{more}")
-        return f"{self.process} ({', '.join(words)})"
+        numbers = " ".join(map(str, self.descriptors[:NUMBERED]))
+        more = "..." if len(self.descriptors) > NUMBERED else ""
+        words = (f"pid {self.pid}", plain(self.command), f"fd {numbers}{more}")
+        return f"{self.process} ({', '.join(filter(None, words))})"
 
 
 @dataclass(frozen=True)

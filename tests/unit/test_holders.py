@@ -15,7 +15,7 @@ import pytest
 from labctl.ground.resources import images
 from labctl.probes.holders import Holder, named
 from labctl.probes.sockets import describe_socket, parse_ss
-from labctl.record.events import Event, ProcessEvent, SocketsEvent
+from labctl.record.events import Event, HoldersEvent, ProcessEvent, SocketsEvent
 from labctl.record.history import History
 from labctl.record.holders import SOON, described, held_by, told
 from labctl.reports.ladder import rows
@@ -122,8 +122,9 @@ def test_what_is_known_grows_with_the_history() -> None:
 
 def test_in_words() -> None:
     assert str(ONE) == "server (pid 2, nginx, fd 6)"
-    assert str(Holder("server", 1, 2, "", ())) == "server (pid 2)"
+    assert str(Holder("server", 1, 2, "", (6,))) == "server (pid 2, fd 6)"
     assert str(Holder("old", 1, 2, "sh", (3, 4, 5, 6))) == "old (pid 2, sh, fd 3 4 5...)"
+    assert "\x1b" not in str(Holder("old", 1, 2, "\x1b[31msh", (3,)))
     many = [Holder("p", 1, pid, "sh", (3,)) for pid in range(2, 9)]
     words = [f"p (pid {pid}, sh, fd 3)" for pid in range(2, 9)]
     assert named(many[:1]) == words[0]
@@ -201,6 +202,14 @@ def test_who_ends_before_it_answers_keeps_nobody_waiting(watch: Play) -> None:
     fake = FakeBackend({"start server": ends, "look server": lambda lab: lab.exit("server")})
     found = watch("- start: server\n- expect: {sockets: {server: LISTEN}}\n", fake)
     assert found.verdicts[0].evidence == ("LISTEN 0.0.0.0:8000, accept queue 0/5",)
+
+
+def test_waiting_for_a_counter_asks_nobody_again_and_again(watch: Play) -> None:
+    text = "- start: server\n- wait: {counters: {server: {TcpActiveOpens: 9}}}\n  within: 300ms\n"
+    fake = FakeBackend({"start server": starts})
+    found = watch(text, fake)
+    reports = [e for e in found.history.events if isinstance(e, HoldersEvent)]
+    assert len(reports) == 3 < fake.log.count("look server")  # first, when it is late, in the end
 
 
 def test_a_look_waits_for_slow_answers(watch: Play) -> None:
