@@ -12,6 +12,8 @@ COUNTED = {
     "TcpExtTCPAbortOnData": "sent an RST, for SO_LINGER 1 0 or since data came for what was closed",
     "TcpExtTCPAbortOnLinger": "ended a connection by an RST once its FIN was acknowledged, as a "
     "negative TCP_LINGER2 asks for",
+    "TcpExtTCPAbortOnMemory": "gave up a connection that no process had open any more: too many of "
+    "them (tcp_max_orphans), or no memory (tcp_mem)",
     "TcpExtTCPAbortOnTimeout": "gave up: its probes or its segments had no answer",
     "TcpExtTCPTimeWaitOverflow": "had no room for another TIME_WAIT (tcp_max_tw_buckets), and "
     "forgot the connection",
@@ -32,7 +34,9 @@ CAUSES = {
         "timeout-retries",
         "last-ack-unanswered",
     },
+    "TcpExtTCPAbortOnMemory": {"orphans-limit"},
     "TcpExtTCPTimeWaitOverflow": {"time-wait-overflow"},
+    "TcpExtTCPChallengeACK": {"challenge-ack", "reset-window"},
 }
 """The causes that say more than a counter."""
 

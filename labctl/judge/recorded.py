@@ -101,7 +101,7 @@ def load(folder: Path) -> RunResult:
         result = CUT_SHORT
     document, case = typed(Document, result), case_of(result["runs"][0])
     found = document.runs[0]
-    scenario = _scenario(folder / "scenario.yaml", found.sets, case)
+    scenario = _scenario(folder, found.sets, case)
     lab, hosts = history.lab, _hosts(history, scenario)
     for line, event in enumerate(history.events, 1):
         if (host := getattr(event, "host", None)) is not None and host not in hosts:
@@ -226,10 +226,14 @@ def _events(folder: Path, lines: Iterable[bytes]) -> Iterator[Event]:
         raise UsageError(f"{folder}: {exc}") from exc
 
 
-def _scenario(path: Path, sets: Mapping[str, str], case: str) -> Scenario | None:
+def scenario_of(run: RunResult) -> Scenario | None:
     """The case that was run, as far as this version can read it."""
+    return _scenario(run.folder, run.sets, run.case)
+
+
+def _scenario(folder: Path, sets: Mapping[str, str], case: str) -> Scenario | None:
     try:
-        cases = load_scenario(path, sets)
+        cases = load_scenario(folder / "scenario.yaml", sets)
     except UsageError:
         return None
     return next((found for found in cases if found.case == case), cases[0])

@@ -110,7 +110,7 @@ def conclude(
                 ended = replace(ended, result="", reason=None, hint=None) if verdicts else ended
             else:
                 verdicts = check(scenario, history.events, history.captures)
-            found_out = causes(history)
+            found_out = causes(history, scenario)
             why = explain(history, found_out)
     except LabctlError as exc:
         ended = ended.broken_by(exc)

@@ -252,7 +252,8 @@ class Lab(Verbs):
 
     def _demand(self, verdicts: Iterable[Verdict]) -> None:
         if wrong := [v for v in verdicts if v.result in ("fail", "unknown")]:
-            why = explain(self._up.history, causes(self._up.history))
+            history = self._up.history
+            why = explain(history, causes(history, self._up.scenario))
             why += accounts.reasons(account for verdict in wrong for account in verdict.processes)
             raise NotPassed(failure_text(wrong, dict.fromkeys(why), self.folder), wrong)
 

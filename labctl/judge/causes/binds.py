@@ -238,7 +238,9 @@ def _kind(
         if wanted.family == 6 and not _six(first.local):
             return _Why("bind-dual-stack", f"{whose}: the new socket would take IPv4 too", DUAL)
         if maker and wanted.has(SHARE) and maker.has(SHARE, wanted.call.t):
-            more = f"{whose}, of uid {first.uid}; both have {SHARE}, but not the same user"
+            uid = scene.uid(wanted.call.process)
+            mine = "another" if uid is None else f"uid {uid}"
+            more = f"{whose}, of uid {first.uid}; both have {SHARE}, but the new one is of {mine}"
             return _Why("bind-other-user", more, "run both as one user")
         return _Why(
             "bind-listener", whose,
