@@ -42,21 +42,22 @@ def causes(scene: Scene) -> Iterator[Cause]:
 
 
 def _rst(rst: Segment, host: str, scene: Scene) -> Cause | None:
-    """A RST with another number than the one that was due, after which the connection lived on."""
+    """A RST with another number than the one that was due, which the host answered by an ACK, or
+    after which the connection lived on."""
     came = rst.arrived or 0.0
     segments = scene.conversation(host, (rst.target, rst.source), came)
-    due = _due(segments, rst)
-    if due is None or rst.seq == due or not _open(rst, host, scene, came + AFTER):
+    due, answer = _due(segments, rst), _answer(rst, segments, host, scene)
+    until = answer.time if answer else came + AFTER
+    if due is None or rst.seq == due or not _open(rst, host, scene, until):
         return None
-    answer = _answer(rst, segments, host, scene)
     did = (
         f"{host} answered it by a challenge ACK" if answer
-        else f"{host} answered nothing, as for a segment beside the window"
+        else f"{host} dropped it, as a segment beside the window, and the connection went on"
     )  # fmt: skip
     return Cause(
         "reset-window", host, came,
         f"{host} did not take the RST of {rst.source} -> {rst.target}: its number is "
-        f"{_apart(rst.seq, due)} the one that was due, {due}, so {did}, and the connection went on",
+        f"{_apart(rst.seq, due)} the one that was due, {due}, so {did}",
         "send an RST with exactly the number that is due: nothing else in the window resets a "
         "connection",
         f"{rst.target} -> {rst.source}", (line(rst), *([line(answer)] if answer else [])), (RESET,),
