@@ -36,10 +36,10 @@ from labctl.run.runner import WAS_INTERRUPTED
 
 if TYPE_CHECKING:
     from labctl.judge.causes.cause import Cause
+    from labctl.judge.holders import Holder
     from labctl.judge.result import RunResult
     from labctl.lab.lab import Lab
     from labctl.reports.comparison import Comparison
-    from labctl.run.blame import Holder
     from labctl.run.workers import Doing
 
 SOCKETS_SHOWN = 6

@@ -63,7 +63,7 @@ PROXY = """\
 title: A proxy between a client and a backend, one of which ends
 params: {half: shutdown wr, ends: backend}
 hosts:
-  client: {calls: "socket; connect proxy:80; send 'request'; ${half}; recv until eof || continue; wait"}
+  client: {calls: "socket; connect proxy:80; send 'ask now'; ${half}; recv || continue; wait"}
   proxy: {calls: "socket; bind :80; listen 5; accept; await"}
   backend: {calls: "socket; bind :8000; listen 5; accept; recv; await"}
 steps:

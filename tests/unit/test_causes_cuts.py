@@ -28,7 +28,8 @@ from tests.walked import ACK, FIN, RST
 
 PSH = ACK | 8
 FIRST = [
-    *handshake(1.0), Sent(1.1, CLIENT, SERVER, PSH, 1, 1, data=5), Sent(1.2, SERVER, CLIENT, PSH, 1, 6, data=6),
+    *handshake(1.0),
+    Sent(1.1, CLIENT, SERVER, PSH, 1, 1, data=5), Sent(1.2, SERVER, CLIENT, PSH, 1, 6, data=6),
 ]  # fmt: skip
 """A request and its answer."""
 CLOSES = Sent(3.0, SERVER, CLIENT, FIN | ACK, 7, 6)
@@ -159,7 +160,8 @@ ANSWER = [Sent(1.7, BACKEND, OUT, PSH, 1, 20, data=9)]
         proxied(CUT),  # the proxy ended it of its own accord
         proxied(replace(CUT, t=1.9), DIES),
         proxied(DIES, replace(CUT, t=2.9)),  # much later
-        proxied(Sent(1.9, BACKEND, OUT, PSH, 1, 19, data=4), Sent(1.95, SERVER, CLIENT, PSH, 1, 8, data=4),
+        proxied(Sent(1.9, BACKEND, OUT, PSH, 1, 19, data=4),
+                Sent(1.95, SERVER, CLIENT, PSH, 1, 8, data=4),
                 replace(DIES, seq=5), replace(CUT, seq=5)),  # with an answer
         proxied(HALF, ENDS, *ANSWER, more=WAITS),  # it passed a FIN on as a FIN
         proxied(HALF, ENDS, more=WAITS),  # and its backend has yet to answer

@@ -443,10 +443,8 @@ def orphaned(*more: Event, gave_up: int = 1) -> History:
 
 
 def limited(to: int) -> Scenario:
-    text = (
-        f"title: few\nhosts: {{server: {{sysctls: {{net.ipv4.tcp_max_orphans: {to}}}}}, client: {{}}}}"
-        "\nsteps: [{note: nothing}]\n"
-    )
+    server = f"{{sysctls: {{net.ipv4.tcp_max_orphans: {to}}}}}"
+    text = f"title: x\nhosts: {{client: {{}}, server: {server}}}\nsteps: [{{note: nothing}}]\n"
     return load_document(Document("few", text), text, "few", {})[0]
 
 
