@@ -132,7 +132,7 @@ def load(folder: Path) -> RunResult:
         verdicts=found.verdicts,
         processes=found.processes,
         causes=found.causes,
-        why=found.why,
+        beside=_beside(found),
         counted=found.counted,
         hosts=hosts,
         files=document.files,
@@ -190,6 +190,12 @@ def told_apart(runs: Iterable[RunResult]) -> list[RunResult]:
     found = list(runs)
     words = [(run.label, run.source, run.folder.name) for run in found]
     return [replace(r, name=n) for r, n in zip(found, names.told_apart(words), strict=True)]
+
+
+def _beside(found: Run) -> tuple[str, ...]:
+    """The sentences that no cause has."""
+    known = {cause.sentence for cause in found.causes}
+    return tuple(sentence for sentence in found.why if sentence not in known)
 
 
 def case_of(run: Mapping[str, Any]) -> str:

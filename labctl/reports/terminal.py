@@ -21,6 +21,7 @@ from labctl.ground.names import told_apart
 from labctl.ground.plain import plain
 from labctl.judge.accounts import account_lines
 from labctl.judge.check import Verdict
+from labctl.judge.explain import FOREMOST, foremost
 from labctl.judge.result import RunResult
 from labctl.language.scenario import Scenario
 from labctl.language.values import brief
@@ -113,8 +114,7 @@ def _print_run(run: RunResult, out: Console) -> None:
             _print_sides(event, run, out)
     print_verdicts(run.verdicts, out)
     _print_lines(account_lines(run.processes), out)
-    for sentence in run.why:
-        out.print(Padding(_text(f"Why: {sentence}"), (0, 0, 0, 2)))
+    _print_why(run, out)
     known = run.environment
     kernel = f"kernel {known['kernel']}" if known.get("kernel") else None
     where = [word for word in (run.backend, kernel, known.get("os"), known.get("engine")) if word]
@@ -124,6 +124,29 @@ def _print_run(run: RunResult, out: Console) -> None:
         seconds = f"{run.lab_seconds:.1f} s by the lab's clock, in {seconds}"
     words = _text(f"{reason}  {seconds} on {', '.join(where)}")
     out.print(Text(run.result.upper(), RESULTS[run.result].style) + words)
+
+
+def _print_why(run: RunResult, out: Console) -> None:
+    """The causes that matter most, and what no cause says: all of that in full if the run did not
+    pass, else a line of each."""
+    causes = foremost(run.causes, run.verdicts, run.history)
+    if run.result not in ("pass", "skip"):
+        for cause in causes[:FOREMOST]:
+            out.print(Padding(_text(f"Why: {cause.text}"), (0, 0, 0, 2)))
+            if cause.cure:
+                out.print(Padding(_text(f"do: {cause.cure}", "dim"), (0, 0, 0, 7)))
+        for sentence in run.beside:
+            out.print(Padding(_text(f"Why: {sentence}"), (0, 0, 0, 2)))
+    else:
+        told = [*(cause.brief for cause in causes), *run.beside]
+        for words in told[:FOREMOST]:
+            out.print(_text(f"  Why: {words}"), no_wrap=True, overflow="ellipsis")
+    if causes:
+        left = len(causes) - FOREMOST
+        more = f"{left} more" if left > 0 else "in full"
+        where = shlex.quote(str(run.folder))
+        words = f"  {more}, and what to do: {command()} explain {where}"
+        out.print(_text(words, "dim"), soft_wrap=True)
 
 
 def _print_sides(step: StepEvent, run: RunResult, out: Console) -> None:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
+from labctl.ground import errnos
 from labctl.judge.causes.descriptors import Descriptor, Descriptors
 from labctl.language.scenario import Scenario
 from labctl.language.steps import Sysctl
@@ -45,6 +46,14 @@ class Cause:
     def as_json(self) -> dict[str, Any]:
         """As the result document has it."""
         return {**asdict(self), "evidence": list(self.evidence), "refs": list(self.refs)}
+
+    @property
+    def brief(self) -> str:
+        """The text, with the bare names of error numbers."""
+        text = self.text
+        for name in errnos.NAMES:
+            text = text.replace(errnos.describe(name), name) if name in text else text
+        return text
 
     @property
     def sentence(self) -> str:
