@@ -50,6 +50,8 @@ room than it needs."""
 ROOMY = 100
 SAME_LINE = 0.001
 """A state that begins at most so many seconds after something stands beside it."""
+LINE_ROWS = 3
+"""Before and after a row, how many others may stand on its line."""
 SIDES = 1, 5
 """Which pieces of a line are at the sides."""
 LINES = 3
@@ -164,7 +166,7 @@ class _Canvas:
         self.count = max(2, len(ladder.hosts))
         most = ROOMY_SIDE if width >= ROOMY else SIDE_WIDTH
         self.sides = self._needs(ladder.hosts[:1], most), self._needs(ladder.hosts[-1:], most)
-        marks = max((cell_len(ladder.mark([row])) + 1 for row in ladder.marks), default=0)
+        marks = max((len(ladder.mark(self._beside(n))) + 1 for n in ladder.marks), default=0)
         times = max((len(_time(row)) for row in ladder.rows), default=0)
         self.times = max(TIME_WIDTH, marks + times + 2)
         between = width - self.times - sum(self.sides) - self.count
@@ -172,6 +174,12 @@ class _Canvas:
         self.hop = max(12, hop)
         self.middle = self.hop * (self.count - 1) + self.count - 2
         self.width = self.times + sum(self.sides) + self.middle + 2
+
+    def _beside(self, number: int) -> list[int]:
+        """A row, and those that may stand on its line: states, and what led to them."""
+        rows = self.ladder.rows
+        following = range(max(0, number - LINE_ROWS), min(len(rows), number + LINE_ROWS + 1))
+        return [n for n in following if abs(rows[n].t - rows[number].t) < 2 * SAME_LINE]
 
     def _needs(self, hosts: Sequence[str], most: int) -> int:
         """How wide the states at the side of a host are."""

@@ -141,8 +141,8 @@ def _print_why(run: RunResult, out: Console) -> None:
         told = [*(cause.brief for cause in causes), *run.beside]
         for words in told[:FOREMOST]:
             out.print(_text(f"  Why: {words}"), no_wrap=True, overflow="ellipsis")
-    if causes:
-        left = len(causes) - FOREMOST
+    left = len(causes) - FOREMOST
+    if left > 0 or (causes and run.result in ("pass", "skip")):
         more = f"{left} more" if left > 0 else "in full"
         where = shlex.quote(str(run.folder))
         words = f"  {more}, and what to do: {command()} explain {where}"

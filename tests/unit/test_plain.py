@@ -14,6 +14,7 @@ from labctl.ground.errors import UsageError
 from labctl.ground.output import tell
 from labctl.ground.plain import plain, plain_lines
 from labctl.judge import recorded
+from labctl.judge.causes.cause import Cause
 from labctl.judge.result import RunResult, document
 from labctl.language.document import Document
 from labctl.language.scenario import Scenario, load_document
@@ -189,6 +190,6 @@ def test_other_tables_command_no_terminal(
 
 
 def test_what_pytest_shows_is_plain(runs: list[RunResult]) -> None:
-    assert harmless(
-        failure_text(runs[0].verdicts, why_lines(evil, (EVIL,), Path(EVIL)), Path(EVIL))
-    )
+    causes = [Cause("reset-late-data", EVIL, 1.0, EVIL, EVIL)] * 4
+    why = why_lines(causes, [EVIL], Path(EVIL))
+    assert harmless(failure_text(runs[0].verdicts, why, Path(EVIL)))
