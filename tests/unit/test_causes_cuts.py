@@ -16,6 +16,7 @@ from tests.caused import (
     calls,
     ended,
     established,
+    function_calls,
     handshake,
     ids,
     look,
@@ -181,3 +182,40 @@ def test_of_several_nobody_knows_which_belong_together() -> None:
     )  # fmt: skip
     assert ids(history, "proxy") == []
     assert ids(history, "half") == []
+
+
+# --- Many -----------------------------------------------------------------------------------------
+
+
+def many(count: int, apart: float) -> History:
+    """A proxy's connections, one after the other or all at once."""
+    events: list[Event] = [look(0.5)]
+    wire: list[Sent] = []
+    for number in range(count):
+        t, came, out = (
+            1 + number * apart,
+            f"198.18.0.3:{2000 + number}",
+            f"198.18.0.2:{2000 + number}",
+        )
+        ends = ("ESTAB", "FIN-WAIT-1", "UNCONN")
+        events += [*established(t, came), *established(t + 0.001, out, BACKEND)]
+        events += [
+            *trace(t + 0.9, *ends, ends=(SERVER, came)),
+            *trace(t + 0.9, *ends, ends=(out, BACKEND)),
+        ]
+        wire += [
+            *handshake(t, came), *handshake(t + 0.001, out, BACKEND),
+            replace(ASK, t=t + 0.1, source=came), replace(FORWARD, t=t + 0.2, source=out),
+            replace(DIES, t=t + 0.3, target=out), replace(CUT, t=t + 0.301, target=came),
+        ]  # fmt: skip
+    return told(events, wire)
+
+
+def test_of_many_a_few_are_told() -> None:
+    assert ids(many(30, 1.0), "proxy") == ["proxy-cut"] * 20
+
+
+@pytest.mark.parametrize("apart", [1.0, 0.001])
+def test_ten_times_as_many_take_ten_times_as_many_function_calls(apart: float) -> None:
+    took = [function_calls(many(count, apart)) for count in (60, 600)]
+    assert took[1] < 15 * took[0]

@@ -54,7 +54,7 @@ def test_the_range_has_the_numbers_that_were_set_last() -> None:
     t = history.events[-1].t - 1.0
     history.events.insert(3, StepEvent(t, 0, "end", "sysctl", outcome="done", verb="sysctl"))
     assert (
-        "(40001 to 40001: 1 ports) is free for server:8000: held: 1 ("
+        "(40001 to 40001: 1 port) is free for server:8000: held: 1 ("
         in only(history, "", again).text
     )
 
@@ -62,7 +62,7 @@ def test_the_range_has_the_numbers_that_were_set_last() -> None:
 @pytest.mark.parametrize(
     ("own", "words"),
     [
-        ("40001 40009", "(40001 to 40001: 1 ports) within the socket's own IP_LOCAL_PORT_RANGE"),
+        ("40001 40009", "(40001 to 40001: 1 port) within the socket's own IP_LOCAL_PORT_RANGE"),
         ("61000 61009", "(40000 to 40001: 2 ports), which has none of the socket's own IP_LOCAL"),
     ],
 )

@@ -109,3 +109,37 @@ def test_a_syn_that_a_step_sent_is_challenged_too() -> None:
 )  # fmt: skip
 def test_what_is_no_challenge(history: History) -> None:
     assert ids(history, "challenge") == []
+
+
+# --- An ACK for what was never sent ---------------------------------------------------------------
+
+FORGED = Sent(2.0, SERVER, CLIENT, ACK, 1, 9)
+"""The server has data that somebody sent in the client's name."""
+DENIES = Sent(2.0002, CLIENT, SERVER, ACK, 1, 1)
+
+
+def answered(*sent: Sent, counted: int = 1) -> History:
+    """The client has the connection open to the end."""
+    line = tcp("ESTAB", CLIENT, SERVER, more="ino:9")
+    seen = [
+        look(t, line, host="client", TcpExtTCPChallengeACK=n) for t, n in ((1.5, 0), (5, counted))
+    ]
+    return told([*established(1.0), look(0.5), *seen], wire(*sent))
+
+
+def test_an_ack_of_what_was_never_sent_is_challenged() -> None:
+    cause = only(answered(FORGED, DENIES), "challenge")
+    assert (cause.host, cause.connection) == ("client", f"{CLIENT} -> {SERVER}")
+    assert "acknowledges all up to number 9, and client had sent no more than up to 1" in cause.text
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        answered(replace(FORGED, ack=1), DENIES), answered(FORGED),
+        answered(FORGED, DENIES, counted=0),
+        answered(Sent(1.9, CLIENT, SERVER, ACK | 8, 1, 1, data=8), FORGED, replace(DENIES, seq=9)),
+    ],
+)  # fmt: skip
+def test_what_was_sent_may_be_acknowledged(history: History) -> None:
+    assert ids(history, "challenge") == []

@@ -4,10 +4,12 @@ connection of a host lost by the end of another (RFC 9112, section 9.3 and 9.5).
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import takewhile
+from heapq import heappop, heappush
+from itertools import islice, takewhile
 
 from labctl.judge.causes.cause import Cause, Scene, line
 from labctl.judge.causes.descriptors import Descriptor
@@ -20,6 +22,11 @@ PROXY = "RFC 9110, sections 7.6 and 15.6.3"
 HALF = "RFC 9293, section 3.6; shutdown(2)"
 IDLE = 0.25
 """Seconds without data after which a connection is idle."""
+NEAR = 50
+"""Connections that a host has accepted and has open at once, at most: of more, nobody knows which
+one another was opened for."""
+MOST = 20
+"""Connections of a host that were cut off, at most, that are told of."""
 SOON = 0.5
 """Seconds from the end of one connection to that of another of which it may be the reason."""
 ENDS = {"FIN", "RST"}
@@ -92,11 +99,21 @@ class _Leg:
     timeline: Timeline
     scene: Scene
 
+    @property
+    def began(self) -> float:
+        """When it began."""
+        return self.timeline.spans[0].begin.at
+
+    @property
+    def until(self) -> float:
+        """When nothing was left of it there."""
+        end = self.timeline.spans[-1].end
+        return end.latest if end else math.inf
+
     @cached_property
     def segments(self) -> Sequence[Segment]:
         """What its ends sent each other."""
-        end = self.timeline.spans[-1].end
-        until = end.latest if end else self.scene.history.now
+        until = min(self.until, self.scene.history.now)
         found = self.scene.conversation(self.host, self.timeline.ends, until)
         return [s for s in found if not s.crafted]
 
@@ -156,22 +173,35 @@ def _proxied(host: str, scene: Scene) -> Iterator[Cause]:
         opened = scene.opened(host, each.ends, end.latest if end else scene.history.now)
         if opened is not None and not stays_inside(*each.ends):
             legs[opened].append(_Leg(host, each, scene))
-    for out in legs[True]:
-        mates = [leg for leg in legs[False] if _belong(leg, out)]
-        alone = len(mates) == 1 and sum(_belong(mates[0], each) for each in legs[True]) == 1
-        if alone and (found := _cut(mates[0], out)):
-            yield found  # of several, nobody knows which a request went through
+    pairs = _pairs(*(sorted(legs[opened], key=lambda leg: leg.began) for opened in (False, True)))
+    times = Counter(id(leg) for pair in pairs for leg in pair)
+    alone = [pair for pair in pairs if times[id(pair[0])] == times[id(pair[1])] == 1]
+    found = (_cut(*pair) for pair in alone)  # of several, nobody knows which belong together
+    yield from islice(filter(None, found), MOST)
 
 
-def _belong(came: _Leg, out: _Leg) -> bool:
-    """Whether one may have been opened for the other: while that was there, by the same process."""
-    began, end = out.timeline.spans[0].begin.at, came.timeline.spans[-1].end
-    if began < came.timeline.spans[0].begin.at or (end is not None and began > end.at):
-        return False
-    one, other = came.descriptor, out.descriptor
-    if one is None or other is None:
-        return True
-    return (one.process, one.start) == (other.process, other.start)
+def _pairs(came: Sequence[_Leg], out: Sequence[_Leg]) -> list[tuple[_Leg, _Leg]]:
+    """The connections of which one may have been opened for the other, by order of their
+    beginnings: while that was there, by the same process. None if too many were there at once."""
+    found = []
+    there: list[tuple[float, int]] = []
+    following = 0
+    for leg in out:
+        while following < len(came) and came[following].began <= leg.began:
+            heappush(there, (came[following].until, following))
+            following += 1
+        while there and there[0][0] < leg.began:
+            heappop(there)
+        if len(there) > NEAR:
+            return []
+        found += [(came[n], leg) for _, n in there if _same(came[n], leg)]
+    return found
+
+
+def _same(one: _Leg, other: _Leg) -> bool:
+    """Whether two connections are of one process, as far as its calls tell."""
+    mine, theirs = one.descriptor, other.descriptor
+    return not mine or not theirs or (mine.process, mine.start) == (theirs.process, theirs.start)
 
 
 def _cut(came: _Leg, out: _Leg) -> Cause | None:

@@ -55,7 +55,9 @@ def _in(bounds: tuple[int, int] | None, socket: Socket) -> bool:
 def _named(bounds: tuple[int, int] | None) -> str:
     """The host's range, with its numbers if they are known."""
     low, high = bounds or (0, 0)
-    return f"{KEY} ({low} to {high}: {high - low + 1} ports)" if bounds else KEY
+    count = high - low + 1
+    ports = "1 port" if count == 1 else f"{count} ports"
+    return f"{KEY} ({low} to {high}: {ports})" if bounds else KEY
 
 
 def _chosen(

@@ -4,7 +4,7 @@ SYNs for a connection that is open (RFC 5961)."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from labctl.judge.causes.cause import Cause, Scene, begins, line
 from labctl.probes.observations import MODULUS, Segment
@@ -12,33 +12,50 @@ from labctl.probes.sockets import State
 
 RESET = "RFC 5961, section 3.2; tcp_validate_incoming() in net/ipv4/tcp_input.c"
 SYN = "RFC 5961, section 4.2; tcp_validate_incoming() in net/ipv4/tcp_input.c"
+ACK = "RFC 9293, section 3.10.7.4; tcp_ack() in net/ipv4/tcp_input.c"
 COUNTER = "TcpExtTCPChallengeACK"
 OPEN = (State.ESTAB, State.FIN_WAIT_1, State.FIN_WAIT_2, State.CLOSE_WAIT, State.LAST_ACK)
 AT_ONCE = 0.01
 """Seconds from such a segment to its answer, at most, on a busy machine."""
 AFTER = 0.25
 """Seconds that a connection lives on after a segment that did it no harm, at least."""
-MOST = 20
-"""Segments that a host did not take, at most, that are told of."""
+TRIED, MOST = 3, 20
+"""Segments of one kind that are looked at in a connection, and that are told of of a host."""
 
 
 def causes(scene: Scene) -> Iterator[Cause]:
-    """A cause for the first RST and the first SYN in each connection that a host did not take."""
-    told: Counter[tuple[str | None, bool]] = Counter()
+    """A cause for the first RST, the first SYN and the first ACK in each connection that a host did
+    not take."""
+    told: Counter[tuple[str, str]] = Counter()
     for segments in scene.conversations:
-        seen: set[tuple[str | None, bool]] = set()
+        tried: Counter[tuple[str, str]] = Counter()
+        sent: dict[str, int] = {}
         for segment in segments:
-            host, asks = segment.receiver, begins(segment)
-            if (
-                host is None or segment.arrived is None or segment.inside
-                or (host, asks) in seen or told[host, asks] >= MOST
-            ):  # fmt: skip
+            host, kind = segment.receiver, _kind(segment, sent)
+            if not segment.crafted:
+                following = segment.seq + segment.length + len({"SYN", "FIN"} & {*segment.flags})
+                sent[segment.source] = max(sent.get(segment.source, 0), following)
+            if kind is None or host is None or segment.arrived is None or segment.inside:
                 continue
-            rule = _syn if asks else _rst if "RST" in segment.flags else None
-            if rule and (found := rule(segment, host, scene)):
-                seen.add((host, asks))
-                told[host, asks] += 1
+            tried[host, kind] += 1
+            if tried[host, kind] > TRIED or told[host, kind] >= MOST:
+                continue
+            if found := KINDS[kind](segment, host, scene):
+                tried[host, kind] = TRIED
+                told[host, kind] += 1
                 yield found
+
+
+def _kind(segment: Segment, sent: Mapping[str, int]) -> str | None:
+    """What a segment may be that is not taken, after its ends have sent up to these numbers."""
+    if "RST" in segment.flags:
+        return "RST"
+    if begins(segment):
+        return "SYN"
+    known = sent.get(segment.target)
+    return (
+        "ACK" if known is not None and segment.ack > known and not segment.retransmitted else None
+    )
 
 
 def _rst(rst: Segment, host: str, scene: Scene) -> Cause | None:
@@ -81,6 +98,26 @@ def _syn(syn: Segment, host: str, scene: Scene) -> Cause | None:
         "close the old connection, or connect from another port",
         f"{syn.target} -> {syn.source}", (line(syn), line(answer)), (SYN,),
     )  # fmt: skip
+
+
+def _ack(ack: Segment, host: str, scene: Scene) -> Cause | None:
+    """An acknowledgement of what the host had never sent."""
+    came = ack.arrived or 0.0
+    segments = scene.conversation(host, (ack.target, ack.source), came)
+    answer = _answer(ack, segments, host, scene)
+    if answer is None or not scene.captured(host) or not _open(ack, host, scene, came):
+        return None
+    return Cause(
+        "challenge-ack", host, came,
+        f"{host} answered a segment of {ack.source} by a challenge ACK: it acknowledges all up to "
+        f"number {ack.ack}, and {host} had sent no more than up to {answer.seq}: something else "
+        "has sent data in its name",
+        "", f"{ack.target} -> {ack.source}", (line(ack), line(answer)), (ACK,),
+    )  # fmt: skip
+
+
+KINDS = {"RST": _rst, "SYN": _syn, "ACK": _ack}
+"""The rule for each kind of segment."""
 
 
 def _due(segments: Sequence[Segment], rst: Segment) -> int | None:
