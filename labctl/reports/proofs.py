@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from labctl.judge.causes.cause import Cause
+from labctl.probes.observations import MARKS
 from labctl.reports.rows import Arrow, Bar, Call, Ladder, Life, Look, Note, Return, Row, Step
 
 
@@ -44,7 +45,8 @@ def _texts(row: Row) -> tuple[str, ...]:
     """What evidence may quote of a row."""
     match row:
         case Arrow():
-            return (f"{row.t:.6f} {row.sender or '?'}: {row.label}",)
+            marks = "".join(f" [{mark}]" for mark in MARKS if mark in row.marks)
+            return (f"{row.t:.6f} {row.sender or '?'}: {row.label}{marks}",)
         case Look():
             return row.lines
         case Step():
@@ -54,13 +56,12 @@ def _texts(row: Row) -> tuple[str, ...]:
 
 def _beside(cause: Cause, ladder: Ladder, at: Mapping[int, list[int]]) -> list[int]:
     """The rows at its moment that are about it."""
-    connection = frozenset((cause.connection or "").split(" -> "))
     found = []
     for number in at.get(_micro(cause.at), ()):
         row = ladder.rows[number]
         if isinstance(row, Arrow | Bar):
-            ends = ladder.connections[row.connection - 1] if row.connection else ()
-            about = connection == frozenset(ends)
+            ends = ladder.connections[row.connection - 1] if row.connection else ("", "")
+            about = cause.connection in (" -> ".join(ends), " -> ".join(ends[::-1]))
         else:
             about = True
         if about and (isinstance(row, Arrow) or getattr(row, "host", None) == cause.host):
@@ -73,7 +74,7 @@ def _quoted(cause: Cause, ladder: Ladder, quoted: Mapping[str, list[int]]) -> li
     counts."""
     found, looks = [], []
     for line in cause.evidence:
-        for number in quoted.get(line, quoted.get(line.partition(" [")[0], [])):
+        for number in quoted.get(line, ()):
             row = ladder.rows[number]
             if not isinstance(row, Look):
                 found.append(number)

@@ -192,11 +192,8 @@ def many(count: int, apart: float) -> History:
     events: list[Event] = [look(0.5)]
     wire: list[Sent] = []
     for number in range(count):
-        t, came, out = (
-            1 + number * apart,
-            f"198.18.0.3:{2000 + number}",
-            f"198.18.0.2:{2000 + number}",
-        )
+        t, port = 1 + number * apart, 2000 + number
+        came, out = f"198.18.0.3:{port}", f"198.18.0.2:{port}"
         ends = ("ESTAB", "FIN-WAIT-1", "UNCONN")
         events += [*established(t, came), *established(t + 0.001, out, BACKEND)]
         events += [

@@ -78,7 +78,7 @@ def words(row: Row) -> str:
         (Cause("a", "server", 0.0, "", evidence=("0.300000 client: FIN ACK seq 1 ack 2",)),
          ["Arrow FIN ACK seq 1 ack 2"]),
         (Cause("a", "server", 0.0, "", evidence=("0.300000 client: FIN ACK seq 1 ack 2 [lost]",)),
-         ["Arrow FIN ACK seq 1 ack 2"]),
+         []),
         (Cause("a", "server", 0.0, "", evidence=("0.300000 server: FIN ACK seq 1 ack 2",)), []),
         (Cause("a", "server", 0.78, "", evidence=(f"TIME-WAIT {NAME}",)), ["Look late"]),
         (Cause("a", "server", 0.2, "", evidence=(f"TIME-WAIT {NAME}",)), ["Look early"]),

@@ -50,10 +50,7 @@ class Cause:
     @property
     def brief(self) -> str:
         """The text, with the bare names of error numbers."""
-        text = self.text
-        for name in errnos.NAMES:
-            text = text.replace(errnos.describe(name), name) if name in text else text
-        return text
+        return errnos.bare(self.text)
 
     @property
     def sentence(self) -> str:
