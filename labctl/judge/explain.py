@@ -73,17 +73,20 @@ def beside(history: History, causes: Sequence[Cause]) -> list[str]:
     ]
 
 
-def foremost(causes: Iterable[Cause], verdicts: Sequence[Verdict], history: History) -> list[Cause]:
-    """The causes, those first that matter most for the verdicts: for those that did not pass, if
+def foremost(
+    causes: Iterable[Cause], verdicts: Sequence[Verdict], history: History
+) -> list[tuple[int, Cause]]:
+    """The causes by their numbers, from 1 on, those first that matter most for the verdicts: for those that did not pass, if
     there are any; else in their order."""
     hosts = {name: process.host for name, process in history.processes.items()}
     wrong = [v for v in verdicts if v.result in ("fail", "unknown")]
 
-    def rank(cause: Cause) -> tuple[int, bool]:
+    def rank(numbered: tuple[int, Cause]) -> tuple[int, bool]:
+        cause = numbered[1]
         most = max((_matters(cause, v, hosts) for v in wrong or verdicts), default=0)
         return -most, cause.id in ALWAYS
 
-    return sorted(causes, key=rank)
+    return sorted(enumerate(causes, 1), key=rank)
 
 
 def _matters(cause: Cause, verdict: Verdict, hosts: Mapping[str, str]) -> int:

@@ -131,14 +131,14 @@ def _print_why(run: RunResult, out: Console) -> None:
     pass, else a line of each."""
     causes = foremost(run.causes, run.verdicts, run.history)
     if run.result not in ("pass", "skip"):
-        for cause in causes[:FOREMOST]:
+        for _, cause in causes[:FOREMOST]:
             out.print(Padding(_text(f"Why: {cause.text}"), (0, 0, 0, 2)))
             if cause.cure:
                 out.print(Padding(_text(f"do: {cause.cure}", "dim"), (0, 0, 0, 7)))
         for sentence in run.beside:
             out.print(Padding(_text(f"Why: {sentence}"), (0, 0, 0, 2)))
     else:
-        told = [*(cause.brief for cause in causes), *run.beside]
+        told = [*(cause.brief for _, cause in causes), *run.beside]
         for words in told[:FOREMOST]:
             out.print(_text(f"  Why: {words}"), no_wrap=True, overflow="ellipsis")
     left = len(causes) - FOREMOST

@@ -295,7 +295,8 @@ def _explained(session: Session) -> Iterator[None]:
 
 def ladder(folder: Path) -> str:
     """What happened in a run, as `labctl report` draws it."""
-    return picture(recorded.load(folder))
+    run = recorded.load(folder)
+    return picture(replace(run, causes=tuple(causes(run.history, recorded.scenario_of(run)))))
 
 
 def failure_text(
@@ -313,11 +314,17 @@ def failure_text(
     return plain_lines("\n".join([*lines, *why, seen_at(folder)]))
 
 
-def why_lines(causes: Sequence[Cause], others: Iterable[str], folder: Path) -> list[str]:
-    """The first causes with their cures, and where to see the others; and what is beside them."""
+def why_lines(
+    causes: Sequence[tuple[int, Cause]], others: Iterable[str], folder: Path
+) -> list[str]:
+    """The first causes with their cures, by the numbers that they have in the ladder, and where to
+    see the others; and what is beside them."""
     lines = []
-    for cause in causes[:FOREMOST]:
-        lines += [f"Why: {cause.text}", *([f"    do: {cause.cure}"] if cause.cure else [])]
+    for number, cause in causes[:FOREMOST]:
+        lines += [
+            f"Why [{number}]: {cause.text}",
+            *([f"    do: {cause.cure}"] if cause.cure else []),
+        ]
     if more := len(causes) - FOREMOST:
         lines += [f"    {more} more: {command()} explain {folder}"] if more > 0 else []
     return [*lines, *(f"Why: {sentence}" for sentence in dict.fromkeys(others))]

@@ -191,5 +191,5 @@ def test_other_tables_command_no_terminal(
 
 def test_what_pytest_shows_is_plain(runs: list[RunResult]) -> None:
     causes = [Cause("reset-late-data", EVIL, 1.0, EVIL, EVIL)] * 4
-    why = why_lines(causes, [EVIL], Path(EVIL))
+    why = why_lines([*enumerate(causes, 1)], [EVIL], Path(EVIL))
     assert harmless(failure_text(runs[0].verdicts, why, Path(EVIL)))
