@@ -16,6 +16,7 @@ Standard library only, Python 3.6 or later. calls.py says what calls there are a
 """
 
 import argparse
+import collections
 import ctypes
 import errno
 import fcntl
@@ -24,12 +25,16 @@ import os
 import select
 import shlex
 import signal
+import socket
 import struct
 import sys
 import termios
+import threading
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # an isolated Python leaves it out
+import filters
+import syscalls
 from calls import CallError, Program, parse
 from written import Written
 
@@ -42,6 +47,7 @@ UNNAMED[16] = "STKFLT"
 """Signals without a name in Python, or in an older Python (signal(7), those of glibc)."""
 MOST_FILES = 1 << 16
 AT_ONCE, CHUNK = 4096, 65536
+TRACED, UNTRACED = b"+", b"-"
 NO_FORK = "can't fork: %s; a limit of processes (ulimit -u, or pids.max of a cgroup) refuses it"
 
 
@@ -107,26 +113,88 @@ def told(exc):
     return "%s: %s%s" % (type(exc).__name__, exc, " (%s:%d)" % where if where else "")
 
 
-def supervise(main, log, tether):
+class Children(threading.Thread):
+    """Waits for all that lives below a supervisor, and traces it if that is wanted; only the thread
+    that traces a process gets its stops. `said` is what there is to tell, in order: events, how
+    the main process ended (its status, and whether it left anything), and None at the very end."""
+
+    def __init__(self, main, waker, traced):
+        """`traced`: our end of a socket to a main process that waits to be traced, or None."""
+        super().__init__(daemon=True)
+        self.main, self.waker = main, waker
+        self.said = collections.deque()
+        self.tracer = syscalls.Tracer(main, self.say) if traced else None
+        self.waits = traced
+
+    def say(self, **event):
+        """Tells an event; without one, that `overdue` of the tracer has something to wait for."""
+        self.tell(event or ())
+
+    def tell(self, what):
+        if what != ():
+            self.said.append(what)
+        try:
+            os.write(self.waker, b"x")
+        except BlockingIOError:
+            pass  # it is awake
+
+    def run(self):
+        try:
+            if self.tracer:
+                self.begin()
+            self.wait()
+        except BaseException as exc:
+            self.say(kind="broken", text=told(exc))
+        self.tell(None)
+
+    def begin(self):
+        word = TRACED
+        with self.waits:
+            self.waits.recv(1)
+            try:
+                self.tracer.begin()
+            except OSError as exc:
+                self.say(kind="unseen", t=time.monotonic(), text=str(exc), but=[])
+                self.tracer, word = None, UNTRACED
+            self.waits.send(word)
+
+    def wait(self):
+        while True:
+            try:
+                pid, status = os.waitpid(-1, syscalls.WAIT_ALL)
+            except ChildProcessError:
+                return
+            if os.WIFSTOPPED(status):
+                self.tracer.stopped(pid, status)
+                continue
+            if self.tracer:
+                self.tracer.ended(pid, status)
+            if pid == self.main:
+                self.tell((status, _left()))
+
+
+def supervise(main, log, tether, watched=None):
     """Starts `main` in a child and stays until no descendant lives; returns main's exit status.
 
-    `main` is a function of one argument, the descriptor for a program's output. Commands come as
-    JSON lines on stdin: `{"do": "call", "call": TEXT}` for a process in `await`, `{"do": "signal",
-    "signal": "TERM"}` for the main process alone; `{"do": "end"}`, a SIGTERM, `{"do": "freeze"}`
-    and `{"do": "thaw"}` for all of them (as process 1 only); `{"do": "answer", "id": N}`, which it
-    does when it has reported all that was written before. Neither the child nor a slow controller
-    can delay it.
+    `main` is a function of one argument, the descriptor for a program's output. With `watched`,
+    "calls" or "io", the socket calls of main and of all that it starts are told (syscalls.py).
+    Commands come as JSON lines on stdin: `{"do": "call", "call": TEXT}` for a process in `await`,
+    `{"do": "signal", "signal": "TERM"}` for the main process alone; `{"do": "end"}`, a SIGTERM,
+    `{"do": "freeze"}` and `{"do": "thaw"}` for all of them (as process 1 only); `{"do": "answer",
+    "id": N}`, which it does when it has reported all that was written before. Neither the child
+    nor a slow controller can delay it.
     """
     # Programs below, of the same user, must not reach this process' streams and speak for it. After
     # this only CAP_SYS_PTRACE opens them and its memory (ptrace(2), "Ptrace access mode checking").
     # The same holds for a child, until it executes a program.
-    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    prctl = ctypes.CDLL(None).prctl
+    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     wake, waker = os.pipe()
     os.set_blocking(waker, False)
-    signal.set_wakeup_fd(waker)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     commands, to_main = os.pipe()
     output, from_main = os.pipe()
+    ours, theirs = socket.socketpair()
     started = os.getpid()
     # Signals that come before their handlers are there must wait.
     signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
@@ -135,16 +203,23 @@ def supervise(main, log, tether):
         status = 1
         try:
             if started != 1:
-                ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             for number in FORWARDED:
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
             os.dup2(commands, 0)
+            if watched:
+                prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)  # for its tracer; there is nobody else yet
+                theirs.send(b"?")
+                traced = theirs.recv(1) == TRACED
+                prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+                watched = watched if traced and _filter(log, watched) else None
             for descriptor in (wake, waker, commands, to_main, output):
                 os.close(descriptor)
-            log(kind="process", phase="start", pid=os.getpid())
+            ours.close()
+            theirs.close()
+            seen = {"watch": watched} if watched else {}
+            log(kind="process", phase="start", pid=os.getpid(), **seen)
             main(from_main)
             status = 0
         except BaseException as exc:
@@ -156,10 +231,13 @@ def supervise(main, log, tether):
     signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
     os.close(commands)
     os.close(from_main)
+    theirs.close()
+    below = Children(child, waker, ours if watched else None)
+    below.start()
     status = None
     pending = b""
     written = Written()
-    watched = [wake, output] + ([0] if tether else [])
+    watching = [wake, output] + ([0] if tether else [])
 
     def record(final=False):
         found = written.take(final)
@@ -168,9 +246,13 @@ def supervise(main, log, tether):
 
     while True:
         # If the reader is slow, the moment of a program that writes much is longer.
-        due = None if log.waiting and not written.in_full else written.due
+        late, due = below.tracer.overdue(time.monotonic()) if below.tracer else ((), None)
+        for event in late:
+            log.later(**event)
+        dues = [due, None if log.waiting and not written.in_full else written.due]
+        due = min((each for each in dues if each is not None), default=None)
         patience = None if due is None else max(0.0, due - time.monotonic())
-        ready, takes, _ = select.select(watched, [1] if log.waiting else [], [], patience)
+        ready, takes, _ = select.select(watching, [1] if log.waiting else [], [], patience)
         if takes:
             log.push()
         if output in ready:
@@ -178,9 +260,9 @@ def supervise(main, log, tether):
             if data:
                 written.add(data, time.monotonic())
             else:
-                watched.remove(output)
+                watching.remove(output)
                 record(final=True)
-        if due is not None and time.monotonic() >= due:
+        if written.due is not None and time.monotonic() >= written.due:
             record()
         if 0 in ready:
             data = os.read(0, CHUNK)
@@ -197,21 +279,30 @@ def supervise(main, log, tether):
                 else:
                     COMMANDS[do](child if status is None else None, to_main, **message)
         if wake in ready:
-            os.read(wake, 4096)
-            while True:
-                try:
-                    pid, ended = os.waitpid(-1, os.WNOHANG)
-                except ChildProcessError:
-                    _rest(output, written)
-                    record(final=True)
+            os.read(wake, CHUNK)
+            while below.said:
+                said = below.said.popleft()
+                if isinstance(said, dict):
+                    log.later(**said)
+                    status = 1 if said["kind"] == "broken" else status
+                    continue
+                _rest(output, written)
+                record(final=said is None)
+                if said is None:
                     log.finish()
                     return status
-                if pid == 0:
-                    break
-                if pid == child:
-                    _rest(output, written)
-                    record()
-                    status = _report_exit(log, child, ended)
+                status = _report_exit(log, child, *said)
+
+
+def _filter(log, watched):
+    """Has this process stop at the calls that are told; whether it can, and says so if not."""
+    machine = filters.MACHINES[os.uname().machine]
+    try:
+        filters.confine(filters.filter_of(machine, watched == "io"))
+    except OSError as exc:
+        log(kind="unseen", text="no seccomp filter: %s" % exc.strerror, but=[])
+        return False
+    return True
 
 
 def _fork():
@@ -231,13 +322,13 @@ def _rest(output, written):
         count -= len(data)
 
 
-def _report_exit(log, child, ended):
+def _report_exit(log, child, ended, left):
     if os.WIFSIGNALED(ended):
         name = _signal_name(os.WTERMSIG(ended))
-        log.later(kind="process", phase="exit", pid=child, exit=None, signal=name, left=_left())
+        log.later(kind="process", phase="exit", pid=child, exit=None, signal=name, left=left)
         return 128 + os.WTERMSIG(ended)
     log.later(kind="process", phase="exit", pid=child, exit=os.WEXITSTATUS(ended), signal=None,
-              left=_left())  # fmt: skip
+              left=left)  # fmt: skip
     return os.WEXITSTATUS(ended)
 
 
@@ -348,7 +439,9 @@ def main(arguments=None):
     modes = parser.add_subparsers(dest="mode", metavar="calls|run")
     modes.required = True
     modes.add_parser("calls", help="socket calls").add_argument("calls", metavar="CALLS")
-    modes.add_parser("run", help="any program").add_argument("argv", nargs="+", metavar="ARG")
+    program = modes.add_parser("run", help="any program")
+    program.add_argument("--watch", choices=("calls", "io"), help="tell its socket calls")
+    program.add_argument("argv", nargs="+", metavar="ARG")
     options = parser.parse_args(arguments)
     log = Log(as_text if options.text else as_json)
     try:
@@ -362,7 +455,8 @@ def main(arguments=None):
     if options.held:
         await_line()
     try:
-        status = supervise(job, log, options.tether)
+        watched = options.watch if options.mode == "run" else None
+        status = supervise(job, log, options.tether, watched)
     except OSError as exc:
         log(kind="broken", text=told(exc))
         status = 1

@@ -12,7 +12,7 @@ import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from labctl.backends.capabilities import Lack
 from labctl.ground.errors import UsageError
@@ -47,7 +47,7 @@ class HostSpec:
 class ProcessSpec:
     """A process to start on a host: `calls` for the peer program, or `run`, any program; or, with
     neither, the own command of an `image`. `rights` are the capabilities(7) that it keeps, of
-    RIGHTS."""
+    RIGHTS. `watch`: whether to tell a program's socket calls, and what it reads and writes."""
 
     name: str
     host: str
@@ -57,6 +57,7 @@ class ProcessSpec:
     uid: int | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     rights: tuple[str, ...] = ()
+    watch: Literal["calls", "io"] | None = None
 
 
 USUAL_REST = 0.025

@@ -21,10 +21,10 @@ from labctl.backends import Message
 from labctl.backends.wire import A, Answer, Command, NoMessage, Program, Said, quoted
 from labctl.probes.sockets import StateName
 
-VERSION = 9
+VERSION = 10
 """2 brought captures and the trace; 3 faults; 4 agents that rest; 5 the end of what a process left;
 6 programs that report their faults, supervisors that answer, and counters and addresses as they
-change; 7 a host's network apart from its watch; 8 guests; 9 resets."""
+change; 7 a host's network apart from its watch; 8 guests; 9 resets; 10 calls of programs."""
 
 
 class Hello(Said, kind="hello"):
@@ -302,6 +302,14 @@ class Process(Said, kind="process"):
     exit: int | None = None
     signal: str | None = None
     left: bool | None = None
+    watch: Literal["calls", "io"] | None = None
+
+
+class Unseen(Said, kind="unseen", added=10):
+    """From now on not all of a program's calls are told; see UnseenEvent."""
+
+    text: str
+    but: list[str]
 
 
 class Call(Said, kind="call"):
@@ -318,6 +326,8 @@ class Call(Said, kind="call"):
     peer: str | None = None
     eof: bool | None = None
     data: str | None = None
+    fd: int | None = None
+    thread: int | None = None
 
 
 class Output(Said, kind="output"):
@@ -389,11 +399,13 @@ class Batch(Command[Done], do="batch"):
 
 
 class Work(TypedDict):
-    """Socket calls, or else a program, with `env` beside its environment."""
+    """Socket calls, or else a program, with `env` beside its environment; whether to tell its
+    calls."""
 
     calls: str | None
     run: Sequence[str] | None
     env: Mapping[str, str]
+    watch: Literal["calls", "io"] | None
 
 
 class Rights(TypedDict):
@@ -442,6 +454,6 @@ AGENT = Program(
 )
 TRACER = Program((Hello, Refused, State, Reset, Trouble, Broken), (Watch, FlushTrace))
 SUPERVISOR = Program(
-    (Process, Call, Output, Broken), (Begin, DoCall, Signal, End, Freeze, Thaw, TellAll)
+    (Process, Call, Unseen, Output, Broken), (Begin, DoCall, Signal, End, Freeze, Thaw, TellAll)
 )
 WORLD = Program((Hello, Gone), (AddHost, Batch, Spawn, Kill))

@@ -17,8 +17,8 @@ TAIL = 4000
 
 @dataclass
 class Life:
-    """A process since its latest start. `blocked` is the call that each of its processes (by pid)
-    is in, `within` the call in which its main process ended."""
+    """A process since its latest start. `blocked` is the call that each of its tasks is in,
+    `within` the call in which its main process ended."""
 
     host: str
     started: float
@@ -42,9 +42,9 @@ class Life:
             case OutputEvent():
                 self.output = (self.output + event.text)[-TAIL:]
             case CallEvent(phase="enter"):
-                self.blocked[event.pid] = event
+                self.blocked[event.task] = event
             case CallEvent():
-                self.blocked.pop(event.pid, None)
+                self.blocked.pop(event.task, None)
                 self.calls.append(event)
             case ProcessEvent(phase="exit"):
                 self.end = event

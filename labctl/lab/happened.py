@@ -20,6 +20,7 @@ from labctl.record.events import (
     SocketsEvent,
     StateEvent,
     TroubleEvent,
+    UnseenEvent,
     shared,
 )
 
@@ -33,6 +34,7 @@ EVENTS: dict[type[Said], type[Event]] = {
     protocol.Reset: ResetEvent,
     protocol.Process: ProcessEvent,
     protocol.Call: CallEvent,
+    protocol.Unseen: UnseenEvent,
     protocol.Output: OutputEvent,
 }
 """What to record of a message: its contents, and where it comes from."""

@@ -252,7 +252,7 @@ class Lab:
         )
         self._inbox.expect(
             lambda: any(
-                isinstance(e, ProcessEvent) and e.process == process
+                isinstance(e, ProcessEvent) and e.process == process and e.start is None
                 for e in self.history.events[seen:]
             ),
             f"the start of {process}",

@@ -17,7 +17,7 @@ from labctl.language.calls import peer
 from labctl.language.document import PARAM_NAME, REFERENCE
 from labctl.language.predicates.segments import SEGMENT_FLAGS
 from labctl.language.steps.faults import LARGEST, LONGEST_DELAY
-from labctl.language.values import HOST_NAME, PROCESS_NAME, SYSCTL_KEY
+from labctl.language.values import HOST_NAME, OFF, PROCESS_NAME, SYSCTL_KEY
 from labctl.probes.sockets import SPELLINGS, State
 
 Shape = dict[str, Any]
@@ -88,6 +88,7 @@ SHAPES: dict[str, Shape] = {
     "Right": {"enum": list(RIGHTS)},
     "Uid": either({"type": "integer", "minimum": 0, "maximum": 65535}, {"const": ""}),
     "Calls": text(rf"{CALL}(?:\n{CALL})*"),
+    "ProgramCalls": either(text(rf"{CALL}(?:\n{CALL})*"), {"enum": [*OFF]}),
     "Command": either(
         {"type": "string", "pattern": r"^$|\S"},
         {"type": "array", "items": ref("Text"), "minItems": 1},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
@@ -23,9 +23,10 @@ from labctl.language.predicates import Claim
 from labctl.language.steps import STEPS, Step
 from labctl.language.values import (
     MAX_ADDRESSES,
-    Calls,
+    OFF,
     Model,
     ParamName,
+    ProgramCalls,
     Right,
     SysctlKey,
     SysctlValue,
@@ -65,21 +66,37 @@ Command = Annotated[tuple[Text, ...], BeforeValidator(_command), shaped("Command
 
 
 JOBS = ("run", "image", "default")
-ONE_JOB: JsonDict = {"required": ["calls"], "anyOf": [{"required": [job]} for job in JOBS]}
-SOME_JOB: JsonDict = {"anyOf": [{"required": [job]} for job in ("calls", *JOBS)]}
+HAS_CALLS: JsonDict = {
+    "required": ["calls"],
+    "properties": {"calls": {"not": {"enum": [*OFF]}}},
+}
+JOB_KEYS: list[JsonDict] = [{"required": [job]} for job in JOBS]
+ONE_JOB: JsonDict = {"allOf": [HAS_CALLS, {"anyOf": [*JOB_KEYS]}]}
+SOME_JOB: JsonDict = {"anyOf": [HAS_CALLS, *JOB_KEYS]}
 
 
 class Program(Model):
     """What a process does, and as which user."""
 
     model_config = ConfigDict(json_schema_extra={"not": ONE_JOB})
-    calls: Calls | None = None
+    calls: ProgramCalls | None = None
+    watch: Literal["calls", "io", "off"] | None = None
     run: Command | None = None
     default: Command | None = None
     image: Text | None = None
     uid: Uid = None
     env: dict[Text, Text] = Field(default_factory=dict)
     rights: list[Right] = Field(default_factory=list)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _calls_off(cls, written: Any) -> Any:
+        """`calls: off` watches none of a program's."""
+        if isinstance(written, Mapping) and written.get("calls") in OFF:
+            if written.get("watch") is not None:
+                raise problem("'calls: off' and 'watch' exclude each other; keep one")
+            return {**{k: v for k, v in written.items() if k != "calls"}, "watch": "off"}
+        return written
 
     @model_validator(mode="after")
     def _one_job(self) -> Program:

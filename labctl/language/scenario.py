@@ -112,6 +112,7 @@ def _processes(hosts: Mapping[str, Host]) -> list[tuple[str, ProcessSpec]]:
 def _spec(name: str, host: str, program: Program, default: Host) -> ProcessSpec:
     """A process of a host. What it does not say itself, it takes from the host."""
     image = None if program.calls is not None else program.image or default.image
+    watch = program.watch or default.watch or "calls"
     return ProcessSpec(
         name,
         host,
@@ -121,6 +122,7 @@ def _spec(name: str, host: str, program: Program, default: Host) -> ProcessSpec:
         default.uid if program.uid is None else program.uid,
         {**default.env, **program.env},
         tuple(program.rights or default.rights),
+        None if watch == "off" or program.calls is not None else watch,
     )
 
 

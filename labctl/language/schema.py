@@ -44,7 +44,7 @@ def schema() -> dict[str, Any]:
     }
     written["properties"]["steps"]["anyOf"][0]["items"] = _value(step)
     shapes = {
-        name: shape if name == "Calls" else either(shape, ref(FILLED_LATER))
+        name: shape if name in ("Calls", "ProgramCalls") else either(shape, ref(FILLED_LATER))
         for name, shape in SHAPES.items()
     }
     return {

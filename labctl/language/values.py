@@ -397,3 +397,6 @@ Uid = Annotated[
     shaped("Uid"),
 ]
 Calls = Annotated[str, BeforeValidator(_calls), shaped("Calls")]
+OFF = (False, "off")
+"""How `calls: off` may be read."""
+ProgramCalls = Annotated[str, BeforeValidator(_calls), shaped("ProgramCalls")]

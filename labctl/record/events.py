@@ -20,9 +20,9 @@ from labctl.ground.reading import Checked, loads, of_version, typed
 from labctl.probes.observations import Observation
 from labctl.probes.sockets import RESOLVER, Socket, StateName, lab_sockets, parse_ss
 
-VERSION = 3
+VERSION = 4
 """Raise it when an older labctl can't read the history. 1: before histories had a version;
-3: resets."""
+3: resets; 4: calls of programs."""
 READS = range(1, VERSION + 1)
 
 
@@ -97,7 +97,8 @@ class StepEvent(Event):
 @dataclass(frozen=True, slots=True)
 class ProcessEvent(Event):
     """A process starts, its main process exits, or all of it is gone. `left`: something that it
-    started lives on. `start` is the number of the start, from 1 on, if it is not the latest."""
+    started lives on. `start` is the number of the start, from 1 on, if it is not the latest.
+    `watch`: its calls are told although it is any program; `io`: also what it reads and writes."""
 
     kind = "process"
     process: str
@@ -108,11 +109,26 @@ class ProcessEvent(Event):
     signal: str | None = None
     left: bool | None = None
     start: int | None = None
+    watch: Literal["calls", "io"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UnseenEvent(Event):
+    """From now on not all calls of a program are recorded, and why. `but` are the names of those
+    that are."""
+
+    kind = "unseen"
+    process: str
+    host: str
+    text: str
+    but: list[str] = field(default_factory=list)
+    start: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class CallEvent(Event):
-    """A process begins a socket call, or ends it."""
+    """A process begins a socket call, or ends it. Of a program that labctl has not written there
+    is `fd` too, the descriptor, and the `thread`, if it is not the first."""
 
     kind = "call"
     process: str
@@ -129,6 +145,13 @@ class CallEvent(Event):
     eof: bool | None = None
     data: str | None = None
     start: int | None = None
+    fd: int | None = None
+    thread: int | None = None
+
+    @property
+    def task(self) -> int:
+        """What makes the call: a thread or a process."""
+        return self.thread or self.pid
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +331,7 @@ KINDS: dict[str, type[Event]] = {
         StepEvent,
         ProcessEvent,
         CallEvent,
+        UnseenEvent,
         OutputEvent,
         SocketsEvent,
         CountersEvent,

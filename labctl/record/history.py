@@ -38,6 +38,7 @@ from labctl.record.events import (
     StepEvent,
     TallyEvent,
     TroubleEvent,
+    UnseenEvent,
 )
 
 LOCALHOST = {"127.0.0.1", "::1"}
@@ -54,7 +55,9 @@ class ProcessState:
     signal: str | None = None
     calls: list[CallEvent] = field(default_factory=list)
     entered: CallEvent | None = None
-    under_way: dict[int, CallEvent] = field(default_factory=dict)  # by pid
+    under_way: dict[int, CallEvent] = field(default_factory=dict)  # by task
+    watch: str | None = None
+    unseen: UnseenEvent | None = None
     obeys: bool = False
     written: Output = field(default_factory=Output)
     left: bool = False
@@ -71,19 +74,21 @@ class ProcessState:
             return "it runs, but not in await"
         return f"it ended by SIG{self.signal}" if self.signal else f"it ended with {self.exit}"
 
-    def apply(self, event: ProcessEvent | CallEvent | OutputEvent) -> None:
+    def apply(self, event: ProcessEvent | CallEvent | UnseenEvent | OutputEvent) -> None:
         """Takes in one event of this process."""
         if isinstance(event, OutputEvent):
             self.written.add(event.text, event.left_out)
         elif isinstance(event, CallEvent):
             self.entered = event if event.phase == "enter" else None
             if event.phase == "enter":
-                self.under_way[event.pid] = event
+                self.under_way[event.task] = event
             else:
-                self.under_way.pop(event.pid, None)
+                self.under_way.pop(event.task, None)
             self.obeys |= event.name == "await"
             if event.phase == "done":
                 self.calls.append(event)
+        elif isinstance(event, UnseenEvent):
+            self.unseen = event
         elif event.phase == "exit" or (event.phase == "gone" and self.running):
             self.running, self.exit, self.signal = False, event.exit, event.signal
             self.left = bool(event.left)
@@ -134,9 +139,11 @@ class History:
             case StepEvent(phase="end", label=str(label)):
                 self.labels[label] = event.t if event.moment is None else event.moment
             case ProcessEvent(phase="start"):
-                self.processes[event.process] = ProcessState(event.host, running=True)
+                self.processes[event.process] = ProcessState(
+                    event.host, running=True, watch=event.watch
+                )
                 self._starts[event.process] += 1
-            case ProcessEvent() | CallEvent() | OutputEvent():
+            case ProcessEvent() | CallEvent() | UnseenEvent() | OutputEvent():
                 if isinstance(event, CallEvent) and event.peer:
                     self._notice(event.host, event.peer)
                 if (state := self.processes.get(event.process)) and event.start is None:

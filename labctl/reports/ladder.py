@@ -267,7 +267,7 @@ def _calls(events: Sequence[Event], segments: Sequence[Segment]) -> Iterator[Cal
                 yield _call(entered.pop(key), event.t, "", False, prefix)
         if not isinstance(event, CallEvent):
             continue
-        key = event.process, event.pid
+        key = event.process, event.task
         if event.phase == "enter":
             entered[key] = event
             continue

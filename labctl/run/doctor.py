@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
@@ -15,7 +16,7 @@ from labctl.backends import backend_class, debian
 from labctl.backends.capabilities import CAPABILITIES
 from labctl.backends.netns import backend as netns
 from labctl.ground.errors import LabError, Unavailable
-from labctl.ground.resources import home
+from labctl.ground.resources import home, images
 from labctl.lab.faults import Drop, End
 from labctl.run import guests
 from labctl.run.guests import apt, qemu, root
@@ -148,6 +149,24 @@ def _tracing() -> Check:
     return _capability("tracing", ok, found)
 
 
+def _calls() -> Check:
+    """Watches a program's calls, as supervisors do."""
+    cost = "the calls of programs are not seen: claims about them are unknown"
+    ok, found = False, "Linux traces programs, this system does not"
+    if sys.platform == "linux":
+        peer = [sys.executable, "-IS", str(images() / "peer" / "peer.py")]
+        done = subprocess.run(
+            [*peer, "run", "--watch=calls", "--", "true"],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        said = [json.loads(line) for line in done.stdout.splitlines()]
+        ok = any(message.get("watch") for message in said)
+        reasons = [message["text"] for message in said if message["kind"] == "unseen"]
+        found = "ptrace(2) and seccomp(2)" if ok else next(iter(reasons), done.stderr.strip())
+    reason, _, hint = found.partition("; ")
+    return Check("calls", ok, reason, cost, hint)
+
+
 def _mmdebstrap() -> Check:
     """Makes an empty root: it needs the same rights, mirror and keys as any other."""
     found, ok, hint = "a root of Debian's packages", True, ""
@@ -188,6 +207,7 @@ CHECKS: list[Callable[[], Check]] = [
     _nft,
     _netem,
     _tracing,
+    _calls,
     _mmdebstrap,
     _kernels,
 ]

@@ -62,6 +62,21 @@ OF_LESSONS = [
         "server: 0 x FIN from server",
     ),
     FalseClaim("eaddrinuse_time_wait", "{flags: RST, count: 0}", "{flags: RST}", "segments: RST"),
+    # Wrong outcomes of a real program's calls.
+    FalseClaim(
+        "real_server",
+        "call: {socket: ok, bind: EADDRINUSE}",
+        "call: {socket: ok, bind: ok}",
+        "server: exit 1, socket ok, bind ok",
+        (("reuse", 0),),
+    ),
+    FalseClaim(
+        "real_server",
+        "call: {set: ok, bind: ok, listen: ok}",
+        "call: {set: ok, bind: ok, listen: EADDRINUSE}",
+        "server: running, set ok, bind ok, listen EADDRINUSE",
+        (("reuse", 1),),
+    ),
     FalseClaim(
         "eaddrinuse_time_wait",
         """\

@@ -32,6 +32,15 @@ ThreadingHTTPServer(('', int(sys.argv[1])), SimpleHTTPRequestHandler).serve_fore
 """
 
 
+MEDDLE = """
+import os
+open('/etc/ld.so.preload', 'w').write('/nosuch.so')
+for path in '/.labctl/peer.pyc', '/.labctl/lib/python311.zip', '/.labctl/start':
+    try: open(path, 'w')
+    except OSError as exc: print(exc.strerror.split()[0])
+"""
+
+
 @pytest.fixture(scope="module")
 def make() -> Iterator[Make]:
     """Makes an image from lines of a Dockerfile, and returns its name."""
@@ -80,6 +89,15 @@ def test_it_runs_as_it_is(make: Make, tmp_path: Path) -> None:
         f"image: {image}, run: [other], uid: 4321, env: {{WORD: bye}}", steps, tmp_path
     )
     assert output(changed) == "args ['other'] /srv/mine bye 4321\n"
+
+
+def test_it_can_not_change_what_the_lab_lends_it(make: Make, tmp_path: Path) -> None:
+    """Its next start is by the lab's own programs, whatever it wrote as root before."""
+    image = make(f"ENTRYPOINT {python(MEDDLE)}")
+    steps = "  - start: server\n  - wait: {process: {server: ok}}\n" * 2
+    found = judged(f"image: {image}", steps, tmp_path)
+    assert found.result == "pass", report(found)
+    assert output(found).splitlines()[-3:] == ["Read-only"] * 3, output(found)
 
 
 def test_its_health_is_not_checked(make: Make, tmp_path: Path) -> None:

@@ -59,6 +59,8 @@ def of_type(hint: Any) -> st.SearchStrategy[Any]:
         return OF_TYPE[hint]
     if get_origin(hint) is Literal:
         return st.sampled_from(get_args(hint))
+    if get_origin(hint) is list:
+        return st.lists(of_type(*get_args(hint)), max_size=3)
     if get_origin(hint) is Mapping:
         keys, values = get_args(hint)
         return st.dictionaries(of_type(keys), of_type(values), max_size=3)

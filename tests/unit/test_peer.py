@@ -244,11 +244,11 @@ def test_the_end_of_stdin_ends_children_too() -> None:
     calls = "socket; bind 127.0.0.1:0; listen 5; accept; fork; recv until eof; wait"
     with running("--tether", "calls", calls, under=[*unshare, "--kill-child"]) as server:
         with socket.create_connection(("127.0.0.1", listening(server)), DEADLINE) as client:
-            server.until(name="recv", phase="enter")
+            child = server.until(name="recv", phase="enter")["pid"]
             server.tell(do="signal", signal="TERM")
             assert server.until(phase="exit")["signal"] == "TERM"
             client.shutdown(socket.SHUT_WR)
-            server.until(name="wait", phase="enter", pid=3)  # The child has outlived its parent.
+            server.until(name="wait", phase="enter", pid=child)  # It has outlived its parent.
             assert server.popen.stdin
             server.popen.stdin.close()
             assert client.recv(1) == b""

@@ -158,7 +158,7 @@ def test_what_was_seen_of_processes() -> None:
     assert actual("ECONNRESET", TOLERANT) == "exit 0"  # not its last call
     assert actual("ECONNRESET", TOLERANT[:2]).startswith("recv || continue: ECONNRESET")
     assert actual("EADDRINUSE", PROGRAM_RUNS) == (
-        "running; a program's calls are not seen, judge exit or output"
+        "running; its calls are not seen: judge exit or output"
     )
     assert (
         actual("{call: {bind: ok, connect: ok}}", FAILED)

@@ -4,42 +4,30 @@ from __future__ import annotations
 
 import json
 import os
-import queue
 import signal
 import socket
 import struct
 import sys
 import termios
 import threading
-import time
 import tty
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labctl.backends import Message, protocol, wire
-from labctl.ground import signals
-from labctl.ground.errors import LabError
-from labctl.ground.resources import peer_module
+from labctl.backends import Message, wire
 
 if TYPE_CHECKING:
     from docker.api.client import APIClient
 
-SAME_CLOCK = 1.0  # seconds; the uptimes of two machines differ by more
 STDERR = 2
-WAITING = 64
-"""How many pieces of a program's output wait here, before the engine has to wait."""
 CHUNK = 65536
-KILLED = 128 + signal.SIGKILL
-SIGNALS = {128 + number: name for number, name in signals.NAMES.items()}
 
 
-def attach(client: APIClient, container: str, stdin: bool = True) -> Any:
+def attach(client: APIClient, container: str) -> Any:
     """A stream to a container. Open it before the container starts, to miss nothing."""
-    return client.attach_socket(
-        container, {"stdin": int(stdin), "stdout": 1, "stderr": 1, "stream": 1}
-    )
+    return client.attach_socket(container, {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
 
 
 def _frames(stream: Any) -> Iterator[tuple[int, bytes]]:
@@ -89,80 +77,6 @@ class AttachChannel:
         with suppress(OSError):
             self._stream.close()
             self._socket.close()
-
-
-class HolderChannel(AttachChannel):
-    """A channel to an agent. `offset`: the lab's clock minus ours, by its first message."""
-
-    offset = 0.0
-
-    def __iter__(self) -> Iterator[Message]:
-        for message in super().__iter__():
-            if message["kind"] == protocol.Hello.kind:
-                offset = protocol.AgentHello.of(message).t - time.monotonic()
-                self.offset = offset if abs(offset) > SAME_CLOCK else 0.0
-            yield message
-
-
-class ForeignChannel(AttachChannel):
-    """A channel to a program that knows nothing of us: it says what peer.py would say for it.
-
-    `status` waits for the container's end and returns its status."""
-
-    def __init__(
-        self, stream: Any, log: Path, holder: HolderChannel, status: Callable[[], int]
-    ) -> None:
-        super().__init__(stream, log)
-        self._holder, self._status = holder, status
-
-    def send(self, message: Mapping[str, Any]) -> None:
-        """Does nothing: nobody listens."""
-
-    def __iter__(self) -> Iterator[Message]:
-        yield self._message(kind="process", phase="start")
-        yield from self._outputs()
-        with suppress(LabError):
-            status = self._status()
-            name = SIGNALS.get(status)
-            if status != KILLED:  # A kill ends all of it at once, and the stream's end says so.
-                yield self._message(
-                    kind="process", phase="exit", exit=None if name else status, signal=name
-                )
-
-    def _outputs(self) -> Iterator[Message]:
-        """What to record of its output, as peer.py does: see images/peer/written.py. A thread of
-        its own reads it, since a piece also ends by time, without news."""
-        frames: queue.Queue[tuple[int, bytes] | None] = queue.Queue(WAITING)
-        streams: dict[int, Any] = {}
-
-        def read() -> None:
-            for frame in self.frames():
-                frames.put(frame)
-            frames.put(None)
-
-        threading.Thread(target=read, daemon=True, name="what a program writes").start()
-        while True:
-            due = min((w.due for w in streams.values() if w.due is not None), default=None)
-            try:
-                frame = frames.get(timeout=None if due is None else max(0.0, due - self._now))
-            except queue.Empty:
-                frame = -1, b""
-            if frame and frame[1]:
-                written = streams.setdefault(frame[0], peer_module("written").Written())
-                written.add(frame[1], self._now)
-            for written in streams.values():
-                ready = written.due is not None and written.due <= self._now
-                if (frame is None or ready) and (found := written.take(frame is None)):
-                    yield {"kind": "output", **found}
-            if frame is None:
-                return
-
-    @property
-    def _now(self) -> float:
-        return time.monotonic() + self._holder.offset
-
-    def _message(self, **message: Any) -> Message:
-        return {"t": self._now, **message}
 
 
 # --- A terminal -----------------------------------------------------------------------------------

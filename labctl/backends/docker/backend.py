@@ -2,23 +2,22 @@
 
     network (internal bridge, one for each run)
       |-- holder, one for each host: agent.py; owns the network namespace; NET_ADMIN and NET_RAW
-      |     `-- process, any number: peer.py or any image, joined to the holder's namespace
+      |     `-- process, any number: peer.py, also in any image, joined to the holder's namespace
       `-- holder ...
     tracer: tracer.py; no network; SYS_ADMIN, only for tracefs
 
 A container that owns its namespace loses it on restart, and every TIME_WAIT with it; hence holders.
-A process needs no capability and has none. Everything has labels from its creation on, so `sweep`
-finds whatever a killed controller leaves; and the lab's own programs end with the stream to their
-controller.
+A process needs no capability and has none. Somebody else's image is lent a Python for peer.py.
+Everything has labels from its creation on, so `sweep` finds whatever a killed controller leaves;
+and the lab's own programs end with the stream to their controller.
 """
 
 from __future__ import annotations
 
 import hashlib
 import ipaddress
-import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
@@ -36,10 +35,9 @@ from labctl.backends import (
 )
 from labctl.backends.capabilities import REAL_TIME, Lack
 from labctl.backends.docker import engine, images
+from labctl.backends.docker.addresses import links
 from labctl.backends.docker.attach import (
     AttachChannel,
-    ForeignChannel,
-    HolderChannel,
     attach,
     run_attached,
 )
@@ -57,7 +55,6 @@ from labctl.backends.docker.sweep import (
     paused,
 )
 from labctl.backends.sysctls import refusal
-from labctl.ground import signals
 from labctl.ground.errors import LabError
 from labctl.ground.limits import limit_of
 
@@ -80,6 +77,10 @@ BEYOND_APPARMOR = {**CONFINED, "SecurityOpt": [*CONFINED["SecurityOpt"], "apparm
 TETHERED = {"OpenStdin": True, "StdinOnce": True, "AttachStdin": True}
 ENDED_AT_ONCE = {"StopSignal": "SIGKILL"}
 """Podman removes no container that runs before it has had ten seconds to heed this signal."""
+
+LENDS: dict[str, Any] = {"Volumes": {images.LENT: {}}}
+"""A holder's Python for other images, as a volume that they can't write to; it has no name, and is
+removed with its containers."""
 
 # What engines protect by default (opencontainers: linux.readonlyPaths), except /proc/sys/net.
 OF_PROC = [f"/proc/{name}" for name in ("bus", "fs", "irq", "sysrq-trigger")]
@@ -106,7 +107,7 @@ class DockerBackend:
         self._pool = ThreadPoolExecutor(WORKERS, "docker")
         self._containers: dict[str, list[str]] = {}  # of each process, the latest start last
         self._configs: dict[str, dict[str, Any]] = {}
-        self._holders: dict[str, HolderChannel] = {}
+        self._holders: dict[str, AttachChannel] = {}
         self._tracer: Future[AttachChannel] | None = None
         self._processes: dict[str, AttachChannel] = {}
         self._spawned: list[AttachChannel] = []
@@ -148,8 +149,10 @@ class DockerBackend:
         submit = self._pool.submit
         version = submit(client.version)
         built = images.ensure(client, self._options.os, self._options.progress)
-        for image in sorted({process.image for process in processes if process.image}):
-            images.obtain(client, image, self._options.progress)
+        commands = {
+            image: images.obtain(client, image, self._options.progress)
+            for image in sorted({process.image for process in processes if process.image})
+        }
         with translated("bring the lab up"):
             self._tracer = submit(self._start_tracer, client, built)
             # In the pool too, as `down` waits for it: an engine goes on with interrupted requests.
@@ -158,10 +161,15 @@ class DockerBackend:
             podman = _product(self._version).startswith("Podman")
             # Podman starts a network's resolver with its first container, and fails with two.
             turns = Lock() if podman else nullcontext()
+            lending = {process.host for process in processes if process.image}
             holders = _results(
                 {
                     host.name: submit(
-                        self._create, client, _holder(host, built, network, podman), host.name
+                        self._create,
+                        client,
+                        _holder(host, built, network, podman)
+                        | (LENDS if host.name in lending else {}),
+                        host.name,
                     )
                     for host in hosts
                 }
@@ -170,7 +178,9 @@ class DockerBackend:
                 name: submit(self._start_holder, client, name, container, turns)
                 for name, container in holders.items()
             }
-            self._configs = {p.name: _process(p, built, holders[p.host]) for p in processes}
+            self._configs = {
+                p.name: _process(p, built, holders[p.host], commands) for p in processes
+            }
             created = {p.name: submit(self._create_process, client, p) for p in processes}
             self._containers = {name: [made] for name, made in _results(created).items()}
             _results(started)
@@ -178,12 +188,11 @@ class DockerBackend:
         for name, container in holders.items():
             if container not in endpoints:
                 raise self._ended(name)
-        return _links(hosts, holders, self._holders, endpoints, self._prefix())
+        return links(hosts, holders, self._holders, endpoints, self._prefix())
 
     def prepare(self, process: ProcessSpec) -> None:
-        """Starts the container of our own program, which waits there until `spawn`."""
-        if not process.image:
-            self._prepared[process.name] = self._pool.submit(self._start, process)
+        """Starts the container, where our own program waits until `spawn`."""
+        self._prepared[process.name] = self._pool.submit(self._start, process)
 
     def trace(self) -> Channel | Lack:
         assert self._tracer
@@ -211,12 +220,9 @@ class DockerBackend:
             else:  # what it has left lives on in its container
                 containers.append(self._create_process(client, process, len(containers) + 1))
         container = containers[-1]
-        stream = attach(client, container, stdin=not process.image)
+        stream = attach(client, container)
         client.start(container)
-        if not process.image:
-            return AttachChannel(stream, self._log)
-        holder = self._holders[process.host]
-        return ForeignChannel(stream, self._log, holder, lambda: _status(client, container))
+        return AttachChannel(stream, self._log)
 
     def kill(self, process: ProcessSpec) -> None:
         client, containers = self._begun(process)
@@ -228,11 +234,7 @@ class DockerBackend:
                 client.wait(container, END_DEADLINE, "not-running")
 
     def signal(self, process: ProcessSpec, name: str) -> None:
-        client, containers = self._find(process)
-        if process.image:
-            with translated(f"signal {process.name}"), Tolerated(409):
-                client.kill(containers[-1], signals.NUMBERS[name])
-        elif channel := self._processes.get(process.name):
+        if channel := self._processes.get(process.name):
             channel.send(protocol.Signal(name).as_json())
 
     def freeze(self, process: ProcessSpec, frozen: bool) -> None:
@@ -354,7 +356,7 @@ class DockerBackend:
     def _start_holder(
         self, client: APIClient, name: str, container: str, turn: AbstractContextManager[object]
     ) -> None:
-        self._holders[name] = HolderChannel(attach(client, container), self._log)
+        self._holders[name] = AttachChannel(attach(client, container), self._log)
         with turn:
             client.start(container)
 
@@ -383,11 +385,6 @@ def _product(version: Mapping[str, Any]) -> str:
 
 def _results(jobs: Mapping[str, Future[Any]]) -> dict[str, Any]:
     return {name: job.result() for name, job in jobs.items()}
-
-
-def _status(client: APIClient, container: str) -> int:
-    with translated("tell how a process ended"):
-        return int(client.wait(container, END_DEADLINE)["StatusCode"])
 
 
 def _holder(host: HostSpec, built: images.Images, network: str, podman: bool) -> dict[str, Any]:
@@ -428,15 +425,21 @@ def _tracer(run: str, built: images.Images) -> dict[str, Any]:
     }
 
 
-def _process(process: ProcessSpec, built: images.Images, holder: str) -> dict[str, Any]:
+def _process(
+    process: ProcessSpec,
+    built: images.Images,
+    holder: str,
+    commands: Mapping[str, images.Command],
+) -> dict[str, Any]:
+    config: dict[str, Any] = {"Image": process.image or built.peer}
+    words = process.run
     if process.image:
         # Health checks do not belong to the lab: they are clients of their own.
-        config: dict[str, Any] = {"Image": process.image, "Healthcheck": {"Test": ["NONE"]}}
-        if process.run:
-            config["Cmd"] = list(process.run)
-    else:
-        job = ["calls", process.calls] if process.run is None else ["run", "--", *process.run]
-        config = {"Image": built.peer, "Cmd": ["--tether", "--held", *job], **TETHERED}
+        config |= {"Healthcheck": {"Test": ["NONE"]}, "Entrypoint": list(images.LENT_PEER)}
+        words = commands[process.image].words(process.run)
+    watch = [f"--watch={process.watch}"] if process.watch else []
+    job = ["calls", process.calls] if words is None else ["run", *watch, "--", *words]
+    config |= {"Cmd": ["--tether", "--held", *job], **TETHERED}
     if process.uid is not None:
         config["User"] = f"{process.uid}:{process.uid}"
     return {
@@ -447,54 +450,7 @@ def _process(process: ProcessSpec, built: images.Images, holder: str) -> dict[st
             **CONFINED,
             "CapAdd": list(process.rights),
             "NetworkMode": f"container:{holder}",
-            "Init": bool(process.image),  # peer.py is an init of its own.
+            "Init": False,  # peer.py is an init of its own
+            "VolumesFrom": [f"{holder}:ro"] if process.image else [],
         },
     }
-
-
-def _links(
-    hosts: Sequence[HostSpec],
-    holders: Mapping[str, str],
-    channels: Mapping[str, HolderChannel],
-    endpoints: Mapping[str, Mapping[str, str]],
-    prefix: ipaddress.IPv6Network,
-) -> dict[str, HostLink]:
-    """The hosts with their addresses. The engine gave them some, from the bottom of the subnet
-    upwards; further ones come from its top downwards. Their agents add those."""
-    first: dict[str, list[Any]] = {}
-    rest: dict[str, list[str]] = {}
-    for number, (name, container) in enumerate(holders.items(), 2):
-        given = [ipaddress.ip_interface(endpoints[container]["IPv4Address"])]
-        ours = ipaddress.ip_interface((prefix[number], prefix.prefixlen))
-        if text := endpoints[container].get("IPv6Address"):
-            given.append(ipaddress.ip_interface(text))
-        first[name] = [*given, ours][:2]
-        rest[name] = [_addition(ours)] if len(given) == 1 else []
-    taken = {interface.ip for pair in first.values() for interface in pair}
-    tops: dict[Any, Iterator[Any]] = {}
-    links = {}
-    for host in hosts:
-        families = []
-        for interface in first[host.name]:
-            top = tops.setdefault(interface.network, _downwards(interface.network, taken))
-            more = [next(top) for _ in range(host.addresses - 1)]
-            rest[host.name] += map(_addition, more)
-            families.append(tuple(str(found.ip) for found in (interface, *more)))
-        ipv4, ipv6 = families
-        batch = "".join(rest[host.name])
-        links[host.name] = HostLink(channels[host.name], holders[host.name], ipv4, ipv6, batch)
-    return links
-
-
-def _addition(interface: Any) -> str:
-    nodad = " nodad" if interface.version == 6 else ""
-    return f"address add {interface} dev eth0{nodad}\n"
-
-
-def _downwards(network: Any, taken: set[Any]) -> Iterator[Any]:
-    for number in itertools.count(-2, -1):  # -1 is IPv4's broadcast
-        if network[number] in taken:
-            raise LabError(
-                f"{network} has too few addresses", "give the engine larger default-address-pools"
-            )
-        yield ipaddress.ip_interface((network[number], network.prefixlen))

@@ -15,7 +15,7 @@ import queue
 import re
 import tarfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +43,13 @@ COLOUR = re.compile(r"\x1b\[\d*m")
 BUILDER = re.compile(r"\s*$|Step \d|STEP \d| ---> |Removing intermediate container ")
 """The engine's own lines about a build, between those of the build's programs."""
 KINDS = ("host", "peer")
+LENT = "/.labctl"
+"""Where hosts have a Python for other images; see images/host/portable.py."""
+LENT_PEER = (
+    f"{LENT}/start", "--inhibit-cache", "--library-path", f"{LENT}/lib", f"{LENT}/bin/python3",
+    "-IS", f"{LENT}/peer.pyc",
+)  # fmt: skip
+"""How to start the peer program by that, whatever the image has made of its own files."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +78,28 @@ def ensure(client: APIClient, system: str, progress: Progress) -> Images:
     return wanted
 
 
-def obtain(client: APIClient, name: str, progress: Progress) -> None:
-    """Makes somebody else's image available. Raises LabError."""
+@dataclass(frozen=True)
+class Command:
+    """What an image runs by itself: its entrypoint and the arguments that follow it."""
+
+    entrypoint: tuple[str, ...]
+    arguments: tuple[str, ...]
+
+    def words(self, run: Sequence[str] | None) -> tuple[str, ...]:
+        """The whole command line; `run` takes the place of the arguments."""
+        return (*self.entrypoint, *(run or self.arguments))
+
+
+def obtain(client: APIClient, name: str, progress: Progress) -> Command:
+    """Makes somebody else's image available, and says what it runs. Raises LabError."""
     with translated(f"find {name}"):
         if not _present(client, _with_tag(name)):
             try:
                 _pull(client, name, progress)
             except LabError as exc:
                 raise LabError(f"no image {name}: {exc}", "load it: docker load < FILE") from exc
+        config = client.inspect_image(name)["Config"] or {}  # type: ignore[no-untyped-call]
+    return Command(tuple(config.get("Entrypoint") or ()), tuple(config.get("Cmd") or ()))
 
 
 def read_sources(folder: Path) -> dict[str, bytes]:

@@ -213,7 +213,12 @@ class NetnsBackend:
             protocol.Spawn(
                 name=process.name,
                 host=process.host,
-                what={"calls": process.calls, "run": process.run, "env": dict(process.env)},
+                what={
+                    "calls": process.calls,
+                    "run": process.run,
+                    "env": dict(process.env),
+                    "watch": process.watch,
+                },
                 rights={
                     "uid": process.uid,
                     "kept": [RIGHTS[name] for name in process.rights],

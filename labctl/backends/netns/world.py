@@ -153,7 +153,7 @@ class World:
                 main = self.peer.calls_main(calls, log)
             else:
                 main = self.peer.run_main(what["run"], what["env"])
-            self.peer.supervise(main, log, True)
+            self.peer.supervise(main, log, True, what["watch"])
 
         call("unshare", CLONE_NEWPID)
         try:

@@ -1,7 +1,8 @@
 """The TCP sockets that processes opened, as their calls tell: options, ends, and when they closed.
 
 A socket that was accepted has the options that its listener had when the connection began; what is
-set on it later is its own. A child has what its parent had open."""
+set on it later is its own. A child has what its parent had open. The peer program's calls act on
+its current socket; those of other programs name a descriptor."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from typing import Any
 
 from labctl.language.calls import CallError, parse_calls
 from labctl.probes.sockets import Ends, canonical
-from labctl.record.events import CallEvent, Event, ProcessEvent
+from labctl.record.events import CallEvent, Event, ProcessEvent, UnseenEvent
 
 Begun = Callable[[str, Ends, float], float]
 """When the connection began, on a host, with these ends, that was accepted at a time."""
@@ -103,11 +104,18 @@ def asks_for(bind: CallEvent) -> int | None:
 
 @dataclass
 class _Program:
-    """One of a process's programs: its sockets, as images/peer/calls.py has them."""
+    """One of a process's programs: its sockets, as images/peer/calls.py has them, or by number."""
 
     current: Descriptor | None = None
     listener: Descriptor | None = None
     open: list[Descriptor] = field(default_factory=list)
+    numbered: dict[int, Descriptor] = field(default_factory=dict)
+
+    def inherit(self, child: int) -> _Program:
+        """The same sockets, for a child."""
+        for each in self.open:
+            each.holders.add(child)
+        return _Program(self.current, self.listener, list(self.open), dict(self.numbered))
 
     def drop(self, gone: Descriptor | None, pid: int, t: float) -> None:
         """Closes a socket."""
@@ -116,6 +124,7 @@ class _Program:
             gone.holders.discard(pid)
             if not gone.holders:
                 gone.closed = min(gone.closed, t)
+        self.numbered = {fd: each for fd, each in self.numbered.items() if each is not gone}
         self.listener = None if gone is self.listener else self.listener
         self.current = self.listener if gone is self.current else self.current
 
@@ -129,11 +138,15 @@ class Descriptors:
         self._begun = begun
         self._starts: Counter[str] = Counter()
         self._programs: dict[tuple[str, int], dict[int, _Program]] = {}
+        self._watched: set[tuple[str, int]] = set()
+        self._unseen: set[tuple[str, int]] = set()
         for event in events:
             if isinstance(event, ProcessEvent):
                 self._process(event)
             elif isinstance(event, CallEvent) and event.phase == "done":
                 self._call(event)
+            elif isinstance(event, UnseenEvent) and "set" not in event.but:
+                self._miss(event)
 
     def of(self, call: CallEvent) -> Descriptor | None:
         """The socket that a call acted on; for `accept` the new one."""
@@ -142,15 +155,69 @@ class Descriptors:
     def _process(self, event: ProcessEvent) -> None:
         if event.phase == "start":
             self._starts[event.process] += 1
-        elif event.phase == "gone" or not event.left:
-            number = event.start or self._starts[event.process]
-            for program in self._programs.get((event.process, number), {}).values():
+            if event.watch:
+                self._watched.add((event.process, self._starts[event.process]))
+            return
+        programs = self._programs.get(self._start(event), {})
+        if event.phase == "gone" or not event.left:
+            for program in programs.values():
                 for each in program.open:
                     each.closed = min(each.closed, event.t)
+        elif event.pid in programs and self._start(event) in self._watched:
+            self._end(programs[event.pid], event.pid, event.t)
+
+    def _start(self, event: ProcessEvent | CallEvent | UnseenEvent) -> tuple[str, int]:
+        return event.process, event.start or self._starts[event.process]
+
+    @staticmethod
+    def _end(program: _Program, pid: int, t: float) -> None:
+        for each in list(program.open):
+            program.drop(each, pid, t)
+
+    def _miss(self, event: UnseenEvent) -> None:
+        """From now on, options may be set that nobody sees: only what listens is known."""
+        self._unseen.add(self._start(event))
+        for program in self._programs.get(self._start(event), {}).values():
+            for fd, each in list(program.numbered.items()):
+                if each.listening == math.inf:
+                    del program.numbered[fd]
+
+    def _numbered(self, call: CallEvent, programs: dict[int, _Program]) -> None:
+        """A call of any program."""
+        program = programs.setdefault(call.pid, _Program())
+        if call.name == "fork" and call.result:
+            programs[call.result] = program.inherit(call.result)
+            return
+        if call.name == "exit":
+            self._end(program, call.pid, call.t)
+            return
+        mine = program.numbered.get(-1 if call.fd is None else call.fd)
+        self._of[id(call)] = mine
+        if call.name == "close":
+            if mine and not call.errno:
+                program.drop(mine, call.pid, call.t)
+        elif call.name in ("socket", "accept") and not call.errno:
+            number = call.fd if call.name == "socket" else call.result
+            if self._start(call) in self._unseen or number is None:
+                return
+            made = Descriptor(call.process, call.host, self._start(call)[1], call.t)
+            if call.name == "accept":
+                if mine is None:
+                    return
+                made = self._accepted(call, made.start, mine)
+            else:
+                made.family = 6 if "tcp6" in arguments(call.call) else 4
+            self._adopt(made, program, call)
+            program.numbered[number] = made
+        elif mine:
+            _note(call, mine)
 
     def _call(self, call: CallEvent) -> None:
         number = call.start or self._starts[call.process]
         programs = self._programs.setdefault((call.process, number), {})
+        if self._start(call) in self._watched:
+            self._numbered(call, programs)
+            return
         if call.pid not in programs:
             self._fork(programs, call.pid)
         program = programs[call.pid]
@@ -172,7 +239,9 @@ class Descriptors:
             made.family = 6 if "tcp6" in arguments(call.call) else 4
             self._adopt(made, program, call)
         elif call.name == "accept" and not call.errno:
-            self._adopt(self._accepted(call, number, program), program, call)
+            self._adopt(
+                self._accepted(call, number, program.listener or program.current), program, call
+            )
         elif program.current:
             _note(call, program.current)
             if call.name == "listen" and not call.errno:
@@ -180,10 +249,7 @@ class Descriptors:
 
     @staticmethod
     def _fork(programs: dict[int, _Program], child: int) -> None:
-        parent = next(iter(programs.values()), _Program())
-        programs[child] = _Program(parent.current, parent.listener, list(parent.open))
-        for each in parent.open:
-            each.holders.add(child)
+        programs[child] = next(iter(programs.values()), _Program()).inherit(child)
 
     def _adopt(self, made: Descriptor, program: _Program, call: CallEvent) -> None:
         made.holders.add(call.pid)
@@ -191,9 +257,9 @@ class Descriptors:
         program.open.append(made)
         self.all.append(made)
 
-    def _accepted(self, call: CallEvent, number: int, program: _Program) -> Descriptor:
+    def _accepted(self, call: CallEvent, number: int, listener: Descriptor | None) -> Descriptor:
         made = Descriptor(call.process, call.host, number, call.t, accepted=call)
-        if listener := program.listener or program.current:
+        if listener:
             since = call.t
             if made.ends:
                 since = self._begun(call.host, made.ends, call.t)

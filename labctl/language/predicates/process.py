@@ -88,13 +88,13 @@ class ProcessPattern(Model):
 
     def _measured(self, state: ProcessState) -> Facts:
         ended = "killed" if state.signal else "exited"
-        last = state.calls[-1] if state.calls and not state.entered else None
+        failed = _failed(self.errno, state) or _failed(None, state)
         received = _received(state)
         return Facts(
             process="running" if state.running else ended,
             exit=state.exit,
             signal=state.signal,
-            errno=last.errno if last else None,
+            errno=failed.errno if failed else None,
             calls={name: _outcome(name, state) for name in self.call or {}},
             output=_found(self.output, state) if self.output is not None else None,
             received_bytes=Range(received, received) if self.received else None,
@@ -115,17 +115,24 @@ class ProcessPattern(Model):
         if self.output is not None:
             yield _written(self.output, state)
         about_calls = (self.errno, self.call, self.received) != (None, None, None)
-        if about_calls and not state.calls and not state.entered:
-            yield None, f"{ended}; a program's calls are not seen, judge exit or output"
+        if about_calls and not (state.calls or state.entered or state.watch):
+            why = state.unseen.text if state.unseen else "judge exit or output"
+            yield None, f"{ended}; its calls are not seen: {why}"
             return
         if self.errno is not None:
-            last = state.calls[-1] if state.calls and not state.entered else None
-            failed = last is not None and last.errno == self.errno
-            yield failed, _failure(last) if last and failed else ended
+            if failed := _failed(self.errno, state):
+                yield True, _failure(failed)
+            else:
+                yield (None, _missed(state)) if state.unseen else (False, ended)
         for name, wanted in (self.call or {}).items():
             actual = _outcome(name, state)
-            yield actual == wanted, f"{name}: {errnos.describe(actual)}"
-        if self.received is not None:
+            if unknown_why := _unrecorded(name, state):
+                yield None, f"{name}: {unknown_why}"
+            else:
+                yield actual == wanted, f"{name}: {errnos.describe(actual)}"
+        if self.received is not None and (unknown_why := _unrecorded("recv", state)):
+            yield None, f"received: {unknown_why}"
+        elif self.received is not None:
             received = _received(state)
             reading = [call for call in state.under_way.values() if _reads_on(call)]
             most = received + sum(map(_at_most, reading))
@@ -153,6 +160,28 @@ def _outcome(name: str, state: ProcessState) -> str:
     return (calls[-1].errno or "ok") if calls else "not done"
 
 
+def _failed(errno: str | None, state: ProcessState) -> CallEvent | None:
+    """The call that failed, with this error number or any: the last one of a process that makes
+    calls; of a program, the last of those that are the last ones of their names, as it goes on to
+    close its sockets."""
+    if state.entered and not state.watch:
+        return None
+    last = {call.name if state.watch else "": call for call in state.calls}
+    found = [call for call in last.values() if call.errno and errno in (None, call.errno)]
+    return max(found, key=lambda call: call.t, default=None)
+
+
+def _missed(state: ProcessState) -> str:
+    return f"not all its calls are seen: {state.unseen.text}" if state.unseen else ""
+
+
+def _unrecorded(name: str, state: ProcessState) -> str:
+    """Why the record can't tell how the last call of that name ended; empty if it can."""
+    if state.watch == "calls" and name in ("recv", "send"):
+        return "what a program reads and writes is not seen; set 'watch: io'"
+    return _missed(state) if state.unseen and name not in state.unseen.but else ""
+
+
 def _received(state: ProcessState) -> int:
     return sum(call.result or 0 for call in state.calls if call.name == "recv")
 
@@ -162,8 +191,8 @@ def _ended(state: ProcessState) -> str:
         return f"running, in {state.entered.call}" if state.entered else "running"
     if state.signal:
         return f"killed by SIG{state.signal}"
-    last = state.calls[-1] if state.calls else None
-    return _failure(last) if last and last.errno and state.exit else f"exit {state.exit}"
+    failed = _failed(None, state)
+    return _failure(failed) if failed and state.exit else f"exit {state.exit}"
 
 
 def _reads_on(call: CallEvent) -> bool:

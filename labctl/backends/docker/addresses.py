@@ -1,0 +1,59 @@
+"""The addresses of hosts in an engine's network."""
+
+from __future__ import annotations
+
+import ipaddress
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from labctl.backends import Channel, HostLink, HostSpec
+from labctl.ground.errors import LabError
+
+
+def links(
+    hosts: Sequence[HostSpec],
+    holders: Mapping[str, str],
+    channels: Mapping[str, Channel],
+    endpoints: Mapping[str, Mapping[str, str]],
+    prefix: ipaddress.IPv6Network,
+) -> dict[str, HostLink]:
+    """The hosts with their addresses. The engine gave them some, from the bottom of the subnet
+    upwards; further ones come from its top downwards. Their agents add those."""
+    first: dict[str, list[Any]] = {}
+    rest: dict[str, list[str]] = {}
+    for number, (name, container) in enumerate(holders.items(), 2):
+        given = [ipaddress.ip_interface(endpoints[container]["IPv4Address"])]
+        ours = ipaddress.ip_interface((prefix[number], prefix.prefixlen))
+        if text := endpoints[container].get("IPv6Address"):
+            given.append(ipaddress.ip_interface(text))
+        first[name] = [*given, ours][:2]
+        rest[name] = [_addition(ours)] if len(given) == 1 else []
+    taken = {interface.ip for pair in first.values() for interface in pair}
+    tops: dict[Any, Iterator[Any]] = {}
+    links = {}
+    for host in hosts:
+        families = []
+        for interface in first[host.name]:
+            top = tops.setdefault(interface.network, _downwards(interface.network, taken))
+            more = [next(top) for _ in range(host.addresses - 1)]
+            rest[host.name] += map(_addition, more)
+            families.append(tuple(str(found.ip) for found in (interface, *more)))
+        ipv4, ipv6 = families
+        batch = "".join(rest[host.name])
+        links[host.name] = HostLink(channels[host.name], holders[host.name], ipv4, ipv6, batch)
+    return links
+
+
+def _addition(interface: Any) -> str:
+    nodad = " nodad" if interface.version == 6 else ""
+    return f"address add {interface} dev eth0{nodad}\n"
+
+
+def _downwards(network: Any, taken: set[Any]) -> Iterator[Any]:
+    for number in itertools.count(-2, -1):  # -1 is IPv4's broadcast
+        if network[number] in taken:
+            raise LabError(
+                f"{network} has too few addresses", "give the engine larger default-address-pools"
+            )
+        yield ipaddress.ip_interface((network[number], network.prefixlen))
