@@ -76,8 +76,8 @@ def beside(history: History, causes: Sequence[Cause]) -> list[str]:
 def foremost(
     causes: Iterable[Cause], verdicts: Sequence[Verdict], history: History
 ) -> list[tuple[int, Cause]]:
-    """The causes by their numbers, from 1 on, those first that matter most for the verdicts: for those that did not pass, if
-    there are any; else in their order."""
+    """The causes by their numbers, from 1 on, those first that matter most for the verdicts: for
+    those that did not pass, if there are any; else in their order."""
     hosts = {name: process.host for name, process in history.processes.items()}
     wrong = [v for v in verdicts if v.result in ("fail", "unknown")]
 
