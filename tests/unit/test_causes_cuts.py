@@ -151,6 +151,8 @@ def test_by_the_client_s_calls_too() -> None:
     assert ids(history, "half") == [] and ids(history, "proxy") == ["proxy-cut"]
 
 
+EARLY = Sent(1.9, BACKEND, OUT, PSH, 1, 19, data=4)
+OVER = (ended(2.02, "server"),)
 ANSWER = [Sent(1.7, BACKEND, OUT, PSH, 1, 20, data=9)]
 
 
@@ -161,9 +163,11 @@ ANSWER = [Sent(1.7, BACKEND, OUT, PSH, 1, 20, data=9)]
         proxied(CUT),  # the proxy ended it of its own accord
         proxied(replace(CUT, t=1.9), DIES),
         proxied(DIES, replace(CUT, t=2.9)),  # much later
-        proxied(Sent(1.9, BACKEND, OUT, PSH, 1, 19, data=4),
-                Sent(1.95, SERVER, CLIENT, PSH, 1, 8, data=4),
-                replace(DIES, seq=5), replace(CUT, seq=5)),  # with an answer
+        # It was answered: that the answer was the last that was sent is no loss.
+        proxied(EARLY, Sent(1.95, SERVER, CLIENT, PSH, 1, 8, data=4), replace(DIES, seq=5),
+                replace(CUT, seq=5), more=OVER),
+        proxied(EARLY, Sent(2.0, CLIENT, SERVER, RST | ACK, 8, 1),
+                Sent(2.01, OUT, BACKEND, RST | ACK, 19, 5), more=OVER),
         proxied(HALF, ENDS, *ANSWER, more=WAITS),  # it passed a FIN on as a FIN
         proxied(HALF, ENDS, more=WAITS),  # and its backend has yet to answer
     ],

@@ -209,10 +209,13 @@ def _cut(came: _Leg, out: _Leg) -> Cause | None:
     end, cut, lost = first.end, other.end, other.unanswered
     if end is None or cut is None or first.ours(end) or not other.ours(cut) or not lost:
         return None
-    if other.ended - first.ended > SOON or (other.ours(lost[-1]) and not other.given_up):
+    asked = other.ours(lost[-1])
+    if asked is not (other is out) or other.ended - first.ended > SOON:
+        return None  # those were answers
+    if asked and not other.given_up:
         return None
     host, half = first.host, "RST" not in end.flags and _half(first, other.ended)
-    asker = host if other.ours(lost[-1]) else other.far
+    asker = host if asked else other.far
     how = (
         f"shut down its sending half of {first.timeline.name}, and gone on to read"
         if half else f"ended {first.timeline.name} by {'an RST' if 'RST' in end.flags else 'a FIN'}"
