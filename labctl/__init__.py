@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         StepEvent,
         TallyEvent,
         TroubleEvent,
+        UnseenEvent,
     )
     from labctl.testing.lab import Lab
 
@@ -75,6 +76,7 @@ __all__ = [
     "Timer",
     "TroubleEvent",
     "Unavailable",
+    "UnseenEvent",
     "UsageError",
     "Verdict",
     "__version__",

@@ -144,9 +144,10 @@ class ScenarioItem(pytest.Item):
         from labctl.ground.crash import netted
         from labctl.ground.errors import LabctlError, Unavailable
         from labctl.ground.plain import plain_lines
+        from labctl.judge.explain import foremost
         from labctl.judge.recorded import reloaded
         from labctl.reports.ladder_text import picture
-        from labctl.testing.lab import failure_text
+        from labctl.testing.lab import failure_text, why_lines
 
         if message := _no_param(self.config):
             pytest.fail(message, pytrace=False)
@@ -163,7 +164,9 @@ class ScenarioItem(pytest.Item):
         if found.result != "pass":
             self.add_report_section("call", "ladder", drawn)
             lines = [f"{found.result}: {found.reason}"] if found.reason else []
-            lines.append(failure_text(found.verdicts, found.why, found.folder, found.processes))
+            causes = foremost(found.causes, found.verdicts, found.history)
+            why = why_lines(causes, found.beside, found.folder)
+            lines.append(failure_text(found.verdicts, why, found.folder, found.processes))
             pytest.fail(plain_lines("\n".join(lines)), pytrace=False)
 
     def _run(self) -> RunResult:

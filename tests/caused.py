@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,6 +12,7 @@ from typing import Any
 from labctl.judge.causes.cause import Cause
 from labctl.judge.causes.rules import causes
 from labctl.language.calls import parse_calls
+from labctl.language.scenario import Scenario
 from labctl.record.events import (
     CallEvent,
     CountersEvent,
@@ -28,7 +31,7 @@ SERVER, CLIENT = "198.18.0.2:8000", "198.18.0.3:40000"
 PROBES = ("ss", "capture", "loopback", "trace")
 ADDRESSES = {
     "server": "198.18.0.2", "server.2": "198.18.0.4", "server.v6": "fd00::2",
-    "client": "198.18.0.3", "client.v6": "fd00::3",
+    "client": "198.18.0.3", "client.v6": "fd00::3", "backend": "198.18.0.5",
 }  # fmt: skip
 IN_USE: dict[str, Any] = {"errno": "EADDRINUSE", "error": "Address already in use"}
 LATER = 5e-5
@@ -192,18 +195,28 @@ def told(events: Iterable[Event], sent: Iterable[Sent] = (), probes: Sequence[st
     return found
 
 
-def said(history: History, group: str = "") -> list[Cause]:
+def said(history: History, group: str = "", scenario: Scenario | None = None) -> list[Cause]:
     """The causes whose ids begin so; without that, all but who closed first."""
-    every = causes(history)
+    every = causes(history, scenario)
     return [c for c in every if c.id.startswith(group) and (group or c.id != "closed-first")]
 
 
-def only(history: History, group: str = "") -> Cause:
+def only(history: History, group: str = "", scenario: Scenario | None = None) -> Cause:
     """The only one of them."""
-    (cause,) = said(history, group)
+    (cause,) = said(history, group, scenario)
     return cause
 
 
 def ids(history: History, group: str = "") -> list[str]:
     """Their ids."""
     return [cause.id for cause in said(history, group)]
+
+
+def function_calls(history: History) -> int:
+    """How many it takes to find all causes of a history."""
+    history.segments()
+    made: Counter[str] = Counter()
+    sys.setprofile(lambda frame, event, _: made.update((event,)))
+    causes(history)
+    sys.setprofile(None)
+    return made["call"]

@@ -128,7 +128,7 @@ def bars(found: Ladder, host: str) -> list[tuple[str, float, bool]]:
 def recorded_run(found: History, **more: object) -> RunResult:
     """A run with this history, and nothing of note besides."""
     base = recorded.load(RUN)
-    run = replace(base, history=found, verdicts=(), why=(), folder=Path("made-up"))
+    run = replace(base, history=found, verdicts=(), beside=(), folder=Path("made-up"))
     return replace(run, **more)  # type: ignore[arg-type]
 
 

@@ -160,9 +160,12 @@ def explain(runs: tuple[str, ...], last: bool, form: str) -> None:
     """
     from labctl.cli import chosen
     from labctl.judge.causes.rules import causes
-    from labctl.judge.recorded import load
+    from labctl.judge.recorded import load, scenario_of
 
-    found = [(run.label, causes(run.history)) for run in map(load, chosen.find(runs, last))]
+    found = [
+        (run.label, causes(run.history, scenario_of(run)))
+        for run in map(load, chosen.find(runs, last))
+    ]
 
     def write() -> None:
         from labctl.reports.tables import console

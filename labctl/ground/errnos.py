@@ -44,3 +44,10 @@ def describe(name: str) -> str:
     if name in MACOS:
         return f"{name} ({here} on Linux, {MACOS[name]} on macOS, {there} on the BSDs)"
     return f"{name} ({here} on Linux, {there} on macOS and the BSDs)"
+
+
+def bare(words: str) -> str:
+    """Words with the names of errors and without what `describe` says of their numbers."""
+    for name in NAMES:
+        words = words.replace(describe(name), name)
+    return words

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from labctl.judge.causes.cause import Cause
+from labctl.judge.check import Verdict
 from labctl.record.history import History
 
 COUNTED = {
@@ -12,6 +13,8 @@ COUNTED = {
     "TcpExtTCPAbortOnData": "sent an RST, for SO_LINGER 1 0 or since data came for what was closed",
     "TcpExtTCPAbortOnLinger": "ended a connection by an RST once its FIN was acknowledged, as a "
     "negative TCP_LINGER2 asks for",
+    "TcpExtTCPAbortOnMemory": "gave up a connection that no process had open any more: too many of "
+    "them (tcp_max_orphans), or no memory (tcp_mem)",
     "TcpExtTCPAbortOnTimeout": "gave up: its probes or its segments had no answer",
     "TcpExtTCPTimeWaitOverflow": "had no room for another TIME_WAIT (tcp_max_tw_buckets), and "
     "forgot the connection",
@@ -32,23 +35,72 @@ CAUSES = {
         "timeout-retries",
         "last-ack-unanswered",
     },
+    "TcpExtTCPAbortOnMemory": {"orphans-limit"},
     "TcpExtTCPTimeWaitOverflow": {"time-wait-overflow"},
+    "TcpExtTCPChallengeACK": {"challenge-ack", "reset-window"},
 }
 """The causes that say more than a counter."""
 
 
-def explain(history: History, causes: Sequence[Cause]) -> list[str]:
-    """A sentence for each cause, and for each of COUNTED that grew and that no cause speaks of."""
+FAILURES = {
+    "EADDRINUSE": ("bind-", "ports-"),
+    "EADDRNOTAVAIL": ("ports-", "connect-in-use"),
+    "ECONNREFUSED": ("connect-refused",),
+    "ECONNRESET": ("reset-", "idle-race"),
+    "EPIPE": ("reset-", "idle-race"),
+    "ETIMEDOUT": ("no-answer", "timeout-"),
+}
+"""How the ids of the causes begin that say why a call failed."""
+FOREMOST = 3
+"""How many causes to tell where room is short."""
+ALWAYS = ("closed-first", "reset-crafted")
+"""Causes of what needs no cure: others come first."""
+
+
+def sentences(causes: Iterable[Cause], others: Iterable[str]) -> list[str]:
+    """Causes as sentences, and others, nothing twice."""
+    return list(dict.fromkeys([*(cause.sentence for cause in causes), *others]))
+
+
+def beside(history: History, causes: Sequence[Cause]) -> list[str]:
+    """A sentence for each of COUNTED that grew and that no cause speaks of."""
     known = {(cause.host, cause.id) for cause in causes}
     return [
-        *(cause.sentence for cause in causes),
-        *(
-            f"{host} {COUNTED[counter]} ({counter}: {grown})"
-            for host, counters in counted(history).items()
-            for counter, grown in counters.items()
-            if not any((host, name) in known for name in CAUSES.get(counter, ()))
-        ),
+        f"{host} {COUNTED[counter]} ({counter}: {grown})"
+        for host, counters in counted(history).items()
+        for counter, grown in counters.items()
+        if not any((host, name) in known for name in CAUSES.get(counter, ()))
     ]
+
+
+def foremost(
+    causes: Iterable[Cause], verdicts: Sequence[Verdict], history: History
+) -> list[tuple[int, Cause]]:
+    """The causes by their numbers, from 1 on, those first that matter most for the verdicts: for
+    those that did not pass, if there are any; else in their order."""
+    hosts = {name: process.host for name, process in history.processes.items()}
+    wrong = [v for v in verdicts if v.result in ("fail", "unknown")]
+
+    def rank(numbered: tuple[int, Cause]) -> tuple[int, bool]:
+        cause = numbered[1]
+        most = max((_matters(cause, v, hosts) for v in wrong or verdicts), default=0)
+        return -most, cause.id in ALWAYS
+
+    return sorted(enumerate(causes, 1), key=rank)
+
+
+def _matters(cause: Cause, verdict: Verdict, hosts: Mapping[str, str]) -> int:
+    """How much a cause has to do with a claim: 0 if it is about another host, 2 if it is about a
+    state or a failure that was claimed or seen."""
+    if cause.host not in {hosts.get(name, name) for name in (verdict.subject, *verdict.about)}:
+        return 0
+    facts = (verdict.wanted, verdict.measured)
+    words = {state.lower() for fact in facts for state in (*fact.sockets, *fact.states)}
+    errors = {name for fact in facts for name in (fact.errno, *fact.calls.values()) if name}
+    begins = {begin for name in errors for begin in FAILURES.get(name, ())}
+    ends = {" -> ".join(ends) for fact in facts for ends in fact.connections}
+    known = any(cause.id.startswith(begin) for begin in begins | words)
+    return 2 if known or cause.connection in ends else 1
 
 
 def counted(history: History) -> dict[str, dict[str, int]]:

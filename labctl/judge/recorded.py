@@ -101,7 +101,7 @@ def load(folder: Path) -> RunResult:
         result = CUT_SHORT
     document, case = typed(Document, result), case_of(result["runs"][0])
     found = document.runs[0]
-    scenario = _scenario(folder / "scenario.yaml", found.sets, case)
+    scenario = _scenario(folder, found.sets, case)
     lab, hosts = history.lab, _hosts(history, scenario)
     for line, event in enumerate(history.events, 1):
         if (host := getattr(event, "host", None)) is not None and host not in hosts:
@@ -132,7 +132,7 @@ def load(folder: Path) -> RunResult:
         verdicts=found.verdicts,
         processes=found.processes,
         causes=found.causes,
-        why=found.why,
+        beside=_beside(found),
         counted=found.counted,
         hosts=hosts,
         files=document.files,
@@ -192,6 +192,12 @@ def told_apart(runs: Iterable[RunResult]) -> list[RunResult]:
     return [replace(r, name=n) for r, n in zip(found, names.told_apart(words), strict=True)]
 
 
+def _beside(found: Run) -> tuple[str, ...]:
+    """The sentences that no cause has."""
+    known = {cause.sentence for cause in found.causes}
+    return tuple(sentence for sentence in found.why if sentence not in known)
+
+
 def case_of(run: Mapping[str, Any]) -> str:
     """The case of a run in a result document; older documents only have its variant."""
     return str(run.get("case", variant_words(run.get("variant", {}))))
@@ -226,10 +232,14 @@ def _events(folder: Path, lines: Iterable[bytes]) -> Iterator[Event]:
         raise UsageError(f"{folder}: {exc}") from exc
 
 
-def _scenario(path: Path, sets: Mapping[str, str], case: str) -> Scenario | None:
+def scenario_of(run: RunResult) -> Scenario | None:
     """The case that was run, as far as this version can read it."""
+    return _scenario(run.folder, run.sets, run.case)
+
+
+def _scenario(folder: Path, sets: Mapping[str, str], case: str) -> Scenario | None:
     try:
-        cases = load_scenario(path, sets)
+        cases = load_scenario(folder / "scenario.yaml", sets)
     except UsageError:
         return None
     return next((found for found in cases if found.case == case), cases[0])

@@ -12,6 +12,7 @@ from labctl.ground.errors import LabctlError
 from labctl.judge.accounts import Account
 from labctl.judge.causes.cause import Cause
 from labctl.judge.check import Verdict, of_another, overall
+from labctl.judge.explain import sentences
 from labctl.language.scenario import Scenario
 from labctl.record.history import History
 
@@ -27,9 +28,9 @@ class RunResult:
     says what to do about `reason`, if that is known.
 
     `about`, `refs` and `others` (the steps of other variants, by number) are empty if the scenario
-    can no longer be read. `counted`: how much the counters grew that `why` mentions, by host; None
-    if that is not known. `files`: the final sizes of the record's files in bytes, as far as they
-    are known."""
+    can no longer be read. `beside`: why, as far as no cause says it. `counted`: how
+    much the counters grew that `why` mentions, by host; None if that is not known. `files`: the
+    final sizes of the record's files in bytes, as far as they are known."""
 
     folder: Path
     scenario: str
@@ -53,7 +54,7 @@ class RunResult:
     verdicts: tuple[Verdict, ...] = ()
     processes: tuple[Account, ...] = ()
     causes: tuple[Cause, ...] = ()
-    why: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
     counted: Mapping[str, Mapping[str, int]] | None = None
     files: Mapping[str, int] = field(default_factory=dict)
     name: str = ""
@@ -82,6 +83,11 @@ class RunResult:
     def label(self) -> str:
         """`so_reuseaddr (old plain, new both)`, or a `name` that distinguishes it from others."""
         return self.name or (f"{self.scenario} ({self.case})" if self.case else self.scenario)
+
+    @property
+    def why(self) -> tuple[str, ...]:
+        """Its causes as sentences, and what is beside them."""
+        return tuple(sentences(self.causes, self.beside))
 
     @property
     def where(self) -> str:

@@ -12,6 +12,11 @@ from labctl.probes.sockets import Ends
 FLAG_BITS = {"SYN": 0x02, "FIN": 0x01, "RST": 0x04, "PSH": 0x08, "ACK": 0x10, "URG": 0x20}
 """The flags of RFC 9293, section 3.1, in the order in which they are shown."""
 MODULUS = 1 << 32
+MARKS = (
+    "retransmitted", "duplicate ACK", "zero window", "window probe", "lost", "under way",
+    "injected",
+)  # fmt: skip
+"""What may be special about a segment, in the order of its summary."""
 FLIGHT = 0.25
 """Seconds that a segment may be under way if no step slows it down: far more than it takes on a
 busy machine, and less than a kernel waits before it repeats one."""
@@ -175,17 +180,16 @@ class Segment:
     @property
     def summary(self) -> str:
         """`FIN ACK seq 1 ack 12 len 5`, and anything special about it."""
-        words = [*self.flags, self.numbers]
-        marks = {
-            "retransmitted": self.retransmitted,
-            "duplicate ACK": self.duplicate_ack,
-            "zero window": self.zero_window,
-            "window probe": self.probe,
-            "lost": self.lost,
-            "under way": self.pending,
-            "injected": self.injected,
-        }
-        return " ".join(words + [f"[{mark}]" for mark, present in marks.items() if present])
+        return " ".join([*self.flags, self.numbers, *(f"[{mark}]" for mark in self.marks)])
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Those of MARKS that it has."""
+        has = (
+            self.retransmitted, self.duplicate_ack, self.zero_window, self.probe, self.lost,
+            self.pending, self.injected,
+        )  # fmt: skip
+        return tuple(mark for mark, present in zip(MARKS, has, strict=True) if present)
 
 
 def connections(found: Iterable[Segment]) -> tuple[Ends, ...]:

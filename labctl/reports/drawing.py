@@ -81,7 +81,8 @@ class _Pen:
         self.narrow = narrow
         self.hosts = hosts(ladder, NARROW_LANES if narrow else LANES)
         self.names = list(self.hosts)
-        times = (measure(_time(r), "time") for r in ladder.rows if not isinstance(r, Gap))
+        times = (measure(self._time(n, r), "time") for n, r in enumerate(ladder.rows)
+                 if not isinstance(r, Gap))  # fmt: skip
         self.time_end = max(times, default=0.0) + 2
         self.hop = self._hop()
         self.between = (self.hop * (len(self.names) - 1) if narrow else self.hop) - 2 * INSET
@@ -93,6 +94,15 @@ class _Pen:
         self.bottom = TOP
         self._times: list[float] = []
         self._heights: list[float] = []
+
+    @property
+    def name(self) -> str:
+        """How the names of rows begin on a page: both drawings may be there."""
+        return "narrow" if self.narrow else "row"
+
+    def _time(self, number: int, row: Row) -> str:
+        """`[1] 0.553`, with the causes that it proves."""
+        return f"{self.ladder.mark([number])} {row.t:.3f}".lstrip()
 
     def draw(self) -> Drawing:
         """All of it."""
@@ -133,8 +143,10 @@ class _Pen:
                     back.append(self._gap(row, y))
             front.append(Shape(told, tuple(self._words(number, row, y)), target))
             if not isinstance(row, Gap):
-                label = Words(self.time_end, y, (_time(row),), "end", "time")
-                front.append(Shape(f"{row.t:.6f} s", (label,)))
+                label = Words(self.time_end, y, (self._time(number, row),), "end", "time")
+                causes = self.ladder.marks.get(number)
+                name, why = (f"{self.name}-{number}", f"why-{causes[0]}") if causes else ("", "")
+                front.append(Shape(f"{row.t:.6f} s", (label,), why, name))
         left = self._host(0).x if self.narrow else self.steps_at
         right = self._host(-1).x if self.narrow else self.width
         words = [part for shape in front for part in shape.parts if isinstance(part, Words)]
@@ -427,10 +439,6 @@ class _Pen:
 def _count(blocks: Sequence[Block]) -> int:
     """How many lines the blocks have."""
     return sum(len(lines) for _, lines in blocks)
-
-
-def _time(row: Row) -> str:
-    return f"{row.t:.3f}"
 
 
 def _flight(ladder: Ladder, arrow: Arrow) -> str:

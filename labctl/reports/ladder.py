@@ -44,6 +44,7 @@ from labctl.record.listeners import listeners
 from labctl.record.moments import Moment
 from labctl.record.timelines import Timeline, timelines
 from labctl.reports.drawn import Drawn, choose, cut, lines
+from labctl.reports.proofs import marks
 from labctl.reports.rows import (
     Arrow,
     Bar,
@@ -85,7 +86,8 @@ ORDER = (Left, Life, Step, Call, Arrow, Bar, Return, Note, Look, Judged)
 
 def ladder_of(run: RunResult) -> Ladder:
     """What happened in a run, as one picture."""
-    return rows(run.history, run.hosts, run.verdicts, run.others)
+    found = rows(run.history, run.hosts, run.verdicts, run.others)
+    return replace(found, marks=marks(run.causes, found))
 
 
 def rows(

@@ -50,6 +50,8 @@ room than it needs."""
 ROOMY = 100
 SAME_LINE = 0.001
 """A state that begins at most so many seconds after something stands beside it."""
+LINE_ROWS = 3
+"""Before and after a row, how many others may stand on its line."""
 SIDES = 1, 5
 """Which pieces of a line are at the sides."""
 LINES, LOOK_LINES = 3, 6
@@ -111,13 +113,14 @@ def _told(run: RunResult, width: int) -> _Lines:
     ladder = ladder_of(run)
     canvas = _Canvas(ladder, width)
     yield from _head(run, min(width, max(canvas.width, WIDTH)))
+    yield from _why(run, ladder, min(width, max(canvas.width, WIDTH)))
     if ladder.rows:
         yield [("", "")]
         yield from _lines(ladder, width)
 
 
 def _head(run: RunResult, width: int) -> _Lines:
-    """What ran, its result, and why."""
+    """What ran, and its result."""
     words = plain(f"{run.label}  {run.title}")
     yield from ([(line, "bold")] for line in wrap(words, width))
     seconds = f"{run.seconds:.1f} s"
@@ -135,7 +138,21 @@ def _head(run: RunResult, width: int) -> _Lines:
             words = plain(f"{RESULTS[verdict.result].sign} {verdict}")
             style = RESULTS[verdict.result].style
             yield from ([(f"  {line}", style)] for line in wrap(words, width - 2))
-    for sentence in run.why:
+
+
+def _why(run: RunResult, ladder: Ladder, width: int) -> _Lines:
+    """Its causes, each with its cure and the times of the rows that prove it; and what else is to
+    be said."""
+    for number, cause in enumerate(run.causes, 1):
+        sure = "" if cause.certain else " (not certain)"
+        words = plain(f"Why [{number}]: {cause.text}{sure}")
+        yield from ([(f"  {line}", "")] for line in wrap(words, width - 2))
+        times = dict.fromkeys(f"{row.t:.3f} s" for _, row in ladder.proof(number))
+        for word, told in (("do", cause.cure), ("rows at", ", ".join(times))):
+            if told:
+                lines = wrap(plain(f"{word}: {told}"), width - 6)
+                yield from ([(f"      {line}", "dim")] for line in lines)
+    for sentence in run.beside:
         words = plain(f"Why: {sentence}")
         yield from ([(f"  {line}", "")] for line in wrap(words, width - 2))
 
@@ -149,11 +166,20 @@ class _Canvas:
         self.count = max(2, len(ladder.hosts))
         most = ROOMY_SIDE if width >= ROOMY else SIDE_WIDTH
         self.sides = self._needs(ladder.hosts[:1], most), self._needs(ladder.hosts[-1:], most)
-        between = width - TIME_WIDTH - sum(self.sides) - self.count
+        marks = max((len(ladder.mark(self._beside(n))) + 1 for n in ladder.marks), default=0)
+        times = max((len(_time(row)) for row in ladder.rows), default=0)
+        self.times = max(TIME_WIDTH, marks + times + 2)
+        between = width - self.times - sum(self.sides) - self.count
         hop = min(HOP if self.count == 2 else HOPS, between // (self.count - 1))
         self.hop = max(12, hop)
         self.middle = self.hop * (self.count - 1) + self.count - 2
-        self.width = TIME_WIDTH + sum(self.sides) + self.middle + 2
+        self.width = self.times + sum(self.sides) + self.middle + 2
+
+    def _beside(self, number: int) -> list[int]:
+        """A row, and those that may stand on its line: states, and what led to them."""
+        rows = self.ladder.rows
+        following = range(max(0, number - LINE_ROWS), min(len(rows), number + LINE_ROWS + 1))
+        return [n for n in following if abs(rows[n].t - rows[number].t) < 2 * SAME_LINE]
 
     def _needs(self, hosts: Sequence[str], most: int) -> int:
         """How wide the states at the side of a host are."""
@@ -167,13 +193,20 @@ class _Canvas:
         """One line; `middle` takes everything between the outer lifelines."""
         lanes = ("│".join([" " * self.hop] * (self.count - 1)), "dim")
         return [
-            (set_cell_size(t.rjust(TIME_WIDTH - 2), TIME_WIDTH), "dim"),
+            (set_cell_size(t.rjust(self.times - 2), self.times), "dim"),
             (_right(left[0], self.sides[0] - 1) + " ", left[1]),
             ("│", "dim"),
             (set_cell_size(middle[0], self.middle), middle[1]) if middle else lanes,
             ("│", "dim"),
             (f" {_clip(right[0], self.sides[1] - 1)}", right[1]),
         ]
+
+    def marked(self, lines: list[list[Words]], rows: Sequence[int]) -> list[list[Words]]:
+        """Lines, the first of them with the causes that some rows prove, before its time."""
+        if mark := self.ladder.mark(rows):
+            time = lines[0][0][0]
+            lines[0][0] = f"{mark}{time[len(mark) :]}", "bold"
+        return lines
 
     def beside(
         self, t: str, host: str, words: str, style: str, most: int = LINES
@@ -245,14 +278,16 @@ def _lines(ladder: Ladder, width: int) -> Iterator[list[Words]]:
     canvas = _Canvas(ladder, width)
     yield _heading(canvas)
     waiting: list[list[Words]] = []  # lines; the first may get a state at its side
+    drawn: list[int] = []  # the rows in them
     since = 0.0
     before: Row | None = None
-    for row in ladder.rows:
-        lines = _row(canvas, row)
+    for number, row in enumerate(ladder.rows):
+        lines, mine = _row(canvas, row), [number]
         if isinstance(row, Bar) and waiting and row.t - since < SAME_LINE:
             side = _side(canvas, row)
             if side and not waiting[0][side][0].strip():
                 waiting[0][side] = lines[0][side]
+                drawn.append(number)
                 continue
         if isinstance(row, Arrow) and isinstance(before, Bar) and waiting:
             # A host sends in the state that its sending leads to.
@@ -260,11 +295,12 @@ def _lines(ladder: Ladder, width: int) -> Iterator[list[Words]]:
             alone = side and not waiting[0][SIDES[0] if side == SIDES[1] else SIDES[1]][0].strip()
             if alone and row.sender == before.host and row.t - before.t < SAME_LINE:
                 lines[0][side], waiting = waiting[0][side], []
-        yield from waiting
-        waiting, since, before = lines, row.t, row
+                mine, drawn = [*mine, *drawn], []
+        yield from canvas.marked(waiting, drawn)
+        waiting, drawn, since, before = lines, mine, row.t, row
         if isinstance(row, Arrow) and row.arrived is not None:
             since = row.arrived
-    yield from waiting
+    yield from canvas.marked(waiting, drawn)
 
 
 def _side(canvas: _Canvas, bar: Bar) -> int:
@@ -274,7 +310,7 @@ def _side(canvas: _Canvas, bar: Bar) -> int:
 
 def _heading(canvas: _Canvas) -> list[Words]:
     names = [_clip(name, canvas.hop // 2) for name in canvas.ladder.hosts]
-    start = TIME_WIDTH + canvas.sides[0]
+    start = canvas.times + canvas.sides[0]
     found = " " * start
     for number, name in enumerate(names):
         at = start + number * (canvas.hop + 1) - len(name) // 2
@@ -284,7 +320,7 @@ def _heading(canvas: _Canvas) -> list[Words]:
 
 def _row(canvas: _Canvas, row: Row) -> list[list[Words]]:
     """A row as lines."""
-    t = f"{row.t:.3f}"
+    t = _time(row)
     match row:
         case Arrow() if row.inward:
             return _turned(canvas, row)
@@ -320,8 +356,12 @@ def _row(canvas: _Canvas, row: Row) -> list[list[Words]]:
     raise TypeError(row)
 
 
+def _time(row: Row) -> str:
+    return f"{row.t:.3f}"
+
+
 def _state(canvas: _Canvas, bar: Bar) -> list[list[Words]]:
-    t = f"{bar.t:.3f}"
+    t = _time(bar)
     words = (f"[{state_words(canvas.ladder, bar)}]", STATES.get(bar.state, GONE).style)
     side = _side(canvas, bar)
     if not side:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from labctl.ground.plain import plain
@@ -159,14 +159,31 @@ class Left(Row):
     text: str
 
 
+MARKS = 3
+"""How many causes to name beside a row at most."""
+
+
 @dataclass(frozen=True)
 class Ladder:
     """Everything in order of time. `connections` names the two ends of each connection, from the
-    first one on: the caller's end comes first if its SYN was seen."""
+    first one on: the caller's end comes first if its SYN was seen. `marks` has the causes that rows
+    prove, as numbers from 1 on, by the numbers of the rows."""
 
     hosts: tuple[str, ...]
     rows: tuple[Row, ...]
     connections: tuple[Ends, ...]
+    marks: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+
+    def mark(self, rows: Iterable[int]) -> str:
+        """`[1,2]`, the causes that some rows prove; empty if there are none, and no more than
+        MARKS."""
+        found = sorted({number for row in rows for number in self.marks.get(row, ())})
+        more = "…" if len(found) > MARKS else ""
+        return f"[{','.join(map(str, found[:MARKS]))}{more}]" if found else ""
+
+    def proof(self, cause: int) -> list[tuple[int, Row]]:
+        """The rows that prove a cause, and their numbers."""
+        return [(n, row) for n, row in enumerate(self.rows) if cause in self.marks.get(n, ())]
 
     @cached_property
     def inward(self) -> frozenset[int]:

@@ -216,11 +216,12 @@ class Words:
 @dataclass(frozen=True, slots=True)
 class Shape:
     """Parts that belong together, and what a pointer at them shows; `target` is a place on the
-    page."""
+    page that it leads to, `name` its own."""
 
     title: str
     parts: tuple[Line | Box | Words, ...]
     target: str = ""
+    name: str = ""
 
     def over(self, xs: Sequence[float]) -> Shape:
         """The same, with background behind its words if vertical lines at these places would run
@@ -233,9 +234,9 @@ class Shape:
         """As SVG."""
         title = f"<title>{escape(plain_lines(self.title))}</title>" if self.title else ""
         parts = "".join(part.svg() for part in self.parts)
-        return f'<g>{title}<a href="#{self.target}">{parts}</a></g>' if self.target else (
-            f"<g>{title}{parts}</g>"
-        )  # fmt: skip
+        parts = f'<a href="#{self.target}">{parts}</a>' if self.target else parts
+        name = f' id="{self.name}"' if self.name else ""
+        return f"<g{name}>{title}{parts}</g>"
 
 
 def clear_lines(

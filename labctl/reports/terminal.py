@@ -22,6 +22,7 @@ from labctl.ground.names import told_apart
 from labctl.ground.plain import plain
 from labctl.judge.accounts import account_lines
 from labctl.judge.check import Verdict
+from labctl.judge.explain import FOREMOST, foremost
 from labctl.judge.result import RunResult
 from labctl.language.scenario import Scenario
 from labctl.language.values import brief
@@ -38,10 +39,10 @@ from labctl.run.runner import WAS_INTERRUPTED
 
 if TYPE_CHECKING:
     from labctl.judge.causes.cause import Cause
+    from labctl.judge.holders import Holder
     from labctl.judge.result import RunResult
     from labctl.lab.lab import Lab
     from labctl.reports.comparison import Comparison
-    from labctl.run.blame import Holder
     from labctl.run.workers import Doing
 
 SOCKETS_SHOWN = 6
@@ -115,8 +116,7 @@ def _print_run(run: RunResult, out: Console) -> None:
             _print_sides(event, run, out)
     print_verdicts(run.verdicts, out)
     _print_lines(account_lines(run.processes), out)
-    for sentence in run.why:
-        out.print(Padding(_text(f"Why: {sentence}"), (0, 0, 0, 2)))
+    _print_why(run, out)
     known = run.environment
     kernel = f"kernel {known['kernel']}" if known.get("kernel") else None
     where = [word for word in (run.backend, kernel, known.get("os"), known.get("engine")) if word]
@@ -126,6 +126,29 @@ def _print_run(run: RunResult, out: Console) -> None:
         seconds = f"{run.lab_seconds:.1f} s by the lab's clock, in {seconds}"
     words = _text(f"{reason}  {seconds} on {', '.join(where)}")
     out.print(Text(run.result.upper(), RESULTS[run.result].style) + words)
+
+
+def _print_why(run: RunResult, out: Console) -> None:
+    """The causes that matter most, and what no cause says: all of that in full if the run did not
+    pass, else a line of each."""
+    causes = foremost(run.causes, run.verdicts, run.history)
+    if run.result not in ("pass", "skip"):
+        for _, cause in causes[:FOREMOST]:
+            out.print(Padding(_text(f"Why: {cause.text}"), (0, 0, 0, 2)))
+            if cause.cure:
+                out.print(Padding(_text(f"do: {cause.cure}", "dim"), (0, 0, 0, 7)))
+        for sentence in run.beside:
+            out.print(Padding(_text(f"Why: {sentence}"), (0, 0, 0, 2)))
+    else:
+        told = [*(cause.brief for _, cause in causes), *run.beside]
+        for words in told[:FOREMOST]:
+            out.print(_text(f"  Why: {words}"), no_wrap=True, overflow="ellipsis")
+    left = len(causes) - FOREMOST
+    if left > 0 or (causes and run.result in ("pass", "skip")):
+        more = f"{left} more" if left > 0 else "in full"
+        where = shlex.quote(str(run.folder))
+        words = f"  {more}, and what to do: {command()} explain {where}"
+        out.print(_text(words, "dim"), soft_wrap=True)
 
 
 def _print_sides(step: StepEvent, run: RunResult, out: Console) -> None:

@@ -14,7 +14,7 @@ from labctl.ground.errors import LabctlError, LabError, MissingHere, Unavailable
 from labctl.judge.accounts import accounts, reasons
 from labctl.judge.causes.cause import Cause
 from labctl.judge.check import NotKnown, NotPassed, Verdict, check, left_undone, overall, unreached
-from labctl.judge.explain import counted, explain
+from labctl.judge.explain import beside, counted
 from labctl.judge.result import RunResult, document, now
 from labctl.lab.lab import Lab
 from labctl.language.predicates.held import held_at
@@ -101,7 +101,7 @@ def conclude(
 
     verdicts: list[Verdict] = []
     found_out: list[Cause] = []
-    why: list[str] = []
+    others: list[str] = []
     try:
         with netted():
             if ended.result == "skip":
@@ -110,8 +110,8 @@ def conclude(
                 ended = replace(ended, result="", reason=None, hint=None) if verdicts else ended
             else:
                 verdicts = check(scenario, history.events, history.captures)
-            found_out = causes(history)
-            why = explain(history, found_out)
+            found_out = causes(history, scenario)
+            others = beside(history, found_out)
     except LabctlError as exc:
         ended = ended.broken_by(exc)
     result, reason = ended.result or overall(v.result for v in verdicts), ended.reason
@@ -133,7 +133,7 @@ def conclude(
         folder=folder.path,
         verdicts=tuple(verdicts),
         causes=tuple(found_out),
-        why=tuple(dict.fromkeys([*why, *reasons(known)])),
+        beside=tuple(dict.fromkeys([*others, *reasons(known)])),
         counted=counted(history),
         history=history,
         processes=processes,

@@ -267,13 +267,14 @@ def _cut_short(job: _Job, backend: str) -> RunResult:
                 reason=left.reason,
                 seconds=left.seconds,
                 verdicts=left.verdicts,
-                why=left.why,
+                causes=left.causes,
+                beside=left.beside,
                 counted=left.counted,
                 hint=left.hint,
                 processes=left.processes,
             )
         last = accounts.accounts(job.case, left.history)
-        found = replace(found, why=tuple(accounts.reasons(last)), processes=last)
+        found = replace(found, beside=tuple(accounts.reasons(last)), processes=last)
         folder.finish(document([found]))
     return found
 

@@ -26,9 +26,10 @@ from labctl.ground.output import tell
 from labctl.ground.plain import plain_lines
 from labctl.judge import accounts, recorded
 from labctl.judge.accounts import Account
+from labctl.judge.causes.cause import Cause
 from labctl.judge.causes.rules import causes
 from labctl.judge.check import NotKnown, NotPassed, Verdict, check_step, check_whole
-from labctl.judge.explain import explain
+from labctl.judge.explain import FOREMOST, beside, foremost
 from labctl.language.document import Document
 from labctl.language.from_python import (
     caller,
@@ -252,9 +253,12 @@ class Lab(Verbs):
 
     def _demand(self, verdicts: Iterable[Verdict]) -> None:
         if wrong := [v for v in verdicts if v.result in ("fail", "unknown")]:
-            why = explain(self._up.history, causes(self._up.history))
-            why += accounts.reasons(account for verdict in wrong for account in verdict.processes)
-            raise NotPassed(failure_text(wrong, dict.fromkeys(why), self.folder), wrong)
+            history = self._up.history
+            found = causes(history, self._up.scenario)
+            others = beside(history, found)
+            others += accounts.reasons(a for verdict in wrong for a in verdict.processes)
+            why = why_lines(foremost(found, wrong, history), others, self.folder)
+            raise NotPassed(failure_text(wrong, why, self.folder), wrong)
 
     def _with(self, step: Mapping[str, Any]) -> Scenario:
         """The scenario with one more step."""
@@ -291,7 +295,8 @@ def _explained(session: Session) -> Iterator[None]:
 
 def ladder(folder: Path) -> str:
     """What happened in a run, as `labctl report` draws it."""
-    return picture(recorded.load(folder))
+    run = recorded.load(folder)
+    return picture(replace(run, causes=tuple(causes(run.history, recorded.scenario_of(run)))))
 
 
 def failure_text(
@@ -300,14 +305,29 @@ def failure_text(
     folder: Path,
     processes: Sequence[Account] = (),
 ) -> str:
-    """What did not pass, what processes did last, why, and where to see more."""
+    """What did not pass, what processes did last, why (`why_lines`), and where to see more."""
     lines = []
     for verdict, found in behind(verdicts):
         if verdict.result in ("fail", "unknown"):
             lines += [str(verdict), *(f"    {line}" for line in found)]
     lines += [f"    {line}" for line in accounts.account_lines(processes)]
-    lines += [f"Why: {sentence}" for sentence in why]
-    return plain_lines("\n".join([*lines, seen_at(folder)]))
+    return plain_lines("\n".join([*lines, *why, seen_at(folder)]))
+
+
+def why_lines(
+    causes: Sequence[tuple[int, Cause]], others: Iterable[str], folder: Path
+) -> list[str]:
+    """The first causes with their cures, by the numbers that they have in the ladder, and where to
+    see the others; and what is beside them."""
+    lines = []
+    for number, cause in causes[:FOREMOST]:
+        lines += [
+            f"Why [{number}]: {cause.text}",
+            *([f"    do: {cause.cure}"] if cause.cure else []),
+        ]
+    if more := len(causes) - FOREMOST:
+        lines += [f"    {more} more: {command()} explain {folder}"] if more > 0 else []
+    return [*lines, *(f"Why: {sentence}" for sentence in dict.fromkeys(others))]
 
 
 def seen_at(folder: Path) -> str:

@@ -9,27 +9,27 @@ import sys
 
 import pytest
 
+from labctl.judge.holders import SHOWN, holders
 from labctl.probes.sockets import parse_ss
-from labctl.run.blame import SHOWN, judged
 from tests.fake import HEADER, tcp
 from tests.played import Labctl
 
 HERE, THERE = "198.18.0.2:8000", "198.18.0.3:40000"
 
 
-def holders(*lines: str, **known: list[str]) -> list[tuple[str, int, tuple[str, ...]]]:
-    found = judged(parse_ss("\n".join([HEADER, *lines])), {7: known.get("seven", [])})
+def held(*lines: str, **known: list[str]) -> list[tuple[str, int, tuple[str, ...]]]:
+    found = holders(parse_ss("\n".join([HEADER, *lines])), {7: known.get("seven", [])})
     return [(holder.state, holder.count, holder.processes) for holder in found]
 
 
 def test_nothing() -> None:
-    assert holders() == []
+    assert held() == []
 
 
 def test_what_blocks_most_comes_first_with_its_processes() -> None:
     listens = tcp("LISTEN", ":8000", more="ino:7")
     waits = tcp("TIME-WAIT", HERE, THERE, more="timer:(timewait,59sec,0)")
-    assert holders(waits, listens, seven=["nginx (pid 1)", "nginx (pid 2)"]) == [
+    assert held(waits, listens, seven=["nginx (pid 1)", "nginx (pid 2)"]) == [
         ("LISTEN", 1, ("nginx (pid 1)", "nginx (pid 2)")),
         ("TIME-WAIT", 1, ()),
     ]
@@ -37,20 +37,20 @@ def test_what_blocks_most_comes_first_with_its_processes() -> None:
 
 def test_of_many_a_few_are_shown() -> None:
     lines = [tcp("TIME-WAIT", HERE, f"198.18.0.3:{n}") for n in range(1, 10)]
-    (found,) = judged(parse_ss("\n".join([HEADER, *lines])), {})
+    (found,) = holders(parse_ss("\n".join([HEADER, *lines])), {})
     assert (found.count, len(found.sockets)) == (9, SHOWN)
 
 
 def test_how_long_it_lasts_is_said_of_what_ends_by_itself() -> None:
     timer = "timer:(timewait,4.500sec,0) ino:0"
-    ends = judged(parse_ss(f"{HEADER}\n{tcp('FIN-WAIT-2', HERE, THERE, more=timer)}"), {})
-    stays = judged(parse_ss(f"{HEADER}\n{tcp('FIN-WAIT-2', HERE, THERE, more='ino:7')}"), {})
+    ends = holders(parse_ss(f"{HEADER}\n{tcp('FIN-WAIT-2', HERE, THERE, more=timer)}"), {})
+    stays = holders(parse_ss(f"{HEADER}\n{tcp('FIN-WAIT-2', HERE, THERE, more='ino:7')}"), {})
     assert "it ends by itself" in ends[0].blocks
     assert "it ends by itself" not in stays[0].blocks
 
 
 def test_a_connection_to_itself() -> None:
-    (found,) = judged(parse_ss(f"{HEADER}\n{tcp('ESTAB', HERE, HERE, more='ino:7')}"), {})
+    (found,) = holders(parse_ss(f"{HEADER}\n{tcp('ESTAB', HERE, HERE, more='ino:7')}"), {})
     assert "ip_local_reserved_ports" in found.cure
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from labctl.judge.causes.rules import causes
+from labctl.language.document import Document
+from labctl.language.scenario import load_document
 from labctl.record.events import Event, LabEvent, ProcessEvent
 from labctl.record.history import History
 from tests.caused import (
@@ -377,6 +377,12 @@ def test_both_with_reuseport_are_of_two_users_if_nothing_else_blocks() -> None:
     first = calls(0.5, "first", f"{SHARES}; listen 5", "server")
     cause = only(told([*first, *bind_fails(3.0, "new", line, texts=SHARES)]), "bind")
     assert (cause.id, "of first, of uid 1001" in cause.text) == ("bind-other-user", True)
+    assert "the new one is of another" in cause.text
+    of = "hosts: {server: {processes: {new: {calls: socket, uid: 1002}}}, client: {}}"
+    text = f"title: two users\n{of}\nsteps: [{{note: nothing}}]\n"
+    (scenario,) = load_document(Document("two", text), text, "two", {})
+    history = told([*first, *bind_fails(3.0, "new", line, texts=SHARES)])
+    assert "the new one is of uid 1002" in only(history, "bind", scenario).text
     plain = calls(0.5, "first", "socket; bind :8000; listen 5", "server")
     assert ids(told([*plain, *bind_fails(3.0, "new", line, texts=SHARES)])) == ["bind-listener"]
     here = calls(0.5, "first", f"{SHARES.replace(' :', ' server:')}; listen 5", "server")
@@ -402,76 +408,6 @@ def test_binds_that_fail_at_the_same_time_on_two_hosts_are_both_told() -> None:
     assert {host: owner(text.split("ESTAB ")[1].split(" ")[0]) for host, text in texts.items()} == {
         "server": "server", "client": "client",
     }  # fmt: skip
-
-
-# --- Ports ----------------------------------------------------------------------------------------
-
-NO_PORT: dict[str, Any] = {"errno": "EADDRNOTAVAIL", "error": "Cannot assign requested address"}
-FAR = "198.18.0.2:8000"
-
-
-def gone(port: int, state: str = "TIME-WAIT", remote: str = FAR, local: str = "198.18.0.3") -> str:
-    return tcp(state, f"{local}:{port}", remote)
-
-
-def refused(*lines: str, texts: str = "socket", connect: str = "connect server:8000",
-            at: float = 3.1) -> History:  # fmt: skip
-    events = calls(3.0, "client", texts)
-    events[-1:] = [*events[-1:], call(3.05, "client", connect, **NO_PORT)]
-    return told([*events, look(at, *lines, host="client")])
-
-
-def test_a_connect_without_a_port_names_who_holds_them_for_that_place() -> None:
-    other = gone(40002, remote="198.18.0.4:8000")
-    cause = only(refused(gone(40000), gone(40001, "ESTAB"), other))
-    assert (cause.id, cause.host, cause.certain) == ("ports-exhausted", "client", True)
-    assert "held: 2 (1 TIME-WAIT, 1 ESTAB; 2 to 198.18.0.2:8000)" in cause.text
-    assert "no port of net.ipv4.ip_local_port_range is free for server:8000" in cause.text
-
-
-def test_a_connect_that_goes_on_is_understood() -> None:
-    assert ids(refused(gone(40000), connect="connect server:8000 || continue")) == [
-        "ports-exhausted"
-    ]
-
-
-@pytest.mark.parametrize(
-    "history",
-    [
-        refused(gone(40000, remote="198.18.0.4:8000")), refused(),
-        refused(gone(40000), at=9.0), refused(gone(40000), connect="connect [fd00::2]:8000"),
-    ],
-)  # fmt: skip
-def test_without_such_connections_nothing_is_said(history: History) -> None:
-    assert ids(history) == []
-
-
-def test_a_bound_port_that_the_old_connection_has() -> None:
-    bound = "socket; bind client:40000"
-    cause = only(refused(gone(40000), gone(40001), texts=bound))
-    assert (cause.id, cause.connection) == ("connect-in-use", f"{CLIENT} -> {SERVER}")
-    assert "TIME-WAIT 198.18.0.3:40000" in cause.text
-    assert "tcp_timestamps" in cause.cure
-    assert "tcp_timestamps" not in only(refused(gone(40000, "ESTAB"), texts=bound)).cure
-    assert ids(refused(gone(40001), texts=bound)) == []
-    assert ids(refused(gone(40000, local="198.18.0.9"), texts=bound)) == []
-
-
-def test_a_port_that_bind_has_chosen_is_not_exhaustion() -> None:
-    assert ids(refused(gone(40000), texts="socket; bind client:0")) == ["connect-in-use"]
-
-
-def test_a_bind_to_port_0_counts_what_went_out_from_that_address() -> None:
-    lines = [
-        gone(40000), gone(40001, remote="198.18.0.4:8000"), gone(40002, local="198.18.0.9"),
-        tcp("TIME-WAIT", "198.18.0.3:8000", "198.18.0.2:50000"), tcp("LISTEN", ":8000"),
-    ]  # fmt: skip
-    wire = handshake(1.0, "198.18.0.2:50000", "198.18.0.3:8000")
-    events = bind_fails(3.0, "new", *lines, texts="socket; bind client:0", host="client")
-    cause = only(told(events, wire), "ports")
-    assert "free for 198.18.0.3: held: 2 (2 TIME-WAIT; 1 to" in cause.text
-    assert "one for all destinations" in cause.text
-    assert "IP_BIND_ADDRESS_NO_PORT" in cause.cure
 
 
 def test_a_history_without_a_lab_is_no_trouble() -> None:

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from labctl.language.document import Document
+from labctl.language.scenario import Scenario, load_document
 from labctl.record.events import Event, InjectEvent, ProcessEvent, ResetEvent, TroubleEvent
 from labctl.record.history import History
 from tests.caused import (
@@ -424,3 +426,43 @@ def test_a_host_that_sends_a_thousand_is_not_told_a_thousand_times() -> None:
     wire = [Sent(3.0 + n / 100, end, SERVER, SYN) for n, end in enumerate(ends)]
     wire += [Sent(3.0001 + n / 100, SERVER, e, RST | ACK, 0, 1) for n, e in enumerate(ends)]
     assert ids(told([look(0.5), look(9.0)], wire)) == ["connect-refused"] * 20
+
+
+# --- Too many orphans -----------------------------------------------------------------------------
+
+
+def orphaned(*more: Event, gave_up: int = 1) -> History:
+    """As Linux 6.1 does with a tcp_max_orphans of 0: its FIN is lost, and it gives up when its
+    timer wants to repeat it."""
+    events = [
+        *accepted(), *trace(2.5, "ESTAB", "FIN-WAIT-1"), *over(3.0, "FIN-WAIT-1"),
+        look(4.5, LISTEN, TcpExtTCPAbortOnMemory=gave_up), *more,
+    ]  # fmt: skip
+    fin = Sent(2.5, SERVER, CLIENT, FIN | ACK, 1, 1, fate="lost")
+    return told(events, [*handshake(1.0), fin, replace(ACTIVE, seq=2)])
+
+
+def limited(to: int) -> Scenario:
+    server = f"{{sysctls: {{net.ipv4.tcp_max_orphans: {to}}}}}"
+    text = f"title: x\nhosts: {{client: {{}}, server: {server}}}\nsteps: [{{note: nothing}}]\n"
+    return load_document(Document("few", text), text, "few", {})[0]
+
+
+def test_an_orphan_too_many() -> None:
+    cause = only(orphaned(), "orphans")
+    assert (cause.id, cause.host, cause.certain) == ("orphans-limit", "server", False)
+    assert "more such orphans than net.ipv4.tcp_max_orphans allows, or no memory" in cause.text
+    assert "the kernel's log would tell which" in cause.text
+    known = only(orphaned(), "orphans", limited(0))
+    assert known.certain and "net.ipv4.tcp_max_orphans, 0, allows" in known.text
+
+
+def test_the_kernel_s_own_reason_for_an_orphan() -> None:
+    said = ResetEvent(3.0, "server", SERVER, CLIENT, "TCP_ABORT_ON_MEMORY")
+    assert only(orphaned(said, gave_up=0), "orphans").evidence[-1].endswith("TCP_ABORT_ON_MEMORY")
+    other = ResetEvent(3.0, "server", SERVER, CLIENT, "TCP_ABORT_ON_TIMEOUT")
+    assert ids(orphaned(other), "orphans") == []
+
+
+def test_without_such_a_count_an_rst_is_no_orphan_s() -> None:
+    assert ids(orphaned(gave_up=0), "orphans") == []

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from collections import Counter
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import pytest
 
-from labctl.judge.causes.rules import causes
 from labctl.probes.holders import Held, Holder
 from labctl.record.events import Event, ProcessEvent
 from tests.caused import (
@@ -22,6 +18,7 @@ from tests.caused import (
     calls,
     close,
     established,
+    function_calls,
     handshake,
     holds,
     ids,
@@ -299,19 +296,7 @@ def many(count: int) -> tuple[list[Event], list[Sent]]:
     return events, wire
 
 
-def _count(made: Counter[str], frame: object, event: str, _: object) -> None:
-    made[event] += 1
-
-
 def test_ten_times_as_many_connections_take_ten_times_as_many_function_calls() -> None:
     """Quadratic would be a hundred times."""
-    took = []
-    for count in (100, 1000):
-        history = told(*many(count))
-        history.segments()
-        made: Counter[str] = Counter()
-        sys.setprofile(partial(_count, made))
-        causes(history)
-        sys.setprofile(None)
-        took.append(made["call"])
+    took = [function_calls(told(*many(count))) for count in (100, 1000)]
     assert took[1] < 15 * took[0]

@@ -27,3 +27,8 @@ def test_error_numbers_in_words() -> None:
     assert errnos.describe("EBADF") == "EBADF (9)"
     assert errnos.describe("EAI_NONAME") == "EAI_NONAME"
     assert errnos.describe("ENEW") == "ENEW"
+
+
+def test_words_without_numbers() -> None:
+    told = f"{errnos.describe('EADDRINUSE')}, then {errnos.describe('EBADF')} (9)"
+    assert errnos.bare(told) == "EADDRINUSE, then EBADF (9)"

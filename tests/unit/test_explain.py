@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from labctl.judge.causes.cause import Cause
-from labctl.judge.explain import COUNTED, counted, explain
-from labctl.record.events import CountersEvent, SocketsEvent
+from labctl.judge.check import Verdict
+from labctl.judge.explain import COUNTED, beside, counted, foremost, sentences
+from labctl.language.facts import Facts
+from labctl.record.events import CountersEvent, ProcessEvent, SocketsEvent
 from labctl.record.history import History
 from tests.fake import HEADER, FakeBackend, tcp
 from tests.played import CLIENT, ESTAB, SERVER, Play
@@ -24,9 +28,9 @@ def grown(**counters: int) -> History:
 @pytest.mark.parametrize("counter", COUNTED)
 def test_what_the_kernel_counted_is_explained(counter: str) -> None:
     history = grown(**{counter: 2})
-    assert explain(history, []) == [f"server {COUNTED[counter]} ({counter}: 2)"]
+    assert beside(history, []) == [f"server {COUNTED[counter]} ({counter}: 2)"]
     assert counted(history) == {"server": {counter: 2}}
-    assert explain(grown(), []) == []
+    assert beside(grown(), []) == []
 
 
 def test_a_cause_is_its_text_and_its_cure() -> None:
@@ -34,7 +38,9 @@ def test_a_cause_is_its_text_and_its_cure() -> None:
         Cause("reset-crafted", "server", 1.0, "a step sent it"),
         Cause("bind-listener", "server", 2.0, "it is taken", "stop it"),
     ]
-    assert explain(grown(), found) == ["a step sent it", "it is taken; stop it"]
+    assert sentences(found, ["and so", "and so"]) == [
+        "a step sent it", "it is taken; stop it", "and so",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -47,8 +53,35 @@ def test_a_cause_is_its_text_and_its_cure() -> None:
 def test_a_counter_of_which_a_cause_speaks_is_not_told_again(
     host: str, name: str, told: bool
 ) -> None:
-    found = explain(grown(TcpExtTCPAbortOnClose=1), [Cause(name, host, 1.0, "why")])
-    assert (len(found) > 1) is told
+    found = beside(grown(TcpExtTCPAbortOnClose=1), [Cause(name, host, 1.0, "why")])
+    assert (found != []) is told
+
+
+STATES = Verdict(
+    "pass", "", "", "", 1.0, "", subject="server", wanted=Facts(sockets={"FIN-WAIT-2": 1})
+)
+FAILS = Verdict("pass", "", "", "", 1.0, "", subject="new", measured=Facts(errno="EADDRINUSE"))
+CAUSES = [
+    Cause("closed-first", "server", 1.0, "who"), Cause("reset-unread", "client", 1.0, "data"),
+    Cause("fin-wait-2-held", "server", 2.0, "held"), Cause("bind-listener", "server", 3.0, "taken"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "first"),
+    [
+        ([], "reset-unread"), ([STATES], "fin-wait-2-held"), ([FAILS], "bind-listener"),
+        ([replace(STATES, result="fail"), FAILS], "fin-wait-2-held"),
+        ([STATES, replace(FAILS, result="fail")], "bind-listener"),
+        ([replace(STATES, subject="client")], "reset-unread"),
+    ],
+)  # fmt: skip
+def test_what_matters_for_the_verdicts_comes_first(verdicts: list[Verdict], first: str) -> None:
+    history = History([ProcessEvent(0.1, "new", "server", "start", pid=2)])
+    found = foremost(CAUSES, verdicts, history)
+    assert found[0][1].id == first
+    assert sorted(found) == [*enumerate(CAUSES, 1)]
+    assert foremost(CAUSES, [], history)[-1][1].id == "closed-first"
 
 
 def test_a_run_explains_the_bind_that_failed(watch: Play) -> None:

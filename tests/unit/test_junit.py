@@ -112,7 +112,7 @@ def test_what_became_of_each_verdict() -> None:
 def test_no_text_breaks_it(text: str) -> None:
     words = dict.fromkeys(("title", "reason", "scenario"), f"a{text}b")
     found = verdict("fail", what=text, actual=text, evidence=(text,))
-    run = recorded_run(full(), verdicts=(found,), result="error", why=(text,), **words)
+    run = recorded_run(full(), verdicts=(found,), result="error", beside=(text,), **words)
     valid(junit.document([replace(run, environment={text: text})]))
 
 

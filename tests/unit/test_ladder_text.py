@@ -36,7 +36,7 @@ COLOUR = re.compile(r"\x1b\[[\d;]*?(?<!\d)(?:3|4|9|10)\d[\d;]*m")
 
 def test_it_begins_with_what_ran_what_came_of_it_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "90")
-    run = recorded_run(full(), result="fail", verdicts=(FAILED,), why=("it is so", "and " * 40))
+    run = recorded_run(full(), result="fail", verdicts=(FAILED,), beside=("it is so", "and " * 40))
     head = ladders([run]).split("\n\n")[0].splitlines()
     assert head[0] == "fin_wait_2  FIN_WAIT_2 on the server, because the client never closes"
     assert head[1] == "FAIL  5.8 s on netns, kernel 6.1.0, Debian GNU/Linux 12 (bookworm)"

@@ -14,6 +14,7 @@ from labctl.ground.errors import UsageError
 from labctl.ground.output import tell
 from labctl.ground.plain import plain, plain_lines
 from labctl.judge import recorded
+from labctl.judge.causes.cause import Cause
 from labctl.judge.result import RunResult, document
 from labctl.language.document import Document
 from labctl.language.scenario import Scenario, load_document
@@ -26,7 +27,7 @@ from labctl.reports.progress import PlainBoard, PlainProgress
 from labctl.reports.tables import PIPE_WIDTH, console, print_checks, print_table
 from labctl.run.doctor import Check
 from labctl.run.places import Seen
-from labctl.testing.lab import failure_text
+from labctl.testing.lab import failure_text, why_lines
 from tests.fake import FakeBackend, play, tcp
 
 CONTROLS = "\x1b[31m \x1b]0;TITLE\x07 \x9b2J \x00 \r \x7f"
@@ -189,4 +190,6 @@ def test_other_tables_command_no_terminal(
 
 
 def test_what_pytest_shows_is_plain(runs: list[RunResult]) -> None:
-    assert harmless(failure_text(runs[0].verdicts, (EVIL,), Path(EVIL)))
+    causes = [Cause("reset-late-data", EVIL, 1.0, EVIL, EVIL)] * 4
+    why = why_lines([*enumerate(causes, 1)], [EVIL], Path(EVIL))
+    assert harmless(failure_text(runs[0].verdicts, why, Path(EVIL)))

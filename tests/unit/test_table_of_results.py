@@ -93,7 +93,7 @@ def lessons(out: Path) -> list[RunResult]:
 
 def timeless(text: str, out: Path) -> str:
     """A text without what differs from run to run."""
-    text = text.replace(str(out), "RUNS").replace(f"all: {invoked.command()} ", "all: labctl ")
+    text = text.replace(str(out), "RUNS").replace(f": {invoked.command()} ", ": labctl ")
     text = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "2026-01-01T00:00:00Z", text)
     text = re.sub(r"\b(after|until|at|since) \d+\.\d{3} s", r"\1 T.TTT s", text)
     text = re.sub(r"^([✓✗?-]  )\d+\.\d{3} s", r"\1T.TTT s", text, flags=re.MULTILINE)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from labctl.ground import errnos
+from labctl.judge.causes.blocking import DUAL, RESERVE, REUSE, SHARE, blocking
 from labctl.judge.causes.cause import Cause, Scene, readable
 from labctl.judge.causes.descriptors import Descriptor, arguments
 from labctl.judge.causes.ports import exhausted
@@ -22,19 +23,8 @@ from labctl.record.history import History
 from labctl.record.holders import held_by, told
 
 CONFLICT = "socket(7), SO_REUSEADDR; inet_csk_bind_conflict() in net/ipv4/inet_connection_sock.c"
-REUSE, SHARE = "SO_REUSEADDR", "SO_REUSEPORT"
 HELD = {State.LISTEN, State.ESTAB, State.CLOSE_WAIT}
 """In these states some process has the socket open; in other states there may be none any more."""
-IDS = {
-    State.TIME_WAIT: "bind-time-wait",
-    State.FIN_WAIT_1: "bind-fin-wait",
-    State.FIN_WAIT_2: "bind-fin-wait",
-    State.CLOSING: "bind-last-ack",
-    State.LAST_ACK: "bind-last-ack",
-}
-BOTH = f"set {REUSE} before bind, on the server that made the old connection too"
-RESERVE = "keep the server's port out of the range: net.ipv4.ip_local_reserved_ports"
-DUAL = "set IPV6_V6ONLY on the IPv6 socket, or serve both by that one socket"
 MORE = 3
 SOON = 2.0
 """Seconds after a failure within which a look tells of it."""
@@ -237,6 +227,7 @@ def _kind(wanted: _Bind, first: Socket, owner: _Owner, history: History, scene: 
     maker, holders = owner
     other = maker and not holders and maker.process != wanted.call.process
     whose = f", of {maker.process}" if maker and other else ""
+    means = blocking(first)
     if first.state in HELD and (child := _child(wanted, owner, history)):
         return child
     if first.is_listener:
@@ -245,14 +236,13 @@ def _kind(wanted: _Bind, first: Socket, owner: _Owner, history: History, scene: 
         if wanted.family == 6 and not _six(first.local):
             return _Why("bind-dual-stack", f"{whose}: the new socket would take IPv4 too", DUAL)
         if maker and wanted.has(SHARE) and maker.has(SHARE, wanted.call.t):
-            more = f"{whose}, of uid {first.uid}; both have {SHARE}, but not the same user"
+            uid = scene.uid(wanted.call.process)
+            mine = "another" if uid is None else f"uid {uid}"
+            more = f"{whose}, of uid {first.uid}; both have {SHARE}, but the new one is of {mine}"
             return _Why("bind-other-user", more, "run both as one user")
-        return _Why(
-            "bind-listener", whose,
-            f"stop it, or take another port; to share the port, set {SHARE} on both, as one user",
-        )  # fmt: skip
+        return _Why(means.id, whose, means.cure)
     if first.state is State.UNCONN:
-        return _Why("bind-bound", f"{whose}, which is bound and does not listen", "close it")
+        return _Why(means.id, f"{whose}, which is bound and does not listen", means.cure)
     opened = scene.opened(wanted.call.host, first.ends, wanted.call.t)
     chosen = maker.chosen_port if maker else None
     if opened and chosen is not False:
@@ -268,7 +258,7 @@ def _kind(wanted: _Bind, first: Socket, owner: _Owner, history: History, scene: 
     }
     lacking = [name for name, has in had.items() if has is False]
     lacks = f"; {' and '.join(lacking)} had no {REUSE}" if lacking else ""
-    return _Why(IDS.get(first.state, "bind-connection"), whose + lacks, BOTH)
+    return _Why(means.id, whose + lacks, means.cure)
 
 
 def _child(wanted: _Bind, owner: _Owner, history: History) -> _Why | None:

@@ -10,11 +10,14 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
+from labctl.ground import errnos
 from labctl.judge.causes.descriptors import Descriptor, Descriptors
+from labctl.language.scenario import Scenario
+from labctl.language.steps import Sysctl
 from labctl.probes.holders import Held
 from labctl.probes.observations import Segment, stays_inside
 from labctl.probes.sockets import Ends, Socket, SsParseError, State
-from labctl.record.events import CallEvent, ResetEvent, SocketsEvent
+from labctl.record.events import CallEvent, ResetEvent, SocketsEvent, StepEvent
 from labctl.record.history import History
 from labctl.record.listeners import listeners
 from labctl.record.looks import Looks
@@ -49,6 +52,11 @@ class Cause:
         return {**found, **{key: list(found[key]) for key in ("evidence", "refs", "holders")}}
 
     @property
+    def brief(self) -> str:
+        """The text, with the bare names of error numbers."""
+        return errnos.bare(self.text)
+
+    @property
     def sentence(self) -> str:
         """The text, and the cure."""
         return f"{self.text}; {self.cure}" if self.cure else self.text
@@ -59,10 +67,11 @@ Side = tuple[str, Timeline]
 
 
 class Scene:
-    """A history, and what several rules want to know of it, each thing reconstructed once."""
+    """A history with its scenario, if that is known, and what several rules want to know of them,
+    each thing reconstructed once."""
 
-    def __init__(self, history: History) -> None:
-        self.history = history
+    def __init__(self, history: History, scenario: Scenario | None = None) -> None:
+        self.history, self.scenario = history, scenario
         self._timelines: dict[str, list[Timeline]] = {}
         self._by_ends: dict[str, dict[Ends, list[Timeline]]] = {}
         self._looks: dict[str, list[SocketsEvent]] = {}
@@ -223,6 +232,27 @@ class Scene:
         """By how much these counters have grown, all together."""
         return sum(self.history.growth(host, counter) or 0 for counter in counters)
 
+    def setting(self, host: str, key: str, t: float) -> str | None:
+        """What the scenario had set a sysctl of a host to by then; None if nothing says so."""
+        if self.scenario is None:
+            return None
+        value = self.scenario.hosts[host].sysctls.get(key) if host in self.scenario.hosts else None
+        for event in self.history.events:
+            if event.t > t:
+                break
+            if isinstance(event, StepEvent) and (event.verb, event.outcome) == ("sysctl", "done"):
+                step = self.scenario.steps[event.index]
+                if isinstance(step, Sysctl):
+                    value = step.sysctl.get(host, {}).get(key, value)
+        return value
+
+    def uid(self, process: str) -> int | None:
+        """The user that a process runs as; None if that is its image's own, or not known."""
+        spec = self.scenario.processes.get(process) if self.scenario else None
+        if spec is None or (spec.uid is None and spec.image):
+            return None
+        return spec.uid or 0
+
     @cached_property
     def descriptors(self) -> Descriptors:
         """The sockets that processes opened by calls."""
@@ -295,6 +325,11 @@ def readable(look: SocketsEvent) -> bool:
         return look.sockets is not None
     except SsParseError:
         return False
+
+
+def line(segment: Segment) -> str:
+    """A segment as evidence."""
+    return f"{segment.time:.6f} {segment.sender or '?'}: {segment.summary}"
 
 
 def begins(segment: Segment) -> bool:

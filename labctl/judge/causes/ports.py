@@ -17,6 +17,7 @@ from labctl.record.holders import described, told
 
 RANGE = "ip(7), ip_local_port_range; __inet_hash_connect() in net/ipv4/inet_hashtables.c"
 TWICE = "tcp_twsk_unique() in net/ipv4/tcp_ipv4.c; RFC 6191"
+KEY = "net.ipv4.ip_local_port_range"
 PLACES = 3
 SOON = 1.0
 """Seconds after a failure within which a look tells of it."""
@@ -25,21 +26,60 @@ SOON = 1.0
 def exhausted(call: CallEvent, address: str, look: SocketsEvent, scene: Scene) -> Cause:
     """A `bind ADDRESS:0` that found no port: one pool for all destinations."""
     host = address.rpartition(":")[0].strip("[]")
-    everywhere = host in ("", "0.0.0.0", "::")
+    everywhere, bounds = host in ("", "0.0.0.0", "::"), _range(call, scene)
     sockets = [
         s for s in look.sockets
-        if s.connection and (everywhere or s.local.wildcard or s.local.unmapped == host)
+        if s.connection and _in(bounds, s)
+        and (everywhere or s.local.wildcard or s.local.unmapped == host)
         and scene.opened(call.host, s.ends, look.t) is not False
     ]  # fmt: skip
     return Cause(
         "ports-exhausted", call.host, call.t,
         f"{call.process}: {call.call} failed with {errnos.describe('EADDRINUSE')}: no port of "
-        f"net.ipv4.ip_local_port_range is free for {'any address' if everywhere else host}: "
+        f"{_named(bounds)} is free for {'any address' if everywhere else host}: "
         f"{_held(sockets)}; a bind to port 0 takes one for all destinations",
         "set IP_BIND_ADDRESS_NO_PORT, so that connect chooses the port, for each destination; or "
         "a wider range, more addresses, connections that are kept",
         refs=(RANGE,), **_told(scene.history, look, sockets),
     )  # fmt: skip
+
+
+def _range(call: CallEvent, scene: Scene) -> tuple[int, int] | None:
+    """The host's range then, if a scenario has set it."""
+    words = (scene.setting(call.host, KEY, call.t) or "").split()
+    return (int(words[0]), int(words[1])) if len(words) == 2 else None
+
+
+def _in(bounds: tuple[int, int] | None, socket: Socket) -> bool:
+    """Whether a socket's port is in a range, as far as that is known."""
+    return bounds is None or bounds[0] <= (socket.local.port or 0) <= bounds[1]
+
+
+def _named(bounds: tuple[int, int] | None) -> str:
+    """The host's range, with its numbers if they are known."""
+    low, high = bounds or (0, 0)
+    count = high - low + 1
+    ports = "1 port" if count == 1 else f"{count} ports"
+    return f"{KEY} ({low} to {high}: {ports})" if bounds else KEY
+
+
+def _chosen(
+    call: CallEvent, mine: Descriptor | None, scene: Scene
+) -> tuple[str, tuple[int, int] | None]:
+    """The range from which a connect chose, in words and numbers: that of the host, or what of it
+    is in the socket's own, if anything is (inet_sk_get_local_port_range())."""
+    bounds = _range(call, scene)
+    own = mine.option("IP_LOCAL_PORT_RANGE", call.t).split() if mine else []
+    if len(own) != 2:
+        return _named(bounds), bounds
+    low, high = int(own[0]), int(own[1])
+    words = f"IP_LOCAL_PORT_RANGE ({low} to {high})"
+    if bounds is None:
+        return f"the socket's own {words}", (low, high)
+    if low <= bounds[1] and high >= bounds[0]:
+        bounds = max(low, bounds[0]), min(high, bounds[1])
+        return f"{_named(bounds)} within the socket's own {words}", bounds
+    return f"{_named(bounds)}, which has none of the socket's own {words},", bounds
 
 
 def _held(sockets: list[Socket]) -> str:
@@ -60,7 +100,7 @@ def causes(scene: Scene) -> Iterator[Cause]:
             if look and len(given) == 2:
                 mine = scene.descriptors.of(call)
                 same = [s for s in look.sockets if s.connection and _to(s, given, mine, scene)]
-                if found := _of(call, mine, same, look, scene.history):
+                if found := _of(call, mine, same, look, scene):
                     yield found
 
 
@@ -72,7 +112,7 @@ def _told(history: History, look: SocketsEvent, sockets: Sequence[Socket]) -> di
 
 def _of(
     call: CallEvent, mine: Descriptor | None, same: list[Socket], look: SocketsEvent,
-    history: History,
+    scene: Scene,
 ) -> Cause | None:  # fmt: skip
     where = call.call.partition("||")[0].split()[-1]
     failure = f"{call.process}: {call.call} failed with {errnos.describe('EADDRNOTAVAIL')}"
@@ -90,23 +130,20 @@ def _of(
         return Cause(
             "connect-in-use", call.host, call.t,
             f"{failure}: the old connection has the same four-tuple: "
-            f"{described(history, look, old[0])}",
+            f"{described(scene.history, look, old[0])}",
             f"{late}connect from another port or address",
-            f"{old[0].local} -> {old[0].remote}", refs=(TWICE,), **_told(history, look, old[:1]),
+            f"{old[0].local} -> {old[0].remote}", refs=(TWICE,),
+            **_told(scene.history, look, old[:1]),
         )  # fmt: skip
     if not same:
         return None
-    own = mine.option("IP_LOCAL_PORT_RANGE", call.t).split() if mine else ["0"]
-    if len(own) == 2:
-        same = [s for s in same if int(own[0]) <= (s.local.port or 0) <= int(own[1])] or same
-    which = (
-        "its own range (IP_LOCAL_PORT_RANGE)" if own != ["0"] else "net.ipv4.ip_local_port_range"
-    )
+    which, bounds = _chosen(call, mine, scene)
+    same = [s for s in same if _in(bounds, s)] or same
     return Cause(
         "ports-exhausted", call.host, call.t,
         f"{failure}: no port of {which} is free for {where}: {_held(same)}",
         "keep connections, widen the range, or use more addresses",
-        refs=(RANGE,), **_told(history, look, same),
+        refs=(RANGE,), **_told(scene.history, look, same),
     )  # fmt: skip
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 
-from labctl.judge.causes.cause import Cause, Scene, begins
+from labctl.judge.causes.cause import Cause, Scene, begins, line
 from labctl.judge.causes.descriptors import Descriptor
 from labctl.probes.observations import Segment
 from labctl.probes.sockets import State
@@ -31,6 +32,7 @@ LATE = "RFC 9293, section 3.10.7; tcp_rcv_state_process() in net/ipv4/tcp_input.
 NOBODY = "RFC 9293, section 3.10.7.1; tcp_v4_send_reset() in net/ipv4/tcp_ipv4.c"
 REJECTED = "nftables: reject with tcp reset; nf_send_reset() in net/ipv4/netfilter"
 QUEUED = "inet_csk_listen_stop() in net/ipv4/inet_connection_sock.c"
+ORPHANS = "tcp(7), tcp_max_orphans and tcp_mem; tcp_check_oom() in net/ipv4/tcp.c"
 
 
 def causes(scene: Scene) -> Iterator[Cause]:
@@ -175,7 +177,7 @@ class _Reset:
 
     def proof(self, *segments: Segment) -> tuple[str, ...]:
         """What led to it, itself, and why the kernel says that it sent it."""
-        lines = tuple(_line(s) for s in (*segments, self.segment))
+        lines = tuple(line(s) for s in (*segments, self.segment))
         return (*lines, f"the kernel's reason: {self.reason}") if self.reason else lines
 
 
@@ -185,7 +187,7 @@ def _of(reset: _Reset) -> Cause | None:
         return Cause(
             "reset-crafted", reset.host, reset.t,
             f"a step sent the RST of {reset.name}: no kernel did", "", reset.name,
-            (_line(segment),),
+            (line(segment),),
         )  # fmt: skip
     if segment.sender is None or segment.inside:
         return None
@@ -208,10 +210,6 @@ def _of(reset: _Reset) -> Cause | None:
     return None
 
 
-def _line(segment: Segment) -> str:
-    return f"{segment.time:.6f} {segment.sender or '?'}: {segment.summary}"
-
-
 def _foreign(reset: _Reset) -> Cause | None:
     """A RST that arrived, and which the host in whose name it came did not send."""
     if not reset.scene.captured(reset.host) or reset.segment.receiver is None:
@@ -220,7 +218,7 @@ def _foreign(reset: _Reset) -> Cause | None:
         "reset-crafted", reset.segment.receiver, reset.t,
         f"{reset.segment.receiver} received an RST of {reset.name}, which {reset.host} did not "
         "send: something between them did",
-        "", reset.name, (_line(reset.segment),),
+        "", reset.name, (line(reset.segment),),
     )  # fmt: skip
 
 
@@ -346,12 +344,34 @@ def _unread(reset: _Reset) -> Cause | None:
     )  # fmt: skip
 
 
+def _orphaned(reset: _Reset) -> Cause | None:
+    """If the host gave up as many orphans for want of room as it reset connections, this was one of
+    them."""
+    counted = reset.scene.grown(reset.host, "TcpExtTCPAbortOnMemory")
+    if not reset.active or not (counted or reset.reason):
+        return None
+    if reset.reason is None and counted < reset.scene.given_up[reset.host]:
+        return None
+    most = reset.scene.setting(reset.host, "net.ipv4.tcp_max_orphans", reset.t)
+    limit = f"net.ipv4.tcp_max_orphans, {most}," if most else "net.ipv4.tcp_max_orphans"
+    doubt = "" if most else ": the kernel's log would tell which"
+    found = reset.cause(
+        "orphans-limit",
+        "no process had it open any more, and there were more such orphans than "
+        f"{limit} allows, or no memory for one (net.ipv4.tcp_mem){doubt}",
+        "raise the limit, or leave fewer connections behind whose peer does not close", ORPHANS,
+    )  # fmt: skip
+    counter = (f"TcpExtTCPAbortOnMemory: {counted}",) if counted else ()
+    return replace(found, evidence=(*found.evidence, *counter), certain=most is not None)
+
+
 ENDED: dict[Callable[[_Reset], Cause | None], tuple[str, ...]] = {
     _linger: ("TCP_STATE", "TCP_DISCONNECT_WITH_DATA"),
     _linger2: ("TCP_ABORT_ON_DATA", "TCP_ABORT_ON_LINGER"),
     _late: ("TCP_ABORT_ON_DATA", "TCP_TIMEWAIT_SOCKET"),
     _queued: ("TCP_STATE", "TCP_DISCONNECT_WITH_DATA"),
     _unread: ("TCP_ABORT_ON_CLOSE",),
+    _orphaned: ("TCP_ABORT_ON_MEMORY",),
 }
 """Each with the kernel's reasons that go with it; the first that knows says it."""
 

@@ -8,8 +8,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from labctl.judge.causes import binds, listeners, ports, resets, silence, states, stops
+from labctl.judge.causes import (
+    binds,
+    cuts,
+    listeners,
+    ports,
+    resets,
+    silence,
+    states,
+    stops,
+    windows,
+)
 from labctl.judge.causes.cause import Cause, Scene
+from labctl.language.scenario import Scenario
 from labctl.record.history import History
 
 RULES: tuple[Callable[[Scene], Iterator[Cause]], ...] = (
@@ -17,6 +28,8 @@ RULES: tuple[Callable[[Scene], Iterator[Cause]], ...] = (
     ports.causes,
     listeners.causes,
     resets.causes,
+    windows.causes,
+    cuts.causes,
     silence.causes,
     stops.causes,
     states.causes,
@@ -28,9 +41,10 @@ MOST = 20
 """Causes of one kind at one host, at most: the first are enough."""
 
 
-def causes(history: History) -> list[Cause]:
-    """All that is known, those of one rule together, and at most MOST of one kind at one host."""
-    scene = Scene(history)
+def causes(history: History, scenario: Scenario | None = None) -> list[Cause]:
+    """All that is known, those of one rule together, and at most MOST of one kind at one host. The
+    scenario tells what sysctls were set, and the users of processes."""
+    scene = Scene(history, scenario)
     told: Counter[tuple[str, str]] = Counter()
     found = []
     for cause in (cause for rule in RULES for cause in rule(scene)):

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from labctl.ground import errnos
-from labctl.judge.causes.cause import Cause, Scene
+from labctl.judge.causes.cause import Cause, Scene, line
 from labctl.judge.causes.descriptors import Descriptor, arguments
 from labctl.probes.observations import Segment
 from labctl.record.events import CallEvent
@@ -43,7 +43,7 @@ def causes(scene: Scene) -> Iterator[Cause]:
         yield Cause(
             kind, call.host, call.t, f"{failure}: {why}; {lost}", "",
             f"{sent[-1].source} -> {sent[-1].target}",
-            tuple(f"{s.time:.3f} {s.sender}: {s.summary}" for s in sent[-3:]), (ref,),
+            tuple(map(line, sent[-3:])), (ref,),
         )  # fmt: skip
 
 

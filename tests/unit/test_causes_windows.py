@@ -1,0 +1,145 @@
+"""Segments whose numbers did not fit: what a host did not take, and why."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from dataclasses import replace
+
+import pytest
+
+from labctl.record.events import Event, InjectEvent, TroubleEvent
+from labctl.record.history import History
+from tests.caused import (
+    CLIENT,
+    LISTEN,
+    SERVER,
+    Sent,
+    close,
+    established,
+    handshake,
+    ids,
+    look,
+    only,
+    told,
+    trace,
+)
+from tests.fake import tcp
+from tests.walked import ACK, RST, SYN, packet
+
+OPEN = tcp("ESTAB", SERVER, CLIENT, more="ino:7")
+LATE = Sent(2.0, CLIENT, SERVER, RST, 101)
+"""A RST whose number is 100 beyond what is due, 1."""
+ANSWER = Sent(2.0001, SERVER, CLIENT, ACK, 1, 1)
+AGAIN = Sent(3.0, CLIENT, SERVER, SYN, 0, start=70_000)
+"""A SYN of a client that has forgotten the connection, with a number of its own."""
+CHALLENGE = Sent(3.0001, SERVER, CLIENT, ACK, 1, 1)
+
+
+def wire(*more: Sent) -> list[Sent]:
+    return [*handshake(1.0), *more]
+
+
+def lived(*sent: Sent, counted: int = 1, until: float = 5.0, events: tuple[Event, ...] = ()
+          ) -> History:  # fmt: skip
+    """The connection is there to the end, and the kernel has counted challenge ACKs."""
+    seen = [look(1.5, LISTEN, OPEN), look(until, LISTEN, OPEN, TcpExtTCPChallengeACK=counted)]
+    return told([*established(1.0), *seen, *events], wire(*sent))
+
+
+def test_an_rst_in_the_window_is_answered_by_a_challenge() -> None:
+    cause = only(lived(LATE, ANSWER), "reset-window")
+    assert (cause.id, cause.host, cause.at) == ("reset-window", "server", pytest.approx(2.00005))
+    assert cause.connection == f"{SERVER} -> {CLIENT}"
+    assert "its number is 100 after the one that was due, 1, so server answered" in cause.text
+    assert [line.split(": ")[1] for line in cause.evidence] == ["RST seq 101", "ACK seq 1 ack 1"]
+
+
+def test_an_rst_beside_it_is_not_answered() -> None:
+    before = replace(LATE, seq=-99)
+    cause = only(lived(before, counted=0), "reset-window")
+    assert "100 before the one that was due, 1, so server dropped it" in cause.text
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        lived(replace(LATE, seq=1)),  # it fits: the firewall of its host may have sent it
+        lived(replace(LATE, fate="lost")),
+        lived(LATE, until=2.1),  # too soon to say that it did no harm
+        lived(Sent(1.9, CLIENT, SERVER, ACK | 8, 1, 1, data=100), LATE),  # not acknowledged yet
+        lived(LATE, events=(TroubleEvent(1.2, "server", "trace", "lost"),)),
+        told([*established(1.0), look(1.5, OPEN), *trace(2.0001, "ESTAB", "UNCONN"), look(5.0)],
+             wire(LATE)),
+    ],
+)  # fmt: skip
+def test_what_resembles_it(history: History) -> None:
+    assert "reset-window" not in ids(history)
+
+
+def test_a_syn_into_an_open_connection_is_challenged() -> None:
+    """70,000 apart are the first numbers of the client's two connections."""
+    cause = only(lived(AGAIN, replace(CHALLENGE, start=0)), "challenge")
+    assert (cause.id, cause.host) == ("challenge-ack", "server")
+    assert cause.connection == f"{SERVER} -> {CLIENT}"
+    assert "the number that was due is 69999 before the SYN's own" in cause.text
+    assert "ACK seq 1 ack 4294897297" in cause.evidence[1]
+
+
+def test_a_syn_that_a_step_sent_is_challenged_too() -> None:
+    frame = packet(3.0, CLIENT, SERVER, SYN, (4011, 0))[16 + 14 :]
+    crafted = InjectEvent(3.0, "client", b64encode(frame).decode(), 11, 0)
+    history = lived(Sent(3.0, CLIENT, SERVER, SYN, 11), CHALLENGE, events=(crafted,))
+    cause = only(history, "challenge")
+    assert "due is 10 before the SYN's own" in cause.text
+    assert "[injected]" in cause.evidence[0]
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        lived(AGAIN, CHALLENGE, counted=0),
+        lived(AGAIN, replace(CHALLENGE, flags=SYN | ACK)),
+        lived(AGAIN, replace(CHALLENGE, t=3.2)),
+        lived(CHALLENGE),
+        told([*established(1.0), *trace(2.0, "ESTAB", "FIN-WAIT-1", "FIN-WAIT-2", "UNCONN"),
+              look(2.5, tcp("TIME-WAIT", SERVER, CLIENT)),
+              look(5.0, tcp("TIME-WAIT", SERVER, CLIENT), TcpExtTCPChallengeACK=1)],
+             wire(*close(2.0), AGAIN, CHALLENGE)),
+    ],
+)  # fmt: skip
+def test_what_is_no_challenge(history: History) -> None:
+    assert ids(history, "challenge") == []
+
+
+# --- An ACK for what was never sent ---------------------------------------------------------------
+
+FORGED = Sent(2.0, SERVER, CLIENT, ACK, 1, 9)
+"""The server has data that somebody sent in the client's name."""
+DENIES = Sent(2.0002, CLIENT, SERVER, ACK, 1, 1)
+
+
+def answered(*sent: Sent, counted: int = 1) -> History:
+    """The client has the connection open to the end."""
+    line = tcp("ESTAB", CLIENT, SERVER, more="ino:9")
+    seen = [
+        look(t, line, host="client", TcpExtTCPChallengeACK=n) for t, n in ((1.5, 0), (5, counted))
+    ]
+    return told([*established(1.0), look(0.5), *seen], wire(*sent))
+
+
+def test_an_ack_of_what_was_never_sent_is_challenged() -> None:
+    cause = only(answered(FORGED, DENIES), "challenge")
+    assert (cause.host, cause.connection) == ("client", f"{CLIENT} -> {SERVER}")
+    assert "acknowledges all up to number 9, and client had sent no more than up to 1" in cause.text
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        answered(replace(FORGED, ack=1), DENIES), answered(FORGED),
+        answered(FORGED, DENIES, counted=0),
+        answered(Sent(1.9, CLIENT, SERVER, ACK | 8, 1, 1, data=8), FORGED, replace(DENIES, seq=9)),
+    ],
+)  # fmt: skip
+def test_what_was_sent_may_be_acknowledged(history: History) -> None:
+    assert ids(history, "challenge") == []
