@@ -12,6 +12,7 @@ from labctl.record.events import (
     Event,
     OutputEvent,
     ProcessEvent,
+    UnseenEvent,
 )
 from tests.claimed import judge
 
@@ -50,6 +51,14 @@ TOLERANT = [started(), did("recv || continue", "ECONNRESET"), did("close"), exit
 REAL_TIME = [started(), exited(None, "RTMIN+1")]
 READ = [started(), did("recv", result=3), did("send", result=9), did("recv until eof", result=4)]
 PROGRAM = [started(), wrote("listening\nfailed: 98\n"), exited(1)]
+WATCHED: list[Event] = [
+    ProcessEvent(1.0, "server", "server", "start", 2, watch="calls"), did("socket tcp")
+]  # fmt: skip
+REFUSED: list[Event] = [*WATCHED, did("bind :8000", "EADDRINUSE"), did("close"), exited(1)]
+AGAIN: list[Event] = [*WATCHED, did("bind :8000", "EADDRINUSE"), did("bind :8000"), exited(1)]
+BUSY = UnseenEvent(1.5, "server", "server", "too many",
+                   ["socket", "bind", "listen", "accept", "connect"])  # fmt: skip
+FLOOD = UnseenEvent(1.6, "server", "server", "a flood", ["bind", "listen", "close"])
 PROGRAM_RUNS = [started(), wrote("listening\n")]
 
 
@@ -126,6 +135,22 @@ PROGRAM_RUNS = [started(), wrote("listening\n")]
             [*READ, did("recv until eof", phase="enter"), did("recv until eof")],
             "pass",
         ),
+        # A program's calls: it goes on after one that failed.
+        ("EADDRINUSE", REFUSED, "pass"),
+        ("EADDRINUSE", AGAIN, "fail"),
+        ("ECONNREFUSED", REFUSED, "fail"),
+        ("{call: {bind: EADDRINUSE, close: ok}}", REFUSED, "pass"),
+        ("{call: {listen: ok}}", REFUSED, "fail"),
+        ("{received: 0}", REFUSED, "unknown"),
+        # Not all of them are seen.
+        ("EADDRINUSE", [*REFUSED, FLOOD], "pass"),
+        ("ECONNREFUSED", [*REFUSED, BUSY], "fail"),
+        ("ECONNREFUSED", [*REFUSED, FLOOD], "unknown"),
+        ("{call: {bind: EADDRINUSE}}", [*REFUSED, FLOOD], "pass"),
+        ("{call: {bind: ok}}", [*REFUSED, BUSY], "fail"),
+        ("{call: {close: ok}}", [*REFUSED, BUSY], "unknown"),
+        ("{call: {close: ok}}", [*REFUSED, BUSY, FLOOD], "unknown"),  # the first one still holds
+        ("{call: {connect: ok}}", [*REFUSED, FLOOD], "unknown"),
         # A program's calls are not seen.
         ("{received: 0}", PROGRAM, "unknown"),
         ("{received: 0}", PROGRAM_RUNS, "unknown"),

@@ -1,0 +1,93 @@
+"""The sockets of programs that labctl has not written: their calls name descriptors."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from labctl.judge.causes.descriptors import Descriptor, Descriptors
+from labctl.record.events import CallEvent, Event, ProcessEvent, UnseenEvent
+
+MAIN, CHILD = 2, 5
+HERE, THERE = "198.18.0.2:8000", "198.18.0.3:40000"
+FILTERED = ["bind", "listen", "socket", "accept", "connect", "set"]
+
+
+def did(t: float, call: str, fd: int | None = None, pid: int = MAIN, **more: Any) -> CallEvent:
+    name = call.split(maxsplit=1)[0]
+    return CallEvent(t, "server", "server", pid, "done", call, name, fd=fd, **more)
+
+
+def started(t: float = 0.0) -> ProcessEvent:
+    return ProcessEvent(t, "server", "server", "start", MAIN, watch="calls")
+
+
+def missing(t: float, *but: str) -> UnseenEvent:
+    return UnseenEvent(t, "server", "server", "too many", [*but])
+
+
+LISTENS: list[Event] = [
+    started(),
+    did(0.1, "socket tcp", 3),
+    did(0.2, "set SO_REUSEADDR 1", 3),
+    did(0.3, "bind :8000", 3, local="0.0.0.0:8000"),
+    did(0.4, "listen 5", 3, local="0.0.0.0:8000"),
+]
+ACCEPTS: list[Event] = [*LISTENS, did(1.0, "accept", 3, result=4, local=HERE, peer=THERE)]
+
+
+def sockets(*events: Event) -> list[Descriptor]:
+    return Descriptors(events, lambda host, ends, t: t - 0.01).all
+
+
+def test_each_descriptor_is_a_socket_of_its_own() -> None:
+    listener, accepted = sockets(*ACCEPTS, did(2.0, "set SO_LINGER 1 0", 4))
+    assert (listener.port, listener.listening, accepted.listening) == (8000, 0.4, math.inf)
+    assert accepted.ends == ("198.18.0.2:8000", "198.18.0.3:40000")
+    assert accepted.has("SO_REUSEADDR", 3.0)
+    assert accepted.has("SO_LINGER", 3.0)
+    assert not listener.has("SO_LINGER", 3.0)
+
+
+def test_a_number_that_is_used_again_is_another_socket() -> None:
+    events = [*ACCEPTS, did(2.0, "close", 4), did(3.0, "socket tcp6", 4)]
+    _, accepted, other = sockets(*events)
+    assert (accepted.closed, other.closed, other.family) == (2.0, math.inf, 6)
+    assert accepted.open_at(1.9)
+    assert not accepted.open_at(2.1)
+
+
+def test_children_hold_what_they_have_not_closed() -> None:
+    forked = did(1.5, "fork", result=CHILD)
+    closing = [did(2.0, "close", 4), did(2.1, "close (on exec)", 4, CHILD)]
+    listener, accepted = sockets(*ACCEPTS, forked, *closing)
+    assert (listener.closed, accepted.closed) == (math.inf, 2.1)
+    ended = ProcessEvent(3.0, "server", "server", "exit", MAIN, exit=0, left=True)
+    listener, _ = sockets(*ACCEPTS, forked, ended)
+    assert listener.holders == {CHILD}
+    assert listener.open_at(3.5)
+    listener, _ = sockets(*ACCEPTS, forked, ended, did(4.0, "exit 0", pid=CHILD))
+    assert listener.closed == 4.0
+
+
+def test_of_a_call_on_an_unknown_descriptor_nothing_is_known() -> None:
+    events = [started(), call := did(1.0, "bind :8000", 7, errno="EADDRINUSE")]
+    assert Descriptors(events, lambda host, ends, t: t).of(call) is None
+
+
+def test_what_may_have_been_closed_unseen_is_not_surely_open() -> None:
+    bound = did(2.0, "socket tcp", 5), did(2.1, "bind :9000", 5, local="0.0.0.0:9000")
+    listener, _, before = sockets(*ACCEPTS, *bound, missing(3.0, *FILTERED))
+    assert before.open_at(2.9)
+    assert not before.open_at(3.1)
+    assert not listener.open_at(3.1)
+    *_, after = sockets(*ACCEPTS, missing(1.5, *FILTERED), *bound)
+    assert (after.port, after.open_at(2.5)) == (9000, False)
+
+
+def test_in_a_flood_only_what_listens_is_known() -> None:
+    bound = [did(2.0, "socket tcp", 5), did(2.1, "bind :9000", 5)]
+    events = [*ACCEPTS, missing(1.5, "bind", "listen"), *bound]
+    found = Descriptors(events, lambda host, ends, t: t)
+    assert len(found.all) == 2
+    assert [found.of(call) for call in bound] == [None, None]
