@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         CountersEvent,
         Event,
         ExecEvent,
+        HoldersEvent,
         InjectEvent,
         LabEvent,
         LossEvent,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         StepEvent,
         TallyEvent,
         TroubleEvent,
+        UnseenEvent,
     )
     from labctl.testing.lab import Lab
 
@@ -47,6 +49,7 @@ __all__ = [
     "CountersEvent",
     "Event",
     "ExecEvent",
+    "HoldersEvent",
     "InjectEvent",
     "Lab",
     "LabError",
@@ -73,6 +76,7 @@ __all__ = [
     "Timer",
     "TroubleEvent",
     "Unavailable",
+    "UnseenEvent",
     "UsageError",
     "Verdict",
     "__version__",

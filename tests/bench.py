@@ -6,6 +6,7 @@
     d  what a recorded run takes, to judge and to draw, and whether that grows linearly
     e  traffic in a lab, which captures and traces, against bare namespaces
     f  a lesson in a guest against the same on namespaces
+    g  a server whose calls are watched against the same unwatched
 
 Machines differ, so what counts is ratios within one run. The sides take turns, A B A B, each sample
 in fresh processes; a ratio is the median over the pairs, and the spread its least and greatest.
@@ -39,7 +40,7 @@ from labctl.backends.netns import backend as netns
 from labctl.ground.errors import LabctlError
 from labctl.run.guests import qemu
 from labctl.run.places import DEFAULT_OS
-from tests import bench_records, bench_traffic
+from tests import bench_calls, bench_records, bench_traffic
 from tests.bench_records import EVENTS_EACH, cost
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -338,6 +339,21 @@ def lesson_in_a_guest(pairs: int) -> Rows:
     yield Row("f  the lesson in a guest : on namespaces", ours, theirs, 2.0)
 
 
+def watched_servers(pairs: int) -> Rows:
+    need_namespaces()
+    for server, load in bench_calls.SERVERS.items():
+        if missing := [name for name in (server, load) if not shutil.which(name)]:
+            raise Skip(f"no {', '.join(missing)}; install nginx-light, apache2-utils, redis")
+        for kept, goal in (("kept", 1 / 0.95), ("one", 1 / 0.5)):
+            command = [*OWN_NAMESPACES, sys.executable, "-m", "tests.bench_calls", server, kept]
+            for watch in ("calls", "strace") if shutil.which("strace") else ("calls",):
+                ours, theirs = take_turns(
+                    pairs, partial(told, [*command, watch]), partial(told, [*command, "off"])
+                )
+                name = f"g  {server}, {kept}, {watch} : unwatched"
+                yield Row(name, ours, theirs, goal)
+
+
 FORMS = ("ladder", "html", "junit", "markdown", "mermaid")
 LINEAR = 12.0
 START = [sys.executable, "-c", ""]
@@ -348,6 +364,7 @@ PARTS: dict[str, list[Callable[[int], Rows]]] = {
     "d": [records],
     "e": [traffic],
     "f": [lesson_in_a_guest],
+    "g": [watched_servers],
 }
 NOTES = {
     "a": "The script polls every 50 ms. The lesson's own wait: from the kill until the kernel has "
@@ -360,6 +377,7 @@ NOTES = {
     "d": "A synthetic record: connections that open and close, ten events and twelve packets each.",
     "e": "The same program makes 2,000 connections, in a lab and between two bare namespaces.",
     "f": "From the guest's saved state, with virtual time.",
+    "g": "Below a supervisor, in a network namespace; by strace the same calls, for comparison.",
 }
 
 

@@ -1,8 +1,8 @@
 """What it costs a server that its calls are watched: python -m tests.bench_calls SERVER KEPT WATCH
 
 As a program it starts nginx or Redis below a supervisor, in a network namespace of its own, and
-says how many requests a second a load generator gets from it: on connections that are kept, or with
-one connection for each request. WATCH is `calls`, `off`, or `strace`, which traces the same calls.
+says how many seconds a request of a load generator takes: on connections that are kept, or with one
+connection for each request. WATCH is `calls`, `off`, or `strace`, which traces the same calls.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from labctl.ground.resources import images
 
 PORT = 8000
-REQUESTS = {True: 30_000, False: 10_000}
+REQUESTS = {True: 100_000, False: 30_000}
 AT_ONCE = 16
 PATIENCE = 20.0
 NGINX = """\
@@ -91,7 +91,7 @@ def main() -> None:
                 load(server, kept), capture_output=True, text=True, check=True,
                 env={**os.environ, "LC_ALL": "C"},
             )  # fmt: skip
-            print(rate(done.stdout))
+            print(1 / rate(done.stdout))
             assert process.stdin
             process.stdin.close()
 

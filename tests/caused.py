@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -17,6 +17,7 @@ from labctl.record.events import (
     CallEvent,
     CountersEvent,
     Event,
+    HoldersEvent,
     LabEvent,
     ProcessEvent,
     SocketsEvent,
@@ -156,6 +157,16 @@ def calls(t: float, process: str, texts: str, host: str = "", **ends: str) -> li
 def ended(t: float, process: str, host: str = "", **more: Any) -> ProcessEvent:
     """The main process exits."""
     return ProcessEvent(t, process, host or process, "exit", pid=2, **more)
+
+
+def holds(t: float, process: str, sockets: Mapping[int, Mapping[int, int]], host: str = "server",
+          start: int | None = None) -> HoldersEvent:  # fmt: skip
+    """What a process has open: the inodes, by pid and descriptor."""
+    found = {
+        str(pid): {str(n): inode for n, inode in each.items()} for pid, each in sockets.items()
+    }
+    commands = dict.fromkeys(found, "nginx")
+    return HoldersEvent(t, process, host, commands, found, [], start=start)
 
 
 def bind_fails(t: float, process: str, *lines: str, texts: str = "socket; bind :8000",

@@ -117,6 +117,9 @@ class FakeBackend:
         self._hosts: dict[str, FakeHost] = {}
         self._processes: dict[str, FakeChannel] = {}
         self._left: dict[str, list[FakeChannel]] = {}
+        self._held: dict[str, dict[str, dict[str, int]]] = {}
+        self._dumb: set[str] = set()
+        self._unanswered: list[Callable[[], None]] = []
         self._channels: list[FakeChannel] = []
         self._pids = itertools.count(100)
 
@@ -161,8 +164,16 @@ class FakeBackend:
 
     def spawn(self, process: ProcessSpec) -> Channel:
         def obey(message: Message) -> None:
-            if message["do"] == "answer":
-                self.say(process.name, kind="reply", id=message["id"])
+            if process.name in self._dumb:
+                self._unanswered.append(partial(obey, message))
+                return
+            if message["do"] == "holders":
+                held = self._held.get(process.name, {})
+                commands = dict.fromkeys(held, "python3")
+                channel.say(t=self.time(), kind="holders", commands=commands, sockets=held,
+                            unread=[])  # fmt: skip
+            if message["do"] in ("answer", "holders"):
+                channel.say(t=self.time(), kind="reply", id=message["id"])
             else:
                 self._did(f"call {process.name} {message['call']}")
 
@@ -248,6 +259,21 @@ class FakeBackend:
         self.say(process, phase="enter", **event)
         if done:
             self.say(process, phase="done", **event, **result)
+
+    def holds(self, process: str, pid: int, **sockets: int) -> None:
+        """One of a process's processes holds these inodes by these descriptors (`fd3=7`)."""
+        numbers = {name.removeprefix("fd"): inode for name, inode in sockets.items()}
+        self._held.setdefault(process, {})[str(pid)] = numbers
+
+    def dumb(self, process: str) -> None:
+        """From now on a process answers nothing, until it `speaks` again."""
+        self._dumb.add(process)
+
+    def speaks(self) -> None:
+        """All processes answer, also what they were asked meanwhile."""
+        self._dumb.clear()
+        while self._unanswered:
+            self._unanswered.pop(0)()
 
     def output(self, process: str, text: str) -> None:
         """A program writes."""

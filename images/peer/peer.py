@@ -36,6 +36,7 @@ sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # an isolated P
 import filters
 import syscalls
 from calls import CallError, Program, parse
+from held import IN_ONE_PIECE, MUCH, holders
 from written import Written
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
@@ -181,12 +182,13 @@ def supervise(main, log, tether, watched=None):
     Commands come as JSON lines on stdin: `{"do": "call", "call": TEXT}` for a process in `await`,
     `{"do": "signal", "signal": "TERM"}` for the main process alone; `{"do": "end"}`, a SIGTERM,
     `{"do": "freeze"}` and `{"do": "thaw"}` for all of them (as process 1 only); `{"do": "answer",
-    "id": N}`, which it does when it has reported all that was written before. Neither the child
-    nor a slow controller can delay it.
+    "id": N}`, which it does when it has reported all that was written before; `{"do": "holders",
+    "id": N}`: it tells which sockets the others hold (as process 1 only). Neither the child nor a
+    slow controller can delay it.
     """
     # Programs below, of the same user, must not reach this process' streams and speak for it. After
     # this only CAP_SYS_PTRACE opens them and its memory (ptrace(2), "Ptrace access mode checking").
-    # The same holds for a child, until it executes a program.
+    # The same holds for a child, until it executes a program or begins with calls.
     prctl = ctypes.CDLL(None).prctl
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     wake, waker = os.pipe()
@@ -244,6 +246,11 @@ def supervise(main, log, tether, watched=None):
         if found:
             log.later(kind="output", **found)
 
+    def hear():
+        """Tells what the tracer has told so far."""
+        while below.said and isinstance(below.said[0], dict):
+            log.later(**below.said.popleft())
+
     while True:
         # If the reader is slow, the moment of a program that writes much is longer.
         late, due = below.tracer.overdue(time.monotonic()) if below.tracer else ((), None)
@@ -273,25 +280,28 @@ def supervise(main, log, tether, watched=None):
             for message in map(json.loads, (line.decode() for line in lines)):
                 do = message.pop("do")
                 if do == "answer":
+                    hear()
                     _rest(output, written)
                     record()
+                    log.later(kind="reply", id=message["id"])
+                elif do == "holders":  # calls write into this stream too, and have no output
+                    room = MUCH if output in watching else IN_ONE_PIECE
+                    log.later(kind="holders", **holders(room))
                     log.later(kind="reply", id=message["id"])
                 else:
                     COMMANDS[do](child if status is None else None, to_main, **message)
         if wake in ready:
             os.read(wake, CHUNK)
+            hear()
             while below.said:
-                said = below.said.popleft()
-                if isinstance(said, dict):
-                    log.later(**said)
-                    status = 1 if said["kind"] == "broken" else status
-                    continue
+                ended = below.said.popleft()
                 _rest(output, written)
-                record(final=said is None)
-                if said is None:
+                record(final=ended is None)
+                if ended is None:
                     log.finish()
-                    return status
-                status = _report_exit(log, child, *said)
+                    return 1 if status is None else status
+                status = _report_exit(log, child, *ended)
+                hear()
 
 
 def _filter(log, watched):
@@ -397,6 +407,8 @@ def calls_main(text, log):
 
     def main(output):
         os.close(output)
+        # Nothing but calls runs beside it, and its supervisor must see which sockets it holds.
+        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
         Program(log).execute(calls)
 
     return main

@@ -22,7 +22,7 @@ import threading
 import time
 
 from calls import ERRNOS, TEXT_OPTIONS
-from filters import MACHINES, OF_NUMBERS, READS, WRITES
+from filters import MACHINES, OF_NUMBERS, READS, TIMERS, WRITES
 from tracees import address_at, ends_of, inode_of, libc, memory, permission, process_of
 
 WAIT_ALL = 0x40000000  # __WALL: threads too
@@ -40,13 +40,17 @@ MOST_RESTARTS = 512  # errors from here on are the kernel's own: the call begins
 HOW = ("rd", "wr", "rdwr")
 UNMISSED = ("bind", "listen")
 """Calls that are told in a flood, too."""
+FILTERED = (*UNMISSED, "socket", "accept", "connect", "shutdown", "set", "recv", "send", "fork")
+"""Calls that are told as long as there is no flood of them."""
 CALLS_AT_ONCE, CALLS_A_SECOND = 1000, 200
-STOPS_AT_ONCE, STOPS_A_SECOND = 1000, 200
+STOPS_AT_ONCE, STOPS_A_SECOND = 4000, 500
 BLOCKED = 0.025
 """After so many seconds, a call that has not returned is told."""
 NO_MACHINE = "on %s no program's calls are traced; allowed: x86_64, aarch64"
 FLOOD = ("more than %d calls in a short time, and %d a second: not all later ones are "
          "recorded" % (CALLS_AT_ONCE, CALLS_A_SECOND))  # fmt: skip
+BUSY = ("more than %d calls of any kind while it had sockets, and %d a second: not all that close "
+        "are recorded" % (STOPS_AT_ONCE / 2, STOPS_A_SECOND / 2))  # fmt: skip
 RING = "it uses io_uring, and calls that go that way are not seen"
 TRACES = "it traces processes itself, which labctl's tracing forbids; set 'calls: off'"
 FOREIGN = "it is a program for another machine (32 bits?), whose calls are not seen"
@@ -177,7 +181,13 @@ class Tracer:
             self.sockets.setdefault(process, {})
 
     def _steps(self, thread):
-        return bool(self.sockets.get(self.groups[thread])) and self.stops.take()
+        """Whether to stop a thread at each call: if it may close a socket, while there is room."""
+        if not self.sockets.get(self.groups[thread]):
+            return False
+        if not self.stops.take():
+            self._unseen(BUSY, FILTERED)
+            return False
+        return True
 
     def _unseen(self, text, but=()):
         if text not in self.unseen:
@@ -257,7 +267,8 @@ class Tracer:
         return {}
 
     def _set(self, thread, level, number, pointer, length):
-        name = OF_NUMBERS[signed(level), signed(number)]
+        option = signed(level), signed(number)
+        name = OF_NUMBERS.get(option) or TIMERS[option]
         data = memory(thread, pointer, min(length, 16))
         if data is None:
             return "set %s ?" % name
@@ -282,6 +293,8 @@ class Tracer:
             name = self.names.get(number)
             mine = self.sockets[self.groups[thread]]
             if name == "close" and signed(arguments[0]) in mine:
+                return self._enter(thread, name, arguments, False)
+            if name == "setsockopt" and tuple(map(signed, arguments[1:3])) in TIMERS:
                 return self._enter(thread, name, arguments, False)
             if name in ("dup", "dup2", "dup3", "fcntl") and signed(arguments[0]) in mine:
                 event = {"t": time.monotonic()}

@@ -19,12 +19,14 @@ from typing import ClassVar, Literal, TypedDict
 
 from labctl.backends import Message
 from labctl.backends.wire import A, Answer, Command, NoMessage, Program, Said, quoted
+from labctl.probes.holders import Number
 from labctl.probes.sockets import StateName
 
 VERSION = 10
 """2 brought captures and the trace; 3 faults; 4 agents that rest; 5 the end of what a process left;
 6 programs that report their faults, supervisors that answer, and counters and addresses as they
-change; 7 a host's network apart from its watch; 8 guests; 9 resets; 10 calls of programs."""
+change; 7 a host's network apart from its watch; 8 guests; 9 resets; 10 calls of programs, and who
+holds sockets."""
 
 
 class Hello(Said, kind="hello"):
@@ -337,8 +339,17 @@ class Output(Said, kind="output"):
     left_out: int | None = None
 
 
+class Holders(Said, kind="holders", added=10):
+    """What the processes below the supervisor have open; see HoldersEvent."""
+
+    commands: dict[Number, str]
+    sockets: dict[Number, dict[Number, int]]
+    unread: list[int]
+    left_out: int | None = None
+
+
 class Begin(Command[Answer], do="begin"):
-    """Starts the process, if it was held until then. It has no answer, like all below."""
+    """Starts the process, if it was held until then. It has no answer, like most below."""
 
 
 class DoCall(Command[Answer], do="call"):
@@ -366,7 +377,11 @@ class Thaw(Command[Answer], do="thaw"):
 
 
 class TellAll(Command[Done], do="answer", added=6):
-    """Reports everything that was written before; only this has an answer."""
+    """Reports everything that was written before."""
+
+
+class TellHolders(Command[Done], do="holders", added=10):
+    """Reports who holds which socket."""
 
 
 # --- The world of a lab on namespaces -------------------------------------------------------------
@@ -454,6 +469,7 @@ AGENT = Program(
 )
 TRACER = Program((Hello, Refused, State, Reset, Trouble, Broken), (Watch, FlushTrace))
 SUPERVISOR = Program(
-    (Process, Call, Unseen, Output, Broken), (Begin, DoCall, Signal, End, Freeze, Thaw, TellAll)
+    (Process, Call, Unseen, Output, Holders, Broken),
+    (Begin, DoCall, Signal, End, Freeze, Thaw, TellAll, TellHolders),
 )
 WORLD = Program((Hello, Gone), (AddHost, Batch, Spawn, Kill))

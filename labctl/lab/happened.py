@@ -13,6 +13,7 @@ from labctl.record.events import (
     CallEvent,
     CountersEvent,
     Event,
+    HoldersEvent,
     LossEvent,
     OutputEvent,
     ProcessEvent,
@@ -36,6 +37,7 @@ EVENTS: dict[type[Said], type[Event]] = {
     protocol.Call: CallEvent,
     protocol.Unseen: UnseenEvent,
     protocol.Output: OutputEvent,
+    protocol.Holders: HoldersEvent,
 }
 """What to record of a message: its contents, and where it comes from."""
 

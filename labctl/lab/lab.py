@@ -6,9 +6,10 @@ from __future__ import annotations
 import errno
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 from labctl.backends import (
     USUAL_REST,
@@ -32,6 +33,7 @@ from labctl.ground.limits import explained
 from labctl.lab.faults import tallied
 from labctl.lab.happened import happened
 from labctl.lab.messaging import ANSWER_DEADLINE, HEARTBEAT, Clock, Inbox, Source
+from labctl.lab.questions import Questions
 from labctl.lab.tracing import Tracer
 from labctl.record.events import (
     VERSION,
@@ -101,7 +103,7 @@ class Lab:
         self._left: dict[str, list[Channel]] = {}  # earlier starts of which something lives on
         self._counts: Counter[str] = Counter()  # starts
         self._frozen: set[str] = set()
-        self._asked: set[int] = set()  # questions to processes
+        self._questions = Questions(self._inbox)
         self._hellos: dict[str, protocol.AgentHello] = {}
         self._blaming: set[int] = set()
         self._proven: set[str] = set()  # capabilities
@@ -325,15 +327,23 @@ class Lab:
             self._proven.update(wanted)
 
     def look(self, hosts: Iterable[str] | None = None, caption: str | None = None) -> None:
-        """Makes every host report its sockets and counters now. With `hosts`, only these, and only
-        those where something has happened since the last report."""
-        known = () if hosts is None else self.history.sockets
-        chosen = self._links if hosts is None else hosts
-        self._ask_all({host: protocol.Look(caption, fresh=host not in known) for host in chosen})
+        """Makes every host report its sockets and counters now, and every process what it holds.
+        With `hosts`, only these, and only those where something has happened since the last
+        report."""
+        chosen = [*(self._links if hosts is None else hosts)]
+        asked = self._ask_holders(chosen)
+        self.count(chosen, caption, fresh=hosts is None)
+        self._questions.wait(asked)
+
+    def count(self, hosts: Iterable[str], caption: str | None = None, fresh: bool = False) -> None:
+        """The same of these hosts alone, without what processes hold."""
+        known = () if fresh else self.history.sockets
+        self._ask_all({host: protocol.Look(caption, fresh=host not in known) for host in hosts})
 
     def blame(self) -> None:
         """Waits for the looks at what blocked a call: in the next step it may be gone."""
         self._inbox.expect(lambda: not self._blaming, "a look at what blocked a call")
+        self._questions.wait()
 
     def flush(self) -> None:
         """Takes in the rest of every capture and of the trace, and how much they missed."""
@@ -351,22 +361,10 @@ class Lab:
 
     def hear(self, processes: Iterable[str]) -> None:
         """Takes in everything that some processes have said up to now."""
-        silent = 0
-        for process in processes:
-            if process not in self._running:
-                continue
-            if process in self._frozen or self.spec.processes[process].image:
-                silent += 1
-                continue
-            number = self._inbox.post(self._running[process], protocol.TellAll())
-            self._asked.add(number)
-            self._inbox.expect(
-                lambda number=number, process=process: (  # type: ignore[misc]
-                    number not in self._asked or process not in self._running
-                ),
-                f"the answer of {process}",
-            )
-        if silent:  # nobody can ask them: a moment must be enough
+        chosen = [process for process in processes if process in self._running]
+        able, ask = [p for p in chosen if self._answers(p)], self._questions.ask
+        self._questions.wait([ask(self._running[p], protocol.TellAll()) for p in able])
+        if able != chosen:  # nobody can ask the others: a moment must be enough
             self.pump_until(lambda: False, self.now() + SETTLING)
 
     # --- Messages --------------------------------------------------------------------------------
@@ -397,6 +395,20 @@ class Lab:
         """Makes each host's agent do something and returns their answers."""
         return self._inbox.ask(self._agents, commands, patience)
 
+    def _answers(self, process: str) -> bool:
+        """Whether a process has a supervisor that answers now."""
+        return process not in self._frozen and not self.spec.processes[process].image
+
+    def _ask_holders(self, hosts: Collection[str]) -> list[int]:
+        """Asks all that runs on these hosts which sockets it holds; returns the questions."""
+        return [
+            self._questions.ask(channel, protocol.TellHolders())
+            for process, spec in self.spec.processes.items()
+            if spec.host in hosts and self._answers(process)
+            for channel in (self._running.get(process), *self._left.get(process, ()))
+            if channel
+        ]
+
     def _take(self, source: Source, message: Message | None) -> None:
         if self._tracer.hears(source):
             self._tracer.take(message, self._closing)
@@ -404,6 +416,8 @@ class Lab:
             raise LabError(f"{source} broke: {explained(protocol.Broken.of(message).text)}")
         elif source.process is None:
             self._take_host(source.host, message)
+        elif message and self._questions.answered(source.channel, message):
+            pass
         elif self._running.get(source.process) is source.channel:
             self._take_process(source.process, source.host, message)
         elif source.channel in self._left.get(source.process, ()):
@@ -439,15 +453,12 @@ class Lab:
 
     def _take_process(self, process: str, host: str, message: Message | None) -> None:
         if message is None:
-            del self._running[process]
+            self._questions.forget(self._running.pop(process))
             gone = ProcessEvent(self.now(), process, host, "gone", signal="KILL")
             self.emit(gone)
             self._wake(host)
             if process in self._starts and not self._closing:
                 self._backend.prepare(self.spec.processes[process])
-            return
-        if (number := asked(message)) in self._asked:
-            self._asked.remove(number)
             return
         said = SUPERVISOR.heard(message)
         event = happened(said, said.t - self._clock.origin, process=process, host=host)
@@ -457,18 +468,17 @@ class Lab:
         if isinstance(event, CallEvent) and event.errno == "EADDRINUSE":
             look = protocol.Look(event.call)
             self._blaming.add(self._inbox.post(self._agents[host], look))
+            self._ask_holders([host])
 
     def _take_left(self, source: Source, process: str, message: Message | None) -> None:
         """Takes in a message of what an earlier start of a process left."""
+        where: dict[str, Any] = {"process": process, "host": source.host, "start": source.start}
         if message is None:
             self._left[process].remove(source.channel)
-            gone = ProcessEvent(
-                self.now(), process, source.host, "gone", signal="KILL", start=source.start
-            )
-            self.emit(gone)
+            self._questions.forget(source.channel)
+            self.emit(ProcessEvent(self.now(), phase="gone", signal="KILL", **where))
         else:
             said = SUPERVISOR.heard(message)
-            where = {"process": process, "host": source.host, "start": source.start}
             self.emit(happened(said, said.t - self._clock.origin, **where))
         self._wake(source.host)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from labctl.probes.holders import Held
 from labctl.probes.sockets import Ends
 
 AWAITING, NEVER_STARTED = "awaiting", "never started"
@@ -36,7 +37,8 @@ class Facts:
     there are in each state. `states`: those of a connection in order, `closed` at its end.
     `process`: `running`, `exited`, `killed`, `awaiting` or `never started`. `errno`: that of its
     last call. `calls`: the results of others, by name. `output`: a regular expression, or what it
-    found. `connections`: the ends of the connections that decided it."""
+    found. `connections`: the ends of the connections that decided it. `holders`: who held which of
+    the sockets, as far as that is known."""
 
     after_seconds: Range | None = None
     since: str | None = None
@@ -53,6 +55,7 @@ class Facts:
     output: str | None = None
     received_bytes: Range | None = None
     connections: tuple[Ends, ...] = ()
+    holders: tuple[Held, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """As the result document has it."""

@@ -6,7 +6,7 @@ samples of iproute2 5.10, 6.1, 6.15 and 7.3.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
@@ -15,6 +15,7 @@ from ipaddress import ip_address
 from typing import Annotated, Self
 
 from labctl.ground.reading import Checked
+from labctl.probes.holders import Holder, named
 
 Ends = tuple[str, str]
 """The local and the remote end of a socket, in the spelling of segments; a listener's remote end is
@@ -270,13 +271,13 @@ def lab_sockets(sockets: Iterable[Socket]) -> tuple[Socket, ...]:
     )
 
 
-def describe_socket(socket: Socket, age: float = 0.0) -> str:
+def describe_socket(socket: Socket, age: float = 0.0, holders: Sequence[Holder] = ()) -> str:
     """`TIME-WAIT 198.18.0.2:8000 -> 198.18.0.3:40312, timewait timer 59.3 s left`, `age` seconds
-    after it was seen; `LISTEN 0.0.0.0:8000, accept queue 0/20`."""
+    after it was seen; `LISTEN 0.0.0.0:8000, accept queue 0/20, held by server (pid 2, nginx,
+    fd 6)`."""
     text = f"{socket.state} {socket.local}"
     if socket.is_listener:
-        if socket.recv_q or socket.send_q:
-            text += f", accept queue {accept_queue(socket)}"
+        text += f", accept queue {accept_queue(socket)}"
     else:
         text += f" -> {socket.remote}"
         if socket.recv_q:
@@ -285,7 +286,7 @@ def describe_socket(socket: Socket, age: float = 0.0) -> str:
             text += f", send-q {socket.send_q}"
     if socket.timer:
         text += f", {socket.timer.name} timer {max(0.0, socket.timer.expires - age):.1f} s left"
-    return text
+    return f"{text}, held by {named(holders)}" if holders else text
 
 
 def accept_queue(socket: Socket) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from sys import intern
@@ -17,12 +17,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from labctl.ground.errors import UsageError
 from labctl.ground.reading import Checked, loads, of_version, typed
+from labctl.probes.holders import Number
 from labctl.probes.observations import Observation
 from labctl.probes.sockets import RESOLVER, Socket, StateName, lab_sockets, parse_ss
 
 VERSION = 4
 """Raise it when an older labctl can't read the history. 1: before histories had a version;
-3: resets; 4: calls of programs."""
+3: resets; 4: calls of programs, and holders of sockets."""
 READS = range(1, VERSION + 1)
 
 
@@ -162,6 +163,22 @@ class OutputEvent(Event):
     process: str
     host: str
     text: str
+    left_out: int | None = None
+    start: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HoldersEvent(Event):
+    """What everything in a process has open, says its supervisor: by pid the command, and by pid
+    and descriptor the inode of each socket, as `ss` shows it. It may not read the descriptors of
+    the pids in `unread`, and told nothing of `left_out` processes and descriptors more."""
+
+    kind = "holders"
+    process: str
+    host: str
+    commands: Mapping[Number, str]
+    sockets: Mapping[Number, Mapping[Number, int]]
+    unread: Sequence[int]
     left_out: int | None = None
     start: int | None = None
 
@@ -333,6 +350,7 @@ KINDS: dict[str, type[Event]] = {
         CallEvent,
         UnseenEvent,
         OutputEvent,
+        HoldersEvent,
         SocketsEvent,
         CountersEvent,
         ExecEvent,

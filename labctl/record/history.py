@@ -88,7 +88,8 @@ class ProcessState:
             if event.phase == "done":
                 self.calls.append(event)
         elif isinstance(event, UnseenEvent):
-            self.unseen = event
+            but = [name for name in event.but if self.unseen is None or name in self.unseen.but]
+            self.unseen = dataclasses.replace(event, but=but)
         elif event.phase == "exit" or (event.phase == "gone" and self.running):
             self.running, self.exit, self.signal = False, event.exit, event.signal
             self.left = bool(event.left)

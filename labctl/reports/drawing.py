@@ -49,7 +49,7 @@ PER_SECOND, MOST = 1500.0, 22.0
 """How much lower a row is for each second since the row before, and at most."""
 STEEP = 24.0
 """If an arrow falls so far, its words stand at its beginning."""
-STEPS, SIDE, SEEN = 240.0, 226.0, 3
+STEPS, SIDE, SEEN = 240.0, 226.0, 6
 """How wide columns of words are at most, and how many lines of `ss` to show."""
 HOPS = 230.0, 330.0
 """From one lifeline to the next, if words are beside them."""

@@ -25,7 +25,6 @@ from labctl.probes.sockets import (
     SsParseError,
     State,
     accept_queue,
-    describe_socket,
     lab_sockets,
     parse_ss,
     queue_is_full,
@@ -40,6 +39,7 @@ from labctl.record.events import (
     TroubleEvent,
 )
 from labctl.record.history import History
+from labctl.record.holders import described
 from labctl.record.listeners import listeners
 from labctl.record.moments import Moment
 from labctl.record.timelines import Timeline, timelines
@@ -115,7 +115,7 @@ def rows(
         *_calls(history.events, captured),
         *bars,
         *_steps(history.events, verdicts, others),
-        *_notes(history.events, shown),
+        *_notes(history, shown),
         *_troubles(history.events, hosts),
         *_queues(history.events),
         *_judged(history.events, verdicts, shown),
@@ -368,16 +368,16 @@ def _judged(
         yield Judged(shown.get(t, t), verdict, claim_words(verdict), processes)
 
 
-def _notes(events: Sequence[Event], shown: Mapping[float, float]) -> Iterator[Note | Look]:
-    prefix = _prefixes(events)
-    for event in events:
+def _notes(history: History, shown: Mapping[float, float]) -> Iterator[Note | Look]:
+    prefix = _prefixes(history.events)
+    for event in history.events:
         if isinstance(event, OutputEvent) and event.text.strip():
             words = " ".join(event.text.split())[:OUTPUT_SHOWN]
             yield Note(event.t, event.host, plain(f'{prefix.get(event.process, "")}"{words}"'),
                        False)  # fmt: skip
         elif isinstance(event, SocketsEvent) and event.caption:
             t = shown.get(event.t, event.t)
-            yield Look(t, event.host, plain(event.caption), _look_lines(event))
+            yield Look(t, event.host, plain(event.caption), _look_lines(history, event))
 
 
 def _troubles(events: Iterable[Event], hosts: Sequence[str]) -> Iterator[Note]:
@@ -421,9 +421,9 @@ def _queues(events: Iterable[Event]) -> Iterator[Note]:
                 yield Note(event.t, event.host, words, full)
 
 
-def _look_lines(event: SocketsEvent) -> tuple[str, ...]:
+def _look_lines(history: History, look: SocketsEvent) -> tuple[str, ...]:
     try:
-        told = [describe_socket(socket) for socket in event.sockets]
+        told = [plain(described(history, look, socket)) for socket in look.sockets]
         return lines(told) or ("no sockets",)
     except SsParseError as exc:
         return (str(exc),)

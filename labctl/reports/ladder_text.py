@@ -54,8 +54,8 @@ LINE_ROWS = 3
 """Before and after a row, how many others may stand on its line."""
 SIDES = 1, 5
 """Which pieces of a line are at the sides."""
-LINES = 3
-"""How many lines a text has at most."""
+LINES, LOOK_LINES = 3, 6
+"""How many lines a text has at most, and what a look showed."""
 STEP_STYLES = {"done": "bold", "held": "bold", "skipped": "dim"}
 
 Words = tuple[str, str]
@@ -208,9 +208,11 @@ class _Canvas:
             lines[0][0] = f"{mark}{time[len(mark) :]}", "bold"
         return lines
 
-    def beside(self, t: str, host: str, words: str, style: str) -> list[list[Words]]:
+    def beside(
+        self, t: str, host: str, words: str, style: str, most: int = LINES
+    ) -> list[list[Words]]:
         """Words on the inner side of a host's lifeline, as lines."""
-        lines = wrap(words, self.hop - 1, LINES)
+        lines = wrap(words, self.hop - 1, most)
         return [self.next_to(t, host, line, style) for t, line in _dated(t, lines)]
 
     def centred(self, t: str, words: str, style: str, fill: str) -> list[list[Words]]:
@@ -335,7 +337,7 @@ def _row(canvas: _Canvas, row: Row) -> list[list[Words]]:
             return canvas.beside(t, host, row.text, "magenta")
         case Look(host=host):
             words = f"ss: {row.caption}: {'; '.join(row.lines)}"
-            return canvas.beside(t, host, words, "dim")
+            return canvas.beside(t, host, words, "dim", LOOK_LINES)
         case Note(host=host):
             return canvas.beside(t, host, row.text, "yellow" if row.trouble else "")
         case Step():

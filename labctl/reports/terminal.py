@@ -6,7 +6,8 @@ import shlex
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -28,6 +29,7 @@ from labctl.language.values import brief
 from labctl.probes.sockets import Socket, describe_socket
 from labctl.record.events import Event, SocketsEvent, StepEvent
 from labctl.record.history import History
+from labctl.record.holders import described
 from labctl.reports import tables
 from labctl.reports.ladder_text import ladders, styled_ladders
 from labctl.reports.rows import behind, claim_words
@@ -163,7 +165,11 @@ def _print_sides(step: StepEvent, run: RunResult, out: Console) -> None:
             break
     for caption, _ in captions.most_common(1):
         out.print(_text(f"  {brief(caption)}", "bold"), f" at {step.t:.3f} s")
-    sides = [(host, line) for host in run.hosts for line in _lines(seen[host].sockets)]
+    sides = [
+        (host, line)
+        for host in run.hosts
+        for line in _lines(seen[host].sockets, partial(described, run.history, seen[host]))
+    ]
     out.print(Padding(_sides(sides), (0, 0, 0, 4)))
 
 
@@ -177,9 +183,9 @@ def _sides(lines: Iterable[tuple[str, str]]) -> Table:
     return table
 
 
-def _lines(sockets: Sequence[Socket], age: float = 0.0) -> list[str]:
-    """A line for each socket; if there are many, it counts those of a kind."""
-    lines = [describe_socket(socket, age) for socket in sockets[:SOCKETS_SHOWN]]
+def _lines(sockets: Sequence[Socket], words: Callable[[Socket], str]) -> list[str]:
+    """A line for each socket; of many it counts those that it leaves out."""
+    lines = [words(socket) for socket in sockets[:SOCKETS_SHOWN]]
     if len(sockets) > SOCKETS_SHOWN:
         lines.append(f"and {len(sockets) - SOCKETS_SHOWN} more")
     return lines or ["no sockets"]
@@ -322,7 +328,8 @@ class LiveProgress(_Drawn):
         sides = []
         for host in self._scenario.hosts:
             look = self._history.sockets.get(host)
-            lines = _lines(look.sockets, now - look.t) if look else ["not seen yet"]
+            words = partial(describe_socket, age=now - look.t) if look else str
+            lines = _lines(look.sockets, words) if look else ["not seen yet"]
             sides += [(host, line) for line in lines]
         return Group(title, *self._steps(now), Text(""), Padding(_sides(sides), (0, 0, 0, 2)))
 

@@ -93,6 +93,8 @@ def test_it_lives_on_beside_another_start(backend: str, end: str, tmp_path: Path
     found = [verdict.result for verdict in result.verdicts]
     assert found == ["pass"] * (len(found) - 2) + ["fail"] * 2, report(result)
     assert any("a child of server has it open" in sentence for sentence in result.why)
+    cause = next(cause for cause in result.causes if cause.id == "bind-child")
+    assert [holder.start for each in cause.holders for holder in each.by] == [1]
     # What the child of the first start did is in the record, as that one's.
     calls = [e for e in result.history.events if isinstance(e, CallEvent) and e.start]
     assert {call.start for call in calls} == {1}

@@ -18,6 +18,7 @@ from tests.caused import (
     calls,
     established,
     handshake,
+    holds,
     ids,
     listened,
     look,
@@ -209,6 +210,16 @@ def test_a_full_accept_queue() -> None:
     assert "LISTEN 0.0.0.0:8000 was full (2/1, full)" in cause.text
     assert "3 overflows (TcpExtListenOverflows), 4 drops" in cause.text
     assert "somaxconn" in cause.cure
+    assert cause.evidence == ("LISTEN 0.0.0.0:8000, accept queue 2/1, full",)
+
+
+def test_whose_accept_queue_was_full() -> None:
+    full = FULL.replace("0.0.0.0:*", "0.0.0.0:* ino:5")
+    start = ProcessEvent(0.5, "web", "server", "start", pid=2)
+    events = [start, look(1.0, full), holds(1.0, "web", {2: {3: 5}}), look(2.0, full, **OVER)]
+    cause = only(told(events))
+    assert cause.evidence[0].endswith("full, held by web (pid 2, nginx, fd 3)")
+    assert cause.holders[0].by[0].process == "web"
 
 
 @pytest.mark.parametrize(

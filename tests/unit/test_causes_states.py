@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from labctl.record.events import Event
+from labctl.probes.holders import Held, Holder
+from labctl.record.events import Event, ProcessEvent
 from tests.caused import (
     CLIENT,
     LISTEN,
@@ -19,6 +20,7 @@ from tests.caused import (
     established,
     function_calls,
     handshake,
+    holds,
     ids,
     look,
     only,
@@ -159,6 +161,18 @@ def test_the_fin_is_no_unread_byte_and_a_program_is_not_named() -> None:
     assert cause.text.endswith("its peer has closed, and the program here has not")
 
 
+def test_who_has_not_closed_is_named() -> None:
+    start = ProcessEvent(0.5, "web", "server", "start", pid=2)
+    one = holds(8.9, "web", {2: {7: 7}})
+    cause = only(told([start, *half(one)], HALF), "close-wait")
+    assert cause.text.endswith("its peer has closed, and web (pid 2, nginx, fd 7) has not")
+    assert cause.evidence[0].endswith("recv-q 1, held by web (pid 2, nginx, fd 7)")
+    assert cause.holders == (Held((SERVER, CLIENT), (Holder("web", 1, 2, "nginx", (7,)),)),)
+    both = holds(9.1, "web", {2: {7: 7}, 3: {7: 7}})
+    cause = only(told([start, *half(both)], HALF), "close-wait")
+    assert "web (pid 2, nginx, fd 7) and web (pid 3, nginx, fd 7) have not" in cause.text
+
+
 def test_one_that_nobody_accepted_is_not_blamed_on_a_program() -> None:
     cause = only(told(half(inode="0"), HALF), "close-wait")
     assert "nobody has accepted it here" in cause.text
@@ -180,6 +194,12 @@ def test_a_fin_wait_2_that_a_program_holds() -> None:
     cause = only(told(half(), HALF), "fin-wait-2")
     assert (cause.id, cause.host, cause.connection) == ("fin-wait-2-held", "client", THERE)
     assert "its peer has not closed; a program has it open here" in cause.text
+    start = ProcessEvent(0.5, "client", "client", "start", pid=2)
+    named = [holds(9.0, "client", {2: {3: 9}}, "client"),
+             holds(9.0, "client", {2: {3: 9}, 5: {3: 9}}, "client")]  # fmt: skip
+    for report, words in zip(named, ("has", "and client (pid 5, nginx, fd 3) have"), strict=True):
+        cause = only(told([start, *half(report)], HALF), "fin-wait-2")
+        assert f"client (pid 2, nginx, fd 3) {words} it open here, so it may" in cause.text
 
 
 def orphan(state: str = "FIN-WAIT-2", more: str = "timer:(timewait,4.500sec,0) ino:0",

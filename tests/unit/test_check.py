@@ -87,7 +87,7 @@ def test_a_claim_of_a_step_that_was_left_out_is_left_out(outcome: Any, result: s
     ]
     (verdict,) = check(case, events)
     assert (verdict.result, verdict.at) == (result, 0.3)
-    assert verdict.actual == ("LISTEN" if result == "pass" else "it is left out")
+    assert verdict.actual == ("LISTEN accept queue 0/0" if result == "pass" else "it is left out")
 
 
 def test_a_step_that_failed_is_a_verdict() -> None:

@@ -218,7 +218,7 @@ def test_it_is_still_shown(name: str, older: Path) -> None:
 def test_of_its_verdicts_there_are_words(older: Path) -> None:
     verdict = recorded.load(older).verdicts[0]
     assert claim_words(verdict) == "server: LISTEN"
-    words = "server: LISTEN: expected LISTEN within 5 s, saw LISTEN after 0.002 s"
+    words = "server: LISTEN: expected LISTEN within 5 s, saw LISTEN accept queue 0/20 after 0.002 s"
     assert str(verdict) == f"scenarios/fin_wait_2.yaml:31: {words}"
 
 

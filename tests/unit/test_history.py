@@ -36,6 +36,7 @@ TIMES = st.floats(-10, 1e6).map(lambda t: round(t, 6))
 TEXT = st.text(max_size=20)
 STATES = st.sampled_from([str(state) for state in State])
 PACKETS = st.binary(max_size=60).map(lambda data: base64.b64encode(data).decode())
+NUMBERS = st.integers(0, 2**22).map(str)
 OF_TYPE = {str: TEXT, int: st.integers(-1, 2**63), float: TIMES, bool: st.booleans(),
            NoneType: st.none()}  # fmt: skip
 MORE: dict[str, dict[str, st.SearchStrategy[Any]]] = {
@@ -44,6 +45,11 @@ MORE: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "environment": st.fixed_dictionaries(
             {}, optional={"kernel": st.one_of(st.none(), TEXT), "probes": st.lists(TEXT)}
         ),
+    },
+    "holders": {
+        "commands": st.dictionaries(NUMBERS, TEXT, max_size=3),
+        "sockets": st.dictionaries(NUMBERS, st.dictionaries(NUMBERS, st.integers(0, 2**32))),
+        "unread": st.lists(st.integers(1, 2**22), max_size=3),
     },
     "sockets": {"text": st.sampled_from(["", HEADER, f"{HEADER}\n{tcp('LISTEN', ':80')}\n"])},
     "state": {"old": STATES, "new": STATES},

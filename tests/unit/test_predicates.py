@@ -218,7 +218,7 @@ def test_summary() -> None:
         return summary(parse_ss("\n".join([HEADER, *lines])))
 
     assert of() == "no sockets"
-    assert of(LISTEN, TIME_WAIT, TIME_WAIT) == "LISTEN, 2 x TIME-WAIT"
+    assert of(LISTEN, TIME_WAIT, TIME_WAIT) == "LISTEN accept queue 2/20, 2 x TIME-WAIT"
     assert of(ESTAB, MAPPED) == "ESTAB recv-q 5, ESTAB send-q 1000"
     many = [tcp(state, ":1", "10.0.0.1:1") for state in State]
     assert of(*many).endswith(f"and {len(many)} sockets in all")

@@ -75,7 +75,7 @@ def doers(name: str) -> dict[str, Callable[..., Any]]:
             return dict(loaded(PACKAGE / "backends" / "netns" / "world.py").COMMANDS)
 
 
-ELSEWHERE = {"begin", "answer"}
+ELSEWHERE = {"begin", "answer", "holders"}
 """Commands of a supervisor that it knows without functions."""
 
 
@@ -248,6 +248,8 @@ def check_supervisors(heard: Heard) -> None:
     heard.send(name, protocol.Freeze())
     heard.send(name, protocol.Thaw())
     heard.ask(name, protocol.TellAll())
+    heard.ask(name, protocol.TellHolders())
+    heard.await_kind(name, "holders", unread=[], left_out=None)
     heard.send(name, protocol.Signal("TERM"))
     heard.await_kind(name, "process", phase="exit", signal="TERM", left=False)
     name = "supervisor of a program"

@@ -38,9 +38,9 @@ def test_a_wait_that_holds(watch: Play) -> None:
     assert (found.result, found.reason) == ("pass", None)
     (verdict,) = found.verdicts
     assert (verdict.what, verdict.expected) == ("server: LISTEN", "LISTEN within 5 s")
-    assert verdict.actual.startswith("LISTEN after 0.")
+    assert verdict.actual.startswith("LISTEN accept queue 0/0 after 0.")
     assert verdict.source == "lesson.yaml:8"
-    assert verdict.evidence == ("LISTEN 0.0.0.0:8000",)
+    assert verdict.evidence == ("LISTEN 0.0.0.0:8000, accept queue 0/0",)
     assert outcomes(found) == ["done", "held"]
 
 
@@ -104,7 +104,7 @@ def test_a_wait_for_what_never_comes_ends_the_steps(watch: Play) -> None:
     assert "start client" not in fake.log
     first, second, last = found.verdicts
     assert (first.result, first.expected) == ("fail", "no connection within 0.03 s")
-    assert first.actual.startswith("LISTEN, FIN-WAIT-2 until 0.")
+    assert first.actual.startswith("LISTEN accept queue 0/0, FIN-WAIT-2 until 0.")
     assert first.evidence[1] == (
         "FIN-WAIT-2 198.18.0.2:8000 -> 198.18.0.3:40000, timewait timer 4.5 s left"
     )
@@ -207,7 +207,7 @@ def test_an_expectation_that_fails_goes_on(watch: Play) -> None:
         "- start: server\n- expect: {sockets: {server: none}}\n- note: still here\n", fake
     )
     assert told(found) == [("server: no connection", "fail")]
-    assert found.verdicts[0].actual == "LISTEN, ESTAB"
+    assert found.verdicts[0].actual == "LISTEN accept queue 0/0, ESTAB"
     assert outcomes(found) == ["done", "done", "done"]
     assert found.lab_seconds >= SETTLING
 

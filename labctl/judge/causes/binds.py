@@ -6,7 +6,7 @@ block depends on options that no tool shows: those are known from calls."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -16,9 +16,11 @@ from labctl.judge.causes.cause import Cause, Scene, readable
 from labctl.judge.causes.descriptors import Descriptor, arguments
 from labctl.judge.causes.ports import exhausted
 from labctl.judge.causes.states import who_closed
-from labctl.probes.sockets import Address, Socket, State, canonical, describe_socket
+from labctl.probes.holders import Holder
+from labctl.probes.sockets import Address, Socket, State, canonical
 from labctl.record.events import CallEvent, SocketsEvent
 from labctl.record.history import History
+from labctl.record.holders import held_by, told
 
 CONFLICT = "socket(7), SO_REUSEADDR; inet_csk_bind_conflict() in net/ipv4/inet_connection_sock.c"
 HELD = {State.LISTEN, State.ESTAB, State.CLOSE_WAIT}
@@ -72,6 +74,10 @@ def _six(address: Address) -> bool:
     return address.host == "*" or (":" in address.host and address.unmapped == address.host)
 
 
+_Owner = tuple[Descriptor | None, Sequence[Holder]]
+"""What made a socket, by calls, and who held it when it blocked; both as far as that is known."""
+
+
 class _Why(NamedTuple):
     """Which rule it is, what else is to be said, and the cure."""
 
@@ -122,11 +128,11 @@ def _of(wanted: _Bind, look: SocketsEvent, history: History, scene: Scene) -> It
     if certain:
         yield _blocked(wanted, sorted(certain, key=_weight), look, history, scene)
     elif bound := _bound_alone(wanted, scene, history):
-        call = bound.bound.call if bound.bound else ""
+        call, by = (bound.bound.call, bound.bound.pid) if bound.bound else ("", 0)
         yield Cause(
             "bind-bound", bound.host, wanted.call.t,
-            f"{wanted.failure}: blocked by a socket of {bound.process} that is bound ({call}) and "
-            "does not listen",
+            f"{wanted.failure}: blocked by a socket of {bound.process} that is bound ({call}, by "
+            f"pid {by}) and does not listen",
             "close it, or end that process",
             evidence=(f"{bound.process}: {call}",), refs=(CONFLICT,),
         )  # fmt: skip
@@ -201,27 +207,28 @@ def _blocked(
     wanted: _Bind, found: list[Socket], look: SocketsEvent, history: History, scene: Scene
 ) -> Cause:
     call, first = wanted.call, found[0]
-    beside = [describe_socket(socket) for socket in found[1:MORE]]
-    also = f"; also by {'; '.join(beside)}" if beside else ""
+    shown, holders = told(scene.history, look, found[:MORE])
+    also = f"; also by {'; '.join(shown[1:])}" if shown[1:] else ""
     also += f" and {len(found) - MORE} more" if len(found) > MORE else ""
-    why = _kind(wanted, first, _maker(first, look, scene), history, scene)
+    owner = _maker(first, look, scene), held_by(scene.history, look.host, first, look.t)
+    why = _kind(wanted, first, owner, history, scene)
     closed = ""
     if first.connection and (closed := who_closed(scene, call.host, first.ends, look.t)):
         closed = f"; {closed} in this connection"
     return Cause(
         why.id, call.host, call.t,
-        f"{wanted.failure}: blocked by {describe_socket(first)}{why.more}{closed}{also}", why.cure,
+        f"{wanted.failure}: blocked by {shown[0]}{why.more}{closed}{also}", why.cure,
         f"{first.local} -> {first.remote}" if first.connection else None,
-        tuple(describe_socket(socket) for socket in found[:MORE]), (CONFLICT,), why.certain,
+        shown, (CONFLICT,), why.certain, holders,
     )  # fmt: skip
 
 
-def _kind(
-    wanted: _Bind, first: Socket, maker: Descriptor | None, history: History, scene: Scene
-) -> _Why:
-    whose = f", of {maker.process}" if maker and maker.process != wanted.call.process else ""
+def _kind(wanted: _Bind, first: Socket, owner: _Owner, history: History, scene: Scene) -> _Why:
+    maker, holders = owner
+    other = maker and not holders and maker.process != wanted.call.process
+    whose = f", of {maker.process}" if maker and other else ""
     means = blocking(first)
-    if first.state in HELD and (child := _child(wanted, maker, history)):
+    if first.state in HELD and (child := _child(wanted, owner, history)):
         return child
     if first.is_listener:
         if wanted.family == 4 and first.local.host == "*":
@@ -254,17 +261,20 @@ def _kind(
     return _Why(means.id, whose + lacks, means.cure)
 
 
-def _child(wanted: _Bind, maker: Descriptor | None, history: History) -> _Why | None:
-    """What a child that may have such a socket has to do with it: by the calls of its parent, or
-    because that is a program, whose calls nobody sees, and no other runs there."""
+def _child(wanted: _Bind, owner: _Owner, history: History) -> _Why | None:
+    """What a child that may have such a socket has to do with it: as its supervisor says, by the
+    calls of its parent, or because that is a program, whose calls nobody sees, and no other runs
+    there."""
+    maker, holders = owner
     others = [
         name for name, state in history.processes.items()
         if state.host == wanted.call.host and state.running and name != wanted.call.process
     ]  # fmt: skip
     for (name, start), state in history.orphans.items():
-        known = maker is not None and (maker.process, maker.start) == (name, start)
+        makers: Sequence[Holder | Descriptor] = holders or ([maker] if maker else [])
+        known = any((made.process, made.start) == (name, start) for made in makers)
         if state.host != wanted.call.host or not (
-            known or (maker is None and not state.calls and not others)
+            known or (not makers and not state.calls and not others)
         ):
             continue
         seems = "" if known else ", it seems,"

@@ -14,6 +14,7 @@ from labctl.ground import errnos
 from labctl.judge.causes.descriptors import Descriptor, Descriptors
 from labctl.language.scenario import Scenario
 from labctl.language.steps import Sysctl
+from labctl.probes.holders import Held
 from labctl.probes.observations import Segment, stays_inside
 from labctl.probes.sockets import Ends, Socket, SsParseError, State
 from labctl.record.events import CallEvent, ResetEvent, SocketsEvent, StepEvent
@@ -29,8 +30,9 @@ class Cause:
 
     `id` names the rule that found it. `at` is in seconds of the run. `connection` has the ends of a
     connection, `LOCAL -> REMOTE`. `text` is the whole cause as one sentence, `cure` what to do.
-    `evidence` says by what it is known: lines of the record. `refs` says where it is written: RFCs,
-    man pages, functions of the kernel. If the record does not decide it, `certain` is false and
+    `evidence` says by what it is known: lines of the record. `holders` says who held which of the
+    sockets that it speaks of, as far as that is known. `refs` says where it is written: RFCs, man
+    pages, functions of the kernel. If the record does not decide it, `certain` is false and
     `text` says what would."""
 
     id: str
@@ -42,10 +44,12 @@ class Cause:
     evidence: tuple[str, ...] = ()
     refs: tuple[str, ...] = ()
     certain: bool = True
+    holders: tuple[Held, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """As the result document has it."""
-        return {**asdict(self), "evidence": list(self.evidence), "refs": list(self.refs)}
+        found = asdict(self)
+        return {**found, **{key: list(found[key]) for key in ("evidence", "refs", "holders")}}
 
     @property
     def brief(self) -> str:

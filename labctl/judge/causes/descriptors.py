@@ -41,7 +41,8 @@ def end_of(text: str) -> str:
 @dataclass(eq=False)
 class Descriptor:
     """A TCP socket of a process. `start` is the number of the process's start; `made`, `listening`
-    and `closed` are when it was made, began to listen, and was closed by all that had it."""
+    and `closed` are when it was made, began to listen, and was closed by all that had it; from
+    `lost` on, nobody would have seen that."""
 
     process: str
     host: str
@@ -54,6 +55,7 @@ class Descriptor:
     accepted: CallEvent | None = None
     listening: float = math.inf
     closed: float = math.inf
+    lost: float = math.inf
     holders: set[int] = field(default_factory=set)
 
     def option(self, name: str, t: float) -> str:
@@ -66,8 +68,8 @@ class Descriptor:
         return self.option(name, t).split()[:1] != ["0"]
 
     def open_at(self, t: float) -> bool:
-        """Whether some process had it open."""
-        return self.made <= t < self.closed
+        """Whether some process surely had it open."""
+        return self.made <= t < min(self.closed, self.lost)
 
     @property
     def local(self) -> str:
@@ -139,13 +141,13 @@ class Descriptors:
         self._starts: Counter[str] = Counter()
         self._programs: dict[tuple[str, int], dict[int, _Program]] = {}
         self._watched: set[tuple[str, int]] = set()
-        self._unseen: set[tuple[str, int]] = set()
+        self._unseen: dict[tuple[str, int], bool] = {}
         for event in events:
             if isinstance(event, ProcessEvent):
                 self._process(event)
             elif isinstance(event, CallEvent) and event.phase == "done":
                 self._call(event)
-            elif isinstance(event, UnseenEvent) and "set" not in event.but:
+            elif isinstance(event, UnseenEvent):
                 self._miss(event)
 
     def of(self, call: CallEvent) -> Descriptor | None:
@@ -175,11 +177,15 @@ class Descriptors:
             program.drop(each, pid, t)
 
     def _miss(self, event: UnseenEvent) -> None:
-        """From now on, options may be set that nobody sees: only what listens is known."""
-        self._unseen.add(self._start(event))
-        for program in self._programs.get(self._start(event), {}).values():
+        """From now on sockets may be closed, or have options set, that nobody sees. Then only what
+        listens is known."""
+        start = self._start(event)
+        blind = "set" not in event.but
+        self._unseen[start] = blind or self._unseen.get(start, False)
+        for program in self._programs.get(start, {}).values():
             for fd, each in list(program.numbered.items()):
-                if each.listening == math.inf:
+                each.lost = min(each.lost, event.t)
+                if blind and each.listening == math.inf:
                     del program.numbered[fd]
 
     def _numbered(self, call: CallEvent, programs: dict[int, _Program]) -> None:
@@ -198,7 +204,7 @@ class Descriptors:
                 program.drop(mine, call.pid, call.t)
         elif call.name in ("socket", "accept") and not call.errno:
             number = call.fd if call.name == "socket" else call.result
-            if self._start(call) in self._unseen or number is None:
+            if self._unseen.get(self._start(call)) or number is None:
                 return
             made = Descriptor(call.process, call.host, self._start(call)[1], call.t)
             if call.name == "accept":
@@ -207,6 +213,8 @@ class Descriptors:
                 made = self._accepted(call, made.start, mine)
             else:
                 made.family = 6 if "tcp6" in arguments(call.call) else 4
+            if self._start(call) in self._unseen:
+                made.lost = call.t
             self._adopt(made, program, call)
             program.numbered[number] = made
         elif mine:

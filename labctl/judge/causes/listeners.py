@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from labctl.judge.causes.cause import Cause, Scene
 from labctl.probes.sockets import State, accept_queue, queue_is_full
+from labctl.record.holders import told
 from labctl.record.timelines import Timeline
 
 QUEUE = "listen(2), backlog; tcp_conn_request() and tcp_v4_syn_recv_sock() in net/ipv4"
@@ -40,6 +41,7 @@ def _full(host: str, scene: Scene) -> Iterator[Cause]:
         for socket in look.sockets:
             if socket.is_listener and queue_is_full(socket) and socket.local.end not in seen:
                 seen.add(socket.local.end)
+                evidence, holders = told(scene.history, look, [socket])
                 yield Cause(
                     "accept-queue-full", host, look.t,
                     f"{host}: the accept queue of LISTEN {socket.local} was full "
@@ -47,8 +49,7 @@ def _full(host: str, scene: Scene) -> Iterator[Cause]:
                     f"which a queue has no room: {words}",
                     "accept faster, or ask for a longer queue: listen's backlog and "
                     "net.core.somaxconn",
-                    evidence=(f"LISTEN {socket.local}, accept queue {accept_queue(socket)}",),
-                    refs=(QUEUE,), certain=alone,
+                    evidence=evidence, refs=(QUEUE,), certain=alone, holders=holders,
                 )  # fmt: skip
 
 

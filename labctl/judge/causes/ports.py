@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from labctl.ground import errnos
 from labctl.judge.causes.cause import Cause, Scene
 from labctl.judge.causes.descriptors import Descriptor, arguments, end_of
-from labctl.probes.sockets import Socket, State, describe_socket
+from labctl.probes.sockets import Socket, State
 from labctl.record.events import CallEvent, SocketsEvent
+from labctl.record.history import History
+from labctl.record.holders import described, told
 
 RANGE = "ip(7), ip_local_port_range; __inet_hash_connect() in net/ipv4/inet_hashtables.c"
 TWICE = "tcp_twsk_unique() in net/ipv4/tcp_ipv4.c; RFC 6191"
@@ -37,7 +40,7 @@ def exhausted(call: CallEvent, address: str, look: SocketsEvent, scene: Scene) -
         f"{_held(sockets)}; a bind to port 0 takes one for all destinations",
         "set IP_BIND_ADDRESS_NO_PORT, so that connect chooses the port, for each destination; or "
         "a wider range, more addresses, connections that are kept",
-        evidence=tuple(describe_socket(s) for s in sockets[:PLACES]), refs=(RANGE,),
+        refs=(RANGE,), **_told(scene.history, look, sockets),
     )  # fmt: skip
 
 
@@ -97,11 +100,20 @@ def causes(scene: Scene) -> Iterator[Cause]:
             if look and len(given) == 2:
                 mine = scene.descriptors.of(call)
                 same = [s for s in look.sockets if s.connection and _to(s, given, mine, scene)]
-                if found := _of(call, mine, same, scene):
+                if found := _of(call, mine, same, look, scene):
                     yield found
 
 
-def _of(call: CallEvent, mine: Descriptor | None, same: list[Socket], scene: Scene) -> Cause | None:
+def _told(history: History, look: SocketsEvent, sockets: Sequence[Socket]) -> dict[str, Any]:
+    """The first of some sockets, as a cause has them."""
+    evidence, holders = told(history, look, sockets[:PLACES])
+    return {"evidence": evidence, "holders": holders}
+
+
+def _of(
+    call: CallEvent, mine: Descriptor | None, same: list[Socket], look: SocketsEvent,
+    scene: Scene,
+) -> Cause | None:  # fmt: skip
     where = call.call.partition("||")[0].split()[-1]
     failure = f"{call.process}: {call.call} failed with {errnos.describe('EADDRNOTAVAIL')}"
     bound = mine.bound if mine and mine.bound and not mine.bound.errno else None
@@ -117,9 +129,11 @@ def _of(call: CallEvent, mine: Descriptor | None, same: list[Socket], scene: Sce
         ) if old[0].state is State.TIME_WAIT else ""  # fmt: skip
         return Cause(
             "connect-in-use", call.host, call.t,
-            f"{failure}: the old connection has the same four-tuple: {describe_socket(old[0])}",
+            f"{failure}: the old connection has the same four-tuple: "
+            f"{described(scene.history, look, old[0])}",
             f"{late}connect from another port or address",
-            f"{old[0].local} -> {old[0].remote}", (describe_socket(old[0]),), (TWICE,),
+            f"{old[0].local} -> {old[0].remote}", refs=(TWICE,),
+            **_told(scene.history, look, old[:1]),
         )  # fmt: skip
     if not same:
         return None
@@ -129,7 +143,7 @@ def _of(call: CallEvent, mine: Descriptor | None, same: list[Socket], scene: Sce
         "ports-exhausted", call.host, call.t,
         f"{failure}: no port of {which} is free for {where}: {_held(same)}",
         "keep connections, widen the range, or use more addresses",
-        evidence=tuple(describe_socket(s) for s in same[:PLACES]), refs=(RANGE,),
+        refs=(RANGE,), **_told(scene.history, look, same),
     )  # fmt: skip
 
 

@@ -7,8 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from labctl.judge.causes.cause import Cause, Scene, Side
+from labctl.probes.holders import Held, named
 from labctl.probes.observations import Segment, stays_inside
 from labctl.probes.sockets import Ends, State, describe_socket
+from labctl.record.holders import held_by
 from labctl.record.timelines import Span, Timeline
 
 CLOSING_FIRST = (State.FIN_WAIT_1, State.FIN_WAIT_2, State.CLOSING, State.TIME_WAIT)
@@ -139,6 +141,7 @@ class _Held:
             if span.begin.earliest <= t <= self.until and socket.state is span.state
         ]  # fmt: skip
         self.last = seen[-1][1] if seen else None
+        self.by = held_by(scene.history, host, seen[-1][1], seen[-1][0]) if seen else ()
         self.open_until = max((t for t, socket in seen if socket.inode), default=0.0)
         """When a look showed for the last time that some process had it open."""
         lasted, _ = span.lasted(scene.history.now)
@@ -163,9 +166,11 @@ class _Held:
 
     def cause(self, name: str, why: str, cure: str = "", ref: str = CLOSE) -> Cause:
         """A cause about it."""
+        told = (describe_socket(self.last, holders=self.by),) if self.last else ()
+        holders = (Held(self.timeline.ends, self.by),) if self.by else ()
         return Cause(
             name, self.host, self.span.begin.at, f"{self._what}: {why}", cure,
-            self.timeline.name, (describe_socket(self.last),) if self.last else (), (ref,),
+            self.timeline.name, told, (ref,), holders=holders,
         )  # fmt: skip
 
 
@@ -179,9 +184,10 @@ def _close_wait(held: _Held) -> Cause | None:
     if mine is None and held.last and held.last.inode == 0:
         why = f"its peer has closed, and nobody has accepted it here{more}"
         return held.cause("close-wait-held", why, "accept, read to the end of file and close")
-    who = mine.process if mine else "the program here"
+    who = named(held.by) or (mine.process if mine else "the program here")
+    not_yet = "have not" if len(held.by) > 1 else "has not"
     return held.cause(
-        "close-wait-held", f"its peer has closed, and {who} has not{more}",
+        "close-wait-held", f"its peer has closed, and {who} {not_yet}{more}",
         "read to the end of file and close",
     )  # fmt: skip
 
@@ -195,8 +201,10 @@ def _fin_wait_2(held: _Held) -> Cause | None:
     ]  # fmt: skip
     peer = "the FIN of its peer has not come" if gone else "its peer has not closed"
     if held.last.inode:
+        who = named(held.by) or "a program"
+        has = "have" if len(held.by) > 1 else "has"
         return held.cause(
-            "fin-wait-2-held", f"{peer}; a program has it open here, so it may last for ever",
+            "fin-wait-2-held", f"{peer}; {who} {has} it open here, so it may last for ever",
             "close it, or have the peer close",
         )  # fmt: skip
     since = f" since {held.open_until:.1f} s" if held.open_for >= LONG else ""

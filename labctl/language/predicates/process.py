@@ -31,6 +31,8 @@ from labctl.record.history import History, ProcessState
 QUOTED, WIDTH = 200, 500
 """How many characters of a match, and of a line, to show."""
 NOT_RECORDED = "are not recorded; have it write less, or into a file"
+FAILING = {"socket", "bind", "listen", "accept", "connect"}
+"""Calls whose failures a program's claims are about."""
 OUTCOMES = ("running", "exited", "ok", *errnos.NAMES)
 
 
@@ -123,7 +125,8 @@ class ProcessPattern(Model):
             if failed := _failed(self.errno, state):
                 yield True, _failure(failed)
             else:
-                yield (None, _missed(state)) if state.unseen else (False, ended)
+                missed = state.unseen and not {*state.unseen.but} >= FAILING
+                yield (None, _missed(state)) if missed else (False, ended)
         for name, wanted in (self.call or {}).items():
             actual = _outcome(name, state)
             if unknown_why := _unrecorded(name, state):

@@ -18,10 +18,9 @@ from labctl.probes.sockets import (
     Socket,
     State,
     accept_queue,
-    describe_socket,
-    queue_is_full,
 )
 from labctl.record.history import History
+from labctl.record.holders import told
 
 
 def _place(value: Any, info: ValidationInfo) -> Endpoint:
@@ -157,16 +156,18 @@ class HostSockets:
             named = {p.state for p in self.patterns if isinstance(p, SocketPattern)}
             results += ["fail"] * any(s.state not in named for s in connections)
         result: Result = next((r for r in ("fail", "unknown") if r in results), "pass")
-        lines = [describe_socket(s) for s in seen.sockets[:EVIDENCE]]
+        shown = seen.sockets[:EVIDENCE]
+        lines, holders = told(history, seen, shown)
         if len(seen.sockets) > EVIDENCE:
-            lines.append(f"and {len(seen.sockets) - EVIDENCE} more")
+            lines = (*lines, f"and {len(seen.sockets) - EVIDENCE} more")
         actual = summary(seen.sockets) + (UNLISTED if result == "unknown" else "")
         measured = Facts(
             count=Range(counts[0], counts[0]) if len(counts) == 1 else None,
             sockets=dict(Counter(s.state for s in seen.sockets)),
-            connections=tuple(s.ends for s in seen.sockets[:EVIDENCE] if s.connection),
+            connections=tuple(s.ends for s in shown if s.connection),
+            holders=holders,
         )
-        return Finding(result, claimed, actual, tuple(lines), measured)
+        return Finding(result, claimed, actual, lines, measured)
 
     def _judge(
         self, pattern: SocketPattern | Literal["none"], count: int, history: History
@@ -184,13 +185,9 @@ class HostSockets:
 
 
 def summary(sockets: Sequence[Socket]) -> str:
-    """`LISTEN, 2 x TIME-WAIT`, or `no sockets`."""
+    """`LISTEN accept queue 0/20, 2 x TIME-WAIT`, or `no sockets`."""
     kinds = Counter((s.state, s.recv_q, s.send_q) for s in sockets if not s.is_listener)
-    listeners = Counter(
-        f"LISTEN accept queue {accept_queue(s)}" if queue_is_full(s) else "LISTEN"
-        for s in sockets
-        if s.is_listener
-    )
+    listeners = Counter(f"LISTEN accept queue {accept_queue(s)}" for s in sockets if s.is_listener)
     counts = dict(listeners)
     for (state, recv_q, send_q), count in kinds.items():
         queue = f" recv-q {recv_q}" if recv_q else ""

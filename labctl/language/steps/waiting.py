@@ -32,7 +32,7 @@ def wait(
             return "held" if held else "timeout"
         if predicate.counters:
             lab.pump(min(deadline - lab.now(), COUNTER_PERIOD))
-            lab.look(predicate.counters)
+            lab.count(predicate.counters)
         elif predicate.segments:
             lab.pump(deadline - lab.now())
         else:  # one by one: after the next event it may not hold any more
