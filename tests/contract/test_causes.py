@@ -63,7 +63,7 @@ PROXY = """\
 title: A proxy between a client and a backend, one of which ends
 params: {half: shutdown wr, ends: backend}
 hosts:
-  client: {calls: "socket; connect proxy:80; send 'ask now'; ${half}; recv || continue; wait"}
+  client: {calls: "socket; connect proxy:80; send 'ask now'; await"}
   proxy: {calls: "socket; bind :80; listen 5; accept; await"}
   backend: {calls: "socket; bind :8000; listen 5; accept; recv; await"}
 steps:
@@ -71,7 +71,9 @@ steps:
   - start: proxy
   - wait: {sockets: {backend: LISTEN, proxy: LISTEN}}
   - start: client
-  - wait: {process: {proxy: {call: {accept: ok}}}}
+  - wait: {process: {proxy: {call: {accept: ok}}, client: {call: {send: ok}}}}
+  - call: {client: "${half}"}
+  - call: {client: recv || continue}
   - call: {proxy: "recv; socket; connect backend:8000; send 'forwarded'"}
   - wait: {process: {backend: {call: {recv: ok}}}}
   - call: {backend: "${ends}"}

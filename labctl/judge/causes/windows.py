@@ -67,6 +67,8 @@ def _rst(rst: Segment, host: str, scene: Scene) -> Cause | None:
     until = answer.time if answer else came + AFTER
     if due is None or rst.seq == due or not _open(rst, host, scene, until):
         return None
+    if answer is None and (host, "trace") in scene.history.trouble:
+        return None  # whether it lives on, looks alone tell too late
     did = (
         f"{host} answered it by a challenge ACK" if answer
         else f"{host} dropped it, as a segment beside the window, and the connection went on"
@@ -144,7 +146,7 @@ def _apart(number: int, due: int) -> str:
 def _open(segment: Segment, host: str, scene: Scene, until: float) -> bool:
     """Whether a host had the connection open when a segment came, and up to a moment."""
     came = segment.arrived or 0.0
-    if (host, "trace") in scene.history.trouble or scene.history.now < until:
+    if scene.history.now < until:
         return False
     known = scene.between(host, (segment.target, segment.source))
     spans = [span for timeline in known for span in timeline.spans if span.state in OPEN]
