@@ -220,9 +220,17 @@ class DockerBackend:
             else:  # what it has left lives on in its container
                 containers.append(self._create_process(client, process, len(containers) + 1))
         container = containers[-1]
-        stream = attach(client, container)
-        client.start(container)
-        return AttachChannel(stream, self._log)
+        return self._run(client, container)
+
+    def _run(self, client: APIClient, container: str) -> AttachChannel:
+        """Starts a container, and returns the channel to it."""
+        channel = AttachChannel(attach(client, container), self._log)
+        try:
+            client.start(container)
+        except BaseException:
+            channel.close()
+            raise
+        return channel
 
     def kill(self, process: ProcessSpec) -> None:
         client, containers = self._begun(process)
@@ -258,9 +266,10 @@ class DockerBackend:
         self._pool.shutdown(cancel_futures=True)  # or things made later would be missed below
         if self._client is None:
             return
-        if self._tracer and not self._tracer.cancelled() and not self._tracer.exception():
+        if self._tracer and not _failed(self._tracer):
             self._tracer.result().close()
-        channels = [*self._holders.values(), *self._spawned]
+        waiting = [p.result() for p in self._prepared.values() if not _failed(p)]
+        channels = [*self._holders.values(), *self._spawned, *waiting]
         try:
             self._remove(self._client)
         except LabError as exc:
@@ -349,9 +358,7 @@ class DockerBackend:
         made = client.create_container_from_config(  # type: ignore[no-untyped-call]
             {**config, "Labels": {**self._labels(), TRACER: ""}}, self._name("_tracer")
         )
-        channel = AttachChannel(attach(client, made["Id"]), self._log)
-        client.start(made["Id"])
-        return channel
+        return self._run(client, made["Id"])
 
     def _start_holder(
         self, client: APIClient, name: str, container: str, turn: AbstractContextManager[object]
@@ -381,6 +388,10 @@ def _product(version: Mapping[str, Any]) -> str:
     names = [part["Name"] for part in version.get("Components") or () if "Engine" in part["Name"]]
     name = "Docker" if names in ([], ["Engine"]) else names[0].removesuffix(" Engine")
     return f"{name} {version['Version']}"
+
+
+def _failed(job: Future[Any]) -> bool:
+    return job.cancelled() or job.exception() is not None
 
 
 def _results(jobs: Mapping[str, Future[Any]]) -> dict[str, Any]:
