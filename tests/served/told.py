@@ -26,8 +26,8 @@ def sockets(events: Events) -> list[Socket]:
     found: list[Socket] = []
     for call in calls(events):
         pid, fd = call["pid"], call.get("fd", -1)
-        name, result = call["name"], call.get("result")
-        if name == "fork" and result:
+        name, result = call["name"], call.get("result", -1)
+        if name == "fork" and result > 0:
             open_ |= {(result, n): s for (owner, n), s in list(open_.items()) if owner == pid}
         elif name == "socket":
             open_[pid, fd] = Socket(accepted=False)
