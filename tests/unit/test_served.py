@@ -40,6 +40,8 @@ def test_an_option_that_was_refused_or_taken_back() -> None:
 
 def test_what_does_not_listen_is_no_listener() -> None:
     assert told.reuse(told.sockets(LISTENS[:3])) == "not seen"
+    outgoing = [call("socket tcp"), call("set SO_LINGER 1 0"), call("connect there:80")]
+    assert told.others(told.sockets(outgoing), accepted=False) == "–"
     client = [{**event, "process": "client"} for event in LISTENS]
     assert told.reuse(told.sockets(client)) == "not seen"
 
@@ -60,6 +62,13 @@ def test_options_of_a_connection_that_a_child_accepted() -> None:
     found = told.sockets([*LISTENS, *child])
     assert told.others(found, accepted=True) == "`SO_KEEPALIVE 1`"
     assert told.others(found, accepted=False) == "–"
+    assert told.reuse(found) == "set to 1, before bind"
+
+
+def test_a_child_has_its_parents_listener() -> None:
+    made, option, bind, _ = LISTENS
+    child = [call("fork", None, result=7), call("listen 5", pid=7)]
+    assert told.reuse(told.sockets([made, option, bind, *child])) == "set to 1, before bind"
 
 
 def test_how_long_a_server_takes_to_listen() -> None:
@@ -71,4 +80,4 @@ def test_how_long_a_server_takes_to_listen() -> None:
 
 def test_what_is_not_told() -> None:
     event = {"kind": "unseen", "process": "server", "text": "io_uring"}
-    assert told.unseen([event, {**event, "process": "client"}]) == {"io_uring"}
+    assert told.unseen([event, {**event, "process": "client", "text": "Yama"}]) == {"io_uring"}
