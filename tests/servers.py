@@ -105,22 +105,22 @@ def judge(server: Server, lessons: str, out: Path, scenarios: Path) -> Judged:
         sets = {**server.says, "run": run, "port": str(server.port), "uid": str(UID)}
         if lessons != RESTART:
             sets["answer"] = str(ANSWER)
-        for each in labctl(scenarios / lessons, sets, out):
+        for each in labctl(scenarios / lessons, sets, out, server.jobs):
             judged.add(each, False)
         if server.graceful:
             sets.pop("request", "")  # which this lesson does not have
             sets["signal"] = server.graceful
-            for each in labctl(scenarios / "servers/graceful_stop", sets, out):
+            for each in labctl(scenarios / "servers/graceful_stop", sets, out, server.jobs):
                 judged.add(each, True)
     return judged
 
 
-def labctl(lessons: Path, sets: Mapping[str, str], out: Path) -> list[Any]:
+def labctl(lessons: Path, sets: Mapping[str, str], out: Path, jobs: int) -> list[Any]:
     """The runs of lessons with these params, as labctl reports them, and their `events`. Raises
     RuntimeError where there are none."""
     path = lessons if lessons.is_dir() else lessons.with_suffix(".yaml")
     command = [*LABCTL, "run", str(path), "--backend", "netns", "--format", "json", f"--out={out}"]
-    command += ["--jobs=2", *(f"--set={name}={value}" for name, value in sets.items())]
+    command += [f"--jobs={jobs}", *(f"--set={name}={value}" for name, value in sets.items())]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
@@ -147,7 +147,11 @@ def reason(verdict: Mapping[str, str], said: str) -> str:
     if "exited" in what:
         return "still runs"
     if "LISTEN" in what:
-        return "`EADDRINUSE`" if "in use" in said else "does not listen"
+        return (
+            "`EADDRINUSE`"
+            if re.search("EADDRINUSE|ddress already in use", said)
+            else "does not listen"
+        )
     if "0 x" in what:
         stays = [state for state in ("CLOSE-WAIT", "ESTAB") if state in actual]
         return f"`{stays[0]}` stays" if stays else actual

@@ -63,7 +63,8 @@ class Server:
 
     `prepare` puts into a folder what it needs there and returns its command line. `says` are the
     params of the lessons in which it differs from a web server; `graceful` is the signal by which
-    it ends gracefully by its own manual, where that is not TERM."""
+    it ends gracefully by its own manual, where that is not TERM; so many `jobs` may use its folder at
+    once."""
 
     name: str
     program: str
@@ -73,6 +74,7 @@ class Server:
     port: int
     graceful: str | None = None
     says: Mapping[str, str] = field(default_factory=dict)
+    jobs: int = 2
 
     def path(self) -> str:
         """Where its program is. Raises Missing."""
@@ -180,6 +182,7 @@ SERVERS = [
             + message("Q", f"select repeat('x', {ANSWER})")
             + TERMINATE,
         },
+        jobs=1,
     ),
     Server(
         "socketserver", "python3", "python3", ("--version",),
