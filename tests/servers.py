@@ -160,7 +160,7 @@ def reason(verdict: Mapping[str, str], said: str) -> str:
 
 def by_calls(judged: list[Judged]) -> Iterator[str]:
     """What each server sets on its sockets, by its own calls, and when it listens."""
-    yield "| | SO_REUSEADDR | other options of listeners | of connections | listens after |"
+    yield "| | `SO_REUSEADDR` | other options of listeners | of connections | listens after |"
     yield "| --- | --- | --- | --- | --- |"
     for each in judged:
         listeners, connections = (told.others(each.sockets, accepted) for accepted in (False, True))
@@ -252,7 +252,8 @@ def show(judged: list[Judged]) -> None:
     tables = by_calls(judged), by_lessons([j for j in judged if j.server in SERVERS])
     for table in (*tables, by_failures(judged)):
         print("\n".join(table), end="\n\n")
-    print(f"{', '.join(version(each.server) for each in judged)}; kernel {os.uname().release}.\n")
+    versions = (version(each.server) for each in judged if each.server in SERVERS)
+    print(f"{', '.join(versions)}; kernel {os.uname().release}.\n")
     for each in judged:
         for row, failure in each.failures.items():
             print(f"- {each.server.name}, {ROWS[row]}: {failure.seen}")

@@ -210,15 +210,15 @@ SERVERS = [
 ]  # fmt: skip
 PLAIN = [
     Server(
-        "socketserver as it comes (allow_reuse_address False)", "python3", "python3",
+        "socketserver as it comes", "python3", "python3",
         ("--version",), written("{path} lines.py"), 8000,
     ),
     Server(
-        "Java, setReuseAddress(false)", "java", "default-jdk-headless", ("--version",),
+        "Java ServerSocket", "java", "default-jdk-headless", ("--version",),
         compiled(JAVAC, "Plain.java", "{path} Plain"), 8000,
     ),
     Server(
-        "Go, ListenConfig.Control takes it away", "go", "golang-go", ("version",),
+        "Go ListenConfig", "go", "golang-go", ("version",),
         compiled(GO, "plain.go", "{folder}/plain"), 8000,
     ),
 ]  # fmt: skip
