@@ -63,8 +63,8 @@ class Server:
 
     `prepare` puts into a folder what it needs there and returns its command line. `says` are the
     params of the lessons in which it differs from a web server; `graceful` is the signal by which
-    it ends gracefully by its own manual, where that is not TERM; so many `jobs` may use its folder at
-    once."""
+    it ends gracefully by its own manual, where that is not TERM; so many `jobs` may use its
+    folder at once."""
 
     name: str
     program: str
