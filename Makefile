@@ -37,7 +37,7 @@ mutants: $(VENV)/.installed-dev
 	@$(PY) -m tests.mutants $(ARGS)
 
 servers: $(VENV)/.installed-dev
-	@$(PY) tests/servers.py $(ARGS)
+	@$(PY) -m tests.servers $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .mutants.json .coverage

@@ -161,6 +161,20 @@ def test_the_fin_is_no_unread_byte_and_a_program_is_not_named() -> None:
     assert cause.text.endswith("its peer has closed, and the program here has not")
 
 
+def test_one_that_has_read_the_end_need_not_be_told_to_read() -> None:
+    accepts = [*calls(0.5, "web", "socket; bind :8000; listen 5", "server"),
+               call(1.01, "web", "accept", "server", local=SERVER, peer=CLIENT)]  # fmt: skip
+    end = call(2.5, "web", "recv", "server", result=0, eof=True)
+    cause = only(told([*accepts, end, *half()], HALF), "close-wait")
+    assert cause.text.endswith("its peer has closed, and web has not, but has read the end")
+    assert cause.cure == "close it"
+    another = call(1.02, "web", "accept", "server", local=SERVER, peer="198.18.0.3:40001")
+    late = [*trace(7.0, "CLOSE-WAIT", "LAST-ACK"), replace(end, t=7.5)]
+    for not_mine in ([another, end], [replace(end, eof=None)], late):
+        cause = only(told([*accepts, *not_mine, *half(until=6.0)], HALF), "close-wait")
+        assert cause.cure == "read to the end of file and close"
+
+
 def test_who_has_not_closed_is_named() -> None:
     start = ProcessEvent(0.5, "web", "server", "start", pid=2)
     one = holds(8.9, "web", {2: {7: 7}})

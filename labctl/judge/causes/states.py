@@ -186,10 +186,13 @@ def _close_wait(held: _Held) -> Cause | None:
         return held.cause("close-wait-held", why, "accept, read to the end of file and close")
     who = named(held.by) or (mine.process if mine else "the program here")
     not_yet = "have not" if len(held.by) > 1 else "has not"
+    calls = [call for call in held.scene.calls if call.eof and call.t <= held.until]
+    ended = mine is not None and any(held.scene.descriptors.of(call) is mine for call in calls)
     return held.cause(
-        "close-wait-held", f"its peer has closed, and {who} {not_yet}{more}",
-        "read to the end of file and close",
-    )  # fmt: skip
+        "close-wait-held",
+        f"its peer has closed, and {who} {not_yet}{', but has read the end' if ended else more}",
+        "close it" if ended else "read to the end of file and close",
+    )
 
 
 def _fin_wait_2(held: _Held) -> Cause | None:

@@ -25,7 +25,7 @@ def causes(scene: Scene) -> Iterator[Cause]:
                     "stopped-by-force", event.host, event.t,
                     f"{event.process} did not end within {patience:.1f} s of SIGTERM, so it was "
                     "killed",
-                    "handle SIGTERM: stop accepting, answer what is under way, close",
+                    "on SIGTERM stop accepting, answer what is under way, close what is idle, end",
                     evidence=(begun.text,), refs=("signal(7)",),
                 )  # fmt: skip
             begun = None
