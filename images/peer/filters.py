@@ -21,16 +21,16 @@ Machine = collections.namedtuple("Machine", "arch numbers")
 READS, WRITES = ("read", "readv", "recvfrom", "recvmsg"), ("write", "writev", "sendto", "sendmsg")
 NAMES = (
     "socket", "bind", "listen", "connect", "accept", "accept4", "shutdown", "setsockopt",
-    "getsockopt", "close", "dup", "dup2", "dup3", "fcntl", "ptrace", "io_uring_setup",
-    *READS, *WRITES,
+    "getsockopt", "close", "close_range", "dup", "dup2", "dup3", "fcntl", "ptrace",
+    "io_uring_setup", "futex", *READS, *WRITES,
 )  # fmt: skip
 MACHINES = {
     "x86_64": Machine(0xC000003E, dict(zip(NAMES, (
-        41, 49, 50, 42, 43, 288, 48, 54, 55, 3, 32, 33, 292, 72, 101, 425, 0, 19, 45, 47, 1, 20,
-        44, 46)))),
+        41, 49, 50, 42, 43, 288, 48, 54, 55, 3, 436, 32, 33, 292, 72, 101, 425, 202, 0, 19, 45, 47,
+        1, 20, 44, 46)))),
     "aarch64": Machine(0xC00000B7, dict(zip(NAMES, (
-        198, 200, 201, 203, 202, 242, 210, 208, 209, 57, 23, None, 24, 25, 117, 425, 63, 65, 207,
-        212, 64, 66, 206, 211)))),
+        198, 200, 201, 203, 202, 242, 210, 208, 209, 57, 436, 23, None, 24, 25, 117, 425, 98, 63,
+        65, 207, 212, 64, 66, 206, 211)))),
 }  # fmt: skip
 TOLD_OPTIONS = (
     "SO_REUSEADDR", "SO_REUSEPORT", "SO_LINGER", "SO_KEEPALIVE", "SO_BINDTODEVICE", "TCP_SYNCNT",
