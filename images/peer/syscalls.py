@@ -60,7 +60,7 @@ ITS_OWN = "it has a seccomp filter of its own that wants a tracer, and its calls
 BESIDE = "a thread that waited when the first socket came has closed some unseen"
 RING = "it uses io_uring, and calls that go that way are not seen"
 TRACES = "it traces processes itself, which labctl's tracing forbids; set 'calls: off'"
-FOREIGN = "it is a program for another machine (32 bits?), whose calls are not seen"
+FOREIGN = "it makes calls of another machine (32 bits?), which are not seen"
 
 
 class Tracer:
@@ -210,8 +210,9 @@ class Tracer:
             return CONT
         number, *arguments = CALL.unpack_from(self._info, HEAD.size)
         name = self.names.get(number)
-        if name is None:
-            self._unseen(ITS_OWN)
+        foreign = HEAD.unpack_from(self._info)[1] != self.machine.arch
+        if name is None or foreign:
+            self._unseen(FOREIGN if foreign else ITS_OWN)
             return None
         if name in UNMISSED or name in BLINDING or self.calls.take():
             return self._enter(thread, name, arguments, False)
@@ -423,13 +424,13 @@ class Tracer:
         if peer and peer.startswith("["):
             family = socket.AF_INET6
         self._have(thread, value, Tcp(family, kept))
-        local, remote = ends_of(self.groups[thread], value, family)
+        local, remote = ends_of(self.groups[thread], thread, value, family)
         event.update(local=local, peer=remote or peer)
 
     def _name(self, process, event):
         """Adds the ends of a socket, as far as they can be known."""
         mine = self.sockets[process].get(event["fd"])
-        local, remote = ends_of(process, event["fd"], mine.family) if mine else (None, None)
+        local, remote = ends_of(process, event.get("thread", process), event["fd"], mine.family) if mine else (None, None)
         if event["name"] == "connect":
             event["peer"] = remote or event.get("peer")
         elif event["name"] == "bind" and not event["call"].endswith((":0", "?")):

@@ -92,7 +92,7 @@ def family_of(thread, fd):
     return PROTOCOLS.get(protocol.rstrip(b"\0"), 0)
 
 
-def ends_of(process, fd, family):
+def ends_of(process, thread, fd, family):
     """The local and the remote address of a socket; None for one that can't be had. By a copy of
     its descriptor or, where engines forbid pidfd_getfd(2), by the beginning of the kernel's
     list."""
@@ -103,7 +103,7 @@ def ends_of(process, fd, family):
         if copy >= 0:
             with socket.socket(fileno=copy) as mine:
                 return _named(mine.getsockname), _named(mine.getpeername)
-    inode = inode_of(process, fd)
+    inode = inode_of(thread, fd)
     if inode is None:
         return None, None
     with open("/proc/net/tcp6" if family == socket.AF_INET6 else "/proc/net/tcp", "rb") as file:
@@ -118,7 +118,7 @@ def ends_of(process, fd, family):
 def _named(ask):
     try:
         host, port = ask()[:2]
-    except OSError:
+    except (OSError, ValueError):  # the second: it is of another family, by now
         return None
     return ("[%s]:%d" if ":" in host else "%s:%d") % (host, port)
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from labctl.ground.resources import images
-from tests.unit.test_syscalls import SERVER, calls, told, written
+from tests.unit.test_syscalls import SERVER, calls, told, unseen, written
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux's processes")
 
@@ -86,6 +86,7 @@ signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
 if os.fork() == 0:
     time.sleep(0.5); c = socket.create_connection(s.getsockname()); os._exit(0)
 print(libc.accept(s.fileno(), None, None) > 0)
+signal.setitimer(signal.ITIMER_REAL, 0)
 """
     )
     assert written(events) == "True\n"
@@ -183,3 +184,36 @@ def test_a_program_with_a_filter_of_its_own() -> None:
     events = told(LIBC + "c = socket.socket()\n" + forbids + "print(libc.close(c.fileno()))")
     assert written(events) == "-1\n"
     assert calls(events)[-1].endswith(" 200")
+
+
+def test_calls_of_a_thread_that_its_first_thread_has_left() -> None:
+    events = told(
+        LIBC
+        + """
+import threading
+first = threading.get_native_id()
+def work():
+    while open(f"/proc/self/task/{first}/stat").read().rpartition(")")[2].split()[0] != "Z":
+        time.sleep(0.01)
+    s = socket.socket(); s.bind(("127.0.0.1", 0)); s.listen(7); os._exit(3)
+threading.Thread(target=work).start(); libc.pthread_exit(None)
+""",
+        status=3,
+    )
+    (listen,) = (e for e in events if e.get("name") == "listen" and e["phase"] == "done")
+    assert (listen["local"] or "").startswith("127.0.0.1:")
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="a call of i386")
+def test_a_call_of_another_machine_is_no_secret() -> None:
+    events = told("""
+import ctypes, mmap
+code = mmap.mmap(-1, 4096, prot=7)
+code.write(bytes.fromhex("53b867010000bb02000000b90100000031d2cd805bc3"))  # socket, by int $0x80
+ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(code)))()
+print("all")
+""")
+    assert written(events) == "all\n"
+    assert not calls(events)
+    (reason,) = unseen(events)
+    assert "another machine" in reason
