@@ -22,13 +22,25 @@ import struct
 import threading
 import time
 
+import reasons
 from calls import ERRNOS
 from filters import MACHINES, READS, TIMERS, WRITES
-from tracees import address_at, ends_of, family_of, inode_of, libc, memory, permission, process_of, waits
+from tracees import (
+    address_at,
+    ends_of,
+    family_of,
+    inode_of,
+    libc,
+    memory,
+    permission,
+    process_of,
+    waits,
+)
 from underway import Allowance, Entered, Tcp, fds, number_of, setting, shutting, signed
 
 WAIT_ALL = 0x40000000  # __WALL: threads too
-GET_EVENT_MESSAGE, SEIZE, INTERRUPT, LISTEN, GET_SYSCALL_INFO = 0x4201, 0x4206, 0x4207, 0x4208, 0x420E
+GET_EVENT_MESSAGE, GET_SYSCALL_INFO = 0x4201, 0x420E
+SEIZE, INTERRUPT, LISTEN = 0x4206, 0x4207, 0x4208
 OF_A_RANGE = 4  # CLOSE_RANGE_CLOEXEC
 CONT, TO_SYSCALL = 7, 24
 FORK, VFORK, CLONE, EXEC, SECCOMP, STOP = 1, 2, 3, 4, 7, 128
@@ -46,21 +58,9 @@ UNMISSED = ("bind", "listen")
 """Calls that are told in a flood, too."""
 FILTERED = (*UNMISSED, "socket", "accept", "connect", "shutdown", "set", "recv", "send", "fork")
 """Calls that are told as long as there is no flood of them."""
-CALLS_AT_ONCE, CALLS_A_SECOND = 1000, 200
-STOPS_AT_ONCE, STOPS_A_SECOND = 4000, 500
+BLINDING = ("ptrace", "io_uring_setup")
 BLOCKED = 0.025
 """After so many seconds, a call that has not returned is told."""
-NO_MACHINE = "on %s no program's calls are traced; allowed: x86_64, aarch64"
-FLOOD = ("more than %d calls in a short time, and %d a second: not all later ones are "
-         "recorded" % (CALLS_AT_ONCE, CALLS_A_SECOND))  # fmt: skip
-BUSY = ("more than %d calls of any kind while it had sockets, and %d a second: not all that close "
-        "are recorded" % (STOPS_AT_ONCE / 2, STOPS_A_SECOND / 2))  # fmt: skip
-BLINDING = ("ptrace", "io_uring_setup")
-ITS_OWN = "it has a seccomp filter of its own that wants a tracer, and its calls begin without one"
-BESIDE = "a thread that waited when the first socket came has closed some unseen"
-RING = "it uses io_uring, and calls that go that way are not seen"
-TRACES = "it traces processes itself, which labctl's tracing forbids; set 'calls: off'"
-FOREIGN = "it makes calls of another machine (32 bits?), which are not seen"
 
 
 class Tracer:
@@ -80,15 +80,15 @@ class Tracer:
         self.free = set()  # threads that only the filter stops
         self.inside = {}  # of each thread
         self.lock = threading.Lock()
-        self.calls = Allowance(CALLS_AT_ONCE, CALLS_A_SECOND)
-        self.stops = Allowance(STOPS_AT_ONCE, STOPS_A_SECOND)
+        self.calls = Allowance(reasons.CALLS_AT_ONCE, reasons.CALLS_A_SECOND)
+        self.stops = Allowance(reasons.STOPS_AT_ONCE, reasons.STOPS_A_SECOND)
         self.unseen = set()
         self._info = ctypes.create_string_buffer(INFO_SIZE)
 
     def begin(self):
         """Traces `main` from now on. Raises OSError, with what helps."""
         if not self.machine:
-            raise OSError(NO_MACHINE % platform.machine())
+            raise OSError(reasons.NO_MACHINE % platform.machine())
         if libc.ptrace(SEIZE, self.main, None, OPTIONS):
             code = ctypes.get_errno()
             raise OSError("ptrace(2) is refused: %s; %s" % (os.strerror(code), permission()))
@@ -157,7 +157,7 @@ class Tracer:
         and what closed one may have been hidden."""
         mine = self.sockets[self.groups[thread]]
         known = mine.get(fd)
-        if known and BUSY not in self.unseen:
+        if known and reasons.BUSY not in self.unseen:
             return known
         family = family_of(thread, fd)
         if family == 0:
@@ -173,12 +173,12 @@ class Tracer:
         from now on: those that wait for one another notice nothing of it, but others might."""
         process = self.groups[thread]
         mine = self.sockets[process]
-        if not mine and BUSY not in self.unseen:
+        if not mine and reasons.BUSY not in self.unseen:
             for other in [t for t in self.free if self.groups[t] == process and t != thread]:
                 if waits(other, self.machine.numbers["futex"]):
                     libc.ptrace(INTERRUPT, other, None, None)
-        if fd in mine and BUSY not in self.unseen:
-            self._unseen(BESIDE, FILTERED)
+        if fd in mine and reasons.BUSY not in self.unseen:
+            self._unseen(reasons.BESIDE, FILTERED)
         mine[fd] = tcp
 
     def _steps(self, thread):
@@ -186,7 +186,7 @@ class Tracer:
         if not self.sockets.get(self.groups[thread]):
             return False
         if not self.stops.take():
-            self._unseen(BUSY, FILTERED)
+            self._unseen(reasons.BUSY, FILTERED)
             return False
         return True
 
@@ -212,11 +212,11 @@ class Tracer:
         name = self.names.get(number)
         foreign = HEAD.unpack_from(self._info)[1] != self.machine.arch
         if name is None or foreign:
-            self._unseen(FOREIGN if foreign else ITS_OWN)
+            self._unseen(reasons.FOREIGN if foreign else reasons.ITS_OWN)
             return None
         if name in UNMISSED or name in BLINDING or self.calls.take():
             return self._enter(thread, name, arguments, False)
-        self._unseen(FLOOD, UNMISSED)
+        self._unseen(reasons.FLOOD, UNMISSED)
         if name == "connect":
             return self._enter(thread, name, arguments, True)
         if name == "socket":
@@ -286,11 +286,8 @@ class Tracer:
         if name == "getsockopt":
             return {} if mine.connecting else None
         if name in READS + WRITES:
-            return (
-                {"name": "recv", "call": "recv"}
-                if name in READS
-                else {"name": "send", "call": "send"}
-            )
+            word = "recv" if name in READS else "send"
+            return {"name": word, "call": word}
         return {}
 
     def _at_call(self, thread):
@@ -344,11 +341,11 @@ class Tracer:
             return
         if name == "ptrace":
             if code == "EPERM":
-                self._unseen(TRACES)
+                self._unseen(reasons.TRACES)
             return
         if name == "io_uring_setup":
             if not code:
-                self._unseen(RING)
+                self._unseen(reasons.RING)
             return
         if name in ("accept", "accept4"):
             if code == "EAGAIN" and not call.told:
@@ -363,9 +360,7 @@ class Tracer:
             if code == "EAGAIN" and not call.told:
                 return
             if not code:
-                event.update(result=value, eof=value == 0) if name in READS else event.update(
-                    result=value
-                )
+                event.update({"eof": value == 0} if name in READS else {}, result=value)
         elif name == "socket" and not code:
             kept = not call.arguments[1] & os.O_CLOEXEC
             self._have(thread, value, Tcp(signed(call.arguments[0]), kept))
@@ -429,8 +424,9 @@ class Tracer:
 
     def _name(self, process, event):
         """Adds the ends of a socket, as far as they can be known."""
-        mine = self.sockets[process].get(event["fd"])
-        local, remote = ends_of(process, event.get("thread", process), event["fd"], mine.family) if mine else (None, None)
+        fd, thread = event["fd"], event.get("thread", process)
+        mine = self.sockets[process].get(fd)
+        local, remote = ends_of(process, thread, fd, mine.family) if mine else (None, None)
         if event["name"] == "connect":
             event["peer"] = remote or event.get("peer")
         elif event["name"] == "bind" and not event["call"].endswith((":0", "?")):
@@ -489,7 +485,7 @@ class Tracer:
     def _executed(self, thread):
         """Only descriptors without FD_CLOEXEC are left, and one thread (execve(2))."""
         if self._read_info(thread) and HEAD.unpack_from(self._info)[1] != self.machine.arch:
-            self._unseen(FOREIGN)
+            self._unseen(reasons.FOREIGN)
         with self.lock:
             for other in [t for t, p in self.groups.items() if p == thread and t != thread]:
                 del self.groups[other]

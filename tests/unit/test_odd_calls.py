@@ -177,8 +177,8 @@ filters.confine(b"".join(struct.pack("=HBBI", *each) for each in code))
 def test_a_program_with_a_filter_of_its_own() -> None:
     peer = str(images() / "peer")
     wants_a_tracer = OWN_FILTER.format(peer=peer, name="futex", action=0x7FF00000)
-    events = told(wants_a_tracer + LIBC + "libc.syscall(%d, 0, 0, 0)\nprint('all')" % (
-        202 if os.uname().machine == "x86_64" else 98))  # fmt: skip
+    futex = 202 if os.uname().machine == "x86_64" else 98
+    events = told(wants_a_tracer + LIBC + f"libc.syscall({futex}, 0, 0, 0)\nprint('all')")
     assert written(events) == "all\n"
     forbids = OWN_FILTER.format(peer=peer, name="close", action=0x500C8)
     events = told(LIBC + "c = socket.socket()\n" + forbids + "print(libc.close(c.fileno()))")
