@@ -16,21 +16,22 @@ PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 RET_ALLOW, RET_TRACE = 0x7FFF0000, 0x7FF00000
 LOAD, EQUALS, AND, RETURN = 0x20, 0x15, 0x54, 0x06
 
-Machine = collections.namedtuple("Machine", "arch numbers")
+Machine = collections.namedtuple("Machine", "arch numbers foreign")
+"""`foreign`: socketcall and socket of its programs of 32 bits, which others may call as well."""
 
 READS, WRITES = ("read", "readv", "recvfrom", "recvmsg"), ("write", "writev", "sendto", "sendmsg")
 NAMES = (
     "socket", "bind", "listen", "connect", "accept", "accept4", "shutdown", "setsockopt",
-    "getsockopt", "close", "dup", "dup2", "dup3", "fcntl", "ptrace", "io_uring_setup",
-    *READS, *WRITES,
+    "getsockopt", "close", "close_range", "dup", "dup2", "dup3", "fcntl", "ptrace",
+    "io_uring_setup", "futex", *READS, *WRITES,
 )  # fmt: skip
 MACHINES = {
     "x86_64": Machine(0xC000003E, dict(zip(NAMES, (
-        41, 49, 50, 42, 43, 288, 48, 54, 55, 3, 32, 33, 292, 72, 101, 425, 0, 19, 45, 47, 1, 20,
-        44, 46)))),
+        41, 49, 50, 42, 43, 288, 48, 54, 55, 3, 436, 32, 33, 292, 72, 101, 425, 202, 0, 19, 45, 47,
+        1, 20, 44, 46))), (102, 359)),
     "aarch64": Machine(0xC00000B7, dict(zip(NAMES, (
-        198, 200, 201, 203, 202, 242, 210, 208, 209, 57, 23, None, 24, 25, 117, 425, 63, 65, 207,
-        212, 64, 66, 206, 211)))),
+        198, 200, 201, 203, 202, 242, 210, 208, 209, 57, 436, 23, None, 24, 25, 117, 425, 98, 63,
+        65, 207, 212, 64, 66, 206, 211))), (102, 281)),
 }  # fmt: skip
 TOLD_OPTIONS = (
     "SO_REUSEADDR", "SO_REUSEPORT", "SO_LINGER", "SO_KEEPALIVE", "SO_BINDTODEVICE", "TCP_SYNCNT",
@@ -58,7 +59,11 @@ def filter_of(machine, io):
               for level, options in by_level.items()]  # fmt: skip
     rules += [("getsockopt", ((1, None, SO_ERROR[:1]), (2, None, SO_ERROR[1:])))]
     rules += [(name, ()) for name in READS + WRITES if io]
-    code = [(LOAD, 0, 0, 4), (EQUALS, 1, 0, machine.arch), (RETURN, 0, 0, RET_ALLOW)]
+    code = [(LOAD, 0, 0, 4), (EQUALS, 3 + len(machine.foreign), 0, machine.arch),
+            (LOAD, 0, 0, 0)]  # fmt: skip
+    code += [(EQUALS, len(machine.foreign) - i, 0, each)
+             for i, each in enumerate(machine.foreign)]  # fmt: skip
+    code += [(RETURN, 0, 0, RET_ALLOW), (RETURN, 0, 0, RET_TRACE)]
     for name, conditions in rules:
         rule = [(LOAD, 0, 0, 0), (EQUALS, 0, None, numbers[name])]
         for argument, mask, values in conditions:

@@ -69,8 +69,8 @@ def as_text(event):
             reason = "%s: %s" % (number, event.get("error")) if number else event.get("error")
             failed = event.get("errno") and "%s (%s)" % (event["errno"], reason)
             words += [failed or ", ".join(shown) or "ok"]
-    elif event["kind"] == "broken":
-        words += ["broken:", event["text"]]
+    elif event["kind"] in ("broken", "unseen"):
+        words += [event["kind"] + ":", event["text"]]
     else:
         how = "signal %s" % event["signal"] if event.get("signal") else event.get("exit", "")
         words += ["process", event["phase"], str(how)]

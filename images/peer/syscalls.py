@@ -13,6 +13,7 @@ Standard library only, Python 3.6 or later. The numbers are those of linux/ptrac
 """
 
 import ctypes
+import errno
 import os
 import platform
 import signal
@@ -21,12 +22,26 @@ import struct
 import threading
 import time
 
-from calls import ERRNOS, TEXT_OPTIONS
-from filters import MACHINES, OF_NUMBERS, READS, TIMERS, WRITES
-from tracees import address_at, ends_of, inode_of, libc, memory, permission, process_of
+import reasons
+from calls import ERRNOS
+from filters import MACHINES, READS, TIMERS, WRITES
+from tracees import (
+    address_at,
+    ends_of,
+    family_of,
+    inode_of,
+    libc,
+    memory,
+    permission,
+    process_of,
+    waits,
+)
+from underway import Allowance, Entered, Tcp, fds, number_of, setting, shutting, signed
 
 WAIT_ALL = 0x40000000  # __WALL: threads too
-GET_EVENT_MESSAGE, SEIZE, LISTEN, GET_SYSCALL_INFO = 0x4201, 0x4206, 0x4208, 0x420E
+GET_EVENT_MESSAGE, GET_SYSCALL_INFO = 0x4201, 0x420E
+SEIZE, INTERRUPT, LISTEN = 0x4206, 0x4207, 0x4208
+OF_A_RANGE = 4  # CLOSE_RANGE_CLOEXEC
 CONT, TO_SYSCALL = 7, 24
 FORK, VFORK, CLONE, EXEC, SECCOMP, STOP = 1, 2, 3, 4, 7, 128
 FORKS = (FORK, VFORK, CLONE)
@@ -37,62 +52,15 @@ HEAD, CALL, RETURNED = struct.Struct("=B3xI2Q"), struct.Struct("=7Q"), struct.St
 INFO_SIZE = 88
 MOST_RESTARTS = 512  # errors from here on are the kernel's own: the call begins anew
 
-HOW = ("rd", "wr", "rdwr")
+DUPLICATE = ("dup", "dup2", "dup3", "fcntl")
+CUT = ("accept", "accept4", *READS, *WRITES)
 UNMISSED = ("bind", "listen")
 """Calls that are told in a flood, too."""
 FILTERED = (*UNMISSED, "socket", "accept", "connect", "shutdown", "set", "recv", "send", "fork")
 """Calls that are told as long as there is no flood of them."""
-CALLS_AT_ONCE, CALLS_A_SECOND = 1000, 200
-STOPS_AT_ONCE, STOPS_A_SECOND = 4000, 500
+BLINDING = ("ptrace", "io_uring_setup")
 BLOCKED = 0.025
 """After so many seconds, a call that has not returned is told."""
-NO_MACHINE = "on %s no program's calls are traced; allowed: x86_64, aarch64"
-FLOOD = ("more than %d calls in a short time, and %d a second: not all later ones are "
-         "recorded" % (CALLS_AT_ONCE, CALLS_A_SECOND))  # fmt: skip
-BUSY = ("more than %d calls of any kind while it had sockets, and %d a second: not all that close "
-        "are recorded" % (STOPS_AT_ONCE / 2, STOPS_A_SECOND / 2))  # fmt: skip
-RING = "it uses io_uring, and calls that go that way are not seen"
-TRACES = "it traces processes itself, which labctl's tracing forbids; set 'calls: off'"
-FOREIGN = "it is a program for another machine (32 bits?), whose calls are not seen"
-
-
-class Allowance:
-    """How much may still be done: so much at once, and so much more each second."""
-
-    def __init__(self, most, rate):
-        self.left, self.most, self.rate, self.at = float(most), most, rate, time.monotonic()
-
-    def take(self):
-        """Takes one; False if there is none."""
-        now = time.monotonic()
-        self.left = min(self.most, self.left + (now - self.at) * self.rate)
-        self.at = now
-        if self.left < 1:
-            return False
-        self.left -= 1
-        return True
-
-
-class Entered:
-    """A call under way. `event` is what to tell of it; `quiet`: only a failure, for there are too
-    many."""
-
-    __slots__ = ("arguments", "event", "name", "quiet", "since", "told")
-
-    def __init__(self, name, arguments, event, quiet):
-        self.name, self.arguments, self.event, self.quiet = name, arguments, event, quiet
-        self.told, self.since = False, event["t"]
-
-
-class Tcp:
-    """A TCP socket of a process."""
-
-    __slots__ = ("connecting", "family", "kept")
-
-    def __init__(self, family, kept):
-        self.family = family
-        self.kept = kept  # by a program that is executed
-        self.connecting = None
 
 
 class Tracer:
@@ -109,17 +77,18 @@ class Tracer:
         self.groups = {main: main}  # of each thread
         self.sockets = {main: {}}  # of each process, by descriptor
         self.unknown = set()  # processes with sockets that a flood has hidden
+        self.free = set()  # threads that only the filter stops
         self.inside = {}  # of each thread
         self.lock = threading.Lock()
-        self.calls = Allowance(CALLS_AT_ONCE, CALLS_A_SECOND)
-        self.stops = Allowance(STOPS_AT_ONCE, STOPS_A_SECOND)
+        self.calls = Allowance(reasons.CALLS_AT_ONCE, reasons.CALLS_A_SECOND)
+        self.stops = Allowance(reasons.STOPS_AT_ONCE, reasons.STOPS_A_SECOND)
         self.unseen = set()
         self._info = ctypes.create_string_buffer(INFO_SIZE)
 
     def begin(self):
         """Traces `main` from now on. Raises OSError, with what helps."""
         if not self.machine:
-            raise OSError(NO_MACHINE % platform.machine())
+            raise OSError(reasons.NO_MACHINE % platform.machine())
         if libc.ptrace(SEIZE, self.main, None, OPTIONS):
             code = ctypes.get_errno()
             raise OSError("ptrace(2) is refused: %s; %s" % (os.strerror(code), permission()))
@@ -144,14 +113,17 @@ class Tracer:
             deliver = number
         if request is None:
             request = TO_SYSCALL if self._steps(thread) else CONT
+        (self.free.add if request == CONT else self.free.discard)(thread)
         libc.ptrace(request, thread, None, deliver)
 
     def ended(self, thread, status):
         """Takes in the end of a thread."""
         with self.lock:
             self.inside.pop(thread, None)
+        self.free.discard(thread)
         process = self.groups.pop(thread, thread)
         if process == thread:
+            self.unknown.discard(process)
             found = self.sockets.pop(process, None)
             if found and process != self.main:
                 how = "exit %d" % (status >> 8)
@@ -177,15 +149,44 @@ class Tracer:
 
     def _group(self, thread):
         if thread not in self.groups:
-            self.groups[thread] = process = process_of(thread)
-            self.sockets.setdefault(process, {})
+            process, parent = process_of(thread)
+            self._begun(thread, process, parent)
+
+    def _socket(self, thread, fd):
+        """The TCP socket that a descriptor is, or None: other processes may have handed it over,
+        and what closed one may have been hidden."""
+        mine = self.sockets[self.groups[thread]]
+        known = mine.get(fd)
+        if known and reasons.BUSY not in self.unseen:
+            return known
+        family = family_of(thread, fd)
+        if family == 0:
+            mine.pop(fd, None)
+            return None
+        if family and not known:
+            known = Tcp(family, True)
+            self._have(thread, fd, known)
+        return known
+
+    def _have(self, thread, fd, tcp):
+        """A process has a socket. If it is the first, its other threads are stopped at each call
+        from now on: those that wait for one another notice nothing of it, but others might."""
+        process = self.groups[thread]
+        mine = self.sockets[process]
+        if not mine and reasons.BUSY not in self.unseen:
+            for other in [t for t in self.free if self.groups[t] == process and t != thread]:
+                if waits(other, self.machine.numbers["futex"]):
+                    libc.ptrace(INTERRUPT, other, None, None)
+        if fd in mine and reasons.BUSY not in self.unseen:
+            self._unseen(reasons.BESIDE, FILTERED)
+        mine[fd] = tcp
 
     def _steps(self, thread):
         """Whether to stop a thread at each call: if it may close a socket, while there is room."""
         if not self.sockets.get(self.groups[thread]):
             return False
         if not self.stops.take():
-            self._unseen(BUSY, FILTERED)
+            self._unseen(reasons.BUSY, FILTERED)
             return False
         return True
 
@@ -197,18 +198,25 @@ class Tracer:
     # --- Calls ------------------------------------------------------------------------------------
 
     def _read_info(self, thread):
-        return libc.ptrace(GET_SYSCALL_INFO, thread, INFO_SIZE, self._info) > 0
+        if libc.ptrace(GET_SYSCALL_INFO, thread, INFO_SIZE, self._info) > 0:
+            return True
+        if ctypes.get_errno() != errno.ESRCH:  # it was not killed
+            self._unseen("the kernel does not tell calls (PTRACE_GET_SYSCALL_INFO, Linux 5.3)")
+        return False
 
     def _entered(self, thread):
         """A call that the filter stops at begins."""
         if not self._read_info(thread):
-            self._unseen("the kernel does not tell calls (PTRACE_GET_SYSCALL_INFO, Linux 5.3)")
             return CONT
         number, *arguments = CALL.unpack_from(self._info, HEAD.size)
-        name = self.names[number]
-        if name in UNMISSED or self.calls.take():
+        name = self.names.get(number)
+        foreign = HEAD.unpack_from(self._info)[1] != self.machine.arch
+        if name is None or foreign:
+            self._unseen(reasons.FOREIGN if foreign else reasons.ITS_OWN)
+            return None
+        if name in UNMISSED or name in BLINDING or self.calls.take():
             return self._enter(thread, name, arguments, False)
-        self._unseen(FLOOD, UNMISSED)
+        self._unseen(reasons.FLOOD, UNMISSED)
         if name == "connect":
             return self._enter(thread, name, arguments, True)
         if name == "socket":
@@ -224,58 +232,63 @@ class Tracer:
         if thread != process:
             event["thread"] = thread
         event.update(told)
-        if name not in ("socket", "ptrace", "io_uring_setup"):
+        if name not in ("socket", *BLINDING):
             event["fd"] = signed(arguments[0])
+        before = self._cut(thread)
+        if before and (before.name, before.arguments) == (name, arguments):
+            return TO_SYSCALL  # it begins anew
+        if before:
+            self._tell(process, before, "EINTR")
+        mine = self.sockets[process].get(event.get("fd"))
+        quiet = quiet or (name == "connect" and mine is not None and mine.connecting is not None)
         with self.lock:
             self.inside[thread] = Entered(name, arguments, event, quiet)
         self.say()
         return TO_SYSCALL
 
+    def _cut(self, thread):
+        """The call of a thread that a signal has interrupted, or None; it is no longer so."""
+        call = self.inside.get(thread)
+        if not (call and call.cut):
+            return None
+        call.cut = False
+        return call
+
     def _told(self, thread, name, arguments):
         """What to tell of a call as it begins; None if it is not to be told."""
         process = self.groups[thread]
         fd = signed(arguments[0])
-        mine = self.sockets[process].get(fd)
         if name == "socket":
-            return {"call": "socket tcp6" if arguments[0] == 10 else "socket tcp"}
-        if name in ("ptrace", "io_uring_setup"):
+            return {"call": "socket tcp6" if signed(arguments[0]) == 10 else "socket tcp"}
+        if name in BLINDING:
             return {}
+        mine = self._socket(thread, fd)
+        if mine is None and process not in self.unknown:
+            return None
         if name in ("accept", "accept4"):
             return {"name": "accept", "call": "accept"}
         if name in ("bind", "connect"):
             address = address_at(thread, arguments[1], arguments[2])
-            if not (mine or (address and process in self.unknown)):
+            if not (mine or address):
                 return None
+            if name == "connect" and memory(thread, arguments[1], 2) == b"\0\0":  # AF_UNSPEC
+                return {"name": "disconnect", "call": "disconnect"}
             words = {"call": "%s %s" % (name, address or "?")}
             return dict(words, peer=address) if name == "connect" and address else words
         if name == "listen":
-            return {"call": "listen %d" % max(0, signed(arguments[1]))}
+            return {"call": "listen %d" % (arguments[1] & 0x7FFFFFFF)}
         if mine is None:
             return None
         if name == "shutdown":
-            return {"call": "shutdown %s" % HOW[arguments[1] if arguments[1] < 3 else 2]}
+            return {"call": shutting(arguments[1])}
         if name == "setsockopt":
-            return {"name": "set", "call": self._set(thread, *arguments[1:5])}
+            return {"name": "set", "call": setting(thread, *arguments[1:5])}
         if name == "getsockopt":
             return {} if mine.connecting else None
         if name in READS + WRITES:
-            return (
-                {"name": "recv", "call": "recv"}
-                if name in READS
-                else {"name": "send", "call": "send"}
-            )
+            word = "recv" if name in READS else "send"
+            return {"name": word, "call": word}
         return {}
-
-    def _set(self, thread, level, number, pointer, length):
-        option = signed(level), signed(number)
-        name = OF_NUMBERS.get(option) or TIMERS[option]
-        data = memory(thread, pointer, min(length, 16))
-        if data is None:
-            return "set %s ?" % name
-        if name in TEXT_OPTIONS:
-            return "set %s '%s'" % (name, data.split(b"\0")[0].decode("ascii", "replace"))
-        values = struct.unpack("=%di" % (len(data) // 4), data[: len(data) // 4 * 4])
-        return " ".join(["set", name] + [str(value) for value in values or (data[:1] or b"0")[:1]])
 
     def _at_call(self, thread):
         """A thread that is stopped at each call begins one, or one returns."""
@@ -284,9 +297,10 @@ class Tracer:
         kind = self._info.raw[0]
         if kind == EXIT:
             value, failed = RETURNED.unpack_from(self._info, HEAD.size)
-            with self.lock:
-                call = self.inside.pop(thread, None)
-            if call:
+            call = self.inside.get(thread)
+            if call and not call.cut:
+                with self.lock:
+                    del self.inside[thread]
                 self._returned(thread, call, value if failed else max(value, 0))
         elif kind == ENTRY:
             number, *arguments = CALL.unpack_from(self._info, HEAD.size)
@@ -296,7 +310,7 @@ class Tracer:
                 return self._enter(thread, name, arguments, False)
             if name == "setsockopt" and tuple(map(signed, arguments[1:3])) in TIMERS:
                 return self._enter(thread, name, arguments, False)
-            if name in ("dup", "dup2", "dup3", "fcntl") and signed(arguments[0]) in mine:
+            if name == "close_range" or (name in DUPLICATE and mine.keys() & set(fds(arguments))):
                 event = {"t": time.monotonic()}
                 with self.lock:
                     self.inside[thread] = Entered(name, arguments, event, True)
@@ -307,44 +321,59 @@ class Tracer:
         name, event, process = call.name, call.event, self.groups[thread]
         mine = self.sockets[process]
         fd = signed(call.arguments[0])
+        if value <= -MOST_RESTARTS and name in CUT:
+            call.cut = True
+            with self.lock:
+                self.inside[thread] = call
         if value <= -MOST_RESTARTS:
+            if name != "connect":
+                return
+            value = -errno.EINTR
+        code = ERRNOS.get(-value, str(-value)) if value < 0 else None
+        if name in DUPLICATE:
+            self._duplicated(process, call, value)
             return
-        code = ERRNOS.get(-value) if value < 0 else None
-        if name in ("dup", "dup2", "dup3", "fcntl"):
-            self._duplicated(mine, name, call.arguments, value)
+        if name == "close_range":
+            first, last, how = (argument & 0xFFFFFFFF for argument in call.arguments[:3])
+            if not value and not how & OF_A_RANGE:
+                for each in sorted(each for each in mine if first <= each <= last):
+                    self._closed(process, each, "close")
             return
         if name == "ptrace":
             if code == "EPERM":
-                self._unseen(TRACES)
+                self._unseen(reasons.TRACES)
             return
         if name == "io_uring_setup":
             if not code:
-                self._unseen(RING)
+                self._unseen(reasons.RING)
             return
         if name in ("accept", "accept4"):
-            if code == "EAGAIN":
+            if code == "EAGAIN" and not call.told:
                 return
             if not code:
                 self._accepted(mine, thread, call, value)
         elif name == "getsockopt":
-            self._connected(thread, mine[fd], call)
+            if fd in mine:
+                self._connected(thread, mine[fd], call)
             return
         elif name in READS + WRITES:
-            if code == "EAGAIN":
+            if code == "EAGAIN" and not call.told:
                 return
             if not code:
-                event.update(result=value, eof=value == 0) if name in READS else event.update(
-                    result=value
-                )
+                event.update({"eof": value == 0} if name in READS else {}, result=value)
         elif name == "socket" and not code:
-            mine[value] = Tcp(call.arguments[0], not call.arguments[1] & os.O_CLOEXEC)
+            kept = not call.arguments[1] & os.O_CLOEXEC
+            self._have(thread, value, Tcp(signed(call.arguments[0]), kept))
             event["fd"] = value
         elif name == "close" and not code:
             gone = mine.pop(fd, None)
             if gone in mine.values():
                 return  # another descriptor of it is left
         elif name == "connect":
-            if code == "EINPROGRESS" and fd in mine:
+            if event["name"] == "disconnect":
+                if fd in mine:
+                    mine[fd].connecting = None
+            elif code in ("EINPROGRESS", "EINTR") and fd in mine:
                 mine[fd].connecting = Entered(name, call.arguments, event, call.quiet)
                 mine[fd].connecting.told = call.told
                 if not call.told and not call.quiet:
@@ -389,14 +418,15 @@ class Tracer:
         family = listener.family if listener else socket.AF_INET
         if peer and peer.startswith("["):
             family = socket.AF_INET6
-        mine[value] = Tcp(family, kept)
-        local, remote = ends_of(self.groups[thread], value, family)
+        self._have(thread, value, Tcp(family, kept))
+        local, remote = ends_of(self.groups[thread], thread, value, family)
         event.update(local=local, peer=remote or peer)
 
     def _name(self, process, event):
         """Adds the ends of a socket, as far as they can be known."""
-        mine = self.sockets[process].get(event["fd"])
-        local, remote = ends_of(process, event["fd"], mine.family) if mine else (None, None)
+        fd, thread = event["fd"], event.get("thread", process)
+        mine = self.sockets[process].get(fd)
+        local, remote = ends_of(process, thread, fd, mine.family) if mine else (None, None)
         if event["name"] == "connect":
             event["peer"] = remote or event.get("peer")
         elif event["name"] == "bind" and not event["call"].endswith((":0", "?")):
@@ -414,23 +444,38 @@ class Tracer:
         if waiting:
             self._tell(self.groups[thread], waiting, ERRNOS.get(number) if number else None)
 
-    @staticmethod
-    def _duplicated(mine, name, arguments, value):
-        if value < 0 or (name == "fcntl" and arguments[1] not in (0, 1030)):  # F_DUPFD(_CLOEXEC)
-            return
-        mine[value] = mine[signed(arguments[0])]
+    def _duplicated(self, process, call, value):
+        if value < 0 or (call.name == "fcntl" and signed(call.arguments[1]) not in (0, 1030)):
+            return  # it is not F_DUPFD, nor F_DUPFD_CLOEXEC
+        mine, fd = self.sockets[process], signed(call.arguments[0])
+        if value != fd and value in mine:
+            self._closed(process, value, "close (by dup)")
+        if fd in mine:
+            mine[value] = mine[fd]
+
+    def _closed(self, process, fd, call):
+        """A descriptor is closed by a call for more than that."""
+        mine = self.sockets[process]
+        if mine.pop(fd) not in mine.values():
+            self.say(kind="call", t=time.monotonic(), pid=process, phase="done", call=call,
+                     name="close", fd=fd)  # fmt: skip
 
     # --- Processes --------------------------------------------------------------------------------
 
     def _forked(self, thread, event):
         message = ctypes.c_ulong()
-        libc.ptrace(GET_EVENT_MESSAGE, thread, None, ctypes.addressof(message))
+        if libc.ptrace(GET_EVENT_MESSAGE, thread, None, ctypes.addressof(message)):
+            return  # it was killed
         child, parent = message.value, self.groups[thread]
-        process = process_of(child) if event == CLONE else child
+        if child not in self.groups:
+            self._begun(child, process_of(child)[0] if event == CLONE else child, parent)
+
+    def _begun(self, child, process, parent):
+        """Takes in a thread or a process, which may stop before its parent says so."""
         self.groups[child] = process
-        if process == parent or process != child:
+        if process in self.sockets or process != child:
             return
-        self.sockets[child] = dict(self.sockets[parent])
+        self.sockets[child] = dict(self.sockets.get(parent, {}))
         if parent in self.unknown:
             self.unknown.add(child)
         if self.sockets[child]:
@@ -440,7 +485,7 @@ class Tracer:
     def _executed(self, thread):
         """Only descriptors without FD_CLOEXEC are left, and one thread (execve(2))."""
         if self._read_info(thread) and HEAD.unpack_from(self._info)[1] != self.machine.arch:
-            self._unseen(FOREIGN)
+            self._unseen(reasons.FOREIGN)
         with self.lock:
             for other in [t for t, p in self.groups.items() if p == thread and t != thread]:
                 del self.groups[other]
@@ -450,16 +495,4 @@ class Tracer:
         for fd, each in list(mine.items()):
             left = inode_of(thread, fd)
             if left is None if os.access("/proc/%d/fd" % thread, os.R_OK) else not each.kept:
-                del mine[fd]
-                if each not in mine.values():
-                    self.say(kind="call", t=time.monotonic(), pid=thread, phase="done",
-                             call="close (on exec)", name="close", fd=fd)  # fmt: skip
-
-
-def signed(value):
-    """A C int, from a register."""
-    return (value & 0xFFFFFFFF) - ((value & 0x80000000) << 1)
-
-
-def number_of(code):
-    return next(number for number, name in ERRNOS.items() if name == code)
+                self._closed(thread, fd, "close (on exec)")

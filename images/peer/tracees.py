@@ -4,6 +4,7 @@ Standard library only, Python 3.6 or later.
 """
 
 import ctypes
+import errno
 import os
 import socket
 import struct
@@ -12,6 +13,9 @@ PEEK_DATA, WORD = 2, 8
 PIDFD_OPEN, PIDFD_GETFD = 434, 438
 MOST_LISTED = 1 << 13
 """How many bytes of /proc/net/tcp to look through for a socket's ends."""
+
+PROTOCOLS = {b"TCP": socket.AF_INET, b"TCPv6": socket.AF_INET6, b"MPTCP": socket.AF_INET,
+             b"MPTCPv6": socket.AF_INET6}  # fmt: skip
 
 libc = ctypes.PyDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
@@ -50,12 +54,23 @@ def memory(thread, address, length):
 
 
 def process_of(thread):
-    """The process that a thread is of (proc(5), Tgid)."""
+    """The process that a thread is of, and that process' parent (proc(5), Tgid and PPid)."""
+    found = {}
     try:
         with open("/proc/%d/status" % thread) as file:
-            return next(int(line.split()[1]) for line in file if line.startswith("Tgid:"))
-    except (OSError, StopIteration):
-        return thread
+            found = dict(line.split(":", 1) for line in file)
+    except OSError:
+        pass  # it has ended
+    return int(found.get("Tgid", thread)), int(found.get("PPid", 0))
+
+
+def waits(thread, number):
+    """Whether a thread is in the system call of that number (proc(5), /proc/pid/syscall)."""
+    try:
+        with open("/proc/%d/syscall" % thread) as file:
+            return file.read().split()[0] == str(number)
+    except OSError:
+        return False
 
 
 def inode_of(process, fd):
@@ -67,7 +82,17 @@ def inode_of(process, fd):
     return target[8:-1] if target.startswith("socket:[") else None
 
 
-def ends_of(process, fd, family):
+def family_of(thread, fd):
+    """The family of a TCP socket; 0 for what is none, None if that can't be seen (socket(7) names
+    its protocol to getxattr(2))."""
+    try:
+        protocol = os.getxattr("/proc/%d/fd/%d" % (thread, fd), "system.sockprotoname")
+    except OSError as exc:
+        return None if exc.errno in (errno.EACCES, errno.EPERM) else 0
+    return PROTOCOLS.get(protocol.rstrip(b"\0"), 0)
+
+
+def ends_of(process, thread, fd, family):
     """The local and the remote address of a socket; None for one that can't be had. By a copy of
     its descriptor or, where engines forbid pidfd_getfd(2), by the beginning of the kernel's
     list."""
@@ -78,7 +103,7 @@ def ends_of(process, fd, family):
         if copy >= 0:
             with socket.socket(fileno=copy) as mine:
                 return _named(mine.getsockname), _named(mine.getpeername)
-    inode = inode_of(process, fd)
+    inode = inode_of(thread, fd)
     if inode is None:
         return None, None
     with open("/proc/net/tcp6" if family == socket.AF_INET6 else "/proc/net/tcp", "rb") as file:
@@ -93,7 +118,7 @@ def ends_of(process, fd, family):
 def _named(ask):
     try:
         host, port = ask()[:2]
-    except OSError:
+    except (OSError, ValueError):  # the second: it is of another family, by now
         return None
     return ("[%s]:%d" if ":" in host else "%s:%d") % (host, port)
 
