@@ -121,7 +121,7 @@ def patches(text: str) -> Iterator[str]:
                     yield ast.unparse(node)
     for program in programs(tree):
         if "labctl" in program:
-            with suppress(SyntaxError):
+            with suppress(SyntaxError, ValueError):  # no program after all
                 yield from patches(program)
 
 
