@@ -21,7 +21,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 def test_unix_sockets_and_datagrams_are_left_alone() -> None:
     events = told("""
 import os, socket
-s = socket.socket(socket.AF_UNIX); s.bind(f"\\0labctl-{os.getpid()}"); s.listen(3)
+s = socket.socket(socket.AF_UNIX); s.bind(f"\\0odd-{os.getpid()}"); s.listen(3)
 c = socket.socket(socket.AF_UNIX); c.connect(s.getsockname()); a, _ = s.accept()
 a.shutdown(socket.SHUT_RDWR); a.close()
 u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.bind(("127.0.0.1", 0))

@@ -197,7 +197,7 @@ n = socket.socket(); n.bind(("127.0.0.1", 0))
         "not all later ones are recorded", "not all that close are recorded"
     ]  # fmt: skip
     assert len(calls(events)) < 3000
-    found = [call.split()[0::2] for call in calls(events)[-3:]]
+    found = [call.split()[0::2] for call in calls(events)[-4:]]  # its close, perhaps
     assert ["connect", "ECONNREFUSED"] in found
     assert calls(events)[-1] == "bind 127.0.0.1:0"
 
