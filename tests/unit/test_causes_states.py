@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from labctl.judge.causes.cause import Cause
+from labctl.language.document import Document
+from labctl.language.scenario import load_document
 from labctl.probes.holders import Held, Holder
-from labctl.record.events import Event, ProcessEvent
+from labctl.record.events import Event, ProcessEvent, StepEvent
 from tests.caused import (
     CLIENT,
     LISTEN,
@@ -314,3 +318,43 @@ def test_ten_times_as_many_connections_take_ten_times_as_many_function_calls() -
     """Quadratic would be a hundred times."""
     took = [function_calls(told(*many(count))) for count in (100, 1000)]
     assert took[1] < 15 * took[0]
+
+
+# --- Open, and nobody there -----------------------------------------------------------------------
+
+CUTTING = """\
+title: A client that vanishes
+hosts: {server: {}, client: {}}
+steps:
+  - cut: client
+  - join: client
+"""
+
+
+def cut_at(t: float, index: int = 0) -> StepEvent:
+    verb = "join" if index else "cut"
+    return StepEvent(t + 0.01, index, "end", f"{verb} client", None, "done", moment=t, verb=verb)
+
+
+def vanished(*more: Event, timer: str = "", sent: Sequence[Sent] = ()) -> list[Cause]:
+    """What is said of a server whose client's host is cut off a second after the handshake."""
+    (scenario,) = load_document(Document("cut", CUTTING), CUTTING, "cut", {})
+    open_ = tcp("ESTAB", SERVER, CLIENT, more=f"{timer} ino:7")
+    events = [*established(1.0), look(1.5, open_), *more, look(9.0, open_)]
+    return said(told(events, [*handshake(1.0), *sent]), "gone", scenario)
+
+
+def test_nothing_tells_a_side_that_its_peer_s_host_was_cut_off() -> None:
+    (cause,) = vanished(cut_at(2.0))
+    assert (cause.id, cause.host, cause.connection) == ("gone-unnoticed", "server", HERE)
+    assert "client has been cut off since 2.000 s, nothing is sent, and no timer runs" in cause.text
+    (cause,) = vanished(cut_at(2.0), timer="timer:(keepalive,119min,0)")
+    assert "keepalive asks for the first time in 7140 s" in cause.text
+
+
+def test_who_is_back_or_is_asked_is_not_unnoticed() -> None:
+    assert vanished() == []
+    assert vanished(cut_at(2.0), cut_at(3.0, 1)) == []
+    assert vanished(cut_at(2.0), sent=[Sent(3.0, SERVER, CLIENT, ACK, 1, 1, 5, "lost")]) == []
+    assert vanished(cut_at(2.0), timer="timer:(keepalive,1.0sec,2)") == []
+    assert vanished(cut_at(8.5)) == []

@@ -14,6 +14,7 @@ from labctl.ground import errnos
 from labctl.judge.causes.descriptors import Descriptor, Descriptors
 from labctl.language.scenario import Scenario
 from labctl.language.steps import Sysctl
+from labctl.language.steps.faults import Cut, Join
 from labctl.probes.holders import Held
 from labctl.probes.observations import Segment, stays_inside
 from labctl.probes.sockets import Ends, Socket, SsParseError, State
@@ -245,6 +246,18 @@ class Scene:
                 if isinstance(step, Sysctl):
                     value = step.sysctl.get(host, {}).get(key, value)
         return value
+
+    def cut_off(self, host: str, t: float) -> float | None:
+        """Since when a host's link was down then, by the scenario's steps; None if it was not."""
+        since = None
+        for event in self.history.events if self.scenario else ():
+            if isinstance(event, StepEvent) and event.outcome == "done" and event.t <= t:
+                match self.scenario.steps[event.index] if self.scenario else None:
+                    case Cut(cut=name) if name == host:
+                        since = event.t if event.moment is None else event.moment
+                    case Join(join=name) if name == host:
+                        since = None
+        return since
 
     def uid(self, process: str) -> int | None:
         """The user that a process runs as; None if that is its image's own, or not known."""

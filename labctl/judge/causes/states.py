@@ -21,6 +21,7 @@ LONG = 1.0
 """Seconds after which a state that should pass at once is worth a word."""
 CLOSE = "RFC 9293, section 3.6"
 ORPHAN = "tcp(7), tcp_fin_timeout; tcp_close() in net/ipv4/tcp.c"
+IDLE = "tcp(7), SO_KEEPALIVE, tcp_keepalive_time; RFC 1122, section 4.2.3.6"
 BUCKETS = "tcp(7), tcp_max_tw_buckets"
 SHOWN = 3
 """Connections of one kind, at most: of more the first are told, and how many there are."""
@@ -219,6 +220,30 @@ def _fin_wait_2(held: _Held) -> Cause | None:
     )
 
 
+def _established(held: _Held) -> Cause | None:
+    """Nothing tells a side that its peer's host was cut off, unless it sends something."""
+    local, remote = held.timeline.ends
+    host = held.scene.history.owners.get(remote.rpartition(":")[0].strip("[]"))
+    since = held.scene.cut_off(host, held.until) if host else None
+    if since is None or held.span.end or held.last is None or held.until - since < LONG:
+        return None
+    if any(s.source == local and s.time > since for s in held.said):
+        return None
+    timer = held.last.timer
+    if timer is None:
+        notice = "no timer runs, so nothing ever asks: SO_KEEPALIVE is off"
+    elif timer.name == "keepalive" and not timer.retrans:
+        notice = f"keepalive asks for the first time in {timer.expires:g} s"
+    else:
+        return None
+    return held.cause(
+        "gone-unnoticed",
+        f"{host} has been cut off since {since:.3f} s, nothing is sent, and {notice}",
+        "set SO_KEEPALIVE, and TCP_KEEPIDLE to what you can wait; or a time limit of the program",
+        IDLE,
+    )
+
+
 def _fin_wait_1(held: _Held) -> Cause | None:
     return _unanswered("fin-wait-1-stuck", held)
 
@@ -240,4 +265,5 @@ LASTING: dict[State, Callable[[_Held], Cause | None]] = {
     State.FIN_WAIT_2: _fin_wait_2,
     State.FIN_WAIT_1: _fin_wait_1,
     State.LAST_ACK: _last_ack,
+    State.ESTAB: _established,
 }
