@@ -33,8 +33,9 @@ class Life:
 
     @property
     def failed(self) -> CallEvent | None:
-        """Its last failed call."""
-        return next((call for call in reversed(self.calls) if call.errno), None)
+        """Its last failed call. Programs try options that there are not, and mean no harm."""
+        failed = (c for c in reversed(self.calls) if c.errno and (c.name != "set" or c.fd is None))
+        return next(failed, None)
 
     def apply(self, event: Event) -> None:
         """Takes in one event of this process."""

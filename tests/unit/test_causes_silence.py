@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from labctl.judge.causes.cause import Cause
 from labctl.record.events import Event, LossEvent, ProcessEvent, StepEvent, TroubleEvent
 from tests.caused import (
     CLIENT,
@@ -349,3 +351,38 @@ def test_a_fin_without_an_answer_is_no_keepalive_probe() -> None:
     fin = [Sent(t, CLIENT, SERVER, FIN | ACK, 1, 1, fate="lost") for t in (2.0, 2.4, 3.2)]
     events = speaks("set SO_KEEPALIVE", *trace(2.0, "ESTAB", "FIN-WAIT-1", ends=(CLIENT, SERVER)))
     assert ids(told(events, [*handshake(1.0), *fin]), "timeout") == ["timeout-retries"]
+
+
+# --- Connections of programs, whose reading nobody sees -------------------------------------------
+
+
+def gives_up(*sent: Sent, count: int = 1, more: Sequence[Event] = ()) -> list[Cause]:
+    """What is said of a client that closed without a FIN, after what it sent."""
+    ends = CLIENT, SERVER
+    events = [
+        *established(1.0), *more, look(2.0, host="client", TcpExtTCPAbortOnTimeout=0),
+        *trace(8.0, "ESTAB", "UNCONN", ends=ends),
+        look(8.5, host="client", TcpExtTCPAbortOnTimeout=count),
+    ]  # fmt: skip
+    return said(told(events, [*handshake(1.0), *sent]), "timeout")
+
+
+def test_a_connection_that_keepalive_gave_up_is_told_by_its_probes() -> None:
+    (cause,) = gives_up(*probes())
+    assert (cause.id, cause.host, cause.connection) == (
+        "timeout-keepalive", "client", f"{CLIENT} -> {SERVER}"
+    )  # fmt: skip
+    assert cause.text.startswith(f"client gave up {CLIENT} -> {SERVER}: 3 keepalive probes had no")
+    assert "2.0 s apart; 3 lost on their way" in cause.text
+    assert cause.evidence[-1] == "TcpExtTCPAbortOnTimeout: 1"
+
+
+def test_which_connection_the_kernel_gave_up_is_not_guessed() -> None:
+    assert gives_up(*probes(), count=0) == []
+    assert gives_up(*probes(), count=2) == []
+    assert gives_up() == []
+    assert gives_up(*probes(), Sent(7.5, SERVER, CLIENT, RST | ACK, 1, 1)) == []
+    trouble = TroubleEvent(1.5, "client", "capture", "lost 9")
+    assert gives_up(*probes(), more=[trouble]) == []
+    # Of data sent again, the socket's options would tell which timer it was.
+    assert gives_up(*again()) == []

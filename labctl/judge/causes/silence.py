@@ -1,5 +1,5 @@
-"""Calls that ended with ETIMEDOUT: what had no answer, and which timer gave up (RFC 9293, section
-3.8.3; RFC 1122, section 4.2.3.6; tcp(7))."""
+"""Calls and connections that ended with ETIMEDOUT: what had no answer, and which timer gave up
+(RFC 9293, section 3.8.3; RFC 1122, section 4.2.3.6; tcp(7))."""
 
 from __future__ import annotations
 
@@ -12,31 +12,72 @@ from labctl.ground import errnos
 from labctl.judge.causes.cause import Cause, Scene, line
 from labctl.judge.causes.descriptors import Descriptor, arguments
 from labctl.probes.observations import Segment
+from labctl.probes.sockets import State
 from labctl.record.events import CallEvent
 
 SYN = "tcp(7), tcp_syn_retries"
 USER = "tcp(7), TCP_USER_TIMEOUT; RFC 5482"
 KEEPALIVE = "tcp(7), SO_KEEPALIVE, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT"
+GIVING_UP = (
+    State.ESTAB, State.CLOSE_WAIT, State.FIN_WAIT_1, State.CLOSING, State.LAST_ACK
+)  # fmt: skip
+"""The states in which a side waits for an acknowledgement."""
 SLACK = 0.3
 """Seconds by which a timer may seem to end early: it begins with what is sent, not acknowledged."""
 RETRIES = "tcp(7), tcp_retries2; RFC 1122, section 4.2.3.5"
 
 
+ABORTED = "TcpExtTCPAbortOnTimeout"
+
+
 def causes(scene: Scene) -> Iterator[Cause]:
-    """A cause for each call that timed out."""
+    """A cause for each call that timed out, and for each connection of which no call tells that."""
+    yield from _calls(scene)
+    for host in scene.history.hosts:
+        yield from _given_up(host, scene)
+
+
+def _given_up(host: str, scene: Scene) -> Iterator[Cause]:
+    """Connections of programs whose reading nobody sees: as many as the kernel says it gave up."""
+    count = scene.grown(host, ABORTED)
+    timed_out = [c for c in scene.calls if c.host == host and c.errno == "ETIMEDOUT"]
+    if not count or not scene.captured(host):
+        return
+    told = {mine.ends for call in timed_out if (mine := scene.descriptors.of(call))}
+    found = []
+    for timeline in scene.timelines(host):
+        last = timeline.spans[-1]
+        if last.end is None or last.state not in GIVING_UP or timeline.ends in told:
+            continue
+        t = last.end.latest
+        sent, lost = _unanswered(scene.conversation(host, timeline.ends, t), host, t, scene)
+        if sent:
+            found.append((timeline, t, sent, lost))
+    if len(found) != count - len(timed_out):
+        return
+    for timeline, t, sent, lost in found:
+        if known := _timer(scene.descriptor(host, timeline.ends, t), t, sent):
+            kind, ref, why = known
+            yield Cause(
+                kind, host, t, f"{host} gave up {timeline.name}: {why}; {lost}", "", timeline.name,
+                (*map(line, sent[-3:]), f"{ABORTED}: {count}"), (ref,),
+            )  # fmt: skip
+
+
+def _calls(scene: Scene) -> Iterator[Cause]:
     for call in scene.calls:
         mine = scene.descriptors.of(call)
         if call.errno != "ETIMEDOUT" or mine is None:
             continue
         found = _asked(call, mine, scene) if call.name == "connect" else _spoke(call, mine, scene)
-        sent, lost = _unanswered(found, call, scene)
+        sent, lost = _unanswered(found, call.host, call.t, scene)
         if not sent:
             continue
         failure = f"{call.process}: {call.call} failed with {errnos.describe('ETIMEDOUT')}"
         if call.name == "connect":
             tries = f"{len(sent)} tries of a" if len(sent) > 1 else "one"
             kind, ref, why = "no-answer", SYN, f"{tries} SYN without an answer"
-        elif known := _timer(call, mine, sent):
+        elif known := _timer(mine, call.t, sent):
             kind, ref, why = known
         else:
             continue
@@ -69,16 +110,16 @@ def _spoke(call: CallEvent, mine: Descriptor, scene: Scene) -> Sequence[Segment]
 
 
 def _unanswered(
-    found: Sequence[Segment], call: CallEvent, scene: Scene
+    found: Sequence[Segment], host: str, t: float, scene: Scene
 ) -> tuple[list[Segment], str]:
-    """What the host has sent there since it heard from its peer, and what became of it. A bare ACK
+    """What a host has sent there since it heard from its peer, and what became of it. A bare ACK
     wants no answer; a keepalive probe, which repeats a number, does."""
     ours: list[Segment] = []
     theirs = following = 0
     for segment in found:
-        if segment.time > call.t:
+        if segment.time > t:
             break
-        if segment.sender == call.host and segment.source == _own(found, call):
+        if segment.sender == host and segment.source == _own(found, host):
             span = segment.length + ("SYN" in segment.flags) + ("FIN" in segment.flags)
             if "RST" not in segment.flags and (span or segment.seq < following):
                 ours.append(segment)
@@ -90,10 +131,10 @@ def _unanswered(
     return (ours, _fate(ours, theirs, scene)) if ours else ([], "")
 
 
-def _own(found: Sequence[Segment], call: CallEvent) -> str:
-    """The end of the host that called: of a connection inside it, the one that opened it."""
+def _own(found: Sequence[Segment], host: str) -> str:
+    """The end of that host: of a connection inside it, the one that opened it."""
     first = found[0]
-    return first.source if first.sender == call.host else first.target
+    return first.source if first.sender == host else first.target
 
 
 def _fate(sent: Sequence[Segment], answers: int, scene: Scene) -> str:
@@ -113,21 +154,21 @@ def _fate(sent: Sequence[Segment], answers: int, scene: Scene) -> str:
 
 
 def _timer(
-    call: CallEvent, mine: Descriptor, sent: Sequence[Segment]
+    mine: Descriptor | None, t: float, sent: Sequence[Segment]
 ) -> tuple[str, str, str] | None:
     """The rule, where it is written, and which timer gave up."""
     again = sum(s.retransmitted or s.probe for s in sent)
-    user = mine.option("TCP_USER_TIMEOUT", call.t)
+    user = mine.option("TCP_USER_TIMEOUT", t) if mine else "0"
     if user.isdecimal() and int(user) > 0:
-        if call.t - sent[0].time < int(user) / 1000 - SLACK:
+        if t - sent[0].time < int(user) / 1000 - SLACK:
             return None
         why = f"nothing was acknowledged for TCP_USER_TIMEOUT, {user} ms"
         return "timeout-user", USER, why
-    if again:
+    if again and mine:
         why = f"{again} retransmissions without an answer (net.ipv4.tcp_retries2)"
         return "timeout-retries", RETRIES, why
     probes = [s for s in sent if not s.length and "FIN" not in s.flags]
-    if mine.has("SO_KEEPALIVE", call.t) and probes and len(probes) == len(sent):
+    if (mine is None or mine.has("SO_KEEPALIVE", t)) and probes and len(probes) == len(sent):
         apart = [round(b.time - a.time, 1) for a, b in pairwise(probes)]
         spacing = f", {min(apart)} s apart" if apart else ""
         why = f"{len(probes)} keepalive probes had no answer{spacing}"
