@@ -4,8 +4,9 @@
 Each lab has one, beside its hosts: tracefs belongs to the kernel and not to any namespace, so it
 needs CAP_SYS_ADMIN there, and the tracepoint sock:inet_sock_set_state reports all sockets of the
 machine. The controller says which addresses belong to the lab (`watch`), and this reports only
-those. If the kernel says why it sends an RST (tcp:tcp_send_reset, since Linux 6.10), this reports
-that too. It has a tracefs instance of its own, and so disturbs no other tracing.
+those. If the kernel says why it sends an RST (tcp:tcp_send_reset, since Linux 6.10), and what it
+did with a segment that it received (see `Fates`), this reports that too. It has tracefs instances
+of its own, and so disturbs no other tracing.
 
 The tracepoint knows full sockets. Connection requests, TIME_WAIT and an orphan's FIN_WAIT_2 are
 minisockets, and it does not see those.
@@ -17,6 +18,7 @@ removed: so this must not be killed together with the controller.
 Standard library only, Python 3.6 or later.
 """
 
+import collections
 import contextlib
 import ctypes
 import errno
@@ -27,13 +29,17 @@ import re
 import select
 import signal
 import socket
+import struct
 import sys
 import time
 
 TRACEFS = "/sys/kernel/tracing"
 PREFIX = "labctl-"
 EVENT = "events/sock/inet_sock_set_state"
+OF_TCP = "protocol == %d" % socket.IPPROTO_TCP
 RESET = "events/tcp/tcp_send_reset"
+DISCARD = "events/skb/kfree_skb"
+TAKEN = "events/tcp/tcp_receive_reset"
 PERIOD = 0.005
 CHUNK = 1 << 16
 
@@ -56,6 +62,11 @@ LINE = re.compile(
 RESET_LINE = re.compile(
     rb" (\d+\.\d+): tcp_send_reset: .* src=(\S+) dest=(\S+) state=\S+ reason=(\w+)"
 )
+FATE_LINE = re.compile(rb" (\d+\.\d+): (kfree_skb|tcp_receive_reset): (.*)")
+FIELD = re.compile(rb"(\w+)=0x([0-9a-f]+) ")
+REASON = re.compile(r'\{ (\d+), "(\w+)" \}')
+REMEMBERED = 1 << 22
+"""How many bytes of transitions to look through for the ends of a socket."""
 LOST = re.compile(rb"CPU:\d+ \[LOST (\d+) EVENTS\]")
 STATS = re.compile(r"^(?:overrun|dropped events): (\d+)$", re.MULTILINE)
 
@@ -97,11 +108,12 @@ def alone(folder):
 
 
 class Instance:
-    """A ring buffer of our own for the tracepoint. Raises OSError if there can be none.
+    """A ring buffer of our own for tracepoints, each with a filter. Raises OSError if there can be
+    none.
 
     If somebody holds one of this name open, this uses it, and leaves it to them at the end."""
 
-    def __init__(self, name):
+    def __init__(self, name, events):
         self.path = os.path.join(TRACEFS, "instances", PREFIX + name)
         if not os.path.isdir(os.path.join(TRACEFS, EVENT)):
             raise OSError(errno.ENOENT, "this kernel has no tracepoint sock:inet_sock_set_state")
@@ -110,21 +122,14 @@ class Instance:
             if not os.path.isdir(self.path):
                 os.mkdir(self.path)
             self.pipe = os.open(self.path + "/trace_pipe", os.O_RDONLY | os.O_NONBLOCK)
-        self._write("trace", "")  # empties what others left in it
-        self._write("trace_clock", "mono")
+        self.write("trace", "")  # empties what others left in it
+        self.write("trace_clock", "mono")
         if os.path.exists(self.path + "/buffer_percent"):
-            self._write("buffer_percent", "0")  # be woken by the first event, not by half a buffer
-        self._write(EVENT + "/filter", "protocol == %d" % socket.IPPROTO_TCP)
-        self.events = [EVENT]
-        if self._gives_reasons():
-            self.events.append(RESET)
-
-    def _gives_reasons(self):
-        try:
-            with open(os.path.join(TRACEFS, RESET, "format")) as file:
-                return "reason=" in file.read()
-        except OSError:
-            return False
+            self.write("buffer_percent", "0")  # be woken by the first event, not by half a buffer
+        self.events = events
+        for event, which in events.items():
+            if which:
+                self.write(event + "/filter", which)
 
     def _sweep(self):
         """Removes instances that no tracer uses: one in use can't be removed."""
@@ -136,13 +141,13 @@ class Instance:
                 except OSError:
                     pass
 
-    def _write(self, name, text):
+    def write(self, name, text):
         with open(os.path.join(self.path, name), "w") as file:
             file.write(text)
 
     def start(self):
         for event in self.events:
-            self._write(event + "/enable", "1")
+            self.write(event + "/enable", "1")
 
     def read(self):
         """The events since the last call, as trace_pipe prints them."""
@@ -165,17 +170,86 @@ class Instance:
 
     def remove(self):
         for event in self.events:
-            self._write(event + "/enable", "0")
+            self.write(event + "/enable", "0")
         with alone(os.path.dirname(self.path)):
             os.close(self.pipe)
             self._sweep()
 
 
+def format_of(event):
+    """What the kernel says of a tracepoint; empty if it has none."""
+    try:
+        with open(os.path.join(TRACEFS, event, "format")) as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+class Fates:
+    """What the kernel did with segments that it received: it discarded one, for a reason (skb:
+    kfree_skb, include/net/dropreason-core.h), or took the reset in it (tcp:tcp_receive_reset).
+
+    A discard names its socket by a pointer alone (rx_sk, since Linux 6.11). Whose that is, the last
+    transition of the socket tells, in an instance that prints fields as they are. Of addresses of
+    IPv6 it prints none, so those are left out, and so is whatever is not found."""
+
+    def __init__(self, name):
+        found = format_of(DISCARD)
+        if "rx_sk" not in found:
+            raise OSError(errno.ENOENT, "this kernel does not say whose segments it discards")
+        self.reasons = {int(number): word for number, word in REASON.findall(found)}
+        events = {EVENT: OF_TCP, DISCARD: "reason > 2 && rx_sk != 0", TAKEN: ""}
+        self.instance = Instance(name, events)
+        self.instance.write("options/fields", "1")
+        self.seen = collections.deque()  # what it said lately
+
+    def read(self, addresses):
+        """The messages since the last call."""
+        data = self.instance.read()
+        self.seen.append(data)
+        while sum(map(len, self.seen)) > REMEMBERED:
+            self.seen.popleft()
+        if b"kfree_skb:" not in data and b"tcp_receive_reset:" not in data:
+            return
+        known = b"".join(self.seen)
+        for found in FATE_LINE.finditer(data):
+            at, event, text = found.groups()
+            fields = fields_of(text)
+            did, reason = "reset", None
+            if event == b"kfree_skb":
+                did, reason = "discard", self.reasons.get(fields["reason"])
+                before = known[: known.find(found.group(0))]
+                fields = fields_of(last_of(fields["rx_sk"], before))
+            local, remote = (dotted(fields.get(name, 0)) for name in ("saddr", "daddr"))
+            if local in addresses:
+                yield {
+                    "kind": "fate", "t": float(at), "did": did, "reason": reason,
+                    "local": "%s:%d" % (local, fields["sport"]),
+                    "remote": "%s:%d" % (remote, fields["dport"]),
+                }  # fmt: skip
+
+
+def fields_of(text):
+    """The numbers in a line that prints fields as they are."""
+    return {name.decode(): int(value, 16) for name, value in FIELD.findall(text + b" ")}
+
+
+def last_of(pointer, text):
+    """The last line about a socket."""
+    start = text.rfind(b"skaddr=0x%x " % pointer)
+    return text[start:].split(b"\n", 1)[0] if start >= 0 else b""
+
+
 class Tracer:
-    def __init__(self, instance):
-        self.instance = instance
+    def __init__(self, instance, fates):
+        self.instance, self.fates = instance, fates
         self.addresses = set()
         self.lost = 0
+
+    def start(self):
+        self.instance.start()
+        if self.fates:
+            self.fates.instance.start()
 
     def read(self):
         """Reports the lab's events since the last time."""
@@ -188,6 +262,8 @@ class Tracer:
                 events += self.reset(reset)
             else:
                 events += self.loss(LOST.search(line))
+        if self.fates:
+            events += self.fates.read(self.addresses)
         emit(*events)
 
     def event(self, found):
@@ -246,6 +322,11 @@ def unmapped(address):
     return text[7:] if text.startswith("::ffff:") and "." in text else text
 
 
+def dotted(address):
+    """An address of IPv4, from its bytes as one number of this machine."""
+    return socket.inet_ntoa(struct.pack("=I", address))
+
+
 def parted(end):
     """Address and port of an end, as the kernel prints it (%pISpc)."""
     address, _, port = end.rpartition(b":")
@@ -263,7 +344,7 @@ def trouble(text):
 def do_watch(tracer, ident, addresses):
     """From now on, reports the sockets that have these local addresses."""
     tracer.addresses = set(addresses)
-    tracer.instance.start()
+    tracer.start()
     emit({"kind": "reply", "id": ident, "t": time.monotonic()})
 
 
@@ -285,13 +366,19 @@ def main(argv):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         mount()
-        instance = Instance(name)
+        given = {RESET: ""} if "reason=" in format_of(RESET) else {}
+        instance = Instance(name, {EVENT: OF_TCP, **given})
     except OSError as exc:
         emit({"kind": "refused", "t": time.monotonic(), "reason": "no tracing: %s" % exc.strerror})
         return
+    fates = None
     try:
+        try:
+            fates = Fates(name + "-fates")
+        except OSError:
+            pass  # nothing stands on that alone
         emit({"kind": "hello", "t": time.monotonic()})
-        Tracer(instance).run()
+        Tracer(instance, fates).run()
     except OSError:
         pass  # The controller is gone, in the middle of a word.
     except Exception as exc:
@@ -299,7 +386,8 @@ def main(argv):
         emit({"kind": "broken", "t": time.monotonic(), "text": text})
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        instance.remove()
+        for each in [instance, fates.instance] if fates else [instance]:
+            each.remove()
 
 
 if __name__ == "__main__":

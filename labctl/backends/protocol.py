@@ -25,8 +25,8 @@ from labctl.probes.sockets import StateName
 VERSION = 10
 """2 brought captures and the trace; 3 faults; 4 agents that rest; 5 the end of what a process left;
 6 programs that report their faults, supervisors that answer, and counters and addresses as they
-change; 7 a host's network apart from its watch; 8 guests; 9 resets; 10 calls of programs, and who
-holds sockets."""
+change; 7 a host's network apart from its watch; 8 guests; 9 resets; 10 calls of programs, who holds
+sockets, and the fate of segments."""
 
 
 class Hello(Said, kind="hello"):
@@ -283,6 +283,15 @@ class Reset(Said, kind="reset", added=9):
     reason: str
 
 
+class Fate(Said, kind="fate", added=10):
+    """What the kernel did with a segment that it received; see FateEvent."""
+
+    local: str
+    remote: str
+    did: Literal["discard", "reset"]
+    reason: str | None
+
+
 class Watch(Command[Done], do="watch", added=2):
     """Reports the sockets that have these local addresses, from now on."""
 
@@ -467,7 +476,7 @@ AGENT = Program(
         Probe,
     ),
 )
-TRACER = Program((Hello, Refused, State, Reset, Trouble, Broken), (Watch, FlushTrace))
+TRACER = Program((Hello, Refused, State, Reset, Fate, Trouble, Broken), (Watch, FlushTrace))
 SUPERVISOR = Program(
     (Process, Call, Unseen, Output, Holders, Broken),
     (Begin, DoCall, Signal, End, Freeze, Thaw, TellAll, TellHolders),

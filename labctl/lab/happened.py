@@ -13,6 +13,7 @@ from labctl.record.events import (
     CallEvent,
     CountersEvent,
     Event,
+    FateEvent,
     HoldersEvent,
     LossEvent,
     OutputEvent,
@@ -33,6 +34,7 @@ EVENTS: dict[type[Said], type[Event]] = {
     protocol.Trouble: TroubleEvent,
     protocol.State: StateEvent,
     protocol.Reset: ResetEvent,
+    protocol.Fate: FateEvent,
     protocol.Process: ProcessEvent,
     protocol.Call: CallEvent,
     protocol.Unseen: UnseenEvent,
@@ -54,7 +56,7 @@ def happened(said: Said, t: float, **where: Any) -> Event:
     return event
 
 
-def owner(state: protocol.State | protocol.Reset, owners: Mapping[str, str]) -> str:
+def owner(state: protocol.State | protocol.Reset | protocol.Fate, owners: Mapping[str, str]) -> str:
     """The host of a socket, by its address. Raises NoMessage."""
     address = state.local.rpartition(":")[0].strip("[]")
     if address not in owners:

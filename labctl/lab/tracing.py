@@ -10,6 +10,7 @@ from labctl.backends.protocol import (
     TRACER,
     Broken,
     Done,
+    Fate,
     FlushTrace,
     Hello,
     Refused,
@@ -91,7 +92,7 @@ class Tracer:
         said = TRACER.heard(message)
         t = said.t - self._clock.origin
         match said:
-            case State() | Reset() if self._told:
+            case State() | Reset() | Fate() if self._told:
                 self._emit(happened(said, t, host=owner(said, self._owners)))
             case Trouble() if self._told:
                 self._blind(t, said.text)

@@ -23,7 +23,7 @@ from labctl.probes.sockets import RESOLVER, Socket, StateName, lab_sockets, pars
 
 VERSION = 4
 """Raise it when an older labctl can't read the history. 1: before histories had a version;
-3: resets; 4: calls of programs, and holders of sockets."""
+3: resets; 4: calls of programs, and holders of sockets, and what became of segments."""
 READS = range(1, VERSION + 1)
 
 
@@ -270,6 +270,19 @@ class ResetEvent(Event):
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class FateEvent(Event):
+    """What the kernel did with a segment that it received, as it says itself: it discarded it, and
+    why (`TCP_INVALID_SEQUENCE`: include/net/dropreason-core.h), or took the reset in it."""
+
+    kind = "fate"
+    host: str
+    local: str
+    remote: str
+    did: Literal["discard", "reset"]
+    reason: str | None = None
+
+
 @dataclass(frozen=True)
 class PacketEvent(Event):
     """What a host did with a packet. `data` is the packet or its head, from the IP header on, in
@@ -356,6 +369,7 @@ KINDS: dict[str, type[Event]] = {
         ExecEvent,
         StateEvent,
         ResetEvent,
+        FateEvent,
         LossEvent,
         TallyEvent,
         InjectEvent,

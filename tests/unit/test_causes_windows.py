@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from labctl.record.events import Event, InjectEvent, TroubleEvent
+from labctl.record.events import Event, FateEvent, InjectEvent, TroubleEvent
 from labctl.record.history import History
 from tests.caused import (
     CLIENT,
@@ -60,9 +60,22 @@ def test_an_rst_beside_it_is_not_answered() -> None:
     assert "100 before the one that was due, 1, so server dropped it" in cause.text
 
 
+def fate(reason: str | None, t: float = 2.00006) -> FateEvent:
+    return FateEvent(t, "server", SERVER, CLIENT, "discard" if reason else "reset", reason)
+
+
+def test_the_kernel_s_own_word_is_told() -> None:
+    blind = TroubleEvent(1.2, "server", "trace", "lost")
+    cause = only(lived(LATE, events=(fate("TCP_RESET"), blind)), "reset-window")
+    assert "and the connection went on (the kernel says: TCP_RESET)" in cause.text
+    other = only(lived(LATE, ANSWER, events=(fate("TCP_RESET", 1.5),)), "reset-window")
+    assert "kernel says" not in other.text
+
+
 @pytest.mark.parametrize(
     "history",
     [
+        lived(LATE, ANSWER, events=(fate(None),)),  # the kernel took it
         lived(replace(LATE, seq=1)),  # it fits: the firewall of its host may have sent it
         lived(replace(LATE, fate="lost")),
         lived(LATE, until=2.1),  # too soon to say that it did no harm

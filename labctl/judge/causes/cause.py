@@ -6,7 +6,7 @@ import math
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +18,7 @@ from labctl.language.steps.faults import Cut, Join
 from labctl.probes.holders import Held
 from labctl.probes.observations import Segment, stays_inside
 from labctl.probes.sockets import Ends, Socket, SsParseError, State
-from labctl.record.events import CallEvent, ResetEvent, SocketsEvent, StepEvent
+from labctl.record.events import CallEvent, FateEvent, ResetEvent, SocketsEvent, StepEvent
 from labctl.record.history import History
 from labctl.record.listeners import listeners
 from labctl.record.looks import Looks
@@ -193,6 +193,15 @@ class Scene:
         return [event for event in self.history.events if isinstance(event, ResetEvent)]
 
     @cached_property
+    def fates(self) -> dict[tuple[str, Ends], list[FateEvent]]:
+        """What the kernel says that it did with segments, by host and connection."""
+        found: dict[tuple[str, Ends], list[FateEvent]] = defaultdict(list)
+        for event in self.history.events:
+            if isinstance(event, FateEvent):
+                found[event.host, (event.local, event.remote)].append(event)
+        return found
+
+    @cached_property
     def calls(self) -> list[CallEvent]:
         """All calls that ended."""
         found = (e for e in self.history.events if isinstance(e, CallEvent))
@@ -341,8 +350,9 @@ def readable(look: SocketsEvent) -> bool:
 
 
 def line(segment: Segment) -> str:
-    """A segment as evidence."""
-    return f"{segment.time:.6f} {segment.sender or '?'}: {segment.summary}"
+    """A segment as evidence. Of one that may still arrive nothing is said, as later it has."""
+    told = replace(segment, pending=False, arrived=segment.time) if segment.pending else segment
+    return f"{segment.time:.6f} {segment.sender or '?'}: {told.summary}"
 
 
 def begins(segment: Segment) -> bool:

@@ -67,12 +67,18 @@ def _rst(rst: Segment, host: str, scene: Scene) -> Cause | None:
     until = answer.time if answer else came + AFTER
     if due is None or rst.seq == due or not _open(rst, host, scene, until):
         return None
-    if answer is None and (host, "trace") in scene.history.trouble:
+    fates = [f for f in scene.fates.get((host, (rst.target, rst.source)), ())
+             if came - AT_ONCE < f.t < came + AT_ONCE]  # fmt: skip
+    if any(fate.did == "reset" for fate in fates):
+        return None
+    reason = next((f.reason for f in fates if f.reason), "")
+    if answer is None and not reason and (host, "trace") in scene.history.trouble:
         return None  # whether it lives on, looks alone tell too late
     did = (
         f"{host} answered it by a challenge ACK" if answer
         else f"{host} dropped it, as a segment beside the window, and the connection went on"
     )  # fmt: skip
+    did += f" (the kernel says: {reason})" if reason else ""
     return Cause(
         "reset-window", host, came,
         f"{host} did not take the RST of {rst.source} -> {rst.target}: its number is "
