@@ -316,7 +316,7 @@ def test_outcomes(project: pytest.Pytester, workers: tuple[str, ...]) -> None:
             "PASSED good.yaml::good (end stop)",
             "FAILED wrong.yaml::wrong - Failed: wrong.yaml:10: client: *",
             "wrong.yaml:10: client: expected TIME-WAIT, saw ESTAB",
-            "    ESTAB * -> *:8000",
+            "    ESTAB * -> *:8000*",
             "recorded; see it all: *labctl report */wrong",
             "* SYN ACK seq 0 ack 1 *",
             "* ✗ client: TIME-WAIT *",
