@@ -4,19 +4,30 @@ what it shows does not happen, it fails."""
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.contract.false_claims import OF_HOURS, OF_SERVERS, FalseClaim
 from tests.contract.false_claims_catalogue import OF_THE_CATALOGUE
 from tests.contract.false_claims_lessons import OF_LESSONS
-from tests.contract.test_lessons import FILES, HOURS, report, run
+from tests.contract.test_lessons import FILES, HOURS, MINUTES, report, run
 
 FALSE_CLAIMS = [*OF_LESSONS, *OF_THE_CATALOGUE, *OF_SERVERS]
 
 
+def claims() -> list[Any]:
+    """All of them; those that take a minute run in CI."""
+    return [
+        pytest.param(
+            claim, id=str(claim), marks=[pytest.mark.ci] if claim.lesson in MINUTES else []
+        )
+        for claim in FALSE_CLAIMS
+    ]
+
+
 @pytest.mark.netns
-@pytest.mark.parametrize("claim", FALSE_CLAIMS, ids=str)
+@pytest.mark.parametrize("claim", claims())
 def test_false_claim_fails(claim: FalseClaim, tmp_path: Path) -> None:
     result = run(claim.case, "netns", tmp_path)
     if result.result == "skip":

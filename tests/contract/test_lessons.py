@@ -24,6 +24,8 @@ BACKENDS = [("netns", pytest.mark.netns), ("docker", pytest.mark.docker)]
 FILES = catalogue(scenarios())
 HOURS = {name for name in FILES if name.startswith("hours/")}
 MINUTES = {"eaddrinuse_time_wait", "time_wait_restarted"}
+ONCE = {"netns": (), "docker": (pytest.mark.ci,)}
+"""A minute's wait is done on one backend, and in CI on both."""
 
 
 def run(case: Scenario, backend: str, folder: Path) -> RunResult:
@@ -54,7 +56,7 @@ def lessons() -> list[Any]:
             case,
             backend,
             id=f"{case.label}-{backend}",
-            marks=[mark, pytest.mark.slow] if case.name in MINUTES else mark,
+            marks=[mark, *((pytest.mark.slow, *ONCE[backend]) if case.name in MINUTES else ())],
         )
         for backend, mark in BACKENDS
         for case in cases()

@@ -18,7 +18,7 @@ from labctl.run.runner import Silent
 from labctl.run.workflow import run_case
 from tests.contract.test_lessons import report
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.ci]  # images of one more system are built
 
 ANOTHER = "debian:13"
 LESSONS = ["fin_wait_2", "lost_last_ack", "time_wait_assassination"]

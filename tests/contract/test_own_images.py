@@ -118,6 +118,7 @@ def lesson(name: str, **sets: str) -> list[Scenario]:
     return load(scenarios() / "servers" / f"{name}.yaml", sets)
 
 
+@pytest.mark.ci  # four lessons, three of which wait
 def test_the_lessons_judge_it_and_no_other(make: Make, tmp_path: Path) -> None:
     mine = make(f"ENTRYPOINT {python(SERVE)}", 'CMD ["8080"]')
     for case in (*lesson("half_close", image=mine, port="8080"),
