@@ -235,7 +235,11 @@ def supervise(main, log, tether, watched=None):
     os.close(from_main)
     theirs.close()
     below = Children(child, waker, ours if watched else None)
-    below.start()
+    try:
+        below.start()
+    except RuntimeError as exc:  # a thread counts as a process
+        _kill(child, signal.SIGKILL)
+        raise OSError(errno.EAGAIN, NO_FORK % exc) from None
     status = None
     pending = b""
     written = Written()

@@ -252,3 +252,16 @@ os.write(1, b"parent\\n")
         while b'"phase": "exit"' not in said:
             assert time.monotonic() < deadline
             said += os.read(told, 1 << 16)
+
+
+def test_a_thread_that_is_refused_is_told() -> None:
+    refused = (
+        'import threading\ndef start(self):\n    raise RuntimeError("can\'t start new thread")'
+    )
+    status, said = supervised(
+        f"{refused}\nthreading.Thread.start = start\nmain = None\n"
+        "sys.argv[1:] = ['calls', 'wait']\npeer.main()"
+    )  # fmt: skip
+    broken = [event for event in said if event["kind"] == "broken"]
+    assert "can't start new thread; a limit of processes" in broken[-1]["text"]
+    assert status == 1
