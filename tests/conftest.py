@@ -14,9 +14,10 @@ from functools import cache
 import pytest
 from hypothesis import HealthCheck, settings
 
-# A machine may be busy, and no test is about how long a thing takes.
+# A machine may be busy, and no test is about how long a thing takes. CI tries more examples.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("busy")
+settings.register_profile("quick", settings.get_profile("busy"), max_examples=40)
+settings.load_profile("busy" if os.environ.get("CI") == "true" else "quick")
 
 # A shell has its background jobs ignore Ctrl-C, and so would all that tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -8,6 +8,7 @@ the reasons in BEYOND and no others; what the loader takes it never refuses.
 from __future__ import annotations
 
 import copy
+import os
 import random
 import re
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ from labctl.language.schema import schema
 jsonschema = pytest.importorskip("jsonschema")
 
 SHIPPED = [Document.read(path) for path in catalogue(scenarios()).values()]
-MUTANTS, BATCHES = 40, 6
+MUTANTS, BATCHES = 40, 6 if os.environ.get("CI") == "true" else 2
 MOST_BEYOND = 0.3
 
 BEYOND = {
