@@ -14,17 +14,18 @@ from functools import cache
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests import CI
+
 # A machine may be busy, and no test is about how long a thing takes. CI tries more examples.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("quick", settings.get_profile("busy"), max_examples=40)
-settings.load_profile("busy" if os.environ.get("CI") == "true" else "quick")
+settings.load_profile("busy" if CI else "quick")
 
 # A shell has its background jobs ignore Ctrl-C, and so would all that tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 NO_ENGINE = os.environ.get("LABCTL_TEST_NO_ENGINE")  # from engine.py
-CI = os.environ.get("CI") == "true"
 COMPLETE = CI and sys.platform == "linux" and os.geteuid() == 0
 OF_THE_MACHINE = (
     "netem", "tracefs", "traced", "this kernel", "IPv6", "first network namespace", "cgroup",

@@ -124,16 +124,18 @@ class Children(threading.Thread):
         super().__init__(daemon=True)
         self.main, self.waker = main, waker
         self.said = collections.deque()
-        self.tracer = syscalls.Tracer(main, self.say) if traced else None
+        self.tracer = syscalls.Tracer(main, self.say, self.rouse) if traced else None
         self.waits = traced
 
     def say(self, **event):
-        """Tells an event; without one, that `overdue` of the tracer has something to wait for."""
-        self.tell(event or ())
+        self.tell(event)
 
     def tell(self, what):
-        if what != ():
-            self.said.append(what)
+        self.said.append(what)
+        self.rouse()
+
+    def rouse(self):
+        """Wakes the supervisor: there is something to tell, or a call whose return to wait for."""
         try:
             os.write(self.waker, b"x")
         except BlockingIOError:

@@ -66,10 +66,10 @@ BLOCKED = 0.025
 class Tracer:
     """Traces a process and all that it starts. All methods but `overdue` run in one thread.
 
-    `say` takes events of the kinds `call` and `unseen`."""
+    `say` takes events of the kinds `call` and `unseen`; `rouse` has `overdue` asked."""
 
-    def __init__(self, main, say):
-        self.main, self.say = main, say
+    def __init__(self, main, say, rouse):
+        self.main, self.say, self.rouse = main, say, rouse
         self.machine = MACHINES.get(platform.machine())
         self.names = {}
         if self.machine:
@@ -243,7 +243,7 @@ class Tracer:
         quiet = quiet or (name == "connect" and mine is not None and mine.connecting is not None)
         with self.lock:
             self.inside[thread] = Entered(name, arguments, event, quiet)
-        self.say()
+        self.rouse()
         return TO_SYSCALL
 
     def _cut(self, thread):

@@ -6,13 +6,9 @@ import html
 import re
 from pathlib import Path
 
-import pytest
-
 from labctl import reports
 from labctl.judge import recorded
-from labctl.language.document import Document
-from labctl.language.scenario import load_document
-from tests.contract.test_lessons import BACKENDS, report, run
+from tests.contract.test_lessons import on_each_backend, played, report
 
 TEXT = """\
 title: Processes that end, each for a reason of its own
@@ -56,10 +52,9 @@ WHY = (
 )
 
 
-@pytest.mark.parametrize("backend", [pytest.param(name, marks=mark) for name, mark in BACKENDS])
+@on_each_backend
 def test_each_names_its_cause(backend: str, tmp_path: Path) -> None:
-    (case,) = load_document(Document("ends", TEXT), TEXT, "ends", {})
-    found = run(case, backend, tmp_path)
+    found = played(TEXT, backend, tmp_path)
     assert found.result == "fail", report(found)
     hung = [verdict for verdict in found.verdicts if verdict.result == "fail"]
     assert hung[0].actual.startswith(("missing on", "typo on", "seven on"))
@@ -97,10 +92,9 @@ steps:
 """
 
 
-@pytest.mark.parametrize("backend", [pytest.param(name, marks=mark) for name, mark in BACKENDS])
+@on_each_backend
 def test_of_a_program_the_segments_tell_where_it_was_refused(backend: str, tmp_path: Path) -> None:
-    (case,) = load_document(Document("refused", REFUSED), REFUSED, "refused", {})
-    found = run(case, backend, tmp_path)
+    found = played(REFUSED, backend, tmp_path)
     (verdict,) = (v for v in found.verdicts if v.result == "fail")
     assert [account.process for account in verdict.processes] == ["client", "server"]
     refused = "client: nothing listened at 8080 of server, which listens at :8000"

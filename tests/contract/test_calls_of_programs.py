@@ -4,16 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from labctl.judge.result import RunResult
-from labctl.language.document import Document
-from labctl.language.scenario import load_document
-from tests.contract.test_lessons import BACKENDS, report, run
-
-on_each = pytest.mark.parametrize(
-    "backend", [pytest.param(name, marks=mark) for name, mark in BACKENDS]
-)
+from tests.contract.test_lessons import on_each_backend, played, report
 
 TEXT = """\
 title: Programs
@@ -59,11 +51,10 @@ expect:
 
 def judged(backend: str, watch: str, folder: Path) -> RunResult:
     text = TEXT.format(watch=watch)
-    (case,) = load_document(Document("programs", text), text, "programs", {})
-    return run(case, backend, folder)
+    return played(text, backend, folder)
 
 
-@on_each
+@on_each_backend
 def test_what_they_call_is_known_and_why_it_failed(backend: str, tmp_path: Path) -> None:
     result = judged(backend, "env: {}", tmp_path)
     assert [v.result for v in result.verdicts[-5:]] == [
@@ -77,7 +68,7 @@ def test_what_they_call_is_known_and_why_it_failed(backend: str, tmp_path: Path)
     assert blocked.text.startswith("new: bind :8000 failed with EADDRINUSE")
 
 
-@on_each
+@on_each_backend
 def test_unwatched_calls_are_not_guessed(backend: str, tmp_path: Path) -> None:
     result = judged(backend, "calls: off", tmp_path)
     assert [v.result for v in result.verdicts[-5:]] == [

@@ -12,20 +12,12 @@ import pytest
 from labctl.judge.causes.cause import Cause
 from labctl.judge.causes.rules import causes
 from labctl.judge.recorded import load, scenario_of
-from labctl.language.document import Document
-from labctl.language.scenario import load_document
-from tests.contract.test_lessons import BACKENDS, report, run
-
-each_backend = pytest.mark.parametrize(
-    "backend", [pytest.param(name, marks=mark) for name, mark in BACKENDS]
-)
+from tests.contract.test_lessons import on_each_backend, played, report
 
 
 def found_in(text: str, backend: str, folder: Path, **sets: Any) -> dict[str, list[Cause]]:
     """The causes of a scenario's run by their ids, which its record tells as well."""
-    words = {name: str(value) for name, value in sets.items()}
-    (case,) = load_document(Document("caused", text), text, "caused", words)
-    result = run(case, backend, folder)
+    result = played(text, backend, folder, **sets)
     assert result.result == "pass", report(result)
     recorded = load(result.folder)
     assert tuple(causes(recorded.history, scenario_of(recorded))) == result.causes
@@ -102,14 +94,14 @@ steps:
 """
 
 
-@each_backend
+@on_each_backend
 def test_a_request_crosses_the_end_of_an_idle_connection(backend: str, tmp_path: Path) -> None:
     (cause,) = found_in(IDLE, backend, tmp_path)["idle-race"]
     assert cause.host == "client" and cause.certain
     assert "a request of 6 bytes" in cause.text and "after 0." in cause.text
 
 
-@each_backend
+@on_each_backend
 @pytest.mark.parametrize(
     ("half", "ends", "name", "words"),
     [
@@ -127,7 +119,7 @@ def test_a_proxy_cuts_a_connection(
         assert cause.host == "proxy" and cause.certain and words in cause.text, cause
 
 
-@each_backend
+@on_each_backend
 def test_segments_that_did_not_fit(backend: str, tmp_path: Path) -> None:
     found = found_in(CHALLENGE, backend, tmp_path)
     (reset,), (syn,) = found["reset-window"], found["challenge-ack"]

@@ -7,15 +7,9 @@ from pathlib import Path
 import pytest
 
 from labctl.judge.result import RunResult
-from labctl.language.document import Document
-from labctl.language.scenario import load_document
 from labctl.record.events import HoldersEvent, ProcessEvent
 from labctl.reports.ladder import ladder_of
-from tests.contract.test_lessons import BACKENDS, report, run
-
-backends = pytest.mark.parametrize(
-    "backend", [pytest.param(name, marks=mark) for name, mark in BACKENDS]
-)
+from tests.contract.test_lessons import on_each_backend, played, report
 
 CHILD = """\
 title: A child holds the listener after its parent has died
@@ -63,12 +57,7 @@ def main(result: RunResult, process: str) -> int | None:
     return next(e.pid for e in starts if (e.process, e.phase) == (process, "start"))
 
 
-def played(text: str, backend: str, folder: Path) -> RunResult:
-    (case,) = load_document(Document("holders", text), text, "holders", {})
-    return run(case, backend, folder)
-
-
-@backends
+@on_each_backend
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_child_that_holds_a_listener_is_named(backend: str, kind: str, tmp_path: Path) -> None:
     old, forked = KINDS[kind]
@@ -114,7 +103,7 @@ steps:
 """
 
 
-@backends
+@on_each_backend
 def test_where_nobody_can_know_nobody_is_named(backend: str, tmp_path: Path) -> None:
     result = played(UNREAD, backend, tmp_path)
     assert result.result == "pass", report(result)
@@ -145,7 +134,7 @@ steps:
 """
 
 
-@backends
+@on_each_backend
 def test_of_any_user(backend: str, tmp_path: Path) -> None:
     result = played(OTHERS, backend, tmp_path)
     if result.result == "skip":

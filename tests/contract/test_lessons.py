@@ -12,7 +12,8 @@ import pytest
 from labctl.backends.docker.backend import build_images
 from labctl.ground.resources import catalogue, scenarios
 from labctl.judge.result import RunResult
-from labctl.language.scenario import Scenario, load
+from labctl.language.document import Document
+from labctl.language.scenario import Scenario, load, load_document
 from labctl.record.history import History
 from labctl.run.places import DEFAULT_OS, Place
 from labctl.run.runner import Silent
@@ -24,12 +25,22 @@ BACKENDS = [("netns", pytest.mark.netns), ("docker", pytest.mark.docker)]
 FILES = catalogue(scenarios())
 HOURS = {name for name in FILES if name.startswith("hours/")}
 MINUTES = {"eaddrinuse_time_wait", "time_wait_restarted"}
+on_each_backend = pytest.mark.parametrize(
+    "backend", [pytest.param(name, marks=mark) for name, mark in BACKENDS]
+)
 ONCE = {"netns": (), "docker": (pytest.mark.ci,)}
 """A minute's wait is done on one backend, and in CI on both."""
 
 
 def run(case: Scenario, backend: str, folder: Path) -> RunResult:
     return run_case(case, Place(backend), folder, Silent(), lambda text: None)
+
+
+def played(text: str, backend: str, folder: Path, **sets: Any) -> RunResult:
+    """Runs the one case of a scenario's text."""
+    words = {name: str(value) for name, value in sets.items()}
+    (case,) = load_document(Document("played", text), text, "played", words)
+    return run(case, backend, folder)
 
 
 def report(result: RunResult) -> str:

@@ -12,13 +12,8 @@ from pathlib import Path
 import pytest
 
 from labctl.judge.result import RunResult
-from labctl.language.document import Document
-from labctl.language.scenario import load_document
-from tests.contract.test_lessons import BACKENDS, report, run
+from tests.contract.test_lessons import on_each_backend, played, report
 
-backends = pytest.mark.parametrize(
-    "backend", [pytest.param(name, marks=mark) for name, mark in BACKENDS]
-)
 HOSTS = """\
 title: What breaks
 hosts:
@@ -30,14 +25,13 @@ steps:
 
 def judged(steps: str, backend: str, folder: Path) -> RunResult:
     text = HOSTS + steps
-    (case,) = load_document(Document("broken", text), text, "broken", {})
-    result = run(case, backend, folder)
+    result = played(text, backend, folder)
     if result.result == "skip":
         pytest.skip(result.reason or "")
     return result
 
 
-@backends
+@on_each_backend
 def test_names_for_another_users_process(backend: str, tmp_path: Path) -> None:
     steps = f"""\
   - start: server
@@ -55,7 +49,7 @@ def test_names_for_another_users_process(backend: str, tmp_path: Path) -> None:
     assert [v.result for v in result.verdicts] == ["pass"] * 4 + ["fail"], report(result)
 
 
-@backends
+@on_each_backend
 def test_commands_that_fail(backend: str, tmp_path: Path) -> None:
     steps = """\
   - exec: {server: "nft add rule ip nosuch x tcp dport 8000 drop"}

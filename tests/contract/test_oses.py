@@ -16,6 +16,7 @@ from labctl.language.scenario import load
 from labctl.run.places import Place
 from labctl.run.runner import Silent
 from labctl.run.workflow import run_case
+from tests import CI
 from tests.contract.test_lessons import report
 
 pytestmark = [pytest.mark.docker, pytest.mark.ci]  # images of one more system are built
@@ -31,7 +32,7 @@ def another() -> str:
     try:
         build_images(ANOTHER, print)
     except Unavailable as exc:
-        if os.environ.get("CI") == "true":
+        if CI:
             raise
         pytest.skip(str(exc))
     return ANOTHER

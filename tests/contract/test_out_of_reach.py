@@ -8,9 +8,7 @@ import pytest
 import yaml
 
 from labctl.backends import RIGHTS
-from labctl.language.document import Document
-from labctl.language.scenario import load_document
-from tests.contract.test_lessons import BACKENDS, report, run
+from tests.contract.test_lessons import on_each_backend, played, report
 
 # Tries every way to a descriptor, or to the memory, of another process: by /proc, pidfd_getfd(2),
 # ptrace(2), and what it has inherited. Whatever it gets it writes a forged call and end to.
@@ -100,11 +98,10 @@ def scenario(who: str) -> str:
 
 
 @pytest.mark.parametrize("who", WHO)
-@pytest.mark.parametrize("backend", [pytest.param(name, marks=mark) for name, mark in BACKENDS])
+@on_each_backend
 def test_a_program_reaches_no_channel(backend: str, who: str, tmp_path: Path) -> None:
     text = scenario(who)
-    (case,) = load_document(Document("attack", text), text, "attack", {})
-    result = run(case, backend, tmp_path)
+    result = played(text, backend, tmp_path)
     if result.result == "skip":
         pytest.skip(result.reason or "")
     found = [verdict.result for verdict in result.verdicts]

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
-from labctl.judge.result import RunResult
-from labctl.language.document import Document
-from labctl.language.scenario import load_document
-from tests.contract.test_lessons import BACKENDS, report, run
+from tests.contract.test_lessons import on_each_backend, played, report
 
 FLOOD = """\
 title: A program says that it is done, behind a flood
@@ -63,19 +58,11 @@ expect:
   - process: {long: {output: ^aé+$}}
   - process: {killed: {signal: KILL}}
 """
-backends = pytest.mark.parametrize(
-    "backend", [pytest.param(name, marks=mark) for name, mark in BACKENDS]
-)
 
 
-def judged(text: str, backend: str, folder: Path) -> RunResult:
-    (case,) = load_document(Document("output", text), text, "output", {})
-    return run(case, backend, folder)
-
-
-@backends
+@on_each_backend
 def test_what_came_after_a_flood_is_found(backend: str, tmp_path: Path) -> None:
-    result = judged(FLOOD, backend, tmp_path)
+    result = played(FLOOD, backend, tmp_path)
     found = [verdict.result for verdict in result.verdicts]
     assert found == ["pass", "pass", "unknown", "unknown"], report(result)
     assert "bytes of it are not recorded; have it write less" in result.verdicts[-1].actual
@@ -83,9 +70,9 @@ def test_what_came_after_a_flood_is_found(backend: str, tmp_path: Path) -> None:
     assert record < 6_000_000
 
 
-@backends
+@on_each_backend
 def test_pieces_and_signals(backend: str, tmp_path: Path) -> None:
-    result = judged(PIECES, backend, tmp_path)
+    result = played(PIECES, backend, tmp_path)
     assert [verdict.result for verdict in result.verdicts] == ["pass"] * 5 + ["fail"], report(
         result
     )

@@ -14,10 +14,9 @@ import pytest
 from labctl.backends.docker import images
 from labctl.ground.resources import scenarios
 from labctl.judge.result import RunResult
-from labctl.language.document import Document
-from labctl.language.scenario import Scenario, load, load_document
+from labctl.language.scenario import Scenario, load
 from labctl.run.places import DEFAULT_OS
-from tests.contract.test_lessons import report, run
+from tests.contract.test_lessons import played, report, run
 
 pytestmark = pytest.mark.docker
 
@@ -68,8 +67,7 @@ def python(program: str, *arguments: str) -> str:
 
 def judged(host: str, steps: str, folder: Path) -> RunResult:
     text = f"title: An image\nhosts:\n  client: {{}}\n  server: {{{host}}}\nsteps:\n{steps}"
-    (case,) = load_document(Document("image", text), text, "image", {})
-    return run(case, "docker", folder)
+    return played(text, "docker", folder)
 
 
 def output(result: RunResult) -> str:

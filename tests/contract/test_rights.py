@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl.language.document import Document
-from labctl.language.scenario import load_document
-from tests.contract.test_lessons import BACKENDS, report, run
+from tests.contract.test_lessons import on_each_backend, played, report
 
 TEXT = """\
 title: What a process may do
@@ -31,10 +29,9 @@ expect:
 """
 
 
-@pytest.mark.parametrize("backend", [pytest.param(name, marks=mark) for name, mark in BACKENDS])
+@on_each_backend
 def test_rights(backend: str, tmp_path: Path) -> None:
-    (case,) = load_document(Document("rights", TEXT), TEXT, "rights", {})
-    result = run(case, backend, tmp_path)
+    result = played(TEXT, backend, tmp_path)
     if result.result == "skip":
         pytest.skip(result.reason or "")
     assert result.result == "pass", report(result)

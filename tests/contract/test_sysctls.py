@@ -13,7 +13,7 @@ import pytest
 from labctl.backends.sysctls import OF_THE_MACHINE
 from labctl.language.document import Document
 from labctl.language.scenario import load_document
-from tests.contract.test_lessons import BACKENDS, run
+from tests.contract.test_lessons import on_each_backend, run
 
 TEXT = """\
 title: A sysctl of the whole machine
@@ -22,7 +22,7 @@ steps: [STEP]
 """
 
 
-@pytest.mark.parametrize("backend", [pytest.param(name, marks=mark) for name, mark in BACKENDS])
+@on_each_backend
 @pytest.mark.parametrize(
     ("key", "value"),
     [("net.ipv4.tcp_max_orphans", 1), ("net.ipv4.tcp_mem", '"9 9 9"'), ("net.core.rmem_max", 9999)],

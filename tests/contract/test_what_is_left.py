@@ -9,7 +9,7 @@ import pytest
 from labctl.language.document import Document
 from labctl.language.scenario import load_document
 from labctl.record.events import CallEvent, ProcessEvent
-from tests.contract.test_lessons import BACKENDS, report, run
+from tests.contract.test_lessons import on_each_backend, played, report, run
 
 HEAD = """\
 title: A daemon, whose parent exits as soon as it serves
@@ -71,19 +71,14 @@ RESTARTED = BESIDE.replace("  - ${end}: server\n", "").replace(
     "  - restart: server\n",
 )
 
-backends = pytest.mark.parametrize(
-    "backend", [pytest.param(name, marks=mark) for name, mark in BACKENDS]
-)
 
-
-@backends
+@on_each_backend
 def test_stop_asks_it_to_end(backend: str, tmp_path: Path) -> None:
-    (case,) = load_document(Document("daemon", TERM), TERM, "daemon", {})
-    result = run(case, backend, tmp_path)
+    result = played(TERM, backend, tmp_path)
     assert result.result == "pass", report(result)
 
 
-@backends
+@on_each_backend
 @pytest.mark.parametrize("end", ["kill", "stop", "restart"])
 def test_it_lives_on_beside_another_start(backend: str, end: str, tmp_path: Path) -> None:
     text = RESTARTED if end == "restart" else BESIDE
@@ -118,10 +113,9 @@ steps:
 """
 
 
-@backends
+@on_each_backend
 def test_a_stop_by_force_is_told(backend: str, tmp_path: Path) -> None:
-    (case,) = load_document(Document("stubborn", STUBBORN), STUBBORN, "stubborn", {})
-    result = run(case, backend, tmp_path)
+    result = played(STUBBORN, backend, tmp_path)
     assert result.result == "pass", report(result)
     (told,) = [v for v in result.verdicts if "stopped" in v.what]
     assert told.what == "server: stopped by SIGTERM, and SIGKILL after 10 s"

@@ -22,10 +22,11 @@ from labctl.probes.segments import Captures
 from labctl.probes.sockets import State
 from labctl.record.events import Event, LabEvent, LossEvent, SocketsEvent, StateEvent, StepEvent
 from labctl.record.history import History
+from tests import CI
 from tests.fake import HEADER, tcp
 from tests.sighted import EPOCH, NAMES, record
 
-MANY = os.environ.get("CI") == "true" or "LABCTL_TEST_ALL" in os.environ
+MANY = CI or "LABCTL_TEST_ALL" in os.environ
 HISTORIES = 10_000 if MANY else 1_600
 PARTS = 8
 SEED = int(os.environ.get("LABCTL_TEST_SEED", "1"))  # others have found what was wrong so far

@@ -8,7 +8,6 @@ the reasons in BEYOND and no others; what the loader takes it never refuses.
 from __future__ import annotations
 
 import copy
-import os
 import random
 import re
 from collections.abc import Iterator
@@ -24,11 +23,12 @@ from labctl.language.from_python import dump
 from labctl.language.params import Given
 from labctl.language.scenario import load_document
 from labctl.language.schema import schema
+from tests import CI
 
 jsonschema = pytest.importorskip("jsonschema")
 
 SHIPPED = [Document.read(path) for path in catalogue(scenarios()).values()]
-MUTANTS, BATCHES = 40, 6 if os.environ.get("CI") == "true" else 2
+MUTANTS, BATCHES = 40, 6 if CI else 2
 MOST_BEYOND = 0.3
 
 BEYOND = {
