@@ -66,12 +66,11 @@ steps:
   - wait: {sockets: {backend: LISTEN, proxy: LISTEN}}
   - start: client
   - wait: {process: {proxy: {call: {accept: ok}}, client: {call: {send: ok}}}}
-  - call: {client: "${half}"}
-  - call: {client: recv || continue}
   - call: {proxy: "recv; socket; connect backend:8000; send 'forwarded'"}
   - wait: {process: {backend: {call: {recv: ok}}}}
+  - call: {client: "${half}; recv || continue"}
   - call: {backend: "${ends}"}
-  - call: {proxy: exit 0}
+  - call: {proxy: exit 0}  # nothing that takes long stands between: the rule asks for half a second
   - wait: {process: {proxy: exited, client: {call: {recv: ok}}}}
 """
 

@@ -18,7 +18,7 @@ BACKENDS = [
     pytest.param("docker", marks=pytest.mark.docker),
 ]
 TIMES = {"started": "", "seconds": 0, "lab_seconds": 0, "at": 0, "actual": "", "evidence": [],
-         "measured": {}, "counted": {}}  # fmt: skip
+         "measured": {}, "counted": {}, "why": []}  # fmt: skip
 
 SLOW = """\
 title: A case that waits
@@ -46,8 +46,7 @@ def timeless(document: str, out: Path) -> dict[str, Any]:
         run.update({key: value for key, value in TIMES.items() if key in run})
         for verdict in run["verdicts"]:
             verdict.update({key: value for key, value in TIMES.items() if key in verdict})
-        for key in ("why", "causes"):
-            run[key] = re.sub(r"\d+(\.\d+)*", "N", json.dumps(run[key]))
+        run["causes"] = sorted((cause["id"], cause["host"]) for cause in run["causes"])
     return whole
 
 
