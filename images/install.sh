@@ -22,6 +22,8 @@ packages() {
             dnf:ip | microdnf:ip | yum:ip | dnf:ss | microdnf:ss | yum:ss) echo iproute ;;
             *:ip | *:ss | *:tc) echo iproute2 ;;
             *:nft) echo nftables ;;
+            dnf:sysctl | microdnf:sysctl | yum:sysctl) echo procps-ng ;;
+            *:sysctl) echo procps ;;
             *) echo "$program" ;;
         esac
     done | sort -u

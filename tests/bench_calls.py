@@ -19,7 +19,7 @@ from pathlib import Path
 from labctl.ground.resources import images
 
 PORT = 8000
-REQUESTS = {True: 100_000, False: 30_000}
+REQUESTS = {True: 300_000, False: 30_000}
 AT_ONCE = 16
 PATIENCE = 20.0
 NGINX = """\

@@ -37,7 +37,7 @@ BOOTSTRAP = {"11": "bullseye", "12": "bookworm", "13": "trixie", "sid": "sid"}
 
 BUILT_HERE = ", ".join(f"debian:{release}" for release in BOOTSTRAP) + " (mmdebstrap builds them)"
 LOAD = "or load it on this engine: docker load < FILE (of {})"
-TOOLS = "python3,iproute2,nftables,tcpdump"
+TOOLS = "python3,iproute2,nftables,procps,tcpdump"
 CHUNK = 1 << 18
 COLOUR = re.compile(r"\x1b\[\d*m")
 BUILDER = re.compile(r"\s*$|Step \d|STEP \d| ---> |Removing intermediate container ")
@@ -168,7 +168,8 @@ def _debian(system: str) -> str:
 def _base(client: APIClient, system: str, local: set[str], progress: Progress) -> str:
     release = _debian(system)
     candidates = [f"debian:{release}-slim", f"debian:{release}"] if release else [_with_tag(system)]
-    built = f"labctl/base:{_slug(system).removesuffix('-slim')}"
+    tools = hashlib.sha256(TOOLS.encode()).hexdigest()[:6]  # others need another base
+    built = f"labctl/base:{_slug(system).removesuffix('-slim')}-{tools}"
     for candidate in (*candidates, built):
         if candidate in local:
             return candidate
