@@ -62,6 +62,21 @@ def disagreements(history: History, folder: Path) -> list[str]:
     return found
 
 
+def annotated(path: Path) -> list[tuple[str, str, frozenset[str], str]]:
+    """The TCP segments of a pcapng: interface, sender by its name, flags, and comment. Raises
+    CalledProcessError if tshark finds the file broken."""
+    fields = ("frame.interface_name", "ip.src_host", "tcp.flags", "frame.comment")
+    words = [word for name in fields for word in ("-e", name)]
+    command = ["tshark", "-N", "n", "-r", str(path), "-Y", "tcp", "-T", "fields", *words]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = []
+    for line in told.splitlines():
+        interface, sender, flags, comment = line.split("\t")
+        names = frozenset(name for name, bit in BITS.items() if int(flags, 16) & bit)
+        found.append((interface, sender, names, comment))
+    return found
+
+
 def _ours(host: str, segments: list[Segment]) -> Iterator[Frame]:
     for s in segments:
         at = s.t if s.sender == host else s.arrived if s.receiver == host else None

@@ -218,7 +218,7 @@ def blame(port: int, container: str | None, form: str) -> int:
     "form",
     default="ladder",
     show_default=True,
-    type=click.Choice(["ladder", "html", "junit", "markdown", "mermaid"]),
+    type=click.Choice(["ladder", "html", "junit", "markdown", "mermaid", "pcapng"]),
     help="What to make of it.",
 )
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Instead of stdout.")
@@ -233,6 +233,7 @@ def report(runs: tuple[str, ...], last: bool, form: str, out: Path | None) -> No
       labctl report --last
       labctl report fin_wait_2
       labctl report fin_wait_2 --format html --out fin_wait_2.html
+      labctl report --last --format pcapng | wireshark -k -i -
     """
     from labctl import reports
     from labctl.cli import chosen
@@ -242,6 +243,8 @@ def report(runs: tuple[str, ...], last: bool, form: str, out: Path | None) -> No
     recorded = [load(folder) for folder in chosen.find(runs, last)]
     if form == "html" and len(recorded) > 1 and not out:
         raise UsageError("several runs as HTML are an index and a page each", "name it: --out FILE")
+    if form == "pcapng" and len(recorded) > 1:
+        raise UsageError("a capture is of one run", "name it: labctl report RUN --format pcapng")
     if out:
         try:
             reports.write(form, recorded, out)
@@ -252,9 +255,10 @@ def report(runs: tuple[str, ...], last: bool, form: str, out: Path | None) -> No
 
         print_ladders(recorded)
     else:
-        text = reports.render(form, recorded)
+        found = reports.render(form, recorded)
         # A page and XML declare their encoding themselves.
-        click.echo(text.encode() if form in ("html", "junit") else text, nl=False)
+        text = isinstance(found, str) and form not in ("html", "junit")
+        click.echo(found if text or isinstance(found, bytes) else found.encode(), nl=False)
 
 
 @main.command()

@@ -103,10 +103,10 @@ def open_file(path: Path, mode: str) -> IO[bytes]:
     return cast("IO[bytes]", open(path, f"{mode}b", opener=opener))
 
 
-def write_file(path: Path, text: str) -> None:
+def write_file(path: Path, content: str | bytes) -> None:
     """Writes a report. Raises OSError."""
     with open_file(path, "w") as file:
-        file.write(text.encode())
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 def reason(exc: Exception) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from labctl.backends import Backend
 from labctl.ground.crash import netted
 from labctl.ground.errors import LabctlError, LabError, MissingHere, Unavailable, located
+from labctl.judge import annotated
 from labctl.judge.accounts import accounts, reasons
 from labctl.judge.causes.cause import Cause
 from labctl.judge.check import NotKnown, NotPassed, Verdict, check, left_undone, overall, unreached
@@ -23,7 +24,7 @@ from labctl.language.steps import Step, StepFailed, Wait
 from labctl.language.steps.waiting import settle
 from labctl.record.events import Event, StepEvent
 from labctl.record.history import History
-from labctl.record.store import RunFolder
+from labctl.record.store import RunFolder, writing
 
 WAS_INTERRUPTED = "interrupted"
 """The reason of a case that Ctrl-C or a signal ended."""
@@ -139,6 +140,8 @@ def conclude(
         processes=processes,
     )
     try:
+        with writing(folder.path):
+            annotated.write(folder.path, history, found_out)
         folder.finish(document([found]))
     except LabctlError as exc:
         ended = ended.broken_by(exc)

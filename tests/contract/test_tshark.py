@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from labctl.judge import recorded
+from labctl.judge import annotated, recorded
 from labctl.probes.segments import FILE_HEADER
 from tests import tshark
+from tests.contract.test_lessons import on_each_backend, played, report
 
 RUN = Path(__file__).parents[1] / "unit" / "data" / "run"
 
@@ -47,3 +48,43 @@ def test_another_segment_is_noticed_and_so_is_another_retransmission(tmp_path: P
         assert line.startswith(f"server.pcap: {who} alone: ")
         assert line.endswith(f"seq=188, ack=12, length=77, again={said})")
     assert again == first + 1
+
+
+LOST = """\
+title: The server's first FIN is lost as it leaves, and an RST is crafted
+hosts:
+  server: {calls: "socket; bind :8000; listen 5; accept; recv; wait"}
+  client: {calls: "socket; connect server:8000; send 'hello'; wait"}
+steps:
+  - start: server
+  - wait: {sockets: {server: LISTEN}}
+  - start: client
+  - wait: {process: {server: {call: {recv: ok}}}}
+  - drop: {from: server, to: client, flags: FIN, count: 1, at: sender}
+  - kill: server
+  - wait: {sockets: {client: CLOSE-WAIT}}
+  - inject: {from: client, to: server, flags: RST, seq: next}
+  - wait: {sockets: {server: none}}
+"""
+
+
+@on_each_backend
+def test_wireshark_reads_what_labctl_knows(backend: str, tmp_path: Path) -> None:
+    result = played(LOST, backend, tmp_path)
+    assert result.result == "pass", report(result)
+    told = tshark.annotated(result.folder / annotated.NAME)
+    fins = [
+        (interface, sender.partition(".")[0], comment.rpartition("; step ")[0])
+        for interface, sender, flags, comment in told
+        if "FIN" in flags or "RST" in flags
+    ]
+    assert fins == [
+        ("server", "server", "server: FIN-WAIT-1; lost; lost by step 5"),
+        ("server", "server", "retransmitted"),
+        ("client", "server", "client: CLOSE-WAIT"),
+        ("client", "client", "crafted by a step"),
+        ("server", "client", "server: closed"),
+    ]
+    syns = [(interface, comment) for interface, _, flags, comment in told if flags == {"SYN"}]
+    assert syns[0][1].startswith("client: SYN-SENT; client: connect server:8000; step ")
+    assert syns[1][1].startswith("server: SYN-RECV; step ")

@@ -206,8 +206,8 @@ def test_the_folder_of_a_run(watch: Play, tmp_path: Path) -> None:
     )
     assert (first.folder, second.folder) == (tmp_path / "lesson", tmp_path / "lesson-2")
     assert sorted(path.name for path in first.folder.iterdir()) == [
-        "client.pcap", "client.ss", "history.jsonl", "result.json", "scenario.yaml", "server.pcap",
-        "server.ss",
+        "client.pcap", "client.ss", "history.jsonl", "result.json", "run.pcapng",
+        "scenario.yaml", "server.pcap", "server.ss",
     ]  # fmt: skip
     files = json.loads((first.folder / "result.json").read_text())["files"]
     assert files == {

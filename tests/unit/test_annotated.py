@@ -1,0 +1,97 @@
+"""One file for Wireshark: an interface a host, names, and what labctl knows of each packet."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+
+import dpkt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from labctl.ground.errors import UsageError
+from labctl.judge import annotated
+from labctl.judge.recorded import load
+from labctl.probes.pcapng import INBOUND, OUTBOUND, Packet, blocks, head
+from tests.reported import RUN
+
+
+def read(content: bytes) -> tuple[list[str], list[Packet]]:
+    """The interfaces and packets of a file, as dpkt reads them, which knows no block of names."""
+    reader = dpkt.pcapng.Reader(io.BytesIO(content))
+    names: list[str] = []
+    packets = []
+    file = io.BytesIO(content)
+    while header := file.read(8):
+        kind, length = (int.from_bytes(header[at : at + 4], "little") for at in (0, 4))
+        block = header + file.read(length - 8)
+        assert length % 4 == 0 and block[-4:] == header[4:]
+        if kind == dpkt.pcapng.PCAPNG_BT_IDB:
+            found = dpkt.pcapng.InterfaceDescriptionBlockLE(block)
+            names += [o.data.decode() for o in found.opts if o.code == 2]
+        elif kind == dpkt.pcapng.PCAPNG_BT_EPB:
+            found = dpkt.pcapng.EnhancedPacketBlockLE(block)
+            options = {option.code: option.data for option in found.opts}
+            packets.append(
+                Packet(
+                    (found.ts_high << 32) + found.ts_low,
+                    found.iface_id,
+                    found.pkt_data,
+                    found.pkt_len,
+                    int.from_bytes(options.get(2, b""), "little"),
+                    bytes(options.get(1, b"")).decode(),
+                )
+            )
+    assert len(list(reader)) == len(packets)
+    return names, packets
+
+
+PACKETS = st.builds(
+    Packet, at=st.integers(0, 2**63), interface=st.integers(0, 2),
+    frame=st.binary(min_size=1, max_size=99), length=st.integers(100, 1 << 17),
+    direction=st.sampled_from([0, INBOUND, OUTBOUND]),
+    comment=st.text(st.characters(codec="ascii"), max_size=50),
+)  # fmt: skip
+
+
+@given(st.lists(PACKETS, max_size=5))
+def test_what_is_written_is_read(packets: list[Packet]) -> None:
+    names = {"198.18.0.2": "server", "fd00::2": "server.v6"}
+    content = head(["server", "client", "gate"], names, "why") + b"".join(blocks(packets))
+    assert read(content) == (["server", "client", "gate"], packets)
+
+
+def test_a_run() -> None:
+    run = load(RUN)
+    content = b"".join(annotated.exported(RUN, run.history, run.causes))
+    hosts, packets = read(content)
+    assert hosts == ["client", "server"]
+    assert b"server\0" in content and all(cause.text.encode() in content for cause in run.causes)
+    assert [p.at for p in packets] == sorted(p.at for p in packets)
+
+    told = [(hosts[p.interface], p.direction, p.comment.split("; step ")[0]) for p in packets]
+    for expected in (
+        ("client", OUTBOUND, "client: connect server:8000"),
+        ("client", INBOUND, "client: ESTAB"),
+        ("server", INBOUND, "server: ESTAB"),
+        ("client", OUTBOUND, 'client: send "I am client"'),
+        ("client", INBOUND, "client: CLOSE-WAIT"),
+        ("server", OUTBOUND, "server: FIN-WAIT-1"),
+        ("server", OUTBOUND, "retransmitted"),
+        ("server", INBOUND, "server: FIN-WAIT-2"),
+    ):
+        assert told.count(expected) == 1, told
+    assert all("; step " in p.comment or p.comment.startswith("step ") for p in packets)
+
+
+def test_without_captures_there_is_none(tmp_path: Path) -> None:
+    shutil.copytree(RUN, tmp_path / "run")
+    for path in (tmp_path / "run").glob("*.pcap"):
+        path.unlink()
+    run = load(tmp_path / "run")
+    with pytest.raises(UsageError, match="no packets were captured"):
+        list(annotated.exported(tmp_path / "run", run.history))
+    annotated.write(tmp_path / "run", run.history)
+    assert not (tmp_path / "run" / annotated.NAME).exists()
