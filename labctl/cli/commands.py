@@ -238,6 +238,8 @@ def report(runs: tuple[str, ...], last: bool, form: str, out: Path | None) -> No
     from labctl import reports
     from labctl.cli import chosen
     from labctl.ground.errors import UsageError
+    from labctl.ground.output import write_file
+    from labctl.judge import annotated
     from labctl.judge.recorded import load
 
     recorded = [load(folder) for folder in chosen.find(runs, last)]
@@ -247,18 +249,22 @@ def report(runs: tuple[str, ...], last: bool, form: str, out: Path | None) -> No
         raise UsageError("a capture is of one run", "name it: labctl report RUN --format pcapng")
     if out:
         try:
-            reports.write(form, recorded, out)
+            if form == "pcapng":
+                write_file(out, annotated.capture(recorded[0]))
+            else:
+                reports.write(form, recorded, out)
         except OSError as exc:
             raise UsageError(f"{out}: can't be written: {exc.strerror}") from exc
+    elif form == "pcapng":
+        click.echo(annotated.capture(recorded[0]), nl=False)
     elif form == "ladder":
         from labctl.reports.terminal import print_ladders
 
         print_ladders(recorded)
     else:
-        found = reports.render(form, recorded)
+        text = reports.render(form, recorded)
         # A page and XML declare their encoding themselves.
-        text = isinstance(found, str) and form not in ("html", "junit")
-        click.echo(found if text or isinstance(found, bytes) else found.encode(), nl=False)
+        click.echo(text.encode() if form in ("html", "junit") else text, nl=False)
 
 
 @main.command()

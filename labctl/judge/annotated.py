@@ -16,7 +16,8 @@ from typing import Any
 from labctl.ground.errors import UsageError
 from labctl.ground.plain import plain
 from labctl.ground.reading import MAX_RECORD, read_file
-from labctl.judge.causes.cause import Cause, Scene
+from labctl.judge.causes.cause import Scene
+from labctl.judge.result import RunResult
 from labctl.probes.observations import Key, Observation, Segment
 from labctl.probes.packets import ETHERNET, RECORD, read_packet
 from labctl.probes.pairing import REPORTED
@@ -24,7 +25,6 @@ from labctl.probes.pcapng import INBOUND, OUTBOUND, Packet, blocks, head
 from labctl.probes.segments import FILE_HEADER
 from labctl.probes.sockets import Ends, State
 from labctl.record.events import CallEvent, LossEvent, StepEvent
-from labctl.record.history import History
 from labctl.record.moments import Moment
 from labctl.record.timelines import CLOCKS, CLOSED, Timeline
 
@@ -61,25 +61,26 @@ BEFORE: Mapping[str, tuple[tuple[bool, str], ...]] = {
 """What a host sent (True) or received that brings it into a state (RFC 9293, section 3.3.2)."""
 
 
-def write(folder: Path, history: History, causes: Sequence[Cause] = ()) -> None:
+def write(run: RunResult) -> None:
     """Writes the file into a run's folder, unless its captures are large or nothing was captured.
     Raises OSError and UsageError."""
-    size = sum(path.stat().st_size for path in folder.glob("*.pcap"))
-    if history.lab is not None and 0 < size <= MOST:
-        (folder / NAME).write_bytes(b"".join(exported(folder, history, causes)))
+    size = sum(path.stat().st_size for path in run.folder.glob("*.pcap"))
+    if run.history.lab is not None and 0 < size <= MOST:
+        (run.folder / NAME).write_bytes(capture(run))
 
 
-def exported(folder: Path, history: History, causes: Sequence[Cause] = ()) -> Iterator[bytes]:
-    """The file, in pieces. Raises UsageError if there are no captures, or they can't be read."""
-    captures = sorted(folder.glob("*.pcap"))
-    if history.lab is None or not captures:
-        raise UsageError(f"{folder}: no packets were captured", "run it where captures work")
+def capture(run: RunResult) -> bytes:
+    """The file. Raises UsageError if there are no captures, or they can't be read."""
+    captures = sorted(run.folder.glob("*.pcap"))
+    if run.history.lab is None or not captures:
+        raise UsageError(f"{run.folder}: no packets were captured", "run it where captures work")
     hosts = [path.stem for path in captures]
-    names = {address: name for name, address in history.lab.addresses.items()}
-    yield head(hosts, names, "\n".join(plain(cause.text) for cause in causes))
-    comments = _Comments(Scene(history))
+    names = {address: name for name, address in run.history.lab.addresses.items()}
+    comments = _Comments(Scene(run.history))
     streams = [_packets(number, path, comments) for number, path in enumerate(captures)]
-    yield from blocks(merge(*streams, comments.unseen(hosts), key=lambda packet: packet.at))
+    packets = merge(*streams, comments.unseen(hosts), key=lambda packet: packet.at)
+    causes = "\n".join(plain(cause.text) for cause in run.causes)
+    return b"".join([head(hosts, names, causes), *blocks(packets)])
 
 
 def _packets(number: int, path: Path, comments: _Comments) -> Iterator[Packet]:

@@ -24,10 +24,8 @@ REPORTS: dict[str, str] = {
     "junit": "labctl.reports.junit:document",
     "markdown": "labctl.reports.markdown:summary",
     "mermaid": "labctl.reports.mermaid:diagrams",
-    "pcapng": "labctl.reports.wireshark:captures",
 }
-"""Name and function, `module:function`, from recorded runs to text or bytes. Imported only when
-used."""
+"""Name and function, `module:function`, from recorded runs to text. Imported only when used."""
 
 MARK = b'<meta name="generator" content="labctl">'
 """A line in the head of each of our pages."""
@@ -66,12 +64,10 @@ def _ours(path: Path) -> bool:
         return False
 
 
-def render(name: str, runs: Sequence[RunResult]) -> str | bytes:
-    """The runs as a report of that name: text, but a capture is bytes."""
+def render(name: str, runs: Sequence[RunResult]) -> str:
+    """The runs as a report of that name."""
     from labctl.judge.recorded import told_apart
 
     module, _, function = REPORTS[name].partition(":")
-    found: Callable[[Sequence[RunResult]], str | bytes] = getattr(
-        importlib.import_module(module), function
-    )
+    found: Callable[[Sequence[RunResult]], str] = getattr(importlib.import_module(module), function)
     return found(told_apart(runs))

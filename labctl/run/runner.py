@@ -141,7 +141,7 @@ def conclude(
     )
     try:
         with writing(folder.path):
-            annotated.write(folder.path, history, found_out)
+            annotated.write(found)
         folder.finish(document([found]))
     except LabctlError as exc:
         ended = ended.broken_by(exc)

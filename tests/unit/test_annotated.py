@@ -65,7 +65,7 @@ def test_what_is_written_is_read(packets: list[Packet]) -> None:
 
 def test_a_run() -> None:
     run = load(RUN)
-    content = b"".join(annotated.exported(RUN, run.history, run.causes))
+    content = annotated.capture(run)
     hosts, packets = read(content)
     assert hosts == ["client", "server"]
     assert b"server\0" in content and all(cause.text.encode() in content for cause in run.causes)
@@ -92,6 +92,6 @@ def test_without_captures_there_is_none(tmp_path: Path) -> None:
         path.unlink()
     run = load(tmp_path / "run")
     with pytest.raises(UsageError, match="no packets were captured"):
-        list(annotated.exported(tmp_path / "run", run.history))
-    annotated.write(tmp_path / "run", run.history)
+        annotated.capture(run)
+    annotated.write(run)
     assert not (tmp_path / "run" / annotated.NAME).exists()
