@@ -267,6 +267,31 @@ def report(runs: tuple[str, ...], last: bool, form: str, out: Path | None) -> No
         click.echo(text.encode() if form in ("html", "junit") else text, nl=False)
 
 
+@main.command("scenario")
+@runs_argument
+@last_option
+def scenario_(runs: tuple[str, ...], last: bool) -> None:
+    """Print a scenario that does again what a recorded run shows, to begin with.
+
+    It has the run's hosts, the calls of its processes, their ends, the segments that were lost or
+    crafted, and waits for the states that were seen. RUN is as in `labctl report`.
+
+    \b
+    Examples:
+      labctl scenario --last > again.yaml; labctl run again.yaml
+    """
+    from labctl.cli import chosen
+    from labctl.ground.errors import UsageError
+    from labctl.judge.recorded import load, scenario_of
+    from labctl.reports.skeleton import skeleton
+
+    folders = chosen.find(runs, last)
+    if len(folders) > 1:
+        raise UsageError("a scenario is of one run", "name it: labctl scenario RUN")
+    run = load(folders[0])
+    click.echo(skeleton(run, scenario_of(run)), nl=False)
+
+
 @main.command()
 @scenarios_argument
 def validate(paths: tuple[str, ...]) -> None:

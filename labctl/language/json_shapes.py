@@ -15,6 +15,7 @@ from labctl.ground import errnos, signals
 from labctl.ground.durations import LONGEST
 from labctl.language.calls import peer
 from labctl.language.document import PARAM_NAME, REFERENCE
+from labctl.language.predicates.process import OUTCOMES
 from labctl.language.predicates.segments import SEGMENT_FLAGS
 from labctl.language.steps.faults import LARGEST, LONGEST_DELAY
 from labctl.language.values import HOST_NAME, OFF, PROCESS_NAME, SYSCTL_KEY
@@ -121,7 +122,7 @@ SHAPES: dict[str, Shape] = {
     "CallOutcome": {"enum": ["ok", *errnos.NAMES]},
     "Errno": {"enum": list(errnos.NAMES)},
     "ProcessClaim": either(
-        {"enum": ["running", "exited", "ok", *errnos.NAMES]}, ref("ProcessPattern")
+        {"enum": [*OUTCOMES]}, ref("ProcessPattern")
     ),
     "SocketsClaim": either(
         {"enum": ["none", ["none"]]},

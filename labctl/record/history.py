@@ -68,6 +68,12 @@ class ProcessState:
         return self.written.text
 
     @property
+    def awaits(self) -> bool:
+        """Whether it is ready for a call: in `await`, where no call is under way."""
+        busy = any(call.name != "await" for call in self.under_way.values())
+        return self.running and self.obeys and not busy
+
+    @property
     def condition(self) -> str:
         """What it does, in a few words for somebody who needs it in `await`."""
         if self.running:

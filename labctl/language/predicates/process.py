@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, ValidationInfo, WrapValidator
 from labctl.ground import errnos
 from labctl.ground.patterns import TooSlow
 from labctl.ground.plain import shown
-from labctl.language.facts import NEVER_STARTED, Facts, Range
+from labctl.language.facts import AWAITING, NEVER_STARTED, Facts, Range
 from labctl.language.predicates.finding import Claimed, Finding, Result
 from labctl.language.values import (
     Count,
@@ -33,7 +33,8 @@ QUOTED, WIDTH = 200, 500
 NOT_RECORDED = "are not recorded; have it write less, or into a file"
 FAILING = {"socket", "bind", "listen", "accept", "connect"}
 """Calls whose failures a program's claims are about."""
-OUTCOMES = ("running", "exited", "ok", *errnos.NAMES)
+STATES = ("running", "awaiting", "exited", "ok")
+OUTCOMES = (*STATES, *errnos.NAMES)
 
 
 CallName = Annotated[Text, shaped("CallName")]
@@ -48,7 +49,7 @@ class ProcessPattern(Model):
         json_schema_extra={
             "minProperties": 1,
             "not": {
-                "properties": {"state": {"const": "running"}},
+                "properties": {"state": {"enum": ["running", "awaiting"]}},
                 "required": ["state"],
                 "anyOf": [{"required": ["exit"]}, {"required": ["signal"]}],
             },
@@ -60,7 +61,7 @@ class ProcessPattern(Model):
     output: Regex | None = None
     call: Annotated[dict[CallName, CallOutcome], Field(min_length=1)] | None = None
     received: Count | None = None
-    state: Literal["running", "exited", "ok"] | None = None
+    state: Literal["running", "awaiting", "exited", "ok"] | None = None
     errno: Errno | None = None
 
     def judge(self, name: str, history: History) -> Finding:
@@ -90,10 +91,11 @@ class ProcessPattern(Model):
 
     def _measured(self, state: ProcessState) -> Facts:
         ended = "killed" if state.signal else "exited"
+        waits = self.state == AWAITING and state.awaits
         failed = _failed(self.errno, state) or _failed(None, state)
         received = _received(state)
         return Facts(
-            process="running" if state.running else ended,
+            process=AWAITING if waits else "running" if state.running else ended,
             exit=state.exit,
             signal=state.signal,
             errno=failed.errno if failed else None,
@@ -106,6 +108,8 @@ class ProcessPattern(Model):
         ended = _ended(state)
         if self.state == "running":
             yield state.running, ended
+        if self.state == AWAITING:
+            yield state.awaits, f"{ended}, ready for a call" if state.awaits else ended
         if self.state == "exited":
             yield not state.running, ended
         if self.state == "ok":
@@ -252,7 +256,7 @@ def _cut(text: str, width: int) -> str:
 
 def _process_pattern(value: Any, info: ValidationInfo) -> ProcessPattern:
     if isinstance(value, str):
-        if value in ("running", "exited", "ok"):
+        if value in STATES:
             return ProcessPattern(state=value)  # type: ignore[arg-type]
         if value in errnos.NAMES:
             return ProcessPattern(errno=value)
@@ -264,7 +268,7 @@ def _process_pattern(value: Any, info: ValidationInfo) -> ProcessPattern:
     if not pattern.model_fields_set:
         raise problem("an empty mapping claims nothing; allowed: exit, signal, output, call, "
                       "received")  # fmt: skip
-    if pattern.state == "running" and (pattern.exit, pattern.signal) != (None, None):
+    if pattern.state in ("running", AWAITING) and (pattern.exit, pattern.signal) != (None, None):
         raise problem("what is running has no exit and no signal; keep one")
     if pattern.errno is not None and pattern.errno not in errnos.NAMES:
         raise problem(unknown("errno", pattern.errno, errnos.NAMES))

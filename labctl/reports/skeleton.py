@@ -1,0 +1,379 @@
+"""A scenario's skeleton from a record: its hosts, calls, losses and signals, in their order, with
+waits for the states that were seen. It is a beginning, for a person to go on with."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from labctl.ground.plain import plain
+from labctl.judge.causes.cause import Scene
+from labctl.judge.result import RunResult
+from labctl.language.scenario import Scenario
+from labctl.probes.observations import Segment
+from labctl.probes.sockets import Ends, State
+from labctl.record.events import CallEvent, InjectEvent, ProcessEvent, StepEvent
+from labctl.record.history import History
+from labctl.record.listeners import listeners
+from labctl.record.moments import Moment
+from labctl.record.timelines import CLOCKS
+
+USUAL = 5.0
+"""Seconds that a wait has if it says nothing."""
+PAUSE = 0.3
+"""Seconds without anything after which a step waits as long."""
+TRANSIENT = 0.05
+"""Seconds that a state lasts, at least, if a step waits for it."""
+ASYNC = ("await", "wait", "sleep", "fork", "exit", "return")
+"""Calls of the peer program that become something else, or nothing."""
+ENDS_BY_STEP = ("kill", "restart", "stop", "signal")
+KEPT = ("sysctl", "exec", "cut", "join", "pause", "resume")
+"""Steps that neither a call nor a segment shows: the record's scenario has them."""
+
+
+@dataclass(frozen=True)
+class _Act:
+    """A step at `t`; `of` is the process whose call it is, which was `done` then. The `last` one
+    ends it."""
+
+    t: float
+    step: str
+    of: str = ""
+    done: float = 0.0
+    last: bool = False
+
+
+def skeleton(run: RunResult, scenario: Scenario | None) -> str:
+    """The text of a scenario that does what was seen in a run. `scenario` is the record's own, if
+    it has one: what it says of its hosts is kept."""
+    made = _Skeleton(run.history, scenario)
+    acts = sorted(made.acts(), key=lambda act: act.t)
+    lines = [
+        f"title: {json.dumps(plain('Again: ' + run.title))}",
+        "hosts:",
+        *made.hosts(),
+        "steps:",
+        *(f"  - {line}" for line in made.steps(acts)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+class _Skeleton:
+    def __init__(self, history: History, scenario: Scenario | None) -> None:
+        self._history, self._scenario = history, scenario
+        self._scene = Scene(history)
+        self._names: dict[str, str] = {}
+        if history.lab:
+            self._names = {a: n for n, a in history.lab.addresses.items()}
+        self._told = {e.process for e in history.events if isinstance(e, CallEvent)}
+
+    # --- Hosts ------------------------------------------------------------------------------------
+
+    def hosts(self) -> Iterator[str]:
+        """The lines of `hosts`."""
+        processes: dict[str, list[str]] = defaultdict(list)
+        for event in self._history.events:
+            if isinstance(event, ProcessEvent) and event.process not in processes[event.host]:
+                processes[event.host].append(event.process)
+        for host in self._history.hosts:
+            known = self._scenario.hosts.get(host) if self._scenario else None
+            yield f"  {host}:"
+            if known and known.sysctls:
+                yield f"    sysctls: {json.dumps(dict(known.sysctls))}"
+            count = sum(name.partition(".")[0] == host and not name.endswith(".v6")
+                        for name in self._names.values())  # fmt: skip
+            if count > 1:
+                yield f"    addresses: {count}"
+            mine = processes[host]
+            if mine:
+                yield "    processes:"
+            for name in mine:
+                spec = self._scenario.processes.get(name) if self._scenario else None
+                uid = f", uid: {spec.uid}" if spec and spec.uid is not None else ""
+                yield f"      {name}: {{calls: await{uid}}}"
+
+    # --- What was done ----------------------------------------------------------------------------
+
+    def acts(self) -> list[_Act]:
+        """All that was done, each thing when it began."""
+        return [
+            *self._lives(),
+            *self._calls(),
+            *self._data(),
+            *self._faults(),
+            *self._crafted(),
+            *self._kept(),
+        ]
+
+    def _lives(self) -> Iterator[_Act]:
+        """Starts, and ends that no call explains."""
+        over: set[str] = set()
+        for event in self._history.events:
+            if not isinstance(event, ProcessEvent) or event.start is not None:
+                continue
+            if event.phase == "start":
+                over.discard(event.process)
+                yield _Act(event.t, f"start: {event.process}")
+            elif event.process not in over:
+                over.add(event.process)
+                t = self._began_to_end(event)
+                if event.phase == "gone":
+                    yield _Act(t, f"kill: {event.process}", event.process, event.t, last=True)
+                elif event.signal:
+                    step = f"signal: {{{event.process}: {event.signal}}}"
+                    yield _Act(t, step, event.process, event.t, last=True)
+                elif not self._failed(event):
+                    text = self._call(event.process, f"exit {event.exit or 0}")
+                    yield _Act(t, text, event.process, t, last=True)
+
+    def _began_to_end(self, event: ProcessEvent) -> float:
+        """When the end of a process began: before the first FIN or RST that its end sent."""
+        last = max(
+            (e.t for e in self._history.events
+             if isinstance(e, CallEvent) and e.process == event.process and e.t <= event.t),
+            default=0.0,
+        )  # fmt: skip
+        steps = [
+            e.t for e in self._history.events
+            if isinstance(e, StepEvent) and e.phase == "begin" and e.verb in ENDS_BY_STEP
+            and last <= e.t <= event.t
+        ]  # fmt: skip
+        ends = [
+            s.time - CLOCKS for s in self._scene.segments
+            if s.sender == event.host and {"FIN", "RST"} & {*s.flags} and last <= s.time <= event.t
+        ]  # fmt: skip
+        return max(last, min(event.t, *(steps[-1:] if event.signal else ()), *ends, event.t))
+
+    def _failed(self, event: ProcessEvent) -> bool:
+        """Whether a call of the peer program that failed has ended it."""
+        calls = [
+            e for e in self._history.events
+            if isinstance(e, CallEvent) and e.process == event.process and e.t <= event.t
+        ]  # fmt: skip
+        return bool(calls) and bool(calls[-1].errno) and calls[-1].fd is None
+
+    def _calls(self) -> Iterator[_Act]:
+        """The calls of each process's first task; what others did needs a process of its own."""
+        begun: dict[tuple[str, int], CallEvent] = {}
+        for event in self._history.events:
+            if isinstance(event, ProcessEvent) and event.phase != "start":
+                for key in [key for key in begun if key[0] == event.process]:
+                    yield from self._act(begun.pop(key), event.t)
+            if not isinstance(event, CallEvent):
+                continue
+            key = event.process, event.task
+            if event.phase == "enter":
+                begun[key] = event
+            else:
+                start = begun.pop(key, event)
+                yield from self._act(event, event.t, start.t)
+        for start in begun.values():
+            yield from self._act(start, math.inf)
+
+    def _act(self, call: CallEvent, done: float, t: float | None = None) -> Iterator[_Act]:
+        """A call that began at `t`, if the language has words for it."""
+        if text := self._again(call):
+            ends = bool(call.errno) and "continue" not in text
+            step = self._call(call.process, text)
+            yield _Act(call.t if t is None else t, step, call.process, done, ends)
+
+    def _again(self, event: CallEvent) -> str:
+        """A call in the language's own words; empty if it has none."""
+        if event.name in ASYNC or event.name in ("get", "exec"):
+            return ""
+        text = re.sub(r"\s*\|\|\s*continue$", "", event.call)
+        if event.fd is not None:
+            text = self._named(text, event)
+        return f"{text} || continue" if event.errno and event.fd is not None else text
+
+    def _named(self, text: str, event: CallEvent) -> str:
+        mine = self._scene.descriptors.of(event)
+        if event.name == "close" and mine and mine.listening < event.t:
+            return "close listener"
+        for address, name in self._names.items():
+            text = re.sub(rf"(?<![0-9a-f.:]){re.escape(address)}(?=:)", name, text)
+        return text
+
+    @staticmethod
+    def _call(process: str, text: str) -> str:
+        return f"call: {{{process}: {json.dumps(text)}}}"
+
+    def _data(self) -> Iterator[_Act]:
+        """What programs sent and read whose reads and writes nobody watched: the segments tell."""
+        blind = {
+            (event.process, event.host) for event in self._history.events
+            if isinstance(event, ProcessEvent) and event.watch == "calls"
+        }  # fmt: skip
+        for segments in self._scene.conversations:
+            data = [s for s in segments if s.length and not s.retransmitted and not s.crafted]
+            for _, group in groupby(data, key=lambda s: s.source):
+                burst = list(group)
+                first, last = burst[0], burst[-1]
+                octets = sum(s.length for s in burst)
+                writer = self._owner(first.sender, (first.source, first.target), first.time)
+                if (writer, first.sender) in blind:
+                    yield _Act(first.time, self._call(writer, f"send {octets} bytes"), writer,
+                               last.time)  # fmt: skip
+                reader = self._owner(first.receiver, (first.target, first.source), last.time)
+                reads = (reader, first.receiver) in blind and not self._unread(first.receiver, last)
+                if reads and last.arrived is not None:
+                    t = max(last.arrived, self._made(first.receiver, (first.target, first.source)))
+                    yield _Act(t, self._call(reader, f"recv {octets}"), reader, t)
+
+    def _owner(self, host: str | None, ends: Ends, t: float) -> str:
+        """The process whose connection that was, as its calls tell; empty if they don't."""
+        mine = self._scene.descriptor(host, ends, t + PAUSE) if host else None
+        return mine.process if mine else ""
+
+    def _made(self, host: str | None, ends: Ends) -> float:
+        """When a connection had come to its process."""
+        mine = self._scene.descriptor(host, ends, math.inf) if host else None
+        return mine.made if mine else 0.0
+
+    def _unread(self, host: str | None, last: Segment) -> bool:
+        """Whether data stayed in the socket that received it: a look shows it, or the RST does that
+        its kernel sends as it closes (RFC 9293, section 3.10.4)."""
+        ends, t = (last.target, last.source), last.arrived or 0.0
+        looks = [
+            s.recv_q for at, s in self._scene.seen(host or "", ends)
+            if at > t + TRANSIENT and s.state in (State.ESTAB, State.CLOSE_WAIT)
+        ]  # fmt: skip
+        segments = self._scene.conversation(host or "", ends, t)
+        after = [s for s in segments if s.source == ends[0] and s.time > t]
+        return any(looks[-1:]) or any("RST" in s.flags for s in after[:1])
+
+    def _faults(self) -> Iterator[_Act]:
+        """A drop for each row of lost segments that look alike."""
+        last: tuple[str, float] | None = None
+        counts: dict[tuple[str, float], int] = {}
+        segments = [s for s in self._scene.segments if s.sender and not s.crafted]
+        for segment in segments:
+            if not segment.lost:
+                continue
+            kept = self._scenario is not None and segment.dropped is None
+            if kept or segment.t is None:  # what cut the link is a step
+                continue
+            look = self._drop(segment)
+            if last is None or last[0] != look:
+                last = look, segment.t
+            counts[last] = counts.get(last, 0) + 1
+        for (look, t), count in counts.items():
+            later = any(s.time > t and not s.lost and self._drop(s) == look for s in segments)
+            some = f", count: {count}" if later else ""  # or all from then on
+            yield _Act(t - PAUSE / 100, f"drop: {{{look}{some}}}")
+
+    @staticmethod
+    def _drop(segment: Segment) -> str:
+        words = [f"from: {segment.sender}", f"to: {segment.receiver}"]
+        flags = [flag for flag in segment.flags if flag in ("SYN", "FIN", "RST")]
+        if flags:
+            words.append(f"flags: {'+'.join(flags)}" if len(flags) > 1 else f"flags: {flags[0]}")
+        elif segment.length:
+            words.append("flags: data")
+        else:
+            words.append("flags: ACK, bare: true")
+        return ", ".join(words)
+
+    def _crafted(self) -> Iterator[_Act]:
+        for event in self._history.events:
+            if isinstance(event, InjectEvent) and (seen := event.observation):
+                source, target = (self._host(end) for end in (seen.source, seen.target))
+                numbers = f"seq: {event.seq}" + (
+                    f", ack: {event.ack}" if "ACK" in seen.flags else ""
+                )
+                length = f", payload: {'x' * seen.length}" if seen.length else ""
+                yield _Act(
+                    event.t, f"inject: {{from: {source}, to: {target}, "
+                    f"flags: {' '.join(seen.flags)}, {numbers}{length}}}",
+                )  # fmt: skip
+
+    def _host(self, endpoint: str) -> str:
+        address = endpoint.rpartition(":")[0].strip("[]")
+        return self._history.owners.get(address, address)
+
+    def _kept(self) -> Iterator[_Act]:
+        """The steps of the record's scenario that acted on hosts."""
+        begun: dict[int, float] = {}
+        for event in self._history.events:
+            if not self._scenario or not isinstance(event, StepEvent) or event.verb not in KEPT:
+                continue
+            if event.phase == "begin":
+                begun[event.index] = event.t
+            elif event.outcome == "done" and event.index < len(self._scenario.steps):
+                step = self._scenario.steps[event.index]
+                said = step.model_dump(mode="json", by_alias=True, exclude_unset=True)
+                words = f"{event.verb}: {json.dumps(said[event.verb])}"
+                yield _Act(begun.get(event.index, event.t), words)
+
+    # --- Steps ------------------------------------------------------------------------------------
+
+    def steps(self, acts: Sequence[_Act]) -> Iterator[str]:
+        """The acts, each after what had happened before it."""
+        busy: dict[str, _Act] = {}
+        shown: Mapping[str, tuple[str, ...]] = {}
+        before = 0.0
+        for act in acts:
+            ready = {
+                process: "exited" if call.last else "awaiting"
+                for process, call in busy.items() if call.done <= act.t and process != act.of
+            }  # fmt: skip
+            if ready and not act.step.startswith("drop"):
+                yield f"wait: {{process: {json.dumps(ready)}}}"
+                for process in ready:
+                    del busy[process]
+            states, since = self._states(act.t)
+            if states and states != shown:
+                shown = states
+                yield self._wait(states, act.t - before)
+            quiet = act.t - max(before, since)
+            if quiet >= PAUSE:
+                yield f"sleep: {max(1, round(1000 * quiet))}ms"
+            yield act.step
+            before = max(before, act.t)
+            if act.of:
+                busy[act.of] = act
+        states, since = self._states(self._history.now)
+        if states and states != shown:
+            yield self._wait(states, self._history.now - before)
+        if (rest := self._history.now - max(before, since)) >= PAUSE:
+            yield f"sleep: {round(1000 * rest)}ms"
+
+    def _states(self, t: float) -> tuple[dict[str, tuple[str, ...]], float]:
+        """The states of each host's sockets at that time, and since when they are so. What lasts
+        for a moment only is left out."""
+        found: dict[str, list[str]] = {}
+        since, moving = 0.0, set[str]()
+        for host in self._history.hosts:
+            lines = [*self._scene.timelines(host), *listeners(self._history, host)]
+            for timeline in lines:
+                for span in timeline.spans:
+                    begin, end = span.begin, span.end or Moment(math.inf, math.inf)
+                    unsure = begin.earliest < t <= begin.latest or end.earliest <= t < end.latest
+                    if begin.latest < t < end.earliest and end.at - begin.at >= TRANSIENT:
+                        found.setdefault(host, []).append(span.state)
+                        since = max(since, begin.at)
+                    elif unsure or begin.latest < t < end.earliest:
+                        moving.add(host)
+                    elif end.latest <= t:
+                        found.setdefault(host, [])
+                        since = max(since, end.at)
+        told = {h: tuple(sorted(each)) for h, each in found.items() if h not in moving}
+        return told, since
+
+    def _wait(self, states: Mapping[str, Iterable[str]], took: float) -> str:
+        """A wait for states, which took so many seconds at most."""
+        within = f"\n    within: {math.ceil(2 * took)}s" if took > USUAL / 2 else ""
+        return f"wait: {{sockets: {self._words(states)}}}{within}"
+
+    @staticmethod
+    def _words(states: Mapping[str, Iterable[str]]) -> str:
+        words = {host: list(dict.fromkeys(each)) for host, each in states.items()}
+        return "{" + ", ".join(
+            f"{host}: {'none' if not each else each[0] if len(each) == 1 else json.dumps(each)}"
+            for host, each in words.items()
+        ) + "}"  # fmt: skip
