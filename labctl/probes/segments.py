@@ -30,7 +30,7 @@ class Captures:
         self._segments: list[Segment] | None = None
         self.late: list[int] = []
         """The numbers of those segments that were under way longer than any should be."""
-        self._extra: tuple[int, int, float] | None = None
+        self._extra: tuple[object, ...] | None = None
         self._owners: Mapping[str, str] = {}
 
     @classmethod
@@ -48,7 +48,7 @@ class Captures:
 
     def segments(self, known: Known) -> list[Segment]:
         """See `match`. Losses and injections may only become more."""
-        extra = len(known.losses), len(known.injections), known.flight
+        extra = len(known.losses), len(known.injections), known.flight, known.watched
         if self._segments is None or extra != self._extra or known.owners != self._owners:
             for host in [*self._unread]:
                 self._read += read_packets(host, bytes(self._unread.pop(host)))
@@ -60,7 +60,7 @@ class Captures:
 
 def match(observations: Iterable[Observation], known: Known) -> list[Segment]:
     """Segments in order of time; see `pairing.passages`."""
-    return list(_mark(passages(observations, known)))
+    return list(_mark(passages(observations, known), known))
 
 
 @dataclass(slots=True)
@@ -73,7 +73,7 @@ class _Flow:
     peer_window: int | None = None
 
 
-def _mark(found: Iterable[Passage]) -> Iterator[Segment]:
+def _mark(found: Iterable[Passage], lab: Known) -> Iterator[Segment]:
     """Segments with relative numbers and what is special about each (like Wireshark's analysis:
     retransmission, duplicate ACK, zero window, zero window probe).
 
@@ -85,6 +85,8 @@ def _mark(found: Iterable[Passage]) -> Iterator[Segment]:
         if passage.injection:
             yield _forged(passage, passage.injection)
             continue
+        unseen = _unseen(passage, lab)
+        sent = passage.sent is not None or unseen
         there = (seen.scope, seen.source, seen.target)
         back = (seen.scope, seen.target, seen.source)
         known, theirs = flows.get(there), flows.get(back)
@@ -96,7 +98,7 @@ def _mark(found: Iterable[Passage]) -> Iterator[Segment]:
             other = theirs if "ACK" in seen.flags else None
         if other is None and "ACK" in seen.flags and "RST" not in seen.flags:
             other = _Flow((seen.ack - 1) % MODULUS, seen.ack)
-        if passage.sent is not None:
+        if sent:
             flows[there] = flow
             if other is not None:
                 flows[back] = other
@@ -119,7 +121,7 @@ def _mark(found: Iterable[Passage]) -> Iterator[Segment]:
             flags=seen.flags,
             length=seen.length,
             window=seen.window,
-            retransmitted=bool(seen.span) and behind and not probe and passage.sent is not None,
+            retransmitted=bool(seen.span) and behind and not probe and sent,
             duplicate_ack=bare and position == flow.last_ack,
             zero_window=seen.window == 0 and "RST" not in seen.flags and "SYN" not in seen.flags,
             probe=probe,
@@ -127,8 +129,9 @@ def _mark(found: Iterable[Passage]) -> Iterator[Segment]:
             base=(flow.first, other.first if other else 0),
             timestamps=seen.timestamps,
             scope=seen.scope,
+            unseen=unseen,
         )
-        if passage.sent is None:
+        if not sent:
             continue
         end = (seen.seq + seen.span) % MODULUS
         if "RST" not in seen.flags and _before(flow.following, end):
@@ -136,6 +139,14 @@ def _mark(found: Iterable[Passage]) -> Iterator[Segment]:
         flow.last_ack = position if bare else None
         if other is not None and "ACK" in seen.flags:
             other.peer_window = seen.window
+
+
+def _unseen(passage: Passage, known: Known) -> bool:
+    """Whether it may have left, or arrived, where nobody captured it then."""
+    if passage.sent is None:
+        return not known.watches(passage.sender, (passage.arrived or 0.0) - known.flight)
+    lone = passage.arrived is None and passage.drop is None
+    return lone and not known.watches(passage.receiver, passage.sent + known.flight)
 
 
 def _forged(passage: Passage, injection: Injection) -> Segment:
