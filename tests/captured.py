@@ -59,9 +59,10 @@ def frames(sent: Iterable[Sent], here: str, ahead: float = 0.0, drift: float = 0
     """What the host with this end captures of them, and when by its clock: Ethernet frames."""
     found = []
     for each in sent:
-        if each.source != here and each.lost:
+        mine = each.source.rpartition(":")[0] == here.rpartition(":")[0]
+        if each.lost and not mine:
             continue
-        t = each.t if each.source == here else each.t + NEAR
+        t = each.t if mine else each.t + NEAR
         record = packet(0.0, each.source, each.target, each.flags, (each.seq, each.ack, each.data))
         frame = bytearray(record[16:])
         window = 14 + (40 if frame[12:14] == b"\x86\xdd" else 20) + 14

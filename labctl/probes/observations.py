@@ -14,8 +14,8 @@ FLAG_BITS = {"SYN": 0x02, "FIN": 0x01, "RST": 0x04, "PSH": 0x08, "ACK": 0x10, "U
 """The flags of RFC 9293, section 3.1, in the order in which they are shown."""
 MODULUS = 1 << 32
 MARKS = (
-    "retransmitted", "duplicate ACK", "zero window", "window probe", "lost", "under way",
-    "injected",
+    "retransmitted", "duplicate ACK", "zero window", "window probe", "keepalive", "out of order",
+    "lost", "under way", "injected",
 )  # fmt: skip
 """What may be special about a segment, in the order of its summary."""
 FLIGHT = 0.25
@@ -129,8 +129,8 @@ class Segment:
     capture saw it. `seq` and `ack` count from the connection's first ones, as Wireshark shows them;
     `base` has those. `dropped` is the index of the step that lost it. `crafted`: a step sent it.
     `pending`: it may still arrive. `unseen`: one of its ends was not captured then, so nobody knows
-    when it left, or whether it arrived. `scope` is the host within which its addresses are valid,
-    if that is not the whole lab.
+    when it left, or whether it arrived. `overtaken`: what was sent later came first. `scope` is the
+    host within which its addresses are valid, if that is not the whole lab.
     """
 
     t: float | None
@@ -155,6 +155,8 @@ class Segment:
     pending: bool = False
     scope: str = ""
     unseen: bool = False
+    keepalive: bool = False
+    overtaken: bool = False
 
     @property
     def injected(self) -> bool:
@@ -198,8 +200,8 @@ class Segment:
     def marks(self) -> tuple[str, ...]:
         """Those of MARKS that it has."""
         has = (
-            self.retransmitted, self.duplicate_ack, self.zero_window, self.probe, self.lost,
-            self.pending, self.injected,
+            self.retransmitted, self.duplicate_ack, self.zero_window, self.probe, self.keepalive,
+            self.overtaken, self.lost, self.pending, self.injected,
         )  # fmt: skip
         return tuple(mark for mark, present in zip(MARKS, has, strict=True) if present)
 

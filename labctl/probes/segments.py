@@ -8,8 +8,8 @@ lab sent was injected.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from labctl.ground.reading import MAX_RECORD, read_file
@@ -60,7 +60,10 @@ class Captures:
 
 def match(observations: Iterable[Observation], known: Known) -> list[Segment]:
     """Segments in order of time; see `pairing.passages`."""
-    return list(_mark(passages(observations, known), known))
+    found = list(_mark(passages(observations, known), known))
+    for number in _overtaken(found):
+        found[number] = replace(found[number], overtaken=True)
+    return found
 
 
 @dataclass(slots=True)
@@ -71,11 +74,12 @@ class _Flow:
     following: int
     last_ack: tuple[int, int] | None = None
     peer_window: int | None = None
+    acked: int | None = None
 
 
 def _mark(found: Iterable[Passage], lab: Known) -> Iterator[Segment]:
     """Segments with relative numbers and what is special about each (like Wireshark's analysis:
-    retransmission, duplicate ACK, zero window, zero window probe).
+    retransmission, duplicate ACK, zero window, zero window probe, keepalive).
 
     A retransmission has numbers that the same host has sent before. Segments that nobody in the lab
     sent do not count there, and neither do RSTs (RFC 9293, section 3.10.7.4)."""
@@ -106,7 +110,10 @@ def _mark(found: Iterable[Passage], lab: Known) -> Iterator[Segment]:
                 del flows[back]
         behind = _before(seen.seq, flow.following)
         just_behind = behind and (flow.following - seen.seq) % MODULUS == 1
-        probe = just_behind and seen.length <= 1 and flow.peer_window == 0 and not _closes(seen)
+        asks = just_behind and seen.length <= 1 and not _closes(seen)
+        probe = asks and flow.peer_window == 0
+        idle = not seen.length and flow.acked == flow.following
+        keepalive = asks and not probe and idle
         bare = not seen.span and seen.flags == ("ACK",)
         position = (seen.ack, seen.window)
         yield Segment(
@@ -121,8 +128,8 @@ def _mark(found: Iterable[Passage], lab: Known) -> Iterator[Segment]:
             flags=seen.flags,
             length=seen.length,
             window=seen.window,
-            retransmitted=bool(seen.span) and behind and not probe and sent,
-            duplicate_ack=bare and position == flow.last_ack,
+            retransmitted=bool(seen.span) and behind and not (probe or keepalive) and sent,
+            duplicate_ack=bare and position == flow.last_ack and not keepalive,
             zero_window=seen.window == 0 and "RST" not in seen.flags and "SYN" not in seen.flags,
             probe=probe,
             dropped=passage.drop,
@@ -130,6 +137,7 @@ def _mark(found: Iterable[Passage], lab: Known) -> Iterator[Segment]:
             timestamps=seen.timestamps,
             scope=seen.scope,
             unseen=unseen,
+            keepalive=keepalive,
         )
         if not sent:
             continue
@@ -138,7 +146,22 @@ def _mark(found: Iterable[Passage], lab: Known) -> Iterator[Segment]:
             flow.following = end
         flow.last_ack = position if bare else None
         if other is not None and "ACK" in seen.flags:
-            other.peer_window = seen.window
+            other.peer_window, other.acked = seen.window, seen.ack
+
+
+def _overtaken(found: Sequence[Segment]) -> Iterator[int]:
+    """The numbers of those segments that arrived after what their end had sent later."""
+    latest: dict[tuple[str, str, str], float] = {}
+    for number in sorted(
+        (n for n, s in enumerate(found) if s.t is not None and s.arrived is not None),
+        key=lambda n: found[n].arrived or 0.0,
+    ):
+        segment = found[number]
+        way = segment.scope, segment.source, segment.target
+        before, sent = latest.get(way, -1.0), segment.t or 0.0
+        if sent < before and (segment.length or {"SYN", "FIN"} & {*segment.flags}):
+            yield number
+        latest[way] = max(before, sent)
 
 
 def _unseen(passage: Passage, known: Known) -> bool:

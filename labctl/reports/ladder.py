@@ -160,6 +160,8 @@ def _arrow(segment: Segment, connections: dict[Ends, int]) -> Arrow:
         "duplicate ACK": segment.duplicate_ack,
         "zero window": segment.zero_window,
         "window probe": segment.probe,
+        "keepalive": segment.keepalive,
+        "out of order": segment.overtaken,
     }
     return Arrow(
         segment.time,

@@ -321,3 +321,89 @@ def test_nothing_to_import(tmp_path: Path) -> None:
     status, _, err = call(f"server={path}", "--port", "9")
     assert status == 2
     assert f"{path}: it has no TCP segment that --port and --host choose" in err
+
+
+# --- Resets, of which only segments tell ----------------------------------------------------------
+
+LATER = Sent(20.0, "10.0.0.3:50000", SERVER, SYN, 1)
+
+
+def likely(tmp_path: Path, *sent: Sent) -> list[tuple[str, str, bool]]:
+    """The causes of what both ends captured, but for who closed first."""
+    told = causes(both(tmp_path, [*sorted(sent, key=lambda s: s.t), LATER]).history)
+    return [(c.id, c.host, c.certain) for c in told if c.id not in ("closed-first", "no-answer")]
+
+
+def test_a_refused_connection(tmp_path: Path) -> None:
+    sent = [
+        Sent(0.0, CLIENT, SERVER, SYN, 100),
+        Sent(2 * NEAR, SERVER, CLIENT, RST | ACK, 0, 101),
+    ]
+    assert likely(tmp_path, *sent) == [("connect-refused", "server", False)]
+
+
+def test_a_reset_by_a_program(tmp_path: Path) -> None:
+    data = [Sent(1.0, CLIENT, SERVER, ACK, 101, 901, 5), Sent(1.1, SERVER, CLIENT, ACK, 901, 106)]
+    reset = Sent(2.0, SERVER, CLIENT, RST | ACK, 901, 106)
+    assert likely(tmp_path, *handshake(), *data, reset) == [("reset-by-close", "server", False)]
+
+
+def probes(*times: float) -> list[Sent]:
+    return [Sent(t, SERVER, CLIENT, ACK, 900, 101) for t in times]
+
+
+def test_keepalive_that_gives_up(tmp_path: Path) -> None:
+    reset = Sent(4.0, SERVER, CLIENT, RST | ACK, 901, 101)
+    sent = [*handshake(), *probes(1.0, 2.0, 3.0), reset]
+    assert likely(tmp_path, *sent) == [("timeout-keepalive", "server", False)]
+
+
+def test_keepalive_that_had_an_answer(tmp_path: Path) -> None:
+    answer = Sent(3.0 + 2 * NEAR, CLIENT, SERVER, ACK, 101, 901)
+    reset = Sent(4.0, SERVER, CLIENT, RST | ACK, 901, 101)
+    sent = [*handshake(), *probes(1.0, 2.0, 3.0), answer, reset]
+    assert likely(tmp_path, *sent) == [("reset-by-close", "server", False)]
+
+
+def test_a_reset_for_want_of_a_socket(tmp_path: Path) -> None:
+    late = [
+        Sent(4.0, CLIENT, SERVER, ACK, 101, 901, 5),
+        Sent(4.0 + 2 * NEAR, SERVER, CLIENT, RST, 901),
+    ]
+    assert likely(tmp_path, *handshake(), *late) == [("reset-no-socket", "server", False)]
+
+
+def test_a_reset_that_answers_what_a_syn_does_not_fit(tmp_path: Path) -> None:
+    """RFC 9293, section 3.5.1: of the client's socket it says nothing."""
+    sent = [
+        Sent(0.0, CLIENT, SERVER, SYN, 100),
+        Sent(2 * NEAR, SERVER, CLIENT, ACK, 5000, 7000),
+        Sent(4 * NEAR, CLIENT, SERVER, RST, 7000),
+    ]
+    assert likely(tmp_path, *sent) == []
+
+
+def test_no_answer(tmp_path: Path) -> None:
+    syns = [Sent(t, CLIENT, SERVER, SYN, 100, lost=t < 2) for t in (0.0, 1.0, 3.0)]
+    seen = handshake(-1.0, "10.0.0.3:50001", "10.0.0.2:9")
+    run = both(tmp_path, sorted([*syns, *seen, LATER], key=lambda s: s.t))
+    told = [c for c in causes(run.history) if c.id == "no-answer" and CLIENT in c.text]
+    assert [c.text for c in told] == [
+        f"client had no answer to 3 SYNs of {CLIENT} -> {SERVER}; 2 lost on their way"
+    ]
+
+
+def test_what_was_overtaken(tmp_path: Path) -> None:
+    data = [Sent(1.0 + n * NEAR / 10, SERVER, CLIENT, ACK, 901 + 10 * n, 101, 10) for n in range(3)]
+    sent = [*handshake(), *data, LATER]
+    server = pcap(tmp_path / "a", frames(sent, SERVER))
+    came = frames(sent, CLIENT)
+    (first, _), (last, _) = came[3], came[5]
+    came[3], came[5] = (last, came[3][1]), (first, came[5][1])
+    run = imported(tmp_path, {"server": server, "client": pcap(tmp_path / "b", sorted(came))})
+    assert marks(run)[3:6] == ["out of order", "out of order", ""]
+
+
+def test_a_keepalive_is_no_retransmission(tmp_path: Path) -> None:
+    run = both(tmp_path, [*handshake(), *probes(1.0, 2.0), LATER])
+    assert marks(run)[3:5] == ["keepalive", "keepalive"]
