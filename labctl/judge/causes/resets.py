@@ -381,11 +381,13 @@ def _likely(reset: _Reset) -> Cause | None:
     if reset.state is State.SYN_SENT:
         return None  # it answers what its SYN does not fit
     if asked and begins(asked) and reset.active:
-        found = reset.cause(
-            "connect-refused",
-            f"nobody listened on port {reset.segment.source.rpartition(':')[2]} there, or a "
-            "firewall refused in its name: its sockets and rules would tell",
-            "start the server first, or have the client try again", NOBODY, asked,
+        name, port = f"{asked.source} -> {asked.target}", asked.target.rpartition(":")[2]
+        found = Cause(
+            "connect-refused", reset.host, reset.t,
+            f"{reset.host} refused {name}: nobody listened on port {port} there, or a firewall "
+            "refused in its name: its sockets and rules would tell",
+            "start the server first, or have the client try again", name, reset.proof(asked),
+            (NOBODY,),
         )  # fmt: skip
     elif not reset.active and reset.answered:
         found = reset.cause(
