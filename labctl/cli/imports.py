@@ -31,9 +31,20 @@ MOST = 2
     metavar="ADDRESS",
     help="Only connections with this address; may be repeated.",
 )
+@click.option(
+    "--ss",
+    "looks",
+    multiple=True,
+    metavar="HOST=FILE",
+    help="What `ss -tanoie` printed there, with a time before each look; may be repeated.",
+)
 @folder_option("Record the run in a new folder below DIR.")
 def import_(
-    captures: tuple[str, ...], ports: tuple[int, ...], addresses: tuple[str, ...], out: Path | None
+    captures: tuple[str, ...],
+    ports: tuple[int, ...],
+    addresses: tuple[str, ...],
+    looks: tuple[str, ...],
+    out: Path | None,
 ) -> None:
     """Make a run of captures from elsewhere: of both ends of the same connections, or of one.
 
@@ -44,6 +55,7 @@ def import_(
     Examples:
       labctl import server=a.pcapng client=b.pcap
       labctl import server=a.pcap.gz --port 8000
+      labctl import server=a.pcap --ss server=ss.txt
       labctl report "$(labctl import server=a.pcap client=b.pcap)"
     """
     from labctl.cli import chosen
@@ -62,6 +74,8 @@ def import_(
             raise UsageError(f"{name}={files[name]}: no name for a host", "as in server=FILE")
     wanted = Wanted(frozenset(ports), frozenset(addresses))
     found = importing.load({name: Path(file) for name, file in files.items()}, wanted)
+    saved = {name: Path(file) for name, file in parse_sets(looks, "--ss").items()}
+    found = importing.with_looks(found, saved)
     name = "-".join(files)
     folder = new_folder(out, name) if out else new_folder(
         default_folder(), f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{name}"

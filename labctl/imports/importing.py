@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from struct import Struct
@@ -30,6 +30,7 @@ from labctl.imports.ends import (
     unmarked,
 )
 from labctl.imports.files import NANO, Capture
+from labctl.imports.looks import Saved, read_looks
 from labctl.judge.causes.rules import causes
 from labctl.judge.result import RunResult, document
 from labctl.language.document import Document
@@ -37,7 +38,7 @@ from labctl.language.scenario import load_document
 from labctl.probes.observations import FLIGHT
 from labctl.probes.pairing import address_of
 from labctl.probes.segments import Captures
-from labctl.record.events import VERSION, CaptureEvent, Event, LabEvent, NetEvent
+from labctl.record.events import VERSION, CaptureEvent, Event, LabEvent, NetEvent, SocketsEvent
 from labctl.record.history import History
 from labctl.record.store import RunFolder
 
@@ -45,6 +46,8 @@ BACKEND = "import"
 OTHERS = "peer"
 """The host that has all addresses of which no file is."""
 RECORD = Struct("<IIII")  # pcap-savefile(5)
+LATER = 3600.0
+"""Seconds after the end of a capture in which a look without a time may have been."""
 EDGE = 2e-6
 """Seconds after its last packet until which a file is taken to go: times of a run are no finer."""
 ETHERNET = {4: bytes(12) + b"\x08\x00", 6: bytes(12) + b"\x86\xdd"}
@@ -80,6 +83,7 @@ class Imported:
     files: Sequence[_File]
     notes: Sequence[str]
     slow: float
+    looks: Mapping[str, Sequence[Saved]] = field(default_factory=dict)
 
     @property
     def hosts(self) -> list[str]:
@@ -154,6 +158,23 @@ def load(captures: Mapping[str, Path], wanted: Wanted) -> Imported:
     ]
     notes += [f"{each.host}'s clock is {each.clock} of {found[0].host}'s" for each in found[1:]]
     return Imported(found, notes, _slow(matched, found))
+
+
+def with_looks(found: Imported, files: Mapping[str, Path]) -> Imported:
+    """The same, with looks by `ss` on hosts that have a capture. Raises UsageError."""
+    captured = {file.host: file for file in found.files}
+    looks, notes = {}, []
+    for host, path in files.items():
+        if host not in captured:
+            known = ", ".join(captured)
+            raise UsageError(f"--ss {host}={path}: no capture of that host", f"there are: {known}")
+        file = captured[host]
+        times = [file.segments[n].head.nanos / NANO for n in (0, -1)]
+        saved = read_looks(path, (times[0], times[1] + LATER))
+        looks[host] = [look for look in saved if file.at(round(look.at * NANO)) >= found.begun]
+        if early := len(saved) - len(looks[host]):
+            notes.append(f"looks of {path.name} from before the captures are left out: {early}")
+    return replace(found, looks=looks, notes=[*found.notes, *notes])
 
 
 def _counted(file: Capture, wanted: Wanted, several: bool) -> dict[CensusKey, Tally]:
@@ -245,8 +266,11 @@ def _events(found: Imported) -> Iterator[Event]:
     )  # fmt: skip
     if found.slow:
         yield NetEvent(0.0, found.files[0].host, round(found.slow, 6))
-    ends = []
+    ends: list[Event] = []
     for file in found.files:
+        for look in found.looks.get(file.host, ()):
+            t = round((file.at(round(look.at * NANO)) - begun) / NANO, 6)
+            ends.append(SocketsEvent(t, file.host, "look", look.text))
         since, until = ((bound - begun) / NANO for bound in file.bounds)
         until = round(until + EDGE, 6)
         clock = file.clock

@@ -19,6 +19,7 @@ from itertools import zip_longest
 from labctl.probes.observations import FLIGHT, Segment
 from labctl.probes.sockets import Ends, State
 from labctl.record.history import History
+from labctl.record.looks import FOLLOWING, SAMPLING, Looks, reachable
 from labctl.record.moments import Moment
 
 ANSWER = 0.02
@@ -32,6 +33,7 @@ DEAF = 0.5
 BACKOFF = 2.5
 """How many times as long as the last time it waits then, at most: twice, and some."""
 
+BEFORE = "segments do not tell whether it had other states before"
 Passed = tuple[float, bool, Segment]
 """A segment that left a host (true) or came to it, and when."""
 Turn = tuple[State | None, Moment]
@@ -53,6 +55,7 @@ def inferred(
 ) -> Iterator[Inferred]:
     """The connections of a host, or the `chosen` ones, in order for each pair of ends."""
     watched = history.captured(host)
+    looks = Looks(history, host, chosen)
     event = history.imported.get(host)
     until = min(history.now, event.t) if event else history.now
     for ends, passed in _passed(history, host, chosen).items():
@@ -67,7 +70,41 @@ def inferred(
                     turns.pop()
                 turns.append((None, Moment(min(life.sign, begun), begun, begun)))
                 life.doubts.clear()
-            yield Inferred(ends, tuple(turns), life.doubts[0] if life.doubts else None)
+            turns, doubts = _looked_at(ends, turns, life.doubts, looks)
+            yield Inferred(ends, tuple(turns), doubts[0] if doubts else None)
+
+
+def _looked_at(
+    ends: Ends, turns: Sequence[Turn], doubts: list[str], looks: Looks
+) -> tuple[list[Turn], list[str]]:
+    """The same, with what looks showed of a connection since segments told nothing more of it."""
+    last, moment = turns[-1]
+    lost = last is None and moment.latest == math.inf
+    if not looks.times or not (lost or last):
+        return [*turns], doubts
+    found = [*turns[:-1]] if lost else [*turns]
+    since = moment.earliest if lost else moment.latest
+    doubts = doubts[:-1] if lost else doubts
+    seen = {sighting.look: sighting.state for sighting in looks.seen.get(ends, ())}
+    for number, t in enumerate(looks.times):
+        state, shown = found[-1][0], seen.get(number)
+        if t < since or state is None or (shown not in (None, state) and not _leads(state, shown)):
+            continue
+        if shown == state:
+            doubts = [doubt for doubt in doubts if doubt == BEFORE]
+        else:
+            found.append((shown, Moment(since, t + SAMPLING, seen=t)))
+            if FOLLOWING[state] - {shown}:
+                doubts.append(f"no look tells all that followed {state}")
+        since = t
+    if lost and found[-1][0] is not None:
+        found.append((None, Moment(since, math.inf, since)))
+        doubts.append(f"segments and looks do not tell whether it was still in {found[-2][0]}")
+    return found, doubts
+
+
+def _leads(state: State, later: State | None) -> bool:
+    return later is None or reachable(state, later)
 
 
 def _passed(
@@ -191,7 +228,7 @@ class _Life:
         if not found:
             if self.spoke is None:
                 return []
-            self._doubt("had other states before")
+            self.doubts.append(BEFORE)
             return [(State.ESTAB, Moment(0.0, self.spoke, self.spoke))]
         if established := self._established():
             found.append((State.ESTAB, established))

@@ -132,8 +132,7 @@ def timelines(
     """Every connection of a host, or the `chosen` ones, in order of appearance, up to the history's
     end."""
     if history.imported:
-        seen = [_inferred(each) for each in inferred(history, host, chosen)]
-        return sorted(_numbered(seen), key=_beginning)
+        return _of_captures(history, host, chosen)
     traced = is_traced(history)
     troubles = [
         history.trouble[host, probe]
@@ -152,6 +151,17 @@ def timelines(
         found += [replace(t, incarnation=number) for number, t in enumerate(walks, 1)]
     for trouble in troubles:
         found = [replace(t, gap=trouble.text) if _beginning(t) < trouble.t else t for t in found]
+    return sorted(found, key=_beginning)
+
+
+def _of_captures(history: History, host: str, chosen: Callable[[Ends], bool]) -> list[Timeline]:
+    """The connections of a host of which captures from elsewhere tell, and those that only looks
+    showed."""
+    found = list(_numbered(map(_inferred, inferred(history, host, chosen))))
+    told = {timeline.ends for timeline in found}
+    looks, causes = Looks(history, host, chosen), Causes(history, host, chosen)
+    for key in looks.seen.keys() - told:
+        found += _numbered(_sampled(key, looks, (), False, causes))
     return sorted(found, key=_beginning)
 
 

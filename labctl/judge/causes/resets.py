@@ -230,6 +230,8 @@ def _foreign(reset: _Reset) -> Cause | None:
 def _refused(reset: _Reset, syn: Segment) -> Cause | None:
     host, t = reset.host, reset.t
     history = reset.scene.history
+    if history.imported:
+        return None  # looks are rare there, and a listener may have come and gone
     if not reset.scene.looks(host) or {(host, "ss"), (host, "trace")} & history.trouble.keys():
         return None
     port = reset.segment.source.rpartition(":")[2]

@@ -142,7 +142,7 @@ class HostSockets:
         if seen is None:
             why = "no look at its sockets"
             if history.imported:
-                why = "a capture shows no sockets; claim a path, or how long a state lasted"
+                why = "a capture shows no sockets; import a look of ss with it (--ss)"
             return Finding("unknown", claimed, why)
         if trouble := history.trouble.get((host, "ss")):
             return Finding("unknown", claimed, trouble.text)
