@@ -7,6 +7,7 @@
     e  traffic in a lab, which captures and traces, against bare namespaces
     f  a lesson in a guest against the same on namespaces
     g  a server whose calls are watched against the same unwatched
+    h  an import of captures with a million packets
 
 Machines differ, so what counts is ratios within one run. The sides take turns, A B A B, each sample
 in fresh processes; a ratio is the median over the pairs, and the spread its least and greatest.
@@ -40,7 +41,7 @@ from labctl.backends.netns import backend as netns
 from labctl.ground.errors import LabctlError
 from labctl.run.guests import qemu
 from labctl.run.places import DEFAULT_OS
-from tests import bench_calls, bench_records, bench_traffic
+from tests import bench_calls, bench_imports, bench_records, bench_traffic
 from tests.bench_records import EVENTS_EACH, cost
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -354,6 +355,14 @@ def watched_servers(pairs: int) -> Rows:
                 yield Row(name, ours, theirs, goal)
 
 
+def captures(_: int) -> Rows:
+    with tempfile.TemporaryDirectory() as folder:
+        files = bench_imports.captures(Path(folder), 10**6)
+        found = cost([*LABCTL, "import", *files, "--out", folder])
+        yield Row("h  import of 10^6 packets : 60 s", [found.seconds], [60.0], 1.0)
+        yield Row("h  the same : 500 MB", [found.megabytes], [500.0], 1.0, unit="MB")
+
+
 FORMS = ("ladder", "html", "junit", "markdown", "mermaid")
 LINEAR = 12.0
 START = [sys.executable, "-c", ""]
@@ -365,6 +374,7 @@ PARTS: dict[str, list[Callable[[int], Rows]]] = {
     "e": [traffic],
     "f": [lesson_in_a_guest],
     "g": [watched_servers],
+    "h": [captures],
 }
 NOTES = {
     "a": "The script polls every 50 ms. The lesson's own wait: from the kill until the kernel has "
@@ -378,6 +388,7 @@ NOTES = {
     "e": "The same program makes 2,000 connections, in a lab and between two bare namespaces.",
     "f": "From the guest's saved state, with virtual time.",
     "g": "Below a supervisor, in a network namespace; by strace the same calls, for comparison.",
+    "h": "Two captures of 2,000 connections, of which every tenth is reset.",
 }
 
 

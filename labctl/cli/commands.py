@@ -25,6 +25,7 @@ from labctl.cli.arguments import (
     shipped_names,
 )
 from labctl.cli.exits import EXIT, INTERRUPTED
+from labctl.cli.imports import import_
 from labctl.cli.matrix import matrix
 from labctl.cli.run import run
 from labctl.ground.output import UNWRITABLE, flush, prepare, show, silence, tell
@@ -121,14 +122,27 @@ def main() -> None:
 @main.command()
 @runs_argument
 @last_option
+@click.option(
+    "--scenario",
+    "claims",
+    type=click.Path(path_type=Path),
+    metavar="CLAIMS",
+    help="Judge what this file claims, not what the run's own scenario does.",
+)
 @click.option("--format", "form", default="table", type=click.Choice(["table", "json"]))
-def check(runs: tuple[str, ...], last: bool, form: str) -> int:
-    """Judge recorded runs again, from their folders alone. RUN is as in `labctl report`."""
+def check(runs: tuple[str, ...], last: bool, claims: Path | None, form: str) -> int:
+    """Judge recorded runs again, from their folders alone. RUN is as in `labctl report`.
+
+    \b
+    Examples:
+      labctl check --last
+      labctl check RUN --scenario claims.yaml
+    """
     from labctl.cli import chosen
     from labctl.judge.check import overall
     from labctl.judge.rejudge import judge
 
-    judged = [judge(folder) for folder in chosen.find(runs, last)]
+    judged = [judge(folder, claims) for folder in chosen.find(runs, last)]
     verdicts = [verdict for found in judged for verdict in found]
 
     def write() -> None:
@@ -445,5 +459,5 @@ def kernels_fetch(names: tuple[str, ...], os: str | None) -> None:
         root.ensure(suite, tell)
 
 
-for command in (*labs.COMMANDS, matrix, run):
+for command in (*labs.COMMANDS, import_, matrix, run):
     main.add_command(command)

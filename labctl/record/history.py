@@ -24,6 +24,7 @@ from labctl.probes.sockets import RESOLVER, canonical
 from labctl.record.events import (
     AddressEvent,
     CallEvent,
+    CaptureEvent,
     CountersEvent,
     Event,
     InjectEvent,
@@ -120,6 +121,8 @@ class History:
         self.injected: list[InjectEvent] = []
         self.tallies: dict[tuple[str, int], int] = {}
         self.inward: set[str] = set()  # hosts that calls or the trace saw connect to themselves
+        self.imported: dict[str, CaptureEvent] = {}
+        """The captures from elsewhere, by host; none in a lab, whose hosts are all captured."""
         self.slowed: dict[str, float] = {}  # how many seconds longer each host's packets may take
         self.derived: dict[str, tuple[Any, Any]] = {}  # results of others, and up to where
         self.step = -1  # the index of the last one that began
@@ -174,6 +177,8 @@ class History:
             case AddressEvent():
                 self.owners = self.owners.moved(event.address, event.host, event.t)
                 self._behind.clear()
+            case CaptureEvent():
+                self.imported[event.host] = event
             case TroubleEvent():
                 self.trouble[event.host, event.probe] = event
 
@@ -216,14 +221,16 @@ class History:
         owners, epoch, now = self.owners, self.lab.epoch, self.now
         losses = [Loss(e.drop, o) for e in self.losses if (o := _since(e, epoch))]
         injected = [Injection(e.seq, e.ack, o) for e in self.injected if (o := _since(e, epoch))]
-        whole = self.captures.segments(Known(owners, epoch, losses, injected, self.flight))
+        watched = {host: (e.since, e.t) for host, e in self.imported.items()} or None
+        known = Known(owners, epoch, losses, injected, self.flight, watched)
+        whole = self.captures.segments(known)
         found = whole[: bisect_right(whole, now, key=lambda segment: segment.time)]
         for index in range(
             bisect_right(whole, now - self.flight, key=lambda s: s.time), len(found)
         ):
             each = found[index]
             came = each.arrived is not None and each.arrived <= now
-            if not came and each.t is not None and each.dropped is None:
+            if not came and each.t is not None and each.dropped is None and not each.unseen:
                 found[index] = dataclasses.replace(each, arrived=None, pending=True)
         for index in self.captures.late:
             if index < len(found) and (found[index].arrived or 0.0) > now:
@@ -245,6 +252,11 @@ class History:
         probes = self.lab.environment.get("probes", ()) if self.lab else ()
         troubled = (host, "loopback") in self.trouble
         return troubled or (host in self.inward and "loopback" not in probes)
+
+    def captured(self, host: str) -> bool:
+        """Whether all segments of a host's link were captured."""
+        everywhere = self.watched_by("capture") and (host, "capture") not in self.trouble
+        return everywhere and (not self.imported or host in self.imported)
 
     def growth(self, host: str, counter: str) -> int | None:
         """How much a counter has grown since the run began; None if the kernel has no such counter.
