@@ -47,6 +47,8 @@ EVENTS: dict[type[Said], type[Event]] = {
 def happened(said: Said, t: float, **where: Any) -> Event:
     """The event at `t`. Sockets that can't be parsed are a trouble."""
     found = shared(said.__dict__)
+    if found.get("since") is not None:
+        found["since"] += t - said.t
     event = EVENTS[type(said)](**{**found, **where, "t": t})
     if isinstance(event, SocketsEvent):
         try:
