@@ -27,6 +27,7 @@ from labctl.cli.arguments import (
 from labctl.cli.exits import EXIT, INTERRUPTED
 from labctl.cli.matrix import matrix
 from labctl.cli.run import run
+from labctl.cli.watch import watch
 from labctl.ground.output import UNWRITABLE, flush, prepare, show, silence, tell
 from labctl.ground.plain import plain_lines
 
@@ -121,14 +122,18 @@ def main() -> None:
 @main.command()
 @runs_argument
 @last_option
+@click.option(
+    "--scenario", "claims", type=click.Path(path_type=Path), metavar="FILE",
+    help="Judge them by the claims of this file, instead of their own.",
+)  # fmt: skip
 @click.option("--format", "form", default="table", type=click.Choice(["table", "json"]))
-def check(runs: tuple[str, ...], last: bool, form: str) -> int:
+def check(runs: tuple[str, ...], last: bool, claims: Path | None, form: str) -> int:
     """Judge recorded runs again, from their folders alone. RUN is as in `labctl report`."""
     from labctl.cli import chosen
     from labctl.judge.check import overall
     from labctl.judge.rejudge import judge
 
-    judged = [judge(folder) for folder in chosen.find(runs, last)]
+    judged = [judge(folder, claims) for folder in chosen.find(runs, last)]
     verdicts = [verdict for found in judged for verdict in found]
 
     def write() -> None:
@@ -410,5 +415,5 @@ def kernels_fetch(names: tuple[str, ...], os: str | None) -> None:
         root.ensure(suite, tell)
 
 
-for command in (*labs.COMMANDS, matrix, run):
+for command in (*labs.COMMANDS, matrix, run, watch):
     main.add_command(command)

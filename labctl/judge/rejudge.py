@@ -26,13 +26,14 @@ MOST = 1_000_000
 """How many pairs of steps to compare at most, after a scenario and its record begin to differ."""
 
 
-def judge(folder: Path) -> list[Verdict]:
-    """The verdicts on a recorded run, from its folder alone, by this version.
+def judge(folder: Path, claims: Path | None = None) -> list[Verdict]:
+    """The verdicts on a recorded run, from its folder alone, by this version; or on what another
+    scenario claims of it.
 
     Raises UsageError for a folder that is no run, and for a scenario that this version can't
     read."""
     run = load(folder)
-    scenario = _scenario(run)
+    scenario = _one_case(claims) if claims else _scenario(run)
     ending = _ending(run, scenario)
     if run.result == "skip":
         return ending
@@ -49,6 +50,14 @@ def _scenario(run: RunResult) -> Scenario:
     if found is None:
         raise UsageError(f"{run.folder}: scenario.yaml has no variant {run.case!r}")
     return found
+
+
+def _one_case(claims: Path) -> Scenario:
+    """The only case of a file."""
+    cases = load_scenario(claims)
+    if len(cases) > 1:
+        raise UsageError(f"{claims}: {len(cases)} cases", "a record is of one: leave out variants")
+    return cases[0]
 
 
 # --- Steps ----------------------------------------------------------------------------------------

@@ -67,6 +67,8 @@ class ProcessPattern(Model):
         """The finding for one process."""
         claimed = Claimed(name, str(self), (name,), self._wanted)
         state = history.processes.get(name)
+        if state is None and history.without_calls:
+            return Finding("unknown", claimed, history.without_calls)
         if state is None:
             never = Facts(process=NEVER_STARTED)
             return Finding("fail", claimed, NEVER_STARTED, measured=never)

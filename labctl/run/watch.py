@@ -1,0 +1,189 @@
+"""Watching what runs already: records of it, one after the other, each of which is a run directory
+as those of `labctl run` are."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from shutil import rmtree
+from typing import Protocol
+
+from labctl.backends import lease as leases
+from labctl.backends.lease import Lease
+from labctl.backends.netns.here import Here
+from labctl.backends.watched import Watched
+from labctl.ground.crash import netted
+from labctl.ground.errors import LabError, UsageError
+from labctl.ground.resources import default_folder
+from labctl.judge.result import RunResult, now
+from labctl.lab.messaging import stopping
+from labctl.lab.watching import Watching
+from labctl.language.document import Document
+from labctl.language.scenario import Scenario, load_document
+from labctl.record.events import Event
+from labctl.record.history import History
+from labctl.record.store import RunFolder, new_folder
+from labctl.run.runner import Ended, conclude, outcome
+
+MOST_BYTES = 64 << 20
+"""When a record is so large, the next one begins: it is all in memory too."""
+KEPT = 8
+"""So many of the last records stay."""
+TICK = 0.25
+
+
+class Viewer(Protocol):
+    """Somebody who sees a watch go on."""
+
+    def event(self, event: Event, history: History) -> None:
+        """Called after every event."""
+
+    def say(self, line: str) -> None:
+        """Says what happens to the watch itself."""
+
+    def tick(self) -> None:
+        """Called a few times a second."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to watch: this machine's own network, or those of processes; only these ports, if there
+    are any."""
+
+    here: bool = False
+    pids: Sequence[int] = ()
+    ports: Sequence[int] = ()
+
+    @property
+    def what(self) -> str:
+        """In a word or two, also for the name of a folder."""
+        return "-".join([*(["here"] if self.here else []), *map(str, self.pids)])
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`seconds`: how long to watch, if not until somebody ends it; the size of a record in bytes,
+    and how many stay."""
+
+    seconds: float | None = None
+    most_bytes: int = MOST_BYTES
+    kept: int = KEPT
+
+
+View = Callable[[Watching], AbstractContextManager[Viewer]]
+"""Shows a watch during a `with`."""
+
+
+def begin(wanted: Wanted, out: Path | None, limits: Limits, view: View) -> list[RunResult]:
+    """Watches what is wanted; see `watch`. Raises UsageError."""
+    if not wanted.what:
+        raise UsageError("say what to watch", "such as --here or --pid PID")
+    now = datetime.now(UTC)
+    lease = Lease(
+        leases.new_name(), "watch", wanted.what, "netns", now.isoformat(timespec="seconds")
+    )
+    stem = f"watch-{wanted.what}" if out else f"{now:%Y%m%dT%H%M%S}-watch-{wanted.what}"
+
+    def folder() -> Path:
+        return new_folder(out or default_folder(), stem)
+
+    with lease:
+        pids: dict[str, int | None] = {"here": None} if wanted.here else {}
+        pids |= {f"pid-{pid}": pid for pid in wanted.pids}
+        return watch(Here(lease.run, pids, wanted.ports), folder, limits, view)
+
+
+def watch(
+    watched: Watched,
+    folder_for: Callable[[], Path],
+    limits: Limits,
+    view: View,
+) -> list[RunResult]:
+    """Watches until the time is over, nothing is left to watch, or somebody interrupts it; returns
+    the results of the records that stay. The last one is an error if watching failed.
+
+    Raises LabError if it can't begin, UsageError if nothing can be written."""
+    results: deque[RunResult] = deque()
+    case = scenario_of(watched.names)
+    began = time.monotonic()
+    until = None if limits.seconds is None else began + limits.seconds
+    with Watching(watched) as lab, view(lab) as viewer:
+        while True:
+            path = folder_for()
+            with RunFolder(path, case.text) as folder:
+                record = _Record(lab, folder, viewer)
+                over = record.fill(until, limits.most_bytes)
+                results.append(conclude(case, "watch", lab.history, record.ended, folder))
+            if over:
+                return list(results)
+            viewer.say(f"{path} is full: {limits.most_bytes >> 20} MiB; the next one begins")
+            while len(results) > limits.kept - 1:
+                rmtree(results.popleft().folder, ignore_errors=True)
+
+
+class _Record:
+    """One record of a watch; `ended` says how it ended."""
+
+    ended: Ended
+
+    def __init__(self, lab: Watching, folder: RunFolder, viewer: Viewer) -> None:
+        self._lab, self._folder, self._viewer = lab, folder, viewer
+
+    def fill(self, until: float | None, most_bytes: int) -> bool:
+        """Takes in what happens until then, or until so much of it is there. Returns whether the
+        watch is over."""
+        began, started = time.monotonic(), now()
+        cause: BaseException | None = None
+        over = True
+        try:
+            with netted():
+                try:
+                    self._lab.begin(self._add, self._folder.add_packets)
+                    over = self._go_on(until, most_bytes)
+                except KeyboardInterrupt:
+                    stopping.clear()
+                self._lab.end()
+        except (LabError, KeyboardInterrupt) as exc:
+            cause = exc
+        history, seconds = self._lab.history, time.monotonic() - began
+        environment = history.lab.environment if history.lab else {}
+        self.ended = Ended(*outcome(cause), environment, started, seconds, history.now)
+        return over
+
+    def _go_on(self, until: float | None, most_bytes: int) -> bool:
+        while until is None or time.monotonic() < until:
+            left = TICK if until is None else until - time.monotonic()
+            due = time.monotonic() + min(TICK, max(0.0, left))
+            while (left := due - time.monotonic()) > 0:
+                self._lab.pump(left)
+            self._viewer.tick()
+            for name in self._lab.follow():
+                self._viewer.say(f"{name} was started again, and is watched on")
+            if self._lab.over():
+                return True
+            if size(self._folder.path) > most_bytes:
+                return False
+        return True
+
+    def _add(self, event: Event) -> None:
+        self._folder.add(event)
+        self._viewer.event(event, self._lab.history)
+
+
+def size(folder: Path) -> int:
+    """How many bytes its files have."""
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def scenario_of(names: Sequence[str]) -> Scenario:
+    """The scenario of a record: hosts, and nothing that is done or claimed. It may be replaced by
+    one with claims (`labctl check RUN --scenario FILE`)."""
+    hosts = "".join(f"  {name}: {{}}\n" for name in names)
+    text = f"title: What ran on {', '.join(names)}\nhosts:\n{hosts}steps: []\n"
+    (case,) = load_document(Document("watch", text), text, "watch", {})
+    return case
