@@ -68,6 +68,11 @@ class Watcher(agent.Agent):
         else:
             self.refused = self.refused or "%s has no Ethernet headers" % interface
 
+    def look(self, cause, seen=None, **extra):
+        if cause == "look":
+            self.listed = set()  # so that this tells all holders
+        return super().look(cause, seen, **extra)
+
     def looked_at(self, text):
         """Tells who holds sockets, if there are new ones."""
         now = set(INODE.findall(text)) - {"0"}

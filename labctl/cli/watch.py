@@ -16,6 +16,8 @@ from labctl.ground.output import show
 class Asked:
     """The arguments of `labctl watch`."""
 
+    containers: tuple[str, ...]
+    project: str | None
     here: bool
     pids: tuple[int, ...]
     ports: tuple[int, ...]
@@ -24,6 +26,14 @@ class Asked:
 
 
 @click.command()
+@click.option(
+    "--container",
+    "containers",
+    multiple=True,
+    metavar="NAME",
+    help="The network of this container; several on one clock.",
+)
+@click.option("--compose", "project", metavar="PROJECT", help="All containers of this project.")
 @click.option("--here", is_flag=True, help="This machine's own network.")
 @click.option(
     "--pid", "pids", multiple=True, type=click.IntRange(1), metavar="PID",
@@ -41,7 +51,9 @@ def watch(asked: Asked) -> int:
 
     \b
     Examples:
-      labctl watch --here --port 8000 --for 30s
+      labctl watch --container web --container db
+      labctl watch --compose shop --port 5432 --for 30s
+      labctl watch --here --port 8000
       labctl watch --pid 4711
 
     What it records is a run: `labctl report --last` draws it, `labctl explain --last` says what
@@ -54,7 +66,7 @@ def watch(asked: Asked) -> int:
     from labctl.run import workflow
     from labctl.run.watch import Limits, Wanted, begin
 
-    wanted = Wanted(asked.here, asked.pids, asked.ports)
+    wanted = Wanted(asked.here, asked.pids, asked.containers, asked.project, asked.ports)
     limits = Limits(seconds(asked.length))
     with workflow.interruptible():
         results = begin(wanted, asked.out, limits, viewer)

@@ -13,12 +13,14 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Protocol
 
+from labctl.backends import BackendOptions
 from labctl.backends import lease as leases
 from labctl.backends.lease import Lease
 from labctl.backends.netns.here import Here
 from labctl.backends.watched import Watched
 from labctl.ground.crash import netted
 from labctl.ground.errors import LabError, UsageError
+from labctl.ground.output import tell
 from labctl.ground.resources import default_folder
 from labctl.judge.result import RunResult, now
 from labctl.lab.messaging import stopping
@@ -28,7 +30,9 @@ from labctl.language.scenario import Scenario, load_document
 from labctl.record.events import Event
 from labctl.record.history import History
 from labctl.record.store import RunFolder, new_folder
+from labctl.run.places import DEFAULT_OS
 from labctl.run.runner import Ended, conclude, outcome
+from labctl.run.workflow import sweep
 
 MOST_BYTES = 64 << 20
 """When a record is so large, the next one begins: it is all in memory too."""
@@ -52,17 +56,34 @@ class Viewer(Protocol):
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to watch: this machine's own network, or those of processes; only these ports, if there
-    are any."""
+    """What to watch: this machine's own network, or those of processes; or those of containers, or
+    of all that are of a Compose `project`; only these ports, if there are any."""
 
     here: bool = False
     pids: Sequence[int] = ()
+    containers: Sequence[str] = ()
+    project: str | None = None
     ports: Sequence[int] = ()
 
     @property
     def what(self) -> str:
         """In a word or two, also for the name of a folder."""
-        return "-".join([*(["here"] if self.here else []), *map(str, self.pids)])
+        own = ["here"] if self.here else []
+        project = [self.project] if self.project else []
+        return "-".join([*own, *map(str, self.pids), *self.containers, *project])
+
+    @property
+    def of_engine(self) -> bool:
+        """Whether an engine has it. Raises UsageError if only some of it."""
+        engine, machine = self.containers or self.project, self.here or self.pids
+        if engine and machine:
+            raise UsageError(
+                "containers and this machine's own networks may have different clocks",
+                "watch them one at a time",
+            )
+        if not engine and not machine:
+            raise UsageError("say what to watch", "--container, --compose, --pid or --here")
+        return bool(engine)
 
 
 @dataclass(frozen=True)
@@ -81,21 +102,29 @@ View = Callable[[Watching], AbstractContextManager[Viewer]]
 
 def begin(wanted: Wanted, out: Path | None, limits: Limits, view: View) -> list[RunResult]:
     """Watches what is wanted; see `watch`. Raises UsageError."""
-    if not wanted.what:
-        raise UsageError("say what to watch", "such as --here or --pid PID")
+    backend = "docker" if wanted.of_engine else "netns"
     now = datetime.now(UTC)
-    lease = Lease(
-        leases.new_name(), "watch", wanted.what, "netns", now.isoformat(timespec="seconds")
-    )
+    began = now.isoformat(timespec="seconds")
+    lease = Lease(leases.new_name(), "watch", wanted.what, backend, began)
     stem = f"watch-{wanted.what}" if out else f"{now:%Y%m%dT%H%M%S}-watch-{wanted.what}"
 
     def folder() -> Path:
         return new_folder(out or default_folder(), stem)
 
     with lease:
-        pids: dict[str, int | None] = {"here": None} if wanted.here else {}
-        pids |= {f"pid-{pid}": pid for pid in wanted.pids}
-        return watch(Here(lease.run, pids, wanted.ports), folder, limits, view)
+        return watch(_watched(wanted, lease), folder, limits, view)
+
+
+def _watched(wanted: Wanted, lease: Lease) -> Watched:
+    if wanted.of_engine:
+        from labctl.backends.docker.beside import Beside
+
+        sweep()
+        options = BackendOptions(lease.run, lease.text, Path(), DEFAULT_OS, tell)
+        return Beside(options, wanted.containers, wanted.project, wanted.ports)
+    pids: dict[str, int | None] = {"here": None} if wanted.here else {}
+    pids |= {f"pid-{pid}": pid for pid in wanted.pids}
+    return Here(lease.run, pids, wanted.ports)
 
 
 def watch(
