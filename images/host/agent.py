@@ -103,7 +103,7 @@ class Agent:
         self.next_sample = None
         self.captures = {}
         self.refused = None  # why it can't capture
-        self.next_read = 0.0
+        self.next_read, self.between_reads = 0.0, CAPTURE_PERIOD
         self.faults = Faults(emit)
         self.addresses = None
 
@@ -204,7 +204,7 @@ class Agent:
         for capture in self.captures.values():
             capture.revive()
             records += capture.read()
-        self.next_read = time.monotonic() + CAPTURE_PERIOD
+        self.next_read = time.monotonic() + self.between_reads
         if records:
             records.sort(key=lambda each: each[0])
             data = base64.b64encode(b"".join(record for _, record in records)).decode()

@@ -3,6 +3,7 @@ as those of `labctl run` are."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -32,7 +33,7 @@ from labctl.record.history import History
 from labctl.record.store import RunFolder, new_folder
 from labctl.run.places import DEFAULT_OS
 from labctl.run.runner import Ended, conclude, outcome
-from labctl.run.workflow import sweep
+from labctl.run.workflow import gently, sweep
 
 MOST_BYTES = 64 << 20
 """When a record is so large, the next one begins: it is all in memory too."""
@@ -111,6 +112,8 @@ def begin(wanted: Wanted, out: Path | None, limits: Limits, view: View) -> list[
     def folder() -> Path:
         return new_folder(out or default_folder(), stem)
 
+    if hasattr(os, "SCHED_BATCH"):  # what is watched runs on the same processors: see sched(7)
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     with lease:
         return watch(_watched(wanted, lease), folder, limits, view)
 
@@ -141,7 +144,7 @@ def watch(
     case = scenario_of(watched.names)
     began = time.monotonic()
     until = None if limits.seconds is None else began + limits.seconds
-    with Watching(watched) as lab, view(lab) as viewer:
+    with Watching(watched) as lab, gently(), view(lab) as viewer:
         while True:
             path = folder_for()
             with RunFolder(path, case.text) as folder:
