@@ -98,7 +98,8 @@ class LiveWatch(Drawn):
             for line in _lines(history, history.sockets.get(host), now)
         ]
         title = one_line(f"watching for {now:.0f} s; Ctrl-C ends it", "bold")
-        return Group(title, one_line(self._said, "dim"), Padding(by_host(lines), (0, 0, 0, 2)))
+        said = [one_line(self._said, "dim")] if self._said else []
+        return Group(title, *said, Padding(by_host(lines), (0, 0, 0, 2)))
 
 
 def _lines(history: History, look: SocketsEvent | None, now: float) -> list[str]:

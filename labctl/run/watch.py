@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from shutil import rmtree
@@ -23,7 +23,7 @@ from labctl.ground.crash import netted
 from labctl.ground.errors import LabError, UsageError
 from labctl.ground.output import tell
 from labctl.ground.resources import default_folder
-from labctl.judge.result import RunResult, now
+from labctl.judge.result import RunResult, document, now, unperformed
 from labctl.lab.messaging import stopping
 from labctl.lab.watching import Watching
 from labctl.language.document import Document
@@ -35,10 +35,13 @@ from labctl.run.places import DEFAULT_OS
 from labctl.run.runner import Ended, conclude, outcome
 from labctl.run.workflow import gently, sweep
 
-MOST_BYTES = 64 << 20
-"""When a record is so large, the next one begins: it is all in memory too."""
-KEPT = 8
+MOST_BYTES = 16 << 20
+"""When a record is so large, the next one begins: it is all in memory too, and judging it takes a
+second for each MiB."""
+KEPT = 16
 """So many of the last records stay."""
+GOES_ON = "the watch went on in another record"
+CAUSES = "labctl explain says what caused what in this one"
 TICK = 0.25
 
 
@@ -142,20 +145,32 @@ def watch(
     Raises LabError if it can't begin, UsageError if nothing can be written."""
     results: deque[RunResult] = deque()
     case = scenario_of(watched.names)
-    began = time.monotonic()
-    until = None if limits.seconds is None else began + limits.seconds
+    until = None if limits.seconds is None else time.monotonic() + limits.seconds
+    over = False
     with Watching(watched) as lab, gently(), view(lab) as viewer:
-        while True:
-            path = folder_for()
-            with RunFolder(path, case.text) as folder:
+        while not over:
+            with RunFolder(folder_for(), case.text) as folder:
                 record = _Record(lab, folder, viewer)
                 over = record.fill(until, limits.most_bytes)
-                results.append(conclude(case, "watch", lab.history, record.ended, folder))
-            if over:
-                return list(results)
-            viewer.say(f"{path} is full: {limits.most_bytes >> 20} MiB; the next one begins")
-            while len(results) > limits.kept - 1:
+            if not over:
+                results.append(_unjudged(case, record.ended, folder))
+                viewer.say(f"{folder.path} is full: the next record begins")
+            while len(results) >= limits.kept:
                 rmtree(results.popleft().folder, ignore_errors=True)
+    return [*results, conclude(case, "watch", lab.history, record.ended, folder)]
+
+
+def _unjudged(case: Scenario, ended: Ended, folder: RunFolder) -> RunResult:
+    """The result of a record while the watch goes on: to judge it would take too long."""
+    found = replace(
+        unperformed(case, "pass", LabError(GOES_ON, CAUSES), "watch", folder.path),
+        environment=ended.environment,
+        started=ended.started,
+        seconds=ended.seconds,
+        lab_seconds=ended.lab_seconds,
+    )
+    folder.finish(document([found]))
+    return found
 
 
 class _Record:

@@ -197,8 +197,8 @@ def end(lease: Lease) -> bool:
 
 @contextmanager
 def gently(numbers: Sequence[signal.Signals] = SIGNALS) -> Iterator[None]:
-    """Inside `interruptible`: for now a signal breaks off nothing. The next wait for messages raises
-    KeyboardInterrupt."""
+    """Inside `interruptible`: for now a signal breaks off nothing. The next wait for messages
+    raises KeyboardInterrupt."""
     before = [signal.signal(number, lambda *_: stopping.set()) for number in numbers]
     try:
         yield
