@@ -40,6 +40,8 @@ MOST_BYTES = 16 << 20
 second for each MiB."""
 KEPT = 16
 """So many of the last records stay."""
+MOST_PORTS = 100
+"""So many a capture's program has room for."""
 GOES_ON = "the watch went on in another record"
 CAUSES = "labctl explain says what caused what in this one"
 TICK = 0.25
@@ -107,6 +109,8 @@ View = Callable[[Watching], AbstractContextManager[Viewer]]
 def begin(wanted: Wanted, out: Path | None, limits: Limits, view: View) -> list[RunResult]:
     """Watches what is wanted; see `watch`. Raises UsageError."""
     backend = "docker" if wanted.of_engine else "netns"
+    if len(wanted.ports) > MOST_PORTS:
+        raise UsageError(f"{len(wanted.ports)} ports", f"name {MOST_PORTS} at most")
     now = datetime.now(UTC)
     began = now.isoformat(timespec="seconds")
     lease = Lease(leases.new_name(), "watch", wanted.what, backend, began)

@@ -307,12 +307,12 @@ class Containers:
         self._network = self.client.networks.create(self.mark)
         self._made: dict[str, Any] = {}
 
-    def run(self, name: str, **labels: str) -> str:
-        """Starts a server; returns its name."""
+    def run(self, name: str, network: str = "", **labels: str) -> str:
+        """Starts a server, on their network or in another network mode; returns its name."""
         whole = f"{self.mark}_{name}"
         self._made[whole] = self.client.containers.run(
             self._image, ["-c", SERVE], entrypoint="python3", name=whole, detach=True,
-            network=self.mark, labels={k.replace("_", "."): v for k, v in labels.items()},
+            network_mode=network or self.mark, labels={k.replace("_", "."): v for k, v in labels.items()},
         )  # fmt: skip
         return whole
 
@@ -394,15 +394,16 @@ def test_a_container_that_is_started_again(
 
 @pytest.mark.docker
 def test_a_project(containers: Containers, watch: Callable[..., Watch]) -> None:
-    """Its containers are called as its services are, and stay that when they are made anew."""
+    """Its containers are called as its services are, and stay that when they are made anew. What
+    shares the network of another is no host of its own."""
 
-    def service(name: str, of: str) -> str:
-        return containers.run(
-            name, com_docker_compose_project=containers.mark, com_docker_compose_service=of
-        )
+    def service(name: str, of: str, network: str = "") -> str:
+        project = {"com_docker_compose_project": containers.mark}
+        return containers.run(name, network, **project, com_docker_compose_service=of)
 
-    service("1", "web")
+    web = service("1", "web")
     db = service("2", "db")
+    service("4", "beside", f"container:{web}")
     found = watch("--compose", containers.mark)
     found.await_line("db: ")
     containers.remove(db)

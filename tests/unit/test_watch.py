@@ -364,6 +364,7 @@ def test_names_of_hosts(wanted: list[str], names: list[str]) -> None:
         (["--here", "--container", "web"], "one at a time"),
         (["--here", "--for", "soon"], "--for soon: no duration"),
         (["--here", "--for", "0s"], "--for 0s: no duration"),
+        (["--here", *["--port", "80"] * 101], "name 100 at most"),
         (["--pid", "0"], "0 is not in the range"),
         (["--here", "--port", "70000"], "70000 is not in the range"),
     ],

@@ -208,4 +208,14 @@ def _of_project(running: Sequence[Mapping[str, Any]], project: str) -> list[Mapp
             f"no container of the project {project!r} is running",
             f"there are: {', '.join(known) or 'none'}",
         )
-    return sorted(found, key=_key)
+    networks: dict[str, Mapping[str, Any]] = {}
+    for container in sorted(found, key=lambda c: (_network(c) != c["Id"], _key(c))):
+        networks.setdefault(_network(container), container)
+    return sorted(networks.values(), key=_key)
+
+
+def _network(container: Mapping[str, Any]) -> str:
+    """What containers that share a network have in common: the id of the one that owns it."""
+    mode = str(container["HostConfig"]["NetworkMode"])
+    shares = mode == "host" or mode.startswith("container:")
+    return mode.removeprefix("container:") if shares else str(container["Id"])
