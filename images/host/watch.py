@@ -49,9 +49,10 @@ class Watcher(agent.Agent):
     def begin(self, longest, share):
         """Begins to watch and to capture, as one of `share` hosts."""
         self.rest, self.longest, self.next_sample = REST * share, longest, time.monotonic()
-        self.room = agent.room_for(share)
-        self.capture(captures.INSIDE, self.room)
         self.addresses = Addresses(all_=True)
+        interfaces = max(2, 1 + len(set(self.addresses.known.values())))
+        self.room = max(captures.BLOCKS, agent.room_for(share) * 2 // interfaces)
+        self.capture(captures.INSIDE, self.room)
         for address in list(self.addresses.known):
             self.new_address(address)
 

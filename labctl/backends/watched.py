@@ -17,10 +17,12 @@ LONGEST = 50
 
 
 class Watched(Protocol):
-    """What is watched, by the names of its hosts. Methods raise LabError."""
+    """What is watched, by the names of its hosts; only these ports, if there are any. Methods raise
+    LabError."""
 
     backend: str
     names: Sequence[str]
+    ports: Sequence[int]
 
     def environment(self) -> dict[str, str | None]:
         """See `Backend`."""

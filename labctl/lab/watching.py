@@ -25,7 +25,10 @@ from labctl.record.events import (
     AddressEvent,
     CountersEvent,
     Event,
+    FateEvent,
     LabEvent,
+    ResetEvent,
+    StateEvent,
     TroubleEvent,
 )
 from labctl.record.history import History
@@ -61,7 +64,8 @@ class Watching:
         self._record_packets: Callable[[str, bytes], None] | None = None
         self._clock = Clock()
         self._inbox = Inbox(self._clock, self._take, lambda: watched.why() or None)
-        self._tracer = Tracer(self._inbox, self._clock, self._emit)
+        self._ports = {str(port) for port in watched.ports}
+        self._tracer = Tracer(self._inbox, self._clock, self._emit_traced)
         self._untraced: Lack | None = None
         self._attached: dict[Channel, _Attached] = {}
         self._hosts: dict[str, _Attached] = {}
@@ -223,6 +227,14 @@ class Watching:
         self.history.add(event)
         if self._record:
             self._record(event)
+
+    def _emit_traced(self, event: Event) -> None:
+        """A tracer knows no ports."""
+        if isinstance(event, StateEvent | ResetEvent | FateEvent) and self._ports:
+            if {end.rpartition(":")[2] for end in (event.local, event.remote)} & self._ports:
+                self._emit(event)
+        else:
+            self._emit(event)
 
     def _take(self, source: Source, message: Message | None) -> None:
         if self._tracer.hears(source):

@@ -195,7 +195,8 @@ def test_the_network_of_a_process(
     sent = [(s.source, s.target, " ".join(s.flags)) for s in history.segments()]
     assert [flags for _, _, flags in sent][:3] == ["SYN", "SYN ACK", "ACK"]
     assert all(":8000" in source + target for source, target, _ in sent)
-    traced = any(isinstance(event, StateEvent) for event in history.events)
+    traced = [event for event in history.events if isinstance(event, StateEvent)]
+    assert all(":8000" in event.local + event.remote for event in traced)
     assert traced or (host, "trace") in history.trouble
     claims = tmp_path / "claims.yaml"
     claims.write_text(
@@ -312,7 +313,8 @@ class Containers:
         whole = f"{self.mark}_{name}"
         self._made[whole] = self.client.containers.run(
             self._image, ["-c", SERVE], entrypoint="python3", name=whole, detach=True,
-            network_mode=network or self.mark, labels={k.replace("_", "."): v for k, v in labels.items()},
+            network_mode=network or self.mark,
+            labels={k.replace("_", "."): v for k, v in labels.items()},
         )  # fmt: skip
         return whole
 

@@ -23,7 +23,13 @@ from labctl.judge.recorded import load, scenario_of
 from labctl.judge.rejudge import judge
 from labctl.judge.result import RunResult
 from labctl.lab.watching import NO_CALLS, Watching
-from labctl.record.events import AddressEvent, CountersEvent, HoldersEvent, TroubleEvent
+from labctl.record.events import (
+    AddressEvent,
+    CountersEvent,
+    HoldersEvent,
+    StateEvent,
+    TroubleEvent,
+)
 from labctl.record.holders import described
 from labctl.record.store import new_folder
 from labctl.reports import render
@@ -62,6 +68,8 @@ class FakeWatched:
     ) -> None:
         self.hosts = {name: list(addresses) for name, addresses in hosts.items()}
         self.names: Sequence[str] = list(hosts)
+        self.ports: Sequence[int] = ()
+        self.tracer: FakeChannel | None = None
         self.counters = dict(FRESH)
         self.lines: dict[str, Sequence[str]] = dict.fromkeys(hosts, ())
         self.channels: dict[str, FakeChannel] = {}
@@ -92,6 +100,9 @@ class FakeWatched:
         channel.close()
 
     def trace(self) -> Channel | Lack:
+        if self.tracer:
+            self.tracer.say(kind="hello", t=time.monotonic())
+            return self.tracer
         return Lack("no tracing here", "take another kernel")
 
     def again(self) -> list[str]:
@@ -109,7 +120,7 @@ class FakeWatched:
 
     def down(self) -> None:
         self.is_down = True
-        for channel in self.channels.values():
+        for channel in (*self.channels.values(), *filter(None, [self.tracer])):
             channel.close()
 
     # --- What happens -----------------------------------------------------------------------------
@@ -287,6 +298,31 @@ def test_a_long_watch_begins_new_records(tmp_path: Path) -> None:
         assert judge(result.folder) == []
     last = load(results[-1].folder).history
     assert last.growth("web", "TcpPassiveOpens") == 0  # all of it grew in records before
+
+
+@pytest.mark.parametrize(
+    ("ports", "kept"), [((), {"80", "81", "443"}), ((80,), {"80"}), ((443, 81), {"81", "443"})]
+)
+def test_a_tracer_knows_no_ports(tmp_path: Path, ports: Sequence[int], kept: set[str]) -> None:
+    """So of what it tells, the rest is left out. What it has at the end is recorded too."""
+
+    def moved(local: str, remote: str) -> None:
+        move = {"old": "ESTAB", "new": "FIN-WAIT-1", "local": local, "remote": remote}
+        tracer.say(kind="state", t=time.monotonic(), **move)
+
+    def obey(message: Message) -> None:
+        if message["do"] == "flush":
+            moved(f"{WEB}:443", f"{DB}:7")
+        tracer.say(kind="reply", id=message["id"], t=time.monotonic())
+
+    tracer = FakeChannel(obey)
+    fake = both(lambda _: moved(f"{WEB}:80", f"{DB}:9"), lambda _: moved(f"{DB}:8", f"{WEB}:81"))
+    fake.tracer, fake.ports = tracer, ports
+    (result,), _ = watched(tmp_path, fake)
+    states = [e for e in load(result.folder).history.events if isinstance(e, StateEvent)]
+    ends = {end.rpartition(":")[2] for e in states for end in (e.local, e.remote)}
+    assert ends & {"80", "81", "443"} == kept
+    assert result.history.watched_by("trace")
 
 
 def test_a_watcher_that_ends(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ class Beside:
         ports: Sequence[int],
     ) -> None:
         self._options = options
-        self._ports = [str(port) for port in ports]
+        self.ports = ports
         self._client = engine.connect()
         try:
             with translated("look for containers"):
@@ -86,7 +86,7 @@ class Beside:
                 {
                     "Image": self._images.host,
                     "Entrypoint": ["python3", "-IS", "/usr/local/lib/labctl/watch.pyc"],
-                    "Cmd": self._ports,
+                    "Cmd": [str(port) for port in self.ports],
                     **TETHERED,
                     **ENDED_AT_ONCE,
                     "Labels": {HOST: name},

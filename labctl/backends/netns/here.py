@@ -44,7 +44,7 @@ class Here:
         self.names: Sequence[str] = list(pids)
         self._run = run
         self._errors = os.fdopen(os.memfd_create("errors"), "rb")
-        self._ports = [str(port) for port in ports]
+        self.ports = ports
         self._pids = dict(pids)
         self._began = {pid: began(pid) for pid in pids.values() if pid is not None}
         self._processes: dict[Channel, subprocess.Popen[bytes]] = {}
@@ -53,7 +53,9 @@ class Here:
         return {"kernel": platform.release(), "os": os_name(), "engine": None}
 
     def attach(self, name: str) -> Channel:
-        return self._start([*entering(self._pids[name]), *_python("watch.py"), *self._ports])
+        return self._start(
+            [*entering(self._pids[name]), *_python("watch.py"), *map(str, self.ports)]
+        )
 
     def detach(self, channel: Channel) -> None:
         channel.close()
