@@ -90,7 +90,11 @@ class Watching:
     @netted()
     def __exit__(self, *_: object) -> None:
         self._closing = True
-        self._watched.down()
+        try:
+            self._watched.down()
+        except KeyboardInterrupt:
+            self._watched.down()
+            raise
 
     def now(self) -> float:
         """Seconds since the record began."""

@@ -92,6 +92,8 @@ class LiveWatch(Drawn):
 
     def _draw(self) -> RenderableType:
         history, now = self._lab.history, self._lab.now()
+        if history.lab is None:
+            return one_line("attached", "bold")
         lines = [
             (host, line)
             for host in history.hosts

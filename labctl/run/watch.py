@@ -149,9 +149,9 @@ def watch(
     Raises LabError if it can't begin, UsageError if nothing can be written."""
     results: deque[RunResult] = deque()
     case = scenario_of(watched.names)
-    until = None if limits.seconds is None else time.monotonic() + limits.seconds
     over = False
     with Watching(watched) as lab, gently(), view(lab) as viewer:
+        until = None if limits.seconds is None else time.monotonic() + limits.seconds
         while not over:
             with RunFolder(folder_for(), case.text) as folder:
                 record = _Record(lab, folder, viewer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,10 +25,12 @@ from labctl.probes.segments import FILE_HEADER
 from labctl.record.events import SocketsEvent, StateEvent, TroubleEvent
 from labctl.record.history import History
 from labctl.run.places import DEFAULT_OS
+from tests.terminals import on_a_terminal
 
 DEADLINE = 60.0
 IN_A_NETWORK = ["unshare", "-n"] if os.geteuid() == 0 else ["unshare", "-Urn"]
 BUSY = 30_000
+COLOUR = re.compile(r"\x1b\[(?:\d+;)*3\d")
 
 # Each waits for a line, does its work, and says a line.
 PROGRAM = """
@@ -278,6 +281,21 @@ def test_what_shares_a_network_is_one_host(watch: Callable[..., Watch]) -> None:
         child.wait()
     assert found.process.returncode == 2
     assert "both have the address" in said
+
+
+@pytest.mark.netns
+def test_on_a_terminal(program: Callable[[str], Program], tmp_path: Path) -> None:
+    """Live, with owners where they can be seen; in colour unless that is unwanted."""
+    watched = program(CONNECTS)
+    watched.go_on()
+    assert watched.hear() == "done"
+    words = ("watch", "--pid", str(watched.pid), "--for", "1s", "--out", str(tmp_path))
+    shown = on_a_terminal(160, *words)
+    assert "watching for 0 s; Ctrl-C ends it" in shown
+    assert "LISTEN 127.0.0.1:8000, accept queue 0/128, held by pid-" in shown
+    assert "\x1b[1mWhat ran on" in shown
+    assert COLOUR.search(shown)
+    assert not COLOUR.search(on_a_terminal(160, *words, NO_COLOR="1"))
 
 
 # --- Containers -----------------------------------------------------------------------------------
