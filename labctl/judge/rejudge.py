@@ -27,13 +27,13 @@ MOST = 1_000_000
 
 
 def judge(folder: Path, claims: Path | None = None) -> list[Verdict]:
-    """The verdicts on a recorded run, from its folder alone, by this version; or on what another
-    scenario claims of it.
+    """The verdicts on a recorded run, from its folder alone, by this version; on the claims of
+    another scenario than the folder's, if that is given.
 
     Raises UsageError for a folder that is no run, and for a scenario that this version can't
     read."""
     run = load(folder)
-    scenario = _one_case(claims) if claims else _scenario(run)
+    scenario = _scenario(run, claims)
     ending = _ending(run, scenario)
     if run.result == "skip":
         return ending
@@ -43,21 +43,14 @@ def judge(folder: Path, claims: Path | None = None) -> list[Verdict]:
     return [*verdicts, *_not_done(run, scenario, events), *ending]
 
 
-def _scenario(run: RunResult) -> Scenario:
-    """The case, as the folder's scenario says now."""
-    cases = load_scenario(run.folder / "scenario.yaml", run.sets)
+def _scenario(run: RunResult, claims: Path | None) -> Scenario:
+    """The case, as the folder's scenario says now, or another one."""
+    path = claims or run.folder / "scenario.yaml"
+    cases = load_scenario(path, {} if claims else run.sets)
     found = next((case for case in cases if case.case == run.case), None)
     if found is None:
-        raise UsageError(f"{run.folder}: scenario.yaml has no variant {run.case!r}")
+        raise UsageError(f"{run.folder}: {path.name} has no variant {run.case!r}")
     return found
-
-
-def _one_case(claims: Path) -> Scenario:
-    """The only case of a file."""
-    cases = load_scenario(claims)
-    if len(cases) > 1:
-        raise UsageError(f"{claims}: {len(cases)} cases", "a record is of one: leave out variants")
-    return cases[0]
 
 
 # --- Steps ----------------------------------------------------------------------------------------
