@@ -8,6 +8,7 @@
     f  a lesson in a guest against the same on namespaces
     g  a server whose calls are watched against the same unwatched
     h  an import of captures with a million packets
+    i  a byte between two containers and back, while `labctl watch` watches and while it does not
 
 Machines differ, so what counts is ratios within one run. The sides take turns, A B A B, each sample
 in fresh processes; a ratio is the median over the pairs, and the spread its least and greatest.
@@ -41,7 +42,7 @@ from labctl.backends.netns import backend as netns
 from labctl.ground.errors import LabctlError
 from labctl.run.guests import qemu
 from labctl.run.places import DEFAULT_OS
-from tests import bench_calls, bench_imports, bench_records, bench_traffic
+from tests import bench_calls, bench_imports, bench_records, bench_traffic, bench_watch
 from tests.bench_records import EVENTS_EACH, cost
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -363,6 +364,12 @@ def captures(_: int) -> Rows:
         yield Row("h  the same : 500 MB", [found.megabytes], [500.0], 1.0, unit="MB")
 
 
+def beside_a_watch(pairs: int) -> Rows:
+    with bench_watch.containers(need_images().peer) as (watched, unwatched):
+        ours, theirs = take_turns(pairs, watched, unwatched)
+    yield Row("i  round trip, watched : unwatched", ours, theirs, 1.1, unit="us")
+
+
 FORMS = ("ladder", "html", "junit", "markdown", "mermaid")
 LINEAR = 12.0
 START = [sys.executable, "-c", ""]
@@ -375,6 +382,7 @@ PARTS: dict[str, list[Callable[[int], Rows]]] = {
     "f": [lesson_in_a_guest],
     "g": [watched_servers],
     "h": [captures],
+    "i": [beside_a_watch],
 }
 NOTES = {
     "a": "The script polls every 50 ms. The lesson's own wait: from the kill until the kernel has "
@@ -389,6 +397,7 @@ NOTES = {
     "f": "From the guest's saved state, with virtual time.",
     "g": "Below a supervisor, in a network namespace; by strace the same calls, for comparison.",
     "h": "Two captures of 2,000 connections, of which every tenth is reset.",
+    "i": "Three containers are watched; the medians of 3,000 round trips between two of them.",
 }
 
 

@@ -13,20 +13,22 @@ RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR = 0x10, 0x100
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 NLM_F_REQUEST_DUMP = 0x301
 IFA_ADDRESS, IFA_LOCAL, IFA_PROTO = 1, 2, 11
-KERNEL_MADE = (b"\1", b"\2", b"\3")  # IFA_PROTO of loopback, announced and link-local addresses
+MADE = (b"\1", b"\2", b"\3")  # IFA_PROTO of loopback, announced and link-local addresses
 BODY = 24  # struct nlmsghdr and struct ifaddrmsg
-LOOPBACK = re.compile(r"127\.|::1$")
+LOOPBACK, LINK_LOCAL = re.compile(r"127\.|::1$"), re.compile("fe[89ab]")
 
 
 class Addresses:
     """The addresses of a host, except for loopback ones and those that the kernel added by itself:
-    it takes its time for that, and since 5.18 says which they are."""
+    it takes its time for that, and since 5.18 says which they are. If `all_` are wanted, except for
+    loopback ones and those of a link alone."""
 
-    def __init__(self):
+    def __init__(self, all_=False):
+        self.all = all_
         self.socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
         self.socket.bind((0, RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR))
         self.socket.setblocking(False)
-        self.known = set()
+        self.known = {}  # the number of each one's interface
         self.ask()
         self.read()
 
@@ -65,9 +67,9 @@ class Addresses:
         family = socket.AF_INET if len(packed) == 4 else socket.AF_INET6
         address = socket.inet_ntop(family, packed)
         if kind == RTM_DELADDR:
-            self.known.discard(address)
-        elif values.get(IFA_PROTO, b"")[:1] in KERNEL_MADE:
+            self.known.pop(address, None)
+        elif LINK_LOCAL.match(address) if self.all else values.get(IFA_PROTO, b"")[:1] in MADE:
             return
         elif address not in self.known and not LOOPBACK.match(address):
-            self.known.add(address)
+            (self.known[address],) = struct.unpack_from("=I", message, BODY - 4)
             yield address

@@ -17,7 +17,6 @@ Standard library only, Python 3.6 or later.
 import base64
 import ctypes
 import errno
-import itertools
 import json
 import os
 import re
@@ -25,7 +24,6 @@ import resource
 import select
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -36,6 +34,7 @@ import clocks
 from addresses import Addresses
 from captures import BLOCKS, BLOCKS_INSIDE, BLOCKS_MOST, INSIDE, LINK, Capture
 from faults import Faults
+from kernel import changes, counters, open_diag, segments
 
 PERIOD_MIN = 0.004
 PERIOD_MAX = 0.025
@@ -68,104 +67,6 @@ def emit(**event):
             line = line[os.write(1, line) :]
 
 
-# --- What the host's sockets look like --------------------------------------------------------
-
-NETLINK_SOCK_DIAG, TCPDIAG_GETSOCK, NLM_F_REQUEST_DUMP = 4, 18, 0x301
-NLMSG_ERROR, NLMSG_DONE = 2, 3
-
-
-class Diag:
-    """The kernel's list of TCP sockets, as bytes that differ when anything but a clock changed."""
-
-    def __init__(self):
-        self.netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG)
-        self.room = memoryview(bytearray(1 << 16))  # a message has half of it at most
-
-    def fingerprint(self):
-        """A hash of every socket's identity, state, timer kind, retransmissions and queues.
-
-        Raises OSError if the kernel has no tcp_diag.
-        """
-        # struct inet_diag_req and inet_diag_msg, include/uapi/linux/inet_diag.h. The old request
-        # answers for IPv4 and IPv6 at once, and each request walks the kernel's whole table.
-        body = struct.pack("=B51xII", socket.AF_INET, 0xFFFFFFFF, 0)
-        header = struct.pack("=IHHII", 16 + len(body), TCPDIAG_GETSOCK, NLM_F_REQUEST_DUMP, 0, 0)
-        self.netlink.send(header + body)
-        found = []
-        while True:
-            end, offset = self.netlink.recv_into(self.room), 0
-            data = self.room[:end].tobytes()
-            while offset < end:
-                length, kind = struct.unpack_from("=IH", data, offset)
-                if kind == NLMSG_DONE:
-                    return hash(tuple(found))
-                if kind == NLMSG_ERROR:
-                    raise OSError(-struct.unpack_from("=i", data, offset + 16)[0], "sock_diag")
-                message = offset + 16
-                # family, state, timer, retrans and the id; then, past `expires`, both queues
-                found.append(data[message : message + 52] + data[message + 56 : message + 64])
-                offset += (length + 3) & ~3
-
-
-class Proc:
-    """The same from /proc/net/tcp, for kernels without tcp_diag. Slower by a factor of three."""
-
-    def fingerprint(self):
-        found = []
-        for name in ("/proc/net/tcp", "/proc/net/tcp6"):
-            try:
-                with open(name) as table:
-                    rows = [line.split()[1:6] for line in table]
-            except FileNotFoundError:
-                continue
-            found += [(*row[:4], row[4][:2]) for row in rows]
-        return hash(tuple(found))
-
-
-def open_diag():
-    diag = Diag()
-    try:
-        diag.fingerprint()
-    except OSError:
-        return Proc()
-    return diag
-
-
-def counters():
-    """The namespace's counters, as {line of names: line of numbers}; both begin with a prefix."""
-    lines = []
-    for path in ("/proc/net/snmp", "/proc/net/netstat"):
-        with open(path) as table:
-            lines += table.read().splitlines()
-    try:
-        with open("/proc/net/snmp6") as table:
-            lines += (" ".join(line) for line in zip(*map(str.split, [": :", *table])))
-    except OSError:
-        pass  # a kernel without IPv6
-    return dict(zip(lines[::2], lines[1::2]))
-
-
-def changes(now, before):
-    """{name: value} of the counters that have changed, by their names in nstat(8)."""
-    found = {}
-    for names, numbers in now.items():
-        old = before.get(names)
-        if numbers != old:
-            prefix, *each = names.split()
-            olds = old.split()[1:] if old else itertools.repeat(None)
-            for name, number, was in zip(each, numbers.split()[1:], olds):
-                if number != was:
-                    found[prefix[:-1] + name] = int(number)
-    return found
-
-
-def segments():
-    """How many TCP segments came in and went out; reading all counters takes five times as long."""
-    with open("/proc/net/snmp") as table:
-        names, numbers = (line.split() for line in table if line.startswith("Tcp:"))
-    return [numbers[names.index(name)] for name in ("InSegs", "OutSegs")]
-
-
 def work():
     """CPU seconds of this process and of the children that it has waited for."""
     usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
@@ -185,8 +86,10 @@ def timers(text):
 
 
 class Agent:
-    def __init__(self, diag=None):
+    def __init__(self, diag=None, commands=None):
+        self.commands = commands or COMMANDS
         self.diag = diag or open_diag()
+        self.ss, self.ports = SS, ()
         self.seen = None
         self.looked = None  # the moment of a look, if nothing happened during it
         self.counted = {}
@@ -199,7 +102,8 @@ class Agent:
         self.due, self.overdue = [], False
         self.next_sample = None
         self.captures = {}
-        self.next_read = 0.0
+        self.refused = None  # why it can't capture
+        self.next_read, self.between_reads = 0.0, CAPTURE_PERIOD
         self.faults = Faults(emit)
         self.addresses = None
 
@@ -218,13 +122,14 @@ class Agent:
         """Reports what `ss` and the counters say now. `seen`: a fingerprint taken just now."""
         before = seen or self.diag.fingerprint(), segments()
         at = time.monotonic()
-        with subprocess.Popen(SS, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as ss:
+        with subprocess.Popen(self.ss, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as ss:
             text, errors = ss.stdout.read(), ss.stderr.read()  # in turn: it has but a line of these
         if ss.returncode:
             emit(kind="trouble", t=at, text=errors.decode("utf-8", "replace"), probe="ss")
         since, changed = self.count()
         # Columns are as wide as their widest entry, so most of a long list may be blanks.
         text = "\n".join(map(str.rstrip, text.decode("utf-8", "replace").split("\n")))
+        self.looked_at(text)
         emit(kind="sockets", t=at, cause=cause, text=text, counters=changed, since=since, **extra)
         if self.longest > PERIOD_MAX:
             self.due, self.overdue = [at + left for left in timers(text)], False
@@ -235,6 +140,9 @@ class Agent:
         self.looked = before if self.moment() == before else None
         self.seen = self.looked and before[0]
         return at
+
+    def looked_at(self, text):
+        """Hears what `ss` has just said, before it is reported."""
 
     def count(self):
         """When the counters were read before, and which have changed since then."""
@@ -278,13 +186,25 @@ class Agent:
             soon = max(self.rested, time.monotonic() + PERIOD_MIN)
             self.next_sample = min(self.next_sample, soon)
 
+    def capture(self, interface, blocks):
+        """Captures there too, in so many blocks of memory."""
+        try:
+            self.captures[interface] = Capture(interface, blocks, self.ports)
+        except OSError as exc:
+            self.refused = self.refused or exc.strerror
+            self.longest = PERIOD_MAX  # no segment would wake it
+
+    def new_address(self, address):
+        """Reports an address that the host has got."""
+        emit(kind="address", t=time.monotonic(), address=address)
+
     def read_packets(self):
         """Reports the packets that were captured since the last time."""
         records = []
         for capture in self.captures.values():
             capture.revive()
             records += capture.read()
-        self.next_read = time.monotonic() + CAPTURE_PERIOD
+        self.next_read = time.monotonic() + self.between_reads
         if records:
             records.sort(key=lambda each: each[0])
             data = base64.b64encode(b"".join(record for _, record in records)).decode()
@@ -296,7 +216,7 @@ class Agent:
     def obey(self, message):
         ident = message.pop("id")
         try:
-            COMMANDS[message.pop("do")](self, ident, **message)
+            self.commands[message.pop("do")](self, ident, **message)
         except (OSError, ValueError) as exc:
             emit(kind="reply", id=ident, t=time.monotonic(), error=str(exc))
 
@@ -325,7 +245,7 @@ class Agent:
                 self.report_counters()
             if self.addresses in ready:
                 for address in self.addresses.read():
-                    emit(kind="address", t=time.monotonic(), address=address)
+                    self.new_address(address)
             if self.faults.log in ready:
                 self.faults.report()
                 self.wake()
@@ -384,16 +304,14 @@ def do_setup(agent, ident, longest, share, bound):
     agent.rest, agent.longest, agent.next_sample = REST * share, longest, time.monotonic()
     agent.addresses = Addresses()
     bound = bound and lists_bound()
-    refused = None
-    room = max(BLOCKS, BLOCKS_MOST * 4 // max(4, share))
-    for interface, blocks in ((LINK, room), (INSIDE, BLOCKS_INSIDE)):
-        try:
-            agent.captures[interface] = Capture(interface, blocks)
-        except OSError as exc:
-            refused = refused or exc.strerror
-    if refused:
-        agent.longest = PERIOD_MAX  # no segment would wake it
-    emit(kind="reply", id=ident, t=time.monotonic(), capture=refused, bound=bound)
+    agent.capture(LINK, room_for(share))
+    agent.capture(INSIDE, BLOCKS_INSIDE)
+    emit(kind="reply", id=ident, t=time.monotonic(), capture=agent.refused, bound=bound)
+
+
+def room_for(share):
+    """How many blocks of memory the capture of a link takes, on one of `share` hosts."""
+    return max(BLOCKS, BLOCKS_MOST * 4 // max(4, share))
 
 
 def lists_bound():
@@ -409,9 +327,9 @@ def do_flush(agent, ident):
     drops have lost."""
     agent.read_packets()
     dropped = {name: capture.dropped() for name, capture in agent.captures.items()}
-    lost = agent.faults.lost()
+    inside, lost = dropped.pop(INSIDE, 0), agent.faults.lost()
     emit(kind="reply", id=ident, t=time.monotonic(), lost=lost,
-         dropped=dropped.get(LINK, 0), dropped_inside=dropped.get(INSIDE, 0))  # fmt: skip
+         dropped=sum(dropped.values()), dropped_inside=inside)  # fmt: skip
 
 
 def do_sysctl(agent, ident, values):
@@ -475,19 +393,24 @@ COMMANDS = {
 }
 
 
+def tethered(make):
+    """Makes an agent, and runs it until its standard input ends."""
+    # Else commands could write into this stream (ptrace(2), "Ptrace access mode checking").
+    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    try:
+        make().run()
+    except Exception as exc:
+        emit(kind="broken", t=time.monotonic(), text="%s: %s" % (type(exc).__name__, exc))
+        raise
+
+
 def main(arguments):
     if "--tether" in arguments:
-        # Else commands could write into this stream (ptrace(2), "Ptrace access mode checking").
-        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
         try:
             os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
         except OSError:
             pass  # it takes CAP_SYS_NICE
-        try:
-            Agent().run()
-        except Exception as exc:
-            emit(kind="broken", t=time.monotonic(), text="%s: %s" % (type(exc).__name__, exc))
-            raise
+        tethered(Agent)
     else:
         # For use by hand: the host only has to be there, until somebody stops it.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

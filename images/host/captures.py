@@ -28,24 +28,50 @@ RECORD = struct.Struct("=IIII")  # pcap-savefile(5), with nanoseconds
 
 PACKET_OTHERHOST, PACKET_OUTGOING = 3, 4
 LINK, INSIDE = "eth0", "lo"
-FOREIGN = {LINK: PACKET_OTHERHOST, INSIDE: PACKET_OUTGOING}
-"""Packets to leave out at each interface: those that a bridge sends to all of its ports, and the
-first of the two times that the loopback interface shows each packet."""
 
-# IPv4 or IPv6 that carries TCP (a classic BPF program; see Documentation/networking/filter.rst).
-FILTER = [
-    (0x30, 0, 0, 0xFFFFF004),  # load the kind of packet (SKF_AD_PKTTYPE)
-    (0x15, 8, 0, None),  # of those that are left out?
-    (0x28, 0, 0, 12),  # load the EtherType
-    (0x15, 0, 2, 0x0800),  # IPv4?
-    (0x30, 0, 0, 23),  # load its protocol
-    (0x15, 3, 4, 6),  # TCP?
-    (0x15, 0, 3, 0x86DD),  # IPv6?
-    (0x30, 0, 0, 20),  # load its next header
-    (0x15, 0, 1, 6),  # TCP?
-    (0x06, 0, 0, SNAP),
-    (0x06, 0, 0, 0),
-]
+YES, NO = "take", "leave out"
+MOST_PORTS = 100
+"""So many a jump of the program below can pass."""
+KIND = 0xFFFFF004  # SKF_AD_PKTTYPE
+IPV4, IPV6, TCP = 0x0800, 0x86DD, 6
+
+
+def program(interface, ports=()):
+    """IPv4 or IPv6 that carries TCP, of these ports only if there are any, as a classic BPF program
+    (Documentation/networking/filter.rst).
+
+    It leaves out packets that a bridge sends to all of its ports, and of the two times that the
+    loopback interface shows each packet the first."""
+    foreign = PACKET_OUTGOING if interface == INSIDE else PACKET_OTHERHOST
+    of_ports = []
+    for offset in (14, 16) if ports else ():  # of the source, and of the destination
+        of_ports.append((0x48, 0, 0, offset))  # load what stands there, from X on
+        of_ports += [(0x15, YES, 0, port) for port in ports]
+    if ports:
+        of_ports[-1] = (0x15, YES, NO, ports[-1])
+    codes = [
+        (0x30, 0, 0, KIND),
+        (0x15, NO, 0, foreign),
+        (0x28, 0, 0, 12),  # load the EtherType
+        (0x15, 0, 4, IPV4),
+        (0x30, 0, 0, 23),  # load its protocol
+        (0x15, 0, NO, TCP),
+        (0xB1, 0, 0, 14),  # X: the length of its header
+        (0x05, 0, 0, 4),  # go to the ports
+        (0x15, 0, NO, IPV6),
+        (0x30, 0, 0, 20),  # load its next header
+        (0x15, 0, NO, TCP),
+        (0x01, 0, 0, 40),  # X: the length of its header
+        *of_ports,
+        (0x06, 0, 0, SNAP),
+        (0x06, 0, 0, 0),
+    ]
+    ends = {YES: len(codes) - 2, NO: len(codes) - 1}
+
+    def jump(where, at):
+        return ends[where] - at - 1 if where in ends else where
+
+    return [(c, jump(t, at), jump(f, at), k) for at, (c, t, f, k) in enumerate(codes)]
 
 
 class Capture:
@@ -55,14 +81,11 @@ class Capture:
     no room. So a flood costs little and no loss goes unnoticed. Raises OSError if it is forbidden.
     """
 
-    def __init__(self, interface, blocks=BLOCKS):
+    def __init__(self, interface, blocks=BLOCKS, ports=()):
         self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-        program = b"".join(
-            struct.pack("=HBBI", *code, FOREIGN[interface] if value is None else value)
-            for *code, value in FILTER
-        )
-        code = ctypes.create_string_buffer(program)
-        prog = struct.pack("HP", len(FILTER), ctypes.addressof(code))
+        codes = program(interface, ports)
+        code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *c) for c in codes))
+        prog = struct.pack("HP", len(codes), ctypes.addressof(code))
         self.socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, prog)
         self.socket.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V2)
         self.frames = blocks * BLOCK_SIZE // FRAME_SIZE

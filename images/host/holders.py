@@ -23,14 +23,22 @@ def owners():
     for pid in filter(str.isdigit, os.listdir("/proc")):
         folder = "/proc/" + pid
         try:
-            for name in os.listdir(folder + "/fd"):
-                file = os.readlink(folder + "/fd/" + name)
-                if file.startswith("socket:["):
-                    who = "%s (pid %s)" % (command(folder), pid)
-                    if who not in found.setdefault(file[8:-1], []):
-                        found[file[8:-1]].append(who)
+            for inode in sockets_of(folder).values():
+                who = "%s (pid %s)" % (command(folder), pid)
+                if who not in found.setdefault(inode, []):
+                    found[inode].append(who)
         except OSError:
             continue  # it has ended, or is somebody else's
+    return found
+
+
+def sockets_of(folder):
+    """The sockets that a process has open: their inodes by descriptor. Raises OSError."""
+    found = {}
+    for name in os.listdir(folder + "/fd"):
+        file = os.readlink(folder + "/fd/" + name)
+        if file.startswith("socket:["):
+            found[name] = file[8:-1]
     return found
 
 

@@ -5,8 +5,8 @@ is a Command, and `do` names it. A message from a program is a Said: `kind` name
 time, by CLOCK_MONOTONIC of the lab's kernel, in seconds. A command may have an `id`: then a `reply`
 has the same `id`, and the fields of the command's Answer, or the `error` that prevented it.
 
-The programs (images/host/agent.py, images/host/tracer.py, images/peer/peer.py, netns/world.py) run
-on old Pythons and import nothing of this; tests/unit/test_protocol.py runs them and checks that
+The programs (agent.py, watch.py and tracer.py in images/host, images/peer/peer.py, netns/world.py)
+run on old Pythons and import nothing of this; tests/unit/test_protocol.py runs them and checks that
 they follow it. They come from the same labctl as the controller, so nothing is negotiated: `added`
 is the VERSION that brought a message.
 """
@@ -457,6 +457,10 @@ class Kill(Command[Done], do="kill"):
 # --- Who says and does what -----------------------------------------------------------------------
 
 
+WATCHER = Program(
+    (AgentHello, Sockets, Counters, Packets, Address, Holders, Trouble, Broken),
+    (TellTime, SetUp, Look, Wake, Flush),
+)
 AGENT = Program(
     (AgentHello, Sockets, Counters, Packets, Loss, Address, Trouble, Broken),
     (

@@ -28,6 +28,7 @@ from labctl.cli.exits import EXIT, INTERRUPTED
 from labctl.cli.imports import import_
 from labctl.cli.matrix import matrix
 from labctl.cli.run import run
+from labctl.cli.watch import watch
 from labctl.ground.output import UNWRITABLE, flush, prepare, show, silence, tell
 from labctl.ground.plain import plain_lines
 
@@ -459,5 +460,5 @@ def kernels_fetch(names: tuple[str, ...], os: str | None) -> None:
         root.ensure(suite, tell)
 
 
-for command in (*labs.COMMANDS, import_, matrix, run):
+for command in (*labs.COMMANDS, import_, matrix, run, watch):
     main.add_command(command)

@@ -47,7 +47,11 @@ def _scenario(run: RunResult, claims: Path | None) -> Scenario:
     """The case, as the folder's scenario says now, or another one."""
     path = claims or run.folder / "scenario.yaml"
     cases = load_scenario(path, {} if claims else run.sets)
+    if claims and len(cases) == 1:
+        return cases[0]
     found = next((case for case in cases if case.case == run.case), None)
+    if found is None and claims:
+        raise UsageError(f"{path}: {len(cases)} cases, and none is the run's", "leave one of them")
     if found is None:
         raise UsageError(f"{run.folder}: {path.name} has no variant {run.case!r}")
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from labctl.backends import protocol
@@ -47,6 +47,8 @@ EVENTS: dict[type[Said], type[Event]] = {
 def happened(said: Said, t: float, **where: Any) -> Event:
     """The event at `t`. Sockets that can't be parsed are a trouble."""
     found = shared(said.__dict__)
+    if found.get("since") is not None:
+        found["since"] += t - said.t
     event = EVENTS[type(said)](**{**found, **where, "t": t})
     if isinstance(event, SocketsEvent):
         try:
@@ -62,3 +64,10 @@ def owner(state: protocol.State | protocol.Reset | protocol.Fate, owners: Mappin
     if address not in owners:
         raise NoMessage(f"a socket of no host: {quoted(state.local)}")
     return owners[address]
+
+
+def uncaptured(answer: protocol.Flushed, t: float, host: str) -> Iterator[TroubleEvent]:
+    """What a host's captures missed since the last time."""
+    for probe, missed in (("capture", answer.dropped), ("loopback", answer.dropped_inside)):
+        if missed:
+            yield TroubleEvent(t, host, probe, f"{missed} packets were not captured")

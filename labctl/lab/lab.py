@@ -31,7 +31,7 @@ from labctl.ground.crash import netted
 from labctl.ground.errors import LabError, MissingHere, Refused, located
 from labctl.ground.limits import explained
 from labctl.lab.faults import tallied
-from labctl.lab.happened import happened
+from labctl.lab.happened import happened, uncaptured
 from labctl.lab.messaging import ANSWER_DEADLINE, HEARTBEAT, Clock, Inbox, Source
 from labctl.lab.questions import Questions
 from labctl.lab.tracing import Tracer
@@ -148,7 +148,7 @@ class Lab:
             raise MissingHere(*untraced)
         hello = next(iter(self._hellos.values()))
         epoch = hello.wall - hello.t + self._clock.origin
-        environment = {**self._backend.environment(), "probes": _probes(ready, untraced)}
+        environment = {**self._backend.environment(), "probes": probes(ready, untraced)}
         name = self._backend.name
         self.emit(LabEvent(self.now(), started, name, environment, names, epoch, VERSION))
         for name, hello in self._hellos.items():
@@ -349,13 +349,8 @@ class Lab:
         """Takes in the rest of every capture and of the trace, and how much they missed."""
         self._tracer.flush()
         for host, answer in self._ask_all(dict.fromkeys(self._links, protocol.Flush())).items():
-            for probe, missed in (
-                ("capture", answer.dropped),
-                ("loopback", answer.dropped_inside),
-            ):
-                if missed:
-                    text = f"{missed} packets were not captured"
-                    self.emit(TroubleEvent(self.now(), host, probe, text))
+            for missed in uncaptured(answer, self.now(), host):
+                self.emit(missed)
             for event in tallied(self.history, self.now(), host, answer.lost):
                 self.emit(event)
 
@@ -488,7 +483,7 @@ class Lab:
             self._inbox.post(self._agents[host], protocol.Wake())
 
 
-def _probes(ready: Mapping[str, protocol.Ready], untraced: Lack | None) -> list[str]:
+def probes(ready: Mapping[str, protocol.Ready], untraced: Lack | None) -> list[str]:
     """The probes that watch all of a run, by what the agents say of their setup."""
     captured = all(answer.capture is None for answer in ready.values())
     return [

@@ -46,6 +46,10 @@ class Clock:
         difference = theirs - (before + after) / 2
         if abs(difference) > (after - before) / 2:
             self._offset = difference
+        self.begin()
+
+    def begin(self) -> None:
+        """The run begins now."""
         self.origin = time.monotonic() + self._offset
 
 

@@ -63,6 +63,8 @@ class Tracer:
         self._told = True
         if lack:
             self._blind(self._clock.now(), f"{lack.reason}; {lack.hint}")
+        elif not self._channel:
+            self._blind(self._clock.now(), "the tracer ended before")
 
     def flush(self) -> None:
         """Makes it send what it has, and how much it missed."""

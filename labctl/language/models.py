@@ -172,8 +172,16 @@ Capability = Annotated[
 ]
 
 
+TWO_HOSTS = "two hosts or more are needed"
+
+
 class Written(Model):
     """A scenario as it is written: the model of `labctl schema`."""
+
+    model_config = ConfigDict(json_schema_extra={
+        "if": {"properties": {"steps": {"minItems": 1}}},
+        "then": {"properties": {"hosts": {"minProperties": 2}}},
+    })  # fmt: skip
 
     title: Title
     theme: Text = ""
@@ -183,7 +191,7 @@ class Written(Model):
     variants: list[Annotated[dict[ParamName, Any], Field(min_length=1)]] = Field(
         default_factory=list
     )
-    hosts: Annotated[dict[NewHost, Host], Field(json_schema_extra={"minProperties": 2})]
+    hosts: Annotated[dict[NewHost, Host], Field(json_schema_extra={"minProperties": 1})]
     steps: list[AnyStep]
     expect: list[Claim] = Field(default_factory=list)
     needs: list[Capability] = Field(default_factory=list)
@@ -195,12 +203,12 @@ class Written(Model):
             raise problem("a title is one line")
         return title.strip()
 
-    @field_validator("hosts")
-    @classmethod
-    def _two_hosts(cls, hosts: dict[str, Host]) -> dict[str, Host]:
-        if len(hosts) < 2:
-            raise problem("two hosts or more are needed: a connection has two ends")
-        return hosts
+    @model_validator(mode="after")
+    def _two_hosts(self) -> Written:
+        """Of somebody who is only watched there may be one alone."""
+        if not self.hosts or (self.steps and len(self.hosts) < 2):
+            raise problem(f"{TWO_HOSTS}: a connection has two ends", key="hosts")
+        return self
 
 
 class MoreSteps(Model):

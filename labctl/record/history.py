@@ -247,6 +247,13 @@ class History:
         """The hosts of the lab."""
         return list(dict.fromkeys(self.owners.values()))
 
+    @property
+    def without_calls(self) -> str:
+        """Why the record has nothing of processes and their calls, if so."""
+        if self.imported:
+            return "a capture does not show what processes do"
+        return next((e.text for (_, probe), e in self.trouble.items() if probe == "calls"), "")
+
     def misses_inside(self, host: str) -> bool:
         """Whether a host has connections to itself whose segments were not all captured."""
         probes = self.lab.environment.get("probes", ()) if self.lab else ()

@@ -170,10 +170,10 @@ def _print_sides(step: StepEvent, run: RunResult, out: Console) -> None:
         for host in run.hosts
         for line in _lines(seen[host].sockets, partial(described, run.history, seen[host]))
     ]
-    out.print(Padding(_sides(sides), (0, 0, 0, 4)))
+    out.print(Padding(by_host(sides), (0, 0, 0, 4)))
 
 
-def _sides(lines: Iterable[tuple[str, str]]) -> Table:
+def by_host(lines: Iterable[tuple[str, str]]) -> Table:
     """Lines, each beside the name of its host."""
     table = Table.grid(padding=(0, 1, 0, 0))
     table.add_column(min_width=10, no_wrap=True)
@@ -280,7 +280,7 @@ def print_comparison(found: Comparison, out: Console) -> None:
 # --- Progress -------------------------------------------------------------------------------------
 
 
-class _Drawn(ABC):
+class Drawn(ABC):
     """Redrawn in place during a `with`."""
 
     def __init__(self, out: Console, **options: Any) -> None:
@@ -297,7 +297,7 @@ class _Drawn(ABC):
     def _draw(self) -> RenderableType: ...
 
 
-class LiveProgress(_Drawn):
+class LiveProgress(Drawn):
     """The step, and both sides' sockets with their timers counting down."""
 
     def __init__(self, scenario: Scenario, out: Console) -> None:
@@ -320,7 +320,7 @@ class LiveProgress(_Drawn):
         """See `Watcher`."""
 
     def _draw(self) -> RenderableType:
-        title = _line(f"{self._scenario.label}  {self._scenario.title}", "bold")
+        title = one_line(f"{self._scenario.label}  {self._scenario.title}", "bold")
         if self._history is None or self._history.lab is None:
             return Group(title, Text("  bringing the lab up", "dim"))
         since = time.monotonic() - self._heard  # a guest's lab sends only events
@@ -331,24 +331,24 @@ class LiveProgress(_Drawn):
             words = partial(describe_socket, age=now - look.t) if look else str
             lines = _lines(look.sockets, words) if look else ["not seen yet"]
             sides += [(host, line) for line in lines]
-        return Group(title, *self._steps(now), Text(""), Padding(_sides(sides), (0, 0, 0, 2)))
+        return Group(title, *self._steps(now), Text(""), Padding(by_host(sides), (0, 0, 0, 2)))
 
     def _steps(self, now: float) -> list[Text]:
         """The last few steps, and how long the current one has taken."""
         assert self._history is not None
         events = [e for e in list(self._history.events) if isinstance(e, StepEvent)]
         lines = [
-            _line(f"  {OUTCOMES.get(e.outcome, '✗')} {e.t:8.3f} s  {e.text}", "dim")
+            one_line(f"  {OUTCOMES.get(e.outcome, '✗')} {e.t:8.3f} s  {e.text}", "dim")
             for e in events
             if e.phase == "end"
         ]
         if events and events[-1].phase == "begin":
             step = events[-1]
-            lines.append(_line(f"  ▸ {now:8.3f} s  {step.text}  ({now - step.t:.1f} s)", "bold"))
+            lines.append(one_line(f"  ▸ {now:8.3f} s  {step.text}  ({now - step.t:.1f} s)", "bold"))
         return lines[-STEPS_SHOWN:]
 
 
-class LastLines(_Drawn):
+class LastLines(Drawn):
     """The last line that each of several commands has said."""
 
     def __init__(self, names: Sequence[str], out: Console) -> None:
@@ -361,10 +361,10 @@ class LastLines(_Drawn):
 
     def _draw(self) -> RenderableType:
         shown = [f"{name}: {line.removeprefix(f'{name}: ')}" for name, line in self._lines.items()]
-        return Group(*(_line(text, "dim") for text in shown))
+        return Group(*(one_line(text, "dim") for text in shown))
 
 
-class LiveBoard(_Drawn):
+class LiveBoard(Drawn):
     """A line for each running case, and how many are done. See `Board`.
 
     It has no thread, and leaves stdout and stderr alone: workers are forked while it is shown."""
@@ -402,7 +402,7 @@ class LiveBoard(_Drawn):
             label, steps = plain(self._names[number]), len(self._cases[number].steps)
             at, text = (step.index + 1, step.text) if step else (0, "bringing the lab up")
             line = f"{label[:width]:{width}} {at:3}/{steps:<3} {now - since:5.1f} s  {text}"
-            lines.append(_line(line, ""))
+            lines.append(one_line(line, ""))
         done = f"{len(self._done)}/{len(self._cases)} done"
         counts = _counts([run for run in self._done if run.result != "pass"])
         words = [Text(done), *counts, Text(f"{now - self._began:.1f} s")]
@@ -410,6 +410,6 @@ class LiveBoard(_Drawn):
         return Group(Text(", ", "bold").join(words), *lines)
 
 
-def _line(words: str, style: str) -> Text:
+def one_line(words: str, style: str) -> Text:
     """One line, however long the words are."""
     return Text(plain(words), style, no_wrap=True, overflow="ellipsis")

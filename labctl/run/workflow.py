@@ -196,6 +196,18 @@ def end(lease: Lease) -> bool:
 
 
 @contextmanager
+def gently(numbers: Sequence[signal.Signals] = SIGNALS) -> Iterator[None]:
+    """Inside `interruptible`: for now a signal breaks off nothing. The next wait for messages
+    raises KeyboardInterrupt."""
+    before = [signal.signal(number, lambda *_: stopping.set()) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+@contextmanager
 def interruptible(numbers: Sequence[signal.Signals] = SIGNALS) -> Iterator[None]:
     """Turns the first of these signals into KeyboardInterrupt, and ignores further ones while the
     lab goes down."""

@@ -43,6 +43,7 @@ from labctl.language.from_python import (
     thread,
 )
 from labctl.language.from_python import document as as_document
+from labctl.language.models import TWO_HOSTS
 from labctl.language.params import Given
 from labctl.language.scenario import Scenario, load_document, with_step
 from labctl.language.values import unknown
@@ -103,6 +104,8 @@ class Lab(Verbs):
             raise misused("a lab takes a scenario or hosts, one of them")
         demand("scenario", scenario, (Path, str, Mapping, None), "a path, a text or a mapping")
         demand("hosts", hosts, (Mapping, None), "a mapping of hosts, by name")
+        if hosts is not None and len(hosts) < 2:
+            raise misused(TWO_HOSTS)
         backend, os, out = place.get("backend", "auto"), place.get("os"), place.get("out")
         demand("backend", backend, (str,), "auto, docker or netns")
         demand("os", os, (str, None), "a text, the name of an image,")

@@ -207,3 +207,12 @@ def test_anything_fits_or_is_no_message(kind: str, message: dict[str, Any]) -> N
             reader(said)
         except NoMessage:
             continue
+
+
+def test_all_times_of_an_event_are_of_the_run() -> None:
+    """Also when the counters were read before: a verdict reckons with that."""
+    said = protocol.AGENT.heard(
+        {"kind": "counters", "t": 5000.5, "since": 5000.25, "values": {"TcpInSegs": 1}}
+    )
+    event = happened(said, 1.5, host="server")
+    assert (event.t, getattr(event, "since", None)) == (1.5, 1.25)

@@ -28,7 +28,8 @@ from labctl.backends import (
 )
 from labctl.backends.capabilities import Lack
 from labctl.backends.netns.backend import NetnsBackend, SocketChannel, unavailable
-from labctl.backends.protocol import AGENT, SUPERVISOR, TRACER, VERSION, WORLD
+from labctl.backends.netns.here import Here
+from labctl.backends.protocol import AGENT, SUPERVISOR, TRACER, VERSION, WATCHER, WORLD
 from labctl.backends.wire import A, Command, Said, asked
 from labctl.ground.errors import LabError
 from labctl.ground.resources import PACKAGE, images
@@ -41,7 +42,8 @@ from labctl.run.guests.messages import GUEST
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux's processes")
 PROGRAMS = {
-    "agent": AGENT, "tracer": TRACER, "supervisor": SUPERVISOR, "world": WORLD, "guest": GUEST
+    "agent": AGENT, "tracer": TRACER, "supervisor": SUPERVISOR, "world": WORLD, "guest": GUEST,
+    "watcher": WATCHER,
 }  # fmt: skip
 
 
@@ -65,6 +67,8 @@ def doers(name: str) -> dict[str, Callable[..., Any]]:
             faults = {verb: function for verb, function in vars(agent.Faults).items()
                       if not verb.startswith("_") and verb not in ("report", "lost")}  # fmt: skip
             return {**agent.COMMANDS, **faults}
+        case "watcher":
+            return dict(loaded(images() / "host" / "watch.py").COMMANDS)
         case "tracer":
             return dict(loaded(images() / "host" / "tracer.py").COMMANDS)
         case "supervisor":
@@ -226,6 +230,35 @@ def check_agent(heard: Heard, batch: str) -> None:
     _, _, packet = Crafted(("RST",)).craft(talk, "127.0.0.1:9")
     heard.ask("agent", protocol.Inject(base64.b64encode(packet).decode()))
     assert heard.ask("agent", protocol.Flush()).dropped == 0
+
+
+def test_a_watcher() -> None:
+    """Of this machine's network, and of one port of it."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        here = Here("protocol", {"here": None}, [port])
+        try:
+            heard = Heard()
+            heard.listen("watcher", here.attach("here"))
+            heard.await_kind("watcher", "hello")
+            heard.ask("watcher", protocol.TellTime())
+            heard.ask("watcher", protocol.SetUp(longest=1.0, share=1, bound=False))
+            heard.post("watcher", protocol.Wake())
+            heard.ask("watcher", protocol.Look("all"))
+            look = heard.await_kind("watcher", "sockets", cause="look", caption="all")
+            assert isinstance(look, protocol.Sockets)
+            _, *lines = look.text.splitlines()
+            assert [line.split()[0] for line in lines if line[:1].isalpha()] == ["LISTEN"]
+            held = heard.await_kind("watcher", "holders")
+            assert isinstance(held, protocol.Holders)
+            mine = held.sockets[str(os.getpid())]
+            assert mine == {str(server.fileno()): os.fstat(server.fileno()).st_ino}
+            with socket.create_connection(("127.0.0.1", port)):
+                heard.await_kind("watcher", "sockets", cause="change")
+            heard.ask("watcher", protocol.Flush())
+        finally:
+            here.down()
+        heard.await_end("watcher")
 
 
 def check_tracer(heard: Heard) -> None:

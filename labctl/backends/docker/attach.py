@@ -39,13 +39,15 @@ def _frames(stream: Any) -> Iterator[tuple[int, bytes]]:
 
 
 class AttachChannel:
-    """A channel over a container's attached streams; its stderr goes to a file."""
+    """A channel over a container's attached streams; its stderr goes to a file, if there is one.
+    `said` is the last of it."""
 
-    def __init__(self, stream: Any, log: Path) -> None:
+    def __init__(self, stream: Any, log: Path | None) -> None:
         # Over TLS or ssh it is a socket, otherwise a raw stream around one.
         self._stream, self._socket = stream, getattr(stream, "_sock", stream)
         self._socket.settimeout(None)
         self._log = log
+        self.said = b""
         self.ended = False
 
     def send(self, message: Mapping[str, Any]) -> None:
@@ -56,8 +58,10 @@ class AttachChannel:
         parts: list[bytes] = []
         for kind, data in self.frames():
             if kind == STDERR:
-                with self._log.open("ab") as log:
-                    log.write(data)
+                self.said = data
+                if self._log:
+                    with self._log.open("ab") as log:
+                        log.write(data)
                 continue
             lines, newline, rest = data.rpartition(b"\n")
             if newline:

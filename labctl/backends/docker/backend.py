@@ -126,7 +126,7 @@ class DockerBackend:
                 version = client.version()
         except LabError:
             return None
-        return f"{_product(version)}, API {version['ApiVersion']}, {version['Arch']}"
+        return f"{product(version)}, API {version['ApiVersion']}, {version['Arch']}"
 
     @classmethod
     def share(cls) -> None:
@@ -136,7 +136,7 @@ class DockerBackend:
         return {
             "kernel": self._version.get("KernelVersion"),
             "os": self._options.os,
-            "engine": _product(self._version) if self._version else None,
+            "engine": product(self._version) if self._version else None,
         }
 
     def lacks(self) -> Mapping[str, Lack]:
@@ -158,7 +158,7 @@ class DockerBackend:
             # In the pool too, as `down` waits for it: an engine goes on with interrupted requests.
             network = submit(self._create_network, client).result()
             self._version = version.result()
-            podman = _product(self._version).startswith("Podman")
+            podman = product(self._version).startswith("Podman")
             # Podman starts a network's resolver with its first container, and fails with two.
             turns = Lock() if podman else nullcontext()
             lending = {process.host for process in processes if process.image}
@@ -354,7 +354,7 @@ class DockerBackend:
         return str(made["Id"])
 
     def _start_tracer(self, client: APIClient, built: images.Images) -> AttachChannel:
-        config = _tracer(self._options.run, built)
+        config = tracer(self._options.run, built)
         made = client.create_container_from_config(  # type: ignore[no-untyped-call]
             {**config, "Labels": {**self._labels(), TRACER: ""}}, self._name("_tracer")
         )
@@ -384,7 +384,8 @@ def interactive(container: str, command: Sequence[str]) -> int:
         return run_attached(engine.connect(), container, command)
 
 
-def _product(version: Mapping[str, Any]) -> str:
+def product(version: Mapping[str, Any]) -> str:
+    """The engine's name and version."""
     names = [part["Name"] for part in version.get("Components") or () if "Engine" in part["Name"]]
     name = "Docker" if names in ([], ["Engine"]) else names[0].removesuffix(" Engine")
     return f"{name} {version['Version']}"
@@ -421,7 +422,8 @@ def _holder(host: HostSpec, built: images.Images, network: str, podman: bool) ->
     }
 
 
-def _tracer(run: str, built: images.Images) -> dict[str, Any]:
+def tracer(run: str, built: images.Images) -> dict[str, Any]:
+    """The container of a tracer."""
     return {
         "Image": built.host,
         "Entrypoint": ["python3", "-IS", "/usr/local/lib/labctl/tracer.pyc"],

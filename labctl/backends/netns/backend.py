@@ -104,7 +104,7 @@ class NetnsBackend:
             _launcher()
 
     def environment(self) -> dict[str, str | None]:
-        return {"kernel": platform.release(), "os": _os_name(), "engine": None}
+        return {"kernel": platform.release(), "os": os_name(), "engine": None}
 
     def lacks(self) -> Mapping[str, Lack]:
         lacks = {
@@ -410,7 +410,8 @@ def _unshare_refused(flags: Sequence[str]) -> str:
     return said if done.returncode else ""
 
 
-def _os_name() -> str:
+def os_name() -> str:
+    """This machine's operating system."""
     try:
         return platform.freedesktop_os_release()["PRETTY_NAME"]
     except OSError:

@@ -1,0 +1,221 @@
+"""Containers that run already, to be watched.
+
+A watcher is a container beside each, in its network; it sees the machine's processes, to tell who
+holds sockets, and has no right to change anything. The engine removes it when it ends, and it ends
+with the stream to this program. A container that is started again has a new network, so it gets a
+new watcher: the engine's events tell.
+"""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from labctl.backends import BackendOptions, Channel
+from labctl.backends.capabilities import Lack
+from labctl.backends.docker import engine, images
+from labctl.backends.docker.attach import AttachChannel, attach
+from labctl.backends.docker.backend import CONFINED, ENDED_AT_ONCE, TETHERED, product, tracer
+from labctl.backends.docker.engine import translated
+from labctl.backends.docker.sweep import HOST, LEASE, RUN, TRACER, groups
+from labctl.backends.watched import host_names, last_line
+from labctl.ground.errors import LabError, UsageError
+
+PROJECT, SERVICE = "com.docker.compose.project", "com.docker.compose.service"
+NUMBER = "com.docker.compose.container-number"
+RIGHTS = ["NET_RAW", "SYS_PTRACE", "DAC_READ_SEARCH"]
+"""To capture, and to read who holds sockets."""
+
+
+class Beside:
+    """See `Watched`. `containers` by name or id, or all of a Compose `project`. Raises UsageError
+    if one does not run."""
+
+    backend = "docker"
+
+    def __init__(
+        self,
+        options: BackendOptions,
+        containers: Sequence[str],
+        project: str | None,
+        ports: Sequence[int],
+    ) -> None:
+        self._options = options
+        self.ports = ports
+        self._client = engine.connect()
+        try:
+            with translated("look for containers"):
+                running = self._client.containers()
+            found = [_named(running, name) for name in containers]
+            found += _of_project(running, project) if project else []
+            keys = list(dict.fromkeys(map(_key, found)))
+            self._keys = dict(zip(host_names(key[-1] for key in keys), keys, strict=True))
+            self._images = images.ensure(self._client, options.os, options.progress)
+            with translated("tell its version"):
+                self._version = self._client.version()
+        except BaseException:
+            self._client.close()
+            raise
+        self.names: Sequence[str] = list(self._keys)
+        self._channels: dict[Channel, AttachChannel] = {}
+        self._ended = b""
+        self._numbers = itertools.count(1)
+        self._started: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._events: Any = None
+        self._listen()
+
+    def environment(self) -> dict[str, str | None]:
+        """See `Watched`. Of the systems in the containers nothing is known."""
+        return {
+            "kernel": self._version.get("KernelVersion"),
+            "os": None,
+            "engine": product(self._version),
+        }
+
+    def attach(self, name: str) -> Channel:
+        with translated(f"watch {name}"):
+            running = self._client.containers()
+            found = next((c for c in running if _key(c) == self._keys[name]), None)
+            if found is None:
+                raise LabError(f"{name} does not run any more")
+            return self._start(
+                {
+                    "Image": self._images.host,
+                    "Entrypoint": ["python3", "-IS", "/usr/local/lib/labctl/watch.pyc"],
+                    "Cmd": [str(port) for port in self.ports],
+                    **TETHERED,
+                    **ENDED_AT_ONCE,
+                    "Labels": {HOST: name},
+                    "HostConfig": {
+                        **CONFINED,
+                        "CapAdd": RIGHTS,
+                        "NetworkMode": f"container:{found['Id']}",
+                        "PidMode": "host",
+                    },
+                }
+            )
+
+    def detach(self, channel: Channel) -> None:
+        self._ended = self._channels.pop(channel).said
+        channel.close()
+
+    def trace(self) -> Channel | Lack:
+        try:
+            with translated("start a container that may trace"):
+                config = tracer(self._options.run, self._images)
+                return self._start({**config, "Labels": {TRACER: ""}})
+        except LabError as exc:
+            return Lack(str(exc), "run it on an engine that allows CAP_SYS_ADMIN")
+
+    def again(self) -> list[str]:
+        found: list[str] = []
+        while not self._started.empty():
+            name = self._started.get()
+            if name not in found:
+                found.append(name)
+        return found
+
+    def over(self) -> bool:
+        """Never: whatever has ended may be started again."""
+        return False
+
+    def why(self) -> str:
+        said = b"".join(channel.said for channel in self._channels.values()) or self._ended
+        return last_line(said.decode(errors="replace"))
+
+    def down(self) -> None:
+        if self._events:
+            self._events.close()
+        self._events = None
+        for channel in [*self._channels]:
+            self.detach(channel)
+        with translated("remove the watchers"):
+            for group in groups(self._client, f"{RUN}={self._options.run}"):
+                group.remove(self._client)
+        self._client.close()
+
+    def _start(self, config: Mapping[str, Any]) -> Channel:
+        """Starts a container that is removed when it ends."""
+        labels = {RUN: self._options.run, LEASE: self._options.lease, **config["Labels"]}
+        host = {**config["HostConfig"], "AutoRemove": True}
+        made = self._client.create_container_from_config(  # type: ignore[no-untyped-call]
+            {**config, "Labels": labels, "HostConfig": host},
+            f"labctl-{self._options.run}-{next(self._numbers)}",
+        )["Id"]
+        channel = AttachChannel(attach(self._client, made), None)
+        try:
+            self._client.start(made)
+        except BaseException:
+            channel.close()
+            self._client.remove_container(made, force=True)
+            raise
+        self._channels[channel] = channel
+        return channel
+
+    def _listen(self) -> None:
+        """Hears of the starts of what is watched, from now on."""
+        names = {key: name for name, key in self._keys.items()}
+        with translated("tell what happens"):
+            self._events = self._client.events(
+                decode=True, filters={"type": "container", "event": "start"}
+            )
+
+        def read(events: Any) -> None:
+            with suppress(Exception):  # it is closed, or the engine has gone
+                for event in events:
+                    labels = event["Actor"]["Attributes"]
+                    name = names.get(_key({"Labels": labels, "Names": [f"/{labels['name']}"]}))
+                    if name:
+                        self._started.put(name)
+
+        threading.Thread(target=read, args=(self._events,), daemon=True, name="events").start()
+
+
+Key = tuple[str, ...]
+"""What a container keeps when it is made anew: its name, or its project, service and number; the
+last part is what people call it."""
+
+
+def _key(container: Mapping[str, Any]) -> Key:
+    labels = container["Labels"] or {}
+    if SERVICE in labels and PROJECT in labels:
+        number = labels.get(NUMBER, "1")
+        service = labels[SERVICE] if number == "1" else f"{labels[SERVICE]}-{number}"
+        return labels[PROJECT], service
+    return (container["Names"][0].lstrip("/"),)
+
+
+def _named(running: Sequence[Mapping[str, Any]], wanted: str) -> Mapping[str, Any]:
+    for container in running:
+        names = [name.lstrip("/") for name in container["Names"]]
+        if wanted in names or (len(wanted) >= 4 and container["Id"].startswith(wanted)):
+            return container
+    there = sorted(name.lstrip("/") for container in running for name in container["Names"])
+    raise UsageError(
+        f"no container {wanted!r} is running", f"there are: {', '.join(there) or 'none'}"
+    )
+
+
+def _of_project(running: Sequence[Mapping[str, Any]], project: str) -> list[Mapping[str, Any]]:
+    found = [c for c in running if (c["Labels"] or {}).get(PROJECT) == project]
+    if not found:
+        known = sorted({c["Labels"][PROJECT] for c in running if PROJECT in (c["Labels"] or {})})
+        raise UsageError(
+            f"no container of the project {project!r} is running",
+            f"there are: {', '.join(known) or 'none'}",
+        )
+    networks: dict[str, Mapping[str, Any]] = {}
+    for container in sorted(found, key=lambda c: (_network(c) != c["Id"], _key(c))):
+        networks.setdefault(_network(container), container)
+    return sorted(networks.values(), key=_key)
+
+
+def _network(container: Mapping[str, Any]) -> str:
+    """What containers that share a network have in common: the id of the one that owns it."""
+    mode = str(container["HostConfig"]["NetworkMode"])
+    shares = mode == "host" or mode.startswith("container:")
+    return mode.removeprefix("container:") if shares else str(container["Id"])

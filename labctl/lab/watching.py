@@ -1,0 +1,295 @@
+"""Watching what runs already. What the watchers report becomes events, as in a lab; but nothing is
+brought up, and nothing is done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from labctl.backends import Channel, Message, address_names, protocol
+from labctl.backends.capabilities import Lack
+from labctl.backends.watched import Watched
+from labctl.backends.wire import Said, asked
+from labctl.ground.crash import netted
+from labctl.ground.errors import LabError, UsageError
+from labctl.ground.limits import explained
+from labctl.lab.happened import happened, uncaptured
+from labctl.lab.lab import probes
+from labctl.lab.messaging import Clock, Inbox, Source
+from labctl.lab.tracing import Tracer
+from labctl.record.events import (
+    VERSION,
+    AddressEvent,
+    CountersEvent,
+    Event,
+    FateEvent,
+    LabEvent,
+    ResetEvent,
+    StateEvent,
+    TroubleEvent,
+)
+from labctl.record.history import History
+
+LONGEST_REST = 1.0
+"""Seconds between two polls of a host where no segment passes."""
+NO_CALLS = "processes and their calls are not recorded: what ran already was only watched"
+INSIDE = "127.0.0.1"
+
+
+@dataclass(eq=False)
+class _Attached:
+    """A watcher, and what it said. `shift`: what hosts of this name have counted before it."""
+
+    host: str
+    channel: Channel
+    hello: protocol.AgentHello | None = None
+    ready: protocol.Ready | None = None
+    addresses: list[str] = field(default_factory=list)
+    shift: Mapping[str, int] = field(default_factory=dict)
+
+
+class Watching:
+    """Used in a `with`: attaches to what runs, and leaves it alone in the end.
+
+    From each `begin` on, a record and a `history` of their own take in what happens. Methods raise
+    LabError; entering it raises UsageError if two hosts can't be told apart."""
+
+    def __init__(self, watched: Watched) -> None:
+        self.history = History()
+        self._watched = watched
+        self._record: Callable[[Event], None] | None = None
+        self._record_packets: Callable[[str, bytes], None] | None = None
+        self._clock = Clock()
+        self._inbox = Inbox(self._clock, self._take, lambda: watched.why() or None)
+        self._ports = {str(port) for port in watched.ports}
+        self._tracer = Tracer(self._inbox, self._clock, self._emit_traced)
+        self._untraced: Lack | None = None
+        self._attached: dict[Channel, _Attached] = {}
+        self._hosts: dict[str, _Attached] = {}
+        self._counters: dict[str, dict[str, int]] = {}
+        self._closing = False
+
+    @netted()
+    def __enter__(self) -> Self:
+        try:
+            for name in self._watched.names:
+                self._hosts[name] = self._attach(name)
+            self._hello([*self._hosts.values()])
+            self._synchronize()
+            self._set_up([*self._hosts])
+            names = self._names()
+            self._untraced = self._tracer.start(self._watched.trace(), names)
+        except BaseException:
+            self._watched.down()
+            raise
+        return self
+
+    @netted()
+    def __exit__(self, *_: object) -> None:
+        self._closing = True
+        try:
+            self._watched.down()
+        except KeyboardInterrupt:
+            self._watched.down()
+            raise
+
+    def now(self) -> float:
+        """Seconds since the record began."""
+        return self._clock.now()
+
+    def begin(
+        self, record: Callable[[Event], None], record_packets: Callable[[str, bytes], None]
+    ) -> None:
+        """Begins a record; the one before is over."""
+        self._clock.begin()
+        self.history = History()
+        self._record, self._record_packets = record, record_packets
+        ready = {name: at.ready for name, at in self._hosts.items() if at.ready}
+        first = next(at.hello for at in self._hosts.values() if at.hello)
+        environment = {
+            **self._watched.environment(),
+            "probes": probes(ready, self._untraced),
+        }
+        started = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        epoch = first.wall - first.t + self._clock.origin
+        self._emit(LabEvent(0.0, started, "watch", environment, self._names(), epoch, VERSION))
+        for name, answer in ready.items():
+            self._emit(CountersEvent(self.now(), name, dict(self._counters[name])))
+            self._emit(TroubleEvent(self.now(), name, "calls", NO_CALLS))
+            if answer.capture:
+                self._emit(TroubleEvent(self.now(), name, "capture", answer.capture))
+        self._tracer.begin(self._untraced)
+        self.look()
+
+    def pump(self, patience: float) -> None:
+        """See `Inbox.pump`."""
+        self._inbox.pump(patience)
+
+    def look(self) -> None:
+        """Makes every host report its sockets and counters now."""
+        self._inbox.ask(self._channels(), dict.fromkeys(self._hosts, protocol.Look(None)))
+
+    def end(self) -> None:
+        """Takes in the last look, the rest of every capture and of the trace, and how much they
+        missed."""
+        self.look()
+        self._tracer.flush()
+        flush = dict.fromkeys(self._hosts, protocol.Flush())
+        for host, answer in self._inbox.ask(self._channels(), flush).items():
+            for event in uncaptured(answer, self.now(), host):
+                self._emit(event)
+
+    def follow(self) -> list[str]:
+        """Attaches anew to what was started again; returns the names of these hosts. What has ended
+        by then may be started once more."""
+        found = []
+        for name in self._watched.again():
+            before = self._hosts[name]
+            try:
+                new = self._attach(name)
+                self._hello([new])
+            except LabError as exc:
+                self._emit(TroubleEvent(self.now(), name, "capture", str(exc)))
+                continue
+            self._hosts[name] = new
+            found.append(name)
+            self._set_up([name])
+            self._watched.detach(before.channel)
+            text = f"it was started again: not all that it did until {self.now():.3f} s is recorded"
+            for probe in ("capture", "loopback", "trace"):
+                self._emit(TroubleEvent(self.now(), name, probe, text))
+        return found
+
+    def over(self) -> bool:
+        """Whether nothing is left to watch."""
+        return self._watched.over()
+
+    def _attach(self, name: str) -> _Attached:
+        channel = self._watched.attach(name)
+        found = self._attached[channel] = _Attached(name, channel)
+        self._inbox.listen(Source(f"the watcher of {name}", name, channel))
+        return found
+
+    def _hello(self, attached: list[_Attached]) -> None:
+        """Waits for the first words of watchers. What a host of the name has counted before stays
+        counted."""
+
+        def ended(at: _Attached) -> bool:
+            return at.channel not in self._attached
+
+        self._inbox.expect(
+            lambda: all(at.hello or ended(at) for at in attached), "a watcher's first word"
+        )
+        for at in attached:
+            if not at.hello:
+                raise self._end_of(at)
+            before = self._counters.get(at.host, {})
+            at.shift = {
+                name: before[name] - value
+                for name, value in at.hello.counters.items()
+                if name in before
+            }
+            self._counters[at.host] = self._shifted(at, at.hello.counters)
+
+    def _synchronize(self) -> None:
+        """Finds the offset of the hosts' clock from ours."""
+        host = next(iter(self._hosts))
+        before = time.monotonic()
+        (answer,) = self._inbox.ask(self._channels(), {host: protocol.TellTime()}).values()
+        self._clock.set(answer.t, before, time.monotonic())
+
+    def _set_up(self, hosts: list[str]) -> None:
+        """Makes watchers begin. They tell their addresses before they answer."""
+        command = protocol.SetUp(LONGEST_REST, len(self._hosts), bound=False)
+        for name, answer in self._inbox.ask(
+            self._channels(), dict.fromkeys(hosts, command)
+        ).items():
+            self._hosts[name].ready = answer
+
+    def _names(self) -> dict[str, str]:
+        """The address behind each name. Raises UsageError if two hosts have the same one."""
+        owners: dict[str, str] = {}
+        families: dict[str, tuple[list[str], list[str]]] = {}
+        for name, at in self._hosts.items():
+            mine = list(dict.fromkeys(at.addresses)) or [INSIDE]
+            for address in mine:
+                if (other := owners.setdefault(address, name)) != name:
+                    raise UsageError(
+                        f"{other} and {name} both have the address {address}",
+                        "watch one of them: perhaps they share a network",
+                    )
+            families[name] = [a for a in mine if ":" not in a], [a for a in mine if ":" in a]
+        return address_names(families)
+
+    def _channels(self) -> dict[str, Channel]:
+        return {name: at.channel for name, at in self._hosts.items()}
+
+    def _emit(self, event: Event) -> None:
+        self.history.add(event)
+        if self._record:
+            self._record(event)
+
+    def _emit_traced(self, event: Event) -> None:
+        """A tracer knows no ports."""
+        if isinstance(event, StateEvent | ResetEvent | FateEvent) and self._ports:
+            if {end.rpartition(":")[2] for end in (event.local, event.remote)} & self._ports:
+                self._emit(event)
+        else:
+            self._emit(event)
+
+    def _take(self, source: Source, message: Message | None) -> None:
+        if self._tracer.hears(source):
+            self._tracer.take(message, self._closing)
+            return
+        at = self._attached[source.channel]
+        if message is None:
+            del self._attached[source.channel]
+            if not self._closing and self._hosts.get(at.host) is at:
+                raise self._end_of(at)
+        elif message["kind"] == protocol.Broken.kind:
+            raise LabError(f"{source} broke: {explained(protocol.Broken.of(message).text)}")
+        elif (number := asked(message)) is not None:
+            self._inbox.take_reply(number, message)
+        else:
+            self._hear(at, protocol.WATCHER.heard(message))
+
+    def _end_of(self, at: _Attached) -> LabError:
+        why = self._watched.why()
+        return LabError(f"the watcher of {at.host} ended" + (f": {why}" if why else ""))
+
+    def _hear(self, at: _Attached, said: Said) -> None:
+        t = max(0.0, said.t - self._clock.origin)
+        if isinstance(said, protocol.AgentHello):
+            at.hello = said
+        elif isinstance(said, protocol.Address):
+            at.addresses.append(said.address)
+            if self.history.lab and self.history.owners.get(said.address) != at.host:
+                event = AddressEvent(t, at.host, said.address)
+                self._emit(event)
+                self._tracer.watch_too(event)
+        elif isinstance(said, protocol.Packets):
+            if self._record_packets:
+                self.history.add_packets(t, at.host, said.records)
+                self._record_packets(at.host, said.records)
+        else:
+            self._happen(at, said, t)
+
+    def _happen(self, at: _Attached, said: Said, t: float) -> None:
+        more: dict[str, Any] = {"host": at.host}
+        if isinstance(said, protocol.Sockets):
+            more["counters"] = self._shifted(at, said.counters)
+            self._counters.setdefault(at.host, {}).update(more["counters"])
+        elif isinstance(said, protocol.Counters):
+            more["values"] = self._shifted(at, said.values)
+            self._counters.setdefault(at.host, {}).update(more["values"])
+        elif isinstance(said, protocol.Holders):
+            more["process"] = at.host
+        if self.history.lab:
+            self._emit(happened(said, t, **more))
+
+    @staticmethod
+    def _shifted(at: _Attached, values: Mapping[str, int]) -> dict[str, int]:
+        return {name: value + at.shift.get(name, 0) for name, value in values.items()}
