@@ -34,8 +34,8 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # an isolated Python leaves it out
 import clocks
 from addresses import Addresses
-from captures import BLOCKS, BLOCKS_INSIDE, BLOCKS_MOST, INSIDE, LINK, Capture
-from faults import Faults
+from captures import BLOCKS, BLOCKS_INSIDE, BLOCKS_MOST, INSIDE, Capture
+from faults import Faults, links
 
 PERIOD_MIN = 0.004
 PERIOD_MAX = 0.025
@@ -386,7 +386,7 @@ def do_setup(agent, ident, longest, share, bound):
     bound = bound and lists_bound()
     refused = None
     room = max(BLOCKS, BLOCKS_MOST * 4 // max(4, share))
-    for interface, blocks in ((LINK, room), (INSIDE, BLOCKS_INSIDE)):
+    for interface, blocks in [*((link, room) for link in links()), (INSIDE, BLOCKS_INSIDE)]:
         try:
             agent.captures[interface] = Capture(interface, blocks)
         except OSError as exc:
@@ -409,9 +409,10 @@ def do_flush(agent, ident):
     drops have lost."""
     agent.read_packets()
     dropped = {name: capture.dropped() for name, capture in agent.captures.items()}
+    dropped_inside = dropped.pop(INSIDE, 0)
     lost = agent.faults.lost()
     emit(kind="reply", id=ident, t=time.monotonic(), lost=lost,
-         dropped=dropped.get(LINK, 0), dropped_inside=dropped.get(INSIDE, 0))  # fmt: skip
+         dropped=sum(dropped.values()), dropped_inside=dropped_inside)  # fmt: skip
 
 
 def do_sysctl(agent, ident, values):

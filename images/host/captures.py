@@ -27,10 +27,7 @@ HEADER = struct.Struct("=IIIHHII")  # struct tpacket2_hdr: status, len, snaplen,
 RECORD = struct.Struct("=IIII")  # pcap-savefile(5), with nanoseconds
 
 PACKET_OTHERHOST, PACKET_OUTGOING = 3, 4
-LINK, INSIDE = "eth0", "lo"
-FOREIGN = {LINK: PACKET_OTHERHOST, INSIDE: PACKET_OUTGOING}
-"""Packets to leave out at each interface: those that a bridge sends to all of its ports, and the
-first of the two times that the loopback interface shows each packet."""
+INSIDE = "lo"
 
 # IPv4 or IPv6 that carries TCP (a classic BPF program; see Documentation/networking/filter.rst).
 FILTER = [
@@ -57,8 +54,11 @@ class Capture:
 
     def __init__(self, interface, blocks=BLOCKS):
         self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        # On a link, those that a bridge sends to all of its ports; on the loopback interface, the
+        # first of the two times that it shows each packet.
+        foreign = PACKET_OUTGOING if interface == INSIDE else PACKET_OTHERHOST
         program = b"".join(
-            struct.pack("=HBBI", *code, FOREIGN[interface] if value is None else value)
+            struct.pack("=HBBI", *code, foreign if value is None else value)
             for *code, value in FILTER
         )
         code = ctypes.create_string_buffer(program)
