@@ -23,6 +23,7 @@ from labctl.lab.lab import Lab
 from labctl.lab.messaging import stopping
 from labctl.language.document import Document
 from labctl.language.scenario import Scenario, load_document, params_of
+from labctl.language.services import check_services
 from labctl.language.values import unknown
 from labctl.record.history import History
 from labctl.record.store import RunFolder, new_folder
@@ -59,6 +60,7 @@ def load_all(files: Sequence[Path], sets: dict[str, str]) -> list[Scenario]:
             mistakes += exc.mistakes
     if mistakes:
         raise ScenarioError(mistakes)
+    check_services(cases)
     for name in sets:
         if name not in params:
             place = str(files[0]) if len(files) == 1 else f"{len(files)} scenarios"
