@@ -27,7 +27,7 @@ def _mistakes(case: Scenario) -> Iterator[Mistake]:
         return
     if not case.compose:
         first = next(iter(services))
-        message = f"{first} is a service of which project? Begin with `compose: FILE`"
+        message = f"{first} is a service of which project? Say `compose: FILE`, or --compose FILE"
         yield _at(case.service_sources[first], message)
         return
     try:

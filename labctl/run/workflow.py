@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -40,8 +41,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """The signals that ask for the end."""
 
 
-def load_all(files: Sequence[Path], sets: dict[str, str]) -> list[Scenario]:
-    """The cases of several files. Each file takes its own params from `sets`.
+def load_all(
+    files: Sequence[Path], sets: dict[str, str], compose: Path | None = None
+) -> list[Scenario]:
+    """The cases of several files. Each file takes its own params from `sets`. `compose` takes the
+    place of their own Compose files.
 
     Raises ScenarioError with the mistakes of all files, UsageError if `sets` names a param that
     none of them has.
@@ -60,6 +64,8 @@ def load_all(files: Sequence[Path], sets: dict[str, str]) -> list[Scenario]:
             mistakes += exc.mistakes
     if mistakes:
         raise ScenarioError(mistakes)
+    if compose:
+        cases = [replace(case, compose=str(compose)) for case in cases]
     check_services(cases)
     for name in sets:
         if name not in params:

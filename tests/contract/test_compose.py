@@ -227,7 +227,9 @@ def image() -> Iterator[str]:
             entry.size = len(text)
             tar.addfile(entry, io.BytesIO(text.encode()))
     archive.seek(0)
-    for told in client.api.build(fileobj=archive, custom_context=True, tag=tag, decode=True):
+    for told in client.api.build(
+        fileobj=archive, custom_context=True, tag=tag, rm=True, decode=True
+    ):
         assert "error" not in told, told
     yield tag
     client.images.remove(tag)

@@ -106,6 +106,17 @@ def test_a_service_is_one_host(tmp_path: Path) -> None:
     assert refused(tmp_path, "service: api}\n  two: {service: api") == line
 
 
+def test_a_project_of_the_command_line(tmp_path: Path) -> None:
+    load(tmp_path, "service: api")
+    other = tmp_path / "other.yaml"
+    other.write_text("services: {other: {image: x}}")
+    with pytest.raises(ScenarioError, match="unknown service 'api'; allowed: other"):
+        load_all([tmp_path / "s.yaml"], {}, other)
+    (tmp_path / "s.yaml").write_text(SCENARIO.format(server="service: other", file='""'))
+    (case,) = load_all([tmp_path / "s.yaml"], {}, other)
+    assert case.processes["server"].service == Service(str(other), "other")
+
+
 def test_a_project_that_is_not_there(tmp_path: Path) -> None:
     assert refused(tmp_path, "service: api", file="other.yaml").startswith("s.yaml:2: ")
     assert "No such file" in refused(tmp_path, "service: api", file="other.yaml")

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ PLUGINS = [
     for rest in ("local/lib", "local/libexec", "lib", "libexec")
 ]
 SERVICE = "com.docker.compose.service"
-HINT = "`labctl doctor` says which Compose there is"
+HINT = "`labctl doctor` says which Compose it is; `labctl report --last` shows what services did"
 ABSENT = Lack("no Docker Compose here", CAPABILITIES["compose"].hint)
 
 
@@ -88,7 +89,7 @@ class Compose:
         try:
             found = json.loads(self._run([*words, "--format", "json"], "read the project"))
             prefix = f"{found['name']}-"
-        except LabError:  # an old one prints YAML, and not the name
+        except (LabError, ValueError):  # Compose 1 prints YAML, and not the name
             found = yaml.safe_load(self._run(words, "read the project"))
             prefix = f"{self._old_name()}_"
         for name, service in found["services"].items():
@@ -129,14 +130,24 @@ class Compose:
                 process.terminate()
                 raise
         if process.returncode:
-            lines = complained.strip().splitlines() or [f"status {process.returncode}"]
-            raise LabError(f"Compose did not {action}: {lines[-1].strip()}", HINT)
+            raise LabError(f"Compose did not {action}: {reason(complained)}", HINT)
         return printed
 
     def _old_name(self) -> str:
         """What Compose 1 calls the project."""
         text = os.environ.get("COMPOSE_PROJECT_NAME") or self.file.parent.name
         return re.sub(r"[^-_a-z0-9]", "", text.lower())
+
+
+def reason(complained: str) -> str:
+    """Why Compose failed: its last line; what Compose 1 adds then does not count."""
+    lines = [line.strip() for line in complained.splitlines() if line.strip()]
+    for line, after in pairwise(lines):
+        if line.startswith("ERROR: "):
+            return line.removeprefix("ERROR: ")
+        if line.endswith("because:"):
+            return f"{line} {after}"
+    return lines[-1] if lines else "it does not say why"
 
 
 class Project:
