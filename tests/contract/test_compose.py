@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import tarfile
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,14 +20,19 @@ from typing import Any
 import docker
 import pytest
 
+import labctl
 from labctl.backends.docker import images, project
 from labctl.judge.result import RunResult
 from labctl.language.scenario import load
-from labctl.run.places import DEFAULT_OS
+from labctl.run.places import DEFAULT_OS, Place
+from labctl.run.runner import Silent
+from labctl.run.workflow import run_case
 from tests.contract.test_lessons import report, run
 from tests.contract.test_nothing_left import Bench, eventually
 
 pytestmark = pytest.mark.docker
+
+KILLS = 8
 
 SERVE = """\
 import os, pathlib, socket, sys, threading
@@ -112,10 +120,12 @@ title: Each service of a shop is killed, and started again
 params: {{hello: 'send "hello\\n"; recv'}}
 steps:
   - wait: {{sockets: {{web: LISTEN, api: LISTEN, db: LISTEN}}}}
+    within: 60s
   - expect: {{process: {{db: {{output: knows 0}}}}}}
   - start: client
   - call: {{client: "${{hello}}"}}
   - wait: {{process: {{client: {{received: 18}}}}}}   # $web api db hello
+    within: 30s
   - kill: db
   - wait: {{sockets: {{db: FIN-WAIT-2}}}}
   - start: db
@@ -136,6 +146,7 @@ title: What steps do to services
 params: {{hello: 'send "hello\\n"; recv'}}
 steps:
   - wait: {{sockets: {{web: LISTEN, api: LISTEN, db: LISTEN}}}}
+    within: 60s
   - pause: api
   - start: client
   - call: {{client: "${{hello}}"}}
@@ -143,6 +154,7 @@ steps:
   - expect: {{process: {{client: {{received: 0}}}}}}
   - resume: api
   - wait: {{process: {{client: {{received: 18}}}}}}
+    within: 30s
   - exec: {{web: ip route show default}}
     output: via
   - cut: web
@@ -156,9 +168,11 @@ steps:
   - expect: {{process: {{client: {{received: 18}}}}}}
   - join: api
   - wait: {{process: {{client: {{received: 36}}}}}}
+    within: 30s
   - drop: {{from: db, to: api, flags: data, count: 1}}
   - call: {{client: "${{hello}}"}}
   - wait: {{process: {{client: {{received: 54}}}}}}
+    within: 30s
   - expect: {{segments: {{from: db, to: api, lost: true, count: 1}}}}
   - sysctl: {{db: {{net.ipv4.tcp_fin_timeout: 7}}}}
   - exec: {{db: cat /proc/sys/net/ipv4/tcp_fin_timeout}}
@@ -173,32 +187,53 @@ steps:
 """
 
 
+ASK = """\
+import socket
+with socket.create_connection(("localhost", 8080)) as connection:
+    connection.sendall(b"theirs\\n")
+    assert connection.recv(99) == b"$web api db theirs\\n"
+"""
+
+
 @dataclass(frozen=True)
 class Shop:
-    """A project of somebody's, which runs; `its` finds its things."""
+    """A project of somebody's, by the name of its folder."""
 
     folder: Path
-    name: str
     client: docker.DockerClient
 
     def compose(self, *words: str) -> None:
         program = project.find()
         assert program
-        command = [str(program), "-p", self.name, "-f", f"{self.folder}/compose.yaml", *words]
+        command = [str(program), "-f", f"{self.folder}/compose.yaml", *words]
         subprocess.run(command, check=True, capture_output=True)
 
+    def open(self) -> list[Any]:
+        """Starts it, and has its database know a line; see `its`."""
+        self.compose("up", "-d")
+        assert eventually(lambda: self._run("web", ["python3", "-c", ASK])[0] == 0)
+        return self.its()
+
     def its(self) -> list[Any]:
-        """All that the engine has of it, with when it began and who uses it."""
-        filters: dict[str, Any] = {"label": f"com.docker.compose.project={self.name}"}
+        """All that the engine has of it: when it began, who uses it, and what its volume has."""
+        filters: dict[str, Any] = {"label": f"com.docker.compose.project={self.folder.name}"}
         containers = self.client.containers.list(all=True, filters=filters)
         networks = self.client.networks.list(filters=filters, greedy=True)
+        volumes = self.client.volumes.list(filters=filters)
         return [
             *sorted((c.id, c.attrs["State"]["StartedAt"], c.status) for c in containers),
             *sorted((n.id, sorted(n.attrs["Containers"])) for n in networks),
-            *sorted(
-                (v.id, v.attrs["CreatedAt"]) for v in self.client.volumes.list(filters=filters)
-            ),
+            *sorted((v.id, v.attrs["CreatedAt"]) for v in volumes),
+            self._run("db", ["cat", "/data/lines"]),
         ]
+
+    def _run(self, service: str, command: list[str]) -> tuple[Any, ...]:
+        labels = [
+            f"com.docker.compose.project={self.folder.name}",
+            f"com.docker.compose.service={service}",
+        ]
+        (container,) = self.client.containers.list(filters={"label": labels})
+        return tuple(container.exec_run(command))
 
     def scenario(self, text: str = SCENARIO) -> Path:
         path = self.folder / "shop.yaml"
@@ -238,13 +273,13 @@ def image() -> Iterator[str]:
 
 @pytest.fixture
 def shop(tmp_path: Path, image: str) -> Iterator[Shop]:
-    folder = tmp_path / "shop"
-    folder.mkdir()
     name = f"shop{uuid.uuid4().hex[:6]}"
+    folder = tmp_path / name
+    folder.mkdir()
     port = 20000 + os.getpid() % 10000
     (folder / "compose.yaml").write_text(COMPOSE.format(image=image, name=name, port=port))
     (folder / "db.env").write_text("NAME=db\n")
-    found = Shop(folder, name, docker.from_env())
+    found = Shop(folder, docker.from_env())
     yield found
     found.compose("down", "-t", "0", "-v")
     found.client.close()
@@ -253,9 +288,9 @@ def shop(tmp_path: Path, image: str) -> Iterator[Shop]:
 def test_three_services_are_killed_and_started_beside_the_project(
     shop: Shop, tmp_path: Path
 ) -> None:
-    shop.compose("up", "-d")
-    before = shop.its()
-    assert len(before) == 6
+    before = shop.open()
+    assert len(before) == 7
+    assert before[-1] == (0, b"theirs\n")
     bench = Bench("docker", tmp_path, uuid.uuid4().hex)
     done = bench.run("run", str(shop.scenario()), "--backend", "docker", "--format", "json")
     assert done.returncode == 0, (done.stdout, done.stderr)
@@ -270,20 +305,24 @@ def test_three_services_are_killed_and_started_beside_the_project(
 
 
 def test_every_step_works_on_services(shop: Shop, tmp_path: Path) -> None:
-    found = shop.judged(tmp_path, EVERY_STEP.replace("{name}", shop.name))
+    found = shop.judged(tmp_path, EVERY_STEP.replace("{name}", shop.folder.name))
     assert found.result == "pass", report(found)
 
 
 def test_a_killed_controller_leaves_nothing_that_the_next_does_not_remove(
     shop: Shop, tmp_path: Path
 ) -> None:
-    shop.compose("up", "-d")
-    before = shop.its()
+    before = shop.open()
     bench = Bench("docker", tmp_path, uuid.uuid4().hex)
     slow = SCENARIO.replace("  - kill: db\n", "  - sleep: 60s\n", 1)
     process = bench.start("run", str(shop.scenario(slow)), "--backend", "docker")
     assert process.stderr
-    assert any("received" in line for line in process.stderr)
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if "received" in line:
+            break
+    assert "received" in said[-1], said
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert [name for name in bench.engine() if name.endswith("_data")]
@@ -291,3 +330,105 @@ def test_a_killed_controller_leaves_nothing_that_the_next_does_not_remove(
     assert down.returncode == 0, down.stderr
     assert eventually(lambda: bench.left() == []), bench.left()
     assert shop.its() == before
+
+
+SICK = f"""\
+title: A project that does not come up
+{HOSTS}
+steps:
+  - start: client
+"""
+WITHOUT_DB = f"""\
+title: One service is no host, another one has an address of its own
+{HOSTS.replace("  db: {service: db}", "")}
+params: {{hello: 'send "hello\\n"; recv'}}
+steps:
+  - wait: {{sockets: {{web: LISTEN, api: LISTEN}}}}
+    within: 60s
+  - start: client
+  - call: {{client: "${{hello}}"}}
+  - wait: {{process: {{client: {{received: 18}}}}}}
+    within: 30s
+  - exec: {{api: ip address}}
+    output: 10\\.213\\.7\\.9/24
+"""
+
+
+@pytest.mark.ci
+def test_a_service_that_is_not_healthy_is_an_error(shop: Shop, tmp_path: Path) -> None:
+    shop.change("grep, -q, ", "grep, -w, ")
+    shop.change("interval: 200ms", "interval: 200ms\n      retries: 2")
+    shop.change(":1F40 ", "no such ")
+    bench = Bench("docker", tmp_path, uuid.uuid4().hex)
+    done = bench.run("run", str(shop.scenario(SICK)), "--backend", "docker")
+    assert done.returncode == 4
+    assert "api-1 is unhealthy" in " ".join(done.stdout.split())
+    assert bench.left() == []
+
+
+@pytest.mark.ci
+def test_a_controller_that_is_killed_at_any_moment(shop: Shop, tmp_path: Path) -> None:
+    bench, chance = Bench("docker", tmp_path, uuid.uuid4().hex), random.Random(20)
+    for _ in range(KILLS):
+        process = bench.start("run", str(shop.scenario()), "--backend", "docker")
+        # A random moment is the point: while Compose makes containers, or starts them.
+        time.sleep(chance.uniform(0.3, 3.5))
+        process.kill()
+        process.communicate()
+    down = bench.run("down")
+    assert down.returncode == 0, down.stderr
+    assert eventually(lambda: bench.left() == []), bench.left()
+
+
+@pytest.mark.ci
+def test_an_interruption_while_compose_waits_for_health(shop: Shop, tmp_path: Path) -> None:
+    shop.change(":1F40 ", "no such ")
+    shop.change("interval: 200ms", "interval: 200ms\n      retries: 1000")
+    bench = Bench("docker", tmp_path, uuid.uuid4().hex)
+    process = bench.start("run", str(shop.scenario(SICK)), "--backend", "docker")
+    filters: dict[str, Any] = {"label": "com.docker.compose.service=api", "health": "starting"}
+    assert eventually(
+        lambda: any(
+            str(tmp_path) in c.labels["labctl.lease"]
+            for c in shop.client.containers.list(filters=filters)
+        )
+    )
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    assert process.returncode == 130
+    assert bench.left() == []
+
+
+@pytest.mark.ci
+def test_what_is_no_host_runs_beside_the_others(shop: Shop, tmp_path: Path) -> None:
+    shop.change("networks: [front, back]", "networks: {front: {ipv4_address: 10.213.7.9}, back: }")
+    shop.change("front: {}\n", "front: {ipam: {config: [{subnet: 10.213.7.0/24}]}}\n")
+    said: list[str] = []
+    (case,) = load(shop.scenario(WITHOUT_DB))
+    found = run_case(case, Place("docker"), tmp_path, Silent(), said.append)
+    assert found.result == "pass", report(found)
+    assert "compose.yaml: no hosts, and not watched: db" in said
+
+
+@pytest.mark.ci
+def test_compose_of_the_distribution(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In Debian 12 that is 1.29."""
+    theirs = shutil.which("docker-compose", path="/usr/bin")
+    if theirs is None:
+        pytest.skip("this machine has no Docker Compose of its distribution")
+    (tmp_path / "cli-plugins").mkdir()
+    (tmp_path / "cli-plugins" / "docker-compose").symlink_to(theirs)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    found = shop.judged(tmp_path)
+    assert found.result == "pass", report(found)
+
+
+@pytest.mark.ci
+def test_a_project_in_a_lab_of_python(shop: Shop, tmp_path: Path) -> None:
+    text = SCENARIO.replace("compose.yaml", f"{shop.folder}/compose.yaml")
+    with labctl.Lab(text, backend="docker", out=tmp_path) as lab:
+        lab.kill("web")
+        lab.restart("web")
+        lab.wait(process={"web": "EADDRINUSE"})

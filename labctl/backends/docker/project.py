@@ -24,6 +24,7 @@ from labctl.backends.docker import configs, images
 from labctl.backends.docker.compose import Made, Plan
 from labctl.backends.docker.engine import translated
 from labctl.backends.docker.sweep import RUN
+from labctl.ground import children
 from labctl.ground.errors import LabError, Unavailable
 from labctl.ground.resources import home
 
@@ -114,9 +115,10 @@ class Compose:
         self._run(words, "bring the project up", json.dumps(document))
 
     def _run(self, words: list[str], action: str, said: str = "") -> str:
-        """What it prints. An interruption ends it. `action` completes "Compose did not ..."."""
+        """What it prints. An interruption ends it, and so does the end of this process. `action`
+        completes "Compose did not ..."."""
         with subprocess.Popen(
-            [self.program, *words],
+            [*(children.TETHERED if children.possible() else ()), self.program, *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
