@@ -85,6 +85,7 @@ class ScenarioFile(pytest.File):
         from labctl.ground.plain import plain
         from labctl.language.document import Document
         from labctl.language.scenario import load_document, params_of
+        from labctl.language.services import check_services
 
         given = _sets(self.config)
         try:
@@ -93,7 +94,7 @@ class ScenarioFile(pytest.File):
                 params = params_of(document)
                 self.config.stash.setdefault(PARAMS, set()).update(params)
                 sets = {name: value for name, value in given.items() if name in params}
-                cases = load_document(document, document.text, self.path.stem, sets)
+                cases = check_services(load_document(document, document.text, self.path.stem, sets))
         except LabctlError as exc:
             raise self.CollectError(str(exc)) from exc
         for case in cases:

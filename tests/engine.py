@@ -33,6 +33,7 @@ import requests
 
 PACKAGES = {
     "dockerd": "docker.io",
+    "docker-compose": "docker-compose",
     "ip": "iproute2",
     "mmdebstrap": "mmdebstrap",
     "nft": "nftables",

@@ -185,6 +185,9 @@ class FakeBackend:
         self._did(f"start {process.name}")
         return channel
 
+    def begin(self) -> None:
+        pass
+
     def kill(self, process: ProcessSpec) -> None:
         self.gone(process.name)
         self._did(f"kill {process.name}")

@@ -32,8 +32,8 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # an isolated Python leaves it out
 import clocks
 from addresses import Addresses
-from captures import BLOCKS, BLOCKS_INSIDE, BLOCKS_MOST, INSIDE, LINK, Capture
-from faults import Faults
+from captures import BLOCKS, BLOCKS_INSIDE, BLOCKS_MOST, INSIDE, Capture
+from faults import Faults, links
 from kernel import changes, counters, open_diag, segments
 
 PERIOD_MIN = 0.004
@@ -304,7 +304,8 @@ def do_setup(agent, ident, longest, share, bound):
     agent.rest, agent.longest, agent.next_sample = REST * share, longest, time.monotonic()
     agent.addresses = Addresses()
     bound = bound and lists_bound()
-    agent.capture(LINK, room_for(share))
+    for link in links():
+        agent.capture(link, room_for(share))
     agent.capture(INSIDE, BLOCKS_INSIDE)
     emit(kind="reply", id=ident, t=time.monotonic(), capture=agent.refused, bound=bound)
 

@@ -27,7 +27,7 @@ HEADER = struct.Struct("=IIIHHII")  # struct tpacket2_hdr: status, len, snaplen,
 RECORD = struct.Struct("=IIII")  # pcap-savefile(5), with nanoseconds
 
 PACKET_OTHERHOST, PACKET_OUTGOING = 3, 4
-LINK, INSIDE = "eth0", "lo"
+INSIDE = "lo"
 
 YES, NO = "take", "leave out"
 MOST_PORTS = 100

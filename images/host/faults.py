@@ -25,8 +25,8 @@ ERROR_LENGTH = 20
 TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 
 TABLE = "inet labctl_drop_%d"  # as labctl/lab/faults.py names them
-INTERFACE = "eth0"
-KEEP_ADDRESSES = "/proc/sys/net/ipv6/conf/%s/keep_addr_on_down" % INTERFACE
+LINK = "eth"
+KEEP_ADDRESSES = "/proc/sys/net/ipv6/conf/%s/keep_addr_on_down"
 COUNTED = re.compile(r"labctl_drop_(\d+) \{\s+counter lost \{\s+packets (\d+) ")
 
 
@@ -41,6 +41,11 @@ def run(command, text=""):
         said = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no reason given"]
         raise OSError("%s: %s" % (command[0], said[0].rstrip(".")))
     return done.stdout.decode("utf-8", "replace")
+
+
+def links():
+    """The names of the host's links: one, or one for each network of a project."""
+    return [name for _, name in socket.if_nameindex() if name.startswith(LINK)]
 
 
 def attribute(kind, data):
@@ -118,6 +123,7 @@ class Faults:
         self.log = None
         self.drops = []
         self.shaped = False
+        self.routes = ""
 
     def report(self):
         """Reports the packets that were lost since the last time."""
@@ -157,23 +163,28 @@ class Faults:
         return {"lost": lost}
 
     def link(self, up):
-        """Takes the interface up, or down; its addresses stay."""
+        """Takes the links up, or down; their addresses stay, and so does a way out of the lab."""
         if not up:
-            try:
-                with open(KEEP_ADDRESSES, "w") as file:
-                    file.write("1")
-            except FileNotFoundError:
-                pass  # no IPv6 here, or an old kernel
-        run(["ip", "link", "set", INTERFACE, "up" if up else "down"])
+            self.routes = run(["ip", "route", "show", "default"]) or self.routes
+        for link in links():
+            if not up:
+                try:
+                    with open(KEEP_ADDRESSES % link, "w") as file:
+                        file.write("1")
+                except FileNotFoundError:
+                    pass  # no IPv6 here, or an old kernel
+            run(["ip", "link", "set", link, "up" if up else "down"])
+        for route in self.routes.splitlines() if up else ():
+            run(["ip", "route", "replace", *route.split()])
         return {}
 
     def shape(self, netem):
-        """Makes the interface's queue delay, lose or double what leaves, or ends that."""
-        queue = ["dev", INTERFACE, "root"]
-        if netem:
-            run(["tc", "qdisc", "replace", *queue, "netem", *netem])
-        elif self.shaped:
-            run(["tc", "qdisc", "delete", *queue])
+        """Makes the links' queues delay, lose or double what leaves, or ends that."""
+        for queue in (["dev", link, "root"] for link in links()):
+            if netem:
+                run(["tc", "qdisc", "replace", *queue, "netem", *netem])
+            elif self.shaped:
+                run(["tc", "qdisc", "delete", *queue])
         self.shaped = bool(netem)
         return {}
 

@@ -44,10 +44,19 @@ class HostSpec:
 
 
 @dataclass(frozen=True)
+class Service:
+    """A service of somebody's Compose project: the project's file, and its name there."""
+
+    file: str
+    name: str
+
+
+@dataclass(frozen=True)
 class ProcessSpec:
     """A process to start on a host: `calls` for the peer program, or `run`, any program; or, with
-    neither, the own command of an `image`. `rights` are the capabilities(7) that it keeps, of
-    RIGHTS. `watch`: whether to tell a program's socket calls, and what it reads and writes."""
+    neither, the own command of an `image`, or what a `service` runs. `rights` are the
+    capabilities(7) that it keeps, of RIGHTS. `watch`: whether to tell a program's socket calls, and
+    what it reads and writes."""
 
     name: str
     host: str
@@ -58,6 +67,7 @@ class ProcessSpec:
     env: Mapping[str, str] = field(default_factory=dict)
     rights: tuple[str, ...] = ()
     watch: Literal["calls", "io"] | None = None
+    service: Service | None = None
 
 
 USUAL_REST = 0.025
@@ -127,6 +137,10 @@ class Backend(Protocol):
 
     def spawn(self, process: ProcessSpec) -> Channel:
         """Starts a process, or starts it again after it ended, beside what it left."""
+
+    def begin(self) -> None:
+        """Starts the services of a project, in the order that it wants; `spawn` was called for each
+        before, and its channel tells when it has begun. Nothing to do without a project."""
 
     def kill(self, process: ProcessSpec) -> None:
         """Sends SIGKILL to everything in a process, of all its starts; returns when all of it is

@@ -35,6 +35,13 @@ CAPABILITIES = {
         "no images of your own",
         "use --backend docker, with a running engine",
     ),
+    "compose": Capability(
+        "services of a Compose project",
+        "backend",
+        "compose",
+        "no services of your own projects",
+        "use --backend docker, and install Docker Compose, or labctl[compose]",
+    ),
     "uids": Capability(
         "processes of other users",
         "backend",

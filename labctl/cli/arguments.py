@@ -161,6 +161,14 @@ set_option = click.option(
 )
 
 
+compose_option = click.option(
+    "--compose",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The Compose project whose services are hosts, instead of a scenario's own.",
+)
+
+
 def jobs_option(words: str) -> Option:
     return click.option("-j", "--jobs", type=click.IntRange(1, 32), metavar="N", help=words)
 

@@ -16,6 +16,7 @@ import click
 from labctl import __version__
 from labctl.cli import labs
 from labctl.cli.arguments import (
+    compose_option,
     form_option,
     last_option,
     offering,
@@ -309,14 +310,15 @@ def scenario_(runs: tuple[str, ...], last: bool) -> None:
 
 @main.command()
 @scenarios_argument
-def validate(paths: tuple[str, ...]) -> None:
+@compose_option
+def validate(paths: tuple[str, ...], compose: Path | None) -> None:
     """Check scenarios without running them: every error at once, with file and line."""
     from labctl.cli.arguments import find
     from labctl.ground.resources import scenarios
     from labctl.run import workflow
 
     files = find(paths, scenarios())
-    cases = workflow.load_all(files, {})
+    cases = workflow.load_all(files, {}, compose)
     click.echo(f"{_count(len(files), 'scenario')}, {_count(len(cases), 'case')}: valid")
 
 

@@ -10,6 +10,7 @@ import click
 from labctl.cli.arguments import (
     as_one,
     backend_option,
+    compose_option,
     folder_option,
     form_option,
     jobs_option,
@@ -28,6 +29,7 @@ class Asked:
     backend: str
     os: str | None
     sets: tuple[str, ...]
+    compose: Path | None
     kernel: str | None
     virtual_time: bool
     keep: bool
@@ -43,6 +45,7 @@ class Asked:
 @backend_option
 @os_option
 @set_option
+@compose_option
 @click.option(
     "--kernel",
     metavar="NAME",
@@ -68,6 +71,7 @@ def run(asked: Asked) -> int:
       labctl run fin_wait_2 --set fin_timeout=6
       labctl run scenarios -j 8
       labctl run eaddrinuse_time_wait --kernel 6.1 --virtual-time
+      labctl run mine.yaml --compose ../shop/compose.yaml
     """
     import time
 
@@ -85,7 +89,7 @@ def run(asked: Asked) -> int:
     from labctl.run.runner import Interrupted
 
     params = parse_sets(asked.sets, "--set")
-    cases = workflow.load_all(find(asked.paths, scenarios()), params)
+    cases = workflow.load_all(find(asked.paths, scenarios()), params, asked.compose)
     place = places.place(asked.backend, asked.os, asked.kernel, asked.virtual_time)
     cases = workflow.keep_short_cases(cases, asked.virtual_time, tell)
     began = time.monotonic()

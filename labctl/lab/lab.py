@@ -23,7 +23,7 @@ from labctl.backends import (
     hosts_text,
     protocol,
 )
-from labctl.backends.capabilities import CAPABILITIES, Lack
+from labctl.backends.capabilities import CAPABILITIES
 from labctl.backends.protocol import SUPERVISOR
 from labctl.backends.wire import A, Command, asked
 from labctl.ground import errnos
@@ -34,7 +34,7 @@ from labctl.lab.faults import tallied
 from labctl.lab.happened import happened, uncaptured
 from labctl.lab.messaging import ANSWER_DEADLINE, HEARTBEAT, Clock, Inbox, Source
 from labctl.lab.questions import Questions
-from labctl.lab.tracing import Tracer
+from labctl.lab.tracing import Tracer, probes
 from labctl.record.events import (
     VERSION,
     AddressEvent,
@@ -157,6 +157,8 @@ class Lab:
             if answer.capture:
                 self.emit(TroubleEvent(self.now(), name, "capture", answer.capture))
         self._tracer.begin(untraced)
+        if services := [spec for spec in self.spec.processes.values() if spec.service]:
+            self._start(services, self._backend.begin)
 
     def _synchronize(self) -> None:
         """Finds the lab clock's offset from ours."""
@@ -239,26 +241,30 @@ class Lab:
 
     def start(self, process: str) -> None:
         """Starts a process, beside what its earlier starts left, and returns when it has begun."""
-        spec = self.spec.processes[process]
         if process in self._running:
             self._left.setdefault(process, []).append(self._running.pop(process))
         if process in self._starts:
             self._starts.remove(process)
-        channel = self._backend.spawn(spec)
-        seen = len(self.history.events)
-        self._running[process] = channel
-        self._counts[process] += 1
-        self._frozen.discard(process)
-        self._inbox.listen(
-            Source(f"process {process}", spec.host, channel, process, self._counts[process])
-        )
+        self._start([self.spec.processes[process]])
+
+    def _start(
+        self, specs: Sequence[ProcessSpec], begin: Callable[[], None] = lambda: None
+    ) -> None:
+        seen, names = len(self.history.events), [spec.name for spec in specs]
+        for name, spec in zip(names, specs, strict=True):
+            channel = self._running[name] = self._backend.spawn(spec)
+            self._counts[name] += 1
+            self._frozen.discard(name)
+            about = f"process {name}", spec.host, channel, name, self._counts[name]
+            self._inbox.listen(Source(*about))
+        begin()
         self._inbox.expect(
-            lambda: any(
-                isinstance(e, ProcessEvent) and e.process == process and e.start is None
-                for e in self.history.events[seen:]
-            ),
-            f"the start of {process}",
-        )
+            lambda: {*names} <= {
+                e.process for e in self.history.events[seen:]
+                if isinstance(e, ProcessEvent) and e.start is None
+            },
+            f"the start of {', '.join(names)}",
+        )  # fmt: skip
 
     def kill(self, process: str) -> None:
         """Sends SIGKILL to all of a process, of all its starts; returns when it is gone and the
@@ -481,14 +487,3 @@ class Lab:
         """Tells an agent in a long rest that a socket may have changed without a segment."""
         if self._links[host].longest_rest > USUAL_REST:
             self._inbox.post(self._agents[host], protocol.Wake())
-
-
-def probes(ready: Mapping[str, protocol.Ready], untraced: Lack | None) -> list[str]:
-    """The probes that watch all of a run, by what the agents say of their setup."""
-    captured = all(answer.capture is None for answer in ready.values())
-    return [
-        "ss",
-        *(["capture", "loopback"] if captured else []),
-        *([] if untraced else ["trace"]),
-        *(["bound"] if next(iter(ready.values())).bound else []),
-    ]

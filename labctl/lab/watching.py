@@ -17,9 +17,8 @@ from labctl.ground.crash import netted
 from labctl.ground.errors import LabError, UsageError
 from labctl.ground.limits import explained
 from labctl.lab.happened import happened, uncaptured
-from labctl.lab.lab import probes
 from labctl.lab.messaging import Clock, Inbox, Source
-from labctl.lab.tracing import Tracer
+from labctl.lab.tracing import Tracer, probes
 from labctl.record.events import (
     VERSION,
     AddressEvent,

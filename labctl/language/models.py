@@ -74,6 +74,12 @@ JOB_KEYS: list[JsonDict] = [{"required": [job]} for job in JOBS]
 ONE_JOB: JsonDict = {"allOf": [HAS_CALLS, {"anyOf": [*JOB_KEYS]}]}
 SOME_JOB: JsonDict = {"anyOf": [HAS_CALLS, *JOB_KEYS]}
 
+SERVICE_AND_MORE: JsonDict = {
+    "required": ["service"],
+    "properties": {"service": {"minLength": 1}},
+    "anyOf": [HAS_CALLS, {"required": ["image"]}, {"required": ["default"]}],
+}
+
 
 class Program(Model):
     """What a process does, and as which user."""
@@ -132,16 +138,32 @@ class Process(Program):
         return self
 
 
-class Host(Program):
-    """A host: its sysctls, its addresses and its processes."""
+NOT_A_SERVICES = ("calls", "run", "default", "image", "uid", "env", "rights")
+"""What a Compose file says of a service, and no host."""
 
+
+class Host(Program):
+    """A host: its sysctls, its addresses and its processes, or the service that it is."""
+
+    model_config = ConfigDict(json_schema_extra={"not": {"anyOf": [ONE_JOB, SERVICE_AND_MORE]}})
+    service: Text | None = None
     sysctls: dict[SysctlKey, SysctlValue] = Field(default_factory=dict)
     addresses: Annotated[int, Field(ge=1, le=MAX_ADDRESSES, strict=True)] = 1
     processes: dict[NewProcess, Process] = Field(default_factory=dict)
 
+    @model_validator(mode="after")
+    def _service_alone(self) -> Host:
+        for other in NOT_A_SERVICES if self.service else ():
+            if getattr(self, other) not in (None, {}, []):
+                raise problem(f"'service' and '{other}' exclude each other: what a service runs, "
+                              "its Compose file says", key=other)  # fmt: skip
+        return self
+
     @property
     def works(self) -> bool:
         """Whether it has a process of its own name."""
+        if self.service:
+            return True
         named = self.calls is not None or self.run or self.default or not self.processes
         return super().works and bool(named)
 
@@ -191,6 +213,7 @@ class Written(Model):
     variants: list[Annotated[dict[ParamName, Any], Field(min_length=1)]] = Field(
         default_factory=list
     )
+    compose: Text = ""
     hosts: Annotated[dict[NewHost, Host], Field(json_schema_extra={"minProperties": 1})]
     steps: list[AnyStep]
     expect: list[Claim] = Field(default_factory=list)

@@ -11,7 +11,7 @@ from pydantic import (
     ValidationError,
 )
 
-from labctl.backends import BACKENDS, HostSpec, ProcessSpec
+from labctl.backends import BACKENDS, HostSpec, ProcessSpec, Service
 from labctl.ground.errors import Mistake, ScenarioError
 from labctl.ground.written import variant_words
 from labctl.lab.lab import LabSpec
@@ -29,14 +29,17 @@ from labctl.language.values import (
 )
 
 RESERVED = {"localhost", "ip6-localhost"}
+JOBS = ("calls", "run", "default", "service")
+"""Keys of a host that give it a process of its own name, whatever else it has."""
 MAX_WORK = 500_000
 """Nodes of a file, times its variants: so many take some seconds to check."""
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """One case: a scenario with its params filled in; `sets` are those of the command line. A
-    source is `file:line`, from line 1."""
+    """One case: a scenario with its params filled in; `sets` are those of the command line.
+    `compose` is the file of the project whose services are hosts. A source is `file:line`, from
+    line 1."""
 
     name: str
     source: str
@@ -47,7 +50,10 @@ class Scenario:
     refs: tuple[str, ...]
     variant: Mapping[str, Any]
     sets: Mapping[str, str]
+    compose: str
+    compose_source: str
     hosts: Mapping[str, Host]
+    service_sources: Mapping[str, str]
     sysctl_sources: Mapping[str, str]
     steps: tuple[Step, ...]
     step_sources: tuple[str, ...]
@@ -69,7 +75,7 @@ class Scenario:
     @property
     def processes(self) -> dict[str, ProcessSpec]:
         """Every process by name."""
-        return dict(_processes(self.hosts))
+        return dict(_processes(self.hosts, self.compose))
 
     @property
     def spec(self) -> LabSpec:
@@ -95,10 +101,13 @@ class Scenario:
         )
 
 
-def _processes(hosts: Mapping[str, Host]) -> list[tuple[str, ProcessSpec]]:
+def _processes(hosts: Mapping[str, Host], compose: str) -> list[tuple[str, ProcessSpec]]:
     found = []
     for name, host in hosts.items():
-        if (
+        if host.service:
+            spec = _spec(name, name, host, host)
+            found.append((name, replace(spec, service=Service(compose, host.service))))
+        elif (
             host.calls is not None
             or host.run
             or host.default
@@ -249,7 +258,7 @@ def _names(expanded: Expanded) -> tuple[Names, list[tuple[int, str]]]:
         count = host.get("addresses")
         hosts[name] = count if isinstance(count, int) and not isinstance(count, bool) else 1
         below = host.get("processes")
-        if any(host.get(key) not in (None, "") for key in ("calls", "run", "default")) or (
+        if any(host.get(key) not in (None, "") for key in JOBS) or (
             host.get("image") not in (None, "") and not below
         ):
             define(name, name, ("hosts", name))
@@ -345,8 +354,10 @@ def _case(written: Written, expanded: Expanded, choice: Choice, file: _File) -> 
     def sources(key: str, count: int) -> tuple[str, ...]:
         return tuple(source(key, index) for index in range(count))
 
-    processes = [spec for _, spec in _processes(written.hosts)]
+    compose = str(Path(file.path).parent / written.compose) if written.compose else ""
+    processes = [spec for _, spec in _processes(written.hosts, compose)]
     implied = {"images" for spec in processes if spec.image}
+    implied |= {"compose" for spec in processes if spec.service}
     implied |= {"uids" for spec in processes if spec.uid}
     for step in written.steps:
         if not (step.when and step.when.excludes(choice.variant)):
@@ -361,7 +372,10 @@ def _case(written: Written, expanded: Expanded, choice: Choice, file: _File) -> 
         refs=tuple(written.refs),
         variant=choice.variant,
         sets=file.sets,
+        compose=compose,
+        compose_source=source("compose"),
         hosts=written.hosts,
+        service_sources={host: source("hosts", host, "service") for host in written.hosts},
         sysctl_sources={host: source("hosts", host, "sysctls") for host in written.hosts},
         steps=tuple(written.steps),
         step_sources=sources("steps", len(written.steps)),

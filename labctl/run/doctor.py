@@ -64,6 +64,14 @@ def _docker() -> Check:
     )
 
 
+def _compose() -> Check:
+    from labctl.backends.docker import project
+
+    known, found = CAPABILITIES["compose"], project.version()
+    here = found or f"no {project.NAME} that runs"
+    return Check("compose", found is not None, here, known.cost, known.hint)
+
+
 def _engine_hint() -> str:
     """How to get an engine; on macOS, which sockets there are."""
     if sys.platform == "darwin":
@@ -202,6 +210,7 @@ def _python() -> Check:
 CHECKS: list[Callable[[], Check]] = [
     _python,
     _docker,
+    _compose,
     _netns,
     _uids,
     _nft,

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -23,6 +24,7 @@ from labctl.lab.lab import Lab
 from labctl.lab.messaging import stopping
 from labctl.language.document import Document
 from labctl.language.scenario import Scenario, load_document, params_of
+from labctl.language.services import check_services
 from labctl.language.values import unknown
 from labctl.record.history import History
 from labctl.record.store import RunFolder, new_folder
@@ -39,8 +41,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """The signals that ask for the end."""
 
 
-def load_all(files: Sequence[Path], sets: dict[str, str]) -> list[Scenario]:
-    """The cases of several files. Each file takes its own params from `sets`.
+def load_all(
+    files: Sequence[Path], sets: dict[str, str], compose: Path | None = None
+) -> list[Scenario]:
+    """The cases of several files. Each file takes its own params from `sets`. `compose` takes the
+    place of their own Compose files.
 
     Raises ScenarioError with the mistakes of all files, UsageError if `sets` names a param that
     none of them has.
@@ -59,6 +64,9 @@ def load_all(files: Sequence[Path], sets: dict[str, str]) -> list[Scenario]:
             mistakes += exc.mistakes
     if mistakes:
         raise ScenarioError(mistakes)
+    if compose:
+        cases = [replace(case, compose=str(compose)) for case in cases]
+    check_services(cases)
     for name in sets:
         if name not in params:
             place = str(files[0]) if len(files) == 1 else f"{len(files)} scenarios"

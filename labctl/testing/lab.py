@@ -46,6 +46,7 @@ from labctl.language.from_python import document as as_document
 from labctl.language.models import TWO_HOSTS
 from labctl.language.params import Given
 from labctl.language.scenario import Scenario, load_document, with_step
+from labctl.language.services import check_services
 from labctl.language.values import unknown
 from labctl.probes.observations import Segment
 from labctl.probes.sockets import Socket
@@ -122,7 +123,7 @@ class Lab(Verbs):
         self._context = self._running()
         try:
             document, name = as_document({"hosts": hosts} if scenario is None else scenario)
-            cases = load_document(document, document.text, name, sets or {})
+            cases = check_services(load_document(document, document.text, name, sets or {}))
             choices = Given(document).choices(sets or {})
         except ScenarioError as exc:
             raise exc if isinstance(scenario, Path | str) else here(exc) from None

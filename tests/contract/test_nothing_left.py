@@ -117,7 +117,7 @@ class Bench:
         return list((self.folder / "out").glob(f"*/{name}"))
 
     def left(self) -> list[str]:
-        """Processes, containers and networks that carry our mark."""
+        """Processes, containers, networks and volumes that carry our mark."""
         return self.processes() + self.engine()
 
     def leases(self) -> list[dict[str, Any]]:
@@ -144,6 +144,7 @@ class Bench:
                 all=True, filters={"label": "labctl"}, ignore_removed=True
             )
             everything += client.networks.list(filters={"label": "labctl"})
+            everything += client.volumes.list(filters={"label": "labctl"})
             ours = str(self.folder)
             return [x.name for x in everything if ours in labels(x.attrs).get("labctl.lease", "")]
         finally:

@@ -49,9 +49,12 @@ class Engine:
     def remove_network(self, network: str) -> None:
         self._do(f"remove {network}")
 
+    def remove_volume(self, volume: str) -> None:
+        self._do(f"remove {volume}")
+
 
 def remove(engine: Engine) -> list[str]:
-    group = Group("r", "l", networks=[NETWORK])
+    group = Group("r", "l", networks=[NETWORK], volumes=[{"Name": "data"}])
     group.containers = [
         container("host", {"labctl-r": {"NetworkID": "net"}}, **{HOST: "a"}),
         container("process", {}, **{HOST: "a", PROCESS: "p"}),
@@ -64,9 +67,9 @@ def test_hosts_leave_the_network_before_it_goes_and_a_tracer_may_tidy_up() -> No
     engine = Engine()
     assert sorted(remove(engine)) == [
         "container host of r", "container process of r", "container tracer of r",
-        "network labctl-r of r",
+        "network labctl-r of r", "volume data of r",
     ]  # fmt: skip
-    assert len(engine.done) == 6
+    assert len(engine.done) == 7
     order = engine.done.index
     assert order("host leaves net") < order("remove host")
     assert order("host leaves net") < order("remove net")
@@ -76,9 +79,10 @@ def test_hosts_leave_the_network_before_it_goes_and_a_tracer_may_tidy_up() -> No
 def test_what_is_still_used_goes_later_and_what_is_gone_is_not_told() -> None:
     refusals = {
         "host leaves net": [500], "remove host": [500, 500], "remove net": [403],
-        "remove process": [404], "remove tracer": [409],
+        "remove process": [404], "remove tracer": [409], "remove data": [409, 409],
     }  # fmt: skip
-    assert remove(Engine(refusals)) == ["container host of r", "network labctl-r of r"]
+    left = ["container host of r", "network labctl-r of r", "volume data of r"]
+    assert remove(Engine(refusals)) == left
 
 
 def test_an_engine_that_will_not_is_an_error() -> None:

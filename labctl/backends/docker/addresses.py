@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from labctl.backends import Channel, HostLink, HostSpec
@@ -42,6 +42,25 @@ def links(
         ipv4, ipv6 = families
         batch = "".join(rest[host.name])
         links[host.name] = HostLink(channels[host.name], holders[host.name], ipv4, ipv6, batch)
+    return links
+
+
+def joined(
+    hosts: Sequence[HostSpec],
+    holders: Mapping[str, str],
+    channels: Mapping[str, Channel],
+    networks: Sequence[Mapping[str, Mapping[str, str]]],
+    services: Collection[str],
+) -> dict[str, HostLink]:
+    """The hosts of a project, each with an address on each of its networks, in their order. A
+    service asks the engine for the others' names: not every address is on a network of its own."""
+    links = {}
+    for host in hosts:
+        holder = holders[host.name]
+        given = [found[holder]["IPv4Address"] for found in networks if holder in found]
+        ipv4 = tuple(str(ipaddress.ip_interface(text).ip) for text in given)
+        channel, writes = channels[host.name], host.name not in services
+        links[host.name] = HostLink(channel, holder, ipv4, (), hosts_file=writes)
     return links
 
 

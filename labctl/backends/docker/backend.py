@@ -34,14 +34,16 @@ from labctl.backends import (
     protocol,
 )
 from labctl.backends.capabilities import REAL_TIME, Lack
-from labctl.backends.docker import engine, images
-from labctl.backends.docker.addresses import links
+from labctl.backends.docker import configs, engine, images
+from labctl.backends.docker.addresses import joined, links
 from labctl.backends.docker.attach import (
     AttachChannel,
     attach,
     run_attached,
 )
+from labctl.backends.docker.compose import Made
 from labctl.backends.docker.engine import Tolerated, translated
+from labctl.backends.docker.project import Project, absent
 from labctl.backends.docker.sweep import (
     END_DEADLINE,
     HOST,
@@ -66,33 +68,6 @@ ENGINE_IPV6 = "1.42"
 """The API from which on the engine does IPv6. Older engines (20.10) start a copy of themselves for
 each IPv6 setting of a container, 0.3 s a lab, and filter none of it: there the agents do it."""
 
-CONFINED: dict[str, Any] = {
-    "CapDrop": ["ALL"],
-    "SecurityOpt": ["no-new-privileges"],
-    "LogConfig": {"Type": "none"},
-}
-# With AppArmor, engines' profile for containers forbids what both of these need: to write below
-# /proc/sys (a holder), and to mount (the tracer). See profiles/apparmor in moby.
-BEYOND_APPARMOR = {**CONFINED, "SecurityOpt": [*CONFINED["SecurityOpt"], "apparmor=unconfined"]}
-TETHERED = {"OpenStdin": True, "StdinOnce": True, "AttachStdin": True}
-ENDED_AT_ONCE = {"StopSignal": "SIGKILL"}
-"""Podman removes no container that runs before it has had ten seconds to heed this signal."""
-
-LENDS: dict[str, Any] = {"Volumes": {images.LENT: {}}}
-"""A holder's Python for other images, as a volume that they can't write to; it has no name, and is
-removed with its containers."""
-
-# What engines protect by default (opencontainers: linux.readonlyPaths), except /proc/sys/net.
-OF_PROC = [f"/proc/{name}" for name in ("bus", "fs", "irq", "sysrq-trigger")]
-OF_SYSCTLS = [f"/proc/sys/{name}" for name in ("abi", "debug", "dev", "fs", "kernel", "user", "vm")]
-PROTECTED = {"ReadonlyPaths": [*OF_PROC, *OF_SYSCTLS]}
-PROTECTED_BY_PODMAN = {
-    "SecurityOpt": [
-        *BEYOND_APPARMOR["SecurityOpt"], "unmask=/proc/sys", "mask=" + ":".join(OF_SYSCTLS)
-    ]
-}  # fmt: skip
-"""Podman takes no list of paths to protect."""
-
 
 class DockerBackend:
     """See `Backend`."""
@@ -112,6 +87,7 @@ class DockerBackend:
         self._processes: dict[str, AttachChannel] = {}
         self._spawned: list[AttachChannel] = []
         self._prepared: dict[str, Future[AttachChannel]] = {}
+        self._project: Project | None = None
 
     @classmethod
     def answers(cls) -> bool:
@@ -140,7 +116,8 @@ class DockerBackend:
         }
 
     def lacks(self) -> Mapping[str, Lack]:
-        return {"virtual_time": REAL_TIME}
+        lack = absent()
+        return {"virtual_time": REAL_TIME, **({"compose": lack} if lack else {})}
 
     def up(
         self, hosts: Sequence[HostSpec], processes: Sequence[ProcessSpec]
@@ -149,6 +126,9 @@ class DockerBackend:
         submit = self._pool.submit
         version = submit(client.version)
         built = images.ensure(client, self._options.os, self._options.progress)
+        project = self._project = Project.read(processes)
+        if project:
+            project.provide(client, self._options.progress)
         commands = {
             image: images.obtain(client, image, self._options.progress)
             for image in sorted({process.image for process in processes if process.image})
@@ -156,20 +136,21 @@ class DockerBackend:
         with translated("bring the lab up"):
             self._tracer = submit(self._start_tracer, client, built)
             # In the pool too, as `down` waits for it: an engine goes on with interrupted requests.
-            network = submit(self._create_network, client).result()
+            networks = submit(self._create_networks, client).result()
             self._version = version.result()
             podman = product(self._version).startswith("Podman")
             # Podman starts a network's resolver with its first container, and fails with two.
             turns = Lock() if podman else nullcontext()
-            lending = {process.host for process in processes if process.image}
+            lending = {p.host for p in processes if p.image or p.service}
             holders = _results(
                 {
                     host.name: submit(
-                        self._create,
+                        self._create_holder,
                         client,
-                        _holder(host, built, network, podman)
-                        | (LENDS if host.name in lending else {}),
                         host.name,
+                        configs.holder(host, built, podman)
+                        | (configs.LENDS if host.name in lending else {}),
+                        networks,
                     )
                     for host in hosts
                 }
@@ -178,20 +159,30 @@ class DockerBackend:
                 name: submit(self._start_holder, client, name, container, turns)
                 for name, container in holders.items()
             }
+            ours = [process for process in processes if not process.service]
             self._configs = {
-                p.name: _process(p, built, holders[p.host], commands) for p in processes
+                p.name: configs.program(p, built, holders[p.host], commands) for p in ours
             }
-            created = {p.name: submit(self._create_process, client, p) for p in processes}
-            self._containers = {name: [made] for name, made in _results(created).items()}
+            created = {p.name: submit(self._create_process, client, p) for p in ours}
+            if project:
+                made = Made(holders, {k: self._name(k) for k in networks}, self._labels())
+                services = submit(project.create, client, self._name(), made).result()
+                self._containers = {name: [container] for name, container in services.items()}
+            self._containers |= {name: [made] for name, made in _results(created).items()}
             _results(started)
-            endpoints = client.inspect_network(network)["Containers"]
+            found = [client.inspect_network(made)["Containers"] for made in networks.values()]
         for name, container in holders.items():
-            if container not in endpoints:
+            if not any(container in endpoints for endpoints in found):
                 raise self._ended(name)
-        return links(hosts, holders, self._holders, endpoints, self._prefix())
+        if project:
+            return joined(hosts, holders, self._holders, found, project.hosts)
+        return links(hosts, holders, self._holders, found[0], self._prefix())
 
     def prepare(self, process: ProcessSpec) -> None:
-        """Starts the container, where our own program waits until `spawn`."""
+        """Starts the container, where our own program waits until `spawn`. A service does not
+        wait: Compose asks for its health."""
+        if process.service:
+            return
         self._prepared[process.name] = self._pool.submit(self._start, process)
 
     def trace(self) -> Channel | Lack:
@@ -206,10 +197,15 @@ class DockerBackend:
         with translated(f"start {process.name}"):
             prepared = self._prepared.pop(process.name, None)
             channel = prepared.result() if prepared else self._start(process)
-            channel.send(protocol.Begin().as_json())
+            if not process.service:
+                channel.send(protocol.Begin().as_json())
         self._processes[process.name] = channel
         self._spawned.append(channel)
         return channel
+
+    def begin(self) -> None:
+        if self._project:
+            self._project.start()
 
     def _start(self, process: ProcessSpec) -> AttachChannel:
         client, containers = self._find(process)
@@ -217,9 +213,16 @@ class DockerBackend:
             if before.ended:
                 # Until it has seen the end, an engine takes no notice of a start.
                 client.wait(containers[-1], END_DEADLINE, "not-running")
+            elif process.service:
+                raise LabError(
+                    f"what {process.name} left still runs, and Compose has one container for it",
+                    "restart ends that first",
+                )
             else:  # what it has left lives on in its container
                 containers.append(self._create_process(client, process, len(containers) + 1))
         container = containers[-1]
+        if process.service and not before:  # Compose starts it
+            return AttachChannel(attach(client, container), self._log)
         return self._run(client, container)
 
     def _run(self, client: APIClient, container: str) -> AttachChannel:
@@ -316,6 +319,15 @@ class DockerBackend:
         unique = hashlib.sha256(self._options.run.encode()).digest()[:5]  # RFC 4193, section 3.2
         return ipaddress.IPv6Network((b"\xfd" + unique + bytes(10), 64))
 
+    def _create_networks(self, client: APIClient) -> dict[str, str]:
+        """The ids of the networks: of the lab's own, or of its project's by their names there."""
+        if not self._project:
+            return {"": self._create_network(client)}
+        return {
+            key: self._project.create_network(client, self._name(key), key, self._labels())
+            for key in self._project.plan.networks()
+        }
+
     def _create_network(self, client: APIClient) -> str:
         from docker.types import IPAMConfig, IPAMPool
         from docker.utils import version_gte
@@ -331,6 +343,19 @@ class DockerBackend:
             labels=self._labels(),
         )
         return str(made["Id"])
+
+    def _create_holder(
+        self, client: APIClient, host: str, config: dict[str, Any], networks: Mapping[str, str]
+    ) -> str:
+        joins = self._project.joins(host, config) if self._project else {"": {}}
+        (first, how), *more = joins.items()
+        config["HostConfig"]["NetworkMode"] = networks[first]
+        endpoint = client.create_endpoint_config(**how)
+        config["NetworkingConfig"] = {"EndpointsConfig": {networks[first]: endpoint}}
+        container = self._create(client, config, host)
+        for key, how in more:
+            client.connect_container_to_network(container, networks[key], **how)
+        return container
 
     def _create_process(self, client: APIClient, process: ProcessSpec, number: int = 1) -> str:
         """One of a process's containers, from 1 on."""
@@ -354,7 +379,7 @@ class DockerBackend:
         return str(made["Id"])
 
     def _start_tracer(self, client: APIClient, built: images.Images) -> AttachChannel:
-        config = tracer(self._options.run, built)
+        config = configs.tracer(self._options.run, built)
         made = client.create_container_from_config(  # type: ignore[no-untyped-call]
             {**config, "Labels": {**self._labels(), TRACER: ""}}, self._name("_tracer")
         )
@@ -397,73 +422,3 @@ def _failed(job: Future[Any]) -> bool:
 
 def _results(jobs: Mapping[str, Future[Any]]) -> dict[str, Any]:
     return {name: job.result() for name, job in jobs.items()}
-
-
-def _holder(host: HostSpec, built: images.Images, network: str, podman: bool) -> dict[str, Any]:
-    return {
-        "Image": built.host,
-        "Cmd": ["--tether"],
-        "Hostname": host.name,
-        **TETHERED,
-        **ENDED_AT_ONCE,
-        "HostConfig": {
-            **BEYOND_APPARMOR,
-            "CapAdd": ["NET_ADMIN", "NET_RAW"],
-            # /etc/hosts has all names: no other name may leave the lab, nor take long.
-            "Dns": ["127.0.0.1"],
-            "DnsOptions": ["timeout:1", "attempts:1"],
-            "NetworkMode": network,
-            **(PROTECTED_BY_PODMAN if podman else PROTECTED),
-            "Sysctls": {
-                "net.ipv4.ip_unprivileged_port_start": "0",
-                "net.ipv6.conf.all.disable_ipv6": "0",
-            },
-        },
-    }
-
-
-def tracer(run: str, built: images.Images) -> dict[str, Any]:
-    """The container of a tracer."""
-    return {
-        "Image": built.host,
-        "Entrypoint": ["python3", "-IS", "/usr/local/lib/labctl/tracer.pyc"],
-        "Cmd": [run],
-        "NetworkDisabled": True,  # or the engine starts two programs to set up a network of nothing
-        **TETHERED,
-        "HostConfig": {
-            **BEYOND_APPARMOR,
-            "CapAdd": ["SYS_ADMIN"],
-            "NetworkMode": "none",
-        },
-    }
-
-
-def _process(
-    process: ProcessSpec,
-    built: images.Images,
-    holder: str,
-    commands: Mapping[str, images.Command],
-) -> dict[str, Any]:
-    config: dict[str, Any] = {"Image": process.image or built.peer}
-    words = process.run
-    if process.image:
-        # Health checks do not belong to the lab: they are clients of their own.
-        config |= {"Healthcheck": {"Test": ["NONE"]}, "Entrypoint": list(images.LENT_PEER)}
-        words = commands[process.image].words(process.run)
-    watch = [f"--watch={process.watch}"] if process.watch else []
-    job = ["calls", process.calls] if words is None else ["run", *watch, "--", *words]
-    config |= {"Cmd": ["--tether", "--held", *job], **TETHERED}
-    if process.uid is not None:
-        config["User"] = f"{process.uid}:{process.uid}"
-    return {
-        **config,
-        **ENDED_AT_ONCE,
-        "Env": [f"{name}={value}" for name, value in process.env.items()],
-        "HostConfig": {
-            **CONFINED,
-            "CapAdd": list(process.rights),
-            "NetworkMode": f"container:{holder}",
-            "Init": False,  # peer.py is an init of its own
-            "VolumesFrom": [f"{holder}:ro"] if process.image else [],
-        },
-    }

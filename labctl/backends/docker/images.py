@@ -93,7 +93,7 @@ class Command:
 def obtain(client: APIClient, name: str, progress: Progress) -> Command:
     """Makes somebody else's image available, and says what it runs. Raises LabError."""
     with translated(f"find {name}"):
-        if not _present(client, _with_tag(name)):
+        if not present(client, _with_tag(name)):
             try:
                 _pull(client, name, progress)
             except LabError as exc:
@@ -134,10 +134,10 @@ def context(sources: Mapping[str, bytes]) -> bytes:
 
 
 def _missing(client: APIClient, wanted: Images) -> list[str]:
-    return [kind for kind in KINDS if not _present(client, getattr(wanted, kind))]
+    return [kind for kind in KINDS if not present(client, getattr(wanted, kind))]
 
 
-def _present(client: APIClient, name: str) -> bool:
+def present(client: APIClient, name: str) -> bool:
     """Whether the engine has an image of this name. A list of all images takes ten times as
     long."""
     with Tolerated(404):

@@ -39,6 +39,7 @@ class Group:
     lease: str
     containers: list[dict[str, Any]] = field(default_factory=list)
     networks: list[dict[str, Any]] = field(default_factory=list)
+    volumes: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def held(self) -> bool:
@@ -46,6 +47,7 @@ class Group:
         new that perhaps none runs yet."""
         made = [float(found["Created"]) for found in self.containers]
         made += [datetime.fromisoformat(found["Created"]).timestamp() for found in self.networks]
+        made += [datetime.fromisoformat(found["CreatedAt"]).timestamp() for found in self.volumes]
         return time.time() - max(made) < NEW or any(
             found["State"] == "running" and PROCESS not in found["Labels"]
             for found in self.containers
@@ -61,12 +63,13 @@ class Group:
             wait(leaving)
             gone += [pool.submit(_remove_container, client, found) for found in hosts]
             gone += [pool.submit(_remove_network, client, found) for found in self.networks]
+            gone += [pool.submit(_remove_volume, client, found) for found in self.volumes]
         return [f"{what} of {self.run}" for what in (job.result() for job in gone) if what]
 
 
 def sweep(dead: Callable[[str, str, bool], bool], everything: bool = False) -> list[str]:
-    """Removes the containers and networks of runs for which `dead(run, lease, held)` is true, or of
-    all; `held`: a holder runs, or the run is too new to tell. Returns a line for each thing.
+    """Removes the containers, networks and volumes of runs for which `dead(run, lease, held)` is
+    true, or of all; `held`: a holder runs, or the run is too new to tell. Returns a line for each.
 
     Images stay, and so does whatever labctl did not make. Without an engine there is nothing to
     remove. Raises LabError."""
@@ -95,6 +98,8 @@ def groups(client: APIClient, *labels: str) -> list[Group]:
         group(found).containers.append(found)
     for found in client.networks(filters=filters):
         group(found).networks.append(found)
+    for found in client.volumes(filters=filters)["Volumes"] or ():
+        group(found).volumes.append(found)
     return list(found_groups.values())
 
 
@@ -137,6 +142,12 @@ def _remove_network(client: APIClient, network: Mapping[str, Any]) -> str | None
     # 403 while somebody else is still removing one of its containers.
     removed = insist(partial(client.remove_network, network["Id"]), gone=(404,), busy=(403,))
     return f"network {network['Name']}" if removed else None
+
+
+def _remove_volume(client: APIClient, volume: Mapping[str, Any]) -> str | None:
+    # 409 while a container has it.
+    removed = insist(partial(client.remove_volume, volume["Name"]), gone=(404,), busy=(409,))
+    return f"volume {volume['Name']}" if removed else None
 
 
 def insist(

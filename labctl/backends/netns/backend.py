@@ -109,6 +109,7 @@ class NetnsBackend:
     def lacks(self) -> Mapping[str, Lack]:
         lacks = {
             "images": Lack("plain namespaces have no images", CAPABILITIES["images"].hint),
+            "compose": Lack("plain namespaces have no containers", CAPABILITIES["compose"].hint),
             "virtual_time": REAL_TIME,
         }
         if lack := one_user_only():
@@ -227,6 +228,9 @@ class NetnsBackend:
         )
         self._processes.setdefault(process.name, []).append((pid, channel))
         return channel
+
+    def begin(self) -> None:
+        """See `Backend`. There are no projects."""
 
     def kill(self, process: ProcessSpec) -> None:
         for pid, _ in [*self._processes.get(process.name, ())]:
