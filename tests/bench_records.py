@@ -76,14 +76,15 @@ def each(connections: int) -> Iterator[tuple[float, Event | tuple[str, bytes]]]:
             ends = (client, SERVER) if host == "client" else (SERVER, client)
             for index, (old, new) in enumerate(pairwise(states)):
                 t = round(began + index * EVERY * 2 + (0.0001 if host == "server" else 0), 6)
-                yield t, StateEvent(t, host, *ends, old, new)
+                local = f"{CLIENT}:0" if new == "SYN-SENT" else ends[0]  # as kernels report it
+                yield t, StateEvent(t, host, local, ends[1], old, new)
         segments = (
             (client, SERVER, SYN, 0, 0), (SERVER, client, SYN | ACK, 0, 1),
             (client, SERVER, ACK, 1, 1), (client, SERVER, FIN | ACK, 1, 1),
             (SERVER, client, FIN | ACK, 1, 2), (client, SERVER, ACK, 2, 2),
         )  # fmt: skip
         for index, (source, target, flags, seq, ack) in enumerate(segments):
-            t = began + index * EVERY * 1.5
+            t = began + index * EVERY * 1.5 + 1e-5
             base = number << 8
             data = (source, target, flags, (base + seq, base + ack))
             sender, receiver = ("client", "server")[:: 1 if source == client else -1]

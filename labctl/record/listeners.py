@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from labctl.probes.sockets import Ends, State
+from labctl.probes.traffic import Chosen
 from labctl.record.ends import ends_of
 from labctl.record.events import CallEvent, ProcessEvent
 from labctl.record.history import History
@@ -19,11 +20,12 @@ from labctl.record.timelines import Span, Timeline
 from labctl.record.traced import traced_lives
 
 
-def listeners(history: History, host: str) -> list[Timeline]:
+def listeners(history: History, host: str, chosen: Chosen | None = None) -> list[Timeline]:
     """Every listener of a host, in order of appearance. Several on one port and address count as
-    one, which lasts as long as any of them."""
+    one, which lasts as long as any of them. What is `chosen` has all listeners; a caller who asks
+    for timelines too gives the same."""
     lives: dict[Ends, list[tuple[float, float]]] = defaultdict(list)
-    for life in traced_lives(history, host).listeners:
+    for life in traced_lives(history, host, chosen).listeners:
         begin = life[0].t if life[0].new == State.LISTEN else 0.0
         lives[ends_of(life[0])].append((begin, life[-1].t if life.over else math.inf))
     looks = Looks(history, host, lambda ends: not ends[1])

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from labctl.probes.sockets import Ends, Socket, SsParseError, State
+from labctl.probes.traffic import Chosen
 from labctl.record.events import SocketsEvent
 from labctl.record.history import History
 from labctl.record.moments import Moment
@@ -75,10 +75,10 @@ class Sighting:
 
 
 class Looks:
-    """A host's looks: when they were, and the `chosen` sockets that they showed. A look that can't
-    be parsed does not count."""
+    """A host's looks: when they were, and the sockets that they showed, or those that are `chosen`.
+    A look that can't be parsed does not count."""
 
-    def __init__(self, history: History, host: str, chosen: Callable[[Ends], bool]) -> None:
+    def __init__(self, history: History, host: str, chosen: Chosen | None = None) -> None:
         self.times: list[float] = []
         self.seen: dict[Ends, list[Sighting]] = {}
         self.listening: dict[Ends, list[Sighting]] = {}
@@ -90,7 +90,8 @@ class Looks:
             except SsParseError:
                 continue
             for socket in sockets:
-                if socket.state is not State.UNCONN and chosen(key := socket.ends):
+                if socket.state is not State.UNCONN and (not chosen or chosen(socket.ends)):
+                    key = socket.ends
                     kind = self.seen if socket.connection else self.listening
                     kind.setdefault(key, []).append(Sighting(len(self.times), socket))
             self.times.append(event.t)

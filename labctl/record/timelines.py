@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, zip_longest
 
 from labctl.probes.observations import stays_inside
 from labctl.probes.sockets import Ends, State
+from labctl.probes.traffic import Chosen
 from labctl.record.courses import Bounds, Causes, Course
 from labctl.record.history import History
 from labctl.record.looks import FOLLOWING, SAMPLING, Looks, Sighting, reachable
@@ -106,9 +107,7 @@ def missable(before: State, after: State | None) -> bool:
     return any(after is None or reachable(state, after) for state in between)
 
 
-def timelines(
-    history: History, host: str, chosen: Callable[[Ends], bool] = lambda _: True
-) -> list[Timeline]:
+def timelines(history: History, host: str, chosen: Chosen | None = None) -> list[Timeline]:
     """Every connection of a host, or the `chosen` ones, in order of appearance, up to the history's
     end."""
     traced = is_traced(history)
@@ -118,9 +117,9 @@ def timelines(
         if (host, probe) in history.trouble
     ]
     told_all = traced and (host, "trace") not in history.trouble
-    lives = {key: found for key, found in traced_lives(history, host).lives.items() if chosen(key)}
+    lives = traced_lives(history, host, chosen).lives
     looks, causes = Looks(history, host, chosen), Causes(history, host, chosen)
-    known = _Known(looks, causes, Wire(history, host))
+    known = _Known(looks, causes, Wire(history, host, chosen))
     found: list[Timeline] = []
     for key in dict.fromkeys([*lives, *looks.seen]):
         mine = lives.get(key, [])

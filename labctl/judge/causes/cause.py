@@ -226,7 +226,7 @@ class Scene:
     def seen(self, host: str, ends: Ends) -> list[tuple[float, Socket]]:
         """When looks showed a connection, and its socket then."""
         if host not in self._sightings:
-            self._sightings[host] = Looks(self.history, host, lambda _: True)
+            self._sightings[host] = Looks(self.history, host)
         looks = self._sightings[host]
         return [(looks.times[s.look], s.socket) for s in looks.seen.get(ends, ())]
 
