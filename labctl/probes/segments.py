@@ -46,19 +46,26 @@ class Captures:
         are `chosen`. Losses and injections may only become more."""
         extra = len(known.losses), len(known.injections), known.flight
         key = self.traffic.size, extra, dict(known.owners), chosen
-        if chosen is None:
-            if self._whole is None or self._whole.key != key:
-                self._whole = _match(self.traffic.observations(), known, key)
-            return self._whole
-        if self._some is None or self._some.key != key:
-            if self.traffic.forwarded(known.owners):
-                whole = self.segments(known).segments
-                found = [s for s in whole if chosen((s.source, s.target))]
-                self._some = Matched(key, found, known.flight)
+        found = self._some if chosen else self._whole
+        if found is None or found.key != key:
+            found = Matched(key, self._match(known, chosen), known.flight)
+            if chosen:
+                self._some = found
             else:
-                seen = self.traffic.observations(chosen)
-                self._some = _match(seen, known.about(chosen), key)
-        return self._some
+                self._whole = found
+        return found
+
+    def _match(self, known: Known, chosen: Chosen | None) -> list[Segment]:
+        traffic = self.traffic
+        if traffic.forwarded(known.owners):
+            if not chosen:
+                return match(traffic.observations(), known)
+            return [s for s in self.segments(known).segments if chosen((s.source, s.target))]
+        if chosen:
+            return match(traffic.observations(chosen), known.about(chosen))
+        batches = traffic.batches()
+        found = [s for some, seen in batches for s in match(seen, known.about(some))]
+        return sorted(found, key=lambda segment: segment.time)
 
 
 class Matched:
@@ -68,10 +75,6 @@ class Matched:
     def __init__(self, key: object, segments: list[Segment], flight: float) -> None:
         self.key, self.segments = key, segments
         self.late = [n for n, segment in enumerate(segments) if segment.flight > flight]
-
-
-def _match(observations: Iterable[Observation], known: Known, key: object) -> Matched:
-    return Matched(key, match(observations, known), known.flight)
 
 
 def match(observations: Iterable[Observation], known: Known) -> list[Segment]:

@@ -5,10 +5,11 @@ of them, and a picture shows few.
 from __future__ import annotations
 
 from array import array
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import compress
+from functools import partial
+from itertools import chain, compress
 from socket import IPPROTO_TCP
 from struct import Struct
 
@@ -25,6 +26,9 @@ IPV4_TYPE, FIRST_BYTE = b"\x08\x00", 0x45
 WHOLE = {b"\x00\x00", b"\x40\x00"}
 """Fields of what is no fragment: without and with `don't fragment`."""
 SYN, SYN_ACK = FLAG_BITS["SYN"], FLAG_BITS["SYN"] | FLAG_BITS["ACK"]
+
+BATCH = 10_000
+"""How many packets to put together at once, about."""
 
 Chosen = Callable[[Ends], bool]
 """Whether a connection matters, by its ends: the same both ways round."""
@@ -93,10 +97,36 @@ class Traffic:
     def observations(self, chosen: Chosen | None = None) -> Iterator[Observation]:
         """The segments of all connections, or of those that are `chosen`, host by host."""
         wanted = self._wanted(chosen)
+        places = {
+            host: array("Q", compress(each.begins, map(wanted.__getitem__, each.numbers)))
+            for host, each in self._hosts.items()
+        }
+        return self._all(places)
+
+    def batches(self) -> Iterator[tuple[Chosen, Iterable[Observation]]]:
+        """The segments of some connections at a time, and which those are: to put all together at
+        once takes too much memory. The last batch are those that nobody captured."""
+        self._sort()
+        count = Counter(chain.from_iterable(each.numbers for each in self._hosts.values()))
+        batch: dict[Ends, int] = {}
+        last, room = 0, BATCH
+        for number, ends in enumerate(self._ends):
+            if ends not in batch:
+                if room <= 0:
+                    last, room = last + 1, BATCH
+                batch[ends] = batch[ends[::-1]] = last
+            room -= count[number]
+        places = [{host: array("Q") for host in self._hosts} for _ in range(last + 2)]
         for host, each in self._hosts.items():
             for begin, number in zip(each.begins, each.numbers, strict=True):
-                if wanted[number] and (found := _read(host, each.records, begin)):
-                    yield found
+                places[batch[self._ends[number]]][host].append(begin)
+        for n, hosts in enumerate(places):
+            yield partial(_belongs, batch, last + 1, n), self._all(hosts)
+
+    def _all(self, places: Mapping[str, array[int]]) -> Iterator[Observation]:
+        for host, begins in places.items():
+            records = self._hosts[host].records
+            yield from filter(None, (_read(host, records, begin) for begin in begins))
 
     def forwarded(self, owners: Mapping[str, str]) -> bool:
         """Whether a host captured what was neither from it nor for it, or may have: then a segment
@@ -169,6 +199,10 @@ class Traffic:
         self._first[number] = min(t, self._first[number])
         each.here[number] = 1
         return number
+
+
+def _belongs(batch: Mapping[Ends, int], unknown: int, number: int, ends: Ends) -> bool:
+    return batch.get(ends, unknown) == number
 
 
 def _read(host: str, records: bytearray, begin: int) -> Observation | None:

@@ -34,7 +34,7 @@ CLOSED = "closed"
 """The end of the states: nothing is left of the connection."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Span:
     """A connection was in `state` from `begin` to `end`, or is still (None)."""
 
@@ -50,7 +50,7 @@ class Span:
         return shortest, self.end.latest - self.begin.earliest
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Timeline:
     """One connection as one of its ends saw it: `incarnation` counts those of the same addresses.
 

@@ -10,7 +10,9 @@ import pytest
 from labctl.judge import recorded
 from labctl.judge.check import Verdict
 from labctl.language.facts import Facts
-from labctl.probes.packets import ETHERNET, RECORD
+from labctl.probes.observations import Known, Loss
+from labctl.probes.packets import ETHERNET, RECORD, read_packet
+from labctl.probes.segments import match
 from labctl.probes.sockets import Ends
 from labctl.record.events import CallEvent, LossEvent, ProcessEvent, StateEvent
 from labctl.record.history import History
@@ -94,6 +96,21 @@ def test_some_connections_are_as_they_are_among_all(busy: History) -> None:
         assert listeners(busy, host, some) == listeners(busy, host)
         assert len(alone) == 20
         assert all(t.complete for t in alone)
+
+
+def test_what_is_put_together_in_batches_is_as_if_it_were_at_once(tmp_path: Path) -> None:
+    """Also what a step lost that nobody captured, of a connection that is in no batch."""
+    busy = recorded.load(bench_records.record(tmp_path / "run", 1500)).history
+    syn = packet(2.0, "198.18.0.3:7", SERVER, SYN, (0, 0))[RECORD.size + ETHERNET :]
+    lost = read_packet("client", 2.0, syn)
+    assert lost
+    known = Known(busy.owners, 0.0, [Loss(0, lost)])
+    traffic = busy.captures.traffic
+    assert len(list(traffic.batches())) == 3
+    whole, parts = match(traffic.observations(), known), busy.captures.segments(known).segments
+    assert [s.time for s in parts] == [s.time for s in whole]
+    assert {*parts} == {*whole}
+    assert len(whole) == 1500 * 6 + 1
 
 
 def test_a_capture_of_what_is_forwarded_is_read_whole(busy: History) -> None:
