@@ -19,11 +19,13 @@ from labctl.probes.packets import ETHERNET, IP_TYPES, RECORD, endpoints, read_pa
 from labctl.probes.pairing import owner
 from labctl.probes.sockets import Ends
 
-HEAD = Struct("<III4x12x2sB5x2sxB2x12s9xB6x")
-"""A pcap record with TCP in IPv4 without options: when, its length, the types and the fragment, the
-ends as they are on the wire, and the flags."""
-IPV4_TYPE, FIRST_BYTE = b"\x08\x00", 0x45
-WHOLE = {b"\x00\x00", b"\x40\x00"}
+HEAD = Struct("<8xI4x12xHB5xHxB2x12s9xB6x")
+"""A pcap record with TCP in IPv4 without options: its length, what it is, which fragment and which
+protocol, the ends as they are on the wire, and the flags. Python has small numbers already, and
+would have to make others."""
+HEAD_KEPT = HEAD.size - RECORD.size
+IPV4_TYPE, FIRST_BYTE = 0x0008, 0x45
+WHOLE = {0x0000, 0x0040}
 """Fields of what is no fragment: without and with `don't fragment`."""
 SYN, SYN_ACK = FLAG_BITS["SYN"], FLAG_BITS["SYN"] | FLAG_BITS["ACK"]
 
@@ -87,12 +89,9 @@ class Traffic:
     def moments(self, host: str, chosen: Chosen) -> array[float]:
         """When a host captured something, unless it was `chosen`; in order."""
         wanted, each = self._wanted(chosen), self._hosts[host]
-        times = (
-            RECORD.unpack_from(each.records, begin)[:2]
-            for begin, number in zip(each.begins, each.numbers, strict=True)
-            if not wanted[number]
-        )
-        return array("d", sorted(seconds + nanos / 1e9 for seconds, nanos in times))
+        left = (not wanted[number] for number in each.numbers)
+        times = (_time(each.records, begin) for begin in compress(each.begins, left))
+        return array("d", sorted(times))
 
     def observations(self, chosen: Chosen | None = None) -> Iterator[Observation]:
         """The segments of all connections, or of those that are `chosen`, host by host."""
@@ -154,24 +153,23 @@ class Traffic:
 
     def _sort_more(self, host: str, each: _Host) -> None:
         records, begin, most = each.records, each.read, len(each.records)
-        each.here.extend(bytes(len(self._ends) - len(each.here)))
+        here, known, unpack = each.here, self._numbers.get, HEAD.unpack_from
+        here.extend(bytes(len(self._ends) - len(here)))
         while begin + RECORD.size <= most:
             key: bytes | Ends | None = None
             flags = 0
             if begin + HEAD.size <= most:
-                seconds, nanos, kept, kind, first, part, protocol, key, flags = HEAD.unpack_from(
-                    records, begin
-                )
+                kept, kind, first, part, protocol, key, flags = unpack(records, begin)
                 if (
                     first != FIRST_BYTE
                     or protocol != IPPROTO_TCP
                     or kind != IPV4_TYPE
                     or part not in WHOLE
-                    or kept + RECORD.size < HEAD.size
+                    or kept < HEAD_KEPT
                 ):
                     key = None
             else:
-                seconds, nanos, kept, _ = RECORD.unpack_from(records, begin)
+                _, _, kept, _ = RECORD.unpack_from(records, begin)
             following = begin + RECORD.size + kept
             if following > most:
                 break
@@ -179,9 +177,9 @@ class Traffic:
                 key = found.source, found.target
                 flags = sum(FLAG_BITS[name] for name in found.flags)
             if key is not None:
-                number = self._numbers.get(key)
-                if number is None or not each.here[number]:
-                    number = self._here(each, key, seconds + nanos / 1e9)
+                number = known(key)
+                if number is None or not here[number]:
+                    number = self._here(each, key, _time(each.records, begin))
                 if flags & SYN_ACK == SYN:
                     each.syns.append(len(each.begins))
                 each.begins.append(begin)
@@ -203,6 +201,11 @@ class Traffic:
 
 def _belongs(batch: Mapping[Ends, int], unknown: int, number: int, ends: Ends) -> bool:
     return batch.get(ends, unknown) == number
+
+
+def _time(records: bytearray, begin: int) -> float:
+    seconds, nanos, _, _ = RECORD.unpack_from(records, begin)
+    return float(seconds + nanos / 1e9)
 
 
 def _read(host: str, records: bytearray, begin: int) -> Observation | None:
