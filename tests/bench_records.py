@@ -6,12 +6,13 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-from labctl.record.events import Event, LabEvent, SocketsEvent, StateEvent, StepEvent
+from labctl.probes.listings import Listing
+from labctl.record.events import VERSION, Event, LabEvent, SocketsEvent, StateEvent, StepEvent
 from labctl.record.store import RunFolder
 from tests.fake import HEADER, tcp
 from tests.walked import ACK, FIN, SYN, packet
@@ -25,6 +26,8 @@ LOOK_EACH = 100
 """Connections from one look of a host to the next."""
 EVERY = 0.0005
 """Seconds from one connection to the next, each of which takes ten times as long."""
+RATE, MINUTE, LOOKS = 50, 60.0, 10
+"""Of a busy host: connections a second, how long each waits in TIME-WAIT, and looks a second."""
 SCENARIO = """\
 title: Many connections
 hosts: {server: {}, client: {}}
@@ -40,37 +43,53 @@ expect:
 
 def record(folder: Path, connections: int) -> Path:
     """Writes such a run, as labctl would have."""
+    return _written(folder, each(connections), connections * EVERY + 1)
+
+
+def busy(folder: Path, seconds: float) -> Path:
+    """Writes a run of so many seconds with RATE connections a second, and so with hundreds of
+    sockets in TIME-WAIT, as labctl would have."""
+    return _written(folder, busily(seconds), seconds + 1)
+
+
+def _written(folder: Path, found: Iterable[tuple[float, Happened]], over: float) -> Path:
     folder.mkdir()
+    hosts = {"server": "198.18.0.2", "client": CLIENT}
+    listings = {host: Listing() for host in hosts}
+    packets: dict[str, list[bytes]] = {host: [] for host in hosts}
     with RunFolder(folder, SCENARIO) as run:
-        addresses = {"server": "198.18.0.2", "client": CLIENT}
         environment = {"kernel": "6.1.0", "os": "Debian", "engine": None, "probes": PROBES}
-        run.add(LabEvent(0.0, "2026-01-01T00:00:00Z", "netns", environment, addresses))
-        run.add(SocketsEvent(0.001, "server", "look", HEADER))
-        run.add(SocketsEvent(0.001, "client", "look", HEADER))
-        packets: dict[str, list[bytes]] = {"server": [], "client": []}
-        for _, found in sorted(each(connections), key=lambda pair: pair[0]):
-            if isinstance(found, tuple):
-                host, data = found
-                packets[host].append(data)
+        started = "2026-01-01T00:00:00Z"
+        run.add(LabEvent(0.0, started, "netns", environment, hosts, version=VERSION))
+        for host in hosts:
+            run.add(SocketsEvent(0.001, host, "look", HEADER))
+        for t, each in sorted(found, key=lambda pair: pair[0]):
+            if isinstance(each, tuple):
+                packets[each[0]].append(each[1])
+            elif isinstance(each, SocketsEvent) and (
+                less := listings[each.host].difference(t, each.text)
+            ):
+                run.add(replace(each, text=less[0], gone=less[1]))
             else:
-                run.add(found)
+                run.add(each)
         for host, records in packets.items():
             run.add_packets(host, b"".join(records))
-        over = connections * EVERY + 1
         for phase in ("begin", "end"):
             run.add(StepEvent(over, 0, phase, "note the end", verb="note"))
-        for host in packets:
+        for host in hosts:
             run.add(SocketsEvent(over + 0.01, host, "look", HEADER))
     return folder
 
 
+Happened = Event | tuple[str, bytes]
+"""An event, or a packet that a host captured."""
 PROBES = ["ss", "capture", "trace"]
 
 
-def each(connections: int) -> Iterator[tuple[float, Event | tuple[str, bytes]]]:
+def each(connections: int, every: float = EVERY) -> Iterator[tuple[float, Happened]]:
     """All that happens, with its time."""
     for number in range(connections):
-        began = 1 + number * EVERY
+        began = 1 + number * every
         client = f"{CLIENT}:{1024 + number % 60_000}"
         for host, states in (("client", OPENED), ("server", ACCEPTED)):
             ends = (client, SERVER) if host == "client" else (SERVER, client)
@@ -95,6 +114,21 @@ def each(connections: int) -> Iterator[tuple[float, Event | tuple[str, bytes]]]:
                 ends = (SERVER, client) if host == "server" else (client, SERVER)
                 t = round(began + EVERY * 3, 6)
                 yield t, SocketsEvent(t, host, "change", f"{HEADER}\n{tcp('ESTAB', *ends)}")
+
+
+def busily(seconds: float) -> Iterator[tuple[float, Happened]]:
+    """All that happens where a client ends RATE connections a second first, with its time."""
+    for t, found in each(round(seconds * RATE), 1 / RATE):
+        if not isinstance(found, SocketsEvent):
+            yield t, found
+    for number in range(1, round(seconds * LOOKS)):
+        t = 1 + number / LOOKS
+        lines = [HEADER]
+        for n in range(max(0, int((t - 1 - MINUTE) * RATE)), int((t - 1) * RATE)):
+            left = int(MINUTE - (t - 1 - n / RATE))
+            more = f"timer:(timewait,{left}sec,0) ino:0 sk:{n:x}"
+            lines.append(tcp("TIME-WAIT", f"{CLIENT}:{1024 + n % 60_000}", SERVER, more))
+        yield t, SocketsEvent(t, "client", "change", "\n\n".join(lines) + "\n")
 
 
 @dataclass(frozen=True)

@@ -155,6 +155,7 @@ class History:
                 if isinstance(event, ProcessEvent):
                     self._leave(event, state)
             case SocketsEvent():
+                event.follow(self.sockets.get(event.host))
                 self.sockets[event.host] = event
                 self._count(event.host, event.counters)
             case CountersEvent():

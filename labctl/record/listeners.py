@@ -7,7 +7,6 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 from labctl.probes.sockets import Ends, State
 from labctl.probes.traffic import Chosen
@@ -64,15 +63,22 @@ class _Run:
     def goes_on(self, later: _Run) -> bool:
         """Whether `later` is the same listener, seen again."""
         same = not self.inodes or not later.inodes or self.inodes & later.inodes
-        return later.first == self.last or bool(later.first == self.last + 1 and same)
+        return later.first <= self.last or bool(later.first == self.last + 1 and same)
+
+    def go_on(self, later: _Run) -> None:
+        """Takes in that it was seen again."""
+        if later.last > self.last:
+            self.last, self.inodes = later.last, later.inodes or self.inodes
+        elif later.last == self.last:
+            self.inodes |= later.inodes
 
 
 def _runs(sightings: Sequence[Sighting]) -> Iterator[_Run]:
     run: _Run | None = None
-    for look, each in groupby(sightings, key=lambda sighting: sighting.look):
-        there = _Run(look, look, {s.socket.inode for s in each if s.socket.inode})
+    for each in sightings:
+        there = _Run(each.look, each.last, {each.socket.inode} if each.socket.inode else set())
         if run and run.goes_on(there):
-            run.last, run.inodes = look, there.inodes or run.inodes
+            run.go_on(there)
             continue
         if run:
             yield run

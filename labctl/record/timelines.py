@@ -187,7 +187,7 @@ def _noticed(state: State | None, look: int, looks: Looks, closed: float | None 
 def _missed(last: Sighting, until: float, looks: Looks) -> _Turn | None:
     """The end of a connection after its `last` sighting, if its next incarnation began at `until`;
     None if it may still be there."""
-    seen, following = looks.times[last.look], last.look + 1
+    seen, following = looks.times[last.last], last.last + 1
     if looks.time(following) < until:
         return _noticed(None, following, looks)
     if until == math.inf:
@@ -279,19 +279,36 @@ def _sampled(
     """What only `ss` saw. If the kernel reports each full socket, that can only be a request."""
     told_all = told_all and not stays_inside(*key)
     run: list[Sighting] = []
-    for sighting in looks.seen.get(key, ()):
-        t = latest = looks.times[sighting.look]
-        if told_all and sighting.state is not State.SYN_RECV:
-            # The kernel has reported each full socket, however late `ss` ran.
-            latest = looks.time(sighting.look + 1)
-        if any(_covers(timeline, t, latest) for timeline in told):
-            continue
-        if run and not run[-1].precedes(sighting):
-            yield _run(key, run, looks, told_all, causes)
-            run = []
-        run.append(sighting)
+    for whole in looks.seen.get(key, ()):
+        for sighting in _uncovered(whole, looks, told, told_all):
+            if run and not run[-1].precedes(sighting):
+                yield _run(key, run, looks, told_all, causes)
+                run = []
+            run.append(sighting)
     if run:
         yield _run(key, run, looks, told_all, causes)
+
+
+def _uncovered(
+    sighting: Sighting, looks: Looks, told: Sequence[Timeline], told_all: bool
+) -> Iterator[Sighting]:
+    """Those looks of a sighting that may not be of a socket that the kernel told of."""
+
+    def covered(look: int) -> set[int]:
+        t = latest = looks.times[look]
+        if told_all and sighting.state is not State.SYN_RECV:
+            # The kernel has reported each full socket, however late `ss` ran.
+            latest = looks.time(look + 1)
+        return {number for number, each in enumerate(told) if _covers(each, t, latest)}
+
+    if not told:
+        yield sighting
+        return
+    if covered(sighting.look) & covered(sighting.last):
+        return  # and so at all looks between
+    for look in range(sighting.look, sighting.last + 1):
+        if not covered(look):
+            yield Sighting(look, sighting.socket, look)
 
 
 def _covers(timeline: Timeline, t: float, latest: float) -> bool:
@@ -359,11 +376,10 @@ def _requested(key: Ends, t: float, since: float, looks: Looks) -> _Turn:
     """When the SYN of a connection came whose handshake was done at `t`."""
     latest = bisect_left(looks.times, t) - 1
     sightings = looks.between(key, since, t)
-    while sightings and sightings[-1].look == latest and sightings[-1].state != State.SYN_RECV:
-        sightings.pop()  # `ss` ran later than `t`
-        latest -= 1
+    while sightings and sightings[-1].last == latest and sightings[-1].state != State.SYN_RECV:
+        latest = sightings.pop().look - 1  # `ss` ran later than `t`
     seen = [s for s in sightings if s.state is State.SYN_RECV]
-    if seen and seen[-1].look == latest:  # else that was an earlier request without a connection
+    if seen and seen[-1].last == latest:  # else that was an earlier request without a connection
         first = seen.pop()
         while seen and seen[-1].precedes(first):
             first = seen.pop()
@@ -384,7 +400,7 @@ def _shrunk(
     looks, wire = known.looks, known.wire
     state, t = full[0].state, full[1].moment.at
     sightings = looks.between(key, t - SAMPLING, until)
-    seen = [s for s in sightings if s.mini or (s.state == state and looks.times[s.look] >= t)]
+    seen = [s for s in sightings if s.mini or (s.state == state and looks.times[s.last] >= t)]
     end = _missed(seen[-1], until, looks) if seen else None
     waiting = next((s for s in seen if s.state is State.TIME_WAIT), None)
     if waiting:

@@ -103,7 +103,7 @@ def _seen(history: History) -> Iterator[tuple[float, Ends]]:
                 yield event.t, found
         elif isinstance(event, SocketsEvent) and not all_told:  # or it shows no others
             try:
-                sockets = event.sockets
+                sockets = event.came
             except SsParseError:
                 continue
             for socket in sockets:

@@ -25,8 +25,6 @@ from labctl.probes.sockets import (
     SsParseError,
     State,
     accept_queue,
-    lab_sockets,
-    parse_ss,
     queue_is_full,
 )
 from labctl.record.events import (
@@ -34,6 +32,7 @@ from labctl.record.events import (
     Event,
     OutputEvent,
     ProcessEvent,
+    Shown,
     SocketsEvent,
     StepEvent,
     TroubleEvent,
@@ -399,18 +398,15 @@ def _queues(events: Iterable[Event]) -> Iterator[Note]:
     """The accept queues of listeners: a note each time that one holds twice as many as in the last,
     or is full; and when it is empty after it was full."""
     told: dict[tuple[str, str], int] = {}
-    seen: dict[str, list[str]] = {}
+    shown: dict[str, Shown] = defaultdict(lambda: Shown(lambda socket: socket.is_listener))
     for event in events:
         if not isinstance(event, SocketsEvent):
             continue
-        lines = [line for line in event.text.splitlines() if line.startswith(State.LISTEN)]
-        if seen.get(event.host) == lines:  # most looks are about other sockets
-            continue
-        seen[event.host] = lines
         try:
-            listeners = lab_sockets(parse_ss("\n".join(lines)))
+            shown[event.host].follow(event)
         except SsParseError:
             continue
+        listeners = list(shown[event.host].sockets(event.t))
         for key in told.keys() - {(event.host, str(s.local)) for s in listeners}:
             if key[0] == event.host:
                 del told[key]
