@@ -7,6 +7,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from labctl.probes.sockets import Ends, Socket, SsParseError, State, aged
 from labctl.probes.traffic import Chosen
@@ -19,6 +20,7 @@ SAMPLING = NEAR
 """Seconds within which an agent notices a change and has looked."""
 
 
+@cache
 def reachable(start: State, end: State) -> bool:
     """Whether a connection can come from one state to another, directly or not."""
     return end in FOLLOWING[start] or any(reachable(state, end) for state in FOLLOWING[start])

@@ -19,6 +19,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise, zip_longest
 
 from labctl.probes.observations import stays_inside
@@ -101,6 +102,7 @@ CLOCKS = 0.001
 """Seconds by which the times of one thing may differ, at most, in captures and in the trace."""
 
 
+@cache
 def missable(before: State, after: State | None) -> bool:
     """Whether a state may lie between two others, or between one and the end (None)."""
     between = FOLLOWING[before] - {after}
@@ -180,7 +182,8 @@ def _told(state: State | None, t: float) -> _Turn:
 def _noticed(state: State | None, look: int, looks: Looks, closed: float | None = None) -> _Turn:
     moment, floor = looks.noticed(look), looks.before(look)
     if closed is not None:
-        moment, floor = replace(moment, earliest=max(moment.earliest, closed)), max(floor, closed)
+        moment = moment.within(max(moment.earliest, closed), moment.latest)
+        floor = max(floor, closed)
     return _Turn(state, moment, floor, looks.time(look + 1), closed)
 
 
@@ -210,7 +213,7 @@ def _spans(key: Ends, turns: Sequence[_Turn], causes: Causes) -> tuple[Span, ...
             end = following.moment
             if _skips(turn.state, following.state):
                 left = min(following.left, end.earliest)
-                end = replace(end, earliest=max(left, turn.moment.earliest))
+                end = end.within(max(left, turn.moment.earliest), end.latest)
         found.append(Span(turn.state, turn.moment, end))
     return tuple(found)
 
@@ -236,13 +239,13 @@ def _narrow(key: Ends, turns: Sequence[_Turn], causes: Causes) -> None:
                 high = min(high, latest)
             if high < low:  # the agent was late
                 low = turn.floor
-            turn.moment = replace(turn.moment, earliest=low, latest=high)
+            turn.moment = turn.moment.within(low, high)
         turn.left, following = turn.moment.earliest, turn.moment.latest
     before = 0.0
     for turn, (earliest, _) in zip(turns, wire, strict=True):
         for bound in (earliest, before):
             if bound is not None and turn.moment.earliest < bound <= turn.moment.latest:
-                turn.moment = replace(turn.moment, earliest=bound)
+                turn.moment = turn.moment.within(bound, turn.moment.latest)
         before = turn.moment.earliest
 
 
@@ -384,7 +387,7 @@ def _requested(key: Ends, t: float, since: float, looks: Looks) -> _Turn:
         while seen and seen[-1].precedes(first):
             first = seen.pop()
         noticed = looks.noticed(first.look)
-        moment = replace(noticed, latest=min(noticed.latest, t))
+        moment = noticed.within(noticed.earliest, min(noticed.latest, t))
         return _Turn(State.SYN_RECV, moment, looks.before(first.look), t)
     before = looks.times[latest] if latest >= 0 else 0.0
     moment = Moment(max(before, t - SAMPLING), t)
