@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -133,7 +132,7 @@ def busily(seconds: float) -> Iterator[tuple[float, Happened]]:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one command: seconds, and megabytes of memory at most."""
+    """Of one command: seconds of CPU time, and megabytes of memory at most."""
 
     seconds: float
     megabytes: float
@@ -142,10 +141,9 @@ class Cost:
 def cost(command: Sequence[str]) -> Cost:
     """What a command takes; what it writes is of no interest. Raises ChildProcessError where it
     fails."""
-    began = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode not in (0, 3):  # a run that is cut short is never a pass
         raise ChildProcessError(f"{' '.join(command)}: status {process.returncode}")
-    return Cost(time.monotonic() - began, usage.ru_maxrss / 1024)
+    return Cost(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
