@@ -9,6 +9,7 @@
     g  a server whose calls are watched against the same unwatched
     h  an import of captures with a million packets
     i  a byte between two containers and back, while `labctl watch` watches and while it does not
+    j  a lab with many connections, and whether what it takes grows linearly
 
 Machines differ, so what counts is ratios within one run. The sides take turns, A B A B, each sample
 in fresh processes; a ratio is the median over the pairs, and the spread its least and greatest.
@@ -42,7 +43,7 @@ from labctl.backends.netns import backend as netns
 from labctl.ground.errors import LabctlError
 from labctl.run.guests import qemu
 from labctl.run.places import DEFAULT_OS
-from tests import bench_calls, bench_imports, bench_records, bench_traffic, bench_watch
+from tests import bench_calls, bench_hosts, bench_imports, bench_records, bench_traffic, bench_watch
 from tests.bench_records import EVENTS_EACH, cost
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,48 +67,6 @@ steps:
   - start: client
 """
 
-HOSTS_BY_LABCTL = """
-import sys, tempfile, time
-from pathlib import Path
-from labctl.backends import BackendOptions, HostSpec
-from labctl.backends.netns.backend import NetnsBackend
-from labctl.lab.lab import Lab, LabSpec
-from labctl.record.history import History
-
-with tempfile.TemporaryDirectory() as folder:
-    spec = LabSpec([HostSpec(f"h{n}") for n in range(int(sys.argv[1]))], {})
-    begin = time.monotonic()
-    backend = NetnsBackend(BackendOptions("bench", "bench", Path(folder), "", print))
-    with Lab(spec, backend, History(), lambda event: None, lambda host, records: None):
-        pass
-    print(time.monotonic() - begin)
-"""
-
-# Mininet's own LinuxBridge does the same by brctl, which few machines still have.
-HOSTS_BY_MININET = """
-import sys, time
-from mininet.net import Mininet
-from mininet.node import Switch
-from mininet.topo import SingleSwitchTopo
-
-class Bridge(Switch):
-    def start(self, controllers):
-        self.cmd("ip link add", self, "type bridge")
-        for port in self.intfList():
-            if self.name in port.name:
-                self.cmd("ip link set", port, "master", self)
-        self.cmd("ip link set", self, "up")
-
-    def stop(self, deleteIntfs=True):
-        self.cmd("ip link delete", self)
-        super().stop(deleteIntfs)
-
-begin = time.monotonic()
-net = Mininet(topo=SingleSwitchTopo(int(sys.argv[1])), switch=Bridge, controller=None)
-net.start()
-net.stop()
-print(time.monotonic() - begin)
-"""
 SYSTEM_PYTHON = "/usr/bin/python3"  # the one that a distribution's Mininet belongs to
 # Nothing of Mininet is left, however it ends.
 OWN_NAMESPACES = [
@@ -273,8 +232,8 @@ def hosts(pairs: int) -> Rows:
     need_mininet()
     need_namespaces()
     for count, times, goal in ((2, 3 * pairs, 0.6), (50, pairs, 0.2), (200, 1, 0.2)):
-        labctl = [sys.executable, "-c", HOSTS_BY_LABCTL, str(count)]
-        mininet = [*OWN_NAMESPACES, SYSTEM_PYTHON, "-c", HOSTS_BY_MININET, str(count)]
+        labctl = [sys.executable, "-c", bench_hosts.BY_LABCTL, str(count)]
+        mininet = [*OWN_NAMESPACES, SYSTEM_PYTHON, "-c", bench_hosts.BY_MININET, str(count)]
         ours, theirs = take_turns(times, partial(told, labctl), partial(told, mininet))
         yield Row(f"c  {count} hosts, labctl : Mininet", ours, theirs, goal)
 
@@ -298,10 +257,32 @@ def records(_: int) -> Rows:
         page = cost([*LABCTL, "report", "--format", "html", flood])
         yield Row("d  a page of 28,000 connections : 5 s", [page.seconds], [5.0], 1.0)
         yield Row("d  the same : 200 MB", [page.megabytes], [200.0], 1.0, unit="MB")
+        busy = bench_records.busy(Path(folder, "busy"), 600)
+        size = (busy / "history.jsonl").stat().st_size / 1e6
+        yield Row("d  a history of 10 busy minutes : 100 MB", [size], [100.0], 1.0, unit="MB")
+        for what in (["check"], ["explain"], *(["report", "--format", form] for form in FORMS)):
+            found = cost([*LABCTL, *what, str(busy)])
+            name = f"d  {what[-1]} of it : 200 MB"
+            yield Row(name, [found.megabytes], [200.0], 1.0, unit="MB")
     ours, theirs = take_turns(5, lambda: seconds([*LABCTL, "list"]), lambda: seconds(START))
     yield Row("d  labctl list : start of Python", ours, theirs, 0.3, operator.sub)
     ours, theirs = take_turns(5, lambda: seconds([*LABCTL, "--help"]), lambda: seconds(START))
     yield Row("d  labctl --help : start of Python", ours, theirs, 0.1, operator.sub)
+
+
+def busy_lab(_: int) -> Rows:
+    need_namespaces()
+    with tempfile.TemporaryDirectory() as folder:
+        scenario = Path(folder, "busy.yaml")
+        scenario.write_text(bench_traffic.BUSY, "utf-8")
+        run = [*LABCTL, "run", str(scenario), "--backend", "netns"]
+        short, long = (
+            cost([*run, "--set", f"seconds={seconds}", "--out", str(Path(folder, str(seconds)))])
+            for seconds in (20, 80)
+        )
+    name = "j  a lab at 50 connections a second, 80 s : 20 s"
+    yield Row(name, [long.seconds], [short.seconds], 5.0)
+    yield Row("j  the same, MB", [long.megabytes], [short.megabytes], 2.0, unit="MB")
 
 
 def traffic(pairs: int) -> Rows:
@@ -383,6 +364,7 @@ PARTS: dict[str, list[Callable[[int], Rows]]] = {
     "g": [watched_servers],
     "h": [captures],
     "i": [beside_a_watch],
+    "j": [busy_lab],
 }
 NOTES = {
     "a": "The script polls every 50 ms. The lesson's own wait: from the kill until the kernel has "
@@ -392,12 +374,14 @@ NOTES = {
     "down -t 0. compose.yaml starts its client when a health check, each second, has seen the "
     "server; labctl polls, and does wait in the second comparison too.",
     "c": "In process, imports left out, Mininet without controller and on a kernel bridge.",
-    "d": "A synthetic record: connections that open and close, ten events and twelve packets each.",
+    "d": "A synthetic record: connections that open and close, ten events and twelve packets each. "
+    "Seconds of CPU time.",
     "e": "The same program makes 2,000 connections, in a lab and between two bare namespaces.",
     "f": "From the guest's saved state, with virtual time.",
     "g": "Below a supervisor, in a network namespace; by strace the same calls, for comparison.",
     "h": "Two captures of 2,000 connections, of which every tenth is reset.",
     "i": "Three containers are watched; the medians of 3,000 round trips between two of them.",
+    "j": "Both programs' calls are watched. Seconds of CPU time of labctl itself.",
 }
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-from labctl.record.events import Event, LabEvent, SocketsEvent, StateEvent, StepEvent
+from labctl.probes.listings import Listing
+from labctl.record.events import VERSION, Event, LabEvent, SocketsEvent, StateEvent, StepEvent
 from labctl.record.store import RunFolder
 from tests.fake import HEADER, tcp
 from tests.walked import ACK, FIN, SYN, packet
@@ -25,6 +25,8 @@ LOOK_EACH = 100
 """Connections from one look of a host to the next."""
 EVERY = 0.0005
 """Seconds from one connection to the next, each of which takes ten times as long."""
+RATE, MINUTE, LOOKS = 50, 60.0, 10
+"""Of a busy host: connections a second, how long each waits in TIME-WAIT, and looks a second."""
 SCENARIO = """\
 title: Many connections
 hosts: {server: {}, client: {}}
@@ -40,50 +42,67 @@ expect:
 
 def record(folder: Path, connections: int) -> Path:
     """Writes such a run, as labctl would have."""
+    return _written(folder, each(connections), connections * EVERY + 1)
+
+
+def busy(folder: Path, seconds: float) -> Path:
+    """Writes a run of so many seconds with RATE connections a second, and so with hundreds of
+    sockets in TIME-WAIT, as labctl would have."""
+    return _written(folder, busily(seconds), seconds + 1)
+
+
+def _written(folder: Path, found: Iterable[tuple[float, Happened]], over: float) -> Path:
     folder.mkdir()
+    hosts = {"server": "198.18.0.2", "client": CLIENT}
+    listings = {host: Listing() for host in hosts}
+    packets: dict[str, list[bytes]] = {host: [] for host in hosts}
     with RunFolder(folder, SCENARIO) as run:
-        addresses = {"server": "198.18.0.2", "client": CLIENT}
         environment = {"kernel": "6.1.0", "os": "Debian", "engine": None, "probes": PROBES}
-        run.add(LabEvent(0.0, "2026-01-01T00:00:00Z", "netns", environment, addresses))
-        run.add(SocketsEvent(0.001, "server", "look", HEADER))
-        run.add(SocketsEvent(0.001, "client", "look", HEADER))
-        packets: dict[str, list[bytes]] = {"server": [], "client": []}
-        for _, found in sorted(each(connections), key=lambda pair: pair[0]):
-            if isinstance(found, tuple):
-                host, data = found
-                packets[host].append(data)
+        started = "2026-01-01T00:00:00Z"
+        run.add(LabEvent(0.0, started, "netns", environment, hosts, version=VERSION))
+        for host in hosts:
+            run.add(SocketsEvent(0.001, host, "look", HEADER))
+        for t, each in sorted(found, key=lambda pair: pair[0]):
+            if isinstance(each, tuple):
+                packets[each[0]].append(each[1])
+            elif isinstance(each, SocketsEvent) and (
+                less := listings[each.host].difference(t, each.text)
+            ):
+                run.add(replace(each, text=less[0], gone=less[1]))
             else:
-                run.add(found)
+                run.add(each)
         for host, records in packets.items():
             run.add_packets(host, b"".join(records))
-        over = connections * EVERY + 1
         for phase in ("begin", "end"):
             run.add(StepEvent(over, 0, phase, "note the end", verb="note"))
-        for host in packets:
+        for host in hosts:
             run.add(SocketsEvent(over + 0.01, host, "look", HEADER))
     return folder
 
 
+Happened = Event | tuple[str, bytes]
+"""An event, or a packet that a host captured."""
 PROBES = ["ss", "capture", "trace"]
 
 
-def each(connections: int) -> Iterator[tuple[float, Event | tuple[str, bytes]]]:
+def each(connections: int, every: float = EVERY) -> Iterator[tuple[float, Happened]]:
     """All that happens, with its time."""
     for number in range(connections):
-        began = 1 + number * EVERY
+        began = 1 + number * every
         client = f"{CLIENT}:{1024 + number % 60_000}"
         for host, states in (("client", OPENED), ("server", ACCEPTED)):
             ends = (client, SERVER) if host == "client" else (SERVER, client)
             for index, (old, new) in enumerate(pairwise(states)):
                 t = round(began + index * EVERY * 2 + (0.0001 if host == "server" else 0), 6)
-                yield t, StateEvent(t, host, *ends, old, new)
+                local = f"{CLIENT}:0" if new == "SYN-SENT" else ends[0]  # as kernels report it
+                yield t, StateEvent(t, host, local, ends[1], old, new)
         segments = (
             (client, SERVER, SYN, 0, 0), (SERVER, client, SYN | ACK, 0, 1),
             (client, SERVER, ACK, 1, 1), (client, SERVER, FIN | ACK, 1, 1),
             (SERVER, client, FIN | ACK, 1, 2), (client, SERVER, ACK, 2, 2),
         )  # fmt: skip
         for index, (source, target, flags, seq, ack) in enumerate(segments):
-            t = began + index * EVERY * 1.5
+            t = began + index * EVERY * 1.5 + 1e-5
             base = number << 8
             data = (source, target, flags, (base + seq, base + ack))
             sender, receiver = ("client", "server")[:: 1 if source == client else -1]
@@ -96,9 +115,24 @@ def each(connections: int) -> Iterator[tuple[float, Event | tuple[str, bytes]]]:
                 yield t, SocketsEvent(t, host, "change", f"{HEADER}\n{tcp('ESTAB', *ends)}")
 
 
+def busily(seconds: float) -> Iterator[tuple[float, Happened]]:
+    """All that happens where a client ends RATE connections a second first, with its time."""
+    for t, found in each(round(seconds * RATE), 1 / RATE):
+        if not isinstance(found, SocketsEvent):
+            yield t, found
+    for number in range(1, round(seconds * LOOKS)):
+        t = 1 + number / LOOKS
+        lines = [HEADER]
+        for n in range(max(0, int((t - 1 - MINUTE) * RATE)), int((t - 1) * RATE)):
+            left = int(MINUTE - (t - 1 - n / RATE))
+            more = f"timer:(timewait,{left}sec,0) ino:0 sk:{n:x}"
+            lines.append(tcp("TIME-WAIT", f"{CLIENT}:{1024 + n % 60_000}", SERVER, more))
+        yield t, SocketsEvent(t, "client", "change", "\n\n".join(lines) + "\n")
+
+
 @dataclass(frozen=True)
 class Cost:
-    """Of one command: seconds, and megabytes of memory at most."""
+    """Of one command: seconds of CPU time, and megabytes of memory at most."""
 
     seconds: float
     megabytes: float
@@ -107,10 +141,9 @@ class Cost:
 def cost(command: Sequence[str]) -> Cost:
     """What a command takes; what it writes is of no interest. Raises ChildProcessError where it
     fails."""
-    began = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode not in (0, 3):  # a run that is cut short is never a pass
         raise ChildProcessError(f"{' '.join(command)}: status {process.returncode}")
-    return Cost(time.monotonic() - began, usage.ru_maxrss / 1024)
+    return Cost(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)

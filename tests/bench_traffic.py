@@ -39,6 +39,40 @@ steps:
   - wait: {{process: {{client: exited}}}}
     within: 100s
 """
+BUSY = """\
+title: Fifty connections a second
+params: {seconds: 60}
+hosts:
+  server:
+    run:
+      - python3
+      - -c
+      - |
+        import socket
+        server = socket.create_server(("", 8000), backlog=100)
+        while True:
+            server.accept()[0].close()
+  client:
+    run:
+      - python3
+      - -c
+      - |
+        import socket, sys, time
+        began = time.monotonic()
+        for n in range(50 * int(sys.argv[1])):
+            time.sleep(max(0, began + n / 50 - time.monotonic()))
+            with socket.create_connection(("server", 8000)) as s:
+                s.recv(1)
+      - "${seconds}"
+steps:
+  - start: server
+  - wait: {sockets: {server: LISTEN}}
+  - start: client
+  - wait: {process: {client: exited}}
+    within: 1000s
+expect:
+  - segments: {from: client, lost: true, count: 0}
+"""
 CLONE_NEWNET = 0x40000000
 
 

@@ -35,7 +35,7 @@ from labctl.judge.result import RunResult
 from labctl.language.document import Document
 from labctl.language.scenario import Scenario, load_document
 from labctl.probes.segments import Captures
-from labctl.record.events import read_events
+from labctl.record.lines import read_events
 from labctl.record.store import RunFolder, new_folder
 from labctl.run.runner import Session, Silent, Watcher
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from array import array
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +12,9 @@ from labctl.judge import recorded
 from labctl.judge.check import Verdict
 from labctl.judge.result import RunResult
 from labctl.probes.observations import Known, Segment
-from labctl.probes.segments import Captures
+from labctl.probes.segments import Captures, Matched
+from labctl.probes.sockets import Ends
+from labctl.probes.traffic import Chosen, Traffic
 from labctl.record.events import (
     CallEvent,
     Event,
@@ -34,15 +38,38 @@ ADDRESSES = {"server": "198.18.0.2", "client": "198.18.0.3", "proxy": "198.18.0.
 NASTY = "</title><script>alert('&')</script>\x1b[31m|`*_[x](y)\"#;"
 
 
+class SeenTraffic(Traffic):
+    """What was captured of segments that have been read already."""
+
+    def __init__(self, segments: list[Segment]) -> None:
+        super().__init__()
+        self._given = segments
+
+    def first(self) -> Iterator[tuple[float, Ends]]:
+        return ((s.time, (s.source, s.target)) for s in self._given)
+
+    def syns(self, host: str, ends: Ends) -> list[tuple[float, int]]:
+        mine = (s for s in self._given if (s.source, s.target) == ends and s.sender == host)
+        return [(s.t, s.base[0]) for s in mine if s.flags == ("SYN",) and s.t is not None]
+
+    def moments(self, host: str, chosen: Chosen) -> array[float]:
+        mine = [s for s in self._given if not chosen((s.source, s.target))]
+        times = [s.t for s in mine if s.sender == host and s.t is not None]
+        times += [s.arrived for s in mine if s.receiver == host and s.arrived is not None]
+        return array("d", sorted(times))
+
+
 class Seen(Captures):
     """Captures that have been read already."""
 
     def __init__(self, segments: list[Segment]) -> None:
         super().__init__()
         self._given = sorted(segments, key=lambda segment: segment.time)
+        self.traffic = SeenTraffic(self._given)
 
-    def segments(self, known: Known) -> list[Segment]:
-        return self._given
+    def segments(self, known: Known, chosen: Chosen | None = None) -> Matched:
+        found = [s for s in self._given if not chosen or chosen((s.source, s.target))]
+        return Matched(None, found, known.flight)
 
 
 def segment(t: float, text: str, arrived: float | None = 0.0, **more: object) -> Segment:
@@ -66,6 +93,17 @@ def segment(t: float, text: str, arrived: float | None = 0.0, **more: object) ->
         window=1000,
     )
     return replace(found, **more)  # type: ignore[arg-type]
+
+
+def crowd(count: int) -> list[Segment]:
+    """The SYNs of so many connections, a millisecond apart, and their answers."""
+    found = []
+    for n in range(count):
+        caller = f"198.18.0.3:{20000 + n}"
+        syn = segment(1 + n / 1e3, "client SYN 0 0")
+        answer = segment(1.0005 + n / 1e3, "server SYN ACK 0 1")
+        found += [replace(syn, source=caller), replace(answer, target=caller)]
+    return found
 
 
 HANDSHAKE = [

@@ -52,7 +52,7 @@ def disagreements(history: History, folder: Path) -> list[str]:
     assert history.lab
     origin = history.lab.epoch
     owners = {a: name.partition(".")[0] for name, a in history.lab.addresses.items()}
-    segments = history.captures.segments(Known(owners, origin))
+    segments = history.captures.segments(Known(owners, origin)).segments
     found = []
     for path in sorted(folder.glob("*.pcap")):
         ours = Counter(_ours(path.stem, segments))

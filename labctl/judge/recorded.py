@@ -32,8 +32,9 @@ from labctl.language.scenario import Scenario
 from labctl.language.scenario import load as load_scenario
 from labctl.probes.packets import torn_at
 from labctl.probes.segments import FILE_HEADER, Captures
-from labctl.record.events import Environment, Event, read_events
+from labctl.record.events import Environment, Event
 from labctl.record.history import History
+from labctl.record.lines import read_events
 
 HINT = "give a folder that `labctl run` recorded (its last line names it; --out DIR chooses it)"
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from labctl.backends import protocol
 from labctl.backends.wire import NoMessage, Said, quoted
+from labctl.probes.listings import Listing
 from labctl.probes.sockets import SsParseError
 from labctl.record.events import (
     AddressEvent,
@@ -23,8 +25,9 @@ from labctl.record.events import (
     StateEvent,
     TroubleEvent,
     UnseenEvent,
-    shared,
 )
+from labctl.record.history import History
+from labctl.record.lines import shared
 
 EVENTS: dict[type[Said], type[Event]] = {
     protocol.Sockets: SocketsEvent,
@@ -44,18 +47,29 @@ EVENTS: dict[type[Said], type[Event]] = {
 """What to record of a message: its contents, and where it comes from."""
 
 
-def happened(said: Said, t: float, **where: Any) -> Event:
-    """The event at `t`. Sockets that can't be parsed are a trouble."""
+def happened(said: Said, t: float, history: History | None = None, /, **where: Any) -> Event:
+    """The event at `t`. Sockets that can't be parsed are a trouble. With the history, a look at
+    many sockets becomes the difference to the last one there."""
     found = shared(said.__dict__)
     if found.get("since") is not None:
         found["since"] += t - said.t
     event = EVENTS[type(said)](**{**found, **where, "t": t})
     if isinstance(event, SocketsEvent):
+        event = _shortened(event, history) if history else event
         try:
-            _ = event.sockets
+            _ = event.came
         except SsParseError as exc:
             return TroubleEvent(t, event.host, "ss", f"{exc}\n{event.text}")
     return event
+
+
+def _shortened(event: SocketsEvent, history: History) -> SocketsEvent:
+    listings: dict[str, Listing] = history.derived.setdefault("listings", (None, {}))[1]
+    difference = listings.setdefault(event.host, Listing()).difference(event.t, event.text)
+    if difference is None:
+        return event
+    text, gone = difference
+    return replace(event, text=text, gone=gone)
 
 
 def owner(state: protocol.State | protocol.Reset | protocol.Fate, owners: Mapping[str, str]) -> str:

@@ -445,7 +445,7 @@ class Lab:
             self.history.add_packets(said.t - self._clock.origin, host, records)
             self._record_packets(host, records)
         else:
-            event = happened(said, said.t - self._clock.origin, host=host)
+            event = happened(said, said.t - self._clock.origin, self.history, host=host)
             if not isinstance(event, AddressEvent):
                 self.emit(event)
             elif self.history.owners.get(event.address) != host:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -119,6 +119,18 @@ class Known:
             return True
         since, until = self.watched.get(host or "", (math.inf, -math.inf))
         return since <= t <= until
+
+    def about(self, chosen: Callable[[Ends], bool]) -> Known:
+        """The same, with no more than what concerns the `chosen` connections."""
+
+        def concerns(report: Loss | Injection) -> bool:
+            return chosen((report.observation.source, report.observation.target))
+
+        return replace(
+            self,
+            losses=[loss for loss in self.losses if concerns(loss)],
+            injections=[injection for injection in self.injections if concerns(injection)],
+        )
 
 
 @dataclass(frozen=True, slots=True)

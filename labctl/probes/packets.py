@@ -6,12 +6,13 @@ leaves to dpkt only options other than the usual timestamps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import lru_cache
-from socket import AF_INET, AF_INET6, IPPROTO_TCP, inet_ntop
+from socket import AF_INET, AF_INET6, IPPROTO_TCP, inet_ntoa, inet_ntop
 from struct import Struct
+from sys import intern
 
 from labctl.probes.observations import FLAG_BITS, Observation
+from labctl.probes.sockets import Ends
 
 RECORD = Struct("<IIII")  # pcap-savefile(5)
 ETHERNET = 14
@@ -21,25 +22,10 @@ FOLLOWING = 0x1FFF
 """The offset of a fragment: only the first begins with TCP's header."""
 IPV6 = Struct("!xxxxHBx16s16s")  # RFC 8200, section 3
 TCP = Struct("!HHIIBBH4x")  # RFC 9293, section 3.1
+ENDS = Struct("!4s4sHH")
 STAMPED = b"\x01\x01\x08\x0a"
 """How options begin that are two NOPs and the timestamps (RFC 7323, appendix A)."""
 STAMPS = Struct("!II")
-
-
-def read_packets(host: str, records: bytes) -> Iterator[Observation]:
-    """The TCP segments in pcap records (without the file's header). A record that was cut short
-    ends them."""
-    begin = RECORD.size
-    while begin <= len(records):
-        seconds, nanos, kept, length = RECORD.unpack_from(records, begin - RECORD.size)
-        frame = records[begin : begin + kept]
-        if len(frame) < kept:
-            break
-        begin += kept + RECORD.size
-        if frame[ETHERNET - 2 : ETHERNET] in IP_TYPES:
-            at = seconds + nanos / 1e9
-            if found := read_packet(host, at, frame[ETHERNET:], length - ETHERNET):
-                yield found
 
 
 def torn_at(records: bytes) -> int | None:
@@ -91,6 +77,12 @@ def read_packet(host: str, at: float, data: bytes, whole: int = 0) -> Observatio
         (ident, timestamps[0] if timestamps else 0),
         timestamps,
     )
+
+
+def endpoints(key: bytes) -> Ends:
+    """The source and the target that IPv4 addresses and ports are, as they are on the wire."""
+    source, target, sport, dport = ENDS.unpack(key)
+    return intern(f"{inet_ntoa(source)}:{sport}"), intern(f"{inet_ntoa(target)}:{dport}")
 
 
 def _timestamps(options: bytes) -> tuple[int, int] | None:

@@ -108,6 +108,16 @@ class _Pairing:
 
     def of(self, group: Sequence[_Sight]) -> Iterator[Passage]:
         """The passages of segments that nothing distinguishes."""
+        if len(group) == 2:  # as of nearly all
+            left, came = group
+            if (
+                self._ends(left) == (True, False)
+                and self._ends(came) == (False, True)
+                and not (left.loss or left.injection or came.loss or came.injection)
+                and came.at - left.at <= self._flight
+            ):
+                yield self._passage(left, left.at, came)
+                return
         leaving: list[_Sight] = []
         coming: list[_Sight] = []
         passing: list[_Sight] = []
@@ -233,6 +243,9 @@ class _Pairing:
         seen, came = sight.seen, end or sight
         loss = sight.loss or came.loss
         last = end.seen.host if end else None
+        receiver = self._owner(seen.target, came) or last
+        if end and receiver != last and self._stands_in(end):
+            receiver = last
         return Passage(
             seen,
             sent,
@@ -240,7 +253,7 @@ class _Pairing:
             seen.host
             if sight.made
             else self._owner(seen.source, sight) or (None if sent is None else seen.host),
-            last if end and self._stands_in(end) else self._owner(seen.target, came) or last,
+            receiver,
             loss.drop if loss else None,
             sight.injection,
         )

@@ -7,55 +7,74 @@ lab sent was injected.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from labctl.ground.reading import MAX_RECORD, read_file
 from labctl.probes.observations import MODULUS, Injection, Known, Observation, Segment
-from labctl.probes.packets import read_packets
 from labctl.probes.pairing import Passage, passages
+from labctl.probes.traffic import Chosen, Traffic
 
 FILE_HEADER = bytes.fromhex("4d3cb2a102000400000000000000000000000400") + bytes([1, 0, 0, 0])
 """pcap-savefile(5): little-endian, times in nanoseconds, Ethernet."""
 
 
 class Captures:
-    """The captures of a run: pcap records by host, read when somebody asks."""
+    """The captures of a run, read when somebody asks."""
 
     def __init__(self) -> None:
-        self._unread: dict[str, bytearray] = defaultdict(bytearray)
-        self._read: list[Observation] = []
-        self._segments: list[Segment] | None = None
-        self.late: list[int] = []
-        """The numbers of those segments that were under way longer than any should be."""
-        self._extra: tuple[object, ...] | None = None
-        self._owners: Mapping[str, str] = {}
+        self.traffic = Traffic()
+        self._whole: Matched | None = None
+        self._some: Matched | None = None
 
     @classmethod
     def load(cls, folder: Path) -> Captures:
         """The captures of a run directory. Raises OSError and UsageError."""
         found = cls()
         for path in sorted(folder.glob("*.pcap")):
-            found.add(path.stem, read_file(path, MAX_RECORD)[len(FILE_HEADER) :])
+            records = memoryview(read_file(path, MAX_RECORD))[len(FILE_HEADER) :]
+            found.add(path.stem, records)
         return found
 
-    def add(self, host: str, records: bytes) -> None:
+    def add(self, host: str, records: bytes | memoryview) -> None:
         """Takes in more of a host's capture: whole records."""
-        self._unread[host] += records
-        self._segments = None
+        self.traffic.add(host, records)
 
-    def segments(self, known: Known) -> list[Segment]:
-        """See `match`. Losses and injections may only become more."""
+    def segments(self, known: Known, chosen: Chosen | None = None) -> Matched:
+        """The segments in order of time (see `pairing.passages`), or those of the connections that
+        are `chosen`. Losses and injections may only become more."""
         extra = len(known.losses), len(known.injections), known.flight, known.watched
-        if self._segments is None or extra != self._extra or known.owners != self._owners:
-            for host in [*self._unread]:
-                self._read += read_packets(host, bytes(self._unread.pop(host)))
-            self._segments = found = match(self._read, known)
-            self._extra, self._owners = extra, dict(known.owners)
-            self.late = [n for n, segment in enumerate(found) if segment.flight > known.flight]
-        return self._segments
+        key = self.traffic.size, extra, dict(known.owners), chosen
+        found = self._some if chosen else self._whole
+        if found is None or found.key != key:
+            found = Matched(key, self._match(known, chosen), known.flight)
+            if chosen:
+                self._some = found
+            else:
+                self._whole = found
+        return found
+
+    def _match(self, known: Known, chosen: Chosen | None) -> list[Segment]:
+        traffic = self.traffic
+        if traffic.forwarded(known.owners):
+            if not chosen:
+                return match(traffic.observations(), known)
+            return [s for s in self.segments(known).segments if chosen((s.source, s.target))]
+        if chosen:
+            return match(traffic.observations(chosen), known.about(chosen))
+        batches = traffic.batches()
+        found = [s for some, seen in batches for s in match(seen, known.about(some))]
+        return sorted(found, key=lambda segment: segment.time)
+
+
+class Matched:
+    """Segments, in order of time, and by what they were found. `late` has the numbers of those that
+    were under way longer than any should be."""
+
+    def __init__(self, key: object, segments: list[Segment], flight: float) -> None:
+        self.key, self.segments = key, segments
+        self.late = [n for n, segment in enumerate(segments) if segment.flight > flight]
 
 
 def match(observations: Iterable[Observation], known: Known) -> list[Segment]:

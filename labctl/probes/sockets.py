@@ -7,7 +7,7 @@ samples of iproute2 5.10, 6.1, 6.15 and 7.3.
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from enum import StrEnum
 from functools import lru_cache
@@ -202,6 +202,7 @@ _ADDRESS = r"(\[[^]\s]+\]|[^][%:\s]+)(?:%([^:\s]+))?:(?:(\d{1,5})|\*)"
 # seconds, 5.10 and 6.1 write 7.020ms for 7 s and 20 ms, and 6.15 writes 7.020sec: the point divides
 # seconds from their fraction, whatever unit follows.
 _EXPIRES = r"(?:(\d{1,5})min)?(?:(\d{1,2})sec|(\d?\.\d{3})(?:ms|sec)|(\d{3})ms)?"
+_LEFT = re.compile(_EXPIRES, re.ASCII)
 # The parts after the addresses come in this order (inet_show_sock(), sock_details_print()), each
 # only with its option; the look-ahead keeps a damaged part from passing for info.
 _SOCKET = re.compile(
@@ -261,9 +262,28 @@ def _address(host: str, interface: str | None, port: str | None) -> Address:
 def _timer(words: tuple[str, ...]) -> Timer:
     """A timer from its name, minutes, seconds, their fraction, milliseconds, and
     retransmissions."""
-    name, minutes, seconds, fraction, milliseconds, retrans = words
+    name, *left, retrans = words
+    return Timer(name, _left(*left), int(retrans))
+
+
+def _left(minutes: str, seconds: str, fraction: str, milliseconds: str) -> float:
     whole = 60 * int(minutes or 0) + float(seconds or fraction or 0)
-    return Timer(name, whole + int(milliseconds or 0) / 1000, int(retrans))
+    return whole + int(milliseconds or 0) / 1000
+
+
+@lru_cache(1 << 10)
+def seconds_left(text: str) -> float | None:
+    """How many seconds a timer has left, as `ss` writes it; None for other words."""
+    found = _LEFT.fullmatch(text)
+    return _left(*found.groups()) if found else None
+
+
+def aged(socket: Socket, seconds: float) -> Socket:
+    """A socket so much later, if only its time in TIME-WAIT went on."""
+    timer = socket.timer
+    if timer is None or timer.name != "timewait" or not seconds:
+        return socket
+    return replace(socket, timer=replace(timer, expires=max(0.0, timer.expires - seconds)))
 
 
 def lab_sockets(sockets: Iterable[Socket]) -> tuple[Socket, ...]:

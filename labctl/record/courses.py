@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from labctl.probes.observations import Segment
 from labctl.probes.sockets import Ends, State
+from labctl.probes.traffic import Chosen
 from labctl.record.history import History
 
 FIN_SENT = (State.FIN_WAIT_1, State.LAST_ACK)
@@ -131,10 +132,10 @@ class Course:
 
 
 class Causes:
-    """The segments of each of the `chosen` connections on a host's wire. Reading captures takes
-    time, so this reads them only when asked."""
+    """The segments of each connection on a host's wire, or of those that are `chosen`. Reading
+    captures takes time, so this reads them only when asked."""
 
-    def __init__(self, history: History, host: str, chosen: Callable[[Ends], bool]) -> None:
+    def __init__(self, history: History, host: str, chosen: Chosen | None = None) -> None:
         self._history, self._host, self._chosen = history, host, chosen
         grown = history.growth(host, COOKIES) if host in history.sockets else None
         self._no_cookies, self._cookies = grown == 0, bool(grown)
@@ -144,10 +145,8 @@ class Causes:
     @cached_property
     def _passed(self) -> dict[Ends, list[Passed]]:
         found: dict[Ends, list[Passed]] = defaultdict(list)
-        for segment in self._history.segments():
+        for segment in self._history.segments(self._chosen):
             ends = segment.source, segment.target
-            if not self._chosen(ends):
-                continue
             if segment.sender == self._host and segment.t is not None:
                 found[ends].append((segment.t, True, segment))
             if segment.receiver == self._host and segment.arrived is not None:

@@ -9,22 +9,27 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from sys import intern
 from typing import Annotated, Any, ClassVar, Literal
 
-from labctl.ground.errors import UsageError
-from labctl.ground.reading import Checked, loads, of_version, typed
+from labctl.ground.reading import Checked
 from labctl.probes.holders import Number
 from labctl.probes.observations import Observation
-from labctl.probes.sockets import RESOLVER, Socket, StateName, lab_sockets, parse_ss
+from labctl.probes.sockets import (
+    RESOLVER,
+    Socket,
+    StateName,
+    aged,
+    lab_sockets,
+    parse_ss,
+)
 
 VERSION = 5
 """Raise it when an older labctl can't read the history. 1: before histories had a version;
 3: resets; 4: calls of programs, and holders of sockets, and what became of segments;
-5: captures from elsewhere."""
+5: captures from elsewhere, and looks as differences."""
 READS = range(1, VERSION + 1)
 
 
@@ -189,20 +194,16 @@ MANY = 100_000
 sockets would take too much memory: about a thousand sockets."""
 
 
-def _sockets(text: str) -> tuple[Socket, ...]:
-    sockets = parse_ss(text)
-    return lab_sockets(sockets) if RESOLVER in text else sockets
-
-
-_latest = lru_cache(4)(_sockets)
-
-
 @dataclass(frozen=True)
 class SocketsEvent(Event):
     """The output of `ss` on a host, and the counters that changed since the last time.
 
     `cause` is `change` if the agent noticed something, `look` if the controller asked. `since` is
-    when the counters were read before."""
+    when the counters were read before.
+
+    Of hundreds of sockets the difference to the look before is recorded: `text` has those that came
+    or changed, and `gone` the numbers of those that went or changed. The sockets of a whole look
+    have numbers from 0 on, and later ones the next. A timer that only went on is no change."""
 
     kind = "sockets"
     host: str
@@ -211,15 +212,80 @@ class SocketsEvent(Event):
     counters: Mapping[str, int] = field(default_factory=dict)
     caption: str | None = None
     since: float | None = None
+    gone: list[int] | None = None
 
     @property
     def sockets(self) -> tuple[Socket, ...]:
-        """The sockets in `text`, without the engine's own. Raises SsParseError."""
+        """The sockets that were there, without the engine's own. Raises SsParseError."""
+        return self.came if self.gone is None else tuple(_shown_by(self).sockets(self.t))
+
+    @property
+    def came(self) -> tuple[Socket, ...]:
+        """The same of those in `text`: in a whole look all, else those that came or changed."""
         return _latest(self.text) if len(self.text) > MANY else self._kept
 
     @cached_property
     def _kept(self) -> tuple[Socket, ...]:
         return _sockets(self.text)
+
+    def follow(self, before: SocketsEvent | None) -> None:
+        """Tells a difference which look was the one before."""
+        if self.gone is not None:
+            self.__dict__.setdefault("_before", before)
+
+
+def _sockets(text: str) -> tuple[Socket, ...]:
+    sockets = parse_ss(text)
+    return lab_sockets(sockets) if RESOLVER in text else sockets
+
+
+_latest = lru_cache(4)(_sockets)
+
+
+class Shown:
+    """The sockets that a host's looks show, or those to `keep`, by their numbers. It follows one
+    look after the other."""
+
+    def __init__(self, keep: Callable[[Socket], bool] | None = None) -> None:
+        self._keep = keep
+        self._following = 0
+        self.there: dict[int, tuple[float, Socket]] = {}
+        """When each was recorded, and what it was then."""
+
+    def follow(self, look: SocketsEvent) -> None:
+        """Takes in the next look. Raises SsParseError."""
+        came = look.came
+        if look.gone is None:
+            self.there, self._following = {}, 0
+        for number in look.gone or ():
+            self.there.pop(number, None)
+        for number, socket in enumerate(came, self._following):
+            if self._keep is None or self._keep(socket):
+                self.there[number] = look.t, socket
+        self._following += len(came)
+
+    def sockets(self, t: float) -> Iterator[Socket]:
+        """What they were at `t`."""
+        return (aged(socket, t - at) for at, socket in self.there.values())
+
+
+_SHOWN: dict[str, tuple[SocketsEvent, Shown]] = {}
+"""The look of each host that was put together last, which the next is mostly the one after."""
+
+
+def _shown_by(look: SocketsEvent) -> Shown:
+    last, shown = _SHOWN.get(look.host, (None, Shown()))
+    path: list[SocketsEvent] = []
+    each: SocketsEvent | None = look
+    while each and each is not last:
+        path.append(each)
+        each = None if each.gone is None else each.__dict__.get("_before")
+    if each is None:
+        shown = Shown()
+    for each in reversed(path):
+        shown.follow(each)
+    _SHOWN[look.host] = look, shown
+    return shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,41 +473,3 @@ _FIELDS = {
     name: [(field.name, field.default) for field in dataclasses.fields(kind) if field.name != "t"]
     for name, kind in KINDS.items()
 }
-
-
-def shared(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The same, with each short text only once in memory: a connection's eight transitions have the
-    same addresses, and there may be thousands of connections."""
-    return {
-        key: intern(value) if isinstance(value, str) and len(value) < 64 else value
-        for key, value in data.items()
-    }
-
-
-def read_events(lines: Iterable[str | bytes]) -> Iterator[Event]:
-    """The events of a history.jsonl. Raises UsageError for a line that is no event, and for a
-    history of another version."""
-    for number, line in enumerate(lines, 1):
-        try:
-            yield read_event(loads(line if isinstance(line, str) else line.decode()))
-        except ValueError as exc:
-            raise UsageError(f"history.jsonl:{number}: no event: {exc}") from exc
-
-
-def read_event(data: Any) -> Event:
-    """The event that a JSON object is, with every field of its type. Raises ValueError, and
-    UsageError if it is the lab's event of a history of another version."""
-    if not isinstance(data, dict):
-        raise ValueError("it is no object")
-    kind = data.get("kind")
-    if not isinstance(kind, str) or kind not in KINDS:
-        raise ValueError(f"its kind is {str(kind)[:40]!r}; there are {', '.join(KINDS)}")
-    if kind == LabEvent.kind:
-        of_version("history.jsonl", "history", data.get("version", 1), READS)
-    event = typed(KINDS[kind], shared({k: v for k, v in data.items() if k != "kind"}))
-    match event:
-        case SocketsEvent():
-            _ = event.sockets
-        case PacketEvent():
-            _ = event.observation
-    return event

@@ -10,17 +10,20 @@ recorded run is the same fold, event by event.
 from __future__ import annotations
 
 import dataclasses
+from array import array
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from labctl.probes.observations import FLIGHT, Injection, Known, Loss, Observation, Segment
 from labctl.probes.outputs import Output
 from labctl.probes.owners import Owners
 from labctl.probes.segments import Captures
-from labctl.probes.sockets import RESOLVER, canonical
+from labctl.probes.sockets import RESOLVER, Ends, canonical
+from labctl.probes.traffic import Chosen
 from labctl.record.events import (
     AddressEvent,
     CallEvent,
@@ -161,6 +164,7 @@ class History:
                 if isinstance(event, ProcessEvent):
                     self._leave(event, state)
             case SocketsEvent():
+                event.follow(self.sockets.get(event.host))
                 self.sockets[event.host] = event
                 self._count(event.host, event.counters)
             case CountersEvent():
@@ -208,14 +212,13 @@ class History:
 
     def _notice(self, host: str, peer: str) -> None:
         if host not in self.inward:
-            address = canonical(peer.rpartition(":")[0].strip("[]"))
-            loopback = address == "::1" or address.startswith("127.")
-            if (loopback and address != RESOLVER) or self.owners.get(address) == host:
+            address, loopback = _address(peer.rpartition(":")[0])
+            if loopback or self.owners.get(address) == host:
                 self.inward.add(host)
 
-    def segments(self) -> list[Segment]:
-        """The segments of the lab's connections up to now, in order. A segment that left a moment
-        ago and has not arrived is still under way."""
+    def segments(self, chosen: Chosen | None = None) -> list[Segment]:
+        """The segments of the lab's connections up to now, or of those that are `chosen`, in order.
+        A segment that left a moment ago and has not arrived is still under way."""
         if self.lab is None:
             return []
         owners, epoch, now = self.owners, self.lab.epoch, self.now
@@ -223,7 +226,8 @@ class History:
         injected = [Injection(e.seq, e.ack, o) for e in self.injected if (o := _since(e, epoch))]
         watched = {host: (e.since, e.t) for host, e in self.imported.items()} or None
         known = Known(owners, epoch, losses, injected, self.flight, watched)
-        whole = self.captures.segments(known)
+        matched = self.captures.segments(known, chosen)
+        whole = matched.segments
         found = whole[: bisect_right(whole, now, key=lambda segment: segment.time)]
         for index in range(
             bisect_right(whole, now - self.flight, key=lambda s: s.time), len(found)
@@ -232,10 +236,33 @@ class History:
             came = each.arrived is not None and each.arrived <= now
             if not came and each.t is not None and each.dropped is None and not each.unseen:
                 found[index] = dataclasses.replace(each, arrived=None, pending=True)
-        for index in self.captures.late:
+        for index in matched.late:
             if index < len(found) and (found[index].arrived or 0.0) > now:
                 found[index] = dataclasses.replace(found[index], arrived=None)
         return found
+
+    def first_captured(self) -> Iterator[tuple[float, Ends]]:
+        """The source and the target of everything that was captured, and when it first was."""
+        if self.lab is not None:
+            for at, ends in self.captures.traffic.first():
+                yield at - self.lab.epoch, ends
+
+    def captured_without(self, host: str, chosen: Chosen) -> Sequence[float]:
+        """When a host captured something that is not of `chosen` connections, in order."""
+        epoch = self.lab.epoch if self.lab else 0.0
+        return array("d", (at - epoch for at in self.captures.traffic.moments(host, chosen)))
+
+    def syns(self, host: str, ends: Ends) -> list[tuple[float, int]]:
+        """When SYNs left a host for a connection, and their numbers."""
+        epoch = self.lab.epoch if self.lab else 0.0
+        found = [(at - epoch, seq) for at, seq in self.captures.traffic.syns(host, ends)]
+        lost = (e.observation for e in self.losses if e.host == host)  # no capture saw those
+        found += [
+            (o.at, o.seq)
+            for o in lost
+            if o and o.flags == ("SYN",) and (o.source, o.target) == ends
+        ]
+        return sorted(found)
 
     @property
     def flight(self) -> float:
@@ -286,6 +313,14 @@ class History:
                 hosts[host].add(address)
             self._behind = {**names, **hosts, "localhost": LOCALHOST}
         return self._behind.get(name, set())
+
+
+@lru_cache(1 << 10)
+def _address(host: str) -> tuple[str, bool]:
+    """An address as owners have it, and whether it never leaves its host."""
+    address = canonical(host.strip("[]"))
+    loopback = address == "::1" or address.startswith("127.")
+    return address, loopback and address != RESOLVER
 
 
 def _since(event: PacketEvent, epoch: float) -> Observation | None:

@@ -6,20 +6,19 @@ later, and the process has not ended."""
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from labctl.probes.holders import Held, Holder
-from labctl.probes.sockets import Socket, describe_socket
-from labctl.record.events import HoldersEvent, ProcessEvent, SocketsEvent
+from labctl.probes.sockets import Socket, SsParseError, describe_socket
+from labctl.record.events import HoldersEvent, ProcessEvent, Shown, SocketsEvent
 from labctl.record.history import History
 
 SOON = 1.0
 """Seconds after a look within which a report tells of it: both were asked for at once."""
-INODE = re.compile(r" ino:(\d+)")
 
 Start = tuple[str, int]
 """A start of a process, by its name and number."""
@@ -67,6 +66,7 @@ class _Host:
     )
     reported: dict[int, float] = field(default_factory=dict)
     missed: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
+    shown: Shown = field(default_factory=lambda: Shown(lambda socket: bool(socket.inode)))
     ended: dict[Start, list[tuple[float, int]]] = field(default_factory=lambda: defaultdict(list))
 
 
@@ -117,10 +117,11 @@ class Holders:
         return tuple(found)
 
     def _look(self, event: SocketsEvent) -> None:
-        here = self._hosts.get(event.host)
-        if here is None or not here.reported:
-            return
-        for inode in here.reported.keys() - set(map(int, INODE.findall(event.text))):
+        here = self._hosts[event.host]
+        with suppress(SsParseError):
+            here.shown.follow(event)
+        there = {socket.inode for _, socket in here.shown.there.values()}
+        for inode in here.reported.keys() - there:
             if here.reported[inode] < event.t:
                 here.missed[inode].append(event.t)
                 del here.reported[inode]

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import zip_longest
 
 from labctl.probes.observations import FLIGHT, Segment
 from labctl.probes.sockets import Ends, State
+from labctl.probes.traffic import Chosen
 from labctl.record.history import History
 from labctl.record.looks import FOLLOWING, SAMPLING, Looks, reachable
 from labctl.record.moments import Moment
@@ -50,9 +51,7 @@ class Inferred:
     gap: str | None
 
 
-def inferred(
-    history: History, host: str, chosen: Callable[[Ends], bool] = lambda _: True
-) -> Iterator[Inferred]:
+def inferred(history: History, host: str, chosen: Chosen | None = None) -> Iterator[Inferred]:
     """The connections of a host, or the `chosen` ones, in order for each pair of ends."""
     watched = history.captured(host)
     looks = Looks(history, host, chosen)
@@ -85,7 +84,7 @@ def _looked_at(
     found = [*turns[:-1]] if lost else [*turns]
     since = moment.earliest if lost else moment.latest
     doubts = doubts[:-1] if lost else doubts
-    seen = {sighting.look: sighting.state for sighting in looks.seen.get(ends, ())}
+    seen = {n: s.state for s in looks.seen.get(ends, ()) for n in range(s.look, s.last + 1)}
     for number, t in enumerate(looks.times):
         state, shown = found[-1][0], seen.get(number)
         if t < since or state is None or (shown not in (None, state) and not _leads(state, shown)):
@@ -107,16 +106,12 @@ def _leads(state: State, later: State | None) -> bool:
     return later is None or reachable(state, later)
 
 
-def _passed(
-    history: History, host: str, chosen: Callable[[Ends], bool]
-) -> Mapping[Ends, list[Passed]]:
+def _passed(history: History, host: str, chosen: Chosen | None) -> Mapping[Ends, list[Passed]]:
     """What passed a host, by the connection's ends as it sees them. If it was not captured, the
     moments are those of the other side."""
     found: dict[Ends, list[Passed]] = defaultdict(list)
-    for segment in history.segments():
+    for segment in history.segments(chosen):
         ends = segment.source, segment.target
-        if not chosen(ends):
-            continue
         if segment.sender == host and not segment.injected:
             found[ends].append((segment.time, True, segment))
         if segment.receiver == host and (segment.arrived is not None or segment.unseen):

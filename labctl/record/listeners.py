@@ -7,9 +7,9 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 from labctl.probes.sockets import Ends, State
+from labctl.probes.traffic import Chosen
 from labctl.record.ends import ends_of
 from labctl.record.events import CallEvent, ProcessEvent
 from labctl.record.history import History
@@ -19,11 +19,12 @@ from labctl.record.timelines import Span, Timeline
 from labctl.record.traced import traced_lives
 
 
-def listeners(history: History, host: str) -> list[Timeline]:
+def listeners(history: History, host: str, chosen: Chosen | None = None) -> list[Timeline]:
     """Every listener of a host, in order of appearance. Several on one port and address count as
-    one, which lasts as long as any of them."""
+    one, which lasts as long as any of them. What is `chosen` has all listeners; a caller who asks
+    for timelines too gives the same."""
     lives: dict[Ends, list[tuple[float, float]]] = defaultdict(list)
-    for life in traced_lives(history, host).listeners:
+    for life in traced_lives(history, host, chosen).listeners:
         begin = life[0].t if life[0].new == State.LISTEN else 0.0
         lives[ends_of(life[0])].append((begin, life[-1].t if life.over else math.inf))
     looks = Looks(history, host, lambda ends: not ends[1])
@@ -62,15 +63,22 @@ class _Run:
     def goes_on(self, later: _Run) -> bool:
         """Whether `later` is the same listener, seen again."""
         same = not self.inodes or not later.inodes or self.inodes & later.inodes
-        return later.first == self.last or bool(later.first == self.last + 1 and same)
+        return later.first <= self.last or bool(later.first == self.last + 1 and same)
+
+    def go_on(self, later: _Run) -> None:
+        """Takes in that it was seen again."""
+        if later.last > self.last:
+            self.last, self.inodes = later.last, later.inodes or self.inodes
+        elif later.last == self.last:
+            self.inodes |= later.inodes
 
 
 def _runs(sightings: Sequence[Sighting]) -> Iterator[_Run]:
     run: _Run | None = None
-    for look, each in groupby(sightings, key=lambda sighting: sighting.look):
-        there = _Run(look, look, {s.socket.inode for s in each if s.socket.inode})
+    for each in sightings:
+        there = _Run(each.look, each.last, {each.socket.inode} if each.socket.inode else set())
         if run and run.goes_on(there):
-            run.last, run.inodes = look, there.inodes or run.inodes
+            run.go_on(there)
             continue
         if run:
             yield run

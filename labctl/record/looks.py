@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
-from labctl.probes.sockets import Ends, Socket, SsParseError, State
+from labctl.probes.sockets import Ends, Socket, SsParseError, State, aged
+from labctl.probes.traffic import Chosen
 from labctl.record.events import SocketsEvent
 from labctl.record.history import History
 from labctl.record.moments import Moment
@@ -18,6 +20,7 @@ SAMPLING = NEAR
 """Seconds within which an agent notices a change and has looked."""
 
 
+@cache
 def reachable(start: State, end: State) -> bool:
     """Whether a connection can come from one state to another, directly or not."""
     return end in FOLLOWING[start] or any(reachable(state, end) for state in FOLLOWING[start])
@@ -38,12 +41,14 @@ FOLLOWING: dict[State, frozenset[State]] = {
 may follow all of them."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Sighting:
-    """A socket in the look with this number."""
+    """A socket in the look with this number, and in all others up to the `last` one: nothing but
+    its timer changed there."""
 
     look: int
     socket: Socket
+    last: int
 
     @property
     def state(self) -> State:
@@ -68,37 +73,66 @@ class Sighting:
         """Whether `later` may be the same connection, seen by the next look."""
         before, after = self.state, later.state
         return (
-            later.look == self.look + 1
+            later.look == self.last + 1
             and (self.cookie == later.cookie or "" in (self.cookie, later.cookie))
             and (before == after or reachable(before, after))
         )
 
 
-class Looks:
-    """A host's looks: when they were, and the `chosen` sockets that they showed. A look that can't
-    be parsed does not count."""
+def _over(sightings: Iterable[Sighting], last: int) -> None:
+    for sighting in sightings:
+        sighting.last = last
 
-    def __init__(self, history: History, host: str, chosen: Callable[[Ends], bool]) -> None:
+
+class Looks:
+    """A host's looks: when they were, and the sockets that they showed, or those that are `chosen`.
+    A look that can't be parsed does not count."""
+
+    def __init__(self, history: History, host: str, chosen: Chosen | None = None) -> None:
         self._sampling = math.inf if history.imported else SAMPLING
         self.times: list[float] = []
         self.seen: dict[Ends, list[Sighting]] = {}
         self.listening: dict[Ends, list[Sighting]] = {}
+        there: dict[int, Sighting] = {}
+        following = 0
         for event in history.events:
             if not isinstance(event, SocketsEvent) or event.host != host:
                 continue
             try:
-                sockets = event.sockets
+                came = event.came
             except SsParseError:
                 continue
-            for socket in sockets:
-                if socket.state is not State.UNCONN and chosen(key := socket.ends):
+            look = len(self.times)
+            if event.gone is None:
+                _over(there.values(), look - 1)
+                there, following = {}, 0
+            _over((there.pop(number) for number in event.gone or () if number in there), look - 1)
+            for number, socket in enumerate(came, following):
+                if socket.state is not State.UNCONN and (not chosen or chosen(socket.ends)):
                     kind = self.seen if socket.connection else self.listening
-                    kind.setdefault(key, []).append(Sighting(len(self.times), socket))
+                    there[number] = Sighting(look, socket, look)
+                    kind.setdefault(socket.ends, []).append(there[number])
+            following += len(came)
             self.times.append(event.t)
+        _over(there.values(), len(self.times) - 1)
 
     def between(self, key: Ends, low: float, high: float) -> list[Sighting]:
-        """The sightings of a connection in [low, high), in order."""
-        return [s for s in self.seen.get(key, ()) if low <= self.times[s.look] < high]
+        """The sightings of a connection in [low, high), in order; of one that goes beyond that, the
+        part within."""
+        found = []
+        for s in self.seen.get(key, ()):
+            first = bisect_left(self.times, low, s.look, s.last + 1)
+            after = bisect_left(self.times, high, first, s.last + 1)
+            if first < after:
+                socket = aged(s.socket, self.times[first] - self.times[s.look])
+                found.append(Sighting(first, socket, after - 1))
+        return found
+
+    def shown(self, key: Ends) -> Iterator[tuple[float, Socket]]:
+        """When looks showed a connection, and its socket then."""
+        for s in self.seen.get(key, ()):
+            for t in self.times[s.look : s.last + 1]:
+                yield t, aged(s.socket, t - self.times[s.look])
 
     def noticed(self, look: int) -> Moment:
         """When a change happened that this look is the first to show. `ss` runs a little after the

@@ -24,6 +24,10 @@ class Moment:
         best = self.seen if self.guess is None else self.guess
         return self.latest if best is None else min(max(best, self.earliest), self.latest)
 
+    def within(self, earliest: float, latest: float) -> Moment:
+        """The same between these times."""
+        return Moment(earliest, latest, self.guess, self.seen)
+
     @property
     def exact(self) -> bool:
         """Whether it is known exactly."""

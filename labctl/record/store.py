@@ -61,6 +61,8 @@ class RunFolder:
                     path = self.path / f"{event.host}.ss"
                     self._texts[event.host] = path.open("w", encoding="utf-8", buffering=1)
                 title = event.caption or event.cause
+                if event.gone is not None:
+                    title += f": {len(event.gone)} gone or changed since then, and now"
                 self._texts[event.host].write(f"# {event.t:.3f} {title}\n{event.text}\n")
 
     def add_packets(self, host: str, records: bytes) -> None:

@@ -18,12 +18,14 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise, zip_longest
 
 from labctl.probes.observations import stays_inside
 from labctl.probes.sockets import Ends, State
+from labctl.probes.traffic import Chosen
 from labctl.record.courses import Bounds, Causes, Course
 from labctl.record.history import History
 from labctl.record.inferred import Inferred, inferred
@@ -39,7 +41,7 @@ VAGUE = 0.1
 """Seconds from which on it matters that nobody knows when a state ended."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Span:
     """A connection was in `state` from `begin` to `end`, or is still (None)."""
 
@@ -61,7 +63,7 @@ class Span:
         return shortest, self.end.latest - self.begin.earliest
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Timeline:
     """One connection as one of its ends saw it: `incarnation` counts those of the same addresses.
 
@@ -120,15 +122,14 @@ CLOCKS = 0.001
 """Seconds by which the times of one thing may differ, at most, in captures and in the trace."""
 
 
+@cache
 def missable(before: State, after: State | None) -> bool:
     """Whether a state may lie between two others, or between one and the end (None)."""
     between = FOLLOWING[before] - {after}
     return any(after is None or reachable(state, after) for state in between)
 
 
-def timelines(
-    history: History, host: str, chosen: Callable[[Ends], bool] = lambda _: True
-) -> list[Timeline]:
+def timelines(history: History, host: str, chosen: Chosen | None = None) -> list[Timeline]:
     """Every connection of a host, or the `chosen` ones, in order of appearance, up to the history's
     end."""
     if history.imported:
@@ -140,9 +141,9 @@ def timelines(
         if (host, probe) in history.trouble
     ]
     told_all = traced and (host, "trace") not in history.trouble
-    lives = {key: found for key, found in traced_lives(history, host).lives.items() if chosen(key)}
+    lives = traced_lives(history, host, chosen).lives
     looks, causes = Looks(history, host, chosen), Causes(history, host, chosen)
-    known = _Known(looks, causes, Wire(history, host))
+    known = _Known(looks, causes, Wire(history, host, chosen))
     found: list[Timeline] = []
     for key in dict.fromkeys([*lives, *looks.seen]):
         mine = lives.get(key, [])
@@ -154,7 +155,7 @@ def timelines(
     return sorted(found, key=_beginning)
 
 
-def _of_captures(history: History, host: str, chosen: Callable[[Ends], bool]) -> list[Timeline]:
+def _of_captures(history: History, host: str, chosen: Chosen | None) -> list[Timeline]:
     """The connections of a host of which captures from elsewhere tell, and those that only looks
     showed."""
     found = list(_numbered(map(_inferred, inferred(history, host, chosen))))
@@ -233,14 +234,15 @@ def _told(state: State | None, t: float) -> _Turn:
 def _noticed(state: State | None, look: int, looks: Looks, closed: float | None = None) -> _Turn:
     moment, floor = looks.noticed(look), looks.before(look)
     if closed is not None:
-        moment, floor = replace(moment, earliest=max(moment.earliest, closed)), max(floor, closed)
+        moment = moment.within(max(moment.earliest, closed), moment.latest)
+        floor = max(floor, closed)
     return _Turn(state, moment, floor, looks.time(look + 1), closed)
 
 
 def _missed(last: Sighting, until: float, looks: Looks) -> _Turn | None:
     """The end of a connection after its `last` sighting, if its next incarnation began at `until`;
     None if it may still be there."""
-    seen, following = looks.times[last.look], last.look + 1
+    seen, following = looks.times[last.last], last.last + 1
     if looks.time(following) < until:
         return _noticed(None, following, looks)
     if until == math.inf:
@@ -263,7 +265,7 @@ def _spans(key: Ends, turns: Sequence[_Turn], causes: Causes) -> tuple[Span, ...
             end = following.moment
             if _skips(turn.state, following.state):
                 left = min(following.left, end.earliest)
-                end = replace(end, earliest=max(left, turn.moment.earliest))
+                end = end.within(max(left, turn.moment.earliest), end.latest)
         found.append(Span(turn.state, turn.moment, end))
     return tuple(found)
 
@@ -289,13 +291,13 @@ def _narrow(key: Ends, turns: Sequence[_Turn], causes: Causes) -> None:
                 high = min(high, latest)
             if high < low:  # the agent was late
                 low = turn.floor
-            turn.moment = replace(turn.moment, earliest=low, latest=high)
+            turn.moment = turn.moment.within(low, high)
         turn.left, following = turn.moment.earliest, turn.moment.latest
     before = 0.0
     for turn, (earliest, _) in zip(turns, wire, strict=True):
         for bound in (earliest, before):
             if bound is not None and turn.moment.earliest < bound <= turn.moment.latest:
-                turn.moment = replace(turn.moment, earliest=bound)
+                turn.moment = turn.moment.within(bound, turn.moment.latest)
         before = turn.moment.earliest
 
 
@@ -332,19 +334,36 @@ def _sampled(
     """What only `ss` saw. If the kernel reports each full socket, that can only be a request."""
     told_all = told_all and not stays_inside(*key)
     run: list[Sighting] = []
-    for sighting in looks.seen.get(key, ()):
-        t = latest = looks.times[sighting.look]
-        if told_all and sighting.state is not State.SYN_RECV:
-            # The kernel has reported each full socket, however late `ss` ran.
-            latest = looks.time(sighting.look + 1)
-        if any(_covers(timeline, t, latest) for timeline in told):
-            continue
-        if run and not run[-1].precedes(sighting):
-            yield _run(key, run, looks, told_all, causes)
-            run = []
-        run.append(sighting)
+    for whole in looks.seen.get(key, ()):
+        for sighting in _uncovered(whole, looks, told, told_all):
+            if run and not run[-1].precedes(sighting):
+                yield _run(key, run, looks, told_all, causes)
+                run = []
+            run.append(sighting)
     if run:
         yield _run(key, run, looks, told_all, causes)
+
+
+def _uncovered(
+    sighting: Sighting, looks: Looks, told: Sequence[Timeline], told_all: bool
+) -> Iterator[Sighting]:
+    """Those looks of a sighting that may not be of a socket that the kernel told of."""
+
+    def covered(look: int) -> set[int]:
+        t = latest = looks.times[look]
+        if told_all and sighting.state is not State.SYN_RECV:
+            # The kernel has reported each full socket, however late `ss` ran.
+            latest = looks.time(look + 1)
+        return {number for number, each in enumerate(told) if _covers(each, t, latest)}
+
+    if not told:
+        yield sighting
+        return
+    if covered(sighting.look) & covered(sighting.last):
+        return  # and so at all looks between
+    for look in range(sighting.look, sighting.last + 1):
+        if not covered(look):
+            yield Sighting(look, sighting.socket, look)
 
 
 def _covers(timeline: Timeline, t: float, latest: float) -> bool:
@@ -412,16 +431,15 @@ def _requested(key: Ends, t: float, since: float, looks: Looks) -> _Turn:
     """When the SYN of a connection came whose handshake was done at `t`."""
     latest = bisect_left(looks.times, t) - 1
     sightings = looks.between(key, since, t)
-    while sightings and sightings[-1].look == latest and sightings[-1].state != State.SYN_RECV:
-        sightings.pop()  # `ss` ran later than `t`
-        latest -= 1
+    while sightings and sightings[-1].last == latest and sightings[-1].state != State.SYN_RECV:
+        latest = sightings.pop().look - 1  # `ss` ran later than `t`
     seen = [s for s in sightings if s.state is State.SYN_RECV]
-    if seen and seen[-1].look == latest:  # else that was an earlier request without a connection
+    if seen and seen[-1].last == latest:  # else that was an earlier request without a connection
         first = seen.pop()
         while seen and seen[-1].precedes(first):
             first = seen.pop()
         noticed = looks.noticed(first.look)
-        moment = replace(noticed, latest=min(noticed.latest, t))
+        moment = noticed.within(noticed.earliest, min(noticed.latest, t))
         return _Turn(State.SYN_RECV, moment, looks.before(first.look), t)
     before = looks.times[latest] if latest >= 0 else 0.0
     moment = Moment(max(before, t - SAMPLING), t)
@@ -437,7 +455,7 @@ def _shrunk(
     looks, wire = known.looks, known.wire
     state, t = full[0].state, full[1].moment.at
     sightings = looks.between(key, t - SAMPLING, until)
-    seen = [s for s in sightings if s.mini or (s.state == state and looks.times[s.look] >= t)]
+    seen = [s for s in sightings if s.mini or (s.state == state and looks.times[s.last] >= t)]
     end = _missed(seen[-1], until, looks) if seen else None
     waiting = next((s for s in seen if s.state is State.TIME_WAIT), None)
     if waiting:

@@ -14,6 +14,8 @@ from functools import cached_property
 
 from labctl.probes.observations import Segment
 from labctl.probes.sockets import Ends, State
+from labctl.probes.traffic import Chosen
+from labctl.record.ends import ends_of
 from labctl.record.events import SocketsEvent, StateEvent
 from labctl.record.history import History
 
@@ -63,29 +65,34 @@ class Told:
         return sorted(found, key=lambda event: event.t)
 
 
-def traced_lives(history: History, host: str) -> Told:
-    """What the tracepoint reported of a host, up to the history's end."""
+def traced_lives(history: History, host: str, chosen: Chosen | None = None) -> Told:
+    """What the tracepoint reported of a host, up to the history's end, or of the `chosen`
+    connections and listeners."""
     known = history.derived.get(f"told {host}")
-    if known and known[0] == (len(history.events), history.now):
+    upto = len(history.events), history.now, chosen
+    if known and known[0] == upto:
         found: Told = known[1]
         return found
-    found = _told(history, host)
-    history.derived[f"told {host}"] = (len(history.events), history.now), found
+    found = _told(history, host, chosen)
+    history.derived[f"told {host}"] = upto, found
     return found
 
 
-def _told(history: History, host: str) -> Told:
-    wire = Wire(history, host)
-    events = (e for e in history.events if isinstance(e, StateEvent) and e.host == host)
+def _told(history: History, host: str, chosen: Chosen | None) -> Told:
+    wire = Wire(history, host, chosen)
+    events = [e for e in history.events if isinstance(e, StateEvent) and e.host == host]
     # All connections of a lab are younger than its trace. One that was already there belongs to
     # somebody who had these addresses before; unless the report of its birth was lost.
     unborn = any((host, probe) in history.trouble for probe in ("ss", "trace"))
-    lives = _lives(events, wire)
+    lives = _lives(events, wire, chosen)
     doubtful = [(key, life) for key, each in lives.items() for life in each if life.born or unborn]
     looks = [e for e in history.events if isinstance(e, SocketsEvent) and e.host == host]
     seen = _seen(doubtful, looks)
+    told_of = {(event.local, event.remote) for event in events}
     kept = [
-        (key, life) for key, life in doubtful if id(life) in seen or wire.crossed(key, life, lives)
+        (key, life)
+        for key, life in doubtful
+        if id(life) in seen or wire.crossed(key, life, told_of)
     ]
     connections: dict[Ends, list[Life]] = defaultdict(list)
     for key, life in kept:
@@ -131,19 +138,21 @@ def _listens(local: str, words: set[str]) -> bool:
 
 
 class Wire:
-    """The segments on a host's wire. Reading captures takes time, so this reads them only when
-    asked."""
+    """The segments on a host's wire, or those of `chosen` connections. Reading captures takes time,
+    so this reads them only when asked."""
 
-    def __init__(self, history: History, host: str) -> None:
-        self._history = history
-        self._host = host
+    def __init__(self, history: History, host: str, chosen: Chosen | None = None) -> None:
+        self._history, self._host, self._chosen = history, host, chosen
         self.complete = history.captured(host)
 
     @cached_property
     def flows(self) -> Mapping[Ends, Sequence[Segment]]:
         """The segments that the host sent or received, by their two ends."""
+        return self._flows(self._chosen)
+
+    def _flows(self, chosen: Chosen | None) -> dict[Ends, list[Segment]]:
         flows: dict[Ends, list[Segment]] = defaultdict(list)
-        for segment in self._history.segments():
+        for segment in self._history.segments(chosen):
             if self._host in (segment.sender, segment.receiver):
                 flows[segment.source, segment.target].append(segment)
         return flows
@@ -163,34 +172,41 @@ class Wire:
     @cached_property
     def _by_end(self) -> Mapping[str, Sequence[Ends]]:
         found: dict[str, list[Ends]] = defaultdict(list)
-        for source, target in self.flows:
-            found[source].append((source, target))
-            found[target].append((source, target))
+        for _, ends in self._history.first_captured():
+            found[ends[0]].append(ends)
+            found[ends[1]].append(ends)
         return found
 
     def crossed(self, key: Ends, life: Life, told_of: Container[Ends]) -> bool:
         """Whether a segment between these ends left or came while a socket lived. The host's own
         NAT may change the end that is not the opener's before a capture sees it. Then the
         tracepoint reported none of the segment's ends."""
+        if self._around(life, self.flows, (key, key[::-1])):
+            return True
         opener = key[0] if life[0].old == State.UNCONN else key[1]
-        between = [key, key[::-1]]
-        between += [
+        others = {
             ends
             for ends in self._by_end.get(opener, ())
             if life.born and ends not in told_of and ends[::-1] not in told_of
-        ]
+        }
+        return bool(others) and self._around(life, self._flows(others.__contains__), others)
+
+    @staticmethod
+    def _around(
+        life: Life, flows: Mapping[Ends, Sequence[Segment]], between: Iterable[Ends]
+    ) -> bool:
         return any(
             life.around(t)
             for ends in between
-            for segment in self.flows.get(ends, ())
+            for segment in flows.get(ends, ())
             for t in (segment.t, segment.arrived)
             if t is not None
         )
 
     def first_syn(self, key: Ends, until: float) -> float | None:
         """When the connection that was established, or refused, at `until` sent its first SYN."""
-        sent = [s for s in self.flows.get(key, ()) if s.flags == ("SYN",) and s.t and s.t <= until]
-        return next((s.t for s in sent if s.base == sent[-1].base), None) if sent else None
+        sent = [syn for syn in self._history.syns(self._host, key) if syn[0] <= until]
+        return next((t for t, number in sent if number == sent[-1][1]), None) if sent else None
 
     def end_taken(self, key: Ends, since: float, until: float) -> tuple[float, float] | None:
         """When the host accepted the FIN of its peer: its arrival, and its acknowledgement. An
@@ -211,9 +227,12 @@ def _covering(said: Iterable[Segment], fin: Segment) -> list[Segment]:
     return [segment for segment in said if segment.ack > fin.seq + fin.length]
 
 
-def _lives(events: Iterable[StateEvent], wire: Wire) -> dict[Ends, list[Life]]:
+def _lives(
+    events: Sequence[StateEvent], wire: Wire, chosen: Chosen | None
+) -> dict[Ends, list[Life]]:
     found: dict[Ends, list[Life]] = defaultdict(list)
     opening: dict[Ends, list[StateEvent]] = defaultdict(list)
+    opened: set[Ends] = set()  # others that chose their port before
     for event in sorted(events, key=lambda event: event.t):
         if event.old == event.new:
             continue  # tcp_close_state(): close() after shutdown() enters the same state once more
@@ -226,6 +245,14 @@ def _lives(events: Iterable[StateEvent], wire: Wire) -> dict[Ends, list[Life]]:
                 opening[host, event.remote].pop()
             continue
         key = event.local, event.remote
+        if chosen and not chosen(ends_of(event)):
+            if event.new == State.SYN_SENT:
+                opened.add(key)
+            elif event.old == State.SYN_SENT and key not in opened:
+                _begun(opening[host, event.remote], event, wire)
+            elif event.old == State.SYN_SENT:
+                opened.discard(key)
+            continue
         lives = found[key]
         # Others on the machine may have the same ends at the same time: a transition goes on where
         # the last one of its socket led.
@@ -234,11 +261,19 @@ def _lives(events: Iterable[StateEvent], wire: Wire) -> dict[Ends, list[Life]]:
         born = event.old in (State.UNCONN, State.LISTEN) and event.new != State.UNCONN
         if not following or born:
             lives.append(Life())
-            if event.old == State.SYN_SENT and (begun := opening[host, event.remote]):
-                number = 0
-                if len(begun) > 1 and (syn := wire.first_syn(key, event.t)) is not None:
-                    number = max((i for i, e in enumerate(begun) if e.t <= syn), default=0)
-                lives[-1].append(replace(begun.pop(number), local=event.local))
+            if event.old == State.SYN_SENT:
+                begun = _begun(opening[host, event.remote], event, wire)
+                lives[-1].extend([replace(begun, local=event.local)] if begun else [])
             following = lives
         following[-1].append(event)
     return found
+
+
+def _begun(opening: list[StateEvent], event: StateEvent, wire: Wire) -> StateEvent | None:
+    """Takes from those that had no port yet the one that has come out of SYN-SENT."""
+    number = 0
+    if len(opening) > 1:
+        syn = wire.first_syn((event.local, event.remote), event.t)
+        if syn is not None:
+            number = max((i for i, e in enumerate(opening) if e.t <= syn), default=0)
+    return opening.pop(number) if opening else None

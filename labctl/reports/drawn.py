@@ -7,13 +7,14 @@ which is judged all the same.
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from labctl.judge.check import Verdict
-from labctl.probes.observations import Segment
 from labctl.probes.sockets import Ends, SsParseError
+from labctl.probes.traffic import Chosen
 from labctl.record.ends import ends_of
 from labctl.record.events import CallEvent, SocketsEvent, StateEvent
 from labctl.record.history import History
@@ -32,54 +33,67 @@ WHERE = "the run's folder has all of it"
 @dataclass(frozen=True)
 class Drawn:
     """The connections to draw, by their ends, both ways round; None means all. `row` reports the
-    others, and `missing` are the moments at which one of those sent a segment or changed, in
-    order."""
+    others. `passed` are the moments at which each host captured something of those, in order, and
+    `changed` when they changed."""
 
     connections: frozenset[Ends] | None = None
     row: Left | None = None
-    missing: Sequence[float] = ()
+    passed: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    changed: Sequence[float] = ()
 
-    def has(self, connection: Ends) -> bool:
-        """Whether to draw a connection, or a listener."""
-        return self.connections is None or not connection[1] or connection in self.connections
+    @property
+    def chosen(self) -> Chosen | None:
+        """Whether to draw a connection, or a listener; None if all are drawn."""
+        return None if self.connections is None else self._has
+
+    def _has(self, connection: Ends) -> bool:
+        return not connection[1] or connection in (self.connections or ())
 
     def quiet(self, since: float, until: float) -> bool:
         """Whether nothing was left out between two moments."""
-        return bisect_right(self.missing, since) == bisect_right(self.missing, until)
+        return not any(
+            happened(moments, since, until) for moments in (*self.passed.values(), self.changed)
+        )
 
 
-def choose(history: History, segments: Sequence[Segment], verdicts: Sequence[Verdict]) -> Drawn:
-    """Chooses the connections of a run to draw."""
+def happened(moments: Sequence[float], since: float, until: float) -> bool:
+    """Whether one of some moments, in order, is between two others."""
+    return bisect_left(moments, since) != bisect_left(moments, until)
+
+
+def choose(history: History, verdicts: Sequence[Verdict]) -> Drawn:
+    """Chooses the connections of a run to draw, before anything of the others is read."""
     first: dict[Ends, float] = {}
-    for t, connection in _seen(history, segments):
+    for t, connection in _seen(history):
         key = _key(connection)
         if t < first.get(key, float("inf")):
             first[key] = t
     if len(first) <= CONNECTIONS:
         return Drawn()
-    about = _about(history, segments, verdicts)
+    about = _about(history, verdicts)
+    segments = history.segments() if history.imported else ()
     bad = {_key((s.source, s.target)) for s in segments if "RST" in s.flags or s.lost}
     order = sorted(first, key=lambda key: (key not in about, key not in bad, first[key]))
     chosen, others = order[:CONNECTIONS], order[CONNECTIONS:]
     drawn = frozenset(chosen) | {key[::-1] for key in chosen}
-    left = [s.time for s in segments if (s.source, s.target) not in drawn]
-    changes = [e.t for e in history.events if isinstance(e, StateEvent) and ends_of(e) not in drawn]
+    passed = {host: history.captured_without(host, drawn.__contains__) for host in history.hosts}
+    changes = (e.t for e in history.events if isinstance(e, StateEvent) and ends_of(e) not in drawn)
+    packets = sum(map(len, passed.values()))
     words = (
-        f"{len(others):,} of {len(first):,} connections, and {len(left):,} segments of theirs, are"
-        f" not drawn: {WHERE}"
+        f"{len(others):,} of {len(first):,} connections, and {packets:,} captured packets of"
+        f" theirs, are not drawn: {WHERE}"
     )
     begin = min(first[key] for key in others)
-    return Drawn(drawn, Left(begin, words), sorted([*left, *changes]))
+    return Drawn(drawn, Left(begin, words), passed, array("d", sorted(changes)))
 
 
 def _key(connection: Ends) -> Ends:
     return connection if connection[0] < connection[1] else connection[::-1]
 
 
-def _seen(history: History, segments: Iterable[Segment]) -> Iterator[tuple[float, Ends]]:
+def _seen(history: History) -> Iterator[tuple[float, Ends]]:
     """Connections, and when something was seen of them."""
-    for segment in segments:
-        yield segment.time, (segment.source, segment.target)
+    yield from history.first_captured()
     probes = history.lab.environment.get("probes", ()) if history.lab else ()
     others = {"capture", "trace"}
     all_told = others <= {*probes} and not any(probe in others for _, probe in history.trouble)
@@ -91,7 +105,7 @@ def _seen(history: History, segments: Iterable[Segment]) -> Iterator[tuple[float
                 yield event.t, found
         elif isinstance(event, SocketsEvent) and not all_told:  # or it shows no others
             try:
-                sockets = event.sockets
+                sockets = event.came
             except SsParseError:
                 continue
             for socket in sockets:
@@ -101,16 +115,15 @@ def _seen(history: History, segments: Iterable[Segment]) -> Iterator[tuple[float
                     yield event.t, socket.ends
 
 
-def _about(
-    history: History, segments: Iterable[Segment], verdicts: Iterable[Verdict]
-) -> frozenset[Ends]:
+def _about(history: History, verdicts: Iterable[Verdict]) -> frozenset[Ends]:
     """The connections that single calls, faults or verdicts are about."""
     found = {
         _key((e.local, e.peer))
         for e in history.events
         if isinstance(e, CallEvent) and e.local and e.peer
     }
-    found |= {_key((s.source, s.target)) for s in segments if s.injected or s.dropped is not None}
+    faults = (e.observation for e in (*history.losses, *history.injected))
+    found |= {_key((seen.source, seen.target)) for seen in faults if seen}
     found |= {_key(ends) for verdict in verdicts for ends in verdict.measured.connections}
     return frozenset(found)
 

@@ -25,8 +25,6 @@ from labctl.probes.sockets import (
     SsParseError,
     State,
     accept_queue,
-    lab_sockets,
-    parse_ss,
     queue_is_full,
 )
 from labctl.record.events import (
@@ -34,6 +32,7 @@ from labctl.record.events import (
     Event,
     OutputEvent,
     ProcessEvent,
+    Shown,
     SocketsEvent,
     StepEvent,
     TroubleEvent,
@@ -43,7 +42,7 @@ from labctl.record.holders import described
 from labctl.record.listeners import listeners
 from labctl.record.moments import Moment
 from labctl.record.timelines import Timeline, timelines
-from labctl.reports.drawn import Drawn, choose, cut, lines
+from labctl.reports.drawn import Drawn, choose, cut, happened, lines
 from labctl.reports.proofs import marks
 from labctl.reports.rows import (
     UNKNOWN,
@@ -99,13 +98,13 @@ def rows(
 ) -> Ladder:
     """What happened, as rows for the hosts in this order. Verdicts take the place of the waits and
     expectations that they judge. `others` are the steps, by number, of other variants only."""
-    captured = history.segments()
-    drawn = choose(history, captured, verdicts)
-    segments = [s for s in captured if drawn.has((s.source, s.target))]
+    drawn = choose(history, verdicts)
+    chosen = drawn.chosen
+    segments = history.segments(chosen)
     told = [
         (host, timeline)
         for host in dict.fromkeys([*history.hosts, *history.sockets])
-        for timeline in (*timelines(history, host, drawn.has), *listeners(history, host))
+        for timeline in (*timelines(history, host, chosen), *listeners(history, host, chosen))
     ]
     connections = _connections(segments, (timeline for _, timeline in told))
     bars = _bars(told, connections)
@@ -113,7 +112,7 @@ def rows(
     shown = {bar.seen: bar.t for bar in bars if bar.seen is not None and bar.t > bar.seen}
     found: list[Row] = [
         *_lives(history.events),
-        *_calls(history.events, captured),
+        *_calls(history.events, segments, drawn),
         *bars,
         *_steps(history.events, verdicts, others),
         *_notes(history, shown),
@@ -261,7 +260,9 @@ def _bars(told: Iterable[tuple[str, Timeline]], connections: dict[Ends, int]) ->
 # --- Processes ------------------------------------------------------------------------------------
 
 
-def _calls(events: Sequence[Event], segments: Sequence[Segment]) -> Iterator[Call | Return]:
+def _calls(
+    events: Sequence[Event], segments: Iterable[Segment], drawn: Drawn
+) -> Iterator[Call | Return]:
     prefix = _prefixes(events)
     traffic: dict[str | None, list[float]] = defaultdict(list)
     for s in segments:
@@ -282,8 +283,8 @@ def _calls(events: Sequence[Event], segments: Sequence[Segment]) -> Iterator[Cal
             continue
         start = entered.pop(key, event)
         call = _call(start, event.t, _result(event), event.errno is not None, prefix)
-        times = traffic[event.host]
-        crossed = bisect_left(times, start.t) != bisect_left(times, event.t)
+        passed = traffic[event.host], drawn.passed.get(event.host, ())
+        crossed = any(happened(moments, start.t, event.t) for moments in passed)
         waits = event.t - start.t > (BLOCKED_FOR_SEGMENTS if crossed else BLOCKED)
         call = replace(call, waits=waits)
         yield call
@@ -406,18 +407,15 @@ def _queues(events: Iterable[Event]) -> Iterator[Note]:
     """The accept queues of listeners: a note each time that one holds twice as many as in the last,
     or is full; and when it is empty after it was full."""
     told: dict[tuple[str, str], int] = {}
-    seen: dict[str, list[str]] = {}
+    shown: dict[str, Shown] = defaultdict(lambda: Shown(lambda socket: socket.is_listener))
     for event in events:
         if not isinstance(event, SocketsEvent):
             continue
-        lines = [line for line in event.text.splitlines() if line.startswith(State.LISTEN)]
-        if seen.get(event.host) == lines:  # most looks are about other sockets
-            continue
-        seen[event.host] = lines
         try:
-            listeners = lab_sockets(parse_ss("\n".join(lines)))
+            shown[event.host].follow(event)
         except SsParseError:
             continue
+        listeners = list(shown[event.host].sockets(event.t))
         for key in told.keys() - {(event.host, str(s.local)) for s in listeners}:
             if key[0] == event.host:
                 del told[key]

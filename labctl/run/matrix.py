@@ -26,7 +26,8 @@ from labctl.judge.recorded import case_of, read_result
 from labctl.judge.result import RunResult, document, unperformed
 from labctl.language.document import MAX_BYTES, Document
 from labctl.language.scenario import Scenario, load_document
-from labctl.record.events import ExecEvent, read_events
+from labctl.record.events import ExecEvent
+from labctl.record.lines import read_events
 from labctl.record.store import RunFolder, writing
 from labctl.run import dispatch, workflow
 from labctl.run.guests.initramfs import sources

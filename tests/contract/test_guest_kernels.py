@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from labctl.ground.errors import LabError
-from labctl.record.events import ExecEvent, read_events
+from labctl.record.events import ExecEvent
+from labctl.record.lines import read_events
 from labctl.reports.progress import Screen
 from labctl.run import guests
 from labctl.run.guests import qemu, root, runs

@@ -20,8 +20,8 @@ import pytest
 from labctl.backends.docker import images
 from labctl.judge.recorded import load
 from labctl.judge.rejudge import judge
-from labctl.probes.packets import read_packets
 from labctl.probes.segments import FILE_HEADER
+from labctl.probes.traffic import Traffic
 from labctl.record.events import SocketsEvent, StateEvent, TroubleEvent
 from labctl.record.history import History
 from labctl.run.places import DEFAULT_OS
@@ -229,7 +229,9 @@ def test_every_packet_is_captured_or_counted(
         for event in history.events
         if isinstance(event, TroubleEvent) and "packets were not captured" in event.text
     ]
-    assert least <= len([*read_packets(host, data)]) + sum(missed) <= most
+    traffic = Traffic()
+    traffic.add(host, data)
+    assert least <= len([*traffic.observations()]) + sum(missed) <= most
 
 
 @pytest.mark.netns

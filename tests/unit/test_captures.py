@@ -12,14 +12,22 @@ from hypothesis import strategies as st
 
 from labctl.judge import recorded
 from labctl.probes.observations import Known, Loss, Observation
-from labctl.probes.packets import RECORD, read_packet, read_packets, torn_at
+from labctl.probes.packets import RECORD, read_packet, torn_at
 from labctl.probes.segments import FILE_HEADER, Captures
+from labctl.probes.traffic import Traffic
 from tests.fake import FakeBackend, play, scenario
 from tests.reported import RUN
 from tests.sighted import EPOCH, HANDSHAKE, OWNERS, one, record, seen
 from tests.unit.test_segments import any_observation
 
 # --- Captures -------------------------------------------------------------------------------------
+
+
+def read_packets(host: str, records: bytes) -> list[Observation]:
+    """The segments in a host's capture."""
+    traffic = Traffic()
+    traffic.add(host, records)
+    return list(traffic.observations())
 
 
 @given(st.lists(any_observation(), max_size=5))
@@ -32,7 +40,7 @@ def test_packets_are_read_as_they_were_captured(observations: list[Observation])
         )
         for o in observations
     ]
-    read = list(read_packets("server", b"".join(map(record, v6))))
+    read = read_packets("server", b"".join(map(record, v6)))
     assert [o.at for o in read] == pytest.approx([o.at for o in v6], abs=1e-6)
     assert read == [replace(o, host="server", at=r.at) for o, r in zip(v6, read, strict=True)]
 
@@ -41,8 +49,8 @@ def test_other_packets_are_left_out() -> None:
     good = record(HANDSHAKE[0])
     udp = good[: 16 + 14 + 9] + b"\x11" + good[16 + 14 + 10 :]
     arp = good[: 16 + 12] + b"\x08\x06" + good[16 + 14 :]
-    assert len(list(read_packets("server", udp + arp + good))) == 1
-    assert list(read_packets("server", b"")) == []
+    assert len(read_packets("server", udp + arp + good)) == 1
+    assert (read_packets("server", b"")) == []
 
 
 def test_segments_beyond_what_ip_can_say() -> None:
@@ -149,7 +157,7 @@ def test_timestamps_wherever_they_stand(options: bytes, timestamps: tuple[int, i
 def test_the_captures_of_a_run(host: str) -> None:
     data = (RUN / f"{host}.pcap").read_bytes()
     assert data.startswith(FILE_HEADER)
-    found = list(read_packets(host, data[len(FILE_HEADER) :]))
+    found = read_packets(host, data[len(FILE_HEADER) :])
     assert [" ".join(o.flags) for o in found[:3]] == ["SYN", "SYN ACK", "ACK"]
     sent = sum(o.length for o in found if o.source.endswith(":8000") and "FIN" not in o.flags)
     assert sent == 187
@@ -165,26 +173,25 @@ def test_the_segments_of_a_run() -> None:
 
 def test_captures_grow() -> None:
     captures = Captures()
-    assert captures.segments(Known(OWNERS, EPOCH)) == []
+    assert captures.segments(Known(OWNERS, EPOCH)).segments == []
     for number, o in enumerate(HANDSHAKE, 1):
         captures.add("client", record(o if o.host == "client" else seen(o)))
-        assert len(captures.segments(Known(OWNERS, EPOCH))) == number
+        assert len(captures.segments(Known(OWNERS, EPOCH)).segments) == number
 
 
 def test_what_is_known_beside_captures_is_heeded_when_it_comes() -> None:
     captures, syn = Captures(), HANDSHAKE[0]
     captures.add("client", record(syn))
     captures.add("server", record(seen(syn)))
-    (found,) = captures.segments(Known(OWNERS, EPOCH))
+    (found,) = captures.segments(Known(OWNERS, EPOCH)).segments
     assert (found.dropped, found.receiver) == (None, "server")
     lossy = Known(OWNERS, EPOCH, [Loss(7, seen(syn))])
-    assert [s.dropped for s in captures.segments(lossy)] == [7]
+    assert [s.dropped for s in captures.segments(lossy).segments] == [7]
     assert captures.segments(lossy) is captures.segments(lossy)
     others = {address: "router" if host == "server" else host for address, host in OWNERS.items()}
-    assert [s.receiver for s in captures.segments(Known(others, EPOCH))] == ["router"]
-    assert captures.late == []
-    captures.segments(Known(OWNERS, EPOCH, flight=1e-6))
-    assert captures.late == [0]
+    assert [s.receiver for s in captures.segments(Known(others, EPOCH)).segments] == ["router"]
+    assert captures.segments(Known(OWNERS, EPOCH)).late == []
+    assert captures.segments(Known(OWNERS, EPOCH, flight=1e-6)).late == [0]
 
 
 def test_what_a_run_captures_is_recorded(tmp_path: Path) -> None:
@@ -200,4 +207,4 @@ def test_what_a_run_captures_is_recorded(tmp_path: Path) -> None:
     found = play(case, FakeBackend({"start client": connected}), tmp_path)
     data = (found.folder / "client.pcap").read_bytes()
     assert data.startswith(FILE_HEADER)
-    assert len(list(read_packets("client", data[len(FILE_HEADER) :]))) == 1
+    assert len(read_packets("client", data[len(FILE_HEADER) :])) == 1

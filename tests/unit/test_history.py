@@ -27,9 +27,9 @@ from labctl.record.events import (
     SocketsEvent,
     StateEvent,
     StepEvent,
-    read_events,
 )
 from labctl.record.history import History
+from labctl.record.lines import read_events
 from tests.fake import HEADER, tcp
 
 TIMES = st.floats(-10, 1e6).map(lambda t: round(t, 6))

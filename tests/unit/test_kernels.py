@@ -14,7 +14,8 @@ from labctl.backends.wire import Said
 from labctl.ground.errors import LabError, Unavailable, UsageError
 from labctl.language.document import Document
 from labctl.language.scenario import load_document
-from labctl.record.events import Event, read_events
+from labctl.record.events import Event
+from labctl.record.lines import read_events
 from labctl.run import guests as kernels
 from labctl.run.guests import Known, apt, messages, qemu, root, runs
 from labctl.run.guests.guest import WARM_UP, Guest, Port, Teller

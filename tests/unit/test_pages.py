@@ -19,8 +19,6 @@ from labctl.judge import recorded
 from labctl.judge.causes.cause import Cause
 from labctl.judge.check import Verdict
 from labctl.judge.result import RunResult
-from labctl.language.facts import Facts
-from labctl.probes.observations import Segment
 from labctl.probes.sockets import State
 from labctl.record.events import CallEvent, Event, OutputEvent, ProcessEvent
 from labctl.record.history import History
@@ -28,7 +26,7 @@ from labctl.reports import html, junit, ladder_text, markdown, mermaid
 from labctl.reports.drawing import draw
 from labctl.reports.drawn import CONNECTIONS, LOOK_LINES, ROWS
 from labctl.reports.ladder import ladder_of
-from labctl.reports.rows import Gap, Left, Step
+from labctl.reports.rows import Step
 from labctl.reports.shapes import BAND, BANDS, FONTS, LINE, Box, Line, Words, measure, wrap
 from labctl.reports.signs import STATES
 from tests.fake import tcp
@@ -39,6 +37,7 @@ from tests.reported import (
     RUN,
     SERVER,
     call,
+    crowd,
     full,
     history,
     inward,
@@ -420,54 +419,6 @@ def test_a_page_that_is_long_has_one_drawing() -> None:
     short, long = (html.page(recorded_run(many(rounds))) for rounds in (50, 2500))
     assert 'class="narrow"' in short
     assert 'class="narrow"' not in long
-
-
-def crowd(count: int) -> list[Segment]:
-    """The SYNs of so many connections, a millisecond apart, and their answers."""
-    found = []
-    for n in range(count):
-        caller = f"198.18.0.3:{20000 + n}"
-        syn = segment(1 + n / 1e3, "client SYN 0 0")
-        answer = segment(1.0005 + n / 1e3, "server SYN ACK 0 1")
-        found += [replace(syn, source=caller), replace(answer, target=caller)]
-    return found
-
-
-def test_of_thousands_of_connections_some_are_drawn_and_the_others_told_of() -> None:
-    few, all_of_them = (
-        recorded_run(history(segments=crowd(count))) for count in (CONNECTIONS, CONNECTIONS + 700)
-    )
-    assert ladder_of(few).left == []
-    assert len(ladder_of(few).connections) == len(ladder_of(all_of_them).connections) == CONNECTIONS
-    words = "700 of 800 connections, and 1,400 segments of theirs, are not drawn"
-    (left,) = ladder_of(all_of_them).left
-    assert left.startswith(words)
-    (row,) = (row for row in ladder_of(all_of_them).rows if isinstance(row, Left))
-    assert row.t == pytest.approx(1 + CONNECTIONS / 1e3)
-    assert "700 of 800 connections" in ladder_text.text(ladder_of(all_of_them), 200)
-    assert words in html.page(all_of_them)
-    assert len(html.page(all_of_them)) < 1.1 * len(html.page(few))
-
-
-def test_connections_that_something_is_about_are_drawn_before_others() -> None:
-    segments = crowd(CONNECTIONS + 700)
-    lost = replace(segments[-1], t=2.5, arrived=None, dropped=3)
-    measured = Facts(connections=((SERVER, "198.18.0.3:20798"),))
-    verdict = Verdict("pass", "server: ESTAB", "ESTAB", "ESTAB", 2.0, "x.yaml:1", measured=measured)
-    called = CallEvent(2.2, "client", "client", 1, "done", "connect", "connect",
-                       local="198.18.0.3:20797", peer=SERVER)  # fmt: skip
-    run = recorded_run(history(called, segments=[*segments, lost]), verdicts=(verdict,))
-    callers = {end for ends in ladder_of(run).connections for end in ends}
-    assert {f"198.18.0.3:{port}" for port in (20000, 20797, 20798, 20799)} <= callers
-    assert len(ladder_of(run).connections) == CONNECTIONS
-
-
-def test_a_time_in_which_only_what_is_left_out_goes_on_is_not_called_quiet() -> None:
-    segments = crowd(CONNECTIONS + 700)
-    ended = ProcessEvent(30.0, "client", "client", "start")
-    run = recorded_run(history(ended, segments=segments))
-    assert [gap.quiet for gap in ladder_of(run).rows if isinstance(gap, Gap)][-1] is False
-    assert "of what is left out" in html.page(run)
 
 
 def test_of_too_many_rows_those_amid_are_left_out() -> None:

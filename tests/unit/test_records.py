@@ -15,7 +15,8 @@ from labctl import reports
 from labctl.ground.errors import UsageError
 from labctl.judge import recorded
 from labctl.record import events
-from labctl.record.events import StateEvent, read_events
+from labctl.record.events import StateEvent
+from labctl.record.lines import read_events
 from labctl.record.store import new_folder
 from tests import fuzz
 from tests.reported import RUN, full

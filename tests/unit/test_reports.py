@@ -18,8 +18,8 @@ from rich.console import Console
 from labctl.ground.errors import UsageError
 from labctl.judge import recorded
 from labctl.judge.check import Verdict
-from labctl.record.events import read_events
 from labctl.record.history import History
+from labctl.record.lines import read_events
 from labctl.reports import html, ladder, ladder_text, markdown, mermaid
 from labctl.reports.ladder import ladder_of
 from labctl.reports.terminal import LiveProgress

@@ -12,7 +12,8 @@ from labctl.backends import Message
 from labctl.backends.capabilities import Lack
 from labctl.judge import recorded
 from labctl.judge.check import NotKnown, NotPassed
-from labctl.record.events import StepEvent, TroubleEvent, read_events
+from labctl.record.events import StepEvent, TroubleEvent
+from labctl.record.lines import read_events
 from labctl.record.store import RunFolder, new_folder
 from labctl.run.runner import Session, Silent, outcome
 from tests.fake import FakeBackend, play, scenario

@@ -226,9 +226,8 @@ class Scene:
     def seen(self, host: str, ends: Ends) -> list[tuple[float, Socket]]:
         """When looks showed a connection, and its socket then."""
         if host not in self._sightings:
-            self._sightings[host] = Looks(self.history, host, lambda _: True)
-        looks = self._sightings[host]
-        return [(looks.times[s.look], s.socket) for s in looks.seen.get(ends, ())]
+            self._sightings[host] = Looks(self.history, host)
+        return list(self._sightings[host].shown(ends))
 
     def captured(self, host: str | None) -> bool:
         """Whether all segments of a host were captured."""
@@ -340,7 +339,7 @@ def _together(one: Timeline, other: Timeline) -> bool:
 def readable(look: SocketsEvent) -> bool:
     """Whether a look says anything."""
     try:
-        return look.sockets is not None
+        return look.came is not None
     except SsParseError:
         return False
 

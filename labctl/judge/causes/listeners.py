@@ -38,7 +38,7 @@ def _full(host: str, scene: Scene) -> Iterator[Cause]:
     for look in scene.looks(host):
         if "LISTEN" not in look.text:
             continue
-        for socket in look.sockets:
+        for socket in look.came:
             if socket.is_listener and queue_is_full(socket) and socket.local.end not in seen:
                 seen.add(socket.local.end)
                 evidence, holders = told(scene.history, look, [socket])

@@ -24,8 +24,9 @@ from labctl.ground.errors import LabError
 from labctl.ground.reading import loads
 from labctl.judge.result import RunResult, now
 from labctl.language.scenario import Scenario
-from labctl.record.events import Event, read_event
+from labctl.record.events import Event
 from labctl.record.history import History
+from labctl.record.lines import read_event
 from labctl.record.store import RunFolder
 from labctl.run.guests import Kernel, assembled, cache, find, initramfs, qemu, root
 from labctl.run.guests.apt import kept
