@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import socket
 import struct
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from labctl.cli import commands as cli
 from labctl.ground.errors import UsageError
@@ -17,6 +20,7 @@ from labctl.imports.files import Capture
 from labctl.judge.causes.rules import causes
 from labctl.judge.rejudge import judge
 from labctl.judge.result import RunResult
+from labctl.record.timelines import timelines
 from labctl.reports.ladder_text import ladders
 from tests.captured import (
     BEGUN,
@@ -407,3 +411,57 @@ def test_what_was_overtaken(tmp_path: Path) -> None:
 def test_a_keepalive_is_no_retransmission(tmp_path: Path) -> None:
     run = both(tmp_path, [*handshake(), *probes(1.0, 2.0), LATER])
     assert marks(run)[3:5] == ["keepalive", "keepalive"]
+
+
+# --- Whatever a file has --------------------------------------------------------------------------
+
+ENDS = (SERVER, CLIENT, "10.0.0.3:40001", "10.0.0.9:8000", "127.0.0.1:9")
+numbers = st.sampled_from([0, 1, 100, 101, 102, 900, 901, 902, 2**31, 2**32 - 1])
+segments = st.builds(
+    Sent,
+    st.floats(0, 5),
+    st.sampled_from(ENDS),
+    st.sampled_from(ENDS),
+    st.sampled_from([0, SYN, SYN | ACK, ACK, FIN | ACK, RST, RST | ACK, SYN | FIN, 63]),
+    numbers,
+    numbers,
+    st.sampled_from([0, 1, 5, 1460]),
+    st.booleans(),
+    st.sampled_from([0, 1000]),
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
+@given(st.lists(segments, min_size=1, max_size=25), st.booleans(), st.floats(-4, 4))
+def test_any_segments_make_a_run_that_can_be_told(
+    tmp_path: Path, sent: list[Sent], two: bool, ahead: float
+) -> None:
+    """Hosts that keep to no rule: an error that says what is wrong, or a run with its picture,
+    causes and verdicts."""
+    folder = Path(tempfile.mkdtemp(dir=tmp_path))
+    files = {"server": pcap(folder / "a", frames(sent, SERVER))}
+    if two:
+        files["client"] = pcap(folder / "b", frames(sent, CLIENT, ahead))
+    try:
+        run = imported(folder, files)
+    except UsageError as exc:
+        assert "have no segment in common" in str(exc) or "has no TCP segment" in str(exc)
+        return
+    assert ladders([run])
+    claims = folder / "claims.yaml"
+    claims.write_text(
+        f"title: claims\nhosts: {{server: {{}}, {'client' if two else 'peer'}: {{}}}}\nsteps: []\n"
+        "expect:\n"
+        "  - path: {server: [SYN-RECV, ESTAB, closed]}\n"
+        "  - lasted: {server: ESTAB, for: 1s}\n"
+        "  - segments: {from: server, lost: true}\n"
+    )
+    assert len(judge(run.folder, claims)) == 3
+    for host in run.history.hosts:
+        for timeline in timelines(run.history, host):
+            moments = [span.begin for span in timeline.spans]
+            moments += [span.end for span in timeline.spans if span.end]
+            for moment in moments:
+                assert moment.earliest <= moment.at <= moment.latest
+            begins = [span.begin.at for span in timeline.spans]
+            assert begins == sorted(begins), timeline
