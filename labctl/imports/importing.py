@@ -15,8 +15,8 @@ from struct import Struct
 
 from labctl.ground.errors import UsageError
 from labctl.imports.calls import read_calls, ways_of
+from labctl.imports.census import MOST_PACKETS, Tally, Wanted, choose, count, gather
 from labctl.imports.census import Key as CensusKey
-from labctl.imports.census import Tally, Wanted, choose, count, gather
 from labctl.imports.clocks import Clock, Point, compare
 from labctl.imports.ends import (
     Names,
@@ -138,7 +138,7 @@ def load(captures: Mapping[str, Path], wanted: Wanted) -> Imported:
     chosen = choose(counted)
     notes, seen = [], []
     for (host, file), numbers in zip(files.items(), chosen.numbers, strict=True):
-        heads, beyond = gather(file, wanted, numbers)
+        heads, beyond = gather(file, wanted, numbers, MOST_PACKETS // len(files))
         seen.append(read(heads, host))
         if beyond:
             notes.append(f"the last {beyond:,} packets of {file.path.name} had no room")

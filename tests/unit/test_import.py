@@ -134,6 +134,27 @@ def test_loopback_alone(tmp_path: Path) -> None:
     assert judge(run.folder) == []
 
 
+def test_a_packet_that_several_interfaces_show_is_one(tmp_path: Path) -> None:
+    """As `-i any` does where containers are: there is a router between, on the host itself."""
+    data = Sent(0.5, SERVER, CLIENT, ACK, 901, 101, 100)
+    answer = Sent(0.6, CLIENT, SERVER, ACK, 101, 1001)
+    once = frames([*handshake(), data, answer], SERVER)
+    again = [(t + 3e-5, d[:22] + bytes([d[22] - 1]) + d[23:]) for t, d in once]
+    counted = [
+        (t, d[:18] + struct.pack("!H", 1 + n) + d[20:])
+        for n, pair in enumerate(zip(once, again, strict=True))
+        for t, d in pair
+    ]
+    run = imported(tmp_path, {"server": pcap(tmp_path / "a", counted)})
+    assert marks(run) == [""] * len(once)
+
+
+def test_what_is_sent_twice_is_two(tmp_path: Path) -> None:
+    data = [Sent(t, SERVER, CLIENT, ACK, 901, 101, 100) for t in (0.5, 0.7)]
+    run = alone(tmp_path, [*handshake(), *data, *closed(1.0)])
+    assert marks(run)[3:5] == ["", "retransmitted"]
+
+
 # --- What lies between ----------------------------------------------------------------------------
 
 
