@@ -52,7 +52,6 @@ LATER = 3600.0
 EDGE = 2e-6
 """Seconds after its last packet until which a file is taken to go: times of a run are no finer."""
 ETHERNET = {4: bytes(12) + b"\x08\x00", 6: bytes(12) + b"\x86\xdd"}
-COMMON_CLOCK = Clock(bound=0.0)
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,7 @@ def load(captures: Mapping[str, Path], wanted: Wanted) -> Imported:
     if any(a.what.mark[0] != b.what.mark[0] for each in matched.values() for a, b in each):
         seen = [[unmarked(s) for s in each] for each in seen]
     mine = owners(seen, matched)
-    clocks = [COMMON_CLOCK, *([_clock(matched, mine[1], files)] if len(seen) == 2 else [])]
+    clocks = [Clock(), *([_clock(matched, mine[1], files)] if len(seen) == 2 else [])]
     found = [
         _File(host, file.path, segments, clock, frozenset(own))
         for (host, file), segments, clock, own in zip(
@@ -278,8 +277,8 @@ def record(found: Imported, folder: Path) -> None:
 
 def _scenario(found: Imported) -> str:
     names = " ".join(f"{file.host}={file.path.name}" for file in found.files)
-    names_ = dict.fromkeys([*found.hosts, OTHERS])  # a scenario has two hosts at least
-    hosts = ", ".join(f"{host}: {{}}" for host in list(names_)[: max(2, len(found.hosts))])
+    known = found.hosts if len(found.hosts) > 1 else [*found.hosts, OTHERS]  # it needs two
+    hosts = ", ".join(f"{host}: {{}}" for host in known)
     title = "".join(sign for sign in names if sign.isprintable() and sign not in '"\\$')
     return f'title: "{title}"\nhosts: {{{hosts}}}\nsteps: []\n'
 
