@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from labctl.record.events import (
         AddressEvent,
         CallEvent,
+        CaptureEvent,
         CountersEvent,
         Event,
         ExecEvent,
@@ -47,6 +48,7 @@ __all__ = [
     "Address",
     "AddressEvent",
     "CallEvent",
+    "CaptureEvent",
     "CountersEvent",
     "Event",
     "ExecEvent",

@@ -59,14 +59,10 @@ class Capture:
             reader = _Reader(self, file)
             try:
                 yield from reader.packets()
-            except (_Torn, EOFError):  # the latter is gzip's
+            except EOFError:  # also gzip's own
                 self.torn = reader.begun
             except (OSError, zlib.error) as exc:
                 raise reader.error(f"it can't be read on: {exc}") from exc
-
-
-class _Torn(Exception):
-    """The file ends within a packet."""
 
 
 @contextmanager
@@ -112,18 +108,18 @@ class _Reader:
         return UsageError(f"{self._path}: at byte {self.begun}: {what}")
 
     def take(self, size: int) -> bytes:
-        """The next octets. Raises _Torn if the file has no more."""
+        """The next octets. Raises EOFError if the file has no more."""
         found = self._file.read(size)
         self.at += len(found)
         if len(found) < size:
-            raise _Torn
+            raise EOFError
         return found
 
     def packets(self) -> Iterator[Packet]:
         """All packets, from the file's beginning on."""
         try:
             first = self.take(4)
-        except _Torn:
+        except EOFError:
             raise self.error("it is empty, and no capture") from None
         for order in "<>":
             (word,) = Struct(f"{order}I").unpack(first)
@@ -138,7 +134,7 @@ class _Reader:
     def _pcap(self, order: str, tick: int) -> Iterator[Packet]:
         try:
             major, minor, _, link = Struct(f"{order}HH12sI").unpack(self.take(20))
-        except _Torn:
+        except EOFError:
             raise self.error("the head of the file is cut short") from None
         if major != 2:
             raise self.error(f"pcap of version {major}.{minor}; this reads version 2")
@@ -157,7 +153,7 @@ class _Reader:
         found = self._file.read(size)
         self.at += len(found)
         if found and len(found) < size:
-            raise _Torn
+            raise EOFError
         return found
 
     # --- pcapng -----------------------------------------------------------------------------------

@@ -278,7 +278,7 @@ class History:
     def without_calls(self) -> str:
         """Why the record has nothing of processes and their calls, if so."""
         if self.imported:
-            return "a capture does not show what processes do"
+            return "a capture does not show what processes do; import their calls (--strace)"
         return next((e.text for (_, probe), e in self.trouble.items() if probe == "calls"), "")
 
     def misses_inside(self, host: str) -> bool:

@@ -73,7 +73,8 @@ class SegmentsPattern(Model):
         inside = [
             host for host in history.hosts if {*about} <= {host} and history.misses_inside(host)
         ]
-        unseen = [host for host in history.hosts if not history.captured(host)]
+        known = history.imported or history.hosts
+        unseen = [host for host in history.hosts if host not in known]
         blind = self.to not in unseen and self.from_ in (None, *unseen) and bool(unseen)
         counts = self._telling(certain, math.inf if inside or blind else len(matching))
         results = {self.enough(count) for count in counts}
