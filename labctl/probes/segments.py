@@ -88,6 +88,7 @@ class _Flow:
 
     first: int
     following: int
+    base: tuple[int, int] = (0, 0)
     last_ack: tuple[int, int] | None = None
     peer_window: int | None = None
 
@@ -126,6 +127,8 @@ def _mark(found: Iterable[Passage]) -> Iterator[Segment]:
         probe = just_behind and seen.length <= 1 and flow.peer_window == 0 and not _closes(seen)
         bare = not seen.span and seen.flags == ("ACK",)
         position = (seen.ack, seen.window)
+        base = (flow.first, other.first if other else 0)
+        flow.base = base = flow.base if flow.base == base else base  # one for all that have it
         yield Segment(
             t=passage.sent,
             arrived=passage.arrived,
@@ -143,7 +146,7 @@ def _mark(found: Iterable[Passage]) -> Iterator[Segment]:
             zero_window=seen.window == 0 and "RST" not in seen.flags and "SYN" not in seen.flags,
             probe=probe,
             dropped=passage.drop,
-            base=(flow.first, other.first if other else 0),
+            base=base,
             timestamps=seen.timestamps,
             scope=seen.scope,
         )
