@@ -26,14 +26,14 @@ INSIDE = ("127.", "[::1]:")
 Key = tuple[Any, ...]
 
 
-@lru_cache(1 << 16)
+@lru_cache(1 << 12)
 def stays_inside(source: str, target: str) -> bool:
     """Whether segments between two ends never leave their host: several hosts may have the same
     address."""
     return source.startswith(INSIDE) or target.startswith(INSIDE) or _selfsame(source, target)
 
 
-@lru_cache(1 << 16)
+@lru_cache(1 << 12)
 def _selfsame(source: str, target: str) -> bool:
     return source.rpartition(":")[0] == target.rpartition(":")[0]
 

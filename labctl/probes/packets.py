@@ -7,7 +7,7 @@ leaves to dpkt only options other than the usual timestamps.
 from __future__ import annotations
 
 from functools import lru_cache
-from socket import AF_INET, AF_INET6, IPPROTO_TCP, inet_ntoa, inet_ntop
+from socket import AF_INET, AF_INET6, IPPROTO_TCP, inet_ntop
 from struct import Struct
 from sys import intern
 
@@ -82,7 +82,7 @@ def read_packet(host: str, at: float, data: bytes, whole: int = 0) -> Observatio
 def endpoints(key: bytes) -> Ends:
     """The source and the target that IPv4 addresses and ports are, as they are on the wire."""
     source, target, sport, dport = ENDS.unpack(key)
-    return intern(f"{inet_ntoa(source)}:{sport}"), intern(f"{inet_ntoa(target)}:{dport}")
+    return _endpoint(source, sport), _endpoint(target, dport)
 
 
 def _timestamps(options: bytes) -> tuple[int, int] | None:
@@ -106,8 +106,12 @@ def _flags(bits: int) -> tuple[str, ...]:
     return tuple(name for name, bit in FLAG_BITS.items() if bits & bit)
 
 
-@lru_cache(1 << 16)
 def _endpoint(address: bytes, port: int) -> str:
+    return intern(f"{_host(address)}:{port}")
+
+
+@lru_cache(1 << 10)
+def _host(address: bytes) -> str:
     if len(address) == 4:
-        return f"{inet_ntop(AF_INET, address)}:{port}"
-    return f"[{inet_ntop(AF_INET6, address)}]:{port}"
+        return inet_ntop(AF_INET, address)
+    return f"[{inet_ntop(AF_INET6, address)}]"

@@ -91,6 +91,7 @@ class _Flow:
 
     first: int
     following: int
+    base: tuple[int, int] = (0, 0)
     last_ack: tuple[int, int] | None = None
     peer_window: int | None = None
     acked: int | None = None
@@ -135,6 +136,8 @@ def _mark(found: Iterable[Passage], lab: Known) -> Iterator[Segment]:
         keepalive = asks and not probe and idle
         bare = not seen.span and seen.flags == ("ACK",)
         position = (seen.ack, seen.window)
+        base = (flow.first, other.first if other else 0)
+        flow.base = base = flow.base if flow.base == base else base  # one for all that have it
         yield Segment(
             t=passage.sent,
             arrived=passage.arrived,
@@ -152,7 +155,7 @@ def _mark(found: Iterable[Passage], lab: Known) -> Iterator[Segment]:
             zero_window=seen.window == 0 and "RST" not in seen.flags and "SYN" not in seen.flags,
             probe=probe,
             dropped=passage.drop,
-            base=(flow.first, other.first if other else 0),
+            base=base,
             timestamps=seen.timestamps,
             scope=seen.scope,
             unseen=unseen,

@@ -132,7 +132,7 @@ class Address:
         return f"{host}{device}:{'*' if self.port is None else self.port}"
 
 
-@lru_cache(1 << 16)
+@lru_cache(1 << 13)
 def _end(address: Address) -> str:
     host = "" if address.wildcard else address.unmapped
     return f"[{host}]:{address.port}" if ":" in host else f"{host}:{address.port}"
@@ -253,7 +253,7 @@ def parse_ss(text: str) -> tuple[Socket, ...]:
 
 
 # Thousands of sockets share few peers and timers, and each look has the addresses of the last one.
-@lru_cache(1 << 16)
+@lru_cache(1 << 13)
 def _address(host: str, interface: str | None, port: str | None) -> Address:
     return Address(host.strip("[]"), int(port) if port else None, interface)
 

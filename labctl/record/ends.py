@@ -14,7 +14,7 @@ def ends_of(event: StateEvent) -> Ends:
     return _plain(event.local), "" if remote.endswith((":0", ":None")) else remote
 
 
-@lru_cache(1 << 16)
+@lru_cache(1 << 12)
 def _plain(endpoint: str) -> str:
     host, _, port = endpoint.rpartition(":")
     return Address(host.strip("[]"), int(port) if port.isdigit() else None).end

@@ -217,7 +217,7 @@ class SocketsEvent(Event):
     @property
     def sockets(self) -> tuple[Socket, ...]:
         """The sockets that were there, without the engine's own. Raises SsParseError."""
-        return self.came if self.gone is None else tuple(_shown_by(self).sockets(self.t))
+        return self.came if self.gone is None else _put_together(self)
 
     @property
     def came(self) -> tuple[Socket, ...]:
@@ -269,23 +269,27 @@ class Shown:
         return (aged(socket, t - at) for at, socket in self.there.values())
 
 
-_SHOWN: dict[str, tuple[SocketsEvent, Shown]] = {}
-"""The look of each host that was put together last, which the next is mostly the one after."""
+_LATEST: dict[str, tuple[SocketsEvent, Shown, tuple[Socket, ...]]] = {}
+"""The look of each host that was put together last; the next is mostly the one after it."""
 
 
-def _shown_by(look: SocketsEvent) -> Shown:
-    last, shown = _SHOWN.get(look.host, (None, Shown()))
+def _put_together(look: SocketsEvent) -> tuple[Socket, ...]:
+    last, shown, found = _LATEST.get(look.host, (None, Shown(), ()))
+    if last is look:
+        return found
     path: list[SocketsEvent] = []
     each: SocketsEvent | None = look
     while each and each is not last:
         path.append(each)
         each = None if each.gone is None else each.__dict__.get("_before")
+    _LATEST.pop(look.host, None)  # in case one can't be parsed
     if each is None:
         shown = Shown()
     for each in reversed(path):
         shown.follow(each)
-    _SHOWN[look.host] = look, shown
-    return shown
+    found = tuple(shown.sockets(look.t))
+    _LATEST[look.host] = look, shown, found
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,8 @@ class ProcessState:
     exit: int | None = None
     signal: str | None = None
     calls: list[CallEvent] = field(default_factory=list)
+    last: dict[str, CallEvent] = field(default_factory=dict)  # of each name
+    received: int = 0
     entered: CallEvent | None = None
     under_way: dict[int, CallEvent] = field(default_factory=dict)  # by task
     watch: str | None = None
@@ -97,6 +99,8 @@ class ProcessState:
             self.obeys |= event.name == "await"
             if event.phase == "done":
                 self.calls.append(event)
+                self.last[event.name] = event
+                self.received += (event.result or 0) if event.name == "recv" else 0
         elif isinstance(event, UnseenEvent):
             but = [name for name in event.but if self.unseen is None or name in self.unseen.but]
             self.unseen = dataclasses.replace(event, but=but)

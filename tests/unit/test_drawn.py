@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from base64 import b64encode
 from pathlib import Path
 
@@ -111,6 +112,21 @@ def test_what_is_put_together_in_batches_is_as_if_it_were_at_once(tmp_path: Path
     assert [s.time for s in parts] == [s.time for s in whole]
     assert {*parts} == {*whole}
     assert len(whole) == 1500 * 6 + 1
+
+
+def test_what_is_not_drawn_takes_little_memory(tmp_path: Path) -> None:
+    """Of four times as many connections no more are drawn: the others only take their places."""
+
+    def peak(connections: int) -> int:
+        folder = bench_records.record(tmp_path / str(connections), connections)
+        run = recorded.load(folder)
+        tracemalloc.start()
+        ladder_of(run)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    assert peak(1600) < 2.5 * peak(400)
 
 
 def test_a_capture_of_what_is_forwarded_is_read_whole(busy: History) -> None:

@@ -140,6 +140,12 @@ def test_the_state_of_a_process() -> None:
     close = CallEvent(1.2, "p", "h", 2, "done", "close", "close")
     history.add(close)
     assert (state.entered, state.calls) == (None, [close])
+    for t, count in ((1.21, 5), (1.22, 7)):
+        history.add(CallEvent(t, "p", "h", 2, "done", "recv", "recv", result=count))
+    failed = CallEvent(1.23, "p", "h", 2, "done", "recv", "recv", errno="ECONNRESET")
+    history.add(failed)
+    assert state.received == 12
+    assert state.last == {"close": close, "recv": failed}
     history.add(OutputEvent(1.3, "p", "h", "a"))
     history.add(OutputEvent(1.4, "p", "h", "b\n"))
     assert state.output == "ab\n"

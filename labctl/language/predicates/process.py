@@ -95,7 +95,7 @@ class ProcessPattern(Model):
         ended = "killed" if state.signal else "exited"
         waits = self.state == AWAITING and state.awaits
         failed = _failed(self.errno, state) or _failed(None, state)
-        received = _received(state)
+        received = state.received
         return Facts(
             process=AWAITING if waits else "running" if state.running else ended,
             exit=state.exit,
@@ -142,7 +142,7 @@ class ProcessPattern(Model):
         if self.received is not None and (unknown_why := _unrecorded("recv", state)):
             yield None, f"received: {unknown_why}"
         elif self.received is not None:
-            received = _received(state)
+            received = state.received
             reading = [call for call in state.under_way.values() if _reads_on(call)]
             most = received + sum(map(_at_most, reading))
             if reading and not self.received.settled(received, most):
@@ -165,8 +165,8 @@ class ProcessPattern(Model):
 
 def _outcome(name: str, state: ProcessState) -> str:
     """The result of the last call of that name."""
-    calls = [call for call in state.calls if call.name == name]
-    return (calls[-1].errno or "ok") if calls else "not done"
+    call = state.last.get(name)
+    return (call.errno or "ok") if call else "not done"
 
 
 def _failed(errno: str | None, state: ProcessState) -> CallEvent | None:
@@ -175,8 +175,8 @@ def _failed(errno: str | None, state: ProcessState) -> CallEvent | None:
     close its sockets."""
     if state.entered and not state.watch:
         return None
-    last = {call.name if state.watch else "": call for call in state.calls}
-    found = [call for call in last.values() if call.errno and errno in (None, call.errno)]
+    last = state.last.values() if state.watch else state.calls[-1:]
+    found = [call for call in last if call.errno and errno in (None, call.errno)]
     return max(found, key=lambda call: call.t, default=None)
 
 
@@ -189,10 +189,6 @@ def _unrecorded(name: str, state: ProcessState) -> str:
     if state.watch == "calls" and name in ("recv", "send"):
         return "what a program reads and writes is not seen; set 'watch: io'"
     return _missed(state) if state.unseen and name not in state.unseen.but else ""
-
-
-def _received(state: ProcessState) -> int:
-    return sum(call.result or 0 for call in state.calls if call.name == "recv")
 
 
 def _ended(state: ProcessState) -> str:

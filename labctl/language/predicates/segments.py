@@ -68,8 +68,8 @@ class SegmentsPattern(Model):
         segments = self._since(history)
         if self.since_first is not None and not segments:
             return Finding("fail", claimed, f"no {' '.join(self.since_first)}")
-        matching = [(s, match) for s in segments if (match := self.matches(s)) is not False]
-        certain = sum(match is True for _, match in matching)
+        matching = [s for s in segments if self.matches(s) is not False]
+        certain = sum(self.matches(s) is True for s in matching)
         inside = [
             host for host in history.hosts if {*about} <= {host} and history.misses_inside(host)
         ]
@@ -79,10 +79,10 @@ class SegmentsPattern(Model):
         counts = self._telling(certain, math.inf if inside or blind else len(matching))
         results = {self.enough(count) for count in counts}
         lines = tuple(
-            f"{s.time:.6f} {s.sender} -> {s.receiver}: {s.summary}" for s, _ in matching[:12]
+            f"{s.time:.6f} {s.sender} -> {s.receiver}: {s.summary}" for s in matching[:12]
         )
         most = None if inside or blind else len(matching)
-        ends = connections(s for s, _ in matching[:12])
+        ends = connections(matching[:12])
         measured = Facts(count=Range(certain, most), connections=ends)
         if len(results) == 1:
             return decided(results.pop(), claimed, str(certain), measured, *lines)
