@@ -7,7 +7,8 @@
     e  traffic in a lab, which captures and traces, against bare namespaces
     f  a lesson in a guest against the same on namespaces
     g  a server whose calls are watched against the same unwatched
-    h  a byte between two containers and back, while `labctl watch` watches and while it does not
+    h  an import of captures with a million packets
+    i  a byte between two containers and back, while `labctl watch` watches and while it does not
 
 Machines differ, so what counts is ratios within one run. The sides take turns, A B A B, each sample
 in fresh processes; a ratio is the median over the pairs, and the spread its least and greatest.
@@ -41,7 +42,7 @@ from labctl.backends.netns import backend as netns
 from labctl.ground.errors import LabctlError
 from labctl.run.guests import qemu
 from labctl.run.places import DEFAULT_OS
-from tests import bench_calls, bench_records, bench_traffic, bench_watch
+from tests import bench_calls, bench_imports, bench_records, bench_traffic, bench_watch
 from tests.bench_records import EVENTS_EACH, cost
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -355,10 +356,18 @@ def watched_servers(pairs: int) -> Rows:
                 yield Row(name, ours, theirs, goal)
 
 
+def captures(_: int) -> Rows:
+    with tempfile.TemporaryDirectory() as folder:
+        files = bench_imports.captures(Path(folder), 10**6)
+        found = cost([*LABCTL, "import", *files, "--out", folder])
+        yield Row("h  import of 10^6 packets : 60 s", [found.seconds], [60.0], 1.0)
+        yield Row("h  the same : 500 MB", [found.megabytes], [500.0], 1.0, unit="MB")
+
+
 def beside_a_watch(pairs: int) -> Rows:
     with bench_watch.containers(need_images().peer) as (watched, unwatched):
         ours, theirs = take_turns(pairs, watched, unwatched)
-    yield Row("h  round trip, watched : unwatched", ours, theirs, 1.1, unit="us")
+    yield Row("i  round trip, watched : unwatched", ours, theirs, 1.1, unit="us")
 
 
 FORMS = ("ladder", "html", "junit", "markdown", "mermaid")
@@ -372,7 +381,8 @@ PARTS: dict[str, list[Callable[[int], Rows]]] = {
     "e": [traffic],
     "f": [lesson_in_a_guest],
     "g": [watched_servers],
-    "h": [beside_a_watch],
+    "h": [captures],
+    "i": [beside_a_watch],
 }
 NOTES = {
     "a": "The script polls every 50 ms. The lesson's own wait: from the kill until the kernel has "
@@ -386,7 +396,8 @@ NOTES = {
     "e": "The same program makes 2,000 connections, in a lab and between two bare namespaces.",
     "f": "From the guest's saved state, with virtual time.",
     "g": "Below a supervisor, in a network namespace; by strace the same calls, for comparison.",
-    "h": "Three containers are watched; the medians of 3,000 round trips between two of them.",
+    "h": "Two captures of 2,000 connections, of which every tenth is reset.",
+    "i": "Three containers are watched; the medians of 3,000 round trips between two of them.",
 }
 
 

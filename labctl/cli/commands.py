@@ -25,6 +25,7 @@ from labctl.cli.arguments import (
     shipped_names,
 )
 from labctl.cli.exits import EXIT, INTERRUPTED
+from labctl.cli.imports import import_
 from labctl.cli.matrix import matrix
 from labctl.cli.run import run
 from labctl.cli.watch import watch
@@ -123,12 +124,21 @@ def main() -> None:
 @runs_argument
 @last_option
 @click.option(
-    "--scenario", "claims", type=click.Path(path_type=Path), metavar="FILE",
-    help="Judge them by the claims of this file, instead of their own.",
-)  # fmt: skip
+    "--scenario",
+    "claims",
+    type=click.Path(path_type=Path),
+    metavar="CLAIMS",
+    help="Judge what this file claims, not what the run's own scenario does.",
+)
 @click.option("--format", "form", default="table", type=click.Choice(["table", "json"]))
 def check(runs: tuple[str, ...], last: bool, claims: Path | None, form: str) -> int:
-    """Judge recorded runs again, from their folders alone. RUN is as in `labctl report`."""
+    """Judge recorded runs again, from their folders alone. RUN is as in `labctl report`.
+
+    \b
+    Examples:
+      labctl check --last
+      labctl check RUN --scenario claims.yaml
+    """
     from labctl.cli import chosen
     from labctl.judge.check import overall
     from labctl.judge.rejudge import judge
@@ -415,5 +425,5 @@ def kernels_fetch(names: tuple[str, ...], os: str | None) -> None:
         root.ensure(suite, tell)
 
 
-for command in (*labs.COMMANDS, matrix, run, watch):
+for command in (*labs.COMMANDS, import_, matrix, run, watch):
     main.add_command(command)

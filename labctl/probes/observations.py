@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,8 +14,8 @@ FLAG_BITS = {"SYN": 0x02, "FIN": 0x01, "RST": 0x04, "PSH": 0x08, "ACK": 0x10, "U
 """The flags of RFC 9293, section 3.1, in the order in which they are shown."""
 MODULUS = 1 << 32
 MARKS = (
-    "retransmitted", "duplicate ACK", "zero window", "window probe", "lost", "under way",
-    "injected",
+    "retransmitted", "duplicate ACK", "zero window", "window probe", "keepalive", "out of order",
+    "lost", "under way", "injected",
 )  # fmt: skip
 """What may be special about a segment, in the order of its summary."""
 FLIGHT = 0.25
@@ -102,13 +103,22 @@ class Injection:
 class Known:
     """What is known of a lab beside its captures: the host of each address, when the run began
     (CLOCK_REALTIME, in seconds), the segments that steps lost and injected, and how many seconds a
-    segment may be under way at most."""
+    segment may be under way at most. `watched` says from when to when each host was captured, if
+    not all were all the time."""
 
     owners: Mapping[str, str]
     origin: float
     losses: Sequence[Loss] = ()
     injections: Sequence[Injection] = ()
     flight: float = FLIGHT
+    watched: Mapping[str, tuple[float, float]] | None = None
+
+    def watches(self, host: str | None, t: float) -> bool:
+        """Whether a host was captured at that time, and a moment later."""
+        if self.watched is None:
+            return True
+        since, until = self.watched.get(host or "", (math.inf, -math.inf))
+        return since <= t <= until
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +128,9 @@ class Segment:
     `t` is when it left and `arrived` when it arrived, in seconds of the run; either is None if no
     capture saw it. `seq` and `ack` count from the connection's first ones, as Wireshark shows them;
     `base` has those. `dropped` is the index of the step that lost it. `crafted`: a step sent it.
-    `pending`: it may still arrive. `scope` is the host within which its addresses are valid, if
-    that is not the whole lab.
+    `pending`: it may still arrive. `unseen`: one of its ends was not captured then, so nobody knows
+    when it left, or whether it arrived. `overtaken`: what was sent later came first. `scope` is the
+    host within which its addresses are valid, if that is not the whole lab.
     """
 
     t: float | None
@@ -143,16 +154,19 @@ class Segment:
     timestamps: tuple[int, int] | None = None
     pending: bool = False
     scope: str = ""
+    unseen: bool = False
+    keepalive: bool = False
+    overtaken: bool = False
 
     @property
     def injected(self) -> bool:
         """Whether a step sent it, or nobody in the lab."""
-        return self.crafted or self.t is None
+        return self.crafted or (self.t is None and not self.unseen)
 
     @property
     def lost(self) -> bool:
         """Whether it left and never arrived."""
-        return self.t is not None and self.arrived is None and not self.pending
+        return self.t is not None and self.arrived is None and not self.pending and not self.unseen
 
     @property
     def flight(self) -> float:
@@ -186,8 +200,8 @@ class Segment:
     def marks(self) -> tuple[str, ...]:
         """Those of MARKS that it has."""
         has = (
-            self.retransmitted, self.duplicate_ack, self.zero_window, self.probe, self.lost,
-            self.pending, self.injected,
+            self.retransmitted, self.duplicate_ack, self.zero_window, self.probe, self.keepalive,
+            self.overtaken, self.lost, self.pending, self.injected,
         )  # fmt: skip
         return tuple(mark for mark, present in zip(MARKS, has, strict=True) if present)
 

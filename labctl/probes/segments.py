@@ -8,8 +8,8 @@ lab sent was injected.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from labctl.ground.reading import MAX_RECORD, read_file
@@ -30,7 +30,7 @@ class Captures:
         self._segments: list[Segment] | None = None
         self.late: list[int] = []
         """The numbers of those segments that were under way longer than any should be."""
-        self._extra: tuple[int, int, float] | None = None
+        self._extra: tuple[object, ...] | None = None
         self._owners: Mapping[str, str] = {}
 
     @classmethod
@@ -48,7 +48,7 @@ class Captures:
 
     def segments(self, known: Known) -> list[Segment]:
         """See `match`. Losses and injections may only become more."""
-        extra = len(known.losses), len(known.injections), known.flight
+        extra = len(known.losses), len(known.injections), known.flight, known.watched
         if self._segments is None or extra != self._extra or known.owners != self._owners:
             for host in [*self._unread]:
                 self._read += read_packets(host, bytes(self._unread.pop(host)))
@@ -60,7 +60,10 @@ class Captures:
 
 def match(observations: Iterable[Observation], known: Known) -> list[Segment]:
     """Segments in order of time; see `pairing.passages`."""
-    return list(_mark(passages(observations, known)))
+    found = list(_mark(passages(observations, known), known))
+    for number in _overtaken(found):
+        found[number] = replace(found[number], overtaken=True)
+    return found
 
 
 @dataclass(slots=True)
@@ -71,11 +74,12 @@ class _Flow:
     following: int
     last_ack: tuple[int, int] | None = None
     peer_window: int | None = None
+    acked: int | None = None
 
 
-def _mark(found: Iterable[Passage]) -> Iterator[Segment]:
+def _mark(found: Iterable[Passage], lab: Known) -> Iterator[Segment]:
     """Segments with relative numbers and what is special about each (like Wireshark's analysis:
-    retransmission, duplicate ACK, zero window, zero window probe).
+    retransmission, duplicate ACK, zero window, zero window probe, keepalive).
 
     A retransmission has numbers that the same host has sent before. Segments that nobody in the lab
     sent do not count there, and neither do RSTs (RFC 9293, section 3.10.7.4)."""
@@ -85,6 +89,8 @@ def _mark(found: Iterable[Passage]) -> Iterator[Segment]:
         if passage.injection:
             yield _forged(passage, passage.injection)
             continue
+        unseen = _unseen(passage, lab)
+        sent = passage.sent is not None or unseen
         there = (seen.scope, seen.source, seen.target)
         back = (seen.scope, seen.target, seen.source)
         known, theirs = flows.get(there), flows.get(back)
@@ -96,7 +102,7 @@ def _mark(found: Iterable[Passage]) -> Iterator[Segment]:
             other = theirs if "ACK" in seen.flags else None
         if other is None and "ACK" in seen.flags and "RST" not in seen.flags:
             other = _Flow((seen.ack - 1) % MODULUS, seen.ack)
-        if passage.sent is not None:
+        if sent:
             flows[there] = flow
             if other is not None:
                 flows[back] = other
@@ -104,7 +110,10 @@ def _mark(found: Iterable[Passage]) -> Iterator[Segment]:
                 del flows[back]
         behind = _before(seen.seq, flow.following)
         just_behind = behind and (flow.following - seen.seq) % MODULUS == 1
-        probe = just_behind and seen.length <= 1 and flow.peer_window == 0 and not _closes(seen)
+        asks = just_behind and seen.length <= 1 and not _closes(seen)
+        probe = asks and flow.peer_window == 0
+        idle = not seen.length and flow.acked == flow.following
+        keepalive = asks and not probe and idle
         bare = not seen.span and seen.flags == ("ACK",)
         position = (seen.ack, seen.window)
         yield Segment(
@@ -119,23 +128,48 @@ def _mark(found: Iterable[Passage]) -> Iterator[Segment]:
             flags=seen.flags,
             length=seen.length,
             window=seen.window,
-            retransmitted=bool(seen.span) and behind and not probe and passage.sent is not None,
-            duplicate_ack=bare and position == flow.last_ack,
+            retransmitted=bool(seen.span) and behind and not (probe or keepalive) and sent,
+            duplicate_ack=bare and position == flow.last_ack and not keepalive,
             zero_window=seen.window == 0 and "RST" not in seen.flags and "SYN" not in seen.flags,
             probe=probe,
             dropped=passage.drop,
             base=(flow.first, other.first if other else 0),
             timestamps=seen.timestamps,
             scope=seen.scope,
+            unseen=unseen,
+            keepalive=keepalive,
         )
-        if passage.sent is None:
+        if not sent:
             continue
         end = (seen.seq + seen.span) % MODULUS
         if "RST" not in seen.flags and _before(flow.following, end):
             flow.following = end
         flow.last_ack = position if bare else None
         if other is not None and "ACK" in seen.flags:
-            other.peer_window = seen.window
+            other.peer_window, other.acked = seen.window, seen.ack
+
+
+def _overtaken(found: Sequence[Segment]) -> Iterator[int]:
+    """The numbers of those segments that arrived after what their end had sent later."""
+    latest: dict[tuple[str, str, str], float] = {}
+    for number in sorted(
+        (n for n, s in enumerate(found) if s.t is not None and s.arrived is not None),
+        key=lambda n: found[n].arrived or 0.0,
+    ):
+        segment = found[number]
+        way = segment.scope, segment.source, segment.target
+        before, sent = latest.get(way, -1.0), segment.t or 0.0
+        if sent < before and (segment.length or {"SYN", "FIN"} & {*segment.flags}):
+            yield number
+        latest[way] = max(before, sent)
+
+
+def _unseen(passage: Passage, known: Known) -> bool:
+    """Whether it may have left, or arrived, where nobody captured it then."""
+    if passage.sent is None:
+        return not known.watches(passage.sender, (passage.arrived or 0.0) - known.flight)
+    lone = passage.arrived is None and passage.drop is None
+    return lone and not known.watches(passage.receiver, passage.sent + known.flight)
 
 
 def _forged(passage: Passage, injection: Injection) -> Segment:

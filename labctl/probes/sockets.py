@@ -192,6 +192,10 @@ class Socket:
 class SsParseError(ValueError):
     """Text that `ss` does not print; the message names the line."""
 
+    def __init__(self, line: int, text: str) -> None:
+        super().__init__(f"line {line} of ss is not understood: {text!r}")
+        self.line, self.text = line, text
+
 
 _ADDRESS = r"(\[[^]\s]+\]|[^][%:\s]+)(?:%([^:\s]+))?:(?:(\d{1,5})|\*)"
 # print_ms_timer() writes 119min, 1min59sec, 59sec, 020ms, and nothing at all for 0. From one to ten
@@ -226,7 +230,7 @@ def parse_ss(text: str) -> tuple[Socket, ...]:
         if found is None:
             number = text.count("\n", 0, position) + 1
             line = text[position:].split("\n", 1)[0]
-            raise SsParseError(f"line {number} of ss is not understood: {line!r}")
+            raise SsParseError(number, line)
         position = found.end()
         part = found.groups()
         state, recv_q, send_q = part[:3]

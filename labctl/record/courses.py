@@ -139,12 +139,7 @@ class Causes:
         grown = history.growth(host, COOKIES) if host in history.sockets else None
         self._no_cookies, self._cookies = grown == 0, bool(grown)
         self._latest: tuple[Ends | None, list[Course]] = None, []  # one's lives come in turn
-        probes = history.lab.environment.get("probes", ()) if history.lab else ()
-        self._complete = (
-            "capture" in probes
-            and (host, "capture") not in history.trouble
-            and not history.misses_inside(host)
-        )
+        self._complete = history.captured(host) and not history.misses_inside(host)
 
     @cached_property
     def _passed(self) -> dict[Ends, list[Passed]]:

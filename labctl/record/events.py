@@ -21,9 +21,10 @@ from labctl.probes.holders import Number
 from labctl.probes.observations import Observation
 from labctl.probes.sockets import RESOLVER, Socket, StateName, lab_sockets, parse_ss
 
-VERSION = 4
+VERSION = 5
 """Raise it when an older labctl can't read the history. 1: before histories had a version;
-3: resets; 4: calls of programs, and holders of sockets, and what became of segments."""
+3: resets; 4: calls of programs, and holders of sockets, and what became of segments;
+5: captures from elsewhere."""
 READS = range(1, VERSION + 1)
 
 
@@ -345,6 +346,22 @@ class AddressEvent(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class CaptureEvent(Event):
+    """A capture from elsewhere ends: since when it has all that its host saw, and the `file` that
+    it was. Times in the file were `ahead` seconds later at `since`, and gained `drift` seconds a
+    second, which is None if nothing tells; so they are right to within `bound` seconds, or nobody
+    knows."""
+
+    kind = "capture"
+    host: str
+    file: str
+    since: float
+    ahead: float = 0.0
+    drift: float | None = None
+    bound: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class TroubleEvent(Event):
     """A probe could not see: what it reports is incomplete from here on."""
 
@@ -375,6 +392,7 @@ KINDS: dict[str, type[Event]] = {
         InjectEvent,
         NetEvent,
         AddressEvent,
+        CaptureEvent,
         TroubleEvent,
     )
 }

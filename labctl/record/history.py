@@ -10,6 +10,7 @@ recorded run is the same fold, event by event.
 from __future__ import annotations
 
 import dataclasses
+import math
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -24,6 +25,7 @@ from labctl.probes.sockets import RESOLVER, canonical
 from labctl.record.events import (
     AddressEvent,
     CallEvent,
+    CaptureEvent,
     CountersEvent,
     Event,
     InjectEvent,
@@ -114,6 +116,8 @@ class History:
         self.injected: list[InjectEvent] = []
         self.tallies: dict[tuple[str, int], int] = {}
         self.inward: set[str] = set()  # hosts that calls or the trace saw connect to themselves
+        self.imported: dict[str, CaptureEvent] = {}
+        """The captures from elsewhere, by host; none in a lab, whose hosts are all captured."""
         self.slowed: dict[str, float] = {}  # how many seconds longer each host's packets may take
         self.derived: dict[str, tuple[Any, Any]] = {}  # results of others, and up to where
         self.step = -1  # the index of the last one that began
@@ -168,6 +172,8 @@ class History:
             case AddressEvent():
                 self.owners = self.owners.moved(event.address, event.host, event.t)
                 self._behind.clear()
+            case CaptureEvent():
+                self.imported[event.host] = event
             case TroubleEvent():
                 self.trouble[event.host, event.probe] = event
 
@@ -210,14 +216,15 @@ class History:
         owners, epoch, now = self.owners, self.lab.epoch, self.now
         losses = [Loss(e.drop, o) for e in self.losses if (o := _since(e, epoch))]
         injected = [Injection(e.seq, e.ack, o) for e in self.injected if (o := _since(e, epoch))]
-        whole = self.captures.segments(Known(owners, epoch, losses, injected, self.flight))
+        known = Known(owners, epoch, losses, injected, self.flight, self._windows)
+        whole = self.captures.segments(known)
         found = whole[: bisect_right(whole, now, key=lambda segment: segment.time)]
         for index in range(
             bisect_right(whole, now - self.flight, key=lambda s: s.time), len(found)
         ):
             each = found[index]
             came = each.arrived is not None and each.arrived <= now
-            if not came and each.t is not None and each.dropped is None:
+            if not came and each.t is not None and each.dropped is None and not each.unseen:
                 found[index] = dataclasses.replace(each, arrived=None, pending=True)
         for index in self.captures.late:
             if index < len(found) and (found[index].arrived or 0.0) > now:
@@ -235,6 +242,23 @@ class History:
         return list(dict.fromkeys(self.owners.values()))
 
     @property
+    def _windows(self) -> Mapping[str, tuple[float, float]] | None:
+        """From when to when each host was captured; None in a lab, where all are. Beside what is
+        watched there are others."""
+        if self.imported:
+            return {host: (event.since, event.t) for host, event in self.imported.items()}
+        if not self.without_calls:
+            return None
+        gaps = {host: event.t for (host, probe), event in self.trouble.items()
+                if probe in ("capture", "loopback")}  # fmt: skip
+        return {host: (gaps.get(host, 0.0), math.inf) for host in self.hosts}
+
+    @property
+    def unattended(self) -> bool:
+        """Whether only segments tell what programs did: there are no calls."""
+        return bool(self.imported or self.without_calls)
+
+    @property
     def without_calls(self) -> str:
         """Why the record has nothing of processes and their calls, if so: it is of a watch."""
         return next((e.text for (_, probe), e in self.trouble.items() if probe == "calls"), "")
@@ -244,6 +268,11 @@ class History:
         probes = self.lab.environment.get("probes", ()) if self.lab else ()
         troubled = (host, "loopback") in self.trouble
         return troubled or (host in self.inward and "loopback" not in probes)
+
+    def captured(self, host: str) -> bool:
+        """Whether all segments of a host's link were captured."""
+        everywhere = self.watched_by("capture") and (host, "capture") not in self.trouble
+        return everywhere and (not self.imported or host in self.imported)
 
     def growth(self, host: str, counter: str) -> int | None:
         """How much a counter has grown since the run began; None if the kernel has no such counter.

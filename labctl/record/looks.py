@@ -79,6 +79,7 @@ class Looks:
     be parsed does not count."""
 
     def __init__(self, history: History, host: str, chosen: Callable[[Ends], bool]) -> None:
+        self._sampling = math.inf if history.imported else SAMPLING
         self.times: list[float] = []
         self.seen: dict[Ends, list[Sighting]] = {}
         self.listening: dict[Ends, list[Sighting]] = {}
@@ -103,7 +104,7 @@ class Looks:
         """When a change happened that this look is the first to show. `ss` runs a little after the
         look's `t`."""
         t = self.times[look]
-        return Moment(max(self.before(look), t - SAMPLING), t + SAMPLING, seen=t)
+        return Moment(max(self.before(look), t - self._sampling), t + SAMPLING, seen=t)
 
     def after(self, t: float, until: float) -> float | None:
         """The time of the first look from `t` on, before `until`."""

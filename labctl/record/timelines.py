@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, zip_longest
@@ -25,12 +26,17 @@ from labctl.probes.observations import stays_inside
 from labctl.probes.sockets import Ends, State
 from labctl.record.courses import Bounds, Causes, Course
 from labctl.record.history import History
+from labctl.record.inferred import Inferred, inferred
 from labctl.record.looks import FOLLOWING, SAMPLING, Looks, Sighting, reachable
 from labctl.record.moments import Moment
 from labctl.record.traced import Life, Wire, traced_lives
 
 CLOSED = "closed"
 """The end of the states: nothing is left of the connection."""
+
+
+VAGUE = 0.1
+"""Seconds from which on it matters that nobody knows when a state ended."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,12 @@ class Span:
     state: State
     begin: Moment
     end: Moment | None = None
+
+    @property
+    def vague(self) -> float | None:
+        """From when on it may have been over long before it certainly was, if that is so."""
+        end = self.end
+        return end.earliest if end and end.at - end.earliest > VAGUE else None
 
     def lasted(self, now: float) -> tuple[float, float]:
         """How many seconds it lasted, at least and at most."""
@@ -54,7 +66,8 @@ class Timeline:
     """One connection as one of its ends saw it: `incarnation` counts those of the same addresses.
 
     `traced` says whether the kernel reported its transitions; if not, the looks may have missed
-    states between two spans. `gap` says why something may be missing although it did.
+    states between two spans. `inferred`: only segments tell of it. `gap` says why something may be
+    missing although it did.
     """
 
     local: str
@@ -63,11 +76,18 @@ class Timeline:
     spans: tuple[Span, ...]
     traced: bool
     gap: str | None = None
+    inferred: bool = False
 
     @property
     def closed(self) -> bool:
         """Whether nothing is left of it."""
-        return self.spans[-1].end is not None
+        return self.spans[-1].end is not None and not self.lost_sight
+
+    @property
+    def lost_sight(self) -> bool:
+        """Whether nobody knows when its last state ended, or whether it did."""
+        end = self.spans[-1].end
+        return self.inferred and end is not None and end.latest == math.inf
 
     @property
     def states(self) -> tuple[State, ...]:
@@ -87,7 +107,7 @@ class Timeline:
     @property
     def complete(self) -> bool:
         """Whether nothing can have missed a state."""
-        return self.traced and self.gap is None
+        return (self.traced or self.inferred) and self.gap is None
 
     @property
     def name(self) -> str:
@@ -111,6 +131,8 @@ def timelines(
 ) -> list[Timeline]:
     """Every connection of a host, or the `chosen` ones, in order of appearance, up to the history's
     end."""
+    if history.imported:
+        return _of_captures(history, host, chosen)
     traced = is_traced(history)
     troubles = [
         history.trouble[host, probe]
@@ -130,6 +152,36 @@ def timelines(
     for trouble in troubles:
         found = [replace(t, gap=trouble.text) if _beginning(t) < trouble.t else t for t in found]
     return sorted(found, key=_beginning)
+
+
+def _of_captures(history: History, host: str, chosen: Callable[[Ends], bool]) -> list[Timeline]:
+    """The connections of a host of which captures from elsewhere tell, and those that only looks
+    showed."""
+    found = list(_numbered(map(_inferred, inferred(history, host, chosen))))
+    told = {timeline.ends for timeline in found}
+    looks, causes = Looks(history, host, chosen), Causes(history, host, chosen)
+    for key in looks.seen.keys() - told:
+        found += _numbered(_sampled(key, looks, (), False, causes))
+    return sorted(found, key=_beginning)
+
+
+def _inferred(found: Inferred) -> Timeline:
+    """A connection of which only segments tell."""
+    moments = [moment for _, moment in found.turns]
+    spans = [
+        Span(state, begin, end)
+        for (state, begin), end in zip_longest(found.turns, moments[1:])
+        if state is not None
+    ]
+    return Timeline(*found.ends, 1, tuple(spans), traced=False, gap=found.gap, inferred=True)
+
+
+def _numbered(found: Iterable[Timeline]) -> Iterator[Timeline]:
+    """The same, those of the same ends numbered."""
+    times: Counter[Ends] = Counter()
+    for timeline in found:
+        times[timeline.ends] += 1
+        yield replace(timeline, incarnation=times[timeline.ends])
 
 
 def is_traced(history: History) -> bool:

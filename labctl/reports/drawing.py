@@ -16,6 +16,7 @@ from math import ceil
 from labctl.probes.sockets import Ends
 from labctl.reports.lanes import Host, hosts
 from labctl.reports.rows import (
+    UNKNOWN,
     Arrow,
     Bar,
     Call,
@@ -373,13 +374,13 @@ class _Pen:
 
     def _bar(self, bar: Bar, y: float, until: float) -> list[Shape]:
         host = self.hosts[bar.host]
-        if not bar.state:
+        if bar.state in ("", UNKNOWN):
             return []
         since, lanes = host.lanes[bar.ends]
         lane = lanes[bisect_right(since, bar.t) - 1]
         x = host.x + host.outward * lane * host.lane
         width = max(2.0, host.lane - 2)
-        box = Box(x - width / 2, y - 4, width, max(3.0, until - y), f"bar s-{bar.state.lower()}")
+        box = Box(x - width / 2, y - 4, width, max(3.0, until - y), _bar_classes(bar))
         local, remote = bar.ends
         ends = f"{local} – {remote}" if remote else local
         parts: list[Line | Box] = [box]
@@ -459,8 +460,14 @@ def _look(look: Look) -> str:
     return "\n".join((head, *look.lines))
 
 
+def _bar_classes(bar: Bar) -> str:
+    return f"bar s-{bar.state.lower()}" + (" inferred" if bar.inferred else "")
+
+
 def _seen(bar: Bar) -> str:
     what = bar.state or "gone"
+    if bar.inferred:
+        return f"{what} from {bar.t:.6f} s, inferred from segments"
     if bar.exact:
         return f"{what} from {bar.t:.6f} s, by the kernel's tracepoint"
     if bar.by_syn:

@@ -21,7 +21,7 @@ from labctl.reports.rows import Bar, Judged, Left, Look, Row, Step
 
 CONNECTIONS = 100
 """How many connections to draw at most: first those that calls, faults and verdicts are about, then
-the first ones of the run."""
+those that lost something or were reset, then the first ones of the run."""
 ROWS = 20_000
 """How many rows to draw at most, from the beginning and from the end."""
 LOOK_LINES = 50
@@ -58,7 +58,8 @@ def choose(history: History, segments: Sequence[Segment], verdicts: Sequence[Ver
     if len(first) <= CONNECTIONS:
         return Drawn()
     about = _about(history, segments, verdicts)
-    order = sorted(first, key=lambda key: (key not in about, first[key]))
+    bad = {_key((s.source, s.target)) for s in segments if "RST" in s.flags or s.lost}
+    order = sorted(first, key=lambda key: (key not in about, key not in bad, first[key]))
     chosen, others = order[:CONNECTIONS], order[CONNECTIONS:]
     drawn = frozenset(chosen) | {key[::-1] for key in chosen}
     left = [s.time for s in segments if (s.source, s.target) not in drawn]

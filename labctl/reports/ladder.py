@@ -46,6 +46,7 @@ from labctl.record.timelines import Timeline, timelines
 from labctl.reports.drawn import Drawn, choose, cut, lines
 from labctl.reports.proofs import marks
 from labctl.reports.rows import (
+    UNKNOWN,
     Arrow,
     Bar,
     Call,
@@ -159,6 +160,8 @@ def _arrow(segment: Segment, connections: dict[Ends, int]) -> Arrow:
         "duplicate ACK": segment.duplicate_ack,
         "zero window": segment.zero_window,
         "window probe": segment.probe,
+        "keepalive": segment.keepalive,
+        "out of order": segment.overtaken,
     }
     return Arrow(
         segment.time,
@@ -231,15 +234,21 @@ def _bars(told: Iterable[tuple[str, Timeline]], connections: dict[Ends, int]) ->
     for host, timeline in told:
         ends = timeline.local, timeline.remote
         number = _number(connections, ends) if timeline.remote else 0
-        turns: list[tuple[str, Moment]] = [(span.state, span.begin) for span in timeline.spans]
+        turns: list[tuple[str, Moment]] = []
+        for span in timeline.spans:
+            turns.append((span.state, span.begin))
+            if timeline.inferred and span.vague:
+                since = max(span.begin.at, span.vague)
+                turns.append((UNKNOWN, Moment(since, since, since)))
         if last := timeline.spans[-1].end:
-            turns.append(("", last))
+            turns.append((UNKNOWN if timeline.lost_sight else "", last))
         for state, moment in turns:
             exact = moment.guess is None and moment.seen is None
             by_syn = moment.seen is None and not exact and state == State.SYN_RECV
             found.append(
-                Bar(moment.at, None, host, ends, number, state, exact, moment.seen, by_syn)
-            )
+                Bar(moment.at, None, host, ends, number, state, exact, moment.seen, by_syn,
+                    timeline.inferred)
+            )  # fmt: skip
     found.sort(key=lambda bar: bar.t)
     following: dict[tuple[str, Ends], float] = {}
     for index in reversed(range(len(found))):

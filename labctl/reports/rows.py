@@ -92,8 +92,8 @@ class Life(Row):
 class Bar(Row):
     """A socket is in `state` (in the spelling of `ss`; empty: it is gone) until `until`, which is
     None if the run ended first. `exact`: the kernel's tracepoint says so. Otherwise `ss` showed it
-    at `seen`, or the SYN did (`by_syn`), or else the peer's FIN. `connection` counts from 1, and is
-    0 for a listener."""
+    at `seen`, or the SYN did (`by_syn`), or else the peer's FIN. `inferred`: only segments tell of
+    it. `connection` counts from 1, and is 0 for a listener."""
 
     until: float | None
     host: str
@@ -103,6 +103,7 @@ class Bar(Row):
     exact: bool
     seen: float | None
     by_syn: bool = False
+    inferred: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +211,8 @@ class Ladder:
     @property
     def states(self) -> list[str]:
         """The states that sockets were in, each once, in order of appearance."""
-        return list(dict.fromkeys(r.state for r in self.rows if isinstance(r, Bar) and r.state))
+        states = (r.state for r in self.rows if isinstance(r, Bar))
+        return [state for state in dict.fromkeys(states) if state not in ("", UNKNOWN)]
 
     def number(self, connection: int) -> str:
         """`#2`, to distinguish connections; empty if there is at most one."""
@@ -231,12 +233,20 @@ def unmarked_words(ladder: Ladder, arrow: Arrow) -> str:
     return " ".join(filter(None, (ladder.number(arrow.connection), arrow.ports, arrow.label)))
 
 
+UNKNOWN = "unknown"
+"""In the place of a state: nobody knows whether the socket is still in the last one."""
+INFERRED = "~"
+"""Before a state that is inferred from segments."""
+
+
 def state_words(ladder: Ladder, bar: Bar) -> str:
-    """`FIN-WAIT-2 #2`; a listener with its address; `gone` for a socket that is gone."""
+    """`FIN-WAIT-2 #2`; a listener with its address; `gone` for a socket that is gone. A state that
+    is inferred has a sign before it."""
     name = bar.ends[0] if not bar.ends[1] else ladder.number(bar.connection)
     if bar.connection in ladder.inward:  # both of its ends are here
         name = f"{name} {port(bar.ends[0])}"
-    return f"{bar.state or 'gone'} {name}".strip()
+    sign = INFERRED if bar.inferred and bar.state != UNKNOWN else ""
+    return f"{sign}{bar.state or 'gone'} {name}".strip()
 
 
 def port(endpoint: str) -> str:

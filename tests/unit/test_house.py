@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FLOORS = ("ground", "probes", "backends", "record", "lab", "language", "judge", "run", "reports")
+FLOORS = (
+    "ground", "probes", "backends", "record", "lab", "language", "judge", "imports", "run",
+    "reports",
+)  # fmt: skip
 """From the ground up: a room may import from its own floor and from those below. What has no floor
 here stands above them all: commands, the plugin of pytest, and labs for people's own tests."""
 MOST_LINES = 500

@@ -232,11 +232,7 @@ class Scene:
 
     def captured(self, host: str | None) -> bool:
         """Whether all segments of a host were captured."""
-        history = self.history
-        return (
-            host in history.hosts and history.watched_by("capture")
-            and (str(host), "capture") not in history.trouble
-        )  # fmt: skip
+        return host in self.history.hosts and self.history.captured(str(host))
 
     def grown(self, host: str, *counters: str) -> int:
         """By how much these counters have grown, all together."""

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import takewhile
 
 from labctl.judge.causes.cause import Cause, Scene, begins, line
 from labctl.judge.causes.descriptors import Descriptor
@@ -45,7 +46,11 @@ def causes(scene: Scene) -> Iterator[Cause]:
             if "RST" in segment.flags and host not in seen and asked[host] < MOST:
                 seen.add(host)
                 asked[host] += 1
-                if found := _of(_Reset(segment, segments[:number], scene)):
+                reset = _Reset(segment, segments[:number], scene)
+                found = _of(reset)
+                if found is None and scene.history.unattended:
+                    found = _likely(reset)
+                if found:
                     yield found
 
 
@@ -225,6 +230,8 @@ def _foreign(reset: _Reset) -> Cause | None:
 def _refused(reset: _Reset, syn: Segment) -> Cause | None:
     host, t = reset.host, reset.t
     history = reset.scene.history
+    if history.imported:
+        return None  # looks are rare there, and a listener may have come and gone
     if not reset.scene.looks(host) or {(host, "ss"), (host, "trace")} & history.trouble.keys():
         return None
     port = reset.segment.source.rpartition(":")[2]
@@ -363,6 +370,58 @@ def _orphaned(reset: _Reset) -> Cause | None:
     )  # fmt: skip
     counter = (f"TcpExtTCPAbortOnMemory: {counted}",) if counted else ()
     return replace(found, evidence=(*found.evidence, *counter), certain=most is not None)
+
+
+# --- RSTs of which only segments tell -------------------------------------------------------------
+
+
+def _likely(reset: _Reset) -> Cause | None:
+    """What most often lies behind such a RST, and what would tell."""
+    if reset.segment.injected or reset.segment.inside:
+        return None
+    asked = reset.trigger
+    if reset.state is State.SYN_SENT:
+        return None  # it answers what its SYN does not fit
+    if asked and begins(asked) and reset.active:
+        name, port = f"{asked.source} -> {asked.target}", asked.target.rpartition(":")[2]
+        found = Cause(
+            "connect-refused", reset.host, reset.t,
+            f"{reset.host} refused {name}: nobody listened on port {port} there, or a firewall "
+            "refused in its name: its sockets and rules would tell",
+            "start the server first, or have the client try again", name, reset.proof(asked),
+            (NOBODY,),
+        )  # fmt: skip
+    elif not reset.active and reset.answered:
+        found = reset.cause(
+            "reset-no-socket",
+            f"by then it had no socket for what {reset.answered.source} sent, or had closed it: "
+            "its sockets or calls would tell since when",
+            "", NOBODY, reset.answered,
+        )  # fmt: skip
+    elif probes := _unanswered_probes(reset):
+        found = reset.cause(
+            "timeout-keepalive",
+            f"{len(probes)} keepalive probes had no answer, so it gave up",
+            "", "tcp(7), SO_KEEPALIVE", *probes[-3:],
+        )  # fmt: skip
+    elif reset.active and reset.spoke and not reset.fin:
+        ways = "with SO_LINGER 1 0, or its listener closed before it was accepted"
+        if any(s.length for s in reset.came):
+            ways = f"with data unread, or {ways}"
+        found = reset.cause(
+            "reset-by-close", f"its program closed it {ways}: its calls would tell",
+            "read to the end of file before close, and leave SO_LINGER as it is", UNREAD,
+        )  # fmt: skip
+    else:
+        return None
+    return replace(found, certain=False)
+
+
+def _unanswered_probes(reset: _Reset) -> list[Segment]:
+    """The keepalive probes that its host had sent last, since it last heard from its peer."""
+    heard = reset.came[-1].arrived or 0.0 if reset.came else 0.0
+    found = takewhile(lambda s: s.keepalive and s.time > heard, reversed(reset.sent))
+    return [*found][::-1]
 
 
 ENDED: dict[Callable[[_Reset], Cause | None], tuple[str, ...]] = {

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from labctl.ground import errnos
-from labctl.judge.causes.cause import Cause, Scene, line
+from labctl.judge.causes.cause import Cause, Scene, begins, line
 from labctl.judge.causes.descriptors import Descriptor, arguments
 from labctl.probes.observations import Segment
 from labctl.probes.sockets import State
@@ -22,6 +22,8 @@ GIVING_UP = (
     State.ESTAB, State.CLOSE_WAIT, State.FIN_WAIT_1, State.CLOSING, State.LAST_ACK
 )  # fmt: skip
 """The states in which a side waits for an acknowledgement."""
+PATIENT = 1.0
+"""Seconds after which no answer to a first SYN is worth a word: then it is sent again."""
 SLACK = 0.3
 """Seconds by which a timer may seem to end early: it begins with what is sent, not acknowledged."""
 RETRIES = "tcp(7), tcp_retries2; RFC 1122, section 4.2.3.5"
@@ -33,8 +35,27 @@ ABORTED = "TcpExtTCPAbortOnTimeout"
 def causes(scene: Scene) -> Iterator[Cause]:
     """A cause for each call that timed out, and for each connection of which no call tells that."""
     yield from _calls(scene)
+    if scene.history.unattended:
+        yield from _in_vain(scene)
     for host in scene.history.hosts:
         yield from _given_up(host, scene)
+
+
+def _in_vain(scene: Scene) -> Iterator[Cause]:
+    """Connections that somebody asked for, as far as only segments tell: without any answer."""
+    for segments in scene.conversations:
+        host, asked = segments[0].sender, segments[0].source
+        if host is None or not all(begins(s) and s.source == asked for s in segments):
+            continue
+        if scene.history.now - segments[0].time < PATIENT or segments[0].inside:
+            continue
+        tries = f"{len(segments)} SYNs" if len(segments) > 1 else "its SYN"
+        name = f"{asked} -> {segments[0].target}"
+        yield Cause(
+            "no-answer", host, segments[-1].time,
+            f"{host} had no answer to {tries} of {name}; {_fate(segments, 0, scene)}", "", name,
+            tuple(map(line, segments[-3:])), (SYN,), certain=scene.captured(host),
+        )  # fmt: skip
 
 
 def _given_up(host: str, scene: Scene) -> Iterator[Cause]:
@@ -140,6 +161,8 @@ def _own(found: Sequence[Segment], host: str) -> str:
 def _fate(sent: Sequence[Segment], answers: int, scene: Scene) -> str:
     """What became of segments without an answer."""
     there = sent[-1].receiver
+    if any(s.unseen and s.arrived is None for s in sent):
+        return "whether they arrived, a capture of the peer would tell"
     lost = [s for s in sent if s.dropped is not None or s.lost]
     if lost and not all(s.dropped is not None for s in lost) and not scene.captured(there):
         return "whether they arrived, a capture of the peer would tell"

@@ -14,6 +14,8 @@ def judge_counter(host: str, counter: str, wanted: Comparison, history: History)
     growth = history.growth(host, counter)
     if growth is None:
         actual = f"this kernel has no counter {counter}"
+        if history.imported:
+            actual = "a capture has no counters"
         return Finding("unknown", claimed, actual)
     measured = Facts(count=Range(growth, growth))
     return decided(wanted.holds(growth), claimed, str(growth), measured)

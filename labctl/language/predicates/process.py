@@ -67,6 +67,8 @@ class ProcessPattern(Model):
         """The finding for one process."""
         claimed = Claimed(name, str(self), (name,), self._wanted)
         state = history.processes.get(name)
+        if state is None and history.imported:
+            return Finding("unknown", claimed, "a capture does not show what processes do")
         if state is None and history.without_calls:
             return Finding("unknown", claimed, history.without_calls)
         if state is None:

@@ -73,12 +73,14 @@ class SegmentsPattern(Model):
         inside = [
             host for host in history.hosts if {*about} <= {host} and history.misses_inside(host)
         ]
-        counts = self._telling(certain, math.inf if inside else len(matching))
+        unseen = [host for host in history.hosts if not history.captured(host)]
+        blind = self.to not in unseen and self.from_ in (None, *unseen) and bool(unseen)
+        counts = self._telling(certain, math.inf if inside or blind else len(matching))
         results = {self.enough(count) for count in counts}
         lines = tuple(
             f"{s.time:.6f} {s.sender} -> {s.receiver}: {s.summary}" for s, _ in matching[:12]
         )
-        most = None if inside else len(matching)
+        most = None if inside or blind else len(matching)
         ends = connections(s for s, _ in matching[:12])
         measured = Facts(count=Range(certain, most), connections=ends)
         if len(results) == 1:
@@ -87,6 +89,12 @@ class SegmentsPattern(Model):
             text = f"{', '.join(inside)} has a connection to itself that was not captured"
             text += "; move one of its ends elsewhere"
             return Finding("unknown", claimed, text, (), measured)
+        if blind or any(s.unseen for s, match in matching if match is None):
+            text = (
+                f"{certain}, and what {', '.join(unseen) or 'one end'} sent or got is not all known"
+            )
+            hint = "watch it, too" if history.without_calls else "import a capture of it, too"
+            return Finding("unknown", claimed, f"{text}; {hint}", lines, measured)
         text = f"{certain}, and {len(matching) - certain} still under way; wait a moment before"
         return Finding("unknown", claimed, text, lines, measured)
 
@@ -120,7 +128,7 @@ class SegmentsPattern(Model):
     def matches(self, segment: Segment) -> bool | None:
         """Whether a segment is one of these; None if that depends on whether it will arrive."""
         matches = (
-            segment.t is not None
+            (segment.t is not None or segment.unseen)
             and segment.crafted == self.injected
             and self.from_ in (None, segment.sender)
             and self.to in (None, segment.receiver)
@@ -129,7 +137,8 @@ class SegmentsPattern(Model):
             and self.retransmitted in (None, segment.retransmitted)
         )
         if matches and self.lost is not None:
-            return None if segment.pending else self.lost == segment.lost
+            doubtful = segment.pending or (segment.unseen and segment.arrived is None)
+            return None if doubtful else self.lost == segment.lost
         return matches
 
     def enough(self, count: int) -> bool:

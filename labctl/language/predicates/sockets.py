@@ -140,7 +140,10 @@ class HostSockets:
         claimed = Claimed(host, str(self), (host,), wanted)
         seen = history.sockets.get(host)
         if seen is None:
-            return Finding("unknown", claimed, "no look at its sockets")
+            why = "no look at its sockets"
+            if history.imported:
+                why = "a capture shows no sockets; import a look of ss with it (--ss)"
+            return Finding("unknown", claimed, why)
         if trouble := history.trouble.get((host, "ss")):
             return Finding("unknown", claimed, trouble.text)
         connections = [s for s in seen.sockets if s.connection]

@@ -1,0 +1,1 @@
+"""Captures from elsewhere: they become a run directory, as if a lab had recorded them."""

@@ -1,0 +1,155 @@
+"""A lesson's own captures, stripped of everything else, imported: what that says against what the
+whole record does."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from labctl.imports import importing
+from labctl.imports.census import Wanted
+from labctl.judge import recorded
+from labctl.judge.causes.rules import causes
+from labctl.judge.result import RunResult
+from labctl.probes.segments import FILE_HEADER
+from labctl.record.timelines import Timeline, timelines
+from labctl.reports.ladder import rows
+from labctl.reports.rows import UNKNOWN, Bar
+
+RECORD = struct.Struct("<IIII")
+AHEAD, DRIFT = 3.0, 50e-6
+"""How the second capture's clock is off."""
+SLACK = 0.02
+"""Seconds between a packet's capture and what a busy kernel makes of it."""
+FLOAT = 1e-6
+"""Seconds to which times since 1970 are exact as floats."""
+MAYBE = {"reset-unread", "reset-linger", "reset-queue", "time-wait-overflow", "orphans-limit"}
+"""What the whole record may say where segments only say that a program closed it, or had."""
+ENDS = ("reset-", "connect-", "timeout-", "no-answer")
+"""How the causes begin that say why a connection ended."""
+
+
+@dataclass(frozen=True)
+class Stripped:
+    """An import of one or two of a lesson's captures, and the record that it comes from. `hosts`
+    are the real names of the import's hosts."""
+
+    whole: RunResult
+    run: RunResult
+    found: importing.Imported
+    hosts: dict[str, str]
+
+    @property
+    def later(self) -> float:
+        """How many seconds the import begins after the record."""
+        mine, theirs = self.run.history.lab, self.whole.history.lab
+        assert mine and theirs
+        return mine.epoch - theirs.epoch
+
+
+def off(content: bytes, ahead: float, drift: float) -> bytes:
+    """A capture by a clock that is ahead, and gains."""
+    found, at, begun = [FILE_HEADER], len(FILE_HEADER), 0
+    while at < len(content):
+        seconds, nanos, kept, length = RECORD.unpack_from(content, at)
+        t = seconds * 10**9 + nanos
+        begun = begun or t
+        t += round(ahead * 1e9) + round(drift * (t - begun))
+        found.append(RECORD.pack(t // 10**9, t % 10**9, kept, length))
+        found.append(content[at + RECORD.size : at + RECORD.size + kept])
+        at += RECORD.size + kept
+    return b"".join(found)
+
+
+def stripped(run: Path, folder: Path, only: str = "") -> Stripped | None:
+    """Imports the captures of a recorded run, or only that of one host; None if it has none with
+    segments."""
+    whole = recorded.load(run)
+    files: dict[str, Path] = {}
+    for host in (host for host in whole.hosts if only in ("", host)):
+        content = (run / f"{host}.pcap").read_bytes()
+        if len(content) > len(FILE_HEADER):
+            late = bool(files)
+            files[host] = folder / f"{host}.pcap"
+            files[host].write_bytes(off(content, AHEAD * late, DRIFT * late))
+    if not files or len(files) > 2:
+        return None
+    out = folder / "imported"
+    out.mkdir()
+    found = importing.load(files, Wanted())
+    importing.record(found, out)
+    other = next((host for host in whole.hosts if host not in files), "")
+    hosts = {host: host for host in files} | ({importing.OTHERS: other} if other else {})
+    return Stripped(whole, recorded.load(out), found, hosts)
+
+
+def clock(found: Stripped) -> Iterator[str]:
+    """Where the offset is not within its bound."""
+    for file in found.found.files[1:]:
+        times = [segment.head.nanos / 1e9 for segment in file.segments]
+        for t in (times[0], times[-1]):
+            ahead = AHEAD + DRIFT * (t - times[0]) / (1 + DRIFT)
+            error = abs(file.clock.ahead(t) - ahead)
+            if error > file.clock.bound + FLOAT:
+                yield f"{file.host}: off by {error:.6f} s, and not {file.clock.bound:.6f} s at most"
+
+
+def contradictions(found: Stripped) -> Iterator[str]:
+    """Each state in the import's picture that the connection was not in then, by the record."""
+    history = found.run.history
+    bound = max(file.clock.bound for file in found.found.files)
+    for host, real in found.hosts.items():
+        true = timelines(found.whole.history, real)
+        # What a host holds back (netem) shows late, even in its own capture.
+        slack = SLACK + bound + found.whole.history.slowed.get(real, 0.0)
+        for bar in rows(history, found.run.hosts).rows:
+            if not isinstance(bar, Bar) or bar.host != host or bar.state in ("", UNKNOWN):
+                continue
+            until = history.now if bar.until is None else bar.until
+            mine = [timeline for timeline in true if timeline.ends == bar.ends]
+            if any(not timeline.traced for timeline in mine):
+                continue  # only looks saw it, now and then
+            begin, end = bar.t + found.later, until + found.later
+            if not any(_had(timeline, bar.state, begin, end, slack) for timeline in mine):
+                had = [f"{s.state} {s.begin}-{s.end}" for t in mine for s in t.spans]
+                yield f"{host} {bar.ends}: {bar.state} {begin:.4f}-{end:.4f}; in truth {had}"
+
+
+def _had(timeline: Timeline, state: str, begin: float, end: float, slack: float) -> bool:
+    """Whether a connection may have been in a state all that time."""
+    return any(
+        span.state == state
+        and span.begin.earliest - slack <= begin
+        and (span.end is None or end <= span.end.latest + slack)
+        for span in timeline.spans
+    )
+
+
+def missing(found: Stripped) -> Iterator[str]:
+    """The connections of captured hosts of which the import shows nothing."""
+    for file in found.found.files:
+        mine = {timeline.ends for timeline in timelines(found.run.history, file.host)}
+        for timeline in timelines(found.whole.history, found.hosts[file.host]):
+            if timeline.ends not in mine:
+                yield f"{file.host}: {timeline.name}, {timeline.walk}"
+
+
+def wrong_causes(found: Stripped) -> Iterator[str]:
+    """Causes that the record does not bear out. What is not certain may stand where the record has
+    nothing to say of the connection, or something that segments do not show."""
+    whole = causes(found.whole.history, recorded.scenario_of(found.whole))
+    true: dict[str | None, set[str]] = {}
+    for cause in whole:
+        true.setdefault(cause.connection, set()).add(cause.id)
+    for cause in causes(found.run.history):
+        known = true.get(cause.connection, set())
+        told = {each for each in known if each.startswith(ENDS)}
+        if cause.id not in known and (cause.certain or told - MAYBE):
+            yield f"{cause.id}: {cause.text}; in truth {sorted(known)}"
+
+
+def ids(found: Stripped) -> list[str]:
+    """The causes of an import."""
+    return sorted({cause.id for cause in causes(found.run.history)})

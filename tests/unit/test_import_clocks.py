@@ -1,0 +1,88 @@
+"""How far two clocks are apart: the offset within its bound, whatever the delays."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from labctl.imports.clocks import Clock, compare
+
+PPM = 1e-6
+
+
+def exchange(
+    offset: float, drift: float, seconds: float, delays: tuple[float, float], seed: int = 1
+) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
+    """What goes there and back, with the least delays of each way, and now and then more."""
+    chance = random.Random(seed)
+    there, back = [], []
+    for number in range(200):
+        t = seconds * number / 199
+        late = chance.expovariate(1 / delays[0])
+        arrives = t + delays[0] + late
+        clock = arrives + offset + drift * arrives
+        there.append((clock, clock - t))
+        clock = t + offset + drift * t
+        late = chance.expovariate(1 / delays[1])
+        back.append((clock, clock - (t + delays[1] + late)))
+    return there, back
+
+
+@given(
+    st.floats(-1e5, 1e5),
+    st.floats(-200, 200),
+    st.floats(0.001, 10_000),
+    st.tuples(st.floats(1e-6, 0.5), st.floats(1e-6, 0.5)),
+    st.integers(0, 1000),
+)
+def test_the_offset_is_within_its_bound(
+    offset: float, ppm: float, seconds: float, delays: tuple[float, float], seed: int
+) -> None:
+    there, back = exchange(offset, ppm * PPM, seconds, delays, seed)
+    found = compare(there, back)
+    for t in (0.0, seconds / 2, seconds):
+        clock = t + offset + ppm * PPM * t
+        assert abs(found.ahead(clock) - (clock - t)) <= found.bound + 1e-9 * (1 + abs(offset))
+    assert found.bound <= 2 * (1 + seconds * 2 * 500e-6) * max(sum(delays), 1e-6) * 20
+
+
+def test_a_long_exchange_tells_the_drift() -> None:
+    found = compare(*exchange(3.0, 50 * PPM, 60.0, (50e-6, 50e-6)))
+    assert found.drift == pytest.approx(50 * PPM, abs=3 * PPM)
+    assert found.ahead(3.0) == pytest.approx(3.0, abs=50e-6)
+    assert found.bound < 200e-6
+    assert str(found).startswith("3.0000") and "gaining 5" in str(found)
+
+
+def test_a_short_one_does_not() -> None:
+    found = compare(*exchange(-3.0, 50 * PPM, 0.001, (50e-6, 50e-6)))
+    assert found.drift is None
+    assert str(found).endswith("for too short a time to tell its drift")
+    assert "2.99" in str(found) or "3.00" in str(found)
+    assert " s behind, give or take 0.0000" in str(found)
+
+
+def test_what_goes_one_way_bounds_one_side() -> None:
+    there, _ = exchange(3.0, 0.0, 1.0, (50e-6, 50e-6))
+    found = compare(there, [])
+    assert found.bound == math.inf
+    assert found.ahead(3.0) == pytest.approx(3.0, abs=200e-6)
+    assert "3.0000" in str(found) and "nobody knows how exactly" in str(found)
+
+
+def test_a_clock_that_was_set_meanwhile_has_a_bound_for_that() -> None:
+    there, back = exchange(3.0, 0.0, 10.0, (50e-6, 50e-6))
+
+    def later(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+        return [(t + (t > 8), d + (t > 8)) for t, d in points]
+
+    found = compare(later(there), later(back))
+    assert found.bound > 0.4
+
+
+def test_the_same_clock() -> None:
+    assert Clock().ahead(1e9) == 0.0

@@ -1,0 +1,218 @@
+"""States of a connection's ends, inferred from segments: what they prove, and no more."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from labctl.judge.result import RunResult
+from labctl.record.timelines import Timeline, timelines
+from labctl.reports.ladder import rows
+from labctl.reports.rows import UNKNOWN, Bar
+from tests.captured import CLIENT, NEAR, SERVER, Sent, alone, both, closed, handshake
+from tests.walked import ACK, FIN, RST, SYN
+
+LATER = [Sent(9.0, "10.0.0.3:50000", SERVER, SYN, 1)]
+"""Something else, long after: the captures went on."""
+WALKS = {
+    "server": ("SYN-RECV", "ESTAB", "CLOSE-WAIT", "LAST-ACK", "closed"),
+    "client": ("SYN-SENT", "ESTAB", "FIN-WAIT-1", "FIN-WAIT-2", "TIME-WAIT"),
+}
+
+
+def one(run: RunResult, host: str, ends: tuple[str, str] | None = None) -> Timeline:
+    mine = ends or ((SERVER, CLIENT) if host == "server" else (CLIENT, SERVER))
+    (found,) = (t for t in timelines(run.history, host) if t.ends == mine)
+    return found
+
+
+def walk(run: RunResult, host: str) -> tuple[str, ...]:
+    return one(run, host).walk
+
+
+def drawn(run: RunResult, host: str) -> list[tuple[str, float]]:
+    """The states in the picture, and when they begin."""
+    ends = (SERVER, CLIENT) if host == "server" else (CLIENT, SERVER)
+    bars = (r for r in rows(run.history, run.hosts).rows if isinstance(r, Bar))
+    return [(bar.state or "gone", round(bar.t, 2)) for bar in bars if bar.ends == ends]
+
+
+@pytest.mark.parametrize("host", WALKS)
+def test_an_ordinary_close(tmp_path: Path, host: str) -> None:
+    found = one(both(tmp_path, [*handshake(), *closed(1.0), *LATER]), host)
+    assert found.walk == WALKS[host]
+    assert found.inferred and not found.traced
+    assert found.complete is (host == "server")
+    for span in found.spans[:-1]:
+        assert span.end and span.end.latest < 1.2
+
+
+def test_nobody_knows_when_time_wait_ends(tmp_path: Path) -> None:
+    run = both(tmp_path, [*handshake(), *closed(1.0), *LATER])
+    found = one(run, "client")
+    assert found.lost_sight and not found.closed
+    assert found.gap == "segments do not tell whether it was still in TIME-WAIT"
+    assert found.spans[-1].lasted(run.history.now)[1] == math.inf
+    assert drawn(run, "client")[-2:] == [("TIME-WAIT", 1.1), (UNKNOWN, 1.1)]
+
+
+def test_both_close_at_once(tmp_path: Path) -> None:
+    sent = [
+        *handshake(),
+        Sent(1.0, CLIENT, SERVER, FIN | ACK, 101, 901),
+        Sent(1.0 + NEAR / 2, SERVER, CLIENT, FIN | ACK, 901, 101),
+        Sent(1.0 + 2 * NEAR, CLIENT, SERVER, ACK, 102, 902),
+        Sent(1.0 + 2 * NEAR, SERVER, CLIENT, ACK, 902, 102),
+    ]
+    run = both(tmp_path, [*sent, *LATER])
+    for host in WALKS:
+        assert walk(run, host)[2:] == ("FIN-WAIT-1", "CLOSING", "TIME-WAIT")
+
+
+def test_an_open_connection_stays_open(tmp_path: Path) -> None:
+    run = both(tmp_path, [*handshake(), *LATER])
+    assert walk(run, "client") == ("SYN-SENT", "ESTAB")
+    assert one(run, "client").spans[-1].end is None
+
+
+# --- What arrived, and what was taken -------------------------------------------------------------
+
+
+def fin(t: float) -> Sent:
+    return Sent(t, CLIENT, SERVER, FIN | ACK, 101, 901)
+
+
+def ack(t: float) -> Sent:
+    return Sent(t, SERVER, CLIENT, ACK, 901, 102)
+
+
+def test_an_acknowledgement_that_was_not_taken(tmp_path: Path) -> None:
+    """It arrived, and the FIN is repeated: a filter lies behind the capture."""
+    sent = [*handshake(), fin(1.0), ack(1.0 + 2 * NEAR), fin(1.3), ack(1.3 + 2 * NEAR)]
+    run = both(tmp_path, [*sent, *LATER])
+    assert walk(run, "client") == ("SYN-SENT", "ESTAB", "FIN-WAIT-1")
+    assert "took the ACK of its FIN" in str(one(run, "client").gap)
+    assert walk(run, "server") == ("SYN-RECV", "ESTAB", "CLOSE-WAIT")
+
+
+def test_a_fin_that_was_not_taken(tmp_path: Path) -> None:
+    run = both(tmp_path, [*handshake(), fin(1.0), fin(1.3), fin(1.9), *LATER])
+    assert walk(run, "server") == ("SYN-RECV", "ESTAB")
+    assert drawn(run, "client")[-2:] == [("FIN-WAIT-1", 1.0), (UNKNOWN, 1.9)]
+
+
+def test_a_handshake_that_a_full_queue_ignores(tmp_path: Path) -> None:
+    again = [
+        Sent(t, *ends, SYN | ACK if ends[0] == SERVER else ACK,
+             *((900, 101) if ends[0] == SERVER else (101, 901)))
+        for t, ends in [(1.0, (SERVER, CLIENT)), (1.0 + 2 * NEAR, (CLIENT, SERVER)),
+                        (3.0, (SERVER, CLIENT)), (3.0 + 2 * NEAR, (CLIENT, SERVER))]
+    ]  # fmt: skip
+    run = both(tmp_path, [*handshake(), *again, Sent(4.0, "10.0.0.3:50000", SERVER, SYN, 1)])
+    assert walk(run, "server") == ("SYN-RECV", "ESTAB")
+    begin = one(run, "server").spans[1].begin
+    assert begin.earliest > 3.0
+    assert "took the ACK" in str(one(run, "server").gap)
+    assert walk(run, "client") == ("SYN-SENT", "ESTAB")
+
+
+def test_a_record_that_ends_too_soon_to_tell(tmp_path: Path) -> None:
+    run = both(tmp_path, [*handshake(), *closed(1.0)])
+    assert walk(run, "server") == WALKS["server"]
+    assert "took the ACK of its FIN" in str(one(run, "server").gap)
+
+
+# --- Resets ---------------------------------------------------------------------------------------
+
+
+def test_a_reset_ends_both_sides(tmp_path: Path) -> None:
+    reset = Sent(1.0, SERVER, CLIENT, RST | ACK, 901, 101)
+    run = both(tmp_path, [*handshake(), reset, *LATER])
+    for host, state in (("server", "SYN-RECV"), ("client", "SYN-SENT")):
+        found = one(run, host)
+        assert found.walk == (state, "ESTAB", "closed")
+        assert found.gap is None
+
+
+def test_a_reset_after_which_the_host_goes_on(tmp_path: Path) -> None:
+    """A firewall sent it, or the other end did not take it."""
+    reset = Sent(1.0, SERVER, CLIENT, RST | ACK, 901, 101)
+    data = [Sent(2.0, CLIENT, SERVER, ACK, 101, 901, 5), Sent(2.1, SERVER, CLIENT, ACK, 901, 106)]
+    run = both(tmp_path, [*handshake(), reset, *data, *LATER])
+    assert walk(run, "server") == ("SYN-RECV", "ESTAB")
+    assert walk(run, "client") == ("SYN-SENT", "ESTAB")
+
+
+def test_a_reset_with_a_number_that_is_not_due(tmp_path: Path) -> None:
+    run = both(tmp_path, [*handshake(), Sent(1.0, SERVER, CLIENT, RST, 5000), *LATER])
+    found = one(run, "client")
+    assert found.lost_sight
+    assert found.gap == "segments do not tell whether it took the RST that came"
+
+
+def test_a_reset_that_reaches_a_deaf_host(tmp_path: Path) -> None:
+    """Nothing that came before had an answer either: a filter lies behind its capture."""
+    data = [Sent(t, SERVER, CLIENT, ACK, 901, 101, 10) for t in (1.0, 1.3, 1.9)]
+    reset = Sent(3.1, SERVER, CLIENT, RST | ACK, 911, 101)
+    found = one(both(tmp_path, [*handshake(), *data, reset, *LATER]), "client")
+    assert found.walk == ("SYN-SENT", "ESTAB")
+    assert found.lost_sight
+
+
+def test_a_reset_for_want_of_a_socket(tmp_path: Path) -> None:
+    """The server had forgotten the connection by then, nobody knows since when."""
+    sent = [*handshake(), *closed(1.0, SERVER, CLIENT), Sent(4.0, CLIENT, SERVER, ACK, 102, 902, 5),
+            Sent(4.0 + 2 * NEAR, SERVER, CLIENT, RST, 902)]  # fmt: skip
+    run = both(tmp_path, [*sent, *LATER])
+    assert [state for state, _ in drawn(run, "server")][-3:] == ["TIME-WAIT", UNKNOWN, "gone"]
+
+
+def test_what_a_closed_window_hides(tmp_path: Path) -> None:
+    """A FIN may wait behind data that can't be sent."""
+    full = Sent(1.0, SERVER, CLIENT, ACK, 901, 101, 100)
+    shut = Sent(1.0 + 2 * NEAR, CLIENT, SERVER, ACK, 101, 1001, window=0)
+    probes = [Sent(t, SERVER, CLIENT, ACK, 1000, 101) for t in (1.3, 1.9)]
+    still = [Sent(t + 2 * NEAR, CLIENT, SERVER, ACK, 101, 1001, window=0) for t in (1.3, 1.9)]
+    sent = sorted([*handshake(), full, shut, *probes, *still], key=lambda s: s.t)
+    run = both(tmp_path, [*sent, *LATER])
+    assert drawn(run, "server")[-2:] == [("ESTAB", 0.0), (UNKNOWN, 1.0)]
+
+
+# --- One capture, and connections of which not all was captured -----------------------------------
+
+
+@pytest.mark.parametrize("host", WALKS)
+def test_one_capture_tells_less_of_the_other_end(tmp_path: Path, host: str) -> None:
+    run = alone(tmp_path, [*handshake(), *closed(1.0), *LATER], host)
+    assert walk(run, host) == WALKS[host]
+    other = "client" if host == "server" else "server"
+    ends = (SERVER, CLIENT) if other == "server" else (CLIENT, SERVER)
+    assert one(run, "peer", ends).walk == WALKS[other]
+
+
+def test_a_quiet_end_without_a_capture_is_unknown(tmp_path: Path) -> None:
+    run = alone(tmp_path, [*handshake(), *LATER])
+    assert one(run, "server").spans[-1].end is None
+    assert one(run, "peer", (CLIENT, SERVER)).lost_sight
+
+
+def test_a_connection_that_was_there_before(tmp_path: Path) -> None:
+    sent = [Sent(1.0, CLIENT, SERVER, ACK, 101, 901, 5), Sent(1.1, SERVER, CLIENT, ACK, 901, 106)]
+    run = both(tmp_path, [*sent, *LATER])
+    assert walk(run, "server") == ("ESTAB",)
+    assert one(run, "server").gap == "segments do not tell whether it had other states before"
+
+
+def test_two_connections_of_the_same_ends(tmp_path: Path) -> None:
+    again = [
+        Sent(s.t + 3, s.source, s.target, s.flags, s.seq + 7000, s.ack and s.ack + 7000)
+        for s in [*handshake(), *closed(1.0)]
+    ]
+    run = both(tmp_path, [*handshake(), *closed(1.0), *again, *LATER])
+    found = [t for t in timelines(run.history, "client") if t.ends == (CLIENT, SERVER)]
+    assert [(t.incarnation, t.states[0]) for t in found] == [(1, "SYN-SENT"), (2, "SYN-SENT")]
+    assert found[0].closed and not found[1].closed
+    end = found[0].spans[-1].end
+    assert end and 1.0 < end.earliest < 1.2 and end.latest == pytest.approx(3.0, abs=0.01)
