@@ -38,12 +38,20 @@ MOST = 2
     metavar="HOST=FILE",
     help="What `ss -tanoie` printed there, with a time before each look; may be repeated.",
 )
+@click.option(
+    "--strace",
+    "calls",
+    multiple=True,
+    metavar="HOST=FILE",
+    help="What `strace -f -ttt` wrote of a program there; may be repeated.",
+)
 @folder_option("Record the run in a new folder below DIR.")
 def import_(
     captures: tuple[str, ...],
     ports: tuple[int, ...],
     addresses: tuple[str, ...],
     looks: tuple[str, ...],
+    calls: tuple[str, ...],
     out: Path | None,
 ) -> None:
     """Make a run of captures from elsewhere: of both ends of the same connections, or of one.
@@ -75,7 +83,8 @@ def import_(
     wanted = Wanted(frozenset(ports), frozenset(addresses))
     found = importing.load({name: Path(file) for name, file in files.items()}, wanted)
     saved = {name: Path(file) for name, file in parse_sets(looks, "--ss").items()}
-    found = importing.with_looks(found, saved)
+    traced = {name: Path(file) for name, file in parse_sets(calls, "--strace").items()}
+    found = importing.with_calls(importing.with_looks(found, saved), traced)
     name = "-".join(files)
     folder = new_folder(out, name) if out else new_folder(
         default_folder(), f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{name}"

@@ -23,6 +23,9 @@ MOST_PACKETS = 150_000
 some hundred megabytes."""
 HEADERS = 128
 """Octets from the IP header on that are kept: its largest, and TCP's with its options."""
+ONCE = 1_000_000
+"""Nanoseconds between the captures of one packet on several interfaces of a host, at most."""
+MANY = 10_000
 OPENINGS = 6
 """Segments of a connection by which it is known again elsewhere."""
 SYN, FIN, RST, ACK = (FLAG_BITS[name] for name in ("SYN", "FIN", "RST", "ACK"))
@@ -239,17 +242,36 @@ def choose(counted: Sequence[dict[Key, Tally]], most: int = MOST_PACKETS) -> Cho
     return Chosen(numbers, left_out, packets)
 
 
+def _unrouted(ip: bytes) -> bytes:
+    """A packet's head without what routers change: the time to live, and IPv4's checksum."""
+    return ip[:7] + ip[8:] if ip[0] >> 4 == 6 else ip[:8] + ip[9:10] + ip[12:]
+
+
+def _distinct(ip: bytes, seen: Glance) -> bool:
+    """Whether a host would not send the same once more at once: an acknowledgement alone it may."""
+    counted = ip[0] >> 4 == 4 and ip[4:6] != b"\0\0"
+    return counted or bool(seen.length or seen.flags & (SYN | FIN))
+
+
 def gather(
     capture: Capture, wanted: Wanted, numbers: dict[Key, int], most: int = MOST_PACKETS
 ) -> tuple[list[tuple[int, Head]], int]:
     """The heads of the chosen connections, with their numbers, in order of time; and how many
-    packets had no room. Raises UsageError."""
+    packets had no room. A packet that was captured on several interfaces counts once. Raises
+    UsageError."""
+    latest: dict[bytes, int] = {}
     found: list[tuple[int, Head]] = []
     beyond = 0
     for head, seen in heads(capture, wanted):
         number = numbers.get(key_of(seen)[0])
         if number is None:
             continue
+        same = _unrouted(head.ip)
+        before, latest[same] = latest.get(same), head.nanos
+        if before is not None and abs(head.nanos - before) < ONCE and _distinct(head.ip, seen):
+            continue
+        if len(latest) > MANY:
+            latest = {ip: nanos for ip, nanos in latest.items() if head.nanos - nanos < ONCE}
         if len(found) >= most:
             beyond += 1
             continue

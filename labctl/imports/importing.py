@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from struct import Struct
 
 from labctl.ground.errors import UsageError
+from labctl.imports.calls import read_calls, ways_of
+from labctl.imports.census import MOST_PACKETS, Tally, Wanted, choose, count, gather
 from labctl.imports.census import Key as CensusKey
-from labctl.imports.census import Tally, Wanted, choose, count, gather
 from labctl.imports.clocks import Clock, Point, compare
 from labctl.imports.ends import (
     Names,
@@ -29,8 +30,8 @@ from labctl.imports.ends import (
     translated,
     unmarked,
 )
-from labctl.imports.files import NANO, Capture
-from labctl.imports.looks import Saved, read_looks
+from labctl.imports.files import LATEST, NANO, Capture
+from labctl.imports.looks import read_looks
 from labctl.judge.causes.rules import causes
 from labctl.judge.result import RunResult, document
 from labctl.language.document import Document
@@ -69,6 +70,15 @@ class _File:
         """A time of the file, by the clock of the first file."""
         return nanos - round(self.clock.ahead(nanos / NANO) * NANO)
 
+    def seconds(self, t: float) -> float:
+        """The same of a time in seconds."""
+        return self.at(round(t * NANO)) / NANO
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """When its first and its last segment were seen, by its own clock."""
+        return self.segments[0].head.nanos / NANO, self.segments[-1].head.nanos / NANO
+
     @property
     def bounds(self) -> tuple[int, int]:
         """When its first and its last segment were seen, by that clock."""
@@ -78,12 +88,13 @@ class _File:
 @dataclass(frozen=True)
 class Imported:
     """What is to be recorded: the files, what is to be said of them, and how many seconds longer
-    than in a lab segments may be under way."""
+    than in a lab segments may be under way; and `beside` the captures looks and calls, with times
+    in seconds since 1970, by the first file's clock."""
 
     files: Sequence[_File]
     notes: Sequence[str]
     slow: float
-    looks: Mapping[str, Sequence[Saved]] = field(default_factory=dict)
+    beside: Sequence[Event] = ()
 
     @property
     def hosts(self) -> list[str]:
@@ -107,8 +118,9 @@ class Imported:
 
     @property
     def begun(self) -> int:
-        """When the first segment was seen, in nanoseconds since 1970."""
-        return min(file.bounds[0] for file in self.files)
+        """When the first thing happened, in nanoseconds since 1970."""
+        first = min((round(event.t * NANO) for event in self.beside), default=LATEST)
+        return min(first, *(file.bounds[0] for file in self.files))
 
 
 def _named(host: str, addresses: Sequence[str]) -> dict[str, str]:
@@ -126,7 +138,7 @@ def load(captures: Mapping[str, Path], wanted: Wanted) -> Imported:
     chosen = choose(counted)
     notes, seen = [], []
     for (host, file), numbers in zip(files.items(), chosen.numbers, strict=True):
-        heads, beyond = gather(file, wanted, numbers)
+        heads, beyond = gather(file, wanted, numbers, MOST_PACKETS // len(files))
         seen.append(read(heads, host))
         if beyond:
             notes.append(f"the last {beyond:,} packets of {file.path.name} had no room")
@@ -162,19 +174,35 @@ def load(captures: Mapping[str, Path], wanted: Wanted) -> Imported:
 
 def with_looks(found: Imported, files: Mapping[str, Path]) -> Imported:
     """The same, with looks by `ss` on hosts that have a capture. Raises UsageError."""
-    captured = {file.host: file for file in found.files}
-    looks, notes = {}, []
+    looks = []
     for host, path in files.items():
-        if host not in captured:
-            known = ", ".join(captured)
-            raise UsageError(f"--ss {host}={path}: no capture of that host", f"there are: {known}")
-        file = captured[host]
-        times = [file.segments[n].head.nanos / NANO for n in (0, -1)]
-        saved = read_looks(path, (times[0], times[1] + LATER))
-        looks[host] = [look for look in saved if file.at(round(look.at * NANO)) >= found.begun]
-        if early := len(saved) - len(looks[host]):
-            notes.append(f"looks of {path.name} from before the captures are left out: {early}")
-    return replace(found, looks=looks, notes=[*found.notes, *notes])
+        file = _captured(found, host, f"--ss {host}={path}")
+        begin, end = file.span
+        for saved in read_looks(path, (begin, end + LATER)):
+            looks.append(SocketsEvent(file.seconds(saved.at), host, "look", saved.text))
+    return replace(found, beside=[*found.beside, *looks])
+
+
+def with_calls(found: Imported, files: Mapping[str, Path]) -> Imported:
+    """The same, with the calls that strace saw on hosts that have a capture. Raises UsageError."""
+    calls = []
+    for host, path in files.items():
+        file = _captured(found, host, f"--strace {host}={path}")
+        asked = [
+            (seen.head.nanos / NANO, seen.what.source, seen.what.target)
+            for seen in file.segments if seen.what.flags == ("SYN",)
+        ]  # fmt: skip
+        for event in read_calls(path, host, file.span, ways_of(asked)):
+            calls.append(replace(event, t=file.seconds(event.t)))
+    return replace(found, beside=[*found.beside, *calls])
+
+
+def _captured(found: Imported, host: str, word: str) -> _File:
+    """A host's file."""
+    captured = {file.host: file for file in found.files}
+    if host not in captured:
+        raise UsageError(f"{word}: no capture of that host", f"there are: {', '.join(captured)}")
+    return captured[host]
 
 
 def _counted(file: Capture, wanted: Wanted, several: bool) -> dict[CensusKey, Tally]:
@@ -266,11 +294,8 @@ def _events(found: Imported) -> Iterator[Event]:
     )  # fmt: skip
     if found.slow:
         yield NetEvent(0.0, found.files[0].host, round(found.slow, 6))
-    ends: list[Event] = []
+    ends = [replace(each, t=max(0.0, round(each.t - begun / NANO, 6))) for each in found.beside]
     for file in found.files:
-        for look in found.looks.get(file.host, ()):
-            t = round((file.at(round(look.at * NANO)) - begun) / NANO, 6)
-            ends.append(SocketsEvent(t, file.host, "look", look.text))
         since, until = ((bound - begun) / NANO for bound in file.bounds)
         until = round(until + EDGE, 6)
         clock = file.clock

@@ -61,7 +61,7 @@ def inferred(
     for ends, passed in _passed(history, host, chosen).items():
         lives = [_Life(each, watched, until) for each in _lives(passed)]
         for life, following in zip_longest(lives, lives[1:]):
-            turns = life.turns()
+            turns = list(_in_order(life.turns()))
             if not turns:
                 continue
             if following is not None and (turns[-1][0] or turns[-1][1].latest == math.inf):
@@ -72,6 +72,16 @@ def inferred(
                 life.doubts.clear()
             turns, doubts = _looked_at(ends, turns, life.doubts, looks)
             yield Inferred(ends, tuple(turns), doubts[0] if doubts else None)
+
+
+def _in_order(turns: Sequence[Turn]) -> Iterator[Turn]:
+    """The same, none before the one before it: some hosts keep to no rule."""
+    before = Moment(0.0, 0.0)
+    for state, moment in turns:
+        at = max(moment.at, before.at)
+        latest = max(moment.latest, at)
+        before = Moment(min(max(moment.earliest, before.earliest), at), latest, at)
+        yield state, before
 
 
 def _looked_at(

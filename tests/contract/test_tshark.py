@@ -12,6 +12,7 @@ import pytest
 from labctl.judge import recorded
 from labctl.probes.segments import FILE_HEADER
 from tests import tshark
+from tests.lessons_imported import stripped
 
 RUN = Path(__file__).parents[1] / "unit" / "data" / "run"
 
@@ -31,6 +32,13 @@ def without(pcap: bytes, number: int) -> bytes:
 
 def test_agreement() -> None:
     assert tshark.disagreements(recorded.load(RUN).history, RUN) == []
+
+
+def test_agreement_on_what_is_imported(tmp_path: Path) -> None:
+    """By one clock, and with the same numbers and repetitions."""
+    found = stripped(RUN, tmp_path)
+    assert found
+    assert tshark.disagreements(found.run.history, found.run.folder) == []
 
 
 def test_another_segment_is_noticed_and_so_is_another_retransmission(tmp_path: Path) -> None:

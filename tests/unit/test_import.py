@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import socket
 import struct
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from labctl.cli import commands as cli
 from labctl.ground.errors import UsageError
@@ -17,6 +20,7 @@ from labctl.imports.files import Capture
 from labctl.judge.causes.rules import causes
 from labctl.judge.rejudge import judge
 from labctl.judge.result import RunResult
+from labctl.record.timelines import timelines
 from labctl.reports.ladder_text import ladders
 from tests.captured import (
     BEGUN,
@@ -128,6 +132,27 @@ def test_loopback_alone(tmp_path: Path) -> None:
     assert run.hosts == ("web",)
     assert [(s.sender, s.receiver) for s in run.history.segments()] == [("web", "web")] * 3
     assert judge(run.folder) == []
+
+
+def test_a_packet_that_several_interfaces_show_is_one(tmp_path: Path) -> None:
+    """As `-i any` does where containers are: there is a router between, on the host itself."""
+    data = Sent(0.5, SERVER, CLIENT, ACK, 901, 101, 100)
+    answer = Sent(0.6, CLIENT, SERVER, ACK, 101, 1001)
+    once = frames([*handshake(), data, answer], SERVER)
+    again = [(t + 3e-5, d[:22] + bytes([d[22] - 1]) + d[23:]) for t, d in once]
+    counted = [
+        (t, d[:18] + struct.pack("!H", 1 + n) + d[20:])
+        for n, pair in enumerate(zip(once, again, strict=True))
+        for t, d in pair
+    ]
+    run = imported(tmp_path, {"server": pcap(tmp_path / "a", counted)})
+    assert marks(run) == [""] * len(once)
+
+
+def test_what_is_sent_twice_is_two(tmp_path: Path) -> None:
+    data = [Sent(t, SERVER, CLIENT, ACK, 901, 101, 100) for t in (0.5, 0.7)]
+    run = alone(tmp_path, [*handshake(), *data, *closed(1.0)])
+    assert marks(run)[3:5] == ["", "retransmitted"]
 
 
 # --- What lies between ----------------------------------------------------------------------------
@@ -407,3 +432,57 @@ def test_what_was_overtaken(tmp_path: Path) -> None:
 def test_a_keepalive_is_no_retransmission(tmp_path: Path) -> None:
     run = both(tmp_path, [*handshake(), *probes(1.0, 2.0), LATER])
     assert marks(run)[3:5] == ["keepalive", "keepalive"]
+
+
+# --- Whatever a file has --------------------------------------------------------------------------
+
+ENDS = (SERVER, CLIENT, "10.0.0.3:40001", "10.0.0.9:8000", "127.0.0.1:9")
+numbers = st.sampled_from([0, 1, 100, 101, 102, 900, 901, 902, 2**31, 2**32 - 1])
+segments = st.builds(
+    Sent,
+    st.floats(0, 5),
+    st.sampled_from(ENDS),
+    st.sampled_from(ENDS),
+    st.sampled_from([0, SYN, SYN | ACK, ACK, FIN | ACK, RST, RST | ACK, SYN | FIN, 63]),
+    numbers,
+    numbers,
+    st.sampled_from([0, 1, 5, 1460]),
+    st.booleans(),
+    st.sampled_from([0, 1000]),
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
+@given(st.lists(segments, min_size=1, max_size=25), st.booleans(), st.floats(-4, 4))
+def test_any_segments_make_a_run_that_can_be_told(
+    tmp_path: Path, sent: list[Sent], two: bool, ahead: float
+) -> None:
+    """Hosts that keep to no rule: an error that says what is wrong, or a run with its picture,
+    causes and verdicts."""
+    folder = Path(tempfile.mkdtemp(dir=tmp_path))
+    files = {"server": pcap(folder / "a", frames(sent, SERVER))}
+    if two:
+        files["client"] = pcap(folder / "b", frames(sent, CLIENT, ahead))
+    try:
+        run = imported(folder, files)
+    except UsageError as exc:
+        assert "have no segment in common" in str(exc) or "has no TCP segment" in str(exc)
+        return
+    assert ladders([run])
+    claims = folder / "claims.yaml"
+    claims.write_text(
+        f"title: claims\nhosts: {{server: {{}}, {'client' if two else 'peer'}: {{}}}}\nsteps: []\n"
+        "expect:\n"
+        "  - path: {server: [SYN-RECV, ESTAB, closed]}\n"
+        "  - lasted: {server: ESTAB, for: 1s}\n"
+        "  - segments: {from: server, lost: true}\n"
+    )
+    assert len(judge(run.folder, claims)) == 3
+    for host in run.history.hosts:
+        for timeline in timelines(run.history, host):
+            moments = [span.begin for span in timeline.spans]
+            moments += [span.end for span in timeline.spans if span.end]
+            for moment in moments:
+                assert moment.earliest <= moment.at <= moment.latest
+            begins = [span.begin.at for span in timeline.spans]
+            assert begins == sorted(begins), timeline

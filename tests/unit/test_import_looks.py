@@ -17,6 +17,7 @@ from labctl.imports.looks import read_looks
 from labctl.judge.causes.rules import causes
 from labctl.judge.recorded import load
 from labctl.judge.result import RunResult
+from labctl.record.events import SocketsEvent
 from labctl.record.timelines import Timeline, timelines
 from tests.captured import BEGUN, CLIENT, SERVER, Sent, closed, frames, handshake, pcap
 from tests.fake import HEADER, tcp
@@ -206,6 +207,8 @@ def test_a_look_at_another_host(tmp_path: Path) -> None:
         importing.with_looks(found, {"web": Path("x")})
 
 
-def test_looks_from_before_the_capture(tmp_path: Path) -> None:
+def test_a_look_from_before_the_capture(tmp_path: Path) -> None:
+    """The run begins with it."""
     run = looked(tmp_path, PLAIN, (-9.0, NONE), (5.0, NONE))
-    assert "looks of ss.txt from before the captures are left out: 1" in run.why
+    assert [e.t for e in run.history.events if isinstance(e, SocketsEvent)] == [0.0, 14.0]
+    assert client(run).spans[0].begin.at == pytest.approx(9.0, abs=0.01)

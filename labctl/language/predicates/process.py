@@ -68,7 +68,8 @@ class ProcessPattern(Model):
         claimed = Claimed(name, str(self), (name,), self._wanted)
         state = history.processes.get(name)
         if state is None and history.imported:
-            return Finding("unknown", claimed, "a capture does not show what processes do")
+            why = "a capture does not show what processes do; import their calls with it (--strace)"
+            return Finding("unknown", claimed, why)
         if state is None and history.without_calls:
             return Finding("unknown", claimed, history.without_calls)
         if state is None:
