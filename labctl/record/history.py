@@ -10,6 +10,7 @@ recorded run is the same fold, event by event.
 from __future__ import annotations
 
 import dataclasses
+import math
 from array import array
 from bisect import bisect_right
 from collections import Counter
@@ -228,8 +229,7 @@ class History:
         owners, epoch, now = self.owners, self.lab.epoch, self.now
         losses = [Loss(e.drop, o) for e in self.losses if (o := _since(e, epoch))]
         injected = [Injection(e.seq, e.ack, o) for e in self.injected if (o := _since(e, epoch))]
-        watched = {host: (e.since, e.t) for host, e in self.imported.items()} or None
-        known = Known(owners, epoch, losses, injected, self.flight, watched)
+        known = Known(owners, epoch, losses, injected, self.flight, self._windows)
         matched = self.captures.segments(known, chosen)
         whole = matched.segments
         found = whole[: bisect_right(whole, now, key=lambda segment: segment.time)]
@@ -277,6 +277,23 @@ class History:
     def hosts(self) -> list[str]:
         """The hosts of the lab."""
         return list(dict.fromkeys(self.owners.values()))
+
+    @property
+    def _windows(self) -> Mapping[str, tuple[float, float]] | None:
+        """From when to when each host was captured; None in a lab, where all are. Beside what is
+        watched there are others."""
+        if self.imported:
+            return {host: (event.since, event.t) for host, event in self.imported.items()}
+        if not self.without_calls:
+            return None
+        gaps = {host: event.t for (host, probe), event in self.trouble.items()
+                if probe in ("capture", "loopback")}  # fmt: skip
+        return {host: (gaps.get(host, 0.0), math.inf) for host in self.hosts}
+
+    @property
+    def unattended(self) -> bool:
+        """Whether only segments tell what programs did: there are no calls."""
+        return bool(self.imported or self.without_calls)
 
     @property
     def without_calls(self) -> str:

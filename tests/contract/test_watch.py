@@ -358,9 +358,9 @@ class Containers:
 
     def watchers(self) -> list[str]:
         """What is there beside these containers, and began with them."""
-        found = self.client.containers.list(all=True, filters={"label": "labctl.lease"})
+        found = self.client.api.containers(all=True, filters={"label": "labctl.lease"})
         beside = {f"container:{made.id}" for made in self._made.values()}
-        return [str(c.name) for c in found if c.attrs["HostConfig"]["NetworkMode"] in beside]
+        return [c["Names"][0] for c in found if c["HostConfig"]["NetworkMode"] in beside]
 
     def close(self) -> None:
         for made in self._made.values():
@@ -405,7 +405,7 @@ def test_a_container_that_is_started_again(
     found.await_line("was started again")
     containers.connect(db, web)
     found.await_line("TIME-WAIT")
-    assert len(containers.watchers()) == 2
+    eventually(lambda: len(containers.watchers()) == 2, "the watcher before stays")
     assert found.end() == 0
     host = web.replace("_", "-")
     history = found.history

@@ -224,8 +224,46 @@ def test_claims_have_one_case(tmp_path: Path) -> None:
     (result,), _ = watched(tmp_path, both())
     claims = tmp_path / "claims.yaml"
     claims.write_text(CLAIMS + "params: {n: 1}\nvariants: [{n: 1}, {n: 2}]\n")
-    with pytest.raises(UsageError, match="2 cases"):
+    with pytest.raises(UsageError, match="has no variant"):
         judge(result.folder, claims)
+
+
+SYN_SENT = replace(HANDSHAKE[0], at=EPOCH + 1e-4)
+
+
+def test_what_others_sent_or_got_nobody_knows(tmp_path: Path) -> None:
+    """A segment to somebody who is not watched is not lost, and one from there not injected."""
+    back = replace(seen(HANDSHAKE[1]), at=EPOCH + 0.4)
+
+    def connect(fake: FakeWatched) -> None:
+        fake.packets("db", record(SYN_SENT), record(back))
+
+    (result,), _ = watched(tmp_path, FakeWatched([connect, lambda _: None], db=[DB]))
+    again = load(result.folder)
+    syn, answer = again.history.segments()
+    assert (syn.sender, syn.receiver, syn.lost, syn.pending) == ("db", None, False, False)
+    assert (answer.sender, answer.receiver, answer.injected) == (None, "db", False)
+    claims = tmp_path / "claims.yaml"
+    claims.write_text(
+        "title: t\nhosts: {db: {}}\nsteps: []\nexpect:\n"
+        "  - segments: {from: db, flags: SYN, lost: true, count: 0}\n"
+    )
+    (verdict,) = judge(result.folder, claims)
+    assert verdict.result == "unknown"
+    assert verdict.actual.endswith("watch it, too")
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_was_missed_while_a_host_started_again_is_not_lost(
+    tmp_path: Path, restarted: bool
+) -> None:
+    def restart(fake: FakeWatched) -> None:
+        fake.packets("db", record(SYN_SENT))  # and nobody captured it at the other end
+        fake.restarted = ["web"] if restarted else []
+
+    (result,), _ = watched(tmp_path, both(restart, lambda _: None, lambda _: None))
+    (syn,) = load(result.folder).history.segments()
+    assert syn.lost != restarted
 
 
 def test_what_is_started_again_is_watched_on(tmp_path: Path) -> None:

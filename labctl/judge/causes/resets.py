@@ -48,7 +48,7 @@ def causes(scene: Scene) -> Iterator[Cause]:
                 asked[host] += 1
                 reset = _Reset(segment, segments[:number], scene)
                 found = _of(reset)
-                if found is None and scene.history.imported:
+                if found is None and scene.history.unattended:
                     found = _likely(reset)
                 if found:
                     yield found

@@ -90,13 +90,12 @@ class SegmentsPattern(Model):
             text = f"{', '.join(inside)} has a connection to itself that was not captured"
             text += "; move one of its ends elsewhere"
             return Finding("unknown", claimed, text, (), measured)
-        if blind or any(s.unseen for s, match in matching if match is None):
+        if blind or any(s.unseen for s in matching if self.matches(s) is None):
             text = (
                 f"{certain}, and what {', '.join(unseen) or 'one end'} sent or got is not all known"
             )
-            return Finding(
-                "unknown", claimed, f"{text}; import a capture of it, too", lines, measured
-            )
+            hint = "watch it, too" if history.without_calls else "import a capture of it, too"
+            return Finding("unknown", claimed, f"{text}; {hint}", lines, measured)
         text = f"{certain}, and {len(matching) - certain} still under way; wait a moment before"
         return Finding("unknown", claimed, text, lines, measured)
 
