@@ -101,6 +101,19 @@ def test_every_host_has_an_address_on_each_network(tmp_path: Path) -> None:
         load_all([path], {})
 
 
+@pytest.mark.parametrize("name", ["server.v6", "server.2", "client.v6"])
+def test_its_host_has_one_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / "compose.yaml").write_text(PROJECT)
+    path = tmp_path / "s.yaml"
+    text = SCENARIO.format(server="service: api", file="compose.yaml")
+    path.write_text(text.replace("connect server:80", f"connect {name}:80"))
+    with pytest.raises(ScenarioError, match=f"unknown host '{name}'; allowed: server, client"):
+        load_all([path], {})
+    path.write_text(text + f"  - expect: {{sockets: {{client: {{peer: '{name}:80'}}}}}}\n")
+    with pytest.raises(ScenarioError, match=f"{name}"):
+        load_all([path], {})
+
+
 def test_a_service_is_one_host(tmp_path: Path) -> None:
     line = "s.yaml:5: the service 'api' is two hosts; keep one"
     assert refused(tmp_path, "service: api}\n  two: {service: api") == line
