@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from labctl.backends import Service
-from labctl.ground.errors import ScenarioError
+from labctl.ground.errors import LabError, ScenarioError
 from labctl.language.scenario import Scenario
 from labctl.run.workflow import load_all
+from tests.fake import FakeBackend, play
 
 PROJECT = """\
 services:
@@ -135,3 +136,36 @@ def test_a_project_that_is_not_there(tmp_path: Path) -> None:
     assert "No such file" in refused(tmp_path, "service: api", file="other.yaml")
     assert refused(tmp_path, "service: api", file='""').startswith("s.yaml:4: server is a service")
     assert refused(tmp_path, "service: api", project="- x").startswith("compose.yaml:1: ")
+
+
+RUNS = """\
+title: A project runs before the first step
+compose: compose.yaml
+hosts:
+  server: {service: api}
+  other: {service: many}
+  client: {calls: "socket; await"}
+steps:
+  - kill: server
+  - start: server
+"""
+
+
+def test_all_services_run_before_the_first_step(tmp_path: Path) -> None:
+    fake = FakeBackend()
+    assert play(RUNS, fake, tmp_path).result == "pass"
+    acts = [did for did in fake.log if did.split()[0] in ("start", "begin", "kill", "step")]
+    assert acts == ["start server", "start other", "begin", "kill server", "start server"]
+
+
+def test_a_project_that_does_not_come_up_is_an_error(tmp_path: Path) -> None:
+    def fails(_: FakeBackend) -> None:
+        raise LabError("Compose did not bring the project up: no", "look")
+
+    fake = FakeBackend({"begin": fails})
+    found = play(RUNS, fake, tmp_path)
+    assert (found.result, found.reason) == (
+        "error",
+        "Compose did not bring the project up: no; look",
+    )
+    assert "kill server" not in fake.log
