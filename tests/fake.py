@@ -4,10 +4,10 @@ A script maps what labctl does to what happens then:
 
     FakeBackend({"start server": lambda lab: lab.sockets("server", tcp("LISTEN", ":8000"))})
 
-What labctl does is written as `up`, `start P`, `kill P`, `signal P NAME`, `freeze P`, `thaw P`,
-`call P TEXT`, `look HOST`, `exec HOST COMMAND`, `sysctl HOST KEY`, `drop HOST` (and all other
-faults so) and `down`; `log` has all of it in order. A list of reactions is for the first time, the
-second, and so on.
+What labctl does is written as `up`, `start P`, `begin`, `kill P`, `signal P NAME`, `freeze P`,
+`thaw P`, `call P TEXT`, `look HOST`, `exec HOST COMMAND`, `sysctl HOST KEY`, `drop HOST` (and all
+other faults so) and `down`; `log` has all of it in order. A list of reactions is for the first
+time, the second, and so on.
 
 It keeps the contract of all backends as far as that takes no network
 (tests/contract/test_backends.py).
@@ -186,7 +186,7 @@ class FakeBackend:
         return channel
 
     def begin(self) -> None:
-        pass
+        self._did("begin")
 
     def kill(self, process: ProcessSpec) -> None:
         self.gone(process.name)

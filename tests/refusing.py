@@ -10,7 +10,8 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from threading import Thread
 
-LISTS = ("/containers/json", "/networks")
+LISTS = {"/containers/json": [], "/networks": [], "/volumes": {"Volumes": None}, "/_ping": "OK"}
+"""What it has of each kind, by the ends of the paths that ask for it."""
 
 
 class Engine(socketserver.ThreadingUnixStreamServer):
@@ -27,8 +28,8 @@ class Answer(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
         self.server.asked.append(path)
-        found = path == "/_ping" or path.endswith(LISTS)
-        body = json.dumps([] if found else {"message": "this engine is broken"}).encode()
+        found = [has for end, has in LISTS.items() if path.endswith(end)]
+        body = json.dumps(found[0] if found else {"message": "this engine is broken"}).encode()
         self.send_response(200 if found else 500)
         self.send_header("Api-Version", "1.41")
         self.send_header("Content-Length", str(len(body)))

@@ -71,7 +71,6 @@ def run(asked: Asked) -> int:
       labctl run fin_wait_2 --set fin_timeout=6
       labctl run scenarios -j 8
       labctl run eaddrinuse_time_wait --kernel 6.1 --virtual-time
-      labctl run mine.yaml --compose ../shop/compose.yaml
     """
     import time
 

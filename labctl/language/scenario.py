@@ -22,6 +22,7 @@ from labctl.language.predicates import Predicate
 from labctl.language.steps import Step
 from labctl.language.values import (
     HOST_NAME,
+    OF_PROJECT,
     PROCESS_NAME,
     Names,
     choices,
@@ -196,6 +197,8 @@ def with_step(case: Scenario, document: Document, params: Params, source: str) -
     checked as if it stood in the case's own file. Raises ScenarioError with every mistake."""
     expanded = document.expand(params)
     hosts = {name: host.addresses for name, host in case.hosts.items()}
+    if any(host.service for host in case.hosts.values()):
+        hosts = dict.fromkeys(hosts, OF_PROJECT)
     owners = {name: process.host for name, process in case.processes.items()}
     labels = [step.as_ for step in case.steps if step.as_ is not None]
     mistakes = [*expanded.mistakes, *_references(expanded, [*case.variant], before=labels)]
@@ -268,6 +271,9 @@ def _names(expanded: Expanded) -> tuple[Names, list[tuple[int, str]]]:
                 mistake(path, f"{process!r} is no process name; allowed: letters, digits, dots, "
                         "hyphens and underscores, 63 at most, no number")  # fmt: skip
             define(process, name, path)
+    written = found.values() if isinstance(found, dict) else ()
+    if any(isinstance(host, dict) and host.get("service") for host in written):
+        hosts = dict.fromkeys(hosts, OF_PROJECT)
     return Names(hosts, processes), mistakes
 
 

@@ -56,6 +56,10 @@ MOST_CHOICES = 100
 """How many names a message lists, and searches for the one that was meant."""
 
 
+OF_PROJECT = -1
+"""Instead of how many addresses a host has: that is known only when its project has run."""
+
+
 @dataclass(frozen=True)
 class Names:
     """What a scenario defines: how many addresses each host has, the host of each process, and
@@ -351,8 +355,12 @@ def _wrong_calls(line: str, known: Sequence[str]) -> Iterator[str]:
 
 
 def host_names(hosts: Mapping[str, int]) -> Iterator[str]:
-    """Every name that stands for an address: `server`, `server.v6`, `server.2`, `server.2.v6`."""
+    """Every name that stands for an address: `server`, `server.v6`, `server.2`, `server.2.v6`; of
+    a host of a project, its own alone."""
     for host, addresses in hosts.items():
+        if addresses == OF_PROJECT:
+            yield host
+            continue
         for number in range(1, min(max(addresses, 1), MAX_ADDRESSES) + 1):
             name = host if number == 1 else f"{host}.{number}"
             yield from (name, f"{name}.v6")

@@ -49,7 +49,8 @@ def examine() -> list[Check]:
     checks = [check() for check in CHECKS]
     if sys.platform == "darwin":
         hint = "needs Linux: use --backend docker, whose engine has one"
-        checks = [c if c.ok or c.name == "docker" else replace(c, hint=hint) for c in checks]
+        works = ("docker", "compose")
+        checks = [c if c.ok or c.name in works else replace(c, hint=hint) for c in checks]
     return checks
 
 

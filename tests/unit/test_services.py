@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from labctl.backends import Service
-from labctl.ground.errors import ScenarioError
+from labctl.ground.errors import LabError, ScenarioError
 from labctl.language.scenario import Scenario
 from labctl.run.workflow import load_all
+from tests.fake import FakeBackend, play
 
 PROJECT = """\
 services:
@@ -101,6 +102,19 @@ def test_every_host_has_an_address_on_each_network(tmp_path: Path) -> None:
         load_all([path], {})
 
 
+@pytest.mark.parametrize("name", ["server.v6", "server.2", "client.v6"])
+def test_its_host_has_one_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / "compose.yaml").write_text(PROJECT)
+    path = tmp_path / "s.yaml"
+    text = SCENARIO.format(server="service: api", file="compose.yaml")
+    path.write_text(text.replace("connect server:80", f"connect {name}:80"))
+    with pytest.raises(ScenarioError, match=f"unknown host '{name}'; allowed: server, client"):
+        load_all([path], {})
+    path.write_text(text + f"  - expect: {{sockets: {{client: {{peer: '{name}:80'}}}}}}\n")
+    with pytest.raises(ScenarioError, match=f"{name}"):
+        load_all([path], {})
+
+
 def test_a_service_is_one_host(tmp_path: Path) -> None:
     line = "s.yaml:5: the service 'api' is two hosts; keep one"
     assert refused(tmp_path, "service: api}\n  two: {service: api") == line
@@ -122,3 +136,36 @@ def test_a_project_that_is_not_there(tmp_path: Path) -> None:
     assert "No such file" in refused(tmp_path, "service: api", file="other.yaml")
     assert refused(tmp_path, "service: api", file='""').startswith("s.yaml:4: server is a service")
     assert refused(tmp_path, "service: api", project="- x").startswith("compose.yaml:1: ")
+
+
+RUNS = """\
+title: A project runs before the first step
+compose: compose.yaml
+hosts:
+  server: {service: api}
+  other: {service: many}
+  client: {calls: "socket; await"}
+steps:
+  - kill: server
+  - start: server
+"""
+
+
+def test_all_services_run_before_the_first_step(tmp_path: Path) -> None:
+    fake = FakeBackend()
+    assert play(RUNS, fake, tmp_path).result == "pass"
+    acts = [did for did in fake.log if did.split()[0] in ("start", "begin", "kill", "step")]
+    assert acts == ["start server", "start other", "begin", "kill server", "start server"]
+
+
+def test_a_project_that_does_not_come_up_is_an_error(tmp_path: Path) -> None:
+    def fails(_: FakeBackend) -> None:
+        raise LabError("Compose did not bring the project up: no", "look")
+
+    fake = FakeBackend({"begin": fails})
+    found = play(RUNS, fake, tmp_path)
+    assert (found.result, found.reason) == (
+        "error",
+        "Compose did not bring the project up: no; look",
+    )
+    assert "kill server" not in fake.log
