@@ -249,7 +249,7 @@ def report(runs: tuple[str, ...], last: bool, form: str, out: Path | None) -> No
       labctl report --last
       labctl report fin_wait_2
       labctl report fin_wait_2 --format html --out fin_wait_2.html
-      labctl report --last --format pcapng | wireshark -k -i -
+      labctl report --last --format pcapng --out run.pcapng
     """
     from labctl import reports
     from labctl.cli import chosen
