@@ -109,9 +109,10 @@ def test_the_examples_of_help_work_from_anywhere(
     found = list(examples())
     assert len(found) > 10
     for words in found:
-        name, command, context = main.resolve_command(click.Context(main), words)
+        above = click.Context(main, **main.context_settings)
+        name, command, context = main.resolve_command(above, words)
         assert command and name
-        parsed = command.make_context(name, list(context))
+        parsed = command.make_context(name, list(context), above)
         if "paths" in parsed.params:
             assert find(parsed.params["paths"], scenarios()) or name == "matrix"
         if name == "show":

@@ -13,9 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from rich.console import Console
 
+from labctl.cli.commands import main
 from labctl.cli.matrix import matrix
 from labctl.ground.errors import UsageError
 from labctl.judge.check import Verdict
@@ -42,7 +44,8 @@ NASTY = "</td><script>|`[red]\x1b[31m"
 
 def chosen(arguments: list[str]) -> list[Place]:
     """The places of a command line."""
-    options = matrix.make_context("labctl matrix", arguments).params
+    above = click.Context(main, **main.context_settings)
+    options = matrix.make_context("matrix", arguments, above).params
     return places(options["backend"], options["os"], options["kernel"], options["virtual_time"])
 
 
