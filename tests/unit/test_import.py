@@ -237,13 +237,15 @@ def connection(number: int, end: list[Sent] | None = None) -> list[Sent]:
     ]
 
 
-def test_bad_endings_come_first(tmp_path: Path) -> None:
-    reset = [Sent(3.5, SERVER, CLIENT, RST | ACK, 901, 101)]
-    sent = [s for n in range(6) for s in connection(n, reset if n == 3 else None)]
+@pytest.mark.parametrize(("room", "first"), [(8, [5]), (12, [0, 5]), (20, [0, 1, 5])])
+def test_bad_endings_come_first(tmp_path: Path, room: int, first: list[int]) -> None:
+    reset = [Sent(5.5, SERVER, CLIENT, RST | ACK, 901, 101)]
+    sent = [s for n in range(6) for s in connection(n, reset if n == 5 else None)]
     counted = [count(Capture(pcap(tmp_path / "a", frames(sent, SERVER))), Wanted())]
-    chosen = choose(counted, 12)
+    chosen = choose(counted, room)
     ports = sorted(int.from_bytes(key[-2:], "big") - 40000 for key in chosen.numbers[0])
-    assert (ports, chosen.left_out, chosen.packets) == ([0, 3], 4, 28)
+    left = 6 - len(first)
+    assert (ports, chosen.left_out, chosen.packets) == (first, left, 7 * left)
 
 
 def test_a_reset_is_drawn_before_a_hundred_good_ends(tmp_path: Path) -> None:

@@ -154,9 +154,9 @@ def test_a_reset_with_a_number_that_is_not_due(tmp_path: Path) -> None:
 
 def test_a_reset_that_reaches_a_deaf_host(tmp_path: Path) -> None:
     """Nothing that came before had an answer either: a filter lies behind its capture."""
-    data = [Sent(t, SERVER, CLIENT, ACK, 901, 101, 10) for t in (1.0, 1.3, 1.9)]
-    reset = Sent(3.1, SERVER, CLIENT, RST | ACK, 911, 101)
-    found = one(both(tmp_path, [*handshake(), *data, reset, *LATER]), "client")
+    probes = [Sent(t, SERVER, CLIENT, ACK, 900, 101) for t in (1.0, 2.0, 3.0)]
+    reset = Sent(4.0, SERVER, CLIENT, RST | ACK, 901, 101)
+    found = one(both(tmp_path, [*handshake(), *probes, reset, *LATER]), "client")
     assert found.walk == ("SYN-SENT", "ESTAB")
     assert found.lost_sight
 
