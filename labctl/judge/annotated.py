@@ -35,7 +35,7 @@ MOST = 4 << 20
 IP_TYPES = {4: b"\x08\x00", 6: b"\x86\xdd"}
 NANO = 1_000_000_000
 LATE = 0.05
-"""Seconds between a packet and the state that it caused, at most."""
+"""Seconds between a packet and the state that it caused, at most: either may be told late."""
 DATA = "data"
 Spot = tuple[str, str, str, float]
 """A packet: its host, its ends, and when it passed there."""
@@ -208,8 +208,7 @@ class _Comments:
                         (abs(spot[3] - moment.at), spot)
                         for sent, flag in _ways(before, state)
                         for spot, segment in traffic.get((host, timeline.ends, sent), ())
-                        if flag in segment.flags
-                        and moment.at - LATE <= spot[3] <= moment.at + CLOCKS
+                        if flag in segment.flags and abs(spot[3] - moment.at) <= LATE
                     ]
                     if spots:
                         found[min(spots)[1]].append(f"{host}: {state}")
