@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from labctl.ground.plain import plain
-from labctl.judge.causes.cause import Scene
+from labctl.judge.causes.cause import Scene, begins
 from labctl.judge.result import RunResult
 from labctl.language.scenario import Scenario
 from labctl.probes.observations import Segment
@@ -70,7 +70,11 @@ class _Skeleton:
         self._names: dict[str, str] = {}
         if history.lab:
             self._names = {a: n for n, a in history.lab.addresses.items()}
-        self._told = {e.process for e in history.events if isinstance(e, CallEvent)}
+        self._told = {e.host for e in history.events if isinstance(e, (CallEvent, ProcessEvent))}
+        self._guessed: dict[tuple[str | None, Ends], str] = {}
+        """Processes that nobody told of, by the ends of their connections."""
+        for _ in self._guess():
+            pass
 
     # --- Hosts ------------------------------------------------------------------------------------
 
@@ -80,9 +84,14 @@ class _Skeleton:
         for event in self._history.events:
             if isinstance(event, ProcessEvent) and event.process not in processes[event.host]:
                 processes[event.host].append(event.process)
+        for (named, _), process in self._guessed.items():
+            if process not in processes[named or ""]:
+                processes[named or ""].append(process)
         for host in self._history.hosts:
             known = self._scenario.hosts.get(host) if self._scenario else None
-            yield f"  {host}:"
+            yield (
+                f"  {host}:" if processes[host] or (known and known.sysctls) else f"  {host}: {{}}"
+            )
             if known and known.sysctls:
                 yield f"    sysctls: {json.dumps(dict(known.sysctls))}"
             count = sum(name.partition(".")[0] == host and not name.endswith(".v6")
@@ -102,6 +111,7 @@ class _Skeleton:
     def acts(self) -> list[_Act]:
         """All that was done, each thing when it began."""
         return [
+            *self._guess(),
             *self._lives(),
             *self._calls(),
             *self._data(),
@@ -208,7 +218,7 @@ class _Skeleton:
         blind = {
             (event.process, event.host) for event in self._history.events
             if isinstance(event, ProcessEvent) and event.watch == "calls"
-        }  # fmt: skip
+        } | {(process, host) for (host, _), process in self._guessed.items()}  # fmt: skip
         for segments in self._scene.conversations:
             data = [s for s in segments if s.length and not s.retransmitted and not s.crafted]
             for _, group in groupby(data, key=lambda s: s.source):
@@ -228,7 +238,7 @@ class _Skeleton:
     def _owner(self, host: str | None, ends: Ends, t: float) -> str:
         """The process whose connection that was, as its calls tell; empty if they don't."""
         mine = self._scene.descriptor(host, ends, t + PAUSE) if host else None
-        return mine.process if mine else ""
+        return mine.process if mine else self._guessed.get((host, ends), "")
 
     def _made(self, host: str | None, ends: Ends) -> float:
         """When a connection had come to its process."""
@@ -246,6 +256,43 @@ class _Skeleton:
         segments = self._scene.conversation(host or "", ends, t)
         after = [s for s in segments if s.source == ends[0] and s.time > t]
         return any(looks[-1:]) or any("RST" in s.flags for s in after[:1])
+
+    def _guess(self) -> Iterator[_Act]:
+        """What programs did of which there are only segments: a server for each port, and a client
+        for each connection, whose calls the SYNs, FINs and RSTs tell."""
+        listening: set[str] = set()
+        for number, segments in enumerate(self._scene.conversations, 1):
+            syn = segments[0]
+            client, server = self._host(syn.source), self._host(syn.target)
+            if not begins(syn) or syn.crafted or {client, server} & self._told:
+                continue
+            port = syn.target.rpartition(":")[2]
+            there, here = f"{server}_{port}", f"{client}_{number}"
+            self._guessed[server, (syn.target, syn.source)] = there
+            self._guessed[client, (syn.source, syn.target)] = here
+            if there not in listening:
+                listening.add(there)
+                yield _Act(syn.time - CLOCKS, f"start: {there}")
+                made = ("socket", "set SO_REUSEADDR", f"bind :{port}", "listen 20")
+                for call in made:
+                    yield _Act(syn.time - CLOCKS, self._call(there, call), there, syn.time - CLOCKS)
+            yield _Act(syn.time - CLOCKS / 2, f"start: {here}")
+            done = next((s.time for s in segments if s.source == syn.target), math.inf)
+            for call in ("socket", f"connect {server}:{port}"):
+                yield _Act(syn.time - CLOCKS / 2, self._call(here, call), here, done)
+            if any("SYN" not in s.flags and s.source == syn.source for s in segments):
+                yield _Act(syn.time, self._call(there, "accept"), there, done)
+            yield from self._guessed_end(here, [s for s in segments if s.source == syn.source])
+            yield from self._guessed_end(there, [s for s in segments if s.source == syn.target])
+
+    def _guessed_end(self, process: str, sent: Sequence[Segment]) -> Iterator[_Act]:
+        """How a process ended a connection, by the first FIN or RST that it sent."""
+        first = next((s for s in sent if {"FIN", "RST"} & {*s.flags} and not s.crafted), None)
+        if first is None:
+            return
+        if "FIN" not in first.flags:
+            yield _Act(first.time, self._call(process, "set SO_LINGER 1 0"), process, first.time)
+        yield _Act(first.time, self._call(process, "close"), process, first.time)
 
     def _faults(self) -> Iterator[_Act]:
         """A drop for each row of lost segments that look alike."""
