@@ -115,7 +115,7 @@ def test_what_is_put_together_in_batches_is_as_if_it_were_at_once(tmp_path: Path
 
 
 def test_what_is_not_drawn_takes_little_memory(tmp_path: Path) -> None:
-    """Of four times as many connections no more are drawn: the others only take their places."""
+    """Some 1,500 bytes for each connection, to know of it; to draw it takes six times as many."""
 
     def peak(connections: int) -> int:
         folder = bench_records.record(tmp_path / str(connections), connections)
@@ -126,7 +126,7 @@ def test_what_is_not_drawn_takes_little_memory(tmp_path: Path) -> None:
         tracemalloc.stop()
         return most
 
-    assert peak(1600) < 2.5 * peak(400)
+    assert peak(1600) - peak(400) < (1600 - 400) * 4000
 
 
 def test_a_capture_of_what_is_forwarded_is_read_whole(busy: History) -> None:

@@ -99,7 +99,7 @@ def test_what_a_program_can_do(name: str) -> None:
 def test_what_is_recorded_of_a_message_is_what_it_says() -> None:
     for said, event in EVENTS.items():
         recorded = {field.name for field in dataclasses.fields(event)}
-        assert recorded - {"host", "process", "start"} == {*said.model_fields}, said.kind
+        assert recorded - {"host", "process", "start", "gone"} == {*said.model_fields}, said.kind
 
 
 def test_when_messages_were_added() -> None:
