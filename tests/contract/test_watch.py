@@ -384,7 +384,7 @@ def test_containers_on_one_clock(containers: Containers, watch: Callable[..., Wa
     found.await_line("TIME-WAIT")
     assert containers.watchers()
     assert found.end() == 0
-    assert not containers.watchers()
+    eventually(lambda: not containers.watchers(), "watchers stay")
     assert containers.text(web, "cat", "/etc/hosts", "/etc/resolv.conf") == before
     hosts = load(found.record).hosts
     assert [host.rpartition("-")[2] for host in hosts] == ["web", "db"]
