@@ -15,6 +15,8 @@ from dataclasses import dataclass
 DRIFT = 500e-6
 """A clock gains or loses so much at most: more than any that NTP will discipline (RFC 5905,
 MAXFREQ)."""
+TELLING = 100e-6
+"""The drift is told if it is known as exactly as this."""
 STEPS = 100
 """Thirds to cut away: (2/3)^100 of DRIFT is nothing."""
 
@@ -72,7 +74,7 @@ def compare(there: Sequence[Point], back: Sequence[Point]) -> Clock:
 
     best = _best(room, -DRIFT, DRIFT)
     least, most = _edge(room, best, -DRIFT), _edge(room, best, DRIFT)
-    known = (least, most) != (-DRIFT, DRIFT)
+    known = most - least <= TELLING
     drift = best if known else 0.0
     offset = (high(drift) + low(drift)) / 2
     bound = max(0.0, -room(best))
