@@ -32,6 +32,7 @@ from labctl.imports.ends import (
 )
 from labctl.imports.files import LATEST, NANO, Capture
 from labctl.imports.looks import read_looks
+from labctl.judge import annotated
 from labctl.judge.causes.rules import causes
 from labctl.judge.result import RunResult, document
 from labctl.language.document import Document
@@ -41,7 +42,7 @@ from labctl.probes.pairing import address_of
 from labctl.probes.segments import Captures
 from labctl.record.events import VERSION, CaptureEvent, Event, LabEvent, NetEvent, SocketsEvent
 from labctl.record.history import History
-from labctl.record.store import RunFolder
+from labctl.record.store import RunFolder, writing
 
 BACKEND = "import"
 OTHERS = "peer"
@@ -272,7 +273,10 @@ def record(found: Imported, folder: Path) -> None:
             run.add(event)
         for file in found.files:
             run.add_packets(file.host, b"".join(_records(file)))
-        run.finish(document([_result(found, folder, text, events)]))
+        result = _result(found, folder, text, events)
+        with writing(folder):
+            annotated.write(result)
+        run.finish(document([result]))
 
 
 def _scenario(found: Imported) -> str:

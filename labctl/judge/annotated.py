@@ -4,6 +4,7 @@ comment that says what labctl knows of it."""
 from __future__ import annotations
 
 import base64
+import math
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -210,8 +211,9 @@ class _Comments:
                         for spot, segment in traffic.get((host, timeline.ends, sent), ())
                         if flag in segment.flags and abs(spot[3] - moment.at) <= LATE
                     ]
-                    if spots:
-                        found[min(spots)[1]].append(f"{host}: {state}")
+                    if spots and moment.latest < math.inf:
+                        how = " (inferred)" if timeline.inferred else ""
+                        found[min(spots)[1]].append(f"{host}: {state}{how}")
         return found
 
 

@@ -15,6 +15,7 @@ from labctl.ground.errors import UsageError
 from labctl.judge import annotated
 from labctl.judge.recorded import load
 from labctl.probes.pcapng import INBOUND, OUTBOUND, Packet, blocks, head
+from tests.lessons_imported import stripped
 from tests.reported import RUN
 
 
@@ -95,3 +96,14 @@ def test_without_captures_there_is_none(tmp_path: Path) -> None:
         annotated.capture(run)
     annotated.write(run)
     assert not (tmp_path / "run" / annotated.NAME).exists()
+
+
+def test_states_of_an_import_are_inferred(tmp_path: Path) -> None:
+    """It has one, too, by one clock."""
+    found = stripped(RUN, tmp_path)
+    assert found
+    hosts, packets = read((found.run.folder / annotated.NAME).read_bytes())
+    told = {(hosts[p.interface], p.comment) for p in packets}
+    assert ("server", "server: FIN-WAIT-1 (inferred)") in told
+    assert ("client", "client: CLOSE-WAIT (inferred)") in told
+    assert max(p.at for p in packets) - min(p.at for p in packets) < 2e9, "one clock was 3 s ahead"
