@@ -21,7 +21,7 @@ from labctl.reports.rows import UNKNOWN, Bar
 RECORD = struct.Struct("<IIII")
 AHEAD, DRIFT = 3.0, 50e-6
 """How the second capture's clock is off."""
-SLACK = 0.02
+SLACK = 0.1
 """Seconds between a packet's capture and what a busy kernel makes of it."""
 FLOAT = 1e-6
 """Seconds to which times since 1970 are exact as floats."""

@@ -209,7 +209,8 @@ class _Comments:
                         (abs(spot[3] - moment.at), spot)
                         for sent, flag in _ways(before, state)
                         for spot, segment in traffic.get((host, timeline.ends, sent), ())
-                        if flag in segment.flags and abs(spot[3] - moment.at) <= LATE
+                        if flag in segment.flags
+                        and moment.earliest - LATE <= spot[3] <= moment.latest + LATE
                     ]
                     if spots and moment.latest < math.inf:
                         how = " (inferred)" if timeline.inferred else ""

@@ -132,15 +132,18 @@ def test_a_damaged_table_is_refused_or_read_whole(data: st.DataObject) -> None:
     check_refused_or_whole(text[:start] + data.draw(GARBAGE) + text[end:])
 
 
-def test_a_full_table_is_read_in_no_time() -> None:
-    """28,000 sockets in TIME-WAIT: every port of the default range."""
+def test_what_a_full_table_takes_grows_linearly() -> None:
+    """28,000 sockets in TIME-WAIT, every port of the default range, against an eighth of that."""
     row = "TIME-WAIT 0 0 127.0.0.1:{} 127.0.0.1:8000 timer:(timewait,{}sec,0) ino:0 sk:{:x}\n"
-    ports = range(32768, 60768)
-    text = HEADER + f"\t{'':300}\n".join(row.format(port, port % 60, port) for port in ports)
-    spent = []
-    for _ in range(3):
-        start = time.process_time()
-        sockets = parse_ss(text)
-        spent.append(time.process_time() - start)
-        assert len(sockets) == len(ports)
-    assert min(spent) < 0.5
+
+    def seconds(ports: range) -> float:
+        text = HEADER + f"\t{'':300}\n".join(row.format(port, port % 60, port) for port in ports)
+        spent = []
+        for _ in range(5):
+            start = time.process_time()
+            sockets = parse_ss(text)
+            spent.append(time.process_time() - start)
+            assert len(sockets) == len(ports)
+        return min(spent)
+
+    assert seconds(range(32768, 60768)) < 20 * seconds(range(32768, 36268))

@@ -224,7 +224,7 @@ def test_claims_have_one_case(tmp_path: Path) -> None:
     (result,), _ = watched(tmp_path, both())
     claims = tmp_path / "claims.yaml"
     claims.write_text(CLAIMS + "params: {n: 1}\nvariants: [{n: 1}, {n: 2}]\n")
-    with pytest.raises(UsageError, match="has no variant"):
+    with pytest.raises(UsageError, match="2 cases, and none is the run's"):
         judge(result.folder, claims)
 
 
