@@ -350,8 +350,9 @@ class DockerBackend:
         joins = self._project.joins(host, config) if self._project else {"": {}}
         (first, how), *more = joins.items()
         config["HostConfig"]["NetworkMode"] = networks[first]
-        endpoint = client.create_endpoint_config(**how)
-        config["NetworkingConfig"] = {"EndpointsConfig": {networks[first]: endpoint}}
+        if how:
+            endpoint = client.create_endpoint_config(**how)
+            config["NetworkingConfig"] = {"EndpointsConfig": {networks[first]: endpoint}}
         container = self._create(client, config, host)
         for key, how in more:
             client.connect_container_to_network(container, networks[key], **how)
