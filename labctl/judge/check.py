@@ -192,7 +192,8 @@ def _accounted(verdicts: list[Verdict], scenario: Scenario, history: History) ->
     """The verdicts; those that did not pass get what their processes did last."""
     return [
         replace(each, processes=accounts(scenario, history, each.claimed))
-        if each.result in ("fail", "unknown") and history.lab and not history.without_calls
+        if each.result in ("fail", "unknown") and history.lab
+        and (history.processes or not history.without_calls)
         else each
         for each in verdicts
     ]  # fmt: skip

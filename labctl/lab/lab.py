@@ -32,7 +32,7 @@ from labctl.ground.errors import LabError, MissingHere, Refused, located
 from labctl.ground.limits import explained
 from labctl.lab.faults import tallied
 from labctl.lab.happened import happened, uncaptured
-from labctl.lab.messaging import ANSWER_DEADLINE, HEARTBEAT, Clock, Inbox, Source
+from labctl.lab.messaging import ANSWER_DEADLINE, HEARTBEAT, Clock, Inbox, Source, surely
 from labctl.lab.questions import Questions
 from labctl.lab.tracing import Tracer, probes
 from labctl.record.events import (
@@ -121,11 +121,7 @@ class Lab:
     @netted()
     def __exit__(self, *_: object) -> None:
         self._closing = True
-        try:
-            self._backend.down()
-        except KeyboardInterrupt:
-            self._backend.down()
-            raise
+        surely(self._backend.down)
 
     def _up(self) -> None:
         started = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

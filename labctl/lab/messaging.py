@@ -28,6 +28,15 @@ ANSWER_DEADLINE = 20.0
 NO_MESSAGE = "said what is no message, or something in the lab wrote into its stream"
 
 
+def surely(down: Callable[[], None]) -> None:
+    """Takes something down, also if that is interrupted once."""
+    try:
+        down()
+    except KeyboardInterrupt:
+        down()
+        raise
+
+
 class Clock:
     """The lab's clock, as seconds since the run began. It is this machine's monotonic clock, unless
     the engine is elsewhere."""

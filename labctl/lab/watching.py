@@ -17,7 +17,7 @@ from labctl.ground.crash import netted
 from labctl.ground.errors import LabError, UsageError
 from labctl.ground.limits import explained
 from labctl.lab.happened import happened, uncaptured
-from labctl.lab.messaging import Clock, Inbox, Source
+from labctl.lab.messaging import Clock, Inbox, Source, surely
 from labctl.lab.tracing import Tracer, probes
 from labctl.record.events import (
     VERSION,
@@ -89,11 +89,7 @@ class Watching:
     @netted()
     def __exit__(self, *_: object) -> None:
         self._closing = True
-        try:
-            self._watched.down()
-        except KeyboardInterrupt:
-            self._watched.down()
-            raise
+        surely(self._watched.down)
 
     def now(self) -> float:
         """Seconds since the record began."""

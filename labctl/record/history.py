@@ -291,11 +291,6 @@ class History:
         return {host: (gaps.get(host, 0.0), math.inf) for host in self.hosts}
 
     @property
-    def unattended(self) -> bool:
-        """Whether only segments tell what programs did: there are no calls."""
-        return bool(self.imported or self.without_calls)
-
-    @property
     def without_calls(self) -> str:
         """Why the record has nothing of processes and their calls, if so."""
         if self.imported:

@@ -9,8 +9,10 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
+from labctl.ground.errors import UsageError
 from labctl.ground.plain import plain
 from labctl.judge.causes.cause import Scene, begins
 from labctl.judge.result import RunResult
@@ -23,6 +25,8 @@ from labctl.record.listeners import listeners
 from labctl.record.moments import Moment
 from labctl.record.timelines import CLOCKS
 
+MOST = 200
+"""So many connections a person can read about."""
 USUAL = 5.0
 """Seconds that a wait has if it says nothing."""
 PAUSE = 0.3
@@ -48,9 +52,23 @@ class _Act:
     last: bool = False
 
 
+@dataclass(frozen=True)
+class _Guess:
+    """A connection, and the host and the name of the process at each of its ends."""
+
+    segments: Sequence[Segment]
+    client: tuple[str, str]
+    server: tuple[str, str]
+
+
 def skeleton(run: RunResult, scenario: Scenario | None) -> str:
     """The text of a scenario that does what was seen in a run. `scenario` is the record's own, if
-    it has one: what it says of its hosts is kept."""
+    it has one: what it says of its hosts is kept. Raises UsageError if the run has more than MOST
+    connections."""
+    count = len({frozenset(ends) for _, ends in run.history.first_captured()})
+    if count > MOST:
+        raise UsageError(f"{run.folder}: {count:,} connections; a scenario has {MOST} at most",
+                         "watch or import fewer: --port, --host")  # fmt: skip
     made = _Skeleton(run.history, scenario)
     acts = sorted(made.acts(), key=lambda act: act.t)
     lines = [
@@ -70,11 +88,6 @@ class _Skeleton:
         self._names: dict[str, str] = {}
         if history.lab:
             self._names = {a: n for n, a in history.lab.addresses.items()}
-        self._told = {e.host for e in history.events if isinstance(e, (CallEvent, ProcessEvent))}
-        self._guessed: dict[tuple[str | None, Ends], str] = {}
-        """Processes that nobody told of, by the ends of their connections."""
-        for _ in self._guess():
-            pass
 
     # --- Hosts ------------------------------------------------------------------------------------
 
@@ -123,52 +136,40 @@ class _Skeleton:
     def _lives(self) -> Iterator[_Act]:
         """Starts, and ends that no call explains."""
         over: set[str] = set()
+        last: dict[str, CallEvent] = {}
+        stopped = 0.0  # when the last step began that ends processes
         for event in self._history.events:
+            if isinstance(event, CallEvent):
+                last[event.process] = event
+            elif isinstance(event, StepEvent) and event.verb in ENDS_BY_STEP:
+                stopped = event.t if event.phase == "begin" else stopped
             if not isinstance(event, ProcessEvent) or event.start is not None:
                 continue
+            name, call = event.process, last.get(event.process)
             if event.phase == "start":
-                over.discard(event.process)
-                yield _Act(event.t, f"start: {event.process}")
-            elif event.process not in over:
-                over.add(event.process)
-                t = self._began_to_end(event)
+                over.discard(name)
+                yield _Act(event.t, f"start: {name}")
+            elif name not in over:
+                over.add(name)
+                since = call.t if call else 0.0
+                by_step = stopped if event.signal and stopped >= since else event.t
+                t = max(since, min(by_step, self._first_end(event.host, since, event.t)))
                 if event.phase == "gone":
-                    yield _Act(t, f"kill: {event.process}", event.process, event.t, last=True)
+                    yield _Act(t, f"kill: {name}", name, event.t, last=True)
                 elif event.signal:
-                    step = f"signal: {{{event.process}: {event.signal}}}"
-                    yield _Act(t, step, event.process, event.t, last=True)
-                elif not self._failed(event):
-                    text = self._call(event.process, f"exit {event.exit or 0}")
-                    yield _Act(t, text, event.process, t, last=True)
+                    yield _Act(t, f"signal: {{{name}: {event.signal}}}", name, event.t, last=True)
+                elif not (call and call.errno and call.fd is None):  # that ended it
+                    yield _Act(t, self._call(name, f"exit {event.exit or 0}"), name, t, last=True)
 
-    def _began_to_end(self, event: ProcessEvent) -> float:
-        """When the end of a process began: before the first FIN or RST that its end sent."""
-        last = max(
-            (e.t for e in self._history.events
-             if isinstance(e, CallEvent) and e.process == event.process and e.t <= event.t),
-            default=0.0,
-        )  # fmt: skip
-        steps = [
-            e.t for e in self._history.events
-            if isinstance(e, StepEvent) and e.phase == "begin" and e.verb in ENDS_BY_STEP
-            and last <= e.t <= event.t
-        ]  # fmt: skip
-        ends = [
-            s.time - CLOCKS for s in self._scene.segments
-            if s.sender == event.host and {"FIN", "RST"} & {*s.flags} and last <= s.time <= event.t
-        ]  # fmt: skip
-        return max(last, min(event.t, *(steps[-1:] if event.signal else ()), *ends, event.t))
-
-    def _failed(self, event: ProcessEvent) -> bool:
-        """Whether a call of the peer program that failed has ended it."""
-        calls = [
-            e for e in self._history.events
-            if isinstance(e, CallEvent) and e.process == event.process and e.t <= event.t
-        ]  # fmt: skip
-        return bool(calls) and bool(calls[-1].errno) and calls[-1].fd is None
+    def _first_end(self, host: str, since: float, until: float) -> float:
+        """Just before a host's first FIN or RST between two moments, or the second of them."""
+        for s in self._scene.segments:
+            if s.sender == host and since <= s.time <= until and {"FIN", "RST"} & {*s.flags}:
+                return s.time - CLOCKS
+        return until
 
     def _calls(self) -> Iterator[_Act]:
-        """The calls of each process's first task; what others did needs a process of its own."""
+        """The calls of each process, as if one task had made them all."""
         begun: dict[tuple[str, int], CallEvent] = {}
         for event in self._history.events:
             if isinstance(event, ProcessEvent) and event.phase != "start":
@@ -247,7 +248,7 @@ class _Skeleton:
 
     def _unread(self, host: str | None, last: Segment) -> bool:
         """Whether data stayed in the socket that received it: a look shows it, or the RST does that
-        its kernel sends as it closes (RFC 9293, section 3.10.4)."""
+        its kernel sends as it closes (RFC 1122, section 4.2.2.13)."""
         ends, t = (last.target, last.source), last.arrived or 0.0
         looks = [
             s.recv_q for at, s in self._scene.seen(host or "", ends)
@@ -257,33 +258,56 @@ class _Skeleton:
         after = [s for s in segments if s.source == ends[0] and s.time > t]
         return any(looks[-1:]) or any("RST" in s.flags for s in after[:1])
 
+    @cached_property
+    def _silent(self) -> list[_Guess]:
+        """Connections of hosts of which no call and no process was told."""
+        events = self._history.events
+        told = {e.host for e in events if isinstance(e, (CallEvent, ProcessEvent))}
+        found = []
+        for number, segments in enumerate(self._scene.conversations, 1):
+            syn = segments[0]
+            client, server = self._host(syn.source), self._host(syn.target)
+            if begins(syn) and not syn.crafted and not {client, server} & told:
+                port = syn.target.rpartition(":")[2]
+                found.append(
+                    _Guess(segments, (client, f"{client}_{number}"), (server, f"{server}_{port}"))
+                )
+        return found
+
+    @cached_property
+    def _guessed(self) -> dict[tuple[str | None, Ends], str]:
+        """Processes that nobody told of, by the ends of their connections."""
+        found: dict[tuple[str | None, Ends], str] = {}
+        for each in self._silent:
+            ends = each.segments[0].source, each.segments[0].target
+            for (host, process), mine in ((each.server, ends[::-1]), (each.client, ends)):
+                found[host, mine] = process
+        return found
+
     def _guess(self) -> Iterator[_Act]:
         """What programs did of which there are only segments: a server for each port, and a client
         for each connection, whose calls the SYNs, FINs and RSTs tell."""
         listening: set[str] = set()
-        for number, segments in enumerate(self._scene.conversations, 1):
-            syn = segments[0]
-            client, server = self._host(syn.source), self._host(syn.target)
-            if not begins(syn) or syn.crafted or {client, server} & self._told:
-                continue
-            port = syn.target.rpartition(":")[2]
-            there, here = f"{server}_{port}", f"{client}_{number}"
-            self._guessed[server, (syn.target, syn.source)] = there
-            self._guessed[client, (syn.source, syn.target)] = here
+        for each in self._silent:
+            syn, (server, there), (_, here) = each.segments[0], each.server, each.client
+            port, t = syn.target.rpartition(":")[2], syn.time - CLOCKS
             if there not in listening:
                 listening.add(there)
-                yield _Act(syn.time - CLOCKS, f"start: {there}")
-                made = ("socket", "set SO_REUSEADDR", f"bind :{port}", "listen 20")
-                for call in made:
-                    yield _Act(syn.time - CLOCKS, self._call(there, call), there, syn.time - CLOCKS)
+                yield _Act(t, f"start: {there}")
+                for call in ("socket", "set SO_REUSEADDR", f"bind :{port}", "listen 20"):
+                    yield _Act(t, self._call(there, call), there, t)
+            sides: dict[bool, list[Segment]] = {True: [], False: []}
+            for segment in each.segments:
+                sides[segment.source == syn.source].append(segment)
+            asked, answered = sides[True], sides[False]
+            done = answered[0].time if answered else math.inf
             yield _Act(syn.time - CLOCKS / 2, f"start: {here}")
-            done = next((s.time for s in segments if s.source == syn.target), math.inf)
             for call in ("socket", f"connect {server}:{port}"):
                 yield _Act(syn.time - CLOCKS / 2, self._call(here, call), here, done)
-            if any("SYN" not in s.flags and s.source == syn.source for s in segments):
+            if any("SYN" not in s.flags for s in asked):
                 yield _Act(syn.time, self._call(there, "accept"), there, done)
-            yield from self._guessed_end(here, [s for s in segments if s.source == syn.source])
-            yield from self._guessed_end(there, [s for s in segments if s.source == syn.target])
+            yield from self._guessed_end(here, asked)
+            yield from self._guessed_end(there, answered)
 
     def _guessed_end(self, process: str, sent: Sequence[Segment]) -> Iterator[_Act]:
         """How a process ended a connection, by the first FIN or RST that it sent."""
@@ -302,8 +326,8 @@ class _Skeleton:
         for segment in segments:
             if not segment.lost:
                 continue
-            kept = self._scenario is not None and segment.dropped is None
-            if kept or segment.t is None:  # what cut the link is a step
+            done = self._scenario and self._scenario.steps and segment.dropped is None
+            if done or segment.t is None or not segment.receiver:  # what cut the link is a step
                 continue
             look = self._drop(segment)
             if last is None or last[0] != look:
@@ -319,7 +343,7 @@ class _Skeleton:
         words = [f"from: {segment.sender}", f"to: {segment.receiver}"]
         flags = [flag for flag in segment.flags if flag in ("SYN", "FIN", "RST")]
         if flags:
-            words.append(f"flags: {'+'.join(flags)}" if len(flags) > 1 else f"flags: {flags[0]}")
+            words.append(f"flags: {' '.join(flags)}")
         elif segment.length:
             words.append("flags: data")
         else:
@@ -365,9 +389,10 @@ class _Skeleton:
         shown: Mapping[str, tuple[str, ...]] = {}
         before = 0.0
         for act in acts:
+            queued = act.of if act.step.startswith("call") else ""  # it does one after the other
             ready = {
                 process: "exited" if call.last else "awaiting"
-                for process, call in busy.items() if call.done <= act.t and process != act.of
+                for process, call in busy.items() if call.done <= act.t and process != queued
             }  # fmt: skip
             if ready and not act.step.startswith("drop"):
                 yield f"wait: {{process: {json.dumps(ready)}}}"

@@ -19,6 +19,7 @@ from labctl.judge.rejudge import judge
 from labctl.judge.result import RunResult
 from labctl.record.events import CallEvent, Event, ProcessEvent, UnseenEvent
 from tests.captured import BEGUN, CLIENT, NEAR, SERVER, Sent, frames, handshake, pcap
+from tests.damaged import damaged
 from tests.walked import ACK, RST
 
 SPAN = (BEGUN, BEGUN + 10)
@@ -155,12 +156,8 @@ def test_what_is_no_trace(tmp_path: Path, text: str, message: str) -> None:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_no_damage_is_too_much(tmp_path: Path, data: st.DataObject) -> None:
-    content = bytearray(SERVED.encode())
-    for _ in range(data.draw(st.integers(1, 5))):
-        at = data.draw(st.integers(0, len(content) - 1))
-        content[at : at + data.draw(st.integers(0, 9))] = data.draw(st.binary(max_size=9))
     path = tmp_path / "trace"
-    path.write_bytes(content)
+    path.write_bytes(damaged(SERVED.encode(), data))
     try:
         read_calls(path, "server", SPAN, WAYS)
     except UsageError as exc:

@@ -18,6 +18,7 @@ from labctl.ground.errors import UsageError
 from labctl.imports.census import Wanted, count, heads
 from labctl.imports.files import LARGEST, Capture, Packet
 from tests.captured import CLIENT, SERVER, block, closed, frames, handshake, pcap, pcapng
+from tests.damaged import damaged
 
 SENT = [*handshake(), *closed(1.0)]
 FRAMES = frames(SENT, SERVER)
@@ -199,11 +200,7 @@ def test_no_damage_is_too_much(tmp_path: Path, data: st.DataObject) -> None:
     """A file of which some bytes are others is read, or an error that names it."""
     new = data.draw(st.booleans())
     path = pcapng(tmp_path / "a", FRAMES) if new else pcap(tmp_path / "a", FRAMES)
-    content = bytearray(path.read_bytes())
-    for _ in range(data.draw(st.integers(1, 6))):
-        at = data.draw(st.integers(0, len(content) - 1))
-        content[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=4))
-    path.write_bytes(content)
+    path.write_bytes(damaged(path.read_bytes(), data))
     try:
         count(Capture(path), Wanted())
     except UsageError as exc:

@@ -20,6 +20,7 @@ from labctl.judge.result import RunResult
 from labctl.record.events import SocketsEvent
 from labctl.record.timelines import Timeline, timelines
 from tests.captured import BEGUN, CLIENT, SERVER, Sent, closed, frames, handshake, pcap
+from tests.damaged import damaged
 from tests.fake import HEADER, tcp
 from tests.walked import ACK, FIN
 
@@ -100,11 +101,7 @@ def test_no_file(tmp_path: Path) -> None:
 @given(st.data())
 def test_no_damage_is_too_much(tmp_path: Path, data: st.DataObject) -> None:
     path = written(tmp_path / "ss", "1700000001", HEADER, LISTEN, tcp("ESTAB", SERVER, CLIENT))
-    content = bytearray(path.read_bytes())
-    for _ in range(data.draw(st.integers(1, 4))):
-        at = data.draw(st.integers(0, len(content) - 1))
-        content[at : at + data.draw(st.integers(0, 9))] = data.draw(st.binary(max_size=9))
-    path.write_bytes(content)
+    path.write_bytes(damaged(path.read_bytes(), data))
     try:
         read_looks(path, NOW)
     except UsageError as exc:

@@ -48,7 +48,7 @@ def causes(scene: Scene) -> Iterator[Cause]:
                 asked[host] += 1
                 reset = _Reset(segment, segments[:number], scene)
                 found = _of(reset)
-                if found is None and scene.history.unattended:
+                if found is None and scene.history.without_calls:
                     found = _likely(reset)
                 if found:
                     yield found

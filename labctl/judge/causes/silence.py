@@ -35,7 +35,7 @@ ABORTED = "TcpExtTCPAbortOnTimeout"
 def causes(scene: Scene) -> Iterator[Cause]:
     """A cause for each call that timed out, and for each connection of which no call tells that."""
     yield from _calls(scene)
-    if scene.history.unattended:
+    if scene.history.without_calls:
         yield from _in_vain(scene)
     for host in scene.history.hosts:
         yield from _given_up(host, scene)

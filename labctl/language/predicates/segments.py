@@ -94,7 +94,7 @@ class SegmentsPattern(Model):
             text = (
                 f"{certain}, and what {', '.join(unseen) or 'one end'} sent or got is not all known"
             )
-            hint = "watch it, too" if history.without_calls else "import a capture of it, too"
+            hint = "import a capture of it, too" if history.imported else "watch it, too"
             return Finding("unknown", claimed, f"{text}; {hint}", lines, measured)
         text = f"{certain}, and {len(matching) - certain} still under way; wait a moment before"
         return Finding("unknown", claimed, text, lines, measured)

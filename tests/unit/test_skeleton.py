@@ -1,0 +1,87 @@
+"""A scenario of a record: it loads, and has what was seen, whatever the record is of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from labctl.ground.errors import UsageError
+from labctl.judge.recorded import load, scenario_of
+from labctl.judge.result import RunResult
+from labctl.language.document import Document
+from labctl.language.scenario import load_document
+from labctl.reports.skeleton import skeleton
+from tests.captured import CLIENT, NEAR, SERVER, Sent, alone, both, closed, handshake
+from tests.reported import RUN
+from tests.walked import ACK, FIN, RST, SYN
+
+
+def steps(run: RunResult) -> list[str]:
+    """The steps of its scenario, a line each."""
+    text = skeleton(run, scenario_of(run))
+    (case,) = load_document(Document("made", text), text, "made", {})
+    assert len(case.steps) == text.count("\n  - ")
+    return [line[4:] for line in text.splitlines() if line.startswith("  - ")]
+
+
+def test_a_labs_own_run() -> None:
+    run = load(RUN)
+    text = skeleton(run, scenario_of(run))
+    assert 'sysctls: {"net.ipv4.tcp_fin_timeout":' in text
+    found = steps(run)
+    assert found.index('call: {client: "connect server:8000"}') < found.index("kill: server")
+    kill = found.index("kill: server")
+    assert found[kill - 1] == 'wait: {process: {"server": "awaiting"}}', "what it sent is sent"
+    assert "wait: {sockets: {client: CLOSE-WAIT}}" in found[kill:]
+    assert found.count("start: server") > 1
+    assert not any(step.startswith("drop") for step in found)
+
+
+def test_two_captures(tmp_path: Path) -> None:
+    data = [Sent(0.5, CLIENT, SERVER, ACK, 101, 901, 7), Sent(0.6, SERVER, CLIENT, ACK, 901, 108)]
+    end = [Sent(1.0, CLIENT, SERVER, RST | ACK, 108, 901)]
+    found = steps(both(tmp_path, [*handshake(), *data, *end]))
+    calls = [step for step in found if step.startswith(("call", "start"))]
+    assert calls == [
+        "start: server_8000",
+        'call: {server_8000: "socket"}',
+        'call: {server_8000: "set SO_REUSEADDR"}',
+        'call: {server_8000: "bind :8000"}',
+        'call: {server_8000: "listen 20"}',
+        "start: client_1",
+        'call: {client_1: "socket"}',
+        'call: {client_1: "connect server:8000"}',
+        'call: {server_8000: "accept"}',
+        'call: {client_1: "send 7 bytes"}',
+        'call: {server_8000: "recv 7"}',
+        'call: {client_1: "set SO_LINGER 1 0"}',
+        'call: {client_1: "close"}',
+    ]
+
+
+def test_what_was_lost_is_dropped(tmp_path: Path) -> None:
+    lost = Sent(1.0, CLIENT, SERVER, FIN | ACK, 101, 901, lost=True)
+    again = Sent(1.3, CLIENT, SERVER, FIN | ACK, 101, 901)
+    rest = [Sent(1.3 + 2 * NEAR, SERVER, CLIENT, ACK, 901, 102)]
+    found = steps(both(tmp_path, [*handshake(), lost, again, *rest]))
+    (drop,) = [step for step in found if step.startswith("drop")]
+    assert drop == "drop: {from: client, to: server, flags: FIN, count: 1}"
+    assert found.index(drop) < found.index('call: {client_1: "close"}')
+
+
+def test_one_capture_does_not_tell_what_to_drop(tmp_path: Path) -> None:
+    found = steps(alone(tmp_path, [*handshake(), *closed(1.0)]))
+    assert 'call: {peer_1: "connect server:8000"}' in found
+    assert not any(step.startswith("drop") for step in found)
+
+
+@pytest.mark.parametrize("count", [200, 201])
+def test_too_many_to_read(tmp_path: Path, count: int) -> None:
+    asked = [Sent(n / 100, f"10.0.0.3:{40000 + n}", SERVER, SYN, 100) for n in range(count)]
+    run = alone(tmp_path, asked)
+    if count > 200:
+        with pytest.raises(UsageError, match="201 connections; a scenario has 200 at most"):
+            skeleton(run, None)
+    else:
+        assert skeleton(run, None).count("connect") == count
