@@ -18,7 +18,7 @@ BACKENDS = [
     pytest.param("docker", marks=pytest.mark.docker),
 ]
 TIMES = {"started": "", "seconds": 0, "lab_seconds": 0, "at": 0, "actual": "", "evidence": [],
-         "measured": {}, "counted": {}, "why": []}  # fmt: skip
+         "measured": {}, "counted": {}, "causes": [], "why": []}  # fmt: skip
 
 SLOW = """\
 title: A case that waits
@@ -40,13 +40,12 @@ def labctl(backend: str, *arguments: str, **variables: str) -> subprocess.Comple
 
 
 def timeless(document: str, out: Path) -> dict[str, Any]:
-    """A result document without what differs from run to run."""
+    """A result document without what differs from run to run: moments, and what else happened."""
     whole: dict[str, Any] = json.loads(document.replace(str(out), "OUT"))
     for run in whole["runs"]:
         run.update({key: value for key, value in TIMES.items() if key in run})
         for verdict in run["verdicts"]:
             verdict.update({key: value for key, value in TIMES.items() if key in verdict})
-        run["causes"] = sorted((cause["id"], cause["host"]) for cause in run["causes"])
     return whole
 
 
