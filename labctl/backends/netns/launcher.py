@@ -21,6 +21,8 @@ from pathlib import Path
 from labctl.ground.resources import images
 
 PATIENCE = 20.0
+ENVIRONMENT = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
+"""What a lab gets of this program's environment; the rest may hold secrets."""
 
 
 class Launcher:
@@ -74,9 +76,9 @@ class Launched:
 
     def begin(self, files: Sequence[int], hosts: str, run: str) -> None:
         """Begins it with these arguments and file descriptors, those of `launch` in world.py, in
-        this program's environment and folder. Raises OSError; ConnectionError if the launcher is
-        gone."""
-        request = {"hosts": hosts, "run": run, "environ": dict(os.environ)}
+        this program's folder. Raises OSError; ConnectionError if the launcher is gone."""
+        environ = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+        request = {"hosts": hosts, "run": run, "environ": environ}
         with ExitStack() as stack:
             here = os.open(".", os.O_PATH | os.O_DIRECTORY)
             stack.callback(os.close, here)

@@ -30,17 +30,22 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # an isolated Python leaves it out
+import confine
+
 CLONE_NEWNS = 0x20000
+CLONE_NEWIPC = 0x8000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
-MS_NOSUID_NODEV_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 14, 4096, 16384, 1 << 18
+MS_REC, MS_PRIVATE = 16384, 1 << 18
 PR_SET_NO_NEW_PRIVS = 38
 PR_CAPBSET_DROP = 24
 LAST_CAPABILITY = 63
 CAPABILITY_VERSION_3 = 0x20080522
+NET_ADMIN, NET_RAW = 12, 13
 ANSWER_LIMIT = 65536
 LAUNCH_LIMIT, MOST_FILES = 16, 7
-PRIORITY = -10  # for processes in `await`: the agents', so that each call is done at once
+PRIORITY = -10  # for agents, and processes in `await`, so that each call is done at once
 
 for codec in ("idna", "punycode"):
     codecs.lookup(codec)  # for names: where Python is root's alone, no other user could load them
@@ -99,9 +104,17 @@ def drop_capabilities(kept: "list[int]") -> None:
     call("capset", header, (ctypes.c_uint32 * 6)(mask, mask))
 
 
+def hasten() -> None:
+    """Gives this process priority, if it may."""
+    with suppress(OSError):  # it takes CAP_SYS_NICE
+        os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
+
+
 class World:
-    def __init__(self, control: socket.socket, agent, peer) -> None:  # type: ignore[no-untyped-def]
-        self.control = control
+    def __init__(  # type: ignore[no-untyped-def]
+        self, control: socket.socket, agent, peer, folder: str
+    ) -> None:
+        self.control, self.folder = control, folder
         self.agent, self.peer = agent, peer
         self.home = os.open("/proc/self/ns/net", os.O_RDONLY)
         self.pids = os.open("/proc/self/ns/pid", os.O_RDONLY)
@@ -109,13 +122,19 @@ class World:
         self.processes: dict[int, str] = {}
 
     def host(self, channel: int, name: str) -> dict[str, object]:
-        """A new network namespace with an agent in it."""
+        """A new network namespace with an agent in it, with the rights of a holder's container."""
+
+        def work() -> None:
+            hasten()
+            drop_capabilities([NET_ADMIN, NET_RAW])
+            self.agent.main(["--tether"])
+
         call("unshare", CLONE_NEWNET)
         self.networks[name] = os.open("/proc/self/ns/net", os.O_RDONLY)
         with open("/proc/sys/net/ipv4/ip_unprivileged_port_start", "w") as file:
             file.write("0")  # as container engines have it
         try:
-            return {"pid": self.fork(channel, lambda: self.agent.main(["--tether"]))}
+            return {"pid": self.fork(channel, work)}
         finally:
             call("setns", self.home, CLONE_NEWNET)
 
@@ -135,12 +154,12 @@ class World:
 
         def work() -> None:
             call("setns", self.networks[host], CLONE_NEWNET)
-            call("unshare", CLONE_NEWNS)
-            call("mount", b"proc", b"/proc", b"proc", MS_NOSUID_NODEV_NOEXEC, None)
+            call("unshare", CLONE_NEWNS | CLONE_NEWIPC)
+            confine.proc()
+            confine.own(os.environ.get("PATH", ""), self.folder)
             close_but(0, 1, 2)
             if calls and any(call.name == "await" for call in self.peer.parse(calls)):
-                with suppress(OSError):  # it takes CAP_SYS_NICE
-                    os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
+                hasten()
             if uid:
                 os.setgroups([])
                 os.setresgid(uid, uid, uid)
@@ -262,10 +281,12 @@ def launch(programs, files: "list[int]") -> None:  # type: ignore[no-untyped-def
 
     def hold() -> None:
         close_but(0, 1, 2, control)
-        call("mount", b"none", b"/", None, MS_REC | MS_PRIVATE, None)
-        call("mount", b"proc", b"/proc", b"proc", MS_NOSUID_NODEV_NOEXEC, None)
-        call("mount", request["hosts"].encode(), b"/etc/hosts", None, MS_BIND, None)
-        world = World(socket.socket(fileno=control), agent, peer)
+        folder = os.getcwd()
+        confine.mount("none", "/", "", MS_REC | MS_PRIVATE)
+        confine.bind(request["hosts"], "/etc/hosts")
+        confine.proc()
+        confine.system(os.environ.get("PATH", ""), folder)
+        world = World(socket.socket(fileno=control), agent, peer, folder)
         world.send(kind="hello")
         world.serve()
 
