@@ -51,12 +51,17 @@ class Service:
     name: str
 
 
+MEM_LIMIT, PIDS_LIMIT = 2 << 30, 4096
+"""The most memory in bytes, and the most processes and threads, of a container whose scenario asks
+for no more."""
+
+
 @dataclass(frozen=True)
 class ProcessSpec:
     """A process to start on a host: `calls` for the peer program, or `run`, any program; or, with
     neither, the own command of an `image`, or what a `service` runs. `rights` are the
     capabilities(7) that it keeps, of RIGHTS. `watch`: whether to tell a program's socket calls, and
-    what it reads and writes."""
+    what it reads and writes. `mem_limit` in bytes and `pids_limit` bound its container."""
 
     name: str
     host: str
@@ -68,6 +73,8 @@ class ProcessSpec:
     rights: tuple[str, ...] = ()
     watch: Literal["calls", "io"] | None = None
     service: Service | None = None
+    mem_limit: int = MEM_LIMIT
+    pids_limit: int = PIDS_LIMIT
 
 
 USUAL_REST = 0.025

@@ -87,6 +87,7 @@ SHAPES: dict[str, Shape] = {
     "Backend": {"enum": list(BACKENDS)},
     "Capability": {"enum": list(CAPABILITIES)},
     "Right": {"enum": list(RIGHTS)},
+    "Memory": either({"type": "integer", "minimum": 6 << 20}, text(r"\d+ ?([bB]|[kmgKMG][bB]?)?")),
     "Uid": either({"type": "integer", "minimum": 0, "maximum": 65535}, {"const": ""}),
     "Calls": text(rf"{CALL}(?:\n{CALL})*"),
     "ProgramCalls": either(text(rf"{CALL}(?:\n{CALL})*"), {"enum": [*OFF]}),

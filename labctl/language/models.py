@@ -24,6 +24,7 @@ from labctl.language.steps import STEPS, Step
 from labctl.language.values import (
     MAX_ADDRESSES,
     OFF,
+    Memory,
     Model,
     ParamName,
     ProgramCalls,
@@ -93,6 +94,8 @@ class Program(Model):
     uid: Uid = None
     env: dict[Text, Text] = Field(default_factory=dict)
     rights: list[Right] = Field(default_factory=list)
+    mem_limit: Memory | None = None
+    pids_limit: Annotated[int, Field(ge=1, strict=True)] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -138,7 +141,8 @@ class Process(Program):
         return self
 
 
-NOT_A_SERVICES = ("calls", "run", "default", "image", "uid", "env", "rights")
+NOT_A_SERVICES = ("calls", "run", "default", "image", "uid", "env", "rights",
+                  "mem_limit", "pids_limit")  # fmt: skip
 """What a Compose file says of a service, and no host."""
 
 

@@ -11,7 +11,7 @@ from pydantic import (
     ValidationError,
 )
 
-from labctl.backends import BACKENDS, HostSpec, ProcessSpec, Service
+from labctl.backends import BACKENDS, MEM_LIMIT, PIDS_LIMIT, HostSpec, ProcessSpec, Service
 from labctl.ground.errors import Mistake, ScenarioError
 from labctl.ground.written import variant_words
 from labctl.lab.lab import LabSpec
@@ -133,6 +133,8 @@ def _spec(name: str, host: str, program: Program, default: Host) -> ProcessSpec:
         {**default.env, **program.env},
         tuple(program.rights or default.rights),
         None if watch == "off" or program.calls is not None else watch,
+        mem_limit=program.mem_limit or default.mem_limit or MEM_LIMIT,
+        pids_limit=program.pids_limit or default.pids_limit or PIDS_LIMIT,
     )
 
 

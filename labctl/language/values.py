@@ -211,6 +211,20 @@ def parse_duration(value: Any) -> float:
     )
 
 
+MEMORY = re.compile(r"(\d+) ?(b|[kmg]b?)?", re.IGNORECASE)
+LEAST_MEMORY = 6 << 20
+"""Less than that no engine gives a container."""
+
+
+def _memory(value: Any) -> int:
+    found = MEMORY.fullmatch(str(value)) if isinstance(value, str | int) else None
+    unit = (found[2] or "b").lower()[0] if found else ""
+    size = int(found[1]) << (10 * "bkmg".index(unit)) if found else 0
+    if isinstance(value, bool) or not LEAST_MEMORY <= size < 1 << 63:
+        raise problem(f"{shown(value)} is no size of memory; allowed: 512m, 2g, 6m at least")
+    return size
+
+
 @dataclass(frozen=True)
 class Within:
     """Bounds in seconds: `5s` is 0 to 5, `4.5s..7s` has both."""
@@ -404,6 +418,7 @@ Uid = Annotated[
     BeforeValidator(lambda value: None if value == "" else value),
     shaped("Uid"),
 ]
+Memory = Annotated[int, BeforeValidator(_memory), shaped("Memory")]
 Calls = Annotated[str, BeforeValidator(_calls), shaped("Calls")]
 OFF = (False, "off")
 """How `calls: off` may be read."""

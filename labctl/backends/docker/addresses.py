@@ -10,6 +10,9 @@ from typing import Any
 from labctl.backends import Channel, HostLink, HostSpec
 from labctl.ground.errors import LabError
 
+NO_WAY_OUT = "route replace throw default\n"
+"""Some engines make a way out in an internal network, too."""
+
 
 def links(
     hosts: Sequence[HostSpec],
@@ -17,9 +20,12 @@ def links(
     channels: Mapping[str, Channel],
     endpoints: Mapping[str, Mapping[str, str]],
     prefix: ipaddress.IPv6Network,
+    gateways: Sequence[str],
 ) -> dict[str, HostLink]:
     """The hosts with their addresses. The engine gave them some, from the bottom of the subnet
-    upwards; further ones come from its top downwards. Their agents add those."""
+    upwards; further ones come from its top downwards. Their agents add those, and take away the
+    ways to the engine's own addresses there, `gateways`, and through them: its machine would answer
+    at all its addresses."""
     first: dict[str, list[Any]] = {}
     rest: dict[str, list[str]] = {}
     for number, (name, container) in enumerate(holders.items(), 2):
@@ -40,9 +46,16 @@ def links(
             rest[host.name] += map(_addition, more)
             families.append(tuple(str(found.ip) for found in (interface, *more)))
         ipv4, ipv6 = families
-        batch = "".join(rest[host.name])
+        batch = "".join([*rest[host.name], *map(_shut, gateways), NO_WAY_OUT])
         links[host.name] = HostLink(channels[host.name], holders[host.name], ipv4, ipv6, batch)
     return links
+
+
+def gateways(network: Mapping[str, Any]) -> list[str]:
+    """The engine's own addresses in a network. It takes the first of a pool, and may not say so."""
+    pools = network["IPAM"]["Config"]
+    given = [p.get("Gateway") or ipaddress.ip_network(p["Subnet"])[1] for p in pools]
+    return [str(ipaddress.ip_interface(address).ip) for address in given]
 
 
 def joined(
@@ -67,6 +80,10 @@ def joined(
 def _addition(interface: Any) -> str:
     nodad = " nodad" if interface.version == 6 else ""
     return f"address add {interface} dev eth0{nodad}\n"
+
+
+def _shut(gateway: str) -> str:
+    return f"route add unreachable {gateway}\n"
 
 
 def _downwards(network: Any, taken: set[Any]) -> Iterator[Any]:

@@ -35,7 +35,7 @@ from labctl.backends import (
 )
 from labctl.backends.capabilities import REAL_TIME, Lack
 from labctl.backends.docker import configs, engine, images
-from labctl.backends.docker.addresses import joined, links
+from labctl.backends.docker.addresses import gateways, joined, links
 from labctl.backends.docker.attach import (
     AttachChannel,
     attach,
@@ -170,13 +170,15 @@ class DockerBackend:
                 self._containers = {name: [container] for name, container in services.items()}
             self._containers |= {name: [made] for name, made in _results(created).items()}
             _results(started)
-            found = [client.inspect_network(made)["Containers"] for made in networks.values()]
+            inspected = [client.inspect_network(made) for made in networks.values()]
+            found = [network["Containers"] for network in inspected]
         for name, container in holders.items():
             if not any(container in endpoints for endpoints in found):
                 raise self._ended(name)
         if project:
             return joined(hosts, holders, self._holders, found, project.hosts)
-        return links(hosts, holders, self._holders, found[0], self._prefix())
+        shut = gateways(inspected[0])
+        return links(hosts, holders, self._holders, found[0], self._prefix(), shut)
 
     def prepare(self, process: ProcessSpec) -> None:
         """Starts the container, where our own program waits until `spawn`. A service does not

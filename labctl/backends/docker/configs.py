@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from labctl.backends import HostSpec, ProcessSpec
+from labctl.backends import MEM_LIMIT, PIDS_LIMIT, HostSpec, ProcessSpec
 from labctl.backends.docker import images
 
 CONFINED: dict[str, Any] = {
@@ -16,6 +16,13 @@ CONFINED: dict[str, Any] = {
 # With AppArmor, engines' profile for containers forbids what both of these need: to write below
 # /proc/sys (a holder), and to mount (the tracer). See profiles/apparmor in moby.
 BEYOND_APPARMOR = {**CONFINED, "SecurityOpt": [*CONFINED["SecurityOpt"], "apparmor=unconfined"]}
+
+
+def limited(memory: int = MEM_LIMIT, processes: int = PIDS_LIMIT) -> dict[str, Any]:
+    """Bounds of a container, without more memory on a disk."""
+    return {"Memory": memory, "MemorySwap": memory, "PidsLimit": processes}
+
+
 TETHERED = {"OpenStdin": True, "StdinOnce": True, "AttachStdin": True}
 ENDED_AT_ONCE = {"StopSignal": "SIGKILL"}
 """Podman removes no container that runs before it has had ten seconds to heed this signal."""
@@ -45,6 +52,7 @@ def holder(host: HostSpec, built: images.Images, podman: bool) -> dict[str, Any]
         **ENDED_AT_ONCE,
         "HostConfig": {
             **BEYOND_APPARMOR,
+            **limited(),
             "CapAdd": ["NET_ADMIN", "NET_RAW"],
             # /etc/hosts has all names: no other name may leave the lab, nor take long.
             "Dns": ["127.0.0.1"],
@@ -104,6 +112,7 @@ def program(
         "Env": [f"{name}={value}" for name, value in process.env.items()],
         "HostConfig": {
             **CONFINED,
+            **limited(process.mem_limit, process.pids_limit),
             "CapAdd": list(process.rights),
             "NetworkMode": f"container:{holder}",
             "Init": False,  # peer.py is an init of its own

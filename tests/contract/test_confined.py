@@ -1,0 +1,224 @@
+"""What a scenario can do to the machine that it runs on: docs/security.md."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import yaml
+
+from labctl.ground.errors import ScenarioError
+from labctl.judge.result import RunResult
+from labctl.language.document import Document
+from labctl.language.scenario import load_document
+from labctl.record.events import ExecEvent, OutputEvent
+from tests.contract.test_lessons import on_each_backend, played, report
+
+netns = pytest.mark.parametrize("backend", [pytest.param("netns", marks=pytest.mark.netns)])
+docker = pytest.mark.parametrize("backend", [pytest.param("docker", marks=pytest.mark.docker)])
+
+ATTACK = """\
+import ctypes, glob, os
+
+def attempt(name, how):
+    try:
+        how()
+    except OSError as exc:
+        print("failed", name, exc.errno)
+    else:
+        print("did", name)
+
+def write(path, flags=os.O_WRONLY):
+    os.close(os.open(path, flags))
+
+def mount(source, target, kind, flags):
+    if ctypes.CDLL(None, use_errno=True).mount(source, target, kind, flags, None):
+        raise OSError(ctypes.get_errno(), "mount")
+
+for path in ("/etc/passwd", "/proc/sys/vm/swappiness", "/proc/sys/kernel/core_pattern",
+             "/proc/sysrq-trigger", *glob.glob("/proc/irq/*/smp_affinity")[:1],
+             *glob.glob("/sys/kernel/mm/transparent_hugepage/enabled")):
+    attempt("write " + path, lambda: write(path))
+for folder in ("/", "/etc", "/root", "/var/lib", os.getcwd()):
+    attempt("make a file in " + folder,
+            lambda: write(os.path.join(folder, "made-by-a-lab"), os.O_CREAT | os.O_WRONLY))
+for path in ("/etc", "/"):
+    attempt("remount " + path, lambda: mount(None, path.encode(), None, 32 | 4096))
+attempt("mount a proc", lambda: mount(b"proc", b"/mnt", b"proc", 0))
+for path in glob.glob("/dev/[svx]d*") + ["/dev/mem", "/dev/kmsg", "/dev/fuse"]:
+    attempt("open " + path, lambda: write(path))
+for path in ("/run/docker.sock", "/var/run/docker.sock"):
+    print("reached" if os.path.exists(path) else "hidden", path)
+for path in ("/tmp", "/run", "/dev/shm"):
+    print("in", path, sorted(os.listdir(path)))
+    attempt("own " + path, lambda: write(path + "/mine", os.O_CREAT | os.O_WRONLY))
+attempt("own sysctl", lambda: write("/proc/sys/net/ipv4/tcp_fin_timeout"))
+attempt("see others", lambda: os.kill(-1, 0) if len([x for x in os.listdir("/proc") if
+        x.isdigit()]) > 2 else write("/proc/none"))
+print("environ", sorted(os.environ))
+print("over", flush=True)
+"""
+OWN = {"own /tmp", "own /run", "own /dev/shm"}
+
+
+def scenario(run: str, **more: object) -> str:
+    return yaml.safe_dump(
+        {
+            "title": "A program that would do more than it may",
+            "hosts": {
+                "server": {"run": ["python3", "-c", run], "env": {"MINE": "1"}, **more},
+                "client": {},
+            },
+            "steps": [
+                {"start": "server"},
+                {"wait": {"process": {"server": {"output": "over"}}}, "within": "60s"},
+            ],
+        }
+    )
+
+
+def said(result: RunResult) -> str:
+    assert result.result == "pass", report(result)
+    assert result.history
+    return "".join(e.text for e in result.history.events if isinstance(e, OutputEvent))
+
+
+@pytest.mark.parametrize("rights", [[], ["CHOWN", "DAC_OVERRIDE", "SETUID", "SYS_CHROOT"]])
+@on_each_backend
+def test_a_program_changes_nothing_outside(
+    backend: str, rights: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("A_SECRET_OF_THE_CONTROLLER", "1")
+    text = said(played(scenario(ATTACK, rights=rights), backend, tmp_path))
+    did = set(re.findall(r"^did (.*)$", text, re.MULTILINE))
+    inside = did - OWN - {"own sysctl"}
+    if backend == "docker":  # its files are the container's own, and gone with it
+        inside -= {name for name in did if name.startswith(("make a file", "write /etc/passwd"))}
+    assert not inside, text
+    assert did >= OWN, text
+    assert "reached" not in text
+    if backend == "netns":
+        for folder in ("/tmp", "/run"):
+            assert f"in {folder} []" in text or str(tmp_path).startswith(folder), text
+    assert "MINE" in text
+    assert "A_SECRET" not in text
+
+
+@on_each_backend
+def test_a_command_changes_nothing_outside(backend: str, tmp_path: Path) -> None:
+    text = yaml.safe_dump(
+        {
+            "title": "A command that would do more than it may",
+            "hosts": {"server": {}, "client": {}},
+            "steps": [
+                {"exec": {"server": command}, "status": "any"}
+                for command in (
+                    "echo 1 > /proc/sys/vm/swappiness", "echo x > /proc/sys/kernel/core_pattern",
+                    "mount -o remount,rw /", "mount -t tmpfs none /mnt", "ls /dev/vda /dev/sda",
+                    "chroot / true", "kill -9 1; kill -0 1",
+                )
+            ] + [{"exec": {"server": "grep CapEff /proc/self/status"}}],
+        }
+    )  # fmt: skip
+    result = played(text, backend, tmp_path)
+    assert result.result == "pass", report(result)
+    assert result.history
+    done = [event for event in result.history.events if isinstance(event, ExecEvent)]
+    statuses = {event.command: event.exit for event in done}
+    assert 0 not in [*statuses.values()][:6], statuses
+    assert done[-1].output == "CapEff:\t0000000000003000\n", "NET_ADMIN and NET_RAW"
+
+
+REACH = """\
+import errno, socket, sys
+for address in sys.argv[2:]:
+    with socket.socket() as tried:
+        tried.settimeout(1)
+        try:
+            tried.connect((address, int(sys.argv[1])))
+            print("reached", address)
+        except OSError as exc:
+            print("failed", address, exc)
+with open("/proc/net/route") as table:
+    for line in table.read().splitlines()[1:]:
+        gateway = socket.inet_ntoa(bytes.fromhex(line.split()[2])[::-1])
+        print("route", line.split()[1], gateway)
+print("over", flush=True)
+"""
+
+
+@pytest.fixture
+def service() -> Iterator[int]:
+    """The port of a service at every address of this machine, where the engine runs, too."""
+    with closing(socket.create_server(("0.0.0.0", 0), backlog=100)) as listening:
+        yield listening.getsockname()[1]
+
+
+def addresses() -> list[str]:
+    """All addresses of this machine, and those of the networks that engines make next."""
+    text = subprocess.check_output(["ip", "-4", "-o", "address"], text=True)
+    found = [a for a in re.findall(r"inet ([\d.]+)/", text) if not a.startswith("127.")]
+    return [*found, "172.17.0.1"]
+
+
+@on_each_backend
+def test_nothing_but_the_hosts_answers(backend: str, service: int, tmp_path: Path) -> None:
+    """The gateway of the lab's network does not, either: its address is the host's own, with 1 for
+    its last number."""
+    gateway = (
+        "\nme = socket.gethostbyname('server').rpartition('.')[0] + '.1'\nsys.argv.append(me)\n"
+    )
+    program = REACH.replace("import errno, socket, sys\n", "import socket, sys" + gateway)
+    text = yaml.safe_load(scenario(program))
+    text["hosts"]["server"]["run"] += [str(service), *addresses()]
+    found = said(played(yaml.safe_dump(text), backend, tmp_path))
+    assert found.count("failed") == len(addresses()) + 1, found
+    assert "reached" not in found
+
+
+@docker
+def test_memory_and_processes_have_bounds(backend: str, tmp_path: Path) -> None:
+    seen = (
+        "import glob\nfor name in ('memory/memory.limit_in_bytes', 'memory.max', 'pids/pids.max', "
+        "'pids.max'):\n for path in glob.glob('/sys/fs/cgroup/' + name):\n"
+        "  print('bound', open(path).read().strip())\nprint('over', flush=True)"
+    )
+    usual = said(played(scenario(seen), backend, tmp_path / "usual"))
+    assert re.findall(r"bound (\d+)", usual) == ["2147483648", "4096"]
+    asked = said(
+        played(scenario(seen, mem_limit="64m", pids_limit=33), backend, tmp_path / "asked")
+    )
+    assert re.findall(r"bound (\d+)", asked) == ["67108864", "33"]
+
+
+@pytest.mark.parametrize("written", ["5m", "2 gib", "-1", "1.5g", "true"])
+def test_sizes_that_are_none(written: str) -> None:
+    text = scenario("pass").replace("env:", f"mem_limit: {written}\n    env:")
+    with pytest.raises(ScenarioError, match="no size of memory; allowed: 512m, 2g, 6m at least"):
+        load_document(Document("x", text), text, "x", {})
+
+
+@netns
+@pytest.mark.skipif(os.geteuid() != 0, reason="others can't reach what is root's")
+def test_what_is_on_the_path_below_tmp_is_seen(
+    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools = tmp_path / "tools" / "bin"
+    tools.mkdir(parents=True)
+    (tools / "mytool").write_text("#!/bin/sh\ncat $(dirname $0)/../lib/word\n")
+    (tools / "mytool").chmod(0o755)
+    (tmp_path / "tools" / "lib").mkdir()
+    (tmp_path / "tools" / "lib" / "word").write_text("from beside it\nover\n")
+    (tmp_path / "secret").write_text("hidden")
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    text = yaml.safe_load(scenario(""))
+    text["hosts"]["server"]["run"] = ["mytool"]
+    assert "from beside it" in said(played(yaml.safe_dump(text), backend, tmp_path / "out"))
+    text["hosts"]["server"]["run"] = ["sh", "-c", f"cat {tmp_path}/secret; echo over"]
+    assert "hidden" not in said(played(yaml.safe_dump(text), backend, tmp_path / "out2"))
