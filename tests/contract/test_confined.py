@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from subprocess import PIPE
 
+import docker as docker_engine
 import pytest
 import yaml
 
+from labctl.backends.docker import images
 from labctl.ground.errors import ScenarioError
 from labctl.judge.result import RunResult
 from labctl.language.document import Document
 from labctl.language.scenario import load_document
 from labctl.record.events import ExecEvent, OutputEvent
+from labctl.run.places import DEFAULT_OS
 from tests.contract.test_lessons import on_each_backend, played, report
 
 netns = pytest.mark.parametrize("backend", [pytest.param("netns", marks=pytest.mark.netns)])
@@ -136,7 +140,8 @@ def test_a_command_changes_nothing_outside(backend: str, tmp_path: Path) -> None
 
 
 REACH = """\
-import errno, socket, sys
+import socket, sys
+sys.argv.append(socket.gethostbyname("server").rpartition(".")[0] + ".1")
 for address in sys.argv[2:]:
     with socket.socket() as tried:
         tried.settimeout(1)
@@ -145,40 +150,53 @@ for address in sys.argv[2:]:
             print("reached", address)
         except OSError as exc:
             print("failed", address, exc)
-with open("/proc/net/route") as table:
-    for line in table.read().splitlines()[1:]:
-        gateway = socket.inet_ntoa(bytes.fromhex(line.split()[2])[::-1])
-        print("route", line.split()[1], gateway)
 print("over", flush=True)
 """
 
 
+SERVICE = """\
+import re, socket, subprocess
+text = subprocess.check_output(["ip", "-4", "-o", "address"]).decode()
+found = [a for a in re.findall(r"inet ([0-9.]+)/", text) if not a.startswith("127.")]
+with socket.create_server(("0.0.0.0", 0), backlog=100) as listening:
+    print(listening.getsockname()[1], *found, flush=True)
+    input()
+"""
+"""A service at every address of the machine where it runs; it tells its port and them."""
+
+
 @pytest.fixture
-def service() -> Iterator[int]:
-    """The port of a service at every address of this machine, where the engine runs, too."""
-    with closing(socket.create_server(("0.0.0.0", 0), backlog=100)) as listening:
-        yield listening.getsockname()[1]
-
-
-def addresses() -> list[str]:
-    """All addresses of this machine, and those of the networks that engines make next."""
-    text = subprocess.check_output(["ip", "-4", "-o", "address"], text=True)
-    found = [a for a in re.findall(r"inet ([\d.]+)/", text) if not a.startswith("127.")]
-    return [*found, "172.17.0.1"]
+def service(backend: str) -> Iterator[list[str]]:
+    """The port and the addresses of a service of the machine where the lab will be."""
+    if backend == "netns":
+        command = [sys.executable, "-c", SERVICE]
+        with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) as process:
+            assert process.stdin
+            assert process.stdout
+            yield process.stdout.readline().split()
+            process.stdin.close()
+        return
+    with closing(docker_engine.from_env()) as client:
+        built = images.ensure(client.api, DEFAULT_OS, print)
+        made = client.containers.run(
+            built.host, ["-c", SERVICE], entrypoint="python3", network_mode="host",
+            stdin_open=True, detach=True,
+        )  # fmt: skip
+        try:
+            yield next(made.logs(stream=True, follow=True)).decode().split()
+        finally:
+            made.remove(force=True)
 
 
 @on_each_backend
-def test_nothing_but_the_hosts_answers(backend: str, service: int, tmp_path: Path) -> None:
+def test_nothing_but_the_hosts_answers(backend: str, service: list[str], tmp_path: Path) -> None:
     """The gateway of the lab's network does not, either: its address is the host's own, with 1 for
     its last number."""
-    gateway = (
-        "\nme = socket.gethostbyname('server').rpartition('.')[0] + '.1'\nsys.argv.append(me)\n"
-    )
-    program = REACH.replace("import errno, socket, sys\n", "import socket, sys" + gateway)
-    text = yaml.safe_load(scenario(program))
-    text["hosts"]["server"]["run"] += [str(service), *addresses()]
+    port, *addresses = service
+    text = yaml.safe_load(scenario(REACH))
+    text["hosts"]["server"]["run"] += [port, *addresses, "172.17.0.1"]
     found = said(played(yaml.safe_dump(text), backend, tmp_path))
-    assert found.count("failed") == len(addresses()) + 1, found
+    assert found.count("failed") == len(addresses) + 2, found
     assert "reached" not in found
 
 
