@@ -42,6 +42,8 @@ MINUTES = "it takes minutes: it runs in CI, and where LABCTL_TEST_ALL is set"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # What takes long begins first: the rest can run beside it.
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     for item in items:
         if item.path.parent.name != "unit" or item.path.stem in COSTLY:
             item.add_marker(pytest.mark.no_cover)
