@@ -81,6 +81,14 @@ def system(path: str, folder: str) -> None:
     own(path, folder)
 
 
+def here() -> str:
+    """The current folder, or the root if that is gone."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return "/"
+
+
 def own(path: str, folder: str) -> None:
     """Folders that nobody else has, with what `system` leaves there."""
     with opened(needed(path, folder)) as kept:

@@ -281,10 +281,10 @@ def launch(programs, files: "list[int]") -> None:  # type: ignore[no-untyped-def
 
     def hold() -> None:
         close_but(0, 1, 2, control)
-        folder = os.getcwd()
         confine.mount("none", "/", "", MS_REC | MS_PRIVATE)
         confine.bind(request["hosts"], "/etc/hosts")
         confine.proc()
+        folder = confine.here()
         confine.system(os.environ.get("PATH", ""), folder)
         world = World(socket.socket(fileno=control), agent, peer, folder)
         world.send(kind="hello")
