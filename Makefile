@@ -3,6 +3,7 @@
 #
 # make bench  labctl beside others that do the same: docs/architecture.md
 # make mutants  whether unit tests notice when what decides is wrong: tests/mutants.py
+# make soak   what labctl bears, for as long as you like: tests/soak.py
 # make servers  the lessons of scenarios/servers, against real servers
 #
 # The coverage of a whole run is measured, and has a floor (pyproject.toml); with ARGS it is not.
@@ -16,7 +17,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 ARGS ?=
 
-.PHONY: run test lint bench mutants servers clean
+.PHONY: run test lint bench mutants servers soak clean
 .NOTPARALLEL:
 
 run: $(VENV)/.installed
@@ -38,6 +39,9 @@ mutants: $(VENV)/.installed-dev
 
 servers: $(VENV)/.installed-dev
 	@$(PY) -m tests.servers $(ARGS)
+
+soak: $(VENV)/.installed-dev
+	@$(PY) tests/engine.py $(PY) -m tests.soak $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .mutants.json .coverage
