@@ -53,7 +53,7 @@ class Asked:
 @click.option("--kernel", multiple=True, metavar="NAME", help="On another kernel, in QEMU.")
 @click.option("--virtual-time", is_flag=True, help="In QEMU: waiting takes no time.")
 @set_option
-@jobs_option("How many cases of a place to run at once, 1 to 32; in a guest always one.")
+@jobs_option("How many cases of a place to run at once, 1 to 32; in as many guests.")
 @form_option(["table", "json", "markdown", "html"], "How the comparison is written to stdout.")
 @folder_option("Where results are kept, and gone on from.")
 @click.option("--show", is_flag=True, help="Compare what is there, and run nothing.")
@@ -104,6 +104,7 @@ def matrix(asked: Asked) -> int:
         cores = os.cpu_count() or 1
         children = children_of(places, cores) if possible() else []
         told = [*map(str, files), "--out", str(out), *(f"--set={text}" for text in asked.sets)]
+        told += ["--jobs", str(asked.jobs or 1)]  # the others are beside each
         commands = {place.name: ["matrix", *told, *place.options] for place in children}
         try:
             with workflow.interruptible():

@@ -24,10 +24,6 @@ def run(cases: list[Scenario], place: Place, orders: Orders) -> list[RunResult]:
         return _run_here(cases, place, orders)
     if orders.keep:
         raise UsageError("--kernel has no lab to keep: the guest ends with the run")
-    if (orders.jobs or 1) > 1:
-        raise UsageError(
-            "--kernel runs one case at a time in its guest", f"leave --jobs {orders.jobs} out"
-        )
     from labctl.run.guests.runs import run_all
 
     return run_all(cases, place, orders)

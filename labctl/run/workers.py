@@ -5,6 +5,9 @@ pipe which step it has come to, and finally its result. The end of that pipe is 
 worker. Threads: none here, so that a fork is safe. Workers would share an open Docker client, so
 there is none here.
 
+A worker does one case, unless what it works with is worth keeping, such as a guest: then it does
+one after another, and ends when there are no more.
+
 Signals: only this process heeds those of a terminal, and passes each on as SIGTERM. A worker whose
 parent is gone sends that to itself. So it always takes its lab down.
 """
@@ -17,7 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -53,7 +56,8 @@ if TYPE_CHECKING:
     Pipe = Connection[Any, Any]
 
 Work = Callable[[Path, Scenario, Watcher, Progress], RunResult]
-"""Runs a case, recorded in a folder. It must pickle, as a function of a module does."""
+"""Runs a case, recorded in a folder. It must pickle, as a function of a module does. If it is a
+context manager too, a worker enters it once, and does one case after another."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ class _Job:
     number: int
     case: Scenario
     folder: Path
-    process: BaseProcess
+    process: BaseProcess = field(init=False)
     up: bool = False
     result: RunResult | LabctlError | Broken | None = None
     began: float = field(default_factory=time.monotonic)
@@ -140,11 +144,17 @@ class Task:
     folder: Callable[[Scenario], Path]
     method: str = METHOD
 
+    @property
+    def lasting(self) -> bool:
+        """Whether a worker does one case after another."""
+        return isinstance(self.work, AbstractContextManager)
+
 
 def run_all(cases: Sequence[Scenario], task: Task, pace: Pace, board: Board) -> list[RunResult]:
     """Runs cases at this pace, and returns their results, in their order; those that take longest
     begin first. A case whose worker was killed is an `error`, and so is one whose `folder` or
-    `work` raises. If they raise for all cases, this raises the first error.
+    `work` raises. If they raise for all cases, this raises the first error; so it does if a lasting
+    `work` raises for the first case that ends.
 
     Raises Interrupted, too, when all running cases have ended."""
     waiting = sorted(range(len(cases)), key=lambda number: -cases[number].least)
@@ -152,6 +162,7 @@ def run_all(cases: Sequence[Scenario], task: Task, pace: Pace, board: Board) -> 
     folders: dict[int, Path] = {}
     results: dict[int, RunResult] = {}
     refused: list[LabctlError] = []
+    idle: list[tuple[Pipe, BaseProcess]] = []
     try:
         while waiting or running:
             while waiting and _room(pace, running.values()):
@@ -161,8 +172,8 @@ def run_all(cases: Sequence[Scenario], task: Task, pace: Pace, board: Board) -> 
                         if number not in folders:
                             folders[number] = task.folder(cases[number])
                         with _held_back():
-                            pipe, job = _start(number, cases[number], folders[number], task)
-                            running[pipe] = job
+                            job = _Job(number, cases[number], folders[number])
+                            running[_given(job, idle, task)] = job
                 except LabctlError as exc:
                     if running:  # No more at once: a case that ends makes room.
                         pace = replace(pace, at_once=len(running))
@@ -188,29 +199,49 @@ def run_all(cases: Sequence[Scenario], task: Task, pace: Pace, board: Board) -> 
                     board.ended(job.number, results[job.number])
                 else:
                     _take(message, job, board)
+                    if task.lasting and job.result is not None:
+                        if not results and isinstance(job.result, LabctlError):
+                            raise job.result
+                        idle.append((pipe, job.process))
+                        results[job.number] = _found(running.pop(pipe), task.backend)
+                        board.ended(job.number, results[job.number])
             board.tick()
     except KeyboardInterrupt as exc:
         for job in _end(running):
             results[job.number] = _over(job, task.backend)
         raise Interrupted([results[number] for number in sorted(results)]) from exc
     finally:
+        for pipe, _ in idle:
+            with suppress(OSError):  # it has ended already
+                pipe.send(None)
         _end(running)
+        for _, process in idle:
+            process.join()
     if len(refused) == len(cases):
         raise refused[0]
     return [results[number] for number in range(len(cases))]
 
 
-def _start(number: int, case: Scenario, folder: Path, task: Task) -> tuple[Pipe, _Job]:
+def _given(job: _Job, idle: list[tuple[Pipe, BaseProcess]], task: Task) -> Pipe:
+    """Gives a job to a worker that waits for one, or to a new one; returns the pipe to it."""
     from multiprocessing import get_context
 
+    while idle:
+        ours, job.process = idle.pop()
+        with suppress(OSError):  # somebody has killed it
+            ours.send((job.folder, job.case))
+            job.up = True  # what takes long is there already
+            return ours
     context = get_context(task.method)
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(  # type: ignore[attr-defined]
-        target=_worker, args=(folder, case, task.work, theirs, os.getpid()), name=case.label
+    ours, theirs = context.Pipe()
+    job.process = context.Process(  # type: ignore[attr-defined]
+        target=_worker,
+        args=(job.folder, job.case, task.work, theirs, os.getpid()),
+        name=job.case.label,
     )
-    process.start()
+    job.process.start()
     theirs.close()  # or the next worker would hold it open
-    return ours, _Job(number, case, folder, process)
+    return ours
 
 
 def _take(message: object, job: _Job, board: Board) -> None:
@@ -226,9 +257,14 @@ def _take(message: object, job: _Job, board: Board) -> None:
 
 def _over(job: _Job, backend: str) -> RunResult:
     """The result of a case whose worker has ended."""
+    job.process.join()
+    return _found(job, backend)
+
+
+def _found(job: _Job, backend: str) -> RunResult:
+    """The result of a case that is over."""
     from labctl.judge.recorded import load
 
-    job.process.join()
     found = job.result if isinstance(job.result, RunResult) else _cut_short(job, backend)
     if found.result in ("pass", "skip"):
         return found
@@ -337,10 +373,16 @@ def _worker(folder: Path, case: Scenario, work: Work, pipe: Pipe, parent: int) -
         try:
             threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-            found = work(folder, case, _Telling(tell), tell)
-            tell(replace(found, history=History()))  # A history is large, and is in the folder.
-        except LabctlError as exc:
-            tell(exc)
+            with ExitStack() as stack:
+                kept: object = work
+                if lasting := isinstance(kept, AbstractContextManager):
+                    stack.enter_context(kept)
+                _do(folder, case, work, tell)
+                while lasting and (following := pipe.recv()):
+                    folder, case = following
+                    _do(folder, case, work, tell)
+        except (EOFError, OSError):
+            pass  # Nobody has a case for it any more.
         except Interrupted as exc:
             for found in exc.results:
                 tell(replace(found, history=History()))
@@ -350,6 +392,14 @@ def _worker(folder: Path, case: Scenario, work: Work, pipe: Pipe, parent: int) -
             tell(Broken(sentence(exc)))
         finally:
             signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def _do(folder: Path, case: Scenario, work: Work, tell: Callable[[object], None]) -> None:
+    try:
+        found = work(folder, case, _Telling(tell), tell)
+        tell(replace(found, history=History()))  # A history is large, and is in the folder.
+    except LabctlError as exc:
+        tell(exc)
 
 
 def _end_with(parent: int) -> None:

@@ -277,6 +277,57 @@ def test_an_interruption_keeps_what_was_decided(tmp_path: Path) -> None:
         assert recorded == json.loads(json.dumps([run.as_json()]))
 
 
+class Kept:
+    """A work that is worth keeping: entered once in each worker. Says who did what."""
+
+    def __init__(self, out: Path, breaks: str = "") -> None:
+        self.out, self.breaks = out, breaks
+
+    def __enter__(self) -> Kept:
+        (self.out / f"{os.getpid()}.entered").touch()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        (self.out / f"{os.getpid()}.left").touch()
+
+    def __call__(
+        self, path: Path, chosen: Scenario, watcher: Watcher, progress: Progress
+    ) -> RunResult:
+        (self.out / f"{chosen.title}.by").write_text(str(os.getpid()))
+        if chosen.title == self.breaks:
+            raise LabError("nothing can be had")
+        if self.breaks == "killed" and chosen.title == "two":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return play(path, chosen, watcher, progress)
+
+    def names(self, of: str) -> set[str]:
+        return {path.stem for path in self.out.glob(f"*.{of}")}
+
+
+def test_a_worker_that_is_kept_does_one_case_after_another(tmp_path: Path) -> None:
+    cases = [case(name, "- sleep: 0.1s") for name in ("one", "two", "three", "four", "five")]
+    kept = Kept(tmp_path)
+    found = together(cases, tmp_path, kept, pace=Pace(2, 2))
+    assert [result.title for result in found] == [case.title for case in cases]
+    assert {result.result for result in found} == {"pass"}
+    assert len(kept.names("entered")) == 2
+    assert kept.names("left") == kept.names("entered")
+
+
+def test_a_kept_worker_that_is_killed_costs_its_case_alone(tmp_path: Path) -> None:
+    kept = Kept(tmp_path, "killed")
+    found = together([case("one"), case("two"), case("three")], tmp_path, kept, pace=Pace(1, 1))
+    assert [run.result for run in found] == ["pass", "error", "pass"]
+    assert len(kept.names("entered")) == 2
+
+
+def test_where_the_first_of_kept_workers_can_not_begin_none_does(tmp_path: Path) -> None:
+    kept = Kept(tmp_path, "one")
+    with pytest.raises(LabError, match="nothing can be had"):
+        together([case("one"), case("two"), case("three")], tmp_path, kept, pace=Pace(2, 1))
+    assert kept.names("by") == {"one"}
+
+
 @pytest.mark.parametrize("first", [True, False])
 def test_a_folder_that_can_not_be_made(tmp_path: Path, first: bool) -> None:
     """Nothing can run, or one can't, and is tried once more when another has ended."""

@@ -1,7 +1,8 @@
-"""Cases on a guest's kernel: starts the guest, hands it cases, and records its events.
+"""Cases on a guest's kernel: starts guests, hands them cases, and records their events.
 
-One boot serves all cases. When the guest is ready its state is saved, so that the next time nothing
-boots. A state belongs to one kernel, root, labctl and QEMU, and is thrown away with them.
+One boot serves all cases. There are as many guests as cores, each with a worker of its own. When
+the first guest is ready its state is saved, so that the others, and the next time all, need not
+boot. A state belongs to one kernel, root, labctl and QEMU, and is thrown away with them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from labctl.backends import Progress
 from labctl.backends.wire import Said
@@ -28,6 +29,7 @@ from labctl.record.events import Event
 from labctl.record.history import History
 from labctl.record.lines import read_event
 from labctl.record.store import RunFolder
+from labctl.run import workers
 from labctl.run.guests import Kernel, assembled, cache, find, initramfs, qemu, root
 from labctl.run.guests.apt import kept
 from labctl.run.guests.messages import (
@@ -43,9 +45,12 @@ from labctl.run.guests.messages import (
 from labctl.run.guests.qemu import GuestEnded, GuestHangs, Hardware, Machine
 from labctl.run.orders import Orders, one_by_one
 from labctl.run.places import Place
-from labctl.run.runner import Ended, Interrupted, conclude, outcome
+from labctl.run.runner import Ended, Interrupted, Watcher, conclude, outcome
+from labctl.run.workers import Pace, Task
 from labctl.run.workflow import new_run
 
+MOST_GUESTS = 8
+"""So many at once, if nobody says how many: each has its own memory."""
 BOOT_DEADLINE = 240.0
 SILENT_WORK = 20.0
 """Seconds of work without a word, on its console or to us, after which a booting guest is given up.
@@ -73,19 +78,25 @@ class Ground:
     suite: str
 
 
-def run_all(cases: Iterable[Scenario], place: Place, orders: Orders) -> list[RunResult]:
-    """Runs cases one after the other on the kernel of a place.
+def run_all(cases: list[Scenario], place: Place, orders: Orders) -> list[RunResult]:
+    """Runs cases on the kernel of a place, in one guest or in several.
 
     Raises UsageError, Interrupted, and what `find` and `Guests.run` raise."""
     suite, say = root.suite_for(place.system), orders.display.say
     qemu.version()  # rather than after a kernel was fetched
     root.demand(suite)
-    with Guests(Ground(find(place.kernel, say), place.virtual, suite), say) as guests:
+    ground = Ground(find(place.kernel, say), place.virtual, suite)
+    at_once = min(orders.jobs or min(os.cpu_count() or 1, MOST_GUESTS), len(cases))
+    if at_once > 1:
+        task = Task(InGuests(ground, orders.sets), "netns", lambda case: new_run(case, orders.out))
+        with orders.display.cases(cases) as board:  # the first one to boot saves its state
+            return workers.run_all(cases, task, Pace(at_once, 1), board)
+    with Guests(ground, say) as guests:
 
         def run(case: Scenario) -> RunResult:
             guests.start()
             with orders.display.case(case) as watcher:
-                return guests.run(case, orders.sets, orders.out, watcher.event)
+                return guests.run(case, orders.sets, new_run(case, orders.out), watcher.event)
 
         return one_by_one(cases, run)
 
@@ -123,15 +134,16 @@ class Guests:
         self,
         scenario: Scenario,
         sets: Mapping[str, str],
-        out: Path | None,
+        path: Path,
         event: Callable[[Event, History], None],
     ) -> RunResult:
-        """Runs one case. Calls `event` with all events, as they come. If something ends the guest,
-        that is the case's result; this raises only Interrupted, after saving the evidence."""
+        """Runs one case, recorded in a new folder. Calls `event` with all events, as they come. If
+        something ends the guest, that is the case's result; this raises only Interrupted, after
+        saving the evidence."""
         machine = self.start()
         began, started = time.monotonic(), now()
         history = History()
-        with RunFolder(new_run(scenario, out), scenario.text) as folder:
+        with RunFolder(path, scenario.text) as folder:
             busy = self._busy if self._ground.virtual else math.inf
             case = _Case(machine, history, folder, event, busy)
             cause: BaseException | None = None
@@ -210,6 +222,28 @@ class Guests:
     def _end(self) -> None:
         self._machine = None
         self._stack.close()
+
+
+class InGuests:
+    """The work of a worker that has a guest of its own, as long as it lives; see `Task`."""
+
+    def __init__(self, ground: Ground, sets: Mapping[str, str]) -> None:
+        self._ground, self._sets = ground, sets
+        self._stack = ExitStack()
+        self._guests: Guests | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def __call__(
+        self, path: Path, case: Scenario, watcher: Watcher, progress: Progress
+    ) -> RunResult:
+        if self._guests is None:
+            self._guests = self._stack.enter_context(Guests(self._ground, progress))
+        return self._guests.run(case, self._sets, path, watcher.event)
 
 
 class _Case:
