@@ -19,7 +19,7 @@ from labctl.language.document import CORE, MAX_DEPTH, TOO_DEEP, Document
 OWN_CODE = ("labctl", "contextlib")
 
 __tracebackhide__ = True
-"""See labctl/testing/lab.py."""
+"""See labctl/testing/recording.py."""
 
 
 @dataclass(frozen=True)
