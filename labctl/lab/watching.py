@@ -53,8 +53,9 @@ class _Attached:
 class Watching(Observing):
     """Used in a `with`: attaches to what runs, and leaves it alone in the end.
 
-    From each `begin` on, a record and a `history` of their own take in what happens. Methods raise
-    LabError; entering it raises UsageError if two hosts can't be told apart."""
+    From each `begin` on, a record and a history take in what happens. What is started again is
+    watched on. Methods raise LabError; entering it raises UsageError if two hosts can't be told
+    apart."""
 
     def __init__(self, watched: Watched) -> None:
         super().__init__(History(), lambda: watched.why() or None)
@@ -65,6 +66,7 @@ class Watching(Observing):
         self._attached: dict[Channel, _Attached] = {}
         self._hosts: dict[str, _Attached] = {}
         self._counters: dict[str, dict[str, int]] = {}
+        self._restarted: list[str] = []
 
     @netted()
     def __enter__(self) -> Self:
@@ -87,11 +89,14 @@ class Watching(Observing):
         surely(self._watched.down)
 
     def begin(
-        self, record: Callable[[Event], None], record_packets: Callable[[str, bytes], None]
+        self,
+        history: History,
+        record: Callable[[Event], None],
+        record_packets: Callable[[str, bytes], None],
     ) -> None:
         """Begins a record; the one before is over."""
         self._clock.begin()
-        self.history = History()
+        self.history = history
         self._record, self._record_packets = record, record_packets
         ready = {name: at.ready for name, at in self._hosts.items() if at.ready}
         first = next(at.hello for at in self._hosts.values() if at.hello)
@@ -115,10 +120,22 @@ class Watching(Observing):
         self.look()
         self.flush()
 
-    def follow(self) -> list[str]:
-        """Attaches anew to what was started again; returns the names of these hosts. What has ended
-        by then may be started once more."""
-        found = []
+    def pump(self, patience: float) -> None:
+        self._follow()
+        super().pump(patience)
+
+    def next(self, patience: float) -> bool:
+        self._follow()
+        return super().next(patience)
+
+    def restarted(self) -> list[str]:
+        """The hosts that were started again since the last call."""
+        found, self._restarted = self._restarted, []
+        return found
+
+    def _follow(self) -> None:
+        """Attaches anew to what was started again. What has ended by then may be started once
+        more."""
         for name in self._watched.again():
             before = self._hosts[name]
             try:
@@ -128,13 +145,12 @@ class Watching(Observing):
                 self.emit(TroubleEvent(self.now(), name, "capture", str(exc)))
                 continue
             self._use(new)
-            found.append(name)
+            self._restarted.append(name)
             self._set_up([name])
             self._watched.detach(before.channel)
             text = f"it was started again: not all that it did until {self.now():.3f} s is recorded"
             for probe in ("capture", "loopback", "trace"):
                 self.emit(TroubleEvent(self.now(), name, probe, text))
-        return found
 
     def over(self) -> bool:
         """Whether nothing is left to watch."""

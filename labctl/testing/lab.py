@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 
 from labctl.backends import choose
 from labctl.ground.errors import ScenarioError, UsageError
@@ -29,11 +29,17 @@ from labctl.language.services import check_services
 from labctl.run import workflow
 from labctl.run.places import Place
 from labctl.run.runner import Session, Silent
+from labctl.testing.containers import share
 from labctl.testing.recording import Recording
 from labctl.testing.verbs import Verbs, checked
 
+if TYPE_CHECKING:
+    from testcontainers.core.container import DockerContainer
+
 __tracebackhide__ = True
 """See recording.py."""
+
+Placed = TypeVar("Placed", bound="DockerContainer")
 
 
 class Where(TypedDict, total=False):
@@ -110,6 +116,21 @@ class Lab(Recording[Session], Verbs):
             data["variants"] = [{name: self._params[name] for name in case.variant}]
         self._data = data
         self._case = replace(case, text=dump(data))
+
+    @checked
+    def place(self, container: Placed, host: str) -> Placed:
+        """Has a container of testcontainers, which is not started yet, run on a host of this lab,
+        and returns it. It shares the network of the host, which outlives it. Call this last, right
+        before its `start()`.
+
+        labctl does not start it, so the record knows nothing of its process and its calls: no step
+        and no claim can name it. On namespaces this raises UsageError."""
+        session = self._of(host)
+        if session.backend != "docker":
+            raise misused("a lab on namespaces has no room for containers", 'use backend="docker"')
+        share(container, session.lab.holders[host])
+        self.note(f"on {host}: {container.image}, which testcontainers starts")
+        return container
 
     def _opened(self) -> AbstractContextManager[Session]:
         place = Place(ready(self._backend, self._os), self._os or "")

@@ -100,10 +100,8 @@ class Recording(Claims, Generic[Used]):
     @checked
     def sockets(self, host: str) -> tuple[Socket, ...]:
         """The TCP sockets of a host, as they are now."""
-        session = self._up
-        demand("host", host, (str,), "the name of a host")
-        if host not in session.scenario.hosts:
-            raise misused(unknown("host", host, session.scenario.hosts))
+        session = self._of(host)
+        session.lab.pump(0.0)  # what was started again meanwhile has another network
         session.lab.look([host])
         if trouble := session.history.trouble.get((host, "ss")):
             words = f"{caller()}: the sockets of {host}: unknown: {trouble.text}"
@@ -152,6 +150,14 @@ class Recording(Claims, Generic[Used]):
             self._refused.append(misused(message, f"use it there, or a {self._what} for each"))
             raise self._refused[-1]
         return self._begun
+
+    def _of(self, host: str) -> Used:
+        """The session, if it has a host of this name."""
+        session = self._up
+        demand("host", host, (str,), "the name of a host")
+        if host not in session.scenario.hosts:
+            raise misused(unknown("host", host, session.scenario.hosts))
+        return session
 
     @contextmanager
     def _running(self) -> Iterator[None]:

@@ -286,7 +286,7 @@ def test_every_way_to_write_a_value(steps: str) -> None:
         "- sysctl: {server: {kernel.hostname: x}}", "- sysctl: {server: {net.ipv4.x: 1.5}}",
         "- call: {server: sokcet}", "- signal: {server: TREM}", "- sleep: -1", "- sleep: five",
         "params: {fin-timeout: 5}", "variants: [{}]", "variants: [{a b: 1}]", "theme: [a]",
-        "hosts: {}", "hosts: {a: {}}\n- {note: a}",
+        "hosts: {}", "hosts: {a: {}}\n- {cut: a}",
         "hosts: {7: {}, b: {}}", "hosts: {a_b: {}, b: {}}",
         "hosts: {a: {calls: wait, run: cat}, b: {}}", "hosts: {a: {calls: wait, image: x}, b: {}}",
         "hosts: {a: {processes: {-p: {run: cat}}}, b: {}}",

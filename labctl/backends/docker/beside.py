@@ -33,8 +33,8 @@ RIGHTS = ["NET_RAW", "SYS_PTRACE", "DAC_READ_SEARCH"]
 
 
 class Beside:
-    """See `Watched`. `containers` by name or id, or all of a Compose `project`. Raises UsageError
-    if one does not run."""
+    """See `Watched`. `containers` by name or id, `named` those that hosts of these names are, or
+    all of a Compose `project`. Raises UsageError if one does not run, or has two names."""
 
     backend = "docker"
 
@@ -42,6 +42,7 @@ class Beside:
         self,
         options: BackendOptions,
         containers: Sequence[str],
+        named: Mapping[str, str],
         project: str | None,
         ports: Sequence[int],
     ) -> None:
@@ -51,10 +52,16 @@ class Beside:
         try:
             with translated("look for containers"):
                 running = self._client.containers()
+            called: dict[Key, str] = {}
+            for name, container in named.items():
+                key = _key(_named(running, container))
+                if (other := called.setdefault(key, name)) != name:
+                    raise UsageError(f"{other} and {name} are the same container, {container}")
             found = [_named(running, name) for name in containers]
             found += _of_project(running, project) if project else []
-            keys = list(dict.fromkeys(map(_key, found)))
-            self._keys = dict(zip(host_names(key[-1] for key in keys), keys, strict=True))
+            keys = [*called, *dict.fromkeys(key for key in map(_key, found) if key not in called)]
+            names = host_names(called.get(key, key[-1]) for key in keys)
+            self._keys = dict(zip(names, keys, strict=True))
             self._images = images.ensure(self._client, options.os, options.progress)
             with translated("tell its version"):
                 self._version = self._client.version()
@@ -67,6 +74,7 @@ class Beside:
         self._numbers = itertools.count(1)
         self._started: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._events: Any = None
+        self._is_down = False
         self._listen()
 
     def environment(self) -> dict[str, str | None]:
@@ -129,6 +137,8 @@ class Beside:
         return last_line(said.decode(errors="replace"))
 
     def down(self) -> None:
+        if self._is_down:
+            return
         if self._events:
             self._events.close()
         self._events = None
@@ -138,6 +148,7 @@ class Beside:
             for group in groups(self._client, f"{RUN}={self._options.run}"):
                 group.remove(self._client)
         self._client.close()
+        self._is_down = True
 
     def _start(self, config: Mapping[str, Any]) -> Channel:
         """Starts a container that is removed when it ends."""

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from labctl.lab.lab import Lab
     from labctl.lab.observing import Observing
 
-__all__ = ["DEFAULT_WITHIN", "STEPS", "Outcome", "Step", "StepFailed", "Wait", "When"]
+__all__ = ["DEFAULT_WITHIN", "LOOKING", "STEPS", "Outcome", "Step", "StepFailed", "Wait", "When"]
 
 STOP_PATIENCE = 10.0
 END_PATIENCE = 5.0  # for a process that has ended, until its backend says so
@@ -312,6 +312,9 @@ class Note(Step):
     def act(self, lab: Observing) -> None:
         pass
 
+
+LOOKING = (Snapshot, Wait, Expect, Sleep, Note)
+"""Steps that do nothing to what they observe, and so may observe what runs already."""
 
 STEPS: dict[str, type[Step]] = {
     step.verb: step
