@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import SkipTest
@@ -18,7 +19,7 @@ from labctl.judge.recorded import load
 from labctl.judge.rejudge import judge
 from labctl.language.scenario import load as load_scenario
 from tests.fake import tcp
-from tests.sighted import HANDSHAKE, record
+from tests.sighted import EPOCH, HANDSHAKE, record
 from tests.watched import CLIENT, CLOSE_WAIT, DB, LISTENS, SERVER, WEB, FakeWatched
 
 HERE = "tests/unit/test_watch_in_python.py"
@@ -43,7 +44,8 @@ def test_a_watch_of_ones_own(tmp_path: Path) -> None:
     with seeing(fake, tmp_path) as seen:
         fake.look("web", LISTENS)
         seen.wait(sockets={"web": "LISTEN"})
-        fake.packets("db", record(HANDSHAKE[0]))
+        syn = replace(HANDSHAKE[0], at=EPOCH + 0.05)  # after the record began
+        fake.packets("db", record(syn))
         fake.look("web", LISTENS, CLOSE_WAIT, TcpPassiveOpens=9)
         seen.wait({"sockets": {"web": "CLOSE-WAIT"}}, within="5s", as_="half closed")
         seen.expect(counters={"web": {"TcpPassiveOpens": 4}})
