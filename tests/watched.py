@@ -68,7 +68,7 @@ class FakeWatched:
             return self.tracer
         return Lack("no tracing here", "take another kernel")
 
-    def again(self) -> list[str]:
+    def again(self, sure: bool = False) -> list[str]:
         found, self.restarted = self.restarted, []
         return found
 

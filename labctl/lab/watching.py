@@ -4,7 +4,7 @@ brought up, and nothing is done."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -120,6 +120,10 @@ class Watching(Observing):
         self.look()
         self.flush()
 
+    def look(self, hosts: Iterable[str] | None = None, caption: str | None = None) -> None:
+        self._follow(sure=True)  # what was started again has another network
+        super().look(hosts, caption)
+
     def pump(self, patience: float) -> None:
         self._follow()
         super().pump(patience)
@@ -133,10 +137,10 @@ class Watching(Observing):
         found, self._restarted = self._restarted, []
         return found
 
-    def _follow(self) -> None:
+    def _follow(self, sure: bool = False) -> None:
         """Attaches anew to what was started again. What has ended by then may be started once
         more."""
-        for name in self._watched.again():
+        for name in self._watched.again(sure):
             before = self._hosts[name]
             try:
                 new = self._attach(name)

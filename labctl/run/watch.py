@@ -261,7 +261,6 @@ class WatchSession(Judged):
 
     def _perform(self, step: Step) -> Outcome | None:
         assert isinstance(step, LOOKING)
-        self.lab.pump(0.0)  # what was started again meanwhile has another network
         return step.act(self.lab)
 
 

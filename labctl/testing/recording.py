@@ -101,7 +101,6 @@ class Recording(Claims, Generic[Used]):
     def sockets(self, host: str) -> tuple[Socket, ...]:
         """The TCP sockets of a host, as they are now."""
         session = self._of(host)
-        session.lab.pump(0.0)  # what was started again meanwhile has another network
         session.lab.look([host])
         if trouble := session.history.trouble.get((host, "ss")):
             words = f"{caller()}: the sockets of {host}: unknown: {trouble.text}"

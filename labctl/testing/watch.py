@@ -13,7 +13,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from labctl.backends.watched import Watched, host_names
-from labctl.language.from_python import demand, dump, misused
+from labctl.ground.errors import ScenarioError
+from labctl.language.from_python import demand, dump, here, misused
 from labctl.language.from_python import document as as_document
 from labctl.language.scenario import load_document
 from labctl.language.steps import LOOKING
@@ -58,7 +59,10 @@ class Watch(Recording[WatchSession]):
     def _opened(self) -> Iterator[WatchSession]:
         with self._beside as watched:
             document, name = as_document({"hosts": {name: {} for name in watched.names}})
-            (case,) = load_document(document, document.text, name, {})
+            try:
+                (case,) = load_document(document, document.text, name, {})
+            except ScenarioError as exc:  # some names are taken
+                raise here(exc) from None
             self._data = document.expand(None).data
             with RunFolder(new_run(case, self._out), dump(self._data)) as folder:
                 yield WatchSession(case, watched, folder)

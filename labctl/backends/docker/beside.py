@@ -21,7 +21,7 @@ from labctl.backends.docker import engine, images
 from labctl.backends.docker.attach import AttachChannel, attach
 from labctl.backends.docker.backend import product
 from labctl.backends.docker.configs import CONFINED, ENDED_AT_ONCE, TETHERED, tracer
-from labctl.backends.docker.engine import translated
+from labctl.backends.docker.engine import Tolerated, translated
 from labctl.backends.docker.sweep import HOST, LEASE, RUN, TRACER, groups
 from labctl.backends.watched import host_names, last_line
 from labctl.ground.errors import LabError, UsageError
@@ -70,6 +70,7 @@ class Beside:
             raise
         self.names: Sequence[str] = list(self._keys)
         self._channels: dict[Channel, AttachChannel] = {}
+        self._attached: dict[str, tuple[str, str]] = {}  # what `_begun` said then
         self._ended = b""
         self._numbers = itertools.count(1)
         self._started: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -87,10 +88,10 @@ class Beside:
 
     def attach(self, name: str) -> Channel:
         with translated(f"watch {name}"):
-            running = self._client.containers()
-            found = next((c for c in running if _key(c) == self._keys[name]), None)
-            if found is None:
+            begun = self._begun(name)
+            if begun is None:
                 raise LabError(f"{name} does not run any more")
+            self._attached[name] = begun
             return self._start(
                 {
                     "Image": self._images.host,
@@ -102,7 +103,7 @@ class Beside:
                     "HostConfig": {
                         **CONFINED,
                         "CapAdd": RIGHTS,
-                        "NetworkMode": f"container:{found['Id']}",
+                        "NetworkMode": f"container:{begun[0]}",
                         "PidMode": "host",
                     },
                 }
@@ -120,13 +121,17 @@ class Beside:
         except LabError as exc:
             return Lack(str(exc), "run it on an engine that allows CAP_SYS_ADMIN")
 
-    def again(self) -> list[str]:
-        found: list[str] = []
+    def again(self, sure: bool = False) -> list[str]:
+        heard: dict[str, None] = {}
         while not self._started.empty():
-            name = self._started.get()
-            if name not in found:
-                found.append(name)
-        return found
+            heard[self._started.get()] = None
+        with translated("tell what runs"):
+            begun = {name: self._begun(name) for name in (self._keys if sure else heard)}
+        return [
+            name
+            for name, start in begun.items()
+            if start != self._attached[name] and (start or name in heard)
+        ]
 
     def over(self) -> bool:
         """Never: whatever has ended may be started again."""
@@ -149,6 +154,14 @@ class Beside:
                 group.remove(self._client)
         self._client.close()
         self._is_down = True
+
+    def _begun(self, name: str) -> tuple[str, str] | None:
+        """The container that this host is now, and when it was started; None if it does not run."""
+        running = self._client.containers()
+        found = next((c["Id"] for c in running if _key(c) == self._keys[name]), None)
+        with Tolerated(404):
+            return found and (found, self._client.inspect_container(found)["State"]["StartedAt"])
+        return None
 
     def _start(self, config: Mapping[str, Any]) -> Channel:
         """Starts a container that is removed when it ends."""
