@@ -252,6 +252,7 @@ EXAMPLES = {
         'params: {l: "socket\\nwait", w: wait}\nhosts: {a: {calls: "${l}"}, b: {calls: " ${w} "}}',
         "hosts: {a: {run: '', default: cat, image: ''}, b: {processes: {p: {default: cat}}}}",
         "- {exec: {server: 'true'}, status: any, output: x}",
+        "hosts: {a: {}}\n- {note: a}\n- {wait: {sockets: {a: none}}}\n- {sleep: 1s}",
         "hosts: {a: {run: [echo, 1, 6.20], env: {A: 1}, uid: '', rights: []}, b: {image: x}}",
         "refs: [6.20]\nabout: 3\ntheme: 1",
         "variants: [{v: null}, {v: [1]}]\nneeds: [tracing]\n"
