@@ -7,7 +7,7 @@ from pathlib import Path
 from shutil import rmtree
 from typing import TYPE_CHECKING
 
-from labctl.ground.errors import ScenarioError, UsageError
+from labctl.ground.errors import LabctlError, ScenarioError
 from labctl.judge.check import NotPassed
 from labctl.language.from_python import demand, here
 from labctl.language.from_python import document as as_document
@@ -57,7 +57,7 @@ def socket_state(state: str, port: int | None = None) -> WaitStrategy:
             try:
                 with watch(hosts={HOST: wrapped}, out=folder) as seen:
                     seen.wait(sockets=claim, within=self._startup_timeout)
-            except (NotPassed, UsageError) as exc:
+            except LabctlError as exc:
                 wrapped.reload()
                 what = f"{wrapped.name}: no socket in {state}"
                 what += "" if port is None else f" on port {port}"
@@ -65,7 +65,7 @@ def socket_state(state: str, port: int | None = None) -> WaitStrategy:
                     status = wrapped.attrs["State"]["ExitCode"]
                     text = f"{what}: it has ended, with status {status}; its log may say why"
                     raise RuntimeError(text) from exc
-                if isinstance(exc, UsageError):
+                if not isinstance(exc, NotPassed):
                     raise
                 text = f"{what} within {self._startup_timeout:g} s, and it runs; see where it"
                 raise TimeoutError(f"{text} listens, in its settings or its log\n{exc}") from exc

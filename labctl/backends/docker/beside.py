@@ -176,7 +176,8 @@ class Beside:
             self._client.start(made)
         except BaseException:
             channel.close()
-            self._client.remove_container(made, force=True)
+            with Tolerated(404, 409):  # it may be gone, or going
+                self._client.remove_container(made, force=True)
             raise
         self._channels[channel] = channel
         return channel
