@@ -42,6 +42,8 @@ if TYPE_CHECKING:
         UnseenEvent,
     )
     from labctl.testing.lab import Lab
+    from labctl.testing.strategy import socket_state
+    from labctl.testing.watch import Watch, watch
 
 __all__ = [
     "Account",
@@ -83,7 +85,10 @@ __all__ = [
     "UnseenEvent",
     "UsageError",
     "Verdict",
+    "Watch",
     "__version__",
+    "socket_state",
+    "watch",
 ]
 __version__ = "0.1.0"
 
@@ -94,6 +99,8 @@ _ROOMS = (
     "labctl.record.events",
     "labctl.judge.check",
     "labctl.testing.lab",
+    "labctl.testing.watch",
+    "labctl.testing.strategy",
 )
 """Where these names are. Modules that take long to import come last."""
 

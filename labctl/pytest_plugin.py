@@ -148,7 +148,7 @@ class ScenarioItem(pytest.Item):
         from labctl.judge.explain import foremost
         from labctl.judge.recorded import reloaded
         from labctl.reports.ladder_text import picture
-        from labctl.testing.lab import failure_text, why_lines
+        from labctl.testing.recording import failure_text, why_lines
 
         if message := _no_param(self.config):
             pytest.fail(message, pytrace=False)

@@ -36,8 +36,9 @@ class Watched(Protocol):
     def trace(self) -> Channel | Lack:
         """Starts a tracer (images/host/tracer.py), or says why there is none. Called once."""
 
-    def again(self) -> list[str]:
-        """The hosts that were started again since the last call."""
+    def again(self, sure: bool = False) -> list[str]:
+        """The hosts that were started again since they were attached to, as far as that was heard
+        of; or, to be `sure`, all. That one does not run any more by then is for `attach` to say."""
 
     def over(self) -> bool:
         """Whether nothing of it runs any more, or ever will."""

@@ -29,12 +29,11 @@ from labctl.backends.wire import A, Command, asked
 from labctl.ground import errnos
 from labctl.ground.crash import netted
 from labctl.ground.errors import LabError, MissingHere, Refused, located
-from labctl.ground.limits import explained
-from labctl.lab.faults import tallied
-from labctl.lab.happened import happened, uncaptured
-from labctl.lab.messaging import ANSWER_DEADLINE, HEARTBEAT, Clock, Inbox, Source, surely
+from labctl.lab.happened import happened
+from labctl.lab.messaging import ANSWER_DEADLINE, HEARTBEAT, Source, surely
+from labctl.lab.observing import SETTLING, Observing
 from labctl.lab.questions import Questions
-from labctl.lab.tracing import Tracer, probes
+from labctl.lab.tracing import probes
 from labctl.record.events import (
     VERSION,
     AddressEvent,
@@ -55,9 +54,6 @@ FORBIDDEN = {
 }
 """What helps if no value of a sysctl can be set."""
 VALUES = "ip-sysctl.rst tells what it takes"
-SETTLING = 0.25
-"""What "now" means to an expectation: an acknowledgement may be delayed by 200 ms (TCP_DELACK_MAX
-in include/net/tcp.h; RFC 9293, section 3.8.6.3 allows 500), and a state may depend on it."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +69,7 @@ class LabSpec:
     sysctls: Mapping[str, tuple[Mapping[str, str], str]] = field(default_factory=dict)
 
 
-class Lab:
+class Lab(Observing):
     """Used in a `with`: brings the hosts up and takes everything down.
 
     It calls `record` with every event, in order, after the history has taken it in. Methods raise
@@ -88,17 +84,13 @@ class Lab:
         record: Callable[[Event], None],
         record_packets: Callable[[str, bytes], None],
     ) -> None:
+        super().__init__(history, backend.stopped)
         self.spec = spec
-        self.history = history
         self._backend = backend
         self._record = record
         self._record_packets = record_packets
-        self._clock = Clock()
-        self._inbox = Inbox(self._clock, self._take, backend.stopped)
-        self._tracer = Tracer(self._inbox, self._clock, self.emit)
         self._starts = list(spec.starts)
         self._links: dict[str, HostLink] = {}
-        self._agents: dict[str, Channel] = {}
         self._running: dict[str, Channel] = {}  # the latest start of each process
         self._left: dict[str, list[Channel]] = {}  # earlier starts of which something lives on
         self._counts: Counter[str] = Counter()  # starts
@@ -107,7 +99,6 @@ class Lab:
         self._hellos: dict[str, protocol.AgentHello] = {}
         self._blaming: set[int] = set()
         self._proven: set[str] = set()  # capabilities
-        self._closing = False
 
     @netted()
     def __enter__(self) -> Lab:
@@ -188,10 +179,6 @@ class Lab:
                     if common.setdefault(key, values[key]) != values[key]:
                         raise Refused(f"{name}: {key} belongs to the whole machine, and "
                                       f"another host sets it to {common[key]!r}")  # fmt: skip
-
-    def now(self) -> float:
-        """Seconds since the run began, by the lab's clock."""
-        return self._clock.now()
 
     @property
     def hosts(self) -> list[str]:
@@ -329,35 +316,17 @@ class Lab:
             self._proven.update(wanted)
 
     def look(self, hosts: Iterable[str] | None = None, caption: str | None = None) -> None:
-        """Makes every host report its sockets and counters now, and every process what it holds.
-        With `hosts`, only these, and only those where something has happened since the last
-        report."""
         chosen = [*(self._links if hosts is None else hosts)]
         asked = self._ask_holders(chosen)
         self.count(chosen, caption, fresh=hosts is None)
         self._questions.wait(asked)
-
-    def count(self, hosts: Iterable[str], caption: str | None = None, fresh: bool = False) -> None:
-        """The same of these hosts alone, without what processes hold."""
-        known = () if fresh else self.history.sockets
-        self._ask_all({host: protocol.Look(caption, fresh=host not in known) for host in hosts})
 
     def blame(self) -> None:
         """Waits for the looks at what blocked a call: in the next step it may be gone."""
         self._inbox.expect(lambda: not self._blaming, "a look at what blocked a call")
         self._questions.wait()
 
-    def flush(self) -> None:
-        """Takes in the rest of every capture and of the trace, and how much they missed."""
-        self._tracer.flush()
-        for host, answer in self._ask_all(dict.fromkeys(self._links, protocol.Flush())).items():
-            for missed in uncaptured(answer, self.now(), host):
-                self.emit(missed)
-            for event in tallied(self.history, self.now(), host, answer.lost):
-                self.emit(event)
-
     def hear(self, processes: Iterable[str]) -> None:
-        """Takes in everything that some processes have said up to now."""
         chosen = [process for process in processes if process in self._running]
         able, ask = [p for p in chosen if self._answers(p)], self._questions.ask
         self._questions.wait([ask(self._running[p], protocol.TellAll()) for p in able])
@@ -366,31 +335,8 @@ class Lab:
 
     # --- Messages --------------------------------------------------------------------------------
 
-    def pump(self, patience: float) -> None:
-        """See `Inbox.pump`."""
-        self._inbox.pump(patience)
-
-    def next(self, patience: float) -> bool:
-        """See `Inbox.next`."""
-        return self._inbox.next(patience)
-
-    def pump_until(self, condition: Callable[[], bool], deadline: float) -> bool:
-        """See `Inbox.pump_until`."""
-        return self._inbox.pump_until(condition, deadline)
-
-    def emit(self, event: Event) -> None:
-        """Takes in an event, and records it."""
-        self.history.add(event)
-        self._record(event)
-
     def _ask(self, host: str, command: Command[A], patience: float = ANSWER_DEADLINE) -> A:
         return self._ask_all({host: command}, patience)[host]
-
-    def _ask_all(
-        self, commands: Mapping[str, Command[A]], patience: float = ANSWER_DEADLINE
-    ) -> dict[str, A]:
-        """Makes each host's agent do something and returns their answers."""
-        return self._inbox.ask(self._agents, commands, patience)
 
     def _answers(self, process: str) -> bool:
         """Whether a process has a supervisor that answers now."""
@@ -406,12 +352,8 @@ class Lab:
             if channel
         ]
 
-    def _take(self, source: Source, message: Message | None) -> None:
-        if self._tracer.hears(source):
-            self._tracer.take(message, self._closing)
-        elif message and message["kind"] == protocol.Broken.kind:
-            raise LabError(f"{source} broke: {explained(protocol.Broken.of(message).text)}")
-        elif source.process is None:
+    def _hear(self, source: Source, message: Message | None) -> None:
+        if source.process is None:
             self._take_host(source.host, message)
         elif message and self._questions.answered(source.channel, message):
             pass

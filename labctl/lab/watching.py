@@ -4,7 +4,7 @@ brought up, and nothing is done."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -15,10 +15,10 @@ from labctl.backends.watched import Watched
 from labctl.backends.wire import Said, asked
 from labctl.ground.crash import netted
 from labctl.ground.errors import LabError, UsageError
-from labctl.ground.limits import explained
-from labctl.lab.happened import happened, uncaptured
-from labctl.lab.messaging import Clock, Inbox, Source, surely
-from labctl.lab.tracing import Tracer, probes
+from labctl.lab.happened import happened
+from labctl.lab.messaging import Source, surely
+from labctl.lab.observing import Observing
+from labctl.lab.tracing import probes
 from labctl.record.events import (
     VERSION,
     AddressEvent,
@@ -50,32 +50,29 @@ class _Attached:
     shift: Mapping[str, int] = field(default_factory=dict)
 
 
-class Watching:
+class Watching(Observing):
     """Used in a `with`: attaches to what runs, and leaves it alone in the end.
 
-    From each `begin` on, a record and a `history` of their own take in what happens. Methods raise
-    LabError; entering it raises UsageError if two hosts can't be told apart."""
+    From each `begin` on, a record and a history take in what happens. What is started again is
+    watched on. Methods raise LabError; entering it raises UsageError if two hosts can't be told
+    apart."""
 
     def __init__(self, watched: Watched) -> None:
-        self.history = History()
+        super().__init__(History(), lambda: watched.why() or None)
         self._watched = watched
-        self._record: Callable[[Event], None] | None = None
         self._record_packets: Callable[[str, bytes], None] | None = None
-        self._clock = Clock()
-        self._inbox = Inbox(self._clock, self._take, lambda: watched.why() or None)
         self._ports = {str(port) for port in watched.ports}
-        self._tracer = Tracer(self._inbox, self._clock, self._emit_traced)
         self._untraced: Lack | None = None
         self._attached: dict[Channel, _Attached] = {}
         self._hosts: dict[str, _Attached] = {}
         self._counters: dict[str, dict[str, int]] = {}
-        self._closing = False
+        self._restarted: list[str] = []
 
     @netted()
     def __enter__(self) -> Self:
         try:
             for name in self._watched.names:
-                self._hosts[name] = self._attach(name)
+                self._use(self._attach(name))
             self._hello([*self._hosts.values()])
             self._synchronize()
             self._set_up([*self._hosts])
@@ -91,16 +88,15 @@ class Watching:
         self._closing = True
         surely(self._watched.down)
 
-    def now(self) -> float:
-        """Seconds since the record began."""
-        return self._clock.now()
-
     def begin(
-        self, record: Callable[[Event], None], record_packets: Callable[[str, bytes], None]
+        self,
+        history: History,
+        record: Callable[[Event], None],
+        record_packets: Callable[[str, bytes], None],
     ) -> None:
         """Begins a record; the one before is over."""
         self._clock.begin()
-        self.history = History()
+        self.history = history
         self._record, self._record_packets = record, record_packets
         ready = {name: at.ready for name, at in self._hosts.items() if at.ready}
         first = next(at.hello for at in self._hosts.values() if at.hello)
@@ -110,53 +106,55 @@ class Watching:
         }
         started = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         epoch = first.wall - first.t + self._clock.origin
-        self._emit(LabEvent(0.0, started, "watch", environment, self._names(), epoch, VERSION))
+        self.emit(LabEvent(0.0, started, "watch", environment, self._names(), epoch, VERSION))
         for name, answer in ready.items():
-            self._emit(CountersEvent(self.now(), name, dict(self._counters[name])))
-            self._emit(TroubleEvent(self.now(), name, "calls", NO_CALLS))
+            self.emit(CountersEvent(self.now(), name, dict(self._counters[name])))
+            self.emit(TroubleEvent(self.now(), name, "calls", NO_CALLS))
             if answer.capture:
-                self._emit(TroubleEvent(self.now(), name, "capture", answer.capture))
+                self.emit(TroubleEvent(self.now(), name, "capture", answer.capture))
         self._tracer.begin(self._untraced)
         self.look()
 
-    def pump(self, patience: float) -> None:
-        """See `Inbox.pump`."""
-        self._inbox.pump(patience)
-
-    def look(self) -> None:
-        """Makes every host report its sockets and counters now."""
-        self._inbox.ask(self._channels(), dict.fromkeys(self._hosts, protocol.Look(None)))
-
     def end(self) -> None:
-        """Takes in the last look, the rest of every capture and of the trace, and how much they
-        missed."""
+        """Takes in the last look, and what is still under way."""
         self.look()
-        self._tracer.flush()
-        flush = dict.fromkeys(self._hosts, protocol.Flush())
-        for host, answer in self._inbox.ask(self._channels(), flush).items():
-            for event in uncaptured(answer, self.now(), host):
-                self._emit(event)
+        self.flush()
 
-    def follow(self) -> list[str]:
-        """Attaches anew to what was started again; returns the names of these hosts. What has ended
-        by then may be started once more."""
-        found = []
-        for name in self._watched.again():
+    def look(self, hosts: Iterable[str] | None = None, caption: str | None = None) -> None:
+        self._follow(sure=True)  # what was started again has another network
+        super().look(hosts, caption)
+
+    def pump(self, patience: float) -> None:
+        self._follow()
+        super().pump(patience)
+
+    def next(self, patience: float) -> bool:
+        self._follow()
+        return super().next(patience)
+
+    def restarted(self) -> list[str]:
+        """The hosts that were started again since the last call."""
+        found, self._restarted = self._restarted, []
+        return found
+
+    def _follow(self, sure: bool = False) -> None:
+        """Attaches anew to what was started again. What has ended by then may be started once
+        more."""
+        for name in self._watched.again(sure):
             before = self._hosts[name]
             try:
                 new = self._attach(name)
                 self._hello([new])
             except LabError as exc:
-                self._emit(TroubleEvent(self.now(), name, "capture", str(exc)))
+                self.emit(TroubleEvent(self.now(), name, "capture", str(exc)))
                 continue
-            self._hosts[name] = new
-            found.append(name)
+            self._use(new)
+            self._restarted.append(name)
             self._set_up([name])
             self._watched.detach(before.channel)
             text = f"it was started again: not all that it did until {self.now():.3f} s is recorded"
             for probe in ("capture", "loopback", "trace"):
-                self._emit(TroubleEvent(self.now(), name, probe, text))
-        return found
+                self.emit(TroubleEvent(self.now(), name, probe, text))
 
     def over(self) -> bool:
         """Whether nothing is left to watch."""
@@ -167,6 +165,10 @@ class Watching:
         found = self._attached[channel] = _Attached(name, channel)
         self._inbox.listen(Source(f"the watcher of {name}", name, channel))
         return found
+
+    def _use(self, attached: _Attached) -> None:
+        self._hosts[attached.host] = attached
+        self._agents[attached.host] = attached.channel
 
     def _hello(self, attached: list[_Attached]) -> None:
         """Waits for the first words of watchers. What a host of the name has counted before stays
@@ -193,15 +195,13 @@ class Watching:
         """Finds the offset of the hosts' clock from ours."""
         host = next(iter(self._hosts))
         before = time.monotonic()
-        (answer,) = self._inbox.ask(self._channels(), {host: protocol.TellTime()}).values()
+        (answer,) = self._ask_all({host: protocol.TellTime()}).values()
         self._clock.set(answer.t, before, time.monotonic())
 
     def _set_up(self, hosts: list[str]) -> None:
         """Makes watchers begin. They tell their addresses before they answer."""
         command = protocol.SetUp(LONGEST_REST, len(self._hosts), bound=False)
-        for name, answer in self._inbox.ask(
-            self._channels(), dict.fromkeys(hosts, command)
-        ).items():
+        for name, answer in self._ask_all(dict.fromkeys(hosts, command)).items():
             self._hosts[name].ready = answer
 
     def _names(self) -> dict[str, str]:
@@ -219,43 +219,30 @@ class Watching:
             families[name] = [a for a in mine if ":" not in a], [a for a in mine if ":" in a]
         return address_names(families)
 
-    def _channels(self) -> dict[str, Channel]:
-        return {name: at.channel for name, at in self._hosts.items()}
-
-    def _emit(self, event: Event) -> None:
-        self.history.add(event)
-        if self._record:
-            self._record(event)
-
-    def _emit_traced(self, event: Event) -> None:
+    def _take_traced(self, event: Event) -> None:
         """A tracer knows no ports."""
         if isinstance(event, StateEvent | ResetEvent | FateEvent) and self._ports:
             if {end.rpartition(":")[2] for end in (event.local, event.remote)} & self._ports:
-                self._emit(event)
+                self.emit(event)
         else:
-            self._emit(event)
+            self.emit(event)
 
-    def _take(self, source: Source, message: Message | None) -> None:
-        if self._tracer.hears(source):
-            self._tracer.take(message, self._closing)
-            return
+    def _hear(self, source: Source, message: Message | None) -> None:
         at = self._attached[source.channel]
         if message is None:
             del self._attached[source.channel]
             if not self._closing and self._hosts.get(at.host) is at:
                 raise self._end_of(at)
-        elif message["kind"] == protocol.Broken.kind:
-            raise LabError(f"{source} broke: {explained(protocol.Broken.of(message).text)}")
         elif (number := asked(message)) is not None:
             self._inbox.take_reply(number, message)
         else:
-            self._hear(at, protocol.WATCHER.heard(message))
+            self._told(at, protocol.WATCHER.heard(message))
 
     def _end_of(self, at: _Attached) -> LabError:
         why = self._watched.why()
         return LabError(f"the watcher of {at.host} ended" + (f": {why}" if why else ""))
 
-    def _hear(self, at: _Attached, said: Said) -> None:
+    def _told(self, at: _Attached, said: Said) -> None:
         t = max(0.0, said.t - self._clock.origin)
         if isinstance(said, protocol.AgentHello):
             at.hello = said
@@ -263,7 +250,7 @@ class Watching:
             at.addresses.append(said.address)
             if self.history.lab and self.history.owners.get(said.address) != at.host:
                 event = AddressEvent(t, at.host, said.address)
-                self._emit(event)
+                self.emit(event)
                 self._tracer.watch_too(event)
         elif isinstance(said, protocol.Packets):
             if self._record_packets:
@@ -283,7 +270,7 @@ class Watching:
         elif isinstance(said, protocol.Holders):
             more["process"] = at.host
         if self.history.lab:
-            self._emit(happened(said, t, **more))
+            self.emit(happened(said, t, **more))
 
     @staticmethod
     def _shifted(at: _Attached, values: Mapping[str, int]) -> dict[str, int]:

@@ -16,10 +16,11 @@ from labctl.ground.errors import Mistake, ScenarioError, UsageError
 from labctl.ground.written import Float, Int
 from labctl.language.document import CORE, MAX_DEPTH, TOO_DEEP, Document
 
-OWN_CODE = ("labctl", "contextlib")
+OWN_CODE = ("labctl", "contextlib", "testcontainers")
+"""What may stand between somebody's code and ours."""
 
 __tracebackhide__ = True
-"""See labctl/testing/lab.py."""
+"""See labctl/testing/recording.py."""
 
 
 @dataclass(frozen=True)

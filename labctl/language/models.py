@@ -20,7 +20,7 @@ from pydantic.config import JsonDict
 from labctl.backends.capabilities import CAPABILITIES
 from labctl.ground.plain import shown
 from labctl.language.predicates import Claim
-from labctl.language.steps import STEPS, Step
+from labctl.language.steps import LOOKING, STEPS, Step
 from labctl.language.values import (
     MAX_ADDRESSES,
     OFF,
@@ -198,6 +198,7 @@ Capability = Annotated[
 ]
 
 
+ACTS: JsonDict = {"not": {"anyOf": [{"required": [step.verb]} for step in LOOKING]}}
 TWO_HOSTS = "two hosts or more are needed"
 
 
@@ -205,7 +206,7 @@ class Written(Model):
     """A scenario as it is written: the model of `labctl schema`."""
 
     model_config = ConfigDict(json_schema_extra={
-        "if": {"properties": {"steps": {"minItems": 1}}},
+        "if": {"required": ["steps"], "properties": {"steps": {"contains": ACTS}}},
         "then": {"properties": {"hosts": {"minProperties": 2}}},
     })  # fmt: skip
 
@@ -233,7 +234,8 @@ class Written(Model):
     @model_validator(mode="after")
     def _two_hosts(self) -> Written:
         """Of somebody who is only watched there may be one alone."""
-        if not self.hosts or (self.steps and len(self.hosts) < 2):
+        acts = any(not isinstance(step, LOOKING) for step in self.steps)
+        if not self.hosts or (acts and len(self.hosts) < 2):
             raise problem(f"{TWO_HOSTS}: a connection has two ends", key="hosts")
         return self
 

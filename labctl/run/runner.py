@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -18,9 +19,10 @@ from labctl.judge.check import NotKnown, NotPassed, Verdict, check, left_undone,
 from labctl.judge.explain import beside, counted
 from labctl.judge.result import RunResult, document, now
 from labctl.lab.lab import Lab
+from labctl.lab.observing import Observing
 from labctl.language.predicates.held import held_at
 from labctl.language.scenario import Scenario
-from labctl.language.steps import Step, StepFailed, Wait
+from labctl.language.steps import Outcome, Step, StepFailed, Wait
 from labctl.language.steps.waiting import settle
 from labctl.record.events import Event, StepEvent
 from labctl.record.history import History
@@ -149,63 +151,51 @@ def conclude(
     return found
 
 
-class Performance:
-    """One case under way: its lab, and its steps one by one. This records it, and does not judge.
+class UnderWay(ABC):
+    """One case under way: what it observes, and its steps one by one. This records it, and does not
+    judge. `backend` is the name of what it runs on.
 
-    `scenario` may get more steps meanwhile; `ended` is set when the lab is gone.
+    `scenario` may get more steps meanwhile; `ended` is set when all is down.
     """
 
-    lab: Lab
+    lab: Observing
     ended: Ended
 
-    def __init__(
-        self, scenario: Scenario, backend: Backend, records: Records, watcher: Watcher
-    ) -> None:
+    def __init__(self, scenario: Scenario, backend: str, records: Records) -> None:
         self.scenario = scenario
+        self.backend = backend
         self.history = History()
-        self._backend = backend
         self._records = records
-        self._watcher = watcher
 
-    def perform(self) -> None:
-        """Does all steps. `ended` has lab failures and missing capabilities; this raises only
-        KeyboardInterrupt, after everything is down."""
-        try:
-            with self.up(), netted():
-                for index in range(len(self.scenario.steps)):
-                    if self.do(index)[-1].outcome in ("failed", "timeout"):
-                        break
-                self.last_look()
-        except LabError:
-            pass  # `ended` has it
+    @abstractmethod
+    def _observed(self) -> AbstractContextManager[Observing]:
+        """What it observes, up during a `with`. Raises LabError, UsageError."""
+
+    @abstractmethod
+    def _environment(self) -> Mapping[str, Any]:
+        """See `Backend`."""
+
+    @abstractmethod
+    def _perform(self, step: Step) -> Outcome | None:
+        """Does a step. Raises StepFailed, LabError."""
 
     @contextmanager
     def up(self) -> Iterator[None]:
-        """The lab is up during a `with`. Whatever ends the `with`, everything goes down."""
+        """It is up during a `with`. Whatever ends the `with`, everything goes down."""
         began, started = time.monotonic(), now()
         cause: BaseException | None = None
         try:
             with netted():
                 for step in self.scenario.steps:
                     step.load()
-                lacks = self._backend.lacks()
-            for need in sorted(self.scenario.needs & lacks.keys()):
-                raise MissingHere(*lacks[need])
-            with Lab(
-                self.scenario.spec,
-                self._backend,
-                self.history,
-                self._record,
-                self._records.add_packets,
-            ) as self.lab:
-                self._watcher.up(self.lab)
+            with self._observed() as self.lab:
                 yield
         except BaseException as exc:
             cause = exc
             raise
         finally:
             history, seconds = self.history, time.monotonic() - began
-            environment = history.lab.environment if history.lab else self._backend.environment()
+            environment = history.lab.environment if history.lab else self._environment()
             self.ended = Ended(*outcome(cause), environment, started, seconds, history.now)
 
     def do(self, index: int) -> tuple[StepEvent, StepEvent]:
@@ -228,10 +218,9 @@ class Performance:
         if late:
             self.lab.look()
         self.lab.flush()
-        self._watcher.done(self.lab)
 
     def _act(self, step: Step, begin: StepEvent) -> StepEvent:
-        lab, backend = self.lab, self._backend.name
+        lab, backend = self.lab, self.backend
         kernel = str(self.history.lab.environment.get("kernel")) if self.history.lab else ""
         lacking = step.when and step.when.lacking(kernel, backend, dict(self.scenario.variant))
         for label in sorted(step.labels):
@@ -241,8 +230,7 @@ class Performance:
             return replace(begin, t=lab.now(), phase="end", outcome="skipped", detail=lacking)
         try:
             with located(self.scenario.step_sources[begin.index]):
-                outcome = step.act(lab) or "done"
-            lab.blame()
+                outcome = self._perform(step) or "done"
         except StepFailed as exc:
             failed = replace(begin, t=lab.now(), phase="end", outcome="failed")
             return replace(failed, expected=exc.expected, actual=exc.actual)
@@ -265,16 +253,81 @@ class Performance:
 
     def _record(self, event: Event) -> None:
         self._records.add(event)
+
+
+class Performance(UnderWay):
+    """A case under way in a lab."""
+
+    lab: Lab
+
+    def __init__(
+        self, scenario: Scenario, backend: Backend, records: Records, watcher: Watcher
+    ) -> None:
+        super().__init__(scenario, backend.name, records)
+        self._backend = backend
+        self._watcher = watcher
+
+    def perform(self) -> None:
+        """Does all steps. `ended` has lab failures and missing capabilities; this raises only
+        KeyboardInterrupt, after everything is down."""
+        try:
+            with self.up(), netted():
+                for index in range(len(self.scenario.steps)):
+                    if self.do(index)[-1].outcome in ("failed", "timeout"):
+                        break
+                self.last_look()
+        except LabError:
+            pass  # `ended` has it
+
+    @contextmanager
+    def _observed(self) -> Iterator[Lab]:
+        with netted():
+            lacks = self._backend.lacks()
+        for need in sorted(self.scenario.needs & lacks.keys()):
+            raise MissingHere(*lacks[need])
+        add_packets = self._records.add_packets
+        with Lab(self.scenario.spec, self._backend, self.history, self._record, add_packets) as lab:
+            self._watcher.up(lab)
+            yield lab
+            with netted():
+                self._watcher.done(lab)
+
+    def _environment(self) -> Mapping[str, Any]:
+        return self._backend.environment()
+
+    def _perform(self, step: Step) -> Outcome | None:
+        outcome = step.act(self.lab)
+        self.lab.blame()
+        return outcome
+
+    def _record(self, event: Event) -> None:
+        super()._record(event)
         self._watcher.event(event, self.history)
 
 
-class Session(Performance):
+class Judged(UnderWay):
     """A case under way on this machine: in the end it is judged, and its folder has the result.
 
-    `result` is set when the lab is gone.
+    `result` is set when all is down.
     """
 
     result: RunResult
+    folder: RunFolder
+
+    @contextmanager
+    def up(self) -> Iterator[None]:
+        """See `UnderWay`; then this writes the result."""
+        try:
+            with super().up():
+                yield
+        finally:
+            self.result = conclude(
+                self.scenario, self.backend, self.history, self.ended, self.folder
+            )
+
+
+class Session(Judged, Performance):
+    """A case under way in a lab of this machine."""
 
     def __init__(
         self, scenario: Scenario, backend: Backend, folder: RunFolder, watcher: Watcher
@@ -286,17 +339,6 @@ class Session(Performance):
         """Does all steps; see `perform`."""
         self.perform()
         return self.result
-
-    @contextmanager
-    def up(self) -> Iterator[None]:
-        """Like that of a Performance; then this writes the result."""
-        try:
-            with super().up():
-                yield
-        finally:
-            self.result = conclude(
-                self.scenario, self._backend.name, self.history, self.ended, self.folder
-            )
 
 
 OUTCOMES = {

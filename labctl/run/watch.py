@@ -6,13 +6,13 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from shutil import rmtree
-from typing import Protocol
+from typing import Any, Protocol
 
 from labctl.backends import BackendOptions
 from labctl.backends import lease as leases
@@ -24,15 +24,16 @@ from labctl.ground.errors import LabError, UsageError
 from labctl.ground.output import tell
 from labctl.ground.resources import default_folder
 from labctl.judge.result import RunResult, document, now, unperformed
-from labctl.lab.messaging import stopping
+from labctl.lab.messaging import stopping, surely
 from labctl.lab.watching import Watching
 from labctl.language.document import Document
 from labctl.language.scenario import Scenario, load_document
+from labctl.language.steps import LOOKING, Outcome, Step
 from labctl.record.events import Event
 from labctl.record.history import History
 from labctl.record.store import RunFolder, new_folder
 from labctl.run.places import DEFAULT_OS
-from labctl.run.runner import Ended, conclude, outcome
+from labctl.run.runner import Ended, Judged, conclude, outcome
 from labctl.run.workflow import gently, sweep
 
 MOST_BYTES = 16 << 20
@@ -63,25 +64,27 @@ class Viewer(Protocol):
 @dataclass(frozen=True)
 class Wanted:
     """What to watch: this machine's own network, or those of processes; or those of containers, or
-    of all that are of a Compose `project`; only these ports, if there are any."""
+    of all that are of a Compose `project`; only these ports, if there are any. `named` are
+    containers by the names that their hosts get."""
 
     here: bool = False
     pids: Sequence[int] = ()
     containers: Sequence[str] = ()
     project: str | None = None
     ports: Sequence[int] = ()
+    named: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def what(self) -> str:
         """In a word or two, also for the name of a folder."""
         own = ["here"] if self.here else []
         project = [self.project] if self.project else []
-        return "-".join([*own, *map(str, self.pids), *self.containers, *project])
+        return "-".join([*own, *map(str, self.pids), *self.containers, *self.named, *project])
 
     @property
     def of_engine(self) -> bool:
         """Whether an engine has it. Raises UsageError if only some of it."""
-        engine, machine = self.containers or self.project, self.here or self.pids
+        engine, machine = self.containers or self.named or self.project, self.here or self.pids
         if engine and machine:
             raise UsageError(
                 "containers and this machine's own networks may have different clocks",
@@ -108,12 +111,7 @@ View = Callable[[Watching], AbstractContextManager[Viewer]]
 
 def begin(wanted: Wanted, out: Path | None, limits: Limits, view: View) -> list[RunResult]:
     """Watches what is wanted; see `watch`. Raises UsageError."""
-    backend = "docker" if wanted.of_engine else "netns"
-    if len(wanted.ports) > MOST_PORTS:
-        raise UsageError(f"{len(wanted.ports)} ports", f"name {MOST_PORTS} at most")
     now = datetime.now(UTC)
-    began = now.isoformat(timespec="seconds")
-    lease = Lease(leases.new_name(), "watch", wanted.what, backend, began)
     stem = f"watch-{wanted.what}" if out else f"{now:%Y%m%dT%H%M%S}-watch-{wanted.what}"
 
     def folder() -> Path:
@@ -121,8 +119,24 @@ def begin(wanted: Wanted, out: Path | None, limits: Limits, view: View) -> list[
 
     if hasattr(os, "SCHED_BATCH"):  # what is watched runs on the same processors: see sched(7)
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    with lease:
-        return watch(_watched(wanted, lease), folder, limits, view)
+    with beside(wanted) as watched:
+        return watch(watched, folder, limits, view)
+
+
+@contextmanager
+def beside(wanted: Wanted) -> Iterator[Watched]:
+    """What is wanted, to be watched once: with a lease, and all down in the end. Raises UsageError,
+    LabError."""
+    backend = "docker" if wanted.of_engine else "netns"
+    if len(wanted.ports) > MOST_PORTS:
+        raise UsageError(f"{len(wanted.ports)} ports", f"name {MOST_PORTS} at most")
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    with Lease(leases.new_name(), "watch", wanted.what, backend, now) as lease:
+        watched = _watched(wanted, lease)
+        try:
+            yield watched
+        finally:
+            surely(watched.down)
 
 
 def _watched(wanted: Wanted, lease: Lease) -> Watched:
@@ -131,7 +145,7 @@ def _watched(wanted: Wanted, lease: Lease) -> Watched:
 
         sweep()
         options = BackendOptions(lease.run, lease.text, Path(), DEFAULT_OS, tell)
-        return Beside(options, wanted.containers, wanted.project, wanted.ports)
+        return Beside(options, wanted.containers, wanted.named, wanted.project, wanted.ports)
     pids: dict[str, int | None] = {"here": None} if wanted.here else {}
     pids |= {f"pid-{pid}": pid for pid in wanted.pids}
     return Here(lease.run, pids, wanted.ports)
@@ -194,7 +208,7 @@ class _Record:
         try:
             with netted():
                 try:
-                    self._lab.begin(self._add, self._folder.add_packets)
+                    self._lab.begin(History(), self._add, self._folder.add_packets)
                     over = self._go_on(until, most_bytes)
                 except KeyboardInterrupt:
                     stopping.clear()
@@ -213,7 +227,7 @@ class _Record:
             while (left := due - time.monotonic()) > 0:
                 self._lab.pump(left)
             self._viewer.tick()
-            for name in self._lab.follow():
+            for name in self._lab.restarted():
                 self._viewer.say(f"{name} was started again, and is watched on")
             if self._lab.over():
                 return True
@@ -224,6 +238,30 @@ class _Record:
     def _add(self, event: Event) -> None:
         self._folder.add(event)
         self._viewer.event(event, self._lab.history)
+
+
+class WatchSession(Judged):
+    """A watch with steps, all of which only look."""
+
+    lab: Watching
+
+    def __init__(self, scenario: Scenario, watched: Watched, folder: RunFolder) -> None:
+        super().__init__(scenario, "watch", folder)
+        self.folder = folder
+        self._watched = watched
+
+    @contextmanager
+    def _observed(self) -> Iterator[Watching]:
+        with Watching(self._watched) as lab:
+            lab.begin(self.history, self._record, self.folder.add_packets)
+            yield lab
+
+    def _environment(self) -> Mapping[str, Any]:
+        return self._watched.environment()
+
+    def _perform(self, step: Step) -> Outcome | None:
+        assert isinstance(step, LOOKING)
+        return step.act(self.lab)
 
 
 def size(folder: Path) -> int:

@@ -22,7 +22,7 @@ from labctl.language.values import unknown
 from labctl.record.events import Event, ExecEvent
 
 __tracebackhide__ = True
-"""See lab.py."""
+"""See recording.py."""
 
 Args = ParamSpec("Args")
 Result = TypeVar("Result")
@@ -146,16 +146,15 @@ def checked(method: Callable[Args, Result]) -> Callable[Args, Result]:
     return act
 
 
-class Verbs(ABC):
-    """A method for every verb, which does that step.
+class Claims(ABC):
+    """The verbs that only look: a method for each, which does that step.
 
-    A verb for one process or host takes its name. A verb that sets something for it also takes a
-    mapping, `{name: value}`, for several at once. The keys below the other verbs are keywords, or
-    one mapping. `as_` and `when` are modifiers of every step: the label of its moment, and where to
-    do it. Names that Python reserves have an underscore.
+    The keys below `wait` and `expect` are keywords, or one mapping. `as_` and `when` are modifiers
+    of every step: the label of its moment, and where to do it. Names that Python reserves have an
+    underscore.
 
-    Each raises UsageError for a mistake, before it does anything; NotPassed if the step is
-    impossible, or its claim does not hold or can't be decided; LabError if the lab fails.
+    Each raises UsageError for a mistake, before it does anything; NotPassed if its claim does not
+    hold or can't be decided; LabError if the lab fails.
     """
 
     @abstractmethod
@@ -165,6 +164,53 @@ class Verbs(ABC):
     @abstractmethod
     def events(self, kind: type[KindOfEvent]) -> tuple[KindOfEvent, ...]:
         """The events so far of one kind."""
+
+    @checked
+    def snapshot(self, caption: str, **step: Unpack[Step]) -> None:
+        """Records `ss` of every host, under a caption."""
+        self.do({"snapshot": caption, **given(**step)})
+
+    @checked
+    def wait(
+        self,
+        claim: Fields | None = None,
+        **step: Unpack[WaitStep],
+    ) -> None:
+        """Waits until a claim holds: 5 s, or as long as `within` says, from now on or from the
+        label `since`. `"4.5s..7s"` also says how long it must take. If it does not hold, `hint` is
+        shown."""
+        self.do(_below("wait", claim, given(**step)))
+
+    @checked
+    def expect(
+        self,
+        claim: Fields | None = None,
+        **step: Unpack[Claim],
+    ) -> None:
+        """Judges a claim now, once segments on their way have arrived. If it does not hold, `hint`
+        is shown."""
+        self.do(_below("expect", claim, given(**step)))
+
+    @checked
+    def sleep(self, duration: Duration, **step: Unpack[Step]) -> None:
+        """Lets time pass."""
+        self.do({"sleep": duration, **given(**step)})
+
+    @checked
+    def note(self, text: str, **step: Unpack[Step]) -> None:
+        """Puts a remark into the record."""
+        self.do({"note": text, **given(**step)})
+
+
+class Verbs(Claims):
+    """The other verbs.
+
+    A verb for one process or host takes its name. A verb that sets something for it also takes a
+    mapping, `{name: value}`, for several at once. The keys below the other verbs are keywords, or
+    one mapping.
+
+    Each raises NotPassed also if the step is impossible.
+    """
 
     @checked
     def start(self, process: str, **step: Unpack[Step]) -> None:
@@ -291,42 +337,6 @@ class Verbs(ABC):
         connection with `to`: the latest one, or number `connection`, from 1 on. `seq` and `ack` are
         `"next"`, `"next+5"`, or count from the connection's first number."""
         self.do(_below("inject", pattern, given(**step)))
-
-    @checked
-    def snapshot(self, caption: str, **step: Unpack[Step]) -> None:
-        """Records `ss` of every host, under a caption."""
-        self.do({"snapshot": caption, **given(**step)})
-
-    @checked
-    def wait(
-        self,
-        claim: Fields | None = None,
-        **step: Unpack[WaitStep],
-    ) -> None:
-        """Waits until a claim holds: 5 s, or as long as `within` says, from now on or from the
-        label `since`. `"4.5s..7s"` also says how long it must take. If it does not hold, `hint` is
-        shown."""
-        self.do(_below("wait", claim, given(**step)))
-
-    @checked
-    def expect(
-        self,
-        claim: Fields | None = None,
-        **step: Unpack[Claim],
-    ) -> None:
-        """Judges a claim now, once segments on their way have arrived. If it does not hold, `hint`
-        is shown."""
-        self.do(_below("expect", claim, given(**step)))
-
-    @checked
-    def sleep(self, duration: Duration, **step: Unpack[Step]) -> None:
-        """Lets time pass."""
-        self.do({"sleep": duration, **given(**step)})
-
-    @checked
-    def note(self, text: str, **step: Unpack[Step]) -> None:
-        """Puts a remark into the record."""
-        self.do({"note": text, **given(**step)})
 
 
 def _each(name: object, value: object) -> object:

@@ -6,7 +6,7 @@ import inspect
 import keyword
 import subprocess
 import sys
-from typing import assert_type, get_origin, get_type_hints
+from typing import TYPE_CHECKING, assert_type, get_origin, get_type_hints
 
 import pytest
 
@@ -16,6 +16,9 @@ from labctl.language.values import Model
 from labctl.record.events import KINDS
 from labctl.testing.verbs import parameters
 from tests.unit.test_docs import keys, words
+
+if TYPE_CHECKING:
+    from testcontainers.core.container import DockerContainer
 
 
 def test_all_is_documented() -> None:
@@ -67,7 +70,7 @@ def test_the_keys_of_segments() -> None:
     assert {name.removesuffix("_") for name in found} == pattern - {"count", "at_least", "at_most"}
 
 
-def typed(lab: labctl.Lab) -> None:
+def typed(lab: labctl.Lab, container: DockerContainer) -> None:
     """What `mypy --strict` shows to users; nobody calls it. An ignored error must be one."""
     lab.wait(sockets={"server": ["LISTEN", {"state": "ESTAB", "count": 0}]}, within=1.5)
     lab.kill("server", az="killed")  # type: ignore[call-arg]
@@ -75,6 +78,12 @@ def typed(lab: labctl.Lab) -> None:
     lab.drop(from_="server", at="somewhere")  # type: ignore[arg-type]
     lab.kil("server")  # type: ignore[attr-defined]
     lab.events(int)  # type: ignore[type-var]
+    with labctl.watch("db", api=container, ports=[80]) as seen:
+        seen.expect(sockets={"api": "ESTAB"})
+        seen.kill("api")  # type: ignore[attr-defined]
+    labctl.watch(7)  # type: ignore[arg-type]
+    container.waiting_for(labctl.socket_state("LISTEN", port=80))
+    assert_type(lab.place(container, "server"), DockerContainer)
     assert_type(lab.exec("server", "true"), labctl.ExecEvent)
     assert_type(lab.sockets("server"), tuple[labctl.Socket, ...])
     assert_type(lab.segments(flags="FIN"), tuple[labctl.Segment, ...])

@@ -27,7 +27,7 @@ from labctl.reports.progress import PlainBoard, PlainProgress
 from labctl.reports.tables import PIPE_WIDTH, console, print_checks, print_table
 from labctl.run.doctor import Check
 from labctl.run.places import Seen
-from labctl.testing.lab import failure_text, why_lines
+from labctl.testing.recording import failure_text, why_lines
 from tests.fake import FakeBackend, play, tcp
 
 CONTROLS = "\x1b[31m \x1b]0;TITLE\x07 \x9b2J \x00 \r \x7f"

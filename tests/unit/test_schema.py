@@ -252,6 +252,7 @@ EXAMPLES = {
         'params: {l: "socket\\nwait", w: wait}\nhosts: {a: {calls: "${l}"}, b: {calls: " ${w} "}}',
         "hosts: {a: {run: '', default: cat, image: ''}, b: {processes: {p: {default: cat}}}}",
         "- {exec: {server: 'true'}, status: any, output: x}",
+        "hosts: {a: {}}\n- {note: a}\n- {wait: {sockets: {a: none}}}\n- {sleep: 1s}",
         "hosts: {a: {run: [echo, 1, 6.20], env: {A: 1}, uid: '', rights: []}, b: {image: x}}",
         "refs: [6.20]\nabout: 3\ntheme: 1",
         "variants: [{v: null}, {v: [1]}]\nneeds: [tracing]\n"
@@ -286,7 +287,7 @@ def test_every_way_to_write_a_value(steps: str) -> None:
         "- sysctl: {server: {kernel.hostname: x}}", "- sysctl: {server: {net.ipv4.x: 1.5}}",
         "- call: {server: sokcet}", "- signal: {server: TREM}", "- sleep: -1", "- sleep: five",
         "params: {fin-timeout: 5}", "variants: [{}]", "variants: [{a b: 1}]", "theme: [a]",
-        "hosts: {}", "hosts: {a: {}}\n- {note: a}",
+        "hosts: {}", "hosts: {a: {}}\n- {cut: a}",
         "hosts: {7: {}, b: {}}", "hosts: {a_b: {}, b: {}}",
         "hosts: {a: {calls: wait, run: cat}, b: {}}", "hosts: {a: {calls: wait, image: x}, b: {}}",
         "hosts: {a: {processes: {-p: {run: cat}}}, b: {}}",

@@ -8,7 +8,7 @@ import pytest
 
 from labctl.judge.check import check
 from labctl.judge.recorded import load
-from labctl.lab.lab import SETTLING
+from labctl.lab.observing import SETTLING
 from labctl.language.predicates.held import held_at
 from labctl.record.events import (
     Event,

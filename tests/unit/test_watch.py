@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import queue
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from labctl.backends import Channel, Message
-from labctl.backends.capabilities import Lack
 from labctl.backends.watched import host_names
 from labctl.ground.errors import LabError, UsageError
 from labctl.judge.recorded import load, scenario_of
@@ -36,15 +33,11 @@ from labctl.reports import render
 from labctl.reports.watching import PlainWatch
 from labctl.run.watch import GOES_ON, Limits, watch
 from labctl.run.workflow import interruptible
-from tests.fake import HEADER, FakeChannel, tcp
+from tests.fake import FakeChannel, tcp
 from tests.played import Labctl
 from tests.sighted import EPOCH, HANDSHAKE, record, seen
+from tests.watched import CLIENT, CLOSE_WAIT, DB, LISTENS, SERVER, WEB, FakeWatched
 
-WEB, DB = "198.18.0.2", "198.18.0.3"
-CLIENT, SERVER = f"{DB}:40000", f"{WEB}:8000"
-LISTENS = tcp("LISTEN", ":8000", more="ino:7")
-CLOSE_WAIT = tcp("CLOSE-WAIT", SERVER, CLIENT, more="ino:8")
-FRESH = {"TcpActiveOpens": 3, "TcpPassiveOpens": 5}
 CLAIMS = """\
 title: Claims on what was watched
 hosts: {web: {run: nginx}, db: {}}
@@ -55,100 +48,6 @@ expect:
   - segments: {from: db, flags: SYN, count: 1}
   - process: {web: running}
 """
-
-
-class FakeWatched:
-    """See `Watched`. What happens is a list of actions: one is done whenever the watch asks whether
-    all is over, which is so after the last one."""
-
-    backend = "fake"
-
-    def __init__(
-        self, actions: Sequence[Callable[[FakeWatched], object]], **hosts: Sequence[str]
-    ) -> None:
-        self.hosts = {name: list(addresses) for name, addresses in hosts.items()}
-        self.names: Sequence[str] = list(hosts)
-        self.ports: Sequence[int] = ()
-        self.tracer: FakeChannel | None = None
-        self.counters = dict(FRESH)
-        self.lines: dict[str, Sequence[str]] = dict.fromkeys(hosts, ())
-        self.channels: dict[str, FakeChannel] = {}
-        self.detached: list[Channel] = []
-        self.is_down = False
-        self.restarted: list[str] = []
-        self.fails = ""
-        self.tells = True
-        self._actions = list(actions)
-
-    def environment(self) -> dict[str, str | None]:
-        return {"kernel": "6.1.0-fake", "os": None, "engine": None}
-
-    def attach(self, name: str) -> Channel:
-        if self.fails:
-            raise LabError(self.fails)
-        channel = FakeChannel(lambda message: self._obey(name, channel, message))
-        self.channels[name] = channel
-        if self.tells:
-            channel.say(kind="hello", t=time.monotonic(), wall=EPOCH, kernel="6.1.0-fake",
-                        counters=self.counters, watch="diag")  # fmt: skip
-        else:
-            channel.close()
-        return channel
-
-    def detach(self, channel: Channel) -> None:
-        self.detached.append(channel)
-        channel.close()
-
-    def trace(self) -> Channel | Lack:
-        if self.tracer:
-            self.tracer.say(kind="hello", t=time.monotonic())
-            return self.tracer
-        return Lack("no tracing here", "take another kernel")
-
-    def again(self) -> list[str]:
-        found, self.restarted = self.restarted, []
-        return found
-
-    def over(self) -> bool:
-        if self._actions:
-            self._actions.pop(0)(self)
-            return False
-        return True
-
-    def why(self) -> str:
-        return "it says why"
-
-    def down(self) -> None:
-        self.is_down = True
-        for channel in (*self.channels.values(), *filter(None, [self.tracer])):
-            channel.close()
-
-    # --- What happens -----------------------------------------------------------------------------
-
-    def say(self, name: str, kind: str, **message: Any) -> None:
-        """A watcher says something."""
-        self.channels[name].say(kind=kind, t=time.monotonic(), **message)
-
-    def look(self, name: str, *lines: str, cause: str = "change", **counters: int) -> None:
-        """From now on these are the sockets of a host."""
-        self.lines[name] = lines
-        self.say(name, "sockets", cause=cause, text="\n".join([HEADER, *lines]), counters=counters)
-
-    def packets(self, name: str, *records: bytes) -> None:
-        """A watcher captured these."""
-        self.say(name, "packets", data=base64.b64encode(b"".join(records)).decode())
-
-    def _obey(self, name: str, channel: FakeChannel, message: Message) -> None:
-        answer: Mapping[str, object] = {}
-        if message["do"] == "setup":
-            answer = {"capture": None, "bound": False}
-            for address in self.hosts[name]:
-                channel.say(kind="address", t=time.monotonic(), address=address)
-        elif message["do"] == "look":
-            self.look(name, *self.lines[name], cause="look")
-        elif message["do"] == "flush":
-            answer = {"dropped": 0, "dropped_inside": 0, "lost": {}}
-        channel.say(kind="reply", id=message["id"], t=time.monotonic(), **answer)
 
 
 def watched(

@@ -21,7 +21,7 @@ from labctl.backends.docker import engine, images
 from labctl.backends.docker.attach import AttachChannel, attach
 from labctl.backends.docker.backend import product
 from labctl.backends.docker.configs import CONFINED, ENDED_AT_ONCE, TETHERED, tracer
-from labctl.backends.docker.engine import translated
+from labctl.backends.docker.engine import Tolerated, translated
 from labctl.backends.docker.sweep import HOST, LEASE, RUN, TRACER, groups
 from labctl.backends.watched import host_names, last_line
 from labctl.ground.errors import LabError, UsageError
@@ -33,8 +33,8 @@ RIGHTS = ["NET_RAW", "SYS_PTRACE", "DAC_READ_SEARCH"]
 
 
 class Beside:
-    """See `Watched`. `containers` by name or id, or all of a Compose `project`. Raises UsageError
-    if one does not run."""
+    """See `Watched`. `containers` by name or id, `named` those that hosts of these names are, or
+    all of a Compose `project`. Raises UsageError if one does not run, or has two names."""
 
     backend = "docker"
 
@@ -42,6 +42,7 @@ class Beside:
         self,
         options: BackendOptions,
         containers: Sequence[str],
+        named: Mapping[str, str],
         project: str | None,
         ports: Sequence[int],
     ) -> None:
@@ -51,10 +52,16 @@ class Beside:
         try:
             with translated("look for containers"):
                 running = self._client.containers()
+            called: dict[Key, str] = {}
+            for name, container in named.items():
+                key = _key(_named(running, container))
+                if (other := called.setdefault(key, name)) != name:
+                    raise UsageError(f"{other} and {name} are the same container, {container}")
             found = [_named(running, name) for name in containers]
             found += _of_project(running, project) if project else []
-            keys = list(dict.fromkeys(map(_key, found)))
-            self._keys = dict(zip(host_names(key[-1] for key in keys), keys, strict=True))
+            keys = [*called, *dict.fromkeys(key for key in map(_key, found) if key not in called)]
+            names = host_names(called.get(key, key[-1]) for key in keys)
+            self._keys = dict(zip(names, keys, strict=True))
             self._images = images.ensure(self._client, options.os, options.progress)
             with translated("tell its version"):
                 self._version = self._client.version()
@@ -63,10 +70,12 @@ class Beside:
             raise
         self.names: Sequence[str] = list(self._keys)
         self._channels: dict[Channel, AttachChannel] = {}
+        self._attached: dict[str, tuple[str, str]] = {}  # what `_begun` said then
         self._ended = b""
         self._numbers = itertools.count(1)
         self._started: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._events: Any = None
+        self._is_down = False
         self._listen()
 
     def environment(self) -> dict[str, str | None]:
@@ -79,10 +88,10 @@ class Beside:
 
     def attach(self, name: str) -> Channel:
         with translated(f"watch {name}"):
-            running = self._client.containers()
-            found = next((c for c in running if _key(c) == self._keys[name]), None)
-            if found is None:
+            begun = self._begun(name)
+            if begun is None:
                 raise LabError(f"{name} does not run any more")
+            self._attached[name] = begun
             return self._start(
                 {
                     "Image": self._images.host,
@@ -94,7 +103,7 @@ class Beside:
                     "HostConfig": {
                         **CONFINED,
                         "CapAdd": RIGHTS,
-                        "NetworkMode": f"container:{found['Id']}",
+                        "NetworkMode": f"container:{begun[0]}",
                         "PidMode": "host",
                     },
                 }
@@ -112,13 +121,17 @@ class Beside:
         except LabError as exc:
             return Lack(str(exc), "run it on an engine that allows CAP_SYS_ADMIN")
 
-    def again(self) -> list[str]:
-        found: list[str] = []
+    def again(self, sure: bool = False) -> list[str]:
+        heard: dict[str, None] = {}
         while not self._started.empty():
-            name = self._started.get()
-            if name not in found:
-                found.append(name)
-        return found
+            heard[self._started.get()] = None
+        with translated("tell what runs"):
+            begun = {name: self._begun(name) for name in (self._keys if sure else heard)}
+        return [
+            name
+            for name, start in begun.items()
+            if start != self._attached[name] and (start or name in heard)
+        ]
 
     def over(self) -> bool:
         """Never: whatever has ended may be started again."""
@@ -129,6 +142,8 @@ class Beside:
         return last_line(said.decode(errors="replace"))
 
     def down(self) -> None:
+        if self._is_down:
+            return
         if self._events:
             self._events.close()
         self._events = None
@@ -138,6 +153,15 @@ class Beside:
             for group in groups(self._client, f"{RUN}={self._options.run}"):
                 group.remove(self._client)
         self._client.close()
+        self._is_down = True
+
+    def _begun(self, name: str) -> tuple[str, str] | None:
+        """The container that this host is now, and when it was started; None if it does not run."""
+        running = self._client.containers()
+        found = next((c["Id"] for c in running if _key(c) == self._keys[name]), None)
+        with Tolerated(404):
+            return found and (found, self._client.inspect_container(found)["State"]["StartedAt"])
+        return None
 
     def _start(self, config: Mapping[str, Any]) -> Channel:
         """Starts a container that is removed when it ends."""
@@ -152,7 +176,8 @@ class Beside:
             self._client.start(made)
         except BaseException:
             channel.close()
-            self._client.remove_container(made, force=True)
+            with Tolerated(404, 409):  # it may be gone, or going
+                self._client.remove_container(made, force=True)
             raise
         self._channels[channel] = channel
         return channel

@@ -71,7 +71,7 @@ class Here:
             return Lack("tracing needs root", "run it as root")
         return self._start([*_python("tracer.py"), self._run])
 
-    def again(self) -> list[str]:
+    def again(self, sure: bool = False) -> list[str]:
         """None: a process that starts again has another number."""
         return []
 

@@ -35,8 +35,9 @@ from labctl.record.history import History
 
 if TYPE_CHECKING:
     from labctl.lab.lab import Lab
+    from labctl.lab.observing import Observing
 
-__all__ = ["DEFAULT_WITHIN", "STEPS", "Outcome", "Step", "StepFailed", "Wait", "When"]
+__all__ = ["DEFAULT_WITHIN", "LOOKING", "STEPS", "Outcome", "Step", "StepFailed", "Wait", "When"]
 
 STOP_PATIENCE = 10.0
 END_PATIENCE = 5.0  # for a process that has ended, until its backend says so
@@ -209,7 +210,7 @@ class Snapshot(Step):
     verb = "snapshot"
     snapshot: Text
 
-    def act(self, lab: Lab) -> None:
+    def act(self, lab: Observing) -> None:
         lab.look(caption=self.snapshot)
 
 
@@ -222,7 +223,7 @@ class Wait(Step):
     since: Label | None = None
     hint: Text | None = None
 
-    def act(self, lab: Lab) -> Outcome:
+    def act(self, lab: Observing) -> Outcome:
         return wait(lab, self.wait, self.within, self.since)
 
     @property
@@ -252,7 +253,7 @@ class Expect(Step):
     expect: Claim
     hint: Text | None = None
 
-    def act(self, lab: Lab) -> None:
+    def act(self, lab: Observing) -> None:
         settle(lab, self.expect)
 
     @property
@@ -291,7 +292,7 @@ class Sleep(Step):
     verb = "sleep"
     sleep: Duration
 
-    def act(self, lab: Lab) -> None:
+    def act(self, lab: Observing) -> None:
         lab.pump_until(lambda: False, lab.now() + self.sleep)
 
     @property
@@ -308,9 +309,12 @@ class Note(Step):
     verb = "note"
     note: Text
 
-    def act(self, lab: Lab) -> None:
+    def act(self, lab: Observing) -> None:
         pass
 
+
+LOOKING = (Snapshot, Wait, Expect, Sleep, Note)
+"""Steps that do nothing to what they observe, and so may observe what runs already."""
 
 STEPS: dict[str, type[Step]] = {
     step.verb: step

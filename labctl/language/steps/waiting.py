@@ -5,19 +5,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from labctl.lab.lab import SETTLING
+from labctl.lab.observing import SETTLING
 from labctl.language.predicates import Predicate
 from labctl.language.predicates.held import held_at
 from labctl.language.values import Within
 
 if TYPE_CHECKING:
-    from labctl.lab.lab import Lab
+    from labctl.lab.observing import Observing
 
 COUNTER_PERIOD = 0.03
 
 
 def wait(
-    lab: Lab, predicate: Predicate, within: Within, since: str | None
+    lab: Observing, predicate: Predicate, within: Within, since: str | None
 ) -> Literal["held", "timeout"]:
     """Polls until a predicate holds; the upper bound counts from a label, or from now. It times out
     only after hearing every program that can report on the time before."""
@@ -40,12 +40,12 @@ def wait(
     return "held"
 
 
-def settle(lab: Lab, predicate: Predicate) -> None:
+def settle(lab: Observing, predicate: Predicate) -> None:
     """Looks, and gives segments on their way SETTLING seconds to make a predicate true."""
     wait(lab, predicate, Within(0.0, SETTLING), None)
 
 
-def _holds(lab: Lab, predicate: Predicate) -> bool:
+def _holds(lab: Observing, predicate: Predicate) -> bool:
     """Whether a predicate holds. Some probes report little by little: such a predicate must hold
     when all have reported what they have by now, and what they have lost."""
     if not predicate.holds(lab.history):
@@ -56,7 +56,7 @@ def _holds(lab: Lab, predicate: Predicate) -> bool:
     return True
 
 
-def _hear(lab: Lab, predicate: Predicate) -> None:
+def _hear(lab: Observing, predicate: Predicate) -> None:
     """Takes in everything, up to now, from the programs that can report on a predicate."""
     if predicate.segments or predicate.traced:
         lab.flush()
