@@ -349,8 +349,8 @@ def test_a_tracer_that_can_not_trace() -> None:
 
 
 def test_a_process_that_breaks() -> None:
-    breaks = "import sys; sys.path.insert(0, sys.argv[1]); import peer, calls; calls.socket = None;"
-    breaks += "sys.argv[1:] = ['calls', 'socket']; peer.main()"
+    breaks = "import sys; sys.path.insert(0, sys.argv[1]); import peer, program; "
+    breaks += "program.socket = None; sys.argv[1:] = ['calls', 'socket']; peer.main()"
     with running("supervisor", "-c", breaks, str(images() / "peer")) as heard:
         heard.await_kind("supervisor", "broken")
         heard.await_kind("supervisor", "process", phase="exit", exit=1)
