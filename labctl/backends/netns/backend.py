@@ -45,7 +45,8 @@ from labctl.backends import (
 from labctl.backends.capabilities import CAPABILITIES, REAL_TIME, Lack
 from labctl.backends.halted import children, halted
 from labctl.backends.netns.launcher import Launched, Launcher, launcher
-from labctl.backends.protocol import Forked, Gone, Hello
+from labctl.backends.netns.messages import AddHost, Batch, Forked, Gone, Kill, Launch, Spawn
+from labctl.backends.protocol import Hello
 from labctl.backends.sysctls import refusal
 from labctl.backends.wire import A, Command, Failed, asked
 from labctl.ground.errors import LabError, Unavailable
@@ -130,7 +131,7 @@ class NetnsBackend:
         world = self._start(addresses)
         pids = {}
         for host in hosts:
-            channel, pid = self._open(protocol.AddHost(host.name))
+            channel, pid = self._open(AddHost(host.name))
             pids[host.name] = pid
             ipv4, ipv6 = addresses[host.name]
             batch = [f"address add {a}/{v4.prefixlen} dev eth0" for a in ipv4]
@@ -151,7 +152,7 @@ class NetnsBackend:
                 f"link add {port} type veth peer name eth0 netns {pid}",
                 f"link set {port} master bridge up",
             ]
-        self._ask(protocol.Batch("\n".join(bridge) + "\n"))
+        self._ask(Batch("\n".join(bridge) + "\n"))
         return links
 
     def trace(self) -> Channel | Lack:
@@ -199,7 +200,7 @@ class NetnsBackend:
     def _begin(self, files: Sequence[int], hosts: str) -> None:
         self._launched = Launched(_launcher())
         try:
-            self._launched.begin(files, hosts, self._run)
+            self._launched.begin(files, Launch(hosts, self._run, dict(os.environ)))
         except ConnectionError:
             raise
         except OSError as exc:
@@ -211,7 +212,7 @@ class NetnsBackend:
 
     def spawn(self, process: ProcessSpec) -> Channel:
         channel, pid = self._open(
-            protocol.Spawn(
+            Spawn(
                 name=process.name,
                 host=process.host,
                 what={
@@ -234,7 +235,7 @@ class NetnsBackend:
 
     def kill(self, process: ProcessSpec) -> None:
         for pid, _ in [*self._processes.get(process.name, ())]:
-            self._ask(protocol.Kill(pid))
+            self._ask(Kill(pid))
         while self._processes.get(process.name):
             self._receive()
 
