@@ -99,7 +99,8 @@ class Sent:
 def packet(t: float, source: str, target: str, flags: int, numbers: Sequence[int]) -> bytes:
     """A captured segment as a record; its `numbers` are the sequence number, the acknowledgement,
     and how many bytes of data it has, by default none."""
-    return Sent(t, source, target, flags, *numbers).record()
+    seq, ack, *more = numbers
+    return Sent(t, source, target, flags, seq, ack, sum(more)).record()
 
 
 def history(*events: Event, packets: bytes = b"", probes: tuple[str, ...] = ("trace",)) -> History:

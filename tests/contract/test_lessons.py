@@ -19,15 +19,12 @@ from labctl.run.places import DEFAULT_OS, Place
 from labctl.run.runner import Silent
 from labctl.run.workflow import run_case
 from tests import tshark
+from tests.contract import MARKS
 from tests.contract.false_claims import whats
 
-BACKENDS = [("netns", pytest.mark.netns), ("docker", pytest.mark.docker)]
 FILES = catalogue(scenarios())
 HOURS = {name for name in FILES if name.startswith("hours/")}
 MINUTES = {"eaddrinuse_time_wait", "time_wait_restarted"}
-on_each_backend = pytest.mark.parametrize(
-    "backend", [pytest.param(name, marks=mark) for name, mark in BACKENDS]
-)
 ONCE = {"netns": (), "docker": (pytest.mark.ci,)}
 """A minute's wait is done on one backend, and in CI on both."""
 
@@ -69,7 +66,7 @@ def lessons() -> list[Any]:
             id=f"{case.label}-{backend}",
             marks=[mark, *((pytest.mark.slow, *ONCE[backend]) if case.name in MINUTES else ())],
         )
-        for backend, mark in BACKENDS
+        for backend, mark in MARKS.items()
         for case in cases()
     ]
 
