@@ -98,6 +98,7 @@ class Engine:
         self.local = local
         self.imported: list[tuple[bytes, str, str]] = []
         self.says: list[dict[str, str]] = []
+        self.heard = False
 
     def images(self) -> list[dict[str, Any]]:
         return [{"Id": name, "RepoTags": [name]} for name in self.local]
@@ -121,6 +122,7 @@ class Engine:
     def build(self, **_: Any) -> Iterator[dict[str, Any]]:
         yield {"stream": "Step 5/8 : RUN sh install.sh\n"}
         yield from self.says
+        self.heard = True
 
 
 def ensure(
@@ -202,6 +204,7 @@ def test_an_image_that_can_not_be_built_says_why(said: str, reason: str) -> None
     with pytest.raises(LabError, match="can't be built") as caught:
         images.ensure(cast("APIClient", engine), "alpine:3.20", lambda text: None)
     assert f"can't be built: returned 1{reason}; take a base" in str(caught.value)
+    assert engine.heard, "what is not read to its end leaves a connection open"
 
 
 # What is installed
