@@ -202,6 +202,7 @@ class NetnsBackend:
         try:
             self._launched.begin(files, Launch(hosts, self._run, dict(os.environ)))
         except ConnectionError:
+            self._launched.end()
             raise
         except OSError as exc:
             reason, hint = limit_of(exc) or (exc.strerror, "")
