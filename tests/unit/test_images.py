@@ -23,6 +23,13 @@ from labctl.ground.errors import LabError, Unavailable
 if TYPE_CHECKING:
     from docker.api.client import APIClient
 
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else's images are built for minutes in front of ours."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+
+
 SOURCES = {"install.sh": b"one", "host/Dockerfile": b"two", "peer/peer.py": b"three"}
 
 
