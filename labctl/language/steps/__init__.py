@@ -36,7 +36,7 @@ from labctl.record.history import History
 if TYPE_CHECKING:
     from labctl.lab.lab import Lab
 
-__all__ = ["DEFAULT_WITHIN", "STEPS", "Outcome", "Step", "StepFailed", "Wait", "When"]
+__all__ = ["DEFAULT_WITHIN", "MODIFIERS", "STEPS", "Outcome", "Step", "StepFailed", "Wait", "When"]
 
 STOP_PATIENCE = 10.0
 END_PATIENCE = 5.0  # for a process that has ended, until its backend says so
@@ -338,3 +338,7 @@ STEPS: dict[str, type[Step]] = {
         Note,
     )
 }
+MODIFIERS = {
+    field.alias or name for step in STEPS.values() for name, field in step.model_fields.items()
+} - STEPS.keys()
+"""The keys that stand beside a verb."""
