@@ -4,34 +4,18 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.imports import importing
 from labctl.imports.census import Wanted
 from labctl.judge.recorded import load
 from labctl.judge.result import RunResult
-from tests.walked import ACK, FIN, SYN, packet
+from tests.walked import ACK, FIN, SYN, Sent
 
 SERVER, CLIENT = "10.0.0.2:8000", "10.0.0.3:40000"
 NEAR = 100e-6
 """Seconds from one host to the other."""
 BEGUN = 1_700_000_000.0
-
-
-@dataclass(frozen=True)
-class Sent:
-    """A segment: when it left, its ends, its flags and numbers. `lost`: it never arrives."""
-
-    t: float
-    source: str
-    target: str
-    flags: int
-    seq: int = 0
-    ack: int = 0
-    data: int = 0
-    lost: bool = False
-    window: int = 1000
 
 
 def handshake(t: float = 0.0, client: str = CLIENT, server: str = SERVER) -> list[Sent]:
@@ -60,14 +44,10 @@ def frames(sent: Iterable[Sent], here: str, ahead: float = 0.0, drift: float = 0
     found = []
     for each in sent:
         mine = each.source.rpartition(":")[0] == here.rpartition(":")[0]
-        if each.lost and not mine:
+        if each.fate == "lost" and not mine:
             continue
         t = each.t if mine else each.t + NEAR
-        record = packet(0.0, each.source, each.target, each.flags, (each.seq, each.ack, each.data))
-        frame = bytearray(record[16:])
-        window = 14 + (40 if frame[12:14] == b"\x86\xdd" else 20) + 14
-        frame[window : window + 2] = struct.pack("!H", each.window)
-        found.append((BEGUN + t + ahead + drift * t, bytes(frame)))
+        found.append((BEGUN + t + ahead + drift * t, each.frame()))
     return sorted(found)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -25,7 +25,7 @@ from labctl.record.events import (
 )
 from labctl.record.history import History
 from tests.fake import HEADER, tcp
-from tests.walked import ACK, FIN, SYN, packet
+from tests.walked import ACK, FIN, SYN, Sent
 
 SERVER, CLIENT = "198.18.0.2:8000", "198.18.0.3:40000"
 PROBES = ("ss", "capture", "loopback", "trace")
@@ -37,22 +37,6 @@ IN_USE: dict[str, Any] = {"errno": "EADDRINUSE", "error": "Address already in us
 LATER = 5e-5
 """Seconds that a segment is under way."""
 LISTEN = tcp("LISTEN", ":8000", send_q=5, more="ino:1")
-
-
-@dataclass(frozen=True)
-class Sent:
-    """A segment, from its source to its target. `fate`: `lost` on its way, or `foreign`, if no host
-    sent it. Its numbers count from the first ones of its host, which differ by `start`."""
-
-    t: float
-    source: str
-    target: str
-    flags: int
-    seq: int = 0
-    ack: int = 0
-    data: int = 0
-    fate: str = ""
-    start: int = 0
 
 
 def handshake(t: float, client: str = CLIENT, server: str = SERVER, start: int = 0) -> list[Sent]:
@@ -78,7 +62,8 @@ def owner(end: str) -> str:
 
 
 def captured(sent: Iterable[Sent], deaf: Sequence[str] = ()) -> dict[str, bytes]:
-    """What each host captured of them; the `deaf` ones nothing."""
+    """What each host captured of them, whose numbers count from its first ones; the `deaf` ones
+    nothing."""
     found: dict[str, list[tuple[float, bytes]]] = {}
     for each in sent:
         base = {host: 1000 * number + each.start for number, host in enumerate(ADDRESSES, 1)}
@@ -89,8 +74,8 @@ def captured(sent: Iterable[Sent], deaf: Sequence[str] = ()) -> dict[str, bytes]
         at += [(there, each.t + LATER)] if each.fate != "lost" else []
         for host, t in at:
             if host and host not in deaf:
-                data = packet(t, each.source, each.target, each.flags, (seq, ack, each.data))
-                found.setdefault(host, []).append((t, data))
+                record = replace(each, t=t, seq=seq, ack=ack).record()
+                found.setdefault(host, []).append((t, record))
     return {host: b"".join(d for _, d in sorted(all_)) for host, all_ in found.items()}
 
 

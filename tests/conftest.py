@@ -3,12 +3,13 @@ as root, for which engine.py has installed all that tests need, that is a failur
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from functools import cache
 
 import pytest
@@ -53,6 +54,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=NO_ENGINE))
         if item.get_closest_marker("netns") and (reason := no_namespaces()):
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what is there by now is no test's, and `unclosed` need not look through it
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unclosed() -> Iterator[None]:
+    """Finds what a file's tests left open while it is theirs: it fails the file's last test, and
+    none of another file."""
+    yield
+    gc.collect()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -143,6 +143,7 @@ class Trial:
                 os._exit(NOTICED)
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        gc.unfreeze()  # conftest.py has frozen what functions are looked for in
         items = {item.nodeid: item for item in session.items}
         tests = self._covering(items)
         functions = _functions({str(mutant.source.path) for mutant in self.mutants})

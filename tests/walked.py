@@ -6,6 +6,7 @@ import math
 import socket
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -51,28 +52,55 @@ def mini(state: str, left: str = "59sec") -> str:
     return shown(state, f"timer:(timewait,{left},0)")
 
 
-def packet(t: float, source: str, target: str, flags: int, numbers: Sequence[int]) -> bytes:
-    """A captured segment as a record of pcap-savefile(5); its `numbers` are the sequence number,
-    the acknowledgement, and how many bytes of data it has, by default none."""
-    seq, ack, *more = numbers
-    data = sum(more)
-    ends = []
-    for place in (source, target):
-        host, _, port = place.rpartition(":")
-        family = socket.AF_INET6 if "[" in host else socket.AF_INET
-        ends.append((socket.inet_pton(family, host.strip("[]")), int(port)))
-    (here, sport), (there, dport) = ends
-    segment = struct.pack("!HHIIBBHHH", sport, dport, seq, ack, 5 << 4, flags, 1000, 0, 0)
-    if len(here) == 4:
-        header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 40 + data, 0, 0, 64, 6, 0, here, there)
-    else:
-        header = struct.pack("!IHBB16s16s", 6 << 28, 20 + data, 6, 64, here, there)
-    kind = b"\x08\x00" if len(here) == 4 else b"\x86\xdd"
-    frame = bytes(12) + kind + header + segment + bytes(data)
-    return struct.pack("<IIII", int(t), round(t % 1 * 1e9), len(frame), len(frame)) + frame
-
-
 FIN, SYN, RST, ACK = 1, 2, 4, 16
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A segment: when it left, its ends, its flags and numbers, and how many bytes of data it has.
+    `fate`: `lost` on its way, or `foreign`, if no host sent it. Where numbers count from the first
+    ones of each host, those differ by `start`."""
+
+    t: float
+    source: str
+    target: str
+    flags: int
+    seq: int = 0
+    ack: int = 0
+    data: int = 0
+    fate: str = ""
+    start: int = 0
+    window: int = 1000
+
+    def frame(self) -> bytes:
+        """As an Ethernet frame, by its numbers as they are."""
+        ends = []
+        for place in (self.source, self.target):
+            host, _, port = place.rpartition(":")
+            family = socket.AF_INET6 if "[" in host else socket.AF_INET
+            ends.append((socket.inet_pton(family, host.strip("[]")), int(port)))
+        (here, sport), (there, dport) = ends
+        numbers = sport, dport, self.seq, self.ack, 5 << 4, self.flags, self.window, 0, 0
+        segment = struct.pack("!HHIIBBHHH", *numbers) + bytes(self.data)
+        size = len(segment)
+        if len(here) == 4:
+            header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + size, 0, 0, 64, 6, 0, here, there)
+        else:
+            header = struct.pack("!IHBB16s16s", 6 << 28, size, 6, 64, here, there)
+        kind = b"\x08\x00" if len(here) == 4 else b"\x86\xdd"
+        return bytes(12) + kind + header + segment
+
+    def record(self) -> bytes:
+        """As a record of pcap-savefile(5) that was captured as it left."""
+        frame, t = self.frame(), self.t
+        return struct.pack("<IIII", int(t), round(t % 1 * 1e9), len(frame), len(frame)) + frame
+
+
+def packet(t: float, source: str, target: str, flags: int, numbers: Sequence[int]) -> bytes:
+    """A captured segment as a record; its `numbers` are the sequence number, the acknowledgement,
+    and how many bytes of data it has, by default none."""
+    seq, ack, *more = numbers
+    return Sent(t, source, target, flags, seq, ack, sum(more)).record()
 
 
 def history(*events: Event, packets: bytes = b"", probes: tuple[str, ...] = ("trace",)) -> History:

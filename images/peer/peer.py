@@ -12,7 +12,8 @@ It writes events to stdout as JSON, one object a line, with `t` from CLOCK_MONOT
 that all containers of a kernel share. `--text` writes them for people instead. With `--tether` the
 end of stdin ends everything: then nothing outlives whoever started it.
 
-Standard library only, Python 3.6 or later. calls.py says what calls there are and what they do.
+Standard library only, Python 3.6 or later. calls.py says what calls there are, program.py what
+they do.
 """
 
 import argparse
@@ -35,8 +36,9 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # an isolated Python leaves it out
 import filters
 import syscalls
-from calls import CallError, Program, parse
+from calls import CallError, parse
 from held import IN_ONE_PIECE, MUCH, holders
+from program import Program
 from written import Written
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4

@@ -17,42 +17,26 @@ import errno
 import os
 import platform
 import signal
-import socket
-import struct
 import threading
 import time
 
 import reasons
-from calls import ERRNOS
 from filters import MACHINES, READS, TIMERS, WRITES
-from tracees import (
-    address_at,
-    ends_of,
-    family_of,
-    inode_of,
-    libc,
-    memory,
-    permission,
-    process_of,
-    waits,
-)
-from underway import Allowance, Entered, Tcp, fds, number_of, setting, shutting, signed
+from returned import DUPLICATE, RETURNED
+from tracees import Info, ends_of, family_of, inode_of, libc, permission, process_of, waits
+from underway import ASKED, OF_ANY, Allowance, Entered, Tcp, fds, number_of, signed
 
 WAIT_ALL = 0x40000000  # __WALL: threads too
-GET_EVENT_MESSAGE, GET_SYSCALL_INFO = 0x4201, 0x420E
+GET_EVENT_MESSAGE = 0x4201
 SEIZE, INTERRUPT, LISTEN = 0x4206, 0x4207, 0x4208
-OF_A_RANGE = 4  # CLOSE_RANGE_CLOEXEC
 CONT, TO_SYSCALL = 7, 24
 FORK, VFORK, CLONE, EXEC, SECCOMP, STOP = 1, 2, 3, 4, 7, 128
 FORKS = (FORK, VFORK, CLONE)
 GOOD, EXITKILL = 1, 1 << 20
 OPTIONS = GOOD | EXITKILL | sum(1 << event for event in (*FORKS, EXEC, SECCOMP))
 ENTRY, EXIT = 1, 2
-HEAD, CALL, RETURNED = struct.Struct("=B3xI2Q"), struct.Struct("=7Q"), struct.Struct("=qB")
-INFO_SIZE = 88
 MOST_RESTARTS = 512  # errors from here on are the kernel's own: the call begins anew
 
-DUPLICATE = ("dup", "dup2", "dup3", "fcntl")
 CUT = ("accept", "accept4", *READS, *WRITES)
 UNMISSED = ("bind", "listen")
 """Calls that are told in a flood, too."""
@@ -83,7 +67,7 @@ class Tracer:
         self.calls = Allowance(reasons.CALLS_AT_ONCE, reasons.CALLS_A_SECOND)
         self.stops = Allowance(reasons.STOPS_AT_ONCE, reasons.STOPS_A_SECOND)
         self.unseen = set()
-        self._info = ctypes.create_string_buffer(INFO_SIZE)
+        self._info = Info()
 
     def begin(self):
         """Traces `main` from now on. Raises OSError, with what helps."""
@@ -147,6 +131,10 @@ class Tracer:
                     due = call.since if due is None else min(due, call.since)
         return found, None if due is None else due + BLOCKED
 
+    def mine(self, thread):
+        """The sockets of a thread's process, by descriptor."""
+        return self.sockets[self.groups[thread]]
+
     def _group(self, thread):
         if thread not in self.groups:
             process, parent = process_of(thread)
@@ -155,7 +143,7 @@ class Tracer:
     def _socket(self, thread, fd):
         """The TCP socket that a descriptor is, or None: other processes may have handed it over,
         and what closed one may have been hidden."""
-        mine = self.sockets[self.groups[thread]]
+        mine = self.mine(thread)
         known = mine.get(fd)
         if known and reasons.BUSY not in self.unseen:
             return known
@@ -165,10 +153,10 @@ class Tracer:
             return None
         if family and not known:
             known = Tcp(family, True)
-            self._have(thread, fd, known)
+            self.have(thread, fd, known)
         return known
 
-    def _have(self, thread, fd, tcp):
+    def have(self, thread, fd, tcp):
         """A process has a socket. If it is the first, its other threads are stopped at each call
         from now on: those that wait for one another notice nothing of it, but others might."""
         process = self.groups[thread]
@@ -178,7 +166,7 @@ class Tracer:
                 if waits(other, self.machine.numbers["futex"]):
                     libc.ptrace(INTERRUPT, other, None, None)
         if fd in mine and reasons.BUSY not in self.unseen:
-            self._unseen(reasons.BESIDE, FILTERED)
+            self.blind(reasons.BESIDE, FILTERED)
         mine[fd] = tcp
 
     def _steps(self, thread):
@@ -186,11 +174,12 @@ class Tracer:
         if not self.sockets.get(self.groups[thread]):
             return False
         if not self.stops.take():
-            self._unseen(reasons.BUSY, FILTERED)
+            self.blind(reasons.BUSY, FILTERED)
             return False
         return True
 
-    def _unseen(self, text, but=()):
+    def blind(self, text, but=()):
+        """From now on not all calls are told."""
         if text not in self.unseen:
             self.unseen.add(text)
             self.say(kind="unseen", t=time.monotonic(), text=text, but=list(but))
@@ -198,25 +187,27 @@ class Tracer:
     # --- Calls ------------------------------------------------------------------------------------
 
     def _read_info(self, thread):
-        if libc.ptrace(GET_SYSCALL_INFO, thread, INFO_SIZE, self._info) > 0:
-            return True
-        if ctypes.get_errno() != errno.ESRCH:  # it was not killed
-            self._unseen("the kernel does not tell calls (PTRACE_GET_SYSCALL_INFO, Linux 5.3)")
-        return False
+        try:
+            self._info.read(thread)
+        except OSError as exc:
+            if exc.errno != errno.ESRCH:  # it was not killed
+                self.blind("the kernel does not tell calls (PTRACE_GET_SYSCALL_INFO, Linux 5.3)")
+            return False
+        return True
 
     def _entered(self, thread):
         """A call that the filter stops at begins."""
         if not self._read_info(thread):
             return CONT
-        number, *arguments = CALL.unpack_from(self._info, HEAD.size)
+        number, arguments = self._info.call()
         name = self.names.get(number)
-        foreign = HEAD.unpack_from(self._info)[1] != self.machine.arch
+        foreign = self._info.machine != self.machine.arch
         if name is None or foreign:
-            self._unseen(reasons.FOREIGN if foreign else reasons.ITS_OWN)
+            self.blind(reasons.FOREIGN if foreign else reasons.ITS_OWN)
             return None
         if name in UNMISSED or name in BLINDING or self.calls.take():
             return self._enter(thread, name, arguments, False)
-        self._unseen(reasons.FLOOD, UNMISSED)
+        self.blind(reasons.FLOOD, UNMISSED)
         if name == "connect":
             return self._enter(thread, name, arguments, True)
         if name == "socket":
@@ -238,7 +229,8 @@ class Tracer:
         if before and (before.name, before.arguments) == (name, arguments):
             return TO_SYSCALL  # it begins anew
         if before:
-            self._tell(process, before, "EINTR")
+            before.returned(-errno.EINTR)
+            self._tell(thread, before)
         mine = self.sockets[process].get(event.get("fd"))
         quiet = quiet or (name == "connect" and mine is not None and mine.connecting is not None)
         with self.lock:
@@ -256,56 +248,30 @@ class Tracer:
 
     def _told(self, thread, name, arguments):
         """What to tell of a call as it begins; None if it is not to be told."""
-        process = self.groups[thread]
-        fd = signed(arguments[0])
-        if name == "socket":
-            return {"call": "socket tcp6" if signed(arguments[0]) == 10 else "socket tcp"}
         if name in BLINDING:
             return {}
-        mine = self._socket(thread, fd)
-        if mine is None and process not in self.unknown:
-            return None
-        if name in ("accept", "accept4"):
-            return {"name": "accept", "call": "accept"}
-        if name in ("bind", "connect"):
-            address = address_at(thread, arguments[1], arguments[2])
-            if not (mine or address):
+        mine = None
+        if name != "socket":
+            mine = self._socket(thread, signed(arguments[0]))
+            hidden = self.groups[thread] in self.unknown and name in OF_ANY
+            if mine is None and not hidden:
                 return None
-            if name == "connect" and memory(thread, arguments[1], 2) == b"\0\0":  # AF_UNSPEC
-                return {"name": "disconnect", "call": "disconnect"}
-            words = {"call": "%s %s" % (name, address or "?")}
-            return dict(words, peer=address) if name == "connect" and address else words
-        if name == "listen":
-            return {"call": "listen %d" % (arguments[1] & 0x7FFFFFFF)}
-        if mine is None:
-            return None
-        if name == "shutdown":
-            return {"call": shutting(arguments[1])}
-        if name == "setsockopt":
-            return {"name": "set", "call": setting(thread, *arguments[1:5])}
-        if name == "getsockopt":
-            return {} if mine.connecting else None
-        if name in READS + WRITES:
-            word = "recv" if name in READS else "send"
-            return {"name": word, "call": word}
-        return {}
+        return ASKED[name](thread, arguments, mine) if name in ASKED else {}
 
     def _at_call(self, thread):
         """A thread that is stopped at each call begins one, or one returns."""
         if not self._read_info(thread):
             return CONT
-        kind = self._info.raw[0]
-        if kind == EXIT:
-            value, failed = RETURNED.unpack_from(self._info, HEAD.size)
+        if self._info.op == EXIT:
             call = self.inside.get(thread)
             if call and not call.cut:
                 with self.lock:
                     del self.inside[thread]
-                self._returned(thread, call, value if failed else max(value, 0))
-        elif kind == ENTRY:
-            number, *arguments = CALL.unpack_from(self._info, HEAD.size)
+                self._returned(thread, call, self._info.value())
+        elif self._info.op == ENTRY:
+            number, arguments = self._info.call()
             name = self.names.get(number)
-            mine = self.sockets[self.groups[thread]]
+            mine = self.mine(thread)
             if name == "close" and signed(arguments[0]) in mine:
                 return self._enter(thread, name, arguments, False)
             if name == "setsockopt" and tuple(map(signed, arguments[1:3])) in TIMERS:
@@ -318,109 +284,36 @@ class Tracer:
         return None
 
     def _returned(self, thread, call, value):
-        name, event, process = call.name, call.event, self.groups[thread]
-        mine = self.sockets[process]
-        fd = signed(call.arguments[0])
-        if value <= -MOST_RESTARTS and name in CUT:
-            call.cut = True
-            with self.lock:
-                self.inside[thread] = call
         if value <= -MOST_RESTARTS:
-            if name != "connect":
+            if call.name in CUT:
+                call.cut = True
+                with self.lock:
+                    self.inside[thread] = call
+            if call.name != "connect":
                 return
             value = -errno.EINTR
-        code = ERRNOS.get(-value, str(-value)) if value < 0 else None
-        if name in DUPLICATE:
-            self._duplicated(process, call, value)
+        call.returned(value)
+        if call.name in CUT and call.code == "EAGAIN" and not call.told:
             return
-        if name == "close_range":
-            first, last, how = (argument & 0xFFFFFFFF for argument in call.arguments[:3])
-            if not value and not how & OF_A_RANGE:
-                for each in sorted(each for each in mine if first <= each <= last):
-                    self._closed(process, each, "close")
-            return
-        if name == "ptrace":
-            if code == "EPERM":
-                self._unseen(reasons.TRACES)
-            return
-        if name == "io_uring_setup":
-            if not code:
-                self._unseen(reasons.RING)
-            return
-        if name in ("accept", "accept4"):
-            if code == "EAGAIN" and not call.told:
-                return
-            if not code:
-                self._accepted(mine, thread, call, value)
-        elif name == "getsockopt":
-            if fd in mine:
-                self._connected(thread, mine[fd], call)
-            return
-        elif name in READS + WRITES:
-            if code == "EAGAIN" and not call.told:
-                return
-            if not code:
-                event.update({"eof": value == 0} if name in READS else {}, result=value)
-        elif name == "socket" and not code:
-            kept = not call.arguments[1] & os.O_CLOEXEC
-            self._have(thread, value, Tcp(signed(call.arguments[0]), kept))
-            event["fd"] = value
-        elif name == "close" and not code:
-            gone = mine.pop(fd, None)
-            if gone in mine.values():
-                return  # another descriptor of it is left
-        elif name == "connect":
-            if event["name"] == "disconnect":
-                if fd in mine:
-                    mine[fd].connecting = None
-            elif code in ("EINPROGRESS", "EINTR") and fd in mine:
-                mine[fd].connecting = Entered(name, call.arguments, event, call.quiet)
-                mine[fd].connecting.told = call.told
-                if not call.told and not call.quiet:
-                    self.say(**dict(event, phase="enter"))
-                    mine[fd].connecting.told = True
-                return
-            if code in ("EALREADY", "EAGAIN"):
-                return
-            waiting = fd in mine and mine[fd].connecting
-            if waiting:  # it asks again, and is told how that went
-                mine[fd].connecting = None
-                call = waiting
-                event = call.event
-                code = None if code == "EISCONN" else code
-        self._tell(process, call, code)
+        told = RETURNED[call.name](self, thread, call) if call.name in RETURNED else call
+        if told:
+            self._tell(thread, told)
 
-    def _tell(self, process, call, code):
+    def _tell(self, thread, call):
         """Tells how a call went."""
         event = call.event
-        if call.quiet and not code:
+        if call.quiet and not call.code:
             return
-        if code:
-            event.update(errno=code, error=os.strerror(number_of(code)))
-        if call.name == "listen" or (not code and call.name in ("bind", "connect")):
-            self._name(process, event)
+        if call.code:
+            event.update(errno=call.code, error=os.strerror(number_of(call.code)))
+        if call.name == "listen" or (not call.code and call.name in ("bind", "connect")):
+            self._name(self.groups[thread], event)
         if not call.told:
             enter = dict(event, phase="enter")
             for key in ("errno", "error", "result", "eof"):
                 enter.pop(key, None)
             self.say(**enter)
         self.say(**dict(event, phase="done", t=time.monotonic()))
-
-    def _accepted(self, mine, thread, call, value):
-        listener, event = mine.get(signed(call.arguments[0])), call.event
-        peer = None
-        if call.arguments[1]:
-            length = memory(thread, call.arguments[2], 4)
-            size = struct.unpack("=I", length)[0] if length else 0
-            peer = address_at(thread, call.arguments[1], size)
-        kept = not (call.name == "accept4" and call.arguments[3] & os.O_CLOEXEC)
-        event["result"] = value
-        family = listener.family if listener else socket.AF_INET
-        if peer and peer.startswith("["):
-            family = socket.AF_INET6
-        self._have(thread, value, Tcp(family, kept))
-        local, remote = ends_of(self.groups[thread], thread, value, family)
-        event.update(local=local, peer=remote or peer)
 
     def _name(self, process, event):
         """Adds the ends of a socket, as far as they can be known."""
@@ -434,31 +327,12 @@ class Tracer:
             local = local or ("0.0.0.0" + asked if asked.startswith(":") else asked)
         event["local"] = local
 
-    def _connected(self, thread, mine, call):
-        """A program asks how its connect went (connect(2), EINPROGRESS)."""
-        data = memory(thread, call.arguments[3], 4)
-        if data is None:
-            return
-        number = struct.unpack("=i", data)[0]
-        waiting, mine.connecting = mine.connecting, None
-        if waiting:
-            self._tell(self.groups[thread], waiting, ERRNOS.get(number) if number else None)
-
-    def _duplicated(self, process, call, value):
-        if value < 0 or (call.name == "fcntl" and signed(call.arguments[1]) not in (0, 1030)):
-            return  # it is not F_DUPFD, nor F_DUPFD_CLOEXEC
-        mine, fd = self.sockets[process], signed(call.arguments[0])
-        if value != fd and value in mine:
-            self._closed(process, value, "close (by dup)")
-        if fd in mine:
-            mine[value] = mine[fd]
-
-    def _closed(self, process, fd, call):
+    def closed(self, thread, fd, call):
         """A descriptor is closed by a call for more than that."""
-        mine = self.sockets[process]
+        mine = self.mine(thread)
         if mine.pop(fd) not in mine.values():
-            self.say(kind="call", t=time.monotonic(), pid=process, phase="done", call=call,
-                     name="close", fd=fd)  # fmt: skip
+            self.say(kind="call", t=time.monotonic(), pid=self.groups[thread], phase="done",
+                     call=call, name="close", fd=fd)  # fmt: skip
 
     # --- Processes --------------------------------------------------------------------------------
 
@@ -484,8 +358,8 @@ class Tracer:
 
     def _executed(self, thread):
         """Only descriptors without FD_CLOEXEC are left, and one thread (execve(2))."""
-        if self._read_info(thread) and HEAD.unpack_from(self._info)[1] != self.machine.arch:
-            self._unseen(reasons.FOREIGN)
+        if self._read_info(thread) and self._info.machine != self.machine.arch:
+            self.blind(reasons.FOREIGN)
         with self.lock:
             for other in [t for t, p in self.groups.items() if p == thread and t != thread]:
                 del self.groups[other]
@@ -495,4 +369,4 @@ class Tracer:
         for fd, each in list(mine.items()):
             left = inode_of(thread, fd)
             if left is None if os.access("/proc/%d/fd" % thread, os.R_OK) else not each.kept:
-                self._closed(thread, fd, "close (on exec)")
+                self.closed(thread, fd, "close (on exec)")

@@ -10,6 +10,8 @@ import socket
 import struct
 
 PEEK_DATA, WORD = 2, 8
+GET_SYSCALL_INFO, INFO_SIZE = 0x420E, 88
+HEAD, CALL, RETURNED = struct.Struct("=B3xI2Q"), struct.Struct("=7Q"), struct.Struct("=qB")
 PIDFD_OPEN, PIDFD_GETFD = 434, 438
 MOST_LISTED = 1 << 13
 """How many bytes of /proc/net/tcp to look through for a socket's ends."""
@@ -21,6 +23,39 @@ libc = ctypes.PyDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
 libc.ptrace.restype = ctypes.c_long
 libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+
+
+class Info:
+    """What the kernel tells of a system call at which a thread is stopped (linux/ptrace.h, struct
+    ptrace_syscall_info)."""
+
+    def __init__(self):
+        self._data = ctypes.create_string_buffer(INFO_SIZE)
+
+    def read(self, thread):
+        """Reads it. Raises OSError: ESRCH if the thread was killed, others before Linux 5.3."""
+        if libc.ptrace(GET_SYSCALL_INFO, thread, INFO_SIZE, self._data) <= 0:
+            raise OSError(ctypes.get_errno(), "PTRACE_GET_SYSCALL_INFO")
+
+    @property
+    def op(self):
+        """Whether the call begins (PTRACE_SYSCALL_INFO_ENTRY), returns, or what else."""
+        return ord(self._data[0])
+
+    @property
+    def machine(self):
+        """The machine whose call it is (linux/audit.h, AUDIT_ARCH_...)."""
+        return HEAD.unpack_from(self._data)[1]
+
+    def call(self):
+        """Its number and its arguments, as it begins."""
+        number, *arguments = CALL.unpack_from(self._data, HEAD.size)
+        return number, arguments
+
+    def value(self):
+        """What it returned: below 0 an error."""
+        value, failed = RETURNED.unpack_from(self._data, HEAD.size)
+        return value if failed else max(value, 0)
 
 
 def address_at(thread, pointer, length):

@@ -1,5 +1,7 @@
 """The one protocol: every message between the controller and the programs in a lab, both ways.
 
+Those of namespaces alone are in netns/messages.py, those of guests in run/guests/messages.py.
+
 A message is a JSON object, one a line; one a packet on the world's socket. A message to a program
 is a Command, and `do` names it. A message from a program is a Said: `kind` names it, and `t` is its
 time, by CLOCK_MONOTONIC of the lab's kernel, in seconds. A command may have an `id`: then a `reply`
@@ -15,18 +17,18 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, TypedDict
+from typing import ClassVar, Literal
 
 from labctl.backends import Message
 from labctl.backends.wire import A, Answer, Command, NoMessage, Program, Said, quoted
 from labctl.probes.holders import Number
 from labctl.probes.sockets import StateName
 
-VERSION = 10
+VERSION = 11
 """2 brought captures and the trace; 3 faults; 4 agents that rest; 5 the end of what a process left;
 6 programs that report their faults, supervisors that answer, and counters and addresses as they
 change; 7 a host's network apart from its watch; 8 guests; 9 resets; 10 calls of programs, who holds
-sockets, and the fate of segments."""
+sockets, and the fate of segments; 11 what begins a lab on namespaces."""
 
 
 class Hello(Said, kind="hello"):
@@ -393,67 +395,6 @@ class TellHolders(Command[Done], do="holders", added=10):
     """Reports who holds which socket."""
 
 
-# --- The world of a lab on namespaces -------------------------------------------------------------
-
-
-class Gone(Said, kind="gone"):
-    """All of a process is gone; its supervisor ended with this status (wait(2))."""
-
-    name: str
-    pid: int
-    status: int
-
-
-class Forked(Answer):
-    """The new process."""
-
-    pid: int
-
-
-class AddHost(Command[Forked], do="host"):
-    """Makes a network namespace with an agent, which gets the channel of this message."""
-
-    name: str
-
-
-class Batch(Command[Done], do="batch"):
-    """Runs ip(8) commands in the bridge's namespace."""
-
-    commands: str
-
-
-class Work(TypedDict):
-    """Socket calls, or else a program, with `env` beside its environment; whether to tell its
-    calls."""
-
-    calls: str | None
-    run: Sequence[str] | None
-    env: Mapping[str, str]
-    watch: Literal["calls", "io"] | None
-
-
-class Rights(TypedDict):
-    """Another user, or None; and the capabilities(7) that are kept, by number."""
-
-    uid: int | None
-    kept: Sequence[int]
-
-
-class Spawn(Command[Forked], do="spawn"):
-    """Starts a process below a supervisor, which gets the channel of this message."""
-
-    name: str
-    host: str
-    what: Work
-    rights: Rights
-
-
-class Kill(Command[Done], do="kill"):
-    """Sends SIGKILL to a supervisor and all below it; a Gone follows when that is over."""
-
-    pid: int
-
-
 # --- Who says and does what -----------------------------------------------------------------------
 
 
@@ -485,4 +426,3 @@ SUPERVISOR = Program(
     (Process, Call, Unseen, Output, Holders, Broken),
     (Begin, DoCall, Signal, End, Freeze, Thaw, TellAll, TellHolders),
 )
-WORLD = Program((Hello, Gone), (AddHost, Batch, Spawn, Kill))

@@ -20,7 +20,7 @@ from pydantic.config import JsonDict
 from labctl.backends.capabilities import CAPABILITIES
 from labctl.ground.plain import shown
 from labctl.language.predicates import Claim
-from labctl.language.steps import LOOKING, STEPS, Step
+from labctl.language.steps import LOOKING, MODIFIERS, STEPS, Step
 from labctl.language.values import (
     MAX_ADDRESSES,
     OFF,
@@ -42,7 +42,6 @@ from labctl.language.values import (
 NewHost = Annotated[str, shaped("HostName")]
 NewProcess = Annotated[str, shaped("ProcessName")]
 Title = Annotated[Text, shaped("Line")]
-MODIFIERS = {"as", "when", "within", "since", "status", "output", "hint"}
 
 
 def _command(value: Any) -> tuple[Any, ...]:

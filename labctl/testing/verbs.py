@@ -18,6 +18,7 @@ from typing import (
 
 from labctl.ground.errors import Mistake, ScenarioError
 from labctl.language.from_python import caller, demand, given, misused
+from labctl.language.steps import MODIFIERS
 from labctl.language.values import unknown
 from labctl.record.events import Event, ExecEvent
 
@@ -345,9 +346,6 @@ def _each(name: object, value: object) -> object:
         return name
     demand("the first of two arguments", name, (str,), "a name")
     return {name: value}
-
-
-MODIFIERS = ("as", "when", "hint", "within", "since")
 
 
 def _below(verb: str, whole: object, keys: Fields) -> Fields:

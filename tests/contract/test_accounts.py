@@ -8,7 +8,8 @@ from pathlib import Path
 
 from labctl import reports
 from labctl.judge import recorded
-from tests.contract.test_lessons import on_each_backend, played, report
+from tests.contract import real_backends
+from tests.contract.test_lessons import played, report
 
 TEXT = """\
 title: Processes that end, each for a reason of its own
@@ -52,7 +53,7 @@ WHY = (
 )
 
 
-@on_each_backend
+@real_backends
 def test_each_names_its_cause(backend: str, tmp_path: Path) -> None:
     found = played(TEXT, backend, tmp_path)
     assert found.result == "fail", report(found)
@@ -92,7 +93,7 @@ steps:
 """
 
 
-@on_each_backend
+@real_backends
 def test_of_a_program_the_segments_tell_where_it_was_refused(backend: str, tmp_path: Path) -> None:
     found = played(REFUSED, backend, tmp_path)
     (verdict,) = (v for v in found.verdicts if v.result == "fail")

@@ -22,14 +22,10 @@ from labctl.lab.lab import Lab
 from labctl.record.events import ExecEvent, OutputEvent, ProcessEvent, SocketsEvent
 from labctl.record.history import History
 from labctl.run.places import DEFAULT_OS
+from tests.contract import REAL, real_backends
 from tests.fake import FakeBackend, scenario
 
-REAL = [
-    pytest.param("netns", marks=pytest.mark.netns),
-    pytest.param("docker", marks=pytest.mark.docker),
-]
 every_backend = pytest.mark.parametrize("backend", ["fake", *REAL])
-real_backends = pytest.mark.parametrize("backend", REAL)
 
 DEADLINE = 20.0
 LAB = """\

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from labctl.judge.result import RunResult
-from tests.contract.test_lessons import on_each_backend, played, report
+from tests.contract import real_backends
+from tests.contract.test_lessons import played, report
 
 TEXT = """\
 title: Programs
@@ -54,7 +55,7 @@ def judged(backend: str, watch: str, folder: Path) -> RunResult:
     return played(text, backend, folder)
 
 
-@on_each_backend
+@real_backends
 def test_what_they_call_is_known_and_why_it_failed(backend: str, tmp_path: Path) -> None:
     result = judged(backend, "env: {}", tmp_path)
     assert [v.result for v in result.verdicts[-5:]] == [
@@ -68,7 +69,7 @@ def test_what_they_call_is_known_and_why_it_failed(backend: str, tmp_path: Path)
     assert blocked.text.startswith("new: bind :8000 failed with EADDRINUSE")
 
 
-@on_each_backend
+@real_backends
 def test_unwatched_calls_are_not_guessed(backend: str, tmp_path: Path) -> None:
     result = judged(backend, "calls: off", tmp_path)
     assert [v.result for v in result.verdicts[-5:]] == [

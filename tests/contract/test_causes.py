@@ -12,7 +12,8 @@ import pytest
 from labctl.judge.causes.cause import Cause
 from labctl.judge.causes.rules import causes
 from labctl.judge.recorded import load, scenario_of
-from tests.contract.test_lessons import on_each_backend, played, report
+from tests.contract import real_backends
+from tests.contract.test_lessons import played, report
 
 
 def found_in(text: str, backend: str, folder: Path, **sets: Any) -> dict[str, list[Cause]]:
@@ -93,14 +94,14 @@ steps:
 """
 
 
-@on_each_backend
+@real_backends
 def test_a_request_crosses_the_end_of_an_idle_connection(backend: str, tmp_path: Path) -> None:
     (cause,) = found_in(IDLE, backend, tmp_path)["idle-race"]
     assert cause.host == "client" and cause.certain
     assert "a request of 6 bytes" in cause.text and "after 0." in cause.text
 
 
-@on_each_backend
+@real_backends
 @pytest.mark.parametrize(
     ("half", "ends", "name", "words"),
     [
@@ -118,7 +119,7 @@ def test_a_proxy_cuts_a_connection(
         assert cause.host == "proxy" and cause.certain and words in cause.text, cause
 
 
-@on_each_backend
+@real_backends
 def test_segments_that_did_not_fit(backend: str, tmp_path: Path) -> None:
     found = found_in(CHALLENGE, backend, tmp_path)
     (reset,), (syn,) = found["reset-window"], found["challenge-ack"]

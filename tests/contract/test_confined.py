@@ -22,7 +22,8 @@ from labctl.language.document import Document
 from labctl.language.scenario import load_document
 from labctl.record.events import ExecEvent, OutputEvent
 from labctl.run.places import DEFAULT_OS
-from tests.contract.test_lessons import on_each_backend, played, report
+from tests.contract import real_backends
+from tests.contract.test_lessons import played, report
 
 netns = pytest.mark.parametrize("backend", [pytest.param("netns", marks=pytest.mark.netns)])
 docker = pytest.mark.parametrize("backend", [pytest.param("docker", marks=pytest.mark.docker)])
@@ -94,7 +95,7 @@ def said(result: RunResult) -> str:
 
 
 @pytest.mark.parametrize("rights", [[], ["CHOWN", "DAC_OVERRIDE", "SETUID", "SYS_CHROOT"]])
-@on_each_backend
+@real_backends
 def test_a_program_changes_nothing_outside(
     backend: str, rights: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,7 +115,7 @@ def test_a_program_changes_nothing_outside(
     assert "A_SECRET" not in text
 
 
-@on_each_backend
+@real_backends
 def test_a_command_changes_nothing_outside(backend: str, tmp_path: Path) -> None:
     text = yaml.safe_dump(
         {
@@ -188,7 +189,7 @@ def service(backend: str) -> Iterator[list[str]]:
             made.remove(force=True)
 
 
-@on_each_backend
+@real_backends
 def test_nothing_but_the_hosts_answers(backend: str, service: list[str], tmp_path: Path) -> None:
     """The gateway of the lab's network does not, either: its address is the host's own, with 1 for
     its last number."""

@@ -18,13 +18,8 @@ from labctl.record.events import (
 from labctl.run.places import Place
 from labctl.run.runner import Silent
 from labctl.run.workflow import run_case
+from tests.contract import real_backends
 from tests.fake import scenario
-
-BACKENDS = [
-    pytest.param("netns", marks=pytest.mark.netns),
-    pytest.param("docker", marks=pytest.mark.docker),
-]
-every_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 HOSTS = """\
 title: Faults
@@ -73,7 +68,7 @@ def passes(found: RunResult) -> None:
 # --- Drops ----------------------------------------------------------------------------------------
 
 
-@every_backend
+@real_backends
 @pytest.mark.parametrize("family", [V4, V6], ids=["v4", "v6"])
 @pytest.mark.parametrize("place", ["receiver", "sender"])
 def test_a_lost_fin_is_sent_again(
@@ -104,7 +99,7 @@ expect:
     assert len(lost.evidence) == 1 and "FIN ACK seq 1 ack 1 [lost]" in lost.evidence[0]
 
 
-@every_backend
+@real_backends
 @pytest.mark.parametrize("family", [V4, V6], ids=["v4", "v6"])
 def test_bare_acks_and_nothing_else(backend: str, family: dict[str, str], tmp_path: Path) -> None:
     """What has data, and ACK too, arrives; of acknowledgements without, two are lost."""
@@ -129,7 +124,7 @@ expect:
     passes(found)
 
 
-@every_backend
+@real_backends
 def test_a_count_is_exact(backend: str, tmp_path: Path) -> None:
     found = run(
         """
@@ -151,7 +146,7 @@ expect:
     assert [(e.host, e.lost) for e in tallies] == [("server", 3)]
 
 
-@every_backend
+@real_backends
 def test_a_drop_that_never_matches_has_failed(backend: str, tmp_path: Path) -> None:
     found = run(
         """
@@ -172,7 +167,7 @@ def test_a_drop_that_never_matches_has_failed(backend: str, tmp_path: Path) -> N
     assert [v.source for v in found.verdicts[-3:]] == [f"lesson.yaml:{n}" for n in (13, 14, 15)]
 
 
-@every_backend
+@real_backends
 def test_healed_by_name_and_all(backend: str, tmp_path: Path) -> None:
     found = run(
         """
@@ -196,7 +191,7 @@ def test_healed_by_name_and_all(backend: str, tmp_path: Path) -> None:
 # --- Links ----------------------------------------------------------------------------------------
 
 
-@every_backend
+@real_backends
 @pytest.mark.parametrize("family", [V4, V6], ids=["v4", "v6"])
 def test_cut_and_joined(backend: str, family: dict[str, str], tmp_path: Path) -> None:
     """What was sent meanwhile is lost and sent again; captures go on."""
@@ -227,7 +222,7 @@ expect:
     assert not [e for e in found.history.events if isinstance(e, TroubleEvent)]
 
 
-@every_backend
+@real_backends
 def test_a_slow_link(backend: str, tmp_path: Path) -> None:
     """Or none at all, where the kernel has no netem: before any process has started."""
     steps = """
@@ -254,7 +249,7 @@ def test_a_slow_link(backend: str, tmp_path: Path) -> None:
 # --- Injections -----------------------------------------------------------------------------------
 
 
-@every_backend
+@real_backends
 @pytest.mark.parametrize("family", [V4, V6], ids=["v4", "v6"])
 def test_a_reset_ends_a_time_wait(backend: str, family: dict[str, str], tmp_path: Path) -> None:
     """RFC 1337: at exactly the next sequence number, and only there."""
@@ -282,7 +277,7 @@ expect:
     passes(found)
 
 
-@every_backend
+@real_backends
 def test_injected_data_is_read(backend: str, tmp_path: Path) -> None:
     """In a connection with timestamps, by a receiver that checks them."""
     found = run(
@@ -305,7 +300,7 @@ expect:
     assert [e.data for e in calls if e.process == "server" and e.name == "recv"][-1] == "intruder"
 
 
-@every_backend
+@real_backends
 def test_nothing_to_inject_into(backend: str, tmp_path: Path) -> None:
     found = run(
         """
@@ -357,7 +352,7 @@ expect:
 """
 
 
-@every_backend
+@real_backends
 def test_an_address_that_was_added_is_its_hosts_own(backend: str, tmp_path: Path) -> None:
     """Claims and drops know it, and those about another host are false."""
     found = run("", backend, tmp_path, hosts=ADDED)
@@ -419,7 +414,7 @@ expect:
 """
 
 
-@every_backend
+@real_backends
 def test_an_address_that_moves_is_whose_it_was(backend: str, tmp_path: Path) -> None:
     """What went to its first host stays what that one got."""
     passes(run("", backend, tmp_path, hosts=MOVED))

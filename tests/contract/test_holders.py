@@ -9,7 +9,8 @@ import pytest
 from labctl.judge.result import RunResult
 from labctl.record.events import HoldersEvent, ProcessEvent
 from labctl.reports.ladder import ladder_of
-from tests.contract.test_lessons import on_each_backend, played, report
+from tests.contract import real_backends
+from tests.contract.test_lessons import played, report
 
 CHILD = """\
 title: A child holds the listener after its parent has died
@@ -57,7 +58,7 @@ def main(result: RunResult, process: str) -> int | None:
     return next(e.pid for e in starts if (e.process, e.phase) == (process, "start"))
 
 
-@on_each_backend
+@real_backends
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_child_that_holds_a_listener_is_named(backend: str, kind: str, tmp_path: Path) -> None:
     old, forked = KINDS[kind]
@@ -103,7 +104,7 @@ steps:
 """
 
 
-@on_each_backend
+@real_backends
 def test_where_nobody_can_know_nobody_is_named(backend: str, tmp_path: Path) -> None:
     result = played(UNREAD, backend, tmp_path)
     assert result.result == "pass", report(result)
@@ -134,7 +135,7 @@ steps:
 """
 
 
-@on_each_backend
+@real_backends
 def test_of_any_user(backend: str, tmp_path: Path) -> None:
     result = played(OTHERS, backend, tmp_path)
     if result.result == "skip":

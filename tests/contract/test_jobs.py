@@ -11,12 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pytest
+from tests.contract import real_backends
 
-BACKENDS = [
-    pytest.param("netns", marks=pytest.mark.netns),
-    pytest.param("docker", marks=pytest.mark.docker),
-]
 TIMES = {"started": "", "seconds": 0, "lab_seconds": 0, "at": 0, "actual": "", "evidence": [],
          "measured": {}, "counted": {}, "causes": [], "why": []}  # fmt: skip
 
@@ -49,7 +45,7 @@ def timeless(document: str, out: Path) -> dict[str, Any]:
     return whole
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@real_backends
 def test_the_document_is_that_of_one_after_the_other(backend: str, tmp_path: Path) -> None:
     found = []
     for at_once in ("1", "4"):
@@ -64,7 +60,7 @@ def test_the_document_is_that_of_one_after_the_other(backend: str, tmp_path: Pat
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@real_backends
 def test_slow_cases_and_those_that_fail(backend: str, tmp_path: Path) -> None:
     lesson, junit, summary = (tmp_path / name for name in ("slow.yaml", "junit.xml", "summary.md"))
     lesson.write_text(SLOW)

@@ -32,7 +32,7 @@ def python(folder: Path, program: str, **variables: str) -> str:
     """What a program that uses labctl says, as a program of its own."""
     home = {"XDG_STATE_HOME": str(folder), "XDG_RUNTIME_DIR": str(folder)}
     done = subprocess.run(
-        [sys.executable, "-c", LAB + program],
+        [sys.executable, "-W", "error::ResourceWarning", "-c", LAB + program],
         env={**os.environ, **home, **variables}, capture_output=True, text=True,
         timeout=PATIENCE, check=False,
     )  # fmt: skip

@@ -20,9 +20,9 @@ from labctl.run.runner import Silent
 from labctl.run.workflow import run_case
 from tests import CI, tshark
 from tests import lessons_imported as imported
+from tests.contract import MARKS
 from tests.contract.false_claims import whats
 
-BACKENDS = [("netns", pytest.mark.netns), ("docker", pytest.mark.docker)]
 FILES = catalogue(scenarios())
 HOURS = {name for name in FILES if name.startswith("hours/")}
 MINUTES = {"eaddrinuse_time_wait", "time_wait_restarted"}
@@ -36,9 +36,6 @@ TOLD = {
     "syn_into_time_wait (timestamps 1, listener gone)": ["closed-first", "connect-refused"],
     "syn_into_close_wait": ["closed-first"],
 }
-on_each_backend = pytest.mark.parametrize(
-    "backend", [pytest.param(name, marks=mark) for name, mark in BACKENDS]
-)
 ONCE = {"netns": (), "docker": (pytest.mark.ci,)}
 """A minute's wait is done on one backend, and in CI on both."""
 
@@ -80,7 +77,7 @@ def lessons() -> list[Any]:
             id=f"{case.label}-{backend}",
             marks=[mark, *((pytest.mark.slow, *ONCE[backend]) if case.name in MINUTES else ())],
         )
-        for backend, mark in BACKENDS
+        for backend, mark in MARKS.items()
         for case in cases()
     ]
 

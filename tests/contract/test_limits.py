@@ -15,12 +15,9 @@ from typing import Any
 
 import pytest
 
+from tests.contract import real_backends
 from tests.contract.test_nothing_left import Bench, eventually
 
-BACKENDS = [
-    pytest.param("netns", marks=pytest.mark.netns),
-    pytest.param("docker", marks=pytest.mark.docker),
-]
 CGROUP = Path("/sys/fs/cgroup/pids")
 TEXT = """\
 title: A connection
@@ -57,7 +54,7 @@ def end(bench: Bench, process: subprocess.Popen[str]) -> tuple[int, dict[str, An
     return process.returncode, runs[0], err
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@real_backends
 @pytest.mark.parametrize("files", [12, 17])
 def test_too_few_files(backend: str, files: int, tmp_path: Path) -> None:
     if backend == "docker":  # what one machine lacks is no reason for a build

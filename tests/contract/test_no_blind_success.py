@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from labctl.judge.result import RunResult
-from tests.contract.test_lessons import on_each_backend, played, report
+from tests.contract import real_backends
+from tests.contract.test_lessons import played, report
 
 HOSTS = """\
 title: What breaks
@@ -31,7 +32,7 @@ def judged(steps: str, backend: str, folder: Path) -> RunResult:
     return result
 
 
-@on_each_backend
+@real_backends
 def test_names_for_another_users_process(backend: str, tmp_path: Path) -> None:
     steps = f"""\
   - start: server
@@ -49,7 +50,7 @@ def test_names_for_another_users_process(backend: str, tmp_path: Path) -> None:
     assert [v.result for v in result.verdicts] == ["pass"] * 4 + ["fail"], report(result)
 
 
-@on_each_backend
+@real_backends
 def test_commands_that_fail(backend: str, tmp_path: Path) -> None:
     steps = """\
   - exec: {server: "nft add rule ip nosuch x tcp dport 8000 drop"}

@@ -18,10 +18,8 @@ from typing import Any
 
 import pytest
 
-BACKENDS = [
-    pytest.param("netns", marks=pytest.mark.netns),
-    pytest.param("docker", marks=pytest.mark.docker),
-]
+from tests.contract import REAL
+
 KILLS = 20
 DEADLINE = 30.0
 AT_ONCE = 4
@@ -177,7 +175,7 @@ def eventually(condition: Callable[[], bool]) -> bool:
     return True
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=REAL)
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     found = Bench(request.param, tmp_path, uuid.uuid4().hex)
     yield found

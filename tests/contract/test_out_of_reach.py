@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from labctl.backends import RIGHTS
-from tests.contract.test_lessons import on_each_backend, played, report
+from tests.contract import real_backends
+from tests.contract.test_lessons import played, report
 
 # Tries every way to a descriptor, or to the memory, of another process: by /proc, pidfd_getfd(2),
 # ptrace(2), and what it has inherited. Whatever it gets it writes a forged call and end to.
@@ -98,7 +99,7 @@ def scenario(who: str) -> str:
 
 
 @pytest.mark.parametrize("who", WHO)
-@on_each_backend
+@real_backends
 def test_a_program_reaches_no_channel(backend: str, who: str, tmp_path: Path) -> None:
     text = scenario(who)
     result = played(text, backend, tmp_path)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.contract.test_lessons import on_each_backend, played, report
+from tests.contract import real_backends
+from tests.contract.test_lessons import played, report
 
 FLOOD = """\
 title: A program says that it is done, behind a flood
@@ -60,7 +61,7 @@ expect:
 """
 
 
-@on_each_backend
+@real_backends
 def test_what_came_after_a_flood_is_found(backend: str, tmp_path: Path) -> None:
     result = played(FLOOD, backend, tmp_path)
     found = [verdict.result for verdict in result.verdicts]
@@ -70,7 +71,7 @@ def test_what_came_after_a_flood_is_found(backend: str, tmp_path: Path) -> None:
     assert record < 6_000_000
 
 
-@on_each_backend
+@real_backends
 def test_pieces_and_signals(backend: str, tmp_path: Path) -> None:
     result = played(PIECES, backend, tmp_path)
     assert [verdict.result for verdict in result.verdicts] == ["pass"] * 5 + ["fail"], report(

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.test_lessons import on_each_backend, played, report
+from tests.contract import real_backends
+from tests.contract.test_lessons import played, report
 
 TEXT = """\
 title: What a process may do
@@ -29,7 +30,7 @@ expect:
 """
 
 
-@on_each_backend
+@real_backends
 def test_rights(backend: str, tmp_path: Path) -> None:
     result = played(TEXT, backend, tmp_path)
     if result.result == "skip":

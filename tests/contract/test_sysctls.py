@@ -13,7 +13,8 @@ import pytest
 from labctl.backends.sysctls import OF_THE_MACHINE
 from labctl.language.document import Document
 from labctl.language.scenario import load_document
-from tests.contract.test_lessons import on_each_backend, run
+from tests.contract import real_backends
+from tests.contract.test_lessons import run
 
 TEXT = """\
 title: A sysctl of the whole machine
@@ -22,7 +23,7 @@ steps: [STEP]
 """
 
 
-@on_each_backend
+@real_backends
 @pytest.mark.parametrize(
     ("key", "value"),
     [("net.ipv4.tcp_max_orphans", 1), ("net.ipv4.tcp_mem", '"9 9 9"'), ("net.core.rmem_max", 9999)],

@@ -24,15 +24,12 @@ from labctl.judge.rejudge import judge
 from labctl.language.scenario import load
 from labctl.probes.sockets import State
 from labctl.record.events import ExecEvent, StepEvent
+from tests.contract import REAL, real_backends
 from tests.contract.test_nothing_left import DEADLINE, Bench, eventually
 from tests.unit.test_docs import ROOT, blocks
 
 pytest_plugins = ["pytester"]
 
-BACKENDS = [
-    pytest.param("netns", marks=pytest.mark.netns),
-    pytest.param("docker", marks=pytest.mark.docker),
-]
 HOSTS = {
     "server": {"calls": "socket; bind :8000; listen 5; accept; await"},
     "client": {"calls": "socket; connect server:8000; await"},
@@ -62,7 +59,7 @@ REFUSED = CONNECTED.replace("client: {", "client: {sysctls: {net.ipv4.tcp_fin_ti
 SLOW = CONNECTED + "  - sleep: 60s\n"
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=REAL)
 def up(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., labctl.Lab]:
     """A lab on each backend, still to be entered."""
     return partial(labctl.Lab, backend=request.param, out=tmp_path)
@@ -262,7 +259,7 @@ with labctl.Lab({CONNECTED!r}, backend=sys.argv[1], out=Path(sys.argv[2])) as la
 """
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@real_backends
 @pytest.mark.parametrize("end", ["raise", "interrupt"])
 def test_nothing_is_left(backend: str, end: str, tmp_path: Path) -> None:
     bench = Bench(backend, tmp_path, uuid.uuid4().hex)
@@ -329,7 +326,7 @@ def test_outcomes(project: pytest.Pytester, workers: tuple[str, ...]) -> None:
     assert not (project.path / ".local").exists(), "pytester's home is its path"
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@real_backends
 def test_the_fixture(project: pytest.Pytester, backend: str) -> None:
     """It ends with the test, and knows how that ended."""
     project.makepyfile(

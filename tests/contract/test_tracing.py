@@ -21,17 +21,10 @@ from labctl.record.timelines import timelines
 from labctl.run.places import Place
 from labctl.run.runner import Silent
 from labctl.run.workflow import run_case
+from tests.contract import MARKS
 
-BACKENDS = [
-    pytest.param(
-        "netns",
-        marks=[
-            pytest.mark.netns,
-            pytest.mark.skipif(os.geteuid() != 0, reason="tracing needs root"),
-        ],
-    ),
-    pytest.param("docker", marks=pytest.mark.docker),
-]
+AS_ROOT = {"netns": [pytest.mark.skipif(os.geteuid() != 0, reason="tracing needs root")]}
+TRACED = [pytest.param(name, marks=[mark, *AS_ROOT.get(name, ())]) for name, mark in MARKS.items()]
 COUNT = 1000
 DEADLINE = 20.0
 
@@ -116,7 +109,7 @@ def opened(history: History, host: str, old: str) -> int:
     return sum((e.old, e.new) == (old, "ESTAB") for e in transitions)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", TRACED)
 def test_no_transition_of_a_flood_goes_unnoticed(backend: str, tmp_path: Path) -> None:
     result = run(FLOOD, backend, tmp_path)
     assert result.result == "pass"
@@ -137,7 +130,7 @@ def test_no_transition_of_a_flood_goes_unnoticed(backend: str, tmp_path: Path) -
     assert ends == {"TIME-WAIT": COUNT}
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", TRACED)
 def test_labs_side_by_side_see_their_own_connections(backend: str, tmp_path: Path) -> None:
     """The tracepoint speaks of the whole machine."""
     command = [sys.executable, "-m", "labctl", "run", "state_walk", "--backend", backend]
@@ -174,7 +167,7 @@ def sleeping(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[subproc
         process.kill()
 
 
-@pytest.mark.parametrize("sleeping", BACKENDS, indirect=True)
+@pytest.mark.parametrize("sleeping", TRACED, indirect=True)
 @pytest.mark.parametrize("way", ["kill", "terminate"])
 def test_no_instance_outlives_its_controller(
     way: str, sleeping: subprocess.Popen[str], tmp_path: Path

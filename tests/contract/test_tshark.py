@@ -12,7 +12,8 @@ import pytest
 from labctl.judge import annotated, recorded
 from labctl.probes.segments import FILE_HEADER
 from tests import tshark
-from tests.contract.test_lessons import on_each_backend, played, report
+from tests.contract import real_backends
+from tests.contract.test_lessons import played, report
 from tests.lessons_imported import stripped
 
 RUN = Path(__file__).parents[1] / "unit" / "data" / "run"
@@ -76,7 +77,7 @@ steps:
 """
 
 
-@on_each_backend
+@real_backends
 def test_wireshark_reads_what_labctl_knows(backend: str, tmp_path: Path) -> None:
     result = played(LOST, backend, tmp_path)
     assert result.result == "pass", report(result)

@@ -9,7 +9,8 @@ import pytest
 from labctl.language.document import Document
 from labctl.language.scenario import load_document
 from labctl.record.events import CallEvent, ProcessEvent
-from tests.contract.test_lessons import on_each_backend, played, report, run
+from tests.contract import real_backends
+from tests.contract.test_lessons import played, report, run
 
 HEAD = """\
 title: A daemon, whose parent exits as soon as it serves
@@ -72,13 +73,13 @@ RESTARTED = BESIDE.replace("  - ${end}: server\n", "").replace(
 )
 
 
-@on_each_backend
+@real_backends
 def test_stop_asks_it_to_end(backend: str, tmp_path: Path) -> None:
     result = played(TERM, backend, tmp_path)
     assert result.result == "pass", report(result)
 
 
-@on_each_backend
+@real_backends
 @pytest.mark.parametrize("end", ["kill", "stop", "restart"])
 def test_it_lives_on_beside_another_start(backend: str, end: str, tmp_path: Path) -> None:
     text = RESTARTED if end == "restart" else BESIDE
@@ -113,7 +114,7 @@ steps:
 """
 
 
-@on_each_backend
+@real_backends
 def test_a_stop_by_force_is_told(backend: str, tmp_path: Path) -> None:
     result = played(STUBBORN, backend, tmp_path)
     assert result.result == "pass", report(result)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -98,6 +100,12 @@ def test_every_call(text: str, name: str, args: tuple[Any, ...]) -> None:
 
 def test_every_call_is_tested() -> None:
     assert {name for _, name, _ in CALLS} == set(peer().CALLS), "add a line to CALLS above"
+
+
+def test_each_call_is_done() -> None:
+    program = "import sys; sys.path.insert(0, sys.argv[1]); import calls, program; "
+    program += "assert calls.CALLS.keys() == program.DOES.keys()"
+    subprocess.run([sys.executable, "-c", program, str(PEER.parent)], check=True)
 
 
 def test_lines_and_statements() -> None:

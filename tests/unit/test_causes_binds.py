@@ -15,7 +15,6 @@ from tests.caused import (
     IN_USE,
     LISTEN,
     SERVER,
-    Sent,
     bind_fails,
     call,
     calls,
@@ -31,7 +30,7 @@ from tests.caused import (
     trace,
 )
 from tests.fake import tcp
-from tests.walked import ACK
+from tests.walked import ACK, Sent
 
 SERVES = "socket; bind :8000; listen 5; accept"
 REUSES = "socket; set SO_REUSEADDR; bind :8000; listen 5; accept"

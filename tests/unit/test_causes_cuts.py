@@ -12,7 +12,6 @@ from tests.caused import (
     CLIENT,
     LATER,
     SERVER,
-    Sent,
     calls,
     ended,
     established,
@@ -25,7 +24,7 @@ from tests.caused import (
     trace,
 )
 from tests.fake import tcp
-from tests.walked import ACK, FIN, RST
+from tests.walked import ACK, FIN, RST, Sent
 
 PSH = ACK | 8
 FIRST = [

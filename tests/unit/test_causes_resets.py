@@ -16,7 +16,6 @@ from tests.caused import (
     LISTEN,
     PROBES,
     SERVER,
-    Sent,
     call,
     calls,
     established,
@@ -29,7 +28,7 @@ from tests.caused import (
     trace,
 )
 from tests.fake import tcp
-from tests.walked import ACK, FIN, RST, SYN, packet
+from tests.walked import ACK, FIN, RST, SYN, Sent, packet
 
 HERE = f"{SERVER} -> {CLIENT}"
 SERVES = "socket; bind :8000; listen 5"

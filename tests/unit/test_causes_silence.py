@@ -15,7 +15,6 @@ from tests.caused import (
     CLIENT,
     LISTEN,
     SERVER,
-    Sent,
     call,
     calls,
     established,
@@ -30,7 +29,7 @@ from tests.caused import (
     trace,
 )
 from tests.fake import tcp
-from tests.walked import ACK, FIN, RST, SYN, packet
+from tests.walked import ACK, FIN, RST, SYN, Sent, packet
 
 GONE: dict[str, Any] = {"errno": "ETIMEDOUT", "error": "Connection timed out"}
 OTHER = "198.18.0.3:40001"

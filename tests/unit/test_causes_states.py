@@ -17,7 +17,6 @@ from tests.caused import (
     CLIENT,
     LISTEN,
     SERVER,
-    Sent,
     call,
     calls,
     close,
@@ -33,7 +32,7 @@ from tests.caused import (
     trace,
 )
 from tests.fake import tcp
-from tests.walked import ACK, FIN, SYN
+from tests.walked import ACK, FIN, SYN, Sent
 
 HERE, THERE = f"{SERVER} -> {CLIENT}", f"{CLIENT} -> {SERVER}"
 BACK = (CLIENT, SERVER)

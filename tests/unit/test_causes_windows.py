@@ -13,7 +13,6 @@ from tests.caused import (
     CLIENT,
     LISTEN,
     SERVER,
-    Sent,
     close,
     established,
     handshake,
@@ -24,7 +23,7 @@ from tests.caused import (
     trace,
 )
 from tests.fake import tcp
-from tests.walked import ACK, RST, SYN, packet
+from tests.walked import ACK, RST, SYN, Sent, packet
 
 OPEN = tcp("ESTAB", SERVER, CLIENT, more="ino:7")
 LATE = Sent(2.0, CLIENT, SERVER, RST, 101)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import requests
 from docker.errors import APIError
 
 from labctl.backends import BackendOptions, ProcessSpec
+from labctl.backends.docker.attach import AttachChannel
 from labctl.backends.docker.backend import DockerBackend
 from labctl.ground.errors import LabError
 
@@ -33,6 +35,12 @@ class Engine:
             raise APIError("runc pause: unable to freeze", response)
         self.paused += 1
 
+    def containers(self, **_: Any) -> Any:
+        raise APIError("the engine is ill", requests.Response())
+
+    def close(self) -> None:
+        pass
+
 
 def freeze(engine: Engine, folder: Path) -> None:
     backend = DockerBackend(BackendOptions("r", "l", folder, "debian:12", print))
@@ -47,6 +55,18 @@ def test_a_pause_that_is_refused_for_an_instant_is_tried_again(tmp_path: Path) -
     assert engine.paused == 1
     freeze(gone := Engine(409), tmp_path)
     assert gone.paused == 0
+
+
+def test_a_lab_that_can_not_be_removed_is_let_go(tmp_path: Path) -> None:
+    backend = DockerBackend(BackendOptions("r", "l", tmp_path, "debian:12", print))
+    backend._client = Engine()  # type: ignore[assignment]
+    ours, theirs = socket.socketpair()
+    backend._holders["server"] = AttachChannel(ours, None)
+    theirs.setblocking(False)
+    with theirs:
+        with pytest.raises(LabError, match="the engine did not remove the lab"):
+            backend.down()
+        assert theirs.recv(1) == b"", "what runs in its containers is not told to end"
 
 
 def test_a_pause_that_is_refused_for_good_is_an_error(tmp_path: Path) -> None:

@@ -103,7 +103,6 @@ def keys(model: Any) -> set[str]:
 
 
 LANGUAGE = "docs/language.md"
-MODIFIERS = set().union(*map(keys, steps.STEPS.values())) - steps.STEPS.keys()
 
 
 # --- What exists is documented, and nothing else --------------------------------------------------
@@ -121,7 +120,7 @@ MODIFIERS = set().union(*map(keys, steps.STEPS.values())) - steps.STEPS.keys()
         ("Drops", "key of a drop", keys(faults.DropPattern)),
         ("Links", "key of a link", keys(faults.NetPattern)),
         ("Injections", "key of an injection", keys(faults.InjectPattern)),
-        ("Modifiers", "modifier", MODIFIERS),
+        ("Modifiers", "modifier", steps.MODIFIERS),
         ("Modifiers", "key", keys(steps.When)),
         ("Predicates", "subject", keys(predicates.Predicate)),
         ("Sockets", "key", keys(predicates.SocketPattern)),

@@ -23,6 +23,13 @@ from labctl.ground.errors import LabError, Unavailable
 if TYPE_CHECKING:
     from docker.api.client import APIClient
 
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else's images are built for minutes in front of ours."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+
+
 SOURCES = {"install.sh": b"one", "host/Dockerfile": b"two", "peer/peer.py": b"three"}
 
 
@@ -98,6 +105,7 @@ class Engine:
         self.local = local
         self.imported: list[tuple[bytes, str, str]] = []
         self.says: list[dict[str, str]] = []
+        self.heard = False
 
     def images(self) -> list[dict[str, Any]]:
         return [{"Id": name, "RepoTags": [name]} for name in self.local]
@@ -121,6 +129,7 @@ class Engine:
     def build(self, **_: Any) -> Iterator[dict[str, Any]]:
         yield {"stream": "Step 5/8 : RUN sh install.sh\n"}
         yield from self.says
+        self.heard = True
 
 
 def ensure(
@@ -202,6 +211,7 @@ def test_an_image_that_can_not_be_built_says_why(said: str, reason: str) -> None
     with pytest.raises(LabError, match="can't be built") as caught:
         images.ensure(cast("APIClient", engine), "alpine:3.20", lambda text: None)
     assert f"can't be built: returned 1{reason}; take a base" in str(caught.value)
+    assert engine.heard, "what is not read to its end leaves a connection open"
 
 
 # What is installed

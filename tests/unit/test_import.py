@@ -27,7 +27,6 @@ from tests.captured import (
     CLIENT,
     NEAR,
     SERVER,
-    Sent,
     alone,
     both,
     closed,
@@ -37,7 +36,7 @@ from tests.captured import (
     pcap,
     pcapng,
 )
-from tests.walked import ACK, FIN, RST, SYN
+from tests.walked import ACK, FIN, RST, SYN, Sent
 
 PLAIN = [*handshake(), *closed(1.0)]
 
@@ -74,7 +73,7 @@ def test_the_clock_is_told(tmp_path: Path) -> None:
 
 
 def test_a_lost_segment(tmp_path: Path) -> None:
-    fin = Sent(1.0, CLIENT, SERVER, FIN | ACK, 101, 901, lost=True)
+    fin = Sent(1.0, CLIENT, SERVER, FIN | ACK, 101, 901, fate="lost")
     again = Sent(1.3, CLIENT, SERVER, FIN | ACK, 101, 901)
     rest = [Sent(1.3 + 2 * NEAR, SERVER, CLIENT, ACK, 901, 102)]
     quiet = [Sent(2.5, SERVER, CLIENT, FIN | ACK, 901, 102),
@@ -84,7 +83,7 @@ def test_a_lost_segment(tmp_path: Path) -> None:
 
 
 def test_one_capture_does_not_tell_what_is_lost(tmp_path: Path) -> None:
-    lost = Sent(1.0, SERVER, CLIENT, ACK, 901, 101, 10, lost=True)
+    lost = Sent(1.0, SERVER, CLIENT, ACK, 901, 101, 10, fate="lost")
     again = [Sent(1.3, SERVER, CLIENT, ACK, 901, 101, 10)]
     run = alone(tmp_path, [*handshake(), lost, *again, *closed(2.0)[:1]])
     assert addresses(run) == {"server": "10.0.0.2", "peer": "10.0.0.3"}
@@ -411,7 +410,9 @@ def test_a_reset_that_answers_what_a_syn_does_not_fit(tmp_path: Path) -> None:
 
 
 def test_no_answer(tmp_path: Path) -> None:
-    syns = [Sent(t, CLIENT, SERVER, SYN, 100, lost=t < 2) for t in (0.0, 1.0, 3.0)]
+    syns = [
+        Sent(t, CLIENT, SERVER, SYN, 100, fate="lost" if t < 2 else "") for t in (0.0, 1.0, 3.0)
+    ]
     seen = handshake(-1.0, "10.0.0.3:50001", "10.0.0.2:9")
     run = both(tmp_path, sorted([*syns, *seen, LATER], key=lambda s: s.t))
     told = [c for c in causes(run.history) if c.id == "no-answer" and CLIENT in c.text]

@@ -18,9 +18,9 @@ from labctl.judge.recorded import load
 from labctl.judge.rejudge import judge
 from labctl.judge.result import RunResult
 from labctl.record.events import CallEvent, Event, ProcessEvent, UnseenEvent
-from tests.captured import BEGUN, CLIENT, NEAR, SERVER, Sent, frames, handshake, pcap
+from tests.captured import BEGUN, CLIENT, NEAR, SERVER, frames, handshake, pcap
 from tests.damaged import damaged
-from tests.walked import ACK, RST
+from tests.walked import ACK, RST, Sent
 
 SPAN = (BEGUN, BEGUN + 10)
 WAYS = ways_of([(BEGUN + 1.0, CLIENT, SERVER)])

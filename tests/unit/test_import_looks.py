@@ -19,10 +19,10 @@ from labctl.judge.recorded import load
 from labctl.judge.result import RunResult
 from labctl.record.events import SocketsEvent
 from labctl.record.timelines import Timeline, timelines
-from tests.captured import BEGUN, CLIENT, SERVER, Sent, closed, frames, handshake, pcap
+from tests.captured import BEGUN, CLIENT, SERVER, closed, frames, handshake, pcap
 from tests.damaged import damaged
 from tests.fake import HEADER, tcp
-from tests.walked import ACK, FIN
+from tests.walked import ACK, FIN, Sent
 
 LISTEN = tcp("LISTEN", ":8000", send_q=5)
 NOW = (BEGUN, BEGUN + 100)

@@ -11,8 +11,8 @@ from labctl.judge.result import RunResult
 from labctl.record.timelines import Timeline, timelines
 from labctl.reports.ladder import rows
 from labctl.reports.rows import UNKNOWN, Bar
-from tests.captured import CLIENT, NEAR, SERVER, Sent, alone, both, closed, handshake
-from tests.walked import ACK, FIN, RST, SYN
+from tests.captured import CLIENT, NEAR, SERVER, alone, both, closed, handshake
+from tests.walked import ACK, FIN, RST, SYN, Sent
 
 LATER = [Sent(9.0, "10.0.0.3:50000", SERVER, SYN, 1)]
 """Something else, long after: the captures went on."""

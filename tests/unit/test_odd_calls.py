@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -132,6 +133,29 @@ print(libc.connect(c.fileno(), bytes(16), 16))
     assert [(e["name"], e.get("errno")) for e in mine][:3] == [
         ("socket", None), ("connect", None), ("disconnect", None)
     ]  # fmt: skip
+
+
+def test_a_program_that_asks_again_how_its_connect_went_makes_one_call() -> None:
+    events = told("""
+import select, socket
+s = socket.socket(); s.bind(("127.0.0.1", 0)); s.listen(0)
+first = socket.create_connection(s.getsockname())
+c = socket.socket(); c.setblocking(False)
+asked = [c.connect_ex(s.getsockname()), c.connect_ex(s.getsockname())]
+more = s.accept(), s.accept(); select.select([], [c], [])
+print(*asked, c.connect_ex(s.getsockname()), c.fileno())
+""")
+    *how, fd = map(int, written(events).split())
+    assert how == [errno.EINPROGRESS, errno.EALREADY, 0]
+    mine = [e for e in events if e.get("fd") == fd and e["name"] == "connect"]
+    assert [(e["phase"], e.get("errno")) for e in mine][:2] == [("enter", None), ("done", None)]
+
+
+def test_a_socket_is_closed_with_the_last_of_its_descriptors() -> None:
+    found = calls(
+        told("import socket; a = socket.socket(); b = a.dup(); a.close(); b.listen(7); b.close()")
+    )
+    assert found == ["socket tcp", "listen 7", "close"]
 
 
 def test_a_call_that_waits_in_vain_is_told_with_its_end() -> None:

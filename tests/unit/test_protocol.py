@@ -29,7 +29,8 @@ from labctl.backends import (
 from labctl.backends.capabilities import Lack
 from labctl.backends.netns.backend import NetnsBackend, SocketChannel, unavailable
 from labctl.backends.netns.here import Here
-from labctl.backends.protocol import AGENT, SUPERVISOR, TRACER, VERSION, WATCHER, WORLD
+from labctl.backends.netns.messages import LAUNCHER, WORLD
+from labctl.backends.protocol import AGENT, SUPERVISOR, TRACER, VERSION, WATCHER
 from labctl.backends.wire import A, Command, Said, asked
 from labctl.ground.errors import LabError
 from labctl.ground.resources import PACKAGE, images
@@ -43,7 +44,7 @@ from labctl.run.guests.messages import GUEST
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux's processes")
 PROGRAMS = {
     "agent": AGENT, "tracer": TRACER, "supervisor": SUPERVISOR, "world": WORLD, "guest": GUEST,
-    "watcher": WATCHER,
+    "watcher": WATCHER, "launcher": LAUNCHER,
 }  # fmt: skip
 
 
@@ -75,6 +76,8 @@ def doers(name: str) -> dict[str, Callable[..., Any]]:
             return dict(loaded(images() / "peer" / "peer.py").COMMANDS)
         case "guest":
             return {"hello": Guest._hello, "case": Guest._case}
+        case "launcher":
+            return dict(loaded(PACKAGE / "backends" / "netns" / "world.py").LAUNCHES)
         case _:
             return dict(loaded(PACKAGE / "backends" / "netns" / "world.py").COMMANDS)
 
@@ -93,7 +96,7 @@ def test_what_a_program_can_do(name: str) -> None:
         if do in does:
             _, *names = inspect.signature(function).parameters
             told = inspect.signature(does[do]).parameters
-            assert sorted({*names} - {"ident", "channel", "to_main"}) == sorted(told), do
+            assert sorted({*names} - {"ident", "channel", "files", "to_main"}) == sorted(told), do
 
 
 def test_what_is_recorded_of_a_message_is_what_it_says() -> None:
@@ -176,7 +179,8 @@ def lab(tmp_path: Path) -> Iterator[NetnsBackend]:
 
 
 def test_a_lab(lab: NetnsBackend) -> None:
-    """World, agent, supervisors and tracer. What the world says is checked by its backend."""
+    """Launcher, world, agent, supervisors and tracer. What the first two say is checked by their
+    backend."""
     calls = ProcessSpec("calls", "server", calls="socket; bind :8000; listen 3; await")
     program = ProcessSpec("program", "server", run=("sh", "-c", "sleep 600 & echo hello; wait"))
     links = lab.up([HostSpec("server")], [calls, program])
@@ -349,8 +353,8 @@ def test_a_tracer_that_can_not_trace() -> None:
 
 
 def test_a_process_that_breaks() -> None:
-    breaks = "import sys; sys.path.insert(0, sys.argv[1]); import peer, calls; calls.socket = None;"
-    breaks += "sys.argv[1:] = ['calls', 'socket']; peer.main()"
+    breaks = "import sys; sys.path.insert(0, sys.argv[1]); import peer, program; "
+    breaks += "program.socket = None; sys.argv[1:] = ['calls', 'socket']; peer.main()"
     with running("supervisor", "-c", breaks, str(images() / "peer")) as heard:
         heard.await_kind("supervisor", "broken")
         heard.await_kind("supervisor", "process", phase="exit", exit=1)

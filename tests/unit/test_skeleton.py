@@ -12,9 +12,9 @@ from labctl.judge.result import RunResult
 from labctl.language.document import Document
 from labctl.language.scenario import load_document
 from labctl.reports.skeleton import skeleton
-from tests.captured import CLIENT, NEAR, SERVER, Sent, alone, both, closed, handshake
+from tests.captured import CLIENT, NEAR, SERVER, alone, both, closed, handshake
 from tests.reported import RUN
-from tests.walked import ACK, FIN, RST, SYN
+from tests.walked import ACK, FIN, RST, SYN, Sent
 
 
 def steps(run: RunResult) -> list[str]:
@@ -61,7 +61,7 @@ def test_two_captures(tmp_path: Path) -> None:
 
 
 def test_what_was_lost_is_dropped(tmp_path: Path) -> None:
-    lost = Sent(1.0, CLIENT, SERVER, FIN | ACK, 101, 901, lost=True)
+    lost = Sent(1.0, CLIENT, SERVER, FIN | ACK, 101, 901, fate="lost")
     again = Sent(1.3, CLIENT, SERVER, FIN | ACK, 101, 901)
     rest = [Sent(1.3 + 2 * NEAR, SERVER, CLIENT, ACK, 901, 102)]
     found = steps(both(tmp_path, [*handshake(), lost, again, *rest]))

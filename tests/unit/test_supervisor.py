@@ -47,7 +47,7 @@ def test_what_breaks_in_a_main_process_is_told() -> None:
 
 
 def test_a_call_that_breaks_is_no_success() -> None:
-    calls = "peer.calls_main('socket', log)\nimport calls\ncalls.socket = None"
+    calls = "peer.calls_main('socket', log)\nimport program\nprogram.socket = None"
     status, said = supervised(f"main = {calls}")
     assert [event["kind"] for event in said] == ["process", "call", "broken", "process"]
     assert status == 1

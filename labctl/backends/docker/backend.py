@@ -284,9 +284,10 @@ class DockerBackend:
                 channels.pop().close()
             self._client.close()
             self._remove(self._client, 1)
-        for channel in channels:
-            channel.close()
-        self._client.close()
+        finally:  # their programs end with them, even if the engine removes nothing
+            for channel in channels:
+                channel.close()
+            self._client.close()
         self._client = None
 
     def _remove(self, client: APIClient, at_once: int = WORKERS) -> None:
@@ -408,8 +409,8 @@ def build_images(os: str, progress: Progress) -> list[str]:
 def interactive(container: str, command: Sequence[str]) -> int:
     """Runs a command in a container on this terminal, or on this program's standard streams;
     returns its exit status. Raises Unavailable and LabError."""
-    with translated("run a command"):
-        return run_attached(engine.connect(), container, command)
+    with translated("run a command"), closing(engine.connect()) as client:
+        return run_attached(client, container, command)
 
 
 def product(version: Mapping[str, Any]) -> str:

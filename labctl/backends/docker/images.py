@@ -232,8 +232,8 @@ def _bootstrap(client: APIClient, suite: str, tag: str, progress: Progress) -> N
 
 
 def _build(client: APIClient, sources: Mapping[str, bytes], kind: str, base: str, tag: str) -> None:
-    said = ""
-    for message in client.build(
+    said, error = "", None
+    for message in client.build(  # to its end, or its connection is left open
         fileobj=io.BytesIO(context(sources)),
         custom_context=True,
         dockerfile=f"{kind}/Dockerfile",
@@ -244,13 +244,14 @@ def _build(client: APIClient, sources: Mapping[str, bytes], kind: str, base: str
         decode=True,
     ):
         said += str(message.get("stream", ""))
-        if error := message.get("error"):
-            last = [line for line in COLOUR.sub("", said).splitlines() if not BUILDER.match(line)]
-            reason = f" ({last[-1].strip()})" if last else ""
-            raise LabError(
-                f"{tag} can't be built: {error}{reason}",
-                "take a base that has the tools, or a network that serves its packages",
-            )
+        error = error or message.get("error")
+    if error:
+        last = [line for line in COLOUR.sub("", said).splitlines() if not BUILDER.match(line)]
+        reason = f" ({last[-1].strip()})" if last else ""
+        raise LabError(
+            f"{tag} can't be built: {error}{reason}",
+            "take a base that has the tools, or a network that serves its packages",
+        )
 
 
 def _with_tag(name: str) -> str:

@@ -45,7 +45,8 @@ from labctl.backends import (
 from labctl.backends.capabilities import CAPABILITIES, REAL_TIME, Lack
 from labctl.backends.halted import children, halted
 from labctl.backends.netns.launcher import Launched, Launcher, launcher
-from labctl.backends.protocol import Forked, Gone, Hello
+from labctl.backends.netns.messages import AddHost, Batch, Forked, Gone, Kill, Launch, Spawn
+from labctl.backends.protocol import Hello
 from labctl.backends.sysctls import refusal
 from labctl.backends.wire import A, Command, Failed, asked
 from labctl.ground.errors import LabError, Unavailable
@@ -57,6 +58,8 @@ LEAST = 8
 namespaces. It chooses one at random, since it can't ask labs elsewhere on the machine."""
 
 START_DEADLINE = 20.0
+ENVIRONMENT = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
+"""What a lab gets of this program's environment; the rest may hold secrets."""
 TOOLS = {"unshare": "util-linux", "ip": "iproute2", "ss": "iproute2"}
 
 
@@ -130,7 +133,7 @@ class NetnsBackend:
         world = self._start(addresses)
         pids = {}
         for host in hosts:
-            channel, pid = self._open(protocol.AddHost(host.name))
+            channel, pid = self._open(AddHost(host.name))
             pids[host.name] = pid
             ipv4, ipv6 = addresses[host.name]
             batch = [f"address add {a}/{v4.prefixlen} dev eth0" for a in ipv4]
@@ -151,7 +154,7 @@ class NetnsBackend:
                 f"link add {port} type veth peer name eth0 netns {pid}",
                 f"link set {port} master bridge up",
             ]
-        self._ask(protocol.Batch("\n".join(bridge) + "\n"))
+        self._ask(Batch("\n".join(bridge) + "\n"))
         return links
 
     def trace(self) -> Channel | Lack:
@@ -199,8 +202,10 @@ class NetnsBackend:
     def _begin(self, files: Sequence[int], hosts: str) -> None:
         self._launched = Launched(_launcher())
         try:
-            self._launched.begin(files, hosts, self._run)
+            environ = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+            self._launched.begin(files, Launch(hosts, self._run, environ))
         except ConnectionError:
+            self._launched.end()
             raise
         except OSError as exc:
             reason, hint = limit_of(exc) or (exc.strerror, "")
@@ -211,7 +216,7 @@ class NetnsBackend:
 
     def spawn(self, process: ProcessSpec) -> Channel:
         channel, pid = self._open(
-            protocol.Spawn(
+            Spawn(
                 name=process.name,
                 host=process.host,
                 what={
@@ -234,7 +239,7 @@ class NetnsBackend:
 
     def kill(self, process: ProcessSpec) -> None:
         for pid, _ in [*self._processes.get(process.name, ())]:
-            self._ask(protocol.Kill(pid))
+            self._ask(Kill(pid))
         while self._processes.get(process.name):
             self._receive()
 

@@ -17,12 +17,14 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from functools import cache, cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from labctl.ground.resources import images
 
+if TYPE_CHECKING:  # it takes time to load, and `start_ahead` is in a hurry
+    from labctl.backends.netns.messages import Launch
+
 PATIENCE = 20.0
-ENVIRONMENT = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
-"""What a lab gets of this program's environment; the rest may hold secrets."""
 
 
 class Launcher:
@@ -74,20 +76,18 @@ class Launched:
         self._alive, self._theirs = socket.socketpair()
         self._alive.settimeout(PATIENCE)
 
-    def begin(self, files: Sequence[int], hosts: str, run: str) -> None:
-        """Begins it with these arguments and file descriptors, those of `launch` in world.py, in
-        this program's folder. Raises OSError; ConnectionError if the launcher is gone."""
-        environ = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
-        request = {"hosts": hosts, "run": run, "environ": environ}
+    def begin(self, files: Sequence[int], command: Launch) -> None:
+        """Begins it in this program's folder, with the file descriptors of `launch` in world.py.
+        Raises OSError; ConnectionError if the launcher is gone."""
         with ExitStack() as stack:
             here = os.open(".", os.O_PATH | os.O_DIRECTORY)
             stack.callback(os.close, here)
             # In a file, since an environment may be larger than a message.
             words = stack.enter_context(open(os.memfd_create("lab"), "w"))  # noqa: PTH123
-            json.dump(request, words)
+            json.dump(command.as_json(), words)
             words.flush()
             alive = stack.enter_context(self._theirs)
-            sent = [alive.fileno(), words.fileno(), here, *files]
+            sent = [words.fileno(), alive.fileno(), here, *files]
             socket.send_fds(self._launcher.socket, [b"lab"], sent)
 
     @property
@@ -103,8 +103,12 @@ class Launched:
     @cached_property
     def pids(self) -> list[int]:
         """The world, and the tracer if there is one; empty if there is no world."""
+        from labctl.backends.netns.messages import Began
+        from labctl.backends.wire import read
+
         with suppress(OSError):
-            return list(json.loads(self._alive.recv(4096) or b"[]"))
+            if said := self._alive.recv(4096):
+                return Began.of(read(said)).pids
         return []
 
     def end(self) -> None:

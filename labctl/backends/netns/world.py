@@ -10,7 +10,7 @@ up.
 It runs as a script with the standard library alone, Python 3.9 or later, and is never imported.
 Requests to a world and its answers are JSON, one a SOCK_SEQPACKET message; a request may carry a
 file descriptor, the channel of the program that it starts. A request to the launcher, on its
-standard input, is only descriptors (see `launch`).
+standard input, is only descriptors: the first is of a file with a message, which may be large.
 
 Threads: none, so that fork and unshare(2) mean what they say.
 """
@@ -45,6 +45,7 @@ CAPABILITY_VERSION_3 = 0x20080522
 NET_ADMIN, NET_RAW = 12, 13
 ANSWER_LIMIT = 65536
 LAUNCH_LIMIT, MOST_FILES = 16, 7
+LOG = 4
 PRIORITY = -10  # for agents, and processes in `await`, so that each call is done at once
 
 for codec in ("idna", "punycode"):
@@ -255,20 +256,28 @@ COMMANDS: "dict[str, Callable[..., dict[str, object]]]" = {
 }
 
 
-def launch(programs, files: "list[int]") -> None:  # type: ignore[no-untyped-def]
+def obey(programs, files: "list[int]") -> None:  # type: ignore[no-untyped-def]
+    """Does what the first of these files asks for, with the others: see `launch`."""
+    for number, file in enumerate((os.open(os.devnull, os.O_RDONLY), files[LOG], files[LOG])):
+        os.dup2(file, number)
+    words, *others = files
+    request = json.loads(os.pread(words, os.fstat(words).st_size, 0))
+    os.close(words)
+    LAUNCHES[request.pop("do")](programs, others, **request)
+
+
+def launch(  # type: ignore[no-untyped-def]
+    programs, files: "list[int]", hosts: str, run: str, environ: "dict[str, str]"
+) -> None:
     """Begins a lab, says which processes it has, and waits for their end: they are children of this
     one.
 
-    `files`: where to write the processes, the request, the folder to be in, the world's control
-    socket, its log, and for tracing the tracer's channel and log. In the request, `hosts` is the
-    text of /etc/hosts, `run` the tracer's argument, and `environ` the environment."""
+    `files`: where to say that, the folder to be in, the world's control socket, its log, and for
+    tracing the tracer's channel and log."""
     agent, peer, tracer = programs
-    alive, words, folder, control, log, *trace = files
-    for number, file in enumerate((os.open(os.devnull, os.O_RDONLY), log, log)):
-        os.dup2(file, number)
-    request = json.loads(os.pread(words, os.fstat(words).st_size, 0))
+    alive, folder, control, _, *trace = files
     os.environ.clear()
-    os.environ.update(request["environ"])
+    os.environ.update(environ)
     os.fchdir(folder)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
@@ -277,12 +286,12 @@ def launch(programs, files: "list[int]") -> None:  # type: ignore[no-untyped-def
         for number, file in enumerate((trace[0], trace[0], trace[1])):
             os.dup2(file, number)
         close_but(0, 1, 2)
-        tracer.main([request["run"]])
+        tracer.main([run])
 
     def hold() -> None:
         close_but(0, 1, 2, control)
         confine.mount("none", "/", "", MS_REC | MS_PRIVATE)
-        confine.bind(request["hosts"], "/etc/hosts")
+        confine.bind(hosts, "/etc/hosts")
         confine.proc()
         folder = confine.here()
         confine.system(os.environ.get("PATH", ""), folder)
@@ -293,7 +302,8 @@ def launch(programs, files: "list[int]") -> None:  # type: ignore[no-untyped-def
     tracers = [fork(watch)] if trace else []
     call("unshare", CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET)
     pids = [fork(hold), *tracers]
-    os.write(alive, json.dumps(pids).encode())
+    began = {"kind": "began", "t": time.monotonic(), "pids": pids}
+    os.write(alive, json.dumps(began).encode())
     for file in files:
         if file != alive:
             os.close(file)  # /proc is the world's by now
@@ -301,6 +311,9 @@ def launch(programs, files: "list[int]") -> None:  # type: ignore[no-untyped-def
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # they keep their numbers until all end
     for pid in pids:
         os.waitpid(pid, 0)
+
+
+LAUNCHES: "dict[str, Callable[..., None]]" = {"launch": launch}
 
 
 def main() -> None:
@@ -314,7 +327,7 @@ def main() -> None:
         if not data:
             return
         try:
-            fork(lambda: launch(programs, files))  # noqa: B023 - called before the next turn
+            fork(lambda: obey(programs, files))  # noqa: B023 - called before the next turn
         except OSError as exc:
             print(f"[Errno {exc.errno}] fork: {exc.strerror}", file=sys.stderr, flush=True)
         for file in files:

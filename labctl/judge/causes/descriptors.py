@@ -106,7 +106,8 @@ def asks_for(bind: CallEvent) -> int | None:
 
 @dataclass
 class _Program:
-    """One of a process's programs: its sockets, as images/peer/calls.py has them, or by number."""
+    """One of a process's programs: its sockets, as images/peer/program.py has them, or by
+    number."""
 
     current: Descriptor | None = None
     listener: Descriptor | None = None

@@ -37,7 +37,10 @@ if TYPE_CHECKING:
     from labctl.lab.lab import Lab
     from labctl.lab.observing import Observing
 
-__all__ = ["DEFAULT_WITHIN", "LOOKING", "STEPS", "Outcome", "Step", "StepFailed", "Wait", "When"]
+__all__ = [
+    "DEFAULT_WITHIN", "LOOKING", "MODIFIERS", "STEPS", "Outcome", "Step", "StepFailed", "Wait",
+    "When",
+]  # fmt: skip
 
 STOP_PATIENCE = 10.0
 END_PATIENCE = 5.0  # for a process that has ended, until its backend says so
@@ -342,3 +345,7 @@ STEPS: dict[str, type[Step]] = {
         Note,
     )
 }
+MODIFIERS = {
+    field.alias or name for step in STEPS.values() for name, field in step.model_fields.items()
+} - STEPS.keys()
+"""The keys that stand beside a verb."""

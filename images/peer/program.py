@@ -1,0 +1,216 @@
+"""What the calls of the peer program do; calls.py is their language.
+
+Standard library only, Python 3.6 or later.
+"""
+
+import errno
+import os
+import signal
+import socket
+import time
+
+from calls import ERRNOS, HOW, option, parse
+
+MOST_TEXT = 400  # of a call, in a report, which must be written in one piece (pipe(7), PIPE_BUF)
+
+
+class Program:
+    """The state of a process that runs calls: its sockets, and where `call` steps come from."""
+
+    def __init__(self, log):
+        self.log = log
+        self.current = None
+        self.listener = None
+        self.open = []
+
+    def execute(self, calls):
+        for call in calls:
+            text = call.text if len(call.text) <= MOST_TEXT else call.text[:MOST_TEXT] + "..."
+            report = {"kind": "call", "pid": os.getpid(), "call": text, "name": call.name}
+            self.log(phase="enter", **report)
+            try:
+                result = DOES[call.name](self, *call.args)
+            except OSError as exc:
+                name, status = ERRNOS.get(exc.errno), exc.errno
+                if isinstance(exc, socket.gaierror):
+                    name, status = "EAI_NONAME", 1
+                report.update(pid=os.getpid(), local=self.bound(), **getattr(exc, "found", {}))
+                self.log(phase="done", errno=name, error=exc.strerror, **report)
+                if not call.tolerant:
+                    os._exit(status)
+            else:
+                report["pid"] = os.getpid()
+                self.log(phase="done", **dict(report, **(result or {})))
+
+    def sock(self):
+        if self.current is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return self.current
+
+    def bound(self):
+        """The local address of the current socket, or None."""
+        try:
+            return _name(self.sock().getsockname())
+        except OSError:
+            return None
+
+    def adopt(self, sock):
+        self.current = sock
+        self.open.append(sock)
+
+    def drop(self, sock):
+        self.open.remove(sock)
+        if sock is self.listener:
+            self.listener = None
+        if sock is self.current:
+            self.current = self.listener
+        sock.close()
+
+    def resolve(self, host, port, flags=0):
+        family = self.sock().family
+        if family == socket.AF_INET6 and host:
+            flags |= socket.AI_V4MAPPED
+        try:
+            found = socket.getaddrinfo(host or None, port, family, socket.SOCK_STREAM, 0, flags)
+        except UnicodeError as exc:  # no name at all, says Python's IDNA
+            raise socket.gaierror(socket.EAI_NONAME, str(exc)) from None
+        return found[0][4]
+
+
+def call_socket(program, kind):
+    family = socket.AF_INET6 if kind == "tcp6" else socket.AF_INET
+    program.adopt(socket.socket(family, socket.SOCK_STREAM))
+
+
+def call_set(program, name, value):
+    level, number = option(name)
+    program.sock().setsockopt(level, number, value)
+
+
+def call_bind(program, host, port):
+    address = program.resolve(host, port, socket.AI_PASSIVE)
+    sock = program.sock()
+    try:
+        sock.bind(address)
+    except OSError as exc:
+        # Python words some of bind's errors itself; only the kernel's number counts.
+        raise OSError(exc.errno, os.strerror(exc.errno)) from exc
+    return {"local": _name(sock.getsockname())}
+
+
+def call_listen(program, backlog):
+    program.sock().listen(backlog)
+    program.listener = program.sock()
+
+
+def call_accept(program):
+    listener = program.listener or program.sock()
+    connection, peer = listener.accept()
+    program.adopt(connection)
+    return {"local": _name(connection.getsockname()), "peer": _name(peer)}
+
+
+def call_connect(program, host, port):
+    sock = program.sock()
+    sock.connect(program.resolve(host, port))
+    return {"local": _name(sock.getsockname()), "peer": _name(sock.getpeername())}
+
+
+def call_send(program, data, times, pause, total):
+    sock, sent, writes = program.sock(), 0, 0
+    while (sent < total) if total is not None else (times is None or writes < times):
+        if writes and pause:
+            time.sleep(pause)
+        chunk = data if total is None else data[: total - sent]
+        sock.sendall(chunk)
+        sent += len(chunk)
+        writes += 1
+    return {"result": sent}
+
+
+def call_recv(program, limit):
+    sock, received, eof, head = program.sock(), 0, False, b""
+    while True:
+        try:
+            data = sock.recv(min(65536, limit - received) if isinstance(limit, int) else 65536)
+        except OSError as exc:
+            if received:
+                exc.found = {"result": received, "data": head.decode("utf-8", "replace")}
+            raise
+        received += len(data)
+        head = head or data[:64]
+        eof = not data
+        if eof or limit is None or (isinstance(limit, int) and received >= limit):
+            return {"result": received, "eof": eof, "data": head.decode("utf-8", "replace")}
+
+
+def call_shutdown(program, how):
+    program.sock().shutdown(HOW[how])
+
+
+def call_close(program, which=None):
+    sock = program.listener if which == "listener" else program.sock()
+    if sock is None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    while which == "at eof" and sock.recv(65536):
+        pass
+    program.drop(sock)
+
+
+def call_fork(program):
+    child = os.fork()
+    if child:
+        if program.current is not program.listener:
+            program.drop(program.sock())
+        program.log(kind="call", pid=os.getpid(), phase="done", call="fork", name="fork",
+                    result=child)  # fmt: skip
+        call_wait(program)
+
+
+def call_sleep(program, seconds):
+    time.sleep(seconds)
+
+
+def call_wait(program):
+    while True:
+        signal.pause()
+
+
+def call_exit(program, status=0):
+    os._exit(status)
+
+
+def call_return(program):
+    os._exit(0)
+
+
+def call_await(program):
+    with os.fdopen(0, encoding="utf-8", closefd=False) as commands:
+        for line in iter(commands.readline, ""):
+            program.execute(parse(line))
+
+
+DOES = {
+    "socket": call_socket,
+    "set": call_set,
+    "bind": call_bind,
+    "listen": call_listen,
+    "accept": call_accept,
+    "connect": call_connect,
+    "send": call_send,
+    "recv": call_recv,
+    "shutdown": call_shutdown,
+    "close": call_close,
+    "fork": call_fork,
+    "sleep": call_sleep,
+    "wait": call_wait,
+    "exit": call_exit,
+    "return": call_return,
+    "await": call_await,
+}
+"""What does each of CALLS in calls.py."""
+
+
+def _name(address):
+    host = "[%s]" % address[0] if ":" in address[0] else address[0]
+    return "%s:%d" % (host, address[1])
