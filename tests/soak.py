@@ -30,10 +30,12 @@ import traceback
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+
+import docker
 
 from labctl.backends.docker import engine
 from labctl.ground.errors import LabctlError
@@ -153,6 +155,7 @@ class Soak:
         """An engine of our own that dies under a run."""
         with ExitStack() as stack:
             host = stack.enter_context(own_engine())
+            _give_images(host)
             bench = Bench("docker", self.new(), uuid.uuid4().hex)
             os.environ["DOCKER_HOST"], before = host, os.environ.get("DOCKER_HOST")
             try:
@@ -261,6 +264,14 @@ class Soak:
                 self._read(folder.name, partial(importing.load, {"server": path}, Wanted()), folder)
             for path in folder.glob("scenario.yaml"):
                 self._read(folder.name, partial(load, path), folder)
+
+
+def _give_images(host: str) -> None:
+    """Gives an engine the images of labs that ours has: to make them takes minutes."""
+    with closing(engine.connect()) as ours, closing(docker.APIClient(host)) as theirs:
+        for image in ours.images(filters={"label": "labctl=image"}):
+            for tag in image["RepoTags"] or ():
+                theirs.load_image(ours.get_image(tag))
 
 
 def turns(soak: Soak, only: list[str]) -> Iterator[Callable[[], None]]:

@@ -39,6 +39,13 @@ OPTIONS = (
     # Dates do not matter (an archived release, a mirror that lags, a clock ahead): it is signed.
     '--aptopt=Acquire::Check-Valid-Until "false"',
 )
+ALONE = (
+    "setpriv", "--pdeathsig", "KILL", "--",
+    "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--",
+)  # fmt: skip
+IN_MEMORY = 'mount -t tmpfs -o mode=1777 tmpfs "$0" && export TMPDIR="$0" && exec "$@"'
+"""As root mmdebstrap mounts things, and leaves them and its files where it is killed. In namespaces
+of its own, which end with us, nothing of that stays; and in memory it takes half the time."""
 TRIAL = "bookworm-updates"
 """A suite with next to nothing in it."""
 
@@ -94,7 +101,7 @@ def bootstrap(
     once more from the start if a mirror broke off. Raises Unavailable, and what `take` raises."""
     if lack := lacking():
         raise Unavailable(*lack)
-    command = [PACKAGE, *OPTIONS, *words]
+    command = [*_apart(), PACKAGE, *OPTIONS, *words]
     try:
         _attempt(suite, command, take)
     except BootstrapError as exc:
@@ -104,6 +111,23 @@ def bootstrap(
         _attempt(suite, command, take)
     with suppress(OSError):
         _log_of(suite).unlink()  # of an earlier failure
+
+
+def _apart() -> Sequence[str]:
+    """What keeps mmdebstrap apart. Another user's is in namespaces anyway; where root has none, as
+    in many containers, there is nothing to do."""
+    if os.geteuid() != 0:
+        return ()
+    workshop = cache() / "mmdebstrap"
+    words = (*ALONE, "sh", "-c", IN_MEMORY, str(workshop))
+    try:
+        workshop.mkdir(parents=True, exist_ok=True)
+        done = subprocess.run(
+            [*words, "true"], stdin=subprocess.DEVNULL, capture_output=True, check=False
+        )
+    except OSError:
+        return ()
+    return words if done.returncode == 0 else ()
 
 
 def trial() -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -153,6 +156,44 @@ def test_without_root_and_with_uids(machine: Machine, monkeypatch: pytest.Monkey
     for tool in ("mmdebstrap", "unshare", "newuidmap"):
         machine.add(tool, "true")
     assert machine.make() == b""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root's alone")
+def test_nothing_of_it_outlives_us(tmp_path: Path) -> None:
+    """Killed, it would leave what it has mounted; and it does not end with us by itself."""
+    program = tmp_path / "mmdebstrap"
+    program.write_text('#!/bin/sh\ntouch "$TMPDIR/made"\nsleep 600 &\necho begun\nwait\n')
+    program.chmod(0o755)
+    take = "lambda tree: print(tree.read(6), flush=True)"
+    controller = subprocess.Popen(
+        [sys.executable, "-c",
+         "from labctl.backends import debian\n"
+         f"debian.bootstrap('sid', ['sid', '-'], {take}, print)"],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "MARK": str(tmp_path),
+             "XDG_CACHE_HOME": str(tmp_path / "cache")},
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with controller:
+        assert controller.stdout
+        assert controller.stdout.readline() == "b'begun\\n'\n"
+        assert len(marked(str(tmp_path))) > 3
+        controller.kill()
+    deadline = time.monotonic() + 30
+    while marked(str(tmp_path)):
+        assert time.monotonic() < deadline, marked(str(tmp_path))
+        time.sleep(0.02)
+    assert [*(tmp_path / "cache" / "labctl" / "mmdebstrap").iterdir()] == []
+    assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
+
+
+def marked(mark: str) -> list[str]:
+    """The processes whose environment has this mark."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if f"MARK={mark}".encode() in path.read_bytes():
+                found.append((path.parent / "cmdline").read_text().replace("\0", " "))
+    return found
 
 
 @pytest.mark.parametrize(
