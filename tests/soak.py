@@ -271,7 +271,7 @@ def _give_images(host: str) -> None:
     with closing(engine.connect()) as ours, closing(docker.APIClient(host)) as theirs:
         for image in ours.images(filters={"label": "labctl=image"}):
             for tag in image["RepoTags"] or ():
-                theirs.load_image(ours.get_image(tag))
+                theirs.load_image(ours.get_image(tag))  # type: ignore[no-untyped-call]
 
 
 def turns(soak: Soak, only: list[str]) -> Iterator[Callable[[], None]]:
