@@ -36,7 +36,7 @@ def socket_state(state: str, port: int | None = None) -> WaitStrategy:
     TimeoutError, with the sockets that there were; RuntimeError if the container has ended."""
     demand("state", state, (str,), "a TCP state")
     demand("port", port, (int, None), "a number")
-    claim = {HOST: state if port is None else {"state": state, "local": f":{port}"}}
+    claim = {HOST: {"state": state, **({} if port is None else {"local": f":{port}"})}}
     try:
         steps = [{"wait": {"sockets": claim}}]
         document, name = as_document({"hosts": {HOST: {}}, "steps": steps})
@@ -67,8 +67,8 @@ def socket_state(state: str, port: int | None = None) -> WaitStrategy:
                     raise RuntimeError(text) from exc
                 if not isinstance(exc, NotPassed):
                     raise
-                text = f"{what} within {self._startup_timeout:g} s, and it runs; see where it"
-                raise TimeoutError(f"{text} listens, in its settings or its log\n{exc}") from exc
+                text = f"{what} within {self._startup_timeout:g} s, and it runs; see what it"
+                raise TimeoutError(f"{text} says in its log, and where it listens\n{exc}") from exc
             rmtree(folder, ignore_errors=True)
 
     return SocketState()

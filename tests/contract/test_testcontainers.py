@@ -39,7 +39,14 @@ import socket, sys, time
 near = socket.create_connection((sys.argv[1], 8000))
 time.sleep(600)
 """
-LATE = f"import time; time.sleep(0.5)\n{SERVE}"
+LATE = """
+import socket, time
+time.sleep(0.5)
+server = socket.create_server(("", 8000))
+pairs = [(socket.create_connection(("127.0.0.1", 8000)), server.accept()) for _ in range(2)]
+pairs[0][0].shutdown(socket.SHUT_WR)
+time.sleep(600)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -121,8 +128,13 @@ def test_what_can_not_be_watched(container: Callable[..., Any], tmp_path: Path) 
 # --- Waiting --------------------------------------------------------------------------------------
 
 
-def test_a_socket_that_comes_late(container: Callable[..., Any]) -> None:
-    with container(LATE).waiting_for(listens()) as server:
+@pytest.mark.parametrize(("state", "port"), [("LISTEN", 8000), ("CLOSE-WAIT", None)])
+def test_a_socket_that_comes_late(
+    container: Callable[..., Any], state: str, port: int | None
+) -> None:
+    """Beside others, in other states."""
+    wanted = labctl.socket_state(state, port).with_startup_timeout(10)
+    with container(LATE).waiting_for(wanted) as server:
         found = server.exec(
             ["python3", "-c", "import socket; socket.create_connection(('127.0.0.1', 8000))"]
         )
