@@ -65,6 +65,14 @@ def test_a_request_that_looks_saw_began_then() -> None:
     assert found.spans[0].lasted(9.0) == (pytest.approx(0.501), pytest.approx(0.651))
 
 
+def test_a_look_long_after_the_end_shows_another_socket() -> None:
+    """Of which the kernel has not told."""
+    looks = [look(5.0, shown("ESTAB")), look(6.0, shown("ESTAB"))]
+    found = timelines(history(*walk(*PASSIVE), *looks), "server")
+    assert [each.states[-1] for each in found] == [State.LAST_ACK, State.ESTAB]
+    assert spans(found[1]) == [("ESTAB", 4.9, 5.1, math.inf, math.inf)]
+
+
 def test_connect_has_no_port_at_first() -> None:
     early = walk("UNCONN", "SYN-SENT", local="198.18.0.2:0", remote="198.18.0.3:80")
     rest = walk("SYN-SENT", "ESTAB", "UNCONN", start=1.5, local="198.18.0.2:33000",
