@@ -65,6 +65,13 @@ def test_a_request_that_looks_saw_began_then() -> None:
     assert found.spans[0].lasted(9.0) == (pytest.approx(0.501), pytest.approx(0.651))
 
 
+@pytest.mark.parametrize("traced", [False, True])
+def test_a_request_that_looks_saw_is_whole_where_the_kernel_tells_of_the_rest(traced: bool) -> None:
+    looks = [look(1.0), look(2.0, shown("SYN-RECV")), look(3.0, shown("SYN-RECV"))]
+    (found,) = timelines(history(*looks, probes=("trace",) if traced else ()), "server")
+    assert found.traced is traced
+
+
 def test_a_look_long_after_the_end_shows_another_socket() -> None:
     """Of which the kernel has not told."""
     looks = [look(5.0, shown("ESTAB")), look(6.0, shown("ESTAB"))]
