@@ -225,7 +225,8 @@ def parse_ss(text: str) -> tuple[Socket, ...]:
     """
     sockets = []
     header = _HEADER.match(text)
-    position = header.end() if header else 0
+    assert header  # nothing at all is one, too
+    position = header.end()
     while position < len(text):
         found = _SOCKET.match(text, position)
         if found is None:

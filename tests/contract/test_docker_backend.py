@@ -239,12 +239,16 @@ def test_a_lab_can_be_taken_down_at_any_moment(
     def interrupt(*_: object) -> None:
         raise Now
 
+    def play() -> None:
+        with lab(run, tmp_path, SERVER_AND_CLIENT) as found:
+            found.start("server")
+            time.sleep(DEADLINE)
+
     before = signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, after)
     try:
-        with pytest.raises(Now), lab(run, tmp_path, SERVER_AND_CLIENT) as found:
-            found.start("server")
-            time.sleep(DEADLINE)
+        with pytest.raises(Now):
+            play()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -49,6 +49,11 @@ def read(content: bytes) -> tuple[list[str], list[Packet]]:
     return names, packets
 
 
+def test_a_comment_is_no_longer_than_a_field_can_be() -> None:
+    names, _ = read(head(["server"], {}, "x" * 70_000))
+    assert names == ["server"]
+
+
 PACKETS = st.builds(
     Packet, at=st.integers(0, 2**63), interface=st.integers(0, 2),
     frame=st.binary(min_size=1, max_size=99), length=st.integers(100, 1 << 17),

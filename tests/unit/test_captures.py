@@ -50,6 +50,9 @@ def test_other_packets_are_left_out() -> None:
     udp = good[: 16 + 14 + 9] + b"\x11" + good[16 + 14 + 10 :]
     arp = good[: 16 + 12] + b"\x08\x06" + good[16 + 14 :]
     assert len(read_packets("server", udp + arp + good)) == 1
+    traffic = Traffic()
+    traffic.add("server", udp + arp)
+    assert [*traffic.first()] == []
     assert (read_packets("server", b"")) == []
 
 

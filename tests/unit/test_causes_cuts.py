@@ -71,6 +71,7 @@ def test_a_fin_that_was_lost_had_not_come_either() -> None:
             replace(SECOND, seq=9), REFUSES,
         ),
         raced(replace(CLOSES, flags=RST | ACK), SECOND, REFUSES),
+        raced(replace(CLOSES, data=4), SECOND, replace(REFUSES, seq=11)),  # its last answer
     ],
 )  # fmt: skip
 def test_what_is_no_race(history: History) -> None:

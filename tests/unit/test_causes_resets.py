@@ -18,6 +18,7 @@ from tests.caused import (
     SERVER,
     call,
     calls,
+    close,
     established,
     handshake,
     ids,
@@ -118,6 +119,12 @@ def test_another_connection_s_unread_data_explains_nothing() -> None:
     history = told([*accepted(unread(11), CLOSES), *over(), *ENDS_TOO], BOTH)
     assert [only(history).connection] == [HERE]
     assert ids(told([*accepted(unread(0), CLOSES), *over(), *ENDS_TOO], BOTH)) == []
+
+
+def test_a_connection_that_ends_by_fins_is_none_that_was_reset() -> None:
+    wire = [*handshake(1.0), *handshake(1.2, OTHER), *close(2.0, SERVER, OTHER), DATA, ACTIVE]
+    story = [*accepted(unread(0), CLOSES), *over(), *established(1.2, OTHER)]
+    assert "reset-unread" in ids(told(story, wire))
 
 
 def test_the_kernel_s_own_reason_decides() -> None:

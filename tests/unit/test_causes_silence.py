@@ -289,6 +289,9 @@ def test_a_handshake_that_waited_until_data_came() -> None:
         (deferred(listen="socket; bind :8000; listen 5"), handshake(1.0)),
         (deferred(look(4.1, LISTEN, PENDING, TcpExtListenOverflows=1)), handshake(1.0)),
         (deferred(), handshake(1.0)[:2]),  # its last ACK never came
+        # It did not wait for long.
+        ([*deferred()[:-2], look(1.5, LISTEN, tcp("ESTAB", SERVER, CLIENT)), look(2.5)],
+         handshake(1.0)),
     ],
 )  # fmt: skip
 def test_a_handshake_that_waits_for_something_else(events: list[Event], sent: list[Sent]) -> None:

@@ -73,6 +73,13 @@ def test_children_hold_what_they_have_not_closed() -> None:
 def test_of_a_call_on_an_unknown_descriptor_nothing_is_known() -> None:
     events = [started(), call := did(1.0, "bind :8000", 7, errno="EADDRINUSE")]
     assert Descriptors(events, lambda host, ends, t: t).of(call) is None
+    assert sockets(started(), did(1.0, "accept", 7, result=8, local=HERE, peer=THERE)) == []
+
+
+def test_a_record_that_begins_in_the_middle_may_close_what_is_unknown() -> None:
+    begun = ProcessEvent(0.0, "server", "server", "start", MAIN)
+    (known,) = sockets(begun, did(1.0, "close"), did(2.0, "socket"))
+    assert known.open_at(3.0)
 
 
 def test_what_may_have_been_closed_unseen_is_not_surely_open() -> None:

@@ -195,6 +195,7 @@ def test_a_run_that_ended_before_anybody_counted_decides_nothing() -> None:
     history = History([LabEvent(0.0, "", "fake", {}, {})])
     (finding,) = Lost(0, "drop FIN from client", None).judge(history)
     assert (finding.result, finding.actual) == ("unknown", "the run ended first")
+    assert finding.expected == "at least 1 segment lost"
 
 
 def test_without_nft_there_is_no_run(tmp_path: Path) -> None:

@@ -421,6 +421,12 @@ def test_no_answer(tmp_path: Path) -> None:
     ]
 
 
+def test_syns_that_crossed_are_an_answer(tmp_path: Path) -> None:
+    crossed = [Sent(0.0, CLIENT, SERVER, SYN, 100), Sent(0.0, SERVER, CLIENT, SYN, 900)]
+    run = both(tmp_path, [*crossed, LATER])
+    assert [c.text for c in causes(run.history) if c.id == "no-answer" and CLIENT in c.text] == []
+
+
 def test_what_was_overtaken(tmp_path: Path) -> None:
     data = [Sent(1.0 + n * NEAR / 10, SERVER, CLIENT, ACK, 901 + 10 * n, 101, 10) for n in range(3)]
     sent = [*handshake(), *data, LATER]

@@ -65,6 +65,21 @@ def test_a_request_that_looks_saw_began_then() -> None:
     assert found.spans[0].lasted(9.0) == (pytest.approx(0.501), pytest.approx(0.651))
 
 
+@pytest.mark.parametrize("traced", [False, True])
+def test_a_request_that_looks_saw_is_whole_where_the_kernel_tells_of_the_rest(traced: bool) -> None:
+    looks = [look(1.0), look(2.0, shown("SYN-RECV")), look(3.0, shown("SYN-RECV"))]
+    (found,) = timelines(history(*looks, probes=("trace",) if traced else ()), "server")
+    assert found.traced is traced
+
+
+def test_a_look_long_after_the_end_shows_another_socket() -> None:
+    """Of which the kernel has not told."""
+    looks = [look(5.0, shown("ESTAB")), look(6.0, shown("ESTAB"))]
+    found = timelines(history(*walk(*PASSIVE), *looks), "server")
+    assert [each.states[-1] for each in found] == [State.LAST_ACK, State.ESTAB]
+    assert spans(found[1]) == [("ESTAB", 4.9, 5.1, math.inf, math.inf)]
+
+
 def test_connect_has_no_port_at_first() -> None:
     early = walk("UNCONN", "SYN-SENT", local="198.18.0.2:0", remote="198.18.0.3:80")
     rest = walk("SYN-SENT", "ESTAB", "UNCONN", start=1.5, local="198.18.0.2:33000",

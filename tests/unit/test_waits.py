@@ -28,6 +28,7 @@ from tests.played import (
     told,
 )
 from tests.reported import RUN
+from tests.walked import ACK, FIN, HERE, THERE, history, look, packet
 
 # Waiting
 
@@ -175,6 +176,19 @@ def test_held_since(moments: list[tuple[float, str]], start: float, since: float
     claim = scenario(lesson("- wait: {sockets: {server: LISTEN}}\n")).steps[0].claim
     assert claim
     held = held_at(claim, History(looks(*moments)), start, start)
+    assert (held and held.latest) == since
+
+
+@pytest.mark.parametrize(("start", "since"), [(0.5, 1.0), (3.0, None)])
+def test_segments_were_enough_before_a_wait_began_and_are_too_many(
+    start: float, since: float | None
+) -> None:
+    steps = "- wait: {segments: {from: server, flags: FIN, count: 1}}\n"
+    claim = scenario(lesson(steps)).steps[0].claim
+    assert claim
+    past = history(look(5.0), packets=b"".join(packet(t, HERE, THERE, FIN | ACK, (1, 1))
+                                               for t in (1.0, 2.0)))  # fmt: skip
+    held = held_at(claim, past, start)
     assert (held and held.latest) == since
 
 

@@ -214,7 +214,7 @@ def _cut(came: _Leg, out: _Leg) -> Cause | None:
         return None  # those were answers
     if asked and not other.given_up:
         return None
-    host, half = first.host, "RST" not in end.flags and _half(first, other.ended)
+    host, half = first.host, "RST" not in end.flags and _half(first, end, other.ended)
     asker = host if asked else other.far
     how = (
         f"shut down its sending half of {first.timeline.name}, and gone on to read"
@@ -237,15 +237,15 @@ def _cut(came: _Leg, out: _Leg) -> Cause | None:
     )  # fmt: skip
 
 
-def _half(leg: _Leg, until: float) -> bool:
+def _half(leg: _Leg, fin: Segment, until: float) -> bool:
     """Whether the peer that sent a FIN still had the connection open to read from it."""
-    scene, ends, sent = leg.scene, leg.timeline.ends[::-1], leg.end.time if leg.end else 0.0
+    scene, ends = leg.scene, leg.timeline.ends[::-1]
     if (mine := scene.descriptor(leg.far, ends, until)) is not None:
         return mine.closed > until and any(
             call.name == "shutdown" and call.t <= until and scene.descriptors.of(call) is mine
             for call in scene.calls
         )
     return any(
-        socket.inode and socket.state in (State.FIN_WAIT_1, State.FIN_WAIT_2) and t > sent
+        socket.inode and socket.state in (State.FIN_WAIT_1, State.FIN_WAIT_2) and t > fin.time
         for t, socket in scene.seen(leg.far, ends)
     )
