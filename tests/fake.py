@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from labctl.backends import Channel, HostLink, HostSpec, Message, ProcessSpec
 from labctl.backends.capabilities import Lack
@@ -101,6 +101,8 @@ class FakeBackend:
     name = "fake"
     ahead = 0.0
     """How far the lab's clock is ahead of ours, in seconds."""
+    machines: ClassVar[Mapping[str, float]] = {}
+    """Hosts on machines of their own, and how far their clocks are ahead of the others'."""
 
     def __init__(
         self,
@@ -116,6 +118,7 @@ class FakeBackend:
         self._lacks = lacks or {}
         self._hosts: dict[str, FakeHost] = {}
         self._processes: dict[str, FakeChannel] = {}
+        self._where: dict[str, str] = {}  # the host of each
         self._left: dict[str, list[FakeChannel]] = {}
         self._held: dict[str, dict[str, dict[str, int]]] = {}
         self._dumb: set[str] = set()
@@ -148,21 +151,26 @@ class FakeBackend:
                 f"holder of {host.name}",
                 tuple(f"198.18.0.{n}" for n in mine),
                 tuple(f"fd00::{n}" for n in mine),
+                machine=self._machine(host.name),
             )
-            channel.say(kind="hello", t=self.time(), wall=time.time(), kernel=self._kernel,
-                        counters=COUNTERS, watch="diag")  # fmt: skip
+            channel.say(kind="hello", t=self.time(host=host.name), wall=time.time(),
+                        kernel=self._kernel, counters=COUNTERS, watch="diag")  # fmt: skip
         self._did("up")
         return links
 
-    def trace(self) -> Channel | Lack:
+    def trace(self) -> dict[str, Channel | Lack]:
         def obey(message: Message) -> None:
             self.tracer.say(kind="reply", id=message["id"], t=self.time())
 
         self.tracer = self._channel(obey)
         self.tracer.say(kind="hello", t=self.time())
-        return self.tracer
+        lack = Lack("no tracer", "have one")
+        found = dict.fromkeys(self._machine(host) for host in self._hosts)
+        return {machine: lack if machine else self.tracer for machine in found}
 
     def spawn(self, process: ProcessSpec) -> Channel:
+        now = partial(self.time, host=process.host)
+
         def obey(message: Message) -> None:
             if process.name in self._dumb:
                 self._unanswered.append(partial(obey, message))
@@ -170,10 +178,10 @@ class FakeBackend:
             if message["do"] == "holders":
                 held = self._held.get(process.name, {})
                 commands = dict.fromkeys(held, "python3")
-                channel.say(t=self.time(), kind="holders", commands=commands, sockets=held,
+                channel.say(t=now(), kind="holders", commands=commands, sockets=held,
                             unread=[])  # fmt: skip
             if message["do"] in ("answer", "holders"):
-                channel.say(t=self.time(), kind="reply", id=message["id"])
+                channel.say(t=now(), kind="reply", id=message["id"])
             else:
                 self._did(f"call {process.name} {message['call']}")
 
@@ -181,6 +189,7 @@ class FakeBackend:
         if process.name in self._processes:
             self._left.setdefault(process.name, []).append(self._processes[process.name])
         self._processes[process.name] = channel
+        self._where[process.name] = process.host
         self.say(process.name, kind="process", phase="start", pid=next(self._pids))
         self._did(f"start {process.name}")
         return channel
@@ -216,9 +225,12 @@ class FakeBackend:
 
     # --- What a script has happen -----------------------------------------------------------------
 
-    def time(self, later: float = 0.0) -> float:
-        """The lab's clock, `later` seconds from now."""
-        return time.monotonic() + self.ahead + later
+    def time(self, later: float = 0.0, host: str = "") -> float:
+        """The lab's clock, or a host's, `later` seconds from now."""
+        return time.monotonic() + self.ahead + self.machines.get(host, 0.0) + later
+
+    def _machine(self, host: str) -> str:
+        return host if host in self.machines else ""
 
     def sockets(self, host: str, *lines: str, later: float = 0.0) -> None:
         """From now on, or as if `later` seconds from now, these are the host's sockets."""
@@ -237,16 +249,16 @@ class FakeBackend:
     def packets(self, host: str, *records: bytes) -> None:
         """A host captured these, as pcap records."""
         data = base64.b64encode(b"".join(records)).decode()
-        self._hosts[host].channel.say(kind="packets", t=self.time(), data=data)
+        self._hosts[host].channel.say(kind="packets", t=self.time(host=host), data=data)
 
     def loses(self, host: str, drop: int, packet: bytes) -> None:
         """A host lost a packet by the drop of a step."""
         data = base64.b64encode(packet).decode()
-        self._hosts[host].channel.say(kind="loss", t=self.time(), drop=drop, data=data)
+        self._hosts[host].channel.say(kind="loss", t=self.time(host=host), drop=drop, data=data)
 
     def trouble(self, host: str, text: str) -> None:
         """A probe of the host can't see."""
-        self._hosts[host].channel.say(kind="trouble", t=self.time(), probe="ss", text=text)
+        self._hosts[host].channel.say(kind="trouble", t=self.time(host=host), probe="ss", text=text)
 
     def dies(self, host: str) -> None:
         """The host's agent ends."""
@@ -254,7 +266,8 @@ class FakeBackend:
 
     def say(self, process: str, later: float = 0.0, **message: Any) -> None:
         """A process reports something."""
-        self._processes[process].say(t=self.time(later), **message)
+        t = self.time(later, self._where[process])
+        self._processes[process].say(t=t, **message)
 
     def call(self, process: str, call: str, done: bool = True, **result: Any) -> None:
         """A process enters a call and, unless it blocks, is done with it."""
@@ -318,8 +331,9 @@ class FakeBackend:
     def _report(self, name: str, cause: str, caption: str | None, later: float = 0.0) -> None:
         host = self._hosts[name]
         host.channel.say(
-            kind="sockets", t=self.time(later), cause=cause, text="\n".join([HEADER, *host.lines]),
-            counters=dict(host.changed), **({"caption": caption} if cause == "look" else {}),
+            kind="sockets", t=self.time(later, name), cause=cause,
+            text="\n".join([HEADER, *host.lines]), counters=dict(host.changed),
+            **({"caption": caption} if cause == "look" else {}),
         )  # fmt: skip
         host.changed.clear()
 
@@ -333,7 +347,8 @@ class FakeBackend:
                 answer |= told
         if verb == "look":
             self._report(name, "look", message["caption"])
-        self._hosts[name].channel.say(kind="reply", id=message["id"], t=self.time(), **answer)
+        now = self.time(host=name)
+        self._hosts[name].channel.say(kind="reply", id=message["id"], t=now, **answer)
         self._did(what)
 
 

@@ -176,6 +176,18 @@ class Instance:
             self._sweep()
 
 
+def ahead(offsets="/proc/self/timens_offsets"):
+    """By how many seconds CLOCK_MONOTONIC is ahead here of the kernel's own, which the trace has:
+    time_namespaces(7), since Linux 5.6."""
+    try:
+        with open(offsets) as file:
+            found = dict(line.split(None, 1) for line in file)
+    except OSError:
+        return 0.0
+    seconds, nanos = found["monotonic"].split()
+    return int(seconds) + int(nanos) / 1e9
+
+
 def format_of(event):
     """What the kernel says of a tracepoint; empty if it has none."""
     try:
@@ -202,6 +214,7 @@ class Fates:
         self.instance = Instance(name, events)
         self.instance.write("options/fields", "1")
         self.seen = collections.deque()  # what it said lately
+        self.ahead = ahead()
 
     def read(self, addresses):
         """The messages since the last call."""
@@ -223,7 +236,7 @@ class Fates:
             local, remote = (dotted(fields.get(name, 0)) for name in ("saddr", "daddr"))
             if local in addresses:
                 yield {
-                    "kind": "fate", "t": float(at), "did": did, "reason": reason,
+                    "kind": "fate", "t": float(at) + self.ahead, "did": did, "reason": reason,
                     "local": "%s:%d" % (local, fields["sport"]),
                     "remote": "%s:%d" % (remote, fields["dport"]),
                 }  # fmt: skip
@@ -244,6 +257,7 @@ class Tracer:
     def __init__(self, instance, fates):
         self.instance, self.fates = instance, fates
         self.addresses = set()
+        self.ahead = ahead()
         self.lost = 0
 
     def start(self):
@@ -273,7 +287,7 @@ class Tracer:
         local, remote = unmapped(saddr), unmapped(daddr)
         if local in self.addresses:
             yield {
-                "kind": "state", "t": float(at),
+                "kind": "state", "t": float(at) + self.ahead,
                 "local": place(local, sport), "remote": place(remote, dport),
                 "old": STATES[old], "new": STATES[new],
             }  # fmt: skip
@@ -283,7 +297,7 @@ class Tracer:
         local, port = parted(source)
         if local in self.addresses:
             yield {
-                "kind": "reset", "t": float(at), "local": place(local, port),
+                "kind": "reset", "t": float(at) + self.ahead, "local": place(local, port),
                 "remote": place(*parted(target)), "reason": reason.decode(),
             }  # fmt: skip
 

@@ -85,7 +85,7 @@ class HostLink:
     """A host that is up. `holder`: what `labctl shell` enters, a container's id or process ids;
     `ipv4` and `ipv6` in order; `batch`: ip(8) commands that its agent still has to run;
     `hosts_file`: whether its agent has to write /etc/hosts; `longest_rest`: at most so many seconds
-    between two of its polls."""
+    between two of its polls; `machine`: hosts of the same one share a clock and a tracer."""
 
     channel: Channel
     holder: str
@@ -94,6 +94,7 @@ class HostLink:
     batch: str = ""
     hosts_file: bool = True
     longest_rest: float = USUAL_REST
+    machine: str = ""
 
 
 def address_names(hosts: Mapping[str, tuple[Sequence[str], Sequence[str]]]) -> dict[str, str]:
@@ -134,9 +135,9 @@ class Backend(Protocol):
         """Brings the hosts up, connected, and prepares their processes. `spawn` will be called for
         no others than `processes`."""
 
-    def trace(self) -> Channel | Lack:
-        """The lab's tracer (images/host/tracer.py), which `up` has started, or why there is none.
-        Called once, after `up`."""
+    def trace(self) -> Mapping[str, Channel | Lack]:
+        """The tracer of each machine (images/host/tracer.py), which `up` has started, or why there
+        is none. Called once, after `up`."""
 
     def prepare(self, process: ProcessSpec) -> None:
         """Says that `spawn` comes later for a process: anything that takes long can begin now, if

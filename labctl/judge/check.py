@@ -130,6 +130,8 @@ def _replayed(
 ) -> tuple[list[Verdict], History]:
     """The verdicts of all steps, and the history at their end."""
     history = History(captures=captures)
+    events = [*events]
+    history.know(events)
     verdicts: list[Verdict] = []
     begun = 0.0
     for event in events:
@@ -215,8 +217,9 @@ def _check_step(
         return [verdict("fail", claimed, actual, event.t, source)]
     if not isinstance(step, Wait):
         return [_verdict(finding, event.t, source) for finding in claims]
+    start = _start(scenario, step, history, begun)
     found = [
-        _verdict(_waited(step, finding, event, history, begun), event.t, source)
+        _verdict(_waited(step, finding, event, history, start), event.t, source)
         for finding in claims
     ]
     if event.outcome == "timeout" and all(each.result == "pass" for each in found):
@@ -271,11 +274,38 @@ def _check_in_the_end(scenario: Scenario, event: StepEvent, history: History) ->
     return found
 
 
+@dataclass(frozen=True)
+class _Start:
+    """From when on the time of a wait counts: from a moment of these hosts and processes, or of the
+    lab's own clock. `begun` is when it began to wait."""
+
+    t: float
+    about: tuple[str, ...]
+    begun: float
+
+
+def _start(scenario: Scenario, step: Wait, history: History, begun: float) -> _Start:
+    if step.since is None:
+        return _Start(begun, ("",), begun)
+    labelled = scenario.steps[_named(step.since, scenario)]
+    about: tuple[str, ...] = ("",)
+    if isinstance(labelled, Wait):
+        found = labelled.judge(history)
+        about = tuple(n for each in found for n in each.claimed.about) or tuple(history.hosts)
+    return _Start(history.labels[step.since], about, begun)
+
+
+def _apart(names: Iterable[str], history: History) -> float:
+    """By how much moments of some hosts and processes may be off beside one another."""
+    known = history.processes
+    return history.apart([known[name].host if name in known else name for name in names])
+
+
 def _waited(
-    step: Wait, finding: Finding, event: StepEvent, history: History, begun: float
+    step: Wait, finding: Finding, event: StepEvent, history: History, since: _Start
 ) -> Finding:
     """What a wait's claim comes to: how long it took belongs to it."""
-    start = history.labels[step.since] if step.since else begun
+    start = since.t
     of = f" of {step.since}" if step.since else ""
     claimed = replace(
         finding.claimed,
@@ -290,8 +320,10 @@ def _waited(
     result, measured = finding.result, finding.measured
     until = event.t - start
     after, waited = f" until {until:.3f} s", replace(measured, until_seconds=round(until, 6))
-    held = None if event.outcome == "timeout" else held_at(step.wait, history, start, begun)
+    held = None if event.outcome == "timeout" else held_at(step.wait, history, start, since.begun)
     if held is not None:
+        about = finding.claimed.about or tuple(history.hosts)
+        held = held.give_or_take(_apart((*since.about, *about), history))
         early, late = max(0.0, held.earliest - start), max(0.0, held.latest - start)
         fits = {step.within.low <= moment <= step.within.high for moment in (early, late)}
         result = "unknown" if len(fits) > 1 else "pass" if True in fits else "fail"

@@ -4,7 +4,6 @@ events."""
 from __future__ import annotations
 
 import errno
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +33,7 @@ from labctl.lab.messaging import ANSWER_DEADLINE, HEARTBEAT, Source, surely
 from labctl.lab.observing import SETTLING, Observing
 from labctl.lab.questions import Questions
 from labctl.lab.tracing import probes
+from labctl.probes.packets import shifted
 from labctl.record.events import (
     VERSION,
     AddressEvent,
@@ -97,6 +97,7 @@ class Lab(Observing):
         self._frozen: set[str] = set()
         self._questions = Questions(self._inbox)
         self._hellos: dict[str, protocol.AgentHello] = {}
+        self._epochs: dict[str, float] = {}  # when the run began, by the clocks of captures
         self._blaming: set[int] = set()
         self._proven: set[str] = set()  # capabilities
 
@@ -125,34 +126,32 @@ class Lab(Observing):
             self._agents[name] = link.channel
             self._inbox.listen(Source(f"the agent of host {name}", name, link.channel))
         self._inbox.expect(lambda: len(self._hellos) == len(self._links), "an agent's first word")
-        self._synchronize()
+        self._clock.synchronize(self._machines, self._time_at)
         names = address_names({name: (link.ipv4, link.ipv6) for name, link in self._links.items()})
         ready = self._set_up(hosts_text(names))
         self.require(self.spec.needs)
         self._set_sysctls()
-        untraced = self._tracer.start(self._backend.trace(), names)
+        untraced = self._tracer.start(self._backend.trace(), names, self._machines)
         if untraced and "tracing" in self.spec.needs:
             raise MissingHere(*untraced)
-        hello = next(iter(self._hellos.values()))
-        epoch = hello.wall - hello.t + self._clock.origin
-        environment = {**self._backend.environment(), "probes": probes(ready, untraced)}
+        self._epochs = self._clock.epochs({name: (h.t, h.wall) for name, h in self._hellos.items()})
+        epoch = next(iter(self._epochs.values()))
+        environment = {**self._backend.environment(), "probes": probes(ready, self._tracer.trace)}
         name = self._backend.name
         self.emit(LabEvent(self.now(), started, name, environment, names, epoch, VERSION))
+        self._tell_clocks()
         for name, hello in self._hellos.items():
             self.emit(CountersEvent(self.now(), name, hello.counters))
         for name, answer in ready.items():
             if answer.capture:
                 self.emit(TroubleEvent(self.now(), name, "capture", answer.capture))
-        self._tracer.begin(untraced)
+        self._tracer.begin()
         if services := [spec for spec in self.spec.processes.values() if spec.service]:
             self._start(services, self._backend.begin)
 
-    def _synchronize(self) -> None:
-        """Finds the lab clock's offset from ours."""
-        host = next(iter(self._links))
-        before = time.monotonic()
-        answer = self._ask(host, protocol.TellTime())
-        self._clock.set(answer.t, before, time.monotonic())
+    @property
+    def _machines(self) -> dict[str, str]:
+        return {name: link.machine for name, link in self._links.items()}
 
     def _set_up(self, hosts: str) -> dict[str, protocol.Ready]:
         """Makes the agents begin; returns their answers. The ss and kernel of the first are those
@@ -282,7 +281,7 @@ class Lab(Observing):
     def exec(self, host: str, command: str) -> None:
         """Runs a shell command on a host and records its output."""
         answer = self._ask(host, protocol.Exec(command), EXEC_DEADLINE)
-        t, left_out = answer.t - self._clock.origin, answer.left_out or None
+        t, left_out = self._clock.of(host, answer.t), answer.left_out or None
         self.emit(ExecEvent(t, host, command, answer.exit, answer.output, left_out))
 
     def sysctl(self, host: str, values: Mapping[str, str]) -> list[str]:
@@ -304,7 +303,7 @@ class Lab(Observing):
     def fault(self, host: str, fault: protocol.Fault[A]) -> A:
         """Makes a host do a fault; the answer's `t` is when."""
         answer = self._ask(host, fault)
-        return answer.model_copy(update={"t": answer.t - self._clock.origin})
+        return answer.model_copy(update={"t": self._clock.of(host, answer.t)})
 
     def require(self, needs: Iterable[str]) -> None:
         """Raises MissingHere for the first of these capabilities that the hosts say they lack."""
@@ -379,11 +378,12 @@ class Lab(Observing):
         elif self.history.lab is None:
             pass  # Sockets of a host that is still being set up
         elif isinstance(said, protocol.Packets):
-            records = said.records
-            self.history.add_packets(said.t - self._clock.origin, host, records)
+            first = next(iter(self._epochs.values()))
+            records = shifted(said.records, first - self._epochs[host])
+            self.history.add_packets(self._clock.of(host, said.t), host, records)
             self._record_packets(host, records)
         else:
-            event = happened(said, said.t - self._clock.origin, self.history, host=host)
+            event = happened(said, self._clock.of(host, said.t), self.history, host=host)
             if not isinstance(event, AddressEvent):
                 self.emit(event)
             elif self.history.owners.get(event.address) != host:
@@ -400,7 +400,7 @@ class Lab(Observing):
                 self._backend.prepare(self.spec.processes[process])
             return
         said = SUPERVISOR.heard(message)
-        event = happened(said, said.t - self._clock.origin, process=process, host=host)
+        event = happened(said, self._clock.of(host, said.t), process=process, host=host)
         self.emit(event)
         if isinstance(event, CallEvent | ProcessEvent):
             self._wake(host)
@@ -418,7 +418,7 @@ class Lab(Observing):
             self.emit(ProcessEvent(self.now(), phase="gone", signal="KILL", **where))
         else:
             said = SUPERVISOR.heard(message)
-            self.emit(happened(said, said.t - self._clock.origin, **where))
+            self.emit(happened(said, self._clock.of(source.host, said.t), **where))
         self._wake(source.host)
 
     def _wake(self, host: str) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from labctl.backends import Channel, Message
 from labctl.backends.wire import A, Command, Failed, NoMessage
 from labctl.ground.errors import LabError
 from labctl.ground.limits import explained
+from labctl.lab.clocks import Clock
 
 stopping = threading.Event()
 """Set when a signal asked to stop. The exception that it raised may be lost where Python can't
@@ -35,31 +35,6 @@ def surely(down: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         down()
         raise
-
-
-class Clock:
-    """The lab's clock, as seconds since the run began. It is this machine's monotonic clock, unless
-    the engine is elsewhere."""
-
-    def __init__(self) -> None:
-        self.origin = time.monotonic()
-        self._offset = 0.0  # lab clock minus ours
-
-    def now(self) -> float:
-        """Seconds since the run began."""
-        return time.monotonic() + self._offset - self.origin
-
-    def set(self, theirs: float, before: float, after: float) -> None:
-        """The run begins now. The lab's clock said `theirs` between two moments of ours. If the
-        difference may come from the time that asking took, it counts as nothing."""
-        difference = theirs - (before + after) / 2
-        if abs(difference) > (after - before) / 2:
-            self._offset = difference
-        self.begin()
-
-    def begin(self) -> None:
-        """The run begins now."""
-        self.origin = time.monotonic() + self._offset
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ from labctl.backends import Channel, Message, protocol
 from labctl.backends.wire import A, Command
 from labctl.ground.errors import LabError
 from labctl.ground.limits import explained
+from labctl.lab.clocks import Clock
 from labctl.lab.faults import tallied
 from labctl.lab.happened import uncaptured
-from labctl.lab.messaging import ANSWER_DEADLINE, Clock, Inbox, Source
-from labctl.lab.tracing import Tracer
+from labctl.lab.messaging import ANSWER_DEADLINE, Inbox, Source
+from labctl.lab.tracing import Tracers
 from labctl.record.events import Event
 from labctl.record.history import History
 
@@ -30,7 +31,7 @@ class Observing(ABC):
         self._record: Callable[[Event], None] | None = None
         self._clock = Clock()
         self._inbox = Inbox(self._clock, self._take, stopped)
-        self._tracer = Tracer(self._inbox, self._clock, self._take_traced)
+        self._tracer = Tracers(self._inbox, self._clock, self._take_traced)
         self._agents: dict[str, Channel] = {}
         self._closing = False
 
@@ -58,6 +59,11 @@ class Observing(ABC):
             for event in tallied(self.history, self.now(), host, answer.lost):
                 self.emit(event)
 
+    def compare_clocks(self) -> None:
+        """Compares the clocks of several machines again: they may have drifted."""
+        self._clock.compare_again(self._time_at)
+        self._tell_clocks()
+
     def hear(self, processes: Iterable[str]) -> None:
         """Takes in everything that some processes have said up to now."""
         self.pump(0.0)
@@ -84,6 +90,13 @@ class Observing(ABC):
         """Takes in an event of the tracer."""
         self.emit(event)
 
+    def _time_at(self, host: str) -> float:
+        return self._ask_all({host: protocol.TellTime()})[host].t
+
+    def _tell_clocks(self) -> None:
+        for event in self._clock.told():
+            self.emit(event)
+
     @abstractmethod
     def _hear(self, source: Source, message: Message | None) -> None:
         """Takes in a message of an agent or of a process, or its end."""
@@ -96,7 +109,7 @@ class Observing(ABC):
 
     def _take(self, source: Source, message: Message | None) -> None:
         if self._tracer.hears(source):
-            self._tracer.take(message, self._closing)
+            self._tracer.take(source, message, self._closing)
         elif message and message["kind"] == protocol.Broken.kind:
             raise LabError(f"{source} broke: {explained(protocol.Broken.of(message).text)}")
         else:

@@ -3,14 +3,12 @@ brought up, and nothing is done."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Self
 
 from labctl.backends import Channel, Message, address_names, protocol
-from labctl.backends.capabilities import Lack
 from labctl.backends.watched import Watched
 from labctl.backends.wire import Said, asked
 from labctl.ground.crash import netted
@@ -62,7 +60,6 @@ class Watching(Observing):
         self._watched = watched
         self._record_packets: Callable[[str, bytes], None] | None = None
         self._ports = {str(port) for port in watched.ports}
-        self._untraced: Lack | None = None
         self._attached: dict[Channel, _Attached] = {}
         self._hosts: dict[str, _Attached] = {}
         self._counters: dict[str, dict[str, int]] = {}
@@ -74,10 +71,10 @@ class Watching(Observing):
             for name in self._watched.names:
                 self._use(self._attach(name))
             self._hello([*self._hosts.values()])
-            self._synchronize()
+            self._clock.synchronize(dict.fromkeys(self._hosts, ""), self._time_at)
             self._set_up([*self._hosts])
             names = self._names()
-            self._untraced = self._tracer.start(self._watched.trace(), names)
+            self._tracer.start({"": self._watched.trace()}, names, dict.fromkeys(self._hosts, ""))
         except BaseException:
             self._watched.down()
             raise
@@ -99,20 +96,20 @@ class Watching(Observing):
         self.history = history
         self._record, self._record_packets = record, record_packets
         ready = {name: at.ready for name, at in self._hosts.items() if at.ready}
-        first = next(at.hello for at in self._hosts.values() if at.hello)
+        read = {name: (at.hello.t, at.hello.wall) for name, at in self._hosts.items() if at.hello}
         environment = {
             **self._watched.environment(),
-            "probes": probes(ready, self._untraced),
+            "probes": probes(ready, self._tracer.trace),
         }
         started = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        epoch = first.wall - first.t + self._clock.origin
+        epoch = next(iter(self._clock.epochs(read).values()))
         self.emit(LabEvent(0.0, started, "watch", environment, self._names(), epoch, VERSION))
         for name, answer in ready.items():
             self.emit(CountersEvent(self.now(), name, dict(self._counters[name])))
             self.emit(TroubleEvent(self.now(), name, "calls", NO_CALLS))
             if answer.capture:
                 self.emit(TroubleEvent(self.now(), name, "capture", answer.capture))
-        self._tracer.begin(self._untraced)
+        self._tracer.begin()
         self.look()
 
     def end(self) -> None:
@@ -191,13 +188,6 @@ class Watching(Observing):
             }
             self._counters[at.host] = self._shifted(at, at.hello.counters)
 
-    def _synchronize(self) -> None:
-        """Finds the offset of the hosts' clock from ours."""
-        host = next(iter(self._hosts))
-        before = time.monotonic()
-        (answer,) = self._ask_all({host: protocol.TellTime()}).values()
-        self._clock.set(answer.t, before, time.monotonic())
-
     def _set_up(self, hosts: list[str]) -> None:
         """Makes watchers begin. They tell their addresses before they answer."""
         command = protocol.SetUp(LONGEST_REST, len(self._hosts), bound=False)
@@ -243,7 +233,7 @@ class Watching(Observing):
         return LabError(f"the watcher of {at.host} ended" + (f": {why}" if why else ""))
 
     def _told(self, at: _Attached, said: Said) -> None:
-        t = max(0.0, said.t - self._clock.origin)
+        t = max(0.0, self._clock.of(at.host, said.t))
         if isinstance(said, protocol.AgentHello):
             at.hello = said
         elif isinstance(said, protocol.Address):

@@ -104,7 +104,7 @@ class Known:
     """What is known of a lab beside its captures: the host of each address, when the run began
     (CLOCK_REALTIME, in seconds), the segments that steps lost and injected, and how many seconds a
     segment may be under way at most. `watched` says from when to when each host was captured, if
-    not all were all the time."""
+    not all were all the time. `apart` is how far clocks of two hosts may be apart, in seconds."""
 
     owners: Mapping[str, str]
     origin: float
@@ -112,6 +112,7 @@ class Known:
     injections: Sequence[Injection] = ()
     flight: float = FLIGHT
     watched: Mapping[str, tuple[float, float]] | None = None
+    apart: float = 0.0
 
     def watches(self, host: str | None, t: float) -> bool:
         """Whether a host was captured at that time, and a moment later."""

@@ -14,7 +14,8 @@ from sys import intern
 from labctl.probes.observations import FLAG_BITS, Observation
 from labctl.probes.sockets import Ends
 
-RECORD = Struct("<IIII")  # pcap-savefile(5)
+RECORD = Struct("<IIII")  # pcap-savefile(5), with nanoseconds
+NANO = 1_000_000_000
 ETHERNET = 14
 IP_TYPES = {b"\x08\x00", b"\x86\xdd"}
 IPV4 = Struct("!BxHHHxB2x4s4s")  # RFC 791, section 3.1
@@ -28,6 +29,18 @@ STAMPED = b"\x01\x01\x08\x0a"
 STAMPS = Struct("!II")
 
 
+def shifted(records: bytes, seconds: float) -> bytes:
+    """The same pcap records, each so many seconds later."""
+    if not seconds:
+        return records
+    found, place, later = bytearray(records), 0, round(seconds * NANO)
+    while place < len(found):
+        whole, rest, kept, length = RECORD.unpack_from(found, place)
+        RECORD.pack_into(found, place, *divmod(whole * NANO + rest + later, NANO), kept, length)
+        place += RECORD.size + kept
+    return bytes(found)
+
+
 def torn_at(records: bytes) -> int | None:
     """Where the first broken pcap record begins; None if all are whole."""
     begin = 0
@@ -36,7 +49,7 @@ def torn_at(records: bytes) -> int | None:
             return begin
         _, nanos, kept, length = RECORD.unpack_from(records, begin)
         end = begin + RECORD.size + kept
-        if kept > length or nanos >= 1_000_000_000 or end > len(records):
+        if kept > length or nanos >= NANO or end > len(records):
             return begin
         begin = end
     return None

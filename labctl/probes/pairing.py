@@ -70,9 +70,9 @@ def passages(observations: Iterable[Observation], known: Known) -> list[Passage]
     alike: dict[Key, list[_Sight]] = defaultdict(list)
     for sight in sights:
         alike[sight.seen.key].append(sight)
-    pairing = _Pairing(alike, known.owners, known.flight)
+    pairing = _Pairing(alike, known)
     found = [passage for group in alike.values() for passage in pairing.of(group)]
-    found = _rejoined(found, known.flight)
+    found = _rejoined(found, EARLY + known.apart, known.flight)
     return sorted(found, key=lambda p: p.sent if p.sent is not None else p.arrived or 0.0)
 
 
@@ -97,12 +97,11 @@ def is_loopback(address: str) -> bool:
 class _Pairing:
     """Pairs sights of equal segments. `alike` are all sights, each group in order of time."""
 
-    def __init__(
-        self, alike: Mapping[Key, Sequence[_Sight]], owners: Mapping[str, str], flight: float
-    ) -> None:
+    def __init__(self, alike: Mapping[Key, Sequence[_Sight]], known: Known) -> None:
         self._alike = alike
-        self._owners = owners
-        self._flight = flight
+        self._owners = known.owners
+        self._flight = known.flight
+        self._early = EARLY + known.apart
         self._settled: dict[str, str | None] = {}
         """Endpoints whose host is the same at all times, whoever sees them."""
 
@@ -134,7 +133,7 @@ class _Pairing:
         lost = [sight for sight in leaving if sight.loss]
         leaving = [sight for sight in leaving if not sight.loss]
         times = [sight.at for sight in leaving], [sight.at for sight in coming]
-        partner = dict(align(*times, EARLY, self._flight))
+        partner = dict(align(*times, self._early, self._flight))
         partner |= self._late(*times, partner)
         for sight in lost:
             yield self._passage(sight, sight.at, None)
@@ -155,10 +154,10 @@ class _Pairing:
             return {}
         late = []
         for j in sorted(set(range(len(came))).difference(partner.values())):
-            before = bisect_right(left, came[j] + EARLY)
+            before = bisect_right(left, came[j] + self._early)
             if before and came[j] - left[before - 1] > self._flight:
                 late.append(j)
-        found = align([left[i] for i in alone], [came[j] for j in late], EARLY, math.inf)
+        found = align([left[i] for i in alone], [came[j] for j in late], self._early, math.inf)
         return {alone[i]: late[j] for i, j in found}
 
     def _ends(self, sight: _Sight) -> tuple[bool, bool]:
@@ -274,7 +273,7 @@ def _made(passing: Sequence[_Sight]) -> list[_Sight]:
 # --- Large segments -------------------------------------------------------------------------------
 
 
-def _rejoined(found: Sequence[Passage], flight: float) -> list[Passage]:
+def _rejoined(found: Sequence[Passage], early: float, flight: float) -> list[Passage]:
     """The same, but a segment that left whole and came in parts has arrived, and so have parts that
     came as one. All have the same header except for numbers and lengths, FIN and PSH."""
     left: dict[Key, list[Passage]] = defaultdict(list)
@@ -299,7 +298,7 @@ def _rejoined(found: Sequence[Passage], flight: float) -> list[Passage]:
             parts = [
                 part
                 for part in coming[low : bisect_left(begins, begin + passage.seen.span)]
-                if -EARLY <= (part.arrived or 0.0) - (passage.sent or 0.0) <= flight
+                if -early <= (part.arrived or 0.0) - (passage.sent or 0.0) <= flight
                 and _overlap(passage.seen, part.seen)
                 and not any(_overlap(passage.seen, other) for other in used[id(part)])
             ]

@@ -12,7 +12,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from labctl.probes.observations import Segment
@@ -150,7 +150,10 @@ class Causes:
             if segment.sender == self._host and segment.t is not None:
                 found[ends].append((segment.t, True, segment))
             if segment.receiver == self._host and segment.arrived is not None:
-                found[ends[::-1]].append((segment.arrived, False, segment))
+                arrived, off = segment.arrived, self._history.apart([segment.sender, self._host])
+                if off and segment.t is not None:  # by another clock
+                    segment = replace(segment, t=segment.t - off)
+                found[ends[::-1]].append((arrived, False, segment))
         for passed in found.values():
             passed.sort(key=lambda each: each[0])
         return found

@@ -26,10 +26,10 @@ from labctl.probes.sockets import (
     parse_ss,
 )
 
-VERSION = 5
+VERSION = 6
 """Raise it when an older labctl can't read the history. 1: before histories had a version;
 3: resets; 4: calls of programs, and holders of sockets, and what became of segments;
-5: captures from elsewhere, and looks as differences."""
+5: captures from elsewhere, and looks as differences; 6: clocks of several machines."""
 READS = range(1, VERSION + 1)
 
 
@@ -432,6 +432,19 @@ class CaptureEvent(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ClockEvent(Event):
+    """The clock of a host, where a lab has several machines: it was `ahead` seconds beside the
+    lab's one clock, which is taken away from all times. So these are right to within `bound`
+    seconds, beside those of another `machine`. One more at the end has what it gained or lost."""
+
+    kind = "clock"
+    host: str
+    machine: str
+    ahead: float
+    bound: float
+
+
+@dataclass(frozen=True, slots=True)
 class TroubleEvent(Event):
     """A probe could not see: what it reports is incomplete from here on."""
 
@@ -463,6 +476,7 @@ KINDS: dict[str, type[Event]] = {
         NetEvent,
         AddressEvent,
         CaptureEvent,
+        ClockEvent,
         TroubleEvent,
     )
 }

@@ -14,7 +14,7 @@ import math
 from array import array
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -29,6 +29,7 @@ from labctl.record.events import (
     AddressEvent,
     CallEvent,
     CaptureEvent,
+    ClockEvent,
     CountersEvent,
     Event,
     InjectEvent,
@@ -131,6 +132,8 @@ class History:
         self.inward: set[str] = set()  # hosts that calls or the trace saw connect to themselves
         self.imported: dict[str, CaptureEvent] = {}
         """The captures from elsewhere, by host; none in a lab, whose hosts are all captured."""
+        self.clocks: dict[str, ClockEvent] = {}
+        """The clock of each host, with the widest bound told so far, if there are several."""
         self.slowed: dict[str, float] = {}  # how many seconds longer each host's packets may take
         self.derived: dict[str, tuple[Any, Any]] = {}  # results of others, and up to where
         self.step = -1  # the index of the last one that began
@@ -186,6 +189,8 @@ class History:
             case AddressEvent():
                 self.owners = self.owners.moved(event.address, event.host, event.t)
                 self._behind.clear()
+            case ClockEvent():
+                self.know([event])
             case CaptureEvent():
                 self.imported[event.host] = event
             case TroubleEvent():
@@ -193,6 +198,23 @@ class History:
 
     def _count(self, host: str, values: Mapping[str, int]) -> None:
         self._counters.setdefault(host, {}).update(values)
+
+    def know(self, events: Iterable[Event]) -> None:
+        """Takes the clocks of hosts from these events: what drifted concerns all of a run."""
+        for event in events:
+            if isinstance(event, ClockEvent):
+                known = self.clocks.get(event.host, event)
+                self.clocks[event.host] = max(known, event, key=lambda clock: clock.bound)
+
+    def apart(self, hosts: Collection[str | None] | None = None) -> float:
+        """By how many seconds moments of these hosts, or of any, may be off beside one another.
+        Other names stand for the lab's own clock."""
+        names = self.clocks if hosts is None else hosts
+        clocks = [clock for name in names if (clock := self.clocks.get(name or ""))]
+        bounds = {clock.machine: clock.bound for clock in clocks}
+        if len(clocks) < len(names):
+            bounds[""] = 0.0
+        return sum(sorted(bounds.values())[-2:]) if len(bounds) > 1 else 0.0
 
     def reach(self, t: float) -> None:
         """It is `t` now, at least: everything captured before has happened."""
@@ -229,7 +251,7 @@ class History:
         owners, epoch, now = self.owners, self.lab.epoch, self.now
         losses = [Loss(e.drop, o) for e in self.losses if (o := _since(e, epoch))]
         injected = [Injection(e.seq, e.ack, o) for e in self.injected if (o := _since(e, epoch))]
-        known = Known(owners, epoch, losses, injected, self.flight, self._windows)
+        known = Known(owners, epoch, losses, injected, self.flight, self._windows, self.apart())
         matched = self.captures.segments(known, chosen)
         whole = matched.segments
         found = whole[: bisect_right(whole, now, key=lambda segment: segment.time)]
@@ -271,7 +293,7 @@ class History:
     @property
     def flight(self) -> float:
         """How many seconds a segment may be under way here."""
-        return FLIGHT + sum(self.slowed.values())
+        return FLIGHT + sum(self.slowed.values()) + self.apart()
 
     @property
     def hosts(self) -> list[str]:

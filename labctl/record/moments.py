@@ -28,6 +28,10 @@ class Moment:
         """The same between these times."""
         return Moment(earliest, latest, self.guess, self.seen)
 
+    def give_or_take(self, seconds: float) -> Moment:
+        """The same by a clock that may be off by so many seconds."""
+        return self.within(self.earliest - seconds, self.latest + seconds)
+
     @property
     def exact(self) -> bool:
         """Whether it is known exactly."""

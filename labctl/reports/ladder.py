@@ -126,7 +126,17 @@ def rows(
     rank = {kind: number for number, kind in enumerate(ORDER)}
     found.sort(key=lambda row: (row.t, rank[type(row)]))
     ordered = tuple(cut(list(_fold(found, drawn))))
-    return Ladder(tuple(hosts), ordered, tuple(connections))
+    return Ladder(tuple(hosts), ordered, tuple(connections), clocks=_clocks(history))
+
+
+def _clocks(history: History) -> str:
+    """How far the clocks of several machines may be apart, in a line."""
+    machines: dict[str, list[str]] = {}
+    for host, clock in history.clocks.items():
+        machines.setdefault(clock.machine, []).append(host)
+    each = ", ".join(f"{machine} ({' '.join(hosts)})" for machine, hosts in machines.items())
+    apart = f"{history.apart():.6f} s" if machines else ""
+    return plain(f"clocks of {each}: order is known to within {apart}") if machines else ""
 
 
 def _connections(segments: Iterable[Segment], told: Iterable[Timeline]) -> dict[Ends, int]:

@@ -276,6 +276,8 @@ def _centred(words: str, width: int, fill: str) -> str:
 
 def _lines(ladder: Ladder, width: int) -> Iterator[list[Words]]:
     canvas = _Canvas(ladder, width)
+    if ladder.clocks:
+        yield from ([(line, "dim")] for line in wrap(ladder.clocks, width))
     yield _heading(canvas)
     waiting: list[list[Words]] = []  # lines; the first may get a state at its side
     drawn: list[int] = []  # the rows in them

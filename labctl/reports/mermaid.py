@@ -43,6 +43,7 @@ def drawn(ladder: Ladder) -> str:
     """A ladder; see `diagram`."""
     lines = ["sequenceDiagram"]
     lines += [f"  participant {_id(ladder, host)} as {_safe(host)}" for host in ladder.hosts]
+    lines += [f"  Note over {_all(ladder)}: {_safe(ladder.clocks)}"] if ladder.clocks else []
     size = sum(map(len, lines))
     for number, row in enumerate(ladder.rows):
         found = [f"  {line}" for line in _lines(ladder, row)]

@@ -168,12 +168,14 @@ MARKS = 3
 class Ladder:
     """Everything in order of time. `connections` names the two ends of each connection, from the
     first one on: the caller's end comes first if its SYN was seen. `marks` has the causes that rows
-    prove, as numbers from 1 on, by the numbers of the rows."""
+    prove, as numbers from 1 on, by the numbers of the rows. `clocks` says how far clocks may be
+    apart, if hosts have several."""
 
     hosts: tuple[str, ...]
     rows: tuple[Row, ...]
     connections: tuple[Ends, ...]
     marks: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    clocks: str = ""
 
     def mark(self, rows: Iterable[int]) -> str:
         """`[1,2]`, the causes that some rows prove; empty if there are none, and no more than

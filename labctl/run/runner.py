@@ -218,6 +218,7 @@ class UnderWay(ABC):
         if late:
             self.lab.look()
         self.lab.flush()
+        self.lab.compare_clocks()
 
     def _act(self, step: Step, begin: StepEvent) -> StepEvent:
         lab, backend = self.lab, self.backend

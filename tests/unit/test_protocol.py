@@ -34,9 +34,10 @@ from labctl.backends.protocol import AGENT, SUPERVISOR, TRACER, VERSION, WATCHER
 from labctl.backends.wire import A, Command, Said, asked
 from labctl.ground.errors import LabError
 from labctl.ground.resources import PACKAGE, images
+from labctl.lab.clocks import Clock
 from labctl.lab.faults import LOG_GROUP, Crafted, Drop, End
 from labctl.lab.happened import EVENTS
-from labctl.lab.messaging import Clock, Inbox, Source
+from labctl.lab.messaging import Inbox, Source
 from labctl.probes.conversations import Conversation, Direction
 from labctl.run.guests.guest import Guest
 from labctl.run.guests.messages import GUEST
@@ -187,7 +188,7 @@ def test_a_lab(lab: NetnsBackend) -> None:
     heard = Heard()
     heard.listen("agent", links["server"].channel)
     check_agent(heard, links["server"].batch)
-    trace = lab.trace()
+    (trace,) = lab.trace().values()
     if not isinstance(trace, Lack):
         heard.listen("tracer", trace)
         check_tracer(heard)

@@ -30,9 +30,9 @@ class Traced(FakeBackend):
         super().__init__()
         self._first, self._rest, self._ends = first, rest, ends
 
-    def trace(self) -> Channel | Lack:
+    def trace(self) -> dict[str, Channel | Lack]:
         if isinstance(self._first, Lack):
-            return self._first
+            return {"": self._first}
 
         def obey(message: Message) -> None:
             for said in self._rest if message["do"] == "flush" else ():
@@ -46,7 +46,7 @@ class Traced(FakeBackend):
             channel.say(t=self.time(), **self._first)
         if not self._first or self._first["kind"] == "refused":
             channel.close()
-        return channel
+        return {"": channel}
 
 
 IDLE = """\

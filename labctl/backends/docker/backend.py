@@ -187,7 +187,10 @@ class DockerBackend:
             return
         self._prepared[process.name] = self._pool.submit(self._start, process)
 
-    def trace(self) -> Channel | Lack:
+    def trace(self) -> dict[str, Channel | Lack]:
+        return {"": self._trace_there()}
+
+    def _trace_there(self) -> Channel | Lack:
         assert self._tracer
         try:
             with translated("start a container that may trace"):

@@ -157,7 +157,10 @@ class NetnsBackend:
         self._ask(Batch("\n".join(bridge) + "\n"))
         return links
 
-    def trace(self) -> Channel | Lack:
+    def trace(self) -> dict[str, Channel | Lack]:
+        return {"": self._trace_here()}
+
+    def _trace_here(self) -> Channel | Lack:
         if self._trace:
             return self._trace
         if not self._claims:

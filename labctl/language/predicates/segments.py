@@ -65,11 +65,12 @@ class SegmentsPattern(Model):
             return Finding("unknown", claimed, "; ".join(troubles))
         if self.since is not None and self.since not in history.labels:
             return Finding("unknown", claimed, f"nothing is labelled {self.since!r}")
-        segments = self._since(history)
+        segments, doubtful = self._since(history)
         if self.since_first is not None and not segments:
             return Finding("fail", claimed, f"no {' '.join(self.since_first)}")
-        matching = [s for s in segments if self.matches(s) is not False]
-        certain = sum(self.matches(s) is True for s in matching)
+        matching = [s for s in [*doubtful, *segments] if self.matches(s) is not False]
+        certain = sum(self.matches(s) is True for s in segments)
+        clocks = len([s for s in doubtful if s in matching])
         inside = [
             host for host in history.hosts if {*about} <= {host} and history.misses_inside(host)
         ]
@@ -97,11 +98,13 @@ class SegmentsPattern(Model):
             hint = "import a capture of it, too" if history.imported else "watch it, too"
             return Finding("unknown", claimed, f"{text}; {hint}", lines, measured)
         text = f"{certain}, and {len(matching) - certain} still under way; wait a moment before"
+        if clocks:
+            text = f"{certain}, and {clocks} so near the beginning that the clocks can't tell"
         return Finding("unknown", claimed, text, lines, measured)
 
     def found(self, history: History) -> list[Segment]:
         """The segments that match, in order."""
-        return [s for s in self._since(history) if self.matches(s)]
+        return [s for s in self._since(history)[0] if self.matches(s)]
 
     def turns(self, history: History) -> list[float]:
         """The moments, up to now, when there were just enough of them, or just too many."""
@@ -117,14 +120,25 @@ class SegmentsPattern(Model):
             return segment.time + (history.flight if self.lost else 0.0)
         return segment.arrived
 
-    def _since(self, history: History) -> list[Segment]:
-        """All segments from where this begins to count; none if no step set that label."""
+    def _since(self, history: History) -> tuple[list[Segment], list[Segment]]:
+        """All segments from where this begins to count, none if no step set that label; and those
+        of which the clocks of several machines can't tell whether they were before."""
         start = history.labels.get(self.since, math.inf) if self.since else -math.inf
-        segments = [s for s in history.segments() if s.time >= start]
-        wanted = self.since_first
-        return (
-            segments if wanted is None else list(dropwhile(lambda s: not _has(s, wanted), segments))
-        )
+        whose: str | None = None
+        segments = history.segments()
+        counted = [s for s in segments if s.time >= start]
+        if wanted := self.since_first:
+            counted = list(dropwhile(lambda s: not _has(s, wanted), counted))
+            start, whose = (counted[0].time, counted[0].sender) if counted else (math.inf, None)
+
+        def apart(segment: Segment) -> float:
+            return history.apart([segment.sender, whose] if wanted else None)
+
+        doubtful = [
+            s for s in segments
+            if history.clocks and apart(s) and abs(s.time - start) <= apart(s)
+        ]  # fmt: skip
+        return [s for s in counted if s not in doubtful], doubtful
 
     def matches(self, segment: Segment) -> bool | None:
         """Whether a segment is one of these; None if that depends on whether it will arrive."""

@@ -181,7 +181,8 @@ class Lasted:
                 missed = not timeline.complete and low <= SAMPLING
                 words = f"never in {self.state}"
                 return _Judged("unknown" if missed else "fail", words, timeline)
-            shortest, longest = seconds = span.lasted(history.now)
+            now = history.now - history.apart([self.host, *history.clocks])
+            shortest, longest = seconds = span.lasted(now)
             decided = shortest >= low and longest <= high and not timeline.gap
             result: Result = "pass" if decided else "unknown"
             if shortest > high or longest < low:

@@ -1,0 +1,263 @@
+"""Clocks of several machines: how far they are apart, and what they can't decide."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from labctl.ground.resources import images
+from labctl.judge.check import check
+from labctl.judge.result import RunResult
+from labctl.lab.clocks import TRIPS, Clock, Trip, fastest
+from labctl.language.predicates import SegmentsPattern
+from labctl.probes.packets import shifted
+from labctl.record.events import ClockEvent, StepEvent
+from labctl.record.history import History
+from labctl.reports.ladder import ladder_of
+from labctl.reports.ladder_text import text
+from tests.caused import CLIENT, SERVER, captured, close, handshake, look, told
+from tests.fake import FakeBackend, play, scenario, tcp
+
+TINY = 1e-9
+delays = st.floats(0.0, 0.1)
+aheads = st.floats(-5000.0, 5000.0)
+slopes = st.floats(-5e-4, 5e-4)
+
+
+def trips(ahead: float, ways: list[tuple[float, float]], start: float = 0.0) -> list[Trip]:
+    """What a clock says that is `ahead`, with what each question and each answer takes."""
+    return [
+        (start + n, start + n + there + ahead, start + n + there + back)
+        for n, (there, back) in enumerate(ways)
+    ]
+
+
+# --- How far they are apart -----------------------------------------------------------------------
+
+
+@given(aheads, st.lists(st.tuples(delays, delays), min_size=1, max_size=TRIPS))
+def test_an_offset_is_right_to_within_its_bound(
+    ahead: float, ways: list[tuple[float, float]]
+) -> None:
+    found = fastest(trips(ahead, ways))
+    assert abs(found.ahead - ahead) <= found.bound + TINY
+    assert found.bound <= min(map(sum, ways)) / 2 + TINY
+
+
+@given(aheads, slopes, delays, delays, st.floats(1.0, 600.0), st.floats(0.0, 1.0))
+def test_a_clock_that_drifts(
+    ahead: float, slope: float, first: float, last: float, seconds: float, part: float
+) -> None:
+    """At any time between two measurements the first one is right to within the bound of both."""
+    begin = fastest(trips(ahead, [(first, 0.0)]))
+    end = fastest(trips(ahead + slope * seconds, [(0.0, last)], seconds))
+    found = begin.kept_until(end)
+    assert found.ahead == begin.ahead
+    assert abs(found.ahead - (ahead + slope * seconds * part)) <= found.bound + TINY
+
+
+def asked(aheads: Mapping[str, float], log: list[str] | None = None) -> Clock:
+    """The clock of a lab whose hosts are each on a machine of their own."""
+
+    def tell(host: str) -> float:
+        (log if log is not None else []).append(host)
+        return time.monotonic() + aheads[host]
+
+    clock = Clock()
+    clock.synchronize({host: f"on {host}" for host in aheads}, tell)
+    return clock
+
+
+def test_moments_of_two_machines_are_put_on_one_clock() -> None:
+    clock = asked({"a": 5000.0, "b": -300.0})
+    now = time.monotonic()
+    moments = [clock.of("a", now + 5000.0), clock.of("b", now - 300.0), now - clock.origin]
+    (a, b) = clock.told()
+    assert max(moments) - min(moments) <= a.bound + b.bound + TINY
+    assert (a.host, a.machine, b.machine) == ("a", "on a", "on b")
+
+
+def test_the_end_has_what_a_clock_gained() -> None:
+    aheads = {"a": 0.0, "b": 10.0}
+
+    def tell(host: str) -> float:
+        return time.monotonic() + aheads[host]
+
+    clock = Clock()
+    clock.synchronize({"a": "one", "b": "two"}, tell)
+    before = {event.host: event for event in clock.told()}
+    aheads["b"] += 0.25
+    clock.compare_again(tell)
+    after = {event.host: event for event in clock.told()}
+    assert after["b"].ahead == before["b"].ahead
+    assert 0.25 - before["b"].bound <= after["b"].bound <= 0.26
+    assert after["a"].bound < 0.2
+
+
+def test_hosts_of_one_machine_have_one_clock() -> None:
+    """It is asked once, if it may be ours, and nothing of it is in the record."""
+    for ahead, times in ((0.0, 1), (5000.0, TRIPS)):
+        log: list[str] = []
+
+        def tell(host: str, ahead: float = ahead, log: list[str] = log) -> float:
+            log.append(host)
+            return time.monotonic() + ahead
+
+        clock = Clock()
+        clock.synchronize({"a": "", "b": ""}, tell)
+        assert (log, clock.told()) == (["a"] * times, [])
+        clock.compare_again(tell)
+        assert len(log) == times
+        now = time.monotonic()
+        assert clock.of("a", now + ahead) == clock.of("b", now + ahead)
+        assert abs(clock.of("a", now + ahead) - (now - clock.origin)) < 0.1
+
+
+def test_wall_clocks_of_several_machines() -> None:
+    clock = asked({"a": 0.0, "b": 5000.0})
+    now = time.monotonic()
+    found = clock.epochs({"a": (now, 1e9), "b": (now + 5000.0, 1e9 + 7.5)})
+    assert found["b"] - found["a"] == pytest.approx(7.5, abs=0.1)
+    assert found["a"] == pytest.approx(1e9 - (now - clock.origin), abs=0.1)
+
+
+@given(st.integers(-(10**9), 10**9))
+def test_packets_are_moved(nanos: int) -> None:
+    records = captured(handshake(1.5))["server"]
+    moved = shifted(records, nanos / 1e9)
+    assert shifted(moved, -nanos / 1e9) == records
+    assert (moved == records) is (nanos == 0)
+
+
+# --- What they can't decide -----------------------------------------------------------------------
+
+
+def clocks(**bounds: float) -> list[ClockEvent]:
+    return [ClockEvent(0.0, host, f"on {host}", 0.0, bound) for host, bound in bounds.items()]
+
+
+def test_how_far_moments_may_be_apart() -> None:
+    found = History()
+    assert found.apart() == found.apart(["server", "client"]) == 0.0
+    found.know(clocks(server=0.25, client=0.5))
+    assert found.apart(["server", "client"]) == found.apart() == 0.75
+    assert found.apart(["server"]) == found.apart(["server", "server"]) == 0.0
+    assert found.apart(["server", ""]) == found.apart([None, "server"]) == 0.25
+    found.know([ClockEvent(9.0, "third", "on client", 0.0, 0.5)])
+    assert found.apart(["third", "client"]) == 0.0
+    found.know(clocks(server=0.125))
+    assert found.apart(["server", ""]) == 0.25  # the widest holds for all of a run
+
+
+class TwoMachines(FakeBackend):
+    machines: ClassVar = {"server": 5000.0, "client": -70.0}
+
+
+LISTENS = """\
+title: t
+hosts: {server: {calls: await}, client: {calls: await}}
+steps:
+  - start: server
+  - wait: {sockets: {server: LISTEN}}
+    as: listening
+  - start: client
+  - wait: {sockets: {HOST: ESTAB}}
+    since: listening
+    within: 0s..250ms
+"""
+
+
+@pytest.fixture(scope="module", params=["client", "server"])
+def waited(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    """A wait for a state of a host that came 0.2 s after another one of the server."""
+
+    def listens(lab: FakeBackend) -> None:
+        times.append(lab.time())
+        lab.sockets("server", tcp("LISTEN", ":80"))
+
+    def connects(lab: FakeBackend) -> None:
+        later = times[0] + 0.2 - lab.time()
+        lab.sockets(request.param, tcp("ESTAB", ":80", "198.18.0.9:9"), later=later)
+
+    times: list[float] = []
+    fake = TwoMachines({"start server": listens, "start client": connects})
+    return play(LISTENS.replace("HOST", request.param), fake, tmp_path_factory.mktemp("waited"))
+
+
+def judged(run: RunResult, bound: float) -> str:
+    """The result of its wait if each clock may be off by so much."""
+    host = "client" if "client" in run.verdicts[-1].what else "server"
+    chosen = scenario(LISTENS.replace("HOST", host))
+    events = [
+        replace(event, bound=bound) if isinstance(event, ClockEvent) else event
+        for event in run.history.events
+    ]
+    return check(chosen, events)[-1].result
+
+
+def test_what_the_bound_decides(waited: RunResult) -> None:
+    assert waited.result == "pass"
+    assert judged(waited, 1e-5) == "pass"
+
+
+def test_what_the_bound_can_t_decide_is_unknown(waited: RunResult) -> None:
+    """Moments of one machine are compared by one clock, whatever the bound."""
+    one = "server" in waited.verdicts[-1].what
+    assert judged(waited, 0.06) == judged(waited, 3.0) == ("pass" if one else "unknown")
+
+
+def test_what_drifted_counts_from_the_beginning(waited: RunResult) -> None:
+    """The bound at the end is the one for all claims."""
+    *events, last = waited.history.events
+    assert isinstance(last, ClockEvent) and last.host == "client"
+    wide = [*events, replace(last, bound=0.2)]
+    one = "server" in waited.verdicts[-1].what
+    chosen = scenario(LISTENS.replace("HOST", "server" if one else "client"))
+    assert check(chosen, wide)[-1].result == ("pass" if one else "unknown")
+
+
+def test_the_record_has_the_clocks_at_the_beginning_and_at_the_end(waited: RunResult) -> None:
+    told = [event for event in waited.history.events if isinstance(event, ClockEvent)]
+    assert [event.host for event in told] == ["server", "client"] * 2
+    for event in told:
+        assert abs(event.ahead - TwoMachines.machines[event.host]) <= event.bound
+    assert all(-0.1 < event.t < 30 for event in waited.history.events)
+    first, second = text(ladder_of(waited), 100).splitlines()[:2]
+    assert first.startswith("clocks of server (server), client (client): order is known to within")
+    assert second.split() == ["server", "client"]
+
+
+def test_segments_near_their_beginning_are_doubtful() -> None:
+    claim = SegmentsPattern.model_construct(flags=("FIN",), since="killed", at_least=2)
+    label = StepEvent(2.0, 0, "end", "kill server", label="killed", outcome="done")
+
+    def result(bound: float, at: float) -> str:
+        events = [*clocks(server=bound, client=bound), label, look(3.0)]
+        found = told(events, [*handshake(1.0), *close(at, CLIENT, SERVER)])
+        return claim.judge(found).result
+
+    assert (result(0.01, 2.1), result(0.01, 1.9)) == ("pass", "fail")
+    assert (result(0.2, 2.1), result(0.2, 1.9)) == ("unknown", "unknown")
+
+
+def test_the_trace_has_the_clock_of_the_kernel(tmp_path: Path) -> None:
+    """A tracer in a time namespace adds what its own clock has beyond that."""
+    file = images() / "host" / "tracer.py"
+    spec = importlib.util.spec_from_file_location("tracer", file)
+    assert spec and spec.loader
+    tracer = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tracer)
+    offsets = tmp_path / "timens_offsets"
+    assert tracer.ahead(str(offsets)) == 0.0
+    offsets.write_text("monotonic        5000   250000000\nboottime         5000         0\n")
+    assert tracer.ahead(str(offsets)) == 5000.25
+    offsets.write_text("monotonic         -70         0\n")
+    assert tracer.ahead(str(offsets)) == -70.0
