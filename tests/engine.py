@@ -19,17 +19,19 @@ import os
 import platform
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO, NoReturn
 
 import docker
 import requests
+from docker.constants import MINIMUM_DOCKER_API_VERSION
 
 PACKAGES = {
     "dockerd": "docker.io",
@@ -204,10 +206,12 @@ def claim_log(temporary: Path) -> IO[str]:
 def await_engine(host: str, process: subprocess.Popen[bytes], log: Path) -> docker.DockerClient:
     deadline = time.monotonic() + START_DEADLINE
     while time.monotonic() < deadline and process.poll() is None:
-        with suppress(docker.errors.DockerException, requests.RequestException):
-            client = docker.DockerClient(host)
-            client.ping()
-            return client
+        with suppress(docker.errors.DockerException, requests.RequestException, OSError):
+            with socket.socket(socket.AF_UNIX) as trial:  # docker leaves one that fails open
+                trial.connect(host.removeprefix("unix://"))
+            with closing(docker.APIClient(host, version=MINIMUM_DOCKER_API_VERSION)) as asking:
+                asking.ping()
+            return docker.DockerClient(host)
         time.sleep(0.1)
     raise NoEngineError(f"dockerd does not start: {last_line(log.read_text(errors='replace'))}")
 

@@ -37,10 +37,12 @@ class Channel(Protocol):
 
 @dataclass(frozen=True)
 class HostSpec:
-    """A host to bring up: `addresses` IPv4 and as many IPv6 addresses."""
+    """A host to bring up: `addresses` IPv4 and as many IPv6 addresses. `engine` names the one that
+    it runs on, if the lab has several."""
 
     name: str
     addresses: int = 1
+    engine: str | None = None
 
 
 @dataclass(frozen=True)
@@ -187,16 +189,32 @@ Numbers of linux/capability.h."""
 
 
 @dataclass(frozen=True)
+class EngineAt:
+    """An engine: its name in the lab, and where it is, as a URL or as the name of a context of
+    Docker. Without that it is the engine that DOCKER_HOST or the current context names."""
+
+    name: str = ""
+    where: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> EngineAt:
+        """`NAME=WHERE`, or WHERE alone, which is then its name, too."""
+        name, equals, where = text.partition("=")
+        return cls(name, where) if equals and "/" not in name else cls(text, text)
+
+
+@dataclass(frozen=True)
 class BackendOptions:
     """How to open a backend: a name for the run and its lease (see lease.py), a folder for files
-    while it runs, the operating system of the images, and where to report progress on long
-    work."""
+    while it runs, the operating system of the images, where to report progress on long work, and
+    the engines, if not the usual one."""
 
     run: str
     lease: str
     folder: Path
     os: str
     progress: Progress
+    engines: tuple[EngineAt, ...] = ()
 
 
 BACKENDS: dict[str, str] = {

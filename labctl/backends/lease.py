@@ -34,7 +34,7 @@ def new_name() -> str:
 class Lease:
     """What a controller says of itself. `hosts` maps each host to the id of its holder: a process
     id for namespaces, a container id for an engine. `began` distinguishes its process from a later
-    one with the same number."""
+    one with the same number. `engines` are where it has things, if that is not the usual engine."""
 
     run: str
     kind: str
@@ -44,9 +44,11 @@ class Lease:
     pid: int = field(default_factory=os.getpid)
     hosts: dict[str, str] = field(default_factory=dict)
     began: str = ""
+    engines: list[str] = field(default_factory=list)
 
     def __enter__(self) -> Self:
         """Raises UsageError if the lease can't be written."""
+        self.kept = False
         self.began = _began(self.pid)
         self._path = folder() / f"{self.run}.json"
         unlocked = self._path.with_suffix(".new")
@@ -75,9 +77,14 @@ class Lease:
         text = json.dumps(asdict(self)).encode()
         os.pwrite(self._file.fileno(), text.ljust(os.fstat(self._file.fileno()).st_size), 0)
 
+    def keep(self) -> None:
+        """Says that something may be left at its engines. Its file stays, for the next sweep."""
+        self.kept = True
+
     def __exit__(self, *_: object) -> None:
         with suppress(OSError):  # A file that stays is a dead lease.
-            self._path.unlink(missing_ok=True)
+            if not self.kept:
+                self._path.unlink(missing_ok=True)
         self._file.close()
 
     def interrupt(self) -> None:
@@ -154,17 +161,37 @@ def alive(text: str) -> bool | None:
 
 
 def leases() -> Iterator[Lease]:
-    """The leases of this user's living controllers; removes the files of dead ones. Raises
-    UsageError."""
+    """The leases of this user's living controllers; removes the files of dead ones, except what
+    `abandoned` finds. Raises UsageError."""
+    for path, lease, lives in _all():
+        if lives:
+            yield lease
+        elif not lease.engines:
+            path.unlink(missing_ok=True)
+
+
+def abandoned() -> Iterator[tuple[Path, Lease]]:
+    """The dead leases that name engines, where something may be left. Raises UsageError."""
+    for path, lease, lives in _all():
+        if lease.engines and not lives:
+            yield path, lease
+
+
+def _all() -> Iterator[tuple[Path, Lease, bool]]:
+    """All leases, and whether their controllers live."""
     from pydantic import TypeAdapter
 
     lease = TypeAdapter(Lease)
     for path in sorted(folder().glob("*.json")):
         with suppress(OSError, ValueError), _open(path, os.O_RDONLY) as file:
-            if _locked(file):
-                yield lease.validate_json(file.read(), strict=True)
-            else:
-                path.unlink(missing_ok=True)
+            lives = _locked(file)
+            try:
+                found = lease.validate_json(file.read(), strict=True)
+            except ValueError:
+                if not lives:
+                    path.unlink(missing_ok=True)
+                continue
+            yield path, found, lives
 
 
 @contextmanager

@@ -140,6 +140,13 @@ backend_option = click.option(
     type=click.Choice(["auto", "docker", "netns"]),
     help="Where the lab runs; auto takes Docker where an engine answers.",
 )
+engine_option = click.option(
+    "--engine",
+    "engines",
+    multiple=True,
+    metavar="[NAME=]WHERE",
+    help="A Docker engine: a URL, or a context of Docker. Several: one lab over a swarm.",
+)
 os_option = click.option(
     "--os",
     metavar="IMAGE",

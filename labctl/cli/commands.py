@@ -17,6 +17,7 @@ from labctl import __version__
 from labctl.cli import labs
 from labctl.cli.arguments import (
     compose_option,
+    engine_option,
     form_option,
     last_option,
     offering,
@@ -391,20 +392,26 @@ def schema(what: str) -> None:
 
 
 @main.command()
+@engine_option
 @click.option("--format", "form", default="table", type=click.Choice(["table", "json"]))
-def doctor(form: str) -> int:
-    """What this machine can do, what each lack costs, and how to mend it."""
+def doctor(engines: tuple[str, ...], form: str) -> int:
+    """What this machine can do, what each lack costs, and how to mend it. With --engine: the same
+    of these engines, and whether hosts of one reach those of another."""
     from dataclasses import asdict
 
     from labctl.run.doctor import examine
+    from labctl.run.doctor_engines import examine_engines
+    from labctl.run.places import engines_at
 
-    checks = examine()
+    checks = examine_engines(engines_at(engines), tell) if engines else examine()
     if form == "json":
         click.echo(json.dumps([asdict(check) for check in checks], indent=1))
     else:
         from labctl.reports.tables import console, print_checks
 
         print_checks(console(), checks)
+    if engines:
+        return 0 if all(check.ok for check in checks) else 3
     return 0 if any(check.ok for check in checks if check.name in ("docker", "netns")) else 3
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from labctl.cli.arguments import backend_option, os_option
+from labctl.cli.arguments import backend_option, engine_option, os_option
 from labctl.ground.output import show, tell
 from labctl.ground.plain import plain
 
@@ -19,13 +19,15 @@ READY = "ready"
 @click.command()
 @backend_option
 @os_option
-def up(backend: str, os: str | None) -> int:
+@engine_option
+def up(backend: str, os: str | None, engines: tuple[str, ...]) -> int:
     """Bring up the default lab, two hosts, to use by hand until `labctl down`."""
     from labctl.ground import invoked
     from labctl.ground.errors import LabError
 
     command = [sys.executable, "-m", "labctl", "_hold", "--backend", backend]
     command += ["--os", os] if os else []
+    command += [word for engine in engines for word in ("--engine", engine)]
     holder = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True, text=True
     )
@@ -45,7 +47,8 @@ def up(backend: str, os: str | None) -> int:
 @click.command("_hold", hidden=True)
 @backend_option
 @os_option
-def hold(backend: str, os: str | None) -> None:
+@engine_option
+def hold(backend: str, os: str | None, engines: tuple[str, ...]) -> None:
     """Keeps the default lab; `labctl up` runs this in the background."""
     from os import devnull, dup2
 
@@ -59,7 +62,7 @@ def hold(backend: str, os: str | None) -> None:
             dup2(nowhere.fileno(), 2)
 
     with workflow.interruptible():
-        workflow.hold(place(backend, os, None, False), tell, ready)
+        workflow.hold(place(backend, os, None, False, engines), tell, ready)
 
 
 @click.command()
@@ -97,12 +100,14 @@ def ps() -> None:
 
 
 @click.command()
-def down() -> None:
+@engine_option
+def down(engines: tuple[str, ...]) -> None:
     """Remove everything that labctl made and nobody uses: labs that are up, and what is left of
     runs that were killed. Runs that are alive stay."""
     from labctl.backends.lease import leases
     from labctl.ground.errors import LabError
     from labctl.run import workflow
+    from labctl.run.places import engines_at
 
     def say(line: str) -> None:
         show("what is done", lambda: click.echo(plain(line)))  # and do the rest in any case
@@ -119,8 +124,10 @@ def down() -> None:
                 stuck.append(f"process {lease.pid} did not end; kill it and try again")
         except LabError as exc:
             stuck.append(str(exc))
-    for line in workflow.sweep():
+    lines, failures = workflow.sweep_all(engines_at(engines))
+    for line in lines:
         say(f"removed: {line}")
+    stuck += map(str, failures)
     if stuck:
         raise LabError("; ".join(stuck))
 

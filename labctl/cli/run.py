@@ -11,6 +11,7 @@ from labctl.cli.arguments import (
     as_one,
     backend_option,
     compose_option,
+    engine_option,
     folder_option,
     form_option,
     jobs_option,
@@ -30,6 +31,7 @@ class Asked:
     os: str | None
     sets: tuple[str, ...]
     compose: Path | None
+    engines: tuple[str, ...]
     kernel: str | None
     virtual_time: bool
     keep: bool
@@ -46,6 +48,7 @@ class Asked:
 @os_option
 @set_option
 @compose_option
+@engine_option
 @click.option(
     "--kernel",
     metavar="NAME",
@@ -70,6 +73,7 @@ def run(asked: Asked) -> int:
       labctl run so_reuseaddr --backend netns
       labctl run fin_wait_2 --set fin_timeout=6
       labctl run scenarios -j 8
+      labctl run fin_wait_2 --engine left=ONE --engine right=OTHER
       labctl run eaddrinuse_time_wait --kernel 6.1 --virtual-time
     """
     import time
@@ -89,7 +93,7 @@ def run(asked: Asked) -> int:
 
     params = parse_sets(asked.sets, "--set")
     cases = workflow.load_all(find(asked.paths, scenarios()), params, asked.compose)
-    place = places.place(asked.backend, asked.os, asked.kernel, asked.virtual_time)
+    place = places.place(asked.backend, asked.os, asked.kernel, asked.virtual_time, asked.engines)
     cases = workflow.keep_short_cases(cases, asked.virtual_time, tell)
     began = time.monotonic()
     out = asked.out or workflow.together(cases)

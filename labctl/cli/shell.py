@@ -15,7 +15,8 @@ def enter(host: str, command: list[str], run: str | None) -> int:
     if lease.backend == "docker":
         from labctl.backends.docker.backend import interactive
 
-        return interactive(lease.hosts[host], command or ["sh", "-c", "exec bash || exec sh"])
+        words = command or ["sh", "-c", "exec bash || exec sh"]
+        return interactive(lease.hosts[host], words, lease.engines)
     return _nsenter(lease.hosts[host], command or [os.environ.get("SHELL", "/bin/sh")])
 
 

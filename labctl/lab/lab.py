@@ -105,15 +105,15 @@ class Lab(Observing):
     def __enter__(self) -> Lab:
         try:
             self._up()
-        except BaseException:
-            self._backend.down()
+        except BaseException as exc:
+            surely(self._backend.down, exc)
             raise
         return self
 
     @netted()
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, because: BaseException | None, __: object) -> None:
         self._closing = True
-        surely(self._backend.down)
+        surely(self._backend.down, because)
 
     def _up(self) -> None:
         started = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -364,7 +364,7 @@ class Lab(Observing):
     def _take_host(self, host: str, message: Message | None) -> None:
         if message is None:
             if not self._closing:
-                raise LabError(f"the agent of host {host} ended")
+                raise LabError(self._backend.stopped() or f"the agent of host {host} ended")
             return
         if (number := asked(message)) is not None:
             if number in self._blaming:

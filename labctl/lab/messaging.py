@@ -28,13 +28,17 @@ ANSWER_DEADLINE = 20.0
 NO_MESSAGE = "said what is no message, or something in the lab wrote into its stream"
 
 
-def surely(down: Callable[[], None]) -> None:
-    """Takes something down, also if that is interrupted once."""
+def surely(down: Callable[[], None], because: BaseException | None = None) -> None:
+    """Takes something down, also if that is interrupted once. If it goes down because of something,
+    then that is the reason also if this fails."""
     try:
         down()
     except KeyboardInterrupt:
         down()
         raise
+    except LabError:
+        if because is None:
+            raise
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,7 @@ class Host(Program):
     service: Text | None = None
     sysctls: dict[SysctlKey, SysctlValue] = Field(default_factory=dict)
     addresses: Annotated[int, Field(ge=1, le=MAX_ADDRESSES, strict=True)] = 1
+    engine: Text | None = None
     processes: dict[NewProcess, Process] = Field(default_factory=dict)
 
     @model_validator(mode="after")

@@ -82,7 +82,7 @@ class Scenario:
     def spec(self) -> LabSpec:
         """The lab that it needs."""
         return LabSpec(
-            hosts=[HostSpec(name, host.addresses) for name, host in self.hosts.items()],
+            hosts=[HostSpec(n, host.addresses, host.engine) for n, host in self.hosts.items()],
             processes=self.processes,
             starts=[process for step in self.steps for process in step.starts],
             needs=self.needs,

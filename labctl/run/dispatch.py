@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 
-from labctl.backends import Progress, backend_class
+from labctl.backends import EngineAt, Progress, backend_class
 from labctl.ground.errors import LabError, Unavailable, UsageError
 from labctl.ground.invoked import command
 from labctl.ground.resources import default_folder
 from labctl.judge.result import RunResult, unperformed
 from labctl.lab.lab import Lab
 from labctl.language.scenario import Scenario
+from labctl.language.values import unknown
 from labctl.run import workers, workflow
 from labctl.run.orders import Orders, one_by_one
 from labctl.run.places import Place
@@ -20,6 +21,7 @@ from labctl.run.workers import Pace, Task, pace
 
 def run(cases: list[Scenario], place: Place, orders: Orders) -> list[RunResult]:
     """Runs cases at a place. Raises UsageError, LabError and Interrupted."""
+    _check_engines(cases, place)
     if not place.kernel:
         return _run_here(cases, place, orders)
     if orders.keep:
@@ -29,16 +31,29 @@ def run(cases: list[Scenario], place: Place, orders: Orders) -> list[RunResult]:
     return run_all(cases, place, orders)
 
 
+def _check_engines(cases: list[Scenario], place: Place) -> None:
+    """Raises UsageError for a host of an engine that is not there, if there are several."""
+    names = [at.name for at in place.engines]
+    for case in cases if len(names) > 1 else ():
+        for host in case.spec.hosts:
+            if host.engine is not None and host.engine not in names:
+                raise UsageError(
+                    f"{case.label}: host {host.name}: {unknown('engine', host.engine, names)}",
+                    f"--engine {host.engine}=WHERE",
+                )
+
+
 def _run_here(cases: list[Scenario], place: Place, orders: Orders) -> list[RunResult]:
     """Runs cases on this machine's kernel: one after the other, or several at once. If several need
     an engine and there is none, each has that as its result."""
     pace, say = _pace(orders, len(cases), place.backend), orders.display.say
-    _sweep(place.backend, say)
+    _sweep(place, say)
     if place.backend == "docker" and len(cases) > 1:
         from labctl.backends.docker.backend import build_images
 
         try:  # only once: a registry without an answer may be slow
-            build_images(place.system, say)
+            for at in place.engines or (EngineAt(),):
+                build_images(place.system, say, at.where)
         except LabError as exc:
             result = "skip" if isinstance(exc, Unavailable) else "error"
             folder = orders.out or default_folder()
@@ -50,7 +65,7 @@ def _run_here(cases: list[Scenario], place: Place, orders: Orders) -> list[RunRe
     with orders.display.cases(cases) as board:
         task = Task(work, place.backend, lambda case: workflow.new_run(case, orders.out))
         results = workers.run_all(cases, task, pace, board)
-    _sweep(place.backend, say)
+    _sweep(place, say)
     return results
 
 
@@ -83,7 +98,7 @@ def _pace(orders: Orders, cases: int, backend: str) -> Pace:
     return pace(backend, cases, 1 if orders.keep else orders.jobs)
 
 
-def _sweep(backend: str, say: Progress) -> None:
-    if backend == "docker":
-        for line in workflow.sweep():
+def _sweep(place: Place, say: Progress) -> None:
+    if place.backend == "docker":
+        for line in workflow.sweep(place.engines):
             say(f"removed what a run that was killed left: {line}")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from labctl.backends import BACKENDS, choose
+from labctl.backends import BACKENDS, EngineAt, choose
 from labctl.ground.errors import UsageError
 from labctl.language.values import unknown
 
@@ -20,13 +21,14 @@ NOT_RUN, NEVER_RUN = "not run", "never run"
 
 @dataclass(frozen=True)
 class Place:
-    """Where cases run: Docker with images of an `os`, namespaces here, or a guest with a `kernel`
-    and a root of an `os` or of the default one."""
+    """Where cases run: Docker with images of an `os`, on one engine or on several; namespaces here;
+    or a guest with a `kernel` and a root of an `os` or of the default one."""
 
     backend: str
     os: str = ""
     kernel: str = ""
     virtual: bool = False
+    engines: tuple[EngineAt, ...] = ()
 
     @property
     def name(self) -> str:
@@ -57,8 +59,24 @@ class Place:
         return system or ["--backend", self.backend]
 
 
-def place(backend: str, os: str | None, kernel: str | None, virtual: bool) -> Place:
+def engines_at(texts: Iterable[str]) -> tuple[EngineAt, ...]:
+    """The engines of a command line, each `NAME=WHERE`, or WHERE alone. Raises UsageError."""
+    found = tuple(map(EngineAt.parse, texts))
+    for key in ("name", "where"):
+        for said, times in Counter(getattr(at, key) for at in found).items():
+            if times > 1 or not said:
+                raise UsageError(f"--engine {said or '(nothing)'}: each engine once, and its name")
+    return found
+
+
+def place(
+    backend: str, os: str | None, kernel: str | None, virtual: bool, engines: Iterable[str] = ()
+) -> Place:
     """The one place of a command line. Raises UsageError for options that conflict."""
+    if named := engines_at(engines):
+        if backend == "netns" or kernel or virtual:
+            raise UsageError("--engine is for Docker", "leave --engine out, or the other option")
+        return Place("docker", os or "", engines=named)
     if not kernel and not virtual:
         return Place(choose(backend, os), os or "")
     option = "--kernel" if kernel else "--virtual-time"

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 
-from labctl.backends import Backend, BackendOptions, Progress, backend_class
+from labctl.backends import Backend, BackendOptions, EngineAt, HostSpec, Progress, backend_class
 from labctl.backends import lease as leases
 from labctl.backends.capabilities import REAL_TIME
 from labctl.backends.lease import Lease
-from labctl.ground.errors import Mistake, ScenarioError, UsageError
+from labctl.ground.errors import LabError, Mistake, ScenarioError, UsageError
 from labctl.ground.output import tell
 from labctl.ground.resources import default_folder
 from labctl.ground.written import words
 from labctl.judge.result import RunResult
-from labctl.lab.lab import Lab
+from labctl.lab.lab import Lab, LabSpec
 from labctl.lab.messaging import stopping
 from labctl.language.document import Document
 from labctl.language.scenario import Scenario, load_document, params_of
@@ -126,26 +127,42 @@ def session(
     """A case that is ready to run: with a lease, a folder to record it in, and a backend. Raises
     UsageError if the folder can't be written, LabError if the backend can't open."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    lease = Lease(leases.new_name(), "run", scenario.label, place.backend, now)
+    lease = _lease("run", scenario.label, place, now)
     with lease, RunFolder(path, scenario.text) as folder:
-        opened = _open(lease, path, place.system, progress)
-        yield Session(scenario, opened, folder, _Announcing(watcher, lease))
+        opened = _open(lease, path, place, progress)
+        session = Session(scenario, opened, folder, _Announcing(watcher, lease))
+        try:
+            yield session
+        finally:
+            if place.engines and (not hasattr(session, "ended") or session.ended.result == "error"):
+                lease.keep()
 
 
 def hold(place: Place, progress: Progress, ready: Callable[[Lab], None]) -> None:
     """Brings the default lab up, and keeps it until it is interrupted."""
     (scenario,) = load_document(Document("labctl up", DEFAULT_LAB), DEFAULT_LAB, "lab", {})
     now = datetime.now(UTC)
-    lease = Lease(leases.new_name(), "up", "lab", place.backend, now.isoformat(timespec="seconds"))
+    lease = _lease("up", "lab", place, now.isoformat(timespec="seconds"))
     hint = "set XDG_STATE_HOME to a folder that can be written"
     path = new_folder(default_folder(), f"{now:%Y%m%dT%H%M%S}-up", hint)
     with lease, RunFolder(path, DEFAULT_LAB) as folder:
-        opened = _open(lease, folder.path, place.system, progress)
+        opened = _open(lease, folder.path, place, progress)
         with Lab(scenario.spec, opened, History(), folder.add, folder.add_packets) as lab:
             lease.hosts = lab.holders
             lease.write()
             ready(lab)
             keep(lab)
+
+
+@contextmanager
+def bare(place: Place, hosts: Sequence[HostSpec], progress: Progress) -> Iterator[Lab]:
+    """A lab of these hosts alone, of which nothing is recorded."""
+    lease = _lease("check", "hosts", place, datetime.now(UTC).isoformat(timespec="seconds"))
+    with lease, TemporaryDirectory(prefix="labctl-") as folder:
+        opened = _open(lease, Path(folder), place, progress)
+        spec = LabSpec(hosts, {})
+        with Lab(spec, opened, History(), lambda _: None, lambda *_: None) as lab:
+            yield lab
 
 
 def keep(lab: Lab) -> None:
@@ -157,8 +174,13 @@ def keep(lab: Lab) -> None:
         pass
 
 
-def _open(lease: Lease, folder: Path, os: str, progress: Progress) -> Backend:
-    options = BackendOptions(lease.run, lease.text, folder, os, progress)
+def _lease(kind: str, what: str, place: Place, now: str) -> Lease:
+    wheres = [at.where for at in place.engines]
+    return Lease(leases.new_name(), kind, what, place.backend, now, engines=wheres)
+
+
+def _open(lease: Lease, folder: Path, place: Place, progress: Progress) -> Backend:
+    options = BackendOptions(lease.run, lease.text, folder, place.system, progress, place.engines)
     backend: Backend = backend_class(lease.backend)(options)
     return backend
 
@@ -177,11 +199,25 @@ class _Announcing:
         self._watcher.up(lab)
 
 
-def sweep() -> list[str]:
-    """Removes from a running engine what dead controllers left; a line for each thing removed."""
-    from labctl.backends.docker.sweep import sweep as sweep_engine
+def sweep(engines: Iterable[EngineAt] = ()) -> list[str]:
+    """Removes from running engines what dead controllers left; a line for each thing removed."""
+    from labctl.backends.docker.sweep import sweep as sweep_engines
 
-    return sweep_engine(_dead)
+    return sweep_engines(_dead, engines=engines).lines
+
+
+def sweep_all(engines: Iterable[EngineAt]) -> tuple[list[str], list[LabError]]:
+    """The same, also from the engines where runs that are over may have left something; and which
+    of them could not be swept."""
+    from labctl.backends.docker.sweep import sweep as sweep_engines
+
+    left = list(leases.abandoned())
+    known = {at.where: at for at in engines}
+    known |= {at: EngineAt(at, at) for _, lease in left for at in lease.engines if at not in known}
+    removed = sweep_engines(_dead, engines=known.values())
+    for path, _ in left if not removed.failures else ():
+        path.unlink(missing_ok=True)
+    return removed.lines, removed.failures
 
 
 def _dead(run: str, lease: str, any_holder_running: bool) -> bool:

@@ -308,7 +308,7 @@ def test_sweep_removes_the_dead_and_asks_about_all(
     try:
         for found in backends:
             found.up([], [])
-        lines = sweep(judge)
+        lines = sweep(judge).lines
         assert f"network labctl-{dead} of {dead}" in lines
         assert all(line.endswith(f" of {dead}") for line in lines)
         assert seen[dead] == seen[alive] == (f"test:{tmp_path}", True)
@@ -350,7 +350,7 @@ def test_sweep_leaves_a_container_of_somebody_else_alone(
         found = backend(run, tmp_path)
         try:
             found.up([], [])
-            removed = sweep(judge)
+            removed = sweep(judge).lines
             assert f"network labctl-{run} of {run}" in removed
             assert all(line.endswith(f" of {run}") for line in removed)
         finally:
@@ -370,7 +370,7 @@ def test_an_engine_that_is_not_there_is_noticed_at_once(
     assert not DockerBackend.answers()
     assert time.monotonic() - begin < engine.PING_DEADLINE
     assert DockerBackend.describe_engine() is None
-    assert sweep(lambda name, lease, held: True, everything=True) == []
+    assert sweep(lambda name, lease, held: True, everything=True).lines == []
     nothing = backend("nothing", tmp_path)
     with pytest.raises(LabError, match=r"no Docker engine answers at .* --backend netns"):
         nothing.up([], [])

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import socket
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import requests
+from docker.api.client import APIClient
 from docker.errors import APIError
 
 from labctl.backends import BackendOptions, ProcessSpec
 from labctl.backends.docker.attach import AttachChannel
 from labctl.backends.docker.backend import DockerBackend
+from labctl.backends.docker.nodes import Node
 from labctl.ground.errors import LabError
 
 SERVER = ProcessSpec("server", "server", image="mine")
@@ -44,7 +47,7 @@ class Engine:
 
 def freeze(engine: Engine, folder: Path) -> None:
     backend = DockerBackend(BackendOptions("r", "l", folder, "debian:12", print))
-    backend._client = engine  # type: ignore[assignment]
+    backend._at["server"] = Node("", cast(APIClient, engine), folder / "log", Future())
     backend._containers["server"] = ["c"]
     backend.freeze(SERVER, True)
 
@@ -59,7 +62,7 @@ def test_a_pause_that_is_refused_for_an_instant_is_tried_again(tmp_path: Path) -
 
 def test_a_lab_that_can_not_be_removed_is_let_go(tmp_path: Path) -> None:
     backend = DockerBackend(BackendOptions("r", "l", tmp_path, "debian:12", print))
-    backend._client = Engine()  # type: ignore[assignment]
+    backend._nodes.append(Node("", cast(APIClient, Engine()), tmp_path / "log", Future()))
     ours, theirs = socket.socketpair()
     backend._holders["server"] = AttachChannel(ours, None)
     theirs.setblocking(False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from labctl.backends import Channel, HostLink, HostSpec
@@ -14,27 +15,39 @@ NO_WAY_OUT = "route replace throw default\n"
 """Some engines make a way out in an internal network, too."""
 
 
+@dataclass(frozen=True)
+class Holder:
+    """A host's holder, the machine that it runs on, and its end in the network, as the engine there
+    tells it."""
+
+    container: str
+    channel: Channel
+    machine: str
+    end: Mapping[str, str]
+
+
 def links(
     hosts: Sequence[HostSpec],
-    holders: Mapping[str, str],
-    channels: Mapping[str, Channel],
-    endpoints: Mapping[str, Mapping[str, str]],
+    holders: Mapping[str, Holder],
     prefix: ipaddress.IPv6Network,
     gateways: Sequence[str],
 ) -> dict[str, HostLink]:
     """The hosts with their addresses. The engine gave them some, from the bottom of the subnet
     upwards; further ones come from its top downwards. Their agents add those, and take away the
     ways to the engine's own addresses there, `gateways`, and through them: its machine would answer
-    at all its addresses."""
+    at all its addresses.
+
+    A network between engines finds no address that the engines do not know: so hosts of other
+    machines also have those as permanent neighbours."""
     first: dict[str, list[Any]] = {}
-    rest: dict[str, list[str]] = {}
-    for number, (name, container) in enumerate(holders.items(), 2):
-        given = [ipaddress.ip_interface(endpoints[container]["IPv4Address"])]
+    rest: dict[str, list[Any]] = {}
+    for number, (name, holder) in enumerate(holders.items(), 2):
+        given = [ipaddress.ip_interface(holder.end["IPv4Address"])]
         ours = ipaddress.ip_interface((prefix[number], prefix.prefixlen))
-        if text := endpoints[container].get("IPv6Address"):
+        if text := holder.end.get("IPv6Address"):
             given.append(ipaddress.ip_interface(text))
         first[name] = [*given, ours][:2]
-        rest[name] = [_addition(ours)] if len(given) == 1 else []
+        rest[name] = [ours] if len(given) == 1 else []
     taken = {interface.ip for pair in first.values() for interface in pair}
     tops: dict[Any, Iterator[Any]] = {}
     links = {}
@@ -43,12 +56,26 @@ def links(
         for interface in first[host.name]:
             top = tops.setdefault(interface.network, _downwards(interface.network, taken))
             more = [next(top) for _ in range(host.addresses - 1)]
-            rest[host.name] += map(_addition, more)
+            rest[host.name] += more
             families.append(tuple(str(found.ip) for found in (interface, *more)))
         ipv4, ipv6 = families
-        batch = "".join([*rest[host.name], *map(_shut, gateways), NO_WAY_OUT])
-        links[host.name] = HostLink(channels[host.name], holders[host.name], ipv4, ipv6, batch)
-    return links
+        holder = holders[host.name]
+        links[host.name] = HostLink(
+            holder.channel, holder.container, ipv4, ipv6, machine=holder.machine
+        )
+    return {
+        name: replace(link, batch="".join([
+            *map(_addition, rest[name]),
+            *(
+                _neighbour(interface, holders[other].end["MacAddress"])
+                for other, far in links.items() if far.machine != link.machine
+                for interface in rest[other]
+            ),
+            *map(_shut, gateways),
+            NO_WAY_OUT,
+        ]))
+        for name, link in links.items()
+    }  # fmt: skip
 
 
 def gateways(network: Mapping[str, Any]) -> list[str]:
@@ -84,6 +111,10 @@ def _addition(interface: Any) -> str:
 
 def _shut(gateway: str) -> str:
     return f"route add unreachable {gateway}\n"
+
+
+def _neighbour(interface: Any, mac: str) -> str:
+    return f"neighbour replace {interface.ip} lladdr {mac} dev eth0 nud permanent\n"
 
 
 def _downwards(network: Any, taken: set[Any]) -> Iterator[Any]:

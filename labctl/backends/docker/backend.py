@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from labctl.backends import (
     BackendOptions,
     Channel,
+    EngineAt,
     HostLink,
     HostSpec,
     ProcessSpec,
@@ -35,14 +36,11 @@ from labctl.backends import (
 )
 from labctl.backends.capabilities import REAL_TIME, Lack
 from labctl.backends.docker import configs, engine, images
-from labctl.backends.docker.addresses import gateways, joined, links
-from labctl.backends.docker.attach import (
-    AttachChannel,
-    attach,
-    run_attached,
-)
+from labctl.backends.docker.addresses import Holder, gateways, joined, links
+from labctl.backends.docker.attach import AttachChannel, run_attached
 from labctl.backends.docker.compose import Made
 from labctl.backends.docker.engine import Tolerated, translated
+from labctl.backends.docker.nodes import Node, assigned, manager, product
 from labctl.backends.docker.project import Project, absent
 from labctl.backends.docker.sweep import (
     END_DEADLINE,
@@ -52,12 +50,13 @@ from labctl.backends.docker.sweep import (
     RUN,
     TRACER,
     WORKERS,
-    groups,
+    Removed,
+    clear,
     insist,
     paused,
 )
 from labctl.backends.sysctls import refusal
-from labctl.ground.errors import LabError
+from labctl.ground.errors import LabError, UsageError
 from labctl.ground.limits import limit_of
 
 if TYPE_CHECKING:
@@ -76,14 +75,13 @@ class DockerBackend:
 
     def __init__(self, options: BackendOptions) -> None:
         self._options = options
-        self._log = options.folder / "docker.log"
-        self._client: APIClient | None = None
-        self._version: dict[str, Any] = {}
+        self._nodes: list[Node] = []
+        self._is_down = False
+        self._at: dict[str, Node] = {}  # by host
         self._pool = ThreadPoolExecutor(WORKERS, "docker")
         self._containers: dict[str, list[str]] = {}  # of each process, the latest start last
         self._configs: dict[str, dict[str, Any]] = {}
         self._holders: dict[str, AttachChannel] = {}
-        self._tracer: Future[AttachChannel] | None = None
         self._processes: dict[str, AttachChannel] = {}
         self._spawned: list[AttachChannel] = []
         self._prepared: dict[str, Future[AttachChannel]] = {}
@@ -109,10 +107,14 @@ class DockerBackend:
         """See `Backend`. Does nothing: a client of the engine can't be shared."""
 
     def environment(self) -> dict[str, str | None]:
+        nodes = [node for node in self._nodes if _known(node.version)]
+        kernels = dict.fromkeys(str(node.version.result().get("KernelVersion")) for node in nodes)
+        several = len(nodes) > 1
+        engines = (f"{n.product} ({n.name})" if several else n.product for n in nodes)
         return {
-            "kernel": self._version.get("KernelVersion"),
+            "kernel": ", ".join(kernels) or None,
             "os": self._options.os,
-            "engine": product(self._version) if self._version else None,
+            "engine": ", ".join(engines) or None,
         }
 
     def lacks(self) -> Mapping[str, Lack]:
@@ -122,63 +124,63 @@ class DockerBackend:
     def up(
         self, hosts: Sequence[HostSpec], processes: Sequence[ProcessSpec]
     ) -> dict[str, HostLink]:
-        client = self._client = engine.connect()
-        submit = self._pool.submit
-        version = submit(client.version)
-        built = images.ensure(client, self._options.os, self._options.progress)
+        submit, options = self._pool.submit, self._options
+        for at in options.engines or [EngineAt()]:
+            self._nodes.append(Node.open(at, options, self._pool))
         project = self._project = Project.read(processes)
+        if project and options.engines:
+            raise UsageError("a Compose project runs on the usual engine", "leave --engine out")
+        self._at = assigned(hosts, self._nodes)
+        used = list(dict.fromkeys(self._at.values())) or self._nodes
+        for node in used:
+            node.provide([p for p in processes if self._at[p.host] is node], options)
         if project:
-            project.provide(client, self._options.progress)
-        commands = {
-            image: images.obtain(client, image, self._options.progress)
-            for image in sorted({process.image for process in processes if process.image})
-        }
+            project.provide(used[0].client, options.progress)
         with translated("bring the lab up"):
-            self._tracer = submit(self._start_tracer, client, built)
+            for node in used:
+                node.tracer = submit(self._start_tracer, node)
             # In the pool too, as `down` waits for it: an engine goes on with interrupted requests.
-            networks = submit(self._create_networks, client).result()
-            self._version = version.result()
-            podman = product(self._version).startswith("Podman")
+            networks = submit(self._create_networks).result()
             # Podman starts a network's resolver with its first container, and fails with two.
-            turns = Lock() if podman else nullcontext()
+            turns = Lock() if used[0].podman else nullcontext()
             lending = {p.host for p in processes if p.image or p.service}
             holders = _results(
                 {
-                    host.name: submit(
-                        self._create_holder,
-                        client,
-                        host.name,
-                        configs.holder(host, built, podman)
-                        | (configs.LENDS if host.name in lending else {}),
-                        networks,
-                    )
+                    host.name: submit(self._create_holder, host, host.name in lending, networks)
                     for host in hosts
                 }
             )
             started = {
-                name: submit(self._start_holder, client, name, container, turns)
+                name: submit(self._start_holder, name, container, turns)
                 for name, container in holders.items()
             }
             ours = [process for process in processes if not process.service]
             self._configs = {
-                p.name: configs.program(p, built, holders[p.host], commands) for p in ours
+                p.name: configs.program(
+                    p, self._at[p.host].built, holders[p.host], self._at[p.host].commands
+                )
+                for p in ours
             }
-            created = {p.name: submit(self._create_process, client, p) for p in ours}
+            created = {p.name: submit(self._create_process, p) for p in ours}
             if project:
                 made = Made(holders, {k: self._name(k) for k in networks}, self._labels())
+                client = used[0].client
                 services = submit(project.create, client, self._name(), made).result()
                 self._containers = {name: [container] for name, container in services.items()}
             self._containers |= {name: [made] for name, made in _results(created).items()}
             _results(started)
-            inspected = [client.inspect_network(made) for made in networks.values()]
-            found = [network["Containers"] for network in inspected]
+            found = [self._endpoints(used, made) for made in networks.values()]
         for name, container in holders.items():
             if not any(container in endpoints for endpoints in found):
                 raise self._ended(name)
         if project:
             return joined(hosts, holders, self._holders, found, project.hosts)
-        shut = gateways(inspected[0])
-        return links(hosts, holders, self._holders, found[0], self._prefix(), shut)
+        up = {
+            name: Holder(container, self._holders[name], self._at[name].name, found[0][container])
+            for name, container in holders.items()
+        }
+        shut = gateways(used[0].client.inspect_network(next(iter(networks.values()))))
+        return links(hosts, up, self._prefix(), shut)
 
     def prepare(self, process: ProcessSpec) -> None:
         """Starts the container, where our own program waits until `spawn`. A service does not
@@ -188,15 +190,7 @@ class DockerBackend:
         self._prepared[process.name] = self._pool.submit(self._start, process)
 
     def trace(self) -> dict[str, Channel | Lack]:
-        return {"": self._trace_there()}
-
-    def _trace_there(self) -> Channel | Lack:
-        assert self._tracer
-        try:
-            with translated("start a container that may trace"):
-                return self._tracer.result()
-        except LabError as exc:
-            return Lack(str(exc), "run it on an engine that allows CAP_SYS_ADMIN")
+        return {node.name: _traced(node) for node in dict.fromkeys(self._at.values())}
 
     def spawn(self, process: ProcessSpec) -> Channel:
         with translated(f"start {process.name}"):
@@ -213,32 +207,22 @@ class DockerBackend:
             self._project.start()
 
     def _start(self, process: ProcessSpec) -> AttachChannel:
-        client, containers = self._find(process)
+        node, containers = self._find(process)
         if before := self._processes.get(process.name):
             if before.ended:
                 # Until it has seen the end, an engine takes no notice of a start.
-                client.wait(containers[-1], END_DEADLINE, "not-running")
+                node.client.wait(containers[-1], END_DEADLINE, "not-running")
             elif process.service:
                 raise LabError(
                     f"what {process.name} left still runs, and Compose has one container for it",
                     "restart ends that first",
                 )
             else:  # what it has left lives on in its container
-                containers.append(self._create_process(client, process, len(containers) + 1))
+                containers.append(self._create_process(process, len(containers) + 1))
         container = containers[-1]
         if process.service and not before:  # Compose starts it
-            return AttachChannel(attach(client, container), self._log)
-        return self._run(client, container)
-
-    def _run(self, client: APIClient, container: str) -> AttachChannel:
-        """Starts a container, and returns the channel to it."""
-        channel = AttachChannel(attach(client, container), self._log)
-        try:
-            client.start(container)
-        except BaseException:
-            channel.close()
-            raise
-        return channel
+            return node.attach(container)
+        return node.run(container)
 
     def kill(self, process: ProcessSpec) -> None:
         client, containers = self._begun(process)
@@ -265,53 +249,63 @@ class DockerBackend:
                     client.unpause(container)
 
     def sysctl(self, key: str, value: str, readable: bool) -> None:
-        raise refusal(key, str(self._version.get("KernelVersion")), True, readable)
+        raise refusal(key, str(self.environment()["kernel"]), True, readable)
 
     def stopped(self) -> str | None:
-        return paused(self._client, self._options.run) if self._client else None
+        for node in self._nodes:
+            if not engine.ping(node.client):
+                return f"{node} does not answer any more"
+        reasons = (paused(node.client, self._options.run) for node in self._nodes)
+        return next(filter(None, reasons), None)
 
     def down(self) -> None:
         self._pool.shutdown(cancel_futures=True)  # or things made later would be missed below
-        if self._client is None:
+        if self._is_down:
             return
-        if self._tracer and not _failed(self._tracer):
-            self._tracer.result().close()
-        waiting = [p.result() for p in self._prepared.values() if not _failed(p)]
+        self._is_down, nodes = True, self._nodes
+        for node in nodes:
+            if node.tracer and _known(node.tracer):
+                node.tracer.result().close()
+        waiting = [p.result() for p in self._prepared.values() if _known(p)]
         channels = [*self._holders.values(), *self._spawned, *waiting]
         try:
-            self._remove(self._client)
-        except LabError as exc:
-            if not limit_of(exc):
-                raise
-            while channels:  # which frees descriptors for the rest
-                channels.pop().close()
-            self._client.close()
-            self._remove(self._client, 1)
-        finally:  # their programs end with them, even if the engine removes nothing
+            removed = self._remove(nodes)
+            if any(map(limit_of, removed.failures)):
+                while channels:  # which frees descriptors for the rest
+                    channels.pop().close()
+                for node in nodes:
+                    node.client.close()
+                removed = self._remove(nodes, 1)
+        finally:  # their programs end with them, even if an engine removes nothing
             for channel in channels:
                 channel.close()
-            self._client.close()
-        self._client = None
+            for node in nodes:
+                node.client.close()
+        if removed.failures:
+            raise removed.failures[0]
 
-    def _remove(self, client: APIClient, at_once: int = WORKERS) -> None:
-        with translated("remove the lab"):
-            for group in groups(client, f"{RUN}={self._options.run}"):
-                group.remove(client, at_once)
+    def _remove(self, nodes: Sequence[Node], at_once: int = WORKERS) -> Removed:
+        removed, label = Removed("remove the lab"), f"{RUN}={self._options.run}"
+        clients = {node.name: node.client for node in nodes}
+        clear(clients, lambda *_: True, removed, label, at_once=at_once)
+        return removed
 
-    def _find(self, process: ProcessSpec) -> tuple[APIClient, list[str]]:
-        if self._client is None:
+    def _find(self, process: ProcessSpec) -> tuple[Node, list[str]]:
+        if self._is_down:
             raise LabError("the lab is down")
-        return self._client, self._containers[process.name]
+        return self._at[process.host], self._containers[process.name]
 
     def _begun(self, process: ProcessSpec) -> tuple[APIClient, list[str]]:
         """The same without a container that is only prepared."""
-        client, containers = self._find(process)
-        return client, containers[:-1] if process.name in self._prepared else containers
+        node, containers = self._find(process)
+        begun = containers[:-1] if process.name in self._prepared else containers
+        return node.client, begun
 
     def _ended(self, host: str) -> LabError:
         for _ in self._holders[host]:
             pass  # It has ended; its output goes to the log.
-        said = self._log.read_text(errors="replace").strip() if self._log.exists() else ""
+        log = self._at[host].log
+        said = log.read_text(errors="replace").strip() if log.exists() else ""
         reason = said.splitlines()[-1] if said else "no reason given"
         return LabError(f"host {host} ended as soon as it was up: {reason}")
 
@@ -325,12 +319,23 @@ class DockerBackend:
         unique = hashlib.sha256(self._options.run.encode()).digest()[:5]  # RFC 4193, section 3.2
         return ipaddress.IPv6Network((b"\xfd" + unique + bytes(10), 64))
 
-    def _create_networks(self, client: APIClient) -> dict[str, str]:
-        """The ids of the networks: of the lab's own, or of its project's by their names there."""
+    def _create_networks(self) -> dict[str, str]:
+        """The networks: of the lab's own, or of its project's by their names there. One of a swarm
+        goes by its name, as an engine knows it only when a container joins it."""
+        if len(self._nodes) > 1:
+            manager(self._nodes).client.create_network(
+                self._name(),
+                driver="overlay",
+                internal=True,
+                attachable=True,
+                labels=self._labels(),
+            )
+            return {"": self._name()}
+        (node,) = self._nodes
         if not self._project:
-            return {"": self._create_network(client)}
+            return {"": self._create_network(node.client)}
         return {
-            key: self._project.create_network(client, self._name(key), key, self._labels())
+            key: self._project.create_network(node.client, self._name(key), key, self._labels())
             for key in self._project.plan.networks()
         }
 
@@ -350,81 +355,88 @@ class DockerBackend:
         )
         return str(made["Id"])
 
-    def _create_holder(
-        self, client: APIClient, host: str, config: dict[str, Any], networks: Mapping[str, str]
-    ) -> str:
-        joins = self._project.joins(host, config) if self._project else {"": {}}
+    def _endpoints(self, nodes: Sequence[Node], network: str) -> dict[str, dict[str, str]]:
+        """The ends of a network, by container: each engine lists its own."""
+        return {
+            container: end
+            for node in nodes
+            for container, end in node.client.inspect_network(network)["Containers"].items()
+        }
+
+    def _create_holder(self, host: HostSpec, lends: bool, networks: Mapping[str, str]) -> str:
+        node = self._at[host.name]
+        client = node.client
+        config = configs.holder(host, node.built, node.podman)
+        config |= configs.LENDS if lends else {}
+        joins = self._project.joins(host.name, config) if self._project else {"": {}}
         (first, how), *more = joins.items()
         config["HostConfig"]["NetworkMode"] = networks[first]
         if how:
             endpoint = client.create_endpoint_config(**how)
             config["NetworkingConfig"] = {"EndpointsConfig": {networks[first]: endpoint}}
-        container = self._create(client, config, host)
+        labels = {**self._labels(), HOST: host.name}
+        container = node.create(config, labels, self._name(host.name))
         for key, how in more:
             client.connect_container_to_network(container, networks[key], **how)
         return container
 
-    def _create_process(self, client: APIClient, process: ProcessSpec, number: int = 1) -> str:
+    def _create_process(self, process: ProcessSpec, number: int = 1) -> str:
         """One of a process's containers, from 1 on."""
-        config = self._configs[process.name]
-        return self._create(client, config, process.host, process.name, number)
-
-    def _create(
-        self,
-        client: APIClient,
-        config: Mapping[str, Any],
-        host: str,
-        process: str = "",
-        number: int = 1,
-    ) -> str:
-        labels = {**self._labels(), HOST: host, **({PROCESS: process} if process else {})}
+        labels = {**self._labels(), HOST: process.host, PROCESS: process.name}
         again = [f"_{number}"] if number > 1 else []
-        name = self._name(*again, f"{host}.{process}" if process else host)
-        made = client.create_container_from_config(  # type: ignore[no-untyped-call]
-            {**config, "Labels": labels}, name
-        )
-        return str(made["Id"])
+        name = self._name(*again, f"{process.host}.{process.name}")
+        return self._at[process.host].create(self._configs[process.name], labels, name)
 
-    def _start_tracer(self, client: APIClient, built: images.Images) -> AttachChannel:
-        config = configs.tracer(self._options.run, built)
-        made = client.create_container_from_config(  # type: ignore[no-untyped-call]
-            {**config, "Labels": {**self._labels(), TRACER: ""}}, self._name("_tracer")
-        )
-        return self._run(client, made["Id"])
+    def _start_tracer(self, node: Node) -> AttachChannel:
+        # By a name of its own: engines of one machine have one kernel.
+        number = f"-{self._nodes.index(node)}" if len(self._nodes) > 1 else ""
+        config = configs.tracer(f"{self._options.run}{number}", node.built)
+        labels = {**self._labels(), TRACER: ""}
+        return node.run(node.create(config, labels, self._name(f"_tracer{number}")))
 
     def _start_holder(
-        self, client: APIClient, name: str, container: str, turn: AbstractContextManager[object]
+        self, name: str, container: str, turn: AbstractContextManager[object]
     ) -> None:
-        self._holders[name] = AttachChannel(attach(client, container), self._log)
+        node = self._at[name]
+        self._holders[name] = node.attach(container)
         with turn:
-            client.start(container)
+            node.client.start(container)
 
 
-def build_images(os: str, progress: Progress) -> list[str]:
+def build_images(os: str, progress: Progress, where: str = "") -> list[str]:
     """Builds the images of an operating system unless they exist; returns their tags.
 
     Raises Unavailable and LabError."""
-    with closing(engine.connect()) as client:
+    with closing(engine.connect(where=where)) as client:
         built = images.ensure(client, os, progress)
     return [built.host, built.peer]
 
 
-def interactive(container: str, command: Sequence[str]) -> int:
-    """Runs a command in a container on this terminal, or on this program's standard streams;
-    returns its exit status. Raises Unavailable and LabError."""
-    with translated("run a command"), closing(engine.connect()) as client:
-        return run_attached(client, container, command)
+def interactive(container: str, command: Sequence[str], engines: Sequence[str] = ()) -> int:
+    """Runs a command in a container, at whichever of these engines has it, on this terminal, or on
+    this program's standard streams; returns its exit status. Raises Unavailable and LabError."""
+    with translated("run a command"):
+        for where in engines[:-1]:
+            with closing(engine.connect(where=where)) as client, Tolerated(404):
+                client.inspect_container(container)
+                return run_attached(client, container, command)
+        with closing(engine.connect(where=engines[-1] if engines else "")) as client:
+            return run_attached(client, container, command)
 
 
-def product(version: Mapping[str, Any]) -> str:
-    """The engine's name and version."""
-    names = [part["Name"] for part in version.get("Components") or () if "Engine" in part["Name"]]
-    name = "Docker" if names in ([], ["Engine"]) else names[0].removesuffix(" Engine")
-    return f"{name} {version['Version']}"
+def _traced(node: Node) -> Channel | Lack:
+    """Its tracer, or why it has none."""
+    assert node.tracer
+    try:
+        with translated("start a container that may trace"):
+            return node.tracer.result()
+    except LabError as exc:
+        return Lack(str(exc), "run it on an engine that allows CAP_SYS_ADMIN")
 
 
-def _failed(job: Future[Any]) -> bool:
-    return job.cancelled() or job.exception() is not None
+def _known(job: Future[Any]) -> bool:
+    """Whether a job that has ended has a result."""
+    return job.done() and not job.cancelled() and job.exception() is None
 
 
 def _results(jobs: Mapping[str, Future[Any]]) -> dict[str, Any]:

@@ -19,9 +19,9 @@ from labctl.backends import BackendOptions, Channel
 from labctl.backends.capabilities import Lack
 from labctl.backends.docker import engine, images
 from labctl.backends.docker.attach import AttachChannel, attach
-from labctl.backends.docker.backend import product
 from labctl.backends.docker.configs import CONFINED, ENDED_AT_ONCE, TETHERED, tracer
 from labctl.backends.docker.engine import Tolerated, translated
+from labctl.backends.docker.nodes import product
 from labctl.backends.docker.sweep import HOST, LEASE, RUN, TRACER, groups
 from labctl.backends.watched import host_names, last_line
 from labctl.ground.errors import LabError, UsageError

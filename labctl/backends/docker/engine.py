@@ -13,12 +13,14 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labctl.ground.errors import LabError, Unavailable
+from labctl.backends.docker.tunnel import through
+from labctl.ground.errors import LabError, Unavailable, UsageError
 from labctl.ground.limits import limit_of, origin
 from labctl.ground.resources import home
 
 if TYPE_CHECKING:
     from docker.api.client import APIClient
+    from docker.tls import TLSConfig
 
 PING_DEADLINE = 2
 FIRST_DEADLINE = 10
@@ -26,12 +28,16 @@ REQUEST_DEADLINE = 60
 CONNECTIONS = 64
 WITHOUT = "or use --backend netns on Linux"
 
+PORTS = "2377/tcp, 7946/tcp and udp, and 4789/udp"
+"""What the engines of a swarm have to reach of each other."""
+
 HINTS = {
     "available, non-overlapping": "remove unused networks: docker network prune",
     "no available IPv4": "give the engine larger default-address-pools, or the lab fewer hosts",
     "Pool overlaps": "a run of this name left a network: labctl down",
     "is already in use by container": "a run of this name left containers: labctl down",
     "no space left": "make room: docker system prune",
+    "attaching to network failed": f"between the engines, open {PORTS}",
     "executable file not found": "correct `run`, or take another `image`",
 }
 """A piece of what an engine says when it refuses, and what helps."""
@@ -60,41 +66,73 @@ def answers() -> bool:
     return client is not None
 
 
-def connect(deadline: int = REQUEST_DEADLINE) -> APIClient:
-    """A client of the engine that DOCKER_HOST or the current context names, good for many threads;
-    `deadline` in seconds bounds each request. Raises Unavailable."""
+def connect(deadline: int = REQUEST_DEADLINE, where: str = "") -> APIClient:
+    """A client of an engine, good for many threads: of that at a URL or of a context of Docker, or
+    of the one that DOCKER_HOST or the current context names; `deadline` in seconds bounds each
+    request. Raises Unavailable; UsageError for a context that is not there."""
     import docker
     import docker.errors
     from docker.constants import MINIMUM_DOCKER_API_VERSION
 
+    url, tls = _address(where) if where else ("", None)
+
     def client(version: str) -> APIClient:
-        return docker.from_env(version=version, timeout=deadline, max_pool_size=CONNECTIONS).api
+        how = {"version": version, "timeout": deadline, "max_pool_size": CONNECTIONS}
+        if not where:
+            return docker.from_env(**how).api  # type: ignore[arg-type]
+        return docker.APIClient(url, tls=tls or False, **how)  # type: ignore[arg-type]
 
     try:
         # docker itself asks for all versions, for which engines start programs.
         with closing(client(MINIMUM_DOCKER_API_VERSION)) as asking:
-            if path := getattr(asking.get_adapter(asking.base_url), "socket_path", None):
-                _try(path)
+            _try(asking)
             answer = asking.get(f"{asking.base_url}/_ping", timeout=min(deadline, FIRST_DEADLINE))
             answer.raise_for_status()
         return client(answer.headers.get("Api-Version", "auto"))
     except (docker.errors.DockerException, OSError) as exc:
         if limit := limit_of(exc):
             raise LabError(*limit) from exc
-        raise _absence(exc) from exc
+        raise _absence(exc, where) from exc
 
 
-def _try(path: str) -> None:
-    """Connects to an engine's socket: docker never closes one that it could not connect. Raises
-    OSError."""
+def _address(where: str) -> tuple[str, TLSConfig | None]:
+    """The URL of an engine, and the keys for it. Raises UsageError."""
+    from docker.context import ContextAPI
+
+    if "://" in where:
+        return (through(where) if where.startswith("ssh://") else where), None
+    if found := ContextAPI.get_context(where):
+        url = str(found.Host)
+        return (through(url) if url.startswith("ssh://") else url), found.TLSConfig
+    known = ", ".join(context.name for context in ContextAPI.contexts())
+    raise UsageError(f"no context {where!r} of Docker", f"there are: {known}; or give a URL")
+
+
+def ping(client: APIClient) -> bool:
+    """Whether an engine still answers, within FIRST_DEADLINE seconds."""
+    import requests.exceptions
+
+    try:
+        _try(client)
+        return client.get(f"{client.base_url}/_ping", timeout=FIRST_DEADLINE).ok
+    except (requests.exceptions.RequestException, OSError):
+        return False
+
+
+def _try(client: APIClient) -> None:
+    """Connects to an engine's socket, if it has one: docker never closes one that it could not
+    connect. Raises OSError."""
+    path = getattr(client.get_adapter(client.base_url), "socket_path", None)
+    if path is None:
+        return
     with socket.socket(socket.AF_UNIX) as trial:
         trial.settimeout(PING_DEADLINE)
         trial.connect(path)
 
 
-def _absence(exc: Exception) -> Unavailable:
+def _absence(exc: Exception, where: str) -> Unavailable:
     """Why there is no engine."""
-    where = os.environ.get("DOCKER_HOST") or "its default address"
+    where = where or os.environ.get("DOCKER_HOST") or "its default address"
     cause = origin(exc)
     reason = str(cause.strerror) if cause else str(exc).rstrip(".")
     if "timed out" in reason:

@@ -4,14 +4,16 @@ end, and of what killed controllers left."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from labctl.backends import EngineAt
 from labctl.backends.docker import engine
 from labctl.backends.docker.engine import Tolerated, translated
 from labctl.ground.errors import LabError
@@ -62,27 +64,99 @@ class Group:
             gone = [pool.submit(_remove_container, client, found) for found in others]
             wait(leaving)
             gone += [pool.submit(_remove_container, client, found) for found in hosts]
-            gone += [pool.submit(_remove_network, client, found) for found in self.networks]
+            gone += [
+                pool.submit(_remove_network, client, found)
+                for found in self.networks
+                if not _is_shared(found)
+            ]
             gone += [pool.submit(_remove_volume, client, found) for found in self.volumes]
         return [f"{what} of {self.run}" for what in (job.result() for job in gone) if what]
 
+    def remove_shared(self, client: APIClient, patience: float) -> list[str]:
+        """The same for its networks of a swarm, once nothing at other engines needs them: a manager
+        removes those, and no worker can. A node that is down needs them until it is back."""
+        shared = [found for found in self.networks if _is_shared(found)]
+        if not shared or not client.info()["Swarm"]["ControlAvailable"]:
+            return []
+        gone = [_remove_network(client, found, patience) for found in shared]
+        return [f"{what} of {self.run}" for what in gone if what]
 
-def sweep(dead: Callable[[str, str, bool], bool], everything: bool = False) -> list[str]:
+
+@dataclass
+class Removed:
+    """A line for each thing that was removed, and what stopped the rest. `action` completes "the
+    engine did not ..."."""
+
+    action: str = "remove what is left of other runs"
+    lines: list[str] = field(default_factory=list)
+    failures: list[LabError] = field(default_factory=list)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Something at the engine of this name. If it fails, the others go on."""
+        try:
+            with translated(self.action):
+                yield
+        except LabError as exc:
+            failure = LabError(f"{name}: {exc.message}", exc.hint) if name else exc
+            failure.__cause__ = exc.__cause__
+            self.failures.append(failure)
+
+
+def sweep(
+    dead: Callable[[str, str, bool], bool],
+    everything: bool = False,
+    engines: Iterable[EngineAt] = (),
+) -> Removed:
     """Removes the containers, networks and volumes of runs for which `dead(run, lease, held)` is
-    true, or of all; `held`: a holder runs, or the run is too new to tell. Returns a line for each.
+    true, or of all; `held`: a holder runs, or the run is too new to tell.
 
-    Images stay, and so does whatever labctl did not make. Without an engine there is nothing to
-    remove. Raises LabError."""
-    client = engine.find()
-    if client is None:
-        return []
-    with closing(client), translated("remove what is left of other runs"):
-        return [
-            line
-            for group in groups(client)
-            if everything or dead(group.run, group.lease, group.held)
-            for line in group.remove(client)
-        ]
+    Images stay, and so does whatever labctl did not make. Without the usual engine there is nothing
+    to remove there; one of `engines` that does not answer is a failure."""
+    removed = Removed()
+    with ExitStack() as stack:
+        usual = engine.find()
+        clients = {"": stack.enter_context(closing(usual))} if usual else {}
+        for at in engines:
+            with removed.part(at.name):
+                client = engine.connect(where=at.where)
+                clients[at.name] = stack.enter_context(closing(client))
+        clear(clients, lambda *run: everything or dead(*run), removed)
+    return removed
+
+
+def clear(
+    clients: Mapping[str, APIClient],
+    dead: Callable[[str, str, bool], bool],
+    removed: Removed,
+    *labels: str,
+    at_once: int = WORKERS,
+) -> None:
+    """Removes what some engines have of dead runs, each for itself; see `sweep`."""
+    found: dict[str, list[Group]] = {}
+    for name, client in clients.items():
+        with removed.part(name):
+            if len(clients) > 1 and not engine.ping(client):
+                raise LabError("the engine does not answer", "`labctl down` when it is back")
+            found[name] = groups(client, *labels)
+    held = Counter(group.run for each in found.values() for group in each if group.held)
+    chosen = [
+        (name, group)
+        for name, each in found.items()
+        for group in each
+        if dead(group.run, group.lease, held[group.run] > 0)
+    ]
+
+    def remove(name: str, group: Group) -> None:
+        with removed.part(name):
+            removed.lines += group.remove(clients[name], at_once)
+
+    with ThreadPoolExecutor(len(chosen) or 1) as pool:
+        wait([pool.submit(remove, *each) for each in chosen])
+    for name, group in chosen:
+        with removed.part(name):
+            patience = 0 if removed.failures else END_DEADLINE
+            removed.lines += group.remove_shared(clients[name], patience)
 
 
 def groups(client: APIClient, *labels: str) -> list[Group]:
@@ -114,6 +188,11 @@ def paused(client: APIClient, run: str) -> str | None:
     return None
 
 
+def _is_shared(network: Mapping[str, Any]) -> bool:
+    """Whether it is a network of a swarm, and not of one engine."""
+    return bool(network.get("Scope") == "swarm")
+
+
 def _is_host(container: Mapping[str, Any]) -> bool:
     return HOST in container["Labels"] and PROCESS not in container["Labels"]
 
@@ -138,9 +217,13 @@ def _remove_container(client: APIClient, container: Mapping[str, Any]) -> str | 
     return f"container {container['Names'][0].lstrip('/')}" if removed else None
 
 
-def _remove_network(client: APIClient, network: Mapping[str, Any]) -> str | None:
-    # 403 while somebody else is still removing one of its containers.
-    removed = insist(partial(client.remove_network, network["Id"]), gone=(404,), busy=(403,))
+def _remove_network(
+    client: APIClient, network: Mapping[str, Any], patience: float = END_DEADLINE
+) -> str | None:
+    # 403 while somebody else is still removing one of its containers; of a swarm, 400, and 503.
+    busy = (400, 403, 503) if _is_shared(network) else (403,)
+    remove = partial(client.remove_network, network["Id"])
+    removed = insist(remove, gone=(404,), busy=busy, patience=patience)
     return f"network {network['Name']}" if removed else None
 
 

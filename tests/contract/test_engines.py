@@ -1,0 +1,227 @@
+"""One lab over several engines: two of our own in a swarm, the second with another clock."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+
+from labctl.backends import EngineAt
+from labctl.backends.docker import images
+from labctl.backends.docker.sweep import LEASE
+from labctl.backends.lease import abandoned, leases
+from labctl.ground.resources import catalogue, scenarios
+from labctl.judge.result import RunResult
+from labctl.language.document import Document
+from labctl.language.scenario import Scenario, load, load_document
+from labctl.record.events import ClockEvent, Event
+from labctl.record.history import History
+from labctl.run.doctor_engines import examine_engines
+from labctl.run.places import DEFAULT_OS, Place
+from labctl.run.runner import Silent, Watcher
+from labctl.run.workflow import run_case, sweep_all
+from tests.contract.test_backends import DEADLINE
+from tests.contract.test_lessons import report
+from tests.engines import Engine, Swarm, swarm
+
+pytestmark = [pytest.mark.docker, pytest.mark.ci, pytest.mark.xdist_group("engines")]
+
+LESSONS = ("fin_wait_2", "linger_zero", "old_duplicate", "state_walk", "two_addresses")
+
+
+@pytest.fixture(scope="module")
+def engines() -> Iterator[Swarm]:
+    source = docker.from_env()
+    built = images.ensure(source.api, DEFAULT_OS, print)
+    with swarm([built.host, built.peer], source) as found:
+        yield found
+    source.close()
+
+
+@pytest.fixture(autouse=True)
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leases of its own: those of others stay, and their sweeps do not read these."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+
+
+def places(engines: Swarm) -> dict[str, EngineAt]:
+    names = dict(zip(("left", "right"), engines.engines, strict=True))
+    return {name: EngineAt(name, engine.where) for name, engine in names.items()}
+
+
+def run(case: Scenario, engines: Swarm, folder: Path, watcher: Watcher | None = None) -> RunResult:
+    place = Place("docker", engines=tuple(places(engines).values()))
+    return run_case(case, place, folder, watcher or Silent(), print)
+
+
+def left(engine: Engine) -> list[str]:
+    """What an engine has of runs. An engine goes on to show a network of its swarm for a moment
+    after that is removed."""
+    labelled: dict[str, Any] = {"filters": {"label": LEASE}}
+    client, deadline = engine.client, time.monotonic() + DEADLINE
+    while True:
+        found: list[Any] = client.containers.list(all=True, **labelled)
+        found += client.networks.list(**labelled)
+        if not found or time.monotonic() > deadline:
+            return [thing.name for thing in found]
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("name", LESSONS)
+def test_lessons_on_two_engines(name: str, engines: Swarm, tmp_path: Path) -> None:
+    case = next(iter(load(catalogue(scenarios())[name])))
+    found = run(case, engines, tmp_path)
+    assert found.result == "pass", report(found)
+    clocks = {e.host: e for e in found.history.events if isinstance(e, ClockEvent)}
+    assert {clock.machine for clock in clocks.values()} == {"left", "right"}
+    assert_true_offset(clocks)
+    assert all(-1.0 < event.t < 600.0 for event in found.history.events)
+    assert [*map(left, engines.engines)] == [[], []]
+
+
+def assert_true_offset(clocks: Mapping[str, ClockEvent]) -> None:
+    """Both engines are on one kernel, and the second one's clock is 5000 s ahead, exactly."""
+    by_machine = {clock.machine: clock for clock in clocks.values()}
+    near, far = by_machine["left"], by_machine["right"]
+    assert abs(far.ahead - near.ahead - 5000.0) <= near.bound + far.bound
+    assert near.bound + far.bound < 0.25
+
+
+ADDRESSES = """\
+title: Every address of a host
+hosts:
+  server:
+    engine: left
+    addresses: 2
+    processes:
+      four: {calls: "socket; bind 0.0.0.0:80; listen 5; accept; accept; wait"}
+      six: {calls: "socket tcp6; bind [::]:81; listen 5; accept; accept; wait"}
+  client:
+    engine: right
+    addresses: 2
+    processes:
+      first: {calls: "socket; bind client.2:0; connect server:80; wait"}
+      second: {calls: "socket; connect server.2:80; wait"}
+      third: {calls: "socket tcp6; bind client.2.v6:0; connect server.v6:81; wait"}
+      fourth: {calls: "socket tcp6; connect server.2.v6:81; wait"}
+steps:
+  - start: four
+  - start: six
+  - wait: {sockets: {server: {state: LISTEN, count: 2}}}
+  - start: first
+  - start: second
+  - start: third
+  - start: fourth
+  - wait: {sockets: {client: {state: ESTAB, count: 4}}}
+"""
+
+
+class Killing(Silent):
+    """Kills an engine when the lab waits."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._killed = False
+
+    def event(self, event: Event, history: History) -> None:
+        if event.kind == "step" and not self._killed and "LISTEN" in getattr(event, "text", ""):
+            self._killed = True
+            threading.Thread(target=self._engine.kill).start()
+
+
+WAITS = """\
+title: Waits for what never comes
+hosts: {server: {engine: left, calls: "socket; bind :80; listen 5; wait"}, client: {engine: right}}
+steps:
+  - start: server
+  - wait: {sockets: {server: LISTEN}}
+  - wait: {sockets: {client: ESTAB}}
+    within: 60s
+"""
+
+
+def scenario(text: str) -> Scenario:
+    (found,) = load_document(Document("lab.yaml", text), text, "lab", {})
+    return found
+
+
+def checks(engines: Swarm) -> dict[str, tuple[bool, str]]:
+    found = examine_engines([*places(engines).values()], print)
+    return {check.name: (check.ok, check.hint) for check in found}
+
+
+def test_doctor_names_the_port_that_is_blocked(engines: Swarm) -> None:
+    _, there = engines.engines
+    assert {name: ok for name, (ok, _) in checks(engines).items()} == {
+        "left": True, "right": True, "swarm": True, "overlay": True
+    }  # fmt: skip
+    engines.block(there, "udp dport 4789")
+    try:
+        ok, hint = checks(engines)["overlay"]
+    finally:
+        engines.block(there, "")
+    assert (ok, hint) == (False, "between them, open 4789/udp")
+
+
+def test_addresses_of_both_families(engines: Swarm, tmp_path: Path) -> None:
+    """Each address of a host is reached from the other engine: those that Docker knows, and those
+    that agents add."""
+    found = run(scenario(ADDRESSES), engines, tmp_path)
+    assert found.result == "pass", report(found)
+    assert found.history.lab and len(found.history.lab.addresses) == 8
+
+
+def test_a_single_engine_needs_no_swarm(engines: Swarm, tmp_path: Path) -> None:
+    """It is the one that is named; its clock is another, and there is only that one."""
+    place = Place("docker", engines=(places(engines)["right"],))
+    found = run_case(scenario(ADDRESSES), place, tmp_path, Silent(), print)
+    assert found.result == "pass", report(found)
+    assert not found.history.clocks
+    assert all(-1.0 < event.t < 60.0 for event in found.history.events)
+
+
+def test_a_killed_controller(engines: Swarm, tmp_path: Path) -> None:
+    """`labctl down` knows from its lease where it had things."""
+    file = tmp_path / "lab.yaml"
+    file.write_text(WAITS)
+    words = [w for n, at in places(engines).items() for w in ("--engine", f"{n}={at.where}")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "labctl", "run", file, "--out", tmp_path / "out", *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 3 * DEADLINE
+        while not any(lease.hosts for lease in leases()):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.wait()
+    lines, failures = sweep_all(())
+    assert failures == []
+    assert sum(line.startswith("container labctl-") for line in lines) >= 3
+    assert sum(line.startswith("network labctl-") for line in lines) == 1
+    assert [*map(left, engines.engines)] == [[], []]
+    assert [*abandoned()] == []
+
+
+def test_an_engine_that_vanishes(engines: Swarm, tmp_path: Path) -> None:
+    """The case is an error with that reason, and has its record; the other engine is clean. When
+    the engine is back, `labctl down` removes what it had."""
+    here, there = engines.engines
+    found = run(scenario(WAITS), engines, tmp_path, Killing(there))
+    assert (found.result, found.reason) == ("error", "the engine right does not answer any more")
+    assert (found.folder / "history.jsonl").stat().st_size > 0
+    assert here.client.containers.list(all=True, filters={"label": LEASE}) == []
+    engines.start(there)
+    lines, failures = sweep_all(())
+    assert failures == [] and lines
+    assert [*map(left, engines.engines)] == [[], []]

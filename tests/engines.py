@@ -1,0 +1,186 @@
+"""Several Docker engines of our own, joined to a swarm: each in namespaces of its own, with a veth
+to a bridge in one more. Nothing of it is on the machine's network, and all of it ends with us.
+
+    bridge, in a network namespace of its own
+      |-- 198.18.0.1: engine 1, a manager
+      `-- 198.18.0.2: engine 2, a worker, whose clock may be another
+
+See engine.py for how one is started.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import docker
+
+from tests.engine import DOCKERD_OPTIONS, INIT, NAMESPACES, STOP_DEADLINE, await_engine
+
+BRIDGE = """
+ip link add bridge type bridge && ip link set bridge up && echo up && exec cat
+"""
+JOINED = "read -r _\n"
+"""The first line of input says that it is on the bridge: a node of a swarm needs that to start."""
+SHIFTED = ("--time", "--monotonic", "5000", "--boottime", "5000")
+"""A clock of its own: time_namespaces(7)."""
+HOOK = "type filter hook input priority -200;"
+SHARED = Path("/dev/shm")
+POOL, SIZE = "198.19.128.0/17", 26
+"""Never a swarm without: its default pool is 10.0.0.0/8."""
+
+
+@dataclass
+class Engine:
+    """One of them; `flags` are those of its namespaces."""
+
+    number: int
+    folder: Path
+    socket: Path
+    flags: Sequence[str]
+    process: subprocess.Popen[bytes] | None = None
+    client: docker.DockerClient = field(init=False)
+
+    @property
+    def where(self) -> str:
+        return f"unix://{self.socket}"
+
+    @property
+    def address(self) -> str:
+        return f"198.18.0.{self.number}"
+
+    def start(self, bridge: int) -> None:
+        """Starts it, with whatever it had before, and joins it to the bridge of that process."""
+        log = self.folder / "dockerd.log"
+        options = [
+            f"--data-root={self.folder}/data", f"--host={self.where}", *DOCKERD_OPTIONS
+        ]  # fmt: skip
+        with log.open("ab") as said:
+            self.process = subprocess.Popen(
+                [*NAMESPACES, "--uts", *self.flags, "sh", "-c", JOINED + INIT, "sh", *options],
+                stdin=subprocess.PIPE,
+                stdout=said,
+                stderr=said,
+                start_new_session=True,
+            )
+        await_namespace(self.process.pid)
+        end = f"to{self.number}"
+        _inside(bridge, "ip link del", end, check=False)
+        peer = f"type veth peer name eth0 netns {self.process.pid}"
+        _inside(bridge, f"ip link add {end} {peer}")
+        _inside(bridge, f"ip link set {end} master bridge up")
+        _inside(self.process.pid, f"ip address add {self.address}/24 dev eth0")
+        _inside(self.process.pid, "ip link set eth0 up")
+        assert self.process.stdin
+        self.process.stdin.write(b"\n")
+        self.process.stdin.flush()
+        self.client = await_engine(self.where, self.process, log)
+
+    def kill(self) -> None:
+        """Ends it and all that it has, at once: the first process of its namespaces is killed."""
+        assert self.process and self.process.stdin
+        self.client.close()
+        self.process.kill()
+        self.process.wait()
+        self.process.stdin.close()
+        self.process = None
+
+
+def await_namespace(pid: int) -> None:
+    """Waits until a process has a network namespace of its own."""
+    deadline, ours = time.monotonic() + STOP_DEADLINE, Path("/proc/self/ns/net").readlink()
+    while Path(f"/proc/{pid}/ns/net").readlink() == ours:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def _inside(pid: int, *words: str, check: bool = True) -> None:
+    command = ["nsenter", "-t", str(pid), "-n", *" ".join(words).split()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert not check or done.returncode == 0, done.stderr
+
+
+@dataclass
+class Swarm:
+    """A bridge, and the engines on it."""
+
+    bridge: int
+    engines: Sequence[Engine]
+
+    def start(self, engine: Engine) -> None:
+        engine.start(self.bridge)
+
+    def block(self, engine: Engine, rule: str) -> None:
+        """Has an engine's namespace drop what arrives by a rule of nft(8), or nothing."""
+        assert engine.process
+        text = "add table inet block\ndelete table inet block\n"
+        if rule:
+            text += f"table inet block {{ chain in {{\n{HOOK}\n{rule} drop\n}}\n}}\n"
+        command = ["nsenter", "-t", str(engine.process.pid), "-n", "nft", "-f", "-"]
+        subprocess.run(command, input=text.encode(), check=True)
+
+
+@contextmanager
+def swarm(images: Sequence[str], source: docker.DockerClient) -> Iterator[Swarm]:
+    """Two engines in a swarm, the second with another clock. They get images from `source`."""
+    memory = SHARED if SHARED.is_dir() else None  # faster to fill, and to remove
+    with tempfile.TemporaryDirectory("", "labctl-swarm-", memory, True) as folder:
+        bridge = subprocess.Popen(
+            ["unshare", "--net", "--fork", "--kill-child", "sh", "-c", BRIDGE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert bridge.stdin and bridge.stdout
+        found: list[Engine] = []
+        try:
+            assert bridge.stdout.readline() == b"up\n"
+            for number, flags in enumerate(((), SHIFTED), 1):
+                own = Path(folder) / str(number)
+                own.mkdir()
+                engine = Engine(number, own, own / "docker.sock", flags)
+                found.append(engine)
+                engine.start(bridge.pid)
+            _join(found)
+            _copy(images, source, found)
+            yield Swarm(bridge.pid, found)
+        finally:
+            for engine in found:
+                if engine.process:
+                    engine.kill()  # an end in order takes a swarm half a minute
+            bridge.stdin.close()
+            bridge.wait(STOP_DEADLINE)
+            bridge.stdout.close()
+
+
+def _join(engines: Sequence[Engine]) -> None:
+    first, *others = engines
+    at = f"{first.address}:2377"
+    first.client.swarm.init(at, default_addr_pool=[POOL], subnet_size=SIZE)
+    first.client.swarm.reload()
+    token = first.client.swarm.attrs["JoinTokens"]["Worker"]
+    for each in others:
+        each.client.swarm.join([at], token, advertise_addr=each.address)
+
+
+def _copy(images: Sequence[str], source: docker.DockerClient, engines: Sequence[Engine]) -> None:
+    """Saves images of one engine, and loads them at others."""
+    with tempfile.NamedTemporaryFile() as file:
+        where = f"{source.api.base_url}/v{source.api.api_version}/images/get"
+        with source.api.get(where, params={"names": list(images)}, stream=True) as saved:
+            for chunk in saved.iter_content(1 << 20):
+                file.write(chunk)
+        file.flush()
+
+        def load(engine: Engine) -> None:
+            with Path(file.name).open("rb") as mine:
+                engine.client.images.load(mine)
+
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(load, engines))
