@@ -40,7 +40,7 @@ CAPABILITIES = {
         "backend",
         "compose",
         "no services of your own projects",
-        "use --backend docker, and install Docker Compose, or labctl[compose]",
+        "use --backend docker, and install Docker Compose",
     ),
     "uids": Capability(
         "processes of other users",

@@ -162,7 +162,7 @@ scenarios_argument = click.argument(
 runs_argument = click.argument(
     "runs", nargs=-1, metavar="[RUN...]", shell_complete=offering(recorded_names, "")
 )
-last_option = click.option("--last", is_flag=True, help="What the last `labctl run` recorded.")
+last_option = click.option("--last", is_flag=True, help="What was recorded last.")
 set_option = click.option(
     "--set", "sets", multiple=True, metavar="NAME=VALUE", help="Overrides a param."
 )

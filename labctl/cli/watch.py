@@ -59,7 +59,7 @@ def watch(asked: Asked) -> int:
     What it records is a run: `labctl report --last` draws it, `labctl explain --last` says what
     caused what, `labctl check RUN --scenario CLAIMS.yaml` judges it.
 
-    Exit status: 0, also after Ctrl-C; 4 if watching failed.
+    Exit status: 0, also after Ctrl-C; 2 for a mistake, 3 without an engine, 4 if watching failed.
     """
     from labctl.cli import chosen
     from labctl.reports.watching import print_watch, viewer

@@ -14,7 +14,7 @@ __tracebackhide__ = True
 """See recording.py."""
 
 
-INSTALL = "pip install 'labctl[testcontainers]'"
+INSTALL = "pip install 'testcontainers>=4.13,<5'"
 
 
 class Identified(Protocol):

@@ -48,7 +48,7 @@ class Beside:
     ) -> None:
         self._options = options
         self.ports = ports
-        self._client = engine.connect()
+        self._client = engine.connect(without="or watch --here or --pid")
         try:
             with translated("look for containers"):
                 running = self._client.containers()

@@ -66,10 +66,11 @@ def answers() -> bool:
     return client is not None
 
 
-def connect(deadline: int = REQUEST_DEADLINE, where: str = "") -> APIClient:
+def connect(deadline: int = REQUEST_DEADLINE, where: str = "", without: str = WITHOUT) -> APIClient:
     """A client of an engine, good for many threads: of that at a URL or of a context of Docker, or
     of the one that DOCKER_HOST or the current context names; `deadline` in seconds bounds each
-    request. Raises Unavailable; UsageError for a context that is not there."""
+    request, and `without` says what to do without an engine. Raises Unavailable; UsageError for a
+    context that is not there."""
     import docker
     import docker.errors
     from docker.constants import MINIMUM_DOCKER_API_VERSION
@@ -92,7 +93,7 @@ def connect(deadline: int = REQUEST_DEADLINE, where: str = "") -> APIClient:
     except (docker.errors.DockerException, OSError) as exc:
         if limit := limit_of(exc):
             raise LabError(*limit) from exc
-        raise _absence(exc, where) from exc
+        raise _absence(exc, where, without) from exc
 
 
 def _address(where: str) -> tuple[str, TLSConfig | None]:
@@ -130,7 +131,7 @@ def _try(client: APIClient) -> None:
         trial.connect(path)
 
 
-def _absence(exc: Exception, where: str) -> Unavailable:
+def _absence(exc: Exception, where: str, without: str) -> Unavailable:
     """Why there is no engine."""
     where = where or os.environ.get("DOCKER_HOST") or "its default address"
     cause = origin(exc)
@@ -140,9 +141,9 @@ def _absence(exc: Exception, where: str) -> Unavailable:
     if "Permission denied" in reason:
         return Unavailable(
             f"no permission to use the Docker engine at {where}",
-            f"become a member of the group docker, {WITHOUT}",
+            f"become a member of the group docker, {without}",
         )
-    return Unavailable(f"no Docker engine answers at {where}: {reason}", f"start one, {WITHOUT}")
+    return Unavailable(f"no Docker engine answers at {where}: {reason}", f"start one, {without}")
 
 
 @contextmanager

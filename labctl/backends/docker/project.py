@@ -42,7 +42,7 @@ ABSENT = Lack("no Docker Compose here", CAPABILITIES["compose"].hint)
 
 
 def find() -> Path | None:
-    """Compose: the user's own plugin of Docker, the program that came with labctl[compose], a
+    """Compose: the user's own plugin of Docker, the program of the extra `compose`, a
     plugin of this machine, or what is on the PATH."""
     own = Path(os.environ.get("DOCKER_CONFIG") or home() / ".docker") / "cli-plugins"
     for folder in (own, Path(sys.executable).parent, *PLUGINS):
