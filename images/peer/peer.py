@@ -435,7 +435,7 @@ def run_main(argv, env):
         try:
             os.execvpe(argv[0], argv, dict(os.environ, **env))
         except OSError as exc:
-            message = "cannot run %s: %s\n" % (" ".join(map(shlex.quote, argv)), exc.strerror)
+            message = "cannot run %s: %s\n" % (shlex.quote(argv[0]), exc.strerror)
             os.write(2, message.encode())
             os._exit(127)
 

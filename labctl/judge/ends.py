@@ -28,6 +28,12 @@ ITSELF = re.compile(r"(?<![\w.-])(localhost|127\.\d+\.\d+\.\d+|\[?::1\]?)(?![\w.
 UNREACHED = re.compile(r"refused|connect", re.IGNORECASE)
 NO_FILE = re.compile(r"No such file|Cannot find module '[./]")
 NO_MODULE = re.compile(r"No module named '?([\w.]+)|Cannot find (?:module|package) '([^'./][^']*)'")
+READ_ONLY = "Read-only file system"
+OWN = ("/tmp/", "/var/tmp/", "/run/", "/var/run/", "/dev/shm/")
+OWN_THERE = (
+    "on namespaces /tmp, /var/tmp, /run and /dev/shm are the lab's own, without what is there "
+    "outside"
+)
 LAST_LINES = 20
 CURL = {
     6: "it could not resolve the name", 7: "it could not connect", 28: "its time was over",
@@ -186,6 +192,8 @@ def _not_found(case: Case) -> str | None:
         return f"its shell could not run a command {case.there}; correct `run`{also}"
     if case.status == NOT_RUN:
         return f"{program!r} can't be run {case.there}: see that it is a program, with chmod +x"
+    if program.startswith(OWN) and case.there == "on this machine":
+        also = f": {OWN_THERE}"
     return f"there is no program {program!r} {case.there}; correct `run`{also}"
 
 
@@ -197,7 +205,19 @@ def _no_file(case: Case) -> str | None:
     hint = "paths begin where labctl was called"
     if case.there != "on this machine":
         hint = "files of this machine are not in containers, so make an image that has it"
+    elif any(folder in lines[-1] for folder in OWN):
+        hint = OWN_THERE
     return f"a file is not {case.there} ({lines[-1]}); {hint}"
+
+
+def _read_only(case: Case) -> str | None:
+    said = [line.strip() for line in case.life.output.splitlines() if READ_ONLY in line]
+    if not case.status or not said or case.there != "on this machine":
+        return None
+    return (
+        f"on namespaces it sees this machine read-only ({said[-1]}); let it write below /tmp, or "
+        "use --backend docker"
+    )
 
 
 def _no_module(case: Case) -> str | None:
@@ -253,6 +273,6 @@ def _deaf(case: Case) -> str | None:
 
 
 KINDS = (
-    _refused, _nameless, _socketless, _not_found, _no_file, _no_module, _itself, _signalled,
-    _wordless, _silent, _deaf,
+    _refused, _nameless, _socketless, _not_found, _no_file, _read_only, _no_module, _itself,
+    _signalled, _wordless, _silent, _deaf,
 )  # fmt: skip

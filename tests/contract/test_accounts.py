@@ -40,7 +40,7 @@ WORDS = (
     r"missing on server exited with 2 at",
     r"can't open file .*nosuch\.py",
     r"typo on server exited with 127 at",
-    r"cannot run pyton -m http\.server: No such file or directory",
+    r"cannot run pyton: No such file or directory",
     r"seven on server exited with 7 at",
     r"home on client exited with 111 at .*last failed: connect localhost:8000: ECONNREFUSED",
     r"waits on client runs, blocked in accept since \d",

@@ -168,13 +168,22 @@ def test_what_was_not_started() -> None:
 @pytest.mark.parametrize(
     ("run", "backend", "status", "output", "cause"),
     [
-        ("pyton x.py", "netns", 127, "cannot run pyton x.py: No such file or directory",
+        ("pyton x.py", "netns", 127, "cannot run pyton: No such file or directory",
          "there is no program 'pyton' on this machine; correct `run`"),
-        ("pyton x.py", "docker", 127, "cannot run pyton x.py: No such file or directory",
+        ("pyton x.py", "docker", 127, "cannot run pyton: No such file or directory",
          "there is no program 'pyton' in the peer image; correct `run`, or give it an `image` that "
          "has it"),
         ("sh -c nosuch", "netns", 127, "sh: 1: nosuch: not found",
          "its shell could not run a command on this machine; correct `run`"),
+        ("/tmp/x/serve", "netns", 127, "cannot run /tmp/x/serve: No such file or directory",
+         "there is no program '/tmp/x/serve' on this machine; correct `run`: on namespaces /tmp, "
+         "/var/tmp, /run and /dev/shm are the lab's own, without what is there outside"),
+        ("nginx", "netns", 1, 'nginx: [emerg] chown("/var/lib/nginx/body", 33) failed (30: '
+         "Read-only file system)",
+         "on namespaces it sees this machine read-only (nginx: [emerg] chown(\"/var/lib/nginx/body"
+         "\", 33) failed (30: Read-only file system)); let it write below /tmp, or use --backend "
+         "docker"),
+        ("cat x", "docker", 1, "x: Read-only file system", None),
         ("/etc/hosts", "netns", 126, "cannot run /etc/hosts: Permission denied",
          "'/etc/hosts' can't be run on this machine: see that it is a program, with chmod +x"),
         ("python3 nosuch.py", "netns", 2, "python3: can't open file '/x/nosuch.py': [Errno 2] No "

@@ -315,7 +315,7 @@ def test_a_program_that_is_not_there() -> None:
     with running("run", "--", "no-such-program", "with spaces") as process:
         assert process.end() == 127
         (output,) = [event["text"] for event in process.events if event["kind"] == "output"]
-        assert output == "cannot run no-such-program 'with spaces': No such file or directory\n"
+        assert output == "cannot run no-such-program: No such file or directory\n"
 
 
 def test_text_for_people() -> None:

@@ -1,11 +1,12 @@
 """What a lab sees of this machine: the system, read-only, and folders of its own.
 
-    /            as it is, read-only
-    /tmp, /run   empty, of its own, in memory
-    /dev         null, zero, full, random, urandom, tty, a pts and a shm of its own
+    /            as it is, read-only and without devices
+    /tmp, /run   empty, of its own, in memory; and so are /var/tmp and /dev/shm
+    /dev         null, zero, full, random, urandom, tty and a pts of its own
     /proc        of its own processes; of /proc/sys only net can be written
 
-Below /tmp and /run it also sees, read-only, the current folder and what PATH needs.
+There it also sees, read-only, the current folder and what PATH needs. It can't make user
+namespaces, in which some of this would not hold, nor see the kernel's keyrings.
 
 It is loaded by world.py and uses the standard library alone, Python 3.9 or later. Needs a mount
 namespace of its own, in which nothing is shared. See mount(2), proc(5), and for /proc the list of
@@ -16,20 +17,42 @@ import ctypes
 import errno
 import os
 import re
+import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC = 1, 2, 4, 8, 32, 4096, 16384
 KEPT_FLAGS = {"nosuid": MS_NOSUID, "nodev": MS_NODEV, "noexec": MS_NOEXEC}
 """What stays when a mount becomes read-only: others may not be able to give that up."""
-COVERED = (errno.EINVAL, errno.ENOENT, errno.ENOTDIR)
-"""A mount point that another mount hides: nobody can reach what is there."""
-OWN = {"/tmp": "mode=1777,size=256m", "/run": "mode=755,size=64m"}
+COVERED = (errno.EINVAL, errno.ENOENT, errno.ENOTDIR, errno.EACCES)
+"""A mount point that another mount hides, or in a folder that is closed to us: nobody of the lab
+can reach what is there."""
+OWN = {
+    "/tmp": "mode=1777,size=256m",
+    "/var/tmp": "mode=1777,size=256m",
+    "/run": "mode=755,size=64m",
+    "/dev/shm": "mode=1777,size=256m",
+}
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 LINKS = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2",
          "ptmx": "pts/ptmx"}  # fmt: skip
 PROTECTED = ("bus", "fs", "irq", "sysrq-trigger", "sys")
 """What a process of root could write to below /proc, without any capability."""
+
+CLONE_NEWUSER = 0x10000000
+LOAD, JUMP_EQUAL, JUMP_SET, RETURN = 0x20, 0x15, 0x45, 0x06
+ALLOW, REFUSE = 0x7FFF0000, 0x00050000  # or an errno
+CALLS = {  # unshare, clone; clone3; keyctl, add_key, request_key: asm/unistd.h
+    "x86_64": {
+        0xC000003E: (272, 56, 435, 250, 248, 249),
+        0x40000003: (310, 120, 435, 288, 286, 287),
+    },
+    "aarch64": {
+        0xC00000B7: (97, 220, 435, 219, 217, 218),
+        0x40000028: (337, 120, 435, 311, 309, 310),
+    },
+}
+"""By machine and by architecture (linux/audit.h), of 64 and of 32 bits."""
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -58,61 +81,125 @@ def proc() -> None:
             mount("", path, "", MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)
 
 
-def system(path: str, folder: str) -> None:
-    """Makes what there is read-only, but for /proc, and gives the lab folders of its own. `path` is
-    PATH, and `folder` the current one, where this process is afterwards."""
-    for target, flags in list(mounts()):
-        try:
-            mount("", target, "", MS_REMOUNT | MS_BIND | MS_RDONLY | flags)
-        except OSError as exc:
-            if exc.errno not in COVERED:
-                raise
-    with opened(f"/dev/{name}" for name in DEVICES) as devices:
+def calls() -> bytes:
+    """A seccomp filter (struct sock_filter[]) that refuses user namespaces and keyrings; empty on
+    machines whose calls nobody has written down here. glibc does without clone3."""
+    code: list[tuple[int, int, int, int]] = [(LOAD, 0, 0, 4)]
+    for architecture, (unshare, clone, clone3, *keys) in CALLS.get(os.uname().machine, {}).items():
+        block = [(LOAD, 0, 0, 0)]
+        block += [
+            (JUMP_EQUAL, 6, 0, unshare),
+            (JUMP_EQUAL, 5, 0, clone),
+            (JUMP_EQUAL, 7, 0, clone3),
+        ]
+        block += [(JUMP_EQUAL, 7 - n, 0, key) for n, key in enumerate(keys)]
+        block += [(RETURN, 0, 0, ALLOW), (LOAD, 0, 0, 16), (JUMP_SET, 2, 0, CLONE_NEWUSER)]
+        block += [(RETURN, 0, 0, ALLOW), (RETURN, 0, 0, REFUSE | errno.ENOSYS)]
+        block += [(RETURN, 0, 0, REFUSE | errno.EPERM)]
+        code += [(JUMP_EQUAL, 0, len(block), architecture), *block]
+    code.append((RETURN, 0, 0, ALLOW))
+    return b"".join(struct.pack("=HBBI", *each) for each in code)
+
+
+def devices() -> None:
+    """A /dev of the lab's own, to which nobody can add and from which nobody can take."""
+    with opened([f"/dev/{name}" for name in DEVICES]) as there:
         mount("tmpfs", "/dev", "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=755,size=1m")
-        for name, device in devices.items():
+        for name, device in there.items():
             os.close(os.open(name, os.O_CREAT, 0o666))
             bind(device, name)
     for name, target in LINKS.items():
         os.symlink(target, f"/dev/{name}")
-    os.mkdir("/dev/pts")
+    for name in ("pts", "shm"):
+        os.mkdir(f"/dev/{name}")
     with suppress(OSError):  # not all kernels have it, and few programs need it
         mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666")
-    os.mkdir("/dev/shm")
+    mount("", "/dev", "", MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NOEXEC)
+
+
+def system(path: str, folder: str) -> None:
+    """Makes what there is read-only, but for /proc and /dev, without devices, and gives the lab
+    folders of its own. `path` is PATH, and `folder` the current one, where this process is
+    afterwards."""
+    devices()
+    for target, flags in list(mounts()):
+        try:
+            mount("", target, "", MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NODEV | flags)
+        except OSError as exc:
+            if exc.errno not in COVERED:
+                raise
     own(path, folder)
-
-
-def here() -> str:
-    """The current folder, or the root if that is gone."""
-    try:
-        return os.getcwd()
-    except FileNotFoundError:
-        return "/"
 
 
 def own(path: str, folder: str) -> None:
     """Folders that nobody else has, with what `system` leaves there."""
-    with opened(needed(path, folder)) as kept:
+    wanted = needed(path, folder)
+    real = list(dict.fromkeys(map(os.path.realpath, wanted)))
+    kept = [name for name in real if not any(name.startswith(f"{other}/") for other in real)]
+    above = {}
+    for each in (each for name in kept for each in parents(name)):
+        with suppress(OSError):
+            above[each] = os.stat(each)
+    with opened(kept) as there:
         for target, data in OWN.items():
-            mount("tmpfs", target, "tmpfs", MS_NOSUID | MS_NODEV, data)
-        mount("tmpfs", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, OWN["/tmp"])
-        for name, there in kept.items():
-            os.makedirs(name, exist_ok=True)
-            bind(there, name)
+            if os.path.isdir(target):
+                mount("tmpfs", target, "tmpfs", MS_NOSUID | MS_NODEV, data)
+        for name, stat in sorted(above.items()):
+            again(name, stat)
+        for name, source in there.items():
+            with suppress(OSError):  # what can't be had here is not there
+                os.mkdir(name)
+                bind(source, name, MS_REC)
+    for name in wanted:
+        with suppress(OSError):
+            if not os.path.lexists(name):
+                os.makedirs(os.path.dirname(name), exist_ok=True)
+                os.symlink(os.path.realpath(name), name)
     try:
         os.chdir(folder)
     except OSError:
         os.chdir("/")
 
 
+def parents(name: str) -> "list[str]":
+    """The folders between one of OWN and this one."""
+    below = next(target for target in OWN if name.startswith(f"{target}/"))
+    found = []
+    while (name := os.path.dirname(name)) != below:
+        found.append(name)
+    return found
+
+
+def again(name: str, stat: os.stat_result) -> None:
+    """An empty folder that opens to the same users as one did."""
+    with suppress(OSError):
+        os.mkdir(name)
+        os.chmod(name, stat.st_mode & 0o7777)
+        os.chown(name, stat.st_uid, stat.st_gid)  # in a user namespace some have no number
+
+
+def here() -> str:
+    """The current folder, or the root if that is gone."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return "/"
+
+
 def needed(path: str, folder: str) -> "list[str]":
-    """The folders below OWN that programs need: the current one, and those on PATH with what lies
-    beside them (bin/ and lib/)."""
+    """The folders that programs need, if they are below OWN: the current one, and those on PATH
+    with what lies beside them (bin/ and lib/)."""
     wanted = [folder]
     for entry in filter(os.path.isabs, path.split(":")):
         parent = os.path.dirname(os.path.normpath(entry))
         wanted.append(entry if parent in OWN else parent)
     below = tuple(f"{name}/" for name in OWN)
-    return [name for name in map(os.path.normpath, wanted) if name.startswith(below)]
+    found = []
+    for name in dict.fromkeys(map(os.path.normpath, wanted)):
+        with suppress(OSError):
+            if os.path.realpath(name).startswith(below) and os.path.isdir(name):
+                found.append(name)
+    return found
 
 
 @contextmanager
@@ -120,7 +207,7 @@ def opened(names: "Iterable[str]") -> "Iterator[dict[str, str]]":
     """Other names of those that exist, good also when their own are hidden."""
     descriptors = {}
     for name in names:
-        with suppress(FileNotFoundError, NotADirectoryError):
+        with suppress(OSError):
             descriptors[name] = os.open(name, os.O_PATH)
     try:
         yield {name: f"/proc/self/fd/{number}" for name, number in descriptors.items()}
@@ -130,15 +217,13 @@ def opened(names: "Iterable[str]") -> "Iterator[dict[str, str]]":
 
 
 def mounts() -> "Iterator[tuple[str, int]]":
-    """The mounts outside /proc that can be written, and flags of theirs. What the automounter has
-    not mounted stays away."""
+    """The mounts outside /proc and /dev, and flags of theirs. What the automounter has not mounted
+    stays away."""
     with open("/proc/self/mountinfo", "rb") as file:
-        for line in file.read().splitlines():
+        for line in file.read().strip().split(b"\n"):
             head, _, tail = line.partition(b" - ")
             where, options = head.split(b" ")[4:6]
             name = re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), where)
             target, words = os.fsdecode(name), options.decode().split(",")
-            if tail.startswith(b"autofs ") or target == "/proc" or target.startswith("/proc/"):
-                continue
-            if "ro" not in words:
+            if not tail.startswith(b"autofs ") and not f"{target}/".startswith(("/proc/", "/dev/")):
                 yield target, sum(KEPT_FLAGS.get(word, 0) for word in words)

@@ -123,20 +123,27 @@ class World:
         self.processes: dict[int, str] = {}
 
     def host(self, channel: int, name: str) -> dict[str, object]:
-        """A new network namespace with an agent in it, with the rights of a holder's container."""
+        """A new network namespace with an agent in it, in a PID namespace of its own, with the
+        rights of a holder's container."""
 
         def work() -> None:
+            call("unshare", CLONE_NEWNS | CLONE_NEWIPC)
+            confine.proc()
+            confine.own(os.environ.get("PATH", ""), self.folder)
             hasten()
             drop_capabilities([NET_ADMIN, NET_RAW])
+            self.peer.filters.confine(confine.calls())
             self.agent.main(["--tether"])
 
         call("unshare", CLONE_NEWNET)
         self.networks[name] = os.open("/proc/self/ns/net", os.O_RDONLY)
         with open("/proc/sys/net/ipv4/ip_unprivileged_port_start", "w") as file:
             file.write("0")  # as container engines have it
+        call("unshare", CLONE_NEWPID)
         try:
             return {"pid": self.fork(channel, work)}
         finally:
+            call("setns", self.pids, CLONE_NEWPID)
             call("setns", self.home, CLONE_NEWNET)
 
     def batch(self, channel: int, commands: str) -> dict[str, object]:
@@ -168,6 +175,7 @@ class World:
                 libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
             else:
                 drop_capabilities(rights["kept"])
+            self.peer.filters.confine(confine.calls())
             log = self.peer.Log(self.peer.as_json)
             if calls is not None:
                 main = self.peer.calls_main(calls, log)
@@ -300,7 +308,7 @@ def launch(  # type: ignore[no-untyped-def]
         world.serve()
 
     tracers = [fork(watch)] if trace else []
-    call("unshare", CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET)
+    call("unshare", CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC)
     pids = [fork(hold), *tracers]
     began = {"kind": "began", "t": time.monotonic(), "pids": pids}
     os.write(alive, json.dumps(began).encode())
