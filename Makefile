@@ -24,7 +24,7 @@ run: $(VENV)/.installed
 	@$(VENV)/bin/labctl run scenarios/fin_wait_2.yaml $(ARGS)
 
 test: lint
-	@$(PY) tests/engine.py $(PY) -m pytest -n 6 --dist loadgroup $(or $(ARGS),--cov --cov-report=)
+	@$(PY) tests/engine.py $(PY) -m pytest -n 5 --dist loadgroup $(or $(ARGS),--cov --cov-report=)
 
 lint: $(VENV)/.installed-dev
 	@$(PY) -m ruff check --quiet --output-format concise .

@@ -39,6 +39,9 @@ COSTLY = {
 }  # fmt: skip
 """Unit tests that compute for long. Measuring would make that twice as long, and they run next to
 nothing that no other test runs."""
+CUT_SHORT = "default::pytest.PytestUnraisableExceptionWarning"
+"""What leaves a request to an engine half done leaves its socket to whoever comes next: that is
+told there, and no failure."""
 MINUTES = "it takes minutes: it runs in CI, and where LABCTL_TEST_ALL is set"
 
 
@@ -48,6 +51,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent.name != "unit" or item.path.stem in COSTLY:
             item.add_marker(pytest.mark.no_cover)
+        if item.path.parent.name != "unit":
+            item.add_marker(pytest.mark.filterwarnings(CUT_SHORT))
         if item.get_closest_marker("ci") and not CI and not os.environ.get("LABCTL_TEST_ALL"):
             item.add_marker(pytest.mark.skip(reason=MINUTES))
         if NO_ENGINE and item.get_closest_marker("docker"):

@@ -389,7 +389,7 @@ def test_an_interruption_while_compose_waits_for_health(shop: Shop, tmp_path: Pa
     filters: dict[str, Any] = {"label": "com.docker.compose.service=api", "health": "starting"}
     assert eventually(
         lambda: any(
-            str(tmp_path) in c.labels["labctl.lease"]
+            str(tmp_path) in c.labels.get("labctl.lease", "")
             for c in shop.client.containers.list(filters=filters)
         )
     )
