@@ -2,6 +2,7 @@
 
     /            as it is, read-only and without devices
     /tmp, /run   empty, of its own, in memory; and so are /var/tmp and /dev/shm
+    /var         a copy of its own, in memory
     /dev         null, zero, full, random, urandom, tty and a pts of its own
     /proc        of its own processes; of /proc/sys only net can be written
 
@@ -33,6 +34,7 @@ OWN = {
     "/run": "mode=755,size=64m",
     "/dev/shm": "mode=1777,size=256m",
 }
+COPIED = ("/var",)
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 LINKS = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2",
          "ptmx": "pts/ptmx"}  # fmt: skip
@@ -131,8 +133,8 @@ def system(path: str, folder: str) -> None:
     own(path, folder)
 
 
-def own(path: str, folder: str) -> None:
-    """Folders that nobody else has, with what `system` leaves there."""
+def own(path: str, folder: str, copies: "Iterable[str]" = ()) -> None:
+    """Folders that nobody else has, with what `system` leaves there, and copies of some."""
     wanted = needed(path, folder)
     real = list(dict.fromkeys(map(os.path.realpath, wanted)))
     kept = [name for name in real if not any(name.startswith(f"{other}/") for other in real)]
@@ -141,6 +143,8 @@ def own(path: str, folder: str) -> None:
         with suppress(OSError):
             above[each] = os.stat(each)
     with opened(kept) as there:
+        for target in copies:
+            copy(target)
         for target, data in OWN.items():
             if os.path.isdir(target):
                 mount("tmpfs", target, "tmpfs", MS_NOSUID | MS_NODEV, data)
@@ -159,6 +163,21 @@ def own(path: str, folder: str) -> None:
         os.chdir(folder)
     except OSError:
         os.chdir("/")
+
+
+def copy(target: str) -> None:
+    """A copy of a folder that the lab may change, in memory: servers have their logs and their data
+    there. Where the kernel has no such mounts, it stays read-only. See overlayfs in the kernel's
+    documentation."""
+    made = "upperdir=/tmp/upper,workdir=/tmp/work"
+    mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=256m")  # hidden at once
+    for name in ("/tmp/upper", "/tmp/work"):
+        os.mkdir(name, 0o755)
+    for more in ("", ",userxattr"):  # the second in user namespaces, since Linux 5.11
+        with suppress(OSError):
+            flags = MS_NOSUID | MS_NODEV
+            mount("overlay", target, "overlay", flags, f"lowerdir={target},{made}{more}")
+            return
 
 
 def parents(name: str) -> "list[str]":

@@ -129,7 +129,7 @@ class World:
         def work() -> None:
             call("unshare", CLONE_NEWNS | CLONE_NEWIPC)
             confine.proc()
-            confine.own(os.environ.get("PATH", ""), self.folder)
+            confine.own(os.environ.get("PATH", ""), self.folder, confine.COPIED)
             hasten()
             drop_capabilities([NET_ADMIN, NET_RAW])
             self.peer.filters.confine(confine.calls())
@@ -164,7 +164,7 @@ class World:
             call("setns", self.networks[host], CLONE_NEWNET)
             call("unshare", CLONE_NEWNS | CLONE_NEWIPC)
             confine.proc()
-            confine.own(os.environ.get("PATH", ""), self.folder)
+            confine.own(os.environ.get("PATH", ""), self.folder, confine.COPIED)
             close_but(0, 1, 2)
             if calls and any(call.name == "await" for call in self.peer.parse(calls)):
                 hasten()
