@@ -16,6 +16,7 @@ from labctl.language.document import Document
 from labctl.language.scenario import load_document
 from labctl.record.events import Event
 from labctl.record.lines import read_events
+from labctl.record.store import new_folder
 from labctl.run import guests as kernels
 from labctl.run.guests import Known, apt, messages, qemu, root, runs
 from labctl.run.guests.guest import WARM_UP, Guest, Port, Teller
@@ -330,7 +331,9 @@ def test_what_a_guest_tells_is_recorded_and_judged_as_if_it_were_here(
     seen: list[Event] = []
     with qemu.Machine(HARDWARE) as machine:
         guests = runs.Guests(ground(tmp_path), print, machine)
-        found = guests.run(case, {}, tmp_path / "out", lambda event, history: seen.append(event))
+        found = guests.run(
+            case, {}, new_folder(tmp_path, "out"), lambda event, history: seen.append(event)
+        )
     assert [verdict.result for verdict in found.verdicts] == ["pass", "fail"]
     assert (found.result, found.backend, found.reason) == ("fail", "netns", None)
     assert found.environment["kernel"] == "6.1.0-fake"
@@ -348,7 +351,7 @@ def test_a_guest_that_dies_in_a_case_is_its_result(
     (case,) = load_document(Document("warm up", WARM_UP), WARM_UP, "warm", {})
     with qemu.Machine(HARDWARE) as machine:
         guests = runs.Guests(ground(tmp_path), print, machine)
-        found = guests.run(case, {}, tmp_path / "out", lambda event, history: None)
+        found = guests.run(case, {}, new_folder(tmp_path, "out"), lambda event, history: None)
     assert found.result == "error"
     assert found.reason and "it is burning" in found.reason
     assert (found.folder / "console.txt").exists()
@@ -365,7 +368,7 @@ def test_a_guest_that_never_waits_is_ended_with_the_reason(
     case = scenario("title: t\nhosts: {a: {calls: socket}, b: {}}\nsteps: [start: a]\n")
     with qemu.Machine(HARDWARE) as machine:
         guests = runs.Guests(ground(tmp_path), print, machine, busy=0.2)
-        found = guests.run(case, {}, tmp_path / "out", lambda event, history: None)
+        found = guests.run(case, {}, new_folder(tmp_path, "out"), lambda event, history: None)
     assert found.result == "error"
     assert "something in this scenario never waits; give its sends an `every`" in str(found.reason)
 
