@@ -281,6 +281,7 @@ def test_odd_ways_to_what_is_below_tmp(
     (real / "bin" / "mytool").chmod(0o755)
     (tmp_path / "file").write_text("")
     (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "linked").symlink_to("real")
     odd = [f"{tmp_path}/{name}/bin" for name in ("file", "loop", "x" * 300, "none")]
     monkeypatch.setenv("PATH", ":".join([*odd, f"{here}/.venv/bin", os.environ["PATH"]]))
     monkeypatch.chdir(here)
@@ -288,6 +289,9 @@ def test_odd_ways_to_what_is_below_tmp(
     text["hosts"]["server"]["run"] = ["mytool"]
     found = said(played(yaml.safe_dump(text), backend, tmp_path / "out"))
     assert f"found by {here}" in found
+    monkeypatch.setenv("PATH", f"{tmp_path}/linked/bin:{os.environ['PATH']}")
+    text["hosts"]["server"]["run"] = [f"{tmp_path}/linked/bin/mytool"]
+    assert "found by" in said(played(yaml.safe_dump(text), backend, tmp_path / "linked-out"))
     if os.geteuid() == 0:
         tmp_path.chmod(0o700)
         text["hosts"]["server"]["run"] = ["sh", "-c", f"cat {real}/bin/mytool; echo over"]

@@ -84,7 +84,7 @@ def proc() -> None:
 
 
 def calls() -> bytes:
-    """A seccomp filter (struct sock_filter[]) that refuses user namespaces and keyrings; empty on
+    """A seccomp filter (struct sock_filter[]) that refuses user namespaces and keyrings; nothing on
     machines whose calls nobody has written down here. glibc does without clone3."""
     code: list[tuple[int, int, int, int]] = [(LOAD, 0, 0, 4)]
     for architecture, (unshare, clone, clone3, *keys) in CALLS.get(os.uname().machine, {}).items():
@@ -135,14 +135,14 @@ def system(path: str, folder: str) -> None:
 
 def own(path: str, folder: str, copies: "Iterable[str]" = ()) -> None:
     """Folders that nobody else has, with what `system` leaves there, and copies of some."""
-    wanted = needed(path, folder)
-    real = list(dict.fromkeys(map(os.path.realpath, wanted)))
-    kept = [name for name in real if not any(name.startswith(f"{other}/") for other in real)]
+    real = {name: os.path.realpath(name) for name in needed(path, folder)}
+    found = set(real.values())
+    kept = [name for name in found if not any(name.startswith(f"{other}/") for other in found)]
     above = {}
     for each in (each for name in kept for each in parents(name)):
         with suppress(OSError):
             above[each] = os.stat(each)
-    with opened(kept) as there:
+    with opened(kept) as sources:
         for target in copies:
             copy(target)
         for target, data in OWN.items():
@@ -150,15 +150,15 @@ def own(path: str, folder: str, copies: "Iterable[str]" = ()) -> None:
                 mount("tmpfs", target, "tmpfs", MS_NOSUID | MS_NODEV, data)
         for name, stat in sorted(above.items()):
             again(name, stat)
-        for name, source in there.items():
+        for name, source in sources.items():
             with suppress(OSError):  # what can't be had here is not there
                 os.mkdir(name)
                 bind(source, name, MS_REC)
-    for name in wanted:
+    for name, there in real.items():
         with suppress(OSError):
-            if not os.path.lexists(name):
+            if not os.path.lexists(name):  # it was a symbolic link, or below one
                 os.makedirs(os.path.dirname(name), exist_ok=True)
-                os.symlink(os.path.realpath(name), name)
+                os.symlink(there, name)
     try:
         os.chdir(folder)
     except OSError:
