@@ -148,7 +148,7 @@ def swarm(images: Sequence[str], source: docker.DockerClient) -> Iterator[Swarm]
                 found.append(engine)
                 engine.start(bridge.pid)
             _join(found)
-            _copy(images, source, found)
+            copied(images, source, [engine.client for engine in found])
             yield Swarm(bridge.pid, found)
         finally:
             for engine in found:
@@ -169,7 +169,9 @@ def _join(engines: Sequence[Engine]) -> None:
         each.client.swarm.join([at], token, advertise_addr=each.address)
 
 
-def _copy(images: Sequence[str], source: docker.DockerClient, engines: Sequence[Engine]) -> None:
+def copied(
+    images: Sequence[str], source: docker.DockerClient, others: Sequence[docker.DockerClient]
+) -> None:
     """Saves images of one engine, and loads them at others."""
     with tempfile.NamedTemporaryFile() as file:
         where = f"{source.api.base_url}/v{source.api.api_version}/images/get"
@@ -178,9 +180,9 @@ def _copy(images: Sequence[str], source: docker.DockerClient, engines: Sequence[
                 file.write(chunk)
         file.flush()
 
-        def load(engine: Engine) -> None:
+        def load(client: docker.DockerClient) -> None:
             with Path(file.name).open("rb") as mine:
-                engine.client.images.load(mine)
+                client.images.load(mine)
 
         with ThreadPoolExecutor() as pool:
-            list(pool.map(load, engines))
+            list(pool.map(load, others))

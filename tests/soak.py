@@ -37,15 +37,17 @@ from pathlib import Path
 
 import docker
 
-from labctl.backends.docker import engine
+from labctl.backends.docker import engine, images
 from labctl.ground.errors import LabctlError
 from labctl.ground.resources import catalogue, scenarios
 from labctl.imports import importing
 from labctl.imports.census import Wanted
 from labctl.language.scenario import load
+from labctl.run.places import DEFAULT_OS
 from tests import fuzz, repeat
-from tests.contract.test_nothing_left import SCENARIO, Bench, eventually
 from tests.engine import own_engine
+from tests.engines import copied
+from tests.marked import SCENARIO, Bench, eventually
 
 LONG = {"eaddrinuse_time_wait", "time_wait_restarted"}
 PATIENCE = 90.0
@@ -131,6 +133,20 @@ class Soak:
 
     def _ends(self, bench: Bench, run: subprocess.Popen[str], when: str) -> None:
         """A run ends, by itself if it lives, leaves nothing, and has results for all that began."""
+        self._over(bench, run, when)
+        bench.run("down")
+        if not eventually(lambda: bench.left() == []):
+            self.wrong("left", f"{bench.left()} {when}: {bench.folder}")
+        if run.returncode not in (0, -signal.SIGKILL):
+            for record in bench.recorded("history.jsonl"):
+                if not (record.parent / "result.json").exists():
+                    self.wrong("lost", f"no result {when}: {record.parent}")
+        if not self.things or str(bench.folder) not in self.things[-1]:
+            shutil.rmtree(bench.folder, ignore_errors=True)
+
+    def _over(self, bench: Bench, run: subprocess.Popen[str], when: str) -> None:
+        """Waits for the end of a run, which must come, and without a traceback."""
+        self.counted["runs"] += 1
         try:
             out, err = run.communicate(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
@@ -140,44 +156,22 @@ class Soak:
         if "Traceback" in out + err:
             self.wrong("faults", f"a traceback {when}: {bench.folder}")
             (bench.folder / "stderr").write_text(err)
-        bench.run("down")
-        if not eventually(lambda: bench.left() == []):
-            self.wrong("left", f"{bench.left()} {when}: {bench.folder}")
-        if run.returncode not in (0, -signal.SIGKILL):
-            for record in bench.recorded("history.jsonl"):
-                if not (record.parent / "result.json").exists():
-                    self.wrong("lost", f"no result {when}: {record.parent}")
-        self.counted["runs"] += 1
-        if not self.things or str(bench.folder) not in self.things[-1]:
-            shutil.rmtree(bench.folder, ignore_errors=True)
 
     def engines(self) -> None:
         """An engine of our own that dies under a run."""
         with ExitStack() as stack:
             host = stack.enter_context(own_engine())
-            _give_images(host)
-            bench = Bench("docker", self.new(), uuid.uuid4().hex)
-            os.environ["DOCKER_HOST"], before = host, os.environ.get("DOCKER_HOST")
-            try:
-                out = str(bench.folder / "out")
-                run = bench.start("run", bench.scenario(), "--backend", "docker", "--out", out)
-                time.sleep(self.rng.uniform(1.0, 8.0))
-                stack.close()
-                self.counted["kills"] += 1
-                try:
-                    _, err = run.communicate(timeout=PATIENCE)
-                except subprocess.TimeoutExpired:
-                    self.wrong("lost", f"a run hangs after its engine's end: {bench.folder}")
-                    run.kill()
-                    _, err = run.communicate()
-                if "Traceback" in err:
-                    self.wrong("faults", f"a traceback after its engine's end: {bench.folder}")
-                if bench.processes():
-                    self.wrong("left", f"{bench.processes()} after its engine's end")
-                self.counted["runs"] += 1
-            finally:
-                os.environ.pop("DOCKER_HOST")
-                os.environ |= {"DOCKER_HOST": before} if before else {}
+            with closing(docker.from_env()) as ours, closing(docker.DockerClient(host)) as theirs:
+                built = images.ensure(ours.api, DEFAULT_OS, print)
+                copied([built.host, built.peer], ours, [theirs])
+            bench = Bench("docker", self.new(), uuid.uuid4().hex, {"DOCKER_HOST": host})
+            out = str(bench.folder / "out")
+            run = bench.start("run", bench.scenario(), "--backend", "docker", "--out", out)
+            time.sleep(self.rng.uniform(1.0, 8.0))
+        self.counted["kills"] += 1
+        self._over(bench, run, "after its engine's end")
+        if not eventually(lambda: bench.processes() == []):
+            self.wrong("left", f"{bench.processes()} after its engine's end")
 
     # --- shortages -------------------------------------------------------------------------------
 
@@ -264,14 +258,6 @@ class Soak:
                 self._read(folder.name, partial(importing.load, {"server": path}, Wanted()), folder)
             for path in folder.glob("scenario.yaml"):
                 self._read(folder.name, partial(load, path), folder)
-
-
-def _give_images(host: str) -> None:
-    """Gives an engine the images of labs that ours has: to make them takes minutes."""
-    with closing(engine.connect()) as ours, closing(docker.APIClient(host)) as theirs:
-        for image in ours.images(filters={"label": "labctl=image"}):
-            for tag in image["RepoTags"] or ():
-                theirs.load_image(ours.get_image(tag))  # type: ignore[no-untyped-call]
 
 
 def turns(soak: Soak, only: list[str]) -> Iterator[Callable[[], None]]:

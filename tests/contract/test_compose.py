@@ -28,7 +28,7 @@ from labctl.run.places import DEFAULT_OS, Place
 from labctl.run.runner import Silent
 from labctl.run.workflow import run_case
 from tests.contract.test_lessons import report, run
-from tests.contract.test_nothing_left import Bench, eventually
+from tests.marked import Bench, eventually
 
 pytestmark = pytest.mark.docker
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.contract import real_backends
-from tests.contract.test_nothing_left import Bench, eventually
+from tests.marked import Bench, eventually
 
 CGROUP = Path("/sys/fs/cgroup/pids")
 TEXT = """\

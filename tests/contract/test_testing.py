@@ -25,7 +25,7 @@ from labctl.language.scenario import load
 from labctl.probes.sockets import State
 from labctl.record.events import ExecEvent, StepEvent
 from tests.contract import REAL, real_backends
-from tests.contract.test_nothing_left import DEADLINE, Bench, eventually
+from tests.marked import DEADLINE, Bench, eventually
 from tests.unit.test_docs import ROOT, blocks
 
 pytest_plugins = ["pytester"]
