@@ -8,7 +8,6 @@ import math
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from heapq import merge
 from pathlib import Path
@@ -92,7 +91,7 @@ def _packets(number: int, path: Path, comments: _Comments) -> Iterator[Packet]:
         begin += RECORD.size + kept
         frame = records[begin - kept : begin]
         found = read_packet(host, seconds + nanos / 1e9, frame[ETHERNET:], length - ETHERNET)
-        direction, words = comments.of(found) if found else (0, "")
+        direction, words = comments.of(found, found.at - comments.epoch) if found else (0, "")
         yield Packet(seconds * NANO + nanos, number, frame, length, direction, words)
 
 
@@ -101,7 +100,7 @@ class _Comments:
 
     def __init__(self, scene: Scene) -> None:
         self._scene, self._history = scene, scene.history
-        self._epoch = scene.history.lab.epoch if scene.history.lab else 0.0
+        self.epoch = scene.history.lab.epoch if scene.history.lab else 0.0
         self._steps = [
             event for event in scene.history.events
             if isinstance(event, StepEvent) and event.phase == "begin"
@@ -119,9 +118,9 @@ class _Comments:
             if seen := loss.observation:
                 self._losses[loss.host, *seen.key].append(loss)
 
-    def of(self, seen: Observation) -> tuple[int, str]:
-        """The direction of a packet at its host, and the words about it."""
-        t = seen.at - self._epoch
+    def of(self, seen: Observation, t: float) -> tuple[int, str]:
+        """The direction of a packet at its host, and the words about it. `t`: when it passed there,
+        by the run's clock."""
         spot = seen.host, seen.source, seen.target, t
         left, came = self._left.get(spot), self._came.get(spot)
         losses = self._losses.get((seen.host, *seen.key), ())
@@ -151,9 +150,9 @@ class _Comments:
             if near and host in hosts:
                 _, encoded, seen = min(near, key=lambda each: each[0])
                 data = base64.b64decode(encoded)
-                direction, words = self.of(replace(seen, at=t + self._epoch))
+                direction, words = self.of(seen, t)
                 yield Packet(
-                    round((t + self._epoch) * NANO), hosts.index(host),
+                    round((t + self.epoch) * NANO), hosts.index(host),
                     bytes(12) + IP_TYPES[data[0] >> 4] + data, ETHERNET + len(data),
                     direction, words,
                 )  # fmt: skip
