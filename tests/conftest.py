@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, settings
 
 from tests import CI
 
-# A machine may be busy, and no test is about how long a thing takes. CI tries more examples.
+# A machine may be busy, and no test is about how long a thing takes.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("quick", settings.get_profile("busy"), max_examples=40)
-settings.load_profile("busy" if CI else "quick")
+settings.load_profile("busy" if os.environ.get("LABCTL_TEST_ALL") else "quick")
 
 # A shell has its background jobs ignore Ctrl-C, and so would all that tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
