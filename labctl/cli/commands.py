@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from labctl import __version__
 from labctl.cli import labs
 from labctl.cli.arguments import (
     compose_option,
@@ -103,7 +102,7 @@ def _located(line: str) -> bool:
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="labctl")
+@click.version_option(package_name="labctl-tcp", prog_name="labctl")
 @click.option(NO_COLOR, is_flag=True, expose_value=False, help="No colours, as with NO_COLOR set.")
 def main() -> None:
     """A lab for TCP connections that end badly.
