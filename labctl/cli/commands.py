@@ -104,12 +104,12 @@ def main() -> None:
 
     \b
     Examples:
-      labctl run fin_wait_2                 one lesson, by name
-      labctl run scenarios --format json    all of a folder, for programs
-      labctl report --last                  what happened, as a picture
-      labctl list                           what there is to see
-      labctl up; labctl shell server        two hosts for your own hands
-      labctl doctor                         what this machine can do
+      labctl run fin_wait_2                 # one lesson, by name
+      labctl run scenarios --format json    # all of a folder, for programs
+      labctl report --last                  # what happened, as a picture
+      labctl list                           # what there is to see
+      labctl up; labctl shell server        # two hosts for your own hands
+      labctl doctor                         # what this machine can do
 
     Exit status: 0 all passed, 1 an expectation failed, 2 bad usage or scenario, 3 something is
     unknown or could not run, 4 the lab itself failed, 130 interrupted.
@@ -335,7 +335,7 @@ def show_(name: str) -> None:
     \b
     Examples:
       labctl show fin_wait_2
-      labctl show fin_wait_2 > mine.yaml    to begin one of your own with
+      labctl show fin_wait_2 > mine.yaml    # to begin one of your own with
     """
     from labctl.cli.arguments import find
     from labctl.ground.resources import scenarios

@@ -25,8 +25,8 @@ def up(backend: str, os: str | None, engines: tuple[str, ...]) -> int:
 
     \b
     Examples:
-      labctl up
-      labctl up --backend netns; labctl shell server -- ip address; labctl down
+      labctl up; labctl shell server -- ip address; labctl down
+      labctl up --backend netns
     """
     from labctl.ground import invoked
     from labctl.ground.errors import LabError
@@ -80,7 +80,7 @@ def shell(host: str, command: tuple[str, ...], chosen: str | None) -> int:
 
     \b
     Examples:
-      labctl shell server
+      labctl up; labctl shell server
       labctl shell client -- ss -tan
     """
     from labctl.cli.shell import enter
