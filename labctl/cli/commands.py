@@ -381,6 +381,7 @@ def _rounded(seconds: float) -> str:
     return f"{math.ceil(seconds)} s" if seconds < 600 else f"{math.ceil(seconds / 60)} min"
 
 
+SCHEMAS_AT = "https://github.com/labctl-tcp/labctl/raw/main/docs"
 SCHEMAS = {
     "scenario": "labctl.language.schema",
     "history": "labctl.record.schema",
@@ -399,7 +400,7 @@ def schema(what: str) -> None:
       labctl schema > scenario.schema.json
       labctl schema history
     """
-    made = import_module(SCHEMAS[what]).schema()
+    made = {"$id": f"{SCHEMAS_AT}/{what}.schema.json", **import_module(SCHEMAS[what]).schema()}
     click.echo(json.dumps(made, indent=1, sort_keys=True))
 
 
