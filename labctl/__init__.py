@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from labctl.testing.strategy import socket_state
     from labctl.testing.watch import Watch, watch
 
+    __version__: str
+
 __all__ = [
     "Account",
     "Address",
@@ -92,7 +94,6 @@ __all__ = [
     "socket_state",
     "watch",
 ]
-__version__ = "0.1.0"
 
 _ROOMS = (
     "labctl.ground.errors",
@@ -111,6 +112,8 @@ if not TYPE_CHECKING:  # or every name would exist for it
 
     def __getattr__(name: str) -> Any:
         """A public name, imported when somebody uses it: `labctl --help` must be quick."""
+        if name == "__version__":
+            return import_module("labctl.ground.installed").version()
         for room in _ROOMS if name in __all__ else ():
             module = import_module(room)
             if hasattr(module, name):

@@ -62,6 +62,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Raises UsageError for a bad option."""
+    config.addinivalue_line("markers", "labctl: a scenario of labctl, which needs a lab")
     _sets(config)
 
 
@@ -139,6 +140,7 @@ class ScenarioItem(pytest.Item):
     def __init__(self, *, case: Scenario, **more: Any) -> None:
         super().__init__(**more)
         self.case = case
+        self.add_marker("labctl")
 
     def runtest(self) -> None:
         """Runs it; its result becomes pytest's own outcome."""

@@ -44,6 +44,7 @@ PACKAGES = {
     "tshark": "tshark",
     "chromium": "chromium",
     "cpio": "cpio",
+    "groff": "groff-base",
     "newuidmap": "uidmap",
 }
 NAMESPACES = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from labctl.backends.docker.sweep import LEASE
+
 DEADLINE = 120.0
 """Seconds, on a busy machine: an engine may take a minute to remove what four labs have."""
 AT_ONCE = 4
@@ -142,12 +144,12 @@ class Bench:
         client = docker.from_env()
         try:
             everything: list[Any] = client.containers.list(
-                all=True, filters={"label": "labctl"}, ignore_removed=True
+                all=True, filters={"label": LEASE}, ignore_removed=True
             )
-            everything += client.networks.list(filters={"label": "labctl"})
-            everything += client.volumes.list(filters={"label": "labctl"})
+            everything += client.networks.list(filters={"label": LEASE})
+            everything += client.volumes.list(filters={"label": LEASE})
             ours = str(self.folder)
-            return [x.name for x in everything if ours in labels(x.attrs).get("labctl.lease", "")]
+            return [x.name for x in everything if ours in labels(x.attrs).get(LEASE, "")]
         finally:
             client.close()
 

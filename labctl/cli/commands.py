@@ -9,19 +9,16 @@ import math
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
 
-from labctl import __version__
-from labctl.cli import labs
+from labctl.cli import labs, machine
 from labctl.cli.arguments import (
     compose_option,
-    engine_option,
     form_option,
     last_option,
     offering,
-    os_option,
     runs_argument,
     scenarios_argument,
     shipped_names,
@@ -33,9 +30,6 @@ from labctl.cli.run import run
 from labctl.cli.watch import watch
 from labctl.ground.output import UNWRITABLE, flush, prepare, show, silence, tell
 from labctl.ground.plain import plain_lines
-
-if TYPE_CHECKING:
-    pass
 
 NO_COLOR = "--no-color"
 
@@ -103,19 +97,19 @@ def _located(line: str) -> bool:
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="labctl")
+@click.version_option(package_name="labctl-tcp", prog_name="labctl")
 @click.option(NO_COLOR, is_flag=True, expose_value=False, help="No colours, as with NO_COLOR set.")
 def main() -> None:
     """A lab for TCP connections that end badly.
 
     \b
     Examples:
-      labctl run fin_wait_2                 one lesson, by name
-      labctl run scenarios --format json    all of a folder, for programs
-      labctl report --last                  what happened, as a picture
-      labctl list                           what there is to see
-      labctl up; labctl shell server        two hosts for your own hands
-      labctl doctor                         what this machine can do
+      labctl run fin_wait_2                 # one lesson, by name
+      labctl run scenarios --format json    # all of a folder, for programs
+      labctl report --last                  # what happened, as a picture
+      labctl list                           # what there is to see
+      labctl up; labctl shell server        # two hosts for your own hands
+      labctl doctor                         # what this machine can do
 
     Exit status: 0 all passed, 1 an expectation failed, 2 bad usage or scenario, 3 something is
     unknown or could not run, 4 the lab itself failed, 130 interrupted.
@@ -139,7 +133,7 @@ def check(runs: tuple[str, ...], last: bool, claims: Path | None, form: str) -> 
     \b
     Examples:
       labctl check --last
-      labctl check RUN --scenario claims.yaml
+      labctl show fin_wait_2 > claims.yaml; labctl check fin_wait_2 --scenario claims.yaml
     """
     from labctl.cli import chosen
     from labctl.judge.check import overall
@@ -313,7 +307,13 @@ def scenario_(runs: tuple[str, ...], last: bool) -> None:
 @scenarios_argument
 @compose_option
 def validate(paths: tuple[str, ...], compose: Path | None) -> None:
-    """Check scenarios without running them: every error at once, with file and line."""
+    """Check scenarios without running them: every error at once, with file and line.
+
+    \b
+    Examples:
+      labctl validate scenarios
+      labctl show fin_wait_2 > mine.yaml; labctl validate mine.yaml
+    """
     from labctl.cli.arguments import find
     from labctl.ground.resources import scenarios
     from labctl.run import workflow
@@ -335,7 +335,7 @@ def show_(name: str) -> None:
     \b
     Examples:
       labctl show fin_wait_2
-      labctl show fin_wait_2 > mine.yaml    to begin one of your own with
+      labctl show fin_wait_2 > mine.yaml    # to begin one of your own with
     """
     from labctl.cli.arguments import find
     from labctl.ground.resources import scenarios
@@ -352,7 +352,13 @@ def show_(name: str) -> None:
 @click.option("--format", "form", default="table", type=click.Choice(["table", "json"]))
 def list_(form: str) -> None:
     """The catalogue of shipped scenarios by theme, a line each. The time is about what all of its
-    cases take, one after the other."""
+    cases take, one after the other.
+
+    \b
+    Examples:
+      labctl list
+      labctl list --format json
+    """
     from dataclasses import asdict
     from itertools import groupby
 
@@ -375,6 +381,7 @@ def _rounded(seconds: float) -> str:
     return f"{math.ceil(seconds)} s" if seconds < 600 else f"{math.ceil(seconds / 60)} min"
 
 
+SCHEMAS_AT = "https://github.com/labctl-tcp/labctl/raw/main/docs"
 SCHEMAS = {
     "scenario": "labctl.language.schema",
     "history": "labctl.record.schema",
@@ -386,88 +393,16 @@ SCHEMAS = {
 @click.argument("what", default="scenario", type=click.Choice([*SCHEMAS]), metavar="[WHAT]")
 def schema(what: str) -> None:
     """The JSON Schema of the language, for editors. WHAT is `scenario`, or for programs that read
-    what runs leave: `history`, a line of history.jsonl, or `result`, the result document."""
-    made = import_module(SCHEMAS[what]).schema()
+    what runs leave: `history`, a line of history.jsonl, or `result`, the result document.
+
+    \b
+    Examples:
+      labctl schema > scenario.schema.json
+      labctl schema history
+    """
+    made = {"$id": f"{SCHEMAS_AT}/{what}.schema.json", **import_module(SCHEMAS[what]).schema()}
     click.echo(json.dumps(made, indent=1, sort_keys=True))
 
 
-@main.command()
-@engine_option
-@click.option("--format", "form", default="table", type=click.Choice(["table", "json"]))
-def doctor(engines: tuple[str, ...], form: str) -> int:
-    """What this machine can do, what each lack costs, and how to mend it. With --engine: the same
-    of these engines, and whether hosts of one reach those of another."""
-    from dataclasses import asdict
-
-    from labctl.run.doctor import examine
-    from labctl.run.doctor_engines import examine_engines
-    from labctl.run.places import engines_at
-
-    checks = examine_engines(engines_at(engines), tell) if engines else examine()
-    if form == "json":
-        click.echo(json.dumps([asdict(check) for check in checks], indent=1))
-    else:
-        from labctl.reports.tables import console, print_checks
-
-        print_checks(console(), checks)
-    if engines:
-        return 0 if all(check.ok for check in checks) else 3
-    return 0 if any(check.ok for check in checks if check.name in ("docker", "netns")) else 3
-
-
-@main.group()
-def images() -> None:
-    """The images that the Docker backend uses."""
-
-
-@images.command("build")
-@os_option
-def images_build(os: str | None) -> None:
-    """Build the image pair for an operating system, unless it is there."""
-    from labctl.backends.docker.backend import build_images
-    from labctl.run.places import DEFAULT_OS
-
-    for tag in build_images(os or DEFAULT_OS, tell):
-        click.echo(tag)
-
-
-@main.group("kernels")
-def kernels_() -> None:
-    """Other kernels to run on, in QEMU."""
-
-
-@kernels_.command("list")
-@click.option("--format", "form", default="table", type=click.Choice(["table", "json"]))
-def kernels_list(form: str) -> None:
-    """What --kernel takes: suites and versions, by the distribution's packages of today."""
-    from labctl.run import guests
-
-    rows = guests.catalogue(tell)
-    if form == "json":
-        click.echo(json.dumps(rows, indent=1))
-        return
-    from labctl.reports.tables import console, print_table
-
-    columns = ["name", "suite", "version", "here"]
-    print_table(console(), columns, [[row[name] or "" for name in columns] for row in rows])
-
-
-@kernels_.command("fetch")
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@click.option("--os", metavar="IMAGE", help="The guest's Debian.  [default: debian:12]")
-def kernels_fetch(names: tuple[str, ...], os: str | None) -> None:
-    """Fetch kernels, and what else a guest needs: the newest of a suite or a version."""
-    from labctl.run import guests, workflow
-    from labctl.run.guests import root
-    from labctl.run.places import DEFAULT_OS
-
-    suite = root.suite_for(os or DEFAULT_OS)
-    root.demand(suite)
-    with workflow.interruptible():
-        for name in names:
-            click.echo(guests.fetch(name, tell).version)
-        root.ensure(suite, tell)
-
-
-for command in (*labs.COMMANDS, import_, matrix, run, watch):
+for command in (*labs.COMMANDS, *machine.COMMANDS, import_, matrix, run, watch):
     main.add_command(command)

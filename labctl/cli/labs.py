@@ -21,7 +21,13 @@ READY = "ready"
 @os_option
 @engine_option
 def up(backend: str, os: str | None, engines: tuple[str, ...]) -> int:
-    """Bring up the default lab, two hosts, to use by hand until `labctl down`."""
+    """Bring up the default lab, two hosts, to use by hand until `labctl down`.
+
+    \b
+    Examples:
+      labctl up; labctl shell server -- ip address; labctl down
+      labctl up --backend netns
+    """
     from labctl.ground import invoked
     from labctl.ground.errors import LabError
 
@@ -74,7 +80,7 @@ def shell(host: str, command: tuple[str, ...], chosen: str | None) -> int:
 
     \b
     Examples:
-      labctl shell server
+      labctl up; labctl shell server
       labctl shell client -- ss -tan
     """
     from labctl.cli.shell import enter
@@ -84,7 +90,12 @@ def shell(host: str, command: tuple[str, ...], chosen: str | None) -> int:
 
 @click.command()
 def ps() -> None:
-    """The labs that are up, and who runs them."""
+    """The labs that are up, and who runs them.
+
+    \b
+    Examples:
+      labctl ps
+    """
     from labctl.backends.lease import leases
     from labctl.reports.tables import console, print_table
 
@@ -103,7 +114,13 @@ def ps() -> None:
 @engine_option
 def down(engines: tuple[str, ...]) -> None:
     """Remove everything that labctl made and nobody uses: labs that are up, and what is left of
-    runs that were killed. Runs that are alive stay."""
+    runs that were killed. Runs that are alive stay.
+
+    \b
+    Examples:
+      labctl down
+      labctl down --engine my-context
+    """
     from labctl.backends.lease import leases
     from labctl.ground.errors import LabError
     from labctl.run import workflow

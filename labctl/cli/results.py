@@ -50,10 +50,13 @@ def give(results: list[RunResult], wanted: Wanted, seconds: float, cut_short: st
 
 
 def write_reports(results: list[RunResult], files: dict[str, Path | None]) -> None:
-    """Writes the reports that were asked for, and GitHub's step summary if there is one."""
+    """Writes the reports that were asked for, and what a step of GitHub's workflows shows."""
     from labctl import reports
-    from labctl.reports import step_summary
+    from labctl.reports import github_errors, step_summary
 
+    if github_errors.wanted():
+        for line in github_errors.lines(results):
+            tell(line)
     wanted = {name: path for name, path in files.items() if path}
     if not results or not (wanted or step_summary.wanted()):
         return

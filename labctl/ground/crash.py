@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from labctl import __version__
 from labctl.ground.errors import LabctlError, LabError
 from labctl.ground.limits import limit_of
 
@@ -55,13 +54,14 @@ def _said(exc: BaseException) -> str:
 def _kept(exc: BaseException) -> str:
     import traceback
 
+    from labctl.ground.installed import version
     from labctl.ground.resources import default_folder
 
     try:
         folder = default_folder().parent / "crashes"
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.txt"
-        about = f"labctl {__version__}, Python {sys.version}, {' '.join(os.uname())}\n"
+        about = f"labctl {version()}, Python {sys.version}, {' '.join(os.uname())}\n"
         trace = "".join(traceback.format_exception(exc))
         path.write_text(f"{about}{sys.argv}\n{trace}", encoding="utf-8", errors="replace")
     except Exception as again:

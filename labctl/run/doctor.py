@@ -15,7 +15,9 @@ from pathlib import Path
 from labctl.backends import backend_class, debian
 from labctl.backends.capabilities import CAPABILITIES
 from labctl.backends.netns import backend as netns
+from labctl.ground import invoked
 from labctl.ground.errors import LabError, Unavailable
+from labctl.ground.installed import namesakes, stranger
 from labctl.ground.resources import home, images
 from labctl.lab.faults import Drop, End
 from labctl.run import guests
@@ -49,7 +51,7 @@ def examine() -> list[Check]:
     checks = [check() for check in CHECKS]
     if sys.platform == "darwin":
         hint = "needs Linux: use --backend docker, whose engine has one"
-        works = ("docker", "compose")
+        works = ("name", "docker", "compose")
         checks = [c if c.ok or c.name in works else replace(c, hint=hint) for c in checks]
     return checks
 
@@ -208,8 +210,21 @@ def _python() -> Check:
     return Check("python", True, f"{platform.python_version()} on {platform.platform()}", "", "")
 
 
+def _name() -> Check:
+    """Whether `labctl` means this program, for a shell and for Python."""
+    if others := namesakes():
+        found = f"{', '.join(others)} is installed too, with files of the same names"
+        hint = f"pip uninstall {' '.join(others)}, then pip install --force-reinstall labctl-tcp"
+        return Check("name", False, found, "parts of one run in the other", hint)
+    other = stranger()
+    found = f"{other} is another program" if other else "no other labctl on the PATH"
+    hint = f"call this one as {invoked.command()}, or put it first on the PATH"
+    return Check("name", other is None, found, "`labctl` starts that one", hint)
+
+
 CHECKS: list[Callable[[], Check]] = [
     _python,
+    _name,
     _docker,
     _compose,
     _netns,

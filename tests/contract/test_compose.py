@@ -22,6 +22,7 @@ import pytest
 
 import labctl
 from labctl.backends.docker import images, project
+from labctl.backends.docker.sweep import LEASE
 from labctl.judge.result import RunResult
 from labctl.language.scenario import load
 from labctl.run.places import DEFAULT_OS, Place
@@ -389,7 +390,7 @@ def test_an_interruption_while_compose_waits_for_health(shop: Shop, tmp_path: Pa
     filters: dict[str, Any] = {"label": "com.docker.compose.service=api", "health": "starting"}
     assert eventually(
         lambda: any(
-            str(tmp_path) in c.labels.get("labctl.lease", "")
+            str(tmp_path) in c.labels.get(LEASE, "")
             for c in shop.client.containers.list(filters=filters)
         )
     )

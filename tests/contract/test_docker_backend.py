@@ -22,7 +22,7 @@ from docker.models.containers import Container
 from labctl.backends import BackendOptions
 from labctl.backends.docker import engine, images
 from labctl.backends.docker.backend import DockerBackend
-from labctl.backends.docker.sweep import sweep
+from labctl.backends.docker.sweep import RUN, sweep
 from labctl.ground.errors import LabError
 from labctl.ground.resources import scenarios
 from labctl.lab.lab import Lab
@@ -92,8 +92,8 @@ def ends(lab: Lab, process: str) -> str:
 
 
 def left(client: docker.DockerClient, run: str) -> list[str]:
-    found: list[Any] = client.containers.list(all=True, filters={"label": f"labctl={run}"})
-    found += client.networks.list(filters={"label": f"labctl={run}"})
+    found: list[Any] = client.containers.list(all=True, filters={"label": f"{RUN}={run}"})
+    found += client.networks.list(filters={"label": f"{RUN}={run}"})
     return [thing.name for thing in found]
 
 
@@ -291,7 +291,7 @@ with lab({run!r}, Path({str(tmp_path)!r}), SERVER_AND_CLIENT) as found:
 
 
 def running(client: docker.DockerClient, run: str) -> list[Container]:
-    return client.containers.list(filters={"label": f"labctl={run}"})
+    return client.containers.list(filters={"label": f"{RUN}={run}"})
 
 
 def test_sweep_removes_the_dead_and_asks_about_all(

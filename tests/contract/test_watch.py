@@ -18,6 +18,7 @@ import docker
 import pytest
 
 from labctl.backends.docker import images
+from labctl.backends.docker.sweep import LEASE
 from labctl.judge.recorded import load
 from labctl.judge.rejudge import judge
 from labctl.probes.segments import FILE_HEADER
@@ -358,7 +359,7 @@ class Containers:
 
     def watchers(self) -> list[str]:
         """What is there beside these containers, and began with them."""
-        found = self.client.api.containers(all=True, filters={"label": "labctl.lease"})
+        found = self.client.api.containers(all=True, filters={"label": LEASE})
         beside = {f"container:{made.id}" for made in self._made.values()}
         return [c["Names"][0] for c in found if c["HostConfig"]["NetworkMode"] in beside]
 

@@ -95,6 +95,7 @@ print(*sys.modules)
     assert "labctl.cli.commands" in modules
     assert not modules & {
         *("pydantic", "rich", "docker", "yaml", "requests", "dpkt", "jinja2"),
+        "importlib.metadata",
         "labctl.language.scenario",
     }
 

@@ -9,6 +9,7 @@ import pytest
 from labctl.backends import HostSpec, ProcessSpec, Service
 from labctl.backends.docker.compose import Made, Plan
 from labctl.backends.docker.images import LENT_PEER, Command
+from labctl.backends.docker.sweep import HOST, LEASE, PROCESS, RUN
 from labctl.ground.errors import LabError
 
 PROJECT: dict[str, Any] = {
@@ -69,7 +70,7 @@ PROJECT: dict[str, Any] = {
 MADE = Made(
     holders={"web": "h1", "server": "h2"},
     networks={"front": "lab-front", "back": "lab-back"},
-    labels={"labctl": "run", "labctl.lease": "m:/a$b"},
+    labels={RUN: "run", LEASE: "m:/a$b"},
 )
 COMMANDS = {
     "web": Command(("/start", "$x"), ("own",)),
@@ -104,10 +105,10 @@ def test_a_held_service_joins_its_holder() -> None:
         "environment": {"PRICE": "$$5"},
         "sysctls": {},
         "labels": {
-            "labctl": "run",
-            "labctl.lease": "m:/a$$b",
-            "labctl.host": "web",
-            "labctl.process": "web",
+            RUN: "run",
+            LEASE: "m:/a$$b",
+            HOST: "web",
+            PROCESS: "web",
         },
         "stdin_open": True,
         "init": False,
@@ -144,7 +145,7 @@ def test_the_rest_is_left_as_it_is_but_for_what_is_the_users_alone() -> None:
     assert transformed("cache") == {
         "image": "redis",
         "networks": {"back": {"aliases": ["c", "cache", "cachy"]}},
-        "labels": {"labctl": "run", "labctl.lease": "m:/a$$b", "labctl.process": "cache"},
+        "labels": {RUN: "run", LEASE: "m:/a$$b", PROCESS: "cache"},
     }
     assert transformed("beside")["network_mode"] == "container:h2"
 
@@ -156,7 +157,7 @@ def test_networks_and_volumes_are_the_labs_own() -> None:
         "front": {"external": True, "name": "lab-front"},
         "back": {"external": True, "name": "lab-back"},
     }
-    labels = {"labctl": "run", "labctl.lease": "m:/a$$b"}
+    labels = {RUN: "run", LEASE: "m:/a$$b"}
     assert document["volumes"] == {"data": {"labels": labels}, "old": {"labels": labels}}
     assert "name" not in document
     assert found.networks() == {

@@ -17,6 +17,8 @@ from tests.unit.test_matrix import chosen
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / ".github" / "zizmor.yml"
+WRITERS = {("release", "publish"): {"id-token": "write"}}
+"""What these jobs may do; all others may read."""
 FILES = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
@@ -26,7 +28,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def test_there_are_some() -> None:
-    assert [path.stem for path in FILES] == ["macos", "matrix", "tests"]
+    assert [path.stem for path in FILES] == ["macos", "matrix", "release", "tests"]
 
 
 def test_the_schema_of_workflows() -> None:
@@ -55,11 +57,13 @@ def test_a_linter_finds_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_what_the_schema_does_not_tell(path: Path) -> None:
-    """Jobs that are needed exist, nobody may write, and no expression stands in a script, where
-    its value would be code."""
+    """Jobs that are needed exist, nobody may write but who publishes, and no expression stands in a
+    script, where its value would be code."""
     workflow = read(path)
     assert workflow["permissions"] == {"contents": "read"}
-    for job in workflow["jobs"].values():
+    for name, job in workflow["jobs"].items():
+        granted = WRITERS.get((path.stem, name), {"contents": "read"})
+        assert job.get("permissions", workflow["permissions"]) == granted
         assert {job["needs"]} <= workflow["jobs"].keys() if "needs" in job else True
         assert job["timeout-minutes"]
         for step in job["steps"]:

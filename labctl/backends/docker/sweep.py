@@ -21,10 +21,12 @@ from labctl.ground.errors import LabError
 if TYPE_CHECKING:
     from docker.api.client import APIClient
 
-RUN, LEASE, HOST, PROCESS = "labctl", "labctl.lease", "labctl.host", "labctl.process"
-TRACER = "labctl.tracer"
-"""Labels: the run's name, its controller's lease, and whose container it is. Images have RUN too,
-and their containers inherit it, so only LEASE shows what a run made."""
+DOMAIN = "io.github.labctl-tcp"
+RUN, LEASE, HOST, PROCESS, TRACER = (
+    f"{DOMAIN}.{what}" for what in ("run", "lease", "host", "process", "tracer")
+)
+"""Labels: the run's name, its controller's lease, and whose container it is. Their names begin with
+a domain of ours, as Docker asks for, so nobody else's are the same."""
 
 WORKERS = 16
 END_DEADLINE = 20
