@@ -33,6 +33,11 @@ class FakeWatched:
         self.names: Sequence[str] = list(hosts)
         self.ports: Sequence[int] = ()
         self.tracer: FakeChannel | None = None
+        self.caller: Lack | None = None  # why nothing attaches
+        self.callers: dict[str, FakeChannel] = {}
+        self.mains: dict[str, list[int]] = {}
+        self.has: list[dict[str, Any]] = []  # what is told of sockets that were there before
+        self.asked: list[Message] = []  # of what attaches
         self.counters = dict(FRESH)
         self.lines: dict[str, Sequence[str]] = dict.fromkeys(hosts, ())
         self.channels: dict[str, FakeChannel] = {}
@@ -68,6 +73,17 @@ class FakeWatched:
             return self.tracer
         return Lack("no tracing here", "take another kernel")
 
+    def calls(self, name: str) -> Channel | Lack:
+        if self.caller:
+            return self.caller
+        channel = FakeChannel(lambda message: self._attach(channel, message))
+        self.callers[name] = channel
+        channel.say(kind="hello", t=time.monotonic())
+        return channel
+
+    def roots(self, name: str) -> Sequence[int]:
+        return self.mains.get(name, [])
+
     def again(self, sure: bool = False) -> list[str]:
         found, self.restarted = self.restarted, []
         return found
@@ -83,7 +99,8 @@ class FakeWatched:
 
     def down(self) -> None:
         self.is_down = True
-        for channel in (*self.channels.values(), *filter(None, [self.tracer])):
+        more = *self.callers.values(), *filter(None, [self.tracer])
+        for channel in (*self.channels.values(), *more):
             channel.close()
 
     # --- What happens -----------------------------------------------------------------------------
@@ -91,6 +108,13 @@ class FakeWatched:
     def say(self, name: str, kind: str, **message: Any) -> None:
         """A watcher says something."""
         self.channels[name].say(kind=kind, t=time.monotonic(), **message)
+
+    def call(self, name: str, **message: Any) -> None:
+        """A process of a host makes a call, and it returns."""
+        told = {"t": time.monotonic(), "pid": 42, "name": message["call"].split()[0], **message}
+        for phase in ("enter", "done"):
+            failure = {"errno": None, "error": None} if phase == "enter" else {}
+            self.callers[name].say(kind="call", phase=phase, **{**told, **failure})
 
     def look(self, name: str, *lines: str, cause: str = "change", **counters: int) -> None:
         """From now on these are the sockets of a host."""
@@ -112,3 +136,9 @@ class FakeWatched:
         elif message["do"] == "flush":
             answer = {"dropped": 0, "dropped_inside": 0, "lost": {}}
         channel.say(kind="reply", id=message["id"], t=time.monotonic(), **answer)
+
+    def _attach(self, channel: FakeChannel, message: Message) -> None:
+        self.asked.append(message)
+        for has in self.has if message["do"] in ("attach", "held") else ():
+            channel.say(kind="call", t=time.monotonic(), phase="done", name="has", **has)
+        channel.say(kind="reply", id=message["id"], t=time.monotonic())

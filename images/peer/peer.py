@@ -126,7 +126,7 @@ class Children(threading.Thread):
         super().__init__(daemon=True)
         self.main, self.waker = main, waker
         self.said = collections.deque()
-        self.tracer = syscalls.Tracer(main, self.say, self.rouse) if traced else None
+        self.tracer = syscalls.Tracer(self.say, self.rouse) if traced else None
         self.waits = traced
 
     def say(self, **event):
@@ -157,7 +157,7 @@ class Children(threading.Thread):
         with self.waits:
             self.waits.recv(1)
             try:
-                self.tracer.begin()
+                self.tracer.begin(self.main)
             except OSError as exc:
                 self.say(kind="unseen", t=time.monotonic(), text=str(exc), but=[])
                 self.tracer, word = None, UNTRACED

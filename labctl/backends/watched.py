@@ -36,6 +36,14 @@ class Watched(Protocol):
     def trace(self) -> Channel | Lack:
         """Starts a tracer (images/host/tracer.py), or says why there is none. Called once."""
 
+    def calls(self, name: str) -> Channel | Lack:
+        """Starts what tells the calls of processes of this host (images/peer/attach.py), or says
+        why there is none."""
+
+    def roots(self, name: str) -> Sequence[int]:
+        """The processes whose calls to tell, with all that they start; none where it is those that
+        hold the sockets."""
+
     def again(self, sure: bool = False) -> list[str]:
         """The hosts that were started again since they were attached to, as far as that was heard
         of; or, to be `sure`, all. That one does not run any more by then is for `attach` to say."""

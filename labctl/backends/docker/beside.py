@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -92,22 +92,7 @@ class Beside:
             if begun is None:
                 raise LabError(f"{name} does not run any more")
             self._attached[name] = begun
-            return self._start(
-                {
-                    "Image": self._images.host,
-                    "Entrypoint": ["python3", "-IS", "/usr/local/lib/labctl/watch.pyc"],
-                    "Cmd": [str(port) for port in self.ports],
-                    **TETHERED,
-                    **ENDED_AT_ONCE,
-                    "Labels": {HOST: name},
-                    "HostConfig": {
-                        **CONFINED,
-                        "CapAdd": RIGHTS,
-                        "NetworkMode": f"container:{begun[0]}",
-                        "PidMode": "host",
-                    },
-                }
-            )
+            return self._beside(name, "watch.pyc", map(str, self.ports))
 
     def detach(self, channel: Channel) -> None:
         self._ended = self._channels.pop(channel).said
@@ -120,6 +105,15 @@ class Beside:
                 return self._start({**config, "Labels": {TRACER: ""}})
         except LabError as exc:
             return Lack(str(exc), "run it on an engine that allows CAP_SYS_ADMIN")
+
+    def calls(self, name: str) -> Channel | Lack:
+        with translated(f"attach to the processes of {name}"):
+            return self._beside(name, "attach.pyc")
+
+    def roots(self, name: str) -> Sequence[int]:
+        with translated(f"find the processes of {name}"):
+            container = self._attached[name][0]
+            return [self._client.inspect_container(container)["State"]["Pid"]]
 
     def again(self, sure: bool = False) -> list[str]:
         heard: dict[str, None] = {}
@@ -162,6 +156,26 @@ class Beside:
         with Tolerated(404):
             return found and (found, self._client.inspect_container(found)["State"]["StartedAt"])
         return None
+
+    def _beside(self, name: str, program: str, words: Iterable[str] = ()) -> Channel:
+        """Starts a program in the network of what a host is now. It sees the machine's
+        processes."""
+        return self._start(
+            {
+                "Image": self._images.host,
+                "Entrypoint": ["python3", "-IS", f"/usr/local/lib/labctl/{program}"],
+                "Cmd": [*words],
+                **TETHERED,
+                **ENDED_AT_ONCE,
+                "Labels": {HOST: name},
+                "HostConfig": {
+                    **CONFINED,
+                    "CapAdd": RIGHTS,
+                    "NetworkMode": f"container:{self._attached[name][0]}",
+                    "PidMode": "host",
+                },
+            }
+        )
 
     def _start(self, config: Mapping[str, Any]) -> Channel:
         """Starts a container that is removed when it ends."""
