@@ -116,10 +116,14 @@ class FakeWatched:
             failure = {"errno": None, "error": None} if phase == "enter" else {}
             self.callers[name].say(kind="call", phase=phase, **{**told, **failure})
 
-    def look(self, name: str, *lines: str, cause: str = "change", **counters: int) -> None:
+    def look(
+        self, name: str, *lines: str, cause: str = "change", caption: str | None = None,
+        **counters: int,
+    ) -> None:  # fmt: skip
         """From now on these are the sockets of a host."""
         self.lines[name] = lines
-        self.say(name, "sockets", cause=cause, text="\n".join([HEADER, *lines]), counters=counters)
+        text = "\n".join([HEADER, *lines])
+        self.say(name, "sockets", cause=cause, text=text, counters=counters, caption=caption)
 
     def packets(self, name: str, *records: bytes) -> None:
         """A watcher captured these."""
@@ -132,7 +136,7 @@ class FakeWatched:
             for address in self.hosts[name]:
                 channel.say(kind="address", t=time.monotonic(), address=address)
         elif message["do"] == "look":
-            self.look(name, *self.lines[name], cause="look")
+            self.look(name, *self.lines[name], cause="look", caption=message["caption"])
         elif message["do"] == "flush":
             answer = {"dropped": 0, "dropped_inside": 0, "lost": {}}
         channel.say(kind="reply", id=message["id"], t=time.monotonic(), **answer)

@@ -208,6 +208,8 @@ def do_attach(tracer, pids):
 
 
 def do_held(tracer):
+    for text, but in tracer.unseen.items():
+        tracer.say(kind="unseen", t=time.monotonic(), text=text, but=but)
     tracer.tell_held()
 
 

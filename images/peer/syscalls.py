@@ -70,7 +70,7 @@ class Tracer:
         self.lock = threading.Lock()
         self.calls = Allowance(reasons.CALLS_AT_ONCE, reasons.CALLS_A_SECOND)
         self.stops = Allowance(reasons.STOPS_AT_ONCE, reasons.STOPS_A_SECOND)
-        self.unseen = set()
+        self.unseen = {}  # why not all calls are told, and which still are
         self._info = Info()
 
     def begin(self, main):
@@ -192,7 +192,7 @@ class Tracer:
     def blind(self, text, but=()):
         """From now on not all calls are told."""
         if text not in self.unseen:
-            self.unseen.add(text)
+            self.unseen[text] = list(but)
             self.say(kind="unseen", t=time.monotonic(), text=text, but=list(but))
 
     # --- Calls ------------------------------------------------------------------------------------

@@ -407,7 +407,7 @@ class Attach(Command[Done], do="attach", added=12):
 
 
 class TellHeld(Command[Done], do="held", added=12):
-    """Tells once more which sockets they have."""
+    """Tells once more which sockets they have, and what is not seen."""
 
 
 class FlushCalls(Command[Done], do="flush", added=12):

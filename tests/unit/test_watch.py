@@ -51,7 +51,7 @@ expect:
 
 
 def watched(
-    tmp_path: Path, fake: FakeWatched, limits: Limits | None = None
+    tmp_path: Path, fake: FakeWatched, limits: Limits | None = None, calls: bool = False
 ) -> tuple[list[RunResult], list[str]]:
     """The results of a watch, and what it said."""
     said: list[str] = []
@@ -68,7 +68,7 @@ def watched(
         return new_folder(tmp_path, "watch")
 
     with interruptible():
-        return watch(fake, folder, limits or Limits(), view), said
+        return watch(fake, folder, limits or Limits(), view, calls), said
 
 
 def both(*actions: Callable[[FakeWatched], object]) -> FakeWatched:
