@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -30,7 +31,6 @@ class FakeWatched:
         self, actions: Sequence[Callable[[FakeWatched], object]], **hosts: Sequence[str]
     ) -> None:
         self.hosts = {name: list(addresses) for name, addresses in hosts.items()}
-        self.names: Sequence[str] = list(hosts)
         self.ports: Sequence[int] = ()
         self.tracer: FakeChannel | None = None
         self.caller: Lack | None = None  # why nothing attaches
@@ -39,14 +39,19 @@ class FakeWatched:
         self.has: list[dict[str, Any]] = []  # what is told of sockets that were there before
         self.asked: list[Message] = []  # of what attaches
         self.counters = dict(FRESH)
-        self.lines: dict[str, Sequence[str]] = dict.fromkeys(hosts, ())
+        self.lines: dict[str, Sequence[str]] = defaultdict(tuple)
         self.channels: dict[str, FakeChannel] = {}
         self.detached: list[Channel] = []
         self.is_down = False
         self.restarted: list[str] = []
+        self.coming: list[str] = []
         self.fails = ""
         self.tells = True
         self._actions = list(actions)
+
+    @property
+    def names(self) -> Sequence[str]:
+        return list(self.hosts)
 
     def environment(self) -> dict[str, str | None]:
         return {"kernel": "6.1.0-fake", "os": None, "engine": None}
@@ -87,6 +92,13 @@ class FakeWatched:
     def again(self, sure: bool = False) -> list[str]:
         found, self.restarted = self.restarted, []
         return found
+
+    def added(self) -> list[str]:
+        found, self.coming = self.coming, []
+        return found
+
+    def forget(self, name: str) -> None:
+        del self.hosts[name]
 
     def over(self) -> bool:
         if self._actions:

@@ -66,6 +66,7 @@ class Watching(Observing):
         self._hosts: dict[str, _Attached] = {}
         self._counters: dict[str, dict[str, int]] = {}
         self._restarted: list[str] = []
+        self._recorded: set[str] = set()  # the hosts of this record
         attaching = Attaching(watched, self._inbox, self._clock, self.emit)
         self._calls = attaching if calls else None
         self._blaming: set[int] = set()
@@ -98,6 +99,7 @@ class Watching(Observing):
     ) -> None:
         """Begins a record; the one before is over."""
         self._clock.begin()
+        self._recorded = {*self._hosts}
         self.history = history
         self._record, self._record_packets = record, record_packets
         ready = {name: at.ready for name, at in self._hosts.items() if at.ready}
@@ -166,6 +168,23 @@ class Watching(Observing):
             if self._calls:
                 self._calls.again(name)
 
+    def joined(self) -> list[str]:
+        """Attaches to what has come since the last call. It is a part of the next record."""
+        found = []
+        for name in self._watched.added():
+            try:
+                new = self._attach(name)
+                self._hello([new])
+            except LabError:  # it has ended by now
+                self._watched.forget(name)
+                continue
+            self._use(new)
+            self._set_up([name])
+            for address in new.addresses:
+                self._tracer.watch_too(AddressEvent(self.now(), name, address))
+            found.append(name)
+        return found
+
     def over(self) -> bool:
         """Whether nothing is left to watch."""
         return self._watched.over()
@@ -224,6 +243,8 @@ class Watching(Observing):
 
     def _take_traced(self, event: Event) -> None:
         """A tracer knows no ports."""
+        if getattr(event, "host", None) not in self._recorded:
+            return  # it came in this record
         if isinstance(event, StateEvent | ResetEvent | FateEvent) and self._ports:
             if {end.rpartition(":")[2] for end in (event.local, event.remote)} & self._ports:
                 self.emit(event)
@@ -265,12 +286,14 @@ class Watching(Observing):
             at.hello = said
         elif isinstance(said, protocol.Address):
             at.addresses.append(said.address)
+            if at.host not in self._recorded:
+                return
             if self.history.lab and self.history.owners.get(said.address) != at.host:
                 event = AddressEvent(t, at.host, said.address)
                 self.emit(event)
                 self._tracer.watch_too(event)
         elif isinstance(said, protocol.Packets):
-            if self._record_packets:
+            if self._record_packets and at.host in self._recorded:
                 self.history.add_packets(t, at.host, said.records)
                 self._record_packets(at.host, said.records)
         else:
@@ -288,7 +311,7 @@ class Watching(Observing):
             more["process"] = at.host
             if self._calls:
                 self._calls.holding(at.host, {int(pid) for pid in said.sockets})
-        if self.history.lab:
+        if self.history.lab and at.host in self._recorded:
             self.emit(happened(said, t, **more))
 
     @staticmethod

@@ -167,17 +167,17 @@ def watch(
 
     Raises LabError if it can't begin, UsageError if nothing can be written."""
     results: deque[RunResult] = deque()
-    case = scenario_of(watched.names)
     over = False
     with Watching(watched, calls) as lab, gently(), view(lab) as viewer:
         until = None if limits.seconds is None else time.monotonic() + limits.seconds
         while not over:
+            case = scenario_of(watched.names)
             with RunFolder(folder_for(), case.text) as folder:
                 record = _Record(lab, folder, viewer)
                 over = record.fill(until, limits.most_bytes)
             if not over:
                 results.append(_unjudged(case, record.ended, folder))
-                viewer.say(f"{folder.path} is full: the next record begins")
+                viewer.say(f"{folder.path} {record.why}: the next record begins")
             while len(results) >= limits.kept:
                 rmtree(results.popleft().folder, ignore_errors=True)
     return [*results, conclude(case, "watch", lab.history, record.ended, folder)]
@@ -197,9 +197,10 @@ def _unjudged(case: Scenario, ended: Ended, folder: RunFolder) -> RunResult:
 
 
 class _Record:
-    """One record of a watch; `ended` says how it ended."""
+    """One record of a watch; `ended` says how it ended, `why` the next one begins."""
 
     ended: Ended
+    why = "is full"
 
     def __init__(self, lab: Watching, folder: RunFolder, viewer: Viewer) -> None:
         self._lab, self._folder, self._viewer = lab, folder, viewer
@@ -236,6 +237,9 @@ class _Record:
                 self._viewer.say(f"{name} was started again, and is watched on")
             if self._lab.over():
                 return True
+            if came := self._lab.joined():
+                self.why = f"has no {', '.join(came)}, which came later"
+                return False
             if size(self._folder.path) > most_bytes:
                 return False
         return True

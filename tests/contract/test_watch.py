@@ -539,8 +539,13 @@ def test_a_project(containers: Containers, watch: Callable[..., Watch]) -> None:
     containers.remove(db)
     service("3", "db")
     found.await_line("db was started again")
+    service("5", "cache")
+    found.await_line("has no cache, which came later")
+    found.await_line("cache: ")
     assert found.end() == 0
-    assert load(found.record).hosts == ("db", "web")
+    first, second = sorted(found.folder.iterdir(), key=lambda each: len(each.name))
+    assert load(first).hosts == ("db", "web")
+    assert load(second).hosts == ("db", "web", "cache")
 
 
 @pytest.mark.docker

@@ -210,6 +210,35 @@ def test_what_ends_as_it_is_started_again_may_be_started_once_more(
     assert len([line for line in said if "started again" in line]) == 1
 
 
+@pytest.mark.parametrize("ended", [False, True])
+def test_what_is_added_is_watched_in_a_record_of_its_own(tmp_path: Path, ended: bool) -> None:
+    """Unless it has ended by then; and it may come once more."""
+    late = "198.18.0.4"
+
+    def come(fake: FakeWatched) -> None:
+        fake.hosts["cache"], fake.coming = [late], ["cache"]
+        fake.tells = not ended
+
+    def again(fake: FakeWatched) -> None:
+        if ended:
+            assert "cache" not in fake.hosts
+            come(fake)
+            fake.tells = True
+
+    def work(fake: FakeWatched) -> None:
+        fake.look("cache", tcp("LISTEN", ":6379", more="ino:9"))
+        fake.look("web", LISTENS)
+
+    results, said = watched(tmp_path, both(spoke, come, again, work))
+    first, second = (load(result.folder) for result in results)
+    assert (first.hosts, second.hosts) == (("web", "db"), ("web", "db", "cache"))
+    assert any("has no cache, which came later: the next record begins" in line for line in said)
+    assert second.history.owners[late] == "cache"
+    look = second.history.sockets["cache"]
+    assert [str(socket.state) for socket in look.sockets] == ["LISTEN"]
+    assert judge(first.folder) == judge(second.folder) == []
+
+
 def test_a_long_watch_begins_new_records(tmp_path: Path) -> None:
     """Each is whole: it begins with all counters and with a look, and its times are its own."""
     much = tuple(tcp("TIME-WAIT", SERVER, f"{DB}:{n}") for n in range(1000, 1100))

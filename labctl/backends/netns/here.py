@@ -81,6 +81,13 @@ class Here:
         """None: a process that starts again has another number."""
         return []
 
+    def added(self) -> list[str]:
+        """None: it is what was named."""
+        return []
+
+    def forget(self, name: str) -> None:
+        """Never: there is nothing that came later."""
+
     def over(self) -> bool:
         return None not in self._pids.values() and not any(
             _lives(pid, since) for pid, since in self._began.items()
