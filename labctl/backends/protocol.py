@@ -317,6 +317,8 @@ class Process(Said, kind="process"):
     signal: str | None = None
     left: bool | None = None
     watch: Literal["calls", "io"] | None = None
+    stop: str | None = None
+    grace: float | None = None
 
 
 class Unseen(Said, kind="unseen", added=10):

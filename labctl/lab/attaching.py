@@ -76,7 +76,7 @@ class Attaching:
         """A host was started again: attaches to what it is now."""
         before = self._hosts.pop(name)
         if not isinstance(before.channel, Lack):
-            del self._heard[before.channel]
+            before.ended = True
             self._watched.detach(before.channel)
             self._emit(ProcessEvent(self._clock.now(), name, name, "gone"))
         self.begin(name)
@@ -104,6 +104,8 @@ class Attaching:
         """Takes in a message, or an end. Raises NoMessage."""
         host = self._heard[source.channel]
         name = host.name
+        if host.ended:
+            return
         if message is None:
             host.ended = True
             if not closing:

@@ -72,6 +72,8 @@ class ProcessState:
     obeys: bool = False
     written: Output = field(default_factory=Output)
     left: bool = False
+    stop: str | None = None
+    grace: float | None = None
 
     @property
     def output(self) -> str:
@@ -165,8 +167,9 @@ class History:
             case ProcessEvent(phase="start"):
                 joined = self.lab is not None and self.lab.backend == WATCH
                 self.processes[event.process] = ProcessState(
-                    event.host, running=True, watch=event.watch, joined=joined
-                )
+                    event.host, running=True, watch=event.watch, joined=joined, stop=event.stop,
+                    grace=event.grace,
+                )  # fmt: skip
                 self._starts[event.process] += 1
             case ProcessEvent() | CallEvent() | UnseenEvent() | OutputEvent():
                 if isinstance(event, CallEvent) and event.peer:

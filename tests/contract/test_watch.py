@@ -562,15 +562,16 @@ def test_the_calls_of_a_container(containers: Containers, watch: Callable[..., W
     assert found.end() == 0
     eventually(lambda: not containers.watchers(), "something stays")
     host = web.replace("_", "-")
-    events = [e for e in found.history.events if isinstance(e, CallEvent | ProcessEvent)]
-    told = [getattr(e, "name", e.kind) for e in events if e.host == host]
-    calls = ["has", "accept", "close"]
-    assert [name for name in told if name in {*calls, "process"}][:5] == [
-        "process",
-        *calls,
-        "process",
+    told = [
+        e.call if isinstance(e, CallEvent) else e.phase
+        for e in found.history.events
+        if isinstance(e, CallEvent | ProcessEvent) and e.host == host and e.phase != "enter"
     ]
-    assert "accept" in told[told.index("process", 1) :]
+    ended = told.index("exit")
+    done = ["has tcp listening SO_REUSEADDR=1", "accept", "close", "exit by signal 9"]
+    assert told[:ended] == ["start", *done]
+    assert told[ended : ended + 3] == ["exit", "gone", "start"]
+    assert "accept" in told[ended:]
 
 
 @pytest.mark.docker

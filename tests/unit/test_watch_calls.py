@@ -26,7 +26,9 @@ TAKEN = {"call": "bind :8000", "errno": "EADDRINUSE", "error": "Address already 
 def called(
     tmp_path: Path, fake: FakeWatched, limits: Limits | None = None
 ) -> tuple[list[RunResult], list[str]]:
-    return watched(tmp_path, fake, limits, calls=True)
+    results, said = watched(tmp_path, fake, limits, calls=True)
+    assert {result.result for result in results} == {"pass"}
+    return results, said
 
 
 def of_a_server(*actions: Callable[[FakeWatched], object]) -> FakeWatched:
@@ -109,7 +111,8 @@ def test_what_is_started_again_is_attached_to_again(tmp_path: Path) -> None:
         fake.mains["web"] = [99]
         fake.restarted = ["web"]
 
-    fake = of_a_server(restart, lambda f: f.call("web", **{**TAKEN, "pid": 99}))
+    again = {**TAKEN, "pid": 99}
+    fake = of_a_server(restart, lambda f: f.call("web", **again), lambda _: None)
     (result,), _ = called(tmp_path, fake)
     assert [m["pids"] for m in fake.asked if m["do"] == "attach"] == [[42], [43], [99]]
     phases = [e.phase for e in result.history.events
