@@ -30,7 +30,7 @@ from labctl.record.events import (
     StateEvent,
     TroubleEvent,
 )
-from labctl.record.history import WATCH, History
+from labctl.record.history import SINCE, WATCH, History
 
 LONGEST_REST = 1.0
 """Seconds between two polls of a host where no segment passes."""
@@ -67,6 +67,7 @@ class Watching(Observing):
         self._counters: dict[str, dict[str, int]] = {}
         self._restarted: list[str] = []
         self._recorded: set[str] = set()  # the hosts of this record
+        self._since: str | None = None  # when the first record began
         attaching = Attaching(watched, self._inbox, self._clock, self.emit)
         self._calls = attaching if calls else None
         self._blaming: set[int] = set()
@@ -104,11 +105,13 @@ class Watching(Observing):
         self._record, self._record_packets = record, record_packets
         ready = {name: at.ready for name, at in self._hosts.items() if at.ready}
         read = {name: (at.hello.t, at.hello.wall) for name, at in self._hosts.items() if at.hello}
+        started = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         environment = {
             **self._watched.environment(),
             "probes": probes(ready, self._tracer.trace),
+            **({SINCE: self._since} if self._since else {}),
         }
-        started = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        self._since = self._since or started
         epoch = next(iter(self._clock.epochs(read).values()))
         self.emit(LabEvent(0.0, started, WATCH, environment, self._names(), epoch, VERSION))
         for name, answer in ready.items():

@@ -49,6 +49,8 @@ from labctl.record.events import (
 
 WATCH = "watch"
 """The backend of what was only watched."""
+SINCE = "watched since"
+"""In the environment of a record of a watch that is not its first: when that began (RFC 3339)."""
 LOCALHOST = {"127.0.0.1", "::1"}
 """The addresses of that name on every host (hosts(5))."""
 

@@ -16,6 +16,7 @@ import pytest
 from labctl.backends import Channel, Message
 from labctl.backends.watched import host_names
 from labctl.ground.errors import LabError, UsageError
+from labctl.judge.annotated import capture
 from labctl.judge.recorded import load, scenario_of
 from labctl.judge.rejudge import judge
 from labctl.judge.result import RunResult
@@ -97,6 +98,9 @@ def test_a_watch_is_a_run(tmp_path: Path) -> None:
     assert again.history.owners == {WEB: "web", "fd00::2": "web", DB: "db"}
     assert (again.result, again.causes) == ("pass", result.causes)
     assert scenario_of(again)
+    assert again.history.lab
+    assert f"packets from {again.history.lab.started} on" in capture(again).decode(errors="replace")
+    assert b"watched since" not in capture(again)
     look = again.history.sockets["web"]
     assert [described(again.history, look, socket) for socket in look.sockets] == [
         "LISTEN 0.0.0.0:8000, accept queue 0/0, held by web (pid 42, nginx, fd 3)",
@@ -262,6 +266,9 @@ def test_a_long_watch_begins_new_records(tmp_path: Path) -> None:
         assert again.history.sockets.keys() == {"web", "db"}
         assert (GOES_ON in (again.reason or "")) == (number == 0)
         assert judge(result.folder) == []
+        said_first = capture(again).partition(b"labctl")[0].decode(errors="replace")
+        assert again.history.lab
+        assert f"packets from {again.history.lab.started} on\nwatched since 20" in said_first
     last = load(results[-1].folder).history
     assert last.growth("web", "TcpPassiveOpens") == 0  # all of it grew in records before
 
