@@ -5,45 +5,26 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
-import sys
-import time
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import docker
 import pytest
 
-from labctl.backends.docker import images
 from labctl.judge.recorded import load
 from labctl.judge.rejudge import judge
 from labctl.probes.segments import FILE_HEADER
 from labctl.probes.traffic import Traffic
-from labctl.record.events import CallEvent, ProcessEvent, SocketsEvent, StateEvent, TroubleEvent
+from labctl.record.events import SocketsEvent, StateEvent, TroubleEvent
 from labctl.record.history import History
-from labctl.run.places import DEFAULT_OS
+from tests import beside
+from tests.beside import DEADLINE, Containers, Program, Watch, eventually
 from tests.terminals import on_a_terminal
 
-DEADLINE = 60.0
-IN_A_NETWORK = ["unshare", "-n"] if os.geteuid() == 0 else ["unshare", "-Urn"]
+program, watch, containers = beside.program, beside.watch, beside.containers
 BUSY = 30_000
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*3\d")
 
-# Each waits for a line, does its work, and says a line.
-PROGRAM = """
-import socket, subprocess, sys
-subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-server = socket.create_server(("127.0.0.1", 8000))
-other = socket.create_server(("127.0.0.1", 8001))
-def packets():
-    (line,) = [line for line in open("/proc/net/dev") if "lo:" in line]
-    return int(line.replace(":", " ").split()[2])
-print("ready", flush=True)
-"""
 CONNECTS = """
 input()
 near = socket.create_connection(("127.0.0.1", 8000))
@@ -67,137 +48,6 @@ input()
 print(packets() - before, flush=True)
 input()
 """
-# Each of these fails a call, or has the other end of a connection fail one, and runs on.
-BINDS = """
-input()
-new = socket.socket()
-try:
-    new.bind(("127.0.0.1", 8000))
-except OSError as exc:
-    print(exc.errno, flush=True)
-input()
-print("runs on", flush=True)
-input()
-"""
-RESETS = """
-import struct
-input()
-reached = socket.create_server(("", 8080))
-print("listens", flush=True)
-far, _ = reached.accept()
-far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-far.close()
-input()
-"""
-IS_RESET = """
-input()
-near = socket.create_connection(("198.18.0.1", 8080))
-try:
-    near.recv(1)
-except OSError as exc:
-    print(exc.errno, flush=True)
-input()
-"""
-
-
-class Program:
-    """A program in a network of its own."""
-
-    def __init__(self, text: str) -> None:
-        self._process = subprocess.Popen(
-            [*IN_A_NETWORK, sys.executable, "-c", PROGRAM + text],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert self.hear() == "ready"
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def hear(self) -> str:
-        assert self._process.stdout
-        return self._process.stdout.readline().strip()
-
-    def go_on(self) -> None:
-        assert self._process.stdin
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-
-    def end(self) -> None:
-        self._process.kill()
-        self._process.communicate()
-
-
-@pytest.fixture
-def program() -> Iterator[Callable[[str], Program]]:
-    begun: list[Program] = []
-
-    def begin(text: str) -> Program:
-        begun.append(Program(text))
-        return begun[-1]
-
-    yield begin
-    for each in begun:
-        each.end()
-
-
-class Watch:
-    """A `labctl watch` under way."""
-
-    def __init__(self, folder: Path, *words: str) -> None:
-        self.folder = folder
-        environment = {**os.environ, "XDG_STATE_HOME": str(folder.parent / "state")}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "labctl", "watch", *words, "--out", str(folder)],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env=environment,
-        )  # fmt: skip
-
-    def await_line(self, piece: str) -> None:
-        """Waits until it says that."""
-        assert self.process.stderr
-        said = []
-        for line in self.process.stderr:
-            said.append(line)
-            if piece in line:
-                return
-        pytest.fail(f"it never said {piece!r}: {''.join(said)}")
-
-    def end(self, number: signal.Signals = signal.SIGINT) -> int:
-        """Ends it; returns its status."""
-        self.process.send_signal(number)
-        self.process.communicate(timeout=DEADLINE)
-        return self.process.returncode
-
-    @property
-    def record(self) -> Path:
-        (found,) = self.folder.iterdir()
-        return found
-
-    @property
-    def history(self) -> History:
-        return load(self.record).history
-
-
-@pytest.fixture
-def watch(tmp_path: Path) -> Iterator[Callable[..., Watch]]:
-    begun: list[Watch] = []
-
-    def begin(*words: str) -> Watch:
-        begun.append(Watch(tmp_path / f"watch-{len(begun)}", *words))
-        return begun[-1]
-
-    yield begin
-    for each in begun:
-        each.process.kill()
-        each.process.communicate()
-
-
-def eventually(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 def seen(history: History) -> set[str]:
@@ -305,82 +155,6 @@ def test_a_process_and_this_machine(
 
 
 @pytest.mark.netns
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_the_calls_of_a_process_that_runs_on(
-    program: Callable[[str], Program], watch: Callable[..., Watch], how: signal.Signals
-) -> None:
-    watched = program(BINDS)
-    found = watch("--pid", str(watched.pid), "--calls")
-    found.await_line("calls are recorded from")
-    watched.go_on()
-    assert watched.hear() == "98"  # EADDRINUSE
-    if how == signal.SIGINT:
-        assert found.end() == 0
-        assert [cause.id for cause in load(found.record).causes] == ["bind-listener"]
-    else:
-        found.end(how)
-    eventually(lambda: "TracerPid:\t0\n" in Path(f"/proc/{watched.pid}/status").read_text(), "held")
-    watched.go_on()
-    assert watched.hear() == "runs on"
-
-
-@pytest.mark.netns
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root joins two networks")
-def test_a_reset_and_the_call_that_it_fails(
-    program: Callable[[str], Program], watch: Callable[..., Watch]
-) -> None:
-    server, client = program(RESETS), program(IS_RESET)
-    pids = [server.pid, client.pid]
-    subprocess.run(
-        ["ip", "link", "add", "v", "netns", str(pids[0]), "type", "veth", "peer", "v", "netns",
-         str(pids[1])], check=True,
-    )  # fmt: skip
-    for number, pid in enumerate(pids, 1):
-        batch = f"addr add 198.18.0.{number}/24 dev v\nlink set v up\n"
-        subprocess.run(
-            ["nsenter", f"--net=/proc/{pid}/ns/net", "ip", "-batch", "-"],
-            input=batch, text=True, check=True,
-        )  # fmt: skip
-    found = watch("--calls", *(word for pid in pids for word in ("--pid", str(pid))))
-    found.await_line(f"pid-{pids[1]}: calls are recorded")
-    found.await_line("LISTEN")
-    server.go_on()
-    assert server.hear() == "listens"
-    client.go_on()
-    assert client.hear() == "104"  # ECONNRESET
-    assert found.end() == 0
-    (cause,) = load(found.record).causes
-    assert (cause.id, cause.host) == ("reset-linger", f"pid-{pids[0]}")
-    failed = [e for e in found.history.events if isinstance(e, CallEvent) and e.errno]
-    assert [(e.host, e.call, e.errno) for e in failed] == [(f"pid-{pids[1]}", "recv", "ECONNRESET")]
-
-
-@pytest.mark.netns
-def test_the_calls_of_what_holds_a_port(
-    watch: Callable[..., Watch],
-) -> None:
-    text = 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1], '
-    text += "flush=True); a, _ = s.accept(); a.close(); input()"
-    with subprocess.Popen(
-        [sys.executable, "-c", text], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as server:
-        assert server.stdout
-        port = int(server.stdout.readline())
-        found = watch("--here", "--port", str(port), "--calls")
-        found.await_line("LISTEN")
-        status = Path(f"/proc/{server.pid}/status")
-        eventually(lambda: "TracerPid:\t0\n" not in status.read_text(), "nothing attaches")
-        socket.create_connection(("127.0.0.1", port)).close()
-        found.await_line("TIME-WAIT")
-        assert found.end() == 0
-        server.kill()
-    told = [e for e in found.history.events if isinstance(e, CallEvent) and e.phase == "done"]
-    assert [(e.pid, e.name) for e in told] == [
-        (server.pid, name) for name in ("has", "accept", "close")
-    ]
-
-
-@pytest.mark.netns
 def test_what_shares_a_network_is_one_host(watch: Callable[..., Watch]) -> None:
     child = subprocess.Popen(["sleep", "600"])
     try:
@@ -409,77 +183,6 @@ def test_on_a_terminal(program: Callable[[str], Program], tmp_path: Path) -> Non
 
 
 # --- Containers -----------------------------------------------------------------------------------
-
-SERVE = """
-import socket
-server = socket.create_server(("", 8000))
-while True:
-    near, _ = server.accept()
-    near.recv(10)
-    near.close()
-"""
-CONNECT = """
-import socket, sys
-with socket.create_connection((sys.argv[1], 8000)) as near:
-    near.send(b"x")
-    near.recv(1)
-"""
-
-
-class Containers:
-    """Containers of somebody else, on a network of their own."""
-
-    def __init__(self) -> None:
-        self.client = docker.from_env()
-        self.mark = f"watched-{uuid.uuid4().hex[:8]}"
-        self._image = images.ensure(self.client.api, DEFAULT_OS, print).peer
-        self._network = self.client.networks.create(self.mark)
-        self._made: dict[str, Any] = {}
-
-    def run(self, name: str, network: str = "", **labels: str) -> str:
-        """Starts a server, on their network or in another network mode; returns its name."""
-        whole = f"{self.mark}_{name}"
-        self._made[whole] = self.client.containers.run(
-            self._image, ["-c", SERVE], entrypoint="python3", name=whole, detach=True,
-            network_mode=network or self.mark,
-            labels={k.replace("_", "."): v for k, v in labels.items()},
-        )  # fmt: skip
-        return whole
-
-    def restart(self, name: str) -> None:
-        self._made[name].restart(timeout=0)
-
-    def remove(self, name: str) -> None:
-        self._made.pop(name).remove(force=True)
-
-    def connect(self, name: str, to: str) -> None:
-        """One connects to another, as soon as that listens."""
-
-        def done() -> bool:
-            command = ["python3", "-c", CONNECT, to]
-            return bool(self._made[name].exec_run(command).exit_code == 0)
-
-        eventually(done, f"{name} never reaches {to}")
-
-    def text(self, name: str, *command: str) -> str:
-        return str(self._made[name].exec_run([*command]).output.decode())
-
-    def watchers(self) -> list[str]:
-        """What is there beside these containers, and began with them."""
-        found = self.client.api.containers(all=True, filters={"label": "labctl.lease"})
-        beside = {f"container:{made.id}" for made in self._made.values()}
-        return [c["Names"][0] for c in found if c["HostConfig"]["NetworkMode"] in beside]
-
-    def close(self) -> None:
-        for made in self._made.values():
-            made.remove(force=True)
-        self._network.remove()
-
-
-@pytest.fixture
-def containers() -> Iterator[Containers]:
-    with closing(Containers()) as found, closing(found.client):
-        yield found
 
 
 @pytest.mark.docker
@@ -546,32 +249,6 @@ def test_a_project(containers: Containers, watch: Callable[..., Watch]) -> None:
     first, second = sorted(found.folder.iterdir(), key=lambda each: len(each.name))
     assert load(first).hosts == ("db", "web")
     assert load(second).hosts == ("db", "web", "cache")
-
-
-@pytest.mark.docker
-def test_the_calls_of_a_container(containers: Containers, watch: Callable[..., Watch]) -> None:
-    web, db = containers.run("web"), containers.run("db")
-    found = watch("--container", web, "--container", db, "--calls")
-    found.await_line("calls are recorded from")
-    found.await_line("calls are recorded from")
-    containers.connect(db, web)
-    found.await_line("TIME-WAIT")
-    containers.restart(web)
-    found.await_line("calls are recorded from")
-    containers.connect(db, web)
-    assert found.end() == 0
-    eventually(lambda: not containers.watchers(), "something stays")
-    host = web.replace("_", "-")
-    told = [
-        e.call if isinstance(e, CallEvent) else e.phase
-        for e in found.history.events
-        if isinstance(e, CallEvent | ProcessEvent) and e.host == host and e.phase != "enter"
-    ]
-    ended = told.index("exit")
-    done = ["has tcp listening SO_REUSEADDR=1", "accept", "close", "exit by signal 9"]
-    assert told[:ended] == ["start", *done]
-    assert told[ended : ended + 3] == ["exit", "gone", "start"]
-    assert "accept" in told[ended:]
 
 
 @pytest.mark.docker

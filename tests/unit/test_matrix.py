@@ -22,7 +22,6 @@ from labctl.cli.matrix import matrix
 from labctl.ground.errors import UsageError
 from labctl.judge.check import Verdict
 from labctl.language.facts import NO_FACTS, Facts, Range
-from labctl.language.scenario import Scenario
 from labctl.record.events import ExecEvent
 from labctl.record.store import RunFolder
 from labctl.reports import html, markdown
@@ -494,20 +493,3 @@ def test_places_have_folders_of_their_own(tmp_path: Path) -> None:
 def test_params_have_folders_of_their_own(tmp_path: Path) -> None:
     folders = {Matrix([], s, tmp_path).folder(Place("netns")) for s in ({}, {"a": "1"}, {"a": "2"})}
     assert len(folders) == 3
-
-
-def test_other_services_are_other_cases(tmp_path: Path) -> None:
-    """Results are gone on from only if the Compose file has not changed."""
-    file = tmp_path / "compose.yaml"
-    first = scenario(CASE)
-    case = replace(first, compose=str(file))
-
-    def folder(*cases: Scenario) -> Path:
-        return Matrix(cases, {}, tmp_path).folder(Place("docker"))
-
-    found = [folder(first), folder(case)]
-    for text in ("services: {a: {image: a}}", "services: {a: {image: b}}"):
-        file.write_text(text)
-        found.append(folder(case))
-        assert folder(case, first) == found[-1]
-    assert len({*found}) == 4
