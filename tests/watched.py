@@ -37,6 +37,7 @@ class FakeWatched:
         self.callers: dict[str, FakeChannel] = {}
         self.mains: dict[str, list[int]] = {}
         self.has: list[dict[str, Any]] = []  # what is told of sockets that were there before
+        self.refuses = ""  # why a process can't be attached to
         self.asked: list[Message] = []  # of what attaches
         self.counters = dict(FRESH)
         self.lines: dict[str, Sequence[str]] = defaultdict(tuple)
@@ -155,6 +156,8 @@ class FakeWatched:
 
     def _attach(self, channel: FakeChannel, message: Message) -> None:
         self.asked.append(message)
+        if self.refuses and message["do"] == "attach":
+            channel.say(kind="unseen", t=time.monotonic(), text=self.refuses, but=[])
         for has in self.has if message["do"] in ("attach", "held") else ():
             channel.say(kind="call", t=time.monotonic(), phase="done", name="has", **has)
         channel.say(kind="reply", id=message["id"], t=time.monotonic())

@@ -5,7 +5,7 @@ Standard library only, Python 3.6 or later.
 
 CALLS_AT_ONCE, CALLS_A_SECOND = 1000, 200
 STOPS_AT_ONCE, STOPS_A_SECOND = 2000, 300
-ATTACHED_AT_ONCE, ATTACHED_A_SECOND = 20000, 2000
+ATTACHED_AT_ONCE, ATTACHED_A_SECOND = 10000, 2000
 
 NO_MACHINE = "on %s no program's calls are traced; allowed: x86_64, aarch64"
 FLOOD = ("more than %d calls in a short time, and %d a second: not all later ones are "

@@ -16,6 +16,7 @@ from labctl.backends.protocol import (
     Hello,
     Process,
     TellHeld,
+    Unseen,
 )
 from labctl.backends.watched import Watched
 from labctl.backends.wire import Command, asked
@@ -25,6 +26,7 @@ from labctl.lab.messaging import Inbox, Source
 from labctl.record.events import Event, ProcessEvent, TroubleEvent, UnseenEvent
 
 SINCE = "calls are recorded from {:.3f} s on, of {}"
+NOT_ALL = "not all calls are recorded: {}"
 ENDED = "what told its calls ended"
 
 
@@ -36,6 +38,7 @@ class _Host:
     channel: Channel | Lack
     roots: Collection[int]
     attached: set[int] = field(default_factory=set)
+    unseen: str = ""
     ended: bool = False
 
 
@@ -70,7 +73,8 @@ class Attaching:
             self._ask(host, Attach([*host.roots]))
         now = self._clock.now()
         whose = "what ran then and what it starts" if host.roots else "what holds the sockets"
-        self._emit(TroubleEvent(now, name, "calls", SINCE.format(now, whose)))
+        text = NOT_ALL.format(host.unseen) if host.unseen else SINCE.format(now, whose)
+        self._emit(TroubleEvent(now, name, "calls", text))
 
     def again(self, name: str) -> None:
         """A host was started again: attaches to what it is now."""
@@ -114,6 +118,7 @@ class Attaching:
             self._inbox.take_reply(number, message)
         else:
             said = ATTACHER.heard(message)
+            host.unseen = said.text if isinstance(said, Unseen) else host.unseen
             of_all = isinstance(said, Process) and not host.roots  # no main process of a host
             if not isinstance(said, Hello) and not of_all:
                 t = max(0.0, self._clock.of(name, said.t))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from shutil import rmtree
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 from labctl.backends import BackendOptions
 from labctl.backends import lease as leases
@@ -247,10 +247,13 @@ class _Record:
     def _add(self, event: Event) -> None:
         self._folder.add(event)
         self._viewer.event(event, self._lab.history)
-        if isinstance(event, UnseenEvent) or (
-            isinstance(event, TroubleEvent) and event.probe == "calls" and event.text != NO_CALLS
-        ):
+        if isinstance(event, UnseenEvent) or _of_calls(event):
             self._viewer.say(f"{event.host}: {event.text}")
+
+
+def _of_calls(event: Event) -> TypeGuard[TroubleEvent]:
+    """Whether it says which calls of a host are recorded, where they were wanted."""
+    return isinstance(event, TroubleEvent) and event.probe == "calls" and event.text != NO_CALLS
 
 
 class WatchSession(Judged):

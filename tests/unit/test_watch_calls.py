@@ -94,6 +94,16 @@ def test_what_is_not_seen_is_said(tmp_path: Path) -> None:
     assert {e.host for e in result.history.events if isinstance(e, UnseenEvent)} == {"web", "db"}
 
 
+def test_what_can_not_be_attached_to(tmp_path: Path) -> None:
+    """It says so instead of since when there are calls."""
+    fake = of_a_server()
+    fake.refuses = "process 42 is not seen: strace traces it"
+    (result,), said = called(tmp_path, fake)
+    assert f"web: not all calls are recorded: {fake.refuses}" in said
+    assert not any("from" in line for line in said if line.startswith("web: calls"))
+    assert result.history.without_calls.endswith(fake.refuses)
+
+
 def test_each_record_says_what_was_there(tmp_path: Path) -> None:
     much = tuple(tcp("TIME-WAIT", SERVER, f"{WEB}:{n}") for n in range(1000, 1100))
     fake = of_a_server(*[lambda f: f.look("web", *much, TcpPassiveOpens=len(f.asked))] * 3)

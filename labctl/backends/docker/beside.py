@@ -118,8 +118,11 @@ class Beside:
             return Lack(str(exc), "run it on an engine that allows CAP_SYS_ADMIN")
 
     def calls(self, name: str) -> Channel | Lack:
-        with translated(f"attach to the processes of {name}"):
-            return self._beside(name, "attach.pyc")
+        try:
+            with translated("start a container that may attach to processes"):
+                return self._beside(name, "attach.pyc")
+        except LabError as exc:
+            return Lack(str(exc), "watch it on an engine that allows CAP_SYS_PTRACE")
 
     def roots(self, name: str) -> Sequence[int]:
         with translated(f"find the processes of {name}"):
