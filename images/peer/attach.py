@@ -56,21 +56,22 @@ class Attached(Tracer):
         for rule in rules(io=False):
             self._rules.setdefault(rule[0], []).append(rule)
 
-    def attach(self, root):
-        """Traces a process from now on, with all that descends from it, and tells the sockets that
-        they have. What can't be traced is `unseen`."""
+    def attach(self, roots):
+        """Traces processes from now on, with all that descends from them, and tells the sockets
+        that they have. What can't be traced is `unseen`."""
         if not self.machine:
             self.blind(reasons.NO_MACHINE % platform.machine())
             return
-        self.roots.add(root)
-        new, tried = True, set()
+        self.roots.update(roots)
+        before, new, tried = set(self.sockets), True, set()
         while new:  # what is not traced yet may start more
-            found = [root, *descendants(root, os.getppid())]
+            found = descendants(roots, os.getppid())
             new = [(process, thread) for process in found for thread in threads_of(process)
                    if thread not in self.groups and thread not in tried]  # fmt: skip
             for process, thread in new:
                 tried.add(thread)
                 self._seize(process, thread)
+        self.tell_held([process for process in self.sockets if process not in before])
 
     def _seize(self, process, thread):
         if libc.ptrace(SEIZE, thread, None, LETTING_GO):
@@ -81,13 +82,12 @@ class Attached(Tracer):
         self.groups[thread] = process
         if process not in self.sockets:
             self.sockets[process] = held(process)
-            self.tell_held([process])
         libc.ptrace(INTERRUPT, thread, None, None)
 
-    def tell_held(self, processes=None):
-        """Tells which sockets processes have, or all of them."""
+    def tell_held(self, processes):
+        """Tells which sockets processes have."""
         told = {}
-        for process in self.sockets if processes is None else processes:
+        for process in processes:
             for fd, tcp in sorted(self.sockets[process].items())[:MOST_HELD]:
                 inode = inode_of(process, fd)
                 event = {"kind": "call", "t": time.monotonic(), "pid": process, "phase": "done",
@@ -139,16 +139,17 @@ def threads_of(process):
         return []
 
 
-def descendants(root, without):
-    """The processes that descend from one, but for one and its own."""
+def descendants(roots, without):
+    """These processes and all that descend from them, but for one and its own."""
     children = {}
     for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
         children.setdefault(process_of(pid)[1], []).append(pid)
-    found, left = [], [root]
+    found, left = [], list(roots)
     while left:
-        more = [pid for pid in children.get(left.pop(), ()) if pid != without]
-        found += more
-        left += more
+        process = left.pop()
+        if process not in found:
+            found.append(process)
+            left += [pid for pid in children.get(process, ()) if pid != without]
     return found
 
 
@@ -156,14 +157,18 @@ def held(process):
     """The TCP sockets that a process has, by descriptor."""
     found = {}
     try:
-        for fd in map(int, os.listdir("/proc/%d/fd" % process)):
-            family = family_of(process, fd)
-            if family:
-                with open("/proc/%d/fdinfo/%d" % (process, fd)) as file:
-                    flags = dict(line.split(":", 1) for line in file)["flags"]
-                found[fd] = Tcp(family, not int(flags, 8) & os.O_CLOEXEC)
+        numbers = list(map(int, os.listdir("/proc/%d/fd" % process)))
     except OSError:
-        pass  # it has ended, or has closed that
+        return found  # it has ended
+    for fd in numbers:
+        family = family_of(process, fd)
+        try:
+            with open("/proc/%d/fdinfo/%d" % (process, fd)) as file:
+                flags = next(int(line[6:], 8) for line in file if line.startswith("flags:"))
+        except OSError:
+            continue  # it has closed that
+        if family:
+            found[fd] = Tcp(family, not flags & os.O_CLOEXEC)
     return found
 
 
@@ -202,15 +207,13 @@ def name_of(number):
 
 
 def do_attach(tracer, pids):
-    for pid in pids:
-        if pid not in tracer.groups:
-            tracer.attach(pid)
+    tracer.attach(pids)
 
 
 def do_held(tracer):
     for text, but in tracer.unseen.items():
         tracer.say(kind="unseen", t=time.monotonic(), text=text, but=but)
-    tracer.tell_held()
+    tracer.tell_held(tracer.sockets)
 
 
 def do_flush(tracer):

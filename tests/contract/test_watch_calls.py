@@ -128,6 +128,7 @@ def test_the_calls_of_what_holds_a_port(
     ]
 
 
+@pytest.mark.ci
 @pytest.mark.docker
 def test_the_calls_of_a_container(containers: Containers, watch: Callable[..., Watch]) -> None:
     web, db = containers.run("web"), containers.run("db")

@@ -167,6 +167,22 @@ def test_sockets_that_were_there_and_calls_since_then(
     assert not teller.unseen()
 
 
+def test_a_socket_of_several_processes_is_told_as_one(
+    puppet: Callable[[], Puppet], teller: Teller
+) -> None:
+    program = puppet()
+    program(SERVER)
+    child = int(program("os.fork() or time.sleep(1000)"))
+    try:
+        teller.ask("attach", pids=[child, program.pid])
+        assert [call for call in teller.calls() if call.startswith("has the same")] == [
+            f"has the same as fd 3 of {program.pid}"
+        ]
+        assert tracer_of(child) == teller.process.pid
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
 def test_reads_and_writes_that_fail(puppet: Callable[[], Puppet], teller: Teller) -> None:
     program = puppet()
     program(SERVER)
