@@ -159,7 +159,7 @@ class Watching(Observing):
                 new = self._attach(name)
                 self._hello([new])
             except LabError as exc:
-                self.emit(TroubleEvent(self.now(), name, "capture", str(exc)))
+                self._missed(name, "capture", str(exc))
                 continue
             self._use(new)
             self._restarted.append(name)
@@ -167,9 +167,13 @@ class Watching(Observing):
             self._watched.detach(before.channel)
             text = f"it was started again: not all that it did until {self.now():.3f} s is recorded"
             for probe in ("capture", "loopback", "trace"):
-                self.emit(TroubleEvent(self.now(), name, probe, text))
-            if self._calls:
+                self._missed(name, probe, text)
+            if self._calls and name in self._recorded:
                 self._calls.again(name)
+
+    def _missed(self, name: str, probe: str, text: str) -> None:
+        if name in self._recorded:
+            self.emit(TroubleEvent(self.now(), name, probe, text))
 
     def joined(self) -> list[str]:
         """Attaches to what has come since the last call. It is a part of the next record."""

@@ -216,12 +216,14 @@ def test_what_ends_as_it_is_started_again_may_be_started_once_more(
 
 @pytest.mark.parametrize("ended", [False, True])
 def test_what_is_added_is_watched_in_a_record_of_its_own(tmp_path: Path, ended: bool) -> None:
-    """Unless it has ended by then; and it may come once more."""
+    """Unless it has ended by then; and it may come once more. One that is started again at once is
+    no part of the record before, either."""
     late = "198.18.0.4"
 
     def come(fake: FakeWatched) -> None:
         fake.hosts["cache"], fake.coming = [late], ["cache"]
         fake.tells = not ended
+        fake.restarted = [] if ended else ["cache"]
 
     def again(fake: FakeWatched) -> None:
         if ended:
