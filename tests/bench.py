@@ -329,7 +329,8 @@ def watched_servers(pairs: int) -> Rows:
             raise Skip(f"no {', '.join(missing)}; install nginx-light, apache2-utils, redis")
         for kept, goal in (("kept", 1 / 0.95), ("one", 1 / 0.5)):
             command = [*OWN_NAMESPACES, sys.executable, "-m", "tests.bench_calls", server, kept]
-            for watch in ("calls", "strace") if shutil.which("strace") else ("calls",):
+            tracers = [name for name in ("strace", "strace-p") if shutil.which("strace")]
+            for watch in ("calls", "attached", *tracers):
                 ours, theirs = take_turns(
                     pairs, partial(told, [*command, watch]), partial(told, [*command, "off"])
                 )

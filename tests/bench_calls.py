@@ -2,11 +2,14 @@
 
 As a program it starts nginx or Redis below a supervisor, in a network namespace of its own, and
 says how many seconds a request of a load generator takes: on connections that are kept, or with one
-connection for each request. WATCH is `calls`, `off`, or `strace`, which traces the same calls.
+connection for each request. WATCH is `calls`, `off`, or `strace`, which traces the same calls;
+or `attached` or `strace-p`, which attach to the server when it runs, as `labctl watch --calls` and
+strace do.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -75,6 +78,32 @@ def supervised(watch: str, words: Sequence[str]) -> list[str]:
     return [*peer, "--", *([*STRACE, "-e", f"trace={CALLS}"] if watch == "strace" else []), *words]
 
 
+def attached(watch: str) -> subprocess.Popen[bytes] | None:
+    """What has attached to the server, if anything is to."""
+    listening = ["ss", "-Hltnp", f"sport = {PORT}"]
+    said = subprocess.run(listening, capture_output=True, check=True, text=True).stdout
+    pids = [int(pid) for pid in re.findall(r"pid=(\d+)", said)]
+    if watch == "strace-p":
+        command = ["strace", "-f", "-qq", "-ttt", "--signal=none", "-o", "/dev/null"]
+        tracer = subprocess.Popen([*command, "-e", f"trace={CALLS}", *(f"-p{pid}" for pid in pids)])
+    elif watch == "attached":
+        tracer = subprocess.Popen(
+            [sys.executable, "-IS", str(images() / "peer" / "attach.py")],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert tracer.stdin
+        tracer.stdin.write(json.dumps({"do": "attach", "id": 1, "pids": pids}).encode() + b"\n")
+        tracer.stdin.flush()
+    else:
+        return None
+    deadline = time.monotonic() + PATIENCE
+    while "TracerPid:\t0\n" in Path(f"/proc/{pids[-1]}/status").read_text():
+        if time.monotonic() > deadline:
+            sys.exit(f"{watch} does not attach")
+        time.sleep(0.02)
+    return tracer
+
+
 def main() -> None:
     server, kept, watch = sys.argv[1], sys.argv[2] == "kept", sys.argv[3]
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
@@ -87,6 +116,7 @@ def main() -> None:
                 if time.monotonic() > deadline or process.poll() is not None:
                     sys.exit(f"{server} does not listen")
                 time.sleep(0.02)
+            tracer = attached(watch)
             done = subprocess.run(
                 load(server, kept), capture_output=True, text=True, check=True,
                 env={**os.environ, "LC_ALL": "C"},
@@ -94,6 +124,9 @@ def main() -> None:
             print(1 / rate(done.stdout))
             assert process.stdin
             process.stdin.close()
+            if tracer:
+                tracer.kill()
+                tracer.communicate()
 
 
 if __name__ == "__main__":

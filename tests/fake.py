@@ -112,6 +112,9 @@ class FakeBackend:
         lacks: Mapping[str, Lack] | None = None,
     ) -> None:
         self.log: list[str] = []
+        self.about: dict[
+            str, dict[str, Any]
+        ] = {}  # what supervisors tell of processes as they start
         self._script = script or {}
         self._answers = answers or {}
         self._kernel = kernel
@@ -190,7 +193,8 @@ class FakeBackend:
             self._left.setdefault(process.name, []).append(self._processes[process.name])
         self._processes[process.name] = channel
         self._where[process.name] = process.host
-        self.say(process.name, kind="process", phase="start", pid=next(self._pids))
+        about = self.about.get(process.name, {})
+        self.say(process.name, kind="process", phase="start", pid=next(self._pids), **about)
         self._did(f"start {process.name}")
         return channel
 

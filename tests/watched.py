@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -30,18 +31,28 @@ class FakeWatched:
         self, actions: Sequence[Callable[[FakeWatched], object]], **hosts: Sequence[str]
     ) -> None:
         self.hosts = {name: list(addresses) for name, addresses in hosts.items()}
-        self.names: Sequence[str] = list(hosts)
         self.ports: Sequence[int] = ()
         self.tracer: FakeChannel | None = None
+        self.caller: Lack | None = None  # why nothing attaches
+        self.callers: dict[str, FakeChannel] = {}
+        self.mains: dict[str, list[int]] = {}
+        self.has: list[dict[str, Any]] = []  # what is told of sockets that were there before
+        self.refuses = ""  # why a process can't be attached to
+        self.asked: list[Message] = []  # of what attaches
         self.counters = dict(FRESH)
-        self.lines: dict[str, Sequence[str]] = dict.fromkeys(hosts, ())
+        self.lines: dict[str, Sequence[str]] = defaultdict(tuple)
         self.channels: dict[str, FakeChannel] = {}
         self.detached: list[Channel] = []
         self.is_down = False
         self.restarted: list[str] = []
+        self.coming: list[str] = []
         self.fails = ""
         self.tells = True
         self._actions = list(actions)
+
+    @property
+    def names(self) -> Sequence[str]:
+        return list(self.hosts)
 
     def environment(self) -> dict[str, str | None]:
         return {"kernel": "6.1.0-fake", "os": None, "engine": None}
@@ -68,9 +79,27 @@ class FakeWatched:
             return self.tracer
         return Lack("no tracing here", "take another kernel")
 
+    def calls(self, name: str) -> Channel | Lack:
+        if self.caller:
+            return self.caller
+        channel = FakeChannel(lambda message: self._attach(channel, message))
+        self.callers[name] = channel
+        channel.say(kind="hello", t=time.monotonic())
+        return channel
+
+    def roots(self, name: str) -> Sequence[int]:
+        return self.mains.get(name, [])
+
     def again(self, sure: bool = False) -> list[str]:
         found, self.restarted = self.restarted, []
         return found
+
+    def added(self) -> list[str]:
+        found, self.coming = self.coming, []
+        return found
+
+    def forget(self, name: str) -> None:
+        del self.hosts[name]
 
     def over(self) -> bool:
         if self._actions:
@@ -83,7 +112,8 @@ class FakeWatched:
 
     def down(self) -> None:
         self.is_down = True
-        for channel in (*self.channels.values(), *filter(None, [self.tracer])):
+        more = *self.callers.values(), *filter(None, [self.tracer])
+        for channel in (*self.channels.values(), *more):
             channel.close()
 
     # --- What happens -----------------------------------------------------------------------------
@@ -92,10 +122,21 @@ class FakeWatched:
         """A watcher says something."""
         self.channels[name].say(kind=kind, t=time.monotonic(), **message)
 
-    def look(self, name: str, *lines: str, cause: str = "change", **counters: int) -> None:
+    def call(self, name: str, **message: Any) -> None:
+        """A process of a host makes a call, and it returns."""
+        told = {"t": time.monotonic(), "pid": 42, "name": message["call"].split()[0], **message}
+        for phase in ("enter", "done"):
+            failure = {"errno": None, "error": None} if phase == "enter" else {}
+            self.callers[name].say(kind="call", phase=phase, **{**told, **failure})
+
+    def look(
+        self, name: str, *lines: str, cause: str = "change", caption: str | None = None,
+        **counters: int,
+    ) -> None:  # fmt: skip
         """From now on these are the sockets of a host."""
         self.lines[name] = lines
-        self.say(name, "sockets", cause=cause, text="\n".join([HEADER, *lines]), counters=counters)
+        text = "\n".join([HEADER, *lines])
+        self.say(name, "sockets", cause=cause, text=text, counters=counters, caption=caption)
 
     def packets(self, name: str, *records: bytes) -> None:
         """A watcher captured these."""
@@ -108,7 +149,15 @@ class FakeWatched:
             for address in self.hosts[name]:
                 channel.say(kind="address", t=time.monotonic(), address=address)
         elif message["do"] == "look":
-            self.look(name, *self.lines[name], cause="look")
+            self.look(name, *self.lines[name], cause="look", caption=message["caption"])
         elif message["do"] == "flush":
             answer = {"dropped": 0, "dropped_inside": 0, "lost": {}}
         channel.say(kind="reply", id=message["id"], t=time.monotonic(), **answer)
+
+    def _attach(self, channel: FakeChannel, message: Message) -> None:
+        self.asked.append(message)
+        if self.refuses and message["do"] == "attach":
+            channel.say(kind="unseen", t=time.monotonic(), text=self.refuses, but=[])
+        for has in self.has if message["do"] in ("attach", "held") else ():
+            channel.say(kind="call", t=time.monotonic(), phase="done", name="has", **has)
+        channel.say(kind="reply", id=message["id"], t=time.monotonic())

@@ -45,26 +45,36 @@ SO_ERROR = (socket.SOL_SOCKET, 4)
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
-def filter_of(machine, io):
-    """A seccomp filter (struct sock_filter[]) that stops at the calls to tell; with `io`, at those
-    that read and write too."""
-    numbers = machine.numbers
+def rules(io):
+    """The calls to tell: a name, and for some of its arguments a mask, or None, and the values that
+    matter. With `io`, those that read and write too."""
     by_level = collections.OrderedDict()
     for level, number in OF_NUMBERS:
         by_level.setdefault(level, []).append(number)
-    rules = [(name, ()) for name in ("bind", "listen", "connect", "accept", "accept4", "shutdown",
+    found = [(name, ()) for name in ("bind", "listen", "connect", "accept", "accept4", "shutdown",
                                      "ptrace", "io_uring_setup")]  # fmt: skip
-    rules += [("socket", ((0, None, FAMILIES), (1, 0xF, (socket.SOCK_STREAM,))))]
-    rules += [("setsockopt", ((1, None, (level,)), (2, None, tuple(options))))
+    found += [("socket", ((0, None, FAMILIES), (1, 0xF, (socket.SOCK_STREAM,))))]
+    found += [("setsockopt", ((1, None, (level,)), (2, None, tuple(options))))
               for level, options in by_level.items()]  # fmt: skip
-    rules += [("getsockopt", ((1, None, SO_ERROR[:1]), (2, None, SO_ERROR[1:])))]
-    rules += [(name, ()) for name in READS + WRITES if io]
+    found += [("getsockopt", ((1, None, SO_ERROR[:1]), (2, None, SO_ERROR[1:])))]
+    return found + [(name, ()) for name in READS + WRITES if io]
+
+
+def matches(rule, arguments):
+    """Whether a call of that name is one of this rule, by its arguments."""
+    return all((arguments[argument] & 0xFFFFFFFF & (mask or 0xFFFFFFFF)) in values
+               for argument, mask, values in rule[1])  # fmt: skip
+
+
+def filter_of(machine, io):
+    """A seccomp filter (struct sock_filter[]) that stops at the calls to tell."""
+    numbers = machine.numbers
     code = [(LOAD, 0, 0, 4), (EQUALS, 3 + len(machine.foreign), 0, machine.arch),
             (LOAD, 0, 0, 0)]  # fmt: skip
     code += [(EQUALS, len(machine.foreign) - i, 0, each)
              for i, each in enumerate(machine.foreign)]  # fmt: skip
     code += [(RETURN, 0, 0, RET_ALLOW), (RETURN, 0, 0, RET_TRACE)]
-    for name, conditions in rules:
+    for name, conditions in rules(io):
         rule = [(LOAD, 0, 0, 0), (EQUALS, 0, None, numbers[name])]
         for argument, mask, values in conditions:
             rule += [(LOAD, 0, 0, 16 + 8 * argument)]  # its lower half

@@ -126,7 +126,7 @@ class Children(threading.Thread):
         super().__init__(daemon=True)
         self.main, self.waker = main, waker
         self.said = collections.deque()
-        self.tracer = syscalls.Tracer(main, self.say, self.rouse) if traced else None
+        self.tracer = syscalls.Tracer(self.say, self.rouse) if traced else None
         self.waits = traced
 
     def say(self, **event):
@@ -157,7 +157,7 @@ class Children(threading.Thread):
         with self.waits:
             self.waits.recv(1)
             try:
-                self.tracer.begin()
+                self.tracer.begin(self.main)
             except OSError as exc:
                 self.say(kind="unseen", t=time.monotonic(), text=str(exc), but=[])
                 self.tracer, word = None, UNTRACED
@@ -178,11 +178,12 @@ class Children(threading.Thread):
                 self.tell((status, _left()))
 
 
-def supervise(main, log, tether, watched=None):
+def supervise(main, log, tether, watched=None, about=()):
     """Starts `main` in a child and stays until no descendant lives; returns main's exit status.
 
     `main` is a function of one argument, the descriptor for a program's output. With `watched`,
     "calls" or "io", the socket calls of main and of all that it starts are told (syscalls.py).
+    `about`: pairs to tell of it as it starts.
     Commands come as JSON lines on stdin: `{"do": "call", "call": TEXT}` for a process in `await`,
     `{"do": "signal", "signal": "TERM"}` for the main process alone; `{"do": "end"}`, a SIGTERM,
     `{"do": "freeze"}` and `{"do": "thaw"}` for all of them (as process 1 only); `{"do": "answer",
@@ -224,7 +225,7 @@ def supervise(main, log, tether, watched=None):
                 os.close(descriptor)
             ours.close()
             theirs.close()
-            seen = {"watch": watched} if watched else {}
+            seen = dict(about, **({"watch": watched} if watched else {}))
             log(kind="process", phase="start", pid=os.getpid(), **seen)
             main(from_main)
             status = 0
@@ -461,6 +462,8 @@ def main(arguments=None):
     modes.add_parser("calls", help="socket calls").add_argument("calls", metavar="CALLS")
     program = modes.add_parser("run", help="any program")
     program.add_argument("--watch", choices=("calls", "io"), help="tell its socket calls")
+    program.add_argument("--stop", metavar="SIGNAL", help="tell that this asks it to end")
+    program.add_argument("--grace", type=float, metavar="SECONDS", help="and how long it may take")
     program.add_argument("argv", nargs="+", metavar="ARG")
     options = parser.parse_args(arguments)
     log = Log(as_text if options.text else as_json)
@@ -476,7 +479,9 @@ def main(arguments=None):
         await_line()
     try:
         watched = options.watch if options.mode == "run" else None
-        status = supervise(job, log, options.tether, watched)
+        about = [(key, getattr(options, key, None)) for key in ("stop", "grace")]
+        about = [(key, value) for key, value in about if value is not None]
+        status = supervise(job, log, options.tether, watched, about)
     except OSError as exc:
         log(kind="broken", text=told(exc))
         status = 1

@@ -52,30 +52,36 @@ class Tracer:
 
     `say` takes events of the kinds `call` and `unseen`; `rouse` has `overdue` asked."""
 
-    def __init__(self, main, say, rouse):
-        self.main, self.say, self.rouse = main, say, rouse
+    busy, still = reasons.BUSY, FILTERED
+    """Why not all calls are told if there is no room for more stops, and which still are."""
+
+    def __init__(self, say, rouse):
+        self.say, self.rouse = say, rouse
+        self.main = None
         self.machine = MACHINES.get(platform.machine())
         self.names = {}
         if self.machine:
             self.names = {number: name for name, number in self.machine.numbers.items()}
-        self.groups = {main: main}  # of each thread
-        self.sockets = {main: {}}  # of each process, by descriptor
+        self.groups = {}  # of each thread
+        self.sockets = {}  # of each process, by descriptor
         self.unknown = set()  # processes with sockets that a flood has hidden
         self.free = set()  # threads that only the filter stops
         self.inside = {}  # of each thread
         self.lock = threading.Lock()
         self.calls = Allowance(reasons.CALLS_AT_ONCE, reasons.CALLS_A_SECOND)
         self.stops = Allowance(reasons.STOPS_AT_ONCE, reasons.STOPS_A_SECOND)
-        self.unseen = set()
+        self.unseen = {}  # why not all calls are told, and which still are
         self._info = Info()
 
-    def begin(self):
+    def begin(self, main):
         """Traces `main` from now on. Raises OSError, with what helps."""
         if not self.machine:
             raise OSError(reasons.NO_MACHINE % platform.machine())
-        if libc.ptrace(SEIZE, self.main, None, OPTIONS):
+        if libc.ptrace(SEIZE, main, None, OPTIONS):
             code = ctypes.get_errno()
             raise OSError("ptrace(2) is refused: %s; %s" % (os.strerror(code), permission()))
+        self.main = self.groups[main] = main
+        self.sockets[main] = {}
 
     def stopped(self, thread, status):
         """Does what a stop asks for, and lets the thread go on."""
@@ -145,7 +151,7 @@ class Tracer:
         and what closed one may have been hidden."""
         mine = self.mine(thread)
         known = mine.get(fd)
-        if known and reasons.BUSY not in self.unseen:
+        if known and self.busy not in self.unseen:
             return known
         family = family_of(thread, fd)
         if family == 0:
@@ -161,27 +167,32 @@ class Tracer:
         from now on: those that wait for one another notice nothing of it, but others might."""
         process = self.groups[thread]
         mine = self.sockets[process]
-        if not mine and reasons.BUSY not in self.unseen:
+        if not mine and self.busy not in self.unseen:
             for other in [t for t in self.free if self.groups[t] == process and t != thread]:
                 if waits(other, self.machine.numbers["futex"]):
                     libc.ptrace(INTERRUPT, other, None, None)
-        if fd in mine and reasons.BUSY not in self.unseen:
+        if fd in mine and self.busy not in self.unseen:
             self.blind(reasons.BESIDE, FILTERED)
         mine[fd] = tcp
 
     def _steps(self, thread):
-        """Whether to stop a thread at each call: if it may close a socket, while there is room."""
-        if not self.sockets.get(self.groups[thread]):
+        """Whether to stop a thread at each call: if that may tell something, while there is
+        room."""
+        if not self._matters(self.groups[thread]):
             return False
         if not self.stops.take():
-            self.blind(reasons.BUSY, FILTERED)
+            self.blind(self.busy, self.still)
             return False
         return True
+
+    def _matters(self, process):
+        """Whether a process may close a socket."""
+        return bool(self.sockets.get(process))
 
     def blind(self, text, but=()):
         """From now on not all calls are told."""
         if text not in self.unseen:
-            self.unseen.add(text)
+            self.unseen[text] = list(but)
             self.say(kind="unseen", t=time.monotonic(), text=text, but=list(but))
 
     # --- Calls ------------------------------------------------------------------------------------
@@ -205,6 +216,10 @@ class Tracer:
         if name is None or foreign:
             self.blind(reasons.FOREIGN if foreign else reasons.ITS_OWN)
             return None
+        return self._filtered(thread, name, arguments)
+
+    def _filtered(self, thread, name, arguments):
+        """A call begins that is to be told, as long as there is no flood of them."""
         if name in UNMISSED or name in BLINDING or self.calls.take():
             return self._enter(thread, name, arguments, False)
         self.blind(reasons.FLOOD, UNMISSED)
@@ -270,17 +285,21 @@ class Tracer:
                 self._returned(thread, call, self._info.value())
         elif self._info.op == ENTRY:
             number, arguments = self._info.call()
-            name = self.names.get(number)
-            mine = self.mine(thread)
-            if name == "close" and signed(arguments[0]) in mine:
-                return self._enter(thread, name, arguments, False)
-            if name == "setsockopt" and tuple(map(signed, arguments[1:3])) in TIMERS:
-                return self._enter(thread, name, arguments, False)
-            if name == "close_range" or (name in DUPLICATE and mine.keys() & set(fds(arguments))):
-                event = {"t": time.monotonic()}
-                with self.lock:
-                    self.inside[thread] = Entered(name, arguments, event, True)
-                return TO_SYSCALL
+            return self._begins(thread, self.names.get(number), arguments)
+        return None
+
+    def _begins(self, thread, name, arguments):
+        """A call begins that the filter does not stop at."""
+        mine = self.mine(thread)
+        if name == "close" and signed(arguments[0]) in mine:
+            return self._enter(thread, name, arguments, False)
+        if name == "setsockopt" and tuple(map(signed, arguments[1:3])) in TIMERS:
+            return self._enter(thread, name, arguments, False)
+        if name == "close_range" or (name in DUPLICATE and mine.keys() & set(fds(arguments))):
+            event = {"t": time.monotonic()}
+            with self.lock:
+                self.inside[thread] = Entered(name, arguments, event, True)
+            return TO_SYSCALL
         return None
 
     def _returned(self, thread, call, value):

@@ -127,17 +127,24 @@ def family_of(thread, fd):
     return PROTOCOLS.get(protocol.rstrip(b"\0"), 0)
 
 
+def copy_of(process, fd):
+    """A copy of a process's socket, or None if engines or kernels before 5.6 forbid it."""
+    pidfd = libc.syscall(PIDFD_OPEN, process, 0)
+    if pidfd < 0:
+        return None
+    copy = libc.syscall(PIDFD_GETFD, pidfd, fd, 0)
+    os.close(pidfd)
+    return socket.socket(fileno=copy) if copy >= 0 else None
+
+
 def ends_of(process, thread, fd, family):
     """The local and the remote address of a socket; None for one that can't be had. By a copy of
     its descriptor or, where engines forbid pidfd_getfd(2), by the beginning of the kernel's
     list."""
-    pidfd = libc.syscall(PIDFD_OPEN, process, 0)
-    if pidfd >= 0:
-        copy = libc.syscall(PIDFD_GETFD, pidfd, fd, 0)
-        os.close(pidfd)
-        if copy >= 0:
-            with socket.socket(fileno=copy) as mine:
-                return _named(mine.getsockname), _named(mine.getpeername)
+    copy = copy_of(process, fd)
+    if copy:
+        with copy:
+            return _named(copy.getsockname), _named(copy.getpeername)
     inode = inode_of(thread, fd)
     if inode is None:
         return None, None
@@ -170,11 +177,39 @@ def _end(text):
 
 def permission():
     """What helps where tracing is refused."""
-    try:
-        with open("/proc/sys/kernel/yama/ptrace_scope") as file:
-            scope = int(file.read())
-    except (OSError, ValueError):
-        scope = 0
-    if scope > 1:
+    if _yama() > 1:
         return "set kernel.yama.ptrace_scope to 1"
     return "a seccomp profile or a security module forbids it; take the engine's default profile"
+
+
+def attachable(thread, code):
+    """Why a process that runs can't be attached to, with what helps; empty if it has ended."""
+    found = {}
+    try:
+        with open("/proc/%d/status" % thread) as file:
+            found = dict(line.split(":", 1) for line in file)
+    except OSError:
+        return ""
+    if found["State"].split()[0] in "ZX" or int(found["TracerPid"]) == os.getpid():
+        return ""
+    if int(found["TracerPid"]):
+        return "process %d traces it, and a process has one tracer" % int(found["TracerPid"])
+    return "ptrace(2) is refused: %s; %s" % (os.strerror(code), _rights())
+
+
+def _rights():
+    scope = _yama()
+    if scope > 2:
+        return "kernel.yama.ptrace_scope is 3, and stays so until the machine starts again"
+    if os.geteuid():
+        return "run it as root" + (", or set kernel.yama.ptrace_scope to 0" if scope == 1 else "")
+    return "a security module forbids it, or the right CAP_SYS_PTRACE is missing"
+
+
+def _yama():
+    """What Yama allows (Documentation/admin-guide/LSM/Yama.rst); 0 where there is none."""
+    try:
+        with open("/proc/sys/kernel/yama/ptrace_scope") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return 0

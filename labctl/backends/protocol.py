@@ -7,10 +7,10 @@ is a Command, and `do` names it. A message from a program is a Said: `kind` name
 time, by CLOCK_MONOTONIC of the lab's kernel, in seconds. A command may have an `id`: then a `reply`
 has the same `id`, and the fields of the command's Answer, or the `error` that prevented it.
 
-The programs (agent.py, watch.py and tracer.py in images/host, images/peer/peer.py, netns/world.py)
-run on old Pythons and import nothing of this; tests/unit/test_protocol.py runs them and checks that
-they follow it. They come from the same labctl as the controller, so nothing is negotiated: `added`
-is the VERSION that brought a message.
+The programs (agent.py, watch.py and tracer.py in images/host, peer.py and attach.py in images/peer,
+netns/world.py) run on old Pythons and import nothing of this; tests/unit/test_protocol.py runs them
+and checks that they follow it. They come from the same labctl as the controller, so nothing is
+negotiated: `added` is the VERSION that brought a message.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from labctl.backends.wire import A, Answer, Command, NoMessage, Program, Said, q
 from labctl.probes.holders import Number
 from labctl.probes.sockets import StateName
 
-VERSION = 11
+VERSION = 12
 """2 brought captures and the trace; 3 faults; 4 agents that rest; 5 the end of what a process left;
 6 programs that report their faults, supervisors that answer, and counters and addresses as they
 change; 7 a host's network apart from its watch; 8 guests; 9 resets; 10 calls of programs, who holds
-sockets, and the fate of segments; 11 what begins a lab on namespaces."""
+sockets, and the fate of segments; 11 what begins a lab on namespaces;
+12 calls of programs that ran before."""
 
 
 class Hello(Said, kind="hello"):
@@ -316,6 +317,8 @@ class Process(Said, kind="process"):
     signal: str | None = None
     left: bool | None = None
     watch: Literal["calls", "io"] | None = None
+    stop: str | None = None
+    grace: float | None = None
 
 
 class Unseen(Said, kind="unseen", added=10):
@@ -395,6 +398,24 @@ class TellHolders(Command[Done], do="holders", added=10):
     """Reports who holds which socket."""
 
 
+# --- What attaches to programs that run already --------------------------------------------------
+
+
+class Attach(Command[Done], do="attach", added=12):
+    """Tells the calls of these processes and of all that they start, and which sockets they
+    have."""
+
+    pids: Sequence[int]
+
+
+class TellHeld(Command[Done], do="held", added=12):
+    """Tells once more which sockets they have, and what is not seen."""
+
+
+class FlushCalls(Command[Done], do="flush", added=12):
+    """Reports everything that was told before."""
+
+
 # --- Who says and does what -----------------------------------------------------------------------
 
 
@@ -426,3 +447,4 @@ SUPERVISOR = Program(
     (Process, Call, Unseen, Output, Holders, Broken),
     (Begin, DoCall, Signal, End, Freeze, Thaw, TellAll, TellHolders),
 )
+ATTACHER = Program((Hello, Process, Call, Unseen), (Attach, TellHeld, FlushCalls))

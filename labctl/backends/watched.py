@@ -21,8 +21,11 @@ class Watched(Protocol):
     LabError."""
 
     backend: str
-    names: Sequence[str]
     ports: Sequence[int]
+
+    @property
+    def names(self) -> Sequence[str]:
+        """They grow with what is `added`."""
 
     def environment(self) -> dict[str, str | None]:
         """See `Backend`."""
@@ -36,9 +39,23 @@ class Watched(Protocol):
     def trace(self) -> Channel | Lack:
         """Starts a tracer (images/host/tracer.py), or says why there is none. Called once."""
 
+    def calls(self, name: str) -> Channel | Lack:
+        """Starts what tells the calls of processes of this host (images/peer/attach.py), or says
+        why there is none."""
+
+    def roots(self, name: str) -> Sequence[int]:
+        """The processes whose calls to tell, with all that they start; none where it is those that
+        hold the sockets."""
+
     def again(self, sure: bool = False) -> list[str]:
         """The hosts that were started again since they were attached to, as far as that was heard
         of; or, to be `sure`, all. That one does not run any more by then is for `attach` to say."""
+
+    def added(self) -> list[str]:
+        """The hosts that have come to it since the last call, and are among its names now."""
+
+    def forget(self, name: str) -> None:
+        """Takes out a host that could not be attached to."""
 
     def over(self) -> bool:
         """Whether nothing of it runs any more, or ever will."""

@@ -13,6 +13,7 @@ import click
 
 from labctl.cli.arguments import (
     as_one,
+    compose_option,
     folder_option,
     form_option,
     jobs_option,
@@ -35,6 +36,7 @@ class Asked:
     kernel: tuple[str, ...]
     virtual_time: bool
     sets: tuple[str, ...]
+    compose: Path | None
     jobs: int | None
     form: str
     out: Path | None
@@ -53,6 +55,7 @@ class Asked:
 @click.option("--kernel", multiple=True, metavar="NAME", help="On another kernel, in QEMU.")
 @click.option("--virtual-time", is_flag=True, help="In QEMU: waiting takes no time.")
 @set_option
+@compose_option
 @jobs_option("How many cases of a place to run at once, 1 to 32; in as many guests.")
 @form_option(["table", "json", "markdown", "html"], "How the comparison is written to stdout.")
 @folder_option("Where results are kept, and gone on from.")
@@ -96,7 +99,8 @@ def matrix(asked: Asked) -> int:
         return 0
     chosen = parse_sets(asked.sets, "--set")
     files = find(asked.paths or [str(scenarios())], scenarios())
-    cases = workflow.keep_short_cases(workflow.load_all(files, chosen), asked.virtual_time, tell)
+    loaded = workflow.load_all(files, chosen, asked.compose)
+    cases = workflow.keep_short_cases(loaded, asked.virtual_time, tell)
     out = asked.out or flow.folder_of_all()
     whole = flow.Matrix(cases, chosen, out)
     interrupted = False
@@ -104,6 +108,7 @@ def matrix(asked: Asked) -> int:
         cores = os.cpu_count() or 1
         children = children_of(places, cores) if possible() else []
         told = [*map(str, files), "--out", str(out), *(f"--set={text}" for text in asked.sets)]
+        told += ["--compose", str(asked.compose)] if asked.compose else []
         told += ["--jobs", str(asked.jobs or 1)]  # the others are beside each
         commands = {place.name: ["matrix", *told, *place.options] for place in children}
         try:

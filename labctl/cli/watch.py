@@ -21,6 +21,7 @@ class Asked:
     here: bool
     pids: tuple[int, ...]
     ports: tuple[int, ...]
+    calls: bool
     length: str | None
     out: Path | None
 
@@ -43,6 +44,10 @@ class Asked:
     "--port", "ports", multiple=True, type=click.IntRange(1, 65535), metavar="N",
     help="Only sockets and packets of this port.",
 )  # fmt: skip
+@click.option(
+    "--calls", is_flag=True,
+    help="Also the socket calls of what is watched. It slows them down: see docs/watch.md.",
+)  # fmt: skip
 @click.option("--for", "length", metavar="TIME", help="So long: 30s, 5m. Until Ctrl-C by default.")
 @folder_option("Where to record it.")
 @as_one(Asked)
@@ -54,7 +59,7 @@ def watch(asked: Asked) -> int:
       labctl watch --container web --container db
       labctl watch --compose shop --port 5432 --for 30s
       labctl watch --here --port 8000
-      labctl watch --pid 4711
+      labctl watch --pid 4711 --calls
 
     What it records is a run: `labctl report --last` draws it, `labctl explain --last` says what
     caused what, `labctl check RUN --scenario CLAIMS.yaml` judges it.
@@ -66,7 +71,9 @@ def watch(asked: Asked) -> int:
     from labctl.run import workflow
     from labctl.run.watch import Limits, Wanted, begin
 
-    wanted = Wanted(asked.here, asked.pids, asked.containers, asked.project, asked.ports)
+    wanted = Wanted(
+        asked.here, asked.pids, asked.containers, asked.project, asked.ports, calls=asked.calls
+    )
     limits = Limits(seconds(asked.length))
     with workflow.interruptible():
         results = begin(wanted, asked.out, limits, viewer)

@@ -24,7 +24,8 @@ from labctl.probes.pairing import REPORTED
 from labctl.probes.pcapng import INBOUND, OUTBOUND, Packet, blocks, head
 from labctl.probes.segments import FILE_HEADER
 from labctl.probes.sockets import Ends, State
-from labctl.record.events import CallEvent, LossEvent, StepEvent
+from labctl.record.events import CallEvent, LabEvent, LossEvent, StepEvent
+from labctl.record.history import SINCE, WATCH
 from labctl.record.moments import Moment
 from labctl.record.timelines import CLOCKS, CLOSED, Timeline
 
@@ -79,8 +80,16 @@ def capture(run: RunResult) -> bytes:
     comments = _Comments(Scene(run.history))
     streams = [_packets(number, path, comments) for number, path in enumerate(captures)]
     packets = merge(*streams, comments.unseen(hosts), key=lambda packet: packet.at)
-    causes = "\n".join(plain(cause.text) for cause in run.causes)
-    return b"".join([head(hosts, names, causes), *blocks(packets)])
+    words = [*_begun(run.history.lab), *(plain(cause.text) for cause in run.causes)]
+    return b"".join([head(hosts, names, "\n".join(words)), *blocks(packets)])
+
+
+def _begun(lab: LabEvent) -> Iterator[str]:
+    """From when on a record of a watch has packets: what it watches began before."""
+    if lab.backend == WATCH:
+        yield f"packets from {lab.started} on"
+    if since := lab.environment.get(SINCE):
+        yield f"watched since {since}: earlier packets are in the records before, which may be gone"
 
 
 def _packets(number: int, path: Path, comments: _Comments) -> Iterator[Packet]:

@@ -76,7 +76,7 @@ class Tracers:
 
     def watch_too(self, event: AddressEvent) -> None:
         """Makes one of them report the sockets of one more address."""
-        self._all[self._machines[event.host]].watch_too(event)
+        self._all[self._machines.get(event.host, "")].watch_too(event)
 
     def hears(self, source: Source) -> bool:
         """Whether a message comes from one of them."""
@@ -134,6 +134,7 @@ class Tracer:
     def watch_too(self, event: AddressEvent) -> None:
         """Makes it report the sockets of one more address."""
         self._owners[event.address] = event.host
+        self._hosts = [*dict.fromkeys([*self._hosts, event.host])]
         if self._channel:
             self._inbox.post(self._channel, Watch([*self._owners]))
 

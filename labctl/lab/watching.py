@@ -13,6 +13,7 @@ from labctl.backends.watched import Watched
 from labctl.backends.wire import Said, asked
 from labctl.ground.crash import netted
 from labctl.ground.errors import LabError, UsageError
+from labctl.lab.attaching import Attaching
 from labctl.lab.happened import happened
 from labctl.lab.messaging import Source, surely
 from labctl.lab.observing import Observing
@@ -20,6 +21,7 @@ from labctl.lab.tracing import probes
 from labctl.record.events import (
     VERSION,
     AddressEvent,
+    CallEvent,
     CountersEvent,
     Event,
     FateEvent,
@@ -28,7 +30,7 @@ from labctl.record.events import (
     StateEvent,
     TroubleEvent,
 )
-from labctl.record.history import History
+from labctl.record.history import SINCE, WATCH, History
 
 LONGEST_REST = 1.0
 """Seconds between two polls of a host where no segment passes."""
@@ -52,10 +54,10 @@ class Watching(Observing):
     """Used in a `with`: attaches to what runs, and leaves it alone in the end.
 
     From each `begin` on, a record and a history take in what happens. What is started again is
-    watched on. Methods raise LabError; entering it raises UsageError if two hosts can't be told
-    apart."""
+    watched on. With `calls`, processes are attached to and their calls are recorded. Methods raise
+    LabError; entering it raises UsageError if two hosts can't be told apart."""
 
-    def __init__(self, watched: Watched) -> None:
+    def __init__(self, watched: Watched, calls: bool = False) -> None:
         super().__init__(History(), lambda: watched.why() or None)
         self._watched = watched
         self._record_packets: Callable[[str, bytes], None] | None = None
@@ -64,6 +66,11 @@ class Watching(Observing):
         self._hosts: dict[str, _Attached] = {}
         self._counters: dict[str, dict[str, int]] = {}
         self._restarted: list[str] = []
+        self._recorded: set[str] = set()  # the hosts of this record
+        self._since: str | None = None  # when the first record began
+        attaching = Attaching(watched, self._inbox, self._clock, self.emit)
+        self._calls = attaching if calls else None
+        self._blaming: set[int] = set()
 
     @netted()
     def __enter__(self) -> Self:
@@ -93,27 +100,36 @@ class Watching(Observing):
     ) -> None:
         """Begins a record; the one before is over."""
         self._clock.begin()
+        self._recorded = {*self._hosts}
         self.history = history
         self._record, self._record_packets = record, record_packets
         ready = {name: at.ready for name, at in self._hosts.items() if at.ready}
         read = {name: (at.hello.t, at.hello.wall) for name, at in self._hosts.items() if at.hello}
+        started = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         environment = {
             **self._watched.environment(),
             "probes": probes(ready, self._tracer.trace),
+            **({SINCE: self._since} if self._since else {}),
         }
-        started = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        self._since = self._since or started
         epoch = next(iter(self._clock.epochs(read).values()))
-        self.emit(LabEvent(0.0, started, "watch", environment, self._names(), epoch, VERSION))
+        self.emit(LabEvent(0.0, started, WATCH, environment, self._names(), epoch, VERSION))
         for name, answer in ready.items():
             self.emit(CountersEvent(self.now(), name, dict(self._counters[name])))
-            self.emit(TroubleEvent(self.now(), name, "calls", NO_CALLS))
             if answer.capture:
                 self.emit(TroubleEvent(self.now(), name, "capture", answer.capture))
+            if self._calls is None:
+                self.emit(TroubleEvent(self.now(), name, "calls", NO_CALLS))
         self._tracer.begin()
+        if self._calls:
+            for name in ready:
+                self._calls.begin(name)
         self.look()
 
     def end(self) -> None:
         """Takes in the last look, and what is still under way."""
+        if self._calls:
+            self._calls.flush()
         self.look()
         self.flush()
 
@@ -143,7 +159,7 @@ class Watching(Observing):
                 new = self._attach(name)
                 self._hello([new])
             except LabError as exc:
-                self.emit(TroubleEvent(self.now(), name, "capture", str(exc)))
+                self._missed(name, "capture", str(exc))
                 continue
             self._use(new)
             self._restarted.append(name)
@@ -151,7 +167,30 @@ class Watching(Observing):
             self._watched.detach(before.channel)
             text = f"it was started again: not all that it did until {self.now():.3f} s is recorded"
             for probe in ("capture", "loopback", "trace"):
-                self.emit(TroubleEvent(self.now(), name, probe, text))
+                self._missed(name, probe, text)
+            if self._calls and name in self._recorded:
+                self._calls.again(name)
+
+    def _missed(self, name: str, probe: str, text: str) -> None:
+        if name in self._recorded:
+            self.emit(TroubleEvent(self.now(), name, probe, text))
+
+    def joined(self) -> list[str]:
+        """Attaches to what has come since the last call. It is a part of the next record."""
+        found = []
+        for name in self._watched.added():
+            try:
+                new = self._attach(name)
+                self._hello([new])
+            except LabError:  # it has ended by now
+                self._watched.forget(name)
+                continue
+            self._use(new)
+            self._set_up([name])
+            for address in new.addresses:
+                self._tracer.watch_too(AddressEvent(self.now(), name, address))
+            found.append(name)
+        return found
 
     def over(self) -> bool:
         """Whether nothing is left to watch."""
@@ -211,20 +250,36 @@ class Watching(Observing):
 
     def _take_traced(self, event: Event) -> None:
         """A tracer knows no ports."""
+        if getattr(event, "host", None) not in self._recorded:
+            return  # it came in this record
         if isinstance(event, StateEvent | ResetEvent | FateEvent) and self._ports:
             if {end.rpartition(":")[2] for end in (event.local, event.remote)} & self._ports:
                 self.emit(event)
         else:
             self.emit(event)
 
+    def emit(self, event: Event) -> None:
+        super().emit(event)
+        if isinstance(event, CallEvent):
+            watcher = self._agents[event.host]
+            self._inbox.post(watcher, protocol.Wake())
+            if event.errno == "EADDRINUSE" and event.phase == "done":
+                self._blaming.add(self._inbox.post(watcher, protocol.Look(event.call)))
+
     def _hear(self, source: Source, message: Message | None) -> None:
+        if self._calls and self._calls.hears(source):
+            self._calls.take(source, message, self._closing)
+            return
         at = self._attached[source.channel]
         if message is None:
             del self._attached[source.channel]
             if not self._closing and self._hosts.get(at.host) is at:
                 raise self._end_of(at)
         elif (number := asked(message)) is not None:
-            self._inbox.take_reply(number, message)
+            if number in self._blaming:
+                self._blaming.remove(number)
+            else:
+                self._inbox.take_reply(number, message)
         else:
             self._told(at, protocol.WATCHER.heard(message))
 
@@ -238,12 +293,14 @@ class Watching(Observing):
             at.hello = said
         elif isinstance(said, protocol.Address):
             at.addresses.append(said.address)
+            if at.host not in self._recorded:
+                return
             if self.history.lab and self.history.owners.get(said.address) != at.host:
                 event = AddressEvent(t, at.host, said.address)
                 self.emit(event)
                 self._tracer.watch_too(event)
         elif isinstance(said, protocol.Packets):
-            if self._record_packets:
+            if self._record_packets and at.host in self._recorded:
                 self.history.add_packets(t, at.host, said.records)
                 self._record_packets(at.host, said.records)
         else:
@@ -259,7 +316,9 @@ class Watching(Observing):
             self._counters.setdefault(at.host, {}).update(more["values"])
         elif isinstance(said, protocol.Holders):
             more["process"] = at.host
-        if self.history.lab:
+            if self._calls:
+                self._calls.holding(at.host, {int(pid) for pid in said.sockets})
+        if self.history.lab and at.host in self._recorded:
             self.emit(happened(said, t, **more))
 
     @staticmethod

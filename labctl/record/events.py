@@ -26,10 +26,11 @@ from labctl.probes.sockets import (
     parse_ss,
 )
 
-VERSION = 6
+VERSION = 7
 """Raise it when an older labctl can't read the history. 1: before histories had a version;
 3: resets; 4: calls of programs, and holders of sockets, and what became of segments;
-5: captures from elsewhere, and looks as differences; 6: clocks of several machines."""
+5: captures from elsewhere, and looks as differences; 6: clocks of several machines;
+7: how services are stopped."""
 READS = range(1, VERSION + 1)
 
 
@@ -105,7 +106,9 @@ class StepEvent(Event):
 class ProcessEvent(Event):
     """A process starts, its main process exits, or all of it is gone. `left`: something that it
     started lives on. `start` is the number of the start, from 1 on, if it is not the latest.
-    `watch`: its calls are told although it is any program; `io`: also what it reads and writes."""
+    `watch`: its calls are told although it is any program; `io`: also what it reads and writes.
+    `stop`: the signal that asks it to end, if not TERM, and `grace`: the seconds that it may take
+    then."""
 
     kind = "process"
     process: str
@@ -117,6 +120,8 @@ class ProcessEvent(Event):
     left: bool | None = None
     start: int | None = None
     watch: Literal["calls", "io"] | None = None
+    stop: str | None = None
+    grace: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

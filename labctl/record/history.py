@@ -47,6 +47,10 @@ from labctl.record.events import (
     UnseenEvent,
 )
 
+WATCH = "watch"
+"""The backend of what was only watched."""
+SINCE = "watched since"
+"""In the environment of a record of a watch that is not its first: when that began (RFC 3339)."""
 LOCALHOST = {"127.0.0.1", "::1"}
 """The addresses of that name on every host (hosts(5))."""
 
@@ -66,9 +70,12 @@ class ProcessState:
     under_way: dict[int, CallEvent] = field(default_factory=dict)  # by task
     watch: str | None = None
     unseen: UnseenEvent | None = None
+    joined: bool = False  # whether it ran before its calls were seen
     obeys: bool = False
     written: Output = field(default_factory=Output)
     left: bool = False
+    stop: str | None = None
+    grace: float | None = None
 
     @property
     def output(self) -> str:
@@ -160,9 +167,11 @@ class History:
             case StepEvent(phase="end", label=str(label)):
                 self.labels[label] = event.t if event.moment is None else event.moment
             case ProcessEvent(phase="start"):
+                joined = self.lab is not None and self.lab.backend == WATCH
                 self.processes[event.process] = ProcessState(
-                    event.host, running=True, watch=event.watch
-                )
+                    event.host, running=True, watch=event.watch, joined=joined, stop=event.stop,
+                    grace=event.grace,
+                )  # fmt: skip
                 self._starts[event.process] += 1
             case ProcessEvent() | CallEvent() | UnseenEvent() | OutputEvent():
                 if isinstance(event, CallEvent) and event.peer:
@@ -306,7 +315,7 @@ class History:
         watched there are others."""
         if self.imported:
             return {host: (event.since, event.t) for host, event in self.imported.items()}
-        if not self.without_calls:
+        if self.lab is None or self.lab.backend != WATCH:
             return None
         gaps = {host: event.t for (host, probe), event in self.trouble.items()
                 if probe in ("capture", "loopback")}  # fmt: skip

@@ -30,6 +30,7 @@ from labctl.probes.sockets import (
 from labctl.record.events import (
     CallEvent,
     Event,
+    LabEvent,
     OutputEvent,
     ProcessEvent,
     Shown,
@@ -37,7 +38,7 @@ from labctl.record.events import (
     StepEvent,
     TroubleEvent,
 )
-from labctl.record.history import History
+from labctl.record.history import WATCH, History
 from labctl.record.holders import described
 from labctl.record.listeners import listeners
 from labctl.record.moments import Moment
@@ -316,6 +317,8 @@ def _result(event: CallEvent) -> str:
         return errnos.describe(event.errno)
     if event.eof:
         return "end of data"
+    if event.name == "has":
+        return " -> ".join(filter(None, (event.local, event.peer))) or "not bound"
     if event.name == "accept" and event.peer:
         return f"from {event.peer}"
     return "ok" if event.result is None else str(event.result)
@@ -332,13 +335,14 @@ def _prefixes(events: Iterable[Event]) -> dict[str, str]:
 
 def _lives(events: Sequence[Event]) -> Iterator[Life]:
     prefix = _prefixes(events)
+    watched = any(isinstance(event, LabEvent) and event.backend == WATCH for event in events[:1])
     running: set[str] = set()
     for event in events:
         if not isinstance(event, ProcessEvent) or event.start is not None:
             continue
         if event.phase == "start":
             running.add(event.process)
-            text = "starts"
+            text = "watched from now on" if watched else "starts"
         elif event.process not in running:
             continue  # now what it left is gone, too
         else:

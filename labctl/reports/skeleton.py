@@ -195,7 +195,7 @@ class _Skeleton:
 
     def _again(self, event: CallEvent) -> str:
         """A call in the language's own words; empty if it has none."""
-        if event.name in ASYNC or event.name in ("get", "exec"):
+        if event.name in ASYNC or event.name in ("get", "exec", "has"):
             return ""
         text = re.sub(r"\s*\|\|\s*continue$", "", event.call)
         if event.fd is not None:

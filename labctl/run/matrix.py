@@ -71,7 +71,9 @@ class Matrix:
     def __init__(self, cases: Sequence[Scenario], sets: Mapping[str, str], out: Path) -> None:
         self._cases, self._sets, self._out = cases, sets, out
         (self._look,) = load_document(Document("labctl matrix", LOOK), LOOK, "place", {})
-        parts = (list(sources().items()), sorted(sets.items()))
+        parts: tuple[object, ...] = (list(sources().items()), sorted(sets.items()))
+        if projects := {case.compose: _content(case.compose) for case in cases if case.compose}:
+            parts = (*parts, sorted(projects.items()))
         self._key = _digest(repr(parts))[:8]
         self._alike = Counter(map(_identity, cases))
 
@@ -147,6 +149,14 @@ class Matrix:
 
 def _identity(case: Scenario) -> tuple[str, str, str]:
     return case.name, case.case, case.text
+
+
+def _content(file: str) -> bytes:
+    """What is in a Compose file: with other services it is another case."""
+    try:
+        return Path(file).read_bytes()
+    except OSError:
+        return b""
 
 
 def _digest(text: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from shutil import rmtree
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 from labctl.backends import BackendOptions
 from labctl.backends import lease as leases
@@ -25,11 +25,11 @@ from labctl.ground.output import tell
 from labctl.ground.resources import default_folder
 from labctl.judge.result import RunResult, document, now, unperformed
 from labctl.lab.messaging import stopping, surely
-from labctl.lab.watching import Watching
+from labctl.lab.watching import NO_CALLS, Watching
 from labctl.language.document import Document
 from labctl.language.scenario import Scenario, load_document
 from labctl.language.steps import LOOKING, Outcome, Step
-from labctl.record.events import Event
+from labctl.record.events import Event, TroubleEvent, UnseenEvent
 from labctl.record.history import History
 from labctl.record.store import RunFolder, new_folder
 from labctl.run.places import DEFAULT_OS
@@ -44,6 +44,7 @@ KEPT = 16
 MOST_PORTS = 100
 """So many a capture's program has room for."""
 GOES_ON = "the watch went on in another record"
+WHOSE = "--port N: of those that hold sockets of this port; or --pid instead of --here"
 CAUSES = "labctl explain says what caused what in this one"
 TICK = 0.25
 
@@ -65,7 +66,7 @@ class Viewer(Protocol):
 class Wanted:
     """What to watch: this machine's own network, or those of processes; or those of containers, or
     of all that are of a Compose `project`; only these ports, if there are any. `named` are
-    containers by the names that their hosts get."""
+    containers by the names that their hosts get. With `calls`, also what their processes call."""
 
     here: bool = False
     pids: Sequence[int] = ()
@@ -73,6 +74,7 @@ class Wanted:
     project: str | None = None
     ports: Sequence[int] = ()
     named: Mapping[str, str] = field(default_factory=dict)
+    calls: bool = False
 
     @property
     def what(self) -> str:
@@ -120,7 +122,7 @@ def begin(wanted: Wanted, out: Path | None, limits: Limits, view: View) -> list[
     if hasattr(os, "SCHED_BATCH"):  # what is watched runs on the same processors: see sched(7)
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     with beside(wanted) as watched:
-        return watch(watched, folder, limits, view)
+        return watch(watched, folder, limits, view, wanted.calls)
 
 
 @contextmanager
@@ -130,6 +132,8 @@ def beside(wanted: Wanted) -> Iterator[Watched]:
     backend = "docker" if wanted.of_engine else "netns"
     if len(wanted.ports) > MOST_PORTS:
         raise UsageError(f"{len(wanted.ports)} ports", f"name {MOST_PORTS} at most")
+    if wanted.calls and wanted.here and not wanted.ports:
+        raise UsageError("--calls and --here: the calls of which processes?", WHOSE)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     with Lease(leases.new_name(), "watch", wanted.what, backend, now) as lease:
         watched = _watched(wanted, lease)
@@ -156,23 +160,24 @@ def watch(
     folder_for: Callable[[], Path],
     limits: Limits,
     view: View,
+    calls: bool = False,
 ) -> list[RunResult]:
     """Watches until the time is over, nothing is left to watch, or somebody interrupts it; returns
     the results of the records that stay. The last one is an error if watching failed.
 
     Raises LabError if it can't begin, UsageError if nothing can be written."""
     results: deque[RunResult] = deque()
-    case = scenario_of(watched.names)
     over = False
-    with Watching(watched) as lab, gently(), view(lab) as viewer:
+    with Watching(watched, calls) as lab, gently(), view(lab) as viewer:
         until = None if limits.seconds is None else time.monotonic() + limits.seconds
         while not over:
+            case = scenario_of(watched.names)
             with RunFolder(folder_for(), case.text) as folder:
                 record = _Record(lab, folder, viewer)
                 over = record.fill(until, limits.most_bytes)
             if not over:
                 results.append(_unjudged(case, record.ended, folder))
-                viewer.say(f"{folder.path} is full: the next record begins")
+                viewer.say(f"{folder.path} {record.why}: the next record begins")
             while len(results) >= limits.kept:
                 rmtree(results.popleft().folder, ignore_errors=True)
     return [*results, conclude(case, "watch", lab.history, record.ended, folder)]
@@ -192,9 +197,10 @@ def _unjudged(case: Scenario, ended: Ended, folder: RunFolder) -> RunResult:
 
 
 class _Record:
-    """One record of a watch; `ended` says how it ended."""
+    """One record of a watch; `ended` says how it ended, `why` the next one begins."""
 
     ended: Ended
+    why = "is full"
 
     def __init__(self, lab: Watching, folder: RunFolder, viewer: Viewer) -> None:
         self._lab, self._folder, self._viewer = lab, folder, viewer
@@ -231,6 +237,9 @@ class _Record:
                 self._viewer.say(f"{name} was started again, and is watched on")
             if self._lab.over():
                 return True
+            if came := self._lab.joined():
+                self.why = f"has no {', '.join(came)}, which came later"
+                return False
             if size(self._folder.path) > most_bytes:
                 return False
         return True
@@ -238,6 +247,13 @@ class _Record:
     def _add(self, event: Event) -> None:
         self._folder.add(event)
         self._viewer.event(event, self._lab.history)
+        if isinstance(event, UnseenEvent) or _of_calls(event):
+            self._viewer.say(f"{event.host}: {event.text}")
+
+
+def _of_calls(event: Event) -> TypeGuard[TroubleEvent]:
+    """Whether it says which calls of a host are recorded, where they were wanted."""
+    return isinstance(event, TroubleEvent) and event.probe == "calls" and event.text != NO_CALLS
 
 
 class WatchSession(Judged):

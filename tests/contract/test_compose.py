@@ -87,6 +87,8 @@ services:
     depends_on: {{api: {{condition: service_healthy}}}}
     networks: {{front: {{aliases: [www]}}}}
     ports: ["127.0.0.1:{port}:8080"]
+    stop_signal: SIGUSR1
+    stop_grace_period: 1m
   api:
     image: {image}
     command: 8000 store:5432
@@ -94,6 +96,7 @@ services:
     depends_on: [db]
     networks: [front, back]
     restart: always
+    deploy: {{restart_policy: {{condition: any}}}}
     healthcheck:
       test: [CMD, grep, -q, ":1F40 00000000:0000 0A", /proc/net/tcp]
       interval: 200ms
@@ -185,7 +188,7 @@ steps:
   - start: api
   - wait: {{process: {{api: EADDRINUSE}}}}
   - stop: web
-  - wait: {{process: {{web: {{signal: TERM}}}}}}
+  - wait: {{process: {{web: {{signal: USR1}}}}}}
 """
 
 

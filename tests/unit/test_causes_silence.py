@@ -223,6 +223,17 @@ def test_whose_accept_queue_was_full() -> None:
     assert cause.holders[0].by[0].process == "web"
 
 
+@pytest.mark.parametrize(("after", "found"), [(1.9, []), (2.1, ["stopped-by-force"])])
+def test_a_service_has_a_signal_and_a_patience_of_its_own(after: float, found: list[str]) -> None:
+    first, *rest = stopped(gone(1.0 + after))
+    assert isinstance(first, ProcessEvent)
+    causes = said(told([replace(first, stop="QUIT", grace=2.0), *rest]))
+    assert [cause.id for cause in causes] == found
+    assert all(
+        "within 2.1 s of SIGQUIT" in c.text and c.cure.startswith("on SIGQUIT") for c in causes
+    )
+
+
 @pytest.mark.parametrize(
     "events",
     [

@@ -141,6 +141,36 @@ def test_what_a_service_runs(changes: dict[str, Any], words: list[str]) -> None:
     assert transformed("api", **changes)["command"] == ["--tether", "run", "--", *words]
 
 
+@pytest.mark.parametrize(
+    ("changes", "image", "words"),
+    [
+        ({}, "", []),
+        ({"stop_signal": "SIGUSR1"}, "SIGQUIT", ["--stop=USR1"]),
+        ({"stop_signal": 3, "stop_grace_period": "1m30.5s"}, "", ["--stop=QUIT", "--grace=90.5"]),
+        ({"stop_grace_period": "0s"}, "SIGTERM", ["--grace=0"]),
+        ({}, "SIGWINCH", ["--stop=WINCH"]),
+    ],
+)
+def test_how_a_service_is_stopped(changes: dict[str, Any], image: str, words: list[str]) -> None:
+    commands = {**COMMANDS, "api": Command(("/start",), (), image)}
+    found = plan(**changes).transformed(MADE, commands)["services"]["api"]
+    assert found["command"] == ["--tether", "run", *words, "--", "/start"]
+    assert "stop_signal" not in found
+
+
+def test_a_stop_signal_that_is_none() -> None:
+    with pytest.raises(LabError, match="api: 'SIGNOTHING' is no signal"):
+        transformed("api", stop_signal="SIGNOTHING")
+
+
+def test_only_steps_start_a_service_again() -> None:
+    """Compose 2 would heed both of these."""
+    again = {"restart_policy": {"condition": "any"}, "resources": {"limits": {"cpus": "1"}}}
+    api = transformed("api", restart="always", deploy=again)
+    assert (api["restart"], api["deploy"]) == ("no", {"resources": again["resources"]})
+    assert "deploy" not in transformed("api", deploy={"restart_policy": {"condition": "any"}})
+
+
 def test_the_rest_is_left_as_it_is_but_for_what_is_the_users_alone() -> None:
     assert transformed("cache") == {
         "image": "redis",

@@ -92,6 +92,28 @@ def test_what_may_have_been_closed_unseen_is_not_surely_open() -> None:
     assert (after.port, after.open_at(2.5)) == (9000, False)
 
 
+def test_sockets_that_were_open_before() -> None:
+    """The first words on a program that ran already; later calls name them."""
+    events = [
+        started(),
+        did(0.1, "has tcp6 listening SO_REUSEADDR=1 SO_LINGER=1,7", 3, local="[::]:8000"),
+        did(0.1, "has tcp", 4, local=HERE, peer=THERE),
+        did(0.1, "has the same as fd 3 of 2", 9, CHILD),
+        did(0.1, "has the same as fd 7 of 1", 8, CHILD),  # nobody knows of that one
+        did(1.0, "accept", 3, result=5, local=HERE, peer=f"{THERE}1"),
+        did(2.0, "close", 3),
+        did(2.1, "close", 4),
+    ]
+    listener, known, accepted = sockets(*events)
+    assert (listener.port, listener.family, listener.listening) == (8000, 6, 0.1)
+    assert listener.option("SO_LINGER", 1.0) == "1 7"
+    assert accepted.has("SO_REUSEADDR", 1.0)
+    assert (known.ends, known.closed, known.chosen_port) == ((HERE, THERE), 2.1, False)
+    assert listener.holders == {CHILD}
+    assert listener.closed == math.inf
+    assert not known.has("SO_REUSEADDR", 1.0)
+
+
 def test_in_a_flood_only_what_listens_is_known() -> None:
     bound = [did(2.0, "socket tcp", 5), did(2.1, "bind :9000", 5)]
     events = [*ACCEPTS, missing(1.5, "bind", "listen"), *bound]

@@ -30,7 +30,7 @@ from labctl.backends.capabilities import Lack
 from labctl.backends.netns.backend import NetnsBackend, SocketChannel, unavailable
 from labctl.backends.netns.here import Here
 from labctl.backends.netns.messages import LAUNCHER, WORLD
-from labctl.backends.protocol import AGENT, SUPERVISOR, TRACER, VERSION, WATCHER
+from labctl.backends.protocol import AGENT, ATTACHER, SUPERVISOR, TRACER, VERSION, WATCHER
 from labctl.backends.wire import A, Command, Said, asked
 from labctl.ground.errors import LabError
 from labctl.ground.resources import PACKAGE, images
@@ -45,7 +45,7 @@ from labctl.run.guests.messages import GUEST
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux's processes")
 PROGRAMS = {
     "agent": AGENT, "tracer": TRACER, "supervisor": SUPERVISOR, "world": WORLD, "guest": GUEST,
-    "watcher": WATCHER, "launcher": LAUNCHER,
+    "watcher": WATCHER, "launcher": LAUNCHER, "attacher": ATTACHER,
 }  # fmt: skip
 
 
@@ -75,6 +75,8 @@ def doers(name: str) -> dict[str, Callable[..., Any]]:
             return dict(loaded(images() / "host" / "tracer.py").COMMANDS)
         case "supervisor":
             return dict(loaded(images() / "peer" / "peer.py").COMMANDS)
+        case "attacher":
+            return dict(loaded(images() / "peer" / "attach.py").COMMANDS)
         case "guest":
             return {"hello": Guest._hello, "case": Guest._case}
         case "launcher":

@@ -21,7 +21,7 @@ from labctl.record.events import (
 from labctl.record.history import History
 from labctl.record.store import new_folder
 from labctl.run.runner import Silent
-from tests.fake import FakeBackend, play
+from tests.fake import FakeBackend, Script, play
 from tests.played import (
     ESTAB,
     LISTEN,
@@ -132,6 +132,25 @@ def test_signals_to_what_has_ended(watch: Play) -> None:
         "- start: client\n- wait: {process: {client: exited}}\n- signal: {client: HUP}\n", fake
     )
     assert found.verdicts[-1].actual == "it ended with 4"
+
+
+@pytest.mark.parametrize(
+    ("script", "verdicts"),
+    [
+        ({}, []),
+        ({"signal server QUIT": lambda lab: None}, ["SIGQUIT, and SIGKILL after 0.05 s"]),
+    ],
+)
+def test_a_service_is_stopped_as_its_project_says(
+    watch: Play, script: Script, verdicts: list[str]
+) -> None:
+    fake = FakeBackend(script)
+    fake.about["server"] = {"stop": "QUIT", "grace": 0.05}
+    found = watch("- start: server\n- stop: server\n", fake)
+    assert (found.result, [v.expected for v in found.verdicts]) == ("pass", verdicts)
+    assert [w for w in fake.log if w.startswith(("signal", "kill"))] == [
+        "signal server QUIT", *(["kill server"] if verdicts else []),
+    ]  # fmt: skip
 
 
 def test_labels_name_the_moment_when_a_step_begins_to_act(watch: Play) -> None:

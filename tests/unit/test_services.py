@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from labctl.backends import Service
 from labctl.ground.errors import LabError, ScenarioError
 from labctl.language.scenario import Scenario
+from labctl.run.matrix import Matrix
+from labctl.run.places import Place
 from labctl.run.workflow import load_all
 from tests.fake import FakeBackend, play
 
@@ -169,3 +172,20 @@ def test_a_project_that_does_not_come_up_is_an_error(tmp_path: Path) -> None:
         "Compose did not bring the project up: no; look",
     )
     assert "kill server" not in fake.log
+
+
+def test_other_services_are_other_cases(tmp_path: Path) -> None:
+    """Results are gone on from only if the Compose file has not changed."""
+    case = load(tmp_path, "service: api")
+    file = tmp_path / "compose.yaml"
+    first = replace(case, compose="")
+
+    def folder(*cases: Scenario) -> Path:
+        return Matrix(cases, {}, tmp_path).folder(Place("docker"))
+
+    found = [folder(first), folder(case)]
+    for text in ("services: {a: {image: a}}", "services: {a: {image: b}}"):
+        file.write_text(text)
+        found.append(folder(case))
+        assert folder(case, first) == found[-1]
+    assert len({*found}) == 4

@@ -265,3 +265,13 @@ def test_a_thread_that_is_refused_is_told() -> None:
     broken = [event for event in said if event["kind"] == "broken"]
     assert "can't start new thread; a limit of processes" in broken[-1]["text"]
     assert status == 1
+
+
+def test_how_it_is_to_be_stopped_is_told() -> None:
+    options = ("--watch=calls", "--stop=QUIT", "--grace=0.5")
+    done = subprocess.run(
+        [sys.executable, str(images() / "peer" / "peer.py"), "run", *options, "--", "true"],
+        stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE, check=True,
+    )  # fmt: skip
+    begun, *_ = map(json.loads, done.stdout.splitlines())
+    assert (begun["stop"], begun["grace"], begun["watch"]) == ("QUIT", 0.5, "calls")

@@ -16,6 +16,7 @@ import pytest
 from labctl.backends import Channel, Message
 from labctl.backends.watched import host_names
 from labctl.ground.errors import LabError, UsageError
+from labctl.judge.annotated import capture
 from labctl.judge.recorded import load, scenario_of
 from labctl.judge.rejudge import judge
 from labctl.judge.result import RunResult
@@ -51,7 +52,7 @@ expect:
 
 
 def watched(
-    tmp_path: Path, fake: FakeWatched, limits: Limits | None = None
+    tmp_path: Path, fake: FakeWatched, limits: Limits | None = None, calls: bool = False
 ) -> tuple[list[RunResult], list[str]]:
     """The results of a watch, and what it said."""
     said: list[str] = []
@@ -68,7 +69,7 @@ def watched(
         return new_folder(tmp_path, "watch")
 
     with interruptible():
-        return watch(fake, folder, limits or Limits(), view), said
+        return watch(fake, folder, limits or Limits(), view, calls), said
 
 
 def both(*actions: Callable[[FakeWatched], object]) -> FakeWatched:
@@ -97,6 +98,9 @@ def test_a_watch_is_a_run(tmp_path: Path) -> None:
     assert again.history.owners == {WEB: "web", "fd00::2": "web", DB: "db"}
     assert (again.result, again.causes) == ("pass", result.causes)
     assert scenario_of(again)
+    assert again.history.lab
+    assert f"packets from {again.history.lab.started} on" in capture(again).decode(errors="replace")
+    assert b"watched since" not in capture(again)
     look = again.history.sockets["web"]
     assert [described(again.history, look, socket) for socket in look.sockets] == [
         "LISTEN 0.0.0.0:8000, accept queue 0/0, held by web (pid 42, nginx, fd 3)",
@@ -210,6 +214,37 @@ def test_what_ends_as_it_is_started_again_may_be_started_once_more(
     assert len([line for line in said if "started again" in line]) == 1
 
 
+@pytest.mark.parametrize("ended", [False, True])
+def test_what_is_added_is_watched_in_a_record_of_its_own(tmp_path: Path, ended: bool) -> None:
+    """Unless it has ended by then; and it may come once more. One that is started again at once is
+    no part of the record before, either."""
+    late = "198.18.0.4"
+
+    def come(fake: FakeWatched) -> None:
+        fake.hosts["cache"], fake.coming = [late], ["cache"]
+        fake.tells = not ended
+        fake.restarted = [] if ended else ["cache"]
+
+    def again(fake: FakeWatched) -> None:
+        if ended:
+            assert "cache" not in fake.hosts
+            come(fake)
+            fake.tells = True
+
+    def work(fake: FakeWatched) -> None:
+        fake.look("cache", tcp("LISTEN", ":6379", more="ino:9"))
+        fake.look("web", LISTENS)
+
+    results, said = watched(tmp_path, both(spoke, come, again, work))
+    first, second = (load(result.folder) for result in results)
+    assert (first.hosts, second.hosts) == (("web", "db"), ("web", "db", "cache"))
+    assert any("has no cache, which came later: the next record begins" in line for line in said)
+    assert second.history.owners[late] == "cache"
+    look = second.history.sockets["cache"]
+    assert [str(socket.state) for socket in look.sockets] == ["LISTEN"]
+    assert judge(first.folder) == judge(second.folder) == []
+
+
 def test_a_long_watch_begins_new_records(tmp_path: Path) -> None:
     """Each is whole: it begins with all counters and with a look, and its times are its own."""
     much = tuple(tcp("TIME-WAIT", SERVER, f"{DB}:{n}") for n in range(1000, 1100))
@@ -233,6 +268,9 @@ def test_a_long_watch_begins_new_records(tmp_path: Path) -> None:
         assert again.history.sockets.keys() == {"web", "db"}
         assert (GOES_ON in (again.reason or "")) == (number == 0)
         assert judge(result.folder) == []
+        said_first = capture(again).partition(b"labctl")[0].decode(errors="replace")
+        assert again.history.lab
+        assert f"packets from {again.history.lab.started} on\nwatched since 20" in said_first
     last = load(results[-1].folder).history
     assert last.growth("web", "TcpPassiveOpens") == 0  # all of it grew in records before
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -28,6 +29,10 @@ from labctl.ground.errors import LabError, UsageError
 
 PROJECT, SERVICE = "com.docker.compose.project", "com.docker.compose.service"
 NUMBER = "com.docker.compose.container-number"
+ONE_OFF = "com.docker.compose.oneoff"
+"""`compose run`: another container of a service, which is not the service."""
+SETTLED = 1.0
+"""Seconds after the last start in a project until what has come is watched: often more comes."""
 RIGHTS = ["NET_RAW", "SYS_PTRACE", "DAC_READ_SEARCH"]
 """To capture, and to read who holds sockets."""
 
@@ -68,7 +73,8 @@ class Beside:
         except BaseException:
             self._client.close()
             raise
-        self.names: Sequence[str] = list(self._keys)
+        self._project = project
+        self._came: float | None = None  # when something of the project started last
         self._channels: dict[Channel, AttachChannel] = {}
         self._attached: dict[str, tuple[str, str]] = {}  # what `_begun` said then
         self._ended = b""
@@ -77,6 +83,11 @@ class Beside:
         self._events: Any = None
         self._is_down = False
         self._listen()
+
+    @property
+    def names(self) -> Sequence[str]:
+        """See `Watched`."""
+        return list(self._keys)
 
     def environment(self) -> dict[str, str | None]:
         """See `Watched`. Of the systems in the containers nothing is known."""
@@ -92,22 +103,7 @@ class Beside:
             if begun is None:
                 raise LabError(f"{name} does not run any more")
             self._attached[name] = begun
-            return self._start(
-                {
-                    "Image": self._images.host,
-                    "Entrypoint": ["python3", "-IS", "/usr/local/lib/labctl/watch.pyc"],
-                    "Cmd": [str(port) for port in self.ports],
-                    **TETHERED,
-                    **ENDED_AT_ONCE,
-                    "Labels": {HOST: name},
-                    "HostConfig": {
-                        **CONFINED,
-                        "CapAdd": RIGHTS,
-                        "NetworkMode": f"container:{begun[0]}",
-                        "PidMode": "host",
-                    },
-                }
-            )
+            return self._beside(name, "watch.pyc", map(str, self.ports))
 
     def detach(self, channel: Channel) -> None:
         self._ended = self._channels.pop(channel).said
@@ -121,6 +117,18 @@ class Beside:
         except LabError as exc:
             return Lack(str(exc), "run it on an engine that allows CAP_SYS_ADMIN")
 
+    def calls(self, name: str) -> Channel | Lack:
+        try:
+            with translated("start a container that may attach to processes"):
+                return self._beside(name, "attach.pyc")
+        except LabError as exc:
+            return Lack(str(exc), "watch it on an engine that allows CAP_SYS_PTRACE")
+
+    def roots(self, name: str) -> Sequence[int]:
+        with translated(f"find the processes of {name}"):
+            container = self._attached[name][0]
+            return [self._client.inspect_container(container)["State"]["Pid"]]
+
     def again(self, sure: bool = False) -> list[str]:
         heard: dict[str, None] = {}
         while not self._started.empty():
@@ -132,6 +140,20 @@ class Beside:
             for name, start in begun.items()
             if start != self._attached[name] and (start or name in heard)
         ]
+
+    def added(self) -> list[str]:
+        if self._project is None or self._came is None or time.monotonic() < self._came + SETTLED:
+            return []
+        self._came = None
+        with translated("look for containers"):
+            found = map(_key, _apart(self._client.containers(), self._project))
+        new = [key for key in found if key not in self._keys.values()]
+        names = host_names([*self._keys, *(key[-1] for key in new)])[len(self._keys) :]
+        self._keys = {**self._keys, **dict(zip(names, new, strict=True))}
+        return names
+
+    def forget(self, name: str) -> None:
+        self._keys = {other: key for other, key in self._keys.items() if other != name}
 
     def over(self) -> bool:
         """Never: whatever has ended may be started again."""
@@ -163,6 +185,26 @@ class Beside:
             return found and (found, self._client.inspect_container(found)["State"]["StartedAt"])
         return None
 
+    def _beside(self, name: str, program: str, words: Iterable[str] = ()) -> Channel:
+        """Starts a program in the network of what a host is now. It sees the machine's
+        processes."""
+        return self._start(
+            {
+                "Image": self._images.host,
+                "Entrypoint": ["python3", "-IS", f"/usr/local/lib/labctl/{program}"],
+                "Cmd": [*words],
+                **TETHERED,
+                **ENDED_AT_ONCE,
+                "Labels": {HOST: name},
+                "HostConfig": {
+                    **CONFINED,
+                    "CapAdd": RIGHTS,
+                    "NetworkMode": f"container:{self._attached[name][0]}",
+                    "PidMode": "host",
+                },
+            }
+        )
+
     def _start(self, config: Mapping[str, Any]) -> Channel:
         """Starts a container that is removed when it ends."""
         labels = {RUN: self._options.run, LEASE: self._options.lease, **config["Labels"]}
@@ -184,7 +226,6 @@ class Beside:
 
     def _listen(self) -> None:
         """Hears of the starts of what is watched, from now on."""
-        names = {key: name for name, key in self._keys.items()}
         with translated("tell what happens"):
             self._events = self._client.events(
                 decode=True, filters={"type": "container", "event": "start"}
@@ -194,9 +235,12 @@ class Beside:
             with suppress(Exception):  # it is closed, or the engine has gone
                 for event in events:
                     labels = event["Actor"]["Attributes"]
-                    name = names.get(_key({"Labels": labels, "Names": [f"/{labels['name']}"]}))
-                    if name:
+                    key = _key({"Labels": labels, "Names": [f"/{labels['name']}"]})
+                    known = [name for name, each in self._keys.items() if each == key]
+                    for name in known:
                         self._started.put(name)
+                    if not known and key[0] == self._project:
+                        self._came = time.monotonic()
 
         threading.Thread(target=read, args=(self._events,), daemon=True, name="events").start()
 
@@ -208,7 +252,7 @@ last part is what people call it."""
 
 def _key(container: Mapping[str, Any]) -> Key:
     labels = container["Labels"] or {}
-    if SERVICE in labels and PROJECT in labels:
+    if SERVICE in labels and PROJECT in labels and labels.get(ONE_OFF) != "True":
         number = labels.get(NUMBER, "1")
         service = labels[SERVICE] if number == "1" else f"{labels[SERVICE]}-{number}"
         return labels[PROJECT], service
@@ -234,6 +278,13 @@ def _of_project(running: Sequence[Mapping[str, Any]], project: str) -> list[Mapp
             f"no container of the project {project!r} is running",
             f"there are: {', '.join(known) or 'none'}",
         )
+    return _apart(found, project)
+
+
+def _apart(running: Sequence[Mapping[str, Any]], project: str) -> list[Mapping[str, Any]]:
+    """The containers of a project that have networks of their own, or one of those that share
+    one."""
+    found = [c for c in running if _key(c)[0] == project]
     networks: dict[str, Mapping[str, Any]] = {}
     for container in sorted(found, key=lambda c: (_network(c) != c["Id"], _key(c))):
         networks.setdefault(_network(container), container)

@@ -8,6 +8,7 @@ both a dollar sign is written twice.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from labctl.backends import HostSpec, ProcessSpec
 from labctl.backends.docker.images import LENT_PEER, Command
 from labctl.backends.docker.sweep import HOST, PROCESS
 from labctl.backends.services import refusal
+from labctl.ground import signals
 from labctl.ground.errors import LabError
 
 Fields = dict[str, Any]
@@ -33,6 +35,8 @@ DONE = {"container_name", "build", "env_file", "pull_policy", "profiles", "scale
 OF_THE_MACHINE = "com.docker.network.bridge.name"
 """An option of networks that names a thing of which a machine has one."""
 DEFAULT = "default"
+PART = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h)")
+UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 @dataclass(frozen=True)
@@ -191,17 +195,21 @@ class Plan:
     def _held(self, name: str, made: Made, image: Command) -> Fields:
         spec, found = self.held[name], self.services[name]
         holder = made.holders[spec.host]
-        gone = OF_THE_NETWORK | OF_A_TERMINAL | DONE
+        gone = OF_THE_NETWORK | OF_A_TERMINAL | DONE | {"deploy"}
         labels = {**made.labels, HOST: spec.host, PROCESS: spec.name}
         watch = [f"--watch={spec.watch}"] if spec.watch else []
         own = {k: v for k, v in _pairs(found.get("sysctls"), "=") if not k.startswith("net.")}
+        deploy = _fields(found, "deploy")
+        deploy.pop("restart_policy", None)  # it would count beside `restart`
         return {
             **{key: value for key, value in found.items() if key not in gone},
+            **({"deploy": deploy} if deploy else {}),
             "network_mode": f"container:{holder}",
             "volumes_from": [*(found.get("volumes_from") or ()), f"container:{holder}:ro"],
             "entrypoint": list(LENT_PEER),
             "command": [
-                "--tether", "run", *watch, "--", *self._command(name, image)
+                "--tether", "run", *watch, *self._stopping(name, image), "--",
+                *self._command(name, image),
             ],
             "sysctls": own,
             "labels": {**dict(_pairs(found.get("labels"), "=")), **_escaped(labels)},
@@ -224,6 +232,16 @@ class Plan:
                 for key, how in networks.items()
             }
         return {**{key: value for key, value in found.items() if key not in DONE}, **changed}
+
+    def _stopping(self, service: str, image: Command) -> list[str]:
+        """How a service is asked to end, if it is not as others are."""
+        found = self.services[service]
+        text, grace = str(found.get("stop_signal") or image.stop), found.get("stop_grace_period")
+        signal, seconds = signals.parse(text or "TERM"), _seconds(grace)
+        if signal is None:
+            raise LabError(f"{service}: {text!r} is no signal", "mend its stop_signal")
+        words = [] if signal == "TERM" else [f"--stop={signal}"]
+        return words if seconds is None else [*words, f"--grace={seconds:g}"]
 
     def _command(self, service: str, image: Command) -> list[str]:
         """All that a service runs: an entrypoint of its own takes the place of both of the
@@ -256,6 +274,12 @@ def _pairs(value: Any, *separators: str) -> Iterator[tuple[str, str]]:
         separator = next((mark for mark in separators if mark in item), separators[0])
         key, _, text = item.partition(separator)
         yield key, text
+
+
+def _seconds(duration: Any) -> float | None:
+    """A duration of Compose, such as 1m30s; None if there is none."""
+    parts = PART.findall(str(duration or ""))
+    return sum(float(number) * UNITS[unit] for number, unit in parts) if parts else None
 
 
 def _doubled(text: str) -> str:

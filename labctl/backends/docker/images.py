@@ -80,10 +80,12 @@ def ensure(client: APIClient, system: str, progress: Progress) -> Images:
 
 @dataclass(frozen=True)
 class Command:
-    """What an image runs by itself: its entrypoint and the arguments that follow it."""
+    """What an image runs by itself: its entrypoint and the arguments that follow it; and the signal
+    that asks that to end, if the image says which."""
 
     entrypoint: tuple[str, ...]
     arguments: tuple[str, ...]
+    stop: str = ""
 
     def words(self, run: Sequence[str] | None) -> tuple[str, ...]:
         """The whole command line; `run` takes the place of the arguments."""
@@ -99,7 +101,8 @@ def obtain(client: APIClient, name: str, progress: Progress) -> Command:
             except LabError as exc:
                 raise LabError(f"no image {name}: {exc}", "load it: docker load < FILE") from exc
         config = client.inspect_image(name)["Config"] or {}  # type: ignore[no-untyped-call]
-    return Command(tuple(config.get("Entrypoint") or ()), tuple(config.get("Cmd") or ()))
+    entrypoint, arguments = (tuple(config.get(key) or ()) for key in ("Entrypoint", "Cmd"))
+    return Command(entrypoint, arguments, config.get("StopSignal") or "")
 
 
 def read_sources(folder: Path) -> dict[str, bytes]:

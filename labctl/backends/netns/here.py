@@ -71,9 +71,22 @@ class Here:
             return Lack("tracing needs root", "run it as root")
         return self._start([*_python("tracer.py"), self._run])
 
+    def calls(self, name: str) -> Channel | Lack:
+        return self._start([*entering(self._pids[name]), *_python("attach.py", "peer")])
+
+    def roots(self, name: str) -> Sequence[int]:
+        return [pid for pid in [self._pids[name]] if pid is not None]
+
     def again(self, sure: bool = False) -> list[str]:
         """None: a process that starts again has another number."""
         return []
+
+    def added(self) -> list[str]:
+        """None: it is what was named."""
+        return []
+
+    def forget(self, name: str) -> None:
+        """Never: there is nothing that came later."""
 
     def over(self) -> bool:
         return None not in self._pids.values() and not any(
@@ -148,5 +161,5 @@ def _lives(pid: int, since: str) -> bool:
     return False
 
 
-def _python(program: str) -> list[str]:
-    return [sys.executable, "-IS", str(images() / "host" / program)]
+def _python(program: str, kind: str = "host") -> list[str]:
+    return [sys.executable, "-IS", str(images() / kind / program)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -198,6 +198,9 @@ class Descriptors:
         if call.name == "exit":
             self._end(program, call.pid, call.t)
             return
+        if call.name == "has":
+            self._has(call, program, programs)
+            return
         mine = program.numbered.get(-1 if call.fd is None else call.fd)
         self._of[id(call)] = mine
         if call.name == "close":
@@ -220,6 +223,28 @@ class Descriptors:
             program.numbered[number] = made
         elif mine:
             _note(call, mine)
+
+    def _has(self, call: CallEvent, program: _Program, programs: Mapping[int, _Program]) -> None:
+        """A process had a socket before anybody saw its calls (`tell_held` in
+        images/peer/attach.py); or the same as another process, by a descriptor of that."""
+        assert call.fd is not None
+        _, family, *words = call.call.split()
+        if family == "the":
+            fd, pid = int(words[-3]), int(words[-1])
+            same = programs[pid].numbered.get(fd) if pid in programs else None
+            if same:
+                same.holders.add(call.pid)
+                program.open.append(same)
+                program.numbered[call.fd] = same
+            return
+        made = Descriptor(call.process, call.host, self._start(call)[1], call.t, bound=call)
+        made.family = 6 if family == "tcp6" else 4
+        made.accepted = call if call.peer else None
+        made.listening = call.t if "listening" in words else math.inf
+        options = (word.partition("=") for word in words if "=" in word)
+        made.settings = [(call.t, name, value.replace(",", " ")) for name, _, value in options]
+        self._adopt(made, program, call)
+        program.numbered[call.fd] = made
 
     def _call(self, call: CallEvent) -> None:
         number = call.start or self._starts[call.process]

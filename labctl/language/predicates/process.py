@@ -31,6 +31,7 @@ from labctl.record.history import History, ProcessState
 QUOTED, WIDTH = 200, 500
 """How many characters of a match, and of a line, to show."""
 NOT_RECORDED = "are not recorded; have it write less, or into a file"
+EARLIER = "what it called before it was watched is not recorded"
 FAILING = {"socket", "bind", "listen", "accept", "connect"}
 """Calls whose failures a program's claims are about."""
 STATES = ("running", "awaiting", "exited", "ok")
@@ -132,7 +133,8 @@ class ProcessPattern(Model):
                 yield True, _failure(failed)
             else:
                 missed = state.unseen and not {*state.unseen.but} >= FAILING
-                yield (None, _missed(state)) if missed else (False, ended)
+                why = _missed(state) if missed else EARLIER if state.joined else ""
+                yield (None, why) if why else (False, ended)
         for name, wanted in (self.call or {}).items():
             actual = _outcome(name, state)
             if unknown_why := _unrecorded(name, state):
@@ -188,7 +190,9 @@ def _unrecorded(name: str, state: ProcessState) -> str:
     """Why the record can't tell how the last call of that name ended; empty if it can."""
     if state.watch == "calls" and name in ("recv", "send"):
         return "what a program reads and writes is not seen; set 'watch: io'"
-    return _missed(state) if state.unseen and name not in state.unseen.but else ""
+    if state.unseen and name not in state.unseen.but:
+        return _missed(state)
+    return EARLIER if state.joined and name not in state.last else ""
 
 
 def _ended(state: ProcessState) -> str:

@@ -31,7 +31,7 @@ from labctl.language.values import (
     WithinRange,
 )
 from labctl.record.events import Event, ProcessEvent, StepEvent
-from labctl.record.history import History
+from labctl.record.history import History, ProcessState
 
 if TYPE_CHECKING:
     from labctl.lab.lab import Lab
@@ -95,15 +95,17 @@ class Kill(Step):
 
 class Stop(Step):
     """Sends SIGTERM to the main process, or, if that has ended, to what it left; when it has ended,
-    or after 10 s, sends SIGKILL to all that is left."""
+    or after 10 s, sends SIGKILL to all that is left. To a service it sends the signal that its
+    project or its image says, and waits as long as the project says."""
 
     verb = "stop"
     stop: ProcessName
 
     def act(self, lab: Lab) -> None:
-        deadline = lab.now() + STOP_PATIENCE
+        signal, patience = stopping(lab.history.processes.get(self.stop))
+        deadline = lab.now() + patience
         if lab.running(self.stop):
-            lab.signal(self.stop, "TERM")
+            lab.signal(self.stop, signal)
             lab.pump_until(lambda: not lab.running(self.stop), deadline)
         elif lab.lives(self.stop):
             lab.end(self.stop)
@@ -114,14 +116,21 @@ class Stop(Step):
         begun = next((e.t for e in reversed(history.events) if _begins(e)), 0.0)
         own = (e for e in reversed(history.events) if isinstance(e, ProcessEvent))
         last = next((e for e in own if e.process == self.stop and e.start is None), None)
-        if last is None or last.phase == "start" or last.t - begun < STOP_PATIENCE:
+        signal, patience = stopping(history.processes.get(self.stop))
+        if last is None or last.phase == "start" or last.t - begun < patience:
             return []
-        expected = f"SIGTERM, and SIGKILL after {STOP_PATIENCE:g} s"
+        expected = f"SIG{signal}, and SIGKILL after {patience:g} s"
         what = f"{self.stop}: stopped by {expected}"
-        actual = f"SIGKILL after {last.t - begun:.1f} s: SIGTERM had not ended it"
+        actual = f"SIGKILL after {last.t - begun:.1f} s: SIG{signal} had not ended it"
         claimed = Claimed(self.stop, expected, self.about, Facts(process="killed"), what)
         measured = Facts(process="killed", signal="KILL", until_seconds=round(last.t - begun, 6))
         return [Finding("pass", claimed, actual, measured=measured)]
+
+
+def stopping(process: ProcessState | ProcessEvent | None) -> tuple[str, float]:
+    """The signal that asks a process to end, and the seconds that it may take then."""
+    signal, grace = (process.stop, process.grace) if process else (None, None)
+    return signal or "TERM", STOP_PATIENCE if grace is None else grace
 
 
 def _begins(event: Event) -> bool:
