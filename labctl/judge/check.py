@@ -288,7 +288,7 @@ def _start(scenario: Scenario, step: Wait, history: History, begun: float) -> _S
     if step.since is None:
         return _Start(begun, ("",), begun)
     labelled = scenario.steps[_named(step.since, scenario)]
-    about: tuple[str, ...] = ("",)
+    about: tuple[str, ...] = (history.whose.get(step.since, ""),)
     if isinstance(labelled, Wait):
         found = labelled.judge(history)
         about = tuple(n for each in found for n in each.claimed.about) or tuple(history.hosts)

@@ -121,6 +121,7 @@ class History:
         self.owners = Owners()
         self._behind: dict[str, set[str]] = {}  # the addresses behind each name
         self.labels: dict[str, float] = {}
+        self.whose: dict[str, str] = {}  # the hosts by whose clocks labels are
         self.sockets: dict[str, SocketsEvent] = {}
         self.processes: dict[str, ProcessState] = {}
         self.orphans: dict[tuple[str, int], ProcessState] = {}
@@ -159,6 +160,8 @@ class History:
                 self.step = event.index
             case StepEvent(phase="end", label=str(label)):
                 self.labels[label] = event.t if event.moment is None else event.moment
+                if event.host:
+                    self.whose[label] = event.host
             case ProcessEvent(phase="start"):
                 self.processes[event.process] = ProcessState(
                     event.host, running=True, watch=event.watch
