@@ -380,6 +380,33 @@ def test_a_label_of_one_machine_and_a_state_of_another(tmp_path: Path) -> None:
     assert result("server", server=0.2, client=0.05) == "pass"
 
 
+def test_states_of_two_machines_at_once(tmp_path: Path) -> None:
+    """When both held, either clock may have told: so its bound is one of each claim."""
+    chosen = scenario(
+        "title: t\nhosts: {server: {calls: await}, client: {}}\nsteps:\n"
+        "  - start: server\n    as: begun\n"
+        "  - wait: {sockets: {server: LISTEN, client: LISTEN}}\n    since: begun\n"
+        "    within: 0s..400ms\n"
+    )
+
+    def results(bound: float) -> list[str]:
+        listens = tcp("LISTEN", ":80")
+        events = [
+            *clocks(server=0.01, client=bound),
+            StepEvent(0.9, 0, "begin", "start server", verb="start"),
+            StepEvent(1.1, 0, "end", "start server", label="begun", outcome="done", moment=1.0,
+                      verb="start", host="server"),
+            StepEvent(1.1, 1, "begin", "wait", verb="wait"),
+            look(1.1), look(1.1, host="client"), look(1.12, listens),
+            look(1.28, host="client"), look(1.3, listens, host="client"),
+            StepEvent(1.35, 1, "end", "wait", outcome="held", verb="wait"),
+        ]  # fmt: skip
+        return [each.result for each in check(chosen, told(events, []).events)]
+
+    assert results(0.05) == ["pass", "pass"]
+    assert results(0.2) == ["unknown", "unknown"]
+
+
 def test_segments_since_a_label_of_their_own_machine_are_certain() -> None:
     claim = SegmentsPattern.model_construct(flags=("FIN",), since="killed", at_least=1)
 
