@@ -46,6 +46,7 @@ PACKAGES = {
     "cpio": "cpio",
     "groff": "groff-base",
     "newuidmap": "uidmap",
+    "openssl": "openssl",
 }
 NAMESPACES = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
 

@@ -67,14 +67,14 @@ class FakeChannel:
     """A channel to a program that is a function; what the program says is put there by `say`."""
 
     def __init__(self, obey: Callable[[Message], None]) -> None:
-        self._obey = obey
+        self.obey = obey
         self._said: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
 
     def say(self, **message: Any) -> None:
         self._said.put(message)
 
     def send(self, message: Mapping[str, Any]) -> None:
-        self._obey(json.loads(json.dumps(message)))
+        self.obey(json.loads(json.dumps(message)))
 
     def __iter__(self) -> Iterator[Message]:
         while (message := self._said.get()) is not None:
@@ -183,7 +183,7 @@ class FakeBackend:
                 commands = dict.fromkeys(held, "python3")
                 channel.say(t=now(), kind="holders", commands=commands, sockets=held,
                             unread=[])  # fmt: skip
-            if message["do"] in ("answer", "holders"):
+            if message["do"] in ("answer", "holders", "killall"):
                 channel.say(t=now(), kind="reply", id=message["id"])
             else:
                 self._did(f"call {process.name} {message['call']}")

@@ -202,6 +202,9 @@ class EngineAt:
         name, equals, where = text.partition("=")
         return cls(name, where) if equals and "/" not in name else cls(text, text)
 
+    def __str__(self) -> str:
+        return self.where if self.name == self.where else f"{self.name}={self.where}"
+
 
 @dataclass(frozen=True)
 class BackendOptions:

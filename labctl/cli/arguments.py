@@ -145,7 +145,8 @@ engine_option = click.option(
     "engines",
     multiple=True,
     metavar="[NAME=]WHERE",
-    help="A Docker engine: a URL, or a context of Docker. Several: one lab over a swarm.",
+    help="A Docker engine: a URL, or a context of Docker. Several: one lab over a swarm; but of "
+    "many cases each on one.",
 )
 os_option = click.option(
     "--os",

@@ -14,6 +14,7 @@ import click
 from labctl.cli.arguments import (
     as_one,
     compose_option,
+    engine_option,
     folder_option,
     form_option,
     jobs_option,
@@ -35,6 +36,7 @@ class Asked:
     backend: tuple[str, ...]
     kernel: tuple[str, ...]
     virtual_time: bool
+    engines: tuple[str, ...]
     sets: tuple[str, ...]
     compose: Path | None
     jobs: int | None
@@ -54,6 +56,7 @@ class Asked:
 @click.option("--backend", multiple=True, metavar="NAME", help="On docker or netns.")
 @click.option("--kernel", multiple=True, metavar="NAME", help="On another kernel, in QEMU.")
 @click.option("--virtual-time", is_flag=True, help="In QEMU: waiting takes no time.")
+@engine_option
 @set_option
 @compose_option
 @jobs_option("How many cases of a place to run at once, 1 to 32; in as many guests.")
@@ -68,7 +71,7 @@ def matrix(asked: Asked) -> int:
     --os, --backend and --kernel add places, and take several names each, separated by commas. Each
     --kernel runs with each --os, and so does Docker, where it is named or there is no --kernel.
     With none of them: Docker and namespaces. No PATH is all shipped scenarios. A second call runs
-    only what has no result yet.
+    only what has no result yet. Several --engine are one place: each case runs on one of them.
 
     \b
     Examples:
@@ -78,6 +81,7 @@ def matrix(asked: Asked) -> int:
       labctl matrix scenarios --format html > matrix.html
       labctl matrix --kernel 5.10,6.1 --os debian:11,debian:12
       labctl matrix --os debian:11,debian:12 --github
+      labctl matrix scenarios --os debian:11,debian:12 --engine a=ONE --engine b=OTHER
     """
     from labctl.cli.arguments import find, parse_sets
     from labctl.cli.exits import EXIT, INTERRUPTED
@@ -93,7 +97,7 @@ def matrix(asked: Asked) -> int:
     from labctl.run.places import places as places_of
     from labctl.run.runner import WAS_INTERRUPTED
 
-    places = places_of(asked.backend, asked.os, asked.kernel, asked.virtual_time)
+    places = places_of(asked.backend, asked.os, asked.kernel, asked.virtual_time, asked.engines)
     if asked.github:
         click.echo(json.dumps(github_matrix(places)))
         return 0

@@ -67,6 +67,9 @@ class Asked:
 def run(asked: Asked) -> int:
     """Run scenarios: files, folders, or names from `labctl list`.
 
+    With several --engine, a single case has its hosts on all of them, by a swarm. Of several cases
+    each is on the one that is least full, unless its hosts say `engine`.
+
     \b
     Examples:
       labctl run scenarios/fin_wait_2.yaml
@@ -74,6 +77,7 @@ def run(asked: Asked) -> int:
       labctl run fin_wait_2 --set fin_timeout=6
       labctl run scenarios -j 8
       labctl run fin_wait_2 --engine left=ONE --engine right=OTHER
+      labctl run scenarios -j 32 --engine left=ONE --engine right=OTHER
       labctl run eaddrinuse_time_wait --kernel 6.1 --virtual-time
     """
     import time

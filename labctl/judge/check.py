@@ -218,6 +218,9 @@ def _check_step(
     if not isinstance(step, Wait):
         return [_verdict(finding, event.t, source) for finding in claims]
     start = _start(scenario, step, history, begun)
+    hosts = tuple(history.hosts)
+    whose = (name for finding in claims for name in finding.claimed.about or hosts)
+    start = replace(start, about=(*start.about, *whose))  # all of them came to hold at one moment
     found = [
         _verdict(_waited(step, finding, event, history, start), event.t, source)
         for finding in claims
@@ -276,8 +279,8 @@ def _check_in_the_end(scenario: Scenario, event: StepEvent, history: History) ->
 
 @dataclass(frozen=True)
 class _Start:
-    """From when on the time of a wait counts: from a moment of these hosts and processes, or of the
-    lab's own clock. `begun` is when it began to wait."""
+    """From when on the time of a wait counts. `about`: it and what is waited for are moments of
+    these hosts and processes, or of the lab's own clock. `begun` is when it began to wait."""
 
     t: float
     about: tuple[str, ...]
@@ -288,7 +291,7 @@ def _start(scenario: Scenario, step: Wait, history: History, begun: float) -> _S
     if step.since is None:
         return _Start(begun, ("",), begun)
     labelled = scenario.steps[_named(step.since, scenario)]
-    about: tuple[str, ...] = ("",)
+    about: tuple[str, ...] = (history.whose.get(step.since, ""),)
     if isinstance(labelled, Wait):
         found = labelled.judge(history)
         about = tuple(n for each in found for n in each.claimed.about) or tuple(history.hosts)
@@ -322,8 +325,7 @@ def _waited(
     after, waited = f" until {until:.3f} s", replace(measured, until_seconds=round(until, 6))
     held = None if event.outcome == "timeout" else held_at(step.wait, history, start, since.begun)
     if held is not None:
-        about = finding.claimed.about or tuple(history.hosts)
-        held = held.give_or_take(_apart((*since.about, *about), history))
+        held = held.give_or_take(_apart(since.about, history))
         early, late = max(0.0, held.earliest - start), max(0.0, held.latest - start)
         fits = {step.within.low <= moment <= step.within.high for moment in (early, late)}
         result = "unknown" if len(fits) > 1 else "pass" if True in fits else "fail"

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -53,6 +54,8 @@ FORBIDDEN = {
     "EROFS": "the engine lets no container set any: take another one",
 }
 """What helps if no value of a sysctl can be set."""
+CALLED = 5.0
+"""How many seconds to wait for the word that a call has begun."""
 VALUES = "ip-sysctl.rst tells what it takes"
 
 
@@ -100,6 +103,8 @@ class Lab(Observing):
         self._epochs: dict[str, float] = {}  # when the run began, by the clocks of captures
         self._blaming: set[int] = set()
         self._proven: set[str] = set()  # capabilities
+        self._marking = False
+        self._mark: int | None = None  # the question whose answer is the mark
 
     @netted()
     def __enter__(self) -> Lab:
@@ -240,24 +245,33 @@ class Lab(Observing):
             about = f"process {name}", spec.host, channel, name, self._counts[name]
             self._inbox.listen(Source(*about))
         begin()
+
+        def said() -> Iterator[ProcessEvent]:
+            for event in self.history.events[seen:]:
+                if isinstance(event, ProcessEvent) and event.start is None:
+                    yield event
+
         self._inbox.expect(
-            lambda: {*names} <= {
-                e.process for e in self.history.events[seen:]
-                if isinstance(e, ProcessEvent) and e.start is None
-            },
+            lambda: {*names} <= {event.process for event in said()},
             f"the start of {', '.join(names)}",
-        )  # fmt: skip
+        )
+        first = next(event for event in said() if event.process == names[0])
+        self._acted(first.host, first.t)
 
     def kill(self, process: str) -> None:
         """Sends SIGKILL to all of a process, of all its starts; returns when it is gone and the
         record says so."""
         if self.lives(process):
+            asked = self._ask_when(process, protocol.KillAll())
+            self._questions.wait(asked)
             self._backend.kill(self.spec.processes[process])
             self._inbox.expect(lambda: not self.lives(process), f"the end of {process}")
 
     def signal(self, process: str, name: str) -> None:
         """Sends a signal to the main process alone."""
+        asked = self._ask_when(process, protocol.TellAll())
         self._backend.signal(self.spec.processes[process], name)
+        self._questions.wait(asked)
 
     def end(self, process: str) -> None:
         """Sends SIGTERM to what main processes left."""
@@ -273,10 +287,19 @@ class Lab(Observing):
     def call(self, process: str, call: str, patience: float) -> None:
         """Makes a process in `await` do one more call; returns when it is done, or blocked for
         `patience` seconds."""
-        state = self.history.processes[process]
+        state, seen = self.history.processes[process], len(self.history.events)
         done = len(state.calls)
         self._running[process].send(protocol.DoCall(call).as_json())
+        if self._marking:
+            self.pump_until(lambda: self._begun(process, seen) is not None, self.now() + CALLED)
+            if begun := self._begun(process, seen):
+                self._acted(begun.host, begun.t)
         self.pump_until(lambda: len(state.calls) > done or not state.running, self.now() + patience)
+
+    def _begun(self, process: str, seen: int) -> CallEvent | None:
+        """The first call that a process has begun since then."""
+        said = (e for e in self.history.events[seen:] if isinstance(e, CallEvent))
+        return next((e for e in said if e.process == process and e.name != "await"), None)
 
     def exec(self, host: str, command: str) -> None:
         """Runs a shell command on a host and records its output."""
@@ -309,7 +332,8 @@ class Lab(Observing):
         """Raises MissingHere for the first of these capabilities that the hosts say they lack."""
         wanted = sorted(n for n in {*needs} - self._proven if CAPABILITIES[n].probed == "agent")
         if wanted:
-            answer = self.fault(next(iter(self._links)), protocol.Probe(wanted))
+            host = next(iter(self._links))
+            answer = self._ask_all({host: protocol.Probe(wanted)})[host]
             for need, reason in answer.missing.items():
                 raise MissingHere(reason, CAPABILITIES[need].hint)
             self._proven.update(wanted)
@@ -332,10 +356,39 @@ class Lab(Observing):
         if able != chosen:  # nobody can ask the others: a moment must be enough
             self.pump_until(lambda: False, self.now() + SETTLING)
 
+    # --- When a step acts ------------------------------------------------------------------------
+
+    @contextmanager
+    def marked(self) -> Iterator[None]:
+        """During a `with`: `acted` becomes the moment right before the first thing that is done to
+        a host, by its clock."""
+        self.acted, self._marking = None, True
+        try:
+            yield
+        finally:
+            self._marking, self._mark = False, None
+
+    def _acted(self, host: str, t: float) -> None:
+        if self._marking and self.acted is None:
+            self.acted = host, t
+
+    def _ask_when(self, process: str, command: Command[protocol.Done]) -> list[int]:
+        """Asks a supervisor for the time right before it does something, or is made to; returns the
+        question. It may end before it answers."""
+        if not self._marking or process not in self._running or not self._answers(process):
+            return []
+        self._mark = self._questions.ask(self._running[process], command)
+        return [self._mark]
+
     # --- Messages --------------------------------------------------------------------------------
 
     def _ask(self, host: str, command: Command[A], patience: float = ANSWER_DEADLINE) -> A:
-        return self._ask_all({host: command}, patience)[host]
+        """Makes an agent do something. It tells the time right before, if that is the mark."""
+        when = self._marking and self._inbox.post(self._agents[host], protocol.TellTime())
+        answer = self._ask_all({host: command}, patience)[host]
+        if when and (told := self._inbox.reply(when)):
+            self._acted(host, self._clock.of(host, protocol.TellTime().answered(told).t))
+        return answer
 
     def _answers(self, process: str) -> bool:
         """Whether a process has a supervisor that answers now."""
@@ -355,7 +408,9 @@ class Lab(Observing):
         if source.process is None:
             self._take_host(source.host, message)
         elif message and self._questions.answered(source.channel, message):
-            pass
+            if asked(message) == self._mark:
+                t = protocol.Done.of(message).t
+                self._acted(source.host, self._clock.of(source.host, t))
         elif self._running.get(source.process) is source.channel:
             self._take_process(source.process, source.host, message)
         elif source.channel in self._left.get(source.process, ()):

@@ -26,6 +26,10 @@ in include/net/tcp.h; RFC 9293, section 3.8.6.3 allows 500), and a state may dep
 class Observing(ABC):
     """What waits and expectations need of a lab, or of a watch. Methods raise LabError."""
 
+    acted: tuple[str, float] | None = None
+    """Whose clock says when the latest marked step began to act, and what it says; None if that is
+    only known by the lab's own."""
+
     def __init__(self, history: History, stopped: Callable[[], str | None]) -> None:
         self.history = history
         self._record: Callable[[Event], None] | None = None

@@ -79,9 +79,9 @@ class LabEvent(Event):
 class StepEvent(Event):
     """A step begins, or ends with an outcome.
 
-    Its label names the `moment`: when it began to act, or when its predicate came true. `text` is
-    the whole step in words, `detail` why it was skipped. If it failed, `expected` and `actual` say
-    how."""
+    Its label names the `moment`: when it began to act, by the clock of a `host` if that one told,
+    or when its predicate came true. `text` is the whole step in words, `detail` why it was skipped.
+    If it failed, `expected` and `actual` say how."""
 
     kind = "step"
     index: int
@@ -91,6 +91,7 @@ class StepEvent(Event):
     outcome: Literal["done", "held", "timeout", "failed", "skipped"] | None = None
     detail: str | None = None
     moment: float | None = None
+    host: str | None = None
     verb: str | None = None
     expected: str | None = None
     actual: str | None = None

@@ -128,6 +128,7 @@ class History:
         self.owners = Owners()
         self._behind: dict[str, set[str]] = {}  # the addresses behind each name
         self.labels: dict[str, float] = {}
+        self.whose: dict[str, str] = {}  # the hosts by whose clocks labels are
         self.sockets: dict[str, SocketsEvent] = {}
         self.processes: dict[str, ProcessState] = {}
         self.orphans: dict[tuple[str, int], ProcessState] = {}
@@ -166,6 +167,8 @@ class History:
                 self.step = event.index
             case StepEvent(phase="end", label=str(label)):
                 self.labels[label] = event.t if event.moment is None else event.moment
+                if event.host:
+                    self.whose[label] = event.host
             case ProcessEvent(phase="start"):
                 joined = self.lab is not None and self.lab.backend == WATCH
                 self.processes[event.process] = ProcessState(

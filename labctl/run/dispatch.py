@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 from labctl.backends import EngineAt, Progress, backend_class
 from labctl.ground.errors import LabError, Unavailable, UsageError
@@ -16,7 +17,10 @@ from labctl.run import workers, workflow
 from labctl.run.orders import Orders, one_by_one
 from labctl.run.places import Place
 from labctl.run.runner import Watcher
-from labctl.run.workers import Pace, Task, pace
+from labctl.run.workers import Task, Work
+
+if TYPE_CHECKING:
+    from labctl.run.spread import Spread
 
 
 def run(cases: list[Scenario], place: Place, orders: Orders) -> list[RunResult]:
@@ -46,34 +50,57 @@ def _check_engines(cases: list[Scenario], place: Place) -> None:
 def _run_here(cases: list[Scenario], place: Place, orders: Orders) -> list[RunResult]:
     """Runs cases on this machine's kernel: one after the other, or several at once. If several need
     an engine and there is none, each has that as its result."""
-    pace, say = _pace(orders, len(cases), place.backend), orders.display.say
-    _sweep(place, say)
-    if place.backend == "docker" and len(cases) > 1:
-        from labctl.backends.docker.backend import build_images
-
-        try:  # only once: a registry without an answer may be slow
-            for at in place.engines or (EngineAt(),):
-                build_images(place.system, say, at.where)
-        except LabError as exc:
-            result = "skip" if isinstance(exc, Unavailable) else "error"
-            folder = orders.out or default_folder()
-            return [unperformed(case, result, str(exc), place.backend, folder) for case in cases]
-    if pace.at_once == 1:
-        return one_by_one(cases, lambda case: _run_one(case, place, orders))
-    work = partial(workflow.run_in, place=place)
+    if orders.keep and (orders.jobs or 1) > 1:
+        raise UsageError(
+            f"--keep keeps one lab at a time, so it can't go with --jobs {orders.jobs}"
+        )
+    _sweep(place, orders.display.say)
+    try:
+        spread = _spread(place, orders, len(cases))
+    except LabError as exc:
+        if len(cases) == 1:
+            raise
+        result = "skip" if isinstance(exc, Unavailable) else "error"
+        folder = orders.out or default_folder()
+        return [unperformed(case, result, str(exc), place.backend, folder) for case in cases]
+    work, wanted = partial(workflow.run_in, place=place), 1 if orders.keep else orders.jobs
+    pace = (spread.pace if spread else partial(workers.pace, place.backend))(len(cases), wanted)
+    alone = pace.at_once == 1 and not (spread and len(place.engines) > 1)
+    if orders.keep or alone:
+        begin = partial(spread.begin, 0) if spread else lambda _: work
+        return one_by_one(cases, lambda case: _run_one(case, begin(case), orders))
     backend_class(place.backend).share()
     with orders.display.cases(cases) as board:
-        task = Task(work, place.backend, lambda case: workflow.new_run(case, orders.out))
+        task = Task(work, place.backend, lambda case: workflow.new_run(case, orders.out), spread)
         results = workers.run_all(cases, task, pace, board)
-    _sweep(place, say)
+    _sweep(place, orders.display.say)
     return results
 
 
-def _run_one(case: Scenario, place: Place, orders: Orders) -> RunResult:
+def _spread(place: Place, orders: Orders, cases: int) -> Spread | None:
+    """Has the images that several cases need, and finds the engines' room if each is on one of
+    them. Raises LabError."""
+    say = orders.display.say
+    if place.backend == "docker" and cases > 1:
+        from labctl.backends.docker.backend import build_images
+
+        for at in place.engines or (EngineAt(),):  # only once: a registry may be slow
+            build_images(place.system, say, at.where)
+    if not place.engines or (cases == 1 and not orders.whole):
+        return None
+    from labctl.run.spread import Spread
+
+    spread = Spread.over(place, say)
+    if orders.whole:
+        spread.demand_one_kernel()
+    return spread
+
+
+def _run_one(case: Scenario, work: Work, orders: Orders) -> RunResult:
     say = orders.display.say
     with orders.display.case(case) as shown:
         watcher: Watcher = _Keeping(shown, say) if orders.keep else shown
-        return workflow.run_case(case, place, orders.out, watcher, say)
+        return work(workflow.new_run(case, orders.out), case, watcher, say)
 
 
 class _Keeping:
@@ -88,14 +115,6 @@ class _Keeping:
         hosts = " or ".join(f"{command()} shell {host}" for host in lab.hosts)
         self._say(f"The lab stays until Ctrl-C. Enter with {hosts}.")
         workflow.keep(lab)
-
-
-def _pace(orders: Orders, cases: int, backend: str) -> Pace:
-    if orders.keep and (orders.jobs or 1) > 1:
-        raise UsageError(
-            f"--keep keeps one lab at a time, so it can't go with --jobs {orders.jobs}"
-        )
-    return pace(backend, cases, 1 if orders.keep else orders.jobs)
 
 
 def _sweep(place: Place, say: Progress) -> None:

@@ -88,7 +88,7 @@ class Matrix:
         say(f"{place.name}: {len(missing)} of {len(self._cases)} cases to run")
         try:
             if missing:
-                self._run(missing, place, replace(orders, out=folder, sets=self._sets))
+                self._run(missing, place, replace(orders, out=folder, sets=self._sets, whole=True))
         except LabctlError as exc:
             with RunFolder(workflow.new_run(self._look, folder), self._look.text) as record:
                 record.finish(document([_not_had(self._look, place, exc, record.path)]))

@@ -39,6 +39,7 @@ class Orders:
     jobs: int | None = None
     keep: bool = False
     sets: Mapping[str, str] = field(default_factory=dict)
+    whole: bool = False
 
 
 def one_by_one(cases: Iterable[Scenario], run: Callable[[Scenario], RunResult]) -> list[RunResult]:

@@ -32,11 +32,13 @@ class Place:
 
     @property
     def name(self) -> str:
-        """`docker debian:12`, `netns`, `kernel 6.1`, `kernel 6.1, debian:11, virtual time`."""
+        """`docker debian:12`, `docker on left, right`, `netns`, `kernel 6.1`, `kernel 6.1,
+        debian:11, virtual time`."""
         if self.kernel:
             clock = "virtual time" if self.virtual else ""
             return ", ".join(filter(None, (f"kernel {self.kernel}", self.os, clock)))
-        return f"{self.backend} {self.os}".rstrip()
+        on = "on " + ", ".join(at.name for at in self.engines) if self.engines else ""
+        return " ".join(filter(None, (self.backend, self.os, on)))
 
     @property
     def slug(self) -> str:
@@ -56,7 +58,10 @@ class Place:
         system = ["--os", self.os] if self.os else []
         if self.kernel:
             return ["--kernel", self.kernel, *system, *(["--virtual-time"] if self.virtual else [])]
-        return system or ["--backend", self.backend]
+        return [
+            *(system or ["--backend", self.backend]),
+            *(f"--engine={at}" for at in self.engines),
+        ]
 
 
 def engines_at(texts: Iterable[str]) -> tuple[EngineAt, ...]:
@@ -88,22 +93,30 @@ def place(
 
 
 def places(
-    backends: Iterable[str], systems: Iterable[str], kernels: Iterable[str], virtual: bool
+    backends: Iterable[str],
+    systems: Iterable[str],
+    kernels: Iterable[str],
+    virtual: bool,
+    engines: Iterable[str] = (),
 ) -> list[Place]:
-    """The places that were asked for, each once; each text may name several, separated by commas.
+    """The places that were asked for, each once; each text may name several, separated by commas,
+    but for `engines`, which are those of Docker.
 
     Every system runs on Docker, if that is wanted or there is no guest, and in every guest that can
-    have it. Without a system they have the default. Without anything the places are all backends.
-    Raises UsageError."""
+    have it. Without a system they have the default. Without anything the places are all backends;
+    but with engines Docker alone. Raises UsageError."""
     wanted, oses, guests = map(_split, (backends, systems, kernels))
     if virtual and not guests:
         raise UsageError("--virtual-time needs a guest", "choose its kernel: --kernel NAME")
     for name in wanted:
         if name not in BACKENDS:
             raise UsageError(f"--backend {name}: {unknown('backend', name, sorted(BACKENDS))}")
+    named = engines_at(engines)
     if not (wanted or oses or guests):
-        wanted = list(BACKENDS)
+        wanted = ["docker"] if named else list(BACKENDS)
     docker = "docker" in wanted or bool(oses and not guests)
+    if named and not docker:
+        raise UsageError("--engine is for Docker", "leave --engine out, or add --backend docker")
     containers = (oses or [DEFAULT_OS]) if docker else []
     from labctl.backends.docker import images
     from labctl.run.guests import root
@@ -112,7 +125,7 @@ def places(
     roots = {root.suite_for(os): os for os in oses if images.suite_name(os) or not docker}
     systems = list(roots.values()) or [""]
     return [
-        *(Place("docker", os=os) for os in containers),
+        *(Place("docker", os, engines=named) for os in containers),
         *(Place(name) for name in wanted if name != "docker"),
         *(Place("netns", os, kernel, virtual) for kernel in guests for os in systems),
     ]

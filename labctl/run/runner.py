@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -236,17 +236,20 @@ class UnderWay(ABC):
             failed = replace(begin, t=lab.now(), phase="end", outcome="failed")
             return replace(failed, expected=exc.expected, actual=exc.actual)
         t = max(begin.t, self.history.now) if outcome == "held" else lab.now()
-        moment = self._moment(step, begin.t) if step.as_ else None
-        return replace(begin, t=t, phase="end", outcome=outcome, label=step.as_, moment=moment)
+        ended = replace(begin, t=t, phase="end", outcome=outcome, label=step.as_)
+        if not step.as_:
+            return ended
+        host, moment = self._moment(step, begin.t)
+        return replace(ended, moment=moment, host=host)
 
-    def _moment(self, step: Step, begun: float) -> float:
-        """The moment that the label of a finished step names: when it began to act, or when its
-        predicate came true."""
+    def _moment(self, step: Step, begun: float) -> tuple[str | None, float]:
+        """The moment that the label of a finished step names: when it began to act, and by which
+        host's clock, or when its predicate came true."""
         if isinstance(step, Wait):
             start = self.history.labels[step.since] if step.since else begun
             if held := held_at(step.wait, self.history, start, begun):
-                return held.latest
-        return begun
+                return None, held.latest
+        return self.lab.acted or (None, begun)
 
     def _tell(self, event: StepEvent) -> None:
         self.history.add(event)
@@ -297,7 +300,8 @@ class Performance(UnderWay):
         return self._backend.environment()
 
     def _perform(self, step: Step) -> Outcome | None:
-        outcome = step.act(self.lab)
+        with self.lab.marked() if step.as_ else nullcontext():
+            outcome = step.act(self.lab)
         self.lab.blame()
         return outcome
 

@@ -87,6 +87,16 @@ class Board(Protocol):
         """Called several times a second."""
 
 
+class Places(Protocol):
+    """Says where each case runs, if there are several places. Each has a number."""
+
+    def begin(self, number: int, case: Scenario) -> Work:
+        """What to do with a case that begins."""
+
+    def ended(self, number: int, found: RunResult) -> RunResult | None:
+        """The result of a case that is over; None if it is to run again."""
+
+
 @dataclass(frozen=True)
 class Broken:
     """A worker met an error that nobody foresaw."""
@@ -136,12 +146,13 @@ def pace(backend: str, cases: int, wanted: int | None) -> Pace:
 
 @dataclass(frozen=True)
 class Task:
-    """What to do with each case: `work`, on a backend, in the new `folder` for it; by processes
-    that begin by a `method` of multiprocessing."""
+    """What to do with each case: `work`, or what one of several `places` has for it, on a backend,
+    in the new `folder` for it; by processes that begin by a `method` of multiprocessing."""
 
     work: Work
     backend: str
     folder: Callable[[Scenario], Path]
+    places: Places | None = None
     method: str = METHOD
 
     @property
@@ -184,17 +195,26 @@ def run_all(cases: Sequence[Scenario], task: Task, pace: Pace, board: Board) -> 
                     found = unperformed(cases[number], "error", exc, task.backend, folder)
                     results[number] = found
                     refused.append(exc)
-                waiting.remove(number)
-                board.begun(number)
-                if number in results:
-                    board.ended(number, results[number])
+                    waiting.remove(number)
+                    board.begun(number)
+                    board.ended(number, found)
+                else:
+                    waiting.remove(number)
+                    board.begun(number)
             for pipe in _ready(running, TICK):
                 job = running[pipe]
                 try:
                     message = pipe.recv()
                 except (EOFError, OSError):
-                    results[job.number] = _over(job, task.backend)
+                    found = results[job.number] = _over(job, task.backend)
                     del running[pipe]  # not before: an interruption would lose it
+                    if task.places:
+                        settled = task.places.ended(job.number, found)
+                        if settled is None:
+                            waiting.insert(0, job.number)
+                            del folders[job.number]
+                            continue
+                        results[job.number] = settled
                     refused += [job.result] if isinstance(job.result, LabctlError) else []
                     board.ended(job.number, results[job.number])
                 else:
@@ -232,11 +252,12 @@ def _given(job: _Job, idle: list[tuple[Pipe, BaseProcess]], task: Task) -> Pipe:
             ours.send((job.folder, job.case))
             job.up = True  # what takes long is there already
             return ours
+    work = task.places.begin(job.number, job.case) if task.places else task.work
     context = get_context(task.method)
     ours, theirs = context.Pipe()
     job.process = context.Process(  # type: ignore[attr-defined]
         target=_worker,
-        args=(job.folder, job.case, task.work, theirs, os.getpid()),
+        args=(job.folder, job.case, work, theirs, os.getpid()),
         name=job.case.label,
     )
     job.process.start()

@@ -6,7 +6,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +20,25 @@ from labctl.backends.docker import images
 from labctl.backends.docker.sweep import LEASE
 from labctl.backends.lease import abandoned, leases
 from labctl.ground.resources import catalogue, scenarios
+from labctl.judge.recorded import load as load_run
 from labctl.judge.result import RunResult
 from labctl.language.document import Document
 from labctl.language.scenario import Scenario, load, load_document
 from labctl.record.events import ClockEvent, Event
 from labctl.record.history import History
+from labctl.run import dispatch
 from labctl.run.doctor_engines import examine_engines
+from labctl.run.orders import Orders
 from labctl.run.places import DEFAULT_OS, Place
 from labctl.run.runner import Silent, Watcher
+from labctl.run.workers import Doing
 from labctl.run.workflow import run_case, sweep_all
+from tests.certificates import authority, context
 from tests.contract.test_backends import DEADLINE
 from tests.contract.test_lessons import report
-from tests.engines import Engine, Swarm, swarm
+from tests.engines import PORT, Engine, Swarm, swarm
+from tests.relay import entering
+from tests.unit.test_jobs import Log
 
 pytestmark = [pytest.mark.docker, pytest.mark.ci, pytest.mark.xdist_group("engines")]
 
@@ -185,6 +194,114 @@ def test_a_single_engine_needs_no_swarm(engines: Swarm, tmp_path: Path) -> None:
     assert found.result == "pass", report(found)
     assert not found.history.clocks
     assert all(-1.0 < event.t < 60.0 for event in found.history.events)
+
+
+SLEEPS = """\
+title: Listens for a while
+hosts: {server: {calls: "socket; bind :80; listen 5; wait"}, client: {}}
+steps:
+  - start: server
+  - wait: {sockets: {server: LISTEN}}
+  - sleep: 2s
+  - expect: {sockets: {server: LISTEN}}
+"""
+
+
+class Watching(Log):
+    """A display that calls `act` when a case sleeps."""
+
+    def __init__(self, act: Callable[[int], None] = lambda _: None) -> None:
+        super().__init__()
+        self._act = act
+
+    def case(self, case: Scenario) -> Any:
+        raise AssertionError("several cases, on engines")
+
+    def cases(self, cases: Sequence[Scenario]) -> nullcontext[Log]:
+        return nullcontext(self)
+
+    def doing(self, number: int, step: Doing) -> None:
+        super().doing(number, step)
+        if step.text.startswith("sleep"):
+            self._act(number)
+
+
+def several(
+    engines: Swarm, folder: Path, board: Watching, cases: Sequence[Scenario]
+) -> list[RunResult]:
+    place = Place("docker", engines=tuple(places(engines).values()))
+    return dispatch.run([*cases], place, Orders(board, folder))
+
+
+def where(found: RunResult) -> str:
+    return str(found.environment["engine"]).partition("(")[2].rstrip(")")
+
+
+def test_many_cases_are_each_on_one_engine(engines: Swarm, tmp_path: Path) -> None:
+    """But one whose hosts name engines has all of them."""
+    named = SLEEPS.replace("client: {}", "client: {engine: right}")
+    found = several(engines, tmp_path, Watching(), [*[scenario(SLEEPS)] * 3, scenario(named)])
+    assert [run.result for run in found] == ["pass"] * 4, report(found[0])
+    assert [where(run) for run in found[:3]] == ["left", "right", "left"]
+    assert [bool(load_run(run.folder).history.clocks) for run in found] == [False] * 3 + [True]
+    assert [*map(left, engines.engines)] == [[], []]
+
+
+def test_cases_of_an_engine_that_vanishes_run_elsewhere(engines: Swarm, tmp_path: Path) -> None:
+    """Once more, and their results say so. What they left is removed when it is back."""
+    _, there = engines.engines
+    killed: list[int] = []
+
+    def kill(number: int) -> None:
+        if number == 1 and not killed:
+            killed.append(number)
+            there.kill()
+
+    board = Watching(kill)
+    found = several(engines, tmp_path, board, [scenario(SLEEPS)] * 2)
+    assert [run.result for run in found] == ["pass", "pass"], report(found[1])
+    assert [where(run) for run in found] == ["left", "left"]
+    assert ("say", "the engine right does not answer any more: its cases run again elsewhere") in (
+        board.log
+    )
+    assert not found[0].beside
+    (why,) = found[1].beside
+    first = load_run(Path(why.rpartition(" ")[2]))
+    assert (first.result, first.reason) == ("error", "the engine right does not answer any more")
+    assert where(first) == "right" and load_run(found[1].folder).beside == (why,)
+    engines.start(there)
+    lines, failures = sweep_all(())
+    assert failures == [] and lines
+    assert [*map(left, engines.engines)] == [[], []]
+
+
+def test_an_engine_behind_tls(
+    engines: Swarm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a context, from the command line; and one sentence if its CA is another."""
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    file, first = tmp_path / "lab.yaml", engines.engines[0]
+    file.write_text(ADDRESSES)
+    wrong = replace(engines.keys, ca=authority(tmp_path, "others").cert)
+    assert first.process
+    with entering(first.process.pid, PORT) as url:
+        context(tmp_path, "far", url, engines.keys)
+        context(tmp_path, "wrong", url, wrong)
+        done = [
+            subprocess.run(
+                [sys.executable, "-m", "labctl", "run", file, "--out", tmp_path, "--engine", name],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            for name in ("far", "left=wrong")
+        ]
+    assert done[0].returncode == 0, done[0].stdout + done[0].stderr
+    assert done[1].returncode == 3
+    said = "no TLS with the Docker engine at wrong: the context's CA has not signed its certificate"
+    assert said in done[1].stdout + done[1].stderr
+    assert "Traceback" not in done[1].stderr
+    assert left(first) == []
 
 
 def test_a_killed_controller(engines: Swarm, tmp_path: Path) -> None:

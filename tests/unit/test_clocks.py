@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from labctl.backends import Channel, Message, ProcessSpec
 from labctl.ground.resources import images
 from labctl.judge.check import check
 from labctl.judge.result import RunResult
@@ -24,7 +25,7 @@ from labctl.record.history import History
 from labctl.reports.ladder import ladder_of
 from labctl.reports.ladder_text import text
 from tests.caused import CLIENT, SERVER, captured, close, handshake, look, told
-from tests.fake import FakeBackend, play, scenario, tcp
+from tests.fake import FakeBackend, FakeChannel, play, scenario, tcp
 
 TINY = 1e-9
 delays = st.floats(0.0, 0.1)
@@ -261,3 +262,158 @@ def test_the_trace_has_the_clock_of_the_kernel(tmp_path: Path) -> None:
     assert tracer.ahead(str(offsets)) == 5000.25
     offsets.write_text("monotonic         -70         0\n")
     assert tracer.ahead(str(offsets)) == -70.0
+
+
+# --- When a step acted ----------------------------------------------------------------------------
+
+LATE = 0.3
+
+
+class Far(TwoMachines):
+    """What is asked for comes late, and the answer at once."""
+
+    def spawn(self, process: ProcessSpec) -> Channel:
+        time.sleep(LATE)
+        channel = super().spawn(process)
+        assert isinstance(channel, FakeChannel)
+        obey = channel.obey
+
+        def later(message: Message) -> None:
+            time.sleep(LATE)
+            obey(message)
+
+        channel.obey = later
+        return channel
+
+
+ACTS = """\
+title: t
+hosts: {server: {calls: await}, client: {}}
+steps:
+  - start: server
+    as: started
+  - call: {server: "close"}
+    as: called
+  - signal: {server: HUP}
+    as: signalled
+  - kill: server
+    as: killed
+  - note: hello
+    as: noted
+"""
+
+
+def test_the_label_of_a_step_is_when_it_acted_by_its_hosts_clock(tmp_path: Path) -> None:
+    """And not when labctl asked for it, or had the answer."""
+
+    def hangs(lab: FakeBackend) -> None:
+        """The main process lives on."""
+
+    fake = Far(
+        {
+            "start server": lambda lab: lab.call("server", "await", done=False),
+            "call server close": lambda lab: lab.call("server", "close"),
+            "signal server HUP": hangs,
+        }
+    )
+    found = play(ACTS, fake, tmp_path)
+    assert found.result == "pass"
+    steps = [event for event in found.history.events if isinstance(event, StepEvent)]
+    assert [(step.label, step.host) for step in steps[1::2]] == [
+        ("started", "server"), ("called", "server"), ("signalled", "server"),
+        ("killed", "server"), ("noted", None),
+    ]  # fmt: skip
+    for begin, end in zip(steps[:-2:2], steps[1:-2:2], strict=True):
+        assert end.moment is not None and begin.t + LATE - 0.05 < end.moment <= end.t + 0.05
+    assert steps[-1].moment == steps[-2].t
+    assert found.history.labels["killed"] == steps[-3].moment
+
+
+FAULTS = """\
+title: t
+hosts: {server: {}, client: {}}
+steps:
+  - exec: {client: "true"}
+    as: ran
+  - sysctl: {server: {net.ipv4.tcp_fin_timeout: 5}}
+    as: set
+  - drop: {to: server}
+    as: lost
+  - heal: lost
+    as: healed
+"""
+
+
+def test_the_label_of_a_fault_is_right_before_its_agent_acts(tmp_path: Path) -> None:
+    """Not after: what comes of it must count."""
+    slow = {name: lambda lab: time.sleep(LATE) for name in ("exec client true", "drop server")}
+    fake = TwoMachines(slow, {"exec": {"exit": 0, "output": ""}})
+    found = play(FAULTS, fake, tmp_path)
+    ends = [e for e in found.history.events if isinstance(e, StepEvent) and e.phase == "end"]
+    assert [end.host for end in ends] == ["client", "server", "server", "server"]
+    asked = [what.split()[0] for what in fake.log if what.split()[0] in ("clock", "exec", "drop")]
+    assert asked[asked.index("exec") - 1] == asked[asked.index("drop") - 1] == "clock"
+
+
+def test_a_label_of_one_machine_and_a_state_of_another(tmp_path: Path) -> None:
+    """Both clocks' bounds count; for a state of the label's own machine none does."""
+
+    def result(host: str, **bounds: float) -> str:
+        chosen = scenario(
+            "title: t\nhosts: {server: {calls: await}, client: {}}\nsteps:\n"
+            "  - start: server\n    as: begun\n"
+            f"  - wait: {{sockets: {{{host}: LISTEN}}}}\n    since: begun\n    within: 0s..400ms\n"
+        )
+        events = [
+            *clocks(**bounds),
+            StepEvent(0.9, 0, "begin", "start server", verb="start"),
+            StepEvent(1.1, 0, "end", "start server", label="begun", outcome="done", moment=1.0,
+                      verb="start", host="server"),
+            StepEvent(1.1, 1, "begin", "wait", verb="wait"),
+            look(1.0, host=host), look(1.28, host=host), look(1.3, tcp("LISTEN", ":80"), host=host),
+            StepEvent(1.35, 1, "end", "wait", outcome="held", verb="wait"),
+        ]  # fmt: skip
+        return check(chosen, told(events, []).events)[-1].result
+
+    assert result("client", server=0.01, client=0.05) == "pass"
+    assert result("client", server=0.2, client=0.05) == "unknown"
+    assert result("server", server=0.2, client=0.05) == "pass"
+
+
+def test_states_of_two_machines_at_once(tmp_path: Path) -> None:
+    """When both held, either clock may have told: so its bound is one of each claim."""
+    chosen = scenario(
+        "title: t\nhosts: {server: {calls: await}, client: {}}\nsteps:\n"
+        "  - start: server\n    as: begun\n"
+        "  - wait: {sockets: {server: LISTEN, client: LISTEN}}\n    since: begun\n"
+        "    within: 0s..400ms\n"
+    )
+
+    def results(bound: float) -> list[str]:
+        listens = tcp("LISTEN", ":80")
+        events = [
+            *clocks(server=0.01, client=bound),
+            StepEvent(0.9, 0, "begin", "start server", verb="start"),
+            StepEvent(1.1, 0, "end", "start server", label="begun", outcome="done", moment=1.0,
+                      verb="start", host="server"),
+            StepEvent(1.1, 1, "begin", "wait", verb="wait"),
+            look(1.1), look(1.1, host="client"), look(1.12, listens),
+            look(1.28, host="client"), look(1.3, listens, host="client"),
+            StepEvent(1.35, 1, "end", "wait", outcome="held", verb="wait"),
+        ]  # fmt: skip
+        return [each.result for each in check(chosen, told(events, []).events)]
+
+    assert results(0.05) == ["pass", "pass"]
+    assert results(0.2) == ["unknown", "unknown"]
+
+
+def test_segments_since_a_label_of_their_own_machine_are_certain() -> None:
+    claim = SegmentsPattern.model_construct(flags=("FIN",), since="killed", at_least=1)
+
+    def result(whose: str | None) -> str:
+        label = StepEvent(2.0, 0, "end", "kill", label="killed", outcome="done", host=whose)
+        events = [*clocks(server=0.2, client=0.2), label, look(3.0)]
+        found = told(events, [*handshake(1.0), *close(2.1, CLIENT, SERVER)[:1]])
+        return claim.judge(found).result
+
+    assert (result("client"), result("server"), result(None)) == ("pass", "unknown", "unknown")

@@ -109,8 +109,7 @@ class DockerBackend:
     def environment(self) -> dict[str, str | None]:
         nodes = [node for node in self._nodes if _known(node.version)]
         kernels = dict.fromkeys(str(node.version.result().get("KernelVersion")) for node in nodes)
-        several = len(nodes) > 1
-        engines = (f"{n.product} ({n.name})" if several else n.product for n in nodes)
+        engines = (f"{n.product} ({n.name})" if n.name else n.product for n in nodes)
         return {
             "kernel": ", ".join(kernels) or None,
             "os": self._options.os,

@@ -5,6 +5,7 @@ worse than none."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -22,6 +23,7 @@ from labctl.judge.causes import (
 from labctl.judge.causes.cause import Cause, Scene
 from labctl.language.scenario import Scenario
 from labctl.record.history import History
+from labctl.record.moved import extremes
 
 RULES: tuple[Callable[[Scene], Iterator[Cause]], ...] = (
     binds.causes,
@@ -43,7 +45,23 @@ MOST = 20
 
 def causes(history: History, scenario: Scenario | None = None) -> list[Cause]:
     """All that is known, those of one rule together, and at most MOST of one kind at one host. The
-    scenario tells what sysctls were set, and the users of processes."""
+    scenario tells what sysctls were set, and the users of processes. With clocks of several
+    machines only that is known which is so wherever these may be."""
+    found = _by_these_clocks(history, scenario)
+    for other in extremes(history):
+        if found:
+            also = {*map(_words, _by_these_clocks(other, scenario))}
+            found = [cause for cause in found if _words(cause) in also]
+    return found
+
+
+def _words(cause: Cause) -> tuple[str, ...]:
+    """What it says, without moments and durations."""
+    text = re.sub(r"\d+\.\d+ s\b", "", cause.text)
+    return cause.id, cause.host, str(cause.connection), text, str(cause.certain)
+
+
+def _by_these_clocks(history: History, scenario: Scenario | None) -> list[Cause]:
     scene = Scene(history, scenario)
     told: Counter[tuple[str, str]] = Counter()
     found = []

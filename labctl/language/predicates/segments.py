@@ -124,7 +124,7 @@ class SegmentsPattern(Model):
         """All segments from where this begins to count, none if no step set that label; and those
         of which the clocks of several machines can't tell whether they were before."""
         start = history.labels.get(self.since, math.inf) if self.since else -math.inf
-        whose: str | None = None
+        whose = history.whose.get(self.since or "")
         segments = history.segments()
         counted = [s for s in segments if s.time >= start]
         if wanted := self.since_first:
@@ -132,7 +132,7 @@ class SegmentsPattern(Model):
             start, whose = (counted[0].time, counted[0].sender) if counted else (math.inf, None)
 
         def apart(segment: Segment) -> float:
-            return history.apart([segment.sender, whose] if wanted else None)
+            return history.apart([segment.sender, whose] if wanted or whose else None)
 
         doubtful = [
             s for s in segments
