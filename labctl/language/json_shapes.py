@@ -15,8 +15,8 @@ from labctl.ground import errnos, signals
 from labctl.ground.durations import LONGEST
 from labctl.language.calls import peer
 from labctl.language.document import PARAM_NAME, REFERENCE
+from labctl.language.predicates.pattern import ECN_BITS, OPTION_NAMES, SEGMENT_FLAGS
 from labctl.language.predicates.process import OUTCOMES
-from labctl.language.predicates.segments import SEGMENT_FLAGS
 from labctl.language.steps.faults import LARGEST, LONGEST_DELAY
 from labctl.language.values import HOST_NAME, OFF, PROCESS_NAME, SYSCTL_KEY
 from labctl.probes.sockets import SPELLINGS, State
@@ -111,6 +111,8 @@ SHAPES: dict[str, Shape] = {
         text(rf"\s*(?:{FLAG})(?:[\s,+|]+(?:{FLAG}))*\s*"),
         {"type": "array", "items": either({"enum": list(SEGMENT_FLAGS)}, ref("FilledLater"))},
     ),
+    "EcnBit": {"enum": [*ECN_BITS]},
+    "OptionName": {"enum": [*OPTION_NAMES]},
     "Percent": text(r"\s*\d+(?:\.\d+)?\s*%\s*"),
     "Rate": text(
         rf"(?=.*[1-9])\d+(?:\.\d+)?(?:[kmgtKMGT][iI]?)?(?:{_any_case(['bit', 'bps'])})"

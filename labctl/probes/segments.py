@@ -12,7 +12,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from labctl.ground.reading import MAX_RECORD, read_file
-from labctl.probes.observations import MODULUS, Injection, Known, Observation, Segment
+from labctl.probes.observations import (
+    MODULUS,
+    UNKNOWN,
+    Injection,
+    Known,
+    Observation,
+    Origin,
+    Segment,
+)
 from labctl.probes.pairing import Passage, passages
 from labctl.probes.traffic import Chosen, Traffic
 
@@ -87,7 +95,8 @@ def match(observations: Iterable[Observation], known: Known) -> list[Segment]:
 
 @dataclass(slots=True)
 class _Flow:
-    """What one end of a connection has sent so far."""
+    """What one end of a connection has sent so far. `opened`: its SYN was captured; `scale` and
+    `stamp` are the window scale in that, and its first TSval. `made`: a step sent that SYN."""
 
     first: int
     following: int
@@ -95,6 +104,18 @@ class _Flow:
     last_ack: tuple[int, int] | None = None
     peer_window: int | None = None
     acked: int | None = None
+    opened: bool = False
+    scale: int | None = None
+    stamp: int | None = None
+    made: bool = False
+    origin: Origin = UNKNOWN
+
+    def learn(self, seen: Observation) -> None:
+        """Takes in what a segment of this end says about all that follow."""
+        if "SYN" in seen.flags:
+            self.opened, self.scale = True, seen.header.scale
+        if self.stamp is None and seen.timestamps:
+            self.stamp = seen.timestamps[0]
 
 
 def _mark(found: Iterable[Passage], lab: Known) -> Iterator[Segment]:
@@ -102,18 +123,22 @@ def _mark(found: Iterable[Passage], lab: Known) -> Iterator[Segment]:
     retransmission, duplicate ACK, zero window, zero window probe, keepalive).
 
     A retransmission has numbers that the same host has sent before. Segments that nobody in the lab
-    sent do not count there, and neither do RSTs (RFC 9293, section 3.10.7.4)."""
+    sent do not count there, and neither do RSTs (RFC 9293, section 3.10.7.4). An injected SYN tells
+    where the numbers of an end begin that has sent none itself."""
     flows: dict[tuple[str, str, str], _Flow] = {}
     for passage in found:
         seen = passage.seen
-        if passage.injection:
-            yield _forged(passage, passage.injection)
-            continue
-        unseen = _unseen(passage, lab)
-        sent = passage.sent is not None or unseen
         there = (seen.scope, seen.source, seen.target)
         back = (seen.scope, seen.target, seen.source)
         known, theirs = flows.get(there), flows.get(back)
+        if passage.injection:
+            if "SYN" in seen.flags and _silent(known, seen):
+                known = flows[there] = _Flow(seen.seq, seen.seq, made=True)
+                known.learn(seen)
+            yield _forged(passage, passage.injection, _origin(seen, known, theirs))
+            continue
+        unseen = _unseen(passage, lab)
+        sent = passage.sent is not None or unseen
         flow, other = known, theirs
         if flow is None or ("SYN" in seen.flags and seen.seq != flow.first):
             # A new connection, perhaps with the addresses of an old one.
@@ -126,8 +151,11 @@ def _mark(found: Iterable[Passage], lab: Known) -> Iterator[Segment]:
             flows[there] = flow
             if other is not None:
                 flows[back] = other
-            elif theirs is not None and flow is not known:
+            elif theirs is not None and flow is not known and not theirs.made:
                 del flows[back]
+        flow.learn(seen)
+        origin = _origin(seen, flow, other)
+        flow.origin = origin = flow.origin if flow.origin == origin else origin  # as with the base
         behind = _before(seen.seq, flow.following)
         just_behind = behind and (flow.following - seen.seq) % MODULUS == 1
         asks = just_behind and seen.length <= 1 and not _closes(seen)
@@ -160,6 +188,9 @@ def _mark(found: Iterable[Passage], lab: Known) -> Iterator[Segment]:
             scope=seen.scope,
             unseen=unseen,
             keepalive=keepalive,
+            header=seen.header,
+            origin=origin,
+            data=seen.data,
         )
         if not sent:
             continue
@@ -169,6 +200,23 @@ def _mark(found: Iterable[Passage], lab: Known) -> Iterator[Segment]:
         flow.last_ack = position if bare else None
         if other is not None and "ACK" in seen.flags:
             other.peer_window, other.acked = seen.window, seen.ack
+
+
+def _silent(flow: _Flow | None, seen: Observation) -> bool:
+    """Whether an end has sent no SYN itself, so that an injected one begins its numbers."""
+    return flow is None or not flow.opened or (flow.made and flow.first != seen.seq)
+
+
+def _origin(seen: Observation, flow: _Flow | None, other: _Flow | None) -> Origin:
+    """Where a segment's numbers begin. Only if both SYNs have a window scale, it counts; in a SYN
+    it never does (RFC 7323, section 2.2)."""
+    ours, theirs = bool(flow and flow.opened), bool(other and other.opened)
+    scale = 0 if "SYN" in seen.flags else None
+    if flow and other and ours and theirs and scale is None:
+        scale = 0 if other.scale is None else flow.scale or 0
+    acks = "ACK" in seen.flags and not theirs
+    guessed = (*([] if ours else ["seq"]), *(["ack"] if acks else []))
+    return Origin((flow.stamp if flow else None, other.stamp if other else None), scale, guessed)
 
 
 def _overtaken(found: Sequence[Segment]) -> Iterator[int]:
@@ -194,9 +242,10 @@ def _unseen(passage: Passage, known: Known) -> bool:
     return lone and not known.watches(passage.receiver, passage.sent + known.flight)
 
 
-def _forged(passage: Passage, injection: Injection) -> Segment:
+def _forged(passage: Passage, injection: Injection, origin: Origin) -> Segment:
     """An injected segment: it does not count as sent by its connection's ends."""
     seen = passage.seen
+    acked = (seen.ack - injection.ack) % MODULUS if "ACK" in seen.flags else 0
     return Segment(
         t=passage.sent,
         arrived=passage.arrived,
@@ -211,8 +260,12 @@ def _forged(passage: Passage, injection: Injection) -> Segment:
         window=seen.window,
         dropped=passage.drop,
         crafted=True,
+        base=((seen.seq - injection.seq) % MODULUS, acked),
         timestamps=seen.timestamps,
         scope=seen.scope,
+        header=seen.header,
+        origin=replace(origin, guessed=()),
+        data=seen.data,
     )
 
 

@@ -38,8 +38,10 @@ Sockets = Mapping[str, str | Fields | Sequence[str | Fields]]
 """By host: a state, `none`, a mapping, or a list of these."""
 Processes = Mapping[str, str | Fields]
 """By process: `running`, `exited`, `ok`, an errno, or a mapping."""
-Counters = Mapping[str, Mapping[str, int | str]]
-"""By host and by name: a number, or a comparison such as `">=1"`."""
+Number = int | str
+"""A number, or a comparison such as `">=1"`."""
+Counters = Mapping[str, Mapping[str, Number]]
+"""By host and by name."""
 Path = Mapping[str, Sequence[str]]
 """By host: states, in order."""
 
@@ -106,10 +108,21 @@ class Pattern(TypedDict, total=False):
     from_: str
     to: str
     flags: Flags
+    bare: bool
+    data: bool
+    seq: Number
+    ack: Number
+    length: Number
+    window: Number
+    tsval: Number
+    tsecr: Number
+    ecn: Mapping[str, bool]
+    options: Mapping[str, bool]
+    payload: str
     retransmitted: bool
     lost: bool
-    data: bool
     injected: bool
+    then: Fields
     since: str
     since_first: Flags
 

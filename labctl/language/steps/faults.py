@@ -23,12 +23,13 @@ from labctl.lab import faults
 from labctl.language.endpoints import parse_port
 from labctl.language.predicates import SOME
 from labctl.language.predicates.lost import Lost
-from labctl.language.predicates.segments import Flags
+from labctl.language.predicates.pattern import BARE, WITH_DATA, Flags, check_bare
 from labctl.language.steps.base import Step, StepFailed
 from labctl.language.values import (
     HostName,
     Label,
     Model,
+    Percent,
     Truth,
     host_names,
     names,
@@ -87,12 +88,6 @@ def _end(value: Any, info: ValidationInfo) -> End:
 Side = Annotated[End, BeforeValidator(_end), shaped("Side")]
 
 
-WITH_DATA: JsonDict = {
-    "anyOf": [
-        {"type": "string", "pattern": r"(?:^|[\s,+|])data(?:[\s,+|]|$)"},
-        {"type": "array", "contains": {"const": "data"}},
-    ]
-}
 WITH_ACK: JsonDict = {
     "anyOf": [
         {"type": "string", "pattern": r"ACK|\$\{"},
@@ -106,11 +101,7 @@ class DropPattern(Model):
     """Which segments to lose, where, and how many."""
 
     model_config = ConfigDict(
-        json_schema_extra={
-            "anyOf": [{"required": ["from"]}, {"required": ["to"]}],
-            "if": {"properties": {"bare": {"const": True}}, "required": ["bare"]},
-            "then": {"required": ["flags"], "not": {"properties": {"flags": WITH_DATA}}},
-        }
+        json_schema_extra={"anyOf": [{"required": ["from"]}, {"required": ["to"]}], **BARE}
     )
 
     from_: Side | None = Field(None, alias="from")
@@ -124,8 +115,8 @@ class DropPattern(Model):
     def _decided(self, info: ValidationInfo) -> DropPattern:
         if self.from_ is None and self.to is None:
             raise problem("a drop needs 'from' or 'to', or both; each a HOST or HOST:PORT")
-        if self.bare and (not self.flags or "data" in self.flags):
-            raise problem("'bare' segments have the flags in 'flags' and nothing else; name some")
+        if self.bare:
+            check_bare(self.flags)
         if self.count is not None and len(self.places(list(names(info).hosts))) > 1:
             missing = "to" if self.at == "receiver" else "from"
             raise problem(f"'count' counts on one host; say which, by {missing!r}")
@@ -236,16 +227,8 @@ class Join(Step):
         lab.fault(self.join, protocol.Link(up=True))
 
 
-PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 RATE = re.compile(r"\d+(?:\.\d+)?(?:[kmgt]i?)?(?:bit|bps)", re.IGNORECASE)
 LONGEST_DELAY = 60.0
-
-
-def _percent(value: Any) -> float:
-    match = PERCENT.fullmatch(value.strip()) if isinstance(value, str) else None
-    if not match or float(match[1]) > 100:
-        raise problem(f"{shown(value)} is no percentage; allowed: 0% to 100%, such as 2.5%")
-    return float(match[1])
 
 
 def _rate(value: Any) -> str:
@@ -261,7 +244,6 @@ def _delay(value: Any) -> float:
     return seconds
 
 
-Percent = Annotated[float, BeforeValidator(_percent), shaped("Percent")]
 Rate = Annotated[str, BeforeValidator(_rate), shaped("Rate")]
 Delay = Annotated[float, BeforeValidator(_delay), shaped("Delay")]
 
