@@ -39,7 +39,7 @@ def conversations(segments: Iterable[Segment]) -> list[Conversation]:
         known = latest.get(frozenset(ends))
         mine = known.sent.get(segment.source) if known else None
         opens = "SYN" in segment.flags and "ACK" not in segment.flags
-        if known is None or (opens and (mine is None or mine.first != segment.base[0])):
+        if known is None or (opens and (mine is None or mine.first != segment.origin.seq)):
             known = latest[frozenset(ends)] = Conversation(ends)
             found.append(known)
         _follow(known.sent, segment)
@@ -47,7 +47,7 @@ def conversations(segments: Iterable[Segment]) -> list[Conversation]:
 
 
 def _follow(sent: dict[str, Direction], segment: Segment) -> None:
-    first = segment.base[0]
+    first = segment.origin.seq
     mine = sent.setdefault(segment.source, Direction(first, first))
     span = segment.length + ("SYN" in segment.flags) + ("FIN" in segment.flags)
     end = (segment.seq + span) % MODULUS

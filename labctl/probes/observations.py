@@ -63,11 +63,15 @@ PLAIN = Header()
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a segment's numbers begin: the first TSval of its sender and of its receiver, and by
-    how much its window is shifted. `guessed` are those of `seq` and `ack` that count from a guess,
-    since no capture has the SYN. Equal ones share memory."""
+    """Where a segment's numbers begin: the sequence numbers of its sender's and its receiver's SYN,
+    their first timestamps if these have some, and by how much its window is shifted, None if nobody
+    knows. `guessed` are those of `seq` and `ack` that no captured SYN tells. The segments of a
+    connection share it."""
 
-    stamps: tuple[int | None, int | None] = (None, None)
+    seq: int = 0
+    ack: int = 0
+    tsval: int | None = None
+    tsecr: int | None = None
     scale: int | None = None
     guessed: tuple[str, ...] = ()
 
@@ -180,7 +184,7 @@ class Segment:
 
     `t` is when it left and `arrived` when it arrived, in seconds of the run; either is None if no
     capture saw it. `seq` and `ack` count from the connection's first ones, as Wireshark shows them;
-    `base` has those. `dropped` is the index of the step that lost it. `crafted`: a step sent it.
+    `origin` has those. `dropped` is the index of the step that lost it. `crafted`: a step sent it.
     `pending`: it may still arrive. `unseen`: one of its ends was not captured then, so nobody knows
     when it left, or whether it arrived. `overtaken`: what was sent later came first. `scope` is the
     host within which its addresses are valid, if that is not the whole lab. `data` is as much of
@@ -204,7 +208,6 @@ class Segment:
     probe: bool = False
     dropped: int | None = None
     crafted: bool = False
-    base: tuple[int, int] = (0, 0)
     timestamps: tuple[int, int] | None = None
     pending: bool = False
     scope: str = ""
@@ -214,6 +217,11 @@ class Segment:
     header: Header = PLAIN
     origin: Origin = UNKNOWN
     data: bytes = b""
+
+    @property
+    def base(self) -> tuple[int, int]:
+        """The numbers of the SYNs of its sender and its receiver."""
+        return self.origin.seq, self.origin.ack
 
     @property
     def injected(self) -> bool:

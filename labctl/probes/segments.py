@@ -95,27 +95,26 @@ def match(observations: Iterable[Observation], known: Known) -> list[Segment]:
 
 @dataclass(slots=True)
 class _Flow:
-    """What one end of a connection has sent so far. `opened`: its SYN was captured; `scale` and
-    `stamp` are the window scale in that, and its first TSval. `made`: a step sent that SYN."""
+    """What one end of a connection has sent so far. `syn`: its SYN was captured, which has a window
+    scale and a timestamp or not; `made`: a step sent that. `origin` is that of what it sends to
+    `peer`, as soon as both have sent a SYN."""
 
     first: int
     following: int
-    base: tuple[int, int] = (0, 0)
     last_ack: tuple[int, int] | None = None
     peer_window: int | None = None
     acked: int | None = None
-    opened: bool = False
+    syn: bool = False
     scale: int | None = None
     stamp: int | None = None
     made: bool = False
+    peer: _Flow | None = None
     origin: Origin = UNKNOWN
 
-    def learn(self, seen: Observation) -> None:
-        """Takes in what a segment of this end says about all that follow."""
-        if "SYN" in seen.flags:
-            self.opened, self.scale = True, seen.header.scale
-        if self.stamp is None and seen.timestamps:
-            self.stamp = seen.timestamps[0]
+    def opens(self, seen: Observation) -> None:
+        """Takes in its SYN."""
+        self.syn, self.scale, self.peer = True, seen.header.scale, None
+        self.stamp = seen.timestamps[0] if seen.timestamps else None
 
 
 def _mark(found: Iterable[Passage], lab: Known) -> Iterator[Segment]:
@@ -134,7 +133,7 @@ def _mark(found: Iterable[Passage], lab: Known) -> Iterator[Segment]:
         if passage.injection:
             if "SYN" in seen.flags and _silent(known, seen):
                 known = flows[there] = _Flow(seen.seq, seen.seq, made=True)
-                known.learn(seen)
+                known.opens(seen)
             yield _forged(passage, passage.injection, _origin(seen, known, theirs))
             continue
         unseen = _unseen(passage, lab)
@@ -153,9 +152,9 @@ def _mark(found: Iterable[Passage], lab: Known) -> Iterator[Segment]:
                 flows[back] = other
             elif theirs is not None and flow is not known and not theirs.made:
                 del flows[back]
-        flow.learn(seen)
+        if "SYN" in seen.flags:
+            flow.opens(seen)
         origin = _origin(seen, flow, other)
-        flow.origin = origin = flow.origin if flow.origin == origin else origin  # as with the base
         behind = _before(seen.seq, flow.following)
         just_behind = behind and (flow.following - seen.seq) % MODULUS == 1
         asks = just_behind and seen.length <= 1 and not _closes(seen)
@@ -164,8 +163,6 @@ def _mark(found: Iterable[Passage], lab: Known) -> Iterator[Segment]:
         keepalive = asks and not probe and idle
         bare = not seen.span and seen.flags == ("ACK",)
         position = (seen.ack, seen.window)
-        base = (flow.first, other.first if other else 0)
-        flow.base = base = flow.base if flow.base == base else base  # one for all that have it
         yield Segment(
             t=passage.sent,
             arrived=passage.arrived,
@@ -183,7 +180,6 @@ def _mark(found: Iterable[Passage], lab: Known) -> Iterator[Segment]:
             zero_window=seen.window == 0 and "RST" not in seen.flags and "SYN" not in seen.flags,
             probe=probe,
             dropped=passage.drop,
-            base=base,
             timestamps=seen.timestamps,
             scope=seen.scope,
             unseen=unseen,
@@ -204,19 +200,30 @@ def _mark(found: Iterable[Passage], lab: Known) -> Iterator[Segment]:
 
 def _silent(flow: _Flow | None, seen: Observation) -> bool:
     """Whether an end has sent no SYN itself, so that an injected one begins its numbers."""
-    return flow is None or not flow.opened or (flow.made and flow.first != seen.seq)
+    return flow is None or not flow.syn or (flow.made and flow.first != seen.seq)
 
 
 def _origin(seen: Observation, flow: _Flow | None, other: _Flow | None) -> Origin:
-    """Where a segment's numbers begin. Only if both SYNs have a window scale, it counts; in a SYN
-    it never does (RFC 7323, section 2.2)."""
-    ours, theirs = bool(flow and flow.opened), bool(other and other.opened)
-    scale = 0 if "SYN" in seen.flags else None
-    if flow and other and ours and theirs and scale is None:
-        scale = 0 if other.scale is None else flow.scale or 0
-    acks = "ACK" in seen.flags and not theirs
-    guessed = (*([] if ours else ["seq"]), *(["ack"] if acks else []))
-    return Origin((flow.stamp if flow else None, other.stamp if other else None), scale, guessed)
+    """Where a segment's numbers begin. Window scales count if both SYNs have one, and never in a
+    SYN (RFC 7323, section 2.2)."""
+    opens = "SYN" in seen.flags
+    if flow and other and flow.peer is other and not opens:
+        return flow.origin
+    flow, other = flow or _Flow(0, 0), other or _Flow(0, 0)
+    known = flow.syn and other.syn
+    scale = None if other.scale is None else flow.scale
+    acks = "ACK" in seen.flags and not other.syn
+    origin = Origin(
+        flow.first,
+        other.first,
+        flow.stamp,
+        other.stamp,
+        0 if opens else (scale or 0) if known else None,
+        (*([] if flow.syn else ["seq"]), *(["ack"] if acks else [])),
+    )
+    if known and not opens:
+        flow.peer, flow.origin = other, origin
+    return origin
 
 
 def _overtaken(found: Sequence[Segment]) -> Iterator[int]:
@@ -260,11 +267,10 @@ def _forged(passage: Passage, injection: Injection, origin: Origin) -> Segment:
         window=seen.window,
         dropped=passage.drop,
         crafted=True,
-        base=((seen.seq - injection.seq) % MODULUS, acked),
         timestamps=seen.timestamps,
         scope=seen.scope,
         header=seen.header,
-        origin=replace(origin, guessed=()),
+        origin=replace(origin, seq=(seen.seq - injection.seq) % MODULUS, ack=acked, guessed=()),
         data=seen.data,
     )
 

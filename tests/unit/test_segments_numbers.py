@@ -169,7 +169,7 @@ def test_an_injected_syn_begins_the_numbers_of_a_silent_end() -> None:
     )
     assert (crafted.crafted, crafted.base, crafted.origin.guessed) == (True, (5000000, 1000), ())
     assert real.origin.guessed == ()
-    assert (last.seq, last.ack, last.origin.scale, last.origin.stamps) == (1, 1, 7, (50, 7))
+    assert (last.seq, last.ack, last.origin.scale, last.origin.tsecr) == (1, 1, 7, 7)
 
 
 def test_an_injected_syn_into_a_connection_begins_nothing() -> None:

@@ -194,7 +194,7 @@ def _compared(segment: Segment, name: str, wanted: Comparison) -> bool | None:
     echo = name == "tsecr"
     if echo and "ACK" not in segment.flags:
         return False  # it has no meaning there (RFC 7323, section 3.2)
-    first, of = origin.stamps[echo], ("ack" if echo else "seq")
+    first, of = (origin.tsecr, "ack") if echo else (origin.tsval, "seq")
     if first is None or of in origin.guessed:
         return None
     return wanted.holds((segment.timestamps[echo] - first) % MODULUS)

@@ -162,7 +162,7 @@ class SegmentsPattern(SegmentPattern):
             return "pass", ()
         groups: dict[tuple[object, ...], list[_Match]] = defaultdict(list)
         for match in found:
-            groups[(*_ends(match.segment), match.segment.base[0])].append(match)
+            groups[(*_ends(match.segment), match.segment.origin.seq)].append(match)
         most: tuple[float, ...] = ()
         unknown = False
         for group in groups.values():
