@@ -25,8 +25,10 @@ LOOPBACK = {4: "127.0.0.0/8", 6: "::1"}
 SNAP = 128
 """How many bytes of a lost packet to report: IPv6 and TCP headers, with all options of TCP."""
 ALL_FLAGS = 0x3F
-FORGED_ID = 0x1AB
-"""The IPv4 identification of injected segments, so that captures can tell them from others."""
+FORGED_ID, FORGED_HOPS = 0x1AB, 255
+"""The identification of injected segments (in IPv6 the flow label), and how many hosts may forward
+them: so captures and rules can tell them from what kernels send, from 64 on."""
+FORGED = {4: f"ip id {FORGED_ID} ip ttl > 200", 6: f"ip6 flowlabel {FORGED_ID} ip6 hoplimit > 200"}
 DATA_OFFSETS = range(5, 16)
 """How many words a TCP header can have (RFC 9293, section 3.1)."""
 
@@ -54,7 +56,8 @@ class Drop:
     """Segments to lose: at the hook `input` of their receiver, or `output` of their sender.
 
     With `count` the first so many of them, else all. `bare` ones have no payload, and no flag but
-    `flags`."""
+    `flags`. If `injected` says so, only those that a step sent, or only others. `answer` has the
+    rules that refuse them instead; without any they are lost without a word."""
 
     source: End | None
     target: End | None
@@ -62,6 +65,8 @@ class Drop:
     flags: frozenset[str] = frozenset()
     bare: bool = False
     count: int | None = None
+    injected: bool | None = None
+    answer: Sequence[str] = ()
 
     def log(self, number: int) -> str:
         """The statement that reports lost packets; a kernel that can't report has rules without."""
@@ -73,11 +78,15 @@ class Drop:
         sized = "data" in self.flags or self.bare
         verdict = "jump sized" if sized else "jump lose"
         matches = [f"{words} {verdict}" for words in self._matches()]
+        if self.injected is False:
+            matches = [*(f"{forged} return" for forged in FORGED.values()), *matches]
+        end = "jump refuse" if self.answer else "drop"
         return "\n".join(
             [
                 f"table inet labctl_drop_{number} {{",
                 "  counter lost { }",
-                *_chain("lose", [f"{limit}counter name lost {self.log(number)}drop"]),
+                *(_chain("refuse", self.answer) if self.answer else ()),
+                *_chain("lose", [f"{limit}counter name lost {self.log(number)}{end}"]),
                 *(_chain("sized", _sizes("==" if self.bare else ">")) if sized else ()),
                 *_chain("match", [f"type filter hook {self.hook} priority 0", *matches]),
                 "}\n",
@@ -93,7 +102,8 @@ class Drop:
             ]
             if None not in sides:
                 words = [side for side in sides if side is not None]
-                yield " ".join([*words, *self._flags()])
+                forged = [FORGED[family]] if self.injected else []
+                yield " ".join([*words, *forged, *self._flags()])
 
     def _flags(self) -> Iterable[str]:
         wanted = sum(FLAG_BITS[flag] for flag in self.flags - {"data"})
@@ -185,9 +195,14 @@ class Crafted:
         )
         src, dst = (ip_address(host).packed for host, _ in (here, there))
         if len(src) == 4:
-            packet = IP(src=src, dst=dst, id=FORGED_ID, df=1, p=IPPROTO_TCP, data=tcp)
+            packet = IP(
+                src=src, dst=dst, id=FORGED_ID, df=1, ttl=FORGED_HOPS, p=IPPROTO_TCP, data=tcp
+            )
         else:
-            packet = IP6(src=src, dst=dst, nxt=IPPROTO_TCP, hlim=64, plen=len(tcp), data=tcp)
+            packet = IP6(
+                src=src, dst=dst, nxt=IPPROTO_TCP, hlim=FORGED_HOPS, plen=len(tcp), data=tcp
+            )
+            packet.flow = FORGED_ID
         return seq, ack, bytes(packet)
 
     def __str__(self) -> str:

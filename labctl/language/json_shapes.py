@@ -13,6 +13,7 @@ from labctl.backends import BACKENDS, RIGHTS
 from labctl.backends.capabilities import CAPABILITIES
 from labctl.ground import errnos, signals
 from labctl.ground.durations import LONGEST
+from labctl.lab.icmp import ANSWERS
 from labctl.language.calls import peer
 from labctl.language.document import PARAM_NAME, REFERENCE
 from labctl.language.predicates.pattern import ECN_BITS, OPTION_NAMES, SEGMENT_FLAGS
@@ -111,6 +112,7 @@ SHAPES: dict[str, Shape] = {
         text(rf"\s*(?:{FLAG})(?:[\s,+|]+(?:{FLAG}))*\s*"),
         {"type": "array", "items": either({"enum": list(SEGMENT_FLAGS)}, ref("FilledLater"))},
     ),
+    "Answer": {"enum": [*ANSWERS]},
     "EcnBit": {"enum": [*ECN_BITS]},
     "OptionName": {"enum": [*OPTION_NAMES]},
     "Percent": text(r"\s*\d+(?:\.\d+)?\s*%\s*"),

@@ -68,7 +68,15 @@ class DropStep(Step, total=False):
     flags: Flags
     bare: bool
     count: int
+    at_most: int
+    injected: bool
     at: Literal["sender", "receiver"]
+
+
+class RejectStep(DropStep, total=False):
+    """How they are refused: `rst`, or by which ICMP error."""
+
+    with_: str
 
 
 class InjectStep(Step, total=False):
@@ -316,8 +324,19 @@ class Verbs(Claims):
         self.do(_below("drop", pattern, given(**step)))
 
     @checked
+    def reject(
+        self,
+        pattern: Fields | None = None,
+        **step: Unpack[RejectStep],
+    ) -> None:
+        """Refuses the segments that match, as `drop` loses them: their sender gets an RST or an
+        ICMP error, as `with_` says."""
+        self.do(_below("reject", pattern, given(**step)))
+
+    @checked
     def heal(self, label: str, **step: Unpack[Step]) -> None:
-        """Ends a drop, by its label; with `"all"`, ends all drops and the effects of `net`."""
+        """Ends a drop or a rejection, by its label; with `"all"`, ends all of these and the effects
+        of `net`."""
         self.do({"heal": label, **given(**step)})
 
     @checked

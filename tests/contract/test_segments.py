@@ -1,4 +1,5 @@
-"""What claims on segments say of real stacks: numbers, options, order and pauses."""
+"""What claims on segments say of real stacks: numbers, options, order and pauses; and what becomes
+of segments that are refused."""
 
 from __future__ import annotations
 
@@ -56,3 +57,56 @@ def test_what_is_false_of_them_fails(backend: str, tmp_path: Path) -> None:
     found = run(FALSE, backend, tmp_path)
     results = [v.result for v in found.verdicts]
     assert results[-9:] == ["pass", *["fail"] * 8], words(found)
+
+
+# --- Rejections -----------------------------------------------------------------------------------
+
+REFUSED = """
+title: Refused
+hosts:
+  server: {{calls: socket {family}; bind :8000; listen 20; accept; await}}
+  client:
+    processes:
+      first: {{calls: "socket {family}; connect server{suffix}:8000"}}
+      second: {{calls: "socket {family}; connect server{suffix}:8000"}}
+      third: {{calls: "socket {family}; connect server{suffix}:8000; await"}}
+steps:
+  - start: server
+  - wait: {{sockets: {{server: LISTEN}}}}
+  - reject: {{to: "server:8000", flags: SYN, count: 1, with: rst}}
+  - start: first
+  - wait: {{process: {{first: ECONNREFUSED}}}}
+  - drop: {{to: "server:8000", flags: SYN, count: 1}}
+    as: unheard
+  - start: second
+  - wait: {{segments: {{from: client, flags: SYN, lost: true, since: unheard}}}}
+  - reject: {{to: "server:8000", flags: SYN, count: 1, with: admin-prohibited}}
+  - wait: {{process: {{second: {errno}}}}}
+  - reject: {{to: "server:8000", flags: SYN, at_most: 3, injected: true, with: port-unreachable}}
+  - start: third
+  - wait: {{sockets: {{server: ESTAB, client: ESTAB}}}}
+expect:
+  - segments: {{from: client, flags: SYN, lost: true, count: {lost}}}
+  - segments: {{from: server, flags: RST, ack: 1, count: 1}}
+"""
+
+
+@pytest.mark.netns
+@pytest.mark.parametrize(
+    ("family", "suffix", "errno", "lost", "result"),
+    [
+        ("tcp", "", "EHOSTUNREACH", 3, "pass"),
+        ("tcp6", ".v6", "EACCES", 3, "pass"),
+        ("tcp", "", "EHOSTUNREACH", 2, "fail"),
+    ],
+)
+def test_refused_segments(
+    family: str, suffix: str, errno: str, lost: int, result: str, tmp_path: Path
+) -> None:
+    text = REFUSED.format(family=family, suffix=suffix, errno=errno, lost=lost)
+    found = run(text, "netns", tmp_path, {}, hosts="")
+    assert found.result == result, words(found)
+    if result == "pass":
+        assert [v.actual for v in found.verdicts if v.what.startswith("reject")] == [
+            "1 segment rejected", "1 segment rejected", "0 segments rejected"
+        ]  # fmt: skip

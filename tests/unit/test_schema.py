@@ -226,7 +226,10 @@ EXAMPLES = {
         *(f"- drop: {{to: client, {keys}}}" for keys in (
             "flags: SYN|ACK", "flags: 'SYN, ACK'", "flags: []", "flags: [FIN, ACK], bare: true",
             "bare: false", "from: 'server.v6:8000', count: 3", "at: sender, from: server",
+            "at_most: 3, injected: false", "injected: true",
         )),
+        "- {reject: {to: client, with: rst}, as: r}\n- heal: r",
+        "- reject: {from: server, to: client, count: 3, with: port-unreachable}",
         *(f"- inject: {{from: server, to: client, flags: {keys}}}" for keys in (
             "ACK, seq: next + 5, ack: 1", "[PSH, ACK], payload: é", "RST, seq: 4294967295",
             "FIN, connection: 2, seq: ' next-1 '",
@@ -288,6 +291,8 @@ def test_every_way_to_write_a_value(steps: str) -> None:
         "- wait: {lasted: {server: LISTEN, for: 5s}}", "- wait: {lasted: {for: 5s}}",
         "- wait: {lasted: {server: ESTAB, client: ESTAB, for: 5s}}", "- wait: {path: {server: []}}",
         "- drop: {flags: FIN}", "- drop: {to: server, bare: true}", "- drop: {to: ':80'}",
+        "- drop: {to: server, at_most: 0}", "- drop: {to: server, with: rst}",
+        "- reject: {to: server}", "- reject: {to: server, with: reset}",
         "- drop: {to: server, flags: data, bare: true}", "- net: {server: {reorder: 1%}}",
         "- inject: {from: server, to: client, flags: RST, ack: 1}", "- {note: a, as: }",
         "- inject: {from: server, to: client, flags: data}", "- {start: server, stop: server}",

@@ -19,7 +19,7 @@ from pydantic.config import JsonDict
 
 from labctl.backends import protocol
 from labctl.ground.plain import shown
-from labctl.lab import faults
+from labctl.lab import faults, icmp
 from labctl.language.endpoints import parse_port
 from labctl.language.predicates import SOME
 from labctl.language.predicates.lost import Lost
@@ -32,6 +32,7 @@ from labctl.language.values import (
     Percent,
     Truth,
     host_names,
+    known,
     names,
     parse_duration,
     problem,
@@ -74,14 +75,14 @@ class End:
 def _end(value: Any, info: ValidationInfo) -> End:
     if isinstance(value, End):
         return value
-    known = list(host_names(names(info).hosts))
+    hosts = list(host_names(names(info).hosts))
     name, colon, digits = value.partition(":") if isinstance(value, str) else ("", "", "")
     port = parse_port(digits)
     if not name or (colon and port is None):
         raise problem(f"{shown(value)} is no side of a connection; allowed: HOST or HOST:PORT, "
                       "a port from 1 to 65535 and no zeros that are not needed")  # fmt: skip
-    if name not in known:
-        raise problem(unknown("host", name, known))
+    if name not in hosts:
+        raise problem(unknown("host", name, hosts))
     return End(name, port)
 
 
@@ -97,6 +98,13 @@ WITH_ACK: JsonDict = {
 """What the JSON Schema says about `flags` on which other keys depend."""
 
 
+def _answer(value: Any) -> str:
+    return known("answer", value, icmp.ANSWERS)
+
+
+Answer = Annotated[str, BeforeValidator(_answer), shaped("Answer")]
+
+
 class DropPattern(Model):
     """Which segments to lose, where, and how many."""
 
@@ -109,18 +117,33 @@ class DropPattern(Model):
     flags: Flags = ()
     bare: Truth = False
     count: Annotated[int, Field(ge=1, le=MOST_LOST, strict=True)] | None = None
+    at_most: Annotated[int, Field(ge=1, le=MOST_LOST, strict=True)] | None = None
+    injected: Truth | None = None
     at: Literal["sender", "receiver"] = "receiver"
 
     @model_validator(mode="after")
     def _decided(self, info: ValidationInfo) -> DropPattern:
         if self.from_ is None and self.to is None:
-            raise problem("a drop needs 'from' or 'to', or both; each a HOST or HOST:PORT")
+            raise problem("'from' or 'to' is needed, or both; each a HOST or HOST:PORT")
         if self.bare:
             check_bare(self.flags)
-        if self.count is not None and len(self.places(list(names(info).hosts))) > 1:
+        if self.count is not None and self.at_most is not None:
+            raise problem("'count' loses as many as it says, 'at_most' maybe fewer; keep one")
+        counting = "count" if self.count is not None else "at_most"
+        if self.limit is not None and len(self.places(list(names(info).hosts))) > 1:
             missing = "to" if self.at == "receiver" else "from"
-            raise problem(f"'count' counts on one host; say which, by {missing!r}")
+            raise problem(f"{counting!r} counts on one host; say which, by {missing!r}")
         return self
+
+    @property
+    def limit(self) -> int | None:
+        """How many to lose before it heals itself."""
+        return self.at_most if self.count is None else self.count
+
+    @property
+    def answer(self) -> list[str]:
+        """The rules that refuse what is lost; none to lose it without a word."""
+        return []
 
     @property
     def _end(self) -> End | None:
@@ -142,25 +165,48 @@ class DropPattern(Model):
             "input" if self.at == "receiver" else "output",
             frozenset(self.flags),
             self.bare,
-            self.count,
+            self.limit,
+            self.injected,
+            self.answer,
         )
 
     def __str__(self) -> str:
         words = [f"{self.count} x"] if self.count else []
+        words += [f"at most {self.at_most} x"] if self.at_most else []
         words += ["bare"] if self.bare else []
         words += [" ".join(self.flags) or "all"]
+        if self.injected is not None:
+            words += ["injected" if self.injected else "not injected"]
         words += [f"from {self.from_}"] if self.from_ else []
         words += [f"to {self.to}"] if self.to else []
         words += ["at the sender"] if self.at == "sender" else []
         return " ".join(words)
 
 
-class Drop(Step):
-    """Loses segments, by their meaning, until it is healed or has lost as many as it should. It
-    claims that it lost some, which is judged at the end of the run."""
+class RejectPattern(DropPattern):
+    """Which segments to refuse, where, how many, and how."""
 
-    verb = "drop"
-    drop: DropPattern
+    with_: Answer = Field(alias="with")
+
+    @property
+    def answer(self) -> list[str]:
+        return icmp.ANSWERS[self.with_]
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} with {self.with_}"
+
+
+class _Losing(Step):
+    """A step that loses segments, as its pattern says."""
+
+    done: ClassVar[str]
+
+    @property
+    def pattern(self) -> DropPattern:
+        """Which segments."""
+        found = getattr(self, self.verb)
+        assert isinstance(found, DropPattern)
+        return found
 
     @property
     def needs(self) -> frozenset[str]:
@@ -169,24 +215,42 @@ class Drop(Step):
     def act(self, lab: Lab) -> None:
         lab.require(self.needs)
         number = lab.history.step
-        compiled = self.drop.compiled(lab.history)
+        compiled = self.pattern.compiled(lab.history)
         log, rules = compiled.log(number), compiled.rules(number)
-        for host in self.drop.places(lab.hosts):
+        for host in self.pattern.places(lab.hosts):
             group = faults.LOG_GROUP
             answer = lab.fault(host, protocol.Drop(number, group, log, rules))
             if answer.unlogged:
                 lab.emit(TroubleEvent(lab.now(), host, "capture", answer.unlogged))
 
     def in_the_end(self, index: int) -> Lost:
-        return Lost(index, str(self), self.drop.count, self.about)
+        least = 0 if self.pattern.at_most else self.pattern.count or 1
+        return Lost(index, str(self), least, self.pattern.limit, self.about, self.done)
 
     @property
     def about(self) -> tuple[str, ...]:
-        return tuple(end.host for end in (self.drop.from_, self.drop.to) if end)
+        return tuple(end.host for end in (self.pattern.from_, self.pattern.to) if end)
+
+
+class Drop(_Losing):
+    """Loses segments, by their meaning, until it is healed or has lost as many as it should. It
+    claims that it lost some, which is judged at the end of the run."""
+
+    verb = "drop"
+    done = "lost"
+    drop: DropPattern
+
+
+class Reject(_Losing):
+    """Refuses segments: as `drop`, but their sender gets an RST or an ICMP error."""
+
+    verb = "reject"
+    done = "rejected"
+    reject: RejectPattern
 
 
 class Heal(Step):
-    """Ends a drop, by its label, or all drops and the effects of `net`."""
+    """Ends a drop or a rejection, by its label, or all of these and the effects of `net`."""
 
     verb = "heal"
     heal: Label
