@@ -10,12 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from ipaddress import ip_address
-from socket import IPPROTO_TCP
 
-from labctl.probes.conversations import Conversation, Direction
-from labctl.probes.observations import FLAG_BITS, MODULUS
+from labctl.probes.observations import FLAG_BITS
 from labctl.record.events import TallyEvent, TroubleEvent
 from labctl.record.history import History
 
@@ -47,7 +43,7 @@ class End:
 
     def covers(self, end: str) -> bool:
         """Whether an end of a connection is one of these."""
-        host, port = _address(end)
+        host, port = address_of(end)
         return host in self.addresses and self.port in (None, port)
 
 
@@ -135,89 +131,8 @@ def _chain(name: str, rules: Sequence[str]) -> list[str]:
     return [f"  chain {name} {{", *(f"    {rule}" for rule in rules), "  }"]
 
 
-@dataclass(frozen=True)
-class Position:
-    """A sequence number: `offset` from the connection's first one or, if `ahead`, from the one that
-    its end would send next."""
-
-    offset: int = 0
-    ahead: bool = True
-
-    def __str__(self) -> str:
-        if not self.ahead:
-            return str(self.offset)
-        return f"next{self.offset:+d}" if self.offset else "next"
-
-
-def load_forge() -> None:
-    """Imports what `Crafted.craft` needs, as the import takes longer than the crafting."""
-    import_module("dpkt.ip6")  # and everything that it imports
-
-
-@dataclass(frozen=True)
-class Crafted:
-    """A segment to inject into a connection, as if one of its ends had sent it."""
-
-    flags: tuple[str, ...]
-    seq: Position = Position()
-    ack: Position = Position()
-    payload: str = ""
-
-    def craft(self, connection: Conversation, source: str) -> tuple[int, int, bytes]:
-        """Its sequence and acknowledgement numbers, which count from the connection's first ones,
-        and the IP packet. `source` is the end that seems to send it; it has sent some before.
-
-        Window and timestamps (RFC 7323) are those that the end sent last. So the receiver has no
-        reason to take it for an old segment, unless the connection is an old one."""
-        from dpkt.ip import IP
-        from dpkt.ip6 import IP6
-        from dpkt.tcp import TCP, TCP_OPT_NOP, TCP_OPT_TIMESTAMP
-
-        (target,) = (end for end in connection.ends if end != source)
-        mine, other = connection.sent[source], connection.sent.get(target, Direction(0, 0))
-        seq = _number(self.seq, mine)
-        ack = _number(self.ack, other) if "ACK" in self.flags else 0
-        here, there = _address(source), _address(target)
-        options = b""
-        if mine.timestamps:
-            options = bytes((TCP_OPT_NOP, TCP_OPT_NOP, TCP_OPT_TIMESTAMP, 10))
-            options += b"".join(stamp.to_bytes(4, "big") for stamp in mine.timestamps)
-        tcp = TCP(
-            sport=here[1],
-            dport=there[1],
-            seq=(mine.first + seq) % MODULUS,
-            ack=(other.first + ack) % MODULUS if "ACK" in self.flags else 0,
-            off=(TCP.__hdr_len__ + len(options)) // 4,
-            flags=sum(FLAG_BITS[flag] for flag in self.flags),
-            win=mine.window,
-            opts=options,
-            data=self.payload.encode(),
-        )
-        src, dst = (ip_address(host).packed for host, _ in (here, there))
-        if len(src) == 4:
-            packet = IP(
-                src=src, dst=dst, id=FORGED_ID, df=1, ttl=FORGED_HOPS, p=IPPROTO_TCP, data=tcp
-            )
-        else:
-            packet = IP6(
-                src=src, dst=dst, nxt=IPPROTO_TCP, hlim=FORGED_HOPS, plen=len(tcp), data=tcp
-            )
-            packet.flow = FORGED_ID
-        return seq, ack, bytes(packet)
-
-    def __str__(self) -> str:
-        words = [*self.flags, f"seq {self.seq}"]
-        words += [f"ack {self.ack}"] if "ACK" in self.flags else []
-        words += [f"len {len(self.payload.encode())}"] if self.payload else []
-        return " ".join(words)
-
-
-def _number(position: Position, direction: Direction) -> int:
-    start = direction.following - direction.first if position.ahead else 0
-    return (start + position.offset) % MODULUS
-
-
-def _address(end: str) -> tuple[str, int]:
+def address_of(end: str) -> tuple[str, int]:
+    """The address and the port of an end of a connection."""
     host, _, port = end.rpartition(":")
     return host.strip("[]"), int(port)
 

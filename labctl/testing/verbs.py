@@ -80,14 +80,21 @@ class RejectStep(DropStep, total=False):
 
 
 class InjectStep(Step, total=False):
-    """Who sends the segment to whom, what is in it, and in which connection."""
+    """Who sends the segment to whom, what is in it, and in which connection; or which ICMP
+    error."""
 
     from_: str
     to: str
     flags: Flags
     seq: int | str
     ack: int | str
+    absolute: bool
     payload: str
+    window: int
+    options: Fields
+    ecn: Mapping[str, bool]
+    icmp: str
+    mtu: int
     connection: int
 
 
@@ -368,7 +375,8 @@ class Verbs(Claims):
     ) -> None:
         """Makes the host `from_` send one segment, without its own TCP knowing of it, in a
         connection with `to`: the latest one, or number `connection`, from 1 on. `seq` and `ack` are
-        `"next"`, `"next+5"`, or count from the connection's first number."""
+        `"next"`, `"next+5"`, or count from the connection's first number. With `icmp` it sends an
+        ICMP error about what `to` has sent last."""
         self.do(_below("inject", pattern, given(**step)))
 
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from labctl.backends import Message, address_names
 from labctl.ground.errors import ScenarioError
-from labctl.lab.faults import Crafted, Drop, End, Netem, Position, tallied
+from labctl.lab.crafting import Crafted, Position
+from labctl.lab.faults import Drop, End, Netem, tallied
 from labctl.lab.icmp import ANSWERS
 from labctl.language.document import Document
 from labctl.language.facts import Range
@@ -491,6 +492,6 @@ def test_nothing_to_inject_into_is_a_failed_verdict(tmp_path: Path) -> None:
     assert [(v.result, v.what, v.expected, v.actual, v.source) for v in found.verdicts] == [
         (
             "fail", "inject RST seq next from client to server",
-            "a connection in which client sent to server", "none", "lesson.yaml:4",
+            "a connection between client and server", "none", "lesson.yaml:4",
         )
     ]  # fmt: skip

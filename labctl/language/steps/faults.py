@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -12,10 +11,8 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationInfo,
-    WithJsonSchema,
     model_validator,
 )
-from pydantic.config import JsonDict
 
 from labctl.backends import protocol
 from labctl.ground.plain import shown
@@ -23,8 +20,8 @@ from labctl.lab import faults, icmp
 from labctl.language.endpoints import parse_port
 from labctl.language.predicates import SOME
 from labctl.language.predicates.lost import Lost
-from labctl.language.predicates.pattern import BARE, WITH_DATA, Flags, check_bare
-from labctl.language.steps.base import Step, StepFailed
+from labctl.language.predicates.pattern import BARE, Flags, check_bare
+from labctl.language.steps.base import Step
 from labctl.language.values import (
     HostName,
     Label,
@@ -39,9 +36,7 @@ from labctl.language.values import (
     shaped,
     unknown,
 )
-from labctl.probes.conversations import Conversation, conversations
-from labctl.probes.observations import MODULUS
-from labctl.record.events import InjectEvent, NetEvent, StepEvent, TroubleEvent
+from labctl.record.events import NetEvent, StepEvent, TroubleEvent
 
 if TYPE_CHECKING:
     from labctl.lab.lab import Lab
@@ -68,6 +63,12 @@ class End:
         addresses = tuple(sorted(history.addresses(self.name)))
         return faults.End(addresses, self.port, here and self.name == self.host)
 
+    def end(self, history: History) -> str:
+        """The one end that it stands for; empty without a port."""
+        address = history.lab.addresses.get(self.name, "") if history.lab else ""
+        shown = f"[{address}]" if ":" in address else address
+        return f"{shown}:{self.port}" if shown and self.port is not None else ""
+
     def __str__(self) -> str:
         return self.name if self.port is None else f"{self.name}:{self.port}"
 
@@ -87,15 +88,6 @@ def _end(value: Any, info: ValidationInfo) -> End:
 
 
 Side = Annotated[End, BeforeValidator(_end), shaped("Side")]
-
-
-WITH_ACK: JsonDict = {
-    "anyOf": [
-        {"type": "string", "pattern": r"ACK|\$\{"},
-        {"type": "array", "contains": {"type": "string", "pattern": r"ACK|\$\{"}},
-    ]
-}
-"""What the JSON Schema says about `flags` on which other keys depend."""
 
 
 def _answer(value: Any) -> str:
@@ -353,114 +345,3 @@ class Net(Step):
         for host, pattern in self.net.items():
             answer = lab.fault(host, protocol.Shape(pattern.netem.words))
             lab.emit(NetEvent(answer.t, host, pattern.netem.slowest))
-
-
-MOST_PAYLOAD = 1200
-LARGEST = MODULUS - 1
-
-
-def _position(value: Any) -> faults.Position:
-    if isinstance(value, faults.Position):
-        return value
-    match = re.fullmatch(r"(next)?\s*([+-]?\s*\d+)?", str(value).strip())
-    ahead, digits = match.groups() if match else (None, None)
-    number = int(digits.replace(" ", "")) if digits else 0
-    wrong = not (ahead or digits) or isinstance(value, bool) or abs(number) > LARGEST
-    if wrong or (digits and (digits[0] in "+-") != bool(ahead)):
-        raise problem(
-            f"{shown(value)} is no sequence number; allowed: next, next+5, next-5, or a number "
-            "that counts from the connection's first one, which is 0"
-        )
-    return faults.Position(number, bool(ahead))
-
-
-def _payload(value: Any) -> str:
-    if not isinstance(value, str) or len(value.encode()) > MOST_PAYLOAD:
-        raise problem(f"a payload is a text of {MOST_PAYLOAD} bytes at most, not {shown(value)}")
-    return value
-
-
-Number = Annotated[faults.Position, BeforeValidator(_position), shaped("SequenceNumber")]
-Payload = Annotated[
-    str,
-    BeforeValidator(_payload),
-    WithJsonSchema({"type": "string", "maxLength": MOST_PAYLOAD}),
-]
-
-
-class InjectPattern(Model):
-    """A segment, and its connection."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "not": {"properties": {"flags": WITH_DATA}, "required": ["flags"]},
-            "if": {"required": ["ack"]},
-            "then": {"properties": {"flags": WITH_ACK}},
-        }
-    )
-
-    from_: Side = Field(alias="from")
-    to: Side
-    flags: Flags
-    seq: Number = faults.Position()
-    ack: Number | None = None
-    payload: Payload = ""
-    connection: Annotated[int, Field(ge=1, strict=True)] | None = None
-
-    @model_validator(mode="after")
-    def _makes_sense(self) -> InjectPattern:
-        if "data" in self.flags:
-            raise problem("'data' is no flag of a segment; give it a 'payload'")
-        if self.ack is not None and "ACK" not in self.flags:
-            raise problem("'ack' counts only with the flag ACK; add it, or leave 'ack' out")
-        return self
-
-    @property
-    def crafted(self) -> faults.Crafted:
-        """The segment itself."""
-        return faults.Crafted(self.flags, self.seq, self.ack or faults.Position(), self.payload)
-
-    def choose(self, history: History) -> tuple[Conversation | None, str, int]:
-        """The connection, the end that seems to send the segment, and how many connections there
-        are to choose from."""
-        here, there = self.from_.resolve(history), self.to.resolve(history)
-        found = []
-        for each in conversations(history.segments()):
-            for source, target in (each.ends, each.ends[::-1]):
-                if source in each.sent and here.covers(source) and there.covers(target):
-                    found.append((each, source))
-        number = len(found) if self.connection is None else self.connection
-        chosen, source = found[number - 1] if 1 <= number <= len(found) else (None, "")
-        return chosen, source, len(found)
-
-    def __str__(self) -> str:
-        which = f" of connection {self.connection}" if self.connection else ""
-        return f"{self.crafted} from {self.from_} to {self.to}{which}"
-
-
-class Inject(Step):
-    """Makes a host send one crafted segment, without its own TCP knowing of it."""
-
-    verb = "inject"
-    inject: InjectPattern
-
-    def load(self) -> None:
-        faults.load_forge()
-
-    @property
-    def about(self) -> tuple[str, ...]:
-        return self.inject.from_.host, self.inject.to.host
-
-    def act(self, lab: Lab) -> None:
-        lab.flush()
-        pattern = self.inject
-        chosen, source, count = pattern.choose(lab.history)
-        if chosen is None:
-            number = f" number {pattern.connection}" if pattern.connection else ""
-            expected = f"a connection{number} in which {pattern.from_} sent to {pattern.to}"
-            raise StepFailed(str(self), expected, f"{count} of them" if count else "none")
-        seq, ack, packet = pattern.crafted.craft(chosen, source)
-        data = base64.b64encode(packet).decode()
-        host = pattern.from_.host
-        answer = lab.fault(host, protocol.Inject(data))
-        lab.emit(InjectEvent(answer.t, host, data, seq, ack))
