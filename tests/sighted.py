@@ -18,6 +18,13 @@ OWNERS = {address: name.partition(".")[0] for name, address in NAMES.items()}
 EPOCH = 1_700_000_000.0
 LAG = 0.0001
 
+CONGESTION = {"ECE": 0x40, "CWR": 0x80, "AE": 0x100}
+FIELDS = {"ECT1": 1, "ECT0": 2, "CE": 3}
+WRITTEN = {
+    "mss": bytes([2, 4, 5, 180]), "sack": bytes([4, 2]), "md5": bytes([19, 18, *range(16)]),
+    "fastopen": bytes([34, 2]),
+}  # fmt: skip
+"""How options are written; timestamps are those of the observation."""
 BITS = {"FIN": 1, "SYN": 2, "RST": 4, "PSH": 8, "ACK": 16, "URG": 32}
 
 
@@ -54,17 +61,30 @@ def record(o: Observation) -> bytes:
     """An observation as a record of pcap-savefile(5)."""
     (here, sport), (there, dport) = map(_place, (o.source, o.target))
     bits = sum(BITS[flag] for flag in o.flags)
-    options = struct.pack("!BBBBII", 1, 1, 8, 10, o.mark[1], 0) if o.mark[1] else b""
+    bits += sum(bit for name, bit in CONGESTION.items() if name in o.header.ecn)
+    congestion = sum(FIELDS.get(name, 0) for name in o.header.ecn)
+    value, echo = o.timestamps or (o.mark[1], 0)
+    options = struct.pack("!BBBBII", 1, 1, 8, 10, value, echo) if value or o.timestamps else b""
+    for name in o.header.options or ():
+        options += {"wscale": bytes([3, 3, o.header.scale or 0])}.get(name, WRITTEN.get(name, b""))
+    options += bytes(-len(options) % 4)
     offset = 5 + len(options) // 4
-    tcp = struct.pack("!HHIIBBHHH", sport, dport, o.seq, o.ack, offset << 4, bits, o.window, 0, 0)
+    head = offset << 12 | bits
+    tcp = struct.pack("!HHIIHHHH", sport, dport, o.seq, o.ack, head, o.window, 0, 0)
     length = len(tcp + options) + o.length
     if len(here) == 4:
-        ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + length, o.mark[0], 0, 64, 6, 0, here, there)
+        ident = o.mark[0]
+        ip = struct.pack(
+            "!BBHHHBBH4s4s", 0x45, congestion, 20 + length, ident, 0, 64, 6, 0, here, there
+        )
     else:
-        ip = struct.pack("!IHBB16s16s", 6 << 28, length, 6, 64, here, there)
+        ip = struct.pack("!IHBB16s16s", 6 << 28 | congestion << 20, length, 6, 64, here, there)
     kind = b"\x08\x00" if len(here) == 4 else b"\x86\xdd"
-    frame = bytes(12) + kind + ip + tcp + options  # as captured: without the data
+    frame = bytes(12) + kind + ip + tcp + options  # as captured: maybe without the data
     whole = len(frame) + o.length
+    if o.header.options is None:
+        frame = frame[: -len(options)]
+    frame += o.data
     return struct.pack("<IIII", int(o.at), round(o.at % 1 * 1e9), len(frame), whole) + frame
 
 

@@ -72,12 +72,12 @@ def glance(ip: bytes, whole: int) -> Glance | None:
     if ip[:1] >= b"\x60":
         if len(ip) < IPV6.size + TCP.size:
             return None
-        total, protocol, source, target = IPV6.unpack_from(ip)
+        _, total, protocol, source, target = IPV6.unpack_from(ip)
         start, carried = IPV6.size, total or whole - IPV6.size
     else:
         if len(ip) < IPV4.size:
             return None
-        first, total, _, fragment, protocol, source, target = IPV4.unpack_from(ip)
+        first, _, total, _, fragment, protocol, source, target = IPV4.unpack_from(ip)
         start = 4 * (first & 0xF)
         if fragment & FOLLOWING or start < IPV4.size or len(ip) < start + TCP.size:
             return None

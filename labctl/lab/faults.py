@@ -10,12 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from ipaddress import ip_address
-from socket import IPPROTO_TCP
 
-from labctl.probes.conversations import Conversation, Direction
-from labctl.probes.observations import FLAG_BITS, MODULUS
+from labctl.probes.observations import FLAG_BITS
 from labctl.record.events import TallyEvent, TroubleEvent
 from labctl.record.history import History
 
@@ -25,8 +21,10 @@ LOOPBACK = {4: "127.0.0.0/8", 6: "::1"}
 SNAP = 128
 """How many bytes of a lost packet to report: IPv6 and TCP headers, with all options of TCP."""
 ALL_FLAGS = 0x3F
-FORGED_ID = 0x1AB
-"""The IPv4 identification of injected segments, so that captures can tell them from others."""
+FORGED_ID, FORGED_HOPS = 0x1AB, 255
+"""The identification of injected segments (in IPv6 the flow label), and how many hosts may forward
+them: so captures and rules can tell them from what kernels send, from 64 on."""
+FORGED = {4: f"ip id {FORGED_ID} ip ttl > 200", 6: f"ip6 flowlabel {FORGED_ID} ip6 hoplimit > 200"}
 DATA_OFFSETS = range(5, 16)
 """How many words a TCP header can have (RFC 9293, section 3.1)."""
 
@@ -45,7 +43,7 @@ class End:
 
     def covers(self, end: str) -> bool:
         """Whether an end of a connection is one of these."""
-        host, port = _address(end)
+        host, port = address_of(end)
         return host in self.addresses and self.port in (None, port)
 
 
@@ -54,7 +52,8 @@ class Drop:
     """Segments to lose: at the hook `input` of their receiver, or `output` of their sender.
 
     With `count` the first so many of them, else all. `bare` ones have no payload, and no flag but
-    `flags`."""
+    `flags`. If `injected` says so, only those that a step sent, or only others. `answer` has the
+    rules that refuse them instead; without any they are lost without a word."""
 
     source: End | None
     target: End | None
@@ -62,6 +61,8 @@ class Drop:
     flags: frozenset[str] = frozenset()
     bare: bool = False
     count: int | None = None
+    injected: bool | None = None
+    answer: Sequence[str] = ()
 
     def log(self, number: int) -> str:
         """The statement that reports lost packets; a kernel that can't report has rules without."""
@@ -73,11 +74,15 @@ class Drop:
         sized = "data" in self.flags or self.bare
         verdict = "jump sized" if sized else "jump lose"
         matches = [f"{words} {verdict}" for words in self._matches()]
+        if self.injected is False:
+            matches = [*(f"{forged} return" for forged in FORGED.values()), *matches]
+        end = "jump refuse" if self.answer else "drop"
         return "\n".join(
             [
                 f"table inet labctl_drop_{number} {{",
                 "  counter lost { }",
-                *_chain("lose", [f"{limit}counter name lost {self.log(number)}drop"]),
+                *(_chain("refuse", self.answer) if self.answer else ()),
+                *_chain("lose", [f"{limit}counter name lost {self.log(number)}{end}"]),
                 *(_chain("sized", _sizes("==" if self.bare else ">")) if sized else ()),
                 *_chain("match", [f"type filter hook {self.hook} priority 0", *matches]),
                 "}\n",
@@ -93,7 +98,8 @@ class Drop:
             ]
             if None not in sides:
                 words = [side for side in sides if side is not None]
-                yield " ".join([*words, *self._flags()])
+                forged = [FORGED[family]] if self.injected else []
+                yield " ".join([*words, *forged, *self._flags()])
 
     def _flags(self) -> Iterable[str]:
         wanted = sum(FLAG_BITS[flag] for flag in self.flags - {"data"})
@@ -125,84 +131,8 @@ def _chain(name: str, rules: Sequence[str]) -> list[str]:
     return [f"  chain {name} {{", *(f"    {rule}" for rule in rules), "  }"]
 
 
-@dataclass(frozen=True)
-class Position:
-    """A sequence number: `offset` from the connection's first one or, if `ahead`, from the one that
-    its end would send next."""
-
-    offset: int = 0
-    ahead: bool = True
-
-    def __str__(self) -> str:
-        if not self.ahead:
-            return str(self.offset)
-        return f"next{self.offset:+d}" if self.offset else "next"
-
-
-def load_forge() -> None:
-    """Imports what `Crafted.craft` needs, as the import takes longer than the crafting."""
-    import_module("dpkt.ip6")  # and everything that it imports
-
-
-@dataclass(frozen=True)
-class Crafted:
-    """A segment to inject into a connection, as if one of its ends had sent it."""
-
-    flags: tuple[str, ...]
-    seq: Position = Position()
-    ack: Position = Position()
-    payload: str = ""
-
-    def craft(self, connection: Conversation, source: str) -> tuple[int, int, bytes]:
-        """Its sequence and acknowledgement numbers, which count from the connection's first ones,
-        and the IP packet. `source` is the end that seems to send it; it has sent some before.
-
-        Window and timestamps (RFC 7323) are those that the end sent last. So the receiver has no
-        reason to take it for an old segment, unless the connection is an old one."""
-        from dpkt.ip import IP
-        from dpkt.ip6 import IP6
-        from dpkt.tcp import TCP, TCP_OPT_NOP, TCP_OPT_TIMESTAMP
-
-        (target,) = (end for end in connection.ends if end != source)
-        mine, other = connection.sent[source], connection.sent.get(target, Direction(0, 0))
-        seq = _number(self.seq, mine)
-        ack = _number(self.ack, other) if "ACK" in self.flags else 0
-        here, there = _address(source), _address(target)
-        options = b""
-        if mine.timestamps:
-            options = bytes((TCP_OPT_NOP, TCP_OPT_NOP, TCP_OPT_TIMESTAMP, 10))
-            options += b"".join(stamp.to_bytes(4, "big") for stamp in mine.timestamps)
-        tcp = TCP(
-            sport=here[1],
-            dport=there[1],
-            seq=(mine.first + seq) % MODULUS,
-            ack=(other.first + ack) % MODULUS if "ACK" in self.flags else 0,
-            off=(TCP.__hdr_len__ + len(options)) // 4,
-            flags=sum(FLAG_BITS[flag] for flag in self.flags),
-            win=mine.window,
-            opts=options,
-            data=self.payload.encode(),
-        )
-        src, dst = (ip_address(host).packed for host, _ in (here, there))
-        if len(src) == 4:
-            packet = IP(src=src, dst=dst, id=FORGED_ID, df=1, p=IPPROTO_TCP, data=tcp)
-        else:
-            packet = IP6(src=src, dst=dst, nxt=IPPROTO_TCP, hlim=64, plen=len(tcp), data=tcp)
-        return seq, ack, bytes(packet)
-
-    def __str__(self) -> str:
-        words = [*self.flags, f"seq {self.seq}"]
-        words += [f"ack {self.ack}"] if "ACK" in self.flags else []
-        words += [f"len {len(self.payload.encode())}"] if self.payload else []
-        return " ".join(words)
-
-
-def _number(position: Position, direction: Direction) -> int:
-    start = direction.following - direction.first if position.ahead else 0
-    return (start + position.offset) % MODULUS
-
-
-def _address(end: str) -> tuple[str, int]:
+def address_of(end: str) -> tuple[str, int]:
+    """The address and the port of an end of a connection."""
     host, _, port = end.rpartition(":")
     return host.strip("[]"), int(port)
 

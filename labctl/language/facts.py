@@ -37,8 +37,8 @@ class Facts:
     there are in each state. `states`: those of a connection in order, `closed` at its end.
     `process`: `running`, `exited`, `killed`, `awaiting` or `never started`. `errno`: that of its
     last call. `calls`: the results of others, by name. `output`: a regular expression, or what it
-    found. `connections`: the ends of the connections that decided it. `holders`: who held which of
-    the sockets, as far as that is known."""
+    found. `pauses_seconds`: between segments. `connections`: the ends of the connections that
+    decided it. `holders`: who held which of the sockets, as far as that is known."""
 
     after_seconds: Range | None = None
     since: str | None = None
@@ -53,6 +53,7 @@ class Facts:
     errno: str | None = None
     calls: Mapping[str, str] = field(default_factory=dict)
     output: str | None = None
+    pauses_seconds: tuple[float, ...] = ()
     received_bytes: Range | None = None
     connections: tuple[Ends, ...] = ()
     holders: tuple[Held, ...] = ()

@@ -13,11 +13,13 @@ from labctl.backends import BACKENDS, RIGHTS
 from labctl.backends.capabilities import CAPABILITIES
 from labctl.ground import errnos, signals
 from labctl.ground.durations import LONGEST
+from labctl.lab.icmp import ANSWERS, ERRORS
 from labctl.language.calls import peer
 from labctl.language.document import PARAM_NAME, REFERENCE
+from labctl.language.predicates.pattern import ECN_BITS, OPTION_NAMES, SEGMENT_FLAGS
 from labctl.language.predicates.process import OUTCOMES
-from labctl.language.predicates.segments import SEGMENT_FLAGS
-from labctl.language.steps.faults import LARGEST, LONGEST_DELAY
+from labctl.language.steps.faults import LONGEST_DELAY
+from labctl.language.steps.injecting import LARGEST
 from labctl.language.values import HOST_NAME, OFF, PROCESS_NAME, SYSCTL_KEY
 from labctl.probes.sockets import SPELLINGS, State
 
@@ -111,6 +113,9 @@ SHAPES: dict[str, Shape] = {
         text(rf"\s*(?:{FLAG})(?:[\s,+|]+(?:{FLAG}))*\s*"),
         {"type": "array", "items": either({"enum": list(SEGMENT_FLAGS)}, ref("FilledLater"))},
     ),
+    "Answer": {"enum": [*ANSWERS]},
+    "EcnBit": {"enum": [*ECN_BITS]},
+    "OptionName": {"enum": [*OPTION_NAMES]},
     "Percent": text(r"\s*\d+(?:\.\d+)?\s*%\s*"),
     "Rate": text(
         rf"(?=.*[1-9])\d+(?:\.\d+)?(?:[kmgtKMGT][iI]?)?(?:{_any_case(['bit', 'bps'])})"
@@ -119,6 +124,13 @@ SHAPES: dict[str, Shape] = {
         {"type": "integer", "minimum": 0, "maximum": LARGEST},
         text(r"\s*(?:next(?:\s*[+-]\s*\d+)?|\d+)\s*"),
     ),
+    "Timestamp": either(
+        {"type": "integer", "minimum": 0, "maximum": LARGEST},
+        text(r"\s*(?:last(?:\s*[+-]\s*\d+)?|\d+)\s*"),
+    ),
+    "Timestamps": either({"type": "boolean"}, ref("StampsPattern")),
+    "Bytes": text(r"(?:[0-9A-Fa-f]{2}\s*)*"),
+    "IcmpError": {"enum": [*ERRORS]},
     "CallName": {"enum": list(peer().CALLS)},
     "CallOutcome": {"enum": ["ok", *errnos.NAMES]},
     "Errno": {"enum": list(errnos.NAMES)},

@@ -335,7 +335,7 @@ def _references(
                 mistake(f"the label {label!r} is set twice; choose another", index, "as")
             else:
                 labels[label] = None
-                drops |= {label: None} if "drop" in step else {}
+                drops |= {label: None} if {"drop", "reject"} & step.keys() else {}
         if not isinstance(when, dict):
             continue
         backend, variant = when.get("backend"), when.get("variant")

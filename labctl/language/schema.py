@@ -16,6 +16,7 @@ from labctl.language.json_shapes import LATER, SHAPES, either, ref
 from labctl.language.models import Written
 from labctl.language.predicates import ProcessPattern, SocketPattern
 from labctl.language.steps import STEPS
+from labctl.language.steps.injecting import StampsPattern
 from labctl.language.values import SHAPE, Model
 
 FILLED_LATER = "FilledLater"
@@ -26,7 +27,9 @@ DECIDES = {"if", "then", "not"}
 
 def schema() -> dict[str, Any]:
     """The schema, in which `${name}` may stand for every value, and in every key."""
-    models: list[type[Model]] = [Written, SocketPattern, ProcessPattern, *STEPS.values()]
+    models: list[type[Model]] = [
+        Written, SocketPattern, ProcessPattern, StampsPattern, *STEPS.values()
+    ]  # fmt: skip
     places, found = models_json_schema([(model, "validation") for model in models])
     definitions = {name: _opened(model) for name, model in found["$defs"].items()}
     written = definitions.pop("Written")

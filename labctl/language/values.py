@@ -44,6 +44,7 @@ HOST_NAME = re.compile(
 """RFC 1123, section 2.1; but nothing that inet_aton(3) takes for an address."""
 PROCESS_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 SYSCTL_KEY = re.compile(r"net\.(?:nf_conntrack_max|[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)+)")
+PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 COMPARISON = re.compile(r"(>=|<=|==|!=|>|<)?\s*(\d+)")
 SHAPE = "labctl"
 """Marks a schema that a name in json_shapes.py replaces."""
@@ -290,6 +291,13 @@ def _comparison(value: Any) -> Comparison:
     return found
 
 
+def _percent(value: Any) -> float:
+    match = PERCENT.fullmatch(value.strip()) if isinstance(value, str) else None
+    if not match or float(match[1]) > 100:
+        raise problem(f"{shown(value)} is no percentage; allowed: 0% to 100%, such as 2.5%")
+    return float(match[1])
+
+
 def _state(value: Any) -> State:
     try:
         return State.parse(str(value))
@@ -400,6 +408,7 @@ ProcessName = Annotated[str, BeforeValidator(_process), shaped("ProcessName")]
 Duration = Annotated[float, BeforeValidator(parse_duration), shaped("Duration")]
 WithinRange = Annotated[Within, BeforeValidator(_within), shaped("Within")]
 Count = Annotated[Comparison, BeforeValidator(_comparison), shaped("Count")]
+Percent = Annotated[float, BeforeValidator(_percent), shaped("Percent")]
 StateName = Annotated[State, BeforeValidator(_state), shaped("State")]
 SignalName = Annotated[str, BeforeValidator(_signal), shaped("SignalName")]
 SysctlKey = Annotated[str, BeforeValidator(_sysctl_key), shaped("SysctlKey")]

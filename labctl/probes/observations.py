@@ -21,6 +21,15 @@ MARKS = (
 FLIGHT = 0.25
 """Seconds that a segment may be under way if no step slows it down: far more than it takes on a
 busy machine, and less than a kernel waits before it repeats one."""
+ECN_FLAGS = ("ECE", "CWR", "AE")
+"""Flags of TCP's header for congestion (RFC 3168; RFC 9768 for AE)."""
+ECN_FIELDS = ("", "ECT1", "ECT0", "CE")
+"""What the two bits in IP's header say (RFC 3168, section 5)."""
+OPTIONS = {
+    2: "mss", 3: "wscale", 4: "sack", 5: "sack", 8: "timestamps", 19: "md5", 29: "ao", 30: "mptcp",
+    34: "fastopen", 172: "accecn", 174: "accecn",
+}  # fmt: skip
+"""Options of TCP by their kind (IANA, TCP Option Kind Numbers)."""
 INSIDE = ("127.", "[::1]:")
 """How the endpoints begin whose segments never leave a host."""
 Key = tuple[Any, ...]
@@ -39,10 +48,43 @@ def _selfsame(source: str, target: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Header:
+    """What else the headers of a segment say: which bits of congestion are set, of ECN_FLAGS and
+    ECN_FIELDS, which OPTIONS there are, None if the capture cut them off, and the shift of its
+    window scale (RFC 7323). Equal ones share memory."""
+
+    ecn: tuple[str, ...] = ()
+    options: tuple[str, ...] | None = ()
+    scale: int | None = None
+
+
+PLAIN = Header()
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a segment's numbers begin: the sequence numbers of its sender's and its receiver's SYN,
+    their first timestamps if these have some, and by how much its window is shifted, None if nobody
+    knows. `guessed` are those of `seq` and `ack` that no captured SYN tells. The segments of a
+    connection share it."""
+
+    seq: int = 0
+    ack: int = 0
+    tsval: int | None = None
+    tsecr: int | None = None
+    scale: int | None = None
+    guessed: tuple[str, ...] = ()
+
+
+UNKNOWN = Origin()
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """A segment as one host's capture shows it. `at` is CLOCK_REALTIME in seconds; `mark` are the
     packet's IPv4 identification and TCP timestamp (RFC 7323), by which a retransmission differs
-    from what it repeats; `timestamps` are TSval and TSecr, if it has them."""
+    from what it repeats; `timestamps` are TSval and TSecr, if it has them; `data` is as much of its
+    data as was captured."""
 
     host: str
     at: float
@@ -55,6 +97,8 @@ class Observation:
     window: int
     mark: tuple[int, int] = (0, 0)
     timestamps: tuple[int, int] | None = None
+    header: Header = PLAIN
+    data: bytes = b""
 
     @property
     def body(self) -> tuple[Any, ...]:
@@ -140,10 +184,11 @@ class Segment:
 
     `t` is when it left and `arrived` when it arrived, in seconds of the run; either is None if no
     capture saw it. `seq` and `ack` count from the connection's first ones, as Wireshark shows them;
-    `base` has those. `dropped` is the index of the step that lost it. `crafted`: a step sent it.
+    `origin` has those. `dropped` is the index of the step that lost it. `crafted`: a step sent it.
     `pending`: it may still arrive. `unseen`: one of its ends was not captured then, so nobody knows
     when it left, or whether it arrived. `overtaken`: what was sent later came first. `scope` is the
-    host within which its addresses are valid, if that is not the whole lab.
+    host within which its addresses are valid, if that is not the whole lab. `data` is as much of
+    its data as was captured.
     """
 
     t: float | None
@@ -163,13 +208,20 @@ class Segment:
     probe: bool = False
     dropped: int | None = None
     crafted: bool = False
-    base: tuple[int, int] = (0, 0)
     timestamps: tuple[int, int] | None = None
     pending: bool = False
     scope: str = ""
     unseen: bool = False
     keepalive: bool = False
     overtaken: bool = False
+    header: Header = PLAIN
+    origin: Origin = UNKNOWN
+    data: bytes = b""
+
+    @property
+    def base(self) -> tuple[int, int]:
+        """The numbers of the SYNs of its sender and its receiver."""
+        return self.origin.seq, self.origin.ack
 
     @property
     def injected(self) -> bool:

@@ -12,7 +12,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from labctl.ground.reading import MAX_RECORD, read_file
-from labctl.probes.observations import MODULUS, Injection, Known, Observation, Segment
+from labctl.probes.observations import (
+    MODULUS,
+    UNKNOWN,
+    Injection,
+    Known,
+    Observation,
+    Origin,
+    Segment,
+)
 from labctl.probes.pairing import Passage, passages
 from labctl.probes.traffic import Chosen, Traffic
 
@@ -87,14 +95,26 @@ def match(observations: Iterable[Observation], known: Known) -> list[Segment]:
 
 @dataclass(slots=True)
 class _Flow:
-    """What one end of a connection has sent so far."""
+    """What one end of a connection has sent so far. `syn`: its SYN was captured, which has a window
+    scale and a timestamp or not; `made`: a step sent that. `origin` is that of what it sends to
+    `peer`, as soon as both have sent a SYN."""
 
     first: int
     following: int
-    base: tuple[int, int] = (0, 0)
     last_ack: tuple[int, int] | None = None
     peer_window: int | None = None
     acked: int | None = None
+    syn: bool = False
+    scale: int | None = None
+    stamp: int | None = None
+    made: bool = False
+    peer: _Flow | None = None
+    origin: Origin = UNKNOWN
+
+    def opens(self, seen: Observation) -> None:
+        """Takes in its SYN."""
+        self.syn, self.scale, self.peer = True, seen.header.scale, None
+        self.stamp = seen.timestamps[0] if seen.timestamps else None
 
 
 def _mark(found: Iterable[Passage], lab: Known) -> Iterator[Segment]:
@@ -102,18 +122,22 @@ def _mark(found: Iterable[Passage], lab: Known) -> Iterator[Segment]:
     retransmission, duplicate ACK, zero window, zero window probe, keepalive).
 
     A retransmission has numbers that the same host has sent before. Segments that nobody in the lab
-    sent do not count there, and neither do RSTs (RFC 9293, section 3.10.7.4)."""
+    sent do not count there, and neither do RSTs (RFC 9293, section 3.10.7.4). An injected SYN tells
+    where the numbers of an end begin that has sent none itself."""
     flows: dict[tuple[str, str, str], _Flow] = {}
     for passage in found:
         seen = passage.seen
-        if passage.injection:
-            yield _forged(passage, passage.injection)
-            continue
-        unseen = _unseen(passage, lab)
-        sent = passage.sent is not None or unseen
         there = (seen.scope, seen.source, seen.target)
         back = (seen.scope, seen.target, seen.source)
         known, theirs = flows.get(there), flows.get(back)
+        if passage.injection:
+            if "SYN" in seen.flags and _silent(known, seen):
+                known = flows[there] = _Flow(seen.seq, seen.seq, made=True)
+                known.opens(seen)
+            yield _forged(passage, passage.injection, _origin(seen, known, theirs))
+            continue
+        unseen = _unseen(passage, lab)
+        sent = passage.sent is not None or unseen
         flow, other = known, theirs
         if flow is None or ("SYN" in seen.flags and seen.seq != flow.first):
             # A new connection, perhaps with the addresses of an old one.
@@ -126,8 +150,11 @@ def _mark(found: Iterable[Passage], lab: Known) -> Iterator[Segment]:
             flows[there] = flow
             if other is not None:
                 flows[back] = other
-            elif theirs is not None and flow is not known:
+            elif theirs is not None and flow is not known and not theirs.made:
                 del flows[back]
+        if "SYN" in seen.flags:
+            flow.opens(seen)
+        origin = _origin(seen, flow, other)
         behind = _before(seen.seq, flow.following)
         just_behind = behind and (flow.following - seen.seq) % MODULUS == 1
         asks = just_behind and seen.length <= 1 and not _closes(seen)
@@ -136,8 +163,6 @@ def _mark(found: Iterable[Passage], lab: Known) -> Iterator[Segment]:
         keepalive = asks and not probe and idle
         bare = not seen.span and seen.flags == ("ACK",)
         position = (seen.ack, seen.window)
-        base = (flow.first, other.first if other else 0)
-        flow.base = base = flow.base if flow.base == base else base  # one for all that have it
         yield Segment(
             t=passage.sent,
             arrived=passage.arrived,
@@ -155,11 +180,13 @@ def _mark(found: Iterable[Passage], lab: Known) -> Iterator[Segment]:
             zero_window=seen.window == 0 and "RST" not in seen.flags and "SYN" not in seen.flags,
             probe=probe,
             dropped=passage.drop,
-            base=base,
             timestamps=seen.timestamps,
             scope=seen.scope,
             unseen=unseen,
             keepalive=keepalive,
+            header=seen.header,
+            origin=origin,
+            data=seen.data,
         )
         if not sent:
             continue
@@ -169,6 +196,34 @@ def _mark(found: Iterable[Passage], lab: Known) -> Iterator[Segment]:
         flow.last_ack = position if bare else None
         if other is not None and "ACK" in seen.flags:
             other.peer_window, other.acked = seen.window, seen.ack
+
+
+def _silent(flow: _Flow | None, seen: Observation) -> bool:
+    """Whether an end has sent no SYN itself, so that an injected one begins its numbers."""
+    return flow is None or not flow.syn or (flow.made and flow.first != seen.seq)
+
+
+def _origin(seen: Observation, flow: _Flow | None, other: _Flow | None) -> Origin:
+    """Where a segment's numbers begin. Window scales count if both SYNs have one, and never in a
+    SYN (RFC 7323, section 2.2)."""
+    opens = "SYN" in seen.flags
+    if flow and other and flow.peer is other and not opens:
+        return flow.origin
+    flow, other = flow or _Flow(0, 0), other or _Flow(0, 0)
+    known = flow.syn and other.syn
+    scale = None if other.scale is None else flow.scale
+    acks = "ACK" in seen.flags and not other.syn
+    origin = Origin(
+        flow.first,
+        other.first,
+        flow.stamp,
+        other.stamp,
+        0 if opens else (scale or 0) if known else None,
+        (*([] if flow.syn else ["seq"]), *(["ack"] if acks else [])),
+    )
+    if known and not opens:
+        flow.peer, flow.origin = other, origin
+    return origin
 
 
 def _overtaken(found: Sequence[Segment]) -> Iterator[int]:
@@ -194,9 +249,10 @@ def _unseen(passage: Passage, known: Known) -> bool:
     return lone and not known.watches(passage.receiver, passage.sent + known.flight)
 
 
-def _forged(passage: Passage, injection: Injection) -> Segment:
+def _forged(passage: Passage, injection: Injection, origin: Origin) -> Segment:
     """An injected segment: it does not count as sent by its connection's ends."""
     seen = passage.seen
+    acked = (seen.ack - injection.ack) % MODULUS if "ACK" in seen.flags else 0
     return Segment(
         t=passage.sent,
         arrived=passage.arrived,
@@ -213,6 +269,9 @@ def _forged(passage: Passage, injection: Injection) -> Segment:
         crafted=True,
         timestamps=seen.timestamps,
         scope=seen.scope,
+        header=seen.header,
+        origin=replace(origin, seq=(seen.seq - injection.seq) % MODULUS, ack=acked, guessed=()),
+        data=seen.data,
     )
 
 

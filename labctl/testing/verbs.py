@@ -38,8 +38,10 @@ Sockets = Mapping[str, str | Fields | Sequence[str | Fields]]
 """By host: a state, `none`, a mapping, or a list of these."""
 Processes = Mapping[str, str | Fields]
 """By process: `running`, `exited`, `ok`, an errno, or a mapping."""
-Counters = Mapping[str, Mapping[str, int | str]]
-"""By host and by name: a number, or a comparison such as `">=1"`."""
+Number = int | str
+"""A number, or a comparison such as `">=1"`."""
+Counters = Mapping[str, Mapping[str, Number]]
+"""By host and by name."""
 Path = Mapping[str, Sequence[str]]
 """By host: states, in order."""
 
@@ -66,18 +68,33 @@ class DropStep(Step, total=False):
     flags: Flags
     bare: bool
     count: int
+    at_most: int
+    injected: bool
     at: Literal["sender", "receiver"]
 
 
+class RejectStep(DropStep, total=False):
+    """How they are refused: `rst`, or by which ICMP error."""
+
+    with_: str
+
+
 class InjectStep(Step, total=False):
-    """Who sends the segment to whom, what is in it, and in which connection."""
+    """Who sends the segment to whom, what is in it, and in which connection; or which ICMP
+    error."""
 
     from_: str
     to: str
     flags: Flags
     seq: int | str
     ack: int | str
+    absolute: bool
     payload: str
+    window: int
+    options: Fields
+    ecn: Mapping[str, bool]
+    icmp: str
+    mtu: int
     connection: int
 
 
@@ -106,10 +123,21 @@ class Pattern(TypedDict, total=False):
     from_: str
     to: str
     flags: Flags
+    bare: bool
+    data: bool
+    seq: Number
+    ack: Number
+    length: Number
+    window: Number
+    tsval: Number
+    tsecr: Number
+    ecn: Mapping[str, bool]
+    options: Mapping[str, bool]
+    payload: str
     retransmitted: bool
     lost: bool
-    data: bool
     injected: bool
+    then: Fields
     since: str
     since_first: Flags
 
@@ -303,8 +331,19 @@ class Verbs(Claims):
         self.do(_below("drop", pattern, given(**step)))
 
     @checked
+    def reject(
+        self,
+        pattern: Fields | None = None,
+        **step: Unpack[RejectStep],
+    ) -> None:
+        """Refuses the segments that match, as `drop` loses them: their sender gets an RST or an
+        ICMP error, as `with_` says."""
+        self.do(_below("reject", pattern, given(**step)))
+
+    @checked
     def heal(self, label: str, **step: Unpack[Step]) -> None:
-        """Ends a drop, by its label; with `"all"`, ends all drops and the effects of `net`."""
+        """Ends a drop or a rejection, by its label; with `"all"`, ends all of these and the effects
+        of `net`."""
         self.do({"heal": label, **given(**step)})
 
     @checked
@@ -336,7 +375,8 @@ class Verbs(Claims):
     ) -> None:
         """Makes the host `from_` send one segment, without its own TCP knowing of it, in a
         connection with `to`: the latest one, or number `connection`, from 1 on. `seq` and `ack` are
-        `"next"`, `"next+5"`, or count from the connection's first number."""
+        `"next"`, `"next+5"`, or count from the connection's first number. With `icmp` it sends an
+        ICMP error about what `to` has sent last."""
         self.do(_below("inject", pattern, given(**step)))
 
 

@@ -62,12 +62,13 @@ def test_a_verb_is_a_method(verb: str) -> None:
 
 
 def test_the_keys_of_segments() -> None:
-    """Those of the language, but for how many there are."""
+    """Those of the language, but for how many there are and how far apart."""
     claim = STEPS["expect"].model_fields["expect"].annotation
     assert claim
     pattern = keys(get_type_hints(claim)["segments"].__args__[0])
     found = parameters(labctl.Lab.segments)
-    assert {name.removesuffix("_") for name in found} == pattern - {"count", "at_least", "at_most"}
+    counting = {"count", "at_least", "at_most", "spaced", "tolerance"}
+    assert {name.removesuffix("_") for name in found} == pattern - counting
 
 
 def typed(lab: labctl.Lab, container: DockerContainer) -> None:

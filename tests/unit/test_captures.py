@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labctl.judge import recorded
-from labctl.probes.observations import Known, Loss, Observation
-from labctl.probes.packets import RECORD, read_packet, torn_at
+from labctl.probes.observations import PLAIN, Known, Loss, Observation
+from labctl.probes.packets import RECORD, STAMPED_ALONE, read_packet, torn_at
 from labctl.probes.segments import FILE_HEADER, Captures
 from labctl.probes.traffic import Traffic
 from tests.fake import FakeBackend, play, scenario
@@ -37,6 +37,7 @@ def test_packets_are_read_as_they_were_captured(observations: list[Observation])
             o,
             mark=(0 if "[" in o.source else o.mark[0], o.mark[1]),
             timestamps=(o.mark[1], 0) if o.mark[1] else None,
+            header=STAMPED_ALONE if o.mark[1] else PLAIN,
         )
         for o in observations
     ]

@@ -28,7 +28,7 @@ from labctl.language import models, predicates, scenario, steps
 from labctl.language.calls import parse_calls, peer
 from labctl.language.document import Document
 from labctl.language.facts import Facts
-from labctl.language.steps import faults
+from labctl.language.steps import faults, injecting
 from labctl.probes.sockets import State
 from labctl.record.events import KINDS
 
@@ -119,7 +119,7 @@ LANGUAGE = "docs/language.md"
         ("Steps", "verb", set(steps.STEPS)),
         ("Drops", "key of a drop", keys(faults.DropPattern)),
         ("Links", "key of a link", keys(faults.NetPattern)),
-        ("Injections", "key of an injection", keys(faults.InjectPattern)),
+        ("Injections", "key of an injection", keys(injecting.InjectPattern)),
         ("Modifiers", "modifier", steps.MODIFIERS),
         ("Modifiers", "key", keys(steps.When)),
         ("Predicates", "subject", keys(predicates.Predicate)),

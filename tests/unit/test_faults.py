@@ -15,8 +15,11 @@ from hypothesis import strategies as st
 
 from labctl.backends import Message, address_names
 from labctl.ground.errors import ScenarioError
-from labctl.lab.faults import Crafted, Drop, End, Netem, Position, tallied
+from labctl.lab.crafting import Crafted, Position
+from labctl.lab.faults import Drop, End, Netem, tallied
+from labctl.lab.icmp import ANSWERS
 from labctl.language.document import Document
+from labctl.language.facts import Range
 from labctl.language.predicates.lost import Lost
 from labctl.language.scenario import load_document
 from labctl.language.steps.faults import Drop as DropStep
@@ -75,6 +78,46 @@ def test_data_is_what_is_longer_than_headers() -> None:
     assert "tcp doff 15 ip length > 80 jump lose" in found
 
 
+def test_what_is_refused_is_counted_once_for_both_families() -> None:
+    answer = ANSWERS["host-unreachable"]
+    found = lines(Drop(CLIENT, None, "input", frozenset({"SYN"}), count=2, answer=answer))
+    assert found[2:8] == [
+        "chain refuse {",
+        "reject with icmp type host-unreachable",
+        "reject with icmpv6 type addr-unreachable",
+        "}",
+        "chain lose {",
+        "limit rate 1/day burst 2 packets counter name lost "
+        'log prefix "3" group 7 snaplen 128 jump refuse',
+    ]
+
+
+def test_what_a_step_sent_is_told_from_what_a_kernel_sends() -> None:
+    """By the identification, which a kernel may choose too, and by a TTL that none does."""
+    forged = "ip id 427 ip ttl > 200"
+    spared = lines(Drop(CLIENT, None, "input", injected=False))
+    place = spared.index("chain match {")
+    assert spared[place + 2 : place + 4] == [
+        f"{forged} return", "ip6 flowlabel 427 ip6 hoplimit > 200 return"
+    ]  # fmt: skip
+    only = lines(Drop(CLIENT, None, "input", injected=True))
+    assert f"ip saddr {{ 198.18.0.3 }} {forged} tcp flags & 0x0 == 0x0 jump lose" in only
+    assert not [line for line in only if "return" in line]
+
+
+def test_a_drop_that_may_lose_none() -> None:
+    history = History([LabEvent(0.0, "", "fake", {}, {}), TallyEvent(1.0, "client", 0, 2)])
+    for least, most, result, expected in (
+        (0, 3, "pass", "at most 3 segments lost"), (1, None, "pass", "at least 1 segment lost"),
+        (3, 3, "fail", "3 segments lost"),
+    ):  # fmt: skip
+        (finding,) = Lost(0, "drop", least, most).judge(history)
+        assert (finding.result, finding.expected) == (result, expected)
+        assert finding.measured.count == Range(2, 2)
+    (none,) = Lost(5, "reject", 0, 3, done="rejected").judge(history)
+    assert (none.result, none.actual) == ("pass", "0 segments rejected")
+
+
 def test_ends_of_different_families_have_nothing_in_common() -> None:
     found = lines(Drop(End(("198.18.0.2",)), End(("fd00::3",)), "input"))
     assert not [line for line in found if "saddr" in line]
@@ -95,6 +138,8 @@ def drops(draw: st.DrawFn) -> Drop:
         flags,
         bool(flags) and "data" not in flags and draw(st.booleans()),
         draw(st.none() | st.integers(1, 10_000)),
+        draw(st.none() | st.booleans()),
+        draw(st.sampled_from([(), *ANSWERS.values()])),
     )
 
 
@@ -193,7 +238,7 @@ def test_a_count_is_enough_for_a_drop_but_not_for_segments(tmp_path: Path) -> No
 
 def test_a_run_that_ended_before_anybody_counted_decides_nothing() -> None:
     history = History([LabEvent(0.0, "", "fake", {}, {})])
-    (finding,) = Lost(0, "drop FIN from client", None).judge(history)
+    (finding,) = Lost(0, "drop FIN from client").judge(history)
     assert (finding.result, finding.actual) == ("unknown", "the run ended first")
     assert finding.expected == "at least 1 segment lost"
 
@@ -447,6 +492,6 @@ def test_nothing_to_inject_into_is_a_failed_verdict(tmp_path: Path) -> None:
     assert [(v.result, v.what, v.expected, v.actual, v.source) for v in found.verdicts] == [
         (
             "fail", "inject RST seq next from client to server",
-            "a connection in which client sent to server", "none", "lesson.yaml:4",
+            "a connection between client and server", "none", "lesson.yaml:4",
         )
     ]  # fmt: skip

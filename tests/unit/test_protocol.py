@@ -35,7 +35,8 @@ from labctl.backends.wire import A, Command, Said, asked
 from labctl.ground.errors import LabError
 from labctl.ground.resources import PACKAGE, images
 from labctl.lab.clocks import Clock
-from labctl.lab.faults import LOG_GROUP, Crafted, Drop, End
+from labctl.lab.crafting import Crafted
+from labctl.lab.faults import LOG_GROUP, Drop, End
 from labctl.lab.happened import EVENTS
 from labctl.lab.messaging import Inbox, Source
 from labctl.probes.conversations import Conversation, Direction

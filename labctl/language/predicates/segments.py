@@ -3,64 +3,72 @@
 from __future__ import annotations
 
 import math
-import re
-from itertools import dropwhile
-from typing import Annotated, Any
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import dropwhile, pairwise
+from typing import Annotated
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from labctl.language.facts import Facts, Range
-from labctl.language.predicates.finding import Claimed, Finding, decided
-from labctl.language.values import Count, HostName, Label, Model, Truth, problem, shaped, unknown
+from labctl.language.predicates.finding import Claimed, Finding, Result
+from labctl.language.predicates.pattern import BARE, SOME, Flags, SegmentPattern, has
+from labctl.language.values import Count, Duration, Label, Percent, problem
 from labctl.probes.observations import Segment, connections
 from labctl.record.history import History
 
+TOLERANCE = 20.0
+"""By how many percent a pause may differ: a kernel's timers are an eighth late at most
+(kernel/time/timer.c), and a busy machine adds to that."""
 
-def _flags(value: Any) -> tuple[str, ...]:
-    words = value if isinstance(value, list) else re.split(r"[\s,+|]+", str(value).strip())
-    for word in words:
-        if word not in SEGMENT_FLAGS:
-            raise problem(unknown("flag", word, SEGMENT_FLAGS))
-    return tuple(words)
-
-
-SEGMENT_FLAGS = ("SYN", "ACK", "FIN", "RST", "PSH", "URG", "data")
-Flags = Annotated[tuple[str, ...], BeforeValidator(_flags), shaped("Flags")]
+SHOWN = 8
+"""How many pauses a finding shows."""
 
 
-class SegmentsPattern(Model):
-    """Segments of one kind that were sent, and how many."""
+@dataclass(frozen=True)
+class _Match:
+    """A segment that matches, or may (not `sure`), and when that was clear."""
 
-    from_: HostName | None = Field(None, alias="from")
-    to: HostName | None = None
-    flags: Flags | None = None
+    segment: Segment
+    sure: bool
+    at: float
+
+
+class SegmentsPattern(SegmentPattern):
+    """Segments of one kind that were sent, how many, and how far apart."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            **BARE,
+            "dependentRequired": {"spaced": ["from"], "tolerance": ["spaced"]},
+        }
+    )
+
     count: Count | None = None
     at_least: Annotated[int, Field(ge=0, strict=True)] | None = None
     at_most: Annotated[int, Field(ge=0, strict=True)] | None = None
-    retransmitted: Truth | None = None
-    lost: Truth | None = None
-    data: Truth | None = None
-    injected: Truth = False
     since: Label | None = None
     since_first: Flags | None = None
+    spaced: Annotated[tuple[Duration, ...], SOME] | None = None
+    tolerance: Percent | None = None
 
     @model_validator(mode="after")
-    def _possible(self) -> SegmentsPattern:
+    def _countable(self) -> SegmentsPattern:
         if self.at_most is not None and (self.at_least or 0) > self.at_most:
             raise problem(f"at_least {self.at_least}, at_most {self.at_most}: an impossible range")
-        # A pattern that no segment can match would always pass if it claims that there is none.
-        if self.data is False and "data" in (self.flags or ()):
-            raise problem("with the flag data, but without data: an impossible segment")
-        if self.injected and self.retransmitted:
-            raise problem("injected and retransmitted: an impossible segment; what an inject sends "
-                          "is no part of what the host has sent")  # fmt: skip
+        if self.spaced is not None and self.from_ is None:
+            raise problem("'spaced' needs 'from': pauses are those of one sender, by its clock")
+        if self.tolerance is not None and self.spaced is None:
+            raise problem("'tolerance' is that of 'spaced'; add it, or leave 'tolerance' out")
         return self
 
     def judge(self, history: History) -> Finding:
         """The finding, from the captures of all hosts."""
         subject = self.from_ or self.to or "segments"
         about = tuple(host for host in (self.from_, self.to) if host)
-        claimed = Claimed(subject, str(self), about, Facts(count=self._bounds))
+        wants = Facts(count=self._bounds, pauses_seconds=self.spaced or ())
+        claimed = Claimed(subject, str(self), about, wants)
         if troubles := [t.text for (_, probe), t in history.trouble.items() if probe == "capture"]:
             return Finding("unknown", claimed, "; ".join(troubles))
         if self.since is not None and self.since not in history.labels:
@@ -68,51 +76,110 @@ class SegmentsPattern(Model):
         segments, doubtful = self._since(history)
         if self.since_first is not None and not segments:
             return Finding("fail", claimed, f"no {' '.join(self.since_first)}")
-        matching = [s for s in [*doubtful, *segments] if self.matches(s) is not False]
-        certain = sum(self.matches(s) is True for s in segments)
-        clocks = len([s for s in doubtful if s in matching])
+        counted = self._matching(segments, history)
+        unsure = [s for s in doubtful if self.matches(s) is not False]
+        matching = [*unsure, *(match.segment for match in counted)]
+        certain = sum(match.sure for match in counted)
         inside = [
             host for host in history.hosts if {*about} <= {host} and history.misses_inside(host)
         ]
         known = history.imported or history.hosts
         unseen = [host for host in history.hosts if host not in known]
         blind = self.to not in unseen and self.from_ in (None, *unseen) and bool(unseen)
-        counts = self._telling(certain, math.inf if inside or blind else len(matching))
-        results = {self.enough(count) for count in counts}
+        most = None if inside or blind else len(matching)
+        spacing, pauses = self._spacing(counted)
+        measured = Facts(
+            count=Range(certain, most), connections=connections(matching[:12]),
+            pauses_seconds=pauses,
+        )  # fmt: skip
         lines = tuple(
             f"{s.time:.6f} {s.sender} -> {s.receiver}: {s.summary}" for s in matching[:12]
         )
-        most = None if inside or blind else len(matching)
-        ends = connections(matching[:12])
-        measured = Facts(count=Range(certain, most), connections=ends)
-        if len(results) == 1:
-            return decided(results.pop(), claimed, str(certain), measured, *lines)
+        counts = self._telling(certain, math.inf if most is None else most)
+        results = {self.enough(count) for count in counts}
+        if results == {False} or (results == {True} and spacing != "unknown"):
+            result: Result = spacing if results == {True} else "fail"
+            return Finding(result, claimed, str(certain) + _apart(pauses), lines, measured)
         if inside:
             text = f"{', '.join(inside)} has a connection to itself that was not captured"
             text += "; move one of its ends elsewhere"
             return Finding("unknown", claimed, text, (), measured)
+        text = str(certain)
         if blind or any(s.unseen for s in matching if self.matches(s) is None):
-            text = (
-                f"{certain}, and what {', '.join(unseen) or 'one end'} sent or got is not all known"
-            )
+            text += f", and what {', '.join(unseen) or 'one end'} sent or got is not all known"
             hint = "import a capture of it, too" if history.imported else "watch it, too"
             return Finding("unknown", claimed, f"{text}; {hint}", lines, measured)
-        text = f"{certain}, and {len(matching) - certain} still under way; wait a moment before"
-        if clocks:
-            text = f"{certain}, and {clocks} so near the beginning that the clocks can't tell"
+        lacking = [s for s in matching if self.fits(s) is None]
+        if unsure:
+            text += f", and {len(unsure)} so near the beginning that the clocks can't tell"
+        elif lacking:
+            text += f", and {len(lacking)} of which the captures lack what this asks: how their "
+            text += "connections began, or all of their bytes"
+        elif any(s.pending for s in matching):
+            text += f", and {len(matching) - certain} still under way; wait a moment before"
+        else:
+            text += f", and {len(matching) - certain} of which nobody knows when they left"
         return Finding("unknown", claimed, text, lines, measured)
 
     def found(self, history: History) -> list[Segment]:
         """The segments that match, in order."""
-        return [s for s in self._since(history)[0] if self.matches(s)]
+        return [m.segment for m in self._matching(self._since(history)[0], history) if m.sure]
 
     def turns(self, history: History) -> list[float]:
         """The moments, up to now, when there were just enough of them, or just too many."""
-        times = sorted(self._known(segment, history) for segment in self.found(history))
+        found = [m for m in self._matching(self._since(history)[0], history) if m.sure]
+        found.sort(key=lambda match: match.at)
         return [
-            time for count, time in enumerate(times, 1)
-            if self.enough(count) != self.enough(count - 1)
+            match.at for number, match in enumerate(found)
+            if self._holds(found[: number + 1]) != self._holds(found[:number])
         ]  # fmt: skip
+
+    def _holds(self, found: Sequence[_Match]) -> bool:
+        return self.enough(len(found)) and self._spacing(found)[0] == "pass"
+
+    def _matching(self, segments: Sequence[Segment], history: History) -> list[_Match]:
+        """Those that match, or may, and that are followed by what should follow them."""
+        found = [(s, sure) for s in segments if (sure := self.matches(s)) is not False]
+        if self.then is None:
+            return [_Match(s, sure is True, self._known(s, history)) for s, sure in found]
+        groups: dict[tuple[object, ...], list[Segment]] = defaultdict(list)
+        for s in segments:
+            groups[_ends(s)].append(s)
+        matches = []
+        for s, sure in found:
+            group = groups[_ends(s)]
+            last = _following(self.then, s, group, history, sure=True) if sure else None
+            perhaps = last or _following(self.then, s, group, history, sure=False)
+            if perhaps is not None:
+                at = max(self._known(s, history), perhaps.time)
+                matches.append(_Match(s, last is not None, at))
+        return matches
+
+    def _spacing(self, found: Iterable[_Match]) -> tuple[Result, tuple[float, ...]]:
+        """Whether segments of some connection are as far apart as they should be, and how far those
+        are that decide it."""
+        if self.spaced is None:
+            return "pass", ()
+        groups: dict[tuple[object, ...], list[_Match]] = defaultdict(list)
+        for match in found:
+            groups[(*_ends(match.segment), match.segment.origin.seq)].append(match)
+        most: tuple[float, ...] = ()
+        unknown = False
+        for group in groups.values():
+            times = [m.segment.t for m in group if m.segment.t is not None]
+            pauses = tuple(round(after - before, 6) for before, after in pairwise(times))
+            if len(times) < len(group) or not all(match.sure for match in group):
+                unknown |= len(group) > len(self.spaced)
+            elif self._fit(pauses):
+                return "pass", pauses
+            most = max(most, pauses, key=len)
+        return "unknown" if unknown else "fail", most
+
+    def _fit(self, pauses: Sequence[float]) -> bool:
+        share = (TOLERANCE if self.tolerance is None else self.tolerance) / 100
+        wanted = self.spaced or ()
+        close = (abs(a - b) <= share * b for a, b in zip(pauses, wanted, strict=False))
+        return len(pauses) >= len(wanted) and all(close)
 
     def _known(self, segment: Segment, history: History) -> float:
         """When it was clear that a segment is one of these."""
@@ -128,7 +195,7 @@ class SegmentsPattern(Model):
         segments = history.segments()
         counted = [s for s in segments if s.time >= start]
         if wanted := self.since_first:
-            counted = list(dropwhile(lambda s: not _has(s, wanted), counted))
+            counted = list(dropwhile(lambda s: not has(s, wanted), counted))
             start, whose = (counted[0].time, counted[0].sender) if counted else (math.inf, None)
 
         def apart(segment: Segment) -> float:
@@ -139,22 +206,6 @@ class SegmentsPattern(Model):
             if history.clocks and apart(s) and abs(s.time - start) <= apart(s)
         ]  # fmt: skip
         return [s for s in counted if s not in doubtful], doubtful
-
-    def matches(self, segment: Segment) -> bool | None:
-        """Whether a segment is one of these; None if that depends on whether it will arrive."""
-        matches = (
-            (segment.t is not None or segment.unseen)
-            and segment.crafted == self.injected
-            and self.from_ in (None, segment.sender)
-            and self.to in (None, segment.receiver)
-            and _has(segment, self.flags or ())
-            and self.data in (None, segment.length > 0)
-            and self.retransmitted in (None, segment.retransmitted)
-        )
-        if matches and self.lost is not None:
-            doubtful = segment.pending or (segment.unseen and segment.arrived is None)
-            return None if doubtful else self.lost == segment.lost
-        return matches
 
     def enough(self, count: int) -> bool:
         """Whether there are as many as wanted; by default one or more."""
@@ -185,17 +236,39 @@ class SegmentsPattern(Model):
         words = [f"{self.count} x"] if self.count else []
         words += [f"at least {self.at_least}"] if self.at_least is not None else []
         words += [f"at most {self.at_most}"] if self.at_most is not None else []
-        words += [" ".join(self.flags or ("segment",))]
-        for name in ("retransmitted", "lost", "data"):
-            value = getattr(self, name)
-            words += [name if value else f"not {name}"] if value is not None else []
-        words += ["injected"] if self.injected else []
-        words += [f"from {self.from_}"] if self.from_ else []
-        words += [f"to {self.to}"] if self.to else []
+        words += [super().__str__()]
         words += [f"since {self.since}"] if self.since else []
         words += [f"since the first {' '.join(self.since_first)}"] if self.since_first else []
+        if self.spaced is not None:
+            words += ["spaced " + ", ".join(f"{pause:g} s" for pause in self.spaced)]
+            words += [f"to {self.tolerance:g}%"] if self.tolerance is not None else []
         return " ".join(words)
 
 
-def _has(segment: Segment, flags: tuple[str, ...]) -> bool:
-    return set(flags) <= {*segment.flags, *(["data"] if segment.length else [])}
+def _ends(segment: Segment) -> tuple[object, ...]:
+    return segment.scope, *sorted((segment.source, segment.target))
+
+
+def _following(
+    pattern: SegmentPattern, first: Segment, group: Sequence[Segment], history: History, *,
+    sure: bool
+) -> Segment | None:  # fmt: skip
+    """The last of those that follow a segment of a connection as a pattern says: surely, or as far
+    as anybody can know."""
+    place = next(n for n, segment in enumerate(group) if segment is first)
+    for number, segment in enumerate(group):
+        gap = history.apart([first.sender, segment.sender]) if history.clocks else 0.0
+        after = segment.time - first.time
+        if number == place or (number < place if not gap else after < (gap if sure else -gap)):
+            continue
+        matches = pattern.matches(segment)
+        if matches is False or (sure and matches is None):
+            continue
+        if pattern.then is None:
+            return segment
+        return _following(pattern.then, segment, group, history, sure=sure)
+    return None
+
+
+def _apart(pauses: Sequence[float]) -> str:
+    return f"; {', '.join(f'{pause:.3g} s' for pause in pauses[:SHOWN])} apart" if pauses else ""

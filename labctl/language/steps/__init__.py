@@ -14,7 +14,8 @@ from labctl.language.predicates import SOME, Claim, Finding, Predicate
 from labctl.language.predicates.executed import Executed, Status
 from labctl.language.predicates.finding import Claimed
 from labctl.language.steps.base import Outcome, Step, StepFailed, When
-from labctl.language.steps.faults import Cut, Drop, Heal, Inject, Join, Net
+from labctl.language.steps.faults import Cut, Drop, Heal, Join, Net, Reject
+from labctl.language.steps.injecting import Inject
 from labctl.language.steps.waiting import settle, wait
 from labctl.language.values import (
     Calls,
@@ -342,6 +343,7 @@ STEPS: dict[str, type[Step]] = {
         Exec,
         Sysctl,
         Drop,
+        Reject,
         Heal,
         Net,
         Cut,

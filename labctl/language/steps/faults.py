@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -12,34 +11,32 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationInfo,
-    WithJsonSchema,
     model_validator,
 )
-from pydantic.config import JsonDict
 
 from labctl.backends import protocol
 from labctl.ground.plain import shown
-from labctl.lab import faults
+from labctl.lab import faults, icmp
 from labctl.language.endpoints import parse_port
 from labctl.language.predicates import SOME
 from labctl.language.predicates.lost import Lost
-from labctl.language.predicates.segments import Flags
-from labctl.language.steps.base import Step, StepFailed
+from labctl.language.predicates.pattern import BARE, Flags, check_bare
+from labctl.language.steps.base import Step
 from labctl.language.values import (
     HostName,
     Label,
     Model,
+    Percent,
     Truth,
     host_names,
+    known,
     names,
     parse_duration,
     problem,
     shaped,
     unknown,
 )
-from labctl.probes.conversations import Conversation, conversations
-from labctl.probes.observations import MODULUS
-from labctl.record.events import InjectEvent, NetEvent, StepEvent, TroubleEvent
+from labctl.record.events import NetEvent, StepEvent, TroubleEvent
 
 if TYPE_CHECKING:
     from labctl.lab.lab import Lab
@@ -66,6 +63,12 @@ class End:
         addresses = tuple(sorted(history.addresses(self.name)))
         return faults.End(addresses, self.port, here and self.name == self.host)
 
+    def end(self, history: History) -> str:
+        """The one end that it stands for; empty without a port."""
+        address = history.lab.addresses.get(self.name, "") if history.lab else ""
+        shown = f"[{address}]" if ":" in address else address
+        return f"{shown}:{self.port}" if shown and self.port is not None else ""
+
     def __str__(self) -> str:
         return self.name if self.port is None else f"{self.name}:{self.port}"
 
@@ -73,44 +76,32 @@ class End:
 def _end(value: Any, info: ValidationInfo) -> End:
     if isinstance(value, End):
         return value
-    known = list(host_names(names(info).hosts))
+    hosts = list(host_names(names(info).hosts))
     name, colon, digits = value.partition(":") if isinstance(value, str) else ("", "", "")
     port = parse_port(digits)
     if not name or (colon and port is None):
         raise problem(f"{shown(value)} is no side of a connection; allowed: HOST or HOST:PORT, "
                       "a port from 1 to 65535 and no zeros that are not needed")  # fmt: skip
-    if name not in known:
-        raise problem(unknown("host", name, known))
+    if name not in hosts:
+        raise problem(unknown("host", name, hosts))
     return End(name, port)
 
 
 Side = Annotated[End, BeforeValidator(_end), shaped("Side")]
 
 
-WITH_DATA: JsonDict = {
-    "anyOf": [
-        {"type": "string", "pattern": r"(?:^|[\s,+|])data(?:[\s,+|]|$)"},
-        {"type": "array", "contains": {"const": "data"}},
-    ]
-}
-WITH_ACK: JsonDict = {
-    "anyOf": [
-        {"type": "string", "pattern": r"ACK|\$\{"},
-        {"type": "array", "contains": {"type": "string", "pattern": r"ACK|\$\{"}},
-    ]
-}
-"""What the JSON Schema says about `flags` on which other keys depend."""
+def _answer(value: Any) -> str:
+    return known("answer", value, icmp.ANSWERS)
+
+
+Answer = Annotated[str, BeforeValidator(_answer), shaped("Answer")]
 
 
 class DropPattern(Model):
     """Which segments to lose, where, and how many."""
 
     model_config = ConfigDict(
-        json_schema_extra={
-            "anyOf": [{"required": ["from"]}, {"required": ["to"]}],
-            "if": {"properties": {"bare": {"const": True}}, "required": ["bare"]},
-            "then": {"required": ["flags"], "not": {"properties": {"flags": WITH_DATA}}},
-        }
+        json_schema_extra={"anyOf": [{"required": ["from"]}, {"required": ["to"]}], **BARE}
     )
 
     from_: Side | None = Field(None, alias="from")
@@ -118,18 +109,33 @@ class DropPattern(Model):
     flags: Flags = ()
     bare: Truth = False
     count: Annotated[int, Field(ge=1, le=MOST_LOST, strict=True)] | None = None
+    at_most: Annotated[int, Field(ge=1, le=MOST_LOST, strict=True)] | None = None
+    injected: Truth | None = None
     at: Literal["sender", "receiver"] = "receiver"
 
     @model_validator(mode="after")
     def _decided(self, info: ValidationInfo) -> DropPattern:
         if self.from_ is None and self.to is None:
-            raise problem("a drop needs 'from' or 'to', or both; each a HOST or HOST:PORT")
-        if self.bare and (not self.flags or "data" in self.flags):
-            raise problem("'bare' segments have the flags in 'flags' and nothing else; name some")
-        if self.count is not None and len(self.places(list(names(info).hosts))) > 1:
+            raise problem("'from' or 'to' is needed, or both; each a HOST or HOST:PORT")
+        if self.bare:
+            check_bare(self.flags)
+        if self.count is not None and self.at_most is not None:
+            raise problem("'count' loses as many as it says, 'at_most' maybe fewer; keep one")
+        counting = "count" if self.count is not None else "at_most"
+        if self.limit is not None and len(self.places(list(names(info).hosts))) > 1:
             missing = "to" if self.at == "receiver" else "from"
-            raise problem(f"'count' counts on one host; say which, by {missing!r}")
+            raise problem(f"{counting!r} counts on one host; say which, by {missing!r}")
         return self
+
+    @property
+    def limit(self) -> int | None:
+        """How many to lose before it heals itself."""
+        return self.at_most if self.count is None else self.count
+
+    @property
+    def answer(self) -> list[str]:
+        """The rules that refuse what is lost; none to lose it without a word."""
+        return []
 
     @property
     def _end(self) -> End | None:
@@ -151,25 +157,48 @@ class DropPattern(Model):
             "input" if self.at == "receiver" else "output",
             frozenset(self.flags),
             self.bare,
-            self.count,
+            self.limit,
+            self.injected,
+            self.answer,
         )
 
     def __str__(self) -> str:
         words = [f"{self.count} x"] if self.count else []
+        words += [f"at most {self.at_most} x"] if self.at_most else []
         words += ["bare"] if self.bare else []
         words += [" ".join(self.flags) or "all"]
+        if self.injected is not None:
+            words += ["injected" if self.injected else "not injected"]
         words += [f"from {self.from_}"] if self.from_ else []
         words += [f"to {self.to}"] if self.to else []
         words += ["at the sender"] if self.at == "sender" else []
         return " ".join(words)
 
 
-class Drop(Step):
-    """Loses segments, by their meaning, until it is healed or has lost as many as it should. It
-    claims that it lost some, which is judged at the end of the run."""
+class RejectPattern(DropPattern):
+    """Which segments to refuse, where, how many, and how."""
 
-    verb = "drop"
-    drop: DropPattern
+    with_: Answer = Field(alias="with")
+
+    @property
+    def answer(self) -> list[str]:
+        return icmp.ANSWERS[self.with_]
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} with {self.with_}"
+
+
+class _Losing(Step):
+    """A step that loses segments, as its pattern says."""
+
+    done: ClassVar[str]
+
+    @property
+    def pattern(self) -> DropPattern:
+        """Which segments."""
+        found = getattr(self, self.verb)
+        assert isinstance(found, DropPattern)
+        return found
 
     @property
     def needs(self) -> frozenset[str]:
@@ -178,24 +207,42 @@ class Drop(Step):
     def act(self, lab: Lab) -> None:
         lab.require(self.needs)
         number = lab.history.step
-        compiled = self.drop.compiled(lab.history)
+        compiled = self.pattern.compiled(lab.history)
         log, rules = compiled.log(number), compiled.rules(number)
-        for host in self.drop.places(lab.hosts):
+        for host in self.pattern.places(lab.hosts):
             group = faults.LOG_GROUP
             answer = lab.fault(host, protocol.Drop(number, group, log, rules))
             if answer.unlogged:
                 lab.emit(TroubleEvent(lab.now(), host, "capture", answer.unlogged))
 
     def in_the_end(self, index: int) -> Lost:
-        return Lost(index, str(self), self.drop.count, self.about)
+        least = 0 if self.pattern.at_most else self.pattern.count or 1
+        return Lost(index, str(self), least, self.pattern.limit, self.about, self.done)
 
     @property
     def about(self) -> tuple[str, ...]:
-        return tuple(end.host for end in (self.drop.from_, self.drop.to) if end)
+        return tuple(end.host for end in (self.pattern.from_, self.pattern.to) if end)
+
+
+class Drop(_Losing):
+    """Loses segments, by their meaning, until it is healed or has lost as many as it should. It
+    claims that it lost some, which is judged at the end of the run."""
+
+    verb = "drop"
+    done = "lost"
+    drop: DropPattern
+
+
+class Reject(_Losing):
+    """Refuses segments: as `drop`, but their sender gets an RST or an ICMP error."""
+
+    verb = "reject"
+    done = "rejected"
+    reject: RejectPattern
 
 
 class Heal(Step):
-    """Ends a drop, by its label, or all drops and the effects of `net`."""
+    """Ends a drop or a rejection, by its label, or all of these and the effects of `net`."""
 
     verb = "heal"
     heal: Label
@@ -236,16 +283,8 @@ class Join(Step):
         lab.fault(self.join, protocol.Link(up=True))
 
 
-PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 RATE = re.compile(r"\d+(?:\.\d+)?(?:[kmgt]i?)?(?:bit|bps)", re.IGNORECASE)
 LONGEST_DELAY = 60.0
-
-
-def _percent(value: Any) -> float:
-    match = PERCENT.fullmatch(value.strip()) if isinstance(value, str) else None
-    if not match or float(match[1]) > 100:
-        raise problem(f"{shown(value)} is no percentage; allowed: 0% to 100%, such as 2.5%")
-    return float(match[1])
 
 
 def _rate(value: Any) -> str:
@@ -261,7 +300,6 @@ def _delay(value: Any) -> float:
     return seconds
 
 
-Percent = Annotated[float, BeforeValidator(_percent), shaped("Percent")]
 Rate = Annotated[str, BeforeValidator(_rate), shaped("Rate")]
 Delay = Annotated[float, BeforeValidator(_delay), shaped("Delay")]
 
@@ -307,114 +345,3 @@ class Net(Step):
         for host, pattern in self.net.items():
             answer = lab.fault(host, protocol.Shape(pattern.netem.words))
             lab.emit(NetEvent(answer.t, host, pattern.netem.slowest))
-
-
-MOST_PAYLOAD = 1200
-LARGEST = MODULUS - 1
-
-
-def _position(value: Any) -> faults.Position:
-    if isinstance(value, faults.Position):
-        return value
-    match = re.fullmatch(r"(next)?\s*([+-]?\s*\d+)?", str(value).strip())
-    ahead, digits = match.groups() if match else (None, None)
-    number = int(digits.replace(" ", "")) if digits else 0
-    wrong = not (ahead or digits) or isinstance(value, bool) or abs(number) > LARGEST
-    if wrong or (digits and (digits[0] in "+-") != bool(ahead)):
-        raise problem(
-            f"{shown(value)} is no sequence number; allowed: next, next+5, next-5, or a number "
-            "that counts from the connection's first one, which is 0"
-        )
-    return faults.Position(number, bool(ahead))
-
-
-def _payload(value: Any) -> str:
-    if not isinstance(value, str) or len(value.encode()) > MOST_PAYLOAD:
-        raise problem(f"a payload is a text of {MOST_PAYLOAD} bytes at most, not {shown(value)}")
-    return value
-
-
-Number = Annotated[faults.Position, BeforeValidator(_position), shaped("SequenceNumber")]
-Payload = Annotated[
-    str,
-    BeforeValidator(_payload),
-    WithJsonSchema({"type": "string", "maxLength": MOST_PAYLOAD}),
-]
-
-
-class InjectPattern(Model):
-    """A segment, and its connection."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "not": {"properties": {"flags": WITH_DATA}, "required": ["flags"]},
-            "if": {"required": ["ack"]},
-            "then": {"properties": {"flags": WITH_ACK}},
-        }
-    )
-
-    from_: Side = Field(alias="from")
-    to: Side
-    flags: Flags
-    seq: Number = faults.Position()
-    ack: Number | None = None
-    payload: Payload = ""
-    connection: Annotated[int, Field(ge=1, strict=True)] | None = None
-
-    @model_validator(mode="after")
-    def _makes_sense(self) -> InjectPattern:
-        if "data" in self.flags:
-            raise problem("'data' is no flag of a segment; give it a 'payload'")
-        if self.ack is not None and "ACK" not in self.flags:
-            raise problem("'ack' counts only with the flag ACK; add it, or leave 'ack' out")
-        return self
-
-    @property
-    def crafted(self) -> faults.Crafted:
-        """The segment itself."""
-        return faults.Crafted(self.flags, self.seq, self.ack or faults.Position(), self.payload)
-
-    def choose(self, history: History) -> tuple[Conversation | None, str, int]:
-        """The connection, the end that seems to send the segment, and how many connections there
-        are to choose from."""
-        here, there = self.from_.resolve(history), self.to.resolve(history)
-        found = []
-        for each in conversations(history.segments()):
-            for source, target in (each.ends, each.ends[::-1]):
-                if source in each.sent and here.covers(source) and there.covers(target):
-                    found.append((each, source))
-        number = len(found) if self.connection is None else self.connection
-        chosen, source = found[number - 1] if 1 <= number <= len(found) else (None, "")
-        return chosen, source, len(found)
-
-    def __str__(self) -> str:
-        which = f" of connection {self.connection}" if self.connection else ""
-        return f"{self.crafted} from {self.from_} to {self.to}{which}"
-
-
-class Inject(Step):
-    """Makes a host send one crafted segment, without its own TCP knowing of it."""
-
-    verb = "inject"
-    inject: InjectPattern
-
-    def load(self) -> None:
-        faults.load_forge()
-
-    @property
-    def about(self) -> tuple[str, ...]:
-        return self.inject.from_.host, self.inject.to.host
-
-    def act(self, lab: Lab) -> None:
-        lab.flush()
-        pattern = self.inject
-        chosen, source, count = pattern.choose(lab.history)
-        if chosen is None:
-            number = f" number {pattern.connection}" if pattern.connection else ""
-            expected = f"a connection{number} in which {pattern.from_} sent to {pattern.to}"
-            raise StepFailed(str(self), expected, f"{count} of them" if count else "none")
-        seq, ack, packet = pattern.crafted.craft(chosen, source)
-        data = base64.b64encode(packet).decode()
-        host = pattern.from_.host
-        answer = lab.fault(host, protocol.Inject(data))
-        lab.emit(InjectEvent(answer.t, host, data, seq, ack))
