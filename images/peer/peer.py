@@ -65,7 +65,7 @@ def as_text(event):
     elif event["kind"] == "call":
         words += [event["call"], "..." if event["phase"] == "enter" else "="]
         if event["phase"] == "done":
-            known = ("result", "eof", "data", "local", "peer")
+            known = ("value", "result", "eof", "data", "local", "peer")
             shown = ["%s %r" % (key, event[key]) for key in known if key in event]
             number = getattr(errno, event.get("errno") or "", None)
             reason = "%s: %s" % (number, event.get("error")) if number else event.get("error")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -38,13 +39,20 @@ def images() -> Path:
 
 
 @cache
-def peer_module(name: str) -> Any:
-    """A part of the peer program, as a module."""
+def peer_module(name: str, *beside: str) -> Any:
+    """A part of the peer program, as a module; `beside` are the parts that it imports."""
     file = images() / "peer" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"labctl_peer_{name}", file)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    hidden = {part: sys.modules.get(part) for part in beside}  # somebody else's, of that name
+    sys.modules.update({part: peer_module(part) for part in beside})
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        for part, other in hidden.items():
+            del sys.modules[part]
+            sys.modules.update({part: other} if other else {})
     return module
 
 

@@ -15,6 +15,8 @@ from labctl.ground import errnos, signals
 from labctl.ground.durations import LONGEST
 from labctl.language.calls import peer
 from labctl.language.document import PARAM_NAME, REFERENCE
+from labctl.language.predicates.called import OUTCOMES as CALL_OUTCOMES
+from labctl.language.predicates.called import VALUED
 from labctl.language.predicates.process import OUTCOMES
 from labctl.language.predicates.segments import SEGMENT_FLAGS
 from labctl.language.steps.faults import LARGEST, LONGEST_DELAY
@@ -56,6 +58,7 @@ LENGTH = r"\s*\d+(?:\.\d+)?\s*(?:ms|s|m|min|h)?\s*"
 PORT = "[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
 NAME = r"[A-Za-z0-9-]+(?:\.[0-9]+)?(?:\.v6)?"
 FLAG = "|".join(SEGMENT_FLAGS)
+NTH = r"(?:[1-9]\d{0,8}(?:st|nd|rd|th)\s+)?"
 CALL = (
     rf"[^\S\n]*(?:(?:{'|'.join(peer().CALLS)})(?![^\s;])[^\n]*|[#;\"'][^\n]*|"
     rf"[^\s;]*{REFERENCE.pattern}[^\n]*)?"
@@ -119,8 +122,18 @@ SHAPES: dict[str, Shape] = {
         {"type": "integer", "minimum": 0, "maximum": LARGEST},
         text(r"\s*(?:next(?:\s*[+-]\s*\d+)?|\d+)\s*"),
     ),
-    "CallName": {"enum": list(peer().CALLS)},
-    "CallOutcome": {"enum": ["ok", *errnos.NAMES]},
+    "CallsClaim": {
+        "type": "object",
+        "minProperties": 1,
+        "patternProperties": {
+            rf"^{NTH}(?:{'|'.join(VALUED)})(?!\S)": ref("Text"),
+            rf"^{NTH}(?:{'|'.join(c for c in peer().CALLS if c not in VALUED)})(?!\S)":
+                ref("CallOutcome"),
+            REFERENCE.pattern: True,
+        },
+        "additionalProperties": False,
+    },
+    "CallOutcome": {"enum": [*CALL_OUTCOMES]},
     "Errno": {"enum": list(errnos.NAMES)},
     "ProcessClaim": either(
         {"enum": [*OUTCOMES]}, ref("ProcessPattern")

@@ -17,6 +17,7 @@ from labctl.ground.written import variant_words
 from labctl.lab.lab import LabSpec
 from labctl.language.document import Document, Expanded, Params, Path_
 from labctl.language.models import Host, MoreSteps, Program, Written
+from labctl.language.named import misnamed
 from labctl.language.params import Choice, Given, alike
 from labctl.language.predicates import Predicate
 from labctl.language.steps import Step
@@ -220,7 +221,7 @@ def _check(
 ) -> Written | list[tuple[int, str]]:
     names, mistakes = _names(expanded)
     mistakes += expanded.mistakes
-    mistakes += _references(expanded, varied, unclear)
+    mistakes += [*_references(expanded, varied, unclear), *misnamed(expanded)]
     try:
         text = Written.model_validate(expanded.data, context=names)
     except ValidationError as exc:
@@ -317,6 +318,9 @@ def _references(
     def claimed(predicate: Any, *path: str | int) -> None:
         if isinstance(predicate, dict):
             counted_from(predicate.get("segments"), *path, "segments")
+            processes = predicate.get("process")
+            for name, claim in processes.items() if isinstance(processes, dict) else ():
+                counted_from(claim, *path, "process", name)
 
     steps = expanded.data.get("steps")
     for index, step in enumerate(steps if isinstance(steps, list) else ()):
