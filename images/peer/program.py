@@ -229,7 +229,7 @@ def call_exec(program, command):
     found = shutil.which(command[0])
     if not found:
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
-    kept = fcntl.fcntl(sock, fcntl.F_DUPFD, FIRST + 1)
+    kept = fcntl.fcntl(sock, fcntl.F_DUPFD_CLOEXEC, FIRST + 1)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     for number in range(FIRST):
         os.dup2(null, number)
