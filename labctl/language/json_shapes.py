@@ -19,6 +19,7 @@ from labctl.language.predicates.called import OUTCOMES as CALL_OUTCOMES
 from labctl.language.predicates.called import VALUED
 from labctl.language.predicates.process import OUTCOMES
 from labctl.language.predicates.segments import SEGMENT_FLAGS
+from labctl.language.steps.base import KERNEL
 from labctl.language.steps.faults import LARGEST, LONGEST_DELAY
 from labctl.language.values import HOST_NAME, OFF, PROCESS_NAME, SYSCTL_KEY
 from labctl.probes.sockets import SPELLINGS, State
@@ -85,7 +86,7 @@ SHAPES: dict[str, Shape] = {
         text(r"\s*(?:(?!<\s*0+\s*$)(?:>=|<=|==|!=|>|<))?\s*\d+\s*"),
     ),
     "Kernel": either(
-        {"type": "number", "minimum": 0}, text(r"\s*(?:>=|<=|==|!=|>|<)?\s*\d+(?:\.\d+)*\s*")
+        {"type": "number", "minimum": 0}, text(rf"\s*(?:{KERNEL.pattern})\s*")
     ),
     "Backend": {"enum": list(BACKENDS)},
     "Capability": {"enum": list(CAPABILITIES)},
