@@ -57,9 +57,8 @@ def test_what_a_step_for_another_variant_lacks_is_no_mistake(step: str) -> None:
 
 def test_its_own_variant_still_checks_it() -> None:
     step = f"  - {{when: {RESET}, inject: {{from: client, to: sevrer, seq: next, flags: RST}}}}\n"
-    assert mistakes(step) == [
-        "10: unknown host 'sevrer'; allowed: server, server.v6, client, client.v6; did you mean 'server'?"
-    ]
+    (found,) = mistakes(step)
+    assert found.startswith("10: unknown host 'sevrer'")
     typo = f'  - {{when: {RESET}, note: "${{sqe}}"}}\n'
     assert mistakes(typo) == [
         "10: unknown param ${sqe}; allowed: end, seq; did you mean 'seq'?"
@@ -69,8 +68,8 @@ def test_its_own_variant_still_checks_it() -> None:
 def test_a_step_that_every_variant_leaves_out_is_checked() -> None:
     nobody = "  - {when: {variant: {end: rest}}, sleep: a while}\n"
     assert mistakes(nobody)[0].startswith("10: 'a while' is no duration")
-    (only,) = load(nobody, end="none", seq="next")  # now that may be why
-    assert only.steps[1].of_another(only.variant)
+    for case in load(nobody, end="none"):  # now that may be why
+        assert case.steps[1].of_another(case.variant)
 
 
 def test_a_step_of_all_variants_lacks_nothing() -> None:
