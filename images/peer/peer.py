@@ -372,7 +372,10 @@ def _signal_number(name):
 
 
 def do_call(main, to_main, call):
-    os.write(to_main, (call + "\n").encode())
+    try:
+        os.write(to_main, (call + "\n").encode())
+    except BrokenPipeError:
+        pass  # a call before this one has ended it
 
 
 def do_signal(main, to_main, signal):

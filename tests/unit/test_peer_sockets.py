@@ -147,3 +147,13 @@ def test_a_program_that_is_not_there() -> None:
     assert found("socket; exec no-such-program || continue; get SO_ERROR") == ["ENOENT", "0"]
     with running("calls", "exec true") as process:
         assert process.end() == errno.EBADF
+
+
+def test_a_call_for_a_process_that_has_ended_breaks_nothing() -> None:
+    with running("--tether", "calls", "socket; fork; exec sleep 1") as process:
+        process.until(name="exec", phase="enter")  # a child keeps its supervisor, and no pipe
+        process.tell(do="signal", signal="KILL")
+        process.until(kind="process", phase="exit")
+        process.tell(do="call", call="close")
+        assert process.end() == 128 + 9
+        assert not [event for event in process.events if event["kind"] == "broken"]
