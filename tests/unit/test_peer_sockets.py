@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import sys
 from pathlib import Path
@@ -115,9 +116,10 @@ def test_repeat() -> None:
 
 
 def test_a_connection_to_nowhere_ends_the_one_before() -> None:
-    calls = "socket; bind 127.0.0.1:0; listen 1; accept; connect none; recv || continue"
+    calls = "socket; bind 127.0.0.1:0; listen 1; accept; recv 1; connect none; recv || continue"
     with running("--tether", "calls", calls) as process:
         with socket.create_connection(("127.0.0.1", listening(process)), DEADLINE) as client:
+            client.sendall(b"x")  # now it is connected, as create_connection sees it
             assert process.end() == 0
             with pytest.raises(ConnectionResetError):
                 client.recv(1)
@@ -149,11 +151,22 @@ def test_a_program_that_is_not_there() -> None:
         assert process.end() == errno.EBADF
 
 
+@pytest.mark.netns
 def test_a_call_for_a_process_that_has_ended_breaks_nothing() -> None:
-    with running("--tether", "calls", "socket; fork; exec sleep 1") as process:
-        process.until(name="exec", phase="enter")  # a child keeps its supervisor, and no pipe
-        process.tell(do="signal", signal="KILL")
-        process.until(kind="process", phase="exit")
-        process.tell(do="call", call="close")
-        assert process.end() == 128 + 9
+    """As process 1, its supervisor stays for a child, which has no pipe that calls come through."""
+    unshare = ["unshare", *(() if os.geteuid() == 0 else ("-Ur",)), "-pf", "--mount-proc"]
+    script = "import socket; s = socket.socket(fileno=3); s.accept()[0].recv(1); s.accept()"
+    calls = f'socket; bind 127.0.0.1:0; listen 5; fork; exec {sys.executable} -c "{script}"'
+    with running("--tether", "calls", calls, under=[*unshare, "--kill-child"]) as process:
+        port = listening(process)
+        with socket.create_connection(("127.0.0.1", port), DEADLINE) as client:
+            client.shutdown(socket.SHUT_WR)
+            assert client.recv(1) == b""  # it is executed, and has accepted this
+            process.tell(do="signal", signal="KILL")
+            process.until(kind="process", phase="exit")
+            process.tell(do="call", call="close")
+            process.tell(do="answer", id="1")
+            process.until(kind="reply")
+            socket.create_connection(("127.0.0.1", port), DEADLINE).close()
+        process.end()
         assert not [event for event in process.events if event["kind"] == "broken"]
