@@ -301,7 +301,7 @@ def test_garbage(text: str) -> None:
 
 
 AT_ONCE = {
-    "socket", "use", "set", "get", "nonblock", "bind", "listen", "shutdown", "close", "exit",
+    "socket", "use", "set", "get", "nonblock", "bind", "listen", "shutdown", "exit",
     "return",
 }  # fmt: skip
 

@@ -46,7 +46,8 @@ STOP_PATIENCE = 10.0
 END_PATIENCE = 5.0  # for a process that has ended, until its backend says so
 DEFAULT_WITHIN = Within(0.0, 5.0)
 BLOCKING = {
-    "accept", "connect", "poll", "recv", "send", "sleep", "wait", "await", "fork", "repeat", "exec",
+    "accept", "close", "connect", "poll", "recv", "send", "sleep", "wait", "await", "fork",
+    "repeat", "exec",
 }  # fmt: skip
 BLOCKED_AFTER = 0.2
 PATIENCE = 5.0
