@@ -20,7 +20,7 @@ from labctl.backends.capabilities import CAPABILITIES
 from labctl.cli import commands as cli
 from labctl.cli.exits import EXIT, INTERRUPTED
 from labctl.ground.errors import LabctlError
-from labctl.ground.resources import catalogue, shelf
+from labctl.ground.resources import APART, catalogue, shelf
 from labctl.judge.accounts import Account
 from labctl.judge.causes.cause import Cause
 from labctl.judge.check import Verdict
@@ -253,6 +253,18 @@ def test_where_to_add_names_what_is_there() -> None:
 def test_lessons() -> None:
     listed = words("docs/lessons.md", "The lessons", "lesson")
     assert sorted(listed) == sorted(path.stem for path in SCENARIOS)
+
+
+def test_the_tests_of_others() -> None:
+    """Each scenario that stands apart once, and each says where it comes from."""
+    apart = {n: p for n, p in shelf(ROOT / "scenarios").items() if n.startswith(APART)}
+    listed = re.findall(r"^\| \[`(\w+)`\]", read("docs/peers.md"), re.MULTILINE)
+    assert sorted(APART + name for name in listed) == sorted(apart)
+    for path in apart.values():
+        (case, *_) = scenario.load(path)
+        assert case.refs
+        assert case.theme
+        assert f"| {case.title} |" in read("docs/peers.md")
 
 
 def test_catalogue() -> None:
