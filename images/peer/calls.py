@@ -9,6 +9,8 @@ import re
 import socket
 import struct
 
+from options import FIELDS, IOCTLS, TEXT_OPTIONS, TIME_OPTIONS, option, unknown
+
 Call = collections.namedtuple("Call", "name args tolerant text offset")
 """One line: `tolerant` after `|| continue`; `offset` counts lines from the first, 0."""
 
@@ -22,27 +24,20 @@ DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|min|h)?\Z")
 SECONDS = {"ms": 0.001, "s": 1, None: 1, "m": 60, "min": 60, "h": 3600}
 LONGEST = 7 * 86400
 INT_MAX = 0x7FFFFFFF
-OPTION_LEVELS = collections.OrderedDict(
-    [
-        ("SO_", socket.SOL_SOCKET),
-        ("TCP_", socket.IPPROTO_TCP),
-        ("IPV6_", socket.IPPROTO_IPV6),
-        ("IP_", socket.IPPROTO_IP),
-    ]
-)
-# The usual options, by Linux's uapi headers: an older Python or another system may lack the names.
-LINUX_OPTIONS = collections.OrderedDict([
-    ("SO_REUSEADDR", 2), ("SO_REUSEPORT", 15), ("SO_LINGER", 13), ("SO_KEEPALIVE", 9),
-    ("SO_RCVBUF", 8), ("SO_SNDBUF", 7), ("SO_RCVLOWAT", 18), ("SO_RCVTIMEO", 20),
-    ("SO_SNDTIMEO", 21), ("SO_BINDTODEVICE", 25), ("TCP_NODELAY", 1), ("TCP_MAXSEG", 2),
-    ("TCP_CORK", 3), ("TCP_KEEPIDLE", 4), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 6),
-    ("TCP_SYNCNT", 7), ("TCP_LINGER2", 8), ("TCP_DEFER_ACCEPT", 9), ("TCP_WINDOW_CLAMP", 10),
-    ("TCP_QUICKACK", 12), ("TCP_CONGESTION", 13), ("TCP_USER_TIMEOUT", 18), ("TCP_FASTOPEN", 23),
-    ("TCP_NOTSENT_LOWAT", 25), ("IP_TOS", 1), ("IP_TTL", 2), ("IP_FREEBIND", 15),
-    ("IP_BIND_ADDRESS_NO_PORT", 24), ("IP_LOCAL_PORT_RANGE", 51), ("IPV6_V6ONLY", 26),
+MOST_NUMBERS = 8  # of a value: TCP_FASTOPEN_KEY has two keys of four
+READY = ("in", "out")
+KINDS = collections.OrderedDict([
+    ("tcp", (socket.AF_INET, socket.SOCK_STREAM, 0)),
+    ("tcp6", (socket.AF_INET6, socket.SOCK_STREAM, 0)),
+    ("mptcp", (socket.AF_INET, socket.SOCK_STREAM, 262)),
+    ("mptcp6", (socket.AF_INET6, socket.SOCK_STREAM, 262)),
+    ("udp", (socket.AF_INET, socket.SOCK_DGRAM, 0)),
+    ("udp6", (socket.AF_INET6, socket.SOCK_DGRAM, 0)),
 ])  # fmt: skip
-TEXT_OPTIONS = ("TCP_CONGESTION", "SO_BINDTODEVICE")
-TIME_OPTIONS = ("SO_RCVTIMEO", "SO_SNDTIMEO")
+"""The kinds of sockets, as for socket(2); 262 is IPPROTO_MPTCP."""
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,62}\Z")
+REPEAT = re.compile(r"repeat\s+(\S+):(?:\s+|\Z)")
+MOST_TIMES = 100000
 HOW = {"rd": socket.SHUT_RD, "wr": socket.SHUT_WR, "rdwr": socket.SHUT_RDWR}
 # Linux has one number for both; socket calls fail with the latter (accept(2), setsockopt(2)).
 ERRNOS = {**errno.errorcode, errno.EOPNOTSUPP: "EOPNOTSUPP"}
@@ -60,21 +55,50 @@ def parse(text):
     """The calls of `text`, one a line or separated by `;`. Raises CallError at the first statement
     that is no call.
     """
-    calls = []
-    for offset, line in enumerate(text.split("\n")):
-        for words, source in _statements(line, offset):
-            tolerant = [word.text for word in words[-2:]] == ["||", "continue"]
-            if tolerant:
-                words = words[:-2]
-            try:
-                name = words[0].text if words else "||"
-                if name not in CALLS:
-                    raise ValueError(_unknown("call", name, CALLS))
-                args = CALLS[name].parse(words[1:])
-            except ValueError as exc:
-                raise CallError(offset, str(exc)) from None
-            calls.append(Call(name, args, tolerant, source, offset))
-    return calls
+    return [
+        call
+        for offset, line in enumerate(text.split("\n"))
+        for call in _calls(list(_statements(line, offset)), offset)
+    ]
+
+
+def _calls(statements, offset):
+    """The calls of one line. `repeat` takes all that follows."""
+    for number, (words, source) in enumerate(statements):
+        if words[0].text == "repeat":
+            yield _repeat(words, source, statements[number + 1 :], offset)
+            return
+        tolerant = [word.text for word in words[-2:]] == ["||", "continue"]
+        if tolerant:
+            words = words[:-2]
+        try:
+            name = words[0].text if words else "||"
+            if name not in CALLS:
+                raise ValueError(unknown("call", name, CALLS))
+            args = CALLS[name].parse(words[1:])
+        except ValueError as exc:
+            raise CallError(offset, str(exc)) from None
+        yield Call(name, args, tolerant, source, offset)
+
+
+def _repeat(words, source, rest, offset):
+    """`repeat N: CALL; CALL`; its arguments are N and these calls."""
+    usage = "usage: " + CALLS["repeat"].usage
+    match = REPEAT.match(source)
+    if not match:
+        raise CallError(offset, "a number and a colon are wanted here; " + usage)
+    first, inner = words[2:], source[match.end() :]
+    body = ([(first, inner)] if first else []) + rest
+    try:
+        times = _number(match.group(1), CALLS["repeat"].usage, MOST_TIMES)
+    except ValueError as exc:
+        raise CallError(offset, str(exc)) from None
+    calls = tuple(call._replace(offset=0) for call in _calls(body, offset))
+    if not calls or any(call.name == "repeat" for call in calls):
+        what = "a repeat can't stand in another" if calls else "it repeats nothing"
+        raise CallError(offset, "%s; %s" % (what, usage))
+    text = "; ".join([source] + [source for _, source in rest])
+    return Call("repeat", (times, calls), False, text, offset)
 
 
 def _statements(line, offset):
@@ -113,14 +137,6 @@ def _unescape(match):
     return ESCAPES.get(code, match.group(0))
 
 
-def _unknown(what, name, allowed):
-    import difflib  # which takes time, and is seldom needed
-
-    close = difflib.get_close_matches(name, allowed, n=1, cutoff=0.55)
-    hint = "; did you mean %r?" % close[0] if close else ""
-    return "unknown %s %r; allowed: %s%s" % (what, name, ", ".join(allowed), hint)
-
-
 def duration(text):
     """Seconds, from `50ms`, `1.5s`, `2m`, `1h` or a bare number of seconds."""
     match = DURATION.match(text)
@@ -140,16 +156,6 @@ def endpoint(text):
             "%r is no address; allowed: HOST:PORT, :PORT or [IPv6]:PORT, port 0 to 65535" % text
         )
     return host[1:-1] if bracketed else host, int(port)
-
-
-def option(name):
-    """(level, number) of a socket option by its C name."""
-    for prefix, level in OPTION_LEVELS.items():
-        if name.startswith(prefix):
-            number = getattr(socket, name, LINUX_OPTIONS.get(name))
-            if isinstance(number, int):
-                return level, number
-    raise ValueError(_unknown("socket option", name, LINUX_OPTIONS))
 
 
 def _plain(usage, low, high):
@@ -175,16 +181,45 @@ def _parse_none(usage):
     return lambda words: tuple(check(words))
 
 
+def _named(words, usage, most):
+    """Texts of at most so many words, and the name after them, if there is one: `... as NAME`."""
+    texts = _plain(usage, 0, most + 2)(words)
+    if "as" in texts:
+        at = texts.index("as")
+        texts, name = texts[:at], texts[at + 1 :]
+        return texts, (_name("".join(name[:1])),) if len(name) == 1 else _plain(usage, 1, 0)(name)
+    return _plain(usage, 0, most)(words), ()
+
+
+def _name(text):
+    if not NAME.match(text):
+        raise ValueError("%r is no name of a socket; allowed: letters, digits, - and _" % text)
+    return text
+
+
 def _parse_socket(words):
-    kinds = _plain(CALLS["socket"].usage, 0, 1)(words) or ["tcp"]
-    if kinds[0] not in ("tcp", "tcp6"):
-        raise ValueError("unknown kind of socket %r; allowed: tcp, tcp6" % kinds[0])
-    return (kinds[0],)
+    texts, name = _named(words, CALLS["socket"].usage, 1)
+    kind = texts[0] if texts else "tcp"
+    if kind not in KINDS:
+        raise ValueError(unknown("kind of socket", kind, KINDS))
+    return (kind, *name)
+
+
+def _parse_accept(words):
+    return _named(words, CALLS["accept"].usage, 0)[1]
+
+
+def _parse_use(words):
+    return (_name(_plain(CALLS["use"].usage, 1, 1)(words)[0]),)
 
 
 def _parse_set(words):
-    name, *values = _plain(CALLS["set"].usage, 1, 3)(words)
+    name, *values = _plain(CALLS["set"].usage, 1, 1 + MOST_NUMBERS)(words)
     option(name)
+    if name == "TCP_MD5SIG":
+        if len(values) != 2:
+            raise ValueError("TCP_MD5SIG wants a peer and a key; usage: set TCP_MD5SIG HOST KEY")
+        return (name, (values[0], values[1].encode()))
     if name in TEXT_OPTIONS:
         if len(values) != 1:
             raise ValueError("%s wants one text; usage: set %s TEXT" % (name, name))
@@ -205,6 +240,42 @@ def _parse_set(words):
     return (name, struct.pack("I" * len(numbers), *[n & 0xFFFFFFFF for n in numbers]))
 
 
+def _parse_get(words):
+    usage = CALLS["get"].usage
+    name, dot, field = _plain(usage, 1, 1)(words)[0].partition(".")
+    if name not in IOCTLS:
+        option(name)
+    if name == "TCP_INFO" and field not in FIELDS:
+        raise ValueError(unknown("field of TCP_INFO", field, FIELDS))
+    if name != "TCP_INFO" and dot:
+        raise ValueError("only TCP_INFO has fields; usage: %s" % usage)
+    return (name, field)
+
+
+def _parse_nonblock(words):
+    texts = _plain(CALLS["nonblock"].usage, 0, 1)(words)
+    if texts not in ([], ["off"]):
+        raise ValueError("%r is out of place; usage: %s" % (texts[0], CALLS["nonblock"].usage))
+    return (not texts,)
+
+
+def _parse_poll(words):
+    texts = _plain(CALLS["poll"].usage, 0, 2)(words)
+    wanted = (texts.pop(0),) if texts and texts[0] in READY else READY
+    if len(texts) > 1:
+        raise ValueError("%r is out of place; usage: %s" % (texts[0], CALLS["poll"].usage))
+    return (wanted, duration(texts[0]) if texts else None)
+
+
+def _parse_connect(words):
+    text = _plain(CALLS["connect"].usage, 1, 1)(words)[0]
+    return () if text == "none" else endpoint(text)
+
+
+def _parse_exec(words):
+    return (tuple(_plain(CALLS["exec"].usage, 1, len(words))(words)),)
+
+
 def _parse_endpoint(usage):
     check = _plain(usage, 1, 1)
     return lambda words: endpoint(check(words)[0])
@@ -223,9 +294,12 @@ def _parse_count(usage, default, high=INT_MAX):
 def _parse_send(words):
     usage = CALLS["send"].usage
     _plain(usage, 1, len(words))(words)
+    to = ()
+    if len(words) > 2 and words[-2] == Word("fastopen", False):
+        words, to = words[:-2], (endpoint(words[-1].text),)
     if len(words) == 2 and words[1].text == "bytes" and not words[0].quoted:
         total = _number(words[0].text, usage)
-        return (b"x" * min(total, 65536), None, 0.0, total)
+        return (b"x" * min(total, 65536), None, 0.0, total, *to)
     if not words[0].quoted:
         raise ValueError("the text must stand in quotation marks; usage: %s" % usage)
     times, pause, rest = 1, 0.0, [word.text for word in words[1:]]
@@ -239,7 +313,7 @@ def _parse_send(words):
             pause = duration(rest.pop(0))
         else:
             raise ValueError("%r is out of place; usage: %s" % (word, usage))
-    return (words[0].text.encode(), times, pause, None)
+    return (words[0].text.encode(), times, pause, None, *to)
 
 
 def _parse_recv(words):
@@ -280,17 +354,27 @@ def _kind(usage, parse=None, make=_parse_none, **options):
 CALLS = collections.OrderedDict(
     (kind.usage.split()[0], kind)
     for kind in [
-        _kind("socket [tcp|tcp6]", _parse_socket),
+        _kind("socket [tcp|tcp6|mptcp|mptcp6|udp|udp6] [as NAME]", _parse_socket),
+        _kind("use NAME", _parse_use),
         _kind("set OPTION [VALUE...]", _parse_set),
+        _kind("get OPTION | TCP_INFO.FIELD", _parse_get),
+        _kind("nonblock [off]", _parse_nonblock),
         _kind("bind [HOST]:PORT", make=_parse_endpoint),
         _kind("listen N", make=_parse_count, default=None),
-        _kind("accept"),
-        _kind("connect HOST:PORT", make=_parse_endpoint),
-        _kind('send "TEXT" [x N] [every DURATION] [forever] | send N bytes', _parse_send),
+        _kind("accept [as NAME]", _parse_accept),
+        _kind("connect HOST:PORT | none", _parse_connect),
+        _kind("poll [in|out] [DURATION]", _parse_poll),
+        _kind(
+            'send "TEXT" [x N] [every DURATION] [forever] [fastopen HOST:PORT] | '
+            "send N bytes [fastopen HOST:PORT]",
+            _parse_send,
+        ),
         _kind("recv [N | until eof]", _parse_recv),
         _kind("shutdown rd|wr|rdwr", _parse_shutdown),
         _kind("close [listener | at eof]", _parse_close),
+        _kind("repeat N: CALL; CALL"),
         _kind("fork"),
+        _kind("exec COMMAND [ARG...]", _parse_exec),
         _kind("sleep DURATION", _parse_sleep),
         _kind("wait"),
         _kind("exit [N]", make=_parse_count, default=0, high=255),

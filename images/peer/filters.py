@@ -10,7 +10,7 @@ import os
 import socket
 import struct
 
-from calls import option
+from options import option
 
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 RET_ALLOW, RET_TRACE = 0x7FFF0000, 0x7FF00000

@@ -65,7 +65,7 @@ def as_text(event):
     elif event["kind"] == "call":
         words += [event["call"], "..." if event["phase"] == "enter" else "="]
         if event["phase"] == "done":
-            known = ("result", "eof", "data", "local", "peer")
+            known = ("value", "result", "eof", "data", "local", "peer")
             shown = ["%s %r" % (key, event[key]) for key in known if key in event]
             number = getattr(errno, event.get("errno") or "", None)
             reason = "%s: %s" % (number, event.get("error")) if number else event.get("error")
@@ -379,7 +379,10 @@ def _signal_number(name):
 
 
 def do_call(main, to_main, call):
-    os.write(to_main, (call + "\n").encode())
+    try:
+        os.write(to_main, (call + "\n").encode())
+    except BrokenPipeError:
+        pass  # a call before this one has ended it
 
 
 def do_signal(main, to_main, signal):

@@ -4,13 +4,19 @@ Standard library only, Python 3.6 or later.
 """
 
 import errno
+import fcntl
 import os
+import shutil
 import signal
 import socket
 import time
 
-from calls import ERRNOS, HOW, option, parse
+from asked import disconnect, md5_key, ready, value_of
+from calls import ERRNOS, HOW, KINDS, parse
+from options import option
 
+MSG_FASTOPEN = 0x20000000
+FIRST = 3  # of the descriptors that are passed to a program (sd_listen_fds(3))
 MOST_TEXT = 400  # of a call, in a report, which must be written in one piece (pipe(7), PIPE_BUF)
 
 
@@ -21,12 +27,15 @@ class Program:
         self.log = log
         self.current = None
         self.listener = None
+        self.listening = []
+        self.named = {}
         self.open = []
 
     def execute(self, calls):
         for call in calls:
             text = call.text if len(call.text) <= MOST_TEXT else call.text[:MOST_TEXT] + "..."
-            report = {"kind": "call", "pid": os.getpid(), "call": text, "name": call.name}
+            name = "disconnect" if (call.name, call.args) == ("connect", ()) else call.name
+            report = {"kind": "call", "pid": os.getpid(), "call": text, "name": name}
             self.log(phase="enter", **report)
             try:
                 result = DOES[call.name](self, *call.args)
@@ -54,12 +63,15 @@ class Program:
         except OSError:
             return None
 
-    def adopt(self, sock):
+    def adopt(self, sock, name=None):
         self.current = sock
         self.open.append(sock)
+        if name:
+            self.named[name] = sock
 
     def drop(self, sock):
         self.open.remove(sock)
+        self.listening = [each for each in self.listening if each is not sock]
         if sock is self.listener:
             self.listener = None
         if sock is self.current:
@@ -77,14 +89,37 @@ class Program:
         return found[0][4]
 
 
-def call_socket(program, kind):
-    family = socket.AF_INET6 if kind == "tcp6" else socket.AF_INET
-    program.adopt(socket.socket(family, socket.SOCK_STREAM))
+def call_socket(program, kind, name=None):
+    program.adopt(socket.socket(*KINDS[kind]), name)
+
+
+def call_use(program, name):
+    sock = program.named.get(name)
+    if sock not in program.open:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    program.current = sock
+    if sock in program.listening:
+        program.listener = sock
 
 
 def call_set(program, name, value):
     level, number = option(name)
+    if name == "TCP_MD5SIG":
+        host, key = value
+        value = md5_key(program.resolve(host, 0), key)
     program.sock().setsockopt(level, number, value)
+
+
+def call_get(program, name, field):
+    return {"value": value_of(program.sock(), name, field)}
+
+
+def call_nonblock(program, on):
+    program.sock().setblocking(not on)
+
+
+def call_poll(program, wanted, seconds):
+    return {"value": ready(program.sock(), wanted, seconds)}
 
 
 def call_bind(program, host, port):
@@ -101,31 +136,54 @@ def call_bind(program, host, port):
 def call_listen(program, backlog):
     program.sock().listen(backlog)
     program.listener = program.sock()
+    program.listening.append(program.listener)
 
 
-def call_accept(program):
+def call_accept(program, name=None):
     listener = program.listener or program.sock()
     connection, peer = listener.accept()
-    program.adopt(connection)
+    program.adopt(connection, name)
     return {"local": _name(connection.getsockname()), "peer": _name(peer)}
 
 
-def call_connect(program, host, port):
+def call_connect(program, host=None, port=None):
     sock = program.sock()
-    sock.connect(program.resolve(host, port))
-    return {"local": _name(sock.getsockname()), "peer": _name(sock.getpeername())}
+    if host is None:
+        disconnect(sock)
+        return {"local": program.bound()}
+    address = program.resolve(host, port)
+    sock.connect(address)
+    try:
+        address = sock.getpeername()
+    except OSError:
+        pass  # with TCP_FASTOPEN_CONNECT there may be no connection yet
+    return {"local": _name(sock.getsockname()), "peer": _name(address)}
 
 
-def call_send(program, data, times, pause, total):
+def call_send(program, data, times, pause, total, to=None):
     sock, sent, writes = program.sock(), 0, 0
-    while (sent < total) if total is not None else (times is None or writes < times):
-        if writes and pause:
-            time.sleep(pause)
-        chunk = data if total is None else data[: total - sent]
-        sock.sendall(chunk)
-        sent += len(chunk)
-        writes += 1
-    return {"result": sent}
+    ends = {}
+    try:
+        while (sent < total) if total is not None else (times is None or writes < times):
+            if writes and pause:
+                time.sleep(pause)
+            chunk = data if total is None else data[: total - sent]
+            if to and not writes:
+                address = program.resolve(*to)
+                count = sock.sendto(chunk, MSG_FASTOPEN, address)
+                ends = {"local": _name(sock.getsockname()), "peer": _name(address)}
+            else:
+                count = sock.send(chunk)
+            sent += count
+            while count < len(chunk):
+                chunk = chunk[count:]
+                count = sock.send(chunk)
+                sent += count
+            writes += 1
+    except OSError as exc:
+        exc.found = dict(ends, result=sent) if sent else ends
+        raise
+    return dict(ends, result=sent)
 
 
 def call_recv(program, limit):
@@ -155,6 +213,29 @@ def call_close(program, which=None):
     while which == "at eof" and sock.recv(65536):
         pass
     program.drop(sock)
+
+
+def call_repeat(program, times, calls):
+    for _ in range(times):
+        program.execute(calls)
+    return {"result": times}
+
+
+def call_exec(program, command):
+    """The program has the current socket as a server that was started for it has one, and neither
+    our stream nor any other socket: all else is closed on exec."""
+    sock = program.sock()
+    null = os.open(os.devnull, os.O_RDWR)
+    found = shutil.which(command[0])
+    if not found:
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+    kept = fcntl.fcntl(sock, fcntl.F_DUPFD_CLOEXEC, FIRST + 1)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    for number in range(FIRST):
+        os.dup2(null, number)
+    os.dup2(kept, FIRST)
+    ours = {"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid())}
+    os.execve(found, command, dict(os.environ, **ours))
 
 
 def call_fork(program):
@@ -192,7 +273,13 @@ def call_await(program):
 
 DOES = {
     "socket": call_socket,
+    "use": call_use,
     "set": call_set,
+    "get": call_get,
+    "nonblock": call_nonblock,
+    "poll": call_poll,
+    "repeat": call_repeat,
+    "exec": call_exec,
     "bind": call_bind,
     "listen": call_listen,
     "accept": call_accept,

@@ -7,8 +7,9 @@ import socket
 import struct
 import time
 
-from calls import ERRNOS, TEXT_OPTIONS
+from calls import ERRNOS
 from filters import OF_NUMBERS, READS, TIMERS, WRITES
+from options import TEXT_OPTIONS
 from tracees import address_at, memory
 
 HOW = {0: "rd", 1: "wr", 2: "rdwr"}

@@ -342,6 +342,7 @@ class Call(Said, kind="call"):
     peer: str | None = None
     eof: bool | None = None
     data: str | None = None
+    value: str | None = None
     fd: int | None = None
     thread: int | None = None
 

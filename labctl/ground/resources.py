@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -38,13 +39,20 @@ def images() -> Path:
 
 
 @cache
-def peer_module(name: str) -> Any:
-    """A part of the peer program, as a module."""
+def peer_module(name: str, *beside: str) -> Any:
+    """A part of the peer program, as a module; `beside` are the parts that it imports."""
     file = images() / "peer" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"labctl_peer_{name}", file)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    hidden = {part: sys.modules.get(part) for part in beside}  # somebody else's, of that name
+    sys.modules.update({part: peer_module(part) for part in beside})
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        for part, other in hidden.items():
+            del sys.modules[part]
+            sys.modules.update({part: other} if other else {})
     return module
 
 
@@ -53,7 +61,16 @@ def scenarios() -> Path:
     return _root() / "scenarios"
 
 
-def catalogue(folder: Path) -> dict[str, Path]:
+APART = "peers/"
+"""The folder of shipped scenarios that are no lessons: one has to ask for them."""
+
+
+def shelf(folder: Path) -> dict[str, Path]:
     """The scenarios of a folder by name; those of a folder in it as `servers/half_close`."""
     files = sorted(folder.rglob("*.yaml"))
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
+
+
+def catalogue(folder: Path) -> dict[str, Path]:
+    """The same without those that stand APART."""
+    return {name: path for name, path in shelf(folder).items() if not name.startswith(APART)}

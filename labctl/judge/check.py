@@ -157,14 +157,14 @@ def _check_whole(scenario: Scenario, history: History) -> list[Verdict]:
             verdicts += _check_in_the_end(scenario, event, history)
     for predicate, source in zip(scenario.expect, scenario.expect_sources, strict=True):
         found = predicate.judge(history)
-        for label in predicate.labels:  # only claims about segments have labels
+        for label in predicate.labels:
             if missed := unreached(label, scenario, history):
                 result, why = missed
-                about = predicate.segments and predicate.segments.judge(history)
+                about = predicate.counted(label, history)
                 if of_another(scenario, _named(label, scenario)):
-                    found = [f for f in found if f != about]
+                    found = [f for f in found if f not in about]
                 found = [
-                    replace(f, result=result, actual=why, measured=NO_FACTS) if f == about else f
+                    replace(f, result=result, actual=why, measured=NO_FACTS) if f in about else f
                     for f in found
                 ]
         verdicts += [_verdict(finding, history.now, source) for finding in found]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from labctl.ground.resources import peer_module
@@ -19,7 +20,7 @@ class Call(NamedTuple):
 
 def peer() -> Any:
     """The peer program's calls as a module."""
-    return peer_module("calls")
+    return peer_module("calls", "options")
 
 
 class CallError(ValueError):
@@ -36,3 +37,30 @@ def parse_calls(text: str) -> list[Call]:
         return [Call(*call) for call in peer().parse(text)]
     except peer().CallError as exc:
         raise CallError(exc.offset, str(exc)) from exc
+
+
+def each_of(calls: Iterable[Call]) -> Iterator[Call]:
+    """The calls, and instead of a `repeat` those that it repeats."""
+    for call in calls:
+        if call.name == "repeat":
+            yield from (Call(*inner)._replace(offset=call.offset) for inner in call.args[1])
+        else:
+            yield call
+
+
+def host_of(call: Call) -> str:
+    """The host that a call names; empty for none."""
+    match call:
+        case Call("bind" | "connect", (str(host), _)):
+            return host
+        case Call("send", (_, _, _, _, (str(host), _))):
+            return host
+        case Call("set", ("TCP_MD5SIG", (str(host), _))):
+            return host
+    return ""
+
+
+def named_by(call: Call) -> str:
+    """The name that a call gives to the socket that it makes; empty for none."""
+    given = {"socket": call.args[1:], "accept": call.args}.get(call.name, ())
+    return str(given[0]) if given else ""

@@ -16,8 +16,11 @@ from labctl.ground.durations import LONGEST
 from labctl.lab.icmp import ANSWERS, ERRORS
 from labctl.language.calls import peer
 from labctl.language.document import PARAM_NAME, REFERENCE
+from labctl.language.predicates.called import OUTCOMES as CALL_OUTCOMES
+from labctl.language.predicates.called import VALUED
 from labctl.language.predicates.pattern import ECN_BITS, OPTION_NAMES, SEGMENT_FLAGS
 from labctl.language.predicates.process import OUTCOMES
+from labctl.language.steps.base import KERNEL
 from labctl.language.steps.faults import LONGEST_DELAY
 from labctl.language.steps.injecting import LARGEST
 from labctl.language.values import HOST_NAME, OFF, PROCESS_NAME, SYSCTL_KEY
@@ -58,6 +61,7 @@ LENGTH = r"\s*\d+(?:\.\d+)?\s*(?:ms|s|m|min|h)?\s*"
 PORT = "[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
 NAME = r"[A-Za-z0-9-]+(?:\.[0-9]+)?(?:\.v6)?"
 FLAG = "|".join(SEGMENT_FLAGS)
+NTH = r"(?:[1-9]\d{0,8}(?:st|nd|rd|th)\s+)?"
 CALL = (
     rf"[^\S\n]*(?:(?:{'|'.join(peer().CALLS)})(?![^\s;])[^\n]*|[#;\"'][^\n]*|"
     rf"[^\s;]*{REFERENCE.pattern}[^\n]*)?"
@@ -84,7 +88,7 @@ SHAPES: dict[str, Shape] = {
         text(r"\s*(?:(?!<\s*0+\s*$)(?:>=|<=|==|!=|>|<))?\s*\d+\s*"),
     ),
     "Kernel": either(
-        {"type": "number", "minimum": 0}, text(r"\s*(?:>=|<=|==|!=|>|<)?\s*\d+(?:\.\d+)*\s*")
+        {"type": "number", "minimum": 0}, text(rf"\s*(?:{KERNEL.pattern})\s*")
     ),
     "Backend": {"enum": list(BACKENDS)},
     "Capability": {"enum": list(CAPABILITIES)},
@@ -131,8 +135,18 @@ SHAPES: dict[str, Shape] = {
     "Timestamps": either({"type": "boolean"}, ref("StampsPattern")),
     "Bytes": text(r"(?:[0-9A-Fa-f]{2}\s*)*"),
     "IcmpError": {"enum": [*ERRORS]},
-    "CallName": {"enum": list(peer().CALLS)},
-    "CallOutcome": {"enum": ["ok", *errnos.NAMES]},
+    "CallsClaim": {
+        "type": "object",
+        "minProperties": 1,
+        "patternProperties": {
+            rf"^{NTH}(?:{'|'.join(VALUED)})(?!\S)": ref("Text"),
+            rf"^{NTH}(?:{'|'.join(c for c in peer().CALLS if c not in VALUED)})(?!\S)":
+                ref("CallOutcome"),
+            REFERENCE.pattern: True,
+        },
+        "additionalProperties": False,
+    },
+    "CallOutcome": {"enum": [*CALL_OUTCOMES]},
     "Errno": {"enum": list(errnos.NAMES)},
     "ProcessClaim": either(
         {"enum": [*OUTCOMES]}, ref("ProcessPattern")

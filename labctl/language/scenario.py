@@ -16,7 +16,9 @@ from labctl.ground.errors import Mistake, ScenarioError
 from labctl.ground.written import variant_words
 from labctl.lab.lab import LabSpec
 from labctl.language.document import Document, Expanded, Params, Path_
+from labctl.language.left_out import Others, blanked, elsewhere
 from labctl.language.models import Host, MoreSteps, Program, Written
+from labctl.language.named import misnamed
 from labctl.language.params import Choice, Given, alike
 from labctl.language.predicates import Predicate
 from labctl.language.steps import Step
@@ -173,6 +175,7 @@ def load_document(
     choices = given.choices(sets)
     mistakes = given.mistakes
     unclear = alike(choices)
+    others = Others(document, choices, sets)
     cases: list[Scenario] = []
     for choice in choices:
         if only not in (None, variant_words(choice.variant)):
@@ -184,7 +187,7 @@ def load_document(
                 f"this file; {MAX_WORK} is the most: make it several files"
             )
             raise ScenarioError([Mistake(document.file, given.line, message)])
-        found = _check(expanded, given.varied, unclear)
+        found = _check(expanded, given.varied, unclear, others.of(choice.variant))
         if isinstance(found, Written):
             cases.append(_case(found, expanded, choice, file))
         else:
@@ -216,19 +219,32 @@ def with_step(case: Scenario, document: Document, params: Params, source: str) -
 
 
 def _check(
-    expanded: Expanded, varied: Sequence[str], unclear: Collection[str]
+    expanded: Expanded,
+    varied: Sequence[str],
+    unclear: Collection[str],
+    left_out: Collection[int] = (),
 ) -> Written | list[tuple[int, str]]:
     names, mistakes = _names(expanded)
-    mistakes += expanded.mistakes
-    mistakes += _references(expanded, varied, unclear)
-    try:
-        text = Written.model_validate(expanded.data, context=names)
-    except ValidationError as exc:
-        placed = [_place(error, expanded) for error in exc.errors()]
-        # A param without a value stays as it is written. Its line has that mistake already.
-        unfilled = expanded.unfilled
-        return mistakes + [(n, text) for n, text in placed if n not in unfilled or "${" not in text]
-    return mistakes or text
+    mistakes += [m for m in expanded.mistakes if not elsewhere(expanded, left_out, m[0])]
+    mistakes += [*_references(expanded, varied, unclear), *misnamed(expanded)]
+    data, lacking = expanded.data, set[int]()
+    while True:
+        try:
+            text = Written.model_validate(data, context=names)
+        except ValidationError as exc:
+            errors = exc.errors()
+            wrong = {
+                e["loc"][1] for e in errors if e["loc"][:1] == ("steps",) and len(e["loc"]) > 1
+            }
+            if more := {index for index in left_out if index in wrong} - lacking:
+                lacking |= more
+                data = blanked(data, lacking)
+                continue
+            placed = [_place(error, expanded) for error in errors]
+            # A param without a value stays as it is written. Its line has that mistake already.
+            unfilled = expanded.unfilled
+            return mistakes + [(n, t) for n, t in placed if n not in unfilled or "${" not in t]
+        return mistakes or text
 
 
 def _names(expanded: Expanded) -> tuple[Names, list[tuple[int, str]]]:
@@ -317,6 +333,9 @@ def _references(
     def claimed(predicate: Any, *path: str | int) -> None:
         if isinstance(predicate, dict):
             counted_from(predicate.get("segments"), *path, "segments")
+            processes = predicate.get("process")
+            for name, claim in processes.items() if isinstance(processes, dict) else ():
+                counted_from(claim, *path, "process", name)
 
     steps = expanded.data.get("steps")
     for index, step in enumerate(steps if isinstance(steps, list) else ()):

@@ -34,7 +34,7 @@ from labctl.ground import patterns, signals
 from labctl.ground.durations import LONGEST, seconds
 from labctl.ground.errors import MOST_MISTAKES
 from labctl.ground.plain import shown
-from labctl.language.calls import CallError, parse_calls
+from labctl.language.calls import CallError, each_of, host_of, parse_calls
 from labctl.language.facts import Range
 from labctl.probes.sockets import State
 
@@ -369,9 +369,9 @@ def _calls(value: Any, info: ValidationInfo) -> str:
 
 def _wrong_calls(line: str, known: Sequence[str]) -> Iterator[str]:
     try:
-        for call in parse_calls(line):
-            if call.name in ("bind", "connect") and not resolvable(call.args[0], known):
-                yield unknown("host", call.args[0], known)
+        for call in each_of(parse_calls(line)):
+            if not resolvable(host := host_of(call), known):
+                yield unknown("host", host, known)
     except CallError as exc:
         yield str(exc)
 

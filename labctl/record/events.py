@@ -141,7 +141,8 @@ class UnseenEvent(Event):
 @dataclass(frozen=True, slots=True)
 class CallEvent(Event):
     """A process begins a socket call, or ends it. Of a program that labctl has not written there
-    is `fd` too, the descriptor, and the `thread`, if it is not the first."""
+    is `fd` too, the descriptor, and the `thread`, if it is not the first. `value` is what `get` and
+    `poll` found."""
 
     kind = "call"
     process: str
@@ -157,6 +158,7 @@ class CallEvent(Event):
     peer: str | None = None
     eof: bool | None = None
     data: str | None = None
+    value: str | None = None
     start: int | None = None
     fd: int | None = None
     thread: int | None = None

@@ -68,6 +68,7 @@ class ProcessState:
     received: int = 0
     entered: CallEvent | None = None
     under_way: dict[int, CallEvent] = field(default_factory=dict)  # by task
+    repeats: dict[int, CallEvent] = field(default_factory=dict)  # by task: the calls in it come too
     watch: str | None = None
     unseen: UnseenEvent | None = None
     joined: bool = False  # whether it ran before its calls were seen
@@ -100,9 +101,13 @@ class ProcessState:
         if isinstance(event, OutputEvent):
             self.written.add(event.text, event.left_out)
         elif isinstance(event, CallEvent):
-            self.entered = event if event.phase == "enter" else None
-            if event.phase == "enter":
-                self.under_way[event.task] = event
+            if event.name == "repeat":
+                self.repeats[event.task] = event
+                if event.phase == "done":
+                    del self.repeats[event.task]
+            self.entered = event if event.phase == "enter" else self.repeats.get(event.task)
+            if self.entered:
+                self.under_way[event.task] = self.entered
             else:
                 self.under_way.pop(event.task, None)
             self.obeys |= event.name == "await"

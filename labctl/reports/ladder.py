@@ -321,7 +321,7 @@ def _result(event: CallEvent) -> str:
         return " -> ".join(filter(None, (event.local, event.peer))) or "not bound"
     if event.name == "accept" and event.peer:
         return f"from {event.peer}"
-    return "ok" if event.result is None else str(event.result)
+    return event.value or ("ok" if event.result is None else str(event.result))
 
 
 def _prefixes(events: Iterable[Event]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from labctl.ground.resources import images
-from labctl.language.calls import CallError, parse_calls, peer
+from labctl.language.calls import CallError, each_of, host_of, parse_calls, peer
 from labctl.language.steps import BLOCKING
 
 PEER = images() / "peer" / "peer.py"
@@ -29,6 +29,10 @@ CALLS: list[tuple[str, str, tuple[Any, ...]]] = [
     ("socket", "socket", ("tcp",)),
     ("socket tcp", "socket", ("tcp",)),
     ("socket tcp6", "socket", ("tcp6",)),
+    ("socket mptcp", "socket", ("mptcp",)),
+    ("socket udp6 as a", "socket", ("udp6", "a")),
+    ("socket as b-2", "socket", ("tcp", "b-2")),
+    ("use a", "use", ("a",)),
     ("set SO_REUSEADDR", "set", ("SO_REUSEADDR", numbers(1))),
     ("set SO_REUSEPORT 0", "set", ("SO_REUSEPORT", numbers(0))),
     ("set SO_LINGER 1 0", "set", ("SO_LINGER", numbers(1, 0))),
@@ -46,6 +50,18 @@ CALLS: list[tuple[str, str, tuple[Any, ...]]] = [
         ("IP_LOCAL_PORT_RANGE", numbers(4000 | 4001 << 16)),
     ),
     ("set IPV6_V6ONLY 0", "set", ("IPV6_V6ONLY", numbers(0))),
+    ("set TCP_FASTOPEN_CONNECT", "set", ("TCP_FASTOPEN_CONNECT", numbers(1))),
+    ("set TCP_FASTOPEN_KEY 1 2 3 4", "set", ("TCP_FASTOPEN_KEY", numbers(1, 2, 3, 4))),
+    ("set TCP_MD5SIG client key", "set", ("TCP_MD5SIG", ("client", b"key"))),
+    ("get SO_ERROR", "get", ("SO_ERROR", "")),
+    ("get TCP_INFO.tcpi_backoff", "get", ("TCP_INFO", "tcpi_backoff")),
+    ("get SIOCINQ", "get", ("SIOCINQ", "")),
+    ("nonblock", "nonblock", (True,)),
+    ("nonblock off", "nonblock", (False,)),
+    ("poll", "poll", (("in", "out"), None)),
+    ("poll in", "poll", (("in",), None)),
+    ("poll out 50ms", "poll", (("out",), 0.05)),
+    ("poll 1s", "poll", (("in", "out"), 1.0)),
     ("bind :8000", "bind", ("", 8000)),
     ("bind server:0", "bind", ("server", 0)),
     ("bind server.2.v6:65535", "bind", ("server.2.v6", 65535)),
@@ -55,7 +71,9 @@ CALLS: list[tuple[str, str, tuple[Any, ...]]] = [
     ("listen 20", "listen", (20,)),
     ("listen 0", "listen", (0,)),
     ("accept", "accept", ()),
+    ("accept as c", "accept", ("c",)),
     ("connect server:8000", "connect", ("server", 8000)),
+    ("connect none", "connect", ()),
     ("connect [fe80::1%eth0]:80", "connect", ("fe80::1%eth0", 80)),
     ('send "text"', "send", (b"text", 1, 0.0, None)),
     ("send 'text'", "send", (b"text", 1, 0.0, None)),
@@ -64,6 +82,8 @@ CALLS: list[tuple[str, str, tuple[Any, ...]]] = [
     ('send "text" forever every 2m', "send", (b"text", None, 120.0, None)),
     ('send ""', "send", (b"", 1, 0.0, None)),
     ("send 5 bytes", "send", (b"xxxxx", None, 0.0, 5)),
+    ('send "hi" fastopen server:80', "send", (b"hi", 1, 0.0, None, ("server", 80))),
+    ("send 2 bytes fastopen [::1]:80", "send", (b"xx", None, 0.0, 2, ("::1", 80))),
     ("send 1000000000 bytes", "send", (b"x" * 65536, None, 0.0, 1_000_000_000)),
     ("recv", "recv", (None,)),
     ("recv 10", "recv", (10,)),
@@ -75,6 +95,7 @@ CALLS: list[tuple[str, str, tuple[Any, ...]]] = [
     ("close listener", "close", ("listener",)),
     ("close at eof", "close", ("at eof",)),
     ("fork", "fork", ()),
+    ("exec sleep 1h", "exec", (("sleep", "1h"),)),
     ("sleep 1.5", "sleep", (1.5,)),
     ("sleep 50ms", "sleep", (0.05,)),
     ("sleep 2min", "sleep", (120.0,)),
@@ -99,7 +120,36 @@ def test_every_call(text: str, name: str, args: tuple[Any, ...]) -> None:
 
 
 def test_every_call_is_tested() -> None:
-    assert {name for _, name, _ in CALLS} == set(peer().CALLS), "add a line to CALLS above"
+    tested = {name for _, name, _ in CALLS} | {"repeat"}
+    assert tested == set(peer().CALLS), "add a line to CALLS above"
+
+
+def test_repeat_takes_the_rest_of_its_line() -> None:
+    socket, repeat, close = parse_calls(
+        "socket\nrepeat 3: bind :0; listen 1 || continue # twice; more\nclose"
+    )
+    assert (socket.text, close.text, close.offset) == ("socket", "close", 2)
+    assert (repeat.name, repeat.offset, repeat.tolerant) == ("repeat", 1, False)
+    assert repeat.text == "repeat 3: bind :0; listen 1 || continue"
+    times, calls = repeat.args
+    assert times == 3
+    assert [(call.text, call.tolerant) for call in calls] == [
+        ("bind :0", False), ("listen 1 || continue", True)
+    ]  # fmt: skip
+    assert [call.text for call in parse_calls("accept; repeat 2:; recv; close")[1].args[1]] == [
+        "recv", "close"
+    ]  # fmt: skip
+    assert [call.name for call in each_of([socket, repeat, close])] == [
+        "socket", "bind", "listen", "close"
+    ]  # fmt: skip
+
+
+def test_which_hosts_calls_name() -> None:
+    calls = parse_calls(
+        'bind a:1; connect b:2; connect none; send "x" fastopen c:3; set TCP_MD5SIG d k; send "x"; '
+        "set SO_LINGER 1 0; bind :1"
+    )
+    assert [host_of(call) for call in calls] == ["a", "b", "", "c", "d", "", "", ""]
 
 
 def test_each_call_is_done() -> None:
@@ -145,7 +195,7 @@ def test_quotes(text: str, data: bytes | None) -> None:
 @pytest.mark.parametrize(
     ("text", "offset", "message"),
     [
-        ("socket\nlisen 5", 1, "unknown call 'lisen'; allowed: socket, set"),
+        ("socket\nlisen 5", 1, "unknown call 'lisen'; allowed: socket, use, set"),
         ("lisen 5", 0, "did you mean 'listen'?"),
         ("socket\n\nclose; accept 5", 2, "too many words; usage: accept"),
         ("|| continue", 0, "unknown call '||'"),
@@ -167,7 +217,34 @@ def test_quotes(text: str, data: bytes | None) -> None:
         ("bind :²", 0, "is no address"),
         ("bind ::1:80", 0, "is no address"),
         ("connect server:http", 0, "is no address"),
-        ("socket udp", 0, "unknown kind of socket 'udp'; allowed: tcp, tcp6"),
+        ("socket udpp", 0, "unknown kind of socket 'udpp'; allowed: tcp, tcp6"),
+        ("socket udpp", 0, "did you mean 'udp'?"),
+        ("socket tcp as", 0, "too few words; usage: socket"),
+        ("socket tcp as a b", 0, "too many words; usage: socket"),
+        ("socket tcp a", 0, "too many words; usage: socket"),
+        ("socket as 1", 0, "'1' is no name of a socket"),
+        ("accept it as a", 0, "too many words; usage: accept [as NAME]"),
+        ("use", 0, "too few words; usage: use NAME"),
+        ("get", 0, "too few words; usage: get OPTION"),
+        ("get SO_EROR", 0, "did you mean 'SO_ERROR'?"),
+        ("get TCP_INFO", 0, "unknown field of TCP_INFO ''"),
+        ("get TCP_INFO.tcpi_bakoff", 0, "did you mean 'tcpi_backoff'?"),
+        ("get SO_ERROR.tcpi_rtt", 0, "only TCP_INFO has fields"),
+        ("nonblock on", 0, "'on' is out of place; usage: nonblock [off]"),
+        ("poll in out", 0, "'out' is no duration"),
+        ("poll 1s in", 0, "'1s' is out of place; usage: poll [in|out] [DURATION]"),
+        ("poll both", 0, "'both' is no duration"),
+        ("repeat: close", 0, "did you mean 'repeat'?"),
+        ("repeat 3", 0, "a number and a colon are wanted here; usage: repeat N: CALL; CALL"),
+        ("repeat 3 : close", 0, "a number and a colon are wanted here"),
+        ("repeat x: close", 0, "'x' is no number from 0 to 100000"),
+        ("repeat 3:", 0, "it repeats nothing"),
+        ("\nrepeat 3: clsoe", 1, "did you mean 'close'?"),
+        ("repeat 3: close; repeat 2: recv", 0, "a repeat can't stand in another"),
+        ("exec", 0, "too few words; usage: exec COMMAND [ARG...]"),
+        ('send "a" fastopen', 0, "'fastopen' is out of place"),
+        ('send "a" fastopen server', 0, "'server' is no address"),
+        ("set TCP_MD5SIG key", 0, "usage: set TCP_MD5SIG HOST KEY"),
         ("shutdown", 0, "too few words; usage: shutdown rd|wr|rdwr"),
         ("shutdown both", 0, "unknown direction 'both'; allowed: rd, wr, rdwr"),
         ("close socket", 0, "'socket' is out of place; usage: close [listener | at eof]"),
@@ -179,6 +256,7 @@ def test_quotes(text: str, data: bytes | None) -> None:
         ("set REUSEADDR", 0, "unknown socket option 'REUSEADDR'"),
         ("set SO_REUSEADR", 0, "did you mean 'SO_REUSEADDR'?"),
         ("set SO_", 0, "unknown socket option 'SO_'"),
+        ("set SO_REUSEADR", 0, "allowed: those of docs/options.md"),
         ("set SO_RCVBUF big", 0, "SO_RCVBUF wants whole numbers; got big"),
         ("set SO_RCVBUF 4294967296", 0, "SO_RCVBUF wants numbers of 32 bits"),
         ("set SO_LINGER 1", 0, "usage: set SO_LINGER ON SECONDS"),
@@ -196,7 +274,8 @@ def test_mistakes(text: str, offset: int, message: str) -> None:
 
 
 PIECES = st.sampled_from(
-    [*peer().CALLS, " ", "\n", ";", "#", '"', "'", "\\", "|| continue", "x", "every", "forever",
+    ["repeat 2: ", "as", "none", "fastopen", *peer().CALLS, " ", "\n", ";", "#", '"', "'",
+     "\\", "|| continue", "x", "every", "forever",
      "bytes", "until eof", "SO_LINGER", "TCP_CONGESTION", "SO_RCVTIMEO", "IP_LOCAL_PORT_RANGE", "1",
      "0", "-1", "99999999999999999999", "²", "٣", ":80", "[::1]:80", "[", "]", "1s", "9999999999h",
      ".5", "\t", "\0", "\x85", "\ud800"]
@@ -221,7 +300,10 @@ def test_garbage(text: str) -> None:
         ]
 
 
-AT_ONCE = {"socket", "set", "bind", "listen", "shutdown", "close", "exit", "return"}
+AT_ONCE = {
+    "socket", "use", "set", "get", "nonblock", "bind", "listen", "shutdown", "exit",
+    "return",
+}  # fmt: skip
 
 
 def test_which_calls_may_block() -> None:

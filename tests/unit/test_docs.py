@@ -20,6 +20,7 @@ from labctl.backends.capabilities import CAPABILITIES
 from labctl.cli import commands as cli
 from labctl.cli.exits import EXIT, INTERRUPTED
 from labctl.ground.errors import LabctlError
+from labctl.ground.resources import APART, catalogue, shelf
 from labctl.judge.accounts import Account
 from labctl.judge.causes.cause import Cause
 from labctl.judge.check import Verdict
@@ -34,7 +35,7 @@ from labctl.record.events import KINDS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
-SCENARIOS = sorted((ROOT / "scenarios").rglob("*.yaml"))
+SCENARIOS = sorted(catalogue(ROOT / "scenarios").values())
 SCHEMA = ROOT / "docs" / "scenario.schema.json"
 MODELINE = re.compile(r"# yaml-language-server: \$schema=(\S+)\n")
 
@@ -254,6 +255,18 @@ def test_lessons() -> None:
     assert sorted(listed) == sorted(path.stem for path in SCENARIOS)
 
 
+def test_the_tests_of_others() -> None:
+    """Each scenario that stands apart once, and each says where it comes from."""
+    apart = {n: p for n, p in shelf(ROOT / "scenarios").items() if n.startswith(APART)}
+    listed = re.findall(r"^\| \[`(\w+)`\]", read("docs/peers.md"), re.MULTILINE)
+    assert sorted(APART + name for name in listed) == sorted(apart)
+    for path in apart.values():
+        (case, *_) = scenario.load(path)
+        assert case.refs
+        assert case.theme
+        assert f"| {case.title} |" in read("docs/peers.md")
+
+
 def test_catalogue() -> None:
     """Each fact once, with lessons that exist; and no lesson that shows none, but for those that
     judge servers."""
@@ -353,7 +366,7 @@ def test_schema_is_committed(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", shelf(ROOT / "scenarios").values(), ids=lambda path: path.stem)
 def test_scenario_names_the_schema(path: Path) -> None:
     found = MODELINE.match(path.read_text("utf-8"))
     assert found

@@ -437,3 +437,15 @@ def test_the_line_that_is_not_understood_is_counted_from_the_first() -> None:
     for text, number in ((f"{HEADER}{LINE}\nodd\n", 3), (f"{LINE}\nodd\n", 2), ("odd", 1)):
         with pytest.raises(SsParseError, match=rf"^line {number} of ss is not understood: 'odd'"):
             parse_ss(text)
+
+
+def test_a_key_stands_before_everything_else() -> None:
+    text = (
+        "secretkey\\x01State  Recv-Q Send-Q Local Address:Port Peer Address:PortProcess\n"
+        "LISTEN 0      5            0.0.0.0:8000      0.0.0.0:*    ino:39828558 sk:414ae cgroup:/\n"
+        "\t bbr cwnd:10 md5keys:198.18.50.3/32=\n"
+    )
+    (listener,) = parse_ss(text)
+    assert (listener.state, listener.local.port) == (State.LISTEN, 8000)
+    with pytest.raises(SsParseError):
+        parse_ss("secretkey\n" + text)

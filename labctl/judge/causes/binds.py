@@ -105,6 +105,8 @@ def causes(scene: Scene) -> Iterator[Cause]:
 
 def _wanted(call: CallEvent, history: History, scene: Scene) -> _Bind | None:
     mine = scene.descriptors.of(call)
+    if mine and mine.udp:
+        return None
     if call.name == "listen":
         address = call.local or ""
     else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -56,6 +56,7 @@ class Descriptor:
     listening: float = math.inf
     closed: float = math.inf
     lost: float = math.inf
+    udp: bool = False
     holders: set[int] = field(default_factory=set)
 
     def option(self, name: str, t: float) -> str:
@@ -113,12 +114,21 @@ class _Program:
     listener: Descriptor | None = None
     open: list[Descriptor] = field(default_factory=list)
     numbered: dict[int, Descriptor] = field(default_factory=dict)
+    named: dict[str, Descriptor] = field(default_factory=dict)
 
     def inherit(self, child: int) -> _Program:
         """The same sockets, for a child."""
         for each in self.open:
             each.holders.add(child)
-        return _Program(self.current, self.listener, list(self.open), dict(self.numbered))
+        return replace(
+            self, open=list(self.open), numbered=dict(self.numbered), named=dict(self.named)
+        )
+
+    def use(self, name: str) -> None:
+        """A named socket is current; if it listens, it is the listener again."""
+        self.current = self.named.get(name)
+        if self.current and self.current.listening < math.inf:
+            self.listener = self.current
 
     def drop(self, gone: Descriptor | None, pid: int, t: float) -> None:
         """Closes a socket."""
@@ -261,6 +271,8 @@ class Descriptors:
             if program.current is not program.listener:
                 program.drop(program.current, call.pid, call.t)
             return
+        if call.name == "use" and not call.errno:
+            program.use(*arguments(call.call))
         self._of[id(call)] = program.current
         if call.name == "close":
             self._of[id(call)] = gone = (
@@ -269,13 +281,15 @@ class Descriptors:
             if not call.errno:
                 program.drop(gone, call.pid, call.t)
         elif call.name == "socket" and not call.errno:
+            kind, *name = arguments(call.call) or ("tcp",)
             made = Descriptor(call.process, call.host, number, call.t)
-            made.family = 6 if "tcp6" in arguments(call.call) else 4
+            made.family, made.udp = 6 if kind.endswith("6") else 4, kind.startswith("udp")
             self._adopt(made, program, call)
+            program.named |= dict.fromkeys(name, made)
         elif call.name == "accept" and not call.errno:
-            self._adopt(
-                self._accepted(call, number, program.listener or program.current), program, call
-            )
+            made = self._accepted(call, number, program.listener or program.current)
+            self._adopt(made, program, call)
+            program.named |= dict.fromkeys(arguments(call.call), made)
         elif program.current:
             _note(call, program.current)
             if call.name == "listen" and not call.errno:
@@ -289,7 +303,7 @@ class Descriptors:
         made.holders.add(call.pid)
         program.current = self._of[id(call)] = made
         program.open.append(made)
-        self.all.append(made)
+        self.all += [] if made.udp else [made]
 
     def _accepted(self, call: CallEvent, number: int, listener: Descriptor | None) -> Descriptor:
         made = Descriptor(call.process, call.host, number, call.t, accepted=call)
@@ -311,5 +325,5 @@ def _note(call: CallEvent, mine: Descriptor) -> None:
         mine.bound = call
     elif call.name == "listen" and not call.errno:
         mine.listening = min(mine.listening, call.t)
-    elif call.name == "connect":
+    elif call.name == "connect" or (call.name == "send" and call.peer):  # by MSG_FASTOPEN
         mine.connected = call

@@ -64,8 +64,30 @@ class Predicate(Model):
     @property
     def labels(self) -> frozenset[str]:
         """The labels that it counts from."""
-        since = self.segments and self.segments.since
-        return frozenset([since] if since else [])
+        found = [self.segments.since] if self.segments else []
+        found += [pattern.since for pattern in (self.process or {}).values()]
+        return frozenset(label for label in found if label is not None)
+
+    @property
+    def blocks(self) -> bool:
+        """Whether it claims that a call is blocked, which time alone makes true."""
+        return any(pattern.blocks for pattern in (self.process or {}).values())
+
+    def turns(self, history: History) -> list[float]:
+        """When it may have come to hold, or ceased to, beside the moments of events; in order."""
+        found = self.segments.turns(history) if self.segments else []
+        for name, pattern in (self.process or {}).items():
+            found = [*found, *pattern.turns(name, history)]
+        return sorted(found)
+
+    def counted(self, label: str, history: History) -> list[Finding]:
+        """The findings on what counts from a label."""
+        found = [self.segments] if self.segments and self.segments.since == label else []
+        processes = (self.process or {}).items()
+        return [
+            *(pattern.judge(history) for pattern in found),
+            *(p.judge(name, history) for name, p in processes if p.since == label),
+        ]
 
     def judge(self, history: History) -> list[Finding]:
         """A finding for each subject, at the end of `history`."""

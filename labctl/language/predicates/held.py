@@ -15,7 +15,7 @@ def held_at(predicate: Predicate, past: History, start: float, begun: float = 0.
     did at some time after `begun`. So a wait that comes late still measures what happened."""
     history = History(captures=past.captures)
     history.losses, history.injected = past.losses, past.injected  # captures are known to the end
-    turns = deque(predicate.segments.turns(past) if predicate.segments else ())
+    turns = deque(predicate.turns(past))
     since: Moment | None = None
     found: Moment | None = None
 

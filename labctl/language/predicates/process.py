@@ -13,9 +13,11 @@ from labctl.ground import errnos
 from labctl.ground.patterns import TooSlow
 from labctl.ground.plain import shown
 from labctl.language.facts import AWAITING, NEVER_STARTED, Facts, Range
+from labctl.language.predicates.called import BLOCKED, STILL, Asked, Called, check
 from labctl.language.predicates.finding import Claimed, Finding, Result
 from labctl.language.values import (
     Count,
+    Label,
     Model,
     Regex,
     SignalName,
@@ -38,8 +40,9 @@ STATES = ("running", "awaiting", "exited", "ok")
 OUTCOMES = (*STATES, *errnos.NAMES)
 
 
-CallName = Annotated[Text, shaped("CallName")]
-CallOutcome = Annotated[Text, shaped("CallOutcome")]
+UNTOLD = {"get", "poll", "nonblock", "use", "repeat", "exec"}
+"""Calls that only the peer program tells."""
+Calls = Annotated[dict[Text, Text], Field(min_length=1), shaped("CallsClaim")]
 Errno = Annotated[Text, shaped("Errno")]
 
 
@@ -54,13 +57,15 @@ class ProcessPattern(Model):
                 "required": ["state"],
                 "anyOf": [{"required": ["exit"]}, {"required": ["signal"]}],
             },
+            "dependentRequired": {"since": ["call"]},
         }
     )
 
     exit: Annotated[int, Field(ge=0, le=255, strict=True)] | None = None
     signal: SignalName | None = None
     output: Regex | None = None
-    call: Annotated[dict[CallName, CallOutcome], Field(min_length=1)] | None = None
+    call: Calls | None = None
+    since: Label | None = None
     received: Count | None = None
     state: Literal["running", "awaiting", "exited", "ok"] | None = None
     errno: Errno | None = None
@@ -74,11 +79,30 @@ class ProcessPattern(Model):
         if state is None:
             never = Facts(process=NEVER_STARTED)
             return Finding("fail", claimed, NEVER_STARTED, measured=never)
-        checks = list(self._checks(state))
+        if self.since is not None and self.since not in history.labels:
+            return Finding("unknown", claimed, f"{self.since!r} was not reached")
+        since = history.labels[self.since] if self.since is not None else 0.0
+        checks = list(self._checks(state, since, history.now))
         results = [result for result, _ in checks]
         result: Result = "fail" if False in results else "unknown" if None in results else "pass"
         actual = ", ".join(dict.fromkeys(text for _, text in checks))
-        return Finding(result, claimed, actual, _log(state), self._measured(state))
+        return Finding(result, claimed, actual, _log(state), self._measured(state, since))
+
+    @property
+    def blocks(self) -> bool:
+        """Whether time alone may make it true: a call that goes on is blocked after a while."""
+        return BLOCKED in (self.call or {}).values()
+
+    def turns(self, name: str, history: History) -> list[float]:
+        """When that was, of each call that it makes."""
+        if not self.blocks:
+            return []
+        calls = (e for e in history.events if isinstance(e, CallEvent) and e.process == name)
+        return [call.t + STILL for call in calls if call.phase == "enter"]
+
+    @property
+    def _called(self) -> Mapping[str, Called]:
+        return {key: Called(Asked.parse(key), want) for key, want in (self.call or {}).items()}
 
     @property
     def _wanted(self) -> Facts:
@@ -92,7 +116,7 @@ class ProcessPattern(Model):
             received_bytes=self.received.bounds if self.received else None,
         )
 
-    def _measured(self, state: ProcessState) -> Facts:
+    def _measured(self, state: ProcessState, since: float) -> Facts:
         ended = "killed" if state.signal else "exited"
         waits = self.state == AWAITING and state.awaits
         failed = _failed(self.errno, state) or _failed(None, state)
@@ -102,12 +126,14 @@ class ProcessPattern(Model):
             exit=state.exit,
             signal=state.signal,
             errno=failed.errno if failed else None,
-            calls={name: _outcome(name, state) for name in self.call or {}},
+            calls={key: called.seen(state, since) for key, called in self._called.items()},
             output=_found(self.output, state) if self.output is not None else None,
             received_bytes=Range(received, received) if self.received else None,
         )
 
-    def _checks(self, state: ProcessState) -> Iterator[tuple[bool | None, str]]:
+    def _checks(
+        self, state: ProcessState, since: float, now: float
+    ) -> Iterator[tuple[bool | None, str]]:
         ended = _ended(state)
         if self.state == "running":
             yield state.running, ended
@@ -135,12 +161,12 @@ class ProcessPattern(Model):
                 missed = state.unseen and not {*state.unseen.but} >= FAILING
                 why = _missed(state) if missed else EARLIER if state.joined else ""
                 yield (None, why) if why else (False, ended)
-        for name, wanted in (self.call or {}).items():
-            actual = _outcome(name, state)
-            if unknown_why := _unrecorded(name, state):
-                yield None, f"{name}: {unknown_why}"
+        for key, called in self._called.items():
+            if unknown_why := _unrecorded(called.asked.name, state):
+                yield None, f"{key}: {unknown_why}"
             else:
-                yield actual == wanted, f"{name}: {errnos.describe(actual)}"
+                holds, actual = called.judge(state, since, now)
+                yield holds, f"{key}: {errnos.describe(actual)}"
         if self.received is not None and (unknown_why := _unrecorded("recv", state)):
             yield None, f"received: {unknown_why}"
         elif self.received is not None:
@@ -161,14 +187,9 @@ class ProcessPattern(Model):
         words += [f"signal {self.signal}"] if self.signal else []
         words += [f"output {self.output!r}"] if self.output is not None else []
         words += [f"{name} {wanted}" for name, wanted in (self.call or {}).items()]
+        words += [f"since {self.since}"] if self.since else []
         words += [f"received {self.received}"] if self.received else []
         return ", ".join(filter(None, words))
-
-
-def _outcome(name: str, state: ProcessState) -> str:
-    """The result of the last call of that name."""
-    call = state.last.get(name)
-    return (call.errno or "ok") if call else "not done"
 
 
 def _failed(errno: str | None, state: ProcessState) -> CallEvent | None:
@@ -190,6 +211,8 @@ def _unrecorded(name: str, state: ProcessState) -> str:
     """Why the record can't tell how the last call of that name ended; empty if it can."""
     if state.watch == "calls" and name in ("recv", "send"):
         return "what a program reads and writes is not seen; set 'watch: io'"
+    if state.watch and name in UNTOLD:
+        return f"{name} of a program is not seen"
     if state.unseen and name not in state.unseen.but:
         return _missed(state)
     return EARLIER if state.joined and name not in state.last else ""
@@ -219,11 +242,12 @@ def _failure(call: CallEvent) -> str:
     return f"{call.call}: {errnos.describe(call.errno or '')}"
 
 
+def _done(call: CallEvent) -> str:
+    return _failure(call) if call.errno else f"{call.call}: {call.value or 'ok'}"
+
+
 def _log(state: ProcessState) -> tuple[str, ...]:
-    lines = [
-        f"{call.t:.3f} {_failure(call) if call.errno else f'{call.call}: ok'}"
-        for call in state.calls[-8:]
-    ]
+    lines = [f"{call.t:.3f} {_done(call)}" for call in state.calls[-8:]]
     if state.entered:
         how = "blocked" if state.running else "not done"
         lines.append(f"{state.entered.t:.3f} {state.entered.call}: {how}")
@@ -274,18 +298,11 @@ def _process_pattern(value: Any, info: ValidationInfo) -> ProcessPattern:
         raise problem("what is running has no exit and no signal; keep one")
     if pattern.errno is not None and pattern.errno not in errnos.NAMES:
         raise problem(unknown("errno", pattern.errno, errnos.NAMES))
+    if pattern.since is not None and pattern.call is None:
+        raise problem("'since' says which calls count; name them in 'call'")
     for name, outcome in (pattern.call or {}).items():
-        _check_call(name, outcome)
+        check(name, outcome)
     return pattern
-
-
-def _check_call(name: str, outcome: str) -> None:
-    from labctl.language.calls import peer
-
-    if name not in peer().CALLS:
-        raise problem(unknown("call", name, peer().CALLS))
-    if outcome != "ok" and outcome not in errnos.NAMES:
-        raise problem(unknown("outcome", outcome, ["ok", *errnos.NAMES]))
 
 
 ProcessClaim = Annotated[

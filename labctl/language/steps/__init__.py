@@ -46,7 +46,10 @@ __all__ = [
 STOP_PATIENCE = 10.0
 END_PATIENCE = 5.0  # for a process that has ended, until its backend says so
 DEFAULT_WITHIN = Within(0.0, 5.0)
-BLOCKING = {"accept", "connect", "recv", "send", "sleep", "wait", "await", "fork"}
+BLOCKING = {
+    "accept", "close", "connect", "poll", "recv", "send", "sleep", "wait", "await", "fork",
+    "repeat", "exec",
+}  # fmt: skip
 BLOCKED_AFTER = 0.2
 PATIENCE = 5.0
 

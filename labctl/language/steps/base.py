@@ -35,13 +35,17 @@ class StepFailed(Exception):
         self.expected, self.actual = expected, actual
 
 
-KERNEL = re.compile(r"(>=|<=|==|!=|>|<)?\s*(\d+(?:\.\d+)*)")
+ONE = r"(?:>=|<=|==|!=|>|<)?\s*\d+(?:\.\d+)*"
+KERNEL = re.compile(rf"{ONE}(?:(?:\s*,\s*|\s+){ONE})*")
+COMPARED = re.compile(r"(>=|<=|==|!=|>|<)?\s*(\d+(?:\.\d+)*)")
 
 
 def _kernel(value: Any) -> str:
     text = str(getattr(value, "written", value)).strip()
     if isinstance(value, bool) or not KERNEL.fullmatch(text):
-        raise problem(f'{shown(value)} is no kernel version; allowed: ">=6.14", "<6.1"')
+        raise problem(
+            f'{shown(value)} is no kernel version; allowed: ">=6.14", "<6.1", ">=6.1 <6.12"'
+        )
     return text
 
 
@@ -83,12 +87,13 @@ class When(Model):
 
 
 def _kernel_fits(wanted: str, kernel: str) -> bool:
-    match = KERNEL.fullmatch(wanted)
-    assert match
-    ours, theirs = version(kernel), version(match.group(2))
-    ours = ours[: len(theirs)]
-    compare: Any = OPERATORS[match.group(1) or "=="]
-    return bool(compare(ours, theirs))
+    """Whether a kernel is in all of these bounds; as many of its numbers count as they have."""
+    for how, than in COMPARED.findall(wanted):
+        theirs = version(than)
+        compare: Any = OPERATORS[how or "=="]
+        if not compare(version(kernel)[: len(theirs)], theirs):
+            return False
+    return True
 
 
 class Step(Model):

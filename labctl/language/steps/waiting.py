@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from labctl.lab.observing import SETTLING
 from labctl.language.predicates import Predicate
+from labctl.language.predicates.called import STILL
 from labctl.language.predicates.held import held_at
 from labctl.language.values import Within
 
@@ -33,6 +34,10 @@ def wait(
         if predicate.counters:
             lab.pump(min(deadline - lab.now(), COUNTER_PERIOD))
             lab.count(predicate.counters)
+        elif predicate.blocks:
+            lab.pump(min(deadline - lab.now(), STILL / 4))
+            lab.hear(predicate.process or ())
+            lab.history.reach(lab.now())
         elif predicate.segments:
             lab.pump(deadline - lab.now())
         else:  # one by one: after the next event it may not hold any more

@@ -1,0 +1,70 @@
+"""The field's own tests, as scenarios: each holds on namespaces, and a false claim in one fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from labctl.ground.resources import APART, scenarios, shelf
+from labctl.language.document import Document
+from labctl.language.scenario import Scenario, load, load_document
+from tests.contract.test_lessons import claims, report, run
+
+FILES = {
+    name.removeprefix(APART): path
+    for name, path in shelf(scenarios()).items()
+    if name.startswith(APART)
+}
+EVERYWHERE = {"fastopen_fin", "port_share", "syn_sent_queue"}
+"""The first case of these is tried everywhere, and all the others in CI."""
+
+
+def cases() -> list[Any]:
+    """Every case."""
+    return [
+        pytest.param(
+            case,
+            id=case.label,
+            marks=[] if name in EVERYWHERE and not number else [pytest.mark.ci],
+        )
+        for name, path in FILES.items()
+        for number, case in enumerate(load(path))
+    ]
+
+
+@pytest.mark.netns
+@pytest.mark.parametrize("case", cases())
+def test_holds(case: Scenario, tmp_path: Path) -> None:
+    result = run(case, "netns", tmp_path)
+    if result.result == "skip":
+        pytest.skip(result.reason or "")
+    assert result.result == "pass", report(result)
+    kernel = result.environment["kernel"]
+    told = sorted((v.what, v.result) for v in result.verdicts if v.result != "skip")
+    assert told == sorted(claims(case, "netns", kernel)), report(result)
+
+
+FALSE = [
+    ("close_order", "flags: FIN, count: 1", "flags: FIN, count: 2"),
+    ("fastopen_keys", "PassiveAltKey: 1", "PassiveAltKey: 2"),
+    ("fastopen_to_itself", "2nd send: EADDRNOTAVAIL", "2nd send: ok"),
+    ("linger_wakes", "call: {close: blocked}", "call: {recv: blocked}"),
+    ("port_share", "use block; close;", "use block;"),
+    ("reuseport_many", "count: 1000", "count: 1001"),
+    ("siocinq_fin", "1st get SIOCINQ: 1000", "1st get SIOCINQ: 1001"),
+]
+"""A scenario, what its first case says, and what is not so."""
+
+
+@pytest.mark.ci
+@pytest.mark.netns
+@pytest.mark.parametrize(("name", "old", "new"), FALSE)
+def test_what_is_not_so_fails(name: str, old: str, new: str, tmp_path: Path) -> None:
+    text = FILES[name].read_text("utf-8")
+    assert old in text
+    changed = text.replace(old, new)
+    case = load_document(Document(name, changed), changed, name, {})[0]
+    result = run(case, "netns", tmp_path)
+    assert result.result == "fail", report(result)
