@@ -54,7 +54,9 @@ OPERATORS: Mapping[str, Callable[[int, int], bool]] = {
 }  # fmt: skip
 MAX_ADDRESSES = 16
 MOST_CHOICES = 100
-"""How many names a message lists, and searches for the one that was meant."""
+"""How many names a message lists."""
+MOST_COMPARED = 1000
+"""Among how many names it searches for the one that was meant: that takes long."""
 
 
 OF_PROJECT = -1
@@ -84,7 +86,7 @@ def choices(name: object, allowed: Iterable[str]) -> str:
     """`allowed: ...; did you mean ...`"""
     known = list(allowed)
     more = f" and {len(known) - MOST_CHOICES} more" if len(known) > MOST_CHOICES else ""
-    near = [] if more else known  # guessing takes long
+    near = known if len(known) <= MOST_COMPARED else []
     close = difflib.get_close_matches(str(name), near, n=1, cutoff=0.55)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return f"allowed: {', '.join(known[:MOST_CHOICES]) or 'none'}{more}{hint}"
