@@ -14,6 +14,7 @@ from labctl.run.matrix import Matrix
 from labctl.run.places import Place
 from labctl.run.workflow import load_all
 from tests.fake import FakeBackend, play
+from tests.played import Labctl
 
 PROJECT = """\
 services:
@@ -189,3 +190,17 @@ def test_other_services_are_other_cases(tmp_path: Path) -> None:
         found.append(folder(case))
         assert folder(case, first) == found[-1]
     assert len({*found}) == 4
+
+
+@pytest.mark.parametrize("file", ["compose.yaml", "lacking.yaml"])
+def test_a_matrix_takes_another_compose_file(tmp_path: Path, labctl: Labctl, file: str) -> None:
+    (tmp_path / "compose.yaml").write_text(PROJECT)
+    path = tmp_path / "s.yaml"
+    path.write_text(SCENARIO.format(server="service: api", file="nowhere.yaml"))
+    words = ("--backend", "netns", "--show", "--out", str(tmp_path / "out"))
+    status, out, err = labctl("matrix", str(path), "--compose", str(tmp_path / file), *words)
+    if file == "compose.yaml":
+        assert "never run" in out
+    else:
+        assert status == 2
+        assert "lacking.yaml: No such file" in err
