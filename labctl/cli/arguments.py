@@ -17,7 +17,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from labctl.ground.errors import UsageError
-from labctl.ground.resources import catalogue, scenarios
+from labctl.ground.resources import catalogue, scenarios, shelf
 
 SHIPPED = "scenarios"
 """The name for all of them: that of their folder in a checkout."""
@@ -25,22 +25,25 @@ SHIPPED = "scenarios"
 
 def find(paths: Sequence[str], shipped: Path) -> list[Path]:
     """The files of these paths: files, folders (all below), or names of shipped scenarios and of
-    their folders. `scenarios` means all of them, if there is no such folder here.
+    their folders. `scenarios` means all lessons, as does their own folder: scenarios that stand
+    apart are named.
 
     Raises UsageError for anything else.
     """
-    names = catalogue(shipped)
+    names, lessons = shelf(shipped), catalogue(shipped)
     files: list[Path] = []
     for text in paths:
         path = Path(text)
         try:
-            if text and path.is_dir():
+            if text and path.is_dir() and path.resolve() == shipped.resolve():
+                found = [path / f.relative_to(shipped) for f in lessons.values()]
+            elif text and path.is_dir():
                 found = sorted(p for p in path.rglob("*") if p.suffix in (".yaml", ".yml"))
                 if not found:
                     message = "no scenario in this folder; a scenario ends in .yaml"
                     raise UsageError(f"{text}: {message}")
             else:
-                found = [path] if text and path.exists() else _named(text, names)
+                found = [path] if text and path.exists() else _named(text, names, lessons)
         except OSError as exc:
             raise UsageError(f"{text}: {exc.strerror}") from exc
         if not found:
@@ -51,12 +54,12 @@ def find(paths: Sequence[str], shipped: Path) -> list[Path]:
     return list(dict.fromkeys(files))
 
 
-def _named(text: str, names: Mapping[str, Path]) -> list[Path]:
+def _named(text: str, names: Mapping[str, Path], lessons: Mapping[str, Path]) -> list[Path]:
     """The shipped scenarios of this name, in any folder, or in the folder of this name."""
     top, _, rest = text.partition("/")
     if top == SHIPPED:
         if not rest:
-            return list(names.values())
+            return list(lessons.values())
         text = rest.removesuffix(".yaml")
     folder = text.rstrip("/") + "/"
     return [
@@ -92,7 +95,7 @@ def offering(names: Callable[[], Iterable[str]], ending: str | None = None) -> O
 
 def shipped_names() -> list[str]:
     """The names that PATH takes: of shipped scenarios, of their folders, and the name for all."""
-    found = catalogue(scenarios())
+    found = shelf(scenarios())
     folders = [name.rpartition("/")[0] for name in found if "/" in name]
     everything = [] if Path(SHIPPED).exists() else [SHIPPED]
     return list(dict.fromkeys([*found, *folders, *(p.stem for p in found.values()), *everything]))

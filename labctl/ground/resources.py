@@ -53,7 +53,16 @@ def scenarios() -> Path:
     return _root() / "scenarios"
 
 
-def catalogue(folder: Path) -> dict[str, Path]:
+APART = "peers/"
+"""The folder of shipped scenarios that are no lessons: one has to ask for them."""
+
+
+def shelf(folder: Path) -> dict[str, Path]:
     """The scenarios of a folder by name; those of a folder in it as `servers/half_close`."""
     files = sorted(folder.rglob("*.yaml"))
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
+
+
+def catalogue(folder: Path) -> dict[str, Path]:
+    """The same without those that stand APART."""
+    return {name: path for name, path in shelf(folder).items() if not name.startswith(APART)}

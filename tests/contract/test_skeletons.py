@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl.ground.resources import scenarios
+from labctl.ground.resources import catalogue, scenarios
 from labctl.judge.recorded import load, scenario_of
 from labctl.judge.result import RunResult
 from labctl.language.scenario import load as load_scenario
@@ -19,7 +19,7 @@ LESSONS = (
     "same_address_twice", "so_reuseaddr", "time_wait_on_the_client", "unread_data",
 )  # fmt: skip
 """Some of those that come out the same: those in which no timer counts."""
-FILES = {path.stem: path for path in scenarios().rglob("*.yaml")}
+FILES = {path.stem: path for path in catalogue(scenarios()).values()}
 
 
 def seen(run: RunResult) -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:

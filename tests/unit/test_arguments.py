@@ -11,7 +11,8 @@ from labctl.ground.errors import UsageError
 from labctl.ground.resources import catalogue
 
 
-def test_find(tmp_path: Path) -> None:
+def test_find(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     shipped, mine = tmp_path / "shipped", tmp_path / "mine"
     for file in (
         "shipped/a.yaml",
@@ -26,6 +27,15 @@ def test_find(tmp_path: Path) -> None:
     for name in ("deep/b", "deep", "deep/"):
         assert find([name], shipped) == [shipped / "deep/b.yaml"]
     assert list(catalogue(shipped)) == ["a", "deep/b"]
+    (shipped / "peers").mkdir()
+    (shipped / "peers" / "c.yaml").touch()
+    assert list(catalogue(shipped)) == ["a", "deep/b"]
+    for everything in ("scenarios", str(shipped)):
+        assert find([everything], shipped) == [shipped / "a.yaml", shipped / "deep/b.yaml"]
+    for apart in ("peers", "peers/c", "scenarios/peers", "scenarios/peers/c.yaml", "c",
+                  str(shipped / "peers")):  # fmt: skip
+        assert find([apart], shipped) == [shipped / "peers/c.yaml"]
+    (shipped / "peers" / "c.yaml").unlink()
     assert find([str(mine)], shipped) == [mine / "c.yml", mine / "d.yaml"]
     assert find([str(mine / "e.txt"), str(mine / "e.txt")], shipped) == [mine / "e.txt"]
     (tmp_path / "empty").mkdir()

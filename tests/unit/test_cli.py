@@ -17,14 +17,14 @@ import pytest
 from labctl import __version__
 from labctl.cli.commands import main
 from labctl.cli.exits import EXIT
-from labctl.ground.resources import catalogue, scenarios
+from labctl.ground.resources import catalogue, scenarios, shelf
 from labctl.language.document import Document
 from labctl.language.params import Given
 from labctl.language.scenario import load
 from labctl.language.schema import schema
 from tests.played import Labctl
 
-SHIPPED = sorted(scenarios().rglob("*.yaml"))
+SHIPPED = sorted(catalogue(scenarios()).values())
 
 
 def program(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -209,7 +209,7 @@ def test_schema_is_a_schema() -> None:
     jsonschema.Draft202012Validator.check_schema(schema())
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", shelf(scenarios()).values(), ids=lambda path: path.stem)
 def test_shipped_scenarios_fit_the_schema(path: Path) -> None:
     jsonschema = pytest.importorskip("jsonschema")
     validator = jsonschema.Draft202012Validator(schema())

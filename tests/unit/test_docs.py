@@ -20,6 +20,7 @@ from labctl.backends.capabilities import CAPABILITIES
 from labctl.cli import commands as cli
 from labctl.cli.exits import EXIT, INTERRUPTED
 from labctl.ground.errors import LabctlError
+from labctl.ground.resources import catalogue, shelf
 from labctl.judge.accounts import Account
 from labctl.judge.causes.cause import Cause
 from labctl.judge.check import Verdict
@@ -34,7 +35,7 @@ from labctl.record.events import KINDS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
-SCENARIOS = sorted((ROOT / "scenarios").rglob("*.yaml"))
+SCENARIOS = sorted(catalogue(ROOT / "scenarios").values())
 SCHEMA = ROOT / "docs" / "scenario.schema.json"
 MODELINE = re.compile(r"# yaml-language-server: \$schema=(\S+)\n")
 
@@ -351,7 +352,7 @@ def test_schema_is_committed(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", shelf(ROOT / "scenarios").values(), ids=lambda path: path.stem)
 def test_scenario_names_the_schema(path: Path) -> None:
     found = MODELINE.match(path.read_text("utf-8"))
     assert found
