@@ -172,6 +172,17 @@ def test_an_injected_syn_begins_the_numbers_of_a_silent_end() -> None:
     assert (last.seq, last.ack, last.origin.scale, last.origin.tsecr) == (1, 1, 7, 7)
 
 
+def test_an_injected_syn_that_was_answered_has_begun_a_connection() -> None:
+    """Another one is part of that; after one that nobody answered it begins anew."""
+    first, second = one(0.1, "client SYN 1000 0"), one(0.4, "client SYN 3000 0")
+    answer = one(0.2, "server SYN ACK 7000 1001")
+    late = one(0.5, "server ACK 7001 3001")
+    reports = [Injection(0, 0, first), Injection(2000, 0, second)]
+    for talk, ack in (([first, answer, second, late], 2001), ([first, second, late], 1)):
+        found = match(both(*talk), Known(OWNERS, EPOCH, injections=reports))
+        assert found[-1].ack == ack
+
+
 def test_an_injected_syn_into_a_connection_begins_nothing() -> None:
     stray = one(0.35, "client SYN 9999 0")
     found = segments(*TALK, made=stray)
