@@ -13,7 +13,7 @@ from labctl.language.predicates import Finding
 from labctl.probes.observations import Header, Injection, Known, Observation, Segment
 from labctl.probes.packets import STAMPED_ALONE, read_packet
 from labctl.probes.segments import match
-from labctl.record.events import ClockEvent, Event, LabEvent
+from labctl.record.events import CallEvent, ClockEvent, Event, LabEvent
 from labctl.record.history import History
 from tests.fake import scenario
 from tests.sighted import EPOCH, NAMES, OWNERS, both, one, record
@@ -223,6 +223,19 @@ def test_pauses_are_those_of_one_connection() -> None:
     assert judge("{from: client, spaced: [1s, 1s]}", two).result == "fail"
 
 
+def test_pauses_that_nobody_saw_are_unknown() -> None:
+    """A connection of a host to itself may have them; a segment at the label may be the first."""
+    inside = CallEvent(0.1, "p", "client", 2, "done", "connect :80", "connect", peer="127.0.0.1:80")
+    for wanted, result in (("1s, 2s", "pass"), ("3s", "unknown")):
+        text = f"{{from: client, spaced: [{wanted}]}}"
+        assert judge(text, syns(1.0, 2.0, 4.0), inside).result == result
+    clocks = [ClockEvent(0.0, host, host, 0.0, 0.1) for host in ("server", "client")]
+    text = "{from: client, spaced: [1s, 2s], since_first: SYN}"
+    assert judge(text, syns(1.0, 2.0, 4.0)).result == "pass"
+    other = replace(one(0.95, "server SYN 1 0"), target="198.18.0.3:40000")
+    assert judge(text, [other, *syns(1.0, 2.0, 4.0)], *clocks).result == "unknown"
+
+
 def test_pauses_come_to_be_long_enough() -> None:
     case = scenario(
         "title: t\nhosts: {server: {}, client: {}}\n"
@@ -254,6 +267,8 @@ def test_order_beyond_what_clocks_tell_is_unknown() -> None:
         ("flags: FIN, bare: true, data: true", "an impossible segment"),
         ("flags: FIN, bare: true, length: 3", "an impossible segment"),
         ("data: false, payload: x", "an impossible segment"),
+        ("data: true, length: 0", "an impossible segment"),
+        ("flags: data, length: '<1'", "an impossible segment"),
         ("flags: FIN, bare: true, ack: 3", "'ack' counts only with the flag ACK"),
         ("payload: (", "is no regular expression"),
         ("then: {count: 3}", "unknown key 'count'"),

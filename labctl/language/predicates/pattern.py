@@ -12,6 +12,7 @@ from pydantic.config import JsonDict
 
 from labctl.ground import patterns
 from labctl.ground.patterns import TooSlow
+from labctl.language.facts import Range
 from labctl.language.values import (
     Comparison,
     Count,
@@ -104,6 +105,9 @@ class SegmentPattern(Model):
             raise problem("with the flag data, but without data: an impossible segment")
         if without and (self.payload is not None or (self.length and not self.length.holds(0))):
             raise problem("without data, but with a payload or a length: an impossible segment")
+        none = self.length is not None and self.length.bounds == Range(0, 0)
+        if none and (self.data or "data" in (self.flags or ())):
+            raise problem("with data, but with a length of 0: an impossible segment")
         if self.ack is not None and self.bare and "ACK" not in (self.flags or ()):
             raise problem("'ack' counts only with the flag ACK; add it, or leave 'ack' out")
         if self.injected and self.retransmitted:
