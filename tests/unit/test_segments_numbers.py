@@ -16,7 +16,7 @@ from labctl.probes.segments import match
 from labctl.record.events import CallEvent, ClockEvent, Event, LabEvent
 from labctl.record.history import History
 from tests.fake import scenario
-from tests.sighted import EPOCH, NAMES, OWNERS, both, one, record
+from tests.sighted import EPOCH, HANDSHAKE, NAMES, OWNERS, both, one, record
 
 LAB = LabEvent(0.0, "2026-01-01T00:00:00Z", "fake", {"probes": ["ss", "capture"]}, NAMES, EPOCH)
 SYNS = ("mss", "sack", "wscale", "timestamps")
@@ -85,6 +85,19 @@ def test_what_matches(pattern: str, count: int) -> None:
     finding = judge(f"{{{pattern}, count: {count}}}")
     assert (finding.result, finding.actual) == ("pass", str(count))
     assert judge(f"{{{pattern}, count: {count + 1}}}").result == "fail"
+
+
+def test_what_asks_whether_the_other_side_is_there_or_has_room() -> None:
+    idle = [*HANDSHAKE, one(0.4, "server ACK 7001 1001"), one(9.0, "client ACK 1000 7001")]
+    assert judge("{keepalive: true, count: 1}", idle).result == "pass"
+    assert judge("{probe: true, count: 0}", idle).result == "pass"
+    full = [
+        *HANDSHAKE, one(0.4, "client ACK 1001 7001 len 5"),
+        one(0.5, "server ACK 7001 1006", window=0), one(1.0, "client ACK 1005 7001"),
+    ]  # fmt: skip
+    assert judge("{probe: true, count: 1}", full).result == "pass"
+    assert judge("{keepalive: true, count: 0}", full).result == "pass"
+    assert judge("{from: client, probe: false, count: 4}", full).result == "fail"
 
 
 def test_what_no_capture_has_is_unknown() -> None:

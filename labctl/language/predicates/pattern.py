@@ -89,6 +89,8 @@ class SegmentPattern(Model):
     options: Annotated[dict[OptionName, Truth], SOME] | None = None
     payload: Regex | None = None
     retransmitted: Truth | None = None
+    keepalive: Truth | None = None
+    probe: Truth | None = None
     lost: Truth | None = None
     injected: Truth = False
     then: SegmentPattern | None = None
@@ -126,6 +128,8 @@ class SegmentPattern(Model):
             and has(segment, self.flags or ())
             and self.data in (None, segment.length > 0)
             and self.retransmitted in (None, segment.retransmitted)
+            and self.keepalive in (None, segment.keepalive)
+            and self.probe in (None, segment.probe)
         ):
             return False
         if self.bare and (segment.length or len(segment.flags) > len({*(self.flags or ())})):
@@ -158,7 +162,7 @@ class SegmentPattern(Model):
     def __str__(self) -> str:
         words = ["bare"] if self.bare else []
         words += [" ".join(self.flags or ("segment",))]
-        for name in ("retransmitted", "lost", "data"):
+        for name in ("retransmitted", "keepalive", "probe", "lost", "data"):
             value = getattr(self, name)
             words += [name if value else f"not {name}"] if value is not None else []
         words += [f"{name} {n}" for name in NUMBERS if (n := getattr(self, name)) is not None]
