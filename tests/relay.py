@@ -55,8 +55,9 @@ def into(pid: str, port: str) -> None:
 @contextmanager
 def _running(*words: str) -> Iterator[str]:
     command = [sys.executable, __file__, *words]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, **pipes) as process:  # type: ignore[call-overload]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdin and process.stdout
         yield process.stdout.readline().strip()
         process.stdin.close()
 
@@ -77,7 +78,5 @@ def entering(pid: int, port: int) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "late":
-        late(*sys.argv[2:])
-    else:
-        into(*sys.argv[2:])
+    relays: dict[str, Callable[..., None]] = {"late": late, "into": into}
+    relays[sys.argv[1]](*sys.argv[2:])

@@ -74,7 +74,10 @@ def conversations(segments: Iterable[Segment]) -> list[Conversation]:
 
 
 def _follow(sent: dict[str, Direction], segment: Segment) -> None:
-    origin = segment.origin
+    origin, resets = segment.origin, "RST" in segment.flags
+    if resets and (mine := sent.get(segment.source)):
+        mine.last = segment  # and nothing else: its number may be anything
+        return
     mine = sent.setdefault(segment.source, Direction(origin.seq, origin.seq))
     first = mine.first
     span = segment.length + ("SYN" in segment.flags) + ("FIN" in segment.flags)
@@ -82,7 +85,7 @@ def _follow(sent: dict[str, Direction], segment: Segment) -> None:
     if 0 < (end - (mine.following - first)) % MODULUS < MODULUS // 2:
         mine.following = (first + end) % MODULUS
     mine.last = segment
-    if "RST" in segment.flags:
+    if resets:
         return
     mine.window = segment.window
     mine.timestamps = segment.timestamps or mine.timestamps

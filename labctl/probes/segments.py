@@ -131,7 +131,7 @@ def _mark(found: Iterable[Passage], lab: Known) -> Iterator[Segment]:
         back = (seen.scope, seen.target, seen.source)
         known, theirs = flows.get(there), flows.get(back)
         if passage.injection:
-            if "SYN" in seen.flags and _silent(known, seen):
+            if "SYN" in seen.flags and _silent(known):
                 known = flows[there] = _Flow(seen.seq, seen.seq, made=True)
                 known.opens(seen)
             yield _forged(passage, passage.injection, _origin(seen, known, theirs))
@@ -198,9 +198,10 @@ def _mark(found: Iterable[Passage], lab: Known) -> Iterator[Segment]:
             other.peer_window, other.acked = seen.window, seen.ack
 
 
-def _silent(flow: _Flow | None, seen: Observation) -> bool:
-    """Whether an end has sent no SYN itself, so that an injected one begins its numbers."""
-    return flow is None or not flow.syn or (flow.made and flow.first != seen.seq)
+def _silent(flow: _Flow | None) -> bool:
+    """Whether an end has no SYN yet, of its own or one that was answered, so that an injected one
+    begins its numbers."""
+    return flow is None or not flow.syn or (flow.made and flow.acked is None)
 
 
 def _origin(seen: Observation, flow: _Flow | None, other: _Flow | None) -> Origin:

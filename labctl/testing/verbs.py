@@ -135,6 +135,8 @@ class Pattern(TypedDict, total=False):
     options: Mapping[str, bool]
     payload: str
     retransmitted: bool
+    keepalive: bool
+    probe: bool
     lost: bool
     injected: bool
     then: Fields

@@ -59,6 +59,44 @@ def test_what_is_false_of_them_fails(backend: str, tmp_path: Path) -> None:
     assert results[-9:] == ["pass", *["fail"] * 8], words(found)
 
 
+BACKOFFS = """
+title: Backoffs
+hosts:
+  server:
+    calls: socket; set SO_RCVBUF 8192; bind :8000; listen 20; accept; await
+  client:
+    processes:
+      deaf: {calls: socket; connect server:8000}
+      idle: {calls: socket; set SO_KEEPALIVE; set TCP_KEEPIDLE 1; set TCP_KEEPINTVL 1;
+                    connect server:8000; await}
+      busy: {calls: socket; connect server:8000; send 100000 bytes; await}
+steps:
+  - start: server
+  - wait: {sockets: {server: LISTEN}}
+  - start: idle
+  - wait: {segments: {from: client, keepalive: true, spaced: [1s]}}
+  - drop: {to: "client", at_most: 100}
+  - wait: {segments: {from: client, keepalive: true, spaced: [1s, 1s]}}
+  - heal: all
+  - start: busy
+  - call: {server: accept}
+  - wait: {segments: {from: client, probe: true, spaced: [PROBES]}}
+  - drop: {to: "server:8000", flags: SYN, at_most: 100}
+  - start: deaf
+  - wait: {segments: {from: client, flags: SYN, lost: true, spaced: [1s, 1s]}}
+    within: 10s
+"""
+
+
+@pytest.mark.ci
+@pytest.mark.netns
+@pytest.mark.parametrize(("probes", "result"), [("400ms, 800ms", "pass"), ("400ms, 400ms", "fail")])
+def test_backoffs(probes: str, result: str, tmp_path: Path) -> None:
+    text = BACKOFFS.replace("PROBES", probes)
+    found = run(text, "netns", tmp_path, {}, hosts="")
+    assert found.result == result, words(found)
+
+
 # --- Rejections -----------------------------------------------------------------------------------
 
 REFUSED = """

@@ -56,6 +56,16 @@ def test_its_kernel_does_not_speak_for_it_by_an_rst() -> None:
     assert craft(Crafted(("ACK",)), talk(SYN, one(0.3, "server RST 9 0"))).seq == 9
 
 
+def test_an_rst_may_have_any_number() -> None:
+    """What follows it is what followed before."""
+    reset = one(0.5, "client RST 9000 0")
+    assert craft(Crafted(("ACK",)), talk(*HANDSHAKE, reset), CLIENT).seq == 1001
+    answer = craft(Crafted(("SYN", "ACK")), talk(SYN))
+    stray = craft(Crafted(("RST",), Position(5000)), talk(SYN, made=(answer,)))
+    made = (answer, replace(stray, at=EPOCH + 0.7))
+    assert craft(Crafted(("ACK",)), talk(SYN, made=made)).seq == START + 1
+
+
 def test_an_end_is_where_the_other_has_acknowledged() -> None:
     middle = talk(one(0.1, "client ACK 1000 7001 len 5"), one(0.2, "client ACK 1005 7201"))
     found = Crafted(("ACK",)).craft(middle, SERVER)

@@ -13,10 +13,10 @@ from labctl.language.predicates import Finding
 from labctl.probes.observations import Header, Injection, Known, Observation, Segment
 from labctl.probes.packets import STAMPED_ALONE, read_packet
 from labctl.probes.segments import match
-from labctl.record.events import ClockEvent, Event, LabEvent
+from labctl.record.events import CallEvent, ClockEvent, Event, LabEvent
 from labctl.record.history import History
 from tests.fake import scenario
-from tests.sighted import EPOCH, NAMES, OWNERS, both, one, record
+from tests.sighted import EPOCH, HANDSHAKE, NAMES, OWNERS, both, one, record
 
 LAB = LabEvent(0.0, "2026-01-01T00:00:00Z", "fake", {"probes": ["ss", "capture"]}, NAMES, EPOCH)
 SYNS = ("mss", "sack", "wscale", "timestamps")
@@ -85,6 +85,19 @@ def test_what_matches(pattern: str, count: int) -> None:
     finding = judge(f"{{{pattern}, count: {count}}}")
     assert (finding.result, finding.actual) == ("pass", str(count))
     assert judge(f"{{{pattern}, count: {count + 1}}}").result == "fail"
+
+
+def test_what_asks_whether_the_other_side_is_there_or_has_room() -> None:
+    idle = [*HANDSHAKE, one(0.4, "server ACK 7001 1001"), one(9.0, "client ACK 1000 7001")]
+    assert judge("{keepalive: true, count: 1}", idle).result == "pass"
+    assert judge("{probe: true, count: 0}", idle).result == "pass"
+    full = [
+        *HANDSHAKE, one(0.4, "client ACK 1001 7001 len 5"),
+        one(0.5, "server ACK 7001 1006", window=0), one(1.0, "client ACK 1005 7001"),
+    ]  # fmt: skip
+    assert judge("{probe: true, count: 1}", full).result == "pass"
+    assert judge("{keepalive: true, count: 0}", full).result == "pass"
+    assert judge("{from: client, probe: false, count: 4}", full).result == "fail"
 
 
 def test_what_no_capture_has_is_unknown() -> None:
@@ -172,6 +185,17 @@ def test_an_injected_syn_begins_the_numbers_of_a_silent_end() -> None:
     assert (last.seq, last.ack, last.origin.scale, last.origin.tsecr) == (1, 1, 7, 7)
 
 
+def test_an_injected_syn_that_was_answered_has_begun_a_connection() -> None:
+    """Another one is part of that; after one that nobody answered it begins anew."""
+    first, second = one(0.1, "client SYN 1000 0"), one(0.4, "client SYN 3000 0")
+    answer = one(0.2, "server SYN ACK 7000 1001")
+    late = one(0.5, "server ACK 7001 3001")
+    reports = [Injection(0, 0, first), Injection(2000, 0, second)]
+    for talk, ack in (([first, answer, second, late], 2001), ([first, second, late], 1)):
+        found = match(both(*talk), Known(OWNERS, EPOCH, injections=reports))
+        assert found[-1].ack == ack
+
+
 def test_an_injected_syn_into_a_connection_begins_nothing() -> None:
     stray = one(0.35, "client SYN 9999 0")
     found = segments(*TALK, made=stray)
@@ -212,6 +236,19 @@ def test_pauses_are_those_of_one_connection() -> None:
     assert judge("{from: client, spaced: [1s, 1s]}", two).result == "fail"
 
 
+def test_pauses_that_nobody_saw_are_unknown() -> None:
+    """A connection of a host to itself may have them; a segment at the label may be the first."""
+    inside = CallEvent(0.1, "p", "client", 2, "done", "connect :80", "connect", peer="127.0.0.1:80")
+    for wanted, result in (("1s, 2s", "pass"), ("3s", "unknown")):
+        text = f"{{from: client, spaced: [{wanted}]}}"
+        assert judge(text, syns(1.0, 2.0, 4.0), inside).result == result
+    clocks = [ClockEvent(0.0, host, host, 0.0, 0.1) for host in ("server", "client")]
+    text = "{from: client, spaced: [1s, 2s], since_first: SYN}"
+    assert judge(text, syns(1.0, 2.0, 4.0)).result == "pass"
+    other = replace(one(0.95, "server SYN 1 0"), target="198.18.0.3:40000")
+    assert judge(text, [other, *syns(1.0, 2.0, 4.0)], *clocks).result == "unknown"
+
+
 def test_pauses_come_to_be_long_enough() -> None:
     case = scenario(
         "title: t\nhosts: {server: {}, client: {}}\n"
@@ -243,6 +280,8 @@ def test_order_beyond_what_clocks_tell_is_unknown() -> None:
         ("flags: FIN, bare: true, data: true", "an impossible segment"),
         ("flags: FIN, bare: true, length: 3", "an impossible segment"),
         ("data: false, payload: x", "an impossible segment"),
+        ("data: true, length: 0", "an impossible segment"),
+        ("flags: data, length: '<1'", "an impossible segment"),
         ("flags: FIN, bare: true, ack: 3", "'ack' counts only with the flag ACK"),
         ("payload: (", "is no regular expression"),
         ("then: {count: 3}", "unknown key 'count'"),

@@ -12,6 +12,7 @@ from pydantic.config import JsonDict
 
 from labctl.ground import patterns
 from labctl.ground.patterns import TooSlow
+from labctl.language.facts import Range
 from labctl.language.values import (
     Comparison,
     Count,
@@ -88,6 +89,8 @@ class SegmentPattern(Model):
     options: Annotated[dict[OptionName, Truth], SOME] | None = None
     payload: Regex | None = None
     retransmitted: Truth | None = None
+    keepalive: Truth | None = None
+    probe: Truth | None = None
     lost: Truth | None = None
     injected: Truth = False
     then: SegmentPattern | None = None
@@ -104,6 +107,9 @@ class SegmentPattern(Model):
             raise problem("with the flag data, but without data: an impossible segment")
         if without and (self.payload is not None or (self.length and not self.length.holds(0))):
             raise problem("without data, but with a payload or a length: an impossible segment")
+        none = self.length is not None and self.length.bounds == Range(0, 0)
+        if none and (self.data or "data" in (self.flags or ())):
+            raise problem("with data, but with a length of 0: an impossible segment")
         if self.ack is not None and self.bare and "ACK" not in (self.flags or ()):
             raise problem("'ack' counts only with the flag ACK; add it, or leave 'ack' out")
         if self.injected and self.retransmitted:
@@ -122,6 +128,8 @@ class SegmentPattern(Model):
             and has(segment, self.flags or ())
             and self.data in (None, segment.length > 0)
             and self.retransmitted in (None, segment.retransmitted)
+            and self.keepalive in (None, segment.keepalive)
+            and self.probe in (None, segment.probe)
         ):
             return False
         if self.bare and (segment.length or len(segment.flags) > len({*(self.flags or ())})):
@@ -154,7 +162,7 @@ class SegmentPattern(Model):
     def __str__(self) -> str:
         words = ["bare"] if self.bare else []
         words += [" ".join(self.flags or ("segment",))]
-        for name in ("retransmitted", "lost", "data"):
+        for name in ("retransmitted", "keepalive", "probe", "lost", "data"):
             value = getattr(self, name)
             words += [name if value else f"not {name}"] if value is not None else []
         words += [f"{name} {n}" for name in NUMBERS if (n := getattr(self, name)) is not None]

@@ -88,6 +88,8 @@ class SegmentsPattern(SegmentPattern):
         blind = self.to not in unseen and self.from_ in (None, *unseen) and bool(unseen)
         most = None if inside or blind else len(matching)
         spacing, pauses = self._spacing(counted)
+        if self.spaced and (unsure or (spacing == "fail" and most is None)):
+            spacing = "unknown"  # there may be one more
         measured = Facts(
             count=Range(certain, most), connections=connections(matching[:12]),
             pauses_seconds=pauses,
