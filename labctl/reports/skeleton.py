@@ -195,12 +195,14 @@ class _Skeleton:
 
     def _again(self, event: CallEvent) -> str:
         """A call in the language's own words; empty if it has none."""
-        if event.name in ASYNC or event.name in ("get", "exec", "has"):
+        if event.name in ASYNC or event.name in ("get", "exec", "has", "repeat"):
             return ""
         text = re.sub(r"\s*\|\|\s*continue$", "", event.call)
+        goes_on = event.fd is not None or text != event.call
+        text = "connect none" if event.name == "disconnect" else text
         if event.fd is not None:
             text = self._named(text, event)
-        return f"{text} || continue" if event.errno and event.fd is not None else text
+        return f"{text} || continue" if event.errno and goes_on else text
 
     def _named(self, text: str, event: CallEvent) -> str:
         mine = self._scene.descriptors.of(event)
