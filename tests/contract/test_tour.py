@@ -37,7 +37,10 @@ def test_the_question_comes_first_and_the_answer_last(tmp_path: Path) -> None:
 
 
 @pytest.mark.netns
-def test_at_a_terminal_it_waits_until_somebody_has_guessed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("typed", "status"), [(b"\n", 0), (b"\x04", 130)], ids=["Enter", "Ctrl-D"])
+def test_at_a_terminal_it_waits_until_somebody_has_guessed(
+    typed: bytes, status: int, tmp_path: Path
+) -> None:
     ours, theirs = pty.openpty()
     try:
         with subprocess.Popen(
@@ -48,10 +51,10 @@ def test_at_a_terminal_it_waits_until_somebody_has_guessed(tmp_path: Path) -> No
             shown = ""
             while "Enter runs it: " not in shown:
                 shown += tour.stdout.read(1)
-            assert not (tmp_path / "labctl" / "runs").exists()
-            os.write(ours, b"\n")
-            assert "RST ACK" in tour.stdout.read()
-        assert tour.returncode == 0
+            os.write(ours, typed)
+            drawn = tour.stdout.read()
+        assert tour.returncode == status
+        assert ("RST ACK" in drawn) == (tmp_path / "labctl" / "runs").exists() == (status == 0)
     finally:
         os.close(ours)
         os.close(theirs)

@@ -21,4 +21,4 @@ def test_another_lesson(labctl: Labctl) -> None:
     status, _, told = labctl("tour", "unread_date")
     assert status == 2
     assert "unknown lesson of the tour 'unread_date'" in told
-    assert "did you mean unread_data" in told
+    assert "did you mean 'unread_data'?" in told
