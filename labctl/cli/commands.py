@@ -27,6 +27,7 @@ from labctl.cli.exits import EXIT, INTERRUPTED
 from labctl.cli.imports import import_
 from labctl.cli.matrix import matrix
 from labctl.cli.run import run
+from labctl.cli.tour import tour
 from labctl.cli.watch import watch
 from labctl.ground.output import UNWRITABLE, flush, prepare, show, silence, tell
 from labctl.ground.plain import plain_lines
@@ -404,5 +405,5 @@ def schema(what: str) -> None:
     click.echo(json.dumps(made, indent=1, sort_keys=True))
 
 
-for command in (*labs.COMMANDS, *machine.COMMANDS, import_, matrix, run, watch):
+for command in (*labs.COMMANDS, *machine.COMMANDS, import_, matrix, run, tour, watch):
     main.add_command(command)

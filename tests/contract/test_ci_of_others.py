@@ -26,7 +26,11 @@ def repository(tmp_path: Path) -> Path:
 
 
 def run(*words: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    own = {"HOME": str(cwd), "DOCKER_HOST": "unix:///nonexistent/docker.sock"}
+    own = {
+        "PATH": f"{TOOLS}:{os.environ['PATH']}",
+        "HOME": str(cwd),
+        "DOCKER_HOST": "unix:///nonexistent/docker.sock",
+    }
     return subprocess.run(
         words, cwd=cwd, env={**os.environ, **own, **variables},
         stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,

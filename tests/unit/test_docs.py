@@ -176,6 +176,12 @@ def test_result_document(tmp_path: Path) -> None:
     ]
 
 
+def test_the_index_has_every_page() -> None:
+    named = {target for target in LINK.findall(read("docs/README.md")) if "/" not in target}
+    there = {page.name for page in (ROOT / "docs").glob("*.md")}
+    assert named == there - {"README.md"}
+
+
 def test_causes() -> None:
     sources = [path.read_text("utf-8") for path in (ROOT / "labctl/judge/causes").glob("*.py")]
     found = {name for text in sources for name in re.findall(r'"([a-z]+(?:-[a-z0-9]+)+)"', text)}
@@ -290,11 +296,12 @@ def load(data: dict[str, Any]) -> list[scenario.Scenario]:
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
 def test_example(block: Block) -> None:
     """`yaml` is a scenario, `yaml KEY` what stands below a top-level key, `yaml excerpt` a part of
-    a shipped scenario, `yaml workflow` none, and `calls` what a process does."""
+    a shipped scenario, `yaml workflow` none, and `calls` what a process does. A block may name its
+    file."""
     kind, _, key = block.info.partition(" ")
-    if block.info == "yaml workflow":
+    if block.info.startswith("yaml workflow"):
         yaml.safe_load(block.text)  # tests/unit/test_ci_of_others.py knows what it names
-    elif block.info == "yaml":
+    elif block.info == "yaml" or (kind == "yaml" and "." in key):
         scenario.load_document(Document(str(block), block.text), block.text, "example", {})
     elif block.info == "yaml excerpt":
         assert any(block.text in path.read_text("utf-8") for path in SCENARIOS)
@@ -312,7 +319,7 @@ def test_example(block: Block) -> None:
     elif kind == "json":
         json.loads(block.text)
     else:
-        assert block.info in ("sh", "text")
+        assert block.info in ("sh", "sh fails", "text")
 
 
 def shell_lines() -> Iterator[tuple[Path, str]]:
