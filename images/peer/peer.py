@@ -48,8 +48,7 @@ RTMIN, RTMAX = 34, 64
 UNNAMED = {n: "RTMIN%+d" % (n - RTMIN) for n in range(RTMIN - 2, RTMAX) if n != RTMIN}
 UNNAMED[16] = "STKFLT"
 """Signals without a name in Python, or in an older Python (signal(7), those of glibc)."""
-MOST_FILES = 1 << 16
-AT_ONCE, CHUNK = 4096, 65536
+MOST_FILES, AT_ONCE, CHUNK = 1 << 16, 4096, 65536
 TRACED, UNTRACED = b"+", b"-"
 NO_FORK = "can't fork: %s; a limit of processes (ulimit -u, or pids.max of a cgroup) refuses it"
 

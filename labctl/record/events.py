@@ -17,14 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from labctl.ground.reading import Checked
 from labctl.probes.holders import Number
 from labctl.probes.observations import Observation
-from labctl.probes.sockets import (
-    RESOLVER,
-    Socket,
-    StateName,
-    aged,
-    lab_sockets,
-    parse_ss,
-)
+from labctl.probes.sockets import RESOLVER, Socket, StateName, aged, lab_sockets, parse_ss
 
 VERSION = 7
 """Raise it when an older labctl can't read the history. 1: before histories had a version;

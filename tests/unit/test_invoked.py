@@ -160,7 +160,7 @@ def test_a_shell_completes_names_and_files(tmp_path: Path) -> None:
         for typed, completed in {
             f"{SCRIPT} run bound_p": "bound_port_again ",  # a name
             f"{SCRIPT} run fin_m": "fin_mine.yaml ",  # a file, beside names
-            f"{SCRIPT} run not": "notes.txt ",  # a file that no name is like
+            f"{SCRIPT} run note": "notes.txt ",  # a file that no name is like
             f"{SCRIPT} run fol": "folder/",  # a folder, which can be gone on from
             f"{SCRIPT} run ./folder/d": "./folder/deep/",
             f"{SCRIPT} validate servers/half": "servers/half_close ",
