@@ -6,6 +6,7 @@ import json
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -244,6 +245,25 @@ def test_what_it_has_told_of_runs_on(
         assert other.calls()[-1] == "close"
     finally:
         other.end()
+
+
+def test_it_ends_with_somebody_who_had_not_read_all(puppet: Callable[[], Puppet]) -> None:
+    """Then a socket says ECONNRESET, not its end (unix(7))."""
+    program = puppet()
+    ours, theirs = socket.socketpair()
+    with theirs:
+        tracer = subprocess.Popen(ATTACH, stdin=theirs.fileno(), stdout=theirs.fileno())
+    with ours:
+        ours.sendall(json.dumps({"do": "attach", "id": 1, "pids": [program.pid]}).encode() + b"\n")
+        deadline = time.monotonic() + PATIENCE
+        while b'"reply"' not in ours.recv(1 << 16, socket.MSG_PEEK):
+            assert time.monotonic() < deadline
+    try:
+        assert tracer.wait(PATIENCE) == 0
+    finally:
+        tracer.kill()
+        tracer.wait()
+    assert program("7") == "7"
 
 
 def test_a_process_has_one_tracer(puppet: Callable[[], Puppet], teller: Teller) -> None:

@@ -134,14 +134,16 @@ def test_claims_have_one_case(tmp_path: Path) -> None:
 SYN_SENT = replace(HANDSHAKE[0], at=EPOCH + 1e-4)
 
 
-def test_what_others_sent_or_got_nobody_knows(tmp_path: Path) -> None:
+@pytest.mark.parametrize("calls", [False, True])
+def test_what_others_sent_or_got_nobody_knows(tmp_path: Path, calls: bool) -> None:
     """A segment to somebody who is not watched is not lost, and one from there not injected."""
     back = replace(seen(HANDSHAKE[1]), at=EPOCH + 0.4)
 
     def connect(fake: FakeWatched) -> None:
         fake.packets("db", record(SYN_SENT), record(back))
 
-    (result,), _ = watched(tmp_path, FakeWatched([connect, lambda _: None], db=[DB]))
+    fake = FakeWatched([connect, lambda _: None], db=[DB])
+    (result,), _ = watched(tmp_path, fake, calls=calls)
     again = load(result.folder)
     syn, answer = again.history.segments()
     assert (syn.sender, syn.receiver, syn.lost, syn.pending) == ("db", None, False, False)
