@@ -311,7 +311,7 @@ def test_nothing_to_inject_into(backend: str, tmp_path: Path) -> None:
         tmp_path,
     )
     assert found.result == "fail"
-    assert found.verdicts[-1].expected == ("a connection number 2 in which client sent to server")
+    assert found.verdicts[-1].expected == "a connection number 2 between client and server"
     assert found.verdicts[-1].actual == "1 of them"
 
 
