@@ -6,7 +6,6 @@ Standard library only, Python 3.6 or later.
 import errno
 import fcntl
 import os
-import shutil
 import signal
 import socket
 import time
@@ -224,6 +223,8 @@ def call_repeat(program, times, calls):
 def call_exec(program, command):
     """The program has the current socket as a server that was started for it has one, and neither
     our stream nor any other socket: all else is closed on exec."""
+    import shutil  # which takes time, and is seldom needed
+
     sock = program.sock()
     null = os.open(os.devnull, os.O_RDWR)
     found = shutil.which(command[0])

@@ -17,7 +17,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from labctl.ground.errors import UsageError
-from labctl.ground.resources import catalogue, scenarios, shelf
+from labctl.ground.resources import APART, catalogue, scenarios, shelf
 
 SHIPPED = "scenarios"
 """The name for all of them: that of their folder in a checkout."""
@@ -49,7 +49,8 @@ def find(paths: Sequence[str], shipped: Path) -> list[Path]:
         if not found:
             from labctl.language.values import unknown
 
-            raise UsageError(f"{text}: no such file", unknown("scenario", text, names))
+            alike = {n for n in names if n.startswith(APART)} if text.startswith(APART) else lessons
+            raise UsageError(f"{text}: no such file", unknown("scenario", text, sorted(alike)))
         files += found
     return list(dict.fromkeys(files))
 

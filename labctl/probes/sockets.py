@@ -212,7 +212,7 @@ _SOCKET = re.compile(
     r"(?! *(?:users|timer|uid|ino):)((?:[ \t].*)?(?:\n[ \t].*)*)(?:\n+|\Z)",
     re.ASCII,
 )
-_HEADER = re.compile(r"\n*(?:.*State +Recv-Q .*)?\n*")
+_HEADER = re.compile(r"\n*(?:\S*State +Recv-Q .*)?\n*")
 """`ss` prints the keys of TCP_MD5SIG at once, and so before everything else."""
 
 

@@ -1,5 +1,6 @@
 """Whatever `ss` may print: it is read whole, or refused."""
 
+import re
 import time
 from ipaddress import IPv4Address, IPv6Address
 
@@ -99,7 +100,7 @@ def test_a_timer_is_never_further_off_than_it_prints(left: int) -> None:
 
 def lines_of_sockets(text: str) -> int:
     lines = [line for line in text.split("\n") if line]
-    header = bool(lines) and "Recv-Q" in lines[0]  # after keys, if there are some
+    header = bool(lines) and re.match(r"\S*State +Recv-Q ", lines[0]) is not None
     return sum(not line.startswith((" ", "\t")) for line in lines) - header
 
 

@@ -35,6 +35,9 @@ def test_find(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for apart in ("peers", "peers/c", "scenarios/peers", "scenarios/peers/c.yaml", "c",
                   str(shipped / "peers")):  # fmt: skip
         assert find([apart], shipped) == [shipped / "peers/c.yaml"]
+    with pytest.raises(UsageError, match="unknown scenario") as caught:
+        find(["peers/d"], shipped)
+    assert "allowed: peers/c" in str(caught.value.hint)
     (shipped / "peers" / "c.yaml").unlink()
     assert find([str(mine)], shipped) == [mine / "c.yml", mine / "d.yaml"]
     assert find([str(mine / "e.txt"), str(mine / "e.txt")], shipped) == [mine / "e.txt"]

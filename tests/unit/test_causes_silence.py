@@ -52,6 +52,14 @@ def test_syns_without_an_answer_are_counted_and_where_they_were_lost() -> None:
     assert "one SYN without" in only(told(connects(), TRIES[:1])).text
 
 
+def test_a_write_that_connects_had_no_answer_to_its_syns() -> None:
+    """By TCP_FASTOPEN_CONNECT: connect returns, and the SYN goes with what is written."""
+    waits = connects("socket; set TCP_FASTOPEN_CONNECT; connect server:8000", 'send "hello"')
+    cause = only(told(waits, TRIES))
+    assert cause.id == "no-answer"
+    assert 'send "hello" failed with ETIMEDOUT' in cause.text
+
+
 @pytest.mark.parametrize(
     ("sent", "words"),
     [

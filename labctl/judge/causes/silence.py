@@ -95,7 +95,7 @@ def _calls(scene: Scene) -> Iterator[Cause]:
         if not sent:
             continue
         failure = f"{call.process}: {call.call} failed with {errnos.describe('ETIMEDOUT')}"
-        if call.name == "connect":
+        if call.name == "connect" or all(map(begins, sent)):  # a write may connect: Fast Open
             tries = f"{len(sent)} tries of a" if len(sent) > 1 else "one"
             kind, ref, why = "no-answer", SYN, f"{tries} SYN without an answer"
         elif known := _timer(mine, call.t, sent):
