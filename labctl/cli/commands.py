@@ -231,7 +231,7 @@ def blame(port: int, container: str | None, form: str) -> int:
     "form",
     default="ladder",
     show_default=True,
-    type=click.Choice(["ladder", "html", "junit", "markdown", "mermaid", "pcapng"]),
+    type=click.Choice(["ladder", "html", "junit", "ktap", "markdown", "mermaid", "pcapng"]),
     help="What to make of it.",
 )
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Instead of stdout.")

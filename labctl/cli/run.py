@@ -64,7 +64,7 @@ class Asked:
 )
 @click.option("--keep", is_flag=True, help="Keep the lab up afterwards, until Ctrl-C.")
 @jobs_option("How many cases to run at once, 1 to 32; as many as suit the machine by default.")
-@form_option(["table", "json"], "How the results are written to stdout.")
+@form_option(["table", "json", "ktap"], "How the results are written to stdout.")
 @folder_option("Where to record runs.")
 @click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Also JUnit XML.")
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Also HTML.")
