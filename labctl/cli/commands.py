@@ -24,6 +24,7 @@ from labctl.cli.arguments import (
     shipped_names,
 )
 from labctl.cli.exits import EXIT, INTERRUPTED
+from labctl.cli.grading import grade
 from labctl.cli.imports import import_
 from labctl.cli.matrix import matrix
 from labctl.cli.run import run
@@ -230,11 +231,12 @@ def blame(port: int, container: str | None, form: str) -> int:
     "form",
     default="ladder",
     show_default=True,
-    type=click.Choice(["ladder", "html", "junit", "markdown", "mermaid", "pcapng"]),
+    type=click.Choice(["ladder", "html", "junit", "ktap", "markdown", "mermaid", "pcapng"]),
     help="What to make of it.",
 )
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Instead of stdout.")
-def report(runs: tuple[str, ...], last: bool, form: str, out: Path | None) -> None:
+@click.option("--blank", is_flag=True, help="A ladder with gaps, to fill in: see `labctl grade`.")
+def report(runs: tuple[str, ...], last: bool, form: str, out: Path | None, blank: bool) -> None:
     """Render recorded runs, from their folders alone.
 
     RUN is the folder of a run, a folder of such folders, or the name of a case: of that the newest
@@ -246,6 +248,7 @@ def report(runs: tuple[str, ...], last: bool, form: str, out: Path | None) -> No
       labctl report fin_wait_2
       labctl report fin_wait_2 --format html --out fin_wait_2.html
       labctl report --last --format pcapng --out run.pcapng
+      labctl report --last --blank > sheet.txt
     """
     from labctl import reports
     from labctl.cli import chosen
@@ -255,6 +258,11 @@ def report(runs: tuple[str, ...], last: bool, form: str, out: Path | None) -> No
     from labctl.judge.recorded import load
 
     recorded = [load(folder) for folder in chosen.find(runs, last)]
+    if blank:
+        from labctl.reports import worksheet
+
+        click.echo("\n".join(map(worksheet.blank, recorded)), nl=False)
+        return
     if form == "html" and len(recorded) > 1 and not out:
         raise UsageError("several runs as HTML are an index and a page each", "name it: --out FILE")
     if form == "pcapng" and len(recorded) > 1:
@@ -405,5 +413,5 @@ def schema(what: str) -> None:
     click.echo(json.dumps(made, indent=1, sort_keys=True))
 
 
-for command in (*labs.COMMANDS, *machine.COMMANDS, import_, matrix, run, tour, watch):
+for command in (*labs.COMMANDS, *machine.COMMANDS, grade, import_, matrix, run, tour, watch):
     main.add_command(command)

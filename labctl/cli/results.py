@@ -41,6 +41,10 @@ def give(results: list[RunResult], wanted: Wanted, seconds: float, cut_short: st
     found = document(results, cut_short)
     if wanted.form == "json":
         show("the results", lambda: print(json.dumps(found, indent=1)))
+    elif wanted.form == "ktap":
+        from labctl.reports import ktap
+
+        show("the results", lambda: print(ktap.document(results), end=""))
     elif results:
         show("the table", table)
     write_reports(results, {"junit": wanted.junit, "html": wanted.html})

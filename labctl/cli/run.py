@@ -19,7 +19,11 @@ from labctl.cli.arguments import (
     scenarios_argument,
     set_option,
 )
+from labctl.cli.exits import EXIT, INTERRUPTED
 from labctl.ground.output import tell
+
+UNTESTABLE = 125
+"""A commit that `git bisect run` shall leave out."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class Asked:
     out: Path | None
     junit: Path | None
     html: Path | None
+    bisect: bool
 
 
 @click.command()
@@ -59,10 +64,11 @@ class Asked:
 )
 @click.option("--keep", is_flag=True, help="Keep the lab up afterwards, until Ctrl-C.")
 @jobs_option("How many cases to run at once, 1 to 32; as many as suit the machine by default.")
-@form_option(["table", "json"], "How the results are written to stdout.")
+@form_option(["table", "json", "ktap"], "How the results are written to stdout.")
 @folder_option("Where to record runs.")
 @click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Also JUnit XML.")
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Also HTML.")
+@click.option("--bisect", is_flag=True, help="For `git bisect run`: exit with 0, 1 or 125.")
 @as_one(Asked)
 def run(asked: Asked) -> int:
     """Run scenarios: files, folders, or names from `labctl list`.
@@ -79,7 +85,27 @@ def run(asked: Asked) -> int:
       labctl run fin_wait_2 --engine left=ONE --engine right=OTHER
       labctl run scenarios -j 32 --engine left=ONE --engine right=OTHER
       labctl run eaddrinuse_time_wait --kernel 6.1 --virtual-time
+      git bisect run labctl run mine.yaml --bisect
     """
+    return _for_bisect(asked) if asked.bisect else _run(asked)
+
+
+def _for_bisect(asked: Asked) -> int:
+    """The status for `git bisect run`: 0 is good, 1 bad, and what says neither is 125. Ctrl-C ends
+    the bisection."""
+    from labctl.ground.crash import netted
+    from labctl.ground.errors import LabctlError
+
+    try:
+        with netted():
+            status = _run(asked)
+    except LabctlError as exc:
+        tell(f"labctl: {exc}")
+        return UNTESTABLE
+    return status if status in (EXIT["pass"], EXIT["fail"], INTERRUPTED) else UNTESTABLE
+
+
+def _run(asked: Asked) -> int:
     import time
 
     if asked.backend == "netns" and not asked.kernel:

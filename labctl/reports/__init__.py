@@ -22,6 +22,7 @@ REPORTS: dict[str, str] = {
     "ladder": "labctl.reports.ladder_text:ladders",
     "html": "labctl.reports.html:pages",
     "junit": "labctl.reports.junit:document",
+    "ktap": "labctl.reports.ktap:document",
     "markdown": "labctl.reports.markdown:summary",
     "mermaid": "labctl.reports.mermaid:diagrams",
 }
