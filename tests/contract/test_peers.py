@@ -47,6 +47,18 @@ def test_holds(case: Scenario, tmp_path: Path) -> None:
 
 
 FALSE = [
+    ("conntrack_ack_lost", "packets 0 ", "packets 1 "),
+    ("conntrack_challenge_ack", "output: ^2$", "output: ^1$"),
+    ("conntrack_inexact_rst", "flags: [FIN, ACK]", "flags: ACK"),
+    ("conntrack_rst_invalid", "flags: RST, seq: 5", "flags: ACK, seq: 5"),
+    ("conntrack_synack_old", "ack: 643160523", "ack: next"),
+    ("conntrack_synack_reuse", "flags: RST, seq: 11", "flags: RST, seq: 12"),
+    ("icmp_established", 'recv: "${errno}"', "recv: ETIMEDOUT"),
+    ("icmp_syn", "seq: next+5", "seq: 0"),
+    ("md5_on_ack", "TcpExtTCPMD5Unexpected: 2", "TcpExtTCPMD5Unexpected: 1"),
+    ("ts_invalid_ack", "ack: next+9998", "ack: next"),
+    ("ts_of_the_end", "sleep: 1s", "sleep: 100ms"),
+    ("windows", "late: recv 100000", "late: recv 10"),
     ("close_order", "flags: FIN, count: 1", "flags: FIN, count: 2"),
     ("fastopen_keys", "PassiveAltKey: 1", "PassiveAltKey: 2"),
     ("fastopen_to_itself", "2nd send: EADDRNOTAVAIL", "2nd send: ok"),
