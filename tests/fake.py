@@ -180,7 +180,7 @@ class FakeBackend:
                 commands = dict.fromkeys(held, "python3")
                 channel.say(t=now(), kind="holders", commands=commands, sockets=held,
                             unread=[])  # fmt: skip
-            if message["do"] in ("answer", "holders"):
+            if message["do"] in ("answer", "holders", "killall"):
                 channel.say(t=now(), kind="reply", id=message["id"])
             else:
                 self._did(f"call {process.name} {message['call']}")

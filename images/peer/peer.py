@@ -187,7 +187,8 @@ def supervise(main, log, tether, watched=None):
     `{"do": "signal", "signal": "TERM"}` for the main process alone; `{"do": "end"}`, a SIGTERM,
     `{"do": "freeze"}` and `{"do": "thaw"}` for all of them (as process 1 only); `{"do": "answer",
     "id": N}`, which it does when it has reported all that was written before; `{"do": "holders",
-    "id": N}`: it tells which sockets the others hold (as process 1 only). Neither the child nor a
+    "id": N}`: it tells which sockets the others hold (as process 1 only); `{"do": "killall",
+    "id": N}`: it tells the time, sends SIGKILL to all of them, and ends. Neither the child nor a
     slow controller can delay it.
     """
     # Programs below, of the same user, must not reach this process' streams and speak for it. After
@@ -296,6 +297,11 @@ def supervise(main, log, tether, watched=None):
                     room = MUCH if output in watching else IN_ONE_PIECE
                     log.later(kind="holders", **holders(room))
                     log.later(kind="reply", id=message["id"])
+                elif do == "killall":
+                    at = time.monotonic()
+                    _kill(-1 if started == 1 else child, signal.SIGKILL)
+                    log(kind="reply", id=message["id"], t=at)
+                    os._exit(0)
                 else:
                     COMMANDS[do](child if status is None else None, to_main, **message)
         if wake in ready:

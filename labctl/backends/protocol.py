@@ -24,11 +24,11 @@ from labctl.backends.wire import A, Answer, Command, NoMessage, Program, Said, q
 from labctl.probes.holders import Number
 from labctl.probes.sockets import StateName
 
-VERSION = 11
+VERSION = 12
 """2 brought captures and the trace; 3 faults; 4 agents that rest; 5 the end of what a process left;
 6 programs that report their faults, supervisors that answer, and counters and addresses as they
 change; 7 a host's network apart from its watch; 8 guests; 9 resets; 10 calls of programs, who holds
-sockets, and the fate of segments; 11 what begins a lab on namespaces."""
+sockets, and the fate of segments; 11 what begins a lab on namespaces; 12 the moment of a kill."""
 
 
 class Hello(Said, kind="hello"):
@@ -395,6 +395,10 @@ class TellHolders(Command[Done], do="holders", added=10):
     """Reports who holds which socket."""
 
 
+class KillAll(Command[Done], do="killall", added=12):
+    """Sends SIGKILL to all below the supervisor, and ends it; tells the time right before."""
+
+
 # --- Who says and does what -----------------------------------------------------------------------
 
 
@@ -424,5 +428,5 @@ AGENT = Program(
 TRACER = Program((Hello, Refused, State, Reset, Fate, Trouble, Broken), (Watch, FlushTrace))
 SUPERVISOR = Program(
     (Process, Call, Unseen, Output, Holders, Broken),
-    (Begin, DoCall, Signal, End, Freeze, Thaw, TellAll, TellHolders),
+    (Begin, DoCall, Signal, End, Freeze, Thaw, TellAll, TellHolders, KillAll),
 )

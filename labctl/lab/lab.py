@@ -262,13 +262,14 @@ class Lab(Observing):
         """Sends SIGKILL to all of a process, of all its starts; returns when it is gone and the
         record says so."""
         if self.lives(process):
-            self._ask_when(process)
+            asked = self._ask_when(process, protocol.KillAll())
+            self._questions.wait(asked)
             self._backend.kill(self.spec.processes[process])
             self._inbox.expect(lambda: not self.lives(process), f"the end of {process}")
 
     def signal(self, process: str, name: str) -> None:
         """Sends a signal to the main process alone."""
-        asked = self._ask_when(process)
+        asked = self._ask_when(process, protocol.TellAll())
         self._backend.signal(self.spec.processes[process], name)
         self._questions.wait(asked)
 
@@ -371,12 +372,12 @@ class Lab(Observing):
         if self._marking and self.acted is None:
             self.acted = host, t
 
-    def _ask_when(self, process: str) -> list[int]:
-        """Asks a supervisor for the time, right before something is done to its process, which may
-        not leave it the time to answer; returns the question."""
+    def _ask_when(self, process: str, command: Command[protocol.Done]) -> list[int]:
+        """Asks a supervisor for the time right before it does something, or is made to; returns the
+        question. It may end before it answers."""
         if not self._marking or process not in self._running or not self._answers(process):
             return []
-        self._mark = self._questions.ask(self._running[process], protocol.TellAll())
+        self._mark = self._questions.ask(self._running[process], command)
         return [self._mark]
 
     # --- Messages --------------------------------------------------------------------------------
@@ -408,7 +409,7 @@ class Lab(Observing):
             self._take_host(source.host, message)
         elif message and self._questions.answered(source.channel, message):
             if asked(message) == self._mark:
-                t = protocol.TellAll().answered(message).t
+                t = protocol.Done.of(message).t
                 self._acted(source.host, self._clock.of(source.host, t))
         elif self._running.get(source.process) is source.channel:
             self._take_process(source.process, source.host, message)

@@ -83,7 +83,7 @@ def doers(name: str) -> dict[str, Callable[..., Any]]:
             return dict(loaded(PACKAGE / "backends" / "netns" / "world.py").COMMANDS)
 
 
-ELSEWHERE = {"begin", "answer", "holders"}
+ELSEWHERE = {"begin", "answer", "holders", "killall"}
 """Commands of a supervisor that it knows without functions."""
 
 
@@ -184,7 +184,8 @@ def test_a_lab(lab: NetnsBackend) -> None:
     backend."""
     calls = ProcessSpec("calls", "server", calls="socket; bind :8000; listen 3; await")
     program = ProcessSpec("program", "server", run=("sh", "-c", "sleep 600 & echo hello; wait"))
-    links = lab.up([HostSpec("server")], [calls, program])
+    killed = ProcessSpec("killed", "server", calls="sleep 600s")
+    links = lab.up([HostSpec("server")], [calls, program, killed])
     heard = Heard()
     heard.listen("agent", links["server"].channel)
     check_agent(heard, links["server"].batch)
@@ -194,9 +195,11 @@ def test_a_lab(lab: NetnsBackend) -> None:
         check_tracer(heard)
     heard.listen("supervisor of calls", lab.spawn(calls))
     heard.listen("supervisor of a program", lab.spawn(program))
+    heard.listen("supervisor to be killed", lab.spawn(killed))
     check_supervisors(heard)
     lab.kill(calls)
     lab.kill(program)
+    lab.kill(killed)
     heard.await_end("supervisor of calls")
 
 
@@ -296,6 +299,11 @@ def check_supervisors(heard: Heard) -> None:
     heard.await_kind(name, "process", phase="exit", signal="KILL", left=True)
     heard.send(name, protocol.End())
     heard.await_end(name)
+    name = "supervisor to be killed"
+    heard.await_kind(name, "process", phase="start")
+    heard.ask(name, protocol.KillAll())
+    heard.await_end(name)
+    assert [said.kind for said in heard.said[name]].count("process") == 1
 
 
 # --- Their last words -----------------------------------------------------------------------------
