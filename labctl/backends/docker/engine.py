@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -42,6 +43,13 @@ HINTS = {
 }
 """A piece of what an engine says when it refuses, and what helps."""
 
+OF_TLS = {
+    "CERTIFICATE_VERIFY_FAILED": "the context's CA has not signed its certificate",
+    "WRONG_VERSION_NUMBER": "nobody speaks TLS there",
+}
+"""What prevents TLS, by the word that OpenSSL has for it."""
+KEYS = "docker context update NAME --docker host=URL,ca=FILE,cert=FILE,key=FILE corrects that"
+
 HINT = "its log says more; `labctl doctor` checks it"
 
 
@@ -74,14 +82,21 @@ def connect(deadline: int = REQUEST_DEADLINE, where: str = "", without: str = WI
     import docker
     import docker.errors
     from docker.constants import MINIMUM_DOCKER_API_VERSION
+    from requests.utils import get_environ_proxies
 
     url, tls = _address(where) if where else ("", None)
 
     def client(version: str) -> APIClient:
         how = {"version": version, "timeout": deadline, "max_pool_size": CONNECTIONS}
-        if not where:
-            return docker.from_env(**how).api  # type: ignore[arg-type]
-        return docker.APIClient(url, tls=tls or False, **how)  # type: ignore[arg-type]
+        found: APIClient = (
+            docker.APIClient(url, tls=tls or False, **how)  # type: ignore[arg-type]
+            if where
+            else docker.from_env(**how).api  # type: ignore[arg-type]
+        )
+        if isinstance(found.verify, str):  # requests would prefer the CAs of REQUESTS_CA_BUNDLE
+            found.proxies.update(get_environ_proxies(found.base_url))
+            found.trust_env = False
+        return found
 
     try:
         # docker itself asks for all versions, for which engines start programs.
@@ -135,6 +150,10 @@ def _absence(exc: Exception, where: str, without: str) -> Unavailable:
     """Why there is no engine."""
     where = where or os.environ.get("DOCKER_HOST") or "its default address"
     cause = origin(exc)
+    if isinstance(cause, ssl.SSLError):
+        what = OF_TLS.get(cause.reason or "", "it does not take the context's certificate")
+        said = getattr(cause, "verify_message", None) or str(cause.strerror)
+        return Unavailable(f"no TLS with the Docker engine at {where}: {what}: {said}", KEYS)
     reason = str(cause.strerror) if cause else str(exc).rstrip(".")
     if "timed out" in reason:
         reason = f"no word within {FIRST_DEADLINE} s"
