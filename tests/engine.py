@@ -45,6 +45,7 @@ PACKAGES = {
     "chromium": "chromium",
     "cpio": "cpio",
     "newuidmap": "uidmap",
+    "openssl": "openssl",
 }
 NAMESPACES = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
 

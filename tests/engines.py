@@ -21,6 +21,7 @@ from pathlib import Path
 
 import docker
 
+from tests.certificates import Keys, authority, signed
 from tests.engine import DOCKERD_OPTIONS, INIT, NAMESPACES, STOP_DEADLINE, await_engine
 
 BRIDGE = """
@@ -32,6 +33,7 @@ SHIFTED = ("--time", "--monotonic", "5000", "--boottime", "5000")
 """A clock of its own: time_namespaces(7)."""
 HOOK = "type filter hook input priority -200;"
 SHARED = Path("/dev/shm")
+PORT = 2376
 POOL, SIZE = "198.19.128.0/17", 26
 """Never a swarm without: its default pool is 10.0.0.0/8."""
 
@@ -44,6 +46,7 @@ class Engine:
     folder: Path
     socket: Path
     flags: Sequence[str]
+    options: Sequence[str]
     process: subprocess.Popen[bytes] | None = None
     client: docker.DockerClient = field(init=False)
 
@@ -59,7 +62,8 @@ class Engine:
         """Starts it, with whatever it had before, and joins it to the bridge of that process."""
         log = self.folder / "dockerd.log"
         options = [
-            f"--data-root={self.folder}/data", f"--host={self.where}", *DOCKERD_OPTIONS
+            f"--data-root={self.folder}/data", f"--host={self.where}", *self.options,
+            *DOCKERD_OPTIONS,
         ]  # fmt: skip
         with log.open("ab") as said:
             self.process = subprocess.Popen(
@@ -108,10 +112,12 @@ def _inside(pid: int, *words: str, check: bool = True) -> None:
 
 @dataclass
 class Swarm:
-    """A bridge, and the engines on it."""
+    """A bridge, and the engines on it. The first one also takes TLS at PORT of its 127.0.0.1, from
+    clients with these `keys`."""
 
     bridge: int
     engines: Sequence[Engine]
+    keys: Keys
 
     def start(self, engine: Engine) -> None:
         engine.start(self.bridge)
@@ -141,15 +147,18 @@ def swarm(images: Sequence[str], source: docker.DockerClient) -> Iterator[Swarm]
         found: list[Engine] = []
         try:
             assert bridge.stdout.readline() == b"up\n"
+            ours = authority(Path(folder), "ours")
+            server, client = signed(ours, "server"), signed(ours, "client")
             for number, flags in enumerate(((), SHIFTED), 1):
                 own = Path(folder) / str(number)
                 own.mkdir()
-                engine = Engine(number, own, own / "docker.sock", flags)
+                options = behind(server) if number == 1 else ()
+                engine = Engine(number, own, own / "docker.sock", flags, options)
                 found.append(engine)
                 engine.start(bridge.pid)
             _join(found)
             copied(images, source, [engine.client for engine in found])
-            yield Swarm(bridge.pid, found)
+            yield Swarm(bridge.pid, found, client)
         finally:
             for engine in found:
                 if engine.process:
@@ -157,6 +166,14 @@ def swarm(images: Sequence[str], source: docker.DockerClient) -> Iterator[Swarm]
             bridge.stdin.close()
             bridge.wait(STOP_DEADLINE)
             bridge.stdout.close()
+
+
+def behind(keys: Keys) -> list[str]:
+    """What has dockerd listen behind TLS."""
+    return [
+        f"--host=tcp://127.0.0.1:{PORT}", "--tlsverify", f"--tlscacert={keys.ca}",
+        f"--tlscert={keys.cert}", f"--tlskey={keys.key}",
+    ]  # fmt: skip
 
 
 def _join(engines: Sequence[Engine]) -> None:

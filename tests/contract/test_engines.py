@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,11 @@ from labctl.run.places import DEFAULT_OS, Place
 from labctl.run.runner import Silent, Watcher
 from labctl.run.workers import Doing
 from labctl.run.workflow import run_case, sweep_all
+from tests.certificates import authority, context
 from tests.contract.test_backends import DEADLINE
 from tests.contract.test_lessons import report
-from tests.engines import Engine, Swarm, swarm
+from tests.engines import PORT, Engine, Swarm, swarm
+from tests.relay import entering
 from tests.unit.test_jobs import Log
 
 pytestmark = [pytest.mark.docker, pytest.mark.ci, pytest.mark.xdist_group("engines")]
@@ -270,6 +273,35 @@ def test_cases_of_an_engine_that_vanishes_run_elsewhere(engines: Swarm, tmp_path
     lines, failures = sweep_all(())
     assert failures == [] and lines
     assert [*map(left, engines.engines)] == [[], []]
+
+
+def test_an_engine_behind_tls(
+    engines: Swarm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a context, from the command line; and one sentence if its CA is another."""
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    file, first = tmp_path / "lab.yaml", engines.engines[0]
+    file.write_text(ADDRESSES)
+    wrong = replace(engines.keys, ca=authority(tmp_path, "others").cert)
+    assert first.process
+    with entering(first.process.pid, PORT) as url:
+        context(tmp_path, "far", url, engines.keys)
+        context(tmp_path, "wrong", url, wrong)
+        done = [
+            subprocess.run(
+                [sys.executable, "-m", "labctl", "run", file, "--out", tmp_path, "--engine", name],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            for name in ("far", "left=wrong")
+        ]
+    assert done[0].returncode == 0, done[0].stdout + done[0].stderr
+    assert done[1].returncode == 3
+    said = "no TLS with the Docker engine at wrong: the context's CA has not signed its certificate"
+    assert said in done[1].stdout + done[1].stderr
+    assert "Traceback" not in done[1].stderr
+    assert left(first) == []
 
 
 def test_a_killed_controller(engines: Swarm, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from labctl.run.workers import Pace, Task, run_all
 from labctl.run.workflow import run_in
 from tests.contract.test_lessons import report
 from tests.fake import scenario
-from tests.relay import relayed
+from tests.relay import delayed
 from tests.unit.test_jobs import Log
 
 pytestmark = [pytest.mark.docker, pytest.mark.ci]
@@ -56,7 +56,7 @@ def test_latency_changes_no_verdict(tmp_path: Path) -> None:
     engine = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
     if not engine.startswith("unix://"):
         pytest.skip("the engine has no socket here")
-    with relayed(tmp_path, engine, WAY) as far:
+    with delayed(tmp_path, engine, WAY) as far:
         work = partial(run_in, place=Place("docker", engines=(EngineAt("far", far),)))
         task = Task(work, "docker", lambda case: new_folder(tmp_path, case.name))
         found = run_all(cases(), task, Pace(4, 4), Log())
