@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ import pytest
 if TYPE_CHECKING:
     from labctl.judge.result import RunResult
     from labctl.language.scenario import Scenario
+    from labctl.run.workers import Work
     from labctl.testing.lab import Lab
 
 LABS = pytest.StashKey[ExitStack]()
@@ -44,6 +46,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--labctl-os",
         metavar="IMAGE",
         help="the operating system of the images (Docker); debian:12 unless told otherwise",
+    )
+    group.addoption(
+        "--labctl-engine",
+        action="append",
+        default=[],
+        metavar="[NAME=]WHERE",
+        help="a Docker engine; of several, each scenario is on the one that is least full",
     )
     group.addoption(
         "--labctl-set",
@@ -173,17 +182,21 @@ class ScenarioItem(pytest.Item):
     def _run(self) -> RunResult:
         from labctl.ground.output import tell
         from labctl.run import workflow
-        from labctl.run.places import Place
         from labctl.run.runner import Silent
         from labctl.testing.lab import ready
 
         option = self.config.getoption
         main = threading.current_thread() is threading.main_thread()
-        backend, os = option("labctl_backend"), option("labctl_os")
-        chosen = ready(backend, os)
+        engines = tuple(option("labctl_engine"))
+        place = ready(option("labctl_backend"), option("labctl_os"), engines)
+        work: Work = partial(workflow.run_in, place=place)
+        if len(engines) > 1:
+            from labctl.run.spread import Spread
+
+            work = Spread.over(place, tell).begin(0, self.case)
         with workflow.interruptible() if main else nullcontext():
-            place = Place(chosen, os or "")
-            return workflow.run_case(self.case, place, out(self.config), Silent(), tell)
+            folder = workflow.new_run(self.case, out(self.config))
+            return work(folder, self.case, Silent(), tell)
 
     def reportinfo(self) -> tuple[Path, None, str]:
         """Its name in pytest."""
@@ -204,6 +217,7 @@ def labctl_lab(request: pytest.FixtureRequest) -> Iterator[Callable[..., Lab]]:
             default = {
                 "backend": config.getoption("labctl_backend"),
                 "os": config.getoption("labctl_os"),
+                "engines": config.getoption("labctl_engine"),
                 "out": out(config),
             }
             return labs.enter_context(Lab(*scenario, **{**default, **more}))

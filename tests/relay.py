@@ -77,4 +77,7 @@ def entering(pid: int, port: int) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    {"late": late, "into": into}[sys.argv[1]](*sys.argv[2:])
+    if sys.argv[1] == "late":
+        late(*sys.argv[2:])
+    else:
+        into(*sys.argv[2:])

@@ -10,14 +10,13 @@ grows with every step, so `labctl run` can repeat it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 
-from labctl.backends import choose
 from labctl.ground.errors import ScenarioError, UsageError
 from labctl.ground.output import tell
 from labctl.language.from_python import demand, dump, here, misused
@@ -28,6 +27,7 @@ from labctl.language.scenario import load_document
 from labctl.language.services import check_services
 from labctl.run import workflow
 from labctl.run.places import Place
+from labctl.run.places import place as place_of
 from labctl.run.runner import Session, Silent
 from labctl.testing.containers import share
 from labctl.testing.recording import Recording
@@ -47,6 +47,7 @@ class Where(TypedDict, total=False):
 
     backend: str
     os: str | None
+    engines: Sequence[str]
     out: Path | None
 
 
@@ -61,7 +62,7 @@ class Lab(Recording[Session], Verbs):
     `hosts` is what stands below `hosts` in a scenario. Or `scenario` is a whole one: the path of a
     file, a YAML text or a mapping, whose own steps are done first, and whose `expect` is judged at
     the end. `sets` overrides params, as `--set` does. `backend`, `os` and `out` are as for
-    `labctl run`, and `os` is Docker's alone.
+    `labctl run`, and `os` is Docker's alone. So are `engines`, each as `--engine` takes it.
 
     A claim that does not hold, or can't be decided, raises NotPassed, an AssertionError. If an
     exception leaves the `with`, the record has it, and the exception gets the ladder as a note. A
@@ -90,14 +91,19 @@ class Lab(Recording[Session], Verbs):
         if hosts is not None and len(hosts) < 2:
             raise misused(TWO_HOSTS)
         backend, os, out = place.get("backend", "auto"), place.get("os"), place.get("out")
+        engines = place.get("engines", ())
         demand("backend", backend, (str,), "auto, docker or netns")
         demand("os", os, (str, None), "a text, the name of an image,")
+        demand("engines", engines, (list, tuple), "a list of texts, as --engine takes them,")
+        for at in engines:
+            demand("engines: each", at, (str,), "a text, as --engine takes it,")
         demand("out", out, (Path, str, None), "a path")
         demand("sets", sets, (Mapping, None), "a mapping of texts, by the names of params,")
         for name, value in (sets or {}).items():
             demand("sets: each name", name, (str,), "a text")
             demand(f"sets: {name}", value, (str,), "a text, as --set takes it,")
         self._backend, self._os, self._out = backend, os, None if out is None else Path(out)
+        self._engines = tuple(engines)
         super().__init__()
         try:
             document, name = as_document({"hosts": hosts} if scenario is None else scenario)
@@ -133,16 +139,16 @@ class Lab(Recording[Session], Verbs):
         return container
 
     def _opened(self) -> AbstractContextManager[Session]:
-        place = Place(ready(self._backend, self._os), self._os or "")
+        place = ready(self._backend, self._os, self._engines)
         folder = workflow.new_run(self._case, self._out)
         return workflow.session(folder, self._case, Silent(), tell, place)
 
 
 @cache
-def ready(backend: str, os: str | None) -> str:
-    """The backend of a name. Once in each process, this removes what killed runs left in an engine.
-    Raises UsageError."""
-    chosen = choose(backend, os)
-    if chosen == "docker":
-        workflow.sweep()
+def ready(backend: str, os: str | None, engines: tuple[str, ...] = ()) -> Place:
+    """The place of these names. Once in each process, this removes what killed runs left in an
+    engine. Raises UsageError."""
+    chosen = place_of(backend, os, None, False, engines)
+    if chosen.backend == "docker":
+        workflow.sweep(chosen.engines)
     return chosen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unittest
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,28 @@ def test_the_options_are_documented(pytester: pytest.Pytester) -> None:
     assert "labctl_scenarios" in shown
 
 
+@pytest.mark.parametrize("names", [["far"], ["far", "near"]])
+def test_scenarios_on_engines(folder: pytest.Pytester, names: list[str]) -> None:
+    """Each is skipped, as no engine answers."""
+    engines = [f"--labctl-engine={name}=unix:///nowhere/{name}.sock" for name in names]
+    found = folder.runpytest_inprocess("--labctl", "-rs", *engines)
+    found.assert_outcomes(skipped=2)
+    found.stdout.fnmatch_lines(["SKIPPED*no Docker engine answers at unix:///nowhere/far.sock*"])
+
+
+def test_engines_are_for_docker(folder: pytest.Pytester) -> None:
+    found = folder.runpytest_inprocess("--labctl", "--labctl-backend=netns", "--labctl-engine=far")
+    found.assert_outcomes(failed=2)
+    found.stdout.fnmatch_lines(["*--engine is for Docker*"])
+
+
 # --- Labs in Python -------------------------------------------------------------------------------
+
+
+def test_a_lab_on_an_engine_that_does_not_answer(tmp_path: Path) -> None:
+    with pytest.raises(unittest.SkipTest, match="engine answers at unix:///nowhere/far"):
+        with labctl.Lab(hosts=HOSTS, engines=["far=unix:///nowhere/far.sock"], out=tmp_path):
+            pass
 
 
 @pytest.mark.parametrize(
@@ -190,7 +212,7 @@ LONG["a"]["b"] = LONG
         *({"hosts": HOSTS, **more} for more in (
             {"sets": "n=1"}, {"sets": {"n": 1}}, {"sets": {1: "n"}}, {"sets": ["n=1"]},
             {"backend": None}, {"backend": 7}, {"os": 12}, {"os": b"debian:12"}, {"out": 7},
-            {"out": b"/tmp"},
+            {"out": b"/tmp"}, {"engines": "far"}, {"engines": [7]},
         )),
     ],
     ids=str,
