@@ -57,7 +57,7 @@ def running(run: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("cores", "gigabytes", "labs"), [(2, 64, 16), (64, 64, 32), (8, 1, 4), (1, 0, 1)]
+    ("cores", "gigabytes", "labs"), [(2, 64, 16), (64, 64, 32), (8, 1, 8), (1, 0, 1)]
 )
 def test_the_room_of_an_engine(tmp_path: Path, cores: int, gigabytes: int, labs: int) -> None:
     """By its processors, its memory, and how many networks an engine has; and what runs there."""

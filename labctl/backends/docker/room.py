@@ -13,8 +13,8 @@ from labctl.ground.errors import LabError
 
 A_CORE = 8
 """Labs for each processor: most of them wait for TCP's timers most of the time."""
-A_LAB = 256 << 20
-"""Bytes of memory that a lab may take."""
+A_LAB = 128 << 20
+"""Bytes of memory for each lab: one of two hosts and two processes takes about 40 MB."""
 NETWORKS = 32
 """About as many networks as an engine has."""
 
