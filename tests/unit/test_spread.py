@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from labctl.judge.recorded import load
 from labctl.judge.result import RunResult
 from labctl.language.scenario import Scenario
 from labctl.record.store import new_folder
+from labctl.reports.progress import Screen
+from labctl.run.matrix import Matrix
+from labctl.run.orders import Orders
 from labctl.run.places import Place, places
 from labctl.run.runner import Silent
 from labctl.run.spread import Spread
@@ -115,6 +119,22 @@ def test_a_place_has_one_kernel() -> None:
     spread(left=Room("6.1", 1, 8), right=Room("6.1", 1, 8)).demand_one_kernel()
     with pytest.raises(Unavailable, match=r"left has 6\.1, right has 6\.12"):
         spread(left=Room("6.1", 1, 8), right=Room("6.12", 1, 8)).demand_one_kernel()
+
+
+def test_a_matrix_is_not_of_engines_with_several_kernels(tmp_path: Path) -> None:
+    """It compares kernels. Its cases are each on one engine, also a single one."""
+    with ExitStack() as stack:
+        ats = []
+        for kernel in ("6.1", "6.12"):
+            info = {"NCPU": 1, "MemTotal": 1 << 30, "KernelVersion": kernel}
+            stack.enter_context(refusing.engine(tmp_path / kernel, info=info))
+            ats.append(EngineAt(f"with {kernel}", f"unix://{tmp_path}/{kernel}"))
+        place = Place("docker", "debian:12", engines=tuple(ats))
+        found = Matrix([case("x")], {}, tmp_path / "out")
+        found.fill(place, Orders(Screen()))
+    seen = found.seen(place)
+    assert seen.result == "skip"
+    assert "one kernel, but with 6.1 has 6.1, with 6.12 has 6.12" in (seen.reason or "")
 
 
 def test_places_of_a_matrix_on_engines() -> None:
