@@ -78,7 +78,7 @@ def matrix(asked: Asked) -> int:
       labctl matrix scenarios --format html > matrix.html
       labctl matrix --kernel 5.10,6.1 --os debian:11,debian:12
       labctl matrix --os debian:11,debian:12 --github
-      labctl matrix scenarios --os debian:11,debian:12 --engine a=ONE --engine b=OTHER
+      labctl matrix scenarios --engine a=ONE --engine b=OTHER
     """
     from labctl.cli.arguments import find, parse_sets
     from labctl.cli.exits import EXIT, INTERRUPTED
