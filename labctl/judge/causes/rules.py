@@ -5,7 +5,6 @@ worse than none."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -50,15 +49,14 @@ def causes(history: History, scenario: Scenario | None = None) -> list[Cause]:
     found = _by_these_clocks(history, scenario)
     for other in extremes(history):
         if found:
-            also = {*map(_words, _by_these_clocks(other, scenario))}
-            found = [cause for cause in found if _words(cause) in also]
+            also = {*map(_finding, _by_these_clocks(other, scenario))}
+            found = [cause for cause in found if _finding(cause) in also]
     return found
 
 
-def _words(cause: Cause) -> tuple[str, ...]:
-    """What it says, without moments and durations."""
-    text = re.sub(r"\d+\.\d+ s\b", "", cause.text)
-    return cause.id, cause.host, str(cause.connection), text, str(cause.certain)
+def _finding(cause: Cause) -> tuple[str, str, str | None, bool]:
+    """What it finds, without moments and durations."""
+    return cause.id, cause.host, cause.connection, cause.certain
 
 
 def _by_these_clocks(history: History, scenario: Scenario | None) -> list[Cause]:
