@@ -135,7 +135,8 @@ def check(runs: tuple[str, ...], last: bool, claims: Path | None, form: str) -> 
     \b
     Examples:
       labctl check --last
-      labctl show fin_wait_2 > claims.yaml; labctl check fin_wait_2 --scenario claims.yaml
+      labctl show fin_wait_2 > claims.yaml
+      labctl check fin_wait_2 --scenario claims.yaml
     """
     from labctl.cli import chosen
     from labctl.judge.check import overall
