@@ -135,6 +135,7 @@ def check(runs: tuple[str, ...], last: bool, claims: Path | None, form: str) -> 
     \b
     Examples:
       labctl check --last
+      labctl show fin_wait_2 > claims.yaml
       labctl check fin_wait_2 --scenario claims.yaml
     """
     from labctl.cli import chosen

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 
 from tests.played import Labctl
+from tests.reported import RUN
 from tests.unit.test_docs import table
 
 LOOK = """\
@@ -53,3 +55,10 @@ def test_what_says_neither(
 def test_the_statuses_are_documented() -> None:
     statuses = [row[0] for row in table("docs/bisect.md", "Which commit it was", "status")]
     assert statuses == ["0", "1", "125", "130"]
+
+
+def test_a_report_fits_into_a_mail(labctl: Labctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "72")
+    status, out, _ = labctl("report", str(RUN))
+    assert status == 0
+    assert max(map(cell_len, out.splitlines())) == 72
