@@ -2,9 +2,9 @@
 
 Their tags hold a hash of their sources (the folder images/), so an image is built once and never
 stale. Their base comes from the engine, from a registry, or, for Debian, from its packages by
-mmdebstrap(1). All of them have the label `labctl=image`:
+mmdebstrap(1). All of them have a label of ours:
 
-    docker image ls --filter label=labctl=image
+    docker image ls --filter label=io.github.labctl-tcp.image
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from labctl.backends import Progress, debian
 from labctl.backends.docker.engine import Tolerated, translated
+from labctl.backends.docker.sweep import DOMAIN
 from labctl.backends.lease import alone
 from labctl.ground import resources
 from labctl.ground.errors import LabError, Unavailable
@@ -228,7 +229,8 @@ def _bootstrap(client: APIClient, suite: str, tag: str, progress: Progress) -> N
     def take(tree: debian.Tree) -> None:
         # Its error aborts the request, so the engine does not tag half a root.
         chunks = iter(lambda: tree.read(CHUNK), b"")
-        client.import_image_from_data(chunks, repository, version, changes=["LABEL labctl=image"])
+        label = f"LABEL {DOMAIN}.image=yes"
+        client.import_image_from_data(chunks, repository, version, changes=[label])
 
     words = ["--variant=minbase", f"--include={TOOLS}", suite, "-"]
     debian.bootstrap(suite, words, take, progress)
