@@ -9,7 +9,7 @@ from typing import Any
 from labctl.ground.resources import catalogue, scenarios
 from labctl.language.document import Document
 from labctl.language.scenario import Scenario, load_document
-from labctl.language.steps import DEFAULT_WITHIN, Step
+from labctl.language.steps import DEFAULT_WITHIN, Exec, Step
 from labctl.language.values import Within
 from labctl.record.history import History
 
@@ -21,6 +21,8 @@ PATIENT = Within(0.0, 5.0)
 
 def whats(step: Step) -> list[str]:
     """What a step claims, as verdicts word it."""
+    if isinstance(step, Exec) and (step.output is not None or step.status not in (None, "any")):
+        return [finding.what for finding in step.judge(History())]
     return [finding.what for finding in step.claim.judge(History())] if step.claim else []
 
 

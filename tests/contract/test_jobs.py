@@ -23,7 +23,7 @@ variants: [{seen: none}, {seen: LISTEN}, {seen: TIME-WAIT}]
 hosts: {server: {}, client: {}}
 steps:
   - snapshot: the beginning
-  - sleep: 4s
+  - sleep: 10s
   - expect: {sockets: {server: "${seen}"}}
 """
 

@@ -22,6 +22,10 @@ EVERYWHERE = {"fastopen_fin", "port_share", "syn_sent_queue"}
 set."""
 
 
+HURRIED = {"conntrack_synack_old"}
+"""Its segment must come within a second, until the SYN is sent again; a busy machine may be late."""
+
+
 def cases() -> list[Any]:
     """The first case of each scenario, or every case."""
     return [
@@ -35,6 +39,8 @@ def cases() -> list[Any]:
 @pytest.mark.parametrize("case", cases())
 def test_holds(case: Scenario, tmp_path: Path) -> None:
     result = run(case, "netns", tmp_path)
+    if case.name in HURRIED and result.result == "fail":
+        result = run(case, "netns", tmp_path)
     if result.result == "skip":
         pytest.skip(result.reason or "")
     assert result.result == "pass", report(result)
