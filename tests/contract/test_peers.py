@@ -23,7 +23,7 @@ set."""
 
 
 HURRIED = {"conntrack_synack_old"}
-"""Its segment must come within a second, until the SYN is sent again; a busy machine may be late."""
+"""Its segment must come within a second, before the SYN is sent again; a busy machine is late."""
 
 
 def cases() -> list[Any]:
