@@ -22,7 +22,7 @@ from docker.models.containers import Container
 from labctl.backends import BackendOptions
 from labctl.backends.docker import engine, images
 from labctl.backends.docker.backend import DockerBackend
-from labctl.backends.docker.sweep import RUN, sweep
+from labctl.backends.docker.sweep import DOMAIN, RUN, sweep
 from labctl.ground.errors import LabError
 from labctl.ground.resources import scenarios
 from labctl.lab.lab import Lab
@@ -333,7 +333,7 @@ def test_sweep_leaves_a_container_of_somebody_else_alone(
 
     def judge(name: str, lease: str, held: bool) -> bool:
         asked.append(name)
-        return name in (run, "image")
+        return name in (run, "yes")
 
     with (
         Network() as network,
@@ -341,7 +341,7 @@ def test_sweep_leaves_a_container_of_somebody_else_alone(
     ):
         container = server.get_wrapped_container()
         # It inherits a label from its image, and is no part of any run.
-        assert container.labels["labctl"] == "image"
+        assert container.labels[f"{DOMAIN}.image"] == "yes"
         get = (
             "import urllib.request as u; "
             "print(u.urlopen('http://127.0.0.1:8000/etc/hostname').status)"
