@@ -259,11 +259,9 @@ def report(runs: tuple[str, ...], last: bool, form: str, out: Path | None, blank
     from labctl.judge.recorded import load
 
     recorded = [load(folder) for folder in chosen.find(runs, last)]
-    if blank:
-        from labctl.reports import worksheet
-
-        click.echo("\n".join(map(worksheet.blank, recorded)), nl=False)
-        return
+    if blank and form != "ladder":
+        raise UsageError(f"--blank is a ladder, not {form}", "leave --format out")
+    form = "blank" if blank else form
     if form == "html" and len(recorded) > 1 and not out:
         raise UsageError("several runs as HTML are an index and a page each", "name it: --out FILE")
     if form == "pcapng" and len(recorded) > 1:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 REPORTS: dict[str, str] = {
     "ladder": "labctl.reports.ladder_text:ladders",
+    "blank": "labctl.reports.worksheet:sheets",
     "html": "labctl.reports.html:pages",
     "junit": "labctl.reports.junit:document",
     "ktap": "labctl.reports.ktap:document",

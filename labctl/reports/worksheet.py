@@ -6,6 +6,7 @@ The gaps are numbered from the run alone, so whoever has the run can mark a shee
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from labctl.judge.result import RunResult
@@ -46,6 +47,11 @@ def blank(run: RunResult) -> str:
     sheet, wanted = _gaps(run)
     answers = "\n".join(f"{number}:" for number in range(1, len(wanted) + 1))
     return f"{HEAD}\n{sheet}\n{answers}\n"
+
+
+def sheets(runs: Sequence[RunResult]) -> str:
+    """A sheet of each run."""
+    return "\n".join(map(blank, runs))
 
 
 def marks(run: RunResult, filled: str) -> list[Mark]:

@@ -177,7 +177,7 @@ def run_all(cases: Sequence[Scenario], task: Task, pace: Pace, board: Board) -> 
     try:
         while waiting or running:
             while waiting and _room(pace, running.values()):
-                number = waiting[0]
+                number, failed = waiting[0], None
                 try:
                     with netted():
                         if number not in folders:
@@ -192,15 +192,13 @@ def run_all(cases: Sequence[Scenario], task: Task, pace: Pace, board: Board) -> 
                     if not results:
                         raise
                     folder = folders.get(number) or next(iter(results.values())).folder.parent
-                    found = unperformed(cases[number], "error", exc, task.backend, folder)
-                    results[number] = found
+                    failed = unperformed(cases[number], "error", exc, task.backend, folder)
+                    results[number] = failed
                     refused.append(exc)
-                    waiting.remove(number)
-                    board.begun(number)
-                    board.ended(number, found)
-                else:
-                    waiting.remove(number)
-                    board.begun(number)
+                waiting.remove(number)
+                board.begun(number)
+                if failed:
+                    board.ended(number, failed)
             for pipe in _ready(running, TICK):
                 job = running[pipe]
                 try:

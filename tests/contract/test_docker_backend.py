@@ -33,6 +33,7 @@ from labctl.run.places import DEFAULT_OS, Place
 from labctl.run.runner import Silent
 from labctl.run.workflow import run_case
 from tests.contract.test_backends import DEADLINE, LAB, SERVER_AND_CLIENT
+from tests.marked import eventually
 
 pytestmark = pytest.mark.docker
 
@@ -95,15 +96,6 @@ def left(client: docker.DockerClient, run: str) -> list[str]:
     found: list[Any] = client.containers.list(all=True, filters={"label": f"{RUN}={run}"})
     found += client.networks.list(filters={"label": f"{RUN}={run}"})
     return [thing.name for thing in found]
-
-
-def eventually(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 # --- Hosts and processes --------------------------------------------------------------------------

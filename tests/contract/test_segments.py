@@ -10,12 +10,14 @@ import pytest
 from tests.contract import real_backends
 from tests.contract.test_faults import V4, V6, passes, run, words
 
-TRUE = """
+STEPS = """
   - call: {server: 'send "hello"', client: 'recv 5'}
   - drop: {from: server, flags: FIN, count: 3}
   - call: {server: close}
   - wait: {sockets: {server: FIN-WAIT-2}}
 expect:
+"""
+TRUE = """\
   - segments:
       from: client
       flags: SYN
@@ -29,12 +31,7 @@ expect:
   - segments: {from: client, flags: ACK, bare: true, ack: 6, window: ">1000", tsecr: ">=0"}
   - segments: {from: server, flags: FIN, retransmitted: true, spaced: [200ms, 400ms]}
 """
-FALSE = """
-  - call: {server: 'send "hello"', client: 'recv 5'}
-  - drop: {from: server, flags: FIN, count: 3}
-  - call: {server: close}
-  - wait: {sockets: {server: FIN-WAIT-2}}
-expect:
+FALSE = """\
   - segments: {from: client, flags: SYN, seq: 1}
   - segments: {from: client, flags: SYN, window: 0}
   - segments: {from: client, flags: SYN, options: {timestamps: false}}
@@ -49,12 +46,12 @@ expect:
 @real_backends
 @pytest.mark.parametrize("family", [V4, V6], ids=["v4", "v6"])
 def test_numbers_order_and_pauses(backend: str, family: dict[str, str], tmp_path: Path) -> None:
-    passes(run(TRUE, backend, tmp_path, family))
+    passes(run(STEPS + TRUE, backend, tmp_path, family))
 
 
 @real_backends
 def test_what_is_false_of_them_fails(backend: str, tmp_path: Path) -> None:
-    found = run(FALSE, backend, tmp_path)
+    found = run(STEPS + FALSE, backend, tmp_path)
     results = [v.result for v in found.verdicts]
     assert results[-9:] == ["pass", *["fail"] * 8], words(found)
 

@@ -6,9 +6,8 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,11 +21,11 @@ from labctl.run.places import Place
 from labctl.run.runner import Silent
 from labctl.run.workflow import run_case
 from tests.contract import MARKS
+from tests.marked import eventually
 
 AS_ROOT = {"netns": [pytest.mark.skipif(os.geteuid() != 0, reason="tracing needs root")]}
 TRACED = [pytest.param(name, marks=[mark, *AS_ROOT.get(name, ())]) for name, mark in MARKS.items()]
 COUNT = 1000
-DEADLINE = 20.0
 
 FLOOD = f"""\
 title: A thousand short connections
@@ -92,15 +91,6 @@ def instances() -> set[str]:
     if done.returncode:
         pytest.skip(f"tracefs can't be mounted here: {done.stderr.strip()}")
     return set(done.stdout.split())
-
-
-def eventually(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def opened(history: History, host: str, old: str) -> int:

@@ -69,3 +69,12 @@ def test_mistakes(tmp_path: Path, labctl: Labctl) -> None:
     (tmp_path / "sheet.txt").write_text("1: LISTEN")
     status, _, told = labctl("grade", str(tmp_path / "sheet.txt"), str(RUN), str(RUN.parent))
     assert status == 2
+
+
+def test_into_a_file_and_as_a_ladder_alone(tmp_path: Path, labctl: Labctl) -> None:
+    sheet = tmp_path / "sheet.txt"
+    assert labctl("report", str(RUN), "--blank", "--out", str(sheet)) == (0, "", "")
+    assert sheet.read_text() == blank(load(RUN))
+    status, told, err = labctl("report", str(RUN), "--blank", "--format", "html")
+    assert (status, told) == (2, "")
+    assert "--blank is a ladder, not html; leave --format out" in err
