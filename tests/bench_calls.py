@@ -23,6 +23,8 @@ from labctl.ground.resources import images
 
 PORT = 8000
 REQUESTS = {True: 300_000, False: 30_000}
+STRACES = ("strace", "strace-p")
+"""For comparison alone: a tenth of the requests, as these may take fifty times as long."""
 AT_ONCE = 16
 PATIENCE = 20.0
 NGINX = """\
@@ -49,9 +51,9 @@ def command(server: str, folder: Path) -> list[str]:
     return [server, "-c", str(folder / "nginx.conf")]
 
 
-def load(server: str, kept: bool) -> list[str]:
+def load(server: str, kept: bool, watch: str) -> list[str]:
     """The command line of its load generator."""
-    count, at_once = str(REQUESTS[kept]), str(AT_ONCE)
+    count, at_once = str(REQUESTS[kept] // (10 if watch in STRACES else 1)), str(AT_ONCE)
     if server == "redis-server":
         keep = "1" if kept else "0"
         return ["redis-benchmark", "-p", str(PORT), "-t", "get", "-n", count, "-c", at_once,
@@ -118,7 +120,7 @@ def main() -> None:
                 time.sleep(0.02)
             tracer = attached(watch)
             done = subprocess.run(
-                load(server, kept), capture_output=True, text=True, check=True,
+                load(server, kept, watch), capture_output=True, text=True, check=True,
                 env={**os.environ, "LC_ALL": "C"},
             )  # fmt: skip
             print(1 / rate(done.stdout))
