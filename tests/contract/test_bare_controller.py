@@ -14,7 +14,15 @@ import pytest
 PR_CAPBSET_DROP, LAST_CAPABILITY = 24, 63
 CAPABILITY_VERSION_3 = 0x20080522
 MINUTES = 12 * 60
-LESSONS = {"fin_wait_2", "lost_last_ack", "old_duplicate", "reuseport_other_user", "state_walk"}
+# The engine must restart the server of fin_wait_2 within five seconds, which four labs at once on a
+# busy machine may not let it: test_lessons runs that by itself.
+LESSONS = {
+    "child_keeps_port",
+    "lost_last_ack",
+    "old_duplicate",
+    "reuseport_other_user",
+    "state_walk",
+}
 
 
 def renounce() -> None:

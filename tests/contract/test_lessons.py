@@ -27,6 +27,8 @@ from tests.contract.false_claims import whats
 FILES = catalogue(scenarios())
 HOURS = {name for name in FILES if name.startswith("hours/")}
 MINUTES = {"eaddrinuse_time_wait", "time_wait_restarted"}
+HURRIED = {"fin_wait_2"}
+"""Its server must be restarted before five seconds are over; a busy engine may be late, once."""
 TEST_ALL = os.environ.get("LABCTL_TEST_ALL")
 # Lessons whose captures alone are tried everywhere, and causes that these tell, at least. The first
 # case of each other lesson is tried in CI, and all of them where LABCTL_TEST_ALL is set.
@@ -109,6 +111,8 @@ def test_holds(
             build_images(DEFAULT_OS, print)
             environment.setenv("PATH", "")
         result = run(case, backend, tmp_path)
+        if backend == "docker" and case.name in HURRIED and result.result == "fail":
+            result = run(case, backend, tmp_path)
     if result.result == "skip":
         pytest.skip(result.reason or "")
     assert result.result == "pass", report(result)
