@@ -188,9 +188,15 @@ def test_another_image_tells_as_much_as_its_container(
         found.start("dies")
         found.kill("dies")
         assert (states["dies"].exit, states["dies"].signal) == (None, "KILL")
-        told = [e for e in found.history.events if isinstance(e, (ProcessEvent, OutputEvent))]
-        assert [e.t for e in told] == sorted(e.t for e in told)
-        assert 0 < told[0].t < told[-1].t < found.now()
+        for name in states:
+            told = [
+                e
+                for e in found.history.events
+                if isinstance(e, (ProcessEvent, OutputEvent)) and e.process == name
+                if not (isinstance(e, ProcessEvent) and e.phase == "gone")  # when that was heard
+            ]
+            assert told == sorted(told, key=lambda e: e.t)
+            assert 0 < told[0].t < told[-1].t < found.now()
 
 
 def test_an_image_that_is_nowhere_is_an_error_with_a_mend(run: str, tmp_path: Path) -> None:
