@@ -26,6 +26,14 @@ server = socket.create_server(("", 8000))
 while True:
     threading.Thread(target=serve, args=server.accept()[:1], daemon=True).start()
 """
+LOAD = """
+import socket, sys
+near = socket.create_connection((sys.argv[1], 8000))
+near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+while True:
+    near.send(b"x" * 100)
+    near.recv(100)
+"""
 PING = """
 import socket, statistics, sys, time
 near = socket.create_connection((sys.argv[1], 8000))
@@ -43,8 +51,8 @@ print(statistics.median(took) * 1e6)
 
 @contextmanager
 def containers(image: str) -> Iterator[tuple[Callable[[], float], Callable[[], float]]]:
-    """Three containers, and what measures a round trip between two of them in microseconds: while
-    all three are watched, and while nobody does."""
+    """Three containers, a load between two of them, and what measures a round trip beside it, in
+    microseconds: while all three are watched, and while nobody does."""
     mark = f"bench-{uuid.uuid4().hex[:8]}"
     with closing(docker.from_env()) as client:
         network = client.networks.create(mark)
@@ -57,6 +65,7 @@ def containers(image: str) -> Iterator[tuple[Callable[[], float], Callable[[], f
                         detach=True, network=mark,
                     )
                 )  # fmt: skip
+            made[2].exec_run(["python3", "-c", LOAD, f"{mark}-web"], detach=True)
             ping = partial(round_trip, made[0], f"{mark}-db")
             yield partial(watched, ping, [container.name for container in made]), ping
         finally:
