@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shlex
 import sys
 from dataclasses import asdict, replace
@@ -18,11 +20,12 @@ from labctl.record.events import Event
 from labctl.record.lines import read_events
 from labctl.record.store import new_folder
 from labctl.run import guests as kernels
-from labctl.run.guests import Known, apt, messages, qemu, root, runs
+from labctl.run.guests import Known, apt, kconfig, messages, qemu, root, runs
 from labctl.run.guests.guest import WARM_UP, Guest, Port, Teller
 from labctl.run.runner import Performance, Silent
 from tests.fake import FakeBackend, scenario, tcp
 
+OPTION = re.compile(r"`CONFIG_(\w+)`")
 BOOTED = messages.Booted(t=0.0).as_line()
 
 
@@ -385,3 +388,56 @@ def test_what_is_half_made_is_never_there(tmp_path: Path) -> None:
         (folder / "part").write_text("x")
     assert [p.name for p in target.iterdir()] == ["part"]
     assert [p.name for p in tmp_path.iterdir()] == ["it"]
+
+
+# --- What a kernel must be built with -------------------------------------------------------------
+
+
+def built(folder: Path, config: str) -> kernels.Kernel:
+    """A kernel in the tree where it was built, whose only module is veth's."""
+    image = folder / "arch" / "x86" / "boot" / "bzImage"
+    (folder / "modules").mkdir(parents=True)
+    (folder / "modules" / "veth.ko.xz").touch()
+    image.parent.mkdir(parents=True)
+    (folder / ".config").write_text(config)
+    image.touch()
+    return kernels.Kernel("mine", "6.6.6", image, folder / "modules")
+
+
+@pytest.mark.parametrize(
+    ("config", "lack"),
+    [
+        ("# CONFIG_VETH is not set\n", r"CONFIG_VETH \(=m or =y: links\)"),
+        ("CONFIG_BINFMT_SCRIPT=m\n", r"CONFIG_BINFMT_SCRIPT \(=y: its first program, a script\)"),
+        ("CONFIG_BRIDGE=m\n", "the module bridge of CONFIG_BRIDGE=m"),
+    ],
+)
+def test_a_kernel_without_what_every_guest_needs_is_not_booted(
+    tmp_path: Path, config: str, lack: str
+) -> None:
+    kernel = built(tmp_path, config)
+    with pytest.raises(LabError, match=rf"Linux 6\.6\.6 lacks {lack}.*\.config; every guest"):
+        kconfig.demand(kernel)
+    os.utime(tmp_path / ".config", (2e9, 2e9))  # it has been changed since
+    kconfig.demand(kernel)
+    (kernel.image.parent / "config-6.6.6").write_text(config)
+    with pytest.raises(LabError, match=rf"{lack}.*config-6\.6\.6;"):
+        kconfig.demand(kernel)
+
+
+@pytest.mark.parametrize(
+    "config",
+    ["CONFIG_VETH=m\nCONFIG_BRIDGE=y\n# CONFIG_NET_SCH_NETEM is not set\n", "# Linux/x86\n"],
+)
+def test_a_kernel_that_may_be_a_guest_is_booted(tmp_path: Path, config: str) -> None:
+    kconfig.demand(built(tmp_path, config))
+
+
+def test_the_docs_list_what_kernels_need() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "kernels.md").read_text("utf-8")
+    section = text.partition("## What a kernel must be built with\n")[2].partition("\n## ")[0]
+    every, _, some = section.partition("only some scenarios need")
+    for part, options in ((every, kconfig.EVERY), (some, kconfig.SOME)):
+        rows = [line.split(" | ") for line in part.splitlines() if "`CONFIG_" in line[1:]]
+        told = {(row[0].removeprefix("| "), n) for row in rows for n in OPTION.findall(row[-1])}
+        assert told == {(option.what, option.name) for option in options}

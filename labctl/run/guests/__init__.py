@@ -6,7 +6,8 @@ So a kernel is one more place to run, not one more backend. A guest is made of
     a root        a small Debian with Python, iproute2 and nftables (root.py)
     an initramfs  that root, the modules that a lab needs, labctl (initramfs.py)
 
-qemu.py starts it, guest.py is the program in it, and runs.py has cases run there.
+kconfig.py knows what a kernel must be built with, qemu.py starts it, guest.py is the program in it,
+and runs.py has cases run there.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ TOOLS = {
 PACKAGE = re.compile(r"linux-(?:image|binary)-(\d+\.\d+\.\d+[^-]*(?:-\d[^-]*)?)-cloud-amd64")
 META = "linux-image-cloud-amd64"
 """Depends on a suite's own kernel. Others may be there too, such as 6.1 in bullseye-security."""
-PARTS = ("linux-image", "linux-binary", "linux-modules")
-"""The packages of a kernel. From 6.19 on linux-image is empty, and the others contain it."""
+PARTS = ("linux-image", "linux-binary", "linux-modules", "linux-base")
+"""The packages of a kernel. From 6.19 on linux-image is empty, and the others contain it;
+linux-base has its configuration."""
 
 
 @dataclass(frozen=True)
@@ -246,6 +248,8 @@ def _sort_out(packages: Path, release: str, folder: Path) -> None:
     for top in (packages, packages / "usr"):
         if (image := top / "boot" / f"vmlinuz-{release}").exists():
             image.rename(folder / "vmlinuz")
+        if (config := top / "boot" / f"config-{release}").exists():
+            config.rename(folder / config.name)
         if (image := top / "lib" / "modules" / release / "vmlinuz").exists():
             image.rename(folder / "vmlinuz")
         if (modules := top / "lib" / "modules" / release).is_dir():

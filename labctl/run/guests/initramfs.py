@@ -21,16 +21,7 @@ from typing import IO
 
 from labctl.ground import resources
 from labctl.ground.errors import LabError
-
-MODULES = (
-    "virtio_pci", "virtio_console",  # to speak with the controller
-    "af_packet", "veth", "bridge", "dummy", "tcp_diag", "inet_diag", "crc32c_generic",
-    "nf_tables", "nf_tables_set", "nft_counter", "nft_objref", "nft_limit", "nft_quota",
-    "nft_numgen", "nft_ct", "nft_log", "nfnetlink_log", "nft_reject_inet", "nft_reject_netdev",
-    "nft_queue", "nft_meta_bridge",
-    "sch_netem", "sch_tbf", "sch_fq", "tcp_bbr", "tcp_dctcp",
-)  # fmt: skip
-"""If a kernel lacks one, it is built in, or only the things that need it will miss it."""
+from labctl.run.guests import kconfig
 
 SIGNED = b"~Module signature appended~\n"
 DEPENDS = re.compile(rb"\0depends=([\w,-]*)\0")
@@ -70,17 +61,14 @@ def build(target: Path, roots: Iterable[Path], modules: Path) -> None:
 
     Raises OSError, and LabError for a bad module."""
     files: dict[str, bytes] = {"init": INIT.encode()}
-    paths = {
-        re.sub(r"\.ko(\.\w+)?$", "", path.name).replace("-", "_"): path
-        for path in modules.rglob("*.ko*")
-    }
+    paths = kconfig.module_files(modules)
     contents: dict[str, bytes] = {}
 
     def needs(name: str) -> list[str]:
         contents[name] = unsigned(_module(paths[name]))
         return [other for other in dependencies(contents[name]) if other in paths]
 
-    order = in_order([name for name in MODULES if name in paths], needs)
+    order = in_order([name for name in kconfig.MODULES if name in paths], needs)
     files["modules/order"] = "".join(f"{name}\n" for name in order).encode()
     files |= {f"modules/{name}": contents[name] for name in order}
     own = sources()

@@ -30,7 +30,7 @@ from labctl.record.history import History
 from labctl.record.lines import read_event
 from labctl.record.store import RunFolder
 from labctl.run import workers
-from labctl.run.guests import Kernel, assembled, cache, find, initramfs, qemu, root
+from labctl.run.guests import Kernel, assembled, cache, find, initramfs, kconfig, qemu, root
 from labctl.run.guests.apt import kept
 from labctl.run.guests.messages import (
     Booted,
@@ -81,11 +81,13 @@ class Ground:
 def run_all(cases: list[Scenario], place: Place, orders: Orders) -> list[RunResult]:
     """Runs cases on the kernel of a place, in one guest or in several.
 
-    Raises UsageError, Interrupted, and what `find` and `Guests.run` raise."""
+    Raises UsageError, Interrupted, and what `find`, `demand` and `Guests.run` raise."""
     suite, say = root.suite_for(place.system), orders.display.say
     qemu.version()  # rather than after a kernel was fetched
     root.demand(suite)
-    ground = Ground(find(place.kernel, say), place.virtual, suite)
+    kernel = find(place.kernel, say)
+    kconfig.demand(kernel)
+    ground = Ground(kernel, place.virtual, suite)
     at_once = min(orders.jobs or min(os.cpu_count() or 1, MOST_GUESTS), len(cases))
     if at_once > 1:
         task = Task(InGuests(ground, orders.sets), "netns", lambda case: new_run(case, orders.out))
@@ -311,7 +313,7 @@ def prepare(ground: Ground, progress: Progress) -> tuple[Hardware, Path]:
     roots = root.ensure(ground.suite, progress)
     kernel = ground.kernel
     sources = initramfs.sources()
-    parts: list[Any] = [initramfs.INIT, initramfs.MODULES, roots, sorted(sources.items())]
+    parts: list[Any] = [initramfs.INIT, kconfig.MODULES, roots, sorted(sources.items())]
     for path in (kernel.image, *sorted(kernel.modules.rglob("*.ko*"))):
         stat = path.lstat()
         parts += [str(path), stat.st_size, stat.st_mtime_ns]
