@@ -7,6 +7,7 @@ import json
 import click
 
 from labctl.cli.arguments import engine_option, os_option
+from labctl.ground.errors import LabError
 from labctl.ground.output import tell
 
 
@@ -71,23 +72,31 @@ def kernels_() -> None:
 @kernels_.command("list")
 @click.option("--format", "form", default="table", type=click.Choice(["table", "json"]))
 def kernels_list(form: str) -> None:
-    """What --kernel takes: suites and versions, by the distribution's packages of today.
+    """What --kernel takes: what is here, and what Debian's mirror has, by lists of a day at most.
 
     \b
     Examples:
       labctl kernels list
       labctl kernels list --format json
     """
-    from labctl.run import guests
+    from dataclasses import asdict
 
-    rows = guests.catalogue(tell)
+    from labctl.run.guests import listed, qemu, root
+    from labctl.run.places import DEFAULT_OS
+
+    rows = listed.kernels(tell)
     if form == "json":
-        click.echo(json.dumps(rows, indent=1))
+        click.echo(json.dumps([asdict(row) for row in rows], indent=1))
         return
     from labctl.reports.tables import console, print_table
 
-    columns = ["name", "suite", "version", "here"]
-    print_table(console(), columns, [[row[name] or "" for name in columns] for row in rows])
+    cells = [[", ".join(row.names) or "(none)", row.version, row.where] for row in rows]
+    print_table(console(), ["--kernel", "version", "where"], cells)
+    try:
+        qemu.version()
+        root.demand(root.suite_for(DEFAULT_OS))
+    except LabError as exc:
+        tell(f"none of them boots here: {exc}")
 
 
 @kernels_.command("fetch")

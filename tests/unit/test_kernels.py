@@ -20,10 +20,11 @@ from labctl.record.events import Event
 from labctl.record.lines import read_events
 from labctl.record.store import new_folder
 from labctl.run import guests as kernels
-from labctl.run.guests import Known, apt, kconfig, messages, qemu, root, runs
+from labctl.run.guests import Known, apt, kconfig, listed, messages, qemu, root, runs
 from labctl.run.guests.guest import WARM_UP, Guest, Port, Teller
 from labctl.run.runner import Performance, Silent
 from tests.fake import FakeBackend, scenario, tcp
+from tests.played import Labctl
 
 OPTION = re.compile(r"`CONFIG_(\w+)`")
 BOOTED = messages.Booted(t=0.0).as_line()
@@ -441,3 +442,56 @@ def test_the_docs_list_what_kernels_need() -> None:
         rows = [line.split(" | ") for line in part.splitlines() if "`CONFIG_" in line[1:]]
         told = {(row[0].removeprefix("| "), n) for row in rows for n in OPTION.findall(row[-1])}
         assert told == {(option.what, option.name) for option in options}
+
+
+# --- Which there are here -------------------------------------------------------------------------
+
+
+def test_each_kernel_is_listed_by_the_names_that_mean_it_now() -> None:
+    """6.1 means the one that was fetched, until the newer one is."""
+    offered = [*known(), Known("sid", "7.2.13+deb14")]
+    rows = listed.arranged(
+        {"6.1": "6.1.0-47-cloud-amd64", "sid": "6.1.0-47-cloud-amd64"},
+        ["6.1.0-47-cloud-amd64", "5.10.0-9-cloud-amd64"],
+        offered,
+        {"sid": offered[-1], "bookworm": offered[0]},
+    )
+    assert [(row.names, row.state, row.suite) for row in rows] == [
+        (["5.10.0-9-cloud-amd64"], "here", None),
+        (["6.1", "sid"], "here", None),
+        (["bookworm"], "offered", "bookworm"),
+        (["6.18.2+deb14"], "offered", "sid"),
+        (["6.18"], "offered", "trixie-backports"),
+        (["6.19"], "offered", "trixie-backports"),
+        (["7.2"], "offered", "sid"),
+        (["7.3"], "offered", "trixie-backports"),
+    ]
+
+
+def test_files_of_this_machine_are_listed_if_they_can_be_taken(tmp_path: Path) -> None:
+    for version in ("6.6.1", "6.6.2", "6.6.3"):
+        (tmp_path / "boot").mkdir(exist_ok=True)
+        bzimage(tmp_path / "boot" / f"vmlinuz-{version}", version)
+        if version != "6.6.3":
+            (tmp_path / "lib" / "modules" / version).mkdir(parents=True)
+    (tmp_path / "boot" / "config-6.6.2").write_text("# CONFIG_VETH is not set\n")
+    bzimage(tmp_path / "lib" / "modules" / "6.6.1" / "vmlinuz", "6.6.1")
+    rows = list(listed.files(tmp_path))
+    assert [row.names for row in rows] == [[f"{tmp_path}/boot/vmlinuz-6.6.{n}"] for n in (1, 2)]
+    assert rows[0].where == "a file of this machine"
+    assert "; Linux 6.6.2 lacks CONFIG_VETH" in rows[1].where
+
+
+def test_without_a_mirror_and_without_qemu_it_lists_what_is_here(
+    labctl: Labctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", "/nonexistent")
+    for name in ("images/6.1.0-47-cloud-amd64", "names"):
+        (kernels.cache() / name).mkdir(parents=True)
+    (kernels.cache() / "names" / "6.1").write_text("6.1.0-47-cloud-amd64")
+    status, out, err = labctl("kernels", "list")
+    assert status == 0
+    assert re.search(r"^6\.1 +6\.1\.0-47-cloud-amd64 +here *$", out, re.MULTILINE)
+    assert "only what is here is listed" in err
+    assert "none of them boots here: " in err

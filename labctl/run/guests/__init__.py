@@ -117,12 +117,15 @@ def _fetch(name: str, progress: Progress) -> Kernel:
             _sort_out(folder / "packages", known.release, folder)
         kernel = _fetched(known.release)
         assert kernel
-    for alias in {known.name, name}:
+    usual = _release(known.name)  # an older one, by its exact name, does not take its place
+    newer = usual is None or age(known.release) >= age(usual)
+    for alias in {known.name, name} if newer else {name}:
         link = cache() / "names" / alias
         with kept(link):
             link.parent.mkdir(parents=True, exist_ok=True)
-            link.with_suffix(".new").write_text(known.release)
-            link.with_suffix(".new").rename(link)
+            new = link.with_name(".new")  # which is no name of a kernel
+            new.write_text(known.release)
+            new.rename(link)
     return kernel
 
 
@@ -132,32 +135,23 @@ def available(suites: Iterable[str], progress: Progress, patience: float = FRESH
     found = []
     for name in suites:
         suite = suite_of(name)
-        progress(f"asking for the packages of {name}")
+        if not suite.fresh(patience):
+            progress(f"asking for the packages of {name}")
         suite.update(patience)
         found += newest(name, suite.packages)
     return found
 
 
-def catalogue(progress: Progress) -> list[dict[str, str | None]]:
-    """The kernels that `find` knows: `name`, `suite`, `version`, and the release that is `here`
-    under that name. If the archive does not answer, only those that are here."""
-    try:
-        known = available(SUITES, progress)
-    except LabError as exc:
-        progress(f"{exc}; these are here")
-        names = sorted(p.name for p in (cache() / "names").glob("*") if p.name not in SUITES)
-        return [{"name": n, "suite": None, "version": None, "here": _release(n)} for n in names]
-    return [
-        {"name": k.name, "suite": k.suite, "version": k.version, "here": _release(k.name)}
-        for k in known
-    ]
-
-
 def newest(suite: str, packages: Iterable[str]) -> list[Known]:
     """The newest kernel of each minor version, oldest first, from the names of packages."""
     versions = {match[1] for name in packages if (match := PACKAGE.fullmatch(name))}
-    latest = {Known(suite, v).name: Known(suite, v) for v in sorted(versions, key=_order)}
+    latest = {Known(suite, v).name: Known(suite, v) for v in sorted(versions, key=age)}
     return list(latest.values())
+
+
+def age(version: str) -> tuple[int, ...]:
+    """By which versions and their names are sorted: the older is less."""
+    return tuple(int(number) for number in re.findall(r"\d+", version))
 
 
 def own(suite: str, packages: Iterable[str]) -> Known:
@@ -171,7 +165,7 @@ def choose(name: str, known: list[Known]) -> Known:
     """The newest kernel of a version. Raises UsageError."""
     matching = [k for k in known if name in (k.name, k.version, k.release)]
     if matching:
-        return max(matching, key=lambda kernel: _order(kernel.version))
+        return max(matching, key=lambda kernel: age(kernel.version))
     names = [*SUITES, *dict.fromkeys(kernel.name for kernel in known)]
     raise UsageError(
         f"--kernel {name}: not known", f"allowed: {', '.join(names)}, or the path of a bzImage"
@@ -219,6 +213,12 @@ def missing() -> dict[str, str]:
 def here() -> list[str]:
     """The releases of the kernels that were fetched."""
     return sorted(path.name for path in (cache() / "images").glob("[0-9]*"))
+
+
+def named() -> dict[str, str]:
+    """The releases of kernels that were fetched, by the names that lead to them."""
+    found = ((path.name, _release(path.name)) for path in (cache() / "names").glob("*"))
+    return {name: release for name, release in found if release and _fetched(release)}
 
 
 def suite_of(name: str) -> Suite:
@@ -276,7 +276,3 @@ def _fetched(release: str) -> Kernel | None:
     if not release or not folder.is_dir():
         return None
     return Kernel(release, release, folder / "vmlinuz", folder / "modules")
-
-
-def _order(version: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", version))

@@ -81,10 +81,20 @@ class Suite:
             lock = (self.folder / "lock").open("w")
         with lock, kept(self.folder):
             fcntl.flock(lock, fcntl.LOCK_EX)  # another labctl may do it: its lists are enough
-            stamp = self.folder / "updated"
-            if not stamp.exists() or time.time() - stamp.stat().st_mtime >= patience:
+            if not self.fresh(patience):
                 self._update()
-                stamp.touch()
+                self._stamp.touch()
+
+    def fresh(self, patience: float) -> bool:
+        """Whether its lists are no older than `patience` seconds."""
+        try:
+            return time.time() - self._stamp.stat().st_mtime < patience
+        except FileNotFoundError:
+            return False
+
+    @property
+    def _stamp(self) -> Path:
+        return self.folder / "updated"
 
     def _update(self) -> None:
         (self.folder / "apt.conf").write_text(CONFIGURATION.format(folder=self.folder))
