@@ -115,6 +115,7 @@ def load(folder: Path) -> RunResult:
         folder=folder,
         scenario=found.scenario or folder.name,
         title=found.title or (scenario.title if scenario else folder.name),
+        theme=scenario.theme if scenario else "",
         about=scenario.about if scenario else "",
         refs=scenario.refs if scenario else (),
         source=found.source or "scenario.yaml",

@@ -27,8 +27,8 @@ class RunResult:
     `started` is RFC 3339. `processes` is what the processes did last, if the lab failed. `hint`
     says what to do about `reason`, if that is known.
 
-    `about`, `refs` and `others` (the steps of other variants, by number) are empty if the scenario
-    can no longer be read. `beside`: why, as far as no cause says it. `counted`: how
+    `theme`, `about`, `refs` and `others` (the steps of other variants, by number) are empty if the
+    scenario can no longer be read. `beside`: why, as far as no cause says it. `counted`: how
     much the counters grew that `why` mentions, by host; None if that is not known. `files`: the
     final sizes of the record's files in bytes, as far as they are known."""
 
@@ -45,6 +45,7 @@ class RunResult:
     started: str
     seconds: float
     lab_seconds: float
+    theme: str = ""
     about: str = ""
     refs: tuple[str, ...] = ()
     variant: Mapping[str, Any] = field(default_factory=dict)
@@ -70,6 +71,7 @@ class RunResult:
             source=case.source,
             text=case.text,
             case=case.case,
+            theme=case.theme,
             about=case.about,
             refs=case.refs,
             variant=case.variant,

@@ -46,15 +46,13 @@ def write(name: str, runs: Sequence[RunResult], path: Path) -> None:
 
 
 def _write_pages(runs: Sequence[RunResult], path: Path) -> None:
-    from labctl.reports.html import index, page, page_names
+    from labctl.reports.html import written
 
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "several runs are an index and a page each: that takes a file")
     others = [p.name for p in path.parent.glob("*.html") if not _ours(p)]
-    names = page_names(runs, taken=[path.name, *others])
-    for run, name in zip(runs, names, strict=True):
-        write_file(path.parent / name, page(run))
-    write_file(path, index(runs, names))
+    for name, text in written(runs, path.name, others):
+        write_file(path.parent / name, text)
 
 
 def _ours(path: Path) -> bool:

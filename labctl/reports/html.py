@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
-from itertools import chain, count
+from itertools import chain, count, groupby
 from textwrap import dedent
 from typing import Any
 
@@ -31,8 +32,17 @@ NARROW_ROWS = 2000
 """A longer ladder has no narrow drawing: the page would be too large for a small device."""
 
 
-def page(run: RunResult) -> str:
-    """One run on a page."""
+@dataclass(frozen=True)
+class Place:
+    """A page's place in a set: the index and the pages before and after it, by their files."""
+
+    index: str
+    before: tuple[str, RunResult] | None
+    after: tuple[str, RunResult] | None
+
+
+def page(run: RunResult, place: Place | None = None) -> str:
+    """One run on a page, with links to others if it has a place in a set."""
     drawings: dict[str, Drawing] = {}
     ladder = ladder_of(run)
     if ladder.rows and run.hosts:
@@ -40,14 +50,34 @@ def page(run: RunResult) -> str:
         if len(ladder.rows) <= NARROW_ROWS:
             drawings["narrow"] = draw(ladder, narrow=True)
     return _template("run.html.j2").render(
-        run=run, ladder=ladder, drawings=drawings, about=paragraphs(run.about)
+        run=run, ladder=ladder, drawings=drawings, about=paragraphs(run.about), place=place
     )
 
 
 def index(runs: Sequence[RunResult], names: Sequence[str] | None = None) -> str:
-    """Many runs on a page, each with a link to its own page: by `names`, or by `page_names`."""
-    named = zip(runs, names or page_names(runs), strict=True)
-    return _template("index.html.j2").render(runs=runs, named=list(named))
+    """Many runs on a page, by their themes, each with a link to its own page: by `names`, or by
+    `page_names`."""
+    named = sorted(zip(runs, names or page_names(runs), strict=True), key=lambda n: _theme(n[0]))
+    themes = [(theme, list(found)) for (_, theme), found in groupby(named, lambda n: _theme(n[0]))]
+    return _template("index.html.j2").render(runs=runs, themes=themes)
+
+
+def written(
+    runs: Sequence[RunResult], name: str, taken: Iterable[str]
+) -> Iterator[tuple[str, str]]:
+    """The pages of a set, each with its name, none of them `taken`. Each has links to those before
+    and after it in the order of the index, which is called `name` and comes last."""
+    runs = sorted(runs, key=_theme)
+    names = page_names(runs, [name, *taken])
+    steps = [None, *zip(names, runs, strict=True), None]
+    for n, run in enumerate(runs):
+        yield names[n], page(run, Place(name, steps[n], steps[n + 2]))
+    yield name, index(runs, names)
+
+
+def _theme(run: RunResult) -> tuple[bool, str]:
+    """By which runs are sorted: those without a theme come last."""
+    return not run.theme, run.theme
 
 
 def pages(runs: Sequence[RunResult]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
@@ -53,7 +54,13 @@ addEventListener("message", (m) => { all[m.data.name] = m.data;
 def test_nothing_touches_or_breaks_and_nothing_is_wider_than_the_screen(tmp_path: Path) -> None:
     frames = []
     pages = {name: html.page(run()) for name, run in DRAWN.items()}
-    pages["index"] = html.index([run() for run in DRAWN.values()])
+    shown = [replace(run(), theme=name[:1]) for name, run in DRAWN.items()]
+    pages["index"] = html.index(shown)
+    other = (
+        "x.html",
+        replace(DRAWN["inward"](), name="old plain, new both, bind EADDRINUSE, " * 3),
+    )
+    pages["beside"] = html.page(DRAWN["inward"](), html.Place("index.html", other, other))
     pages["places"] = html.comparison(example())
     for number, (name, text) in enumerate(pages.items()):
         (tmp_path / f"{number}.html").write_text(text + MEASURE, "utf-8")

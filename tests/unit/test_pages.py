@@ -336,6 +336,29 @@ def test_pages_of_runs_whose_folders_are_called_the_same(tmp_path: Path) -> None
         assert f"<h1>Run {n}</h1>" in (tmp_path / link).read_text()
 
 
+def test_pages_of_a_set_are_by_theme_and_lead_to_the_next(tmp_path: Path) -> None:
+    themes = {"b": "2. Ends", "none": "", "a": "1. Beginnings", "c": "2. Ends"}
+    runs = [
+        replace(recorded.load(RUN), folder=Path(name), theme=theme, name=f"run {name}")
+        for name, theme in themes.items()
+    ]
+    reports.write("html", runs, tmp_path / "all of it.html")
+    index = (tmp_path / "all of it.html").read_text()
+    told = re.findall(r'<h2 id="(theme-\d)">(.*?)</h2>|<td><a href="(.*?)"', index)
+    assert ["".join(words) for words in told] == [
+        "theme-11. Beginnings", "a.html", "theme-22. Ends", "b.html", "c.html",
+        "theme-3Others", "none.html",
+    ]  # fmt: skip
+    assert re.findall('href="#(.*?)"', index) == ["theme-1", "theme-2", "theme-3"]
+    order = ["a", "b", "c", "none"]
+    for before, name, after in zip(["", *order], order, [*order[1:], ""], strict=False):
+        page = (tmp_path / f"{name}.html").read_text()
+        links = re.findall('rel="(prev|next)" href="(.*?)"', page)
+        wanted = {"prev": before, "next": after}
+        assert links == [(rel, f"{to}.html") for rel, to in wanted.items() if to] * 2
+        assert page.count('href="all%20of%20it.html"') == 2
+
+
 def test_markdown_and_mermaid_keep_to_their_lines() -> None:
     run = nasty()
     text = markdown.summary([run])
