@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody else's images are built for minutes in front of ours."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.delenv(images.PUBLISHED, raising=False)
 
 
 SOURCES = {"install.sh": b"one", "host/Dockerfile": b"two", "peer/peer.py": b"three"}
@@ -99,10 +100,14 @@ def test_the_context_is_the_same_bytes_whenever_it_is_made() -> None:
 
 
 class Engine:
-    """An engine that has these images alone, reaches no registry, and takes what is imported."""
+    """An engine that has these images alone, reaches no registry, and takes what is imported. The
+    registry of `published` answers, if it has any."""
+
+    published: tuple[str, ...] = ()
 
     def __init__(self, *local: str) -> None:
         self.local = local
+        self.built: list[str] = []
         self.imported: list[tuple[bytes, str, str]] = []
         self.says: list[dict[str, str]] = []
         self.heard = False
@@ -119,14 +124,22 @@ class Engine:
 
     def pull(self, name: str, **_: Any) -> Iterator[dict[str, Any]]:
         yield {"status": "Pulling"}
-        yield {"error": "no route to host"}
+        if name in self.published:
+            self.local += (name,)
+        else:
+            yield {"error": "manifest unknown" if self.published else "no route to host"}
+
+    def tag(self, image: str, repository: str, tag: str) -> None:
+        assert image in self.local
+        self.local += (f"{repository}:{tag}",)
 
     def import_image_from_data(
         self, data: Iterator[bytes], repository: str, tag: str, **_: Any
     ) -> None:
         self.imported.append((b"".join(data), repository, tag))
 
-    def build(self, **_: Any) -> Iterator[dict[str, Any]]:
+    def build(self, tag: str, **_: Any) -> Iterator[dict[str, Any]]:
+        self.built.append(tag)
         yield {"stream": "Step 5/8 : RUN sh install.sh\n"}
         yield from self.says
         self.heard = True
@@ -275,3 +288,49 @@ def test_install_fails_where_nothing_can_install(tmp_path: Path) -> None:
     status, said = install(tmp_path, "python3")
     assert status == 1
     assert "no apt-get, apk, dnf, microdnf, yum or zypper" in said[-1]
+
+
+# Published images
+
+
+WHERE = "registry.example/team/labctl"
+
+
+@pytest.mark.parametrize(
+    ("published", "why"),
+    [("", "no route to host"), ("debian-12-0123456789ab", "manifest unknown")],
+    ids=["does not answer", "has another version"],
+)
+def test_what_is_not_published_is_built(
+    published: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line says why."""
+    monkeypatch.setenv(images.PUBLISHED, WHERE)
+    engine, said = Engine("debian:12-slim"), list[str]()
+    if published:
+        engine.published = f"{WHERE}/host:{published}", f"{WHERE}/peer:{published}"
+    wanted = images.ensure(cast("APIClient", engine), "debian:12", said.append)
+    assert engine.built == [wanted.host, wanted.peer]
+    asked = wanted.host.replace("labctl", WHERE)
+    assert said[:2] == [
+        f"pulling {asked}",
+        f"{asked} can't be pulled ({why}): building it here",
+    ]
+
+
+def test_what_is_published_is_pulled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It needs no base, and has labctl's own names then."""
+    monkeypatch.setenv(images.PUBLISHED, f"{WHERE}/")
+    wanted = images.tags("debian:12", images.read_sources(resources.images()))
+    engine, said = Engine(), list[str]()
+    engine.published = tuple(t.replace("labctl", WHERE) for t in (wanted.host, wanted.peer))
+    assert images.ensure(cast("APIClient", engine), "debian:12", said.append) == wanted
+    assert engine.built == []
+    assert {wanted.host, wanted.peer} <= set(engine.local)
+    assert said == [f"pulling {name}" for name in engine.published]
+
+
+def test_nothing_is_asked_of_a_registry_that_nobody_named() -> None:
+    engine, said = Engine("debian:12-slim"), list[str]()
+    images.ensure(cast("APIClient", engine), "debian:12", said.append)
+    assert [line.split(" ")[0] for line in said] == ["building", "building"]

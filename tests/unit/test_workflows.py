@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -11,13 +12,20 @@ from typing import Any
 import pytest
 import yaml
 
-from labctl.run.places import github, places
+from labctl.backends.docker import images
+from labctl.ground import resources
+from labctl.run.places import DEFAULT_OS, github, places
 from tests.unit.test_docs import COMMANDS
 from tests.unit.test_matrix import chosen
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / ".github" / "zizmor.yml"
-WRITERS = {("release", "publish"): {"id-token": "write"}}
+WRITERS = {
+    ("release", "publish"): {"id-token": "write"},
+    ("images", "publish"): {
+        "attestations": "write", "contents": "read", "id-token": "write", "packages": "write",
+    },
+}  # fmt: skip
 """What these jobs may do; all others may read."""
 FILES = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
@@ -28,7 +36,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def test_there_are_some() -> None:
-    assert [path.stem for path in FILES] == ["macos", "matrix", "release", "tests"]
+    assert [path.stem for path in FILES] == ["images", "macos", "matrix", "release", "tests"]
 
 
 def test_the_schema_of_workflows() -> None:
@@ -81,6 +89,23 @@ def test_labctl_is_called_as_it_can_be(path: Path) -> None:
         known = {option for parameter in COMMANDS[name].params for option in parameter.opts}
         assert set(re.findall(r"(?<=\s)--[a-z][a-z-]*", line)) <= known
     assert all((ROOT / file).exists() for file in re.findall(r"scenarios/\S+\.yaml", text))
+
+
+def test_the_names_of_published_images_are_those_that_labctl_asks_for() -> None:
+    workflow = read(ROOT / ".github" / "workflows" / "images.yml")
+    assert workflow["env"]["SYSTEM"] == DEFAULT_OS
+    assert re.fullmatch(rf"{DEFAULT_OS}-slim@sha256:[0-9a-f]{{64}}", workflow["env"]["BASE"])
+    (job,) = workflow["jobs"].values()
+    assert job["strategy"]["matrix"]["kind"] == list(images.KINDS)
+    (script,) = (step["run"] for step in job["steps"] if step.get("id") == "image")
+    code = script.partition("python -c '")[2].partition("'")[0]
+    found = images.tags(DEFAULT_OS, images.read_sources(resources.images()))
+    for kind in images.KINDS:
+        said = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True,
+            env={**os.environ, "SYSTEM": DEFAULT_OS, "KIND": kind},
+        ).stdout.strip()  # fmt: skip
+        assert f"labctl/{kind}:{said}" == getattr(found, kind)
 
 
 def test_a_job_for_each_place() -> None:

@@ -1,8 +1,9 @@
 """The images of a lab, for its hosts and its processes, for any operating system.
 
 Their tags hold a hash of their sources (the folder images/), so an image is built once and never
-stale. Their base comes from the engine, from a registry, or, for Debian, from its packages by
-mmdebstrap(1). All of them have a label of ours:
+stale. Where the variable LABCTL_IMAGES says that they are published, they are pulled instead. Their
+base comes from the engine, from a registry, or, for Debian, from its packages by mmdebstrap(1). All
+of them have a label of ours:
 
     docker image ls --filter label=io.github.labctl-tcp.image
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import queue
 import re
 import tarfile
@@ -29,6 +31,9 @@ from labctl.ground.errors import LabError, Unavailable
 
 if TYPE_CHECKING:
     from docker.api.client import APIClient
+
+PUBLISHED = "LABCTL_IMAGES"
+"""The variable with the repository, `REGISTRY/OWNER/NAME`, below which images are published."""
 
 PULL_PATIENCE = 20.0
 """Seconds without a word from a registry after which a pull is given up."""
@@ -70,6 +75,7 @@ def ensure(client: APIClient, system: str, progress: Progress) -> Images:
     with translated("provide the images"):
         if _missing(client, wanted):
             with alone("images", progress):
+                _fetch(client, wanted, progress)
                 missing = _missing(client, wanted)
                 base = _base(client, system, _local(client), progress) if missing else ""
                 for kind in missing:
@@ -139,6 +145,18 @@ def context(sources: Mapping[str, bytes]) -> bytes:
 
 def _missing(client: APIClient, wanted: Images) -> list[str]:
     return [kind for kind in KINDS if not present(client, getattr(wanted, kind))]
+
+
+def _fetch(client: APIClient, wanted: Images, progress: Progress) -> None:
+    """Takes the images that somebody has published, if there are any of these sources."""
+    where = os.environ.get(PUBLISHED, "").rstrip("/")
+    try:
+        for kind in _missing(client, wanted) if where else ():
+            repository, _, version = getattr(wanted, kind).partition(":")
+            _pull(client, f"{where}/{kind}:{version}", progress)
+            client.tag(f"{where}/{kind}:{version}", repository, version)
+    except LabError as exc:
+        progress(f"{exc}: building it here")
 
 
 def present(client: APIClient, name: str) -> bool:
