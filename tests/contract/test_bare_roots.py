@@ -1,8 +1,9 @@
-"""`make run` on a bare Debian, with what the README asks for and nothing else.
+"""The main scenario on a bare Debian, with what the README asks for and nothing else: from a
+checkout by `make run`, and from the wheel in an environment of its own.
 
 A root is made by mmdebstrap(1), with the mirror that this machine uses, and kept in the cache. Each
-test unpacks it, puts this checkout in, and enters it by namespaces of its own. The network is the
-machine's, since pip needs it; and pip's settings are the machine's, too.
+test enters namespaces of its own, unpacks it there into memory, and puts the checkout or the wheel
+in. The network is the machine's, since pip needs it; and pip's settings are the machine's, too.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from labctl.backends import debian
 from labctl.backends.lease import alone
 from labctl.ground.errors import LabError
 from labctl.run.guests import assembled
+from tests import CI
 
 pytestmark = [
     pytest.mark.netns, pytest.mark.slow, pytest.mark.ci, pytest.mark.xdist_group("bare roots"),
@@ -35,12 +36,17 @@ LEFT_BEHIND = (".git", ".venv", "__pycache__", ".*_cache", ".hypothesis", "build
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 USER = 1000
 
-# In a mount namespace: $1 is the root, $2 who is to run it, the others are FILE or FOLDER of this
-# machine that stands at the same place there. It comes to the root by pivot_root(2): in a chroot(2)
-# nobody may make user namespaces, which is what an unprivileged labctl does.
+# In a mount namespace, with which all of it goes: $1 is an empty folder, $2 an archive of the root,
+# $3 who is to run it, $4 and $5 what is put in, the others are FILE or FOLDER of this machine that
+# stands at the same place there. It comes to the root by pivot_root(2): in a chroot(2) nobody may
+# make user namespaces, which is what an unprivileged labctl does.
 ENTER = """
-root=$1 user=$2; shift 2
-mount --bind "$root" "$root"
+root=$1 archive=$2 user=$3
+mount -t tmpfs -o mode=755 tmpfs "$root"
+tar --extract --exclude='./dev/*' --numeric-owner --preserve-permissions --file="$archive" \\
+    --directory="$root"
+cp -r "$4" "$5" "$root/home"
+shift 5
 for path; do
     if test -d "$path"; then mkdir -p "$root$path"
     else mkdir -p "$root${path%/*}"; touch "$root$path"; fi
@@ -56,16 +62,22 @@ umount --lazy /mnt
 exec setpriv --reuid "$user" --regid "$user" --clear-groups /home/enter
 """
 
-# What a newcomer does: the README's command, and then what its last line says.
+# What a newcomer does: what the README says, and then what the last line of that says.
 NEWCOMER = """\
 #!/bin/sh -e
-cd /home/labctl
-make run > /home/output || { status=$?; cat /home/output; exit $status; }
+export {variables}
+cd /home/{folder}
+{{ {commands}; }} > /home/output || {{ status=$?; cat /home/output; exit $status; }}
 cat /home/output
 command=$(tail -n 1 /home/output)
 case $command in *"see it all: "*) ;; *) exit 99;; esac
-sh -c "${command##*see it all: }"
+sh -c "${{command##*see it all: }}"
 """
+MAKE = "make run"
+WHEEL = """\
+python3 -m venv fresh && fresh/bin/pip install --quiet *.whl &&
+    fresh/bin/labctl run fin_wait_2"""
+PROGRAMS = {MAKE: ".venv/bin/labctl", WHEEL: "fresh/bin/labctl"}
 
 
 def packages() -> str:
@@ -74,11 +86,9 @@ def packages() -> str:
     return ",".join(found.split())
 
 
-def prefix() -> list[str]:
-    """How to be somebody who may mount, and who owns several uids; root is."""
-    if os.geteuid() == 0:
-        return []
-    return ["unshare", "--user", "--map-root-user", "--map-auto", "--"]
+def mapped() -> list[str]:
+    """How unshare(1) makes somebody who may mount, and who owns several uids; root is."""
+    return [] if os.geteuid() == 0 else ["--user", "--map-root-user", "--map-auto"]
 
 
 def made(suite: str) -> Path:
@@ -128,47 +138,48 @@ def files_of(settings: dict[str, str]) -> list[str]:
     return list(dict.fromkeys([*here, *named]))
 
 
-@pytest.fixture
-def unpacked(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Unpacks a suite's root, with this checkout in it; it is removed in the end."""
-    root = tmp_path / "root"
-
-    def unpack(suite: str) -> Path:
-        root.mkdir()
-        options = ["--extract", "--exclude=./dev/*", "--numeric-owner", "--preserve-permissions"]
-        command = [*prefix(), "tar", *options, f"--file={made(suite)}", f"--directory={root}"]
-        subprocess.run(command, check=True, capture_output=True)
-        source = tmp_path / "labctl"
-        shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(*LEFT_BEHIND))
-        (tmp_path / "enter").write_text(
-            NEWCOMER.replace("\ncd", f"\nexport {shlex.join(variables())}\ncd", 1)
-        )
-        (tmp_path / "enter").chmod(0o755)
-        for path in (source, tmp_path / "enter"):
-            command = [*prefix(), "cp", "-r", str(path), str(root / "home")]
-            subprocess.run(command, check=True, capture_output=True)
-        return root
-
-    yield unpack
-    subprocess.run([*prefix(), "rm", "-rf", str(root)], check=True, capture_output=True)
+@pytest.fixture(scope="module")
+def brought(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What is put into a root for each way: a copy of this checkout, and the wheel of it."""
+    folder = tmp_path_factory.mktemp("brought")
+    shutil.copytree(ROOT, folder / "labctl", ignore=shutil.ignore_patterns(*LEFT_BEHIND))
+    command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode and not CI:
+        pytest.skip(f"the package can't be built: {done.stdout.strip().splitlines()[-1]}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = folder.glob("*.whl")
+    return {MAKE: folder / "labctl", WHEEL: wheel}
 
 
-def variables() -> list[str]:
-    return [f"{name}={value}" for name, value in pip_settings().items()]
-
-
-@pytest.mark.parametrize("user", [0, USER], ids=["root", "user"])
-@pytest.mark.parametrize("suite", ["bookworm", "trixie"])
-def test_a_newcomer_sees_the_demo(suite: str, user: int, unpacked: Callable[[str], Path]) -> None:
-    root = unpacked(suite)
-    spaces = ["unshare", *prefix()[1:-1], "--mount", "--pid", "--ipc", "--fork", "--kill-child"]
+@pytest.mark.parametrize(
+    ("suite", "user", "commands"),
+    [
+        ("bookworm", 0, MAKE),
+        ("bookworm", USER, WHEEL),
+        ("trixie", 0, WHEEL),
+        ("trixie", USER, MAKE),
+    ],
+    ids=["bookworm-root-make", "bookworm-user-wheel", "trixie-root-wheel", "trixie-user-make"],
+)
+def test_a_newcomer_sees_the_demo(
+    suite: str, user: int, commands: str, brought: dict[str, Path], tmp_path: Path
+) -> None:
+    root, enter = tmp_path / "root", tmp_path / "enter"
+    root.mkdir()
+    folder = "labctl" if commands == MAKE else ""
+    variables = shlex.join(f"{name}={value}" for name, value in pip_settings().items())
+    enter.write_text(NEWCOMER.format(variables=variables, folder=folder, commands=commands))
+    enter.chmod(0o755)
+    spaces = ["unshare", *mapped(), "--mount", "--pid", "--ipc", "--fork", "--kill-child"]
     files = [path for path in files_of(pip_settings()) if not path.startswith(("/proc", "/sys"))]
+    words = [root, made(suite), user, brought[commands], enter, *files]
     done = subprocess.run(
-        [*spaces, "sh", "-ec", ENTER, "sh", str(root), str(user), *files],
+        [*spaces, "sh", "-ec", ENTER, "sh", *map(str, words)],
         env={"PATH": PATH, "HOME": "/home"},
         stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=MINUTES,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    demo, _, ladder = done.stdout.partition("see it all: .venv/bin/labctl report ")
+    demo, _, ladder = done.stdout.partition(f"see it all: {PROGRAMS[commands]} report ")
     assert "PASS" in demo and "on netns" in demo
     assert "FIN" in ladder and "│" in ladder
