@@ -9,7 +9,14 @@ import pytest
 
 from labctl.language.document import Document
 from labctl.language.scenario import Scenario, load_document
-from labctl.record.events import Event, InjectEvent, ProcessEvent, ResetEvent, TroubleEvent
+from labctl.record.events import (
+    Event,
+    InjectEvent,
+    LossEvent,
+    ProcessEvent,
+    ResetEvent,
+    TroubleEvent,
+)
 from labctl.record.history import History
 from tests.caused import (
     CLIENT,
@@ -25,6 +32,7 @@ from tests.caused import (
     listened,
     look,
     only,
+    said,
     told,
     trace,
 )
@@ -141,8 +149,8 @@ def test_the_kernel_s_own_reason_decides() -> None:
     [("TCP_KEEPALIVE_TIMEOUT", []), ("NOT_SPECIFIED", ["reset-unread"]), ("NEW_ONE", [])],
 )
 def test_a_reason_that_does_not_fit_keeps_a_rule_silent(reason: str, found: list[str]) -> None:
-    said = ResetEvent(3.0, "server", SERVER, CLIENT, reason)
-    story = [*accepted(unread(11), CLOSES), *over(), said]
+    because = ResetEvent(3.0, "server", SERVER, CLIENT, reason)
+    story = [*accepted(unread(11), CLOSES), *over(), because]
     assert ids(told(story, [*handshake(1.0), DATA, ACTIVE])) == found
 
 
@@ -427,6 +435,26 @@ def test_a_socket_that_outlives_its_rst_did_not_send_it() -> None:
     assert ids(firewalled(TroubleEvent(1.0, "server", "trace", "lost")), "reset") == []
 
 
+def scenario(server: str = "{}", step: str = "{note: nothing}") -> Scenario:
+    text = f"title: x\nhosts: {{client: {{}}, server: {server}}}\nsteps: [{step}]\n"
+    return load_document(Document("few", text), text, "few", {})[0]
+
+
+def test_a_step_refuses_by_an_rst() -> None:
+    """At once afterwards the connection is over, so no socket tells that it outlived the RST."""
+    refused = replace(DATA, t=2.9999)
+    frame = b64encode(replace(refused, seq=4001, ack=1001).frame()[14:]).decode()
+    story = [*accepted(), *over(3.0002), LossEvent(2.99995, "server", frame, 0)]
+    history = told(story, [*handshake(1.0), refused, ANSWER])
+    cause = only(history, "reset", scenario(step="{reject: {to: server, with: rst}}"))
+    assert (cause.id, cause.host, cause.connection) == ("reset-crafted", "server", HERE)
+    assert f"a step refused 11 bytes from {CLIENT}" in cause.text
+    for other in ("{reject: {to: server, with: host-unreachable}}", "{drop: {to: server}}"):
+        assert said(history, "reset", scenario(step=other)) == []
+    late = told(story, [*handshake(1.0), refused, replace(ANSWER, t=3.1)])
+    assert said(late, "reset", scenario(step="{reject: {to: server, with: rst}}")) == []
+
+
 def test_a_host_that_sends_a_thousand_is_not_told_a_thousand_times() -> None:
     ends = [f"198.18.0.3:{port}" for port in range(40000, 40100)]
     wire = [Sent(3.0 + n / 100, end, SERVER, SYN) for n, end in enumerate(ends)]
@@ -448,24 +476,18 @@ def orphaned(*more: Event, gave_up: int = 1) -> History:
     return told(events, [*handshake(1.0), fin, replace(ACTIVE, seq=2)])
 
 
-def limited(to: int) -> Scenario:
-    server = f"{{sysctls: {{net.ipv4.tcp_max_orphans: {to}}}}}"
-    text = f"title: x\nhosts: {{client: {{}}, server: {server}}}\nsteps: [{{note: nothing}}]\n"
-    return load_document(Document("few", text), text, "few", {})[0]
-
-
 def test_an_orphan_too_many() -> None:
     cause = only(orphaned(), "orphans")
     assert (cause.id, cause.host, cause.certain) == ("orphans-limit", "server", False)
     assert "more such orphans than net.ipv4.tcp_max_orphans allows, or no memory" in cause.text
     assert "the kernel's log would tell which" in cause.text
-    known = only(orphaned(), "orphans", limited(0))
+    known = only(orphaned(), "orphans", scenario("{sysctls: {net.ipv4.tcp_max_orphans: 0}}"))
     assert known.certain and "net.ipv4.tcp_max_orphans, 0, allows" in known.text
 
 
 def test_the_kernel_s_own_reason_for_an_orphan() -> None:
-    said = ResetEvent(3.0, "server", SERVER, CLIENT, "TCP_ABORT_ON_MEMORY")
-    assert only(orphaned(said, gave_up=0), "orphans").evidence[-1].endswith("TCP_ABORT_ON_MEMORY")
+    why = ResetEvent(3.0, "server", SERVER, CLIENT, "TCP_ABORT_ON_MEMORY")
+    assert only(orphaned(why, gave_up=0), "orphans").evidence[-1].endswith("TCP_ABORT_ON_MEMORY")
     other = ResetEvent(3.0, "server", SERVER, CLIENT, "TCP_ABORT_ON_TIMEOUT")
     assert ids(orphaned(other), "orphans") == []
 

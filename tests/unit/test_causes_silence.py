@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from labctl.judge.causes.cause import Cause
+from labctl.language.document import Document
+from labctl.language.scenario import load_document
 from labctl.record.events import Event, LossEvent, ProcessEvent, StepEvent, TroubleEvent
 from tests.caused import (
     CLIENT,
@@ -220,6 +222,16 @@ def test_a_full_accept_queue() -> None:
     assert "3 overflows (TcpExtListenOverflows), 4 drops" in cause.text
     assert "somaxconn" in cause.cure
     assert cause.evidence == ("LISTEN 0.0.0.0:8000, accept queue 2/1, full",)
+    assert "tcp_abort_on_overflow" not in cause.text
+
+
+@pytest.mark.parametrize(("abort", "words"), [(1, "such an ACK gets an RST"), (0, "drops")])
+def test_what_a_full_queue_does_to_the_last_ack(abort: int, words: str) -> None:
+    server = f"{{sysctls: {{net.ipv4.tcp_abort_on_overflow: {abort}}}}}"
+    text = f"title: x\nhosts: {{client: {{}}, server: {server}}}\nsteps: [{{note: nothing}}]\n"
+    (case,) = load_document(Document("full", text), text, "full", {})
+    cause = only(told([look(1.0, FULL), look(2.0, FULL, **OVER)]), scenario=case)
+    assert words in cause.text and ("RST" in cause.text) == bool(abort)
 
 
 def test_whose_accept_queue_was_full() -> None:

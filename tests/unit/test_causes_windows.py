@@ -155,3 +155,33 @@ def test_an_ack_of_what_was_never_sent_is_challenged() -> None:
 )  # fmt: skip
 def test_what_was_sent_may_be_acknowledged(history: History) -> None:
     assert ids(history, "challenge") == []
+
+
+# --- An ACK that is much too old ------------------------------------------------------------------
+
+SAYS = [Sent(1.5, CLIENT, SERVER, ACK | 8, 1, 1, data=600), Sent(1.6, SERVER, CLIENT, ACK, 1, 601)]
+DENIES_IT = replace(DENIES, seq=601)
+STALE = replace(FORGED, ack=-100)
+"""The server has acknowledged 600 bytes, and never had the one before them."""
+
+
+def test_an_ack_that_is_too_old_is_challenged() -> None:
+    cause = only(answered(*SAYS, STALE, DENIES_IT), "challenge")
+    assert (cause.host, cause.connection) == ("client", f"{CLIENT} -> {SERVER}")
+    assert "its acknowledgement is 701 before the last one, 601, and so too old" in cause.text
+    assert "RFC 5961, section 5.2" in cause.refs[0]
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        answered(*SAYS, STALE), answered(*SAYS, STALE, DENIES_IT, counted=0),
+        answered(*SAYS, replace(STALE, ack=101), DENIES_IT),
+        answered(*SAYS, replace(STALE, fate="lost"), DENIES_IT),
+        # It is old as a whole, and its own number is what is answered.
+        answered(*SAYS, replace(STALE, seq=-500, data=10), DENIES_IT),
+        answered(*SAYS, replace(STALE, flags=0), DENIES_IT),
+    ],
+)  # fmt: skip
+def test_an_ack_that_is_old_and_no_more(history: History) -> None:
+    assert ids(history, "challenge") == []

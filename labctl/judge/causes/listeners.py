@@ -14,6 +14,7 @@ COOKIES = "tcp(7), tcp_syncookies; RFC 4987, section 3.6"
 DEFERRED = "tcp(7), TCP_DEFER_ACCEPT; tcp_check_req() in net/ipv4/tcp_minisocks.c"
 LONG, SHOWN = 1.0, 3
 """Seconds in SYN-RECV that are worth a word; and of how many connections, at most."""
+ABORT = "net.ipv4.tcp_abort_on_overflow"
 OVERFLOWS, DROPS = "TcpExtListenOverflows", "TcpExtListenDrops"
 
 
@@ -34,6 +35,8 @@ def _full(host: str, scene: Scene) -> Iterator[Cause]:
     alone = len({each.local for each in scene.listeners(host)}) == 1
     if not alone:
         words += f"; {host} has several listeners, and only SYNs without an answer would tell whose"
+    if scene.setting(host, ABORT, scene.history.now) == "1":
+        words += f"; with {ABORT} 1 such an ACK gets an RST"
     seen: set[str] = set()
     for look in scene.looks(host):
         if "LISTEN" not in look.text:

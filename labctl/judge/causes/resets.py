@@ -15,6 +15,7 @@ from itertools import takewhile
 
 from labctl.judge.causes.cause import Cause, Scene, begins, line
 from labctl.judge.causes.descriptors import Descriptor
+from labctl.language.steps.faults import Reject
 from labctl.probes.observations import Segment
 from labctl.probes.sockets import State
 from labctl.record.timelines import Timeline, is_traced
@@ -63,6 +64,7 @@ class _Reset:
         self.ends = segment.source, segment.target
         self.name = f"{segment.source} -> {segment.target}"
         self.active = "ACK" in segment.flags
+        self.before = before
         self.sent = [s for s in before if s.sender == self.host and not s.crafted]
         came = [s for s in before if s.receiver == self.host and s.arrived and s.arrived <= self.t]
         self.came = sorted(came, key=lambda s: s.arrived or 0.0)
@@ -92,6 +94,19 @@ class _Reset:
         """What it answers for certain."""
         last = self.trigger
         return last if last and self.active == ("ACK" not in last.flags) else None
+
+    @property
+    def rejected(self) -> Segment | None:
+        """What a step refused right then by an RST."""
+        steps = self.scene.scenario.steps if self.scene.scenario else ()
+        for last in reversed(self.before):
+            if last.dropped is None or last.source != self.segment.target:
+                continue
+            step = steps[last.dropped] if last.dropped < len(steps) else None
+            by_reset = isinstance(step, Reject) and step.reject.with_ == "rst"
+            at_once = self.t - last.time < AT_ONCE and self.active == ("ACK" not in last.flags)
+            return last if by_reset and at_once else None
+        return None
 
     @property
     def fin(self) -> Segment | None:
@@ -194,6 +209,13 @@ def _of(reset: _Reset) -> Cause | None:
             f"a step sent the RST of {reset.name}: no kernel did", "", reset.name,
             (line(segment),),
         )  # fmt: skip
+    if refused := reset.rejected:
+        return reset.cause(
+            "reset-crafted",
+            f"a step refused {_what(refused)} from {refused.source}, and answered in its place "
+            "(reject with rst): its TCP sent no RST",
+            "", REJECTED, refused,
+        )  # fmt: skip
     if segment.sender is None or segment.inside:
         return None
     if segment.t is None:
@@ -260,13 +282,16 @@ def _nobody(reset: _Reset, answered: Segment) -> Cause | None:
         return None  # a request for a connection may have come to nothing, which no trace shows
     else:
         then = "it never had one: a NAT may have forgotten it, or did not know the segment"
-    what = f"{answered.length} bytes" if answered.length else " ".join(answered.flags)
     return Cause(
         "reset-no-socket", host, reset.t,
-        f"{host} answered {what} from {answered.source} by an RST: it has no socket for "
+        f"{host} answered {_what(answered)} from {answered.source} by an RST: it has no socket for "
         f"{reset.name}; {then}",
         "", reset.name, reset.proof(answered), (NOBODY,),
     )  # fmt: skip
+
+
+def _what(segment: Segment) -> str:
+    return f"{segment.length} bytes" if segment.length else " ".join(segment.flags)
 
 
 # --- RSTs by which a connection ended where they were sent ----------------------------------------

@@ -1,10 +1,11 @@
-"""Segments whose numbers did not fit, so that the kernel did not do what they ask for: RSTs, and
-SYNs for a connection that is open (RFC 5961)."""
+"""Segments whose numbers did not fit, so that the kernel did not do what they ask for: RSTs, SYNs
+for a connection that is open, and acknowledgements (RFC 5961)."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from labctl.judge.causes.cause import Cause, Scene, begins, line
 from labctl.probes.observations import MODULUS, Segment
@@ -13,28 +14,57 @@ from labctl.probes.sockets import State
 RESET = "RFC 5961, section 3.2; tcp_validate_incoming() in net/ipv4/tcp_input.c"
 SYN = "RFC 5961, section 4.2; tcp_validate_incoming() in net/ipv4/tcp_input.c"
 ACK = "RFC 9293, section 3.10.7.4; tcp_ack() in net/ipv4/tcp_input.c"
+OLD = "RFC 5961, section 5.2; tcp_ack() in net/ipv4/tcp_input.c"
 COUNTER = "TcpExtTCPChallengeACK"
 OPEN = (State.ESTAB, State.FIN_WAIT_1, State.FIN_WAIT_2, State.CLOSE_WAIT, State.LAST_ACK)
 AT_ONCE = 0.01
 """Seconds from such a segment to its answer, at most, on a busy machine."""
 AFTER = 0.25
 """Seconds that a connection lives on after a segment that did it no harm, at least."""
+HALF = MODULUS // 2
+LARGEST = 1 << 30
+"""A window of which nobody knows the scale has no more bytes (RFC 7323, section 2.3)."""
 TRIED, MOST = 3, 20
 """Segments of one kind that are looked at in a connection, and that are told of of a host."""
 
 
+@dataclass
+class _Said:
+    """What one end of a connection has sent so far: the number that follows, the last one that it
+    acknowledged, and its largest window."""
+
+    following: int = 0
+    acked: int = 0
+    window: int = 0
+
+    def add(self, segment: Segment) -> None:
+        """It has sent this, too."""
+        end = segment.seq + segment.length + len({"SYN", "FIN"} & {*segment.flags})
+        if 0 < (end - self.following) % MODULUS < HALF:
+            self.following = end
+        if "ACK" in segment.flags:
+            scale = segment.origin.scale
+            window = LARGEST if scale is None else segment.window << scale
+            self.acked, self.window = segment.ack, max(self.window, window)
+
+    @property
+    def late(self) -> int:
+        """How far back it may still acknowledge: its window, or all that it ever had (RFC 5961,
+        section 5.2)."""
+        return min(self.window, self.acked - 1)
+
+
 def causes(scene: Scene) -> Iterator[Cause]:
-    """A cause for the first RST, the first SYN and the first ACK in each connection that a host did
-    not take."""
+    """A cause for the first RST, the first SYN, and the first ACK of each kind, in each connection
+    that a host did not take."""
     told: Counter[tuple[str, str]] = Counter()
     for segments in scene.conversations:
         tried: Counter[tuple[str, str]] = Counter()
-        sent: dict[str, int] = {}
+        said: dict[str, _Said] = {}
         for segment in segments:
-            host, kind = segment.receiver, _kind(segment, sent)
+            host, kind = segment.receiver, _kind(segment, said)
             if not segment.crafted:
-                following = segment.seq + segment.length + len({"SYN", "FIN"} & {*segment.flags})
-                sent[segment.source] = max(sent.get(segment.source, 0), following)
+                said.setdefault(segment.source, _Said()).add(segment)
             if kind is None or host is None or segment.arrived is None or segment.inside:
                 continue
             tried[host, kind] += 1
@@ -46,16 +76,20 @@ def causes(scene: Scene) -> Iterator[Cause]:
                 yield found
 
 
-def _kind(segment: Segment, sent: Mapping[str, int]) -> str | None:
-    """What a segment may be that is not taken, after its ends have sent up to these numbers."""
+def _kind(segment: Segment, said: Mapping[str, _Said]) -> str | None:
+    """What a segment may be that is not taken, after its ends have said that."""
     if "RST" in segment.flags:
         return "RST"
     if begins(segment):
         return "SYN"
-    known = sent.get(segment.target)
-    return (
-        "ACK" if known is not None and segment.ack > known and not segment.retransmitted else None
-    )
+    mine, theirs = said.get(segment.source), said.get(segment.target)
+    if theirs is None or segment.retransmitted or "ACK" not in segment.flags:
+        return None
+    if 0 < (segment.ack - theirs.following) % MODULUS < HALF:
+        return "ACK"
+    if mine is None or (segment.seq - mine.following) % MODULUS >= HALF:
+        return None
+    return "OLD" if mine.late < (mine.acked - segment.ack) % MODULUS < HALF else None
 
 
 def _rst(rst: Segment, host: str, scene: Scene) -> Cause | None:
@@ -124,7 +158,25 @@ def _ack(ack: Segment, host: str, scene: Scene) -> Cause | None:
     )  # fmt: skip
 
 
-KINDS = {"RST": _rst, "SYN": _syn, "ACK": _ack}
+def _old(ack: Segment, host: str, scene: Scene) -> Cause | None:
+    """An acknowledgement that is too old."""
+    came = ack.arrived or 0.0
+    segments = scene.conversation(host, (ack.target, ack.source), came)
+    answer = _answer(ack, segments, host, scene)
+    if answer is None or not _open(ack, host, scene, came):
+        return None
+    acked = next(s.ack for s in reversed(segments)
+                 if s.source == ack.source and s.time < ack.time and not s.crafted)  # fmt: skip
+    return Cause(
+        "challenge-ack", host, came,
+        f"{host} answered a segment of {ack.source} by a challenge ACK: its acknowledgement is "
+        f"{_apart(ack.ack, acked)} the last one, {acked}, and so too old: it comes very late, or "
+        "something else has sent it",
+        "", f"{ack.target} -> {ack.source}", (line(ack), line(answer)), (OLD,),
+    )  # fmt: skip
+
+
+KINDS = {"RST": _rst, "SYN": _syn, "ACK": _ack, "OLD": _old}
 """The rule for each kind of segment."""
 
 
@@ -146,7 +198,7 @@ def _due(segments: Sequence[Segment], rst: Segment) -> int | None:
 
 def _apart(number: int, due: int) -> str:
     after = (number - due) % MODULUS
-    return f"{after} after" if after < MODULUS // 2 else f"{MODULUS - after} before"
+    return f"{after} after" if after < HALF else f"{MODULUS - after} before"
 
 
 def _open(segment: Segment, host: str, scene: Scene, until: float) -> bool:
