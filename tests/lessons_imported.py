@@ -11,6 +11,7 @@ from pathlib import Path
 from labctl.imports import importing
 from labctl.imports.census import Wanted
 from labctl.judge import recorded
+from labctl.judge.causes.cause import Cause
 from labctl.judge.causes.rules import causes
 from labctl.judge.result import RunResult
 from labctl.probes.segments import FILE_HEADER
@@ -140,14 +141,19 @@ def wrong_causes(found: Stripped) -> Iterator[str]:
     """Causes that the record does not bear out. What is not certain may stand where the record has
     nothing to say of the connection, or something that segments do not show."""
     whole = causes(found.whole.history, recorded.scenario_of(found.whole))
-    true: dict[str | None, set[str]] = {}
+    true: dict[frozenset[str], set[str]] = {}
     for cause in whole:
-        true.setdefault(cause.connection, set()).add(cause.id)
+        true.setdefault(_pair(cause), set()).add(cause.id)
     for cause in causes(found.run.history):
-        known = true.get(cause.connection, set())
+        known = true.get(_pair(cause), set())
         told = {each for each in known if each.startswith(ENDS)}
         if cause.id not in known and (cause.certain or told - MAYBE):
             yield f"{cause.id}: {cause.text}; in truth {sorted(known)}"
+
+
+def _pair(cause: Cause) -> frozenset[str]:
+    """The ends of its connection: if both sides closed at once, either may come first."""
+    return frozenset((cause.connection or "").split(" -> "))
 
 
 def ids(found: Stripped) -> list[str]:

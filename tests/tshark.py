@@ -80,7 +80,7 @@ def annotated(path: Path) -> list[tuple[str, str, frozenset[str], str]]:
 def _ours(host: str, segments: list[Segment]) -> Iterator[Frame]:
     for s in segments:
         at = s.t if s.sender == host else s.arrived if s.receiver == host else None
-        if at is not None:
+        if at is not None and s.source != s.target:  # of itself tshark sees one end
             yield Frame(
                 round(at * 1e6), s.source, s.target, frozenset(s.flags), s.seq, s.ack, s.length,
                 s.retransmitted and s.sender == host,
@@ -94,6 +94,8 @@ def _theirs(path: Path, owners: Mapping[str, str], origin: float) -> Iterator[Fr
     for line in told.splitlines():
         at, source, source6, sport, target, target6, dport, flags, *rest = line.split("\t")
         seq, ack, length, *again = rest
+        if (source, source6, sport) == (target, target6, dport):
+            continue
         seconds, _, nanoseconds = at.partition(".")
         yield Frame(
             round((int(seconds) + int(nanoseconds) / 1e9 - origin) * 1e6),

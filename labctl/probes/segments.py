@@ -150,7 +150,7 @@ def _mark(found: Iterable[Passage], lab: Known) -> Iterator[Segment]:
             flows[there] = flow
             if other is not None:
                 flows[back] = other
-            elif theirs is not None and flow is not known and not theirs.made:
+            elif theirs is not None and flow is not known and not _asking(theirs):
                 del flows[back]
         if "SYN" in seen.flags:
             flow.opens(seen)
@@ -196,6 +196,11 @@ def _mark(found: Iterable[Passage], lab: Known) -> Iterator[Segment]:
         flow.last_ack = position if bare else None
         if other is not None and "ACK" in seen.flags:
             other.peer_window, other.acked = seen.window, seen.ack
+
+
+def _asking(flow: _Flow) -> bool:
+    """Whether an end's SYN has no answer yet, so that one of the other end may cross it."""
+    return flow.made or (flow.syn and flow.acked is None)
 
 
 def _silent(flow: _Flow | None) -> bool:

@@ -249,7 +249,8 @@ class _Life:
             if self.spoke is None:
                 return None
             return self._by(came, self.spoke)
-        came = [t for t, s in self.came if "SYN" not in s.flags and "ACK" in s.flags]
+        most = max(s.seq + s.length + len({"SYN", "FIN"} & {*s.flags}) for _, s in self.left)
+        came = [t for t, s in self.came if "SYN" not in s.flags and 0 < s.ack <= most]
         if self.spoke is not None:
             last = max((t for t in self.synacks if t <= self.spoke), default=0.0)
             return self._by(([t for t in came if t > last] or came)[:1], self.spoke)

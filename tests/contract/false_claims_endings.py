@@ -97,9 +97,9 @@ OF_ENDINGS = [
     ),
     FalseClaim(
         "endings/simultaneous_open",
-        "connect left:8001",
-        "connect left:8003",
-        "left: ESTAB",
+        "connect client:8001",
+        "connect client:8003",
+        "client: ESTAB",
     ),
     FalseClaim(
         "endings/self_connect",

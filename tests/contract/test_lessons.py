@@ -40,6 +40,12 @@ TOLD = {
     "syn_into_time_wait (timestamps 1, listener gone)": ["closed-first", "connect-refused"],
     "syn_into_close_wait": ["closed-first"],
 }
+UNSEEN = {
+    "accept_queue_full", "balancer_resets", "challenge_ack", "cookie_lost", "deferred_accept",
+    "nat_invalid", "self_connect", "simultaneous_open",
+}  # fmt: skip
+"""Lessons in which something decides that no capture shows: a kernel that ignores an ACK, or has a
+cookie and no socket; a firewall, a NAT, a step in a host's name; or there is no side that asked."""
 CASES = {name: load(file) for name, file in sorted(FILES.items())}
 FIRST = {case.label for case, *_ in CASES.values()}
 """The first case of each lesson: the others are done on one backend, and in CI on both."""
@@ -121,7 +127,7 @@ def test_holds(
     if not tshark.MISSING and (backend == "netns" or case.label in FIRST):
         assert tshark.disagreements(result.history, result.folder) == []
     tried = case.label in TOLD or (CI and case.label in FIRST) or TEST_ALL
-    if backend == "netns" and tried:
+    if backend == "netns" and tried and case.name not in UNSEEN:
         captures_alone(result, tmp_path)
 
 

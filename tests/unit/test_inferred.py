@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -216,3 +217,14 @@ def test_two_connections_of_the_same_ends(tmp_path: Path) -> None:
     assert found[0].closed and not found[1].closed
     end = found[0].spans[-1].end
     assert end and 1.0 < end.earliest < 1.2 and end.latest == pytest.approx(3.0, abs=0.01)
+
+
+def test_an_ack_of_something_else_establishes_nothing(tmp_path: Path) -> None:
+    """As a client's TIME-WAIT answers what a late copy of its SYN brought: with its own numbers."""
+    syn, synack, ack = handshake()
+    wrong = replace(ack, ack=70_000)
+    reset = Sent(ack.t + NEAR, SERVER, CLIENT, RST, 70_000)
+    for last, states in ((wrong, ["SYN-RECV", "closed"]), (ack, ["SYN-RECV", "ESTAB", "closed"])):
+        (folder := tmp_path / str(last.ack)).mkdir()
+        run = alone(folder, [syn, synack, last, reset, *LATER], "server")
+        assert [*walk(run, "server")] == states

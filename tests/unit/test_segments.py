@@ -312,3 +312,13 @@ def test_nothing_is_lost_or_invented(observations: list[Observation]) -> None:
         assert 0 <= s.seq < MODULUS
         assert 0 <= s.ack < MODULUS
         assert s.summary
+
+
+def test_two_syns_that_cross_begin_one_connection() -> None:
+    sent = both(
+        one(0.1, "client SYN 1000 0"), one(0.2, "server SYN 7000 0"), one(1.1, "client SYN 1000 0"),
+        one(1.2, "server SYN ACK 7000 1001"), one(1.3, "client ACK 1001 7001"),
+    )  # fmt: skip
+    found = segments(*sent)
+    assert [s.retransmitted for s in found] == [False, False, True, True, False]
+    assert [(s.seq, s.ack) for s in found[-2:]] == [(0, 1), (1, 1)]
