@@ -333,6 +333,9 @@ def test_a_connection_is_refused_where_nobody_listens() -> None:
         "connect-refused", "server", f"{CLIENT} -> {SERVER}",
     )  # fmt: skip
     assert "nobody listened on port 8000 there" in cause.text
+    gone = ResetEvent(3.0001, "server", SERVER, CLIENT, "NO_SOCKET")
+    closing = [look(0.5), look(2.99, LISTEN), look(3.2), gone]
+    assert ids(told(closing, ASKS)) == ["connect-refused"]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ the socket lives on was none of its kernel's TCP."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -259,8 +260,12 @@ def _refused(reset: _Reset, syn: Segment) -> Cause | None:
     port = reset.segment.source.rpartition(":")[2]
     for each in reset.scene.listeners(host):
         span = each.spans[0]
-        on = each.local.rpartition(":")[2] == port
-        if on and span.begin.earliest <= t and (span.end is None or span.end.latest >= t):
+        if each.local.rpartition(":")[2] != port:
+            continue
+        begin, end = span.begin.earliest, span.end.latest if span.end else math.inf
+        if reset.reason == "NO_SOCKET" and each.local in (f":{port}", reset.segment.source):
+            begin, end = span.begin.latest, span.end.earliest if span.end else math.inf
+        if begin <= t <= end:
             return None  # a queue, a filter, or another address: this does not tell
     return Cause(
         "connect-refused", host, t,
