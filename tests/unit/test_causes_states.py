@@ -12,7 +12,7 @@ from labctl.judge.causes.cause import Cause
 from labctl.language.document import Document
 from labctl.language.scenario import load_document
 from labctl.probes.holders import Held, Holder
-from labctl.record.events import Event, ProcessEvent, StepEvent
+from labctl.record.events import Event, ProcessEvent, StepEvent, TroubleEvent
 from tests.caused import (
     CLIENT,
     LISTEN,
@@ -32,7 +32,7 @@ from tests.caused import (
     trace,
 )
 from tests.fake import tcp
-from tests.walked import ACK, FIN, SYN, Sent
+from tests.walked import ACK, FIN, RST, SYN, Sent
 
 HERE, THERE = f"{SERVER} -> {CLIENT}", f"{CLIENT} -> {SERVER}"
 BACK = (CLIENT, SERVER)
@@ -349,6 +349,33 @@ def test_nothing_tells_a_side_that_its_peer_s_host_was_cut_off() -> None:
     assert "client has been cut off since 2.000 s, nothing is sent, and no timer runs" in cause.text
     (cause,) = vanished(cut_at(2.0), timer="timer:(keepalive,119min,0)")
     assert "keepalive asks for the first time in 7140 s" in cause.text
+
+
+OVER = trace(2.0, "ESTAB", "UNCONN", ends=BACK)
+"""Nothing is left of it at the client: as after a crash."""
+
+
+def test_nothing_tells_a_side_that_its_peer_has_forgotten_it() -> None:
+    (cause,) = vanished(*OVER, look(5.0, host="client"))
+    assert (cause.id, cause.host, cause.connection) == ("gone-unnoticed", "server", HERE)
+    assert "client told nobody that it has had no socket for it since 2.0" in cause.text
+    lost = Sent(2.0, CLIENT, SERVER, RST | ACK, 1, 1, fate="lost")
+    assert [c.id for c in vanished(*OVER, look(5.0, host="client"), sent=[lost])] == [cause.id]
+
+
+@pytest.mark.parametrize(
+    ("more", "sent"),
+    [
+        ([*OVER], [Sent(2.0, CLIENT, SERVER, RST | ACK, 1, 1)]),  # something took it away
+        ([*OVER], [Sent(3.0, SERVER, CLIENT, ACK, 1, 1, 5, "lost")]),
+        ([*OVER, TroubleEvent(1.5, "client", "trace", "lost")], []),
+        ([*OVER, TroubleEvent(1.5, "server", "capture", "lost")], []),
+        (trace(8.5, "ESTAB", "UNCONN", ends=BACK), []),
+        (trace(2.0, "ESTAB", "FIN-WAIT-1", ends=BACK), []),
+    ],
+)  # fmt: skip
+def test_who_may_have_heard_is_not_said_to_be_unaware(more: list[Event], sent: list[Sent]) -> None:
+    assert vanished(*more, look(5.0, host="client"), sent=sent) == []
 
 
 def test_who_is_back_or_is_asked_is_not_unnoticed() -> None:

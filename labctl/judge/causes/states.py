@@ -221,11 +221,15 @@ def _fin_wait_2(held: _Held) -> Cause | None:
 
 
 def _established(held: _Held) -> Cause | None:
-    """Nothing tells a side that its peer's host was cut off, unless it sends something."""
+    """Nothing tells a side that its peer is gone, unless it sends something."""
     local, remote = held.timeline.ends
     host = held.scene.history.owners.get(remote.rpartition(":")[0].strip("[]"))
-    since = held.scene.cut_off(host, held.until) if host else None
-    if since is None or held.span.end or held.last is None or held.until - since < LONG:
+    if host is None or held.span.end or held.last is None:
+        return None
+    since, gone = held.scene.cut_off(host, held.until), "has been cut off"
+    if since is None:
+        since, gone = _forgotten(host, held), "told nobody that it has had no socket for it"
+    if since is None or held.until - since < LONG:
         return None
     if any(s.source == local and s.time > since for s in held.said):
         return None
@@ -238,10 +242,23 @@ def _established(held: _Held) -> Cause | None:
         return None
     return held.cause(
         "gone-unnoticed",
-        f"{host} has been cut off since {since:.3f} s, nothing is sent, and {notice}",
+        f"{host} {gone} since {since:.3f} s, nothing is sent, and {notice}",
         "set SO_KEEPALIVE, and TCP_KEEPIDLE to what you can wait; or a time limit of the program",
         IDLE,
     )
+
+
+def _forgotten(host: str, held: _Held) -> float | None:
+    """Since when nothing was left of a connection at its peer's host, if no FIN and no RST came."""
+    local, remote = held.timeline.ends
+    history = held.scene.history
+    blind = any((host, probe) in history.trouble for probe in ("ss", "trace"))
+    there = held.scene.timeline(host, (remote, local), held.until)
+    end = there.spans[-1].end if there and there.closed else None
+    if end is None or blind or history.imported or not held.scene.captured(held.host):
+        return None
+    told = any(s.source == remote and s.arrived and {"FIN", "RST"} & {*s.flags} for s in held.said)
+    return None if told else end.latest
 
 
 def _fin_wait_1(held: _Held) -> Cause | None:
