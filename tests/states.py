@@ -15,6 +15,7 @@ from labctl.record.looks import FOLLOWING
 from labctl.reports.signs import STATES
 
 CLOSED = "closed"
+OPEN, CLOSE = "endings/simultaneous_open", "endings/simultaneous_close"
 PLACES = {
     CLOSED: (2, 0),
     State.LISTEN: (1, 1),
@@ -48,7 +49,7 @@ TRANSITIONS = (
     Transition(CLOSED, "SYN-SENT", "connect(2) sends a SYN", "state_walk"),
     Transition("LISTEN", "SYN-RECV", "a SYN comes; SYN ACK is sent", "state_walk"),
     Transition("SYN-SENT", "ESTAB", "SYN ACK comes; an ACK is sent", "state_walk"),
-    Transition("SYN-SENT", "SYN-RECV", "a SYN comes: both sides connect at once"),
+    Transition("SYN-SENT", "SYN-RECV", "a SYN comes: both sides connect at once", OPEN),
     Transition("SYN-RECV", "ESTAB", "the ACK comes", "state_walk"),
     Transition("SYN-RECV", "FIN-WAIT-1", "the program closes before the ACK has come"),
     Transition("SYN-RECV", "CLOSE-WAIT", "a FIN comes with the ACK"),
@@ -56,10 +57,12 @@ TRANSITIONS = (
     Transition("ESTAB", "CLOSE-WAIT", "a FIN comes; an ACK is sent", "state_walk"),
     Transition("FIN-WAIT-1", "FIN-WAIT-2", "the ACK of the FIN comes", "fin_wait_2"),
     Transition("FIN-WAIT-1", "TIME-WAIT", "ACK and FIN in one segment; Linux takes 11 and 14"),
-    Transition("FIN-WAIT-1", "CLOSING", "a FIN comes before the ACK: both sides close at once"),
+    Transition(
+        "FIN-WAIT-1", "CLOSING", "a FIN comes before the ACK: both sides close at once", CLOSE
+    ),
     Transition("FIN-WAIT-2", "TIME-WAIT", "the FIN comes; an ACK is sent", "state_walk"),
     Transition("FIN-WAIT-2", "gone", "tcp_fin_timeout, if no process has it", "fin_wait_2"),
-    Transition("CLOSING", "TIME-WAIT", "the ACK of the FIN comes"),
+    Transition("CLOSING", "TIME-WAIT", "the ACK of the FIN comes", CLOSE),
     Transition("CLOSE-WAIT", "LAST-ACK", "close sends a FIN", "state_walk"),
     Transition("LAST-ACK", "gone", "the ACK of the FIN comes", "state_walk"),
     Transition("TIME-WAIT", "gone", "60 s", "eaddrinuse_time_wait"),

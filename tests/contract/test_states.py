@@ -13,12 +13,12 @@ from labctl.record.timelines import timelines
 from labctl.run.places import Place
 from labctl.run.runner import Silent
 from labctl.run.workflow import run_case
-from tests.states import CLOSED, TRANSITIONS
+from tests.states import CLOSE, CLOSED, OPEN, TRANSITIONS
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.ci]
 
 
-@pytest.mark.parametrize("lesson", ["state_walk", "fin_wait_2"])
+@pytest.mark.parametrize("lesson", ["state_walk", "fin_wait_2", OPEN, CLOSE])
 def test_a_lesson_shows_its_transitions(lesson: str, tmp_path: Path) -> None:
     case, *_ = load(scenarios() / f"{lesson}.yaml")
     found = run_case(case, Place("netns"), tmp_path, Silent(), print)
@@ -26,7 +26,7 @@ def test_a_lesson_shows_its_transitions(lesson: str, tmp_path: Path) -> None:
         pytest.skip(f"no transitions are traced here: {found.reason}")
     walks = [
         [CLOSED, *map(str, line.states), "gone"]
-        for host in ("server", "client")
+        for host in case.hosts
         for line in timelines(found.history, host)
     ]
     seen = {pair for walk in walks for pair in pairwise(walk)}
