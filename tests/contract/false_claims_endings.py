@@ -45,7 +45,7 @@ OF_ENDINGS = [
         'tcp_abort_on_overflow: "${abort}"',
         "tcp_abort_on_overflow: 0",
         "client: ECONNRESET",
-        (("server", "none"),),
+        (("resets", 1),),
     ),
     FalseClaim(
         "endings/accept_queue_full",
@@ -97,9 +97,9 @@ OF_ENDINGS = [
     ),
     FalseClaim(
         "endings/simultaneous_open",
-        "connect client:8001",
-        "connect client:8003",
-        "client: ESTAB",
+        "flags: [SYN, ACK], at_least: 1",
+        "flags: [SYN, ACK], count: 0",
+        "segments: 0 x SYN ACK",
     ),
     FalseClaim(
         "endings/self_connect",
