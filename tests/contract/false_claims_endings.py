@@ -13,13 +13,6 @@ OF_ENDINGS = [
         (("resets", 1),),
     ),
     FalseClaim(
-        "endings/idle_race",
-        "call: {client: close, server",
-        "call: {client: sleep 1ms, server",
-        "server: no connection",
-        (("resets", 0),),
-    ),
-    FalseClaim(
         "endings/draining",
         "call: {server: close listener}",
         "call: {server: close}",
@@ -48,13 +41,6 @@ OF_ENDINGS = [
         (("resets", 1),),
     ),
     FalseClaim(
-        "endings/accept_queue_full",
-        "listen 1;",
-        "listen 3;",
-        "server: TcpExtListenOverflows grew by >=1",
-        (("abort", 0),),
-    ),
-    FalseClaim(
         "endings/cookie_lost",
         'tcp_syncookies: "${cookies}"',
         "tcp_syncookies: 1",
@@ -62,25 +48,11 @@ OF_ENDINGS = [
         (("first", "client"),),
     ),
     FalseClaim(
-        "endings/cookie_lost",
-        "cookies: 1, first: server",
-        "cookies: 3, first: server",
-        "server: 2 x SYN ACK from server",
-        (("answers", 2),),
-    ),
-    FalseClaim(
         "endings/deferred_accept",
         "defer: 30,",
         "defer: 0,",
         "server: SYN-RECV",
         (("dropped", 1),),
-    ),
-    FalseClaim(
-        "endings/deferred_accept",
-        "defer: 0,",
-        "defer: 30,",
-        "server: ESTAB",
-        (("dropped", 0),),
     ),
     FalseClaim(
         "endings/fastopen_twice",
@@ -121,13 +93,6 @@ OF_ENDINGS = [
         "next",
         "server: TcpExtTCPChallengeACK grew by 1",
         (("flags", "ACK"),),
-    ),
-    FalseClaim(
-        "endings/crash_reboot",
-        "set SO_LINGER 1 0",
-        "set SO_LINGER 0 0",
-        "server: no connection",
-        (("client", "sends"),),
     ),
     FalseClaim(
         "endings/crash_reboot",
