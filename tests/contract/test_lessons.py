@@ -42,7 +42,7 @@ TOLD = {
 }
 UNSEEN = {
     "accept_queue_full", "balancer_resets", "challenge_ack", "cookie_lost", "deferred_accept",
-    "nat_invalid", "self_connect", "simultaneous_open",
+    "nat_invalid", "self_connect", "simultaneous_close", "simultaneous_open",
 }  # fmt: skip
 """Lessons in which something decides that no capture shows: a kernel that ignores an ACK, or has a
 cookie and no socket; a firewall, a NAT, a step in a host's name; or there is no side that asked."""
