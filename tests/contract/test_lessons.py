@@ -48,7 +48,8 @@ UNSEEN = {
 cookie and no socket; a firewall, a NAT, a step in a host's name; or there is no side that asked."""
 CASES = {name: load(file) for name, file in sorted(FILES.items())}
 FIRST = {case.label for case, *_ in CASES.values()}
-"""The first case of each lesson: the others are done on one backend, and in CI on both."""
+"""The first case of each lesson: the others are done on namespaces, and on Docker by the matrix
+(.github/workflows/matrix.yml) and where LABCTL_TEST_ALL is set."""
 
 
 def run(case: Scenario, backend: str, folder: Path) -> RunResult:
@@ -80,18 +81,19 @@ def cases() -> list[Scenario]:
 
 
 def lessons() -> list[Any]:
-    """Every case on every backend."""
+    """Every case on namespaces, and the first of each lesson on Docker; those that take minutes
+    there in CI."""
+    long = {"netns": [pytest.mark.slow], "docker": [pytest.mark.slow, pytest.mark.ci]}
     return [
         pytest.param(
             case,
             backend,
             id=f"{case.label}-{backend}",
-            marks=[mark, *long, *(() if backend == "netns" or once else (pytest.mark.ci,))],
+            marks=[mark, *(long[backend] if case.name in MINUTES else ())],
         )
         for backend, mark in MARKS.items()
         for case in cases()
-        for long in [(pytest.mark.slow,) if case.name in MINUTES else ()]
-        for once in [case.label in FIRST and not long]
+        if backend == "netns" or case.label in FIRST or TEST_ALL
     ]
 
 
