@@ -142,6 +142,36 @@ OF_SERVERS = [
 ]
 """Servers that do not do what a good one does."""
 
+OF_CLIENTS = [
+    FalseClaim(
+        "clients/retries_idle_race",
+        "for attempt in 1, 2:",
+        "for attempt in (1,):",
+        "client: output '(?s)^ok$.*^ok$'",
+    ),
+    FalseClaim(
+        "clients/notices_dead_peer",
+        ", timeout=1)",
+        ")",
+        "client: 0 x ESTAB peer server:8000",
+    ),
+    FalseClaim(
+        "clients/closes_too",
+        "if select.select(",
+        "if False and select.select(",
+        "client: 0 x CLOSE-WAIT peer server:8000",
+        (("requests", 1),),
+    ),
+    FalseClaim(
+        "clients/reuses_connection",
+        "print('ok', flush=True)",
+        "print('ok', flush=True); server.close()",
+        "client: output '(?s)(^ok$.*){6}'",
+    ),
+    FalseClaim("clients/survives_restart", "if server.sock and", "if False and", "server: recv ok"),
+]
+"""The same of clients."""
+
 OF_HOURS = [
     FalseClaim(
         "hours/keepalive",
