@@ -172,6 +172,29 @@ OF_CLIENTS = [
 ]
 """The same of clients."""
 
+OF_PROXIES = [
+    FalseClaim(
+        "proxies/passes_half_close",
+        "other[one].shutdown(socket.SHUT_WR)",
+        "raise SystemExit",
+        "client: recv ok, received >=2000",
+    ),
+    FalseClaim(
+        "proxies/passes_resets",
+        "struct.pack('ii', 1, 0)",
+        "struct.pack('ii', 0, 0)",
+        "client: recv ECONNRESET",
+        (("resets", "server"),),
+    ),
+    FalseClaim(
+        "proxies/keeps_idle",
+        "select.select(reading, [], [])[0]",
+        "select.select(reading, [], [], 0.5)[0] or exit()",
+        "client: 2nd recv >0",
+    ),
+]
+"""The same of proxies."""
+
 OF_HOURS = [
     FalseClaim(
         "hours/keepalive",

@@ -8,13 +8,19 @@ from typing import Any
 
 import pytest
 
-from tests.contract.false_claims import OF_CLIENTS, OF_HOURS, OF_SERVERS, FalseClaim
+from tests.contract.false_claims import (
+    OF_CLIENTS,
+    OF_HOURS,
+    OF_PROXIES,
+    OF_SERVERS,
+    FalseClaim,
+)
 from tests.contract.false_claims_catalogue import OF_THE_CATALOGUE
 from tests.contract.false_claims_endings import OF_ENDINGS
 from tests.contract.false_claims_lessons import OF_LESSONS
 from tests.contract.test_lessons import FILES, HOURS, MINUTES, report, run
 
-FALSE_CLAIMS = [*OF_LESSONS, *OF_THE_CATALOGUE, *OF_SERVERS, *OF_ENDINGS, *OF_CLIENTS]
+FALSE_CLAIMS = [*OF_LESSONS, *OF_THE_CATALOGUE, *OF_SERVERS, *OF_ENDINGS, *OF_CLIENTS, *OF_PROXIES]
 
 
 def claims() -> list[Any]:
