@@ -5,6 +5,7 @@
 # make mutants  whether unit tests notice when what decides is wrong: tests/mutants.py
 # make soak   what labctl bears, for as long as you like: tests/soak.py
 # make servers  the lessons of scenarios/servers, against real servers
+# make clients  those of scenarios/clients and scenarios/proxies, against real clients and proxies
 #
 # The coverage of a whole run is measured, and has a floor (pyproject.toml); with ARGS it is not.
 #
@@ -17,7 +18,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 ARGS ?=
 
-.PHONY: run test lint bench mutants servers soak clean
+.PHONY: run test lint bench mutants servers clients soak clean
 .NOTPARALLEL:
 
 run: $(VENV)/.installed
@@ -39,6 +40,9 @@ mutants: $(VENV)/.installed-dev
 
 servers: $(VENV)/.installed-dev
 	@$(PY) -m tests.servers $(ARGS)
+
+clients: $(VENV)/.installed-dev
+	@$(PY) -m tests.clients $(ARGS)
 
 soak: $(VENV)/.installed-dev
 	@$(PY) tests/engine.py $(PY) -m tests.soak $(ARGS)

@@ -8,12 +8,8 @@ server that fails a lesson is no failure.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import re
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -21,15 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.served import ANSWER, PLAIN, SERVERS, UID, Missing, Server, told
+from tests import judging
+from tests.judging import ROOT, Row, labctl
+from tests.served import ANSWER, PLAIN, SERVERS, UID, Program, told
 
-ROOT = Path(__file__).resolve().parent.parent
-LABCTL = [sys.executable, "-m", "labctl"]
-PATIENCE = 600
 RESTART = "servers/restart_time_wait"
 
 # The cases, as rows: the lesson, its variant, and whether it ends by the server's own signal.
-ROWS: dict[tuple[str, str, bool], str] = {
+ROWS: dict[Row, str] = {
     ("restart_time_wait", "kill", False): "restart after SIGKILL, under `TIME_WAIT`",
     ("restart_time_wait", "stop", False): "restart after SIGTERM, under `TIME_WAIT`",
     ("restart_client_never_closes", "", False): "restart under `FIN_WAIT_2`",
@@ -43,94 +38,46 @@ ROWS: dict[tuple[str, str, bool], str] = {
     ("graceful_stop", "answering", True): "its graceful signal, answer on its way",
 }  # fmt: skip
 
-Row = tuple[str, str, bool]
-
-
-@dataclass(frozen=True)
-class Failure:
-    """How a server failed a case: in a few words and in full, and the causes that labctl named."""
-
-    words: str
-    causes: str
-    seen: str
-
 
 @dataclass
-class Judged:
+class Judged(judging.Judged):
     """What a server did in each case, and what the records of all its runs say of its calls."""
 
-    server: Server
-    cells: dict[Row, str] = field(default_factory=dict)
-    failures: dict[Row, Failure] = field(default_factory=dict)
     sockets: list[told.Socket] = field(default_factory=list)
     unseen: set[str] = field(default_factory=set)
     starts: list[float] = field(default_factory=list)
 
-    def add(self, run: Mapping[str, Any], own: bool) -> None:
-        """Takes in a run. `own`: it was ended by the server's own signal."""
+    def read(self, run: Mapping[str, Any], own: str | None) -> None:
+        """Takes in a run. `own`: the server's own signal, if that has ended it."""
         (variant,) = run["variant"].values() or [""]
-        row = run["scenario"], variant, own
+        row = run["scenario"], variant, own is not None
         events = run["events"]
         self.sockets += told.sockets(events)
         self.unseen |= told.unseen(events)
         self.starts += told.starts(events)
-        forced = any("SIGTERM had not ended it" in v["actual"] for v in run["verdicts"])
-        self.cells[row] = "pass, but by SIGKILL after 10 s" if forced else "pass"
-        if run["result"] == "pass":
-            return
-        worst = next((v for v in run["verdicts"] if v["result"] == run["result"]), None)
-        if worst is None:
-            self.cells[row] = str(run["reason"])
-            return
-        said = "".join(e["text"] for e in events if e["kind"] == "output")
-        words = reason(worst, said)
-        ids = dict.fromkeys(
-            f"`{cause['id']}`" + ("" if cause["certain"] else "?") for cause in run["causes"]
-        )
-        seen = f"{worst['what']}: expected {worst['expected']}, saw {worst['actual']}"
-        self.cells[row] = f"FAIL: {words}"
-        self.failures[row] = Failure(words, ", ".join(ids) or "–", seen)
+        self.add(run, row, reason)
+        if own:
+            self.cells[row] = f"{own}: {self.cells[row]}"
 
 
-def judge(server: Server, lessons: str, out: Path, scenarios: Path) -> Judged:
+def judge(server: Program, out: Path, scenarios: Path) -> Judged:
     """What it does in each case, recorded below `out`. Raises Missing."""
-    path = server.path()
     judged = Judged(server)
-    with tempfile.TemporaryDirectory(prefix="labctl-") as made:
-        folder = Path(made)
-        os.chown(folder, UID, UID)
+    lessons = "servers" if server in SERVERS else RESTART
+    with judging.prepared(server) as (folder, run):
         (folder / "big").write_bytes(b"x" * ANSWER)
         (folder / "index.html").write_text("hello\n")
-        run = server.prepare(path, folder)
         sets = {**server.says, "run": run, "port": str(server.port), "uid": str(UID)}
         if lessons != RESTART:
             sets["answer"] = str(ANSWER)
         for each in labctl(scenarios / lessons, sets, out, server.jobs):
-            judged.add(each, False)
+            judged.read(each, None)
         if server.graceful:
             sets.pop("request", "")  # which this lesson does not have
             sets["signal"] = server.graceful
             for each in labctl(scenarios / "servers/graceful_stop", sets, out, server.jobs):
-                judged.add(each, True)
+                judged.read(each, server.graceful)
     return judged
-
-
-def labctl(lessons: Path, sets: Mapping[str, str], out: Path, jobs: int) -> list[Any]:
-    """The runs of lessons with these params, as labctl reports them, and their `events`. Raises
-    RuntimeError where there are none."""
-    path = lessons if lessons.is_dir() else lessons.with_suffix(".yaml")
-    command = [*LABCTL, "run", str(path), "--backend", "netns", "--format", "json", f"--out={out}"]
-    command += [f"--jobs={jobs}", *(f"--set={name}={value}" for name, value in sets.items())]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
-    if done.returncode not in (0, 1, 3):
-        raise RuntimeError(done.stderr.strip().rpartition("\n")[2])
-    runs: list[Any] = json.loads(done.stdout)["runs"]
-    for run in runs:
-        history = Path(run["dir"], "history.jsonl").read_text("utf-8").splitlines()
-        run["events"] = [json.loads(line) for line in history]
-    return runs
 
 
 def reason(verdict: Mapping[str, str], said: str) -> str:
@@ -165,42 +112,8 @@ def by_calls(judged: list[Judged]) -> Iterator[str]:
     for each in judged:
         listeners, connections = (told.others(each.sockets, accepted) for accepted in (False, True))
         median = f"{statistics.median(each.starts):.2f} s" if each.starts else "?"
-        name = each.server.name
+        name = each.program.name
         yield f"| {name} | {told.reuse(each.sockets)} | {listeners} | {connections} | {median} |"
-
-
-def by_lessons(judged: list[Judged]) -> Iterator[str]:
-    """What each server did in each case."""
-    yield f"| | {' | '.join(each.server.name for each in judged)} |"
-    yield f"| --- |{' --- |' * len(judged)}"
-    for row, title in ROWS.items():
-        values = []
-        for each in judged:
-            value = "FAIL" if row in each.failures else each.cells.get(row, "–")
-            signal = each.server.graceful
-            values.append(f"{signal}: {value}" if row[2] and signal else value)
-        yield f"| {title} | {' | '.join(values)} |"
-
-
-def by_failures(judged: list[Judged]) -> Iterator[str]:
-    """What failed, and the causes that labctl named; `?` if one is not certain."""
-    yield "| | server | saw | causes |"
-    yield "| --- | --- | --- | --- |"
-    for row, title in ROWS.items():
-        alike: dict[tuple[str, str], list[str]] = {}
-        for each in judged:
-            if failure := each.failures.get(row):
-                alike.setdefault((failure.words, failure.causes), []).append(each.server.name)
-        for (words, causes), names in alike.items():
-            yield f"| {title} | {', '.join(names)} | {words} | {causes} |"
-
-
-def version(server: Server) -> str:
-    asked = subprocess.run(
-        [server.path(), *server.version], capture_output=True, text=True, check=False
-    )
-    found = re.search(r"\d+(\.\d+)+", asked.stdout + asked.stderr)
-    return f"{server.name} {found[0] if found else '?'}"
 
 
 def unwatched(folder: Path) -> Path:
@@ -215,54 +128,24 @@ def unwatched(folder: Path) -> Path:
     return folder
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    names = [server.name for server in SERVERS + PLAIN]
-    parser.add_argument("--only", action="append", choices=names, help="default: all")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where to keep the recorded runs")
+def main() -> None:
+    parser = judging.parser(__doc__, [*SERVERS, *PLAIN])
     parser.add_argument("--unwatched", action="store_true", help="do not watch the servers' calls")
     options = parser.parse_args()
-    if os.geteuid():
-        print("servers: run this as root: the servers run as another user", file=sys.stderr)
-        return 2
-    judged: list[Judged] = []
     with tempfile.TemporaryDirectory(prefix="labctl-") as made:
         scenarios = unwatched(Path(made)) if options.unwatched else ROOT / "scenarios"
-        for server in SERVERS + PLAIN:
-            if server.name not in (options.only or names):
-                continue
-            print(f"servers: {server.name}", file=sys.stderr)
-            lessons = "servers" if server in SERVERS else RESTART
-            out = (options.out or Path(made, "runs")).resolve() / re.sub(r"\W+", "-", server.name)
-            try:
-                judged.append(judge(server, lessons, out, scenarios))
-            except Missing as exc:
-                print(f"servers: left out: {exc}", file=sys.stderr)
-            except (RuntimeError, subprocess.SubprocessError) as exc:
-                print(f"servers: {server.name}: the lab failed: {exc}", file=sys.stderr)
-                return 1
-    show(judged)
-    return 0
-
-
-def show(judged: list[Judged]) -> None:
-    """Prints the tables, and how each failure was seen."""
-    tables = by_calls(judged), by_lessons([j for j in judged if j.server in SERVERS])
-    for table in (*tables, by_failures(judged)):
-        print("\n".join(table), end="\n\n")
-    versions = (version(each.server) for each in judged if each.server in SERVERS)
-    print(f"{', '.join(versions)}; kernel {os.uname().release}.\n")
+        programs = [*SERVERS, *PLAIN]
+        judged = judging.each(programs, options, lambda server, out: judge(server, out, scenarios))
+    whole = [each for each in judged if each.program in SERVERS]
+    judging.show(by_calls(judged), judging.by_lessons(whole, ROWS))
+    judging.show_failures(judged, ROWS, "server")
     for each in judged:
-        for row, failure in each.failures.items():
-            print(f"- {each.server.name}, {ROWS[row]}: {failure.seen}")
         for text in sorted(each.unseen):
-            print(f"- {each.server.name}, unseen: {text}")
+            print(f"- {each.program.name}, unseen: {text}")
 
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        main()
     except KeyboardInterrupt:
         sys.exit(130)

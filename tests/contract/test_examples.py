@@ -26,6 +26,7 @@ NOT_HERE = {
     ),
     r"--kernel|--virtual-time|^labctl kernels": "guests: test_guest_kernels.py",
     r"^labctl (run|matrix) (scenarios|servers|half_close)\b": "test_lessons.py and `make servers`",
+    r"^labctl run (clients|proxies|passes_half_close)\b": "test_lessons.py and `make clients`",
     r"^labctl run peers ": "test_peers.py",
     r"^make |^uvx |^pipx |^apt-get |python -m pytest|tests/engine.py": "what is here already",
     r"^git bisect ": "test_bisect.py",

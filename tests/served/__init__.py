@@ -54,12 +54,13 @@ frontend web
 
 
 class Missing(Exception):
-    """A server that is not installed here: the mend."""
+    """A program that is not installed here: the mend."""
 
 
 @dataclass(frozen=True)
-class Server:
-    """A server to judge: what it is called, where it comes from, how it is asked for its version.
+class Program:
+    """A server, client or proxy to judge: what it is called, where it comes from, how it is asked
+    for its version.
 
     `prepare` puts into a folder what it needs there and returns its command line. `says` are the
     params of the lessons in which it differs from a web server; `graceful` is the signal by which
@@ -119,12 +120,12 @@ def haproxy(path: str, folder: Path) -> str:
     return f"{path} -W -db -f {folder}/haproxy.cfg"
 
 
-def written(command: str) -> Callable[[str, Path], str]:
-    """A server that is written here, and how it is run in its folder, where `{path}` is its
-    program."""
+def written(command: str, beside: Path = HERE) -> Callable[[str, Path], str]:
+    """What is written here, or in another folder, and how it is run in a folder of its own, where
+    `{path}` is its program."""
 
     def prepare(path: str, folder: Path) -> str:
-        for file in HERE.iterdir():
+        for file in beside.iterdir():
             if file.is_file():
                 shutil.copy(file, folder)
         return f"env -C {folder} {command.format(path=path, folder=folder)}"
@@ -132,11 +133,13 @@ def written(command: str) -> Callable[[str, Path], str]:
     return prepare
 
 
-def compiled(compiler: str, source: str, command: str) -> Callable[[str, Path], str]:
+def compiled(
+    compiler: str, source: str, command: str, beside: Path = HERE
+) -> Callable[[str, Path], str]:
     """The same of what is compiled first. No module is fetched for it."""
 
     def prepare(path: str, folder: Path) -> str:
-        run = written(command)(path, folder)
+        run = written(command, beside)(path, folder)
         with tempfile.TemporaryDirectory(prefix="labctl-") as cache:
             environ = {**os.environ, "GO111MODULE": "off", "GOPROXY": "off", "GOCACHE": cache}
             subprocess.run(
@@ -161,10 +164,10 @@ BIG = {"big_request": r"GET /big HTTP/1.0\r\n\r\n"}
 GO = "{beside}/go build"
 JAVAC = "{beside}/javac"
 SERVERS = [
-    Server("http.server", "python3", "python3", ("--version",), http_server, 8000, "INT", BIG),
-    Server("nginx", "nginx", "nginx-light", ("-v",), nginx, 80, "QUIT", BIG),
-    Server("HAProxy", "haproxy", "haproxy", ("-v",), haproxy, 80, "USR1", BIG),
-    Server(
+    Program("http.server", "python3", "python3", ("--version",), http_server, 8000, "INT", BIG),
+    Program("nginx", "nginx", "nginx-light", ("-v",), nginx, 80, "QUIT", BIG),
+    Program("HAProxy", "haproxy", "haproxy", ("-v",), haproxy, 80, "USR1", BIG),
+    Program(
         "Redis", "redis-server", "redis-server", ("--version",), redis, 6379, None,
         {
             "opening": r"PING\r\n",
@@ -172,7 +175,7 @@ SERVERS = [
             "big_request": rf"SETRANGE k {ANSWER} x\r\nGET k\r\nQUIT\r\n",
         },
     ),
-    Server(
+    Program(
         "PostgreSQL", "postgres", "postgresql", ("--version",), postgresql, 5432, "INT",
         {
             "ready": "ready to accept connections",  # it listens sooner, and turns clients away
@@ -184,40 +187,40 @@ SERVERS = [
         },
         jobs=1,
     ),
-    Server(
+    Program(
         "socketserver", "python3", "python3", ("--version",),
         written("{path} lines.py REUSE"), 8000, "INT", BIG,
     ),
-    Server(
+    Program(
         "gunicorn", "gunicorn", "gunicorn", ("--version",),
         written("{path} --bind 0.0.0.0:8000 web:wsgi"), 8000, None, BIG,
     ),
-    Server(
+    Program(
         "uvicorn", "uvicorn", "uvicorn", ("--version",),
         written("{path} --host 0.0.0.0 web:asgi"), 8000, None, BIG,
     ),
-    Server(
+    Program(
         "Node http", "node", "nodejs", ("--version",), written("{path} server.js"), 8000, None, BIG
     ),
-    Server(
+    Program(
         "Go net/http", "go", "golang-go", ("version",),
         compiled(GO, "server.go", "{folder}/server"), 8000, None, BIG,
     ),
-    Server(
+    Program(
         "Java HttpServer", "java", "default-jdk-headless", ("--version",),
         compiled(JAVAC, "Server.java", "{path} Server"), 8000, None, BIG,
     ),
 ]  # fmt: skip
 PLAIN = [
-    Server(
+    Program(
         "socketserver as it comes", "python3", "python3",
         ("--version",), written("{path} lines.py"), 8000,
     ),
-    Server(
+    Program(
         "Java ServerSocket", "java", "default-jdk-headless", ("--version",),
         compiled(JAVAC, "Plain.java", "{path} Plain"), 8000,
     ),
-    Server(
+    Program(
         "Go ListenConfig", "go", "golang-go", ("version",),
         compiled(GO, "plain.go", "{folder}/plain"), 8000,
     ),

@@ -35,6 +35,7 @@ from labctl.record.events import KINDS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+JUDGING = {"servers", "clients", "proxies"}
 SCENARIOS = sorted(catalogue(ROOT / "scenarios").values())
 SCHEMA = ROOT / "docs" / "scenario.schema.json"
 MODELINE = re.compile(r"# yaml-language-server: \$schema=(\S+)\n")
@@ -275,14 +276,14 @@ def test_the_tests_of_others() -> None:
 
 def test_catalogue() -> None:
     """Each fact once, with lessons that exist; and no lesson that shows none, but for those that
-    judge servers."""
+    judge servers, clients and proxies."""
     rows = [BAR.split(row) for row in ROW.findall(read("docs/catalogue.md"))]
     shown = {ident.strip(): CODE.findall(lessons) for ident, _, lessons in rows}
     facts = [f"S{n}" for n in range(1, 14)] + [f"F{n}" for n in range(1, 45)]
     assert [row[0].strip() for row in rows if row[0].strip()[1:].isdigit()] == facts
     assert all(shown[fact] for fact in facts)
     named = {lesson for fact in facts for lesson in shown[fact]}
-    assert named == {path.stem for path in SCENARIOS if path.parent.name != "servers"}
+    assert named == {path.stem for path in SCENARIOS if path.parent.name not in JUDGING}
 
 
 # --- Examples -------------------------------------------------------------------------------------
