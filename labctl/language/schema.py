@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
+from labctl.language.document import HEAD
 from labctl.language.json_shapes import LATER, SHAPES, either, ref
 from labctl.language.models import Written
 from labctl.language.predicates import ProcessPattern, SocketPattern
@@ -26,7 +27,8 @@ DECIDES = {"if", "then", "not"}
 
 
 def schema() -> dict[str, Any]:
-    """The schema, in which `${name}` may stand for every value, and in every key."""
+    """The schema, in which `${name}` may stand for every value, and in every key, but for those
+    that say what names stand for."""
     models: list[type[Model]] = [
         Written, SocketPattern, ProcessPattern, StampsPattern, *STEPS.values()
     ]  # fmt: skip
@@ -46,6 +48,10 @@ def schema() -> dict[str, Any]:
         ],
     }
     written["properties"]["steps"]["anyOf"][0]["items"] = _value(step)
+    for name in HEAD:  # which is as it is written
+        written["properties"][name] = written["properties"][name]["anyOf"][0]
+    variants = written["properties"]["variants"]
+    variants["items"] = variants["items"]["anyOf"][0]
     shapes = {
         name: shape if name in ("Calls", "ProgramCalls") else either(shape, ref(FILLED_LATER))
         for name, shape in SHAPES.items()
