@@ -23,6 +23,7 @@ VANISHES = "notices_dead_peer"
 SECONDS = "2"
 LIMIT = {"curl": f" -m {SECONDS}", "psycopg2": None}
 """How a client is told its time limit: else as the last argument, and psycopg2 has none."""
+ELSEWHERE = "it keeps no connection"
 
 # The cases, as rows: the lesson, its variant, and whether the client is told a time limit.
 OF_CLIENTS: dict[Row, str] = {
@@ -49,13 +50,8 @@ def judge_client(client: Program, out: Path) -> Judged:
     judged = Judged(client)
     limit = LIMIT.get(client.name, f" {SECONDS}")
     with judging.prepared(client) as (_, run):
-        sets = {
-            **client.says,
-            "run": run,
-            "port": str(client.port),
-            "uid": str(UID),
-            "timeout": "8s",
-        }
+        sets = {**client.says, "run": run, "port": str(client.port), "uid": str(UID)}
+        sets["timeout"] = "8s"
         found = [(each, False) for each in labctl(LESSONS, sets, out, client.jobs)]
         if limit:
             sets["run"] = run + limit
@@ -63,7 +59,10 @@ def judge_client(client: Program, out: Path) -> Judged:
             found += [(each, True) for each in labctl(LESSONS / VANISHES, kept, out, 1)]
     for each, limited in found:
         (variant,) = each["variant"].values() or [""]
-        judged.add(each, (each["scenario"], variant, limited), reason)
+        row = each["scenario"], variant, limited
+        judged.add(each, row, reason)
+        if row in judged.failures and judged.failures[row].words == ELSEWHERE:
+            judged.cells[row] = "–"
     return judged
 
 
@@ -85,8 +84,8 @@ def reason(verdict: Mapping[str, str], said: str) -> str:
     if "SYN" in what:
         return f"{actual} connections"
     if "RST" in what:
-        return "a new connection for each request"
-    if "output" in what and errors:
+        return ELSEWHERE
+    if errors and "0 x" not in what:
         return f"`{errors[0].strip()[:90]}`"
     return of_proxy(verdict, said)
 

@@ -66,16 +66,16 @@ def off(content: bytes, ahead: float, drift: float) -> bytes:
 
 def stripped(run: Path, folder: Path, only: str = "") -> Stripped | None:
     """Imports the captures of a recorded run, or only that of one host; None if it has none with
-    segments."""
+    segments, or more than two."""
     whole = recorded.load(run)
+    contents = {host: (run / f"{host}.pcap").read_bytes() for host in whole.hosts}
+    captured = {host: c for host, c in contents.items() if len(c) > len(FILE_HEADER)}
     files: dict[str, Path] = {}
-    for host in (host for host in whole.hosts if only in ("", host)):
-        content = (run / f"{host}.pcap").read_bytes()
-        if len(content) > len(FILE_HEADER):
-            late = bool(files)
-            files[host] = folder / f"{host}.pcap"
-            files[host].write_bytes(off(content, AHEAD * late, DRIFT * late))
-    if not files or len(files) > 2:
+    for host in (host for host in captured if only in ("", host)):
+        late = bool(files)
+        files[host] = folder / f"{host}.pcap"
+        files[host].write_bytes(off(captured[host], AHEAD * late, DRIFT * late))
+    if not files or len(captured) > 2:
         return None
     out = folder / "imported"
     out.mkdir()

@@ -51,10 +51,13 @@ class Clock:
         return f"{abs(self.offset):.6f} s {way}, {bound}, {gains}"
 
 
-def compare(there: Sequence[Point], back: Sequence[Point]) -> Clock:
+def compare(
+    there: Sequence[Point], back: Sequence[Point], span: tuple[float, float] | None = None
+) -> Clock:
     """The clock that shows what arrives in `there` and what leaves in `back`. Points have its own
     time, and by how much it then showed more than the other clock did at the other end of the same
-    segment. Raises ValueError if both are empty."""
+    segment. It is bounded for their time, and for all of `span`, if that is given: its drift goes
+    on when nothing is exchanged any more. Raises ValueError if both are empty."""
     every = [*there, *back]
     begin, end = min(t for t, _ in every), max(t for t, _ in every)
     above = _hull([(t - begin, d) for t, d in there], 1)
@@ -78,7 +81,7 @@ def compare(there: Sequence[Point], back: Sequence[Point]) -> Clock:
     drift = best if known else 0.0
     offset = (high(drift) + low(drift)) / 2
     bound = max(0.0, -room(best))
-    for t in (0.0, end - begin):
+    for t in (0.0, end - begin, *(t - begin for t in span or ())):
         here = offset + drift * t
         top = _best(lambda r, t=t: high(r) + r * t, least, most)  # type: ignore[misc]
         bottom = _best(lambda r, t=t: -low(r) - r * t, least, most)  # type: ignore[misc]

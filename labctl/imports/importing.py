@@ -156,7 +156,7 @@ def load(captures: Mapping[str, Path], wanted: Wanted) -> Imported:
     if any(a.what.mark[0] != b.what.mark[0] for each in matched.values() for a, b in each):
         seen = [[unmarked(s) for s in each] for each in seen]
     mine = owners(seen, matched)
-    clocks = [Clock(), *([_clock(matched, mine[1], files)] if len(seen) == 2 else [])]
+    clocks = [Clock(), *([_clock(matched, mine[1], seen[1], files)] if len(seen) == 2 else [])]
     found = [
         _File(host, file.path, segments, clock, frozenset(own))
         for (host, file), segments, clock, own in zip(
@@ -216,9 +216,12 @@ def _counted(file: Capture, wanted: Wanted, several: bool) -> dict[CensusKey, Ta
 
 
 def _clock(
-    matched: Mapping[int, Sequence[Pair]], theirs: set[str], files: Mapping[str, Capture]
+    matched: Mapping[int, Sequence[Pair]],
+    theirs: set[str],
+    seen: Sequence[Seen],
+    files: Mapping[str, Capture],
 ) -> Clock:
-    """The second file's clock beside the first one's."""
+    """The second file's clock beside the first one's, for all that is `seen` in it."""
     there: list[Point] = []
     back: list[Point] = []
     for segments in matched.values():
@@ -231,7 +234,7 @@ def _clock(
             f"{first} and {second} have no segment in common",
             "give the two ends of the same connections, or one file alone",
         )
-    return compare(there, back)
+    return compare(there, back, (seen[0].head.nanos / NANO, seen[-1].head.nanos / NANO))
 
 
 def _slow(matched: Mapping[int, Sequence[Pair]], files: Sequence[_File]) -> float:

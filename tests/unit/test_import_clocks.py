@@ -58,6 +58,14 @@ def test_a_long_exchange_tells_the_drift() -> None:
     assert str(found).startswith("3.0000") and "gaining 5" in str(found)
 
 
+def test_what_comes_after_the_exchange_is_bounded_too() -> None:
+    """Of a short one the drift is not known, but it goes on."""
+    there, back = exchange(3.0, 50 * PPM, 0.001, (50e-6, 50e-6))
+    found = compare(there, back, (3.0, 13.0))
+    assert abs(found.ahead(13.0) - 3.0 - 10 * 50 * PPM) <= found.bound < 0.01
+    assert compare(there, back).bound < 5e-4
+
+
 def test_a_short_one_does_not() -> None:
     found = compare(*exchange(-3.0, 50 * PPM, 0.001, (50e-6, 50e-6)))
     assert found.drift is None
