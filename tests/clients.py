@@ -40,7 +40,7 @@ IDLE = "80s"
 OF_PROXIES: dict[Row, str] = {
     ("passes_half_close", ""): "the client shuts down its writing side",
     ("passes_resets", "server"): "the server resets in mid-answer",
-    ("passes_resets", "client"): "the client resets in mid-answer",
+    ("passes_resets", "client"): "the client resets before the answer",
     ("keeps_idle", ""): f"both are idle for {IDLE}",
 }
 
@@ -98,6 +98,8 @@ def of_proxy(verdict: Mapping[str, str], said: str) -> str:
         return f"`{stays[0]}` stays" if stays else actual
     if what.startswith("server: recv"):
         return "the server gets no request"
+    if "2nd recv" in what:
+        return "the client reads an end" if "recv: 0" in actual else actual
     if "ECONNRESET" in what:
         return "the client reads an end, and no error" if "ok" in actual else "the client waits"
     if found := re.search(r"received (\d+)", actual):
