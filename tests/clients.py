@@ -86,7 +86,7 @@ def reason(verdict: Mapping[str, str], said: str) -> str:
     if "RST" in what:
         return ELSEWHERE
     if errors and "0 x" not in what:
-        return f"`{errors[0].strip()[:90]}`"
+        return f"`{errors[0].strip()}`"
     return of_proxy(verdict, said)
 
 
@@ -114,8 +114,9 @@ def main() -> None:
         ("proxy", PROXIES, judge_proxy, OF_PROXIES),
     ):
         judged = judging.each(programs, options, judge)
-        judging.show(judging.by_lessons(judged, rows))
-        judging.show_failures(judged, rows, kind)
+        if judged:
+            judging.show(judging.by_lessons(judged, rows))
+            judging.show_failures(judged, rows, kind)
 
 
 if __name__ == "__main__":
