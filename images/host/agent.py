@@ -33,7 +33,7 @@ sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # an isolated P
 import clocks
 from addresses import Addresses
 from captures import BLOCKS, BLOCKS_INSIDE, BLOCKS_MOST, INSIDE, Capture
-from faults import Faults, links
+from faults import Faults, links, named, run
 from kernel import changes, counters, open_diag, segments
 
 PERIOD_MIN = 0.004
@@ -278,16 +278,15 @@ def do_clock(agent, ident):
     emit(kind="reply", id=ident, t=time.monotonic())
 
 
-def do_network(agent, ident, hosts, batch):
-    """Writes /etc/hosts, and runs a batch of ip(8) commands."""
+def do_network(agent, ident, hosts, batch, nft):
+    """Writes /etc/hosts, runs a batch of ip(8) commands, and makes nft(8) read its own."""
     if hosts is not None:
         with open("/etc/hosts", "w") as file:
             file.write(hosts)
     if batch:
-        done = subprocess.run(["ip", "-batch", "-"], input=batch.encode(), stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, check=False)  # fmt: skip
-        if done.returncode:
-            raise OSError("ip: %s" % done.stderr.decode("utf-8", "replace").strip())
+        run(["ip", "-batch", "-"], named(batch))
+    if nft:
+        run(["nft", "-f", "-"], named(nft))
     emit(kind="reply", id=ident, t=time.monotonic())
 
 

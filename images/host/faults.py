@@ -8,6 +8,7 @@ Standard library only, Python 3.6 or later.
 """
 
 import base64
+import fcntl
 import re
 import socket
 import struct
@@ -26,6 +27,8 @@ TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 
 TABLE = "inet labctl_drop_%d"  # as labctl/lab/faults.py names them
 LINK = "eth"
+SIOCGIFHWADDR = 0x8927
+ADDRESS = re.compile(r"\b(?:[0-9a-f]{2}:){5}[0-9a-f]{2}\b")
 KEEP_ADDRESSES = "/proc/sys/net/ipv6/conf/%s/keep_addr_on_down"
 COUNTED = re.compile(r"labctl_drop_(\d+) \{\s+counter lost \{\s+packets (\d+) ")
 
@@ -46,6 +49,19 @@ def run(command, text=""):
 def links():
     """The names of the host's links: one, or one for each network of a project."""
     return [name for _, name in socket.if_nameindex() if name.startswith(LINK)]
+
+
+def named(text):
+    """The text, with the names of this host's interfaces for their hardware addresses: an engine
+    knows no names."""
+    if not ADDRESS.search(text):
+        return text
+    with socket.socket() as asking:
+        for _, name in socket.if_nameindex():
+            request = struct.pack("256s", name.encode())
+            packed = fcntl.ioctl(asking, SIOCGIFHWADDR, request)[18:24]
+            text = text.replace(":".join("%02x" % byte for byte in packed), name)
+    return text
 
 
 def attribute(kind, data):
@@ -122,8 +138,8 @@ class Faults:
         self.emit = emit
         self.log = None
         self.drops = []
-        self.shaped = False
-        self.routes = ""
+        self.shaped = set()
+        self.routes = []
 
     def report(self):
         """Reports the packets that were lost since the last time."""
@@ -146,10 +162,10 @@ class Faults:
         unlogged = None
         try:
             self.log = self.log or Log(group)
-            run(["nft", "-f", "-"], rules)
+            run(["nft", "-f", "-"], named(rules))
         except OSError as exc:
             unlogged = str(exc)
-            run(["nft", "-f", "-"], rules.replace(log, ""))
+            run(["nft", "-f", "-"], named(rules.replace(log, "")))
         self.drops.append(number)
         return {"unlogged": unlogged}
 
@@ -162,11 +178,13 @@ class Faults:
         self.drops = [number for number in self.drops if number not in mine]
         return {"lost": lost}
 
-    def link(self, up):
-        """Takes the links up, or down; their addresses stay, and so does a way out of the lab."""
+    def link(self, up, device):
+        """Takes the links up, or down, or one `device`; their addresses stay, and so do the ways
+        through other hosts."""
+        devices = [named(device)] if device else links()
         if not up:
-            self.routes = run(["ip", "route", "show", "default"]) or self.routes
-        for link in links():
+            self.routes += [route for route in ways() if route[route.index("dev") + 1] in devices]
+        for link in devices:
             if not up:
                 try:
                     with open(KEEP_ADDRESSES % link, "w") as file:
@@ -174,18 +192,23 @@ class Faults:
                 except FileNotFoundError:
                     pass  # no IPv6 here, or an old kernel
             run(["ip", "link", "set", link, "up" if up else "down"])
-        for route in self.routes.splitlines() if up else ():
-            run(["ip", "route", "replace", *route.split()])
+        for route in self.routes if up else ():
+            if route[route.index("dev") + 1] in devices:
+                run(["ip", "route", "replace", *route])
+        if up:
+            self.routes = [r for r in self.routes if r[r.index("dev") + 1] not in devices]
         return {}
 
-    def shape(self, netem):
-        """Makes the links' queues delay, lose or double what leaves, or ends that."""
-        for queue in (["dev", link, "root"] for link in links()):
+    def shape(self, netem, device):
+        """Makes the queues of the links, or of one `device`, delay, lose or double what leaves, or
+        ends that."""
+        for link in [named(device)] if device else links():
             if netem:
-                run(["tc", "qdisc", "replace", *queue, "netem", *netem])
-            elif self.shaped:
-                run(["tc", "qdisc", "delete", *queue])
-        self.shaped = bool(netem)
+                run(["tc", "qdisc", "replace", "dev", link, "root", "netem", *netem])
+                self.shaped.add(link)
+            elif link in self.shaped:
+                run(["tc", "qdisc", "delete", "dev", link, "root"])
+                self.shaped.remove(link)
         return {}
 
     def inject(self, data):
@@ -211,6 +234,17 @@ class Faults:
         return {"missing": missing}
 
 
+def ways():
+    """The routes through other hosts, as the words of ip(8)."""
+    found = []
+    for family in ("-4", "-6"):
+        for line in run(["ip", family, "route", "show"]).splitlines():
+            words = [word for word in line.split() if word not in ("linkdown", "dead")]
+            if "via" in words:
+                found.append(words)
+    return found
+
+
 def nft(command, numbers):
     """Does this to the tables of these drops. Raises OSError."""
     if numbers:
@@ -223,10 +257,16 @@ def probe_nft():
     run(["nft", "-c", "-f", "-"], "table inet labctl_probe {\n%s\n}\n" % chain)
 
 
+def probe_nat():
+    """Raises OSError if nftables can't translate addresses."""
+    chain = "chain out { type nat hook postrouting priority 100; masquerade; }"
+    run(["nft", "-c", "-f", "-"], "table inet labctl_probe {\n%s\n}\n" % chain)
+
+
 def probe_netem():
     """Raises OSError if netem is missing: in the kernel, or the program."""
     run(["tc", "qdisc", "replace", "dev", "lo", "root", "netem", "delay", "1ms"])
     run(["tc", "qdisc", "delete", "dev", "lo", "root"])
 
 
-PROBES = {"nft": probe_nft, "netem": probe_netem}
+PROBES = {"nft": probe_nft, "nat": probe_nat, "netem": probe_netem}

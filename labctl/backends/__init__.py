@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import IPv4Interface, IPv6Interface
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -35,14 +36,20 @@ class Channel(Protocol):
         """Ends the stream; a tethered program ends with it."""
 
 
+Router = Literal["plain", "nat"]
+
+
 @dataclass(frozen=True)
 class HostSpec:
     """A host to bring up: `addresses` IPv4 and as many IPv6 addresses. `engine` names the one that
-    it runs on, if the lab has several."""
+    it runs on, if the lab has several. In several `networks` it has one of each in each, and is a
+    `router` between them (networks.py)."""
 
     name: str
     addresses: int = 1
     engine: str | None = None
+    networks: tuple[str, ...] = ("",)
+    router: Router | None = None
 
 
 @dataclass(frozen=True)
@@ -83,11 +90,22 @@ USUAL_REST = 0.025
 
 
 @dataclass(frozen=True)
+class LinkEnd:
+    """A host's end in one of several networks: its interface, by name or by hardware address, and
+    its addresses there."""
+
+    device: str
+    ipv4: IPv4Interface
+    ipv6: IPv6Interface
+
+
+@dataclass(frozen=True)
 class HostLink:
     """A host that is up. `holder`: what `labctl shell` enters, a container's id or process ids;
     `ipv4` and `ipv6` in order; `batch`: ip(8) commands that its agent still has to run;
     `hosts_file`: whether its agent has to write /etc/hosts; `longest_rest`: at most so many seconds
-    between two of its polls; `machine`: hosts of the same one share a clock and a tracer."""
+    between two of its polls; `machine`: hosts of the same one share a clock and a tracer; `ends`: in
+    each network, if the lab has several."""
 
     channel: Channel
     holder: str
@@ -97,6 +115,7 @@ class HostLink:
     hosts_file: bool = True
     longest_rest: float = USUAL_REST
     machine: str = ""
+    ends: Mapping[str, LinkEnd] = field(default_factory=dict)
 
 
 def address_names(hosts: Mapping[str, tuple[Sequence[str], Sequence[str]]]) -> dict[str, str]:

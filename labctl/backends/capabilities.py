@@ -56,6 +56,13 @@ CAPABILITIES = {
         "no lost segments on netns",
         "install the package nftables, on a kernel with nf_tables",
     ),
+    "nat": Capability(
+        "routers that translate addresses: nftables with NAT",
+        "agent",
+        "nat",
+        "no router of the kind nat on netns",
+        "install the package nftables, on a kernel with nft_masq",
+    ),
     "netem": Capability(
         "links that can be slow or unreliable",
         "agent",

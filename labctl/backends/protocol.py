@@ -148,10 +148,12 @@ class TellTime(Command[Done], do="clock"):
 
 
 class SetNetwork(Command[Done], do="network", added=7):
-    """Writes /etc/hosts, unless it is None, and runs a batch of ip(8) commands."""
+    """Writes /etc/hosts, unless it is None, runs a batch of ip(8) commands, and makes nft(8) read
+    its own. Interfaces may go by their hardware addresses."""
 
     hosts: str | None
     batch: str
+    nft: str = ""
 
 
 class SetUp(Command[Ready], do="setup"):
@@ -237,15 +239,18 @@ class Heal(Fault[Healed], verb="heal"):
 
 
 class Link(Fault[Done], verb="link"):
-    """Takes the link up, or down."""
+    """Takes the links up, or down, or one device."""
 
     up: bool
+    device: str = ""
 
 
 class Shape(Fault[Done], verb="shape"):
-    """Makes the link do what these words of tc-netem(8) say to everything that the host sends."""
+    """Makes the links, or one device, do what these words of tc-netem(8) say to everything that the
+    host sends."""
 
     netem: Sequence[str]
+    device: str = ""
 
 
 class Inject(Fault[Done], verb="inject"):

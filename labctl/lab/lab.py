@@ -24,6 +24,7 @@ from labctl.backends import (
     protocol,
 )
 from labctl.backends.capabilities import CAPABILITIES
+from labctl.backends.networks import FORWARDING, Networks, Wiring
 from labctl.backends.protocol import SUPERVISOR
 from labctl.backends.wire import A, Command, asked
 from labctl.ground import errnos
@@ -132,9 +133,11 @@ class Lab(Observing):
             self._inbox.listen(Source(f"the agent of host {name}", name, link.channel))
         self._inbox.expect(lambda: len(self._hellos) == len(self._links), "an agent's first word")
         self._clock.synchronize(self._machines, self._time_at)
+        self._wiring = Wiring(Networks(self.spec.hosts), self._links)
         names = address_names({name: (link.ipv4, link.ipv6) for name, link in self._links.items()})
-        ready = self._set_up(hosts_text(names))
+        names |= self._wiring.names()
         self.require(self.spec.needs)
+        ready = self._set_up(names)
         self._set_sysctls()
         untraced = self._tracer.start(self._backend.trace(), names, self._machines)
         if untraced and "tracing" in self.spec.needs:
@@ -143,7 +146,10 @@ class Lab(Observing):
         epoch = next(iter(self._epochs.values()))
         environment = {**self._backend.environment(), "probes": probes(ready, self._tracer.trace)}
         name = self._backend.name
-        self.emit(LabEvent(self.now(), started, name, environment, names, epoch, VERSION))
+        networks = self._wiring.networks.told
+        self.emit(
+            LabEvent(self.now(), started, name, environment, names, epoch, VERSION, *networks)
+        )
         self._tell_clocks()
         for name, hello in self._hellos.items():
             self.emit(CountersEvent(self.now(), name, hello.counters))
@@ -158,13 +164,17 @@ class Lab(Observing):
     def _machines(self) -> dict[str, str]:
         return {name: link.machine for name, link in self._links.items()}
 
-    def _set_up(self, hosts: str) -> dict[str, protocol.Ready]:
+    def _set_up(self, names: Mapping[str, str]) -> dict[str, protocol.Ready]:
         """Makes the agents begin; returns their answers. The ss and kernel of the first are those
         of all."""
-        links = self._links
+        links, wiring = self._links, self._wiring
         self._ask_all(
             {
-                name: protocol.SetNetwork(hosts if link.hosts_file else None, link.batch)
+                name: protocol.SetNetwork(
+                    hosts_text({**names, **wiring.seen_by(name)}) if link.hosts_file else None,
+                    link.batch + wiring.batch(name),
+                    wiring.translation(name),
+                )
                 for name, link in links.items()
             }
         )
@@ -176,6 +186,9 @@ class Lab(Observing):
         )
 
     def _set_sysctls(self) -> None:
+        for host in self.spec.hosts:
+            if host.router:
+                self.sysctl(host.name, FORWARDING)
         common: dict[str, str] = {}
         for name, (values, source) in self.spec.sysctls.items():
             with located(source):
@@ -327,6 +340,10 @@ class Lab(Observing):
         """Makes a host do a fault; the answer's `t` is when."""
         answer = self._ask(host, fault)
         return answer.model_copy(update={"t": self._clock.of(host, answer.t)})
+
+    def device(self, host: str, network: str) -> str:
+        """A host's interface in a network, as its agent takes it."""
+        return self._links[host].ends[network].device
 
     def require(self, needs: Iterable[str]) -> None:
         """Raises MissingHere for the first of these capabilities that the hosts say they lack."""

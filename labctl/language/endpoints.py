@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address
 
 from labctl.ground.plain import shown
-from labctl.language.values import host_names, problem, unknown
+from labctl.language.values import problem, unknown
 from labctl.probes.sockets import Address, canonical
 
 PORT = re.compile(r"[1-9][0-9]{0,4}")
@@ -52,8 +52,9 @@ def parse_port(text: str) -> int | None:
     return int(text) if PORT.fullmatch(text) and int(text) <= MOST else None
 
 
-def parse_endpoint(value: object, hosts: Mapping[str, int]) -> Endpoint:
-    """A place in a lab with these hosts. Raises what `problem` makes if nothing can match it."""
+def parse_endpoint(value: object, places: Iterable[str]) -> Endpoint:
+    """A place, if need be by one of these names. Raises what `problem` makes if nothing can match
+    it."""
     text = value if isinstance(value, str) else ""
     host, port, brackets = text, None, True  # an IPv6 address without a port
     if text.count(":") < 2 or text.startswith("["):
@@ -67,7 +68,7 @@ def parse_endpoint(value: object, hosts: Mapping[str, int]) -> Endpoint:
         if (":" in host) != brackets or "%" in host or not _is_address(host):
             raise problem(f"{shown(value)} has no address that there is; {ALLOWED}")
         host = canonical(host)
-    known = [*host_names(hosts), LOCALHOST]
+    known = [*places, LOCALHOST]
     if host not in ("", ANY, *known) and not _is_address(host):
         raise problem(unknown("host", host, known))
     return Endpoint(text, host, port or "")

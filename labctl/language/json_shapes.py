@@ -16,6 +16,7 @@ from labctl.ground.durations import LONGEST
 from labctl.lab.icmp import ANSWERS, ERRORS
 from labctl.language.calls import peer
 from labctl.language.document import PARAM_NAME, REFERENCE
+from labctl.language.networks import NETWORK_NAME
 from labctl.language.predicates.called import OUTCOMES as CALL_OUTCOMES
 from labctl.language.predicates.called import VALUED
 from labctl.language.predicates.pattern import ECN_BITS, OPTION_NAMES, SEGMENT_FLAGS
@@ -59,7 +60,7 @@ STATE = rf"{BLANK}(?:{_any_case(['TCP'], BLANK)})?{BLANK}(?:{{}}){BLANK}"
 NO_CONNECTION = {"LISTEN", "LISTENING", "UNCONN", "UNCONNECTED", "CLOSE", "CLOSED"}
 LENGTH = r"\s*\d+(?:\.\d+)?\s*(?:ms|s|m|min|h)?\s*"
 PORT = "[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
-NAME = r"[A-Za-z0-9-]+(?:\.[0-9]+)?(?:\.v6)?"
+NAME = r"[A-Za-z0-9-]+(?:\.(?:[0-9]+|[A-Za-z][A-Za-z0-9-]*))?(?:\.v6)?"
 FLAG = "|".join(SEGMENT_FLAGS)
 NTH = r"(?:[1-9]\d{0,8}(?:st|nd|rd|th)\s+)?"
 CALL = (
@@ -70,6 +71,7 @@ CALL = (
 
 SHAPES: dict[str, Shape] = {
     "HostName": text(HOST_NAME.pattern),
+    "NetworkName": text(NETWORK_NAME.pattern),
     "ProcessName": text(PROCESS_NAME.pattern),
     "ParamName": text(PARAM_NAME),
     "SysctlKey": text(SYSCTL_KEY.pattern),

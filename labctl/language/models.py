@@ -17,6 +17,7 @@ from pydantic import (
 )
 from pydantic.config import JsonDict
 
+from labctl.backends import Router
 from labctl.backends.capabilities import CAPABILITIES
 from labctl.ground.plain import shown
 from labctl.language.predicates import Claim
@@ -40,6 +41,7 @@ from labctl.language.values import (
 )
 
 NewHost = Annotated[str, shaped("HostName")]
+NewNetwork = Annotated[str, shaped("NetworkName")]
 NewProcess = Annotated[str, shaped("ProcessName")]
 Title = Annotated[Text, shaped("Line")]
 
@@ -146,13 +148,15 @@ NOT_A_SERVICES = ("calls", "run", "default", "image", "uid", "env", "rights",
 
 
 class Host(Program):
-    """A host: its sysctls, its addresses and its processes, or the service that it is."""
+    """A host: its sysctls, its addresses and its processes, or the service that it is; and as what
+    kind of router it forwards."""
 
     model_config = ConfigDict(json_schema_extra={"not": {"anyOf": [ONE_JOB, SERVICE_AND_MORE]}})
     service: Text | None = None
     sysctls: dict[SysctlKey, SysctlValue] = Field(default_factory=dict)
     addresses: Annotated[int, Field(ge=1, le=MAX_ADDRESSES, strict=True)] = 1
     engine: Text | None = None
+    router: Router | None = None
     processes: dict[NewProcess, Process] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -219,6 +223,7 @@ class Written(Model):
         default_factory=list
     )
     compose: Text = ""
+    networks: dict[NewNetwork, list[NewHost]] | None = None
     hosts: Annotated[dict[NewHost, Host], Field(json_schema_extra={"minProperties": 1})]
     steps: list[AnyStep]
     expect: list[Claim] = Field(default_factory=list)

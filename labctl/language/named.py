@@ -15,8 +15,8 @@ def misnamed(expanded: Expanded) -> Iterator[tuple[int, str]]:
     """The line and the message of each mistake. A `call` step may use the names of those before
     it, whatever `when` says."""
     known: dict[str, dict[str, None]] = defaultdict(dict)
-    for process, text, path in _texts(expanded.data):
-        for line, offset in _lines(text):
+    for process, text, path in texts(expanded.data):
+        for line, offset in lines(text):
             for call in line:
                 if name := named_by(call):
                     known[process][name] = None
@@ -25,28 +25,29 @@ def misnamed(expanded: Expanded) -> Iterator[tuple[int, str]]:
                     yield expanded.line_in(path, offset), message
 
 
-def _texts(data: Any) -> Iterator[tuple[str, str, Path_]]:
+def texts(data: Any) -> Iterator[tuple[str, str, Path_]]:
     """The calls of each process, and those of steps, in order."""
-    for name, host in _pairs(data, "hosts"):
+    for name, host in pairs(data, "hosts"):
         programs: list[tuple[str, Any, Path_]] = [(name, host, ("hosts", name))]
-        for process, program in _pairs(host, "processes"):
+        for process, program in pairs(host, "processes"):
             programs.append((process, program, ("hosts", name, "processes", process)))
         for process, program, path in programs:
             if isinstance(program, dict) and isinstance(program.get("calls"), str):
                 yield process, program["calls"], (*path, "calls")
     steps = data.get("steps")
     for index, step in enumerate(steps if isinstance(steps, list) else ()):
-        for process, text in _pairs(step, "call"):
+        for process, text in pairs(step, "call"):
             if isinstance(text, str):
                 yield process, text, ("steps", index, "call", process)
 
 
-def _pairs(data: Any, key: str) -> list[tuple[str, Any]]:
+def pairs(data: Any, key: str) -> list[tuple[str, Any]]:
+    """What is below a key, if that is a mapping."""
     found = data.get(key) if isinstance(data, dict) else None
     return list(found.items()) if isinstance(found, dict) else []
 
 
-def _lines(text: str) -> Iterator[tuple[list[Any], int]]:
+def lines(text: str) -> Iterator[tuple[list[Any], int]]:
     """The calls of each line that can be read: others are mistakes already."""
     for offset, line in enumerate(text.split("\n")):
         try:

@@ -19,6 +19,7 @@ from labctl.language.document import Document, Expanded, Params, Path_
 from labctl.language.left_out import Others, blanked, elsewhere
 from labctl.language.models import Host, MoreSteps, Program, Written
 from labctl.language.named import misnamed
+from labctl.language.networks import networks_of, spec, wrong_networks
 from labctl.language.params import Choice, Given, alike
 from labctl.language.predicates import Predicate
 from labctl.language.steps import Step
@@ -55,6 +56,7 @@ class Scenario:
     sets: Mapping[str, str]
     compose: str
     compose_source: str
+    networks: Mapping[str, Sequence[str]] | None
     hosts: Mapping[str, Host]
     service_sources: Mapping[str, str]
     sysctl_sources: Mapping[str, str]
@@ -84,7 +86,7 @@ class Scenario:
     def spec(self) -> LabSpec:
         """The lab that it needs."""
         return LabSpec(
-            hosts=[HostSpec(n, host.addresses, host.engine) for n, host in self.hosts.items()],
+            hosts=_specs(self.hosts, self.networks),
             processes=self.processes,
             starts=[process for step in self.steps for process in step.starts],
             needs=self.needs,
@@ -102,6 +104,12 @@ class Scenario:
             for step in self.steps
             if not (step.when and step.when.excludes(self.variant))
         )
+
+
+def _specs(
+    hosts: Mapping[str, Host], networks: Mapping[str, Sequence[str]] | None
+) -> list[HostSpec]:
+    return [spec(n, h.addresses, h.engine, h.router, networks) for n, h in hosts.items()]
 
 
 def _processes(hosts: Mapping[str, Host], compose: str) -> list[tuple[str, ProcessSpec]]:
@@ -208,7 +216,10 @@ def with_step(case: Scenario, document: Document, params: Params, source: str) -
     labels = [step.as_ for step in case.steps if step.as_ is not None]
     mistakes = [*expanded.mistakes, *_references(expanded, [*case.variant], before=labels)]
     try:
-        text = MoreSteps.model_validate(expanded.data, context=Names(hosts, owners))
+        names = Names(
+            hosts, owners, {h.name: h.networks for h in case.spec.hosts if h.networks != ("",)}
+        )
+        text = MoreSteps.model_validate(expanded.data, context=names)
     except ValidationError as exc:
         mistakes += [_place(error, expanded) for error in exc.errors()]
     if mistakes:
@@ -227,6 +238,7 @@ def _check(
     names, mistakes = _names(expanded)
     mistakes += [m for m in expanded.mistakes if not elsewhere(expanded, left_out, m[0])]
     mistakes += [*_references(expanded, varied, unclear), *misnamed(expanded)]
+    mistakes += wrong_networks(expanded)
     data, lacking = expanded.data, set[int]()
     while True:
         try:
@@ -292,7 +304,7 @@ def _names(expanded: Expanded) -> tuple[Names, list[tuple[int, str]]]:
     written = found.values() if isinstance(found, dict) else ()
     if any(isinstance(host, dict) and host.get("service") for host in written):
         hosts = dict.fromkeys(hosts, OF_PROJECT)
-    return Names(hosts, processes), mistakes
+    return Names(hosts, processes, networks_of(expanded.data)), mistakes
 
 
 def _place(error: Any, expanded: Expanded) -> tuple[int, str]:
@@ -386,6 +398,7 @@ def _case(written: Written, expanded: Expanded, choice: Choice, file: _File) -> 
     implied = {"images" for spec in processes if spec.image}
     implied |= {"compose" for spec in processes if spec.service}
     implied |= {"uids" for spec in processes if spec.uid}
+    implied |= {"nat" for host in written.hosts.values() if host.router == "nat"}
     for step in written.steps:
         if not (step.when and step.when.excludes(choice.variant)):
             implied |= step.needs
@@ -401,6 +414,7 @@ def _case(written: Written, expanded: Expanded, choice: Choice, file: _File) -> 
         sets=file.sets,
         compose=compose,
         compose_source=source("compose"),
+        networks=written.networks,
         hosts=written.hosts,
         service_sources={host: source("hosts", host, "service") for host in written.hosts},
         sysctl_sources={host: source("hosts", host, "sysctls") for host in written.hosts},

@@ -12,7 +12,7 @@ import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Annotated, Any
 
@@ -66,10 +66,29 @@ OF_PROJECT = -1
 @dataclass(frozen=True)
 class Names:
     """What a scenario defines: how many addresses each host has, the host of each process, and
-    which processes make calls."""
+    which of several networks each host is in."""
 
     hosts: Mapping[str, int]
     processes: Mapping[str, str]
+    networks: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def places(self) -> list[str]:
+        """Every name that stands for an address: `server`, `server.v6`, `server.2`, `server.2.v6`,
+        and `server.outside` and `server.outside.v6` in networks of these names; of a host of a
+        project, its own alone."""
+        return [*self._places()]
+
+    def _places(self) -> Iterator[str]:
+        for host, addresses in self.hosts.items():
+            if addresses == OF_PROJECT:
+                yield host
+                continue
+            networks = self.networks.get(host, ())
+            count = min(max(addresses, len(networks), 1), MAX_ADDRESSES)
+            numbers = [host, *(f"{host}.{number}" for number in range(2, count + 1))]
+            for name in (*numbers, *(f"{host}.{network}" for network in networks)):
+                yield from (name, f"{name}.v6")
 
 
 def problem(message: str, **context: Any) -> PydanticCustomError:
@@ -357,7 +376,7 @@ def _regex(value: Any) -> str:
 
 def _calls(value: Any, info: ValidationInfo) -> str:
     text = _text(value)
-    known = list(host_names(names(info).hosts))
+    known = names(info).places
     found = (
         InitErrorDetails(type=problem(message, offset=offset), input=line)
         for offset, line in enumerate(text.split("\n"))
@@ -376,18 +395,6 @@ def _wrong_calls(line: str, known: Sequence[str]) -> Iterator[str]:
                 yield unknown("host", host, known)
     except CallError as exc:
         yield str(exc)
-
-
-def host_names(hosts: Mapping[str, int]) -> Iterator[str]:
-    """Every name that stands for an address: `server`, `server.v6`, `server.2`, `server.2.v6`; of
-    a host of a project, its own alone."""
-    for host, addresses in hosts.items():
-        if addresses == OF_PROJECT:
-            yield host
-            continue
-        for number in range(1, min(max(addresses, 1), MAX_ADDRESSES) + 1):
-            name = host if number == 1 else f"{host}.{number}"
-            yield from (name, f"{name}.v6")
 
 
 def resolvable(name: str, known: Sequence[str]) -> bool:

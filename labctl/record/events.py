@@ -14,16 +14,17 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Annotated, Any, ClassVar, Literal
 
+from labctl.backends import Router
 from labctl.ground.reading import Checked
 from labctl.probes.holders import Number
 from labctl.probes.observations import Observation
 from labctl.probes.sockets import RESOLVER, Socket, StateName, aged, lab_sockets, parse_ss
 
-VERSION = 7
+VERSION = 8
 """Raise it when an older labctl can't read the history. 1: before histories had a version;
 3: resets; 4: calls of programs, and holders of sockets, and what became of segments;
 5: captures from elsewhere, and looks as differences; 6: clocks of several machines;
-7: how services are stopped."""
+7: how services are stopped; 8: several networks."""
 READS = range(1, VERSION + 1)
 
 
@@ -57,7 +58,8 @@ class LabEvent(Event):
     """The lab is up: where it runs, since when (RFC 3339), and the address behind each name.
 
     `epoch` is the run's beginning by CLOCK_REALTIME, the clock of captures; `version` is the
-    version of the history."""
+    version of the history. With several `networks`: the hosts in each, and which of them are
+    routers, `plain` or `nat`."""
 
     kind = "lab"
     started: str
@@ -66,6 +68,8 @@ class LabEvent(Event):
     addresses: Mapping[str, str]
     epoch: float = 0.0
     version: int = 1
+    networks: Mapping[str, list[str]] | None = None
+    routers: Mapping[str, Router] | None = None
 
 
 @dataclass(frozen=True, slots=True)

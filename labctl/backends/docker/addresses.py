@@ -8,46 +8,77 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from labctl.backends import Channel, HostLink, HostSpec
+from labctl.backends import Channel, HostLink, HostSpec, LinkEnd
 from labctl.ground.errors import LabError
 
 NO_WAY_OUT = "route replace throw default\n"
 """Some engines make a way out in an internal network, too."""
+NO_WAY_OUT_6 = "route replace throw ::/0\n"
 
 
 @dataclass(frozen=True)
 class Holder:
-    """A host's holder, the machine that it runs on, and its end in the network, as the engine there
-    tells it."""
+    """A host's holder, and the machine that it runs on."""
 
     container: str
     channel: Channel
     machine: str
-    end: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network of an engine: the prefix of what IPv6 addresses the agents give there, the engine's
+    own addresses, `gateways`, and the ends of containers as the engine tells them."""
+
+    prefix: ipaddress.IPv6Network
+    gateways: Sequence[str]
+    ends: Mapping[str, Mapping[str, str]]
 
 
 def links(
     hosts: Sequence[HostSpec],
     holders: Mapping[str, Holder],
-    prefix: ipaddress.IPv6Network,
-    gateways: Sequence[str],
+    networks: Mapping[str, Network],
 ) -> dict[str, HostLink]:
-    """The hosts with their addresses. The engine gave them some, from the bottom of the subnet
-    upwards; further ones come from its top downwards. Their agents add those, and take away the
-    ways to the engine's own addresses there, `gateways`, and through them: its machine would answer
+    """The hosts with their addresses, in each of their networks."""
+    found: dict[str, HostLink] = {}
+    for name, network in networks.items():
+        there = [host for host in hosts if name in host.networks]
+        for host, link in _in_one(there, holders, name, network).items():
+            known = found.setdefault(host, replace(link, ipv4=(), ipv6=(), batch="", ends={}))
+            found[host] = replace(
+                link,
+                ipv4=(*known.ipv4, *link.ipv4),
+                ipv6=(*known.ipv6, *link.ipv6),
+                batch=known.batch + link.batch,
+                ends={**known.ends, **link.ends},
+            )
+    shut = NO_WAY_OUT if len(networks) == 1 else NO_WAY_OUT + NO_WAY_OUT_6
+    return {
+        host.name: replace(found[host.name], batch=found[host.name].batch + shut) for host in hosts
+    }
+
+
+def _in_one(
+    hosts: Sequence[HostSpec], holders: Mapping[str, Holder], name: str, network: Network
+) -> dict[str, HostLink]:
+    """The hosts with their addresses in one network. The engine gave them some, from the bottom of
+    the subnet upwards; further ones come from its top downwards. Their agents add those, and take
+    away the ways to the engine's own addresses there, and through them: its machine would answer
     at all its addresses.
 
     A network between engines finds no address that the engines do not know: so hosts of other
     machines also have those as permanent neighbours."""
     first: dict[str, list[Any]] = {}
     rest: dict[str, list[Any]] = {}
-    for number, (name, holder) in enumerate(holders.items(), 2):
-        given = [ipaddress.ip_interface(holder.end["IPv4Address"])]
-        ours = ipaddress.ip_interface((prefix[number], prefix.prefixlen))
-        if text := holder.end.get("IPv6Address"):
+    ends = {host.name: network.ends[holders[host.name].container] for host in hosts}
+    for number, (host_name, end) in enumerate(ends.items(), 2):
+        given = [ipaddress.ip_interface(end["IPv4Address"])]
+        ours = ipaddress.ip_interface((network.prefix[number], network.prefix.prefixlen))
+        if text := end.get("IPv6Address"):
             given.append(ipaddress.ip_interface(text))
-        first[name] = [*given, ours][:2]
-        rest[name] = [ours] if len(given) == 1 else []
+        first[host_name] = [*given, ours][:2]
+        rest[host_name] = [ours] if len(given) == 1 else []
     taken = {interface.ip for pair in first.values() for interface in pair}
     tops: dict[Any, Iterator[Any]] = {}
     links = {}
@@ -59,20 +90,20 @@ def links(
             rest[host.name] += more
             families.append(tuple(str(found.ip) for found in (interface, *more)))
         ipv4, ipv6 = families
-        holder = holders[host.name]
+        holder, device = holders[host.name], ends[host.name]["MacAddress"]
         links[host.name] = HostLink(
-            holder.channel, holder.container, ipv4, ipv6, machine=holder.machine
-        )
+            holder.channel, holder.container, ipv4, ipv6, machine=holder.machine,
+            ends={name: LinkEnd(device, *first[host.name])},
+        )  # fmt: skip
     return {
         name: replace(link, batch="".join([
-            *map(_addition, rest[name]),
+            *(_addition(interface, ends[name]["MacAddress"]) for interface in rest[name]),
             *(
-                _neighbour(interface, holders[other].end["MacAddress"])
+                _neighbour(interface, ends[other]["MacAddress"], ends[name]["MacAddress"])
                 for other, far in links.items() if far.machine != link.machine
                 for interface in rest[other]
             ),
-            *map(_shut, gateways),
-            NO_WAY_OUT,
+            *map(_shut, network.gateways),
         ]))
         for name, link in links.items()
     }  # fmt: skip
@@ -104,17 +135,17 @@ def joined(
     return links
 
 
-def _addition(interface: Any) -> str:
+def _addition(interface: Any, device: str) -> str:
     nodad = " nodad" if interface.version == 6 else ""
-    return f"address add {interface} dev eth0{nodad}\n"
+    return f"address add {interface} dev {device}{nodad}\n"
 
 
 def _shut(gateway: str) -> str:
     return f"route add unreachable {gateway}\n"
 
 
-def _neighbour(interface: Any, mac: str) -> str:
-    return f"neighbour replace {interface.ip} lladdr {mac} dev eth0 nud permanent\n"
+def _neighbour(interface: Any, mac: str, device: str) -> str:
+    return f"neighbour replace {interface.ip} lladdr {mac} dev {device} nud permanent\n"
 
 
 def _downwards(network: Any, taken: set[Any]) -> Iterator[Any]:

@@ -36,7 +36,7 @@ from labctl.backends import (
 )
 from labctl.backends.capabilities import REAL_TIME, Lack
 from labctl.backends.docker import configs, engine, images
-from labctl.backends.docker.addresses import Holder, gateways, joined, links
+from labctl.backends.docker.addresses import Holder, Network, gateways, joined, links
 from labctl.backends.docker.attach import AttachChannel, run_attached
 from labctl.backends.docker.compose import Made
 from labctl.backends.docker.engine import Tolerated, translated
@@ -66,6 +66,10 @@ if TYPE_CHECKING:
 ENGINE_IPV6 = "1.42"
 """The API from which on the engine does IPv6. Older engines (20.10) start a copy of themselves for
 each IPv6 setting of a container, 0.3 s a lab, and filter none of it: there the agents do it."""
+
+
+ROUTED = {"com.docker.network.bridge.enable_ip_masquerade": "false"}
+"""Options of a bridge whose engine leaves foreign addresses as they are."""
 
 
 class DockerBackend:
@@ -139,7 +143,8 @@ class DockerBackend:
             for node in used:
                 node.tracer = submit(self._start_tracer, node)
             # In the pool too, as `down` waits for it: an engine goes on with interrupted requests.
-            networks = submit(self._create_networks).result()
+            names = list(dict.fromkeys(name for host in hosts for name in host.networks))
+            networks = submit(self._create_networks, names).result()
             # Podman starts a network's resolver with its first container, and fails with two.
             turns = Lock() if used[0].podman else nullcontext()
             lending = {p.host for p in processes if p.image or p.service}
@@ -175,11 +180,15 @@ class DockerBackend:
         if project:
             return joined(hosts, holders, self._holders, found, project.hosts)
         up = {
-            name: Holder(container, self._holders[name], self._at[name].name, found[0][container])
+            name: Holder(container, self._holders[name], self._at[name].name)
             for name, container in holders.items()
         }
-        shut = gateways(used[0].client.inspect_network(next(iter(networks.values()))))
-        return links(hosts, up, self._prefix(), shut)
+        client = used[0].client
+        spaces = {
+            name: Network(self._prefix(name), gateways(client.inspect_network(made)), ends)
+            for (name, made), ends in zip(networks.items(), found, strict=True)
+        }
+        return links(hosts, up, spaces)
 
     def prepare(self, process: ProcessSpec) -> None:
         """Starts the container, where our own program waits until `spawn`. A service does not
@@ -314,42 +323,50 @@ class DockerBackend:
     def _labels(self) -> dict[str, str]:
         return {RUN: self._options.run, LEASE: self._options.lease}
 
-    def _prefix(self) -> ipaddress.IPv6Network:
-        unique = hashlib.sha256(self._options.run.encode()).digest()[:5]  # RFC 4193, section 3.2
+    def _prefix(self, network: str) -> ipaddress.IPv6Network:
+        name = self._options.run + network
+        unique = hashlib.sha256(name.encode()).digest()[:5]  # RFC 4193, section 3.2
         return ipaddress.IPv6Network((b"\xfd" + unique + bytes(10), 64))
 
-    def _create_networks(self) -> dict[str, str]:
+    def _create_networks(self, names: Sequence[str]) -> dict[str, str]:
         """The networks: of the lab's own, or of its project's by their names there. One of a swarm
         goes by its name, as an engine knows it only when a container joins it."""
         if len(self._nodes) > 1:
-            manager(self._nodes).client.create_network(
-                self._name(),
-                driver="overlay",
-                internal=True,
-                attachable=True,
-                labels=self._labels(),
-            )
-            return {"": self._name()}
+            client = manager(self._nodes).client
+            for name in names:
+                client.create_network(
+                    self._name(*filter(None, [name])),
+                    driver="overlay",
+                    internal=True,
+                    attachable=True,
+                    labels=self._labels(),
+                )
+            return {name: self._name(*filter(None, [name])) for name in names}
         (node,) = self._nodes
         if not self._project:
-            return {"": self._create_network(node.client)}
+            return {name: self._create_network(node, name, len(names) == 1) for name in names}
         return {
             key: self._project.create_network(node.client, self._name(key), key, self._labels())
             for key in self._project.plan.networks()
         }
 
-    def _create_network(self, client: APIClient) -> str:
+    def _create_network(self, node: Node, name: str, alone: bool) -> str:
+        """Filters of an engine that sees what passes on bridges (br_netfilter) lose all that has
+        foreign addresses on an internal one, and so all that a router forwards. So only a network
+        `alone` is internal; from the others the agents take away the way out."""
         from docker.types import IPAMConfig, IPAMPool
         from docker.utils import version_gte
 
-        ipv6 = version_gte(client.api_version, ENGINE_IPV6)
-        pools = [IPAMPool(str(self._prefix()))] if ipv6 else []  # IPv4: the engine's choice
-        made = client.create_network(
-            self._name(),
+        ipv6 = version_gte(node.client.api_version, ENGINE_IPV6)
+        pools = [IPAMPool(str(self._prefix(name)))] if ipv6 else []  # IPv4: the engine's choice
+        internal = alone or node.podman  # whose filters know no such rule
+        made = node.client.create_network(
+            self._name(*filter(None, [name])),
             driver="bridge",
-            internal=True,
+            internal=internal,
             enable_ipv6=ipv6,
             ipam=IPAMConfig(pool_configs=pools),
+            options={} if internal else ROUTED,
             labels=self._labels(),
         )
         return str(made["Id"])
@@ -367,7 +384,9 @@ class DockerBackend:
         client = node.client
         config = configs.holder(host, node.built, node.podman)
         config |= configs.LENDS if lends else {}
-        joins = self._project.joins(host.name, config) if self._project else {"": {}}
+        joins = {name: {} for name in host.networks}
+        if self._project:
+            joins = self._project.joins(host.name, config)
         (first, how), *more = joins.items()
         config["HostConfig"]["NetworkMode"] = networks[first]
         if how:

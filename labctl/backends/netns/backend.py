@@ -24,6 +24,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import cache
@@ -35,10 +36,9 @@ from labctl.backends import (
     Channel,
     HostLink,
     HostSpec,
+    LinkEnd,
     Message,
     ProcessSpec,
-    address_names,
-    hosts_text,
     protocol,
     wire,
 )
@@ -122,37 +122,39 @@ class NetnsBackend:
     def up(
         self, hosts: Sequence[HostSpec], processes: Sequence[ProcessSpec]
     ) -> dict[str, HostLink]:
-        v4, self._claims = _claim_network(sum(host.addresses for host in hosts))
-        v6 = ipaddress.IPv6Network((b"\xfd" + os.urandom(5) + bytes(10), 64))  # RFC 4193
-        numbers = itertools.count(2)
-        addresses = {}
-        for host in hosts:
-            mine = [next(numbers) for _ in range(host.addresses)]
-            addresses[host.name] = ([str(v4[n]) for n in mine], [str(v6[n]) for n in mine])
-        links = {}
-        world = self._start(addresses)
-        pids = {}
+        spaces = self._spaces(hosts)
+        world = self._start()
+        links, wires = {}, []
         for host in hosts:
             channel, pid = self._open(AddHost(host.name))
-            pids[host.name] = pid
-            ipv4, ipv6 = addresses[host.name]
-            batch = [f"address add {a}/{v4.prefixlen} dev eth0" for a in ipv4]
-            batch += [f"address add {a}/{v6.prefixlen} dev eth0 nodad" for a in ipv6]
-            batch += ["link set lo up", "link set eth0 up"]
+            given, ends = [], {}
+            batch = ["link set lo up"]
+            for index, network in enumerate(host.networks):
+                device, space = f"eth{index}", spaces[network]
+                there = [space.next() for _ in range(host.addresses)]
+                given += there
+                ends[network] = LinkEnd(device, *there[0])
+                batch += [f"address add {v4} dev {device}" for v4, _ in there]
+                batch += [f"address add {v6} dev {device} nodad" for _, v6 in there]
+                batch += [f"link set {device} up"]
+                wires.append((space.bridge, device, pid))
             links[host.name] = HostLink(
                 channel,
                 f"{world}/{pid}",
-                tuple(ipv4),
-                tuple(ipv6),
+                tuple(str(v4.ip) for v4, _ in given),
+                tuple(str(v6.ip) for _, v6 in given),
                 "\n".join(batch) + "\n",
-                hosts_file=False,
+                ends=ends,
             )
-        bridge = ["link add bridge type bridge", "link set bridge up"]
-        for index, pid in enumerate(pids.values()):
+        bridge = [
+            line for space in spaces.values()
+            for line in (f"link add {space.bridge} type bridge", f"link set {space.bridge} up")
+        ]  # fmt: skip
+        for index, (name, device, pid) in enumerate(wires):
             port = f"port{index}"
             bridge += [
-                f"link add {port} type veth peer name eth0 netns {pid}",
-                f"link set {port} master bridge up",
+                f"link add {port} type veth peer name {device} netns {pid}",
+                f"link set {port} master {name} up",
             ]
         self._ask(Batch("\n".join(bridge) + "\n"))
         return links
@@ -170,12 +172,26 @@ class NetnsBackend:
             )
         return Lack("tracing needs root", "run it as root, or use --backend docker")
 
-    def _start(self, addresses: Mapping[str, tuple[Sequence[str], Sequence[str]]]) -> int:
+    def _spaces(self, hosts: Sequence[HostSpec]) -> dict[str, _Space]:
+        """The networks of a lab, and the claims to them: all, or none."""
+        wanted: Counter[str] = Counter()
+        for host in hosts:
+            wanted.update(dict.fromkeys(host.networks, host.addresses))
+        found, claims = {}, []
+        for number, (name, addresses) in enumerate(wanted.items()):
+            v4, mine = _claim_network(addresses)
+            claims.append(mine)
+            self._claims += mine
+            found[name] = _Space(f"bridge{number}", v4)
+        if not all(claims):
+            while self._claims:
+                self._claims.pop().close()
+        return found
+
+    def _start(self) -> int:
         """Begins the lab; returns the world's process id."""
         if lack := _missing():
             raise Unavailable(*lack)
-        hosts_file = self._folder / "hosts"
-        hosts_file.write_text(hosts_text(address_names(addresses)))
         log = self._folder / "world.log"
         with ExitStack() as stack:
             self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -188,11 +204,11 @@ class NetnsBackend:
                 files += [stack.enter_context(theirs), stack.enter_context(tracer_log)]
             descriptors = [file.fileno() for file in files]
             try:
-                self._begin(descriptors, str(hosts_file))
+                self._begin(descriptors)
             except ConnectionError:
                 launcher.cache_clear()
                 with suppress(ConnectionError):  # the control socket shows that
-                    self._begin(descriptors, str(hosts_file))
+                    self._begin(descriptors)
         try:
             Hello.of(self._receive())
         except LabError:
@@ -202,11 +218,11 @@ class NetnsBackend:
         assert self._launched
         return self._launched.pids[0]
 
-    def _begin(self, files: Sequence[int], hosts: str) -> None:
+    def _begin(self, files: Sequence[int]) -> None:
         self._launched = Launched(_launcher())
         try:
             environ = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
-            self._launched.begin(files, Launch(hosts, self._run, environ))
+            self._launched.begin(files, Launch(self._run, environ))
         except ConnectionError:
             self._launched.end()
             raise
@@ -333,6 +349,24 @@ class NetnsBackend:
         log = log or (self._launched.said if self._launched else "")
         said = log.splitlines()[-1] if log else "no reason given"
         return LabError(f"the namespaces ended: {explained(said)}")
+
+
+class _Space:
+    """A network of a lab: its bridge, and which of its addresses are free."""
+
+    def __init__(self, bridge: str, v4: ipaddress.IPv4Network) -> None:
+        self.bridge = bridge
+        self._v4 = v4
+        self._v6 = ipaddress.IPv6Network((b"\xfd" + os.urandom(5) + bytes(10), 64))  # RFC 4193
+        self._numbers = itertools.count(2)
+
+    def next(self) -> tuple[ipaddress.IPv4Interface, ipaddress.IPv6Interface]:
+        """The next address of each family."""
+        n = next(self._numbers)
+        return (
+            ipaddress.IPv4Interface((self._v4[n], self._v4.prefixlen)),
+            ipaddress.IPv6Interface((self._v6[n], self._v6.prefixlen)),
+        )
 
 
 def _claim_network(addresses: int) -> tuple[ipaddress.IPv4Network, list[socket.socket]]:

@@ -72,6 +72,11 @@ def bind(source: str, target: str, more: int = 0) -> None:
     mount(source, target, "", MS_BIND | more)
 
 
+def protect(path: str) -> None:
+    """Nobody can write to a mount any more."""
+    mount("", path, "", MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
+
+
 def proc() -> None:
     """A /proc of this PID namespace, of which only /proc/sys/net can be written."""
     mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)

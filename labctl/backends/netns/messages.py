@@ -17,10 +17,8 @@ class Began(Said, kind="began", added=11):
 
 
 class Launch(Command[Answer], do="launch", added=11):
-    """Forks a lab, with this file as /etc/hosts, this argument of the tracer, and this environment.
-    Began is the answer."""
+    """Forks a lab, with this argument of the tracer, and this environment. Began is the answer."""
 
-    hosts: str
     run: str
     environ: Mapping[str, str]
 
@@ -40,7 +38,8 @@ class Forked(Answer):
 
 
 class AddHost(Command[Forked], do="host"):
-    """Makes a network namespace with an agent, which gets the channel of this message."""
+    """Makes a network namespace with an agent, which gets the channel of this message, and a file
+    that is /etc/hosts there: the agent writes it."""
 
     name: str
 

@@ -46,6 +46,7 @@ NET_ADMIN, NET_RAW = 12, 13
 ANSWER_LIMIT = 65536
 LAUNCH_LIMIT, MOST_FILES = 16, 7
 LOG = 4
+HOSTS = "/tmp/hosts.%s"  # in the world's own /tmp
 PRIORITY = -10  # for agents, and processes in `await`, so that each call is done at once
 
 for codec in ("idna", "punycode"):
@@ -128,6 +129,7 @@ class World:
 
         def work() -> None:
             call("unshare", CLONE_NEWNS | CLONE_NEWIPC)
+            confine.bind(HOSTS % name, "/etc/hosts")
             confine.proc()
             confine.own(os.environ.get("PATH", ""), self.folder, confine.COPIED)
             hasten()
@@ -135,6 +137,8 @@ class World:
             self.peer.filters.confine(confine.calls())
             self.agent.main(["--tether"])
 
+        with open(HOSTS % name, "w") as file:
+            os.fchmod(file.fileno(), 0o644)
         call("unshare", CLONE_NEWNET)
         self.networks[name] = os.open("/proc/self/ns/net", os.O_RDONLY)
         with open("/proc/sys/net/ipv4/ip_unprivileged_port_start", "w") as file:
@@ -163,6 +167,8 @@ class World:
         def work() -> None:
             call("setns", self.networks[host], CLONE_NEWNET)
             call("unshare", CLONE_NEWNS | CLONE_NEWIPC)
+            confine.bind(HOSTS % host, "/etc/hosts")
+            confine.protect("/etc/hosts")
             confine.proc()
             confine.own(os.environ.get("PATH", ""), self.folder, confine.COPIED)
             close_but(0, 1, 2)
@@ -275,7 +281,7 @@ def obey(programs, files: "list[int]") -> None:  # type: ignore[no-untyped-def]
 
 
 def launch(  # type: ignore[no-untyped-def]
-    programs, files: "list[int]", hosts: str, run: str, environ: "dict[str, str]"
+    programs, files: "list[int]", run: str, environ: "dict[str, str]"
 ) -> None:
     """Begins a lab, says which processes it has, and waits for their end: they are children of this
     one.
@@ -299,7 +305,6 @@ def launch(  # type: ignore[no-untyped-def]
     def hold() -> None:
         close_but(0, 1, 2, control)
         confine.mount("none", "/", "", MS_REC | MS_PRIVATE)
-        confine.bind(hosts, "/etc/hosts")
         confine.proc()
         folder = confine.here()
         confine.system(os.environ.get("PATH", ""), folder)

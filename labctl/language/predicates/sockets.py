@@ -24,7 +24,7 @@ from labctl.record.holders import told
 
 
 def _place(value: Any, info: ValidationInfo) -> Endpoint:
-    return value if isinstance(value, Endpoint) else parse_endpoint(value, names(info).hosts)
+    return value if isinstance(value, Endpoint) else parse_endpoint(value, names(info).places)
 
 
 AnyEndpoint = Annotated[Endpoint, BeforeValidator(_place), shaped("AnyEndpoint")]

@@ -28,7 +28,6 @@ from labctl.language.values import (
     Model,
     Percent,
     Truth,
-    host_names,
     known,
     names,
     parse_duration,
@@ -76,7 +75,7 @@ class End:
 def _end(value: Any, info: ValidationInfo) -> End:
     if isinstance(value, End):
         return value
-    hosts = list(host_names(names(info).hosts))
+    hosts = names(info).places
     name, colon, digits = value.partition(":") if isinstance(value, str) else ("", "", "")
     port = parse_port(digits)
     if not name or (colon and port is None):
