@@ -104,8 +104,8 @@ class HostLink:
     """A host that is up. `holder`: what `labctl shell` enters, a container's id or process ids;
     `ipv4` and `ipv6` in order; `batch`: ip(8) commands that its agent still has to run;
     `hosts_file`: whether its agent has to write /etc/hosts; `longest_rest`: at most so many seconds
-    between two of its polls; `machine`: hosts of the same one share a clock and a tracer; `ends`: in
-    each network, if the lab has several."""
+    between two of its polls; `machine`: hosts of the same one share a clock and a tracer; `ends`:
+    those in each network."""
 
     channel: Channel
     holder: str

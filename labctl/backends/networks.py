@@ -38,7 +38,12 @@ class Networks:
         no name."""
         if [*self.members] in ([""], []):
             return None, None
-        return self.members, {host.name: host.router for host in self.hosts if host.router}
+        return self.members, self.routers
+
+    @property
+    def routers(self) -> dict[str, Router]:
+        """The kind of each router."""
+        return {host.name: host.router for host in self.hosts if host.router}
 
     @classmethod
     def recorded(
@@ -86,6 +91,16 @@ class Networks:
         near = (*self._by_name[viewer].networks, *self.ways(viewer))
         return next((network for network in near if network in theirs), None)
 
+    def path(self, name: str, other: str | None) -> list[str]:
+        """The routers on the way from a host to another one."""
+        if not {name, other} <= self._by_name.keys():
+            return []
+        network = self.meeting(name, other or "")
+        if network is None or network in self._by_name[name].networks:
+            return []
+        router = self.ways(name)[network][0]
+        return [router, *self.path(router, other)]
+
     def apart(self, viewer: str, name: str) -> bool:
         """Whether a host has no way to another one. Other names are none of ours."""
         known = {viewer, name} <= self._by_name.keys()
@@ -103,23 +118,21 @@ class Networks:
             if network not in self._by_name[name].networks
         ]
 
-    def in_order(self) -> list[str]:
-        """The hosts so that routers are between those whom they connect, from the first one on."""
-        found: dict[str, None] = {}
+    def in_order(self, names: Sequence[str]) -> list[str]:
+        """These hosts, from the first one on, with routers between those whom they connect."""
+        known = self._by_name
         left = [*self.members]
-        here = self.hosts[0].networks[:1] if self.hosts else ()
-        queue = deque(here)
+        queue = deque(known[names[0]].networks[:1] if names and names[0] in known else ())
+        found: dict[str, None] = {}
         while left:
             network = queue.popleft() if queue else left[0]
-            if network not in left:
-                continue
-            left.remove(network)
-            there = self.members[network]
-            found |= dict.fromkeys(n for n in there if len(self._by_name[n].networks) == 1)
-            for name in there:
-                found[name] = None
-                queue.extend(self._by_name[name].networks)
-        return [*found]
+            if network in left:
+                left.remove(network)
+                there = [name for name in names if name in self.members[network]]
+                there.sort(key=lambda name: len(known[name].networks) > 1)
+                found |= dict.fromkeys(there)
+                queue.extend(n for name in there for n in known[name].networks)
+        return [*found, *(name for name in names if name not in found)]
 
 
 @dataclass(frozen=True)

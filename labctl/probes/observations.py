@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -179,6 +179,27 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
+class Hop:
+    """A host that forwards a segment: when it came there, and when it left again, if it did."""
+
+    host: str
+    came: float
+    left: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a segment went on through other hosts, maybe under other addresses, `names`: where it was
+    to come to in the end, when it arrived there, and which step lost it on its way."""
+
+    hops: tuple[Hop, ...]
+    names: tuple[Ends, ...]
+    receiver: str | None
+    arrived: float | None
+    dropped: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
     """One segment, from its sender to its receiver.
 
@@ -188,7 +209,8 @@ class Segment:
     `pending`: it may still arrive. `unseen`: one of its ends was not captured then, so nobody knows
     when it left, or whether it arrived. `overtaken`: what was sent later came first. `scope` is the
     host within which its addresses are valid, if that is not the whole lab. `data` is as much of
-    its data as was captured.
+    its data as was captured. What a NAT passes on has other addresses: it is another segment, that
+    `follows` the first, and the `way` of that leads to the end.
     """
 
     t: float | None
@@ -217,6 +239,26 @@ class Segment:
     header: Header = PLAIN
     origin: Origin = UNKNOWN
     data: bytes = b""
+    follows: bool = False
+    way: Way | None = None
+
+    @property
+    def whole(self) -> Segment:
+        """The segment from end to end, also if a NAT lies between."""
+        way = self.way
+        if way is None:
+            return self
+        return replace(self, receiver=way.receiver, arrived=way.arrived, dropped=way.dropped)
+
+    def legs(self, onward: str | None) -> Iterator[Segment]:
+        """A whole segment from each host that has it to the next one; `onward` is the host that
+        the last one was to pass it on to."""
+        sender, sent = self.sender, self.t
+        for hop in self.way.hops if self.way else ():
+            yield replace(self, t=sent, sender=sender, receiver=hop.host, arrived=hop.came,
+                          dropped=None, pending=False)  # fmt: skip
+            sender, sent = hop.host, hop.came if hop.left is None else hop.left
+        yield replace(self, t=sent, sender=sender, receiver=onward)
 
     @property
     def base(self) -> tuple[int, int]:

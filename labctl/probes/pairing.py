@@ -17,12 +17,13 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 
-from labctl.probes.observations import MODULUS, Injection, Key, Known, Loss, Observation
+from labctl.probes.alignment import align
+from labctl.probes.observations import MODULUS, Hop, Injection, Key, Known, Loss, Observation, Way
 from labctl.probes.owners import Owners
 
 EARLY = 0.01
@@ -32,14 +33,13 @@ REPORTED = 0.5
 FORWARDED = 1.0
 """Seconds that a host may take to forward a segment."""
 IDENTS = 1 << 16
-MOST = 40_000
-"""Cells of a table of equal segments: larger tables are paired simply in their order."""
 
 
 @dataclass(slots=True)
 class Passage:
     """A segment on its way: when it left and arrived, in seconds of the run, from which host to
-    which, and which steps lost or sent it. `sent` is None if no capture saw it leave."""
+    which, and which steps lost or sent it. `sent` is None if no capture saw it leave. `sights` are
+    all of it, in order of time; what `follows` and `way` are, Segment says."""
 
     seen: Observation
     sent: float | None
@@ -48,6 +48,9 @@ class Passage:
     receiver: str | None
     drop: int | None = None
     injection: Injection | None = None
+    sights: Sequence[_Sight] = ()
+    follows: bool = False
+    way: Way | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -73,6 +76,8 @@ def passages(observations: Iterable[Observation], known: Known) -> list[Passage]
     pairing = _Pairing(alike, known)
     found = [passage for group in alike.values() for passage in pairing.of(group)]
     found = _rejoined(found, EARLY + known.apart, known.flight)
+    if pairing.forwards:
+        pairing.follow(found)
     return sorted(found, key=lambda p: p.sent if p.sent is not None else p.arrived or 0.0)
 
 
@@ -104,6 +109,8 @@ class _Pairing:
         self._early = EARLY + known.apart
         self._settled: dict[str, str | None] = {}
         """Endpoints whose host is the same at all times, whoever sees them."""
+        self.forwards = False
+        """Whether hosts saw what was neither from them nor for them."""
 
     def of(self, group: Sequence[_Sight]) -> Iterator[Passage]:
         """The passages of segments that nothing distinguishes."""
@@ -128,8 +135,13 @@ class _Pairing:
                 leaving.append(sight)
             else:
                 (coming if there else passing).append(sight)
+        between: Sequence[_Sight] = ()
         if passing:
+            self.forwards = True
             leaving, coming = self._passed(passing, leaving, coming)
+            ends = {*map(id, leaving), *map(id, coming)}
+            between = [sight for sight in passing if id(sight) not in ends]
+            coming = sorted([*coming, *(s for s in between if s.loss)], key=lambda s: s.at)
         lost = [sight for sight in leaving if sight.loss]
         leaving = [sight for sight in leaving if not sight.loss]
         times = [sight.at for sight in leaving], [sight.at for sight in coming]
@@ -138,9 +150,16 @@ class _Pairing:
         for sight in lost:
             yield self._passage(sight, sight.at, None)
         for number, sight in enumerate(leaving):
-            yield self._passage(
+            passage = self._passage(
                 sight, sight.at, coming[partner[number]] if number in partner else None
             )
+            if between:
+                until = leaving[number + 1].at if number + 1 < len(leaving) else math.inf
+                passage.sights = sorted(
+                    {*passage.sights, *(s for s in between if sight.at <= s.at + EARLY < until)},
+                    key=lambda s: s.at,
+                )
+            yield passage
         for number in set(range(len(coming))).difference(partner.values()):
             yield self._passage(coming[number], None, coming[number])
 
@@ -221,13 +240,8 @@ class _Pairing:
 
     def _rewritten(self, sight: _Sight, later: int) -> bool:
         """Whether its host saw the same segment shortly before (-1) or after (1) under other
-        addresses: NAT changes nothing else."""
-        seen = sight.seen
-        return any(
-            -EARLY <= later * (other.at - sight.at) <= FORWARDED
-            and (other.seen.source, other.seen.target) != (seen.source, seen.target)
-            for other in self._bodies.get((seen.host, seen.body), ())
-        )
+        addresses."""
+        return bool(self._others(sight, later))
 
     @cached_property
     def _bodies(self) -> Mapping[tuple[str, Key], Sequence[_Sight]]:
@@ -255,7 +269,57 @@ class _Pairing:
             receiver,
             loss.drop if loss else None,
             sight.injection,
+            [sight] if came is sight else [sight, came],
         )
+
+    def follow(self, found: Sequence[Passage]) -> None:
+        """Gives segments their ways: what hosts forwarded, and under which other addresses."""
+        begins = {id(passage.sights[0]): passage for passage in found if passage.sights}
+        after: dict[int, Passage] = {}
+        for passage in found:
+            on = self._passed_on(passage.sights[-1]) if passage.sights else None
+            following = begins.get(id(on))
+            if following is not None and not following.follows:
+                after[id(passage)], following.follows = following, True
+        for passage in found:
+            if passage.follows:
+                continue
+            chain = [passage]
+            while following := after.get(id(chain[-1])):
+                chain.append(following)
+            last = chain[-1]
+            hops = _hops(
+                [s for each in chain for s in each.sights], {passage.sender, last.receiver}
+            )
+            if hops:
+                names = tuple((each.seen.source, each.seen.target) for each in chain[1:])
+                passage.way = Way(hops, names, last.receiver, last.arrived, last.drop)
+
+    def _passed_on(self, sight: _Sight) -> _Sight | None:
+        """The same segment, as its host passed it on under other addresses."""
+        return min(self._others(sight, 1), key=lambda s: abs(s.at - sight.at), default=None)
+
+    def _others(self, sight: _Sight, later: int) -> list[_Sight]:
+        """The same segment under other addresses, as its host saw it shortly before (-1) or after
+        (1): NAT changes nothing else."""
+        seen = sight.seen
+        return [
+            other for other in self._bodies.get((seen.host, seen.body), ())
+            if -EARLY <= later * (other.at - sight.at) <= FORWARDED
+            and (other.seen.source, other.seen.target) != (seen.source, seen.target)
+        ]  # fmt: skip
+
+
+def _hops(sights: Sequence[_Sight], ends: Container[str | None]) -> tuple[Hop, ...]:
+    """The hosts that saw a segment on its way from one of the ends to the other."""
+    there: dict[str, list[_Sight]] = {}
+    for sight in sorted(sights, key=lambda sight: sight.at):
+        if sight.seen.host not in ends:
+            there.setdefault(sight.seen.host, []).append(sight)
+    return tuple(
+        Hop(host, seen[0].at, seen[-1].at if len(seen) > 1 and not seen[-1].loss else None)
+        for host, seen in there.items()
+    )
 
 
 def _made(passing: Sequence[_Sight]) -> list[_Sight]:
@@ -400,57 +464,3 @@ def _later(one: Observation, other: Observation) -> bool:
     (a, _), (b, _) = one.mark, other.mark
     counted = a and b and not {"SYN", "RST"}.intersection(one.flags + other.flags)
     return bool(counted) and 0 < (a - b) % IDENTS < IDENTS // 2
-
-
-# --- Alignment ------------------------------------------------------------------------------------
-
-
-def align(
-    before: Sequence[float], after: Sequence[float], early: float, late: float
-) -> list[tuple[int, int]]:
-    """Pairs of two sorted lists of moments, in their order, in which the second is up to `early`
-    seconds before the first and up to `late` after it: as many pairs as possible, with the least
-    sum of squared differences."""
-
-    def fits(i: int, j: int) -> bool:
-        return -early <= after[j] - before[i] <= late
-
-    if len(before) == len(after) and all(fits(i, i) for i in range(len(before))):
-        return [(i, i) for i in range(len(before))]
-    if len(before) * len(after) > MOST:
-        return _in_turn(before, after, early, late)
-    # The best of each pair of beginnings: how many pairs it has, and minus their cost.
-    best = [[(0, 0.0)] * (len(after) + 1) for _ in range(len(before) + 1)]
-    for i in range(len(before)):
-        for j in range(len(after)):
-            best[i + 1][j + 1] = max(best[i][j + 1], best[i + 1][j])
-            if fits(i, j):
-                count, cost = best[i][j]
-                paired = count + 1, cost - (after[j] - before[i]) ** 2
-                best[i + 1][j + 1] = max(best[i + 1][j + 1], paired)
-    found = []
-    i, j = len(before), len(after)
-    while i and j:
-        if best[i][j] == best[i - 1][j]:
-            i -= 1
-        elif best[i][j] == best[i][j - 1]:
-            j -= 1
-        else:
-            i, j = i - 1, j - 1
-            found.append((i, j))
-    return found[::-1]
-
-
-def _in_turn(
-    before: Sequence[float], after: Sequence[float], early: float, late: float
-) -> list[tuple[int, int]]:
-    """To each of the second list, from the last one on, the latest of the first that is left."""
-    found = []
-    i = len(before) - 1
-    for j in reversed(range(len(after))):
-        while i >= 0 and after[j] - before[i] < -early:
-            i -= 1
-        if i >= 0 and after[j] - before[i] <= late:
-            found.append((i, j))
-            i -= 1
-    return found[::-1]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from labctl.ground.reading import MAX_RECORD, read_file
@@ -81,8 +82,16 @@ class Matched:
     were under way longer than any should be."""
 
     def __init__(self, key: object, segments: list[Segment], flight: float) -> None:
-        self.key, self.segments = key, segments
+        self.key, self.segments, self.flight = key, segments, flight
         self.late = [n for n, segment in enumerate(segments) if segment.flight > flight]
+
+    @cached_property
+    def whole(self) -> Matched:
+        """The same from end to end: what a NAT passes on is one segment."""
+        if not any(segment.way for segment in self.segments):
+            return self
+        whole = [segment.whole for segment in self.segments if not segment.follows]
+        return Matched(self.key, whole, self.flight)
 
 
 def match(observations: Iterable[Observation], known: Known) -> list[Segment]:
@@ -187,6 +196,8 @@ def _mark(found: Iterable[Passage], lab: Known) -> Iterator[Segment]:
             header=seen.header,
             origin=origin,
             data=seen.data,
+            follows=passage.follows,
+            way=passage.way,
         )
         if not sent:
             continue
@@ -278,6 +289,7 @@ def _forged(passage: Passage, injection: Injection, origin: Origin) -> Segment:
         header=seen.header,
         origin=replace(origin, seq=(seen.seq - injection.seq) % MODULUS, ack=acked, guessed=()),
         data=seen.data,
+        way=passage.way,
     )
 
 

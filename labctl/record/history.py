@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from labctl.backends.networks import Networks
 from labctl.probes.observations import FLIGHT, Injection, Known, Loss, Observation, Segment
 from labctl.probes.outputs import Output
 from labctl.probes.owners import Owners
@@ -131,6 +132,7 @@ class History:
         self.captures = Captures() if captures is None else captures
         self.lab: LabEvent | None = None
         self.owners = Owners()
+        self.networks = Networks([])  # if there are several
         self._behind: dict[str, set[str]] = {}  # the addresses behind each name
         self.labels: dict[str, float] = {}
         self.whose: dict[str, str] = {}  # the hosts by whose clocks labels are
@@ -167,6 +169,7 @@ class History:
             case LabEvent():
                 self.lab = event
                 self.owners = Owners({a: n.partition(".")[0] for n, a in event.addresses.items()})
+                self.networks = Networks.recorded(event.networks or {}, event.routers or {})
                 self._behind.clear()
             case StepEvent(phase="begin"):
                 self.step = event.index
@@ -260,8 +263,9 @@ class History:
             if loopback or self.owners.get(address) == host:
                 self.inward.add(host)
 
-    def segments(self, chosen: Chosen | None = None) -> list[Segment]:
-        """The segments of the lab's connections up to now, or of those that are `chosen`, in order.
+    def segments(self, chosen: Chosen | None = None, whole: bool = False) -> list[Segment]:
+        """The segments of the lab's connections up to now, or of those that are `chosen`, in order;
+        those that a NAT passes on are `whole`, or else one under each of their addresses.
         A segment that left a moment ago and has not arrived is still under way."""
         if self.lab is None:
             return []
@@ -270,10 +274,11 @@ class History:
         injected = [Injection(e.seq, e.ack, o) for e in self.injected if (o := _since(e, epoch))]
         known = Known(owners, epoch, losses, injected, self.flight, self._windows, self.apart())
         matched = self.captures.segments(known, chosen)
-        whole = matched.segments
-        found = whole[: bisect_right(whole, now, key=lambda segment: segment.time)]
+        matched = matched.whole if whole else matched
+        every = matched.segments
+        found = every[: bisect_right(every, now, key=lambda segment: segment.time)]
         for index in range(
-            bisect_right(whole, now - self.flight, key=lambda s: s.time), len(found)
+            bisect_right(every, now - self.flight, key=lambda s: s.time), len(found)
         ):
             each = found[index]
             came = each.arrived is not None and each.arrived <= now
@@ -283,6 +288,15 @@ class History:
             if index < len(found) and (found[index].arrived or 0.0) > now:
                 found[index] = dataclasses.replace(found[index], arrived=None)
         return found
+
+    def legs(self, segment: Segment) -> list[Segment]:
+        """A whole segment from host to host, as far as it came."""
+        onward = segment.receiver
+        if segment.lost and segment.sender:
+            hops = segment.way.hops if segment.way else ()
+            last = hops[-1].host if hops else segment.sender
+            onward = next(iter(self.networks.path(last, segment.receiver)), onward)
+        return [*segment.legs(onward)]
 
     def first_captured(self) -> Iterator[tuple[float, Ends]]:
         """The source and the target of everything that was captured, and when it first was."""

@@ -60,11 +60,11 @@ class _Moved(History):
         self.know(moved)
         self.reach(history.now)
 
-    def segments(self, chosen: Chosen | None = None) -> list[Segment]:
+    def segments(self, chosen: Chosen | None = None, whole: bool = False) -> list[Segment]:
         """See `History`."""
         found = (
             replace(s, t=self._at(s.t, s.sender), arrived=self._at(s.arrived, s.receiver))
-            for s in super().segments(chosen)
+            for s in super().segments(chosen, whole)
         )
         return sorted(found, key=lambda segment: segment.time)
 

@@ -87,7 +87,8 @@ ORDER = (Left, Life, Step, Call, Arrow, Bar, Return, Note, Look, Judged)
 
 def ladder_of(run: RunResult) -> Ladder:
     """What happened in a run, as one picture."""
-    found = rows(run.history, run.hosts, run.verdicts, run.others)
+    hosts = run.history.networks.in_order(run.hosts)
+    found = rows(run.history, hosts, run.verdicts, run.others)
     return replace(found, marks=marks(run.causes, found))
 
 
@@ -101,19 +102,20 @@ def rows(
     expectations that they judge. `others` are the steps, by number, of other variants only."""
     drawn = choose(history, verdicts)
     chosen = drawn.chosen
-    segments = history.segments(chosen)
+    segments = history.segments(chosen, whole=True)
     told = [
         (host, timeline)
         for host in dict.fromkeys([*history.hosts, *history.sockets])
         for timeline in (*timelines(history, host, chosen), *listeners(history, host, chosen))
     ]
+    legs = [leg for segment in segments for leg in history.legs(segment)]
     connections = _connections(segments, (timeline for _, timeline in told))
     bars = _bars(told, connections)
     # A look has the time of its beginning, and may see things a little later: its words follow.
     shown = {bar.seen: bar.t for bar in bars if bar.seen is not None and bar.t > bar.seen}
     found: list[Row] = [
         *_lives(history.events),
-        *_calls(history.events, segments, drawn),
+        *_calls(history.events, legs, drawn),
         *bars,
         *_steps(history.events, verdicts, others),
         *_notes(history, shown),
@@ -123,11 +125,13 @@ def rows(
         *([drawn.row] if drawn.row else []),
     ]
     moments = sorted(row.t for row in found)
-    found += _collapse([_arrow(s, connections) for s in segments], moments)
+    found += _collapse([_arrow(s, connections) for s in legs], moments)
     rank = {kind: number for number, kind in enumerate(ORDER)}
     found.sort(key=lambda row: (row.t, rank[type(row)]))
     ordered = tuple(cut(list(_fold(found, drawn))))
-    return Ladder(tuple(hosts), ordered, tuple(connections), clocks=_clocks(history))
+    named = {number: ends for ends, number in reversed(connections.items())}
+    ends = tuple(named[number] for number in sorted(named))
+    return Ladder(tuple(hosts), ordered, ends, clocks=_clocks(history))
 
 
 def _clocks(history: History) -> str:
@@ -141,16 +145,23 @@ def _clocks(history: History) -> str:
 
 
 def _connections(segments: Iterable[Segment], told: Iterable[Timeline]) -> dict[Ends, int]:
-    """A number for each connection, from 1 on, by its ends in the order in which they were seen."""
+    """A number for each connection, from 1 on, by its ends in the order in which they were seen;
+    the same for those that a NAT gave it."""
     found: dict[Ends, int] = {}
+    names: dict[Ends, dict[Ends, None]] = defaultdict(dict)
+    for s in segments:
+        for name in s.way.names if s.way else ():
+            names[s.source, s.target][name] = names[s.target, s.source][name[::-1]] = None
     both = sorted(
         [(s.time, (s.source, s.target)) for s in segments]
         + [(t.spans[0].begin.at, (t.local, t.remote)) for t in told if t.remote],
         key=lambda pair: pair[0],
     )
+    number = 0
     for _, ends in both:
-        if ends not in found and ends[::-1] not in found:
-            found[ends] = len(found) + 1
+        if not _number(found, ends):
+            number += 1
+            found |= dict.fromkeys((ends, *names.get(ends, ())), number)
     return found
 
 

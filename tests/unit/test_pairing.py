@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from labctl.probes.alignment import MOST, align
 from labctl.probes.observations import Injection, Known, Loss, Observation, Segment
 from labctl.probes.owners import Owners
-from labctl.probes.pairing import EARLY, MOST, REPORTED, align, is_loopback, owner
+from labctl.probes.pairing import EARLY, REPORTED, is_loopback, owner
 from labctl.probes.segments import match
 from tests.sighted import EPOCH, HANDSHAKE, LAG, OWNERS, SERVER, both, one, seen, segments
 

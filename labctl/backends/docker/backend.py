@@ -384,7 +384,7 @@ class DockerBackend:
         client = node.client
         config = configs.holder(host, node.built, node.podman)
         config |= configs.LENDS if lends else {}
-        joins = {name: {} for name in host.networks}
+        joins: Mapping[str, dict[str, Any]] = {name: {} for name in host.networks}
         if self._project:
             joins = self._project.joins(host.name, config)
         (first, how), *more = joins.items()

@@ -27,7 +27,7 @@ class Lost:
         wants = Facts(count=Range(self.least, self.most))
         claimed = Claimed(self.text, self._expected, self.about, wants, text=self.text)
         reported = sum(loss.drop == self.step for loss in history.losses)
-        found = [s for s in history.segments() if s.dropped == self.step]
+        found = [s for s in history.segments(whole=True) if s.dropped == self.step]
         lines = tuple(f"{s.time:.6f} {s.sender} -> {s.receiver}: {s.summary}" for s in found[:12])
         counts = [n for (_, step), n in history.tallies.items() if step == self.step]
         lost = max(sum(counts), reported)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Annotated, Any
 
@@ -116,6 +116,13 @@ class SegmentPattern(Model):
             raise problem("injected and retransmitted: an impossible segment; what an inject sends "
                           "is no part of what the host has sent")  # fmt: skip
         return self
+
+    @property
+    def named(self) -> Iterator[str]:
+        """The hosts that it names, and what is to follow."""
+        yield from filter(None, (self.from_, self.to))
+        if self.then:
+            yield from self.then.named
 
     def matches(self, segment: Segment) -> bool | None:
         """Whether a segment is one of these; None if that depends on whether it will arrive, or on

@@ -194,7 +194,7 @@ class SegmentsPattern(SegmentPattern):
         of which the clocks of several machines can't tell whether they were before."""
         start = history.labels.get(self.since, math.inf) if self.since else -math.inf
         whose = history.whose.get(self.since or "")
-        segments = history.segments()
+        segments = self._seen(history)
         counted = [s for s in segments if s.time >= start]
         if wanted := self.since_first:
             counted = list(dropwhile(lambda s: not has(s, wanted), counted))
@@ -208,6 +208,14 @@ class SegmentsPattern(SegmentPattern):
             if history.clocks and apart(s) and abs(s.time - start) <= apart(s)
         ]  # fmt: skip
         return [s for s in counted if s not in doubtful], doubtful
+
+    def _seen(self, history: History) -> list[Segment]:
+        """All segments from end to end, or, if a router is named, from hop to hop."""
+        segments, routers = history.segments(whole=True), history.networks.routers
+        if not {*self.named} & {*routers}:
+            return segments
+        found = [leg for segment in segments for leg in history.legs(segment)]
+        return sorted(found, key=lambda segment: segment.time)
 
     def enough(self, count: int) -> bool:
         """Whether there are as many as wanted; by default one or more."""
