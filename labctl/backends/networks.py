@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from graphlib import TopologicalSorter
+from itertools import pairwise
 
 from labctl.backends import HostLink, HostSpec, Router
 
@@ -25,12 +27,16 @@ class Networks:
 
     @cached_property
     def members(self) -> Mapping[str, list[str]]:
-        """The hosts in each network."""
-        found: dict[str, list[str]] = {}
+        """The hosts in each network; the networks in an order in which each host has its own."""
+        order: TopologicalSorter[str] = TopologicalSorter()
         for host in self.hosts:
-            for network in host.networks:
-                found.setdefault(network, []).append(host.name)
-        return found
+            order.add(host.networks[0])
+            for first, then in pairwise(host.networks):
+                order.add(then, first)
+        return {
+            network: [host.name for host in self.hosts if network in host.networks]
+            for network in order.static_order()
+        }
 
     @property
     def told(self) -> tuple[Mapping[str, list[str]], Mapping[str, Router]] | tuple[None, None]:
@@ -91,6 +97,11 @@ class Networks:
         near = (*self._by_name[viewer].networks, *self.ways(viewer))
         return next((network for network in near if network in theirs), None)
 
+    def only(self, name: str) -> tuple[str, ...]:
+        """Other names of a host's only link: of its network, and of the host in that."""
+        networks = self._by_name[name].networks if name in self._by_name else ()
+        return (networks[0], f"{name}.{networks[0]}") if len(networks) == 1 else ()
+
     def path(self, name: str, other: str | None) -> list[str]:
         """The routers on the way from a host to another one."""
         if not {name, other} <= self._by_name.keys():
@@ -109,6 +120,8 @@ class Networks:
     def hidden_by(self, name: str) -> list[tuple[str, str]]:
         """The routers, and the networks there, whose addresses stand for a host's: it is behind
         their NAT."""
+        if name not in self._by_name:
+            return []
         here = {*self._by_name[name].networks, *self.ways(name)}
         return [
             (router.name, network)

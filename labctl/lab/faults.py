@@ -49,7 +49,8 @@ class End:
 
 @dataclass(frozen=True)
 class Drop:
-    """Segments to lose: at the hook `input` of their receiver, or `output` of their sender.
+    """Segments to lose: at the hook `input` of their receiver, `output` of their sender, or
+    `forward` of a router; there maybe only those that come or leave by one `device`.
 
     With `count` the first so many of them, else all. `bare` ones have no payload, and no flag but
     `flags`. If `injected` says so, only those that a step sent, or only others. `answer` has the
@@ -63,6 +64,7 @@ class Drop:
     count: int | None = None
     injected: bool | None = None
     answer: Sequence[str] = ()
+    device: str = ""
 
     def log(self, number: int) -> str:
         """The statement that reports lost packets; a kernel that can't report has rules without."""
@@ -99,7 +101,13 @@ class Drop:
             if None not in sides:
                 words = [side for side in sides if side is not None]
                 forged = [FORGED[family]] if self.injected else []
-                yield " ".join([*words, *forged, *self._flags()])
+                for link in self._links:
+                    yield " ".join([*link, *words, *forged, *self._flags()])
+
+    @property
+    def _links(self) -> list[list[str]]:
+        ways = ("iifname", "oifname")
+        return [[way, f'"{self.device}"'] for way in ways] if self.device else [[]]
 
     def _flags(self) -> Iterable[str]:
         wanted = sum(FLAG_BITS[flag] for flag in self.flags - {"data"})

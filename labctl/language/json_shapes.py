@@ -114,6 +114,7 @@ SHAPES: dict[str, Shape] = {
         rf"(?=.)(?:\*|{NAME}|[0-9.]+|\[[0-9A-Fa-f:.]+\])?(?::(?:{PORT}|\*))?|"
         "[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*"
     ),
+    "Name": text(NAME),
     "Side": text(rf"{NAME}(?::(?:{PORT}))?"),
     "Flags": either(
         text(rf"\s*(?:{FLAG})(?:[\s,+|]+(?:{FLAG}))*\s*"),

@@ -253,13 +253,13 @@ class Scene:
 
     def cut_off(self, host: str, t: float) -> float | None:
         """Since when a host's link was down then, by the scenario's steps; None if it was not."""
-        since = None
+        since, names = None, {host, *self.history.networks.only(host)}
         for event in self.history.events if self.scenario else ():
             if isinstance(event, StepEvent) and event.outcome == "done" and event.t <= t:
                 match self.scenario.steps[event.index] if self.scenario else None:
-                    case Cut(cut=name) if name == host:
+                    case Cut(cut=name) if name in names:
                         since = event.t if event.moment is None else event.moment
-                    case Join(join=name) if name == host:
+                    case Join(join=name) if name in names:
                         since = None
         return since
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import (
     BeforeValidator,
@@ -23,7 +23,6 @@ from labctl.language.predicates.lost import Lost
 from labctl.language.predicates.pattern import BARE, Flags, check_bare
 from labctl.language.steps.base import Step
 from labctl.language.values import (
-    HostName,
     Label,
     Model,
     Percent,
@@ -57,10 +56,14 @@ class End:
         return self.name.partition(".")[0]
 
     def resolve(self, history: History, here: bool = False) -> faults.End:
-        """Its addresses; a bare host name means all of the host's. `here`: the host itself acts on
-        them, so addresses that it gets later count, too."""
-        addresses = tuple(sorted(history.addresses(self.name)))
-        return faults.End(addresses, self.port, here and self.name == self.host)
+        """Its addresses; a bare host name means all of the host's, and those that others see if it
+        is behind a NAT. `here`: the host itself acts on them, so addresses that it gets later
+        count, too."""
+        found = {*history.addresses(self.name)}
+        for router, network in history.networks.hidden_by(self.host):
+            found |= history.addresses(f"{router}.{network}")
+            found |= history.addresses(f"{router}.{network}.v6")
+        return faults.End(tuple(sorted(found)), self.port, here and self.name == self.host)
 
     def end(self, history: History) -> str:
         """The one end that it stands for; empty without a port."""
@@ -87,6 +90,40 @@ def _end(value: Any, info: ValidationInfo) -> End:
 
 
 Side = Annotated[End, BeforeValidator(_end), shaped("Side")]
+SENDER, RECEIVER = "sender", "receiver"
+
+
+def _place(value: Any, info: ValidationInfo) -> str:
+    """`sender`, `receiver`, or a router, maybe one of its links: `gate`, `gate.outside`."""
+    found = [SENDER, RECEIVER]
+    for host, networks in names(info).networks.items():
+        if len(networks) > 1:
+            found += [host, *(f"{host}.{network}" for network in networks)]
+    return known("place", value, dict.fromkeys(found))
+
+
+Place = Annotated[str, BeforeValidator(_place), shaped("Name")]
+
+
+def _link(value: Any, info: ValidationInfo) -> str:
+    """`gate`: all links of a host; `gate.outside`: one; `outside`: all links of a network."""
+    mine = names(info).networks
+    found = dict.fromkeys([*names(info).hosts, *(n for each in mine.values() for n in each)])
+    found |= dict.fromkeys(f"{host}.{network}" for host in mine for network in mine[host])
+    return known("link" if mine else "host", value, found)
+
+
+LinkName = Annotated[str, BeforeValidator(_link), shaped("Name")]
+
+
+def linked(name: str, lab: Lab) -> list[tuple[str, str]]:
+    """The hosts of links, and the device of each there; none for all of a host's."""
+    host, _, network = name.partition(".")
+    if network:
+        return [(host, lab.device(host, network))]
+    if host in lab.hosts:
+        return [(host, "")]
+    return [(each, lab.device(each, name)) for each in lab.history.networks.members[name]]
 
 
 def _answer(value: Any) -> str:
@@ -110,7 +147,7 @@ class DropPattern(Model):
     count: Annotated[int, Field(ge=1, le=MOST_LOST, strict=True)] | None = None
     at_most: Annotated[int, Field(ge=1, le=MOST_LOST, strict=True)] | None = None
     injected: Truth | None = None
-    at: Literal["sender", "receiver"] = "receiver"
+    at: Place = RECEIVER
 
     @model_validator(mode="after")
     def _decided(self, info: ValidationInfo) -> DropPattern:
@@ -122,9 +159,22 @@ class DropPattern(Model):
             raise problem("'count' loses as many as it says, 'at_most' maybe fewer; keep one")
         counting = "count" if self.count is not None else "at_most"
         if self.limit is not None and len(self.places(list(names(info).hosts))) > 1:
-            missing = "to" if self.at == "receiver" else "from"
+            missing = "to" if self.at == RECEIVER else "from"
             raise problem(f"{counting!r} counts on one host; say which, by {missing!r}")
+        router = self.router[0]
+        if router and router in [end.host for end in (self.from_, self.to) if end]:
+            raise problem(f"{router} forwards nothing that is from it or for it; leave 'at' out, "
+                          "or name other hosts", key="at")  # fmt: skip
         return self
+
+    @property
+    def router(self) -> tuple[str, str]:
+        """The host that loses what it forwards, and the network of the link where it does; empty
+        without any."""
+        if self.at in (SENDER, RECEIVER):
+            return "", ""
+        host, _, network = self.at.partition(".")
+        return host, network
 
     @property
     def limit(self) -> int | None:
@@ -138,27 +188,30 @@ class DropPattern(Model):
 
     @property
     def _end(self) -> End | None:
-        return self.to if self.at == "receiver" else self.from_
+        return self.to if self.at == RECEIVER else self.from_
 
     def places(self, hosts: list[str]) -> list[str]:
         """Those of these hosts that lose segments."""
+        if self.router[0]:
+            return [self.router[0]]
         if self._end is not None:
             return [self._end.host]
         other = self.from_ or self.to
         assert other
         return [host for host in hosts if host != other.host]
 
-    def compiled(self, history: History) -> faults.Drop:
-        """For nftables."""
+    def compiled(self, history: History, device: str = "") -> faults.Drop:
+        """For nftables; `device` is the link where a router loses them, if that matters."""
         return faults.Drop(
-            self.from_.resolve(history, self.at == "sender") if self.from_ else None,
-            self.to.resolve(history, self.at == "receiver") if self.to else None,
-            "input" if self.at == "receiver" else "output",
+            self.from_.resolve(history, self.at == SENDER) if self.from_ else None,
+            self.to.resolve(history, self.at == RECEIVER) if self.to else None,
+            {RECEIVER: "input", SENDER: "output"}.get(self.at, "forward"),
             frozenset(self.flags),
             self.bare,
             self.limit,
             self.injected,
             self.answer,
+            device,
         )
 
     def __str__(self) -> str:
@@ -170,7 +223,8 @@ class DropPattern(Model):
             words += ["injected" if self.injected else "not injected"]
         words += [f"from {self.from_}"] if self.from_ else []
         words += [f"to {self.to}"] if self.to else []
-        words += ["at the sender"] if self.at == "sender" else []
+        words += ["at the sender"] if self.at == SENDER else []
+        words += [f"at {self.at}"] if self.router[0] else []
         return " ".join(words)
 
 
@@ -206,7 +260,9 @@ class _Losing(Step):
     def act(self, lab: Lab) -> None:
         lab.require(self.needs)
         number = lab.history.step
-        compiled = self.pattern.compiled(lab.history)
+        router, network = self.pattern.router
+        device = lab.device(router, network) if network else ""
+        compiled = self.pattern.compiled(lab.history, device)
         log, rules = compiled.log(number), compiled.rules(number)
         for host in self.pattern.places(lab.hosts):
             group = faults.LOG_GROUP
@@ -263,23 +319,26 @@ class Heal(Step):
 
 
 class Cut(Step):
-    """Takes the link of a host down. Its addresses stay; what others send to it is lost."""
+    """Takes links down: those of a host, one of them, or those of a network. Their addresses stay;
+    what others send there is lost."""
 
     verb = "cut"
-    cut: HostName
+    cut: LinkName
 
     def act(self, lab: Lab) -> None:
-        lab.fault(self.cut, protocol.Link(up=False))
+        for host, device in linked(self.cut, lab):
+            lab.fault(host, protocol.Link(up=False, device=device))
 
 
 class Join(Step):
-    """Takes the link of a host up again."""
+    """Takes links up again."""
 
     verb = "join"
-    join: HostName
+    join: LinkName
 
     def act(self, lab: Lab) -> None:
-        lab.fault(self.join, protocol.Link(up=True))
+        for host, device in linked(self.join, lab):
+            lab.fault(host, protocol.Link(up=True, device=device))
 
 
 RATE = re.compile(r"\d+(?:\.\d+)?(?:[kmgt]i?)?(?:bit|bps)", re.IGNORECASE)
@@ -304,7 +363,7 @@ Delay = Annotated[float, BeforeValidator(_delay), shaped("Delay")]
 
 
 class NetPattern(Model):
-    """What happens to everything that a host sends."""
+    """What happens to everything that leaves by a link."""
 
     model_config = ConfigDict(json_schema_extra={"dependentRequired": {"reorder": ["delay"]}})
 
@@ -330,10 +389,10 @@ class NetPattern(Model):
 
 
 class Net(Step):
-    """Makes a host's link slow or unreliable."""
+    """Makes links slow or unreliable: those of a host, one of them, or those of a network."""
 
     verb = "net"
-    net: Annotated[dict[HostName, NetPattern], SOME]
+    net: Annotated[dict[LinkName, NetPattern], SOME]
 
     @property
     def needs(self) -> frozenset[str]:
@@ -341,6 +400,7 @@ class Net(Step):
 
     def act(self, lab: Lab) -> None:
         lab.require(self.needs)
-        for host, pattern in self.net.items():
-            answer = lab.fault(host, protocol.Shape(pattern.netem.words))
-            lab.emit(NetEvent(answer.t, host, pattern.netem.slowest))
+        for name, pattern in self.net.items():
+            for host, device in linked(name, lab):
+                answer = lab.fault(host, protocol.Shape(pattern.netem.words, device))
+                lab.emit(NetEvent(answer.t, host, pattern.netem.slowest))
