@@ -46,8 +46,8 @@ FAILURES = {
     "EADDRINUSE": ("bind-", "ports-"),
     "EADDRNOTAVAIL": ("ports-", "connect-in-use"),
     "ECONNREFUSED": ("connect-refused",),
-    "ECONNRESET": ("reset-", "idle-race"),
-    "EPIPE": ("reset-", "idle-race"),
+    "ECONNRESET": ("reset-", "idle-race", "nat-forgot"),
+    "EPIPE": ("reset-", "idle-race", "nat-forgot"),
     "ETIMEDOUT": ("no-answer", "timeout-"),
 }
 """How the ids of the causes begin that say why a call failed."""

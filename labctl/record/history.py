@@ -265,8 +265,8 @@ class History:
 
     def segments(self, chosen: Chosen | None = None, whole: bool = False) -> list[Segment]:
         """The segments of the lab's connections up to now, or of those that are `chosen`, in order;
-        those that a NAT passes on are `whole`, or else one under each of their addresses.
-        A segment that left a moment ago and has not arrived is still under way."""
+        in named networks those that a NAT passes on are `whole`, or else one under each of their
+        addresses. A segment that left a moment ago and has not arrived is still under way."""
         if self.lab is None:
             return []
         owners, epoch, now = self.owners, self.lab.epoch, self.now
@@ -274,7 +274,7 @@ class History:
         injected = [Injection(e.seq, e.ack, o) for e in self.injected if (o := _since(e, epoch))]
         known = Known(owners, epoch, losses, injected, self.flight, self._windows, self.apart())
         matched = self.captures.segments(known, chosen)
-        matched = matched.whole if whole else matched
+        matched = matched.whole if whole and self.networks.hosts else matched
         every = matched.segments
         found = every[: bisect_right(every, now, key=lambda segment: segment.time)]
         for index in range(
@@ -290,7 +290,9 @@ class History:
         return found
 
     def legs(self, segment: Segment) -> list[Segment]:
-        """A whole segment from host to host, as far as it came."""
+        """A whole segment from host to host, as far as it came; in named networks alone."""
+        if not self.networks.hosts:
+            return [segment]
         onward = segment.receiver
         if segment.lost and segment.sender:
             hops = segment.way.hops if segment.way else ()

@@ -128,13 +128,23 @@ def _nft() -> Check:
         Drop(None, end, "input", frozenset({"data"})),
     ]
     rules = "".join(drop.rules(n).replace(drop.log(n), "") for n, drop in enumerate(drops))
-    done = _in_namespace("nft -f - && nft list counters", rules)
+    return _nftables("nft", "nftables", "nft -f - && nft list counters", rules)
+
+
+def _nat() -> Check:
+    """Translates addresses, as a router does."""
+    rules = "table inet t { chain c { type nat hook postrouting priority 100; masquerade; }; }"
+    return _nftables("nat", "nftables with NAT", "nft -f -", rules)
+
+
+def _nftables(name: str, what: str, script: str, rules: str) -> Check:
+    done = _in_namespace(script, rules)
     ok = done is not None and done.returncode == 0
     if done is None:
         found = "no namespaces to try it in"
     else:
-        found = "nftables" if ok else f"nft does not work: {_first(done.stderr, done.returncode)}"
-    return _capability("nft", ok, found)
+        found = what if ok else f"nft does not work: {_first(done.stderr, done.returncode)}"
+    return _capability(name, ok, found)
 
 
 def _first(said: str, status: int) -> str:
@@ -230,6 +240,7 @@ CHECKS: list[Callable[[], Check]] = [
     _netns,
     _uids,
     _nft,
+    _nat,
     _netem,
     _tracing,
     _calls,

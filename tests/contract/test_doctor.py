@@ -17,6 +17,7 @@ NEEDS = {
     "nft": "- start: server\n  - wait: {sockets: {server: LISTEN}}\n"
     "  - drop: {from: client, to: server, flags: SYN, count: 1}\n"
     "  - start: client\n  - wait: {sockets: {client: ESTAB}}",
+    "nat": "- start: server",
     "netem": "- net: {client: {delay: 20ms}}",
     "uids": "- start: server",
     "tracing": "- note: traced",

@@ -279,7 +279,7 @@ def test_catalogue() -> None:
     judge servers, clients and proxies."""
     rows = [BAR.split(row) for row in ROW.findall(read("docs/catalogue.md"))]
     shown = {ident.strip(): CODE.findall(lessons) for ident, _, lessons in rows}
-    facts = [f"S{n}" for n in range(1, 14)] + [f"F{n}" for n in range(1, 45)]
+    facts = [f"S{n}" for n in range(1, 14)] + [f"F{n}" for n in range(1, 46)]
     assert [row[0].strip() for row in rows if row[0].strip()[1:].isdigit()] == facts
     assert all(shown[fact] for fact in facts)
     named = {lesson for fact in facts for lesson in shown[fact]}

@@ -60,7 +60,17 @@ def test_no_socket_at_all(home: Path) -> None:
 def test_only_an_engine_can_mend_what_is_linux(home: Path) -> None:
     found = checks()
     lacking = {name for name, check in found.items() if not check.ok} - {"docker", "name"}
-    assert lacking == {"netns", "uids", "nft", "netem", "tracing", "calls", "mmdebstrap", "kernels"}
+    assert lacking == {
+        "netns",
+        "uids",
+        "nft",
+        "nat",
+        "netem",
+        "tracing",
+        "calls",
+        "mmdebstrap",
+        "kernels",
+    }
     for name in lacking:
         assert found[name].hint == "needs Linux: use --backend docker, whose engine has one"
     assert found["netns"].found == "namespaces need Linux"

@@ -15,7 +15,7 @@ from docker.errors import APIError
 
 from labctl.backends import EngineAt, HostSpec
 from labctl.backends.docker import engine
-from labctl.backends.docker.addresses import Holder, links
+from labctl.backends.docker.addresses import Holder, Network, links
 from labctl.backends.docker.nodes import Node, assigned, manager
 from labctl.backends.docker.sweep import HOST, LEASE, RUN, Removed, clear
 from labctl.backends.lease import Lease, abandoned, folder, leases
@@ -169,20 +169,22 @@ def test_what_joins_them_is_missing(clients: tuple[Client, Client], reason: str,
 
 def test_neighbours_are_those_of_other_machines() -> None:
     """By the addresses that no engine knows: the second ones, and those of IPv6."""
-    holders = {
-        name: Holder(name, FakeChannel(print), machine, {
-            "IPv4Address": f"198.19.128.{number}/26", "MacAddress": f"02:42:00:00:00:0{number}"
-        })
-        for number, (name, machine) in enumerate({"a": "one", "b": "two", "c": "one"}.items(), 2)
-    }  # fmt: skip
+    machines = {"a": "one", "b": "two", "c": "one"}
+    holders = {name: Holder(name, FakeChannel(print), at) for name, at in machines.items()}
+    ends = {
+        name: {"IPv4Address": f"198.19.128.{n}/26", "MacAddress": f"02:42:00:00:00:0{n}"}
+        for n, name in enumerate(machines, 2)
+    }
     hosts = [HostSpec("a"), HostSpec("b", 2), HostSpec("c")]
-    found = links(hosts, holders, ipaddress.IPv6Network("fd00::/64"), [])
+    network = Network(ipaddress.IPv6Network("fd00::/64"), [], ends)
+    found = links(hosts, holders, {"": network})
     assert found["a"].batch.splitlines() == [
-        "address add fd00::2/64 dev eth0 nodad",
-        "neighbour replace fd00::3 lladdr 02:42:00:00:00:03 dev eth0 nud permanent",
-        "neighbour replace 198.19.128.62 lladdr 02:42:00:00:00:03 dev eth0 nud permanent",
-        "neighbour replace fd00::ffff:ffff:ffff:fffe lladdr 02:42:00:00:00:03 dev eth0 "
-        "nud permanent",
+        "address add fd00::2/64 dev 02:42:00:00:00:02 nodad",
+        "neighbour replace fd00::3 lladdr 02:42:00:00:00:03 dev 02:42:00:00:00:02 nud permanent",
+        "neighbour replace 198.19.128.62 lladdr 02:42:00:00:00:03 dev "
+        "02:42:00:00:00:02 nud permanent",
+        "neighbour replace fd00::ffff:ffff:ffff:fffe lladdr 02:42:00:00:00:03 dev "
+        "02:42:00:00:00:02 nud permanent",
         "route replace throw default",
     ]
     assert [line.split()[2] for line in found["b"].batch.splitlines()[3:-1]] == [

@@ -85,6 +85,15 @@ class Scene:
         return self.history.segments()
 
     @cached_property
+    def translated(self) -> dict[tuple[str, Ends], Ends]:
+        """The connections that a NAT passed on, by its host and the ends that it gave them."""
+        return {
+            (hop.host, name): (segment.source, segment.target)
+            for segment in self.segments if segment.way
+            for hop in segment.way.hops for name in segment.way.names
+        }  # fmt: skip
+
+    @cached_property
     def conversations(self) -> list[list[Segment]]:
         """The segments of each connection, in both directions: a SYN with a number of its own
         begins another one between the same ends."""

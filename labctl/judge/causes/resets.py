@@ -33,6 +33,8 @@ LINGER = "socket(7), SO_LINGER; tcp_close() in net/ipv4/tcp.c"
 LINGER2 = "tcp(7), TCP_LINGER2; tcp_rcv_state_process() in net/ipv4/tcp_input.c"
 LATE = "RFC 9293, section 3.10.7; tcp_rcv_state_process() in net/ipv4/tcp_input.c"
 NOBODY = "RFC 9293, section 3.10.7.1; tcp_v4_send_reset() in net/ipv4/tcp_ipv4.c"
+IDLE_NAT = "RFC 5382, section 5; nf_conntrack-sysctl.rst, nf_conntrack_tcp_timeout_established"
+GONE = {"FIN", "RST"}
 REJECTED = "nftables: reject with tcp reset; nf_send_reset() in net/ipv4/netfilter"
 QUEUED = "inet_csk_listen_stop() in net/ipv4/inet_connection_sock.c"
 ORPHANS = "tcp(7), tcp_max_orphans and tcp_mem; tcp_check_oom() in net/ipv4/tcp.c"
@@ -281,6 +283,8 @@ def _nobody(reset: _Reset, answered: Segment) -> Cause | None:
     if not {(host, "trace"), (host, "capture"), (host, "ss")}.isdisjoint(scene.history.trouble):
         return None
     last = reset.timeline.spans[-1] if reset.timeline else None
+    if last is None and (forgotten := _forgotten(reset, answered)):
+        return forgotten
     if last and last.end and last.end.latest <= reset.t:
         then = f"it ended there at {last.end.at:.3f} s, in {last.state}"
     elif last or not is_traced(scene.history) or (reset.spoke and reset.listened):
@@ -297,6 +301,29 @@ def _nobody(reset: _Reset, answered: Segment) -> Cause | None:
 
 def _what(segment: Segment) -> str:
     return f"{segment.length} bytes" if segment.length else " ".join(segment.flags)
+
+
+def _forgotten(reset: _Reset, answered: Segment) -> Cause | None:
+    """A NAT that had passed a connection on answers its next segment itself. One that is out of
+    order it may not have understood, and a FIN or an RST may have told it that all is over."""
+    behind = reset.scene.translated.get((reset.host, reset.ends))
+    before = [s for s in reset.came if s.source == answered.source and s is not answered]
+    if behind is None or not before or any(GONE & {*s.flags} for s in before + reset.sent):
+        return None
+    following = max(s.seq + s.length + ("SYN" in s.flags) for s in before)
+    next_one = answered.seq in (following, following - 1) and answered.ack == before[-1].ack
+    if answered.crafted or not next_one:
+        return None
+    idle = answered.time - max(s.time for s in before + reset.sent)
+    return Cause(
+        "nat-forgot", reset.host, reset.t,
+        f"{reset.host} had passed on {' -> '.join(behind)} as {reset.name}, and has forgotten it: "
+        f"it answered what came {idle:.1f} s after the last segment by an RST of its own; "
+        f"{behind[0]} does not hear of it",
+        "send more often than it forgets (SO_KEEPALIVE with a short TCP_KEEPIDLE, on either "
+        "side), or let it remember longer (net.netfilter.nf_conntrack_tcp_timeout_established)",
+        f"{behind[0]} -> {behind[1]}", reset.proof(answered), (IDLE_NAT,),
+    )  # fmt: skip
 
 
 # --- RSTs by which a connection ended where they were sent ----------------------------------------
