@@ -50,7 +50,7 @@ def _wrong(hosts: Mapping[str, Any], networks: Any, data: Mapping[str, Any]) -> 
     yield from _wrong_routers(hosts, networks)
     if not isinstance(networks, dict):
         return
-    sound = True
+    sound = all(isinstance(there, list) for there in networks.values())
     for mistake in _wrong_members(hosts, networks):
         sound = False
         yield mistake
@@ -98,8 +98,7 @@ def _wrong_members(hosts: Mapping[str, Any], networks: Mapping[str, Any]) -> Mis
         elif network in hosts:
             yield path, 0, f"{network!r} is a host and a network; choose another name for one"
         if not isinstance(there, list):
-            yield path, 0, "a list of hosts is wanted here, such as [client, gate]"
-            continue
+            continue  # its type is a mistake already
         for index, name in enumerate(there):
             if name not in hosts:
                 yield (*path, index), 0, f"unknown host {str(name)!r}; {choices(name, hosts)}"

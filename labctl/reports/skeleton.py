@@ -73,6 +73,7 @@ def skeleton(run: RunResult, scenario: Scenario | None) -> str:
     acts = sorted(made.acts(), key=lambda act: act.t)
     lines = [
         f"title: {json.dumps(plain('Again: ' + run.title))}",
+        *made.networks(),
         "hosts:",
         *made.hosts(),
         "steps:",
@@ -91,8 +92,14 @@ class _Skeleton:
 
     # --- Hosts ------------------------------------------------------------------------------------
 
+    def networks(self) -> Iterator[str]:
+        """The line of `networks`, if there are several."""
+        if members := self._history.networks.members:
+            yield f"networks: {json.dumps(members)}"
+
     def hosts(self) -> Iterator[str]:
         """The lines of `hosts`."""
+        routers = self._history.networks.routers
         processes: dict[str, list[str]] = defaultdict(list)
         for event in self._history.events:
             if isinstance(event, ProcessEvent) and event.process not in processes[event.host]:
@@ -102,14 +109,15 @@ class _Skeleton:
                 processes[named or ""].append(process)
         for host in self._history.hosts:
             known = self._scenario.hosts.get(host) if self._scenario else None
-            yield (
-                f"  {host}:" if processes[host] or (known and known.sysctls) else f"  {host}: {{}}"
-            )
+            more = processes[host] or (known and known.sysctls) or host in routers
+            yield f"  {host}:" if more else f"  {host}: {{}}"
+            if host in routers:
+                yield f"    router: {routers[host]}"
             if known and known.sysctls:
                 yield f"    sysctls: {json.dumps(dict(known.sysctls))}"
             count = sum(name.partition(".")[0] == host and not name.endswith(".v6")
                         for name in self._names.values())  # fmt: skip
-            if count > 1:
+            if count > 1 and host not in routers:
                 yield f"    addresses: {count}"
             mine = processes[host]
             if mine:
