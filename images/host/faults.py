@@ -29,7 +29,7 @@ TABLE = "inet labctl_drop_%d"  # as labctl/lab/faults.py names them
 LINK = "eth"
 SIOCGIFHWADDR = 0x8927
 ADDRESS = re.compile(r"\b(?:[0-9a-f]{2}:){5}[0-9a-f]{2}\b")
-KEEP_ADDRESSES = "/proc/sys/net/ipv6/conf/%s/keep_addr_on_down"
+OF_LINK = "/proc/sys/net/ipv6/conf/%s/%s"
 COUNTED = re.compile(r"labctl_drop_(\d+) \{\s+counter lost \{\s+packets (\d+) ")
 
 
@@ -186,11 +186,12 @@ class Faults:
             self.routes += [route for route in ways() if route[route.index("dev") + 1] in devices]
         for link in devices:
             if not up:
-                try:
-                    with open(KEEP_ADDRESSES % link, "w") as file:
-                        file.write("1")
-                except FileNotFoundError:
-                    pass  # no IPv6 here, or an old kernel
+                for name, value in (("keep_addr_on_down", "1"), ("accept_dad", "0")):
+                    try:
+                        with open(OF_LINK % (link, name), "w") as file:
+                            file.write(value)
+                    except FileNotFoundError:
+                        pass  # no IPv6 here, or an old kernel
             run(["ip", "link", "set", link, "up" if up else "down"])
         for route in self.routes if up else ():
             if route[route.index("dev") + 1] in devices:

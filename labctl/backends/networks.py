@@ -11,10 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from graphlib import TopologicalSorter
+from ipaddress import IPv6Address
 from itertools import pairwise
 
 from labctl.backends import HostLink, HostSpec, Router
 
+LINK_LOCAL = int(IPv6Address("fe80::"))
 FORWARDING = {"net.ipv4.ip_forward": "1", "net.ipv6.conf.all.forwarding": "1"}
 """What makes a host a router."""
 
@@ -175,8 +177,15 @@ class Wiring:
         return found
 
     def batch(self, name: str) -> str:
-        """ip(8) commands for a host's ways to networks that it is not in."""
-        return "".join(self._routes(name))
+        """ip(8) commands for a host's ways to networks that it is not in; a router needs addresses
+        of links at once, to ask for the neighbours to which it forwards."""
+        return "".join((*self._link_addresses(name), *self._routes(name)))
+
+    def _link_addresses(self, name: str) -> Iterator[str]:
+        for end in self.links[name].ends.values() if name in self.networks.routers else ():
+            number = int(end.ipv6.ip) % (1 << 64)
+            address = IPv6Address(LINK_LOCAL + number)
+            yield f"address add {address}/64 dev {end.device} nodad\n"
 
     def _routes(self, name: str) -> Iterator[str]:
         if not self.links[name].ends:
