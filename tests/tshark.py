@@ -48,13 +48,17 @@ class Frame:
 
 
 def disagreements(history: History, folder: Path) -> list[str]:
-    """What one of the two sees in a run's captures and the other does not, a line each."""
+    """What one of the two sees in a run's captures and the other does not, a line each. Routers see
+    what is not theirs, and most of it twice."""
     assert history.lab
     origin = history.lab.epoch
     owners = {a: name.partition(".")[0] for name, a in history.lab.addresses.items()}
-    segments = history.captures.segments(Known(owners, origin)).segments
+    segments = history.captures.segments(
+        Known(owners, origin, named=bool(history.networks.hosts))
+    ).segments
     found = []
-    for path in sorted(folder.glob("*.pcap")):
+    routers = history.networks.routers
+    for path in sorted(p for p in folder.glob("*.pcap") if p.stem not in routers):
         ours = Counter(_ours(path.stem, segments))
         theirs = Counter(_theirs(path, owners, origin))
         found += [f"{path.name}: labctl alone: {frame}" for frame in sorted(ours - theirs)]

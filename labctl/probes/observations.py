@@ -157,6 +157,7 @@ class Known:
     flight: float = FLIGHT
     watched: Mapping[str, tuple[float, float]] | None = None
     apart: float = 0.0
+    named: bool = False
 
     def watches(self, host: str | None, t: float) -> bool:
         """Whether a host was captured at that time, and a moment later."""
@@ -209,8 +210,8 @@ class Segment:
     `pending`: it may still arrive. `unseen`: one of its ends was not captured then, so nobody knows
     when it left, or whether it arrived. `overtaken`: what was sent later came first. `scope` is the
     host within which its addresses are valid, if that is not the whole lab. `data` is as much of
-    its data as was captured. What a NAT passes on has other addresses: it is another segment, that
-    `follows` the first, and the `way` of that leads to the end.
+    its data as was captured. What a NAT passes on has other addresses: the segment is `passed_on`,
+    and another one `follows` it; the `way` of the first leads to the end.
     """
 
     t: float | None
@@ -240,7 +241,12 @@ class Segment:
     origin: Origin = UNKNOWN
     data: bytes = b""
     follows: bool = False
+    passed_on: bool = False
     way: Way | None = None
+
+    def only_through(self, host: str) -> bool:
+        """Whether a host that sent it, or got it, is a NAT that did so for others."""
+        return (self.follows and self.sender == host) or (self.passed_on and self.receiver == host)
 
     @property
     def whole(self) -> Segment:

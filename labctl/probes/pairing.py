@@ -20,7 +20,7 @@ from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
+from itertools import chain, pairwise
 
 from labctl.probes.alignment import align
 from labctl.probes.observations import MODULUS, Hop, Injection, Key, Known, Loss, Observation, Way
@@ -39,7 +39,7 @@ IDENTS = 1 << 16
 class Passage:
     """A segment on its way: when it left and arrived, in seconds of the run, from which host to
     which, and which steps lost or sent it. `sent` is None if no capture saw it leave. `sights` are
-    all of it, in order of time; what `follows` and `way` are, Segment says."""
+    all of it, in order of time; what `follows`, `passed_on` and `way` are, Segment says."""
 
     seen: Observation
     sent: float | None
@@ -50,6 +50,7 @@ class Passage:
     injection: Injection | None = None
     sights: Sequence[_Sight] = ()
     follows: bool = False
+    passed_on: bool = False
     way: Way | None = None
 
 
@@ -106,6 +107,7 @@ class _Pairing:
         self._alike = alike
         self._owners = known.owners
         self._flight = known.flight
+        self._named = known.named
         self._early = EARLY + known.apart
         self._settled: dict[str, str | None] = {}
         """Endpoints whose host is the same at all times, whoever sees them."""
@@ -284,16 +286,17 @@ class _Pairing:
         for passage in found:
             if passage.follows:
                 continue
-            chain = [passage]
-            while following := after.get(id(chain[-1])):
-                chain.append(following)
-            last = chain[-1]
-            hops = _hops(
-                [s for each in chain for s in each.sights], {passage.sender, last.receiver}
-            )
+            legs = [passage]
+            while onward := after.get(id(legs[-1])):
+                legs.append(onward)
+            last = legs[-1]
+            hops = _hops([s for each in legs for s in each.sights], {passage.sender, last.receiver})
             if hops:
-                names = tuple((each.seen.source, each.seen.target) for each in chain[1:])
+                names = tuple((each.seen.source, each.seen.target) for each in legs[1:])
                 passage.way = Way(hops, names, last.receiver, last.arrived, last.drop)
+            for before, following in pairwise(legs if self._named else ()):
+                before.receiver, before.passed_on = before.sights[-1].seen.host, True
+                following.sender = following.sights[0].seen.host
 
     def _passed_on(self, sight: _Sight) -> _Sight | None:
         """The same segment, as its host passed it on under other addresses."""

@@ -197,6 +197,7 @@ def _mark(found: Iterable[Passage], lab: Known) -> Iterator[Segment]:
             origin=origin,
             data=seen.data,
             follows=passage.follows,
+            passed_on=passage.passed_on,
             way=passage.way,
         )
         if not sent:
@@ -289,6 +290,7 @@ def _forged(passage: Passage, injection: Injection, origin: Origin) -> Segment:
         header=seen.header,
         origin=replace(origin, seq=(seen.seq - injection.seq) % MODULUS, ack=acked, guessed=()),
         data=seen.data,
+        passed_on=passage.passed_on,
         way=passage.way,
     )
 

@@ -272,7 +272,10 @@ class History:
         owners, epoch, now = self.owners, self.lab.epoch, self.now
         losses = [Loss(e.drop, o) for e in self.losses if (o := _since(e, epoch))]
         injected = [Injection(e.seq, e.ack, o) for e in self.injected if (o := _since(e, epoch))]
-        known = Known(owners, epoch, losses, injected, self.flight, self._windows, self.apart())
+        known = Known(
+            owners, epoch, losses, injected, self.flight, self._windows, self.apart(),
+            named=bool(self.networks.hosts),
+        )  # fmt: skip
         matched = self.captures.segments(known, chosen)
         matched = matched.whole if whole and self.networks.hosts else matched
         every = matched.segments

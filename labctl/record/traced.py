@@ -153,7 +153,8 @@ class Wire:
     def _flows(self, chosen: Chosen | None) -> dict[Ends, list[Segment]]:
         flows: dict[Ends, list[Segment]] = defaultdict(list)
         for segment in self._history.segments(chosen):
-            if self._host in (segment.sender, segment.receiver):
+            ends = segment.sender, segment.receiver
+            if self._host in ends and not segment.only_through(self._host):
                 flows[segment.source, segment.target].append(segment)
         return flows
 

@@ -47,6 +47,8 @@ def causes(scene: Scene) -> Iterator[Cause]:
         seen: set[str | None] = set()
         for number, segment in enumerate(segments):
             host = segment.sender
+            if segment.follows:
+                continue  # a NAT passed it on
             if "RST" in segment.flags and host not in seen and asked[host] < MOST:
                 seen.add(host)
                 asked[host] += 1
