@@ -20,27 +20,6 @@ def flipped(case: Scenario) -> FalseClaim:
 
 OF_LESSONS = [
     FalseClaim(
-        "endings/nat_forgets",
-        "{timeout: 1,",
-        "{timeout: 60,",
-        "server: no connection",
-        (("speaks", "server"), ("keepalive", 0)),
-    ),
-    FalseClaim(
-        "endings/nat_forgets",
-        "TCP_KEEPIDLE 1",
-        "TCP_KEEPIDLE 60",
-        "server: ESTAB",
-        (("keepalive", 1),),
-    ),
-    FalseClaim(
-        "endings/nat_forgets",
-        'tcp_loose: "${loose}"',
-        'tcp_loose: "1"',
-        "client: at least 2 segment retransmitted from client to gate since asked",
-        (("speaks", "client"), ("loose", 0)),
-    ),
-    FalseClaim(
         "four_segments",
         "client: close at eof}",
         "client: recv until eof; sleep 200ms; close}",

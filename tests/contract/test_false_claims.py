@@ -18,9 +18,13 @@ from tests.contract.false_claims import (
 from tests.contract.false_claims_catalogue import OF_THE_CATALOGUE
 from tests.contract.false_claims_endings import OF_ENDINGS
 from tests.contract.false_claims_lessons import OF_LESSONS
+from tests.contract.false_claims_networks import OF_NETWORKS
 from tests.contract.test_lessons import FILES, HOURS, MINUTES, report, run
 
-FALSE_CLAIMS = [*OF_LESSONS, *OF_THE_CATALOGUE, *OF_SERVERS, *OF_ENDINGS, *OF_CLIENTS, *OF_PROXIES]
+FALSE_CLAIMS = [
+    *OF_LESSONS, *OF_THE_CATALOGUE, *OF_SERVERS, *OF_ENDINGS, *OF_NETWORKS, *OF_CLIENTS,
+    *OF_PROXIES,
+]  # fmt: skip
 
 
 def claims() -> list[Any]:

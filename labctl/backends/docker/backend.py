@@ -55,6 +55,7 @@ from labctl.backends.docker.sweep import (
     insist,
     paused,
 )
+from labctl.backends.networks import Networks
 from labctl.backends.sysctls import refusal
 from labctl.ground.errors import LabError, UsageError
 from labctl.ground.limits import limit_of
@@ -143,8 +144,7 @@ class DockerBackend:
             for node in used:
                 node.tracer = submit(self._start_tracer, node)
             # In the pool too, as `down` waits for it: an engine goes on with interrupted requests.
-            names = list(dict.fromkeys(name for host in hosts for name in host.networks))
-            networks = submit(self._create_networks, names).result()
+            networks = submit(self._create_networks, list(Networks(hosts).members)).result()
             # Podman starts a network's resolver with its first container, and fails with two.
             turns = Lock() if used[0].podman else nullcontext()
             lending = {p.host for p in processes if p.image or p.service}
