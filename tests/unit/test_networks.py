@@ -9,7 +9,9 @@ import pytest
 
 from labctl.backends import HostSpec
 from labctl.backends.networks import Networks
+from labctl.language.document import Document
 from labctl.language.predicates.segments import SegmentsPattern
+from labctl.language.scenario import load_document
 from labctl.language.values import Names
 from labctl.probes.observations import Observation
 from labctl.record.events import LabEvent
@@ -165,3 +167,39 @@ def test_a_nat_that_answers_for_a_connection_that_it_had_passed_on_has_forgotten
 )  # fmt: skip
 def test_where_it_may_know_it_nothing_is_said(found: History) -> None:
     assert said(found, "nat-") == []
+
+
+STRICT = """\
+title: t
+networks: {inside: [client, gate], outside: [gate, server]}
+hosts:
+  server: {}
+  gate:
+    router: nat
+    sysctls:
+      net.netfilter.nf_conntrack_tcp_loose: LOOSE
+      net.netfilter.nf_conntrack_tcp_timeout_established: TIMEOUT
+  client: {}
+steps: []
+"""
+
+
+@pytest.mark.parametrize(
+    ("loose", "timeout", "until", "known"),
+    [
+        (0, 3, "gate", ["nat-forgot"]),
+        (1, 3, "gate", []),  # it would pick it up
+        (0, 5, "gate", []),  # it remembers for longer
+        (0, 3, "client", []),  # it never came there
+        (0, 3, "", []),
+    ],
+)
+def test_a_strict_nat_that_passes_nothing_on(
+    loose: int, timeout: int, until: str, known: list[str]
+) -> None:
+    text = STRICT.replace("LOOSE", str(loose)).replace("TIMEOUT", str(timeout))
+    (case,) = load_document(Document("t.yaml", text), text, "t", {})
+    late = through(5, "client PSH ACK 101 901 len 4", "nat", until, mark=50)
+    causes = said(history([*handshake("nat"), *late]), "nat-", case)
+    assert [cause.id for cause in causes] == known
+    assert all("after 4.0 s without a segment it took 4 bytes" in each.text for each in causes)

@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import takewhile
 
+from labctl.judge.causes import nats
 from labctl.judge.causes.cause import Cause, Scene, begins, line
 from labctl.judge.causes.descriptors import Descriptor
 from labctl.language.steps.faults import Reject
@@ -33,7 +34,6 @@ LINGER = "socket(7), SO_LINGER; tcp_close() in net/ipv4/tcp.c"
 LINGER2 = "tcp(7), TCP_LINGER2; tcp_rcv_state_process() in net/ipv4/tcp_input.c"
 LATE = "RFC 9293, section 3.10.7; tcp_rcv_state_process() in net/ipv4/tcp_input.c"
 NOBODY = "RFC 9293, section 3.10.7.1; tcp_v4_send_reset() in net/ipv4/tcp_ipv4.c"
-IDLE_NAT = "RFC 5382, section 5; nf_conntrack-sysctl.rst, nf_conntrack_tcp_timeout_established"
 GONE = {"FIN", "RST"}
 REJECTED = "nftables: reject with tcp reset; nf_send_reset() in net/ipv4/netfilter"
 QUEUED = "inet_csk_listen_stop() in net/ipv4/inet_connection_sock.c"
@@ -322,9 +322,7 @@ def _forgotten(reset: _Reset, answered: Segment) -> Cause | None:
         f"{reset.host} had passed on {' -> '.join(behind)} as {reset.name}, and has forgotten it: "
         f"it answered what came {idle:.1f} s after the last segment by an RST of its own; "
         f"{behind[0]} does not hear of it",
-        "send more often than it forgets (SO_KEEPALIVE with a short TCP_KEEPIDLE, on either "
-        "side), or let it remember longer (net.netfilter.nf_conntrack_tcp_timeout_established)",
-        f"{behind[0]} -> {behind[1]}", reset.proof(answered), (IDLE_NAT,),
+        nats.CURE, f"{behind[0]} -> {behind[1]}", reset.proof(answered), (nats.IDLE,),
     )  # fmt: skip
 
 
