@@ -144,7 +144,7 @@ class DockerBackend:
             for node in used:
                 node.tracer = submit(self._start_tracer, node)
             # In the pool too, as `down` waits for it: an engine goes on with interrupted requests.
-            networks = submit(self._create_networks, list(Networks(hosts).members)).result()
+            networks = submit(self._create_networks, [*Networks(hosts).members] or [""]).result()
             # Podman starts a network's resolver with its first container, and fails with two.
             turns = Lock() if used[0].podman else nullcontext()
             lending = {p.host for p in processes if p.image or p.service}
