@@ -70,7 +70,7 @@ class DropStep(Step, total=False):
     count: int
     at_most: int
     injected: bool
-    at: Literal["sender", "receiver"]
+    at: str
 
 
 class RejectStep(DropStep, total=False):
@@ -355,18 +355,19 @@ class Verbs(Claims):
         link: Fields | None = None,
         **step: Unpack[Step],
     ) -> None:
-        """Makes a host's link slow or unreliable: `{"delay": "50ms", "loss": "1%"}`. An empty
-        mapping ends that."""
+        """Makes links slow or unreliable: `{"delay": "50ms", "loss": "1%"}`; of a host, one of them
+        (`"gate.outside"`), or of a network. An empty mapping ends that."""
         self.do({"net": _each(host, link), **given(**step)})
 
     @checked
     def cut(self, host: str, **step: Unpack[Step]) -> None:
-        """Takes the link of a host down. What others send to it is lost."""
+        """Takes links down: those of a host, one, or those of a network. What others send there is
+        lost."""
         self.do({"cut": host, **given(**step)})
 
     @checked
     def join(self, host: str, **step: Unpack[Step]) -> None:
-        """Takes the link of a host up again."""
+        """Takes links up again."""
         self.do({"join": host, **given(**step)})
 
     @checked

@@ -76,7 +76,7 @@ def typed(lab: labctl.Lab, container: DockerContainer) -> None:
     lab.wait(sockets={"server": ["LISTEN", {"state": "ESTAB", "count": 0}]}, within=1.5)
     lab.kill("server", az="killed")  # type: ignore[call-arg]
     lab.kill(7)  # type: ignore[arg-type]
-    lab.drop(from_="server", at="somewhere")  # type: ignore[arg-type]
+    lab.drop(from_="server", at=7)  # type: ignore[arg-type]
     lab.kil("server")  # type: ignore[attr-defined]
     lab.events(int)  # type: ignore[type-var]
     with labctl.watch("db", api=container, ports=[80]) as seen:
