@@ -55,3 +55,35 @@ def test_a_router_between(
     hosts = HOSTS.replace("hosts:\n", networks + gate)
     seen = f"  - expect: {{sockets: {{server: {{state: ESTAB, peer: {peer}}}}}}}\n"
     passes(run(seen + STEPS, backend, tmp_path, family, hosts))
+
+
+CHAIN = """\
+title: A chain of routers
+networks: {a: [home, near], b: [near, far], c: [far, server]}
+hosts:
+  server: {calls: socket; bind :8000; listen 20; accept; await}
+  near: {router: KIND}
+  far: {router: nat}
+  home: {calls: socket; connect server:8000; await}
+steps:
+  - start: server
+  - wait: {sockets: {server: LISTEN}}
+  - start: home
+  - wait: {sockets: {server: {state: ESTAB, peer: far.c}, home: ESTAB}}
+  - inject: {from: home, to: server, flags: RST, seq: next}
+  - wait: {sockets: {server: none}}
+expect:
+  - segments: {from: home, to: server, flags: SYN, count: 1}
+  - segments: {from: near, to: far, flags: SYN, count: 1}
+  - segments: {from: server, to: home, flags: SYN, count: 1}
+  - segments: {from: home, to: server, flags: RST, injected: true, count: 1}
+  - segments: {from: far, to: server, flags: RST, injected: true, count: 1}
+  - segments: {flags: RST, count: 0}
+  - path: {server: [SYN-RECV, ESTAB, closed]}
+"""
+
+
+@pytest.mark.netns
+@pytest.mark.parametrize("kind", ["plain", "nat"])
+def test_a_chain_of_routers(kind: str, tmp_path: Path) -> None:
+    passes(run("", "netns", tmp_path, hosts=CHAIN.replace("KIND", kind)))

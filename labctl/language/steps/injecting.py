@@ -219,10 +219,13 @@ class InjectPattern(Model):
 
     def choose(self, history: History) -> tuple[Conversation | None, str, int]:
         """The connection, the end that seems to send the segment, and how many connections there
-        are to choose from. Two ends that have none begin one."""
+        are to choose from, in several networks by the addresses that the host knows. Two ends that
+        have none begin one."""
         here, there = self.from_.resolve(history), self.to.resolve(history)
-        found = []
-        for each in conversations(history.segments()):
+        found, host = [], self.from_.host
+        seen = (s for s in history.segments() if not history.networks.hosts
+                or (host in (s.sender, s.receiver) and not s.only_through(host)))  # fmt: skip
+        for each in conversations(seen):
             for source, target in (each.ends, each.ends[::-1]):
                 if here.covers(source) and there.covers(target):
                     found.append((each, source))
