@@ -34,7 +34,6 @@ LINGER = "socket(7), SO_LINGER; tcp_close() in net/ipv4/tcp.c"
 LINGER2 = "tcp(7), TCP_LINGER2; tcp_rcv_state_process() in net/ipv4/tcp_input.c"
 LATE = "RFC 9293, section 3.10.7; tcp_rcv_state_process() in net/ipv4/tcp_input.c"
 NOBODY = "RFC 9293, section 3.10.7.1; tcp_v4_send_reset() in net/ipv4/tcp_ipv4.c"
-GONE = {"FIN", "RST"}
 REJECTED = "nftables: reject with tcp reset; nf_send_reset() in net/ipv4/netfilter"
 QUEUED = "inet_csk_listen_stop() in net/ipv4/inet_connection_sock.c"
 ORPHANS = "tcp(7), tcp_max_orphans and tcp_mem; tcp_check_oom() in net/ipv4/tcp.c"
@@ -310,11 +309,11 @@ def _forgotten(reset: _Reset, answered: Segment) -> Cause | None:
     order it may not have understood, and a FIN or an RST may have told it that all is over."""
     behind = reset.scene.translated.get((reset.host, reset.ends))
     before = [s for s in reset.came if s.source == answered.source and s is not answered]
-    if behind is None or not before or any(GONE & {*s.flags} for s in before + reset.sent):
+    gone = any({"FIN", "RST"} & {*s.flags} for s in before + reset.sent)
+    if behind is None or not before or gone or answered.crafted:
         return None
     following = max(s.seq + s.length + ("SYN" in s.flags) for s in before)
-    next_one = answered.seq in (following, following - 1) and answered.ack == before[-1].ack
-    if answered.crafted or not next_one:
+    if answered.seq not in (following, following - 1) or answered.ack != before[-1].ack:
         return None
     idle = answered.time - max(s.time for s in before + reset.sent)
     return Cause(
