@@ -34,6 +34,8 @@ OWN_THERE = (
     "on namespaces /tmp, /var/tmp, /run and /dev/shm are the lab's own, without what is there "
     "outside"
 )
+LOCAL = re.compile(r"\blocal: *[^,}#]*?:(?:\$\{(\w+)\}|\d+)")
+"""Where a scenario claims a local port, and the param that it comes from, if it does."""
 LAST_LINES = 20
 CURL = {
     6: "it could not resolve the name", 7: "it could not connect", 28: "its time was over",
@@ -265,6 +267,25 @@ def _silent(case: Case) -> str | None:
     )
 
 
+def _elsewhere(case: Case) -> str | None:
+    """Its host listens, but not where a claim wants a listener."""
+    claimed, alone = (
+        case.claimed,
+        all(o is case.life or o.host != case.host for o in case.known.values()),
+    )
+    if case.life.end or not alone or claimed is None or claimed.subject != case.host:
+        return None
+    there = list(dict.fromkeys(socket.local.port for socket in _listeners(case, case.host)))
+    missed = [port for port in claimed.wanted.listens if port not in there]
+    if not there or not missed:
+        return None
+    listed = ", ".join(f":{port}" for port in there)
+    params = {*LOCAL.findall(case.scenario.text)}
+    known = len(there) == len(params) == 1 and "" not in params
+    hint = f"; --set {params.pop()}={there[0]}" if known else ""
+    return f"it listens on {listed}, and not on :{missed[0]}{hint}"
+
+
 def _deaf(case: Case) -> str | None:
     asked = case.claimed and case.claimed.wanted.process == AWAITING
     if case.life.end or not asked or case.spec.calls is None or "await" in case.spec.calls:
@@ -274,5 +295,5 @@ def _deaf(case: Case) -> str | None:
 
 KINDS = (
     _refused, _nameless, _socketless, _not_found, _no_file, _read_only, _no_module, _itself,
-    _signalled, _wordless, _silent, _deaf,
+    _signalled, _wordless, _silent, _elsewhere, _deaf,
 )  # fmt: skip

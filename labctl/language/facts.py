@@ -35,6 +35,7 @@ class Facts:
     `until_seconds`: how long it did not hold. `lasted_seconds`: how long a connection was in the
     state. `count`: of segments, of sockets, or by how much a counter grew. `sockets`: how many
     there are in each state. `states`: those of a connection in order, `closed` at its end.
+    `listens`: the local ports at which a listener must be.
     `process`: `running`, `exited`, `killed`, `awaiting` or `never started`. `errno`: that of its
     last call. `calls`: the results of others, by name. `output`: a regular expression, or what it
     found. `pauses_seconds`: between segments. `connections`: the ends of the connections that
@@ -47,6 +48,7 @@ class Facts:
     count: Range | None = None
     sockets: Mapping[str, int] = field(default_factory=dict)
     states: tuple[str, ...] = ()
+    listens: tuple[int, ...] = ()
     process: str | None = None
     exit: int | None = None
     signal: str | None = None

@@ -314,6 +314,31 @@ def test_why_nothing_is_seen_of_a_program_that_runs() -> None:
     assert accounts(whole, wrote, output)[0].cause is None
 
 
+@pytest.mark.parametrize(
+    ("place", "ports", "cause"),
+    [
+        (":${port}", [":9100"], "it listens on :9100, and not on :8000; --set port=9100"),
+        (":8000", [":9100", ":9200"], "it listens on :9100, :9200, and not on :8000"),
+        (":${port}", [":9100", ":8000"], None),
+        (":${port}", [], None),
+    ],
+)
+def test_why_a_server_does_not_listen_where_it_should(
+    place: str, ports: list[str], cause: str | None
+) -> None:
+    whole = scenario(
+        "title: t\nparams: {port: 8000}\nhosts:\n  server: {run: x}\nsteps:\n"
+        f"  - wait: {{sockets: {{server: {{state: LISTEN, local: '{place}'}}}}}}\n"
+    )
+    told_of = history(start("server"), look("server", 1.5, *ports))
+    (finding,) = whole.steps[0].judge(told_of)
+    assert finding.claimed.wanted.listens == (8000,)
+    (found,) = accounts(whole, told_of, finding.claimed)
+    assert found.cause == cause
+    if cause and len(ports) == 1:
+        assert finding.actual == "LISTEN :9100 accept queue 0/0"
+
+
 def test_why_a_process_does_not_do_what_it_is_told() -> None:
     begun = history(start("server"), enters("server", "accept", 1.5))
     close = about("server", Facts(process=AWAITING))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
-from labctl.language.endpoints import ANY, Endpoint, parse_endpoint
+from labctl.language.endpoints import ANY, Endpoint, parse_endpoint, parse_port
 from labctl.language.facts import Facts, Range
 from labctl.language.predicates.finding import Claimed, Finding, Result
 from labctl.language.values import Comparison, Count, Model, StateName, names, problem, shaped
@@ -84,6 +84,19 @@ class SocketPattern(Model):
             )
         )
 
+    def misses(self, socket: Socket, history: History) -> bool:
+        """Whether a socket in this state is at another local place than it should be."""
+        if self.local is None or self.state not in (None, socket.state):
+            return False
+        return not self.local.covers(socket.local, history.addresses(self.local.host))
+
+    @property
+    def listens(self) -> int | None:
+        """The port at which a listener must be; None if it claims no such thing."""
+        if self.state is not State.LISTEN or self.local is None or self.wanted.holds(0):
+            return None
+        return parse_port(self.local.port)
+
     @property
     def wanted(self) -> Comparison:
         """How many there must be; by default one or more."""
@@ -136,6 +149,7 @@ class HostSockets:
         wanted = Facts(
             states=tuple(state for state in states if state),
             count=bounds[0].bounds if len(bounds) == 1 else None,
+            listens=tuple(p.listens for p in self.patterns if p != "none" and p.listens),
         )
         claimed = Claimed(host, str(self), (host,), wanted)
         seen = history.sockets.get(host)
@@ -163,7 +177,12 @@ class HostSockets:
         lines, holders = told(history, seen, shown)
         if len(seen.sockets) > EVIDENCE:
             lines = (*lines, f"and {len(seen.sockets) - EVIDENCE} more")
-        actual = summary(seen.sockets) + (UNLISTED if result == "unknown" else "")
+        away = {
+            socket for pattern, judged in zip(self.patterns, results, strict=False)
+            for socket in seen.sockets
+            if judged == "fail" and pattern != "none" and pattern.misses(socket, history)
+        }  # fmt: skip
+        actual = summary(seen.sockets, away) + (UNLISTED if result == "unknown" else "")
         measured = Facts(
             count=Range(counts[0], counts[0]) if len(counts) == 1 else None,
             sockets=dict(Counter(s.state for s in seen.sockets)),
@@ -187,19 +206,25 @@ class HostSockets:
         return " and ".join("no connection" if p == "none" else str(p) for p in self.patterns)
 
 
-def summary(sockets: Sequence[Socket]) -> str:
-    """`LISTEN accept queue 0/20, 2 x TIME-WAIT`, or `no sockets`."""
-    kinds = Counter((s.state, s.recv_q, s.send_q) for s in sockets if not s.is_listener)
-    listeners = Counter(f"LISTEN accept queue {accept_queue(s)}" for s in sockets if s.is_listener)
-    counts = dict(listeners)
-    for (state, recv_q, send_q), count in kinds.items():
-        queue = f" recv-q {recv_q}" if recv_q else ""
-        queue += f" send-q {send_q}" if send_q else ""
-        counts[f"{state}{queue}"] = count
+def summary(sockets: Sequence[Socket], away: Collection[Socket] = ()) -> str:
+    """`LISTEN accept queue 0/20, 2 x TIME-WAIT`, or `no sockets`. Those that are `away` from where
+    they should be have their local ends: `LISTEN :9100 accept queue 0/20`."""
+    counts = Counter(
+        _kind(s, f" {s.local.end}" if s in away else "")
+        for s in sorted(sockets, key=lambda s: not s.is_listener)
+    )
     words = [name if n == 1 else f"{n} x {name}" for name, n in counts.items()]
     if len(words) > 6:
         words = [*words[:5], f"and {len(sockets)} sockets in all"]
     return ", ".join(words) or "no sockets"
+
+
+def _kind(socket: Socket, place: str) -> str:
+    if socket.is_listener:
+        return f"LISTEN{place} accept queue {accept_queue(socket)}"
+    queue = f" recv-q {socket.recv_q}" if socket.recv_q else ""
+    queue += f" send-q {socket.send_q}" if socket.send_q else ""
+    return f"{socket.state}{place}{queue}"
 
 
 SocketsClaim = Annotated[
