@@ -145,7 +145,8 @@ class Backend(Protocol):
         """Starts what labs can share, in a program that is about to fork others for labs."""
 
     def environment(self) -> dict[str, str | None]:
-        """`kernel`, `os` and `engine` of the place where the lab runs, for the result."""
+        """`kernel`, `os` and `engine` of the place where the lab runs, for the result; and on
+        namespaces the `folder` in which programs start."""
 
     def lacks(self) -> Mapping[str, Lack]:
         """The capabilities (capabilities.py) that are missing here."""

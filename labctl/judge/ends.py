@@ -30,9 +30,10 @@ NO_FILE = re.compile(r"No such file|Cannot find module '[./]")
 NO_MODULE = re.compile(r"No module named '?([\w.]+)|Cannot find (?:module|package) '([^'./][^']*)'")
 READ_ONLY = "Read-only file system"
 OWN = ("/tmp/", "/var/tmp/", "/run/", "/var/run/", "/dev/shm/")
+PATHS = re.compile(r"(?<![\w./])/[^\s'\":,;()]+")
 OWN_THERE = (
     "on namespaces /tmp, /var/tmp, /run and /dev/shm are the lab's own, without what is there "
-    "outside"
+    "outside; start labctl in its folder, or move it"
 )
 LOCAL = re.compile(r"\blocal: *[^,}#]*?:(?:\$\{(\w+)\}|\d+)")
 """Where a scenario claims a local port, and the param that it comes from, if it does."""
@@ -62,6 +63,18 @@ class Case:
     def status(self) -> int | None:
         """What its main process exited with."""
         return self.life.end.exit if self.life.end else None
+
+    def hides(self, path: str) -> bool:
+        """Whether a file of this machine may be where no lab shows it: of folders that each lab has
+        for itself, it shows only the one where labctl was called."""
+        folder = self.folder
+        inside = folder and path.startswith(f"{folder}/")
+        return self.there == "on this machine" and path.startswith(OWN) and not inside
+
+    @property
+    def folder(self) -> str:
+        """Where labctl was called, and so where its programs start; empty if that is not known."""
+        return self.history.lab.environment.get("folder") or "" if self.history.lab else ""
 
     @property
     def there(self) -> str:
@@ -194,8 +207,8 @@ def _not_found(case: Case) -> str | None:
         return f"its shell could not run a command {case.there}; correct `run`{also}"
     if case.status == NOT_RUN:
         return f"{program!r} can't be run {case.there}: see that it is a program, with chmod +x"
-    if program.startswith(OWN) and case.there == "on this machine":
-        also = f": {OWN_THERE}"
+    if case.hides(program):
+        return f"the lab does not show a program {program!r}: {OWN_THERE}"
     return f"there is no program {program!r} {case.there}; correct `run`{also}"
 
 
@@ -204,11 +217,11 @@ def _no_file(case: Case) -> str | None:
     lines = [line.strip() for line in last if NO_FILE.search(line)]
     if not case.status or not lines or not case.spec.run:
         return None
-    hint = "paths begin where labctl was called"
+    if any(case.hides(path) for path in PATHS.findall(lines[-1])):
+        return f"the lab does not show a file ({lines[-1]}): {OWN_THERE}"
+    hint = f"programs start where labctl was called{case.folder and f', in {case.folder}'}"
     if case.there != "on this machine":
         hint = "files of this machine are not in containers, so make an image that has it"
-    elif any(folder in lines[-1] for folder in OWN):
-        hint = OWN_THERE
     return f"a file is not {case.there} ({lines[-1]}); {hint}"
 
 

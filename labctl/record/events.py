@@ -37,7 +37,8 @@ def _environment(found: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 Environment = Annotated[Mapping[str, Any], Checked(_environment)]
-"""Where a lab runs: `kernel`, `os`, `engine`, each a text or None, and the list `probes`."""
+"""Where a lab runs: `kernel`, `os`, `engine`, each a text or None, and the list `probes`; on
+namespaces also the `folder` in which programs start."""
 
 
 @dataclass(frozen=True, slots=True)

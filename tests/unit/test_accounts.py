@@ -10,6 +10,7 @@ import pytest
 from labctl.ground.reading import typed
 from labctl.judge import recorded
 from labctl.judge.accounts import Account, account_lines, accounts
+from labctl.judge.ends import OWN_THERE
 from labctl.judge.result import RunResult
 from labctl.language.facts import AWAITING, NO_FACTS, Facts
 from labctl.language.predicates.finding import Claimed
@@ -38,7 +39,7 @@ def case(server: str, client: str = "{run: cat}", steps: str = "[]") -> Scenario
 
 
 def history(*events: Event, backend: str = "netns") -> History:
-    return History([LabEvent(0.0, "", backend, {}, ADDRESSES), *events])
+    return History([LabEvent(0.0, "", backend, {"folder": "/tmp/mine"}, ADDRESSES), *events])
 
 
 def start(process: str, t: float = 1.0) -> ProcessEvent:
@@ -176,8 +177,13 @@ def test_what_was_not_started() -> None:
         ("sh -c nosuch", "netns", 127, "sh: 1: nosuch: not found",
          "its shell could not run a command on this machine; correct `run`"),
         ("/tmp/x/serve", "netns", 127, "cannot run /tmp/x/serve: No such file or directory",
-         "there is no program '/tmp/x/serve' on this machine; correct `run`: on namespaces /tmp, "
-         "/var/tmp, /run and /dev/shm are the lab's own, without what is there outside"),
+         f"the lab does not show a program '/tmp/x/serve': {OWN_THERE}"),
+        ("python3 /tmp/x/a.py", "netns", 2, "python3: can't open file '/tmp/x/a.py': [Errno 2] No "
+         "such file or directory", "the lab does not show a file (python3: can't open file "
+         f"'/tmp/x/a.py': [Errno 2] No such file or directory): {OWN_THERE}"),
+        ("cat a", "netns", 1, "cat: /tmp/mine/a: No such file or directory",
+         "a file is not on this machine (cat: /tmp/mine/a: No such file or directory); programs "
+         "start where labctl was called, in /tmp/mine"),
         ("nginx", "netns", 1, 'nginx: [emerg] chown("/var/lib/nginx/body", 33) failed (30: '
          "Read-only file system)",
          "on namespaces it sees this machine read-only (nginx: [emerg] chown(\"/var/lib/nginx/body"
@@ -189,7 +195,7 @@ def test_what_was_not_started() -> None:
         ("python3 nosuch.py", "netns", 2, "python3: can't open file '/x/nosuch.py': [Errno 2] No "
          "such file or directory",
          "a file is not on this machine (python3: can't open file '/x/nosuch.py': [Errno 2] No "
-         "such file or directory); paths begin where labctl was called"),
+         "such file or directory); programs start where labctl was called, in /tmp/mine"),
         ("python3 nosuch.py", "docker", 2, "No such file or directory: 'nosuch.py'",
          "a file is not in the peer image (No such file or directory: 'nosuch.py'); files of this "
          "machine are not in containers, so make an image that has it"),
@@ -214,8 +220,8 @@ def test_what_was_not_started() -> None:
         ("node a.js", "docker", 1, "Error: Cannot find module 'express'\n" + "at x\n" * 9,
          "the module 'express' is not in the peer image; install it there"),
         ("node a.js", "netns", 1, "Error: Cannot find module '/x/a.js'\n" + "at x\n" * 9,
-         "a file is not on this machine (Error: Cannot find module '/x/a.js'); paths begin where "
-         "labctl was called"),
+         "a file is not on this machine (Error: Cannot find module '/x/a.js'); programs start "
+         "where labctl was called, in /tmp/mine"),
         ("nginx -g x", "docker", 127, "[FATAL tini (6)] exec nginx failed: No such file",
          "there is no program 'nginx' in the peer image; correct `run`, or give it an `image` that "
          "has it"),

@@ -44,6 +44,7 @@ from labctl.backends import (
 )
 from labctl.backends.capabilities import CAPABILITIES, REAL_TIME, Lack
 from labctl.backends.halted import children, halted
+from labctl.backends.netns import confine
 from labctl.backends.netns.launcher import Launched, Launcher, launcher
 from labctl.backends.netns.messages import AddHost, Batch, Forked, Gone, Kill, Launch, Spawn
 from labctl.backends.protocol import Hello
@@ -107,7 +108,8 @@ class NetnsBackend:
             _launcher()
 
     def environment(self) -> dict[str, str | None]:
-        return {"kernel": platform.release(), "os": os_name(), "engine": None}
+        known = {"kernel": platform.release(), "os": os_name(), "engine": None}
+        return {**known, "folder": confine.here()}
 
     def lacks(self) -> Mapping[str, Lack]:
         lacks = {
