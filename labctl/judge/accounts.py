@@ -13,8 +13,8 @@ from labctl.judge.lives import Life, lives, target
 from labctl.language.facts import NEVER_STARTED, Facts
 from labctl.language.predicates.finding import Claimed
 from labctl.language.scenario import Scenario
-from labctl.language.steps import Restart, Start
-from labctl.record.events import CallEvent
+from labctl.language.steps import Restart, Start, Wait
+from labctl.record.events import CallEvent, ProcessEvent, StepEvent
 from labctl.record.history import History
 
 MOST = 6
@@ -95,6 +95,24 @@ def call_failed(call: CallEvent) -> str:
     return f"{call.call}: {errnos.describe(call.errno or '')}"
 
 
+def ended_meanwhile(scenario: Scenario, history: History) -> str | None:
+    """`server exited with 2; still waiting`, if the latest event says so: a main process of a host
+    that a wait is about has ended, no step was to end it, and the wait goes on. One that has made
+    all its calls is no news."""
+    event, index = history.events[-1], history.step
+    if not isinstance(event, ProcessEvent) or event.phase != "exit" or event.start is not None:
+        return None
+    last = next((e for e in reversed(history.events) if isinstance(e, StepEvent)), None)
+    step = scenario.steps[index] if last and last.phase == "begin" else None
+    spec = scenario.processes.get(event.process)
+    if not isinstance(step, Wait) or spec is None or (spec.calls is not None and event.exit == 0):
+        return None
+    concerned = {event.host, event.process} & {*step.wait.hosts, *(step.wait.process or ())}
+    if not concerned or lives(scenario, history.events)[event.process].asked:
+        return None
+    return None if step.wait.holds(history) else f"{event.process} {_how(event)}; still waiting"
+
+
 def halted_first(found: Iterable[Account], claimed: Claimed, measured: Facts) -> str:
     """Which of a wait's processes could do nothing for it, and why: they were paused or not
     started, or had ended and no step was to end them. Empty if the measurement already says so. Of
@@ -146,7 +164,6 @@ def _condition(life: Life, now: float) -> str:
         if life.frozen is not None:
             return ", ".join(filter(None, [f"is paused since {life.frozen:.3f} s", within]))
         return f"runs, blocked {within}" if blocked else "runs"
-    how = f"was killed by SIG{end.signal}" if end.signal else f"exited with {end.exit}"
     within = (
         f", in {life.within.call}"
         if life.within and life.within.name not in ("return", "exit")
@@ -154,7 +171,11 @@ def _condition(life: Life, now: float) -> str:
     )
     lives_on = not life.gone and (life.blocked or now - end.t > GONE_WITHIN)
     left = "; what it left still runs" if lives_on else ""
-    return f"{how} at {end.t:.3f} s{within}{left}"
+    return f"{_how(end)} at {end.t:.3f} s{within}{left}"
+
+
+def _how(end: ProcessEvent) -> str:
+    return f"was killed by SIG{end.signal}" if end.signal else f"exited with {end.exit}"
 
 
 def _last_lines(output: str) -> list[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from labctl.ground.names import told_apart
 from labctl.ground.output import tell
+from labctl.judge.accounts import ended_meanwhile
 from labctl.judge.result import RunResult
 from labctl.language.scenario import Scenario
 from labctl.record.events import Event, StepEvent
@@ -80,6 +81,7 @@ class PlainProgress:
     """A line for each step on stderr, for logs."""
 
     def __init__(self, scenario: Scenario) -> None:
+        self._scenario = scenario
         self._name = scenario.label
         self._steps = len(scenario.steps)
         self._idle = threading.Timer(IDLE_BY, _prepare)
@@ -99,6 +101,8 @@ class PlainProgress:
             outcome = "" if event.outcome in ("done", "held") else f": {event.outcome}"
             text = f"{self._name}: {event.t:8.3f} s  {event.index + 1}/{self._steps} {event.text}"
             tell(text + outcome)
+        if ended := ended_meanwhile(self._scenario, history):
+            tell(f"{self._name}: {event.t:8.3f} s  {ended}")
 
     def up(self, lab: Lab) -> None:
         """See `Watcher`."""

@@ -20,7 +20,7 @@ from rich.text import Text
 from labctl.ground.invoked import command
 from labctl.ground.names import told_apart
 from labctl.ground.plain import plain
-from labctl.judge.accounts import account_lines
+from labctl.judge.accounts import account_lines, ended_meanwhile
 from labctl.judge.check import Verdict
 from labctl.judge.explain import FOREMOST, foremost
 from labctl.judge.result import RunResult
@@ -304,6 +304,7 @@ class LiveProgress(Drawn):
         self._scenario = scenario
         self._history: History | None = None
         self._heard = 0.0
+        self._ended: list[str] = []
         self._lab: Lab | None = None
         super().__init__(out, refresh_per_second=8)
 
@@ -311,6 +312,10 @@ class LiveProgress(Drawn):
         """See `Watcher`."""
         self._history = history
         self._heard = time.monotonic()
+        if isinstance(event, StepEvent):
+            self._ended = []
+        elif ended := ended_meanwhile(self._scenario, history):
+            self._ended.append(ended)
 
     def up(self, lab: Lab) -> None:
         """See `Watcher`."""
@@ -331,7 +336,10 @@ class LiveProgress(Drawn):
             words = partial(describe_socket, age=now - look.t) if look else str
             lines = _lines(look.sockets, words) if look else ["not seen yet"]
             sides += [(host, line) for line in lines]
-        return Group(title, *self._steps(now), Text(""), Padding(by_host(sides), (0, 0, 0, 2)))
+        ended = [one_line(f"    {line}", RESULTS["fail"].style) for line in self._ended]
+        return Group(
+            title, *self._steps(now), *ended, Text(""), Padding(by_host(sides), (0, 0, 0, 2))
+        )
 
     def _steps(self, now: float) -> list[Text]:
         """The last few steps, and how long the current one has taken."""

@@ -9,7 +9,7 @@ import pytest
 
 from labctl.ground.reading import typed
 from labctl.judge import recorded
-from labctl.judge.accounts import Account, account_lines, accounts
+from labctl.judge.accounts import Account, account_lines, accounts, ended_meanwhile
 from labctl.judge.ends import OWN_THERE
 from labctl.judge.result import RunResult
 from labctl.language.facts import AWAITING, NO_FACTS, Facts
@@ -161,6 +161,30 @@ def test_what_was_not_started() -> None:
     assert found.sentence == "server was not started: its start, at lesson.yaml:6, comes later"
     (found,) = accounts(case("{run: cat}"), history(before), about("server"))
     assert found.sentence == "server was not started: no step starts it"
+
+
+@pytest.mark.parametrize(
+    ("server", "steps", "end", "words"),
+    [
+        ("{run: x}", "[wait: {sockets: {server: LISTEN}}]", (2, None),
+         "server exited with 2; still waiting"),
+        ("{run: x}", "[wait: {process: {server: {output: ready}}}]", (None, "SEGV"),
+         "server was killed by SIGSEGV; still waiting"),
+        ("{run: x}", "[wait: {process: {server: {exit: 2}}}]", (2, None), None),
+        ("{run: x}", "[wait: {sockets: {client: LISTEN}}]", (2, None), None),
+        ("{run: x}", "[expect: {sockets: {client: LISTEN}}]", (2, None), None),
+        ("{calls: socket}", "[wait: {sockets: {server: LISTEN}}]", (0, None), None),
+    ],
+)  # fmt: skip
+def test_a_wait_whose_process_has_ended(
+    server: str, steps: str, end: tuple[int | None, str | None], words: str | None
+) -> None:
+    ended = over("server", end[0], signal=end[1])[0]
+    begun = StepEvent(1.5, 0, "begin", "wait")
+    whole = case(server, steps=steps)
+    assert ended_meanwhile(whole, history(start("server"), begun, ended)) == words
+    over_already = StepEvent(1.6, 0, "end", "wait", outcome="held")
+    assert ended_meanwhile(whole, history(start("server"), begun, over_already, ended)) is None
 
 
 # --- Why ------------------------------------------------------------------------------------------
