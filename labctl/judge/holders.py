@@ -41,9 +41,11 @@ def holders(sockets: Sequence[Socket], known: Mapping[int, Sequence[str]]) -> li
         who = [name for socket in mine for name in known.get(socket.inode or 0, ())]
         means = blocking(mine[0])
         words = f"a bind fails, unless {means.unless}"
-        left = [socket.timer.expires for socket in mine if socket.timer and not socket.inode]
+        left = [s.timer.expires for s in mine if s.timer and s.timer.name == "timewait"]
         if len(left) == len(mine):
             words += f"; it ends by itself: in {max(left):.0f} s there is none left"
+        if left and state is State.FIN_WAIT_2:
+            words += "; but if its peer closes before, it is in TIME-WAIT for 60 s from then on"
         cure = means.cure
         if any(socket.local == socket.remote for socket in mine):
             words, cure = f"{words}; it is a connection of this machine to itself", RESERVE

@@ -194,7 +194,7 @@ def _lines(sockets: Sequence[Socket], words: Callable[[Socket], str]) -> list[st
 def print_holders(port: int, found: Sequence[Holder], out: Console) -> None:
     """What holds a port now."""
     if not found:
-        out.print(_text(f"nothing holds port {port}: a bind to it works"))
+        out.print(_text(f"nothing holds TCP port {port}: a bind to it works"))
     for holder in found:
         who = f", of {', '.join(holder.processes)}" if holder.processes else ""
         out.print(Text(f"{holder.count} {holder.state}", "bold") + _text(who))

@@ -14,6 +14,8 @@ from labctl.probes.sockets import parse_ss
 from tests.fake import HEADER, tcp
 from tests.played import Labctl
 
+RESENDS = "timer:(on,200ms,3) ino:0"
+"""A timer after which another segment goes out."""
 HERE, THERE = "198.18.0.2:8000", "198.18.0.3:40000"
 
 
@@ -45,7 +47,12 @@ def test_how_long_it_lasts_is_said_of_what_ends_by_itself() -> None:
     timer = "timer:(timewait,4.500sec,0) ino:0"
     ends = holders(parse_ss(f"{HEADER}\n{tcp('FIN-WAIT-2', HERE, THERE, more=timer)}"), {})
     stays = holders(parse_ss(f"{HEADER}\n{tcp('FIN-WAIT-2', HERE, THERE, more='ino:7')}"), {})
-    assert "it ends by itself" in ends[0].blocks
+    dies = holders(parse_ss(f"{HEADER}\n{tcp('FIN-WAIT-1', HERE, THERE, more=RESENDS)}"), {})
+    assert (
+        "in 4 s there is none left; but if its peer closes before, it is in TIME-WAIT for 60 s "
+        in (ends[0].blocks)
+    )
+    assert "it ends by itself" not in dies[0].blocks
     assert "it ends by itself" not in stays[0].blocks
 
 
