@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +20,8 @@ from click.shell_completion import CompletionItem
 from labctl.ground.errors import UsageError
 from labctl.ground.resources import APART, catalogue, scenarios, shelf
 
+ENDINGS = (".yaml", ".yml")
+SEE = "see `labctl list` for the shipped ones"
 SHIPPED = "scenarios"
 """The name for all of them: that of their folder in a checkout."""
 
@@ -38,7 +41,7 @@ def find(paths: Sequence[str], shipped: Path) -> list[Path]:
             if text and path.is_dir() and path.resolve() == shipped.resolve():
                 found = [path / f.relative_to(shipped) for f in lessons.values()]
             elif text and path.is_dir():
-                found = sorted(p for p in path.rglob("*") if p.suffix in (".yaml", ".yml"))
+                found = _below(path)
                 if not found:
                     message = "no scenario in this folder; a scenario ends in .yaml"
                     raise UsageError(f"{text}: {message}")
@@ -47,12 +50,27 @@ def find(paths: Sequence[str], shipped: Path) -> list[Path]:
         except OSError as exc:
             raise UsageError(f"{text}: {exc.strerror}") from exc
         if not found:
-            from labctl.language.values import unknown
-
-            alike = {n for n in names if n.startswith(APART)} if text.startswith(APART) else lessons
-            raise UsageError(f"{text}: no such file", unknown("scenario", text, sorted(alike)))
+            hint = _meant(text, names if text.startswith(APART) else lessons)
+            raise UsageError(f"{text}: no such file, and no shipped scenario", hint)
         files += found
     return list(dict.fromkeys(files))
+
+
+def _meant(text: str, names: Iterable[str]) -> str:
+    """What somebody may have meant: a file beside, or one of these names."""
+    folder = Path(text).parent
+    beside = [folder / path.name for path in folder.glob("*") if path.suffix in ENDINGS]
+    close = get_close_matches(text, [*map(str, beside), *names], n=1, cutoff=0.55)
+    return f"did you mean {close[0]!r}? {SEE}" if close else SEE
+
+
+def _below(folder: Path) -> list[Path]:
+    """The scenarios below a folder, but in no folder that begins with a dot: `.github`, `.venv`."""
+    return sorted(
+        path for path in folder.rglob("*")
+        if path.suffix in ENDINGS
+        and not any(name.startswith(".") for name in path.relative_to(folder).parts[:-1])
+    )  # fmt: skip
 
 
 def _named(text: str, names: Mapping[str, Path], lessons: Mapping[str, Path]) -> list[Path]:

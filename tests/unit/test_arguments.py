@@ -20,6 +20,7 @@ def test_find(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "mine/c.yml",
         "mine/d.yaml",
         "mine/e.txt",
+        "mine/.github/w.yml",
     ):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()
@@ -35,15 +36,21 @@ def test_find(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for apart in ("peers", "peers/c", "scenarios/peers", "scenarios/peers/c.yaml", "c",
                   str(shipped / "peers")):  # fmt: skip
         assert find([apart], shipped) == [shipped / "peers/c.yaml"]
-    with pytest.raises(UsageError, match="unknown scenario") as caught:
+    with pytest.raises(UsageError, match="no shipped scenario") as caught:
         find(["peers/d"], shipped)
-    assert "allowed: peers/c" in str(caught.value.hint)
+    assert "did you mean 'peers/c'?" in str(caught.value.hint)
     (shipped / "peers" / "c.yaml").unlink()
     assert find([str(mine)], shipped) == [mine / "c.yml", mine / "d.yaml"]
     assert find([str(mine / "e.txt"), str(mine / "e.txt")], shipped) == [mine / "e.txt"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="no scenario in this folder"):
         find([str(tmp_path / "empty")], shipped)
+    (tmp_path / "restart.labctl.yaml").touch()
+    with pytest.raises(UsageError) as caught:
+        find(["restart.yaml"], shipped)
+    assert str(caught.value.hint).startswith(
+        "did you mean 'restart.labctl.yaml'? see `labctl list`"
+    )
     for absent in ("c", "*", "**", "/nowhere", "dee", "../mine/d", "a.yaml"):
-        with pytest.raises(UsageError, match="no such file; unknown scenario"):
+        with pytest.raises(UsageError, match="no such file, and no shipped scenario"):
             find([absent], shipped)
