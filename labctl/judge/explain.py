@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from labctl.judge.accounts import reasons
 from labctl.judge.causes.cause import Cause
 from labctl.judge.check import Verdict
 from labctl.record.history import History
@@ -87,6 +88,22 @@ def foremost(
         return -most, cause.id in ALWAYS
 
     return sorted(enumerate(causes, 1), key=rank)
+
+
+def first_reason(verdict: Verdict, causes: Iterable[Cause], history: History) -> list[str]:
+    """Why a claim did not pass, and what to do, a line each: the first cause that has a cure and is
+    about what it claims, else what its processes say, else the first cause of its hosts. Empty if
+    nothing is known."""
+    hosts = {name: process.host for name, process in history.processes.items()}
+    found = [
+        (_matters(cause, verdict, hosts), cause)
+        for _, cause in foremost(causes, [verdict], history)
+        if cause.cure and cause.id not in ALWAYS
+    ]
+    said = reasons(verdict.processes)
+    if found and found[0][0] > (1 if said else 0):
+        return [f"Why: {found[0][1].brief}", f"do: {found[0][1].cure}"]
+    return [f"Why: {sentence}" for sentence in said[:1]]
 
 
 def _matters(cause: Cause, verdict: Verdict, hosts: Mapping[str, str]) -> int:

@@ -1,4 +1,5 @@
-"""GitHub's annotations: a claim that did not pass, beside its line in the scenario.
+"""GitHub's annotations: a claim that did not pass, and why, beside its line in the
+scenario.
 
 They are commands of a workflow, one a line ("Setting an error message" in its reference of workflow
 commands), and go to stderr: a runner reads both streams.
@@ -10,6 +11,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from labctl.judge.explain import first_reason
 from labctl.judge.result import RunResult
 
 LEVELS = {"fail": "error", "unknown": "warning"}
@@ -31,7 +33,8 @@ def lines(results: Iterable[RunResult]) -> Iterator[str]:
                 where = f"file={_escaped(_in_repository(file), ':,')},line={line}"
                 title = f"title={_escaped(run.label, ':,')}"
                 said = str(verdict).removeprefix(f"{verdict.source}: ")
-                yield f"::{LEVELS[verdict.result]} {where},{title}::{_escaped(said)}"
+                told = "\n".join([said, *first_reason(verdict, run.causes, run.history)])
+                yield f"::{LEVELS[verdict.result]} {where},{title}::{_escaped(told)}"
 
 
 def _in_repository(file: str) -> str:

@@ -14,6 +14,7 @@ from xml.etree.ElementTree import Element, SubElement
 from labctl.ground.plain import plain, plain_lines
 from labctl.judge.accounts import account_lines, reasons
 from labctl.judge.check import Verdict
+from labctl.judge.explain import first_reason
 from labctl.judge.result import RunResult
 from labctl.reports.rows import behind
 
@@ -69,7 +70,9 @@ def _case(run: RunResult, place: int, verdict: Verdict, lines: Sequence[str]) ->
     if verdict.result == "skip":
         _outcome(case, "skip", verdict.actual)
     elif verdict.result != "pass":
-        told_of = [f"{verdict.source}: {message}", *lines, *reasons(verdict.processes)]
+        why = first_reason(verdict, run.causes, run.history)
+        more = [said for said in reasons(verdict.processes) if f"Why: {said}" not in why]
+        told_of = [f"{verdict.source}: {message}", *why, *lines, *more]
         _outcome(case, verdict.result, message, "\n".join(told_of))
     return case
 
