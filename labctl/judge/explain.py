@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from labctl.judge.accounts import reasons
 from labctl.judge.causes.cause import Cause
 from labctl.judge.check import Verdict
+from labctl.probes.sockets import State
 from labctl.record.history import History
 
 COUNTED = {
@@ -79,7 +80,7 @@ def foremost(
 ) -> list[tuple[int, Cause]]:
     """The causes by their numbers, from 1 on, those first that matter most for the verdicts: for
     those that did not pass, if there are any; else in their order."""
-    hosts = {name: process.host for name, process in history.processes.items()}
+    hosts = _hosts(history)
     wrong = [v for v in verdicts if v.result in ("fail", "unknown")]
 
     def rank(numbered: tuple[int, Cause]) -> tuple[int, bool]:
@@ -91,19 +92,19 @@ def foremost(
 
 
 def first_reason(verdict: Verdict, causes: Iterable[Cause], history: History) -> list[str]:
-    """Why a claim did not pass, and what to do, a line each: the first cause that has a cure and is
-    about what it claims, else what its processes say, else the first cause of its hosts. Empty if
-    nothing is known."""
-    hosts = {name: process.host for name, process in history.processes.items()}
-    found = [
-        (_matters(cause, verdict, hosts), cause)
-        for _, cause in foremost(causes, [verdict], history)
-        if cause.cure and cause.id not in ALWAYS
-    ]
-    said = reasons(verdict.processes)
-    if found and found[0][0] > (1 if said else 0):
-        return [f"Why: {found[0][1].brief}", f"do: {found[0][1].cure}"]
-    return [f"Why: {sentence}" for sentence in said[:1]]
+    """Why a claim failed, and what to do, a line each: the first cause of what it claims or what
+    was seen, else what its processes say. Empty if nothing is known."""
+    if verdict.result != "fail":
+        return []
+    hosts = _hosts(history)
+    for _, cause in foremost(causes, [verdict], history):
+        if cause.cure and cause.id not in ALWAYS and _matters(cause, verdict, hosts) > 1:
+            return [f"Why: {cause.brief}", f"do: {cause.cure}"]
+    return [f"Why: {sentence}" for sentence in reasons(verdict.processes)[:1]]
+
+
+def _hosts(history: History) -> dict[str, str]:
+    return {name: process.host for name, process in history.processes.items()}
 
 
 def _matters(cause: Cause, verdict: Verdict, hosts: Mapping[str, str]) -> int:
@@ -115,6 +116,7 @@ def _matters(cause: Cause, verdict: Verdict, hosts: Mapping[str, str]) -> int:
     words = {state.lower() for fact in facts for state in (*fact.sockets, *fact.states)}
     errors = {name for fact in facts for name in (fact.errno, *fact.calls.values()) if name}
     begins = {begin for name in errors for begin in FAILURES.get(name, ())}
+    begins |= {*FAILURES["EADDRINUSE"]} if State.LISTEN in verdict.wanted.states else set()
     ends = {" -> ".join(ends) for fact in facts for ends in fact.connections}
     known = any(cause.id.startswith(begin) for begin in begins | words)
     return 2 if known or cause.connection in ends else 1

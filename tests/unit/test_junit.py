@@ -19,6 +19,7 @@ from labctl.judge.check import Verdict
 from labctl.judge.explain import first_reason
 from labctl.judge.result import RunResult
 from labctl.language.document import Document
+from labctl.language.facts import NO_FACTS, Facts
 from labctl.language.scenario import load_document
 from labctl.reports import github_errors, junit
 from tests.fake import FakeBackend, play
@@ -113,17 +114,18 @@ def test_what_became_of_each_verdict() -> None:
 
 def test_a_failure_has_its_first_cause_and_the_cure() -> None:
     blocked = Cause("bind-time-wait", "server", 1.0, "the port is taken", "set SO_REUSEADDR")
+    beside = Cause("accept-queue-full", "server", 0.7, "the queue was full", "accept faster")
     first = Cause("closed-first", "server", 0.5, "server closed first", "nothing")
     other = Cause("bind-time-wait", "client", 0.5, "another host's", "nothing")
-    failed = verdict("fail", about=("server",))
-    run = recorded_run(full(), verdicts=(failed,), causes=(other, first, blocked))
+    failed = verdict("fail", about=("server",), wanted=Facts(states=("LISTEN",)))
+    run = recorded_run(full(), verdicts=(failed,), causes=(other, first, beside, blocked))
     (failure,) = valid(junit.document([run])).iter("failure")
     why = "Why: the port is taken\ndo: set SO_REUSEADDR"
     assert failure.text == f"a.yaml:3: expected x, saw y\n{why}\none\ntwo"
     (line,) = github_errors.lines([run])
     assert line.endswith("expected x, saw y%0AWhy: the port is taken%0Ado: set SO_REUSEADDR")
     known = Account("server", "server", "runs", cause="it listens on :9100")
-    run = replace(run, verdicts=(replace(failed, processes=(known,)),))
+    run = replace(run, verdicts=(replace(failed, processes=(known,), wanted=NO_FACTS),))
     assert first_reason(run.verdicts[0], run.causes, run.history) == [
         "Why: server: it listens on :9100"
     ]
