@@ -235,9 +235,9 @@ def blame(port: int, container: str | None, form: str) -> int:
     type=click.Choice(["ladder", "html", "junit", "ktap", "markdown", "mermaid", "pcapng"]),
     help="What to make of it.",
 )
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Instead of stdout.")
+@click.option("--out", metavar="FILE", help="Instead of stdout.")
 @click.option("--blank", is_flag=True, help="A ladder with gaps, to fill in: see `labctl grade`.")
-def report(runs: tuple[str, ...], last: bool, form: str, out: Path | None, blank: bool) -> None:
+def report(runs: tuple[str, ...], last: bool, form: str, out: str | None, blank: bool) -> None:
     """Render recorded runs, from their folders alone.
 
     RUN is the folder of a run, a folder of such folders, or the name of a case: of that the newest
@@ -267,11 +267,15 @@ def report(runs: tuple[str, ...], last: bool, form: str, out: Path | None, blank
     if form == "pcapng" and len(recorded) > 1:
         raise UsageError("a capture is of one run", "name it: labctl report RUN --format pcapng")
     if out:
+        file = Path(out)
         try:
+            if form == "html" and len(recorded) > 1 and (out.endswith("/") or file.is_dir()):
+                file.mkdir(exist_ok=True)
+                file /= "index.html"
             if form == "pcapng":
-                write_file(out, annotated.capture(recorded[0]))
+                write_file(file, annotated.capture(recorded[0]))
             else:
-                reports.write(form, recorded, out)
+                reports.write(form, recorded, file)
         except OSError as exc:
             raise UsageError(f"{out}: can't be written: {exc.strerror}") from exc
     elif form == "pcapng":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -187,11 +188,23 @@ def spoilt(run: RunResult) -> dict[str, str]:
 
 
 def told_apart(runs: Iterable[RunResult]) -> list[RunResult]:
-    """The same runs, each with a label of its own: if several share one, it gets their files, or
-    their folders."""
+    """The same runs, each with a label of its own: if several share one, it gets their files, what
+    of their --set differs, when they began, or their folders."""
     found = list(runs)
-    words = [(run.label, run.source, run.folder.name) for run in found]
+    sets = defaultdict(list)
+    for run in found:
+        sets[run.label].append(run.sets)
+    words = [
+        (run.label, run.source, _apart(run.sets, sets[run.label]), run.started, run.folder.name)
+        for run in found
+    ]
     return [replace(r, name=n) for r, n in zip(found, names.told_apart(words), strict=True)]
+
+
+def _apart(mine: Mapping[str, str], sets: Iterable[Mapping[str, str]]) -> str:
+    """`port=9100`: what was set for one run, and not alike for all."""
+    names = {name for each in sets for name in mine if each.get(name) != mine[name]}
+    return ", ".join(f"{name}={mine[name]}" for name in mine if name in names) or "defaults"
 
 
 def _beside(found: Run) -> tuple[str, ...]:

@@ -65,6 +65,19 @@ def test_reports_of_runs_with_one_label(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*.html"))) == 4
 
 
+def test_runs_of_one_case_have_what_was_set_and_when_they_began() -> None:
+    run = recorded.load(RUN)
+    runs = [
+        replace(run, sets={"run": name, "port": "80"}, started=started)
+        for name, started in (("nginx", "1"), ("haproxy", "2"), ("nginx", "3"))
+    ]
+    assert [found.label for found in recorded.told_apart([*runs, replace(run, sets={})])] == [
+        "fin_wait_2, run=nginx, port=80, 1", "fin_wait_2, run=haproxy, port=80",
+        "fin_wait_2, run=nginx, port=80, 3", "fin_wait_2, defaults",
+    ]  # fmt: skip
+    assert [found.label for found in recorded.told_apart(runs)][1] == "fin_wait_2, run=haproxy"
+
+
 def test_progress_of_cases_with_one_label(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -118,9 +118,9 @@ def test_report_of_a_run_that_failed(labctl: Labctl, tmp_path: Path) -> None:
 def test_several_runs_are_pages_and_an_index(labctl: Labctl, tmp_path: Path) -> None:
     folders = [copied(tmp_path / name) for name in ("one", "two")]
     site = tmp_path / "site"
-    site.mkdir()
     index = site / "index.html"
-    assert labctl("report", *folders, "--format", "html", "--out", str(index)) == (0, "", "")
+    for out in (f"{site}/", str(site), str(index)):
+        assert labctl("report", *folders, "--format", "html", "--out", out) == (0, "", "")
     assert sorted(path.name for path in site.iterdir()) == ["index.html", "one.html", "two.html"]
     text = index.read_text("utf-8")
     assert 'href="one.html"' in text
