@@ -71,7 +71,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Raises UsageError for a bad option."""
-    config.addinivalue_line("markers", "labctl: a scenario of labctl, which needs a lab")
+    config.addinivalue_line(
+        "markers", "labctl: a scenario of labctl, or a test with labctl_lab: it needs a lab"
+    )
     _sets(config)
 
 
@@ -109,6 +111,12 @@ class ScenarioFile(pytest.File):
             raise self.CollectError(str(exc)) from exc
         for case in cases:
             yield ScenarioItem.from_parent(self, name=plain(case.label), case=case)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """A test that brings up labs is marked as scenarios are."""
+    if "labctl_lab" in getattr(item, "fixturenames", ()):
+        item.add_marker("labctl")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

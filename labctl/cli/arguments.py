@@ -155,6 +155,21 @@ def as_one(kind: Callable[..., Asked]) -> Callable[[Callable[[Asked], int]], Cal
     return decorate
 
 
+class Port(click.IntRange):
+    """The number of a port; a mistake says what is allowed."""
+
+    name = "port"
+
+    def __init__(self) -> None:
+        super().__init__(1, 65535)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return int(super().convert(value, param, ctx))
+        except click.BadParameter:
+            self.fail(f"{value!r} is no port; allowed: 1 to 65535", param, ctx)
+
+
 backend_option = click.option(
     "--backend",
     default="auto",

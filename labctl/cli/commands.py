@@ -15,6 +15,7 @@ import click
 
 from labctl.cli import labs, machine
 from labctl.cli.arguments import (
+    Port,
     compose_option,
     form_option,
     last_option,
@@ -194,7 +195,7 @@ def explain(runs: tuple[str, ...], last: bool, form: str) -> None:
 
 
 @main.command()
-@click.argument("port", type=click.IntRange(1, 65535))
+@click.argument("port", type=Port())
 @click.option("--container", metavar="NAME", help="In this container's network, and not here.")
 @form_option(["text", "json"], "How it is written to stdout.")
 def blame(port: int, container: str | None, form: str) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from labctl.cli.arguments import last_option, runs_argument
-from labctl.ground.output import show
+from labctl.ground.output import reason, show
 
 
 @click.command()
@@ -30,13 +30,14 @@ def grade(answers: Path, runs: tuple[str, ...], last: bool) -> int:
     from labctl.judge.recorded import load
     from labctl.reports.worksheet import marks
 
+    try:
+        filled = answers.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise UsageError(f"{answers}: can't be read: {reason(exc)}") from exc
     folders = chosen.find(runs, last)
     if len(folders) > 1:
         raise UsageError("a sheet is of one run", "name it: labctl grade FILE RUN")
-    try:
-        found = marks(load(folders[0]), answers.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError) as exc:
-        raise UsageError(f"{answers}: can't be read: {exc}") from exc
+    found = marks(load(folders[0]), filled)
 
     def write() -> None:
         for mark in found:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from labctl.cli.arguments import as_one, folder_option
+from labctl.cli.arguments import Port, as_one, folder_option
 from labctl.cli.exits import EXIT
 from labctl.ground.output import show
 
@@ -41,7 +41,7 @@ class Asked:
     help="The network that this process is in.",
 )  # fmt: skip
 @click.option(
-    "--port", "ports", multiple=True, type=click.IntRange(1, 65535), metavar="N",
+    "--port", "ports", multiple=True, type=Port(), metavar="N",
     help="Only sockets and packets of this port.",
 )  # fmt: skip
 @click.option(

@@ -63,14 +63,19 @@ class _Guess:
 
 def skeleton(run: RunResult, scenario: Scenario | None) -> str:
     """The text of a scenario that does what was seen in a run. `scenario` is the record's own, if
-    it has one: what it says of its hosts is kept. Raises UsageError if the run has more than MOST
-    connections."""
+    it has one: what it says of its hosts is kept. Raises UsageError if nothing ran, or if
+    the run has more than MOST connections."""
     count = len({frozenset(ends) for _, ends in run.history.first_captured()})
     if count > MOST:
         raise UsageError(f"{run.folder}: {count:,} connections; a scenario has {MOST} at most",
                          "watch or import fewer: --port, --host")  # fmt: skip
     made = _Skeleton(run.history, scenario)
     acts = sorted(made.acts(), key=lambda act: act.t)
+    if not acts:
+        reason = f": {run.reason}" if run.reason else ""
+        raise UsageError(
+            f"{run.folder}: nothing ran there{reason}", "name a run that did something"
+        )
     lines = [
         f"title: {json.dumps(plain('Again: ' + run.title))}",
         *made.networks(),

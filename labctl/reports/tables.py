@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from labctl.run.doctor import Check
 
 PIPE_WIDTH = 110
+BLANKS = re.compile(r" +(?=\n)")
 
 
 class _Console(Console):
@@ -33,6 +35,11 @@ class _Console(Console):
                 yield segment
             else:
                 yield segment._replace(text=plain_lines(segment.text))
+
+    def _render_buffer(self, buffer: Iterable[Segment]) -> str:
+        """In a file and a pipe no line ends in blanks, which rich fills tables with."""
+        text = super()._render_buffer(buffer)
+        return text if self.is_terminal else BLANKS.sub("", text)
 
     def on_broken_pipe(self) -> None:
         # cli/ knows what to do; rich would exit.

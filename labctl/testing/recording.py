@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Generic, Self, TypeVar, Unpack
@@ -258,7 +259,7 @@ def why_lines(
     """The first causes with their cures, by the numbers that they have in the ladder, and where to
     see the others; and what is beside them."""
     lines = []
-    for number, cause in causes[:FOREMOST]:
+    for number, cause in sorted(causes[:FOREMOST], key=itemgetter(0)):
         lines += [
             f"Why [{number}]: {cause.text}",
             *([f"    do: {cause.cure}"] if cause.cure else []),

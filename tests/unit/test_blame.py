@@ -82,6 +82,11 @@ def test_a_real_port() -> None:
     assert blame(8001) == (0, [])
 
 
+def test_a_port_that_there_is_not(labctl: Labctl) -> None:
+    for text in ("http", "0", "65536"):
+        assert labctl("blame", text)[2].endswith(f"{text!r} is no port; allowed: 1 to 65535\n")
+
+
 def test_no_ss(labctl: Labctl, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     status, _, err = labctl("blame", "8000")

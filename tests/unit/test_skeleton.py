@@ -11,9 +11,10 @@ from labctl.judge.recorded import load, scenario_of
 from labctl.judge.result import RunResult
 from labctl.language.document import Document
 from labctl.language.scenario import load_document
+from labctl.record.history import History
 from labctl.reports.skeleton import skeleton
 from tests.captured import CLIENT, NEAR, SERVER, alone, both, closed, handshake
-from tests.reported import RUN
+from tests.reported import RUN, recorded_run
 from tests.walked import ACK, FIN, RST, SYN, Sent
 
 
@@ -74,6 +75,12 @@ def test_one_capture_does_not_tell_what_to_drop(tmp_path: Path) -> None:
     found = steps(alone(tmp_path, [*handshake(), *closed(1.0)]))
     assert 'call: {peer_1: "connect server:8000"}' in found
     assert not any(step.startswith("drop") for step in found)
+
+
+def test_of_a_run_in_which_nothing_ran() -> None:
+    run = recorded_run(History(), result="skip", reason="no root")
+    with pytest.raises(UsageError, match="nothing ran there: no root"):
+        skeleton(run, None)
 
 
 @pytest.mark.parametrize("count", [200, 201])

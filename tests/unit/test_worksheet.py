@@ -66,6 +66,8 @@ def test_as_anybody_spells_it(number: int, given: str, right: bool) -> None:
 def test_mistakes(tmp_path: Path, labctl: Labctl) -> None:
     status, _, told = labctl("grade", str(tmp_path / "none.txt"), str(RUN))
     assert (status, "can't be read" in told) == (2, True)
+    none = f"labctl: {tmp_path}/none.txt: can't be read: No such file or directory\n"
+    assert labctl("grade", str(tmp_path / "none.txt")) == (2, "", none)
     (tmp_path / "sheet.txt").write_text("1: LISTEN")
     status, _, told = labctl("grade", str(tmp_path / "sheet.txt"), str(RUN), str(RUN.parent))
     assert status == 2
