@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -178,12 +179,36 @@ def load_document(
     document: Document, text: str, name: str, sets: Mapping[str, str], only: str | None = None
 ) -> list[Scenario]:
     """See `load`; `only` is the `case` to load, if not all of them."""
-    given = Given(document)
     file = _File(name, document.file, text, sets)
-    choices = given.choices(sets)
+    cases, mistakes = _cases(document, file, only)
+    if mistakes:
+        raise ScenarioError(_of_sets(mistakes, document, file, only))
+    return cases
+
+
+def _of_sets(
+    mistakes: list[Mistake], document: Document, file: _File, only: str | None
+) -> list[Mistake]:
+    """The mistakes, but a single one for each of `sets` without which some would not be there."""
+    for name, value in file.sets.items():
+        fewer = {other: text for other, text in file.sets.items() if other != name}
+        with suppress(ScenarioError):
+            _, left = _cases(document, replace(file, sets=fewer), only)
+            gone = [mistake for mistake in mistakes if mistake not in left]
+            if gone and all(mistake in mistakes for mistake in left):
+                first = replace(gone[0], message=f"--set {name}={value}: {gone[0].message}")
+                mistakes = [first, *left]
+    return mistakes
+
+
+def _cases(
+    document: Document, file: _File, only: str | None
+) -> tuple[list[Scenario], list[Mistake]]:
+    given = Given(document)
+    choices = given.choices(file.sets)
     mistakes = given.mistakes
     unclear = alike(choices)
-    others = Others(document, choices, sets)
+    others = Others(document, choices, file.sets)
     cases: list[Scenario] = []
     for choice in choices:
         if only not in (None, variant_words(choice.variant)):
@@ -200,9 +225,7 @@ def load_document(
             cases.append(_case(found, expanded, choice, file))
         else:
             mistakes += [Mistake(document.file, line, message) for line, message in found]
-    if mistakes:
-        raise ScenarioError(mistakes)
-    return cases
+    return cases, mistakes
 
 
 def with_step(case: Scenario, document: Document, params: Params, source: str) -> Scenario:

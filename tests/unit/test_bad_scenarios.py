@@ -179,6 +179,14 @@ def test_a_name_that_is_nearly_right(labctl: Labctl) -> None:
     )
 
 
+def test_a_param_that_is_wrong_in_many_places(labctl: Labctl) -> None:
+    status, _, err = labctl("validate", "restart_time_wait")
+    assert (status, err) == (0, "")
+    status, _, err = labctl("run", "restart_time_wait", "--set", "port=80x", "--set", "ready=x")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "yaml:40: --set port=80x: 'server:80x' is no address; " in err
+
+
 @pytest.mark.parametrize(
     ("sets", "message"),
     [

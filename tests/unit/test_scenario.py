@@ -193,7 +193,8 @@ def test_booleans_and_nothing_by_set() -> None:
     text = f"title: t\nparams: {{x: 1}}\n{HOSTS}steps:\n  - sleep: ${{x}}\n"
     words = {"true": "True", "False": "False", "~": "nothing", "null": "nothing", "off": "'off'"}
     for word, shown in words.items():
-        with pytest.raises(ScenarioError, match=f"lesson.yaml:5: {shown} is no duration"):
+        said = f"lesson.yaml:5: --set x={word}: {shown} is no duration"
+        with pytest.raises(ScenarioError, match=said):
             case(text, x=word)
 
 
