@@ -73,7 +73,7 @@ class Case:
 
     @property
     def folder(self) -> str:
-        """Where labctl was called, and so where its programs start; empty if that is not known."""
+        """The current folder of labctl, where its programs start; empty if that is not known."""
         return self.history.lab.environment.get("folder") or "" if self.history.lab else ""
 
     @property
@@ -219,7 +219,8 @@ def _no_file(case: Case) -> str | None:
         return None
     if any(case.hides(path) for path in PATHS.findall(lines[-1])):
         return f"the lab does not show a file ({lines[-1]}): {OWN_THERE}"
-    hint = f"programs start where labctl was called{case.folder and f', in {case.folder}'}"
+    place = f"{case.folder}, " if case.folder else ""
+    hint = f"programs start in {place}the current folder of labctl"
     if case.there != "on this machine":
         hint = "files of this machine are not in containers, so make an image that has it"
     return f"a file is not {case.there} ({lines[-1]}); {hint}"

@@ -207,7 +207,7 @@ def test_a_wait_whose_process_has_ended(
          f"'/tmp/x/a.py': [Errno 2] No such file or directory): {OWN_THERE}"),
         ("cat a", "netns", 1, "cat: /tmp/mine/a: No such file or directory",
          "a file is not on this machine (cat: /tmp/mine/a: No such file or directory); programs "
-         "start where labctl was called, in /tmp/mine"),
+         "start in /tmp/mine, the current folder of labctl"),
         ("nginx", "netns", 1, 'nginx: [emerg] chown("/var/lib/nginx/body", 33) failed (30: '
          "Read-only file system)",
          "on namespaces it sees this machine read-only (nginx: [emerg] chown(\"/var/lib/nginx/body"
@@ -219,7 +219,7 @@ def test_a_wait_whose_process_has_ended(
         ("python3 nosuch.py", "netns", 2, "python3: can't open file '/x/nosuch.py': [Errno 2] No "
          "such file or directory",
          "a file is not on this machine (python3: can't open file '/x/nosuch.py': [Errno 2] No "
-         "such file or directory); programs start where labctl was called, in /tmp/mine"),
+         "such file or directory); programs start in /tmp/mine, the current folder of labctl"),
         ("python3 nosuch.py", "docker", 2, "No such file or directory: 'nosuch.py'",
          "a file is not in the peer image (No such file or directory: 'nosuch.py'); files of this "
          "machine are not in containers, so make an image that has it"),
@@ -245,7 +245,7 @@ def test_a_wait_whose_process_has_ended(
          "the module 'express' is not in the peer image; install it there"),
         ("node a.js", "netns", 1, "Error: Cannot find module '/x/a.js'\n" + "at x\n" * 9,
          "a file is not on this machine (Error: Cannot find module '/x/a.js'); programs start "
-         "where labctl was called, in /tmp/mine"),
+         "in /tmp/mine, the current folder of labctl"),
         ("nginx -g x", "docker", 127, "[FATAL tini (6)] exec nginx failed: No such file",
          "there is no program 'nginx' in the peer image; correct `run`, or give it an `image` that "
          "has it"),
