@@ -40,6 +40,7 @@ OF_TCP = "protocol == %d" % socket.IPPROTO_TCP
 RESET = "events/tcp/tcp_send_reset"
 DISCARD = "events/skb/kfree_skb"
 TAKEN = "events/tcp/tcp_receive_reset"
+AGAIN = "events/tcp/tcp_retransmit_skb"
 PERIOD = 0.005
 CHUNK = 1 << 16
 
@@ -62,7 +63,8 @@ LINE = re.compile(
 RESET_LINE = re.compile(
     rb" (\d+\.\d+): tcp_send_reset: .* src=(\S+) dest=(\S+) state=\S+ reason=(\w+)"
 )
-FATE_LINE = re.compile(rb" (\d+\.\d+): (kfree_skb|tcp_receive_reset): (.*)")
+FATE_LINE = re.compile(rb" (\d+\.\d+): (kfree_skb|tcp_receive_reset|tcp_retransmit_skb): (.*)")
+DID = {b"kfree_skb": "discard", b"tcp_receive_reset": "reset", b"tcp_retransmit_skb": "retransmit"}
 FIELD = re.compile(rb"(\w+)=0x([0-9a-f]+) ")
 REASON = re.compile(r'\{ (\d+), "(\w+)" \}')
 REMEMBERED = 1 << 22
@@ -198,8 +200,9 @@ def format_of(event):
 
 
 class Fates:
-    """What the kernel did with segments that it received: it discarded one, for a reason (skb:
-    kfree_skb, include/net/dropreason-core.h), or took the reset in it (tcp:tcp_receive_reset).
+    """What the kernel did with segments. It discarded one that it had received, for a reason (skb:
+    kfree_skb, include/net/dropreason-core.h), or took the reset in it (tcp:tcp_receive_reset); or
+    it sent one again, and by which error that failed (tcp:tcp_retransmit_skb).
 
     A discard names its socket by a pointer alone (rx_sk, since Linux 6.11). Whose that is, the last
     transition of the socket tells, in an instance that prints fields as they are. Of addresses of
@@ -210,7 +213,7 @@ class Fates:
         if "rx_sk" not in found:
             raise OSError(errno.ENOENT, "this kernel does not say whose segments it discards")
         self.reasons = {int(number): word for number, word in REASON.findall(found)}
-        events = {EVENT: OF_TCP, DISCARD: "reason > 2 && rx_sk != 0", TAKEN: ""}
+        events = {EVENT: OF_TCP, DISCARD: "reason > 2 && rx_sk != 0", TAKEN: "", AGAIN: ""}
         self.instance = Instance(name, events)
         self.instance.write("options/fields", "1")
         self.seen = collections.deque()  # what it said lately
@@ -222,21 +225,23 @@ class Fates:
         self.seen.append(data)
         while sum(map(len, self.seen)) > REMEMBERED:
             self.seen.popleft()
-        if b"kfree_skb:" not in data and b"tcp_receive_reset:" not in data:
+        if not any(event + b":" in data for event in DID):
             return
         known = b"".join(self.seen)
         for found in FATE_LINE.finditer(data):
             at, event, text = found.groups()
             fields = fields_of(text)
-            did, reason = "reset", None
+            failed = (1 << 32) - fields.get("err", 1 << 32)
+            reason = errno.errorcode.get(failed)
             if event == b"kfree_skb":
-                did, reason = "discard", self.reasons.get(fields["reason"])
+                reason = self.reasons.get(fields["reason"])
                 before = known[: known.find(found.group(0))]
                 fields = fields_of(last_of(fields["rx_sk"], before))
             local, remote = (dotted(fields.get(name, 0)) for name in ("saddr", "daddr"))
             if local in addresses:
                 yield {
-                    "kind": "fate", "t": float(at) + self.ahead, "did": did, "reason": reason,
+                    "kind": "fate", "t": float(at) + self.ahead,
+                    "did": DID[event], "reason": reason,
                     "local": "%s:%d" % (local, fields["sport"]),
                     "remote": "%s:%d" % (remote, fields["dport"]),
                 }  # fmt: skip

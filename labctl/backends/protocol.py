@@ -292,11 +292,11 @@ class Reset(Said, kind="reset", added=9):
 
 
 class Fate(Said, kind="fate", added=10):
-    """What the kernel did with a segment that it received; see FateEvent."""
+    """What the kernel did with a segment; see FateEvent."""
 
     local: str
     remote: str
-    did: Literal["discard", "reset"]
+    did: Literal["discard", "reset", "retransmit"]
     reason: str | None
 
 

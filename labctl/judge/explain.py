@@ -8,6 +8,7 @@ from labctl.judge.accounts import reasons
 from labctl.judge.causes.cause import Cause
 from labctl.judge.check import Verdict
 from labctl.probes.sockets import State
+from labctl.record.events import FateEvent
 from labctl.record.history import History
 
 COUNTED = {
@@ -68,11 +69,26 @@ def beside(history: History, causes: Sequence[Cause]) -> list[str]:
     """A sentence for each of COUNTED that grew and that no cause speaks of."""
     known = {(cause.host, cause.id) for cause in causes}
     return [
-        f"{host} {COUNTED[counter]} ({counter}: {grown})"
+        f"{host} {COUNTED[counter]}{_of(counter, host, history)} ({counter}: {grown})"
         for host, counters in counted(history).items()
         for counter, grown in counters.items()
         if not any((host, name) in known for name in CAUSES.get(counter, ()))
     ]
+
+
+def _of(counter: str, host: str, history: History) -> str:
+    """Of which connection segments were sent again, where the kernel says so."""
+    if counter != "TcpRetransSegs":
+        return ""
+    again = [
+        event
+        for event in history.events
+        if isinstance(event, FateEvent) and event.host == host and event.did == "retransmit"
+    ]
+    ends = {f"{event.local} -> {event.remote}" for event in again}
+    failed = {event.reason for event in again if event.reason}
+    of = f", of {min(ends)}" if len(ends) == 1 else f", of {len(ends)} connections" if ends else ""
+    return of + (f", which failed by {', '.join(sorted(failed))}" if failed else "")
 
 
 def foremost(

@@ -349,14 +349,15 @@ class ResetEvent(Event):
 
 @dataclass(frozen=True, slots=True)
 class FateEvent(Event):
-    """What the kernel did with a segment that it received, as it says itself: it discarded it, and
-    why (`TCP_INVALID_SEQUENCE`: include/net/dropreason-core.h), or took the reset in it."""
+    """What the kernel did with a segment, as it says itself: it discarded one that it had received,
+    and why (`TCP_INVALID_SEQUENCE`: include/net/dropreason-core.h), or took the reset in it; or it
+    sent one again, and by which error that failed, if it did (`EPERM`)."""
 
     kind = "fate"
     host: str
     local: str
     remote: str
-    did: Literal["discard", "reset"]
+    did: Literal["discard", "reset", "retransmit"]
     reason: str | None = None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from collections import Counter
@@ -14,7 +15,7 @@ import pytest
 
 from labctl.judge.result import RunResult
 from labctl.language.scenario import load
-from labctl.record.events import StateEvent
+from labctl.record.events import FateEvent, StateEvent
 from labctl.record.history import History
 from labctl.record.timelines import timelines
 from labctl.run.places import Place
@@ -118,6 +119,34 @@ def test_no_transition_of_a_flood_goes_unnoticed(backend: str, tmp_path: Path) -
         assert all(timeline.complete for timeline in found)
     ends = Counter(timeline.states[-1].value for timeline in timelines(history, "client"))
     assert ends == {"TIME-WAIT": COUNT}
+
+
+LOST = """\
+title: An answer that must be sent again
+hosts:
+  server: {calls: 'socket; bind :8000; listen 1; accept; recv; send "answer"; wait'}
+  client: {calls: 'socket; connect server:8000; send "question"; recv; wait'}
+steps:
+  - drop: {from: server, to: client, flags: PSH, count: 1}
+  - start: server
+  - wait: {sockets: {server: LISTEN}}
+  - start: client
+  - wait: {process: {client: {call: {recv: ok}}}}
+"""
+
+
+@pytest.mark.parametrize("backend", TRACED[:1])
+def test_the_kernel_says_which_segment_it_sent_again(backend: str, tmp_path: Path) -> None:
+    if tuple(map(int, platform.release().split(".")[:2])) < (6, 11):
+        pytest.skip("this kernel does not say what becomes of segments")
+    result = run(LOST, backend, tmp_path)
+    assert result.result == "pass"
+    fates = [event for event in result.history.events if isinstance(event, FateEvent)]
+    again, *_ = [fate for fate in fates if fate.did == "retransmit"]
+    sent, *_ = [segment for segment in result.history.segments() if segment.retransmitted]
+    assert (again.host, again.local, again.remote) == ("server", sent.source, sent.target)
+    assert again.reason is None
+    assert any(f"again, of {sent.source} -> {sent.target}" in sentence for sentence in result.why)
 
 
 @pytest.mark.parametrize("backend", TRACED)

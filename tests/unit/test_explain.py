@@ -10,7 +10,7 @@ from labctl.judge.causes.cause import Cause
 from labctl.judge.check import Verdict
 from labctl.judge.explain import COUNTED, beside, counted, foremost, sentences
 from labctl.language.facts import Facts
-from labctl.record.events import CountersEvent, ProcessEvent, SocketsEvent
+from labctl.record.events import CountersEvent, FateEvent, ProcessEvent, SocketsEvent
 from labctl.record.history import History
 from tests.fake import HEADER, FakeBackend, tcp
 from tests.played import CLIENT, ESTAB, SERVER, Play
@@ -31,6 +31,19 @@ def test_what_the_kernel_counted_is_explained(counter: str) -> None:
     assert beside(history, []) == [f"server {COUNTED[counter]} ({counter}: 2)"]
     assert counted(history) == {"server": {counter: 2}}
     assert beside(grown(), []) == []
+
+
+def test_the_kernel_says_of_which_connections_segments_were_sent_again() -> None:
+    history = grown(TcpRetransSegs=2)
+    words = COUNTED["TcpRetransSegs"]
+    history.add(FateEvent(0.2, "server", SERVER, CLIENT, "discard", "TCP_OLD_DATA"))
+    assert beside(history, []) == [f"server {words} (TcpRetransSegs: 2)"]
+    history.add(FateEvent(0.2, "server", SERVER, CLIENT, "retransmit"))
+    assert beside(history, []) == [f"server {words}, of {SERVER} -> {CLIENT} (TcpRetransSegs: 2)"]
+    history.add(FateEvent(0.3, "server", SERVER, f"{CLIENT}1", "retransmit", "EPERM"))
+    assert beside(history, []) == [
+        f"server {words}, of 2 connections, which failed by EPERM (TcpRetransSegs: 2)"
+    ]
 
 
 def test_a_cause_is_its_text_and_its_cure() -> None:

@@ -105,7 +105,7 @@ def _rst(rst: Segment, host: str, scene: Scene) -> Cause | None:
              if came - AT_ONCE < f.t < came + AT_ONCE]  # fmt: skip
     if any(fate.did == "reset" for fate in fates):
         return None
-    reason = next((f.reason for f in fates if f.reason), "")
+    reason = next((f.reason for f in fates if f.did == "discard" and f.reason), "")
     if answer is None and not reason and (host, "trace") in scene.history.trouble:
         return None  # whether it lives on, looks alone tell too late
     did = (
