@@ -142,21 +142,29 @@ class Process(Program):
         return self
 
 
+CRAFTED_AND_MORE: JsonDict = {
+    "required": ["peer"],
+    "anyOf": [SOME_JOB, {"required": ["service"]}, {"required": ["processes"]}],
+}
+
 NOT_A_SERVICES = ("calls", "run", "default", "image", "uid", "env", "rights",
                   "mem_limit", "pids_limit")  # fmt: skip
 """What a Compose file says of a service, and no host."""
 
 
 class Host(Program):
-    """A host: its sysctls, its addresses and its processes, or the service that it is; and as what
-    kind of router it forwards."""
+    """A host: its sysctls, its addresses and its processes, or the service that it is; as what kind
+    of router it forwards; and whether it is a peer that steps alone make up."""
 
-    model_config = ConfigDict(json_schema_extra={"not": {"anyOf": [ONE_JOB, SERVICE_AND_MORE]}})
+    model_config = ConfigDict(
+        json_schema_extra={"not": {"anyOf": [ONE_JOB, SERVICE_AND_MORE, CRAFTED_AND_MORE]}}
+    )
     service: Text | None = None
     sysctls: dict[SysctlKey, SysctlValue] = Field(default_factory=dict)
     addresses: Annotated[int, Field(ge=1, le=MAX_ADDRESSES, strict=True)] = 1
     engine: Text | None = None
     router: Router | None = None
+    peer: Literal["crafted"] | None = None
     processes: dict[NewProcess, Process] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -165,6 +173,13 @@ class Host(Program):
             if getattr(self, other) not in (None, {}, []):
                 raise problem(f"'service' and '{other}' exclude each other: what a service runs, "
                               "its Compose file says", key=other)  # fmt: skip
+        return self
+
+    @model_validator(mode="after")
+    def _crafted_alone(self) -> Host:
+        if self.peer and (self.service or self.processes or super().works):
+            raise problem("a crafted peer runs nothing, as its kernel hears nothing; keep 'peer' "
+                          "or what runs there", key="peer")  # fmt: skip
         return self
 
     @property

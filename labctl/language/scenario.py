@@ -232,23 +232,37 @@ def with_step(case: Scenario, document: Document, params: Params, source: str) -
     """A case with one more step: the only step of a document that has nothing but `steps`. It is
     checked as if it stood in the case's own file. Raises ScenarioError with every mistake."""
     expanded = document.expand(params)
-    hosts = {name: host.addresses for name, host in case.hosts.items()}
-    if any(host.service for host in case.hosts.values()):
-        hosts = dict.fromkeys(hosts, OF_PROJECT)
-    owners = {name: process.host for name, process in case.processes.items()}
     labels = [step.as_ for step in case.steps if step.as_ is not None]
     mistakes = [*expanded.mistakes, *_references(expanded, [*case.variant], before=labels)]
     try:
-        names = Names(
-            hosts, owners, {h.name: h.networks for h in case.spec.hosts if h.networks != ("",)}
-        )
-        text = MoreSteps.model_validate(expanded.data, context=names)
+        text = MoreSteps.model_validate(expanded.data, context=_names_of(case))
     except ValidationError as exc:
         mistakes += [_place(error, expanded) for error in exc.errors()]
     if mistakes:
         raise ScenarioError(Mistake(document.file, line, message) for line, message in mistakes)
     return replace(
         case, steps=(*case.steps, *text.steps), step_sources=(*case.step_sources, source)
+    )
+
+
+def _names_of(case: Scenario) -> Names:
+    hosts = {name: host.addresses for name, host in case.hosts.items()}
+    if any(host.service for host in case.hosts.values()):
+        hosts = dict.fromkeys(hosts, OF_PROJECT)
+    owners = {name: process.host for name, process in case.processes.items()}
+    networks = {h.name: h.networks for h in case.spec.hosts if h.networks != ("",)}
+    return Names(hosts, owners, networks)
+
+
+def _silenced(case: Scenario, sources: Mapping[str, str]) -> Scenario:
+    """A case whose crafted peers have a kernel that hears nothing: its first steps see to that."""
+    written = [{"drop": {"to": host, "injected": False}} for host in sources]
+    found = MoreSteps.model_validate({"steps": written}, context=_names_of(case))
+    return replace(
+        case,
+        steps=(*found.steps, *case.steps),
+        step_sources=(*sources.values(), *case.step_sources),
+        needs=case.needs.union(*(step.needs for step in found.steps)),
     )
 
 
@@ -425,7 +439,7 @@ def _case(written: Written, expanded: Expanded, choice: Choice, file: _File) -> 
     for step in written.steps:
         if not (step.when and step.when.excludes(choice.variant)):
             implied |= step.needs
-    return Scenario(
+    case = Scenario(
         name=file.name,
         source=file.path,
         text=file.text,
@@ -447,3 +461,5 @@ def _case(written: Written, expanded: Expanded, choice: Choice, file: _File) -> 
         expect_sources=sources("expect", len(written.expect)),
         needs=frozenset({*written.needs, *implied}),
     )
+    crafted = [host for host, what in written.hosts.items() if what.peer]
+    return _silenced(case, {h: source("hosts", h, "peer") for h in crafted}) if crafted else case

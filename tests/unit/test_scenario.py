@@ -389,6 +389,14 @@ def test_what_takes_hours_is_left_out_of_many_where_time_is_real() -> None:
 # Values
 
 
+def test_the_kernel_of_a_crafted_peer_hears_nothing_from_the_first_step_on() -> None:
+    hosts = "hosts:\n  server: {}\n  client: {peer: crafted}\n"
+    found = case(f"title: B\n{hosts}steps: [sleep: 1s]\n")
+    assert [str(step) for step in found.steps] == ["drop all not injected to client", "sleep 1 s"]
+    assert found.step_sources == ("lesson.yaml:4", "lesson.yaml:5")
+    assert found.needs == {"nft"}
+
+
 def test_bare_states_and_patterns() -> None:
     found = small(
         "  - wait: {sockets: {server: fin_wait2, client: {state: TIME_WAIT, count: '>1'}}}\n"
