@@ -36,11 +36,12 @@ def _find(host: str, run: str | None) -> Lease:
 
 
 def _nsenter(holder: str, command: list[str]) -> int:
-    """Enters namespaces with nsenter(1): those of the world, then the host's network.
+    """Enters namespaces with nsenter(1): those of the world, then those of the host's agent, in
+    which steps run commands, too.
 
     `holder` is WORLD/AGENT: the world's process id here, and the agent's in the world."""
     world, _, agent = holder.partition("/")
     user = ["--user", "--preserve-credentials"] if os.geteuid() != 0 else []
     outer = ["nsenter", "--target", world, *user, "--mount", "--pid", "--"]
-    inner = ["nsenter", "--target", agent, "--net", "--", *command]
+    inner = ["nsenter", "--target", agent, "--net", "--mount", "--pid", "--ipc", "--", *command]
     return subprocess.run([*outer, *inner], check=False).returncode

@@ -364,6 +364,14 @@ def begins(segment: Segment) -> bool:
     return "SYN" in segment.flags and "ACK" not in segment.flags
 
 
+def asked_for(rst: Segment, before: Sequence[Segment]) -> Segment | None:
+    """The SYN that an RST answers by its number, if nothing came between: wherever the captures
+    are, it is known by that (RFC 9293, section 3.10.7.1)."""
+    last = before[-1] if before else None
+    answers = last and begins(last) and last.source == rst.target and last.seq + 1 == rst.ack
+    return last if answers and "ACK" in rst.flags else None
+
+
 def _older(before: Segment, syn: Segment) -> bool:
     """Whether a SYN is for another connection than what the same host had sent before."""
     same = before.source == syn.source and not before.crafted and not syn.crafted

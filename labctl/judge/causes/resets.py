@@ -15,7 +15,7 @@ from functools import cached_property
 from itertools import takewhile
 
 from labctl.judge.causes import nats
-from labctl.judge.causes.cause import Cause, Scene, begins, line
+from labctl.judge.causes.cause import Cause, Scene, asked_for, begins, line
 from labctl.judge.causes.descriptors import Descriptor
 from labctl.language.steps.faults import Reject
 from labctl.probes.observations import Segment
@@ -435,10 +435,9 @@ def _likely(reset: _Reset) -> Cause | None:
     """What most often lies behind such a RST, and what would tell."""
     if reset.segment.injected or reset.segment.inside:
         return None
-    asked = reset.trigger
     if reset.state is State.SYN_SENT:
         return None  # it answers what its SYN does not fit
-    if asked and begins(asked) and reset.active:
+    if asked := asked_for(reset.segment, reset.before):
         name, port = f"{asked.source} -> {asked.target}", asked.target.rpartition(":")[2]
         found = Cause(
             "connect-refused", reset.host, reset.t,
