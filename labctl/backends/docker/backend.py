@@ -247,14 +247,21 @@ class DockerBackend:
 
     def freeze(self, process: ProcessSpec, frozen: bool) -> None:
         client, containers = self._begun(process)
+
+        def resume(container: str) -> None:
+            if client.inspect_container(container)["State"]["Paused"]:
+                client.unpause(container)
+
         with translated(f"{'pause' if frozen else 'resume'} {process.name}"):
             for container in containers:
                 state = client.inspect_container(container)["State"]
                 if frozen and state["Running"] and not state["Paused"]:
                     # 500: it could not freeze all at once ("unable to freeze"); 409: it has ended.
                     insist(partial(client.pause, container), gone=(404, 409), busy=(500,))
-                elif not frozen and state["Paused"]:
-                    client.unpause(container)
+                elif not frozen:
+                    # 500: a busy engine heard late that it was paused ("cannot resume a running
+                    # process"), and will hear that it was resumed.
+                    insist(partial(resume, container), gone=(404,), busy=(500,))
 
     def sysctl(self, key: str, value: str, readable: bool) -> None:
         raise refusal(key, str(self.environment()["kernel"]), True, readable)
