@@ -153,7 +153,8 @@ class History:
         self.derived: dict[str, tuple[Any, Any]] = {}  # results of others, and up to where
         self.step = -1  # the index of the last one that began
         self._starts: Counter[str] = Counter()
-        self._captured = 0.0
+        self.now = 0.0
+        """The time of the latest event, or of the latest packets."""
         self._baseline: dict[str, Mapping[str, int]] = {}
         self._counters: dict[str, dict[str, int]] = {}
         for event in events:
@@ -162,6 +163,7 @@ class History:
     def add(self, event: Event) -> None:
         """Takes in the next event."""
         self.events.append(event)
+        self.reach(event.t)  # a trace may be told later than what came after it
         if isinstance(event, StateEvent):
             self._notice(event.host, event.remote)
             return  # Most are, and it would be the last case.
@@ -238,7 +240,8 @@ class History:
 
     def reach(self, t: float) -> None:
         """It is `t` now, at least: everything captured before has happened."""
-        self._captured = max(self._captured, t)
+        if t > self.now:
+            self.now = t
 
     def _leave(self, event: ProcessEvent, state: ProcessState | None) -> None:
         start = event.process, event.start or self._starts[event.process]
@@ -251,11 +254,6 @@ class History:
         """Takes in the packets that a host captured up to `t`, as pcap records."""
         self.captures.add(host, records)
         self.reach(t)
-
-    @property
-    def now(self) -> float:
-        """The time of the latest event, or of the latest packets."""
-        return max(self.events[-1].t if self.events else 0.0, self._captured)
 
     def _notice(self, host: str, peer: str) -> None:
         if host not in self.inward:

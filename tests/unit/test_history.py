@@ -21,6 +21,7 @@ from labctl.record.events import (
     CallEvent,
     Event,
     ExecEvent,
+    FateEvent,
     LabEvent,
     OutputEvent,
     ProcessEvent,
@@ -218,3 +219,9 @@ def test_an_empty_history() -> None:
     assert (history.now, history.lab, history.growth("h", "c")) == (0.0, None, None)
     history.add(ExecEvent(1.0, "h", "true", 0, ""))
     assert history.events == [ExecEvent(1.0, "h", "true", 0, "")]
+
+
+def test_what_is_told_late_turns_no_time_back() -> None:
+    late = FateEvent(1.0, "server", "10.0.0.1:8000", "10.0.0.2:40000", "retransmit")
+    history = History([OutputEvent(2.0, "server", "server", "b"), late])
+    assert history.now == 2.0
