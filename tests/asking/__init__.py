@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.served import GO, JAVAC, Program, compiled, message, written
+from tests.served import GO, JAVAC, Program, compiled, message, nginx_with, written
 
 HERE = Path(__file__).parent
 WEB = "http://server:8000/ ${{requests}}"
@@ -86,25 +86,13 @@ listen all
     bind :8000
     server one server:9000
 """
-NGINX = """\
-load_module /usr/lib/nginx/modules/ngx_stream_module.so;
-daemon off;
-worker_processes 1;
-pid {folder}/nginx.pid;
-error_log stderr;
-events {{}}
-stream {{
-    server {{ listen 8000; proxy_pass server:9000; }}
-}}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    scgi_temp_path {folder}/scgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    server {{ listen 8001; location / {{ proxy_pass http://server:9000; }} }}
-}}
+NGINX_HTTP = """\
+access_log off;
+    server { listen 8001; location / { proxy_pass http://server:9000; } }"""
+NGINX_STREAM = """\
+stream {
+    server { listen 8000; proxy_pass server:9000; }
+}
 """
 
 
@@ -120,8 +108,8 @@ def haproxy(mode: str) -> Program:
 
 def nginx(kind: str, port: int) -> Program:
     def prepare(path: str, folder: Path) -> str:
-        (folder / "nginx.conf").write_text(NGINX.format(folder=folder))
-        return f"{path} -p {folder} -c nginx.conf -e stderr"
+        module = "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\n"
+        return nginx_with(path, folder, NGINX_HTTP, module, NGINX_STREAM)
 
     packages = "nginx-light libnginx-mod-stream"
     return Program(f"nginx, {kind}", "nginx", packages, ("-v",), prepare, port)

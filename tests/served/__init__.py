@@ -21,21 +21,20 @@ FOLDERS = ("/usr/bin", "/usr/sbin", *map(str, Path("/usr/lib/postgresql").glob("
 """Where Debian's packages put them; what else is on the PATH may be closed to another user."""
 
 NGINX = """\
-daemon off;
+{first}daemon off;
 worker_processes 1;
 pid {folder}/nginx.pid;
 error_log stderr;
 events {{}}
 http {{
-    access_log off;
     client_body_temp_path {folder}/body;
     proxy_temp_path {folder}/proxy;
     fastcgi_temp_path {folder}/fastcgi;
     scgi_temp_path {folder}/scgi;
     uwsgi_temp_path {folder}/uwsgi;
-    server {{ listen 80; root {folder}; }}
+    {http}
 }}
-"""
+{last}"""
 # It answers by itself, without a server behind it: so a buffer must hold the large answer.
 HAPROXY = """\
 global
@@ -85,9 +84,15 @@ class Program:
         return found
 
 
-def nginx(path: str, folder: Path) -> str:
-    (folder / "nginx.conf").write_text(NGINX.format(folder=folder))
+def nginx_with(path: str, folder: Path, http: str, first: str = "", last: str = "") -> str:
+    """Its command line, with this in its configuration: for HTTP, at the top and at the end."""
+    text = NGINX.format(folder=folder, http=http, first=first, last=last)
+    (folder / "nginx.conf").write_text(text)
     return f"{path} -p {folder} -c nginx.conf -e stderr"
+
+
+def nginx(path: str, folder: Path) -> str:
+    return nginx_with(path, folder, f"server {{ listen 80; root {folder}; }}")
 
 
 def redis(path: str, folder: Path) -> str:

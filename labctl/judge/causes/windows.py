@@ -123,11 +123,18 @@ def _rst(rst: Segment, host: str, scene: Scene) -> Cause | None:
     )  # fmt: skip
 
 
+def _challenge(segment: Segment, host: str, scene: Scene) -> Segment | None:
+    """The ACK by which a host answered a segment at once, its connection being open before and
+    after."""
+    came, ends = segment.arrived or 0.0, (segment.target, segment.source)
+    answer = _answer(segment, scene.conversation(host, ends, came), host, scene)
+    return answer if answer and _open(segment, host, scene, came) else None
+
+
 def _syn(syn: Segment, host: str, scene: Scene) -> Cause | None:
     """A SYN for a connection that was open there, to which the answer was an ACK alone."""
-    came, ends = syn.arrived or 0.0, (syn.target, syn.source)
-    answer = _answer(syn, scene.conversation(host, ends, came), host, scene)
-    if answer is None or not _open(syn, host, scene, came):
+    came, answer = syn.arrived or 0.0, _challenge(syn, host, scene)
+    if answer is None:
         return None
     number = syn.seq if syn.crafted else 0
     # A SYN of its kernel's begins a count of its own, in which the answer's number is.
@@ -144,10 +151,8 @@ def _syn(syn: Segment, host: str, scene: Scene) -> Cause | None:
 
 def _ack(ack: Segment, host: str, scene: Scene) -> Cause | None:
     """An acknowledgement of what the host had never sent."""
-    came = ack.arrived or 0.0
-    segments = scene.conversation(host, (ack.target, ack.source), came)
-    answer = _answer(ack, segments, host, scene)
-    if answer is None or not scene.captured(host) or not _open(ack, host, scene, came):
+    came, answer = ack.arrived or 0.0, _challenge(ack, host, scene)
+    if answer is None or not scene.captured(host):
         return None
     return Cause(
         "challenge-ack", host, came,
@@ -160,12 +165,11 @@ def _ack(ack: Segment, host: str, scene: Scene) -> Cause | None:
 
 def _old(ack: Segment, host: str, scene: Scene) -> Cause | None:
     """An acknowledgement that is too old."""
-    came = ack.arrived or 0.0
-    segments = scene.conversation(host, (ack.target, ack.source), came)
-    answer = _answer(ack, segments, host, scene)
-    if answer is None or not _open(ack, host, scene, came):
+    came, answer = ack.arrived or 0.0, _challenge(ack, host, scene)
+    if answer is None:
         return None
-    acked = next(s.ack for s in reversed(segments)
+    before = reversed(scene.conversation(host, (ack.target, ack.source), came))
+    acked = next(s.ack for s in before
                  if s.source == ack.source and s.time < ack.time and not s.crafted)  # fmt: skip
     return Cause(
         "challenge-ack", host, came,
