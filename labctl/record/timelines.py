@@ -89,7 +89,7 @@ class Timeline:
     def lost_sight(self) -> bool:
         """Whether nobody knows when its last state ended, or whether it did."""
         end = self.spans[-1].end
-        return self.inferred and end is not None and end.latest == math.inf
+        return end is not None and end.latest == math.inf
 
     @property
     def states(self) -> tuple[State, ...]:

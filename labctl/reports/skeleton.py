@@ -21,7 +21,6 @@ from labctl.probes.observations import Segment
 from labctl.probes.sockets import Ends, State
 from labctl.record.events import CallEvent, InjectEvent, ProcessEvent, StepEvent
 from labctl.record.history import History
-from labctl.record.listeners import listeners
 from labctl.record.moments import Moment
 from labctl.record.timelines import CLOCKS
 
@@ -31,6 +30,9 @@ USUAL = 5.0
 """Seconds that a wait has if it says nothing."""
 PAUSE = 0.3
 """Seconds without anything after which a step waits as long."""
+BY_TIMER = {State.FIN_WAIT_2: 1.0, State.TIME_WAIT: 60.0}
+"""States that a timer ends, and the seconds that it takes at least. One that may be over by then
+can be waited for, as no step ended it (include/net/tcp.h: TCP_TIMEWAIT_LEN)."""
 TRANSIENT = 0.05
 """Seconds that a state lasts, at least, if a step waits for it."""
 ASYNC = ("await", "wait", "sleep", "fork", "exit", "return")
@@ -431,22 +433,23 @@ class _Skeleton:
             yield f"sleep: {round(1000 * rest)}ms"
 
     def _states(self, t: float) -> tuple[dict[str, tuple[str, ...]], float]:
-        """The states of each host's sockets at that time, and since when they are so. What lasts
-        for a moment only is left out."""
+        """The states of each host's connections at that time, and since when they are so. What
+        lasts for a moment only is left out. So is LISTEN: the call that makes it is a step."""
         found: dict[str, list[str]] = {}
         since, moving = 0.0, set[str]()
         for host in self._history.hosts:
-            lines = [*self._scene.timelines(host), *listeners(self._history, host)]
-            for timeline in lines:
+            for timeline in self._scene.timelines(host):
                 for span in timeline.spans:
                     begin, end = span.begin, span.end or Moment(math.inf, math.inf)
-                    unsure = begin.earliest < t <= begin.latest or end.earliest <= t < end.latest
+                    timer = t - begin.latest >= BY_TIMER.get(span.state, math.inf)
+                    over = end.earliest if timer else end.latest
+                    unsure = begin.earliest < t <= begin.latest or end.earliest <= t < over
                     if begin.latest < t < end.earliest and end.at - begin.at >= TRANSIENT:
                         found.setdefault(host, []).append(span.state)
                         since = max(since, begin.at)
                     elif unsure or begin.latest < t < end.earliest:
                         moving.add(host)
-                    elif end.latest <= t:
+                    elif over <= t:
                         found.setdefault(host, [])
                         since = max(since, end.at)
         told = {h: tuple(sorted(each)) for h, each in found.items() if h not in moving}

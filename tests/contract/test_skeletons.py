@@ -15,10 +15,10 @@ from labctl.reports.skeleton import skeleton
 from tests.contract.test_lessons import played, report, run
 
 LESSONS = (
-    "bound_port_again", "data_to_an_orphan", "linger_zero", "process_end", "real_server",
-    "same_address_twice", "so_reuseaddr", "time_wait_on_the_client", "unread_data",
+    "bound_port_again", "data_to_an_orphan", "fin_wait_2", "linger_zero", "process_end",
+    "real_server", "same_address_twice", "so_reuseaddr", "time_wait_on_the_client", "unread_data",
 )  # fmt: skip
-"""Some of those that come out the same: those in which no timer counts."""
+"""Some of those that come out the same."""
 FILES = {path.stem: path for path in catalogue(scenarios()).values()}
 
 

@@ -35,6 +35,7 @@ def test_a_labs_own_run() -> None:
     kill = found.index("kill: server")
     assert found[kill - 1] == 'wait: {process: {"server": "awaiting"}}', "what it sent is sent"
     assert "wait: {sockets: {client: CLOSE-WAIT}}" in found[kill:]
+    assert "wait: {sockets: {server: none, client: CLOSE-WAIT}}" in found[kill:]
     assert found.count("start: server") > 1
     assert not any(step.startswith("drop") for step in found)
 

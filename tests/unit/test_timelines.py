@@ -267,7 +267,10 @@ def agree(found: History, host: str) -> None:
     bounds = [
         (str(span.state), span.begin) for line in timelines(found, host) for span in line.spans
     ]
-    bounds += [("", last) for t in timelines(found, host) if (last := t.spans[-1].end)]
+    bounds += [
+        ("unknown" if line.lost_sight else "", last)
+        for line in timelines(found, host) if (last := line.spans[-1].end)
+    ]  # fmt: skip
     assert len(drawn) == len(bounds)
     for state, moment in bounds:
         assert moment.earliest <= moment.at <= moment.latest
