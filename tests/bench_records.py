@@ -3,8 +3,8 @@ to draw it, and whether that grows linearly."""
 
 from __future__ import annotations
 
-import os
 import subprocess
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -138,12 +138,24 @@ class Cost:
     megabytes: float
 
 
+# A process's peak of memory begins with that of the process that made it (fs/exec.c: exec_mmap()):
+# a small one has to.
+MEASURED = """\
+import os, sys
+null = os.open(os.devnull, os.O_RDWR)
+quiet = [(os.POSIX_SPAWN_DUP2, null, 1), (os.POSIX_SPAWN_DUP2, null, 2)]
+pid = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ, file_actions=quiet)
+_, status, usage = os.wait4(pid, 0)
+print(os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+"""
+
+
 def cost(command: Sequence[str]) -> Cost:
     """What a command takes; what it writes is of no interest. Raises ChildProcessError where it
     fails."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode not in (0, 3):  # a run that is cut short is never a pass
-        raise ChildProcessError(f"{' '.join(command)}: status {process.returncode}")
-    return Cost(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+    measuring = [sys.executable, "-ISc", MEASURED, *command]
+    told = subprocess.run(measuring, stdout=subprocess.PIPE, text=True, check=True).stdout
+    status, seconds, megabytes = told.split()
+    if status not in ("0", "3"):  # a run that is cut short is never a pass
+        raise ChildProcessError(f"{' '.join(command)}: status {status}")
+    return Cost(float(seconds), float(megabytes))
