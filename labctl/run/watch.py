@@ -261,14 +261,16 @@ class WatchSession(Judged):
 
     lab: Watching
 
-    def __init__(self, scenario: Scenario, watched: Watched, folder: RunFolder) -> None:
+    def __init__(
+        self, scenario: Scenario, watched: Watched, folder: RunFolder, calls: bool
+    ) -> None:
         super().__init__(scenario, "watch", folder)
         self.folder = folder
-        self._watched = watched
+        self._watched, self._calls = watched, calls
 
     @contextmanager
     def _observed(self) -> Iterator[Watching]:
-        with Watching(self._watched) as lab:
+        with Watching(self._watched, self._calls) as lab:
             lab.begin(self.history, self._record, self.folder.add_packets)
             yield lab
 

@@ -39,9 +39,11 @@ class Watch(Recording[WatchSession]):
 
     _what = "watch"
 
-    def __init__(self, beside: AbstractContextManager[Watched], out: Path | None) -> None:
+    def __init__(
+        self, beside: AbstractContextManager[Watched], out: Path | None, calls: bool = False
+    ) -> None:
         super().__init__()
-        self._beside, self._out = beside, out
+        self._beside, self._out, self._calls = beside, out, calls
 
     @checked
     def do(self, step: Fields) -> None:
@@ -65,19 +67,21 @@ class Watch(Recording[WatchSession]):
                 raise here(exc) from None
             self._data = document.expand(None).data
             with RunFolder(new_run(case, self._out), dump(self._data)) as folder:
-                yield WatchSession(case, watched, folder)
+                yield WatchSession(case, watched, folder, self._calls)
 
 
 def watch(
     *containers: Container,
     hosts: Mapping[str, Container] | None = None,
     ports: Iterable[int] = (),
+    calls: bool = False,
     out: Path | str | None = None,
     **named: Container,
 ) -> Watch:
     """Watches containers that run, during a `with`. Each is a host: those that are positional by
     their own names; keywords give others. What can't be a keyword stands in `hosts`, such as a
-    host that is called `out`. `ports`: only sockets and packets of these. `out` says where to
+    host that is called `out`. `ports`: only sockets and packets of these. `calls`: record also the
+    socket calls of their processes, which slows these down (docs/watch.md). `out` says where to
     record it.
 
     A container is a name, an id, or an object of docker-py or testcontainers. It may be started
@@ -88,6 +92,7 @@ def watch(
     demand("out", out, (Path, str, None), "a path; a host of this name stands in hosts={...}")
     whole = "numbers; a host of this name stands in hosts={...}"
     demand("ports", ports, (Iterable,), whole)
+    demand("calls", calls, (bool,), "True or False; a host of this name stands in hosts={...}")
     numbers = [*ports]
     for port in numbers:
         demand("ports: each", port, (int,), whole)
@@ -109,4 +114,4 @@ def watch(
         ports=numbers,
         named={name: name_of(container) for name, container in called.items()},
     )
-    return Watch(beside(wanted), None if out is None else Path(out))
+    return Watch(beside(wanted), None if out is None else Path(out), calls)

@@ -106,7 +106,9 @@ def test_a_watch(container: Callable[..., Any], tmp_path: Path) -> None:
                     seen.segments(flags="SYN ACK")
             with pytest.raises(labctl.NotPassed, match=r"my-api: expected TIME-WAIT") as caught:
                 objects = {"my-api": api.get_wrapped_container()}
-                with labctl.watch(hosts=objects, out=tmp_path) as other:
+                with labctl.watch(hosts=objects, calls=True, out=tmp_path) as other:
+                    there = [call.call for call in other.events(labctl.CallEvent)]
+                    assert "has tcp listening SO_REUSEADDR=1" in there
                     other.expect(sockets={"my-api": "TIME-WAIT"})
     assert {*load(seen.folder).hosts} == {"my-api", host}
     assert [v.result for v in judge(seen.folder)] == ["pass"] * 4
