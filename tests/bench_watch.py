@@ -27,13 +27,19 @@ while True:
     threading.Thread(target=serve, args=server.accept()[:1], daemon=True).start()
 """
 LOAD = """
-import socket, sys
+import socket, sys, time
 near = socket.create_connection((sys.argv[1], 8000))
 near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+until = time.monotonic()
 while True:
-    near.send(b"x" * 100)
-    near.recv(100)
+    for _ in range(10):
+        near.send(b"x" * 100)
+        near.recv(100)
+    until += 10 / float(sys.argv[2])
+    time.sleep(max(0, until - time.monotonic()))
 """
+RATE = 3000
+"""Round trips a second of the load: as many watched as unwatched."""
 PING = """
 import socket, statistics, sys, time
 near = socket.create_connection((sys.argv[1], 8000))
@@ -65,7 +71,7 @@ def containers(image: str) -> Iterator[tuple[Callable[[], float], Callable[[], f
                         detach=True, network=mark,
                     )
                 )  # fmt: skip
-            made[2].exec_run(["python3", "-c", LOAD, f"{mark}-web"], detach=True)
+            made[2].exec_run(["python3", "-c", LOAD, f"{mark}-web", str(RATE)], detach=True)
             ping = partial(round_trip, made[0], f"{mark}-db")
             yield partial(watched, ping, [container.name for container in made]), ping
         finally:

@@ -363,7 +363,6 @@ def trouble(text):
 def do_watch(tracer, ident, addresses):
     """From now on, reports the sockets that have these local addresses."""
     tracer.addresses = set(addresses)
-    tracer.start()
     emit({"kind": "reply", "id": ident, "t": time.monotonic()})
 
 
@@ -380,6 +379,10 @@ def do_flush(tracer, ident):
 COMMANDS = {"watch": do_watch, "flush": do_flush}
 
 
+def refuse(exc):
+    emit({"kind": "refused", "t": time.monotonic(), "reason": "no tracing: %s" % exc.strerror})
+
+
 def main(argv):
     (name,) = argv
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -388,7 +391,7 @@ def main(argv):
         given = {RESET: ""} if "reason=" in format_of(RESET) else {}
         instance = Instance(name, {EVENT: OF_TCP, **given})
     except OSError as exc:
-        emit({"kind": "refused", "t": time.monotonic(), "reason": "no tracing: %s" % exc.strerror})
+        refuse(exc)
         return
     fates = None
     try:
@@ -396,8 +399,14 @@ def main(argv):
             fates = Fates(name + "-fates")
         except OSError:
             pass  # nothing stands on that alone
+        tracer = Tracer(instance, fates)
+        try:
+            tracer.start()  # nobody has asked yet, but the kernel takes its time for it
+        except OSError as exc:
+            refuse(exc)
+            return
         emit({"kind": "hello", "t": time.monotonic()})
-        Tracer(instance, fates).run()
+        tracer.run()
     except OSError:
         pass  # The controller is gone, in the middle of a word.
     except Exception as exc:

@@ -64,7 +64,8 @@ def marks(run: RunResult, filled: str) -> list[Mark]:
 
 
 def _gaps(run: RunResult) -> tuple[str, list[str]]:
-    """The ladder with gaps, and what stood there. Without claims and looks, which say it too."""
+    """The ladder with gaps, and what stood there. Without claims, looks and causes, which say it
+    too."""
     ladder = ladder_of(run)
     told = tuple(row for row in ladder.rows if not isinstance(row, Judged | Look))
     wanted: list[str] = []
@@ -73,4 +74,4 @@ def _gaps(run: RunResult) -> tuple[str, list[str]]:
         wanted.append(found[0].lstrip("~"))
         return str(len(wanted)).ljust(len(found[0]), "_")
 
-    return GAP.sub(gap, text(replace(ladder, rows=told), WIDTH)), wanted
+    return GAP.sub(gap, text(replace(ladder, rows=told, marks={}), WIDTH)), wanted

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from labctl.judge.causes.cause import Cause
 from labctl.judge.recorded import load
 from labctl.probes.sockets import State
+from labctl.reports.ladder import ladder_of
 from labctl.reports.worksheet import HEAD, blank, marks
 from tests.played import Labctl
 from tests.reported import RUN
@@ -34,6 +37,16 @@ def test_nothing_on_the_sheet_says_what_is_left_out() -> None:
     assert len(drawn) > 20
     assert len({line.index("│") for line in drawn}) == 1, "gaps are as wide as what stood there"
     assert len({line.rindex("│") for line in drawn}) == 1
+
+
+def test_causes_are_not_on_the_sheet() -> None:
+    """Not even where the rows are that prove them: some of those are left out."""
+    run = load(RUN)
+    look = ladder_of(run).looks[-1]
+    cause = Cause("closed-first", look.host, look.t, "told", evidence=look.lines)
+    found = replace(run, causes=(cause,))
+    assert ladder_of(found).marks, "it is proven"
+    assert blank(found) == blank(run)
 
 
 def test_answers_are_marked(tmp_path: Path, labctl: Labctl) -> None:
