@@ -304,7 +304,7 @@ expect:
     FalseClaim("fin_wait_2", "fin_timeout: 5", "fin_timeout: 2", "server: no connection"),
     FalseClaim(
         "fin_wait_2_full_queue",
-        "within: 2.5s..5s",
+        "within: 4.5s..7s",
         "within: 500ms..1s",
         "server: no connection",
     ),
