@@ -49,6 +49,8 @@ FAILURES = {
     "EADDRINUSE": ("bind-", "ports-"),
     "EADDRNOTAVAIL": ("ports-", "connect-in-use"),
     "ECONNREFUSED": ("connect-refused",),
+    "EHOSTUNREACH": ("no-answer", "connect-refused", "timeout-"),
+    "ENETUNREACH": ("no-route", "connect-refused", "timeout-"),
     "ECONNRESET": ("reset-", "idle-race", "nat-forgot"),
     "EPIPE": ("reset-", "idle-race", "nat-forgot"),
     "ETIMEDOUT": ("no-answer", "timeout-"),

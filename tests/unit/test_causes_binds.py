@@ -158,9 +158,13 @@ def test_who_closed_first_is_told_of_this_incarnation() -> None:
         ("socket; bind :8000", tcp("LISTEN", "[::]:8000", "[::]:*"), False),
         ("socket tcp6; set IPV6_V6ONLY; bind [::]:8000", tcp("LISTEN", ":8000"), False),
         ("socket tcp6; set IPV6_V6ONLY; bind [::]:8000", tcp("LISTEN", "*:8000", "*:*"), True),
-        ("socket tcp6; bind server:8000", tcp("LISTEN", "[fd00::2]:8000", "[::]:*"), True),
-        ("socket tcp6; bind server:8000", tcp("LISTEN", "[fd00::4]:8000", "[::]:*"), False),
-        ("socket tcp6; bind server:8000", tcp("LISTEN", ":8000"), False),
+        ("socket tcp6; bind server.v6:8000", tcp("LISTEN", "[fd00::2]:8000", "[::]:*"), True),
+        ("socket tcp6; bind server.v6:8000", tcp("LISTEN", "[fd00::4]:8000", "[::]:*"), False),
+        ("socket tcp6; bind server.v6:8000", tcp("LISTEN", ":8000"), False),
+        # A bare name is an IPv4-mapped address for such a socket.
+        ("socket tcp6; bind server:8000", tcp("LISTEN", "[fd00::2]:8000", "[::]:*"), False),
+        ("socket tcp6; bind server:8000", tcp("LISTEN", ":8000"), True),
+        ("socket; bind server:8000", tcp("LISTEN", "[::ffff:198.18.0.2]:8000", "[::]:*"), True),
         ("socket; set SO_BINDTODEVICE eth1; bind :8000", tcp("LISTEN", "0.0.0.0%eth0:8000"), False),
     ],
 )  # fmt: skip

@@ -186,6 +186,8 @@ LINGERS = call(1.02, "server", "set SO_LINGER 1 0")
 
 def test_linger_0_is_named_with_its_process() -> None:
     wire = [*handshake(1.0), ACTIVE]
+    five = only(told([*accepted(call(1.02, "server", "set SO_LINGER 5 0"), CLOSES), *over()], wire))
+    assert (five.id, "with SO_LINGER 5 0" in five.text) == ("reset-linger", True)
     for closes in (CLOSES, ProcessEvent(3.02, "server", "server", "gone", signal="KILL")):
         cause = only(told([*accepted(LINGERS, closes), *over()], wire))
         assert (cause.id, cause.host, cause.connection) == ("reset-linger", "server", HERE)
@@ -198,6 +200,7 @@ def test_linger_0_is_named_with_its_process() -> None:
         ([call(1.02, "server", "set SO_LINGER 0 0"), CLOSES], ACTIVE),
         ([call(1.02, "server", "set SO_LINGER 1 5"), CLOSES], ACTIVE),
         ([LINGERS, call(1.03, "server", "set SO_LINGER 0 0"), CLOSES], ACTIVE),
+        ([call(1.02, "server", "set SO_LINGER 0 0"), CLOSES], ACTIVE),
         ([LINGERS], ACTIVE),  # nobody closed it: keepalive gave up
         ([LINGERS, CLOSES], ANSWER),
         ([call(1.02, "server", "set SO_LINGER 1 0 || continue"),
@@ -324,38 +327,6 @@ def test_one_that_was_accepted_or_whose_listener_lives_did_not_wait(events: list
 
 # --- Nobody there ---------------------------------------------------------------------------------
 
-ASKS = [Sent(3.0, CLIENT, SERVER, SYN), Sent(3.0001, SERVER, CLIENT, RST | ACK, 0, 1)]
-
-
-def test_a_connection_is_refused_where_nobody_listens() -> None:
-    cause = only(told([look(0.5), look(4.0)], ASKS))
-    assert (cause.id, cause.host, cause.connection) == (
-        "connect-refused", "server", f"{CLIENT} -> {SERVER}",
-    )  # fmt: skip
-    assert "nobody listened on port 8000 there" in cause.text
-    gone = ResetEvent(3.0001, "server", SERVER, CLIENT, "NO_SOCKET")
-    closing = [look(0.5), look(2.99, LISTEN), look(3.2), gone]
-    assert ids(told(closing, ASKS)) == ["connect-refused"]
-
-
-@pytest.mark.parametrize(
-    "events",
-    [
-        [look(0.5, LISTEN), look(4.0, LISTEN)],  # a firewall, or a queue
-        [look(0.5), look(2.99, LISTEN), look(3.2)],
-        [look(0.5, tcp("LISTEN", "127.0.0.1:8000")), look(4.0)],
-        [look(4.0, host="client")],
-        [look(0.5), TroubleEvent(1.0, "server", "ss", "it broke"), look(4.0)],
-    ],
-)  # fmt: skip
-def test_a_refusal_in_spite_of_a_listener_or_unseen_is_not_explained(events: list[Event]) -> None:
-    assert ids(told(events, ASKS)) == []
-
-
-def test_a_listener_that_came_later_does_not_count() -> None:
-    assert ids(told([look(0.5), *listened(3.5), look(4.0, LISTEN)], ASKS)) == ["connect-refused"]
-
-
 STRAY = [Sent(3.0, CLIENT, SERVER, ACK | 8, 1, 1, data=9), Sent(3.0001, SERVER, CLIENT, RST, 1)]
 
 
@@ -408,6 +379,20 @@ def test_a_rst_that_a_step_sent() -> None:
     cause = only(told(events, [*handshake(1.0), Sent(2.0, SERVER, CLIENT, RST, 1)]), "reset")
     assert (cause.id, cause.connection) == ("reset-crafted", HERE)
     assert "a step sent the RST" in cause.text
+
+
+def test_a_rst_that_ended_nothing_hides_none_that_did() -> None:
+    """A step had sent one before, or the first one was lost."""
+    crafted = packet(2.0, SERVER, CLIENT, RST, (1051, 0))[16 + 14 :]
+    injected = [InjectEvent(2.0, "server", b64encode(crafted).decode(), 51, 0)]
+    wire = [*handshake(1.0), Sent(2.0, SERVER, CLIENT, RST, 51), DATA, ACTIVE]
+    history = told([*accepted(unread(11), CLOSES), *over(), *injected], wire)
+    assert ids(history, "reset")[:2] == ["reset-crafted", "reset-unread"]
+    events = [*accepted(LINGERS, call(2.0001, "server", "close")), *over(2.0), look(4.0, LISTEN)]
+    lost = replace(ACTIVE, t=2.0, fate="lost")
+    again = [replace(each, t=each.t + n / 100) for n in (0, 1, 2) for each in STRAY]
+    found = ids(told(events, [*handshake(1.0), lost, *again]), "reset")
+    assert found == ["reset-linger", "reset-no-socket"]
 
 
 def test_a_rst_that_something_on_the_way_sent() -> None:

@@ -111,12 +111,11 @@ def _wanted(call: CallEvent, history: History, scene: Scene) -> _Bind | None:
         address = call.local or ""
     else:
         host, port = arguments(call.call) or ("", "")
-        names = history.lab.addresses if history.lab else {}
-        six = names.get(f"{host}.v6") if mine and mine.family == 6 else None
-        address = f"{six or names.get(host, host)}:{port}"
+        address = f"{scene.address(host, call.host)}:{port}"
     if not address.rpartition(":")[2]:
         return None
-    family = mine.family if mine else 6 if address.count(":") > 1 else 4
+    mapped = "." in address and "::" not in address.replace("[::ffff:", "")
+    family = mine.family if mine and not mapped else 6 if address.count(":") > 1 else 4
     return _Bind(call, address, family, mine)
 
 
@@ -177,7 +176,7 @@ def _maker(socket: Socket, look: SocketsEvent, scene: Scene) -> Descriptor | Non
         each for each in scene.descriptors.all
         if each.host == look.host and each.open_at(look.t) and each.local == socket.local.end
         and (each.listening <= look.t) == socket.is_listener and not each.ends
-        and (each.family == 6) == _six(socket.local)
+        and each.family == (6 if {":", "*"} & {*socket.local.host} else 4)
     ]  # fmt: skip
     return found[-1] if found else None
 

@@ -272,6 +272,14 @@ class Scene:
                         since = None
         return since
 
+    def address(self, name: str, viewer: str) -> str:
+        """What a name in a host's call means: an address of the lab's, or the name itself."""
+        host, dot, six = name.partition(".v6")
+        networks, lab = self.history.networks, self.history.lab
+        if {viewer, host} <= {each.name for each in networks.hosts}:
+            name = f"{host}.{networks.meeting(viewer, host)}{dot}{six}"
+        return lab.addresses.get(name, name) if lab else name
+
     def uid(self, process: str) -> int | None:
         """The user that a process runs as; None if that is its image's own, or not known."""
         spec = self.scenario.processes.get(process) if self.scenario else None

@@ -99,7 +99,7 @@ def causes(scene: Scene) -> Iterator[Cause]:
             given = arguments(call.call)
             if look and len(given) == 2:
                 mine = scene.descriptors.of(call)
-                same = [s for s in look.sockets if s.connection and _to(s, given, mine, scene)]
+                same = [s for s in look.sockets if s.connection and _to(s, given, call, scene)]
                 if found := _of(call, mine, same, look, scene):
                     yield found
 
@@ -147,10 +147,7 @@ def _of(
     )  # fmt: skip
 
 
-def _to(socket: Socket, given: tuple[str, int], mine: Descriptor | None, scene: Scene) -> bool:
+def _to(socket: Socket, given: tuple[str, int], call: CallEvent, scene: Scene) -> bool:
     """Whether a socket's remote end is what a call names."""
-    host, port = given
-    lab = scene.history.lab
-    name = f"{host}.v6" if mine and mine.family == 6 else host
-    address = lab.addresses.get(name, host) if lab else host
-    return socket.remote.port == int(port) and socket.remote.unmapped == address.strip("[]")
+    address = scene.address(given[0], call.host).strip("[]")
+    return socket.remote.port == int(given[1]) and socket.remote.unmapped == address

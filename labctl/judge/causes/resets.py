@@ -7,7 +7,6 @@ the socket lives on was none of its kernel's TCP."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from itertools import takewhile
 from labctl.judge.causes import nats
 from labctl.judge.causes.cause import Cause, Scene, asked_for, begins, line
 from labctl.judge.causes.descriptors import Descriptor
+from labctl.judge.causes.refusals import NOBODY, REJECTED, RULES, refused, stranger
 from labctl.language.steps.faults import Reject
 from labctl.probes.observations import Segment
 from labctl.probes.sockets import State
@@ -33,29 +33,31 @@ UNREAD = "RFC 2525, section 2.17; tcp_close() in net/ipv4/tcp.c"
 LINGER = "socket(7), SO_LINGER; tcp_close() in net/ipv4/tcp.c"
 LINGER2 = "tcp(7), TCP_LINGER2; tcp_rcv_state_process() in net/ipv4/tcp_input.c"
 LATE = "RFC 9293, section 3.10.7; tcp_rcv_state_process() in net/ipv4/tcp_input.c"
-NOBODY = "RFC 9293, section 3.10.7.1; tcp_v4_send_reset() in net/ipv4/tcp_ipv4.c"
-REJECTED = "nftables: reject with tcp reset; nf_send_reset() in net/ipv4/netfilter"
 QUEUED = "inet_csk_listen_stop() in net/ipv4/inet_connection_sock.c"
 ORPHANS = "tcp(7), tcp_max_orphans and tcp_mem; tcp_check_oom() in net/ipv4/tcp.c"
 
 
 def causes(scene: Scene) -> Iterator[Cause]:
-    """A cause for the first RST of each host in each connection, if it is known."""
+    """A cause for each RST of a host in a connection, each kind once, if it is known: up to the
+    first one that its kernel sent and that was not lost."""
     asked: Counter[str | None] = Counter()
     for segments in scene.conversations:
-        seen: set[str | None] = set()
+        over: set[str | None] = set()
+        told: set[tuple[str, str]] = set()
         for number, segment in enumerate(segments):
             host = segment.sender
             if segment.follows:
                 continue  # a NAT passed it on
-            if "RST" in segment.flags and host not in seen and asked[host] < MOST:
-                seen.add(host)
+            if "RST" in segment.flags and host not in over and asked[host] < MOST:
                 asked[host] += 1
+                if not segment.injected and not segment.lost:
+                    over.add(host)
                 reset = _Reset(segment, segments[:number], scene)
                 found = _of(reset)
                 if found is None and scene.history.without_calls:
                     found = _likely(reset)
-                if found:
+                if found and (found.host, found.id) not in told:
+                    told.add((found.host, found.id))
                     yield found
 
 
@@ -213,19 +215,28 @@ def _of(reset: _Reset) -> Cause | None:
             f"a step sent the RST of {reset.name}: no kernel did", "", reset.name,
             (line(segment),),
         )  # fmt: skip
-    if refused := reset.rejected:
+    if lost := reset.rejected:
         return reset.cause(
             "reset-crafted",
-            f"a step refused {_what(refused)} from {refused.source}, and answered in its place "
+            f"a step refused {_what(lost)} from {lost.source}, and answered in its place "
             "(reject with rst): its TCP sent no RST",
-            "", REJECTED, refused,
+            "", REJECTED, lost,
         )  # fmt: skip
     if segment.sender is None or segment.inside:
         return None
     if segment.t is None:
         return _foreign(reset)
+    if owner := stranger(segment, reset.scene):
+        name = "connect-refused" if all(map(begins, reset.before)) else "reset-crafted"
+        return reset.cause(
+            name, f"{owner} did not: {reset.host}, which forwards, answered in its name, as a "
+            "firewall does (reject with tcp reset)",
+            f"{RULES} of {reset.host}", REJECTED, *reset.before[-1:],
+        )  # fmt: skip
     if reset.answered and begins(reset.answered):
-        return _refused(reset, reset.answered) if reset.may_be("NO_SOCKET") else None
+        if not reset.may_be("NO_SOCKET"):
+            return None
+        return refused(segment, reset.answered, reset.reason, reset.scene)
     if reset.ended:
         found = (rule(reset) for rule, reasons in ENDED.items() if reset.may_be(*reasons))
         return next(filter(None, found), None)
@@ -250,31 +261,6 @@ def _foreign(reset: _Reset) -> Cause | None:
         f"{reset.segment.receiver} received an RST of {reset.name}, which {reset.host} did not "
         "send: something between them did",
         "", reset.name, (line(reset.segment),),
-    )  # fmt: skip
-
-
-def _refused(reset: _Reset, syn: Segment) -> Cause | None:
-    host, t = reset.host, reset.t
-    history = reset.scene.history
-    if history.imported:
-        return None  # looks are rare there, and a listener may have come and gone
-    if not reset.scene.looks(host) or {(host, "ss"), (host, "trace")} & history.trouble.keys():
-        return None
-    port = reset.segment.source.rpartition(":")[2]
-    for each in reset.scene.listeners(host):
-        span = each.spans[0]
-        if each.local.rpartition(":")[2] != port:
-            continue
-        begin, end = span.begin.earliest, span.end.latest if span.end else math.inf
-        if reset.reason == "NO_SOCKET" and each.local in (f":{port}", reset.segment.source):
-            begin, end = span.begin.latest, span.end.earliest if span.end else math.inf
-        if begin <= t <= end:
-            return None  # a queue, a filter, or another address: this does not tell
-    return Cause(
-        "connect-refused", host, t,
-        f"{host} refused {syn.source} -> {syn.target}: nobody listened on port {port} there",
-        "start the server first, or have the client try again",
-        f"{syn.source} -> {syn.target}", reset.proof(syn), (NOBODY,),
     )  # fmt: skip
 
 
@@ -332,11 +318,12 @@ def _linger(reset: _Reset) -> Cause | None:
     maker = reset.maker
     if maker is None or not reset.active or not reset.closed(maker):
         return None
-    if reset.fin or maker.option("SO_LINGER", reset.t) != "1 0":
+    on, *seconds = maker.option("SO_LINGER", reset.t).split()
+    if reset.fin or on == "0" or seconds != ["0"]:
         return None
     return reset.cause(
         "reset-linger",
-        f"{maker.process} closed it with SO_LINGER 1 0, which sends an RST and no FIN",
+        f"{maker.process} closed it with SO_LINGER {on} 0, which sends an RST and no FIN",
         "leave SO_LINGER as it is", LINGER,
     )  # fmt: skip
 

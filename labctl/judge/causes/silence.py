@@ -26,6 +26,9 @@ PATIENT = 1.0
 """Seconds after which no answer to a first SYN is worth a word: then it is sent again."""
 SLACK = 0.3
 """Seconds by which a timer may seem to end early: it begins with what is sent, not acknowledged."""
+PROBES = "tcp(7), TCP_USER_TIMEOUT; tcp_probe_timer() in net/ipv4/tcp_timer.c"
+SOFT = ("EHOSTUNREACH", "ENETUNREACH", "ECONNREFUSED")
+"""Errors of ICMP that a connection forgives."""
 RETRIES = "tcp(7), tcp_retries2; RFC 1122, section 4.2.3.5"
 
 
@@ -61,95 +64,152 @@ def _in_vain(scene: Scene) -> Iterator[Cause]:
 def _given_up(host: str, scene: Scene) -> Iterator[Cause]:
     """Connections of programs whose reading nobody sees: as many as the kernel says it gave up."""
     count = scene.grown(host, ABORTED)
-    timed_out = [c for c in scene.calls if c.host == host and c.errno == "ETIMEDOUT"]
+    late = [c for c in scene.calls if c.host == host and timed_out(c, scene)]
     if not count or not scene.captured(host):
         return
-    told = {mine.ends for call in timed_out if (mine := scene.descriptors.of(call))}
+    told = {mine.ends for call in late if (mine := scene.descriptors.of(call))}
     found = []
     for timeline in scene.timelines(host):
         last = timeline.spans[-1]
         if last.end is None or last.state not in GIVING_UP or timeline.ends in told:
             continue
-        t = last.end.latest
-        sent, lost = _unanswered(scene.conversation(host, timeline.ends, t), host, t, scene)
-        if sent:
-            found.append((timeline, t, sent, lost))
-    if len(found) != count - len(timed_out):
+        silence = Silence(scene.conversation(host, timeline.ends, last.end.latest), host,
+                           last.end.latest, scene)  # fmt: skip
+        if silence.sent or silence.shut:
+            found.append((timeline, silence))
+    if len(found) != count - len(late):
         return
-    for timeline, t, sent, lost in found:
-        if known := _timer(scene.descriptor(host, timeline.ends, t), t, sent):
+    for timeline, silence in found:
+        t = silence.t
+        if known := silence.timer(scene.descriptor(host, timeline.ends, t)):
             kind, ref, why = known
             yield Cause(
-                kind, host, t, f"{host} gave up {timeline.name}: {why}; {lost}", "", timeline.name,
-                (*map(line, sent[-3:]), f"{ABORTED}: {count}"), (ref,),
+                kind, host, t, f"{host} gave up {timeline.name}: {why}", "", timeline.name,
+                (*silence.lines, f"{ABORTED}: {count}"), (ref,),
             )  # fmt: skip
+
+
+def timed_out(call: CallEvent, scene: Scene) -> bool:
+    """Whether a timer ended a call: then it fails with the last error that ICMP had told, if there
+    was any (tcp_write_err() in net/ipv4/tcp_timer.c)."""
+    if call.errno == "ETIMEDOUT":
+        return True
+    return call.errno in SOFT and call.name != "connect" and scene.grown(call.host, ABORTED) > 0
 
 
 def _calls(scene: Scene) -> Iterator[Cause]:
     for call in scene.calls:
         mine = scene.descriptors.of(call)
-        if call.errno != "ETIMEDOUT" or mine is None:
+        if mine is None or not timed_out(call, scene):
             continue
-        found = _asked(call, mine, scene) if call.name == "connect" else _spoke(call, mine, scene)
-        sent, lost = _unanswered(found, call.host, call.t, scene)
-        if not sent:
-            continue
-        failure = f"{call.process}: {call.call} failed with {errnos.describe('ETIMEDOUT')}"
-        if call.name == "connect" or all(map(begins, sent)):  # a write may connect: Fast Open
+        found = _asked(call, mine, scene) if call.name == "connect" else spoke(call, mine, scene)
+        silence = Silence(found, call.host, call.t, scene)
+        sent = silence.sent
+        failure = f"{call.process}: {call.call} failed with {errnos.describe(call.errno or '')}"
+        if sent and (call.name == "connect" or all(map(begins, sent))):  # a write: Fast Open
             tries = f"{len(sent)} tries of a" if len(sent) > 1 else "one"
-            kind, ref, why = "no-answer", SYN, f"{tries} SYN without an answer"
-        elif known := _timer(mine, call.t, sent):
+            kind, ref, why = "no-answer", SYN, f"{tries} SYN without an answer; {silence.fate}"
+        elif known := silence.timer(mine):
             kind, ref, why = known
         else:
             continue
+        if call.errno != "ETIMEDOUT":
+            why += f"; {call.errno} is what ICMP, or no answer to ARP, had told meanwhile"
+        last = (sent or silence.shut)[-1]
         yield Cause(
-            kind, call.host, call.t, f"{failure}: {why}; {lost}", "",
-            f"{sent[-1].source} -> {sent[-1].target}",
-            tuple(map(line, sent[-3:])), (ref,),
+            kind, call.host, call.t, f"{failure}: {why}", "", f"{last.source} -> {last.target}",
+            silence.lines, (ref,),
         )  # fmt: skip
 
 
-def _asked(call: CallEvent, mine: Descriptor, scene: Scene) -> Sequence[Segment]:
-    """The connection that a connect asked for: the only one whose SYN went there meanwhile."""
+def asked(call: CallEvent, mine: Descriptor, scene: Scene) -> list[list[Segment]]:
+    """The connections that a connect may have asked for: whose first SYN went there meanwhile."""
     given = arguments(call.call)
     if len(given) != 2:
-        return ()
-    host, port = given
-    lab = scene.history.lab
-    name = f"{host}.v6" if mine.family == 6 else host
-    address = lab.addresses.get(name, host) if lab else host
-    target = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-    asked = scene.asked.get(target, [])
-    first = bisect_left(asked, mine.made, key=lambda each: each[0].time)
-    last = bisect_right(asked, call.t, key=lambda each: each[0].time)
-    found = [each for each in asked[first:last] if each[0].sender == call.host]
+        return []
+    address = scene.address(str(given[0]), call.host)
+    target = f"[{address}]:{given[1]}" if ":" in address else f"{address}:{given[1]}"
+    tries = scene.asked.get(target, [])
+    first = bisect_left(tries, mine.made, key=lambda each: each[0].time)
+    last = bisect_right(tries, call.t, key=lambda each: each[0].time)
+    return [each for each in tries[first:last] if each[0].sender == call.host]
+
+
+def _asked(call: CallEvent, mine: Descriptor, scene: Scene) -> Sequence[Segment]:
+    """The connection that a connect asked for, if it is the only one."""
+    found = asked(call, mine, scene)
     return found[0] if len(found) == 1 else ()
 
 
-def _spoke(call: CallEvent, mine: Descriptor, scene: Scene) -> Sequence[Segment]:
+def spoke(call: CallEvent, mine: Descriptor, scene: Scene) -> Sequence[Segment]:
     return scene.conversation(call.host, mine.ends, call.t) if mine.ends else ()
 
 
-def _unanswered(
-    found: Sequence[Segment], host: str, t: float, scene: Scene
-) -> tuple[list[Segment], str]:
-    """What a host has sent there since it heard from its peer, and what became of it. A bare ACK
-    wants no answer; a keepalive probe, which repeats a number, does."""
-    ours: list[Segment] = []
-    theirs = following = 0
-    for segment in found:
-        if segment.time > t:
-            break
-        if segment.sender == host and segment.source == _own(found, host):
-            span = segment.length + ("SYN" in segment.flags) + ("FIN" in segment.flags)
-            if "RST" not in segment.flags and (span or segment.seq < following):
-                ours.append(segment)
-            following = max(following, segment.seq + span)
-        elif segment.arrived is not None:
-            ours, theirs = [], 0
-        else:
-            theirs += 1
-    return (ours, _fate(ours, theirs, scene)) if ours else ([], "")
+class Silence:
+    """What a host has sent in a connection since it heard from its peer, up to a time, and what
+    became of it. `shut` are the probes of a window that its peer has kept closed, answered or
+    not."""
+
+    def __init__(self, found: Sequence[Segment], host: str, t: float, scene: Scene) -> None:
+        self.t, self._scene = t, scene
+        self.sent: list[Segment] = []
+        self.shut: list[Segment] = []
+        self.heard, self._lost_answers = 0.0, 0
+        following, closed = 0, False
+        for segment in found:
+            if segment.time > t:
+                break
+            if segment.sender == host and segment.source == _own(found, host):
+                span = segment.length + ("SYN" in segment.flags) + ("FIN" in segment.flags)
+                # A bare ACK wants no answer; a keepalive probe, which repeats a number, does.
+                if "RST" not in segment.flags and (span or segment.seq < following):
+                    self.sent.append(segment)
+                self.shut += [segment] if closed and segment.probe else []
+                following = max(following, segment.seq + span)
+            elif segment.arrived is not None:
+                self.sent, self._lost_answers, self.heard = [], 0, segment.arrived
+                closed = segment.zero_window
+                self.shut = self.shut if closed else []
+            else:
+                self._lost_answers += 1
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The last of them, as evidence."""
+        return tuple(map(line, (self.sent or self.shut)[-3:]))
+
+    @property
+    def fate(self) -> str:
+        """What became of what had no answer."""
+        return _fate(self.sent, self._lost_answers, self._scene)
+
+    def timer(self, mine: Descriptor | None) -> tuple[str, str, str] | None:
+        """The rule, where it is written, and which timer gave up."""
+        sent, t = self.sent, self.t
+        again = sum(s.retransmitted or s.probe for s in sent)
+        probes = [s for s in sent if not s.length and "FIN" not in s.flags]
+        user = mine.option("TCP_USER_TIMEOUT", t) if mine else "0"
+        if user.isdecimal() and int(user) > 0:
+            patience = int(user) / 1000 - SLACK
+            if self.shut and t - self.shut[0].time >= patience:
+                why = f"the window of its peer stayed closed for TCP_USER_TIMEOUT, {user} ms"
+                return "timeout-user", PROBES, f"{why}: {len(self.shut)} probes did not open it"
+            # What is sent begins the time; of an idle connection, what came last.
+            since = self.heard if len(probes) == len(sent) else sent[0].time
+            if not sent or t - since < patience:
+                return None
+            why = f"nothing was acknowledged for TCP_USER_TIMEOUT, {user} ms"
+            return "timeout-user", USER, f"{why}; {self.fate}"
+        if again and mine:
+            why = f"{again} retransmissions without an answer (net.ipv4.tcp_retries2)"
+            return "timeout-retries", RETRIES, f"{why}; {self.fate}"
+        keepalive = mine is None or mine.has("SO_KEEPALIVE", t)
+        if keepalive and probes and len(probes) == len(sent):
+            apart = [round(b.time - a.time, 1) for a, b in pairwise(probes)]
+            spacing = f", {min(apart)} s apart" if apart else ""
+            why = f"{len(probes)} keepalive probes had no answer{spacing}"
+            return "timeout-keepalive", KEEPALIVE, f"{why}; {self.fate}"
+        return None
 
 
 def _own(found: Sequence[Segment], host: str) -> str:
@@ -173,27 +233,23 @@ def _fate(sent: Sequence[Segment], answers: int, scene: Scene) -> str:
     if answers:
         back = f"{answers} answers of the peer were lost"
         return f"{words}, and {back}" if words else back
-    return words or "all arrived, so the peer did not answer"
+    if words:
+        return words
+    told = [f"{why} ({counter}: {count})" for counter, why in IGNORED.items()
+            if there and (count := scene.grown(there, counter))]  # fmt: skip
+    if told and ("Listen" not in told[0] or all(map(begins, sent))):
+        return f"all arrived, and {there} dropped them: {told[0]}"
+    return "all arrived, so the peer did not answer"
 
 
-def _timer(
-    mine: Descriptor | None, t: float, sent: Sequence[Segment]
-) -> tuple[str, str, str] | None:
-    """The rule, where it is written, and which timer gave up."""
-    again = sum(s.retransmitted or s.probe for s in sent)
-    user = mine.option("TCP_USER_TIMEOUT", t) if mine else "0"
-    if user.isdecimal() and int(user) > 0:
-        if t - sent[0].time < int(user) / 1000 - SLACK:
-            return None
-        why = f"nothing was acknowledged for TCP_USER_TIMEOUT, {user} ms"
-        return "timeout-user", USER, why
-    if again and mine:
-        why = f"{again} retransmissions without an answer (net.ipv4.tcp_retries2)"
-        return "timeout-retries", RETRIES, why
-    probes = [s for s in sent if not s.length and "FIN" not in s.flags]
-    if (mine is None or mine.has("SO_KEEPALIVE", t)) and probes and len(probes) == len(sent):
-        apart = [round(b.time - a.time, 1) for a, b in pairwise(probes)]
-        spacing = f", {min(apart)} s apart" if apart else ""
-        why = f"{len(probes)} keepalive probes had no answer{spacing}"
-        return "timeout-keepalive", KEEPALIVE, why
-    return None
+IGNORED = {
+    "TcpExtTCPMD5Failure": "their signature (TCP_MD5SIG) is not by its key",
+    "TcpExtTCPMD5NotFound": "they have no signature, and it wants one (TCP_MD5SIG)",
+    "TcpExtTCPMD5Unexpected": "they have a signature, and it has no key for it (TCP_MD5SIG)",
+    "TcpExtIPReversePathFilter": "net.ipv4.conf.*.rp_filter takes them for spoofed, as its way "
+    "back to their sender is by another link",
+    "TcpExtListenOverflows": "an accept queue was full",
+    "TcpExtListenDrops": "no accept queue was full, but a queue of SYNs (listen's backlog, "
+    "net.ipv4.tcp_max_syn_backlog, with net.ipv4.tcp_syncookies 0)",
+}
+"""Counters of a host that ignores what comes, and why, those first that nothing else counts in."""

@@ -1,0 +1,169 @@
+"""Why a connection was refused, and why a connect had no way: the right reason, or silence."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from labctl.language.document import Document
+from labctl.language.scenario import load_document
+from labctl.record.events import Event, LossEvent, ResetEvent, TroubleEvent
+from tests.caused import (
+    CLIENT,
+    LISTEN,
+    SERVER,
+    call,
+    calls,
+    ids,
+    listened,
+    look,
+    only,
+    told,
+)
+from tests.fake import tcp
+from tests.walked import ACK, RST, SYN, Sent
+
+# --- Refused by an RST ----------------------------------------------------------------------------
+
+ASKS = [Sent(3.0, CLIENT, SERVER, SYN), Sent(3.0001, SERVER, CLIENT, RST | ACK, 0, 1)]
+
+
+def test_a_connection_is_refused_where_nobody_listens() -> None:
+    cause = only(told([look(0.5), look(4.0)], ASKS))
+    assert (cause.id, cause.host, cause.connection) == (
+        "connect-refused", "server", f"{CLIENT} -> {SERVER}",
+    )  # fmt: skip
+    assert "nobody listened on port 8000 there" in cause.text
+    gone = ResetEvent(3.0001, "server", SERVER, CLIENT, "NO_SOCKET")
+    closing = [look(0.5), look(2.99, LISTEN), look(3.2), gone]
+    assert ids(told(closing, ASKS)) == ["connect-refused"]
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [look(0.5), look(2.99, LISTEN), look(3.2)],
+        [look(0.5, tcp("LISTEN", "127.0.0.1:8000")), look(4.0)],
+        [look(4.0, host="client")],
+        [look(0.5), TroubleEvent(1.0, "server", "ss", "it broke"), look(4.0)],
+    ],
+)  # fmt: skip
+def test_a_refusal_in_spite_of_a_listener_or_unseen_is_not_explained(events: list[Event]) -> None:
+    assert ids(told(events, ASKS)) == []
+
+
+def test_a_listener_that_takes_no_connection_to_that_address() -> None:
+    """Somebody has that port, and "start the server" would be no help."""
+    for local, peer in (("127.0.0.1:8000", "0.0.0.0:*"), ("[::]:8000", "[::]:*")):
+        line = tcp("LISTEN", local, peer, more="ino:1")
+        cause = only(told([look(0.5, line), look(4.0, line)], ASKS))
+        assert cause.id == "connect-refused"
+        assert f"LISTEN {local}" in cause.text
+        assert "takes no connections to 198.18.0.2" in cause.text
+        assert cause.cure.startswith("bind the server to that address or to the wildcard")
+
+
+def test_a_rst_in_spite_of_a_listener_is_a_firewall_s() -> None:
+    for line in (LISTEN, tcp("LISTEN", "*:8000", "*:*"), tcp("LISTEN", SERVER)):
+        cause = only(told([look(0.5, line), look(4.0, line)], ASKS))
+        assert (cause.id, "a firewall of server does" in cause.text) == ("connect-refused", True)
+    another = tcp("LISTEN", ":8000", send_q=5, more="ino:2")  # which began meanwhile
+    assert ids(told([look(0.5, LISTEN), look(4.0, another)], ASKS)) == []
+    denied = ResetEvent(3.0001, "server", SERVER, CLIENT, "NO_SOCKET")
+    assert ids(told([look(0.5, LISTEN), look(4.0, LISTEN), denied], ASKS)) == []
+
+
+def test_a_listener_that_came_later_does_not_count() -> None:
+    assert ids(told([look(0.5), *listened(3.5), look(4.0, LISTEN)], ASKS)) == ["connect-refused"]
+
+
+# --- Refused by ICMP, or without a way ------------------------------------------------------------
+
+
+def fails(errno: str, connect: str = "connect server:8000", kind: str = "tcp") -> list[Event]:
+    """A connect fails so, and no RST has come."""
+    error: dict[str, Any] = {"errno": errno, "error": errno}
+    return [*calls(0.9, "client", f"socket {kind}"), call(4.0, "client", connect, **error)]
+
+
+def counted(host: str = "client", /, **counters: int) -> Event:
+    grown: dict[str, Any] = {**counters}
+    return look(4.5, host=host, **grown)
+
+
+GOT, SENT = {"IcmpInDestUnreachs": 1}, {"IcmpOutDestUnreachs": 1}
+TRIES = [Sent(t, CLIENT, SERVER, SYN) for t in (1.0, 2.0)]
+
+
+def test_a_firewall_that_answers_by_icmp() -> None:
+    for errno in ("ECONNREFUSED", "EHOSTUNREACH"):
+        known = [counted(**GOT), counted("server", **SENT)]
+        cause = only(told([*fails(errno), *known], TRIES))
+        assert (cause.id, cause.host, cause.connection) == (
+            "connect-refused", "client", f"{CLIENT} -> {SERVER}",
+        )  # fmt: skip
+        assert "server answered its SYN by an ICMP error, as a firewall does" in cause.text
+        assert ("or a router that finds no way on" in cause.text) is (errno == "EHOSTUNREACH")
+    unknown = only(told([*fails("ECONNREFUSED"), counted(**GOT)], TRIES))
+    assert "a host on the way answered" in unknown.text
+
+
+def test_a_step_that_refuses_by_icmp() -> None:
+    text = (
+        "title: x\nhosts: {client: {}, server: {}}\n"
+        "steps: [{reject: {to: server, flags: SYN, with: port-unreachable}}]\n"
+    )
+    (scenario,) = load_document(Document("few", text), text, "few", {})
+    frame = b64encode(replace(TRIES[0], seq=4000).frame()[14:]).decode()
+    history = told([*fails("ECONNREFUSED"), LossEvent(1.00005, "server", frame, 0)], TRIES[:1])
+    cause = only(history, "connect-refused", scenario)
+    assert "a step refused its SYN by ICMP (port-unreachable)" in cause.text
+
+
+def test_nobody_answers_for_an_address() -> None:
+    """A host tells itself by ICMP that it has found no neighbour."""
+    cause = only(told([*fails("EHOSTUNREACH"), counted(**GOT, **SENT)]))
+    assert (cause.id, cause.certain) == ("no-answer", True)
+    assert "nothing of it left client: nobody answers for 198.18.0.2" in cause.text
+    six = fails("EHOSTUNREACH", "connect server.v6:8000", "tcp6")
+    own = {"Icmp6InDestUnreachs": 1, "Icmp6OutDestUnreachs": 1}
+    assert "neighbour discovery" in only(told([*six, counted(**own)])).text
+    doubt = only(told([*fails("ETIMEDOUT"), counted()]))
+    assert (doubt.id, doubt.certain) == ("no-answer", False)
+    assert "or a rule of client loses what it sends" in doubt.text
+
+
+def test_no_route() -> None:
+    cause = only(told([*fails("ENETUNREACH"), counted(IpOutNoRoutes=1)]))
+    assert (cause.id, "client has no route to 198.18.0.2" in cause.text) == ("no-route", True)
+    assert ids(told([*fails("ENETUNREACH"), counted()])) == []
+
+
+def test_its_own_firewall_refuses() -> None:
+    cause = only(told([*fails("ECONNREFUSED"), counted(**GOT, **SENT)]))
+    assert "a rule of client itself refuses what it sends" in cause.text
+
+
+@pytest.mark.parametrize(
+    ("events", "sent"),
+    [
+        (fails("ECONNREFUSED"), TRIES),  # nothing tells of an ICMP error
+        ([*fails("ECONNREFUSED"), counted(**GOT, **SENT)], TRIES),  # nor whose it was
+        ([*fails("ECONNREFUSED"), counted(**GOT)], []),
+        ([*fails("EHOSTUNREACH"), counted(**GOT),
+          TroubleEvent(0.5, "client", "capture", "lost 3")], TRIES),
+        ([*fails("ECONNREFUSED"), counted(**GOT)],  # of two connects one
+         [*TRIES, Sent(1.5, "198.18.0.3:40001", SERVER, SYN)]),
+    ],
+)  # fmt: skip
+def test_what_nothing_tells_is_not_said(events: list[Event], sent: list[Sent]) -> None:
+    assert ids(told(events, sent), "connect") == []
+
+
+def test_an_rst_that_refused_is_told_once() -> None:
+    wire = [*TRIES[:1], Sent(1.0001, SERVER, CLIENT, RST | ACK, 0, 1)]
+    events = [look(0.5), *fails("ECONNREFUSED"), counted(**GOT), look(5.0)]
+    assert ids(told(events, wire)) == ["connect-refused"]
