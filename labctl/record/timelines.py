@@ -143,7 +143,8 @@ def timelines(history: History, host: str, chosen: Chosen | None = None) -> list
     told_all = traced and (host, "trace") not in history.trouble
     lives = traced_lives(history, host, chosen).lives
     looks, causes = Looks(history, host, chosen), Causes(history, host, chosen)
-    known = _Known(looks, causes, Wire(history, host, chosen))
+    forgets = bool(history.growth(host, "TcpExtTCPTimeWaitOverflow"))
+    known = _Known(looks, causes, Wire(history, host, chosen), forgets)
     found: list[Timeline] = []
     for key in dict.fromkeys([*lives, *looks.seen]):
         mine = lives.get(key, [])
@@ -395,6 +396,8 @@ class _Known:
     looks: Looks
     causes: Causes
     wire: Wire
+    forgets: bool
+    """Whether it had no room for some TIME-WAIT."""
 
 
 def _joined(key: Ends, lives: Sequence[Life], number: int, known: _Known) -> Timeline:
@@ -475,6 +478,8 @@ def _shrunk(
     taken = wire.end_taken(key, full[0].moment.earliest - SAMPLING, until)
     if taken is None:
         return [end], None
+    if known.forgets:
+        return [end], "there may have been no room for a TIME-WAIT (net.ipv4.tcp_max_tw_buckets)"
     came, answered = (max(t, moment) for moment in taken)
     began = _Turn(State.TIME_WAIT, Moment(came, answered, came if came < answered else None), t)
     end.moment = Moment(came, max(answered, latest), seen=after)

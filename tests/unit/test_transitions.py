@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from labctl.probes.sockets import State
-from labctl.record.events import Event, TroubleEvent
+from labctl.record.events import CountersEvent, Event, TroubleEvent
 from labctl.record.listeners import listeners
 from labctl.record.looks import FOLLOWING, SAMPLING, reachable
 from labctl.record.moments import Moment
@@ -153,6 +153,11 @@ def test_a_time_wait_that_no_look_saw_is_read_off_the_wire() -> None:
     assert found.states[-1] is State.TIME_WAIT and found.closed and found.complete
     assert found.spans[-1].begin == Moment(1.004, 1.004)
     assert found.spans[-1].lasted(9.0) == (0.0, pytest.approx(0.046 + SAMPLING))
+    name = "TcpExtTCPTimeWaitOverflow"
+    counted = CountersEvent(0.5, "server", {name: 0}), replace(look(1.05), counters={name: 1})
+    full = one(*walk(*ACTIVE), *counted, packets=packets, probes=("trace", "capture"))
+    assert full.states[-1] is State.FIN_WAIT_2 and not full.complete
+    assert full.gap and "no room for a TIME-WAIT" in full.gap
 
 
 @pytest.mark.parametrize("state", ["FIN-WAIT-2", "CLOSING"])
