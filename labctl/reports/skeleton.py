@@ -106,7 +106,6 @@ class _Skeleton:
 
     def hosts(self) -> Iterator[str]:
         """The lines of `hosts`."""
-        routers = self._history.networks.routers
         processes: dict[str, list[str]] = defaultdict(list)
         for event in self._history.events:
             if isinstance(event, ProcessEvent) and event.process not in processes[event.host]:
@@ -115,24 +114,27 @@ class _Skeleton:
             if process not in processes[named or ""]:
                 processes[named or ""].append(process)
         for host in self._history.hosts:
-            known = self._scenario.hosts.get(host) if self._scenario else None
-            more = processes[host] or (known and known.sysctls) or host in routers
-            yield f"  {host}:" if more else f"  {host}: {{}}"
-            if host in routers:
-                yield f"    router: {routers[host]}"
-            if known and known.sysctls:
-                yield f"    sysctls: {json.dumps(dict(known.sysctls))}"
-            count = sum(name.partition(".")[0] == host and not name.endswith(".v6")
-                        for name in self._names.values())  # fmt: skip
-            if count > 1 and host not in routers:
-                yield f"    addresses: {count}"
-            mine = processes[host]
-            if mine:
-                yield "    processes:"
-            for name in mine:
-                spec = self._scenario.processes.get(name) if self._scenario else None
-                uid = f", uid: {spec.uid}" if spec and spec.uid is not None else ""
-                yield f"      {name}: {{calls: await{uid}}}"
+            lines = [*self._body(host, processes[host])]
+            yield f"  {host}:" if lines else f"  {host}: {{}}"
+            yield from lines
+
+    def _body(self, host: str, processes: Sequence[str]) -> Iterator[str]:
+        routers = self._history.networks.routers
+        known = self._scenario.hosts.get(host) if self._scenario else None
+        if host in routers:
+            yield f"    router: {routers[host]}"
+        if known and known.sysctls:
+            yield f"    sysctls: {json.dumps(dict(known.sysctls))}"
+        count = sum(name.partition(".")[0] == host and not name.endswith(".v6")
+                    for name in self._names.values())  # fmt: skip
+        if count > 1 and host not in routers:
+            yield f"    addresses: {count}"
+        if processes:
+            yield "    processes:"
+        for name in processes:
+            spec = self._scenario.processes.get(name) if self._scenario else None
+            uid = f", uid: {spec.uid}" if spec and spec.uid is not None else ""
+            yield f"      {name}: {{calls: await{uid}}}"
 
     # --- What was done ----------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from labctl.language.scenario import load_document
 from labctl.record.history import History
 from labctl.reports.skeleton import skeleton
 from tests.captured import CLIENT, NEAR, SERVER, alone, both, closed, handshake
+from tests.caused import calls, told
 from tests.reported import RUN, recorded_run
 from tests.walked import ACK, FIN, RST, SYN, Sent
 
@@ -38,6 +40,13 @@ def test_a_labs_own_run() -> None:
     assert "wait: {sockets: {server: none, client: CLOSE-WAIT}}" in found[kill:]
     assert found.count("start: server") > 1
     assert not any(step.startswith("drop") for step in found)
+
+
+def test_a_host_with_two_addresses_and_nothing_else() -> None:
+    run = replace(load(RUN), history=told(calls(1.0, "client", "socket; connect server:8000")))
+    text = skeleton(run, None)
+    (case,) = load_document(Document("made", text), text, "made", {})
+    assert (case.hosts["server"].addresses, case.hosts["backend"].addresses) == (2, 1)
 
 
 def test_two_captures(tmp_path: Path) -> None:
