@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from labctl.language.networks import networks_of, spec, wrong_networks
 from labctl.language.params import Choice, Given, alike
 from labctl.language.predicates import Predicate
 from labctl.language.steps import Step
+from labctl.language.steps.faults import Drop
+from labctl.language.steps.injecting import Inject
 from labctl.language.values import (
     HOST_NAME,
     OF_PROJECT,
@@ -255,13 +258,20 @@ def _names_of(case: Scenario) -> Names:
 
 
 def _silenced(case: Scenario, sources: Mapping[str, str]) -> Scenario:
-    """A case whose crafted peers have a kernel that hears nothing: its first steps see to that."""
+    """A case whose crafted peers have a kernel that hears nothing: its first steps see to that,
+    unless it says so itself before it injects anything."""
     written = [{"drop": {"to": host, "injected": False}} for host in sources]
     found = MoreSteps.model_validate({"steps": written}, context=_names_of(case))
+    before = takewhile(lambda step: not isinstance(step, Inject), case.steps)
+    said = [step.drop for step in before if isinstance(step, Drop)]
+    steps = [
+        (step, source) for step, source in zip(found.steps, sources.values(), strict=True)
+        if not (isinstance(step, Drop) and step.drop in said)
+    ]  # fmt: skip
     return replace(
         case,
-        steps=(*found.steps, *case.steps),
-        step_sources=(*sources.values(), *case.step_sources),
+        steps=(*(step for step, _ in steps), *case.steps),
+        step_sources=(*(source for _, source in steps), *case.step_sources),
         needs=case.needs.union(*(step.needs for step in found.steps)),
     )
 

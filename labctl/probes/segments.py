@@ -102,10 +102,15 @@ def match(observations: Iterable[Observation], known: Known) -> list[Segment]:
     return found
 
 
+LEAST = 0xFFFF
+"""A window that no end's is smaller than when all is well: what begins in it fits."""
+
+
 @dataclass(slots=True)
 class _Flow:
     """What one end of a connection has sent so far. `syn`: its SYN was captured, which has a window
-    scale and a timestamp or not; `made`: a step sent that. `origin` is that of what it sends to
+    scale and a timestamp or not; `made`: a step sent that. `forged`: what follows the last number
+    that a step sent in its name and that fitted. `origin` is that of what it sends to
     `peer`, as soon as both have sent a SYN."""
 
     first: int
@@ -119,11 +124,24 @@ class _Flow:
     made: bool = False
     peer: _Flow | None = None
     origin: Origin = UNKNOWN
+    forged: int | None = None
 
     def opens(self, seen: Observation) -> None:
         """Takes in its SYN."""
         self.syn, self.scale, self.peer = True, seen.header.scale, None
         self.stamp = seen.timestamps[0] if seen.timestamps else None
+
+    def forge(self, seen: Observation, other: _Flow | None) -> None:
+        """Takes in what a step sent in its name: the other end takes that for its own, if its
+        numbers fit (RFC 9293, section 3.10.7.4)."""
+        due = self.following if self.forged is None else self.forged
+        if "RST" in seen.flags or (seen.seq - due) % MODULUS > LEAST:
+            return
+        if seen.seq == due:
+            self.forged = (seen.seq + seen.span) % MODULUS
+        acks = other and "ACK" in seen.flags and not _before(other.following, seen.ack)
+        if other and acks and (other.acked is None or not _before(seen.ack, other.acked)):
+            other.peer_window, other.acked = seen.window, seen.ack
 
 
 def _mark(found: Iterable[Passage], lab: Known) -> Iterator[Segment]:
@@ -143,6 +161,8 @@ def _mark(found: Iterable[Passage], lab: Known) -> Iterator[Segment]:
             if "SYN" in seen.flags and _silent(known):
                 known = flows[there] = _Flow(seen.seq, seen.seq, made=True)
                 known.opens(seen)
+            if known and passage.arrived is not None:
+                known.forge(seen, theirs)
             yield _forged(passage, passage.injection, _origin(seen, known, theirs))
             continue
         unseen = _unseen(passage, lab)

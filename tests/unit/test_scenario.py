@@ -395,6 +395,11 @@ def test_the_kernel_of_a_crafted_peer_hears_nothing_from_the_first_step_on() -> 
     assert [str(step) for step in found.steps] == ["drop all not injected to client", "sleep 1 s"]
     assert found.step_sources == ("lesson.yaml:4", "lesson.yaml:5")
     assert found.needs == {"nft"}
+    drop = "drop: {to: client, injected: false}"
+    inject = "inject: {from: 'client:1', to: 'server:2', flags: SYN}"
+    for steps, count in ((f"[{drop}, {inject}]", 2), (f"[{inject}, {drop}]", 3)):
+        written = case(f"title: B\n{hosts}steps: {steps}\n")
+        assert (len(written.steps), written.needs) == (count, {"nft"}), "its own is enough"
 
 
 def test_bare_states_and_patterns() -> None:

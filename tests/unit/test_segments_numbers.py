@@ -196,6 +196,27 @@ def test_an_injected_syn_that_was_answered_has_begun_a_connection() -> None:
         assert found[-1].ack == ack
 
 
+def test_what_a_step_sent_counts_for_its_receiver_if_it_fits() -> None:
+    """Of a peer that steps make up, nothing else tells what its window is, and what it has."""
+    syn, done = one(0.1, "client SYN 1000 0"), one(0.3, "client ACK 1001 7001")
+    talk = [syn, one(0.2, "server SYN ACK 7000 1001"), done]
+    asks = one(9.0, "server ACK 7000 1001")
+    shut = one(0.4, "client ACK 1001 7001", window=0)
+    for last, ack, probe, keepalive in (
+        (shut, 1, True, False), (one(0.4, "client ACK 1001 7001"), 1, False, True),
+        (one(0.4, "client ACK 99001 7001", window=0), 1, False, True),  # beside the window
+        (one(0.4, "client ACK 1001 7901", window=0), 901, False, True),  # what was never sent
+        (one(0.4, "client RST ACK 1001 7001", window=0), 1, False, True),
+    ):  # fmt: skip
+        made = [Injection(0, 0, syn), Injection(1, 1, done), Injection(1, ack, last)]
+        found = match(both(*talk, last, asks), Known(OWNERS, EPOCH, injections=made))[-1]
+        assert (found.probe, found.keepalive) == (probe, keepalive)
+    never = match([*both(*talk, asks), shut],  # it was lost
+                  Known(OWNERS, EPOCH, injections=[Injection(0, 0, syn), Injection(1, 1, done),
+                                                   Injection(1, 1, shut)]))  # fmt: skip
+    assert [(s.probe, s.keepalive) for s in never if s.seq == 0 and s.time > 1] == [(False, True)]
+
+
 def test_an_injected_syn_into_a_connection_begins_nothing() -> None:
     stray = one(0.35, "client SYN 9999 0")
     found = segments(*TALK, made=stray)
