@@ -450,6 +450,19 @@ def test_a_host_that_sends_a_thousand_is_not_told_a_thousand_times() -> None:
     assert ids(told([look(0.5), look(9.0)], wire)) == ["connect-refused"] * 20
 
 
+def test_a_program_disconnects_or_something_else_ends_its_connection() -> None:
+    wire, other = [*handshake(1.0), ACTIVE], "something else ended it"
+    gone = replace(call(3.0001, "server", "connect none"), name="disconnect")
+    fails = call(3.5, "server", "recv", errno="ECONNABORTED", error="it was")
+    why = ResetEvent(3.0, "server", SERVER, CLIENT, "TCP_STATE")
+    for known, words in ((gone, "server disconnected it"), (why, other), (fails, other)):
+        cause = only(told([*accepted(known), *over()], wire))
+        assert (cause.id, words in cause.text) == ("reset-by-close", True)
+    timer = replace(why, reason="TCP_KEEPALIVE_TIMEOUT")
+    for events in ([replace(gone, t=2.0)], [why, CLOSES], [fails, CLOSES], [timer]):
+        assert ids(told([*accepted(*events), *over()], wire)) == []
+
+
 # --- Too many orphans -----------------------------------------------------------------------------
 
 
