@@ -332,6 +332,10 @@ def test_of_two_listeners_it_is_not_certain_whose_queue_it_was() -> None:
     cause = only(told(events))
     assert (cause.id, cause.certain) == ("accept-queue-full", False)
     assert "would tell whose" in cause.text
+    both = [look(1.0, FULL, tcp("LISTEN", ":9000", recv_q=2, send_q=1)), look(2.0, FULL, **OVER)]
+    known = only(told([*both, look(9.0)], [Sent(1.5, CLIENT, SERVER, SYN)]))
+    assert (known.certain, "LISTEN 0.0.0.0:8000" in known.text) == (True, True)
+    assert len(said(told([*both, look(9.0)], handshake(1.5)))) == 2
 
 
 def test_syn_cookies() -> None:

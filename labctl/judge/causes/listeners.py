@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from labctl.judge.causes.cause import Cause, Scene
+from labctl.judge.causes.cause import Cause, Scene, begins
 from labctl.probes.sockets import State, accept_queue, queue_is_full
 from labctl.record.holders import told
 from labctl.record.timelines import Timeline
@@ -12,6 +12,8 @@ from labctl.record.timelines import Timeline
 QUEUE = "listen(2), backlog; tcp_conn_request() and tcp_v4_syn_recv_sock() in net/ipv4"
 COOKIES = "tcp(7), tcp_syncookies; RFC 4987, section 3.6"
 DEFERRED = "tcp(7), TCP_DEFER_ACCEPT; tcp_check_req() in net/ipv4/tcp_minisocks.c"
+SOON = 0.1
+"""Seconds in which a SYN gets its answer, at most, on a busy machine."""
 LONG, SHOWN = 1.0, 3
 """Seconds in SYN-RECV that are worth a word; and of how many connections, at most."""
 ABORT = "net.ipv4.tcp_abort_on_overflow"
@@ -32,7 +34,9 @@ def _full(host: str, scene: Scene) -> Iterator[Cause]:
         return
     drops = scene.grown(host, DROPS)
     words = f"{overflows} overflows ({OVERFLOWS}), {drops} drops ({DROPS})"
-    alone = len({each.local for each in scene.listeners(host)}) == 1
+    locals_ = {each.local for each in scene.listeners(host)}
+    ignored = {local for local in locals_ if _ignored(host, local, scene)}
+    alone = len(locals_) == 1 or bool(ignored)
     if not alone:
         words += f"; {host} has several listeners, and only SYNs without an answer would tell whose"
     if scene.setting(host, ABORT, scene.history.now) == "1":
@@ -42,6 +46,8 @@ def _full(host: str, scene: Scene) -> Iterator[Cause]:
         if "LISTEN" not in look.text:
             continue
         for socket in look.came:
+            if ignored and socket.local.end not in ignored:
+                continue
             if socket.is_listener and queue_is_full(socket) and socket.local.end not in seen:
                 seen.add(socket.local.end)
                 evidence, holders = told(scene.history, look, [socket])
@@ -54,6 +60,25 @@ def _full(host: str, scene: Scene) -> Iterator[Cause]:
                     "net.core.somaxconn",
                     evidence=evidence, refs=(QUEUE,), certain=alone, holders=holders,
                 )  # fmt: skip
+
+
+def _ignored(host: str, local: str, scene: Scene) -> bool:
+    """Whether a listener certainly had a SYN without an answer, or answered one again whose last
+    ACK had come."""
+    port = local.rpartition(":")[2]
+    for target, tries in scene.asked.items():
+        if target != local and (local != f":{port}" or target.rpartition(":")[2] != port):
+            continue
+        for segments in tries:
+            came = [s for s in segments if s.receiver == host and s.arrived is not None]
+            answers = [s.time for s in segments if s.sender == host and "SYN" in s.flags]
+            syns = [s.arrived or 0.0 for s in came if begins(s)]
+            acked = [s.arrived or 0.0 for s in came if "ACK" in s.flags]
+            late = scene.history.now - SOON
+            silent = any(t < min([*answers, late]) - SOON for t in syns)
+            if silent or (answers and any(t + SOON < answers[-1] for t in acked)):
+                return True
+    return False
 
 
 def _cookies(host: str, scene: Scene) -> Iterator[Cause]:
