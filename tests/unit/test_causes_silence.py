@@ -482,5 +482,11 @@ def test_which_connection_the_kernel_gave_up_is_not_guessed() -> None:
     assert gives_up(*probes(), Sent(7.5, SERVER, CLIENT, RST | ACK, 1, 1)) == []
     trouble = TroubleEvent(1.5, "client", "capture", "lost 9")
     assert gives_up(*probes(), more=[trouble]) == []
+    # Nobody has it open any more, and so another limit counts.
+    client = calls(0.999, "client", "socket; connect server:8000")
+    orphan = [*client, call(1.5, "client", "close")]
+    (cause,) = gives_up(*again(), more=orphan)
+    assert (cause.id, "net.ipv4.tcp_orphan_retries" in cause.text) == ("timeout-retries", True)
+    assert "net.ipv4.tcp_retries2" in gives_up(*again(), more=client)[0].text
     # Of data sent again, the socket's options would tell which timer it was.
     assert gives_up(*again()) == []

@@ -211,22 +211,24 @@ class _Attempt:
         cure = f"look at the routes of {host} and at its links: ip route get {self.target}"
         return self._told("no-route", why, cure, ROUTE, f"{counter}: {grown}")
 
-    def _no_neighbour(self, own: int) -> Cause:
-        host, asks = self.call.host, "neighbour discovery" if ":" in self.target else "ARP"
+    @property
+    def _cut(self) -> str:
+        """Since when the host of that address is cut off, if it is."""
         owner = self.scene.history.owners.get(self.target)
         cut = self.scene.cut_off(owner, self.call.t) if owner else None
+        return "" if cut is None else f"; {owner} has been cut off since {cut:.3f} s"
+
+    def _no_neighbour(self, own: int) -> Cause:
+        host, asks = self.call.host, "neighbour discovery" if ":" in self.target else "ARP"
         why = "" if self.segments else f"nothing of it left {host}: "
         why += f"nobody answers for {self.target}, or for the router to it, when {host} asks its "
         why += f"network ({asks})"
         if not own:  # the kernel has not said so
             why += f", or a rule of {host} loses what it sends"
-        if cut is not None:
-            why += f"; {owner} has been cut off since {cut:.3f} s"
-        cure = (
-            "" if cut is not None else f"look at the neighbours of {host} (ip neigh), and at its "
-        )
-        cure += "" if cut is not None else "rules (nft list ruleset)"
-        found = self._told("no-answer", why, cure, NEIGHBOUR, f"its own ICMP errors: {own}")
+        cure = f"look at the neighbours of {host} (ip neigh), and at its rules (nft list ruleset)"
+        proof = f"its own ICMP errors: {own}"
+        cut = self._cut
+        found = self._told("no-answer", why + cut, "" if cut else cure, NEIGHBOUR, proof)
         return replace(found, certain=own > 0)
 
     def _refusing(self) -> RejectPattern | None:
@@ -243,8 +245,9 @@ class _Attempt:
         who = sent[0] if len(sent) == 1 else "a host on the way"
         why = f"{who} answered its SYN by an ICMP error, as a firewall does (reject)"
         if self.call.errno != "ECONNREFUSED":
-            why += ", or a router that finds no way on"
-        return self._refused(why, f"{RULES} of {who}", *(f"ICMP errors sent by {h}" for h in sent))
+            why += f", or a router that finds no way on{self._cut}"
+        cure = "" if self._cut else f"{RULES} of {who}"
+        return self._refused(why, cure, *(f"ICMP errors sent by {h}" for h in sent))
 
     def _refused(self, why: str, cure: str, *proof: str) -> Cause:
         return self._told("connect-refused", why, cure, ERRORS, *proof)

@@ -29,7 +29,7 @@ SLACK = 0.3
 PROBES = "tcp(7), TCP_USER_TIMEOUT; tcp_probe_timer() in net/ipv4/tcp_timer.c"
 SOFT = ("EHOSTUNREACH", "ENETUNREACH", "ECONNREFUSED")
 """Errors of ICMP that a connection forgives."""
-RETRIES = "tcp(7), tcp_retries2; RFC 1122, section 4.2.3.5"
+RETRIES = "tcp(7), tcp_retries2, tcp_orphan_retries; RFC 1122, section 4.2.3.5"
 
 
 ABORTED = "TcpExtTCPAbortOnTimeout"
@@ -202,6 +202,9 @@ class Silence:
             return "timeout-user", USER, f"{why}; {self.fate}"
         if again and mine:
             why = f"{again} retransmissions without an answer (net.ipv4.tcp_retries2)"
+            if mine.closed < sent[-1].time:
+                why = f"{again} retransmissions without an answer, and no process had it open any "
+                why += "more (net.ipv4.tcp_orphan_retries)"
             return "timeout-retries", RETRIES, f"{why}; {self.fate}"
         keepalive = mine is None or mine.has("SO_KEEPALIVE", t)
         if keepalive and probes and len(probes) == len(sent):
