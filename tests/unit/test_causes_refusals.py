@@ -10,7 +10,7 @@ import pytest
 
 from labctl.language.document import Document
 from labctl.language.scenario import load_document
-from labctl.record.events import Event, LossEvent, ResetEvent, TroubleEvent
+from labctl.record.events import Event, LossEvent, ResetEvent, StepEvent, TroubleEvent
 from tests.caused import (
     CLIENT,
     LISTEN,
@@ -95,6 +95,7 @@ def counted(host: str = "client", /, **counters: int) -> Event:
 
 
 GOT, SENT = {"IcmpInDestUnreachs": 1}, {"IcmpOutDestUnreachs": 1}
+STEPS = "title: x\nhosts: {client: {}, server: {}}\nsteps: ["
 TRIES = [Sent(t, CLIENT, SERVER, SYN) for t in (1.0, 2.0)]
 
 
@@ -112,15 +113,18 @@ def test_a_firewall_that_answers_by_icmp() -> None:
 
 
 def test_a_step_that_refuses_by_icmp() -> None:
-    text = (
-        "title: x\nhosts: {client: {}, server: {}}\n"
-        "steps: [{reject: {to: server, flags: SYN, with: port-unreachable}}]\n"
-    )
-    (scenario,) = load_document(Document("few", text), text, "few", {})
+    refuses = "{reject: {to: server, flags: SYN, with: port-unreachable}}"
+    (scenario,) = load_document(Document("few", STEPS + refuses + "]\n"), "", "few", {})
     frame = b64encode(replace(TRIES[0], seq=4000).frame()[14:]).decode()
     history = told([*fails("ECONNREFUSED"), LossEvent(1.00005, "server", frame, 0)], TRIES[:1])
     cause = only(history, "connect-refused", scenario)
     assert "a step refused its SYN by ICMP (port-unreachable)" in cause.text
+
+    sends = "{inject: {from: server, to: client, icmp: port-unreachable}}"
+    (scenario,) = load_document(Document("few", STEPS + sends + "]\n"), "", "few", {})
+    step = StepEvent(1.5, 0, "end", "inject", outcome="done", verb="inject")
+    cause = only(told([*fails("ECONNREFUSED"), counted(**GOT), step], TRIES), "connect", scenario)
+    assert "a step sent an ICMP error (port-unreachable)" in cause.text
 
 
 def test_nobody_answers_for_an_address() -> None:

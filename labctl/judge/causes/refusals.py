@@ -11,10 +11,11 @@ from labctl.ground import errnos
 from labctl.judge.causes.cause import Cause, Scene, line
 from labctl.judge.causes.descriptors import Descriptor, arguments
 from labctl.judge.causes.silence import Silence, asked, spoke, timed_out
-from labctl.language.steps.faults import Reject, RejectPattern
+from labctl.language.steps.faults import Reject
+from labctl.language.steps.injecting import Inject
 from labctl.probes.observations import Segment
 from labctl.probes.sockets import Address, Socket
-from labctl.record.events import CallEvent, SocketsEvent
+from labctl.record.events import CallEvent, SocketsEvent, StepEvent
 from labctl.record.holders import told
 
 NOBODY = "RFC 9293, section 3.10.7.1; tcp_v4_send_reset() in net/ipv4/tcp_ipv4.c"
@@ -184,9 +185,9 @@ class _Attempt:
             if errno == "ECONNREFUSED":
                 why = f"a rule of {self.call.host} itself refuses what it sends (reject)"
                 return self._refused(why, f"{RULES} there") if own else None
-            return self._no_neighbour(own)
-        if step := self._refusing():
-            return self._refused(f"a step refused its SYN by ICMP ({step.with_})", "")
+            return self._no_neighbour(own) if own or self.call.name == "connect" else None
+        if why := self._by_step:
+            return self._refused(why, "")
         if errno == "EHOSTUNREACH" and own and not foreign:
             return self._no_neighbour(own)
         by_icmp = errno != "ETIMEDOUT" and foreign > 0 and not own
@@ -231,14 +232,21 @@ class _Attempt:
         found = self._told("no-answer", why + cut, "" if cut else cure, NEIGHBOUR, proof)
         return replace(found, certain=own > 0)
 
-    def _refusing(self) -> RejectPattern | None:
+    @property
+    def _by_step(self) -> str:
+        """The step that answered its SYN by ICMP, or sent such an error about it; if one did."""
         steps = self.scene.scenario.steps if self.scene.scenario else ()
         for segment in self.segments:
             if segment.dropped is not None and segment.dropped < len(steps):
                 step = steps[segment.dropped]
                 if isinstance(step, Reject) and step.reject.with_ != "rst":
-                    return step.reject
-        return None
+                    return f"a step refused its SYN by ICMP ({step.reject.with_})"
+        for event in self.scene.history.events if steps else ():
+            if isinstance(event, StepEvent) and event.outcome == "done" and event.t <= self.call.t:
+                step = steps[event.index]
+                if isinstance(step, Inject) and step.inject.icmp:
+                    return f"a step sent an ICMP error ({step.inject.icmp})"
+        return ""
 
     def _by_icmp(self) -> Cause:
         sent = [h for h in self.scene.history.hosts if self.errors("Out", h)]
