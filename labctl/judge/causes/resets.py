@@ -364,7 +364,14 @@ ENDED: dict[Callable[[Reset], Cause | None], tuple[str, ...]] = {
 
 
 def _listener_ended(reset: Reset) -> bool:
+    """Whether a listener on its port ended then, as calls tell, or the last one there."""
     port = reset.segment.source.rpartition(":")[2]
+    closed = (
+        each.closed for each in reset.scene.descriptors.all
+        if each.host == reset.host and each.listening < reset.t and str(each.port) == port
+    )  # fmt: skip
+    if any(abs(t - reset.t) < CLOSED for t in closed):
+        return True
     ends = [
         each.spans[-1].end for each in reset.scene.listeners(reset.host)
         if each.local.rpartition(":")[2] == port
