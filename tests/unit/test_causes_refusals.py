@@ -17,11 +17,14 @@ from tests.caused import (
     SERVER,
     call,
     calls,
+    established,
+    handshake,
     ids,
     listened,
     look,
     only,
     told,
+    trace,
 )
 from tests.fake import tcp
 from tests.walked import ACK, RST, SYN, Sent
@@ -78,6 +81,37 @@ def test_a_rst_in_spite_of_a_listener_is_a_firewall_s() -> None:
 
 def test_a_listener_that_came_later_does_not_count() -> None:
     assert ids(told([look(0.5), *listened(3.5), look(4.0, LISTEN)], ASKS)) == ["connect-refused"]
+
+
+# --- Without an answer, and no call says so -------------------------------------------------------
+
+LOST = [Sent(t, CLIENT, SERVER, SYN, fate="lost") for t in (1.0, 2.0)]
+ASKING = trace(1.0, "UNCONN", "SYN-SENT", ends=(CLIENT, SERVER))
+
+
+def test_a_connect_that_its_program_has_not_waited_for() -> None:
+    gone = trace(2.9, "SYN-SENT", "UNCONN", ends=(CLIENT, SERVER))
+    for events, words in (
+        (ASKING, "client has had no answer"),
+        ([*ASKING, *gone], "client had no"),
+    ):
+        cause = only(told([*events, look(3.0)], LOST))
+        assert (cause.id, cause.host) == ("no-answer", "client")
+        assert words in cause.text and "has sent it 2 times; 2 lost on their way" in cause.text
+    answer = Sent(2.5, SERVER, CLIENT, SYN | ACK, 0, 1)
+    assert ids(told([*ASKING, look(3.0)], [*LOST, answer])) == []
+    assert ids(told([*ASKING, look(1.5)], LOST[:1])) == []
+    late = call(2.8, "client", "connect server:8000", errno="EINTR", error="", local=CLIENT)
+    assert ids(told([*ASKING, late, look(3.0)], LOST)) == []
+
+
+def test_data_that_still_has_no_answer() -> None:
+    data = [Sent(t, CLIENT, SERVER, ACK | 8, 1, 1, data=9, fate="lost") for t in (2.0, 2.4, 3.2)]
+    wire = [*handshake(1.0), *data]
+    cause = only(told([*established(1.0), look(3.5)], wire))
+    assert (cause.id, "no answer to 9 bytes of" in cause.text) == ("no-answer", True)
+    late = Sent(3.3, SERVER, CLIENT, ACK, 1, 10)
+    assert ids(told([*established(1.0), look(3.5)], [*wire, late])) == []
 
 
 # --- Refused by ICMP, or without a way ------------------------------------------------------------

@@ -6,7 +6,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from labctl.ground import errnos
 from labctl.judge.causes.cause import Cause, Scene, begins, line
@@ -24,6 +24,8 @@ GIVING_UP = (
 """The states in which a side waits for an acknowledgement."""
 PATIENT = 1.0
 """Seconds after which no answer to a first SYN is worth a word: then it is sent again."""
+SHOWN = 3
+"""Connections of a host that wait, at most, that are told of."""
 SLACK = 0.3
 """Seconds by which a timer may seem to end early: it begins with what is sent, not acknowledged."""
 PROBES = "tcp(7), TCP_USER_TIMEOUT; tcp_probe_timer() in net/ipv4/tcp_timer.c"
@@ -37,11 +39,16 @@ ABORTED = "TcpExtTCPAbortOnTimeout"
 
 def causes(scene: Scene) -> Iterator[Cause]:
     """A cause for each call that timed out, and for each connection of which no call tells that."""
-    yield from _calls(scene)
+    told = [*_calls(scene)]
     if scene.history.without_calls:
-        yield from _in_vain(scene)
+        told += _in_vain(scene)
     for host in scene.history.hosts:
-        yield from _given_up(host, scene)
+        told += _given_up(host, scene)
+    yield from told
+    known = {cause.connection for cause in told}
+    for host in scene.history.hosts if not scene.history.imported else ():
+        found = (c for c in _waiting(host, scene) if c.connection not in known)
+        yield from islice(found, SHOWN)
 
 
 def _in_vain(scene: Scene) -> Iterator[Cause]:
@@ -59,6 +66,40 @@ def _in_vain(scene: Scene) -> Iterator[Cause]:
             f"{host} had no answer to {tries} of {name}; {_fate(segments, 0, scene)}", "", name,
             tuple(map(line, segments[-3:])), (SYN,), certain=scene.captured(host),
         )  # fmt: skip
+
+
+def _waiting(host: str, scene: Scene) -> Iterator[Cause]:
+    """Connections that wait for an answer still, or that were closed before one came, of which no
+    failed call tells."""
+    failed = {
+        (call.local or "").rpartition(":")[2] for call in scene.calls
+        if call.host == host and call.name == "connect" and call.errno
+    }  # fmt: skip
+    for timeline in scene.timelines(host):
+        last = timeline.spans[-1]
+        until = last.end.latest if last.end else scene.history.now
+        asks = last.state is State.SYN_SENT and timeline.local.rpartition(":")[2] not in failed
+        waits = last.state in (State.ESTAB, State.CLOSE_WAIT) and last.end is None
+        if not (asks or waits) or until - last.begin.latest < PATIENT:
+            continue
+        silence = Silence(scene.conversation(host, timeline.ends, until), host, until, scene)
+        sent = silence.sent
+        again = sum(s.retransmitted for s in sent)
+        if not again or asks is not all(map(begins, sent)) or until - sent[0].time < PATIENT:
+            continue
+        still = "has had" if last.end is None else "had"
+        what = "its SYN" if asks else _what(sent[0])
+        yield Cause(
+            "no-answer", host, sent[0].time,
+            f"{host} {still} no answer to {what} of {timeline.name} for "
+            f"{until - sent[0].time:.1f} s, and has sent it {len(sent)} times; {silence.fate}", "",
+            timeline.name, silence.lines, (SYN if asks else RETRIES,),
+            certain=scene.captured(host),
+        )  # fmt: skip
+
+
+def _what(segment: Segment) -> str:
+    return f"{segment.length} bytes" if segment.length else "its FIN"
 
 
 def _given_up(host: str, scene: Scene) -> Iterator[Cause]:
