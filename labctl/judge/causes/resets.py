@@ -8,14 +8,14 @@ the socket lives on was none of its kernel's TCP."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import takewhile
 
 from labctl.judge.causes import nats
 from labctl.judge.causes.cause import Cause, Scene, asked_for, begins, line
 from labctl.judge.causes.refusals import NOBODY, REJECTED, RULES, refused, stranger
-from labctl.judge.causes.reset import CLOSED, Reset
+from labctl.judge.causes.reset import AT_ONCE, CLOSED, Reset
 from labctl.probes.observations import Segment
 from labctl.probes.sockets import State
 from labctl.record.timelines import is_traced
@@ -34,19 +34,21 @@ ORPHANS = "tcp(7), tcp_max_orphans and tcp_mem; tcp_check_oom() in net/ipv4/tcp.
 
 def causes(scene: Scene) -> Iterator[Cause]:
     """A cause for each RST of a host in a connection, each kind once, if it is known: up to the
-    first one that its kernel sent and that was not lost."""
+    first one that its kernel sent, and that its peer has taken."""
     asked: Counter[str | None] = Counter()
     for segments in scene.conversations:
-        over: set[str | None] = set()
+        over: dict[str | None, float] = {}
         told: set[tuple[str, str]] = set()
         for number, segment in enumerate(segments):
             host = segment.sender
             if segment.follows:
                 continue  # a NAT passed it on
-            if "RST" in segment.flags and host not in over and asked[host] < MOST:
+            if "RST" in segment.flags and asked[host] < MOST:
+                if host in over and not _lives_on(segments, number, over[host]):
+                    continue
                 asked[host] += 1
                 if not segment.injected and not segment.lost:
-                    over.add(host)
+                    over[host] = segment.arrived or segment.time
                 reset = Reset(segment, segments[:number], scene)
                 found = _of(reset)
                 if found is None and scene.history.without_calls:
@@ -54,6 +56,14 @@ def causes(scene: Scene) -> Iterator[Cause]:
                 if found and (found.host, found.id) not in told:
                     told.add((found.host, found.id))
                     yield found
+
+
+def _lives_on(segments: Sequence[Segment], number: int, since: float) -> bool:
+    """Whether the peer of who sent a RST has itself sent something before it and after that moment,
+    so that it took no RST that had come to it by then."""
+    before = (segments[n] for n in range(number - 1, -1, -1))
+    late = takewhile(lambda s: s.time > since + AT_ONCE, before)
+    return any(s.source == segments[number].target and not s.injected for s in late)
 
 
 def _of(reset: Reset) -> Cause | None:
@@ -71,7 +81,8 @@ def _of(reset: Reset) -> Cause | None:
             "(reject with rst): its TCP sent no RST",
             "", REJECTED, lost,
         )  # fmt: skip
-    if segment.sender is None or segment.inside:
+    asks = reset.answered is not None and begins(reset.answered)
+    if segment.sender is None or (segment.inside and not asks):
         return None
     if segment.t is None:
         return _foreign(reset)
@@ -82,7 +93,7 @@ def _of(reset: Reset) -> Cause | None:
             "firewall does (reject with tcp reset)",
             f"{RULES} of {reset.host}", REJECTED, *reset.before[-1:],
         )  # fmt: skip
-    if reset.answered and begins(reset.answered):
+    if reset.answered and asks:
         if not reset.may_be("NO_SOCKET"):
             return None
         return refused(segment, reset.answered, reset.reason, reset.scene)
