@@ -61,11 +61,13 @@ Pair = tuple[Seen, Seen]
 
 
 def pairs(one: Sequence[Seen], other: Sequence[Seen]) -> dict[int, list[Pair]]:
-    """The segments that are in both files and without an equal, by connection, in order of time."""
+    """The segments that are in both files and without an equal, by connection, in order of time.
+    What a host has sent again differs by its mark at least, if no NAT has changed that."""
     found: dict[int, list[Pair]] = defaultdict(list)
-    singles = _single(other)
+    singles, paired = _single(other), set[int]()
     for key, seen in _single(one).items():
-        if key in singles:
+        if key in singles and id(seen) not in paired:
+            paired.add(id(seen))
             found[seen.number].append((seen, singles[key]))
     for each in found.values():
         each.sort(key=lambda pair: pair[0].head.nanos)
@@ -73,17 +75,19 @@ def pairs(one: Sequence[Seen], other: Sequence[Seen]) -> dict[int, list[Pair]]:
 
 
 def _single(segments: Sequence[Seen]) -> dict[Key, Seen]:
-    """Those that nothing else in the file equals, by all that no NAT changes."""
+    """Those that nothing else in the file equals, by all that no NAT changes; and by their marks,
+    too, those that something does."""
     found: dict[Key, Seen] = {}
+    marked: dict[Key, Seen] = {}
     times: Counter[Key] = Counter()
     for seen in segments:
         if inside(seen):
             continue
         what = seen.what
         key = seen.number, what.seq, what.ack, what.flags, what.length, what.window, what.timestamps
-        times[key] += 1
-        found[key] = seen
-    return {key: seen for key, seen in found.items() if times[key] == 1}
+        times.update((key, (*key, what.mark)))
+        found[key] = marked[*key, what.mark] = seen
+    return {key: seen for key, seen in [*found.items(), *marked.items()] if times[key] == 1}
 
 
 # --- Behind a NAT ---------------------------------------------------------------------------------

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from base64 import b64encode
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from labctl.record.events import Event, FateEvent, InjectEvent, TroubleEvent
 from labctl.record.history import History
+from tests import captured
 from tests.caused import (
     CLIENT,
     LISTEN,
@@ -185,3 +187,12 @@ def test_an_ack_that_is_too_old_is_challenged() -> None:
 )  # fmt: skip
 def test_an_ack_that_is_old_and_no_more(history: History) -> None:
     assert ids(history, "challenge") == []
+
+
+def test_in_captures_from_elsewhere_the_answer_tells(tmp_path: Path) -> None:
+    """No counter does, but an answer is there."""
+    rst = Sent(1.0, captured.SERVER, captured.CLIENT, RST, 1001)
+    ack = Sent(1.0 + captured.NEAR + 1e-5, captured.CLIENT, captured.SERVER, ACK, 101, 901)
+    data = Sent(3.0, captured.CLIENT, captured.SERVER, ACK, 101, 901, 7)
+    run = captured.both(tmp_path, [*captured.handshake(), rst, ack, data])
+    assert "answered it by a challenge ACK" in only(run.history, "reset-window").text

@@ -417,7 +417,8 @@ def test_no_answer(tmp_path: Path) -> None:
     run = both(tmp_path, sorted([*syns, *seen, LATER], key=lambda s: s.t))
     told = [c for c in causes(run.history) if c.id == "no-answer" and CLIENT in c.text]
     assert [c.text for c in told] == [
-        f"client had no answer to 3 SYNs of {CLIENT} -> {SERVER}; 2 lost on their way"
+        f"client had no answer to 3 SYNs of {CLIENT} -> {SERVER}; 2 lost on their way; an ICMP "
+        "error would not show here"
     ]
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from labctl.imports.clocks import Clock, compare
+from tests.captured import CLIENT, SERVER, frames, imported, pcap
+from tests.walked import SYN, Sent
 
 PPM = 1e-6
 
@@ -94,3 +97,15 @@ def test_a_clock_that_was_set_meanwhile_has_a_bound_for_that() -> None:
 
 def test_the_same_clock() -> None:
     assert Clock().ahead(1e9) == 0.0
+
+
+def test_what_is_sent_again_is_told_apart_by_its_mark(tmp_path: Path) -> None:
+    """SYNs without timestamps, and without an answer, differ in nothing else."""
+    sent = [Sent(t, CLIENT, SERVER, SYN, 100) for t in (1.0, 2.0, 4.0)]
+
+    def saved(name: str, here: str, ahead: float = 0.0) -> Path:
+        found = enumerate(frames(sent, here, ahead), 7)
+        return pcap(tmp_path / name, [(t, d[:18] + bytes([n, 0]) + d[20:]) for n, (t, d) in found])
+
+    run = imported(tmp_path, {"server": saved("a", SERVER), "client": saved("b", CLIENT, 3.0)})
+    assert [s.lost or s.injected for s in run.history.segments()] == [False] * 3

@@ -63,7 +63,8 @@ def _in_vain(scene: Scene) -> Iterator[Cause]:
         name = f"{asked} -> {segments[0].target}"
         yield Cause(
             "no-answer", host, segments[-1].time,
-            f"{host} had no answer to {tries} of {name}; {_fate(segments, 0, scene)}", "", name,
+            f"{host} had no answer to {tries} of {name}; {_fate(segments, 0, scene)}; an ICMP "
+            "error would not show here", "", name,
             tuple(map(line, segments[-3:])), (SYN,), certain=scene.captured(host),
         )  # fmt: skip
 

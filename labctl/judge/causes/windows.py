@@ -97,7 +97,9 @@ def _rst(rst: Segment, host: str, scene: Scene) -> Cause | None:
     after which the connection lived on."""
     came = rst.arrived or 0.0
     segments = scene.conversation(host, (rst.target, rst.source), came)
-    due, answer = _due(segments, rst), _answer(rst, segments, host, scene)
+    due = _due(segments, rst)
+    counts = not scene.history.imported  # of a capture from elsewhere nobody knows the counters
+    answer = _answer(rst, segments, host, scene) if counts else _at_once(rst, segments, host)
     until = answer.time if answer else came + AFTER
     if due is None or rst.seq == due or not _open(rst, host, scene, until):
         return None
@@ -222,9 +224,12 @@ def _answer(
     segment: Segment, segments: Sequence[Segment], host: str, scene: Scene
 ) -> Segment | None:
     """The ACK alone by which a host answered at once, if its kernel counted such answers."""
+    return _at_once(segment, segments, host) if scene.grown(host, COUNTER) else None
+
+
+def _at_once(segment: Segment, segments: Sequence[Segment], host: str) -> Segment | None:
+    """The ACK alone that a host sent at once when a segment had come."""
     came = segment.arrived or 0.0
-    if not scene.grown(host, COUNTER):
-        return None
     return next(
         (s for s in segments
          if s.source == segment.target and s.sender == host and s.flags == ("ACK",)
