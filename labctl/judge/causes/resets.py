@@ -9,26 +9,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cached_property
 from itertools import takewhile
 
 from labctl.judge.causes import nats
 from labctl.judge.causes.cause import Cause, Scene, asked_for, begins, line
-from labctl.judge.causes.descriptors import Descriptor
-from labctl.language.steps.faults import Reject
+from labctl.judge.causes.reset import CLOSED, Reset
 from labctl.probes.observations import Segment
 from labctl.probes.sockets import State
-from labctl.record.timelines import Timeline, is_traced
+from labctl.record.timelines import is_traced
 
 MOST = 20
 """Connections that a host reset, at most, which are looked at."""
-UNSAID = "NOT_SPECIFIED"
-AT_ONCE = 0.01
-"""Seconds from what a kernel answers to its answer, at most, on a busy machine."""
-CLOSED = 0.25
-"""Seconds from a RST to the report of what closed its socket, at most."""
 UNREAD = "RFC 2525, section 2.17; tcp_close() in net/ipv4/tcp.c"
 LINGER = "socket(7), SO_LINGER; tcp_close() in net/ipv4/tcp.c"
 LINGER2 = "tcp(7), TCP_LINGER2; tcp_rcv_state_process() in net/ipv4/tcp_input.c"
@@ -51,7 +44,7 @@ def causes(scene: Scene) -> Iterator[Cause]:
             if "RST" in segment.flags and host not in seen and asked[host] < MOST:
                 seen.add(host)
                 asked[host] += 1
-                reset = _Reset(segment, segments[:number], scene)
+                reset = Reset(segment, segments[:number], segments[number + 1 :], scene)
                 found = _of(reset)
                 if found is None and scene.history.without_calls:
                     found = _likely(reset)
@@ -59,153 +52,7 @@ def causes(scene: Scene) -> Iterator[Cause]:
                     yield found
 
 
-class _Reset:
-    """A RST, and what is known of its connection right before."""
-
-    def __init__(self, segment: Segment, before: Sequence[Segment], scene: Scene) -> None:
-        self.segment, self.scene = segment, scene
-        self.host, self.t = segment.sender or "", segment.time
-        self.ends = segment.source, segment.target
-        self.name = f"{segment.source} -> {segment.target}"
-        self.active = "ACK" in segment.flags
-        self.before = before
-        self.sent = [s for s in before if s.sender == self.host and not s.crafted]
-        came = [s for s in before if s.receiver == self.host and s.arrived and s.arrived <= self.t]
-        self.came = sorted(came, key=lambda s: s.arrived or 0.0)
-
-    @cached_property
-    def reason(self) -> str | None:
-        """Why the kernel says that it sent it; None if it does not say."""
-        found = [
-            event.reason for event in self.scene.resets
-            if event.host == self.host and (event.local, event.remote) == self.ends
-            and abs(event.t - self.t) < AT_ONCE
-        ]  # fmt: skip
-        return found[0] if found and found[0] != UNSAID else None
-
-    def may_be(self, *reasons: str) -> bool:
-        """Whether the kernel's own reason is one of these, or not known."""
-        return self.reason is None or self.reason in reasons
-
-    @property
-    def trigger(self) -> Segment | None:
-        """What it may answer."""
-        last = self.came[-1] if self.came else None
-        return last if last and self.t - (last.arrived or 0.0) < AT_ONCE else None
-
-    @property
-    def answered(self) -> Segment | None:
-        """What it answers for certain."""
-        last = self.trigger
-        return last if last and self.active == ("ACK" not in last.flags) else None
-
-    @property
-    def rejected(self) -> Segment | None:
-        """What a step refused right then by an RST."""
-        steps = self.scene.scenario.steps if self.scene.scenario else ()
-        for last in reversed(self.before):
-            if last.dropped is None or last.source != self.segment.target:
-                continue
-            step = steps[last.dropped] if last.dropped < len(steps) else None
-            by_reset = isinstance(step, Reject) and step.reject.with_ == "rst"
-            at_once = self.t - last.time < AT_ONCE and self.active == ("ACK" not in last.flags)
-            return last if by_reset and at_once else None
-        return None
-
-    @property
-    def fin(self) -> Segment | None:
-        """The FIN that its host had sent."""
-        return next((s for s in self.sent if "FIN" in s.flags), None)
-
-    @cached_property
-    def timeline(self) -> Timeline | None:
-        """The connection as its host had it."""
-        return self.scene.timeline(self.host, self.ends, self.t)
-
-    @property
-    def spoke(self) -> bool:
-        """Whether its host sent something else before: as who was asked, or as a NAT."""
-        return any("RST" not in segment.flags for segment in self.sent)
-
-    @property
-    def listened(self) -> bool:
-        """Whether its host ever had a listener on that port."""
-        port = self.segment.source.rpartition(":")[2]
-        return any(
-            each.local.rpartition(":")[2] == port for each in self.scene.listeners(self.host)
-        )
-
-    @property
-    def ended(self) -> bool:
-        """Whether the connection ended there by the RST."""
-        end = self.timeline.spans[-1].end if self.timeline else None
-        return end is not None and end.earliest - AT_ONCE <= self.t <= end.latest + AT_ONCE
-
-    @property
-    def outlived(self) -> bool:
-        """Whether the connection certainly lived on there, in a state in which TCP sends no RST."""
-        trouble = (self.host, "trace") in self.scene.history.trouble
-        if not self.timeline or not self.timeline.complete or trouble:
-            return False
-        return (
-            any(
-                span.state in (State.ESTAB, State.CLOSE_WAIT)
-                and span.begin.latest < self.t
-                and (span.end is None or span.end.earliest > self.t + CLOSED)
-                for span in self.timeline.spans
-            )
-            and self.scene.history.now > self.t + CLOSED
-        )
-
-    @property
-    def state(self) -> State | None:
-        """The state that the connection was in right before."""
-        spans = self.timeline.spans if self.timeline else ()
-        found = [span.state for span in spans if span.begin.earliest < self.t - 1e-6]
-        return found[-1] if found else None
-
-    @property
-    def maker(self) -> Descriptor | None:
-        """The descriptor of the connection, or of the listener that had not accepted it."""
-        return self.scene.maker(self.host, self.ends, self.t)
-
-    def closed(self, maker: Descriptor) -> bool:
-        """Whether a program closed it then."""
-        return abs(maker.closed - self.t) < CLOSED
-
-    @property
-    def last_seen(self) -> tuple[int, int | None, bool]:
-        """How many bytes were unread when a look showed it last, its inode, and whether nothing
-        came and no `recv` ended since."""
-        seen = [(t, s) for t, s in self.scene.seen(self.host, self.ends) if t <= self.t]
-        since = self.timeline.spans[0].begin.earliest if self.timeline else 0.0
-        if not seen or seen[-1][0] < since:
-            return 0, None, False
-        t, socket = seen[-1]
-        fins = sum("FIN" in s.flags for s in self.came)
-        maker = self.maker
-        read = any(
-            call.name == "recv"
-            and t <= call.t <= self.t
-            and self.scene.descriptors.of(call) is maker
-            for call in self.scene.calls
-        )
-        late = any(s.length and (s.arrived or 0.0) >= t for s in self.came)
-        # A FIN counts as one byte there (tcp_diag_get_info()).
-        return socket.recv_q - (1 if fins else 0), socket.inode, not read and not late
-
-    def cause(self, name: str, why: str, cure: str, ref: str, *proof: Segment) -> Cause:
-        """A cause of this host's."""
-        text = f"{self.host} reset {self.name}: {why}"
-        return Cause(name, self.host, self.t, text, cure, self.name, self.proof(*proof), (ref,))
-
-    def proof(self, *segments: Segment) -> tuple[str, ...]:
-        """What led to it, itself, and why the kernel says that it sent it."""
-        lines = tuple(line(s) for s in (*segments, self.segment))
-        return (*lines, f"the kernel's reason: {self.reason}") if self.reason else lines
-
-
-def _of(reset: _Reset) -> Cause | None:
+def _of(reset: Reset) -> Cause | None:
     segment = reset.segment
     if segment.crafted:
         return Cause(
@@ -241,7 +88,7 @@ def _of(reset: _Reset) -> Cause | None:
     return None
 
 
-def _foreign(reset: _Reset) -> Cause | None:
+def _foreign(reset: Reset) -> Cause | None:
     """A RST that arrived, and which the host in whose name it came did not send."""
     if not reset.scene.captured(reset.host) or reset.segment.receiver is None:
         return None
@@ -253,7 +100,7 @@ def _foreign(reset: _Reset) -> Cause | None:
     )  # fmt: skip
 
 
-def _refused(reset: _Reset, syn: Segment) -> Cause | None:
+def _refused(reset: Reset, syn: Segment) -> Cause | None:
     host, t = reset.host, reset.t
     history = reset.scene.history
     if history.imported:
@@ -278,7 +125,7 @@ def _refused(reset: _Reset, syn: Segment) -> Cause | None:
     )  # fmt: skip
 
 
-def _nobody(reset: _Reset, answered: Segment) -> Cause | None:
+def _nobody(reset: Reset, answered: Segment) -> Cause | None:
     """A RST to what came for a connection of which this host knows nothing, or nothing any more."""
     scene, host = reset.scene, reset.host
     if not {(host, "trace"), (host, "capture"), (host, "ss")}.isdisjoint(scene.history.trouble):
@@ -304,7 +151,7 @@ def _what(segment: Segment) -> str:
     return f"{segment.length} bytes" if segment.length else " ".join(segment.flags)
 
 
-def _forgotten(reset: _Reset, answered: Segment) -> Cause | None:
+def _forgotten(reset: Reset, answered: Segment) -> Cause | None:
     """A NAT that had passed a connection on answers its next segment itself. One that is out of
     order it may not have understood, and a FIN or an RST may have told it that all is over."""
     behind = reset.scene.translated.get((reset.host, reset.ends))
@@ -328,7 +175,7 @@ def _forgotten(reset: _Reset, answered: Segment) -> Cause | None:
 # --- RSTs by which a connection ended where they were sent ----------------------------------------
 
 
-def _linger(reset: _Reset) -> Cause | None:
+def _linger(reset: Reset) -> Cause | None:
     maker = reset.maker
     if maker is None or not reset.active or not reset.closed(maker):
         return None
@@ -341,7 +188,7 @@ def _linger(reset: _Reset) -> Cause | None:
     )  # fmt: skip
 
 
-def _linger2(reset: _Reset) -> Cause | None:
+def _linger2(reset: Reset) -> Cause | None:
     maker, fin, answered = reset.maker, reset.fin, reset.answered
     if maker is None or fin is None or maker.closed - CLOSED > reset.t:
         return None
@@ -358,7 +205,7 @@ def _linger2(reset: _Reset) -> Cause | None:
     )  # fmt: skip
 
 
-def _late(reset: _Reset) -> Cause | None:
+def _late(reset: Reset) -> Cause | None:
     answered = reset.answered
     if answered is None or not answered.length or reset.fin is None:
         return None
@@ -373,7 +220,7 @@ def _late(reset: _Reset) -> Cause | None:
     )  # fmt: skip
 
 
-def _queued(reset: _Reset) -> Cause | None:
+def _queued(reset: Reset) -> Cause | None:
     """In an accept queue a connection has no inode."""
     _, inode, _ = reset.last_seen
     if not reset.active or reset.fin or inode != 0 or not _listener_ended(reset):
@@ -388,7 +235,7 @@ def _queued(reset: _Reset) -> Cause | None:
     )  # fmt: skip
 
 
-def _unread(reset: _Reset) -> Cause | None:
+def _unread(reset: Reset) -> Cause | None:
     """If the host closed as many connections with unread data as it reset, this was one of them.
     If not, a look right before must have shown the data."""
     counted = reset.scene.grown(reset.host, "TcpExtTCPAbortOnClose")
@@ -407,7 +254,7 @@ def _unread(reset: _Reset) -> Cause | None:
     )  # fmt: skip
 
 
-def _orphaned(reset: _Reset) -> Cause | None:
+def _orphaned(reset: Reset) -> Cause | None:
     """If the host gave up as many orphans for want of room as it reset connections, this was one of
     them."""
     counted = reset.scene.grown(reset.host, "TcpExtTCPAbortOnMemory")
@@ -431,7 +278,7 @@ def _orphaned(reset: _Reset) -> Cause | None:
 # --- RSTs of which only segments tell -------------------------------------------------------------
 
 
-def _likely(reset: _Reset) -> Cause | None:
+def _likely(reset: Reset) -> Cause | None:
     """What most often lies behind such a RST, and what would tell."""
     if reset.segment.injected or reset.segment.inside:
         return None
@@ -445,6 +292,13 @@ def _likely(reset: _Reset) -> Cause | None:
             "refused in its name: its sockets and rules would tell",
             "start the server first, or have the client try again", name, reset.proof(asked),
             (NOBODY,),
+        )  # fmt: skip
+    elif reset.went_on:
+        found = reset.cause(
+            "reset-crafted",
+            "it went on with the connection afterwards, so its socket did not send it; a firewall "
+            "(reject with tcp reset) or a NAT may have, in its name: their rules would tell",
+            "", REJECTED, *reset.later[:1],
         )  # fmt: skip
     elif not reset.active and reset.answered:
         found = reset.cause(
@@ -472,14 +326,14 @@ def _likely(reset: _Reset) -> Cause | None:
     return replace(found, certain=False)
 
 
-def _unanswered_probes(reset: _Reset) -> list[Segment]:
+def _unanswered_probes(reset: Reset) -> list[Segment]:
     """The keepalive probes that its host had sent last, since it last heard from its peer."""
     heard = reset.came[-1].arrived or 0.0 if reset.came else 0.0
     found = takewhile(lambda s: s.keepalive and s.time > heard, reversed(reset.sent))
     return [*found][::-1]
 
 
-ENDED: dict[Callable[[_Reset], Cause | None], tuple[str, ...]] = {
+ENDED: dict[Callable[[Reset], Cause | None], tuple[str, ...]] = {
     _linger: ("TCP_STATE", "TCP_DISCONNECT_WITH_DATA"),
     _linger2: ("TCP_ABORT_ON_DATA", "TCP_ABORT_ON_LINGER"),
     _late: ("TCP_ABORT_ON_DATA", "TCP_TIMEWAIT_SOCKET"),
@@ -490,7 +344,7 @@ ENDED: dict[Callable[[_Reset], Cause | None], tuple[str, ...]] = {
 """Each with the kernel's reasons that go with it; the first that knows says it."""
 
 
-def _listener_ended(reset: _Reset) -> bool:
+def _listener_ended(reset: Reset) -> bool:
     port = reset.segment.source.rpartition(":")[2]
     ends = [
         each.spans[-1].end for each in reset.scene.listeners(reset.host)

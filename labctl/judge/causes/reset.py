@@ -1,0 +1,183 @@
+"""One RST, and what is known of its connection right before it, and after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+from labctl.judge.causes.cause import Cause, Scene, line
+from labctl.judge.causes.descriptors import Descriptor
+from labctl.language.steps.faults import Reject
+from labctl.probes.observations import Segment
+from labctl.probes.sockets import State
+from labctl.record.timelines import Timeline
+
+UNSAID = "NOT_SPECIFIED"
+AT_ONCE = 0.01
+"""Seconds from what a kernel answers to its answer, at most, on a busy machine."""
+CLOSED = 0.25
+"""Seconds from a RST to the report of what closed its socket, at most."""
+
+
+class Reset:
+    """A RST, and what is known of its connection right before, and after."""
+
+    def __init__(
+        self, segment: Segment, before: Sequence[Segment], after: Sequence[Segment], scene: Scene
+    ) -> None:
+        self.segment, self.after, self.scene = segment, after, scene
+        self.host, self.t = segment.sender or "", segment.time
+        self.ends = segment.source, segment.target
+        self.name = f"{segment.source} -> {segment.target}"
+        self.active = "ACK" in segment.flags
+        self.before = before
+        self.sent = [s for s in before if s.sender == self.host and not s.crafted]
+        came = [s for s in before if s.receiver == self.host and s.arrived and s.arrived <= self.t]
+        self.came = sorted(came, key=lambda s: s.arrived or 0.0)
+
+    @cached_property
+    def reason(self) -> str | None:
+        """Why the kernel says that it sent it; None if it does not say."""
+        found = [
+            event.reason for event in self.scene.resets
+            if event.host == self.host and (event.local, event.remote) == self.ends
+            and abs(event.t - self.t) < AT_ONCE
+        ]  # fmt: skip
+        return found[0] if found and found[0] != UNSAID else None
+
+    def may_be(self, *reasons: str) -> bool:
+        """Whether the kernel's own reason is one of these, or not known."""
+        return self.reason is None or self.reason in reasons
+
+    @property
+    def trigger(self) -> Segment | None:
+        """What it may answer."""
+        last = self.came[-1] if self.came else None
+        return last if last and self.t - (last.arrived or 0.0) < AT_ONCE else None
+
+    @property
+    def answered(self) -> Segment | None:
+        """What it answers for certain."""
+        last = self.trigger
+        return last if last and self.active == ("ACK" not in last.flags) else None
+
+    @property
+    def rejected(self) -> Segment | None:
+        """What a step refused right then by an RST."""
+        steps = self.scene.scenario.steps if self.scene.scenario else ()
+        for last in reversed(self.before):
+            if last.dropped is None or last.source != self.segment.target:
+                continue
+            step = steps[last.dropped] if last.dropped < len(steps) else None
+            by_reset = isinstance(step, Reject) and step.reject.with_ == "rst"
+            at_once = self.t - last.time < AT_ONCE and self.active == ("ACK" not in last.flags)
+            return last if by_reset and at_once else None
+        return None
+
+    @property
+    def fin(self) -> Segment | None:
+        """The FIN that its host had sent."""
+        return next((s for s in self.sent if "FIN" in s.flags), None)
+
+    @cached_property
+    def timeline(self) -> Timeline | None:
+        """The connection as its host had it."""
+        return self.scene.timeline(self.host, self.ends, self.t)
+
+    @property
+    def spoke(self) -> bool:
+        """Whether its host sent something else before: as who was asked, or as a NAT."""
+        return any("RST" not in segment.flags for segment in self.sent)
+
+    @property
+    def listened(self) -> bool:
+        """Whether its host ever had a listener on that port."""
+        port = self.segment.source.rpartition(":")[2]
+        return any(
+            each.local.rpartition(":")[2] == port for each in self.scene.listeners(self.host)
+        )
+
+    @property
+    def ended(self) -> bool:
+        """Whether the connection ended there by the RST."""
+        end = self.timeline.spans[-1].end if self.timeline else None
+        return end is not None and end.earliest - AT_ONCE <= self.t <= end.latest + AT_ONCE
+
+    @property
+    def outlived(self) -> bool:
+        """Whether the connection certainly lived on there, in a state in which TCP sends no RST."""
+        trouble = (self.host, "trace") in self.scene.history.trouble
+        if not self.timeline or not self.timeline.complete or trouble:
+            return False
+        return (
+            any(
+                span.state in (State.ESTAB, State.CLOSE_WAIT)
+                and span.begin.latest < self.t
+                and (span.end is None or span.end.earliest > self.t + CLOSED)
+                for span in self.timeline.spans
+            )
+            and self.scene.history.now > self.t + CLOSED
+        )
+
+    @property
+    def later(self) -> list[Segment]:
+        """What its host sent of the connection afterwards, as if it had not sent the RST."""
+        return [
+            s for s in self.after
+            if s.sender == self.host and s.time > self.t + AT_ONCE
+            and not s.injected and not {"SYN", "RST"} & {*s.flags}
+        ]  # fmt: skip
+
+    @property
+    def went_on(self) -> bool:
+        """Whether its host went on with the connection, though the RST has the number that is due,
+        and so tells the peer that all is over."""
+        due = max((s.seq + s.length + ("SYN" in s.flags) for s in self.sent), default=None)
+        return bool(self.later) and self.segment.seq == due
+
+    @property
+    def state(self) -> State | None:
+        """The state that the connection was in right before."""
+        spans = self.timeline.spans if self.timeline else ()
+        found = [span.state for span in spans if span.begin.earliest < self.t - 1e-6]
+        return found[-1] if found else None
+
+    @property
+    def maker(self) -> Descriptor | None:
+        """The descriptor of the connection, or of the listener that had not accepted it."""
+        return self.scene.maker(self.host, self.ends, self.t)
+
+    def closed(self, maker: Descriptor) -> bool:
+        """Whether a program closed it then."""
+        return abs(maker.closed - self.t) < CLOSED
+
+    @property
+    def last_seen(self) -> tuple[int, int | None, bool]:
+        """How many bytes were unread when a look showed it last, its inode, and whether nothing
+        came and no `recv` ended since."""
+        seen = [(t, s) for t, s in self.scene.seen(self.host, self.ends) if t <= self.t]
+        since = self.timeline.spans[0].begin.earliest if self.timeline else 0.0
+        if not seen or seen[-1][0] < since:
+            return 0, None, False
+        t, socket = seen[-1]
+        fins = sum("FIN" in s.flags for s in self.came)
+        maker = self.maker
+        read = any(
+            call.name == "recv"
+            and t <= call.t <= self.t
+            and self.scene.descriptors.of(call) is maker
+            for call in self.scene.calls
+        )
+        late = any(s.length and (s.arrived or 0.0) >= t for s in self.came)
+        # A FIN counts as one byte there (tcp_diag_get_info()).
+        return socket.recv_q - (1 if fins else 0), socket.inode, not read and not late
+
+    def cause(self, name: str, why: str, cure: str, ref: str, *proof: Segment) -> Cause:
+        """A cause of this host's."""
+        text = f"{self.host} reset {self.name}: {why}"
+        return Cause(name, self.host, self.t, text, cure, self.name, self.proof(*proof), (ref,))
+
+    def proof(self, *segments: Segment) -> tuple[str, ...]:
+        """What led to it, itself, and why the kernel says that it sent it."""
+        lines = tuple(line(s) for s in (*segments, self.segment))
+        return (*lines, f"the kernel's reason: {self.reason}") if self.reason else lines
