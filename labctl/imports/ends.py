@@ -20,14 +20,12 @@ from labctl.probes.pairing import address_of
 NEAR = 0.05
 """Seconds between a segment and the next one of the other side, at most, for the times to tell: in
 so short a time no clock drifts far."""
-SURE, GUESS = 1000.0, 1e-6
-"""What a link's header says counts so much more than times, in seconds, and a guess so much
-less."""
+SURE, COMMON, GUESS = 1000.0, 1e-3, 1e-6
+"""What a link's header says counts so much more than times, in seconds; and so much less that an
+address is in all connections, opens some and accepts others; and a guess."""
 TELLING = 1e-2
 """Seconds by which an answer comes sooner than another, at least, for that to tell: a busy machine
 takes some milliseconds for one that it gives at once."""
-HANDSHAKE = [True, False, True]
-"""Which of its first segments the side sends that opens a connection."""
 INITIAL = (64, 128, 255)
 """What hosts send as the time to live. (RFC 1700; Windows and others)"""
 
@@ -185,9 +183,8 @@ def owners(
     found = [*_settled(votes)][: len(files)]
     for number, segments in enumerate(files):
         known = set().union(*found)
-        across = [seen for seen in segments if not inside(seen)]
         asks = any(seen.what.host == ASKING for seen in segments[:1])
-        found[number] |= _settled(list(_alone(across, known, asks)))[0]
+        found[number] |= _settled(list(_alone(segments, known, asks)))[0]
     return found
 
 
@@ -211,13 +208,28 @@ def _settled(votes: Sequence[Vote]) -> tuple[set[str], set[str]]:
 
 def _alone(segments: Sequence[Seen], known: set[str], asks: bool) -> Iterator[Vote]:
     """What speaks for the addresses that only this file tells of."""
-    conversations: dict[int, list[Seen]] = defaultdict(list)
+    strangers = (
+        seen for seen in segments
+        if not {address_of(seen.what.source), address_of(seen.what.target)} & known
+    )  # fmt: skip
+    found = list(_conversations(strangers).values())
+    both = [(address_of(source), address_of(target)) for source, target in map(_ends, found)]
+    openers, others = {source for source, _ in both}, {target for _, target in both}
+    between = {a for a in openers & others if all(a in ends for ends in both)}
+    for conversation, (source, target) in zip(found, both, strict=True):
+        value = _local(conversation, asks)
+        if abs(value) <= GUESS and len(between) == 1:
+            value = COMMON if source in between else -COMMON
+        yield source, target, value
+
+
+def _conversations(segments: Iterable[Seen]) -> dict[int, list[Seen]]:
+    """The segments that go from one host to another, by connection."""
+    found: dict[int, list[Seen]] = defaultdict(list)
     for seen in segments:
-        if not {address_of(seen.what.source), address_of(seen.what.target)} & known:
-            conversations[seen.number].append(seen)
-    for conversation in conversations.values():
-        source, target = _ends(conversation)
-        yield address_of(source), address_of(target), _local(conversation, asks)
+        if not inside(seen):
+            found[seen.number].append(seen)
+    return found
 
 
 def _ends(conversation: Sequence[Seen]) -> Ends:
@@ -246,12 +258,38 @@ def _local(conversation: Sequence[Seen], asks: bool) -> float:
     fresh = {seen.what.source == opener: _is_fresh(seen.head.ip) for seen in conversation}
     if len(fresh) == 2 and fresh[True] != fresh[False]:
         return SURE / 10 if fresh[True] else -SURE / 10
-    first = [seen.head.nanos / 1e9 for seen in conversation[:3]]
-    if len(first) == 3 and [s.what.source == opener for s in conversation[:3]] == HANDSHAKE:
-        answered, completed = first[1] - first[0], first[2] - first[1]
-        if abs(answered - completed) > TELLING:
-            return answered - completed
+    later = _sooner(conversation, opener)
+    if abs(later) > TELLING:
+        return later
     return GUESS if asks else -GUESS
+
+
+def _sooner(conversation: Sequence[Seen], opener: str) -> float:
+    """By how many seconds the end that opened a connection answered the other end's SYN ACK sooner
+    than that had answered its SYN; 0 if they did not."""
+    syn: Seen | None = None
+    synack: Seen | None = None
+    for seen in conversation:
+        mine, opens = seen.what.source == opener, "SYN" in seen.what.flags
+        if mine and opens and synack is None:
+            syn = seen
+        elif mine and not opens and syn and synack:
+            first, second, third = (s.head.nanos / 1e9 for s in (syn, synack, seen))
+            return (second - first) - (third - second)
+        elif syn and opens and not mine and "ACK" in seen.what.flags:
+            synack = synack or seen
+    return 0.0
+
+
+def unplaced(segments: Sequence[Seen]) -> Ends | None:
+    """The ends of a connection that both opened, if nothing tells at which of them a file was
+    captured. That its host opens connections, or does not, does not tell that either."""
+    if any(abs(value) > GUESS for _, _, value in _alone(segments, set(), False)):
+        return None
+    for conversation in _conversations(segments).values():
+        if len({s.what.source for s in conversation if s.what.flags == ("SYN",)}) == 2:
+            return _ends(conversation)
+    return None
 
 
 def _is_fresh(ip: bytes) -> bool:

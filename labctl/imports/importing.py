@@ -29,6 +29,7 @@ from labctl.imports.ends import (
     renamed,
     translated,
     unmarked,
+    unplaced,
 )
 from labctl.imports.files import LATEST, NANO, Capture
 from labctl.imports.looks import read_looks
@@ -168,6 +169,12 @@ def load(captures: Mapping[str, Path], wanted: Wanted) -> Imported:
         for file in files.values()
         if file.torn is not None
     ]
+    if len(seen) == 1 and (crossed := unplaced(seen[0])):
+        here, there = sorted(crossed, key=lambda end: address_of(end) not in mine[0])
+        notes.append(
+            f"{here} and {there} both opened their connection, and nothing tells at which of them "
+            f"{found[0].path.name} was captured: the first is taken for {found[0].host}'s"
+        )
     notes += [f"{each.host}'s clock is {each.clock} of {found[0].host}'s" for each in found[1:]]
     return Imported(found, notes, _slow(matched, found))
 

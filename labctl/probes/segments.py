@@ -29,6 +29,10 @@ FILE_HEADER = bytes.fromhex("4d3cb2a102000400000000000000000000000400") + bytes(
 """pcap-savefile(5): little-endian, times in nanoseconds, Ethernet."""
 
 
+AHEAD = 1000
+"""Segments after a SYN, at most, among which the next one of its end tells what it began."""
+
+
 class Captures:
     """The captures of a run, read when somebody asks."""
 
@@ -144,7 +148,7 @@ class _Flow:
             other.peer_window, other.acked = seen.window, seen.ack
 
 
-def _mark(found: Iterable[Passage], lab: Known) -> Iterator[Segment]:
+def _mark(found: Sequence[Passage], lab: Known) -> Iterator[Segment]:
     """Segments with relative numbers and what is special about each (like Wireshark's analysis:
     retransmission, duplicate ACK, zero window, zero window probe, keepalive).
 
@@ -152,7 +156,7 @@ def _mark(found: Iterable[Passage], lab: Known) -> Iterator[Segment]:
     sent do not count there, and neither do RSTs (RFC 9293, section 3.10.7.4). An injected SYN tells
     where the numbers of an end begin that has sent none itself."""
     flows: dict[tuple[str, str, str], _Flow] = {}
-    for passage in found:
+    for number, passage in enumerate(found):
         seen = passage.seen
         there = (seen.scope, seen.source, seen.target)
         back = (seen.scope, seen.target, seen.source)
@@ -168,7 +172,10 @@ def _mark(found: Iterable[Passage], lab: Known) -> Iterator[Segment]:
         unseen = _unseen(passage, lab)
         sent = passage.sent is not None or unseen
         flow, other = known, theirs
-        if flow is None or ("SYN" in seen.flags and seen.seq != flow.first):
+        opens = "SYN" in seen.flags
+        stray = opens and sent and known is not None and _begins_nothing(found, number, known)
+        opens = opens and not stray
+        if flow is None or (opens and seen.seq != flow.first):
             # A new connection, perhaps with the addresses of an old one.
             first = seen.seq if "SYN" in seen.flags else (seen.seq - 1) % MODULUS
             flow = _Flow(first, seen.seq)
@@ -181,7 +188,7 @@ def _mark(found: Iterable[Passage], lab: Known) -> Iterator[Segment]:
                 flows[back] = other
             elif theirs is not None and flow is not known and not _asking(theirs):
                 del flows[back]
-        if "SYN" in seen.flags:
+        if opens:
             flow.opens(seen)
         origin = _origin(seen, flow, other)
         behind = _before(seen.seq, flow.following)
@@ -223,11 +230,28 @@ def _mark(found: Iterable[Passage], lab: Known) -> Iterator[Segment]:
         if not sent:
             continue
         end = (seen.seq + seen.span) % MODULUS
-        if "RST" not in seen.flags and _before(flow.following, end):
+        if not stray and "RST" not in seen.flags and _before(flow.following, end):
             flow.following = end
         flow.last_ack = position if bare else None
         if other is not None and "ACK" in seen.flags:
             other.peer_window, other.acked = seen.window, seen.ack
+
+
+def _begins_nothing(found: Sequence[Passage], number: int, flow: _Flow) -> bool:
+    """Whether a SYN that has other numbers than its end's connection begins no other one: the end
+    goes on in the numbers that it had. Somebody else sent it in that end's name."""
+    syn = found[number].seen
+    if flow.acked is None or syn.seq == flow.first:
+        return False
+    for passage in found[number + 1 : number + 1 + AHEAD]:
+        seen = passage.seen
+        if (seen.scope, seen.source, seen.target) != (syn.scope, syn.source, syn.target):
+            continue
+        again = "SYN" in seen.flags and seen.seq == syn.seq
+        if passage.injection or "RST" in seen.flags or again:
+            continue
+        return seen.seq in (flow.following, (flow.following - 1) % MODULUS, flow.acked)
+    return False
 
 
 def _asking(flow: _Flow) -> bool:

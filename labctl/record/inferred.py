@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import zip_longest
 
@@ -21,7 +21,7 @@ from labctl.probes.sockets import Ends, State
 from labctl.probes.traffic import Chosen
 from labctl.record.history import History
 from labctl.record.looks import FOLLOWING, SAMPLING, Looks, reachable
-from labctl.record.moments import Moment
+from labctl.record.moments import VAGUE, Moment
 
 ANSWER = 0.02
 """Seconds from what a host takes to what it answers at once, at most, on a busy machine: what it
@@ -58,8 +58,10 @@ def inferred(history: History, host: str, chosen: Chosen | None = None) -> Itera
     event = history.imported.get(host)
     until = min(history.now, event.t) if event else history.now
     for ends, passed in _passed(history, host, chosen).items():
+        shown = [t for t, s in looks.shown(ends) if s.state is not State.SYN_RECV]
         lives = [_Life(each, watched, until) for each in _lives(passed)]
         for life, following in zip_longest(lives, lives[1:]):
+            life.shown = [t for t in shown if following is None or t < following.begun]
             turns = list(_in_order(life.turns()))
             if not turns:
                 continue
@@ -100,6 +102,8 @@ def _looked_at(
         if t < since or state is None or (shown not in (None, state) and not _leads(state, shown)):
             continue
         if shown == state:
+            begun = found[-1][1]
+            found[-1] = state, begun.within(begun.earliest, min(begun.latest, t))
             doubts = [doubt for doubt in doubts if doubt == BEFORE]
         else:
             found.append((shown, Moment(since, t + SAMPLING, seen=t)))
@@ -121,6 +125,8 @@ def _passed(history: History, host: str, chosen: Chosen | None) -> Mapping[Ends,
     moments are those of the other side."""
     found: dict[Ends, list[Passed]] = defaultdict(list)
     for segment in history.segments(chosen):
+        if "SYN" in segment.flags and segment.seq:
+            continue  # into a connection: no socket of its host sent that, and none takes it
         ends = segment.source, segment.target
         if segment.sender == host and not segment.injected:
             found[ends].append((segment.time, True, segment))
@@ -167,11 +173,13 @@ def _asked(before: Sequence[Passed], answer: Segment) -> int:
 @dataclass
 class _Life:
     """A connection as one end of it had it. `until` is when its record ends; if the end was not
-    `watched`, the times of what came are when that was sent, and of what left when it arrived."""
+    `watched`, the times of what came are when that was sent, and of what left when it arrived.
+    Looks have `shown` it past its handshake at these times."""
 
     passed: list[Passed]
     watched: bool
     until: float
+    shown: Sequence[float] = ()
     doubts: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -205,6 +213,8 @@ class _Life:
         found += self._closing()
         over = found[-1][0] is None and end is not None and found[-1][1].at <= end.at
         if end is not None and not over:
+            if self.ignored is not None:
+                end = replace(end, earliest=min(end.earliest, self.ignored))
             found = [
                 turn for turn in found if turn[0] is not None and turn[1].earliest <= end.latest
             ]
@@ -228,34 +238,63 @@ class _Life:
             found.append((State.SYN_SENT, self._at(self.syns[0])))
         if self.synacks:
             asked = [t for t, s in self.came if "SYN" in s.flags and t <= self.synacks[0]]
-            begin = asked[-1] if asked else self.synacks[0]
-            found.append((State.SYN_RECV, Moment(begin, self.synacks[0], begin)))
+            begin, latest = asked[-1] if asked else self.synacks[0], self.synacks[0]
+            if self.ignored is not None:
+                self._doubt("took the ACK")
+                if len(self.synacks) == 1 and not self.syns:
+                    latest = math.inf
+            found.append((State.SYN_RECV, Moment(begin, latest, begin)))
         if not found:
             if self.spoke is None:
                 return []
             self.doubts.append(BEFORE)
             return [(State.ESTAB, Moment(0.0, self.spoke, self.spoke))]
-        if established := self._established():
-            found.append((State.ESTAB, established))
+        if self.established is not None:
+            found.append((State.ESTAB, self.established))
         return found
 
     def _at(self, t: float) -> Moment:
         """The moment of what a host does of its own accord, shown by what it sent."""
         return Moment(max(0.0, t - ANSWER), t, t)
 
-    def _established(self) -> Moment | None:
+    @cached_property
+    def established(self) -> Moment | None:
+        """When it took the last segment of its handshake, if it showed that it did."""
         if not self.synacks:  # it opened the connection
             came = [t for t, s in self.came if {"SYN", "ACK"} <= {*s.flags}]
-            if self.spoke is None:
-                return None
-            return self._by(came, self.spoke)
+            return None if self.spoke is None else self._by(came, self.spoke)
+        if not self.proofs:
+            return None
+        shown = self.proofs[0]
+        last = max((t for t in self.synacks if t <= shown), default=0.0)
+        before = [t for t in self.acks if t <= shown]
+        came = [t for t in before if t > last] or before
+        near = came and came[-1] - came[0] <= VAGUE
+        return self._by(came[:1] if near else came, shown)
+
+    @cached_property
+    def acks(self) -> list[float]:
+        """When segments came that acknowledge its SYN ACK: each may complete its handshake."""
         most = max(s.seq + s.length + len({"SYN", "FIN"} & {*s.flags}) for _, s in self.left)
-        came = [t for t, s in self.came if "SYN" not in s.flags and 0 < s.ack <= most]
-        if self.spoke is not None:
-            last = max((t for t in self.synacks if t <= self.spoke), default=0.0)
-            return self._by(([t for t in came if t > last] or came)[:1], self.spoke)
-        after = [t for t in came if t > self.synacks[-1]]
-        return self._taken(after[0], self.synacks, "took the ACK") if after else None
+        return [t for t, s in self.came if "SYN" not in s.flags and 0 < s.ack <= most]
+
+    @cached_property
+    def proofs(self) -> list[float]:
+        """When what it did, or a look, showed that the handshake that it was asked for was done. It
+        spoke, or gave up a connection by a RST of its own."""
+        began = min([*self.acks, math.inf])
+        gave_up = [t for t, sent, s in self.passed if sent and {"RST", "ACK"} <= {*s.flags}]
+        found = [t for t in (*gave_up, *self.shown) if began <= t]
+        return sorted([*found, *([] if self.spoke is None else [self.spoke])])
+
+    @cached_property
+    def ignored(self) -> float | None:
+        """When the ACK of its SYN ACK came, if it may have ignored that, as nothing shows what it
+        made of it. A listener does so whose queue is full, or with TCP_DEFER_ACCEPT, which does not
+        repeat its SYN ACK even. And one that had answered by a SYN cookie had no socket at all, if
+        a filter kept the ACK from it (tcp_check_req() in net/ipv4/tcp_minisocks.c; RFC 4987)."""
+        after = [t for t in self.acks if t > self.synacks[-1]] if self.synacks else []
+        return after[0] if after and not self.proofs else None
 
     def _by(self, came: Sequence[float], shown: float) -> Moment:
         """When it took what came, one of several times, as it showed afterwards."""
@@ -365,7 +404,7 @@ class _Life:
 
     def _silence(self, last: State, begun: Moment) -> Moment | None:
         """Since when a state may be over without a sign; None if it would send one."""
-        since = max(self.sign, begun.at)
+        since = max(self.sign, begun.at, self.ignored or 0.0)
         if last in (State.ESTAB, State.CLOSE_WAIT):
             waiting = self._waiting(math.inf, math.inf)
             if waiting == math.inf and self.watched:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+VAGUE = 0.1
+"""Seconds from which on it matters that nobody knows when something happened."""
+
 
 @dataclass(frozen=True, slots=True)
 class Moment:

@@ -30,15 +30,11 @@ from labctl.record.courses import Bounds, Causes, Course
 from labctl.record.history import History
 from labctl.record.inferred import Inferred, inferred
 from labctl.record.looks import FOLLOWING, SAMPLING, Looks, Sighting, reachable
-from labctl.record.moments import Moment
+from labctl.record.moments import VAGUE, Moment
 from labctl.record.traced import Life, Wire, traced_lives
 
 CLOSED = "closed"
 """The end of the states: nothing is left of the connection."""
-
-
-VAGUE = 0.1
-"""Seconds from which on it matters that nobody knows when a state ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +44,11 @@ class Span:
     state: State
     begin: Moment
     end: Moment | None = None
+
+    @property
+    def certain(self) -> bool:
+        """Whether it came to that state at all."""
+        return self.begin.latest < math.inf
 
     @property
     def vague(self) -> float | None:

@@ -257,13 +257,15 @@ def _bars(told: Iterable[tuple[str, Timeline]], connections: dict[Ends, int]) ->
         number = _number(connections, ends) if timeline.remote else 0
         turns: list[tuple[str, Moment]] = []
         for span in timeline.spans:
-            turns.append((span.state, span.begin))
-            if timeline.inferred and span.vague:
+            turns.append((span.state if span.certain else UNKNOWN, span.begin))
+            if timeline.inferred and span.vague is not None:
                 since = max(span.begin.at, span.vague)
                 turns.append((UNKNOWN, Moment(since, since, since)))
         if last := timeline.spans[-1].end:
             turns.append((UNKNOWN if timeline.lost_sight else "", last))
-        for state, moment in turns:
+        for (before, _), (state, moment) in zip([("", None), *turns], turns, strict=False):
+            if state == before == UNKNOWN:
+                continue
             exact = moment.guess is None and moment.seen is None
             by_syn = moment.seen is None and not exact and state == State.SYN_RECV
             found.append(

@@ -39,13 +39,12 @@ TOLD = {
     "keepalive_dead_peer (keepalive 1, aborted 1)": ["closed-first", "timeout-keepalive"],
     "syn_into_time_wait (timestamps 1, listener gone)": ["closed-first", "connect-refused"],
     "syn_into_close_wait": ["closed-first"],
+    "balancer_resets": ["reset-crafted"],
 }
-UNSEEN = {
-    "accept_queue_full", "balancer_resets", "challenge_ack", "cookie_lost", "deferred_accept",
-    "nat_invalid", "self_connect", "simultaneous_close", "simultaneous_open",
-}  # fmt: skip
-"""Lessons in which something decides that no capture shows: a kernel that ignores an ACK, or has a
-cookie and no socket; a firewall, a NAT, a step in a host's name; or there is no side that asked."""
+UNSEEN = {"simultaneous_close"}
+"""Lessons whose captures alone are not tried. In this one a step loses each FIN before its own host
+captures it (`at: sender`), and another one crafts it later: until then the capture shows ESTAB, for
+longer than the states may be apart if the machine is busy."""
 CASES = {name: load(file) for name, file in sorted(FILES.items())}
 FIRST = {case.label for case, *_ in CASES.values()}
 """The first case of each lesson: the others are done on namespaces, and on Docker by the matrix

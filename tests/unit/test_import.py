@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import struct
 import tempfile
 from dataclasses import replace
@@ -91,36 +90,6 @@ def test_one_capture_does_not_tell_what_is_lost(tmp_path: Path) -> None:
     assert marks(run) == ["", "", "", "", "retransmitted", ""]
     assert {s.unseen for s in found} == {True}
     assert [s.sender for s in found[:2]] == ["peer", "server"]
-
-
-@pytest.mark.parametrize("host", ["server", "client"])
-def test_a_capture_of_one_end_belongs_to_it(tmp_path: Path, host: str) -> None:
-    run = alone(tmp_path, PLAIN, host)
-    mine = SERVER if host == "server" else CLIENT
-    assert addresses(run)[host] == mine.rpartition(":")[0]
-    assert "clock" not in str(run.why)
-
-
-def far(sent: Sent, here: str) -> bytes:
-    """A frame of which routers have lowered the time to live, if it comes from elsewhere."""
-    (frame,) = (data for _, data in frames([sent], here))
-    return frame[:22] + (frame[22:23] if sent.source == here else b"\x30") + frame[23:]
-
-
-def test_the_time_to_live_tells_whose_capture_it_is(tmp_path: Path) -> None:
-    """And not the name."""
-    path = pcap(tmp_path / "a", [(BEGUN + s.t, far(s, CLIENT)) for s in PLAIN])
-    assert addresses(imported(tmp_path, {"web": path}))["web"] == "10.0.0.3"
-
-
-def test_a_cooked_capture_says_whose_it_is(tmp_path: Path) -> None:
-    cooked = [
-        (t, (b"\x00\x04" if data[26:30] == socket.inet_aton("10.0.0.3") else bytes(2))
-         + bytes(12) + data[12:])
-        for t, data in frames(PLAIN, CLIENT)
-    ]  # fmt: skip
-    path = pcap(tmp_path / "a", cooked, link=113)
-    assert addresses(imported(tmp_path, {"web": path}))["web"] == "10.0.0.3"
 
 
 def test_loopback_alone(tmp_path: Path) -> None:
@@ -397,6 +366,33 @@ def test_a_reset_for_want_of_a_socket(tmp_path: Path) -> None:
         Sent(4.0 + 2 * NEAR, SERVER, CLIENT, RST, 901),
     ]
     assert likely(tmp_path, *handshake(), *late) == [("reset-no-socket", "server", False)]
+
+
+def refused(t: float) -> list[Sent]:
+    """Data that the server answers by an RST at once."""
+    return [
+        Sent(t, CLIENT, SERVER, ACK, 101, 901, 5),
+        Sent(t + 2 * NEAR, SERVER, CLIENT, RST, 901),
+    ]
+
+
+def test_a_reset_after_which_the_host_goes_on(tmp_path: Path) -> None:
+    """A firewall sent it. Data that left before and is late goes on with nothing."""
+    data = Sent(5.0, SERVER, CLIENT, ACK, 901, 101, 5)
+    crafted = [("reset-crafted", "server", False)]
+    assert likely(tmp_path, *handshake(), *refused(4.0), data) == crafted
+    (folder := tmp_path / "late").mkdir()
+    none = [("reset-no-socket", "server", False)]
+    assert likely(folder, *handshake(), *refused(4.0), replace(data, t=4.005)) == none
+
+
+def test_a_reset_of_what_a_new_socket_does_not_know(tmp_path: Path) -> None:
+    """RFC 9293, section 3.10.7.3: its number is that of the old connection, and it goes on."""
+    syn, synack, ack = handshake(1.0)
+    old = Sent(1.0 + 2 * NEAR, SERVER, CLIENT, ACK, 5000, 7000)
+    reset = Sent(1.0 + 4 * NEAR, CLIENT, SERVER, RST, 7000)
+    rest = [replace(each, t=each.t + 1) for each in (syn, synack, ack)]
+    assert likely(tmp_path, syn, old, reset, *rest) == []
 
 
 def test_a_reset_that_answers_what_a_syn_does_not_fit(tmp_path: Path) -> None:

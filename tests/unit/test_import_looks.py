@@ -176,6 +176,23 @@ def test_a_state_that_contradicts_the_segments_does_not_count(tmp_path: Path) ->
     assert client(run).states[-1] == "TIME-WAIT"
 
 
+@pytest.mark.parametrize(
+    ("look", "walk", "certain"),
+    [
+        (shown("ESTAB"), ("SYN-RECV", "ESTAB"), True),
+        (shown("SYN-RECV"), ("SYN-RECV",), True),
+        (NONE, ("SYN-RECV", "closed"), False),
+    ],
+)
+def test_a_look_tells_whether_a_handshake_is_done(
+    tmp_path: Path, look: str, walk: tuple[str, ...], certain: bool
+) -> None:
+    """The client was asked, and has said nothing since its SYN ACK: it may have no socket even."""
+    found = client(looked(tmp_path, handshake(0.0, SERVER, CLIENT), (5.0, look)))
+    assert found.walk == walk
+    assert found.spans[0].certain is certain
+
+
 def test_a_connection_that_only_looks_show(tmp_path: Path) -> None:
     other = tcp("ESTAB", "10.0.0.3:50001", "10.0.0.9:5432")
     run = looked(tmp_path, PLAIN, (5.0, other), (9.0, other))

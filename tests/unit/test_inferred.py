@@ -29,6 +29,10 @@ def one(run: RunResult, host: str, ends: tuple[str, str] | None = None) -> Timel
     return found
 
 
+GREETING = Sent(0.05, SERVER, CLIENT, ACK, 900, 101)
+"""As a keepalive: by it the server shows that it has the connection."""
+
+
 def walk(run: RunResult, host: str) -> tuple[str, ...]:
     return one(run, host).walk
 
@@ -99,24 +103,93 @@ def test_an_acknowledgement_that_was_not_taken(tmp_path: Path) -> None:
 
 
 def test_a_fin_that_was_not_taken(tmp_path: Path) -> None:
-    run = both(tmp_path, [*handshake(), fin(1.0), fin(1.3), fin(1.9), *LATER])
+    run = both(tmp_path, [*handshake(), GREETING, fin(1.0), fin(1.3), fin(1.9), *LATER])
     assert walk(run, "server") == ("SYN-RECV", "ESTAB")
     assert drawn(run, "client")[-2:] == [("FIN-WAIT-1", 1.0), (UNKNOWN, 1.9)]
 
 
+# --- Handshakes whose last segment may have been ignored ------------------------------------------
+
+
+def request(t: float) -> list[Sent]:
+    """The client's data, and an answer."""
+    return [
+        Sent(t, CLIENT, SERVER, ACK, 101, 901, 5),
+        Sent(t + 2 * NEAR, SERVER, CLIENT, ACK, 901, 106),
+    ]
+
+
 def test_a_handshake_that_a_full_queue_ignores(tmp_path: Path) -> None:
-    again = [
-        Sent(t, *ends, SYN | ACK if ends[0] == SERVER else ACK,
-             *((900, 101) if ends[0] == SERVER else (101, 901)))
-        for t, ends in [(1.0, (SERVER, CLIENT)), (1.0 + 2 * NEAR, (CLIENT, SERVER)),
-                        (3.0, (SERVER, CLIENT)), (3.0 + 2 * NEAR, (CLIENT, SERVER))]
-    ]  # fmt: skip
-    run = both(tmp_path, [*handshake(), *again, Sent(4.0, "10.0.0.3:50000", SERVER, SYN, 1)])
-    assert walk(run, "server") == ("SYN-RECV", "ESTAB")
-    begin = one(run, "server").spans[1].begin
-    assert begin.earliest > 3.0
+    """Each SYN ACK that is repeated says that the server was in SYN-RECV until then."""
+    _, synack, ack = handshake()
+    again = [replace(each, t=t + each.t - 2 * NEAR) for t in (1.0, 3.0) for each in (synack, ack)]
+    run = both(tmp_path, [*handshake(), *again, *LATER])
+    assert walk(run, "server") == ("SYN-RECV",)
+    assert drawn(run, "server") == [("SYN-RECV", 0.0), (UNKNOWN, 3.0)]
     assert "took the ACK" in str(one(run, "server").gap)
     assert walk(run, "client") == ("SYN-SENT", "ESTAB")
+    (folder := tmp_path / "room").mkdir()
+    run = both(folder, [*handshake(), *again, *request(5.0), *LATER])
+    assert drawn(run, "server") == [("SYN-RECV", 0.0), (UNKNOWN, 3.0), ("ESTAB", 5.0)]
+
+
+@pytest.mark.parametrize("host", WALKS)
+def test_a_server_that_may_have_waited_for_data(tmp_path: Path, host: str) -> None:
+    """With TCP_DEFER_ACCEPT it is in SYN-RECV until there is some, without it is not."""
+    run = alone(tmp_path, [*handshake(), *request(2.0), *LATER], host)
+    (found,) = (
+        t for name in run.hosts for t in timelines(run.history, name) if t.ends == (SERVER, CLIENT)
+    )
+    assert found.states == ("SYN-RECV", "ESTAB")
+    begin = found.spans[1].begin
+    assert begin.earliest < 0.001 and begin.at == pytest.approx(2.0, abs=0.001)
+    assert drawn(run, "server")[:3] == [("SYN-RECV", 0.0), (UNKNOWN, 0.0), ("ESTAB", 2.0)]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        [GREETING, *request(2.0)],
+        request(0.05),
+        [Sent(2.0, SERVER, CLIENT, FIN | ACK, 901, 101)],
+        [Sent(2.0, SERVER, CLIENT, RST | ACK, 901, 101)],
+    ],
+    ids=["it speaks first", "data comes soon", "it closes", "it gives up"],
+)
+def test_a_server_that_took_the_ack(tmp_path: Path, sent: list[Sent]) -> None:
+    run = both(tmp_path, [*handshake(), *sent, *LATER])
+    assert drawn(run, "server")[:2] == [("SYN-RECV", 0.0), ("ESTAB", 0.0)]
+    begin = one(run, "server").spans[1].begin
+    assert begin.at == begin.earliest < 0.001
+
+
+@pytest.mark.parametrize(("host", "end"), [("server", "gone"), ("client", UNKNOWN)])
+def test_a_server_that_may_have_no_socket(tmp_path: Path, host: str, end: str) -> None:
+    """A SYN cookie needs none, and what came may not have reached it: it answers by a RST."""
+    reset = Sent(2.0 + 2 * NEAR, SERVER, CLIENT, RST, 901)
+    run = alone(tmp_path, [*handshake(), *request(2.0)[:1], reset, *LATER], "server")
+    assert drawn(run, "server") == [(UNKNOWN, 0.0), ("gone", 2.0)]
+    assert walk(run, "server") == ("SYN-RECV", "closed")
+    (folder := tmp_path / host).mkdir()
+    run = alone(folder, handshake(), host)
+    assert [state for state, _ in drawn(run, "server")] == [UNKNOWN]
+
+
+def test_a_syn_ack_that_nothing_answers_is_no_doubt(tmp_path: Path) -> None:
+    run = both(tmp_path, [*handshake()[:2], *LATER])
+    assert drawn(run, "server")[0] == ("SYN-RECV", 0.0)
+
+
+def test_a_syn_that_no_socket_sent(tmp_path: Path) -> None:
+    """Somebody forged it on the client's host: the client goes on in the numbers that it had."""
+    stray = [
+        Sent(1.0, CLIENT, SERVER, SYN, 7000),
+        Sent(1.0 + 2 * NEAR, SERVER, CLIENT, ACK, 901, 101),
+    ]
+    run = both(tmp_path, [*handshake(), GREETING, *stray, *request(2.0), *LATER])
+    for host, states in (("server", ("SYN-RECV", "ESTAB")), ("client", ("SYN-SENT", "ESTAB"))):
+        assert walk(run, host) == states and one(run, host).spans[-1].end is None
+    assert [s.seq for s in run.history.segments() if s.time > 0.5][:3] == [6900, 1, 1]
 
 
 def test_a_record_that_ends_too_soon_to_tell(tmp_path: Path) -> None:
@@ -194,7 +267,7 @@ def test_one_capture_tells_less_of_the_other_end(tmp_path: Path, host: str) -> N
 
 
 def test_a_quiet_end_without_a_capture_is_unknown(tmp_path: Path) -> None:
-    run = alone(tmp_path, [*handshake(), *LATER])
+    run = alone(tmp_path, [*handshake(), GREETING, *LATER])
     assert one(run, "server").spans[-1].end is None
     assert one(run, "peer", (CLIENT, SERVER)).lost_sight
 
@@ -223,7 +296,7 @@ def test_an_ack_of_something_else_establishes_nothing(tmp_path: Path) -> None:
     """As a client's TIME-WAIT answers what a late copy of its SYN brought: with its own numbers."""
     syn, synack, ack = handshake()
     wrong = replace(ack, ack=70_000)
-    reset = Sent(ack.t + NEAR, SERVER, CLIENT, RST, 70_000)
+    reset = Sent(ack.t + NEAR, SERVER, CLIENT, RST | ACK, 901, 101)
     for last, states in ((wrong, ["SYN-RECV", "closed"]), (ack, ["SYN-RECV", "ESTAB", "closed"])):
         (folder := tmp_path / str(last.ack)).mkdir()
         run = alone(folder, [syn, synack, last, reset, *LATER], "server")

@@ -159,6 +159,19 @@ def test_a_forged_syn_begins_no_connection() -> None:
     assert [(s.seq, s.ack) for s in found[-2:]] == [(0, 0), (1, 1)]
 
 
+def test_a_syn_after_which_its_end_goes_on_begins_no_connection() -> None:
+    """It left that host, and somebody forged it there. A connection that begins goes on by its own
+    numbers, and what an end says when its SYN was not understood is an RST."""
+    syn = one(0.4, "client SYN 900000 0")
+    challenge, reset = one(0.5, "server ACK 7001 1001"), one(0.6, "client RST 1001 0")
+    goes_on, begins = one(0.7, "client ACK 1001 7001 len 5"), one(0.7, "client ACK 900001 7001")
+    for last, seq in ((goes_on, 899000), (begins, 0)):
+        found = segments(*both(*HANDSHAKE, syn, challenge, reset, last))
+        assert (found[3].seq, found[-1].seq) == (seq, 1)
+    again = segments(*both(*HANDSHAKE, syn, challenge, replace(syn, at=syn.at + 1)))
+    assert again[-1].retransmitted
+
+
 def test_a_segment_with_more_than_an_ack_is_no_duplicate_of_one() -> None:
     """And after it the next one is none either."""
     ack = "client ACK 1001 7001"

@@ -1,4 +1,4 @@
-"""A RST, and what is known of its connection right before."""
+"""One RST, and what is known of its connection right before it, and after."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ CLOSED = 0.25
 
 
 class Reset:
-    """A RST, and what is known of its connection right before."""
+    """A RST, and what is known of its connection right before, and after."""
 
-    def __init__(self, segment: Segment, before: Sequence[Segment], scene: Scene) -> None:
-        self.segment, self.scene = segment, scene
+    def __init__(
+        self, segment: Segment, before: Sequence[Segment], after: Sequence[Segment], scene: Scene
+    ) -> None:
+        self.segment, self.after, self.scene = segment, after, scene
         self.host, self.t = segment.sender or "", segment.time
         self.ends = segment.source, segment.target
         self.name = f"{segment.source} -> {segment.target}"
@@ -116,6 +118,22 @@ class Reset:
             )
             and self.scene.history.now > self.t + CLOSED
         )
+
+    @property
+    def later(self) -> list[Segment]:
+        """What its host sent of the connection afterwards, as if it had not sent the RST."""
+        return [
+            s for s in self.after
+            if s.sender == self.host and s.time > self.t + AT_ONCE
+            and not s.injected and not {"SYN", "RST"} & {*s.flags}
+        ]  # fmt: skip
+
+    @property
+    def went_on(self) -> bool:
+        """Whether its host went on with the connection, though the RST has the number that is due,
+        and so tells the peer that all is over."""
+        due = max((s.seq + s.length + ("SYN" in s.flags) for s in self.sent), default=None)
+        return bool(self.later) and self.segment.seq == due
 
     @property
     def state(self) -> State | None:

@@ -49,7 +49,7 @@ def causes(scene: Scene) -> Iterator[Cause]:
                 asked[host] += 1
                 if not segment.injected and not segment.lost:
                     over[host] = segment.arrived or segment.time
-                reset = Reset(segment, segments[:number], scene)
+                reset = Reset(segment, segments[:number], segments[number + 1 :], scene)
                 found = _of(reset)
                 if found is None and scene.history.without_calls:
                     found = _likely(reset)
@@ -292,6 +292,13 @@ def _likely(reset: Reset) -> Cause | None:
             "refused in its name: its sockets and rules would tell",
             "start the server first, or have the client try again", name, reset.proof(asked),
             (NOBODY,),
+        )  # fmt: skip
+    elif reset.went_on:
+        found = reset.cause(
+            "reset-crafted",
+            "it went on with the connection afterwards, so its socket did not send it; a firewall "
+            "(reject with tcp reset) or a NAT may have, in its name: their rules would tell",
+            "", REJECTED, *reset.later[:1],
         )  # fmt: skip
     elif not reset.active and reset.answered:
         found = reset.cause(
