@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import queue
 import sys
 import time
 from collections.abc import Callable
@@ -126,3 +127,19 @@ def test_counters_that_changed_are_told_by_name() -> None:
 def test_the_namespace_has_the_counters_of_tcp() -> None:
     agent = loaded()
     assert {"TcpActiveOpens", "TcpExtTCPTimeouts"} <= agent.changes(agent.counters(), {}).keys()
+
+
+def test_a_command_of_an_engine_with_low_priority_runs_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It can't be raised: setpriority(2), EACCES. Without an answer the lab would wait for ever."""
+
+    def refuse(*_: int) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    module, said = loaded(), queue.SimpleQueue[dict[str, Any]]()
+    monkeypatch.setattr(module.os, "setpriority", refuse)
+    monkeypatch.setattr(module, "emit", lambda **message: said.put(message))
+    module.do_exec(None, 7, "echo it")
+    answer = said.get(timeout=10)
+    assert (answer["id"], answer["exit"], answer["output"]) == (7, 0, "it\n")

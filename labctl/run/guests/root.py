@@ -28,7 +28,7 @@ from labctl.backends import Progress, debian
 from labctl.backends.docker import images
 from labctl.backends.lease import alone
 from labctl.ground.errors import LabError, Unavailable, UsageError
-from labctl.run.guests import assembled, cache, missing, suite_of
+from labctl.run.guests import assembled, cache, suite_of
 from labctl.run.guests.apt import Suite
 from labctl.run.guests.initramfs import Archive
 
@@ -145,11 +145,6 @@ def demand(name: str) -> None:
     """Raises Unavailable if a suite's root is not here and can't be made."""
     if place(name).exists():
         return
-    if lacking := missing():
-        raise Unavailable(
-            f"{', '.join(lacking)}: not on the PATH",
-            f"install the packages {' '.join(dict.fromkeys(lacking.values()))}",
-        )
     if lack := debian.lacking():
         raise Unavailable(*lack)
 
