@@ -452,7 +452,11 @@ def _told(nodes: Sequence[Node], network: str) -> list[dict[str, Any]]:
 
 def _endpoints(told: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
     """The ends of a network, by container: each engine tells of its own."""
-    return {container: end for each in told for container, end in each["Containers"].items()}
+    return {
+        container: end
+        for each in told
+        for container, end in (each["Containers"] or {}).items()  # a manager may have none
+    }
 
 
 def _traced(node: Node) -> Channel | Lack:
