@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-import queue
+import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -130,16 +131,18 @@ def test_the_namespace_has_the_counters_of_tcp() -> None:
 
 
 def test_a_command_of_an_engine_with_low_priority_runs_as_it_is(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """It can't be raised: setpriority(2), EACCES. Without an answer the lab would wait for ever."""
 
     def refuse(*_: int) -> None:
         raise PermissionError(13, "Permission denied")
 
-    module, said = loaded(), queue.SimpleQueue[dict[str, Any]]()
-    monkeypatch.setattr(module.os, "setpriority", refuse)
-    monkeypatch.setattr(module, "emit", lambda **message: said.put(message))
-    module.do_exec(None, 7, "echo it")
-    answer = said.get(timeout=10)
+    monkeypatch.setattr(os, "setpriority", refuse)
+    loaded().do_exec(None, 7, "echo it")
+    deadline, said = time.monotonic() + 10, ""
+    while not said:
+        assert time.monotonic() < deadline
+        said = capfd.readouterr().out
+    answer = json.loads(said)
     assert (answer["id"], answer["exit"], answer["output"]) == (7, 0, "it\n")

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from labctl.backends import EngineAt
-from labctl.backends.docker import engine
 from labctl.backends.wire import Said
 from labctl.ground.errors import LabError, Unavailable, UsageError
 from labctl.language.document import Document
@@ -24,7 +22,6 @@ from labctl.record.store import new_folder
 from labctl.run import guests as kernels
 from labctl.run.guests import Known, apt, kconfig, listed, messages, qemu, root, runs
 from labctl.run.guests.guest import WARM_UP, Guest, Port, Teller
-from labctl.run.places import Place
 from labctl.run.runner import Performance, Silent
 from tests.fake import FakeBackend, scenario, tcp
 from tests.played import Labctl
@@ -285,24 +282,6 @@ def test_without_qemu_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(Unavailable, match="install the package qemu-system-x86"):
         qemu.version()
-    assert "mmdebstrap" in kernels.missing()
-
-
-@pytest.mark.parametrize("answers", [True, False])
-def test_without_qemu_guests_are_at_an_engine(
-    monkeypatch: pytest.MonkeyPatch, answers: bool
-) -> None:
-    """If one answers; and where one is asked for, nobody looks for QEMU."""
-    monkeypatch.setenv("PATH", "/nonexistent")
-    monkeypatch.setattr(engine, "answers", lambda: answers)
-    guest = Place("netns", "", "6.1")
-    if answers:
-        assert runs.located(guest) == replace(guest, backend="docker")
-    else:
-        with pytest.raises(Unavailable, match="or start a Docker engine"):
-            runs.located(guest)
-    asked = Place("docker", "", "6.1", engines=(EngineAt("a", "x"),))
-    assert runs.located(asked) == asked
 
 
 # --- The guest's program --------------------------------------------------------------------------

@@ -145,6 +145,12 @@ def demand(name: str) -> None:
     """Raises Unavailable if a suite's root is not here and can't be made."""
     if place(name).exists():
         return
+    if sys.platform != "linux":
+        raise Unavailable(
+            f"{place(name)} is not there, a root for guests, and tools of Linux make it",
+            "with the same labctl on Debian or Ubuntu: labctl kernels fetch NAME; then copy its "
+            f"folder labctl/kernels here, to {cache()}",
+        )
     if lack := debian.lacking():
         raise Unavailable(*lack)
 

@@ -99,8 +99,8 @@ def run_all(cases: list[Scenario], place: Place, orders: Orders) -> list[RunResu
     Raises UsageError, Interrupted, and what `find`, `demand` and `Guests.run` raise."""
     suite, say = root.suite_for(place.system), orders.display.say
     at = (*place.engines, EngineAt())[0] if place.backend == "docker" else None
-    cores = contained.cores(at, say) if at else os.cpu_count() or 1
     root.demand(suite)
+    cores = contained.cores(at, say) if at else os.cpu_count() or 1
     kernel = find(place.kernel, say)
     kconfig.demand(kernel)
     ground = Ground(kernel, place.virtual, suite, at)
