@@ -19,6 +19,7 @@ from labctl.judge.check import check
 from labctl.judge.result import RunResult
 from labctl.lab.clocks import TRIPS, Clock, Trip, fastest
 from labctl.language.predicates import SegmentsPattern
+from labctl.probes.conversations import conversations
 from labctl.probes.packets import shifted
 from labctl.record.events import ClockEvent, StepEvent
 from labctl.record.history import History
@@ -435,3 +436,17 @@ def test_what_answers_the_first_segment_and_what_it_answers_are_told_apart() -> 
     assert (result(3, 1.9998), result(4, 1.9998)) == ("pass", "fail")
     for crosses in (1.99998, 2.00002):
         assert (result(3, crosses), result(4, crosses)) == ("unknown", "unknown")
+
+
+def test_an_answer_is_not_before_what_it_answers() -> None:
+    """By a clock that is off by more than a segment is under way: else a connection would be two,
+    and its SYN a retransmission."""
+    sent = [*handshake(1.0), *close(2.0), *handshake(3.0, start=10**6)]
+    for off in (-4e-4, 4e-4):
+        found = told([*clocks(server=1e-3, client=1e-3), look(4.0)])
+        for host, records in captured(sent).items():
+            found.add_packets(4.0, host, shifted(records, off) if host == "client" else records)
+        segments = found.segments()
+        assert [s.flags for s in segments[:3]] == [("SYN",), ("SYN", "ACK"), ("ACK",)]
+        assert not any(segment.retransmitted for segment in segments)
+        assert len(conversations(segments)) == 2
