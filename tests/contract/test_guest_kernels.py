@@ -242,7 +242,7 @@ def bare(tmp_path: Path, fetched: str) -> dict[str, str]:
 
 def at_the_engine() -> list[Any]:
     with closing(docker.from_env()) as client:
-        return client.containers.list(all=True, filters={"label": LEASE})
+        return client.containers.list(all=True, filters={"label": LEASE}, ignore_removed=True)
 
 
 def gone() -> bool:
