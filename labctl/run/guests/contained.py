@@ -67,9 +67,8 @@ class Contained(Machine):
             client = stack.enter_context(closing(engine.connect(where=self._at.where)))
             self._client = client
             image = images.ensure_emulator(client, self._progress)
-            what, where = f"a guest of {self.hardware.image.name}", self._at.where
-            lease = Lease(leases.new_name(), "guest", what, "docker", now())
-            lease.engines = [where] if where else []
+            lease = Lease(leases.new_name(), "guest", "QEMU", "docker", now())
+            lease.engines = [self._at.where] if self._at.where else []
             self._lease = stack.enter_context(lease)
             with translated("start a guest"):
                 self._where = f"in a container of {product(client.version())}"
