@@ -10,8 +10,10 @@ complete() {
     for program in "$@"; do
         command -v "$program" >/dev/null || return 1
     done
-    # Some distributions split the standard library, and the lab's programs need these.
-    python3 -c 'import argparse, ctypes, json' 2>/dev/null
+    case " $* " in
+        # Some distributions split the standard library, and the lab's programs need these.
+        *" python3 "*) python3 -c 'import argparse, ctypes, json' 2>/dev/null ;;
+    esac
 }
 
 # The packages of these programs, as the distributions of a package manager call them.
@@ -24,6 +26,7 @@ packages() {
             *:nft) echo nftables ;;
             dnf:sysctl | microdnf:sysctl | yum:sysctl) echo procps-ng ;;
             *:sysctl) echo procps ;;
+            *:qemu-system-x86_64) echo qemu-system-x86 ;;
             *) echo "$program" ;;
         esac
     done | sort -u

@@ -3,7 +3,10 @@ to a bridge in one more. Nothing of it is on the machine's network, and all of i
 
     bridge, in a network namespace of its own
       |-- 198.18.0.1: engine 1, a manager
-      `-- 198.18.0.2: engine 2, a worker, whose clock may be another
+      |-- 198.18.0.2: engine 2, a worker
+      `-- 198.18.0.3: engine 3, a worker
+
+Each has a clock of its own, see AHEAD.
 
 See engine.py for how one is started.
 """
@@ -29,8 +32,8 @@ ip link add bridge type bridge && ip link set bridge up && echo up && exec cat
 """
 JOINED = "read -r _\n"
 """The first line of input says that it is on the bridge: a node of a swarm needs that to start."""
-SHIFTED = ("--time", "--monotonic", "5000", "--boottime", "5000")
-"""A clock of its own: time_namespaces(7)."""
+AHEAD = (0, 5000, 77777)
+"""By how many seconds the clocks of engines are ahead of the machine's: time_namespaces(7)."""
 HOOK = "type filter hook input priority -200;"
 SHARED = Path("/dev/shm")
 PORT = 2376
@@ -40,12 +43,12 @@ POOL, SIZE = "198.19.128.0/17", 26
 
 @dataclass
 class Engine:
-    """One of them; `flags` are those of its namespaces."""
+    """One of them, whose clock is so many seconds `ahead`."""
 
     number: int
     folder: Path
     socket: Path
-    flags: Sequence[str]
+    ahead: int
     options: Sequence[str]
     process: subprocess.Popen[bytes] | None = None
     client: docker.DockerClient = field(init=False)
@@ -65,9 +68,19 @@ class Engine:
             f"--data-root={self.folder}/data", f"--host={self.where}", *self.options,
             *DOCKERD_OPTIONS,
         ]  # fmt: skip
+        clock = ["--time", f"--monotonic={self.ahead}", f"--boottime={self.ahead}"]
         with log.open("ab") as said:
             self.process = subprocess.Popen(
-                [*NAMESPACES, "--uts", *self.flags, "sh", "-c", JOINED + INIT, "sh", *options],
+                [
+                    *NAMESPACES,
+                    "--uts",
+                    *(clock if self.ahead else ()),
+                    "sh",
+                    "-c",
+                    JOINED + INIT,
+                    "sh",
+                    *options,
+                ],
                 stdin=subprocess.PIPE,
                 stdout=said,
                 stderr=said,
@@ -134,7 +147,7 @@ class Swarm:
 
 @contextmanager
 def swarm(images: Sequence[str], source: docker.DockerClient) -> Iterator[Swarm]:
-    """Two engines in a swarm, the second with another clock. They get images from `source`."""
+    """Three engines in a swarm, each with another clock. They get images from `source`."""
     memory = SHARED if SHARED.is_dir() else None  # faster to fill, and to remove
     with tempfile.TemporaryDirectory("", "labctl-swarm-", memory, True) as folder:
         bridge = subprocess.Popen(
@@ -149,11 +162,11 @@ def swarm(images: Sequence[str], source: docker.DockerClient) -> Iterator[Swarm]
             assert bridge.stdout.readline() == b"up\n"
             ours = authority(Path(folder), "ours")
             server, client = signed(ours, "server"), signed(ours, "client")
-            for number, flags in enumerate(((), SHIFTED), 1):
+            for number, ahead in enumerate(AHEAD, 1):
                 own = Path(folder) / str(number)
                 own.mkdir()
                 options = behind(server) if number == 1 else ()
-                engine = Engine(number, own, own / "docker.sock", flags, options)
+                engine = Engine(number, own, own / "docker.sock", ahead, options)
                 found.append(engine)
                 engine.start(bridge.pid)
             _join(found)

@@ -356,7 +356,10 @@ def do_exec(agent, ident, command):
     """Runs a command in the shell; output beyond MOST_OUTPUT is `left_out`."""
 
     def work():
-        os.setpriority(os.PRIO_PROCESS, 0, 0)  # of this thread, and of what it starts
+        try:
+            os.setpriority(os.PRIO_PROCESS, 0, 0)  # of this thread, and of what it starts
+        except OSError:
+            pass  # it is lower, as the engine was started so
         try:
             with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                   stdin=subprocess.DEVNULL, shell=True) as process:  # fmt: skip

@@ -200,6 +200,12 @@ class Way:
     dropped: int | None
 
 
+def first_seen(sent: float | None, arrived: float | None) -> float:
+    """When a segment was first seen. By clocks of two machines it may seem to arrive before it
+    left, and so after its answer: what arrived in time keeps them in order."""
+    return min((t for t in (sent, arrived) if t is not None), default=0.0)
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
     """One segment, from its sender to its receiver.
@@ -294,7 +300,7 @@ class Segment:
     @property
     def time(self) -> float:
         """When it was first seen."""
-        return self.t if self.t is not None else self.arrived or 0.0
+        return first_seen(self.t, self.arrived)
 
     @property
     def numbers(self) -> str:

@@ -23,7 +23,17 @@ from functools import cached_property
 from itertools import chain, pairwise
 
 from labctl.probes.alignment import align
-from labctl.probes.observations import MODULUS, Hop, Injection, Key, Known, Loss, Observation, Way
+from labctl.probes.observations import (
+    MODULUS,
+    Hop,
+    Injection,
+    Key,
+    Known,
+    Loss,
+    Observation,
+    Way,
+    first_seen,
+)
 from labctl.probes.owners import Owners
 
 EARLY = 0.01
@@ -79,7 +89,7 @@ def passages(observations: Iterable[Observation], known: Known) -> list[Passage]
     found = _rejoined(found, EARLY + known.apart, known.flight)
     if pairing.forwards:
         pairing.follow(found)
-    return sorted(found, key=lambda p: p.sent if p.sent is not None else p.arrived or 0.0)
+    return sorted(found, key=lambda passage: first_seen(passage.sent, passage.arrived))
 
 
 def owner(endpoint: str, owners: Mapping[str, str], seen_by: str, t: float) -> str | None:

@@ -30,8 +30,10 @@ def run(cases: list[Scenario], place: Place, orders: Orders) -> list[RunResult]:
         return _run_here(cases, place, orders)
     if orders.keep:
         raise UsageError("--kernel has no lab to keep: the guest ends with the run")
-    from labctl.run.guests.runs import run_all
+    from labctl.run.guests.runs import located, run_all
 
+    place = located(place)
+    _sweep(place, orders.display.say)
     return run_all(cases, place, orders)
 
 

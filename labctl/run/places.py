@@ -22,7 +22,8 @@ NOT_RUN, NEVER_RUN = "not run", "never run"
 @dataclass(frozen=True)
 class Place:
     """Where cases run: Docker with images of an `os`, on one engine or on several; namespaces here;
-    or a guest with a `kernel` and a root of an `os` or of the default one."""
+    or a guest with a `kernel` and a root of an `os` or of the default one, whose QEMU runs here, or
+    in a container of an engine if the backend is Docker."""
 
     backend: str
     os: str = ""
@@ -78,18 +79,18 @@ def place(
     backend: str, os: str | None, kernel: str | None, virtual: bool, engines: Iterable[str] = ()
 ) -> Place:
     """The one place of a command line. Raises UsageError for options that conflict."""
-    if named := engines_at(engines):
-        if backend == "netns" or kernel or virtual:
-            raise UsageError("--engine is for Docker", "leave --engine out, or the other option")
-        return Place("docker", os or "", engines=named)
-    if not kernel and not virtual:
-        return Place(choose(backend, os), os or "")
-    option = "--kernel" if kernel else "--virtual-time"
-    if backend == "docker":
-        raise UsageError(f"{option} runs on namespaces in a guest", "leave --backend docker out")
-    if not kernel:
+    named = engines_at(engines)
+    if named and backend == "netns":
+        raise UsageError("--engine is for Docker", "leave --engine out, or --backend netns")
+    if virtual and not kernel:
         raise UsageError("--virtual-time needs a guest", "choose its kernel: --kernel NAME")
-    return Place("netns", os or "", kernel, virtual)
+    if kernel and len(named) > 1:
+        raise UsageError("--kernel runs its guests at one engine", "leave the other --engine out")
+    if named or (kernel and backend == "docker"):
+        return Place("docker", os or "", kernel or "", virtual, named)
+    if kernel:
+        return Place("netns", os or "", kernel, virtual)
+    return Place(choose(backend, os), os or "")
 
 
 def places(

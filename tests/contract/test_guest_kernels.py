@@ -12,20 +12,25 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import docker
 import pytest
 
+from labctl.backends import EngineAt
+from labctl.backends.docker.sweep import LEASE
 from labctl.ground.errors import LabError
 from labctl.record.events import ExecEvent
 from labctl.record.lines import read_events
 from labctl.reports.progress import Screen
 from labctl.run import guests
-from labctl.run.guests import qemu, root, runs
+from labctl.run.guests import contained, qemu, root, runs
 from labctl.run.orders import Orders
 from labctl.run.places import Place
 from tests.contract.false_claims import OF_HOURS, FalseClaim
+from tests.contract.test_bare_controller import renounce
 
 pytestmark = [
     pytest.mark.guest, pytest.mark.slow, pytest.mark.ci,
@@ -223,6 +228,66 @@ def test_a_guest_ends_with_its_controller(
 
 def children(pid: int) -> list[int]:
     return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.fixture
+def bare(tmp_path: Path, fetched: str) -> dict[str, str]:
+    """The environment of a controller without a program: it has an engine's socket, and the files
+    of a guest. The engine has the image with QEMU: where nothing can be pulled, that takes tools
+    of the machine."""
+    contained.cores(EngineAt(), print)
+    home = {"HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path / "runtime"), "PATH": ""}
+    return {**os.environ, **home, "XDG_CACHE_HOME": str(guests.cache().parent.parent)}
+
+
+def at_the_engine() -> list[Any]:
+    with closing(docker.from_env()) as client:
+        return client.containers.list(all=True, filters={"label": LEASE}, ignore_removed=True)
+
+
+def gone() -> bool:
+    """Whether the engine has no guest, at the latest in a moment."""
+    deadline = time.monotonic() + 20.0
+    while at_the_engine():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+@pytest.mark.docker
+def test_a_guest_at_an_engine(fetched: str, bare: dict[str, str]) -> None:
+    """By a controller that has no right, no program, and no kernel but this machine's."""
+    done = subprocess.run(
+        [sys.executable, "-m", "labctl", "run", "fin_wait_2", "--kernel", KERNEL, "--virtual-time",
+         "--format", "json"],
+        env=bare, preexec_fn=renounce, capture_output=True, text=True, check=False, timeout=LONGEST,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    (case,) = json.loads(done.stdout)["runs"]
+    assert (case["result"], case["environment"]["kernel"]) == ("pass", fetched)
+    assert "in a container of " in case["environment"]["engine"]
+    assert gone()
+
+
+@pytest.mark.docker
+def test_a_guest_at_an_engine_may_do_nothing_and_ends_with_its_controller(
+    bare: dict[str, str],
+) -> None:
+    """However that ends: the engine itself removes it."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "labctl", "run", "fin_wait_2", "--kernel", KERNEL], env=bare,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    ) as process:  # fmt: skip
+        deadline = time.monotonic() + LONGEST
+        while not (found := [c for c in at_the_engine() if c.status == "running"]):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.05)
+        process.kill()
+    has = found[0].attrs["HostConfig"]
+    assert not (has["Privileged"] or has["Binds"] or has["Devices"] or has["CapAdd"])
+    assert (has["CapDrop"], has["NetworkMode"], bool(has["Memory"])) == (["ALL"], "none", True)
+    assert gone()
 
 
 ORPHANS = """\

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -126,3 +128,21 @@ def test_counters_that_changed_are_told_by_name() -> None:
 def test_the_namespace_has_the_counters_of_tcp() -> None:
     agent = loaded()
     assert {"TcpActiveOpens", "TcpExtTCPTimeouts"} <= agent.changes(agent.counters(), {}).keys()
+
+
+def test_a_command_of_an_engine_with_low_priority_runs_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It can't be raised: setpriority(2), EACCES. Without an answer the lab would wait for ever."""
+
+    def refuse(*_: int) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "setpriority", refuse)
+    loaded().do_exec(None, 7, "echo it")
+    deadline, said = time.monotonic() + 10, ""
+    while not said:
+        assert time.monotonic() < deadline
+        said = capfd.readouterr().out
+    answer = json.loads(said)
+    assert (answer["id"], answer["exit"], answer["output"]) == (7, 0, "it\n")

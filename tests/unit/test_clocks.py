@@ -19,6 +19,7 @@ from labctl.judge.check import check
 from labctl.judge.result import RunResult
 from labctl.lab.clocks import TRIPS, Clock, Trip, fastest
 from labctl.language.predicates import SegmentsPattern
+from labctl.probes.conversations import conversations
 from labctl.probes.packets import shifted
 from labctl.record.events import ClockEvent, StepEvent
 from labctl.record.history import History
@@ -26,6 +27,7 @@ from labctl.reports.ladder import ladder_of
 from labctl.reports.ladder_text import text
 from tests.caused import CLIENT, SERVER, captured, close, handshake, look, told
 from tests.fake import FakeBackend, FakeChannel, play, scenario, tcp
+from tests.walked import ACK, Sent
 
 TINY = 1e-9
 delays = st.floats(0.0, 0.1)
@@ -417,3 +419,34 @@ def test_segments_since_a_label_of_their_own_machine_are_certain() -> None:
         return claim.judge(found).result
 
     assert (result("client"), result("server"), result(None)) == ("pass", "unknown", "unknown")
+
+
+def test_what_answers_the_first_segment_and_what_it_answers_are_told_apart() -> None:
+    """By the clock of one end each, whatever the bound: an ACK of the client had come to the
+    server before its FIN left, and the client's own FIN left when that had come. What crosses it
+    is not told apart."""
+
+    def result(count: int, left: float) -> str:
+        claim = SegmentsPattern.model_construct(since_first=("FIN",), at_least=count, at_most=count)
+        ack = Sent(left, CLIENT, SERVER, ACK, 1, 1)
+        sent = [*handshake(1.0), ack, *close(2.0, SERVER, CLIENT)]
+        events = [*clocks(server=0.2, client=0.2), look(3.0)]
+        return claim.judge(told(events, sorted(sent, key=lambda each: each.t))).result
+
+    assert (result(3, 1.9998), result(4, 1.9998)) == ("pass", "fail")
+    for crosses in (1.99998, 2.00002):
+        assert (result(3, crosses), result(4, crosses)) == ("unknown", "unknown")
+
+
+def test_an_answer_is_not_before_what_it_answers() -> None:
+    """By a clock that is off by more than a segment is under way: else a connection would be two,
+    and its SYN a retransmission."""
+    sent = [*handshake(1.0), *close(2.0), *handshake(3.0, start=10**6)]
+    for off in (-4e-4, 4e-4):
+        found = told([*clocks(server=1e-3, client=1e-3), look(4.0)])
+        for host, records in captured(sent).items():
+            found.add_packets(4.0, host, shifted(records, off) if host == "client" else records)
+        segments = found.segments()
+        assert [s.flags for s in segments[:3]] == [("SYN",), ("SYN", "ACK"), ("ACK",)]
+        assert not any(segment.retransmitted for segment in segments)
+        assert len(conversations(segments)) == 2

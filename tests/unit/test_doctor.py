@@ -11,6 +11,10 @@ import pytest
 
 from labctl.backends.netns import backend as netns
 from labctl.run.doctor import MACOS_SOCKETS, Check, examine
+from labctl.run.guests import root
+from tests import refusing
+
+pytestmark = pytest.mark.usefixtures("qemu_is_asked")
 
 
 @pytest.fixture
@@ -71,6 +75,23 @@ def test_only_an_engine_can_mend_what_is_linux(home: Path) -> None:
         "mmdebstrap",
         "kernels",
     }
-    for name in lacking:
+    for name in lacking - {"kernels"}:
         assert found[name].hint == "needs Linux: use --backend docker, whose engine has one"
     assert found["netns"].found == "namespaces need Linux"
+    assert found["kernels"].hint.startswith("start a Docker engine")
+
+
+def test_guests_at_an_engine_have_a_root_made_on_linux(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a kernel that was fetched there; without them it says how to get both."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+    version = {"Version": "28", "ApiVersion": "1.41", "Arch": "arm64"}
+    with refusing.engine(home / "none.sock", version=version):
+        kernels = checks()["kernels"]
+        assert kernels.found.endswith("is not there, a root for guests, and tools of Linux make it")
+        assert str(home / "cache" / "labctl" / "kernels") in kernels.hint
+        root.place("bookworm").mkdir(parents=True)
+        (home / "cache" / "labctl" / "kernels" / "images" / "6.6.6").mkdir(parents=True)
+        kernels = checks()["kernels"]
+    assert (kernels.ok, kernels.found) == (True, "QEMU in containers; 6.6.6")

@@ -22,8 +22,10 @@ from labctl.backends.lease import Lease, abandoned, folder, leases
 from labctl.ground.errors import Unavailable, UsageError
 from labctl.reports.progress import Screen
 from labctl.run import dispatch
+from labctl.run.guests import runs
 from labctl.run.orders import Orders
 from labctl.run.places import Place, engines_at, place
+from tests import refusing
 from tests.fake import FakeChannel, scenario
 
 # --- On the command line --------------------------------------------------------------------------
@@ -44,10 +46,35 @@ def test_each_engine_has_a_name_and_is_named_once(texts: list[str]) -> None:
 def test_engines_are_for_docker() -> None:
     found = place("auto", None, None, False, ["a=x", "b=y"])
     assert found == Place("docker", engines=(EngineAt("a", "x"), EngineAt("b", "y")))
-    for backend, kernel, virtual in (("netns", None, False), ("auto", "6.1", False),
-                                     ("auto", None, True)):  # fmt: skip
-        with pytest.raises(UsageError, match="--engine is for Docker"):
-            place(backend, None, kernel, virtual, ["a=x"])
+    with pytest.raises(UsageError, match="--engine is for Docker"):
+        place("netns", None, None, False, ["a=x"])
+
+
+def test_a_guest_is_at_one_engine() -> None:
+    """That which is named, or the usual one."""
+    found = place("auto", None, "6.1", True, ["a=x"])
+    assert found == Place("docker", "", "6.1", True, (EngineAt("a", "x"),))
+    assert place("docker", None, "6.1", False) == Place("docker", "", "6.1")
+    assert place("auto", None, "6.1", False) == Place("netns", "", "6.1")
+    with pytest.raises(UsageError, match="--kernel runs its guests at one engine"):
+        place("auto", None, "6.1", False, ["a=x", "b=y"])
+    with pytest.raises(UsageError, match="--virtual-time needs a guest"):
+        place("auto", None, None, True, ["a=x"])
+
+
+@pytest.mark.usefixtures("qemu_is_asked")
+def test_without_qemu_guests_are_at_an_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If one answers; and where one is asked for, nobody looks for QEMU."""
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/docker.sock")
+    guest, asked = Place("netns", "", "6.1"), Place("docker", "", "6.1")
+    assert runs.located(asked) == asked
+    with pytest.raises(Unavailable, match=r"can't be started.*or start a Docker engine"):
+        runs.located(guest)
+    with refusing.engine(tmp_path / "docker.sock"):
+        assert runs.located(guest) == asked
 
 
 PINNED = "title: t\nhosts: {a: {engine: left}, b: {engine: rigth}}\nsteps: []\n"

@@ -198,12 +198,12 @@ def test_a_guest_that_gets_nowhere_is_told_from_a_slow_one(
     monkeypatch.setenv("PATH", f"{machine.folder / 'bin'}:{os.environ['PATH']}")
     hardware = qemu.Hardware(machine.kernel, machine.folder / "initramfs")
     monkeypatch.setenv("WRONG", "slow")
-    with qemu.Machine(hardware) as guest:
+    with qemu.Here(hardware) as guest:
         runs.boots(guest, silent_work=1.0)
     assert guest.work == 0.0
     monkeypatch.setenv("WRONG", "spins")
     with (
-        qemu.Machine(hardware) as guest,
+        qemu.Here(hardware) as guest,
         pytest.raises(qemu.GuestHangs, match=r"nothing in \d+ s of"),
     ):
         runs.boots(guest, silent_work=1.0)

@@ -17,8 +17,8 @@ from stat import S_IFDIR, S_IFREG
 
 import pytest
 
+from labctl.backends import debian
 from labctl.ground import resources
-from labctl.run import guests as kernels
 from labctl.run.guests import initramfs, root
 
 # --- The initramfs --------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ def test_two_that_want_a_root_make_it_once(tmp_path: Path, monkeypatch: pytest.M
 
     for variable in ("XDG_CACHE_HOME", "XDG_RUNTIME_DIR"):
         monkeypatch.setenv(variable, str(tmp_path))
-    for tool in (*kernels.TOOLS, "unshare", "newuidmap"):
+    for tool in (debian.PACKAGE, "unshare", "newuidmap"):
         (tmp_path / tool).symlink_to(shutil.which("true") or "")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     with ThreadPoolExecutor(2) as pool:

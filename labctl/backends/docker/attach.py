@@ -52,7 +52,11 @@ class AttachChannel:
 
     def send(self, message: Mapping[str, Any]) -> None:
         with suppress(OSError):
-            self._socket.sendall((json.dumps(message) + "\n").encode())
+            self.write((json.dumps(message) + "\n").encode())
+
+    def write(self, data: bytes) -> None:
+        """Writes to the container's standard input. Raises OSError."""
+        self._socket.sendall(data)
 
     def __iter__(self) -> Iterator[Message]:
         parts: list[bytes] = []

@@ -173,7 +173,8 @@ class DockerBackend:
                 self._containers = {name: [container] for name, container in services.items()}
             self._containers |= {name: [made] for name, made in _results(created).items()}
             _results(started)
-            found = [self._endpoints(used, made) for made in networks.values()]
+            told = [_told(used, made) for made in networks.values()]
+        found = [_endpoints(each) for each in told]
         for name, container in holders.items():
             if not any(container in endpoints for endpoints in found):
                 raise self._ended(name)
@@ -183,10 +184,9 @@ class DockerBackend:
             name: Holder(container, self._holders[name], self._at[name].name)
             for name, container in holders.items()
         }
-        client = used[0].client
         spaces = {
-            name: Network(self._prefix(name), gateways(client.inspect_network(made)), ends)
-            for (name, made), ends in zip(networks.items(), found, strict=True)
+            name: Network(self._prefix(name), gateways(each[0]), ends)
+            for name, each, ends in zip(networks, told, found, strict=True)
         }
         return links(hosts, up, spaces)
 
@@ -378,14 +378,6 @@ class DockerBackend:
         )
         return str(made["Id"])
 
-    def _endpoints(self, nodes: Sequence[Node], network: str) -> dict[str, dict[str, str]]:
-        """The ends of a network, by container: each engine lists its own."""
-        return {
-            container: end
-            for node in nodes
-            for container, end in node.client.inspect_network(network)["Containers"].items()
-        }
-
     def _create_holder(self, host: HostSpec, lends: bool, networks: Mapping[str, str]) -> str:
         node = self._at[host.name]
         client = node.client
@@ -447,6 +439,24 @@ def interactive(container: str, command: Sequence[str], engines: Sequence[str] =
                 return run_attached(client, container, command)
         with closing(engine.connect(where=engines[-1] if engines else "")) as client:
             return run_attached(client, container, command)
+
+
+def _told(nodes: Sequence[Node], network: str) -> list[dict[str, Any]]:
+    """What engines tell of a network; one of a swarm no worker knows without a container on it."""
+    found = []
+    for node in nodes:
+        with Tolerated(404):
+            found.append(node.client.inspect_network(network))
+    return found
+
+
+def _endpoints(told: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """The ends of a network, by container: each engine tells of its own."""
+    return {
+        container: end
+        for each in told
+        for container, end in (each["Containers"] or {}).items()  # a manager may have none
+    }
 
 
 def _traced(node: Node) -> Channel | Lack:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from labctl.backends import MEM_LIMIT, PIDS_LIMIT, HostSpec, ProcessSpec
@@ -26,6 +26,8 @@ def limited(memory: int = MEM_LIMIT, processes: int = PIDS_LIMIT) -> dict[str, A
 TETHERED = {"OpenStdin": True, "StdinOnce": True, "AttachStdin": True}
 ENDED_AT_ONCE = {"StopSignal": "SIGKILL"}
 """Podman removes no container that runs before it has had ten seconds to heed this signal."""
+
+NOBODY = "65534:65534"
 
 LENDS: dict[str, Any] = {"Volumes": {images.LENT: {}}}
 """A holder's Python for other images, as a volume that they can't write to; it has no name, and is
@@ -86,6 +88,19 @@ def tracer(run: str, built: images.Images) -> dict[str, Any]:
             "CapAdd": ["SYS_ADMIN"],
             "NetworkMode": "none",
         },
+    }
+
+
+def guest(image: str, words: Sequence[str]) -> dict[str, Any]:
+    """QEMU, which needs nothing but memory and a processor."""
+    return {
+        "Image": image,
+        "Cmd": [*words],
+        "User": NOBODY,
+        "NetworkDisabled": True,
+        **TETHERED,
+        **ENDED_AT_ONCE,
+        "HostConfig": {**CONFINED, **limited(), "NetworkMode": "none", "AutoRemove": True},
     }
 
 

@@ -49,6 +49,8 @@ COLOUR = re.compile(r"\x1b\[\d*m")
 BUILDER = re.compile(r"\s*$|Step \d|STEP \d| ---> |Removing intermediate container ")
 """The engine's own lines about a build, between those of the build's programs."""
 KINDS = ("host", "peer")
+EMULATOR, EMULATOR_SYSTEM = "qemu-system-x86", "debian:13"
+"""The package of QEMU, and a system whose QEMU is good: that of Debian 12 crashes now and then."""
 LENT = "/.labctl"
 """Where hosts have a Python for other images; see images/host/portable.py."""
 LENT_PEER = (
@@ -83,6 +85,25 @@ def ensure(client: APIClient, system: str, progress: Progress) -> Images:
                     progress(f"building {tag} on {base}")
                     _build(client, sources, kind, base, tag)
     return wanted
+
+
+def ensure_emulator(client: APIClient, progress: Progress) -> str:
+    """The image with QEMU, for guests in a container. Raises as `ensure` does."""
+    sources = {
+        name: content
+        for name, content in read_sources(resources.images()).items()
+        if name == "install.sh" or name.startswith("qemu/")
+    }
+    tag = f"labctl/qemu:{_version(EMULATOR_SYSTEM, sources)}"
+    with translated("provide the image with QEMU"):
+        if not present(client, tag):
+            with alone("images", progress):
+                if not present(client, tag):
+                    local = _local(client)
+                    base = _base(client, EMULATOR_SYSTEM, local, progress, EMULATOR)
+                    progress(f"building {tag} on {base}")
+                    _build(client, sources, "qemu", base, tag)
+    return tag
 
 
 @dataclass(frozen=True)
@@ -124,11 +145,15 @@ def read_sources(folder: Path) -> dict[str, bytes]:
 
 def tags(system: str, sources: Mapping[str, bytes]) -> Images:
     """The tags of the images for an operating system, made from these sources."""
+    version = _version(system, sources)
+    return Images(f"labctl/host:{version}", f"labctl/peer:{version}")
+
+
+def _version(system: str, sources: Mapping[str, bytes]) -> str:
     key = hashlib.sha256(system.encode())
     for name, content in sorted(sources.items()):
         key.update(f"\0{name}\0{len(content)}\0".encode() + content)
-    version = f"{_slug(system)}-{key.hexdigest()[:12]}"
-    return Images(f"labctl/host:{version}", f"labctl/peer:{version}")
+    return f"{_slug(system)}-{key.hexdigest()[:12]}"
 
 
 def context(sources: Mapping[str, bytes]) -> bytes:
@@ -187,10 +212,13 @@ def _debian(system: str) -> str:
     return debian.group(1) if debian else ""
 
 
-def _base(client: APIClient, system: str, local: set[str], progress: Progress) -> str:
+def _base(
+    client: APIClient, system: str, local: set[str], progress: Progress, packages: str = TOOLS
+) -> str:
+    """An image of a system; one that is built here has these packages, which others may lack."""
     release = _debian(system)
     candidates = [f"debian:{release}-slim", f"debian:{release}"] if release else [_with_tag(system)]
-    tools = hashlib.sha256(TOOLS.encode()).hexdigest()[:6]  # others need another base
+    tools = hashlib.sha256(packages.encode()).hexdigest()[:6]  # others need another base
     built = f"labctl/base:{_slug(system).removesuffix('-slim')}-{tools}"
     for candidate in (*candidates, built):
         if candidate in local:
@@ -207,7 +235,7 @@ def _base(client: APIClient, system: str, local: set[str], progress: Progress) -
         else:
             progress(f"{exc}: building Debian {suite} from its packages, for about half a minute")
             try:
-                _bootstrap(client, suite, built, progress)
+                _bootstrap(client, suite, packages, built, progress)
             except Unavailable as failed:
                 raise Unavailable(failed.message, f"{failed.hint}; {load}") from failed
             return built
@@ -240,8 +268,8 @@ def _pull(client: APIClient, name: str, progress: Progress) -> None:
         raise LabError(f"{name} can't be pulled (no answer in {PULL_PATIENCE:g} s)") from None
 
 
-def _bootstrap(client: APIClient, suite: str, tag: str, progress: Progress) -> None:
-    """Imports a Debian with the lab's tools."""
+def _bootstrap(client: APIClient, suite: str, packages: str, tag: str, progress: Progress) -> None:
+    """Imports a Debian with these packages."""
     repository, _, version = tag.partition(":")
 
     def take(tree: debian.Tree) -> None:
@@ -250,7 +278,7 @@ def _bootstrap(client: APIClient, suite: str, tag: str, progress: Progress) -> N
         label = f"LABEL {DOMAIN}.image=yes"
         client.import_image_from_data(chunks, repository, version, changes=[label])
 
-    words = ["--variant=minbase", f"--include={TOOLS}", suite, "-"]
+    words = ["--variant=minbase", f"--include={packages}", suite, "-"]
     debian.bootstrap(suite, words, take, progress)
 
 

@@ -191,23 +191,38 @@ class SegmentsPattern(SegmentPattern):
 
     def _since(self, history: History) -> tuple[list[Segment], list[Segment]]:
         """All segments from where this begins to count, none if no step set that label; and those
-        of which the clocks of several machines can't tell whether they were before."""
+        of which the clocks of several machines can't tell whether they were before. What had
+        arrived where it began, by the clock there, left before; what its receiver sent after it
+        had the first segment left afterwards."""
         start = history.labels.get(self.since, math.inf) if self.since else -math.inf
         whose = history.whose.get(self.since or "")
         segments = self._seen(history)
         counted = [s for s in segments if s.time >= start]
+        first: Segment | None = None
         if wanted := self.since_first:
             counted = list(dropwhile(lambda s: not has(s, wanted), counted))
-            start, whose = (counted[0].time, counted[0].sender) if counted else (math.inf, None)
+            first = counted[0] if counted else None
+            start, whose = (first.time, first.sender) if first else (math.inf, None)
 
         def apart(segment: Segment) -> float:
             return history.apart([segment.sender, whose] if wanted or whose else None)
 
-        doubtful = [
+        near = [
             s for s in segments
             if history.clocks and apart(s) and abs(s.time - start) <= apart(s)
         ]  # fmt: skip
-        return [s for s in counted if s not in doubtful], doubtful
+        before = [
+            s for s in near
+            if s.arrived is not None and s.arrived <= start and s.receiver == whose
+            and not (wanted and has(s, wanted))
+        ]  # fmt: skip
+        after = [
+            s for s in near
+            if first and first.arrived is not None and s.sender == first.receiver
+            and s.t is not None and s.t >= first.arrived
+        ]  # fmt: skip
+        sure = [s for s in segments if s in after or (s in counted and s not in near)]
+        return sure, [s for s in near if s not in before and s not in after]
 
     def _seen(self, history: History) -> list[Segment]:
         """All segments from end to end, or, if a router is named, from hop to hop."""

@@ -29,13 +29,6 @@ from labctl.run.guests.apt import FRESH, Suite, kept
 SUITES = ("bullseye-security", "bookworm", "trixie", "trixie-backports", "sid")
 """The suites in which to look for kernels."""
 
-TOOLS = {
-    "qemu-system-x86_64": "qemu-system-x86",
-    "setpriv": "util-linux",
-    "mmdebstrap": "mmdebstrap",
-}
-"""The tools that make and start guests, and the package of each."""
-
 PACKAGE = re.compile(r"linux-(?:image|binary)-(\d+\.\d+\.\d+[^-]*(?:-\d[^-]*)?)-cloud-amd64")
 META = "linux-image-cloud-amd64"
 """Depends on a suite's own kernel. Others may be there too, such as 6.1 in bullseye-security."""
@@ -203,11 +196,6 @@ def read_version(image: Path) -> str:
         raise UsageError(f"{image}: no bzImage", "give the path of one (x86)")
     start = int.from_bytes(head[0x20E:0x210], "little") + 0x200
     return head[start : start + 256].split(b"\0")[0].split(b" ")[0].decode("ascii", "replace")
-
-
-def missing() -> dict[str, str]:
-    """The tools that guests need and that are not on the PATH, and the package of each."""
-    return {tool: package for tool, package in TOOLS.items() if not shutil.which(tool)}
 
 
 def here() -> list[str]:

@@ -1,9 +1,9 @@
 """QEMU: one guest, what it says, and its end.
 
 The guest's program speaks JSON, one object a line, over a virtio-serial port that is QEMU's
-standard input and output here. The console goes to a file, for when there is nothing else to read.
-QEMU is a child that the kernel kills with this process, however that ends (prctl(2),
-PR_SET_PDEATHSIG, by setpriv(1)).
+standard input and output. The console goes to a file, for when there is nothing else to read.
+Here QEMU is a child that the kernel kills with this process, however that ends (prctl(2),
+PR_SET_PDEATHSIG, by setpriv(1)). contained.py has it in a container of a Docker engine.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -30,7 +31,7 @@ from labctl.ground.errors import LabError, Unavailable
 from labctl.run.guests.messages import GUEST
 
 PROGRAM = "qemu-system-x86_64"
-HINT = "install the package qemu-system-x86"
+HINT = "install the package qemu-system-x86, or start a Docker engine: guests run in it, too"
 PROCESSOR = {"tcg": "Nehalem,+rdrand", "kvm": "host"}
 """The emulated processor: a newer one has wider registers to save, and takes a third more time.
 Without RDRAND a kernel gathers its first random numbers for a second, and Python waits for them."""
@@ -74,34 +75,119 @@ class Hardware:
     accelerator: str = "tcg"
 
 
-def command(hardware: Hardware, console: int, monitor: int, state: Path | None) -> list[str]:
-    """The command that starts QEMU. `console` and `monitor` are descriptors that it inherits; with
-    `state` it goes on from there instead of booting."""
-    words = [
-        "setpriv", "--pdeathsig", "KILL", "--",
+def words(hardware: Hardware, console: str) -> list[str]:
+    """How QEMU is started: the guest's port is its standard input and output, and what the guest
+    writes to its console goes to the file `console`."""
+    return [
         PROGRAM, "-M", BOARD, "-accel", hardware.accelerator,
         "-cpu", PROCESSOR[hardware.accelerator],
         "-m", str(MEMORY), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
         "-kernel", str(hardware.image), "-initrd", str(hardware.initramfs), "-append", PARAMETERS,
         "-chardev", "stdio,id=port,signal=off",
         "-device", "virtio-serial-pci", "-device", "virtserialport,chardev=port,name=labctl",
-        "-chardev", f"file,id=console,path=/proc/self/fd/{console}", "-serial", "chardev:console",
-        "-chardev", f"socket,id=monitor,fd={monitor}", "-mon", "chardev=monitor,mode=control",
+        "-chardev", f"file,id=console,path={console}", "-serial", "chardev:console",
+        *(VIRTUAL if hardware.virtual else ()),
     ]  # fmt: skip
-    if hardware.virtual:
-        words += VIRTUAL
-    if state:
-        words += ["-incoming", f"exec:exec cat {shlex.quote(str(state))}"]
-    return words
 
 
-class Machine:
-    """A guest that runs, used in a `with`. Methods raise GuestEnded, and LabError if QEMU can't
-    start."""
+def command(hardware: Hardware, console: int, monitor: int, state: Path | None) -> list[str]:
+    """The command that starts QEMU here. `console` and `monitor` are descriptors that it inherits;
+    with `state` it goes on from there instead of booting."""
+    return [
+        "setpriv", "--pdeathsig", "KILL", "--",
+        *words(hardware, f"/proc/self/fd/{console}"),
+        "-chardev", f"socket,id=monitor,fd={monitor}", "-mon", "chardev=monitor,mode=control",
+        *(["-incoming", f"exec:exec cat {shlex.quote(str(state))}"] if state else ()),
+    ]  # fmt: skip
+
+
+class Machine(ABC):
+    """A guest that runs, used in a `with`, wherever QEMU runs. Methods raise GuestEnded, and
+    LabError if QEMU can't start."""
+
+    def __init__(self, hardware: Hardware) -> None:
+        self.hardware = hardware
+        self._pending = b""
+
+    @abstractmethod
+    def __enter__(self) -> Self: ...
+
+    @abstractmethod
+    def __exit__(self, *_: object) -> None: ...
+
+    @abstractmethod
+    def _write(self, data: bytes) -> None:
+        """Writes to the guest's port. Raises OSError if it is gone."""
+
+    @abstractmethod
+    def _read(self, patience: float) -> bytes | None:
+        """What comes from the guest's port, empty at its end; None if nothing comes within
+        `patience` seconds."""
+
+    @abstractmethod
+    def _written(self) -> tuple[bytes, bytes]:
+        """What the guest wrote to its console, and what QEMU itself said."""
+
+    @property
+    @abstractmethod
+    def product(self) -> str:
+        """QEMU's name and version, and what it runs in, if not here."""
+
+    @property
+    @abstractmethod
+    def work(self) -> float:
+        """Seconds of processor time that the guest has used."""
+
+    @property
+    @abstractmethod
+    def said(self) -> int:
+        """How many bytes the guest has written to its console."""
+
+    def send(self, command: Command[Any]) -> None:
+        """Makes the guest's program do something."""
+        try:
+            self._write((json.dumps(command.as_json()) + "\n").encode())
+        except OSError as exc:
+            raise self.ended("it ended") from exc
+
+    def receive(self, patience: float) -> Said | None:
+        """The next message of the guest's program; None if none comes within `patience` seconds."""
+        deadline = time.monotonic() + patience
+        while b"\n" not in self._pending:
+            left = deadline - time.monotonic()
+            data = self._read(left) if left > 0 else None
+            if data is None:
+                return None
+            if not data:
+                raise self.ended("it ended")
+            self._pending += data
+        line, _, self._pending = self._pending.partition(b"\n")
+        try:
+            return GUEST.heard(read(line))
+        except NoMessage as exc:
+            raise self.ended(f"it does not make sense: {exc}") from exc
+
+    def console(self) -> str:
+        """What the guest wrote to its console."""
+        text = self._written()[0].decode(errors="replace")
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\x1bc|\r", "", text)
+
+    def ended(self, why: str) -> GuestEnded:
+        """An error that says why, and what the console and QEMU said last."""
+        said = self._written()[1].decode(errors="replace").strip().splitlines()
+        before, panic, after = self.console().partition("Kernel panic")
+        shown = before + panic + after.partition("\n")[0]  # what follows are registers
+        last = [line for line in shown.splitlines() if line.strip()][-TAIL:] + said[-2:]
+        tail = "".join(f"\n    {line}" for line in last)
+        return GuestEnded(f"the guest: {why}" + (f"; its console:{tail}" if tail else ""))
+
+
+class Here(Machine):
+    """A guest whose QEMU is a child of ours. With `state` it goes on from there."""
 
     def __init__(self, hardware: Hardware, state: Path | None = None) -> None:
-        self._hardware, self._state = hardware, state
-        self._pending = b""
+        super().__init__(hardware)
+        self._state = state
         self._answers = b""
 
     def __enter__(self) -> Self:
@@ -109,7 +195,7 @@ class Machine:
         self._console, self._log = tempfile.TemporaryFile(), tempfile.TemporaryFile()
         self._monitor, theirs = socket.socketpair()
         inherited = [self._console.fileno(), theirs.fileno()]
-        words = command(self._hardware, inherited[0], inherited[1], self._state)
+        words = command(self.hardware, inherited[0], inherited[1], self._state)
         with ExitStack() as stack, theirs:
             for file in (self._console, self._log, self._monitor):
                 stack.enter_context(file)
@@ -134,34 +220,42 @@ class Machine:
         with suppress(BrokenPipeError):
             self._stack.close()
 
-    def send(self, command: Command[Any]) -> None:
-        """Makes the guest's program do something."""
+    def _write(self, data: bytes) -> None:
         assert self._process.stdin
-        try:
-            self._process.stdin.write((json.dumps(command.as_json()) + "\n").encode())
-            self._process.stdin.flush()
-        except OSError as exc:
-            raise self.ended("it ended") from exc
+        self._process.stdin.write(data)
+        self._process.stdin.flush()
 
-    def receive(self, patience: float) -> Said | None:
-        """The next message of the guest's program; None if none comes within `patience` seconds."""
+    def _read(self, patience: float) -> bytes | None:
         assert self._process.stdout
-        deadline = time.monotonic() + patience
-        while b"\n" not in self._pending:
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([self._process.stdout], [], [], left)[0]:
-                return None
-            data = os.read(self._process.stdout.fileno(), 1 << 16)
-            if not data:
-                with suppress(subprocess.TimeoutExpired):
-                    self._process.wait(END_DEADLINE)
-                raise self.ended("it ended")
-            self._pending += data
-        line, _, self._pending = self._pending.partition(b"\n")
+        if not select.select([self._process.stdout], [], [], patience)[0]:
+            return None
+        data = os.read(self._process.stdout.fileno(), 1 << 16)
+        if not data:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(END_DEADLINE)
+        return data
+
+    def _written(self) -> tuple[bytes, bytes]:
+        for file in (self._console, self._log):
+            file.seek(0)
+        return self._console.read(), self._log.read()
+
+    @property
+    def product(self) -> str:
+        return f"QEMU {version()}"
+
+    @property
+    def work(self) -> float:
         try:
-            return GUEST.heard(read(line))
-        except NoMessage as exc:
-            raise self.ended(f"it does not make sense: {exc}") from exc
+            text = Path(f"/proc/{self._process.pid}/stat").read_text()
+        except OSError:
+            return 0.0
+        fields = text.rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / TICKS
+
+    @property
+    def said(self) -> int:
+        return os.fstat(self._console.fileno()).st_size
 
     def save(self, state: Path) -> None:
         """Writes the guest's state to a file, and lets it go on. If that fails, raises LabError,
@@ -184,37 +278,6 @@ class Machine:
                 raise LabError(f"{state.parent} has no room for the guest's state", ROOM) from exc
         finally:
             partial.unlink(missing_ok=True)
-
-    @property
-    def work(self) -> float:
-        """Seconds of processor time that the guest has used."""
-        try:
-            text = Path(f"/proc/{self._process.pid}/stat").read_text()
-        except OSError:
-            return 0.0
-        fields = text.rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
-
-    @property
-    def said(self) -> int:
-        """How many bytes the guest has written to its console."""
-        return os.fstat(self._console.fileno()).st_size
-
-    def console(self) -> str:
-        """What the guest wrote to its console."""
-        self._console.seek(0)
-        text = self._console.read().decode(errors="replace")
-        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\x1bc|\r", "", text)
-
-    def ended(self, why: str) -> GuestEnded:
-        """An error that says why, and what the console and QEMU said last."""
-        self._log.seek(0)
-        said = self._log.read().decode(errors="replace").strip().splitlines()
-        before, panic, after = self.console().partition("Kernel panic")
-        shown = before + panic + after.partition("\n")[0]  # what follows are registers
-        last = [line for line in shown.splitlines() if line.strip()][-TAIL:] + said[-2:]
-        tail = "".join(f"\n    {line}" for line in last)
-        return GuestEnded(f"the guest: {why}" + (f"; its console:{tail}" if tail else ""))
 
     def _ask(self, what: str, **arguments: Any) -> dict[str, Any]:
         """Sends one command of QMP (QEMU's qmp-spec), and returns its result."""
@@ -243,7 +306,7 @@ class Machine:
 def version() -> str:
     """QEMU's version. Raises Unavailable if it does not work, or the system is not Linux."""
     if sys.platform != "linux":
-        raise Unavailable("guests need Linux", "run it there, or in a virtual machine with Linux")
+        raise Unavailable("guests need Linux", "start a Docker engine: they run in a container")
     try:
         said = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, check=False)
     except OSError as exc:

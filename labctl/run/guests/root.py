@@ -28,7 +28,7 @@ from labctl.backends import Progress, debian
 from labctl.backends.docker import images
 from labctl.backends.lease import alone
 from labctl.ground.errors import LabError, Unavailable, UsageError
-from labctl.run.guests import assembled, cache, missing, suite_of
+from labctl.run.guests import assembled, cache, suite_of
 from labctl.run.guests.apt import Suite
 from labctl.run.guests.initramfs import Archive
 
@@ -145,10 +145,11 @@ def demand(name: str) -> None:
     """Raises Unavailable if a suite's root is not here and can't be made."""
     if place(name).exists():
         return
-    if lacking := missing():
+    if sys.platform != "linux":
         raise Unavailable(
-            f"{', '.join(lacking)}: not on the PATH",
-            f"install the packages {' '.join(dict.fromkeys(lacking.values()))}",
+            f"{place(name)} is not there, a root for guests, and tools of Linux make it",
+            "with the same labctl on Debian or Ubuntu: labctl kernels fetch NAME; then copy its "
+            f"folder labctl/kernels here, to {cache()}",
         )
     if lack := debian.lacking():
         raise Unavailable(*lack)

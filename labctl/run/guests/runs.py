@@ -16,12 +16,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from labctl.backends import Progress
+from labctl.backends import EngineAt, Progress
+from labctl.backends.docker import engine
 from labctl.backends.wire import Said
-from labctl.ground.errors import LabError
+from labctl.ground.errors import LabError, Unavailable
 from labctl.ground.reading import loads
 from labctl.judge.result import RunResult, now
 from labctl.language.scenario import Scenario
@@ -30,8 +32,19 @@ from labctl.record.history import History
 from labctl.record.lines import read_event
 from labctl.record.store import RunFolder
 from labctl.run import workers
-from labctl.run.guests import Kernel, assembled, cache, find, initramfs, kconfig, qemu, root
+from labctl.run.guests import (
+    Kernel,
+    assembled,
+    cache,
+    contained,
+    find,
+    initramfs,
+    kconfig,
+    qemu,
+    root,
+)  # fmt: skip
 from labctl.run.guests.apt import kept
+from labctl.run.guests.contained import Contained
 from labctl.run.guests.messages import (
     Booted,
     Captured,
@@ -42,7 +55,7 @@ from labctl.run.guests.messages import (
     RunCase,
     Tick,
 )
-from labctl.run.guests.qemu import GuestEnded, GuestHangs, Hardware, Machine
+from labctl.run.guests.qemu import GuestEnded, GuestHangs, Hardware, Here, Machine
 from labctl.run.orders import Orders, one_by_one
 from labctl.run.places import Place
 from labctl.run.runner import Ended, Interrupted, Watcher, conclude, outcome
@@ -71,11 +84,13 @@ SEED = 64  # bytes
 
 @dataclass(frozen=True)
 class Ground:
-    """What cases run on: a kernel, which clock it uses, and the suite of its root."""
+    """What cases run on: a kernel, which clock it uses, and the suite of its root; `at` is the
+    engine in whose containers QEMU runs, if it does not run here."""
 
     kernel: Kernel
     virtual: bool
     suite: str
+    at: EngineAt | None = None
 
 
 def run_all(cases: list[Scenario], place: Place, orders: Orders) -> list[RunResult]:
@@ -83,12 +98,13 @@ def run_all(cases: list[Scenario], place: Place, orders: Orders) -> list[RunResu
 
     Raises UsageError, Interrupted, and what `find`, `demand` and `Guests.run` raise."""
     suite, say = root.suite_for(place.system), orders.display.say
-    qemu.version()  # rather than after a kernel was fetched
+    at = (*place.engines, EngineAt())[0] if place.backend == "docker" else None
     root.demand(suite)
+    cores = contained.cores(at, say) if at else os.cpu_count() or 1
     kernel = find(place.kernel, say)
     kconfig.demand(kernel)
-    ground = Ground(kernel, place.virtual, suite)
-    at_once = min(orders.jobs or min(os.cpu_count() or 1, MOST_GUESTS), len(cases))
+    ground = Ground(kernel, place.virtual, suite, at)
+    at_once = min(orders.jobs or min(cores, MOST_GUESTS), len(cases))
     if at_once > 1:
         task = Task(InGuests(ground, orders.sets), "netns", lambda case: new_run(case, orders.out))
         with orders.display.cases(cases) as board:  # the first one to boot saves its state
@@ -101,6 +117,19 @@ def run_all(cases: list[Scenario], place: Place, orders: Orders) -> list[RunResu
                 return guests.run(case, orders.sets, new_run(case, orders.out), watcher.event)
 
         return one_by_one(cases, run)
+
+
+def located(place: Place) -> Place:
+    """The same place, but on Docker if QEMU is not here and an engine answers. Raises Unavailable
+    if neither is there."""
+    if place.backend != "docker":
+        try:
+            qemu.version()  # rather than after a kernel was fetched
+        except Unavailable:
+            if not engine.answers():
+                raise
+            return replace(place, backend="docker")
+    return place
 
 
 class Guests:
@@ -167,38 +196,48 @@ class Guests:
 
     def _started(self) -> Machine:
         """A guest that is ready: from its saved state, or booted, if necessary twice."""
-        hardware, state_file = prepare(self._ground, self._progress)
-        self._stack.enter_context(in_use(state_file.parent))
-        state: Path | None = state_file
+        hardware = prepare(self._ground, self._progress)
+        self._stack.enter_context(in_use(hardware.initramfs.parent))
+        state: Path | None = None
+        if self._ground.at:
+            return self._booted(
+                partial(Contained, hardware, self._ground.at, self._progress), state
+            )
         if accelerated(hardware, self._progress):
-            hardware, state = replace(hardware, accelerator="kvm"), None
-        clock = ", virtual time" if self._ground.virtual else ""
-        self._engine = f"QEMU {qemu.version()} ({hardware.accelerator}{clock})"
+            hardware = replace(hardware, accelerator="kvm")
+        else:
+            state = state_of(hardware)
         if state and state.exists():
             try:
-                return self._ready(Machine(hardware, state), None)
+                return self._ready(Here(hardware, state), None)
             except LabError as exc:
                 self._progress(f"booting anew: {exc}")
                 state.unlink(missing_ok=True)
+        return self._booted(partial(Here, hardware), state)
+
+    def _booted(self, make: Callable[[], Machine], state: Path | None) -> Machine:
+        """One that has booted, if necessary at the second attempt."""
         self._progress(f"booting Linux {self._ground.kernel.version}")
+        machine = make()
         try:
             try:
-                return self._booted(Machine(hardware), state)
+                return self._boot(machine, state)
             except GuestHangs:
                 raise
             except GuestEnded as exc:
                 self._progress(f"trying once more: {exc}")
-            return self._booted(Machine(hardware), state)
+            machine = make()
+            return self._boot(machine, state)
         except GuestEnded as exc:
             raise LabError(
-                f"Linux {self._ground.kernel.version} does not boot in QEMU {qemu.version()}; "
+                f"Linux {self._ground.kernel.version} does not boot in {machine.product}; "
                 f"take another kernel (labctl kernels list), or another QEMU\n{exc}"
             ) from exc
 
-    def _booted(self, machine: Machine, state: Path | None) -> Machine:
+    def _boot(self, machine: Machine, state: Path | None) -> Machine:
         def boot() -> None:
             boots(machine)
-            if state is not None:
+            if state is not None and isinstance(machine, Here):
                 try:
                     save(machine, state)
                 except GuestEnded:
@@ -214,6 +253,8 @@ class Guests:
             stack.enter_context(machine)
             if boot:
                 boot()
+            clock = ", virtual time" if self._ground.virtual else ""
+            self._engine = f"{machine.product} ({machine.hardware.accelerator}{clock})"
             machine.send(
                 Greet(time.time(), os.urandom(SEED).hex(), self._engine, self._ground.virtual)
             )
@@ -306,10 +347,9 @@ class _Case:
                 self._event(event, self._history)
 
 
-def prepare(ground: Ground, progress: Progress) -> tuple[Hardware, Path]:
-    """What a guest starts with, and the file for its state; makes files that do not exist yet.
-    Raises Unavailable and LabError."""
-    version = qemu.version()
+def prepare(ground: Ground, progress: Progress) -> Hardware:
+    """What a guest starts with; makes files that do not exist yet. Raises Unavailable and
+    LabError."""
     roots = root.ensure(ground.suite, progress)
     kernel = ground.kernel
     sources = initramfs.sources()
@@ -325,9 +365,14 @@ def prepare(ground: Ground, progress: Progress) -> tuple[Hardware, Path]:
         for older in set(folder.parent.glob(f"{name}-*")) - {folder}:
             with suppress(BlockingIOError), in_use(older, fcntl.LOCK_EX | fcntl.LOCK_NB):
                 shutil.rmtree(older, ignore_errors=True)
-    hardware = Hardware(kernel.image, folder / "initramfs.cpio", ground.virtual)
-    key = _digest([version, qemu.command(hardware, 3, 4, None)])
-    return hardware, folder / f"{'virtual' if ground.virtual else 'real'}-{key}.state"
+    return Hardware(kernel.image, folder / "initramfs.cpio", ground.virtual)
+
+
+def state_of(hardware: Hardware) -> Path:
+    """The file for the state of a guest here. Raises Unavailable."""
+    key = _digest([qemu.version(), qemu.command(hardware, 3, 4, None)])
+    clock = "virtual" if hardware.virtual else "real"
+    return hardware.initramfs.with_name(f"{clock}-{key}.state")
 
 
 @contextmanager
@@ -342,7 +387,7 @@ def in_use(folder: Path, how: int = fcntl.LOCK_SH) -> Iterator[None]:
         yield
 
 
-def save(machine: Machine, state: Path) -> None:
+def save(machine: Here, state: Path) -> None:
     """Keeps a guest's state, and drops the older ones of its kind. Raises LabError, OSError."""
     clock = state.name.partition("-")[0]
     for older in (*state.parent.glob(f"{clock}-*.state"), *state.parent.glob(".new-*")):
@@ -397,7 +442,7 @@ def accelerated(
     if not verdict.exists():
         progress(f"trying whether KVM works here, for {patience:g} s at most")
         try:
-            with Machine(replace(hardware, accelerator="kvm")) as machine:
+            with Here(replace(hardware, accelerator="kvm")) as machine:
                 expect(machine, Booted, patience)
             found = "works"
         except LabError:
