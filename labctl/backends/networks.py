@@ -74,6 +74,10 @@ class Networks:
     def _by_name(self) -> Mapping[str, HostSpec]:
         return {host.name: host for host in self.hosts}
 
+    @cached_property
+    def _routing(self) -> Sequence[HostSpec]:
+        return [host for host in self.hosts if host.router]
+
     def ways(self, name: str) -> dict[str, tuple[str, str]]:
         """The router that leads a host to each network that it is not in, and the network in which
         it reaches that; the nearest networks come first."""
@@ -82,8 +86,8 @@ class Networks:
         queue = deque(here)
         while queue:
             network = queue.popleft()
-            for router in self.hosts:
-                if router.name == name or not router.router or network not in router.networks:
+            for router in self._routing:
+                if router.name == name or network not in router.networks:
                     continue
                 inside = router.networks[:1] if router.router == "nat" else ()
                 for other in router.networks:
@@ -170,11 +174,19 @@ class Wiring:
     def seen_by(self, viewer: str) -> dict[str, str]:
         """What the bare names of hosts mean for one of them."""
         found: dict[str, str] = {}
-        for host, link in self.links.items():
+        for host in self.links:
             network = self.networks.meeting(viewer, host)
-            if end := link.ends.get(network or ""):
-                found |= {host: str(end.ipv4.ip), f"{host}.v6": str(end.ipv6.ip)}
+            found |= self._bare.get((host, network), {})
         return found
+
+    @cached_property
+    def _bare(self) -> Mapping[tuple[str, str | None], Mapping[str, str]]:
+        """The bare names of each host, and its addresses in a network."""
+        return {
+            (host, network): {host: str(end.ipv4.ip), f"{host}.v6": str(end.ipv6.ip)}
+            for host, link in self.links.items()
+            for network, end in link.ends.items()
+        }
 
     def batch(self, name: str) -> str:
         """ip(8) commands for a host's ways to networks that it is not in; a router needs addresses
