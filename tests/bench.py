@@ -2,7 +2,7 @@
 
     a  a whole `labctl run` against a shell script that does the same by hand
     b  a lab on a Docker engine against the same containers by Compose
-    c  hosts on namespaces, up and down, against Mininet
+    c  hosts on namespaces, up and down, against Mininet; what a host and a lab of many take
     d  what a recorded run takes, to judge and to draw, and whether that grows linearly
     e  traffic in a lab, which captures and traces, against bare namespaces
     f  a lesson in a guest against the same on namespaces
@@ -235,11 +235,45 @@ def containers(pairs: int) -> Rows:
 def hosts(pairs: int) -> Rows:
     need_mininet()
     need_namespaces()
-    for count, times, goal in ((2, 3 * pairs, 0.6), (50, pairs, 0.2), (200, 1, 0.2)):
+    rounds = ((2, 3 * pairs, 0.6), (10, pairs, 0.4), (50, pairs, 0.2), (200, 1, 0.2))
+    for count, times, goal in rounds:
         labctl = [sys.executable, "-c", bench_hosts.BY_LABCTL, str(count)]
         mininet = [*OWN_NAMESPACES, SYSTEM_PYTHON, "-c", bench_hosts.BY_MININET, str(count)]
         ours, theirs = take_turns(times, partial(told, labctl), partial(told, mininet))
         yield Row(f"c  {count} hosts, labctl : Mininet", ours, theirs, goal)
+
+
+def each_host(pairs: int) -> Rows:
+    need_namespaces()
+    found = {}
+    for count in HOSTS:
+        command = [sys.executable, "-c", bench_hosts.BY_LABCTL, str(count)]
+        samples = [output_of(command).split() for _ in range(pairs)]
+        found[count] = [[float(words[n]) / count for words in samples] for n in (1, 0)]
+    yield from per_one("host", found, HOSTS[-2])
+
+
+def labs_at_once(_: int) -> Rows:
+    need_namespaces()
+    found = {}
+    for count in LABS:
+        with tempfile.TemporaryDirectory() as folder:
+            for number in range(count):
+                lab = f"{BY_LABCTL}  - sleep: {HELD} s\n"  # so that they are there at once
+                Path(folder, f"lab{number}.yaml").write_text(lab, "utf-8")
+            run = [*LABCTL, "run", folder, "--backend", "netns", "-j", str(count)]
+            taken = seconds([*run, "--out", f"{folder}/once"]) - HELD
+            found[count] = [[taken / count], [bench_hosts.peak([*run, "--out", folder]) / count]]
+    yield from per_one("lab", found, LABS[0])
+
+
+def per_one(what: str, found: dict[int, list[list[float]]], base: int) -> Rows:
+    """The time and the memory that each of so many hosts or labs takes, beside each of `base`."""
+    for count in (count for count in found if count != base):
+        for n, unit, factor in ((0, "ms", 1000), (1, "MB", 1)):
+            ours, theirs = ([factor * x for x in found[c][n]] for c in (count, base))
+            name = f"c  a {what}, {count} of them : {base} of them, {unit}"
+            yield Row(name, ours, theirs, 1.2 if count > base else None, unit=unit)
 
 
 def told(command: Sequence[str]) -> float:
@@ -359,11 +393,12 @@ def beside_a_watch(pairs: int) -> Rows:
 
 FORMS = ("ladder", "html", "junit", "markdown", "mermaid")
 LINEAR = 12.0
+HOSTS, LABS, HELD = (2, 10, 50, 200), (1, 8, 32), 3
 START = [sys.executable, "-c", ""]
 PARTS: dict[str, list[Callable[[int], Rows]]] = {
     "a": [lesson_on_namespaces, lesson_on_docker],
     "b": [containers],
-    "c": [hosts],
+    "c": [hosts, each_host, labs_at_once],
     "d": [records],
     "e": [traffic],
     "f": [lesson_in_a_guest],
@@ -379,7 +414,9 @@ NOTES = {
     "compose.yaml (loading, recording, judging and sweeping included) against up -d and "
     "down -t 0. compose.yaml starts its client when a health check, each second, has seen the "
     "server; labctl polls, and does wait in the second comparison too.",
-    "c": "In process, imports left out, Mininet without controller and on a kernel bridge.",
+    "c": "In process, imports left out, Mininet without controller and on a kernel bridge. Memory "
+    "is that of all processes, of shared pages each one's part. Labs at once: whole runs with -j, "
+    "less the seconds that each lab is kept up.",
     "d": "A synthetic record: connections that open and close, ten events and twelve packets each. "
     "Seconds of CPU time.",
     "e": "The same program makes 2,000 connections, in a lab and between two bare namespaces.",
