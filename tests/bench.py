@@ -25,13 +25,11 @@ import json
 import operator
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -45,6 +43,7 @@ from labctl.run.guests import qemu
 from labctl.run.places import DEFAULT_OS
 from tests import bench_calls, bench_hosts, bench_imports, bench_records, bench_traffic, bench_watch
 from tests.bench_records import EVENTS_EACH, cost
+from tests.bench_rows import Row, Rows
 
 ROOT = Path(__file__).resolve().parent.parent
 SCENARIO = ROOT / "scenarios" / "fin_wait_2.yaml"
@@ -80,41 +79,6 @@ class Skip(Exception):
 
 class ToolFailed(Exception):
     """A tool that was there did not do its work."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the table: samples in seconds, in pairs, and how a pair is compared."""
-
-    what: str
-    ours: Sequence[float]
-    theirs: Sequence[float]
-    goal: float | None  # None: for comparison alone
-    compare: Callable[[float, float], float] = operator.truediv
-    unit: str = "s"
-
-    def cells(self) -> list[str]:
-        values = [self.compare(a, b) for a, b in zip(self.ours, self.theirs, strict=True)]
-        value = statistics.median(values)
-        form = "{:.2f}" if self.compare is operator.truediv else "{:+.2f} s"
-        return [
-            self.what,
-            str(len(values)),
-            f"{statistics.median(self.ours):.2f} {self.unit}",
-            f"{statistics.median(self.theirs):.2f} {self.unit}",
-            form.format(value),
-            f"{min(values):.2f}..{max(values):.2f}",
-            *self.reached(value),
-        ]
-
-    def reached(self, value: float) -> tuple[str, str]:
-        if self.goal is None:
-            return "", ""
-        met = value <= self.goal
-        return f"≤ {self.goal:.2f}", "[green]met[/]" if met else "[red]missed[/]"
-
-
-Rows = Iterator[Row]
 
 
 def take_turns(pairs: int, *sides: Callable[[], float]) -> list[list[float]]:
@@ -393,7 +357,7 @@ def beside_a_watch(pairs: int) -> Rows:
 
 FORMS = ("ladder", "html", "junit", "markdown", "mermaid")
 LINEAR = 12.0
-HOSTS, LABS, HELD = (2, 10, 50, 200), (1, 8, 32), 3
+HOSTS, LABS, HELD = (2, 10, 50, 200), (1, 8, 32), 8
 START = [sys.executable, "-c", ""]
 PARTS: dict[str, list[Callable[[int], Rows]]] = {
     "a": [lesson_on_namespaces, lesson_on_docker],
