@@ -224,7 +224,6 @@ def test_shipped_scenarios_fit_the_schema(path: Path) -> None:
 def test_a_guest_refuses_what_it_can_not_do(labctl: Labctl) -> None:
     for options, said in (
         (("--kernel", "6.1", "--keep"), "--kernel has no lab to keep"),
-        (("--kernel", "6.1", "--backend", "docker"), "leave --backend docker out"),
         (("--kernel", "6.1", "--os", "alpine:3.20"), "allowed: debian:11, debian:12, debian:13, "),
         (("--virtual-time",), "choose its kernel: --kernel NAME"),
     ):
