@@ -146,6 +146,9 @@ def truth(found: Stripped, hosts: Sequence[str]) -> dict[Ends, list[Timeline]]:
 
 def _had(timeline: Timeline, state: str, begin: float, end: float, slack: float) -> bool:
     """Whether a connection may have been in a state all that time."""
+    last = timeline.spans[-1].end
+    if timeline.gap and last and last.earliest - slack <= begin:
+        return True  # the record does not know what followed
     return any(
         span.state == state
         and span.begin.earliest - slack <= begin

@@ -116,6 +116,7 @@ class Machine:
             "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
             "WRONG": wrong,
             "PHASES": str(self.phases),
+            "DOCKER_HOST": "unix:///nonexistent/docker.sock",  # in a container it would be another
             "XDG_CACHE_HOME": str(self.folder / "cache"),
         }
 
