@@ -73,7 +73,7 @@ SOME = (
     Option("NFT_LOG", "which segments a `drop` lost", ("nft_log",)),
     Option("NETFILTER_NETLINK_LOG", "which segments a `drop` lost", ("nfnetlink_log",)),
     Option("NFT_REJECT", "`reject`", ("nft_reject_inet", "nft_reject_netdev")),
-    Option("NFT_NAT", "the capability `nat`", ("nft_chain_nat",)),
+    Option("NFT_NAT", "the capability `nat`", ("nft_chain_nat", "nft_nat")),
     Option("NFT_MASQ", "the capability `nat`", ("nft_masq",)),
     Option("NFT_QUEUE", "rules of a scenario's own", ("nft_queue",)),
     Option("NFT_BRIDGE_META", "rules of a scenario's own", ("nft_meta_bridge",)),
