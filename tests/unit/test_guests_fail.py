@@ -186,7 +186,7 @@ def test_a_kernel_that_hangs_says_so_once(machine: Machine) -> None:
     assert status == 4
     assert "trying once more" not in said and machine.phases.read_text().count("boot") == 1
     assert "does not boot in QEMU 10.0.0; take another kernel" in said
-    assert re.search(r"it stood still for \d+ s while it booted; its console:", said)
+    assert re.search(r"it stood still for \d+ s while it booted, or had no processor; its", said)
     assert said.rstrip().endswith("Linux is here")
     assert machine.states() == machine.left() == []
 

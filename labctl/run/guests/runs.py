@@ -419,7 +419,8 @@ def boots(machine: Machine, silent_work: float = SILENT_WORK) -> None:
         if work > silent_work:
             raise hangs(machine, f"it said nothing in {work:.0f} s of work while it booted")
         if silent > IDLE and work < IDLE_SHARE * silent:
-            raise hangs(machine, f"it stood still for {silent:.0f} s while it booted")
+            why = f"it stood still for {silent:.0f} s while it booted, or had no processor"
+            raise hangs(machine, why)
     raise hangs(machine, f"it was not booted within {BOOT_DEADLINE:g} s")
 
 
