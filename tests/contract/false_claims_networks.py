@@ -23,7 +23,7 @@ OF_NETWORKS = [
         "endings/nat_forgets",
         'tcp_loose: "${loose}"',
         'tcp_loose: "1"',
-        "client: at least 2 segment retransmitted from client to gate since asked",
+        "client: at least 3 segment lost data from client to server since asked",
         (("speaks", "client"), ("loose", 0)),
     ),
 ]
