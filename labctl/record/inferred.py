@@ -10,11 +10,12 @@ from the last sign on nobody knows.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import zip_longest
+from itertools import accumulate, zip_longest
 
 from labctl.probes.observations import FLIGHT, Segment
 from labctl.probes.sockets import Ends, State
@@ -170,6 +171,11 @@ def _asked(before: Sequence[Passed], answer: Segment) -> int:
     return found
 
 
+def _following(segment: Segment) -> int:
+    """The number after its data, or its FIN."""
+    return segment.seq + segment.length + ("FIN" in segment.flags)
+
+
 @dataclass
 class _Life:
     """A connection as one end of it had it. `until` is when its record ends; if the end was not
@@ -303,14 +309,6 @@ class _Life:
             return Moment(0.0, shown, shown)
         return Moment(before[0], shown, before[0] if len(before) == 1 else before[-1])
 
-    def _taken(self, came: float, sent: Sequence[float], what: str) -> Moment:
-        """When it took what came last, if its silence shows that it did: else it would repeat what
-        it had `sent`."""
-        wait = AGAIN if len(sent) < 2 else max(AGAIN, BACKOFF * (sent[-1] - sent[-2]))
-        if self.until - came < wait:
-            self._doubt(what)
-        return Moment(came, came, came)
-
     # --- Its end ----------------------------------------------------------------------------------
 
     @cached_property
@@ -324,7 +322,7 @@ class _Life:
         for came, fin in self.came:
             if "FIN" not in fin.flags:
                 continue
-            end = fin.seq + fin.length + 1
+            end = _following(fin)
             shown = next((t for t, s in self.left if s.ack >= end and t >= came), None)
             if shown is not None:
                 again = [t for t, s in self.came if came <= t <= shown]
@@ -332,24 +330,66 @@ class _Life:
         return None
 
     @cached_property
-    def acknowledged(self) -> tuple[Moment, Segment] | None:
+    def acknowledged(self) -> Moment | None:
         """When it took the acknowledgement of its FIN."""
-        if not self.fins:
-            return None
-        end = min(s.seq + s.length + 1 for _, s in self.fins)
-        came = [(t, s) for t, s in self.came if "ACK" in s.flags and s.ack >= end]
-        last = self.fins[-1][0]
-        # What came before it repeated its FIN, it had not taken.
-        refuted = [t for t, _ in came if t + ANSWER < last]
-        good = [(t, s) for t, s in came if t + ANSWER >= last]
-        if not good:
-            return None
-        t, segment = good[0]
-        if refuted:  # something keeps acknowledgements from it, and it may have given up
-            if self.their_fin is None or self.their_fin.latest < t:
+        refuted, good = self._acknowledgements
+        if refuted and good:  # something keeps them from it, and it may have given up
+            if self.their_fin is None or self.their_fin.latest < good[0][0]:
                 self._doubt("took the ACK of its FIN")
             return None
-        return self._taken(t, [t for t, _ in self.fins], "took the ACK of its FIN"), segment
+        return self._one_of(good) if good else None
+
+    @cached_property
+    def _acknowledgements(self) -> tuple[list[float], list[tuple[float, Segment]]]:
+        """The acknowledgements of its FIN: when those came that it had not taken, as it repeated
+        its FIN afterwards, and the others."""
+        if not self.fins:
+            return [], []
+        end = min(_following(s) for _, s in self.fins)
+        came = [(t, s) for t, s in self.came if "ACK" in s.flags and s.ack >= end]
+        last = self.fins[-1][0]
+        refuted = [t for t, _ in came if t + ANSWER < last]
+        return refuted, [(t, s) for t, s in came if t + ANSWER >= last]
+
+    def _one_of(self, came: Sequence[tuple[float, Segment]]) -> Moment:
+        """When it took the first acknowledgement of its FIN that reached it, of these. It would
+        repeat the FIN until then, so its silence shows that one of the first did; and it
+        acknowledges what it takes."""
+        sent = [t for t, _ in self.fins]
+        wait = AGAIN if len(sent) < 2 else max(AGAIN, BACKOFF * (sent[-1] - sent[-2]))
+        first = latest = came[0][0]
+        if self.until - first < wait:
+            self._doubt("took the ACK of its FIN")
+        for t, segment in came if self.filtered else ():
+            if t > first + wait:
+                break
+            latest, following = t, _following(segment)
+            if self._acked(math.inf) >= following > max(self._acked(t), segment.seq):
+                break
+        return Moment(first, latest, first if latest - first <= VAGUE else latest)
+
+    @cached_property
+    def filtered(self) -> bool:
+        """Whether something seems to lie behind the capture that keeps segments from it: one came
+        again before it had acknowledged the first."""
+        unanswered = set()
+        for t, segment in self.came:
+            if _following(segment) > max(self._acked(t), segment.seq):
+                if segment.seq in unanswered:
+                    return True
+                unanswered.add(segment.seq)
+        return False
+
+    def _acked(self, until: float) -> int:
+        """The furthest that it had acknowledged before then."""
+        times, furthest = self._acknowledging
+        return furthest[bisect_left(times, until)]
+
+    @cached_property
+    def _acknowledging(self) -> tuple[list[float], list[int]]:
+        """When it sent something, and the furthest that it had acknowledged before each."""
+        acks = accumulate((s.ack for _, s in self.left), max, initial=0)
+        return [t for t, _ in self.left], list(acks)
 
     def _closing(self) -> Iterator[Turn]:
         theirs = self.their_fin
@@ -370,14 +410,14 @@ class _Life:
         done = self.acknowledged
         if last:
             if done:
-                yield None, done[0]
+                yield None, done
             return
-        if done and (theirs is None or done[0].at <= theirs.at):
-            yield State.FIN_WAIT_2, done[0]
+        if done and (theirs is None or done.at <= theirs.at):
+            yield State.FIN_WAIT_2, done
         elif theirs is not None:
             yield State.CLOSING, theirs
         if done and theirs is not None:
-            yield State.TIME_WAIT, theirs if done[0].at <= theirs.at else done[0]
+            yield State.TIME_WAIT, theirs if done.at <= theirs.at else done
 
     def _waiting(self, until: float, otherwise: float) -> float:
         """Since when, without a long break, something that it had sent had no acknowledgement, or
@@ -405,6 +445,9 @@ class _Life:
     def _silence(self, last: State, begun: Moment) -> Moment | None:
         """Since when a state may be over without a sign; None if it would send one."""
         since = max(self.sign, begun.at, self.ignored or 0.0)
+        refuted, good = self._acknowledgements
+        if refuted and good:
+            since = max(begun.at, min(since, good[0][0]))
         if last in (State.ESTAB, State.CLOSE_WAIT):
             waiting = self._waiting(math.inf, math.inf)
             if waiting == math.inf and self.watched:
@@ -433,7 +476,7 @@ class _Life:
         """What came by then since it last sent anything, and wants an answer: something new, or
         something old once more."""
         sign = max((at for at, _ in self.left if at <= t), default=0.0)
-        acked = max((s.ack for at, s in self.left if at <= t), default=0)
+        acked = self._acked(t)
         return [
             (at, s) for at, s in self.came
             if sign < at <= t and (s.length or "FIN" in s.flags or s.seq < acked)

@@ -41,10 +41,6 @@ TOLD = {
     "syn_into_close_wait": ["closed-first"],
     "balancer_resets": ["reset-crafted"],
 }
-UNSEEN = {"simultaneous_close"}
-"""Lessons whose captures alone are not tried. In this one a step loses each FIN before its own host
-captures it (`at: sender`), and another one crafts it later: until then the capture shows ESTAB, for
-longer than the states may be apart if the machine is busy."""
 CASES = {name: load(file) for name, file in sorted(FILES.items())}
 FIRST = {case.label for case, *_ in CASES.values()}
 """The first case of each lesson: the others are done on namespaces, and on Docker by the matrix
@@ -128,7 +124,7 @@ def test_holds(
     if not tshark.MISSING and (backend == "netns" or case.label in FIRST):
         assert tshark.disagreements(result.history, result.folder) == []
     tried = case.label in TOLD or (CI and case.label in FIRST) or TEST_ALL
-    if backend == "netns" and tried and case.name not in UNSEEN:
+    if backend == "netns" and tried:
         captures_alone(result, tmp_path)
 
 

@@ -61,6 +61,7 @@ def test_a_fin_that_was_lost_had_not_come_either() -> None:
     "history",
     [
         raced(CLOSES, replace(SECOND, t=3.1), replace(REFUSES, t=3.1002)),  # it could have known
+        raced(replace(CLOSES, fate="lost"), replace(SECOND, t=3.1, ack=8), REFUSES),  # it knew
         raced(CLOSES, SECOND),  # somebody may have read it
         raced(replace(CLOSES, ack=15), replace(SECOND, t=2.9), REFUSES),  # the server had it
         raced(  # it was not idle

@@ -99,7 +99,40 @@ def test_an_acknowledgement_that_was_not_taken(tmp_path: Path) -> None:
     run = both(tmp_path, [*sent, *LATER])
     assert walk(run, "client") == ("SYN-SENT", "ESTAB", "FIN-WAIT-1")
     assert "took the ACK of its FIN" in str(one(run, "client").gap)
+    assert drawn(run, "client")[-2:] == [("FIN-WAIT-1", 1.0), (UNKNOWN, 1.3)]
     assert walk(run, "server") == ("SYN-RECV", "ESTAB", "CLOSE-WAIT")
+
+
+def told(t: float, seq: int) -> list[Sent]:
+    """The server's data, and the client's acknowledgement."""
+    return [
+        Sent(t, SERVER, CLIENT, ACK, seq, 101 + (t > 1.0), 5),
+        Sent(t + 2 * NEAR, CLIENT, SERVER, ACK, 101 + (t > 1.0), seq + 5),
+    ]
+
+
+TWICE = [*told(0.4, 901)[:1], *told(0.6, 901)]
+"""The client acknowledges the copy, and not what came first."""
+
+
+@pytest.mark.parametrize(
+    ("before", "later", "until"),
+    [
+        (told(0.6, 901), [replace(ack(1.6), seq=906)], 1.1),  # it takes all that comes
+        (TWICE, [replace(ack(1.6), seq=906)], 1.6),  # nobody knows which one it took
+        (TWICE, [*told(1.3, 906), replace(ack(1.6), seq=911)], 1.3),  # it acknowledges what it took
+        (TWICE, [replace(ack(2.5), seq=906)], 1.1),  # by then it would have repeated its FIN
+    ],
+)
+def test_which_acknowledgement_was_taken(
+    tmp_path: Path, before: list[Sent], later: list[Sent], until: float
+) -> None:
+    closing = replace(fin(1.0), ack=906), replace(ack(1.1), seq=906)
+    run = both(tmp_path, [*handshake(), *before, *closing, *later, *LATER])
+    found = one(run, "client").spans[-1]
+    assert found.state == "FIN-WAIT-2"
+    assert found.begin.earliest == pytest.approx(1.1, abs=0.01)
+    assert found.begin.latest == pytest.approx(until, abs=0.01)
 
 
 def test_a_fin_that_was_not_taken(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def _race(segments: Sequence[Segment]) -> Cause | None:
     asks = [s for s in segments if s.source == fin.target and s.length and not s.crafted]
     late = [s for s in asks if s.seq >= fin.ack]
     arrived = _came(fin, segments)
-    if not late or (arrived is not None and late[0].time >= arrived):
+    if not late or late[0].ack > fin.seq or (arrived is not None and late[0].time >= arrived):
         return None
     before = [
         s for s in segments if s.time < fin.time and (s.source == fin.source or s.seq < fin.ack)
