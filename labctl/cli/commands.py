@@ -33,6 +33,7 @@ from labctl.cli.tour import tour
 from labctl.cli.watch import watch
 from labctl.ground.output import UNWRITABLE, flush, prepare, show, silence, tell
 from labctl.ground.plain import plain_lines
+from labctl.ground.written import count
 
 NO_COLOR = "--no-color"
 
@@ -333,11 +334,7 @@ def validate(paths: tuple[str, ...], compose: Path | None) -> None:
 
     files = find(paths, scenarios())
     cases = workflow.load_all(files, {}, compose)
-    click.echo(f"{_count(len(files), 'scenario')}, {_count(len(cases), 'case')}: valid")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    click.echo(f"{count(len(files), 'scenario')}, {count(len(cases), 'case')}: valid")
 
 
 @main.command("show")

@@ -43,6 +43,11 @@ KINDS = (bool, int, float, str, list, dict)
 """The order matters: to Python a truth value is an `int`."""
 
 
+def count(number: int, noun: str) -> str:
+    """`1 byte`, `17 bytes`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def same(one: Any, other: Any) -> bool:
     """Whether two values of a file are equal in value and type, all the way down."""
     kind = _kind(one)

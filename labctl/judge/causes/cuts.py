@@ -11,6 +11,7 @@ from functools import cached_property
 from heapq import heappop, heappush
 from itertools import islice, takewhile
 
+from labctl.ground.written import count
 from labctl.judge.causes.cause import Cause, Scene, line
 from labctl.judge.causes.descriptors import Descriptor
 from labctl.probes.observations import Segment, stays_inside
@@ -73,9 +74,9 @@ def _race(segments: Sequence[Segment]) -> Cause | None:
     name = f"{ask.source} -> {ask.target}"
     return Cause(
         "idle-race", who, ask.time,
-        f"{who}: a request of {ask.length} bytes on {name} crossed the FIN of {server}, which "
-        f"closed that connection after {idle:.1f} s without data: neither knew of the other, and "
-        f"{server} answered the request by an RST",
+        f"{who}: a request of {count(ask.length, 'byte')} on {name} crossed the FIN of {server}, "
+        f"which closed that connection after {idle:.1f} s without data: neither knew of the other, "
+        f"and {server} answered the request by an RST",
         "let the client drop an idle connection sooner than the server does, and repeat such a "
         "request on a new one",
         name, (line(fin), line(ask), line(reset)), (RACE,),
@@ -220,6 +221,7 @@ def _cut(came: _Leg, out: _Leg) -> Cause | None:
         f"shut down its sending half of {first.timeline.name}, and gone on to read"
         if half else f"ended {first.timeline.name} by {'an RST' if 'RST' in end.flags else 'a FIN'}"
     )  # fmt: skip
+    octets = sum(segment.length for segment in lost)
     known = first.descriptor is not None and other.descriptor is not None
     doubt = "" if known else "; the calls of one process on both would tell that they belong"
     cure = (
@@ -230,8 +232,8 @@ def _cut(came: _Leg, out: _Leg) -> Cause | None:
     return Cause(
         "half-close-cut" if half else "proxy-cut", host, other.ended,
         f"{host} ended {other.timeline.name}, of {other.far}, {other.ended - first.ended:.3f} s "
-        f"after {first.far} had {how}: the last {sum(s.length for s in lost)} bytes in it, of "
-        f"{asker}, never got an answer{doubt}",
+        f"after {first.far} had {how}: the last {count(octets, 'byte')} in it, of {asker}, never "
+        f"got an answer{doubt}",
         cure, other.timeline.name, (line(end), line(lost[-1]), line(cut)),
         (HALF if half else PROXY,), known,
     )  # fmt: skip

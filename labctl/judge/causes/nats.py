@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from labctl.ground.written import count
 from labctl.judge.causes.cause import Cause, Scene, line
 from labctl.probes.observations import Segment
 
@@ -41,7 +42,7 @@ def _lost(segments: Sequence[Segment], scene: Scene) -> Cause | None:
             strict = scene.setting(host, LOOSE, segment.time) == "0"
             if strict and timeout.isdecimal() and idle > int(timeout):
                 name = f"{segment.source} -> {segment.target}"
-                what = f"{segment.length} bytes" if segment.length else " ".join(segment.flags)
+                what = count(segment.length, "byte") if segment.length else " ".join(segment.flags)
                 return Cause(
                     "nat-forgot", host, segment.time,
                     f"{host} has forgotten {name}: after {idle:.1f} s without a segment it took "

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import takewhile
 
+from labctl.ground.written import count
 from labctl.judge.causes import nats
 from labctl.judge.causes.cause import Cause, Scene, asked_for, begins, line
 from labctl.judge.causes.refusals import NOBODY, REJECTED, RULES, refused, stranger
@@ -147,7 +148,7 @@ def _nobody(reset: Reset, answered: Segment) -> Cause | None:
 
 
 def _what(segment: Segment) -> str:
-    return f"{segment.length} bytes" if segment.length else " ".join(segment.flags)
+    return count(segment.length, "byte") if segment.length else " ".join(segment.flags)
 
 
 def _forgotten(reset: Reset, answered: Segment) -> Cause | None:
@@ -213,8 +214,8 @@ def _late(reset: Reset) -> Cause | None:
         return None
     return reset.cause(
         "reset-late-data",
-        f"{answered.length} bytes came for a socket that was closed already, or shut down for "
-        f"reading ({reset.state}), so nobody will read them",
+        f"{count(answered.length, 'byte')} came for a socket that was closed already, or shut down "
+        f"for reading ({reset.state}), so nobody will read them",
         "let the side that closes first read to the end, or shut down its sending half only",
         LATE, answered,
     )  # fmt: skip
@@ -239,13 +240,14 @@ def _unread(reset: Reset) -> Cause | None:
     """If the host closed as many connections with unread data as it reset, this was one of them.
     If not, a look right before must have shown the data."""
     counted = reset.scene.grown(reset.host, "TcpExtTCPAbortOnClose")
-    maker, (count, _, exact) = reset.maker, reset.last_seen
+    maker, (unread, _, exact) = reset.maker, reset.last_seen
     if not counted or not reset.active or (maker and not reset.closed(maker)):
         return None
     sure = reset.reason is not None or counted >= reset.scene.given_up[reset.host]
-    if not sure and not (maker and exact and count > 0):
+    if not sure and not (maker and exact and unread > 0):
         return None
-    data = f"{count} bytes were" if exact and count > 0 else "data was"
+    told = f"{count(unread, 'byte')} {'was' if unread == 1 else 'were'}"
+    data = told if exact and unread > 0 else "data was"
     return reset.cause(
         "reset-unread",
         f"{data} unread when the socket closed, so it ended by an RST"

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice, pairwise
 
 from labctl.ground import errnos
+from labctl.ground.written import count
 from labctl.judge.causes.cause import Cause, Scene, begins, line
 from labctl.judge.causes.descriptors import Descriptor, arguments
 from labctl.probes.observations import Segment
@@ -93,14 +94,15 @@ def _waiting(host: str, scene: Scene) -> Iterator[Cause]:
         yield Cause(
             "no-answer", host, sent[0].time,
             f"{host} {still} no answer to {what} of {timeline.name} for "
-            f"{until - sent[0].time:.1f} s, and has sent it {len(sent)} times; {silence.fate}", "",
+            f"{until - sent[0].time:.1f} s, and has sent it {count(len(sent), 'time')}; "
+            f"{silence.fate}", "",
             timeline.name, silence.lines, (SYN if asks else RETRIES,),
             certain=scene.captured(host),
         )  # fmt: skip
 
 
 def _what(segment: Segment) -> str:
-    return f"{segment.length} bytes" if segment.length else "its FIN"
+    return count(segment.length, "byte") if segment.length else "its FIN"
 
 
 def _given_up(host: str, scene: Scene) -> Iterator[Cause]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
+from labctl.ground.written import count
 from labctl.judge.causes.cause import Cause, Scene, Side
 from labctl.probes.holders import Held, named
 from labctl.probes.observations import Segment, stays_inside
@@ -40,7 +41,7 @@ def causes(scene: Scene) -> Iterator[Cause]:
             what = f"{host} and its peer closed at once" if both else f"{host} closed first"
             yield Cause(
                 "closed-first", host, group[-1].at,
-                f"{what} in {len(group) - SHOWN} connections more", refs=(CLOSE,),
+                f"{what} in {count(len(group) - SHOWN, 'connection')} more", refs=(CLOSE,),
             )  # fmt: skip
     for host in scene.history.hosts:
         yield from _held(host, scene)
@@ -180,7 +181,7 @@ def _close_wait(held: _Held) -> Cause | None:
         return None
     # The FIN counts as one byte (tcp_diag_get_info()).
     unread = held.last.recv_q - 1 if held.last else 0
-    more = f", with {unread} bytes unread" if unread > 0 else ""
+    more = f", with {count(unread, 'byte')} unread" if unread > 0 else ""
     mine = held.scene.descriptor(held.host, held.timeline.ends, held.until)
     if mine is None and held.last and held.last.inode == 0:
         why = f"its peer has closed, and nobody has accepted it here{more}"
