@@ -7,6 +7,7 @@ import struct
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from labctl.imports import importing
@@ -35,7 +36,7 @@ ENDS = ("reset-", "connect-", "timeout-", "no-answer")
 """How the causes begin that say why a connection ended."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Stripped:
     """An import of one or two of a lesson's captures, and the record that it comes from. `hosts`
     are the real names of the import's hosts: one stands for all that were not captured."""
@@ -44,6 +45,21 @@ class Stripped:
     run: RunResult
     found: importing.Imported
     hosts: dict[str, list[str]]
+
+    @cached_property
+    def own(self) -> dict[str, str]:
+        """How an end calls itself, by what it is called beyond a NAT."""
+        found: dict[str, str] = {}
+        for segment in self.whole.history.segments():
+            if segment.way and segment.way.names:
+                source, target = segment.way.names[-1]
+                found |= {source: segment.source, segment.target: target}
+        return found
+
+    def named(self, ends: Ends) -> Ends:
+        """A connection's ends, as they call themselves."""
+        local, remote = (self.own.get(end, end) for end in ends)
+        return local, remote
 
     @property
     def later(self) -> float:
@@ -68,13 +84,14 @@ def off(content: bytes, ahead: float, drift: float) -> bytes:
 
 
 def stripped(run: Path, folder: Path, only: str = "") -> Stripped | None:
-    """Imports the first two captures of a recorded run, or only one of these; None if it has none
-    with segments, or some are of a host that passes on what is for others."""
+    """Imports the first two captures of a recorded run, of hosts that pass nothing on, or only one
+    of these; None if it has none with segments."""
     whole = recorded.load(run)
     contents = {host: (run / f"{host}.pcap").read_bytes() for host in whole.hosts}
-    captured = [host for host, c in contents.items() if len(c) > len(FILE_HEADER)][:2]
-    if any(segment.way for segment in whole.history.segments()):
-        return None
+    between = {hop.host for s in whole.history.segments() if s.way for hop in s.way.hops}
+    captured = [
+        host for host, c in contents.items() if len(c) > len(FILE_HEADER) and host not in between
+    ][:2]
     files: dict[str, Path] = {}
     for host in (host for host in captured if only in ("", host)):
         late = bool(files)
@@ -86,7 +103,7 @@ def stripped(run: Path, folder: Path, only: str = "") -> Stripped | None:
     out.mkdir()
     found = importing.load(files, Wanted())
     importing.record(found, out)
-    others = [host for host in whole.hosts if host not in files]
+    others = [host for host in whole.hosts if host not in files and host not in between]
     hosts = {host: [host] for host in files} | {importing.OTHERS: others}
     return Stripped(whole, recorded.load(out), found, hosts)
 
@@ -118,7 +135,7 @@ def contradictions(found: Stripped) -> Iterator[str]:
             if not isinstance(bar, Bar) or bar.host != host or bar.state in ("", UNKNOWN):
                 continue
             until = history.now if bar.until is None else bar.until
-            mine = true[bar.ends]
+            mine = true[found.named(bar.ends)]
             if any(not timeline.traced for timeline in mine):
                 continue  # only looks saw it, now and then
             if not mine and stays_inside(*bar.ends):
@@ -130,8 +147,8 @@ def contradictions(found: Stripped) -> Iterator[str]:
 
 
 def truth(found: Stripped, hosts: Sequence[str]) -> dict[Ends, list[Timeline]]:
-    """The record's connections of some hosts, by their ends on the wire: a host's own NAT may have
-    given them other ones."""
+    """The record's connections of some hosts, by their ends on the wire as these call themselves: a
+    host's own NAT may have given them other ones."""
     history = found.whole.history
     segments = history.segments()
     wire = {(s.source, s.target) for s in segments} | {(s.target, s.source) for s in segments}
@@ -140,7 +157,7 @@ def truth(found: Stripped, hosts: Sequence[str]) -> dict[Ends, list[Timeline]]:
     for timeline in (t for host in hosts for t in timelines(history, host)):
         local, remote = timeline.ends
         known = timeline.ends in wire
-        told[local, remote if known else other.get(local, remote)].append(timeline)
+        told[found.named((local, remote if known else other.get(local, remote)))].append(timeline)
     return told
 
 
@@ -160,7 +177,7 @@ def _had(timeline: Timeline, state: str, begin: float, end: float, slack: float)
 def missing(found: Stripped) -> Iterator[str]:
     """The connections of captured hosts of which the import shows nothing."""
     for file in found.found.files:
-        mine = {timeline.ends for timeline in timelines(found.run.history, file.host)}
+        mine = {found.named(timeline.ends) for timeline in timelines(found.run.history, file.host)}
         for ends, told in truth(found, found.hosts[file.host]).items():
             if ends not in mine:
                 yield f"{file.host}: {', '.join(f'{each.name}, {each.walk}' for each in told)}"
@@ -171,10 +188,14 @@ def wrong_causes(found: Stripped) -> Iterator[str]:
     nothing to say of the connection, or something that segments do not show."""
     whole = causes(found.whole.history, recorded.scenario_of(found.whole))
     true: dict[frozenset[str], set[str]] = {}
+    between = {*found.whole.hosts} - {host for hosts in found.hosts.values() for host in hosts}
     for cause in whole:
-        true.setdefault(_pair(cause), set()).add(cause.id)
+        # An RST of a NAT is one that neither end of the connection sent.
+        true.setdefault(_pair(found, cause), set()).update(
+            {cause.id, "reset-crafted" if cause.host in between else cause.id}
+        )
     for cause in causes(found.run.history):
-        known = true.get(_pair(cause), set())
+        known = true.get(_pair(found, cause), set())
         told = {each for each in known if each.startswith(ENDS)}
         if cause.id == "reset-no-socket" and _had_none(found, cause):
             continue  # also where a step refused what came before the kernel could
@@ -185,14 +206,14 @@ def wrong_causes(found: Stripped) -> Iterator[str]:
 def _had_none(found: Stripped, cause: Cause) -> bool:
     """Whether by the record the connection of a cause had ended by then on its host."""
     local, _, remote = (cause.connection or "").partition(" -> ")
-    told = truth(found, found.hosts[cause.host])[local, remote]
+    told = truth(found, found.hosts[cause.host])[found.named((local, remote))]
     ends = [each.spans[-1].end for each in told]
     return bool(ends) and all(end and end.latest <= cause.at + found.later for end in ends)
 
 
-def _pair(cause: Cause) -> frozenset[str]:
+def _pair(found: Stripped, cause: Cause) -> frozenset[str]:
     """The ends of its connection: if both sides closed at once, either may come first."""
-    return frozenset((cause.connection or "").split(" -> "))
+    return frozenset(found.own.get(end, end) for end in (cause.connection or "").split(" -> "))
 
 
 def ids(found: Stripped) -> list[str]:
