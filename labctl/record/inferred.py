@@ -191,6 +191,7 @@ class _Life:
     def __post_init__(self) -> None:
         plain = [(t, s) for t, sent, s in self.passed if sent and "RST" not in s.flags]
         self.left = plain
+        self.furthest = list(accumulate((s.ack for _, s in plain), max, initial=0))
         self.came = [(t, s) for t, sent, s in self.passed if not sent and "RST" not in s.flags]
         self.synacks = [t for t, s in plain if {"SYN", "ACK"} <= {*s.flags}]
         self.syns = [t for t, s in plain if s.flags == ("SYN",)]
@@ -360,11 +361,11 @@ class _Life:
         first = latest = came[0][0]
         if self.until - first < wait:
             self._doubt("took the ACK of its FIN")
-        for t, segment in came if self.filtered else ():
+        for t, segment in came if len(came) > 1 and self.filtered else ():
             if t > first + wait:
                 break
-            latest, following = t, _following(segment)
-            if self._acked(math.inf) >= following > max(self._acked(t), segment.seq):
+            latest = t
+            if self._wants_answer(t, segment) and self._acked(math.inf) >= _following(segment):
                 break
         return Moment(first, latest, first if latest - first <= VAGUE else latest)
 
@@ -374,22 +375,20 @@ class _Life:
         again before it had acknowledged the first."""
         unanswered = set()
         for t, segment in self.came:
-            if _following(segment) > max(self._acked(t), segment.seq):
+            if self._wants_answer(t, segment):
                 if segment.seq in unanswered:
                     return True
                 unanswered.add(segment.seq)
         return False
 
+    def _wants_answer(self, t: float, segment: Segment) -> bool:
+        """Whether a segment that came then has something that it had not acknowledged."""
+        following = _following(segment)
+        return following > segment.seq and following > self._acked(t)
+
     def _acked(self, until: float) -> int:
         """The furthest that it had acknowledged before then."""
-        times, furthest = self._acknowledging
-        return furthest[bisect_left(times, until)]
-
-    @cached_property
-    def _acknowledging(self) -> tuple[list[float], list[int]]:
-        """When it sent something, and the furthest that it had acknowledged before each."""
-        acks = accumulate((s.ack for _, s in self.left), max, initial=0)
-        return [t for t, _ in self.left], list(acks)
+        return self.furthest[bisect_left(self.left, until, key=lambda each: each[0])]
 
     def _closing(self) -> Iterator[Turn]:
         theirs = self.their_fin
