@@ -111,12 +111,6 @@ def test_a_count_that_may_have_changed_is_not_said(since: list[Event | Sent], wo
     assert words in only(told(story, [*handshake(1.0), DATA, *segments, ACTIVE])).text
 
 
-def test_one_byte_is_a_byte() -> None:
-    story = [*accepted(unread(1), CLOSES), *over()]
-    cause = only(told(story, [*handshake(1.0), replace(DATA, data=1), ACTIVE]))
-    assert "1 byte was unread" in cause.text
-
-
 OTHER = "198.18.0.3:40001"
 ENDS_TOO = [
     *established(1.2, OTHER), *trace(3.1, "ESTAB", "UNCONN", ends=(SERVER, OTHER)),
