@@ -15,6 +15,7 @@ Standard library only, Python 3.6 or later.
 """
 
 import base64
+import contextlib
 import ctypes
 import errno
 import json
@@ -302,11 +303,26 @@ def do_setup(agent, ident, longest, share, bound):
     """
     agent.rest, agent.longest, agent.next_sample = REST * share, longest, time.monotonic()
     agent.addresses = Addresses()
-    bound = bound and lists_bound()
-    for link in links():
-        agent.capture(link, room_for(share))
-    agent.capture(INSIDE, BLOCKS_INSIDE)
+    wanted = [(link, room_for(share)) for link in links()] + [(INSIDE, BLOCKS_INSIDE)]
+    with at_once(agent.capture, wanted):
+        bound = bound and lists_bound()
     emit(kind="reply", id=ident, t=time.monotonic(), capture=agent.refused, bound=bound)
+
+
+@contextlib.contextmanager
+def at_once(work, calls):
+    """Works with each of these arguments, in threads, during a `with`. For each ring the kernel
+    waits until no processor looks at the socket any more (packet_set_ring in af_packet.c)."""
+    threads = [threading.Thread(target=work, args=arguments) for arguments in calls]
+    for thread in threads:
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads
+            thread.run()
+    yield
+    for thread in threads:
+        if thread.ident:
+            thread.join()
 
 
 def room_for(share):

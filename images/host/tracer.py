@@ -124,8 +124,7 @@ class Instance:
             if not os.path.isdir(self.path):
                 os.mkdir(self.path)
             self.pipe = os.open(self.path + "/trace_pipe", os.O_RDONLY | os.O_NONBLOCK)
-        self.write("trace", "")  # empties what others left in it
-        self.write("trace_clock", "mono")
+        self.write("trace_clock", "mono")  # which empties it, too, of what others left
         if os.path.exists(self.path + "/buffer_percent"):
             self.write("buffer_percent", "0")  # be woken by the first event, not by half a buffer
         self.events = events

@@ -17,7 +17,6 @@ or later.
 import ctypes
 import json
 import os
-import platform
 import queue
 import signal
 import socket
@@ -60,7 +59,7 @@ class Attached(Tracer):
         """Traces processes from now on, with all that descends from them, and tells the sockets
         that they have. What can't be traced is `unseen`."""
         if not self.machine:
-            self.blind(reasons.NO_MACHINE % platform.machine())
+            self.blind(reasons.NO_MACHINE % os.uname().machine)
             return
         self.roots.update(roots)
         before, new, tried = set(self.sockets), True, set()

@@ -16,7 +16,6 @@ Standard library only, Python 3.6 or later. calls.py says what calls there are, 
 they do.
 """
 
-import argparse
 import collections
 import ctypes
 import errno
@@ -461,6 +460,8 @@ def await_line():
 
 
 def main(arguments=None):
+    import argparse  # a launcher of labs does without
+
     parser = argparse.ArgumentParser(prog="peer.py", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--text", action="store_true", help="write for people, not JSON")
     parser.add_argument("--tether", action="store_true", help="end when stdin ends")
@@ -486,10 +487,9 @@ def main(arguments=None):
     if options.held:
         await_line()
     try:
-        watched = options.watch if options.mode == "run" else None
         about = [(key, getattr(options, key, None)) for key in ("stop", "grace")]
         about = [(key, value) for key, value in about if value is not None]
-        status = supervise(job, log, options.tether, watched, about)
+        status = supervise(job, log, options.tether, getattr(options, "watch", None), about)
     except OSError as exc:
         log(kind="broken", text=told(exc))
         status = 1

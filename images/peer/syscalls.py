@@ -15,7 +15,6 @@ Standard library only, Python 3.6 or later. The numbers are those of linux/ptrac
 import ctypes
 import errno
 import os
-import platform
 import signal
 import threading
 import time
@@ -58,7 +57,7 @@ class Tracer:
     def __init__(self, say, rouse):
         self.say, self.rouse = say, rouse
         self.main = None
-        self.machine = MACHINES.get(platform.machine())
+        self.machine = MACHINES.get(os.uname().machine)
         self.names = {}
         if self.machine:
             self.names = {number: name for name, number in self.machine.numbers.items()}
@@ -76,7 +75,7 @@ class Tracer:
     def begin(self, main):
         """Traces `main` from now on. Raises OSError, with what helps."""
         if not self.machine:
-            raise OSError(reasons.NO_MACHINE % platform.machine())
+            raise OSError(reasons.NO_MACHINE % os.uname().machine)
         if libc.ptrace(SEIZE, main, None, OPTIONS):
             code = ctypes.get_errno()
             raise OSError("ptrace(2) is refused: %s; %s" % (os.strerror(code), permission()))

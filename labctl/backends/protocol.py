@@ -19,6 +19,8 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
+from pydantic import ConfigDict
+
 from labctl.backends import Message
 from labctl.backends.wire import A, Answer, Command, NoMessage, Program, Said, quoted
 from labctl.probes.holders import Number
@@ -33,7 +35,9 @@ change; 7 a host's network apart from its watch; 8 guests; 9 resets; 10 calls of
 
 
 class Hello(Said, kind="hello"):
-    """A program's first message."""
+    """A program's first message. Every lab has one: to have its checks built takes no time then."""
+
+    model_config = ConfigDict(defer_build=False)
 
 
 class Broken(Said, kind="broken", added=6):

@@ -33,7 +33,6 @@ from labctl.cli.tour import tour
 from labctl.cli.watch import watch
 from labctl.ground.output import UNWRITABLE, flush, prepare, show, silence, tell
 from labctl.ground.plain import plain_lines
-from labctl.ground.written import count
 
 NO_COLOR = "--no-color"
 
@@ -330,6 +329,7 @@ def validate(paths: tuple[str, ...], compose: Path | None) -> None:
     """
     from labctl.cli.arguments import find
     from labctl.ground.resources import scenarios
+    from labctl.ground.written import count
     from labctl.run import workflow
 
     files = find(paths, scenarios())

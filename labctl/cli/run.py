@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,6 +113,7 @@ def _run(asked: Asked) -> int:
         from labctl.backends.netns.launcher import start_ahead
 
         start_ahead()
+    gc.disable()
     from labctl.cli import chosen
     from labctl.cli.arguments import find, parse_sets
     from labctl.cli.results import Wanted, give, why_cut_short
@@ -121,6 +123,8 @@ def _run(asked: Asked) -> int:
     from labctl.run.orders import Orders
     from labctl.run.runner import Interrupted
 
+    gc.freeze()  # what is imported stays: looking for garbage in it takes long
+    gc.enable()
     params = parse_sets(asked.sets, "--set")
     cases = workflow.load_all(find(asked.paths, scenarios()), params, asked.compose)
     place = places.place(asked.backend, asked.os, asked.kernel, asked.virtual_time, asked.engines)

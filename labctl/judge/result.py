@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from labctl.ground.errors import LabctlError
 from labctl.judge.accounts import Account
-from labctl.judge.causes.cause import Cause
 from labctl.judge.check import Verdict, of_another, overall
-from labctl.judge.explain import sentences
 from labctl.language.scenario import Scenario
 from labctl.record.history import History
+
+if TYPE_CHECKING:  # what explains is imported while the lab waits (progress.py)
+    from labctl.judge.causes.cause import Cause
 
 VERSION = 1
 """The version of the result document, which may get more keys without a new version."""
@@ -89,6 +90,8 @@ class RunResult:
     @property
     def why(self) -> tuple[str, ...]:
         """Its causes as sentences, and what is beside them."""
+        from labctl.judge.explain import sentences
+
         return tuple(sentences(self.causes, self.beside))
 
     @property

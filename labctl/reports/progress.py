@@ -73,8 +73,8 @@ def _on_terminal() -> bool:
 def _prepare() -> None:
     """Imports what explains and shows results, while the lab mostly waits."""
     with suppress(OSError):  # of a limit others tell
-        for module in ("labctl.judge.causes.rules", "labctl.reports.terminal"):
-            import_module(module)
+        for module in ("judge.annotated", "judge.causes.rules", "reports.terminal"):
+            import_module(f"labctl.{module}")
 
 
 class PlainProgress:

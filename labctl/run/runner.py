@@ -7,16 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from labctl.backends import Backend
 from labctl.ground.crash import netted
 from labctl.ground.errors import LabctlError, LabError, MissingHere, Unavailable, located
-from labctl.judge import annotated
 from labctl.judge.accounts import accounts, reasons
-from labctl.judge.causes.cause import Cause
 from labctl.judge.check import NotKnown, NotPassed, Verdict, check, left_undone, overall, unreached
-from labctl.judge.explain import beside, counted
 from labctl.judge.result import RunResult, document, now
 from labctl.lab.lab import Lab
 from labctl.lab.observing import Observing
@@ -27,6 +24,9 @@ from labctl.language.steps.waiting import settle
 from labctl.record.events import Event, StepEvent
 from labctl.record.history import History
 from labctl.record.store import RunFolder, writing
+
+if TYPE_CHECKING:
+    from labctl.judge.causes.cause import Cause
 
 WAS_INTERRUPTED = "interrupted"
 """The reason of a case that Ctrl-C or a signal ended."""
@@ -100,7 +100,9 @@ def conclude(
     scenario: Scenario, backend: str, history: History, ended: Ended, folder: RunFolder
 ) -> RunResult:
     """Judges the record, and writes the result. If either fails, the result is an error."""
-    from labctl.judge.causes.rules import causes  # progress.py imports it while the lab waits
+    from labctl.judge import annotated  # progress.py imports these while the lab waits
+    from labctl.judge.causes.rules import causes
+    from labctl.judge.explain import beside, counted
 
     verdicts: list[Verdict] = []
     found_out: list[Cause] = []

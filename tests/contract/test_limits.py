@@ -126,4 +126,4 @@ def launchers(parent: int) -> list[int]:
     path = Path(f"/proc/{parent}/task/{parent}/children")
     time.sleep(0.001)
     pids = [int(pid) for pid in path.read_text().split()] if path.exists() else []
-    return [pid for pid in pids if "world.py" in Path(f"/proc/{pid}/cmdline").read_text()]
+    return [pid for pid in pids if "import world" in Path(f"/proc/{pid}/cmdline").read_text()]

@@ -146,3 +146,19 @@ def test_a_command_of_an_engine_with_low_priority_runs_as_it_is(
         thread.join()
     answer = json.loads(capfd.readouterr().out)
     assert (answer["id"], answer["exit"], answer["output"]) == (7, 0, "it\n")
+
+
+@pytest.mark.parametrize("threads", [True, False])
+def test_all_captures_begin_also_where_there_are_no_more_threads(
+    threads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    if not threads:
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+    begun: list[tuple[str, int]] = []
+    wanted = [("eth0", 64), ("lo", 16)]
+    with loaded().at_once(lambda *each: begun.append(each), wanted):
+        pass
+    assert sorted(begun) == wanted

@@ -77,27 +77,40 @@ def test_help_of_all_names_every_command(labctl: Labctl) -> None:
     assert "_hold" not in out
 
 
-def test_help_is_quick() -> None:
-    """It imports none of what only a run needs."""
+def loaded(*arguments: str) -> list[str]:
+    """What a command has imported when it ends, in order."""
     script = """
 import sys
 from labctl.cli.commands import main
 try:
-    main(["--help"])
+    main(sys.argv[1:])
 except SystemExit as end:
-    assert not end.code
-print(*sys.modules)
+    print(end.code, *sys.modules)
 """
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True
     )
-    modules = set(done.stdout.splitlines()[-1].split())
-    assert "labctl.cli.commands" in modules
-    assert not modules & {
-        *("pydantic", "rich", "docker", "yaml", "requests", "dpkt", "jinja2"),
-        "importlib.metadata",
-        "labctl.language.scenario",
-    }
+    return done.stdout.splitlines()[-1].split()
+
+
+NEEDLESS = {"rich", "docker", "requests", "dpkt", "jinja2", "labctl.judge.causes"}
+
+
+def test_help_is_quick() -> None:
+    """It imports none of what only a run needs."""
+    status, *modules = loaded("--help")
+    assert status == "0" and "labctl.cli.commands" in modules
+    too = {"pydantic", "yaml", "importlib.metadata", "labctl.language.scenario"}
+    assert not (NEEDLESS | too) & set(modules)
+
+
+def test_a_run_begins_quickly() -> None:
+    """First it has the launcher of namespaces begin; and it does without what only shows a result,
+    or explains it, until the lab waits."""
+    status, *modules = loaded("run", "fin_wait_2", "--backend", "netns", "--set", "no=1")
+    assert status == "2" and "labctl.run.runner" in modules
+    assert not NEEDLESS & set(modules)
+    assert modules.index("labctl.backends.netns.launcher") < modules.index("pydantic")
 
 
 def test_version(labctl: Labctl) -> None:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:  # it takes time to load, and `start_ahead` is in a hurry
     from labctl.backends.netns.messages import Launch
 
 PATIENCE = 20.0
+BEGIN = "import gc, sys; gc.disable(); sys.path[:0] = [sys.argv.pop(1)]; import world; world.main()"
+"""A script would be compiled anew each time."""
 
 
 class Launcher:
@@ -37,7 +39,7 @@ class Launcher:
         with theirs:
             self._process = subprocess.Popen(
                 [
-                    *prefix, sys.executable, "-I", "-S", str(Path(__file__).with_name("world.py")),
+                    *prefix, sys.executable, "-I", "-S", "-c", BEGIN, str(Path(__file__).parent),
                     *(str(images() / program) for program in programs),
                 ],
                 stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=self._errors,

@@ -7,7 +7,7 @@ socket ends, it ends, and the kernel ends everything in it: so nothing outlives 
 was killed. The tracer is forked beside it. In the world, the kernel would kill it before it tidied
 up.
 
-It runs as a script with the standard library alone, Python 3.9 or later, and is never imported.
+It has the standard library alone, of Python 3.9 or later, and labctl itself never imports it.
 Requests to a world and its answers are JSON, one a SOCK_SEQPACKET message; a request may carry a
 file descriptor, the channel of the program that it starts. A request to the launcher, on its
 standard input, is only descriptors: the first is of a file with a message, which may be large.
@@ -335,17 +335,14 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that launch
     inbox = socket.socket(fileno=0)
     gc.freeze()
+    gc.enable()
     while True:
         data, files, _, _ = socket.recv_fds(inbox, LAUNCH_LIMIT, MOST_FILES)
         if not data:
-            return
+            os._exit(0)  # at once: an interpreter takes its time to end
         try:
             fork(lambda: obey(programs, files))  # noqa: B023 - called before the next turn
         except OSError as exc:
             print(f"[Errno {exc.errno}] fork: {exc.strerror}", file=sys.stderr, flush=True)
         for file in files:
             os.close(file)
-
-
-if __name__ == "__main__":
-    main()
