@@ -213,8 +213,9 @@ class FakeBackend:
     def prepare(self, process: ProcessSpec) -> None:
         self._did(f"prepare {process.name}")
 
-    def freeze(self, process: ProcessSpec, frozen: bool) -> None:
+    def freeze(self, process: ProcessSpec, frozen: bool) -> bool:
         self._did(f"{'freeze' if frozen else 'thaw'} {process.name}")
+        return True
 
     def sysctl(self, key: str, value: str, readable: bool) -> None:
         raise refusal(key, self._kernel, True, readable)

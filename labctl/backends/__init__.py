@@ -179,8 +179,9 @@ class Backend(Protocol):
     def signal(self, process: ProcessSpec, name: str) -> None:
         """Sends a signal (`TERM`) to the main process of the latest start alone."""
 
-    def freeze(self, process: ProcessSpec, frozen: bool) -> None:
-        """Stops or continues everything in a process."""
+    def freeze(self, process: ProcessSpec, frozen: bool) -> bool:
+        """Stops or continues everything in a process. Returns whether its supervisors do that, and
+        have done it when they answer; else it is done."""
 
     def sysctl(self, key: str, value: str, readable: bool) -> None:
         """Sets a sysctl that no host has of its own, or can only read (`readable`), for all hosts,

@@ -218,7 +218,7 @@ class Lab(Observing):
     def lives(self, process: str) -> bool:
         """Whether anything of a process runs: its main process, or what it left."""
         self.pump(0)
-        return process in self._running or bool(self._left.get(process))
+        return bool(self._supervisors(process))
 
     def has_left(self, process: str) -> bool:
         """Whether a main process has ended, and something that it started lives on."""
@@ -230,7 +230,7 @@ class Lab(Observing):
 
         def there() -> bool:
             state = self.history.processes.get(process)
-            return state is not None and state.running and state.obeys
+            return bool(state and state.running and state.obeys)
 
         return self.running(process) and self.pump_until(there, self.now() + 1.0)
 
@@ -260,9 +260,8 @@ class Lab(Observing):
         begin()
 
         def said() -> Iterator[ProcessEvent]:
-            for event in self.history.events[seen:]:
-                if isinstance(event, ProcessEvent) and event.start is None:
-                    yield event
+            told = (e for e in self.history.events[seen:] if isinstance(e, ProcessEvent))
+            return (e for e in told if e.start is None)
 
         self._inbox.expect(
             lambda: {*names} <= {event.process for event in said()},
@@ -288,13 +287,13 @@ class Lab(Observing):
 
     def end(self, process: str) -> None:
         """Sends SIGTERM to what main processes left."""
-        for channel in (self._running.get(process), *self._left.get(process, ())):
-            if channel:
-                channel.send(protocol.End().as_json())
+        for channel in self._supervisors(process):
+            channel.send(protocol.End().as_json())
 
     def freeze(self, process: str, frozen: bool) -> None:
         """Stops or continues everything in a process."""
-        self._backend.freeze(self.spec.processes[process], frozen)
+        if self._backend.freeze(self.spec.processes[process], frozen):
+            self._questions.settle(self._supervisors(process))
         (self._frozen.add if frozen else self._frozen.discard)(process)
 
     def call(self, process: str, call: str, patience: float) -> None:
@@ -368,8 +367,8 @@ class Lab(Observing):
 
     def hear(self, processes: Iterable[str]) -> None:
         chosen = [process for process in processes if process in self._running]
-        able, ask = [p for p in chosen if self._answers(p)], self._questions.ask
-        self._questions.wait([ask(self._running[p], protocol.TellAll()) for p in able])
+        able = [p for p in chosen if self._answers(p)]
+        self._questions.settle([self._running[p] for p in able])
         if able != chosen:  # nobody can ask the others: a moment must be enough
             self.pump_until(lambda: False, self.now() + SETTLING)
 
@@ -407,6 +406,10 @@ class Lab(Observing):
             self._acted(host, self._clock.of(host, protocol.TellTime().answered(told).t))
         return answer
 
+    def _supervisors(self, process: str) -> list[Channel]:
+        """Those of all its starts of which something lives."""
+        return [c for c in (self._running.get(process), *self._left.get(process, ())) if c]
+
     def _answers(self, process: str) -> bool:
         """Whether a process has a supervisor that answers now."""
         return process not in self._frozen and not self.spec.processes[process].image
@@ -417,8 +420,7 @@ class Lab(Observing):
             self._questions.ask(channel, protocol.TellHolders())
             for process, spec in self.spec.processes.items()
             if spec.host in hosts and self._answers(process)
-            for channel in (self._running.get(process), *self._left.get(process, ()))
-            if channel
+            for channel in self._supervisors(process)
         ]
 
     def _hear(self, source: Source, message: Message | None) -> None:
@@ -465,8 +467,7 @@ class Lab(Observing):
     def _take_process(self, process: str, host: str, message: Message | None) -> None:
         if message is None:
             self._questions.forget(self._running.pop(process))
-            gone = ProcessEvent(self.now(), process, host, "gone", signal="KILL")
-            self.emit(gone)
+            self.emit(ProcessEvent(self.now(), process, host, "gone", signal="KILL"))
             self._wake(host)
             if process in self._starts and not self._closing:
                 self._backend.prepare(self.spec.processes[process])

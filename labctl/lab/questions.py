@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from labctl.backends import Channel, Message
-from labctl.backends.protocol import Done
+from labctl.backends.protocol import Done, TellAll
 from labctl.backends.wire import Command, asked
 from labctl.lab.messaging import Inbox
 
@@ -34,6 +34,10 @@ class Questions:
     def forget(self, channel: Channel) -> None:
         """Expects no answers there any more: all of that process is gone."""
         self._open = {n: other for n, other in self._open.items() if other is not channel}
+
+    def settle(self, channels: Collection[Channel]) -> None:
+        """Waits until these have done all that they were told before. Raises LabError."""
+        self.wait([self.ask(channel, TellAll()) for channel in channels])
 
     def wait(self, numbers: Collection[int] | None = None) -> None:
         """Waits for the answers to these, or to all. Raises LabError."""

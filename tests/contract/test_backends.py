@@ -6,7 +6,6 @@ only a real stack can show has `REAL` backends alone.
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -285,7 +284,7 @@ def test_a_paused_process_does_nothing_and_can_be_killed(backend: str, tmp_path:
         assert goes_on()
         found.freeze("a", True)
         found.freeze("a", True)
-        time.sleep(0.1)
+        found.hear(["a"])
         assert not goes_on()
         found.freeze("a", False)
         found.freeze("a", False)

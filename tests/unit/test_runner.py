@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from labctl.record.events import (
     CallEvent,
     Event,
     ExecEvent,
+    OutputEvent,
+    StepEvent,
 )
 from labctl.record.history import History
 from labctl.record.store import new_folder
@@ -338,3 +341,19 @@ def test_the_names_of_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", "/home/me")
     assert default_folder() == Path("/home/me/.local/state/labctl/runs")
+
+
+def test_a_pause_is_done_when_its_supervisor_says_so(watch: Play) -> None:
+    def freezes(lab: FakeBackend) -> None:
+        def done() -> None:
+            lab.output("server", "the last\n")
+            lab.speaks()
+
+        lab.dumb("server")
+        threading.Timer(0.1, done).start()
+
+    fake = FakeBackend({"freeze server": freezes})
+    found = watch("- start: server\n- pause: server\n- note: it is paused\n", fake)
+    (wrote,) = (e.t for e in found.history.events if isinstance(e, OutputEvent))
+    steps = [e for e in found.history.events if isinstance(e, StepEvent) and e.phase == "begin"]
+    assert wrote < steps[2].t

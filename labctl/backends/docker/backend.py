@@ -245,7 +245,7 @@ class DockerBackend:
         if channel := self._processes.get(process.name):
             channel.send(protocol.Signal(name).as_json())
 
-    def freeze(self, process: ProcessSpec, frozen: bool) -> None:
+    def freeze(self, process: ProcessSpec, frozen: bool) -> bool:
         client, containers = self._begun(process)
 
         def resume(container: str) -> None:
@@ -262,6 +262,7 @@ class DockerBackend:
                     # 500: a busy engine heard late that it was paused ("cannot resume a running
                     # process"), and will hear that it was resumed.
                     insist(partial(resume, container), gone=(404,), busy=(500,))
+        return False
 
     def sysctl(self, key: str, value: str, readable: bool) -> None:
         raise refusal(key, str(self.environment()["kernel"]), True, readable)

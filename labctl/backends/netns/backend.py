@@ -268,10 +268,11 @@ class NetnsBackend:
         for _, channel in self._processes.get(process.name, ())[-1:]:
             channel.send(protocol.Signal(name).as_json())
 
-    def freeze(self, process: ProcessSpec, frozen: bool) -> None:
+    def freeze(self, process: ProcessSpec, frozen: bool) -> bool:
         command = protocol.Freeze() if frozen else protocol.Thaw()
         for _, channel in self._processes.get(process.name, ()):
             channel.send(command.as_json())
+        return True
 
     def sysctl(self, key: str, value: str, readable: bool) -> None:
         raise refusal(key, platform.release(), not user_flags(), readable)
