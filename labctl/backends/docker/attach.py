@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labctl.backends import Message, wire
+from labctl.ground.errors import LabError
 
 if TYPE_CHECKING:
     from docker.api.client import APIClient
@@ -31,8 +32,9 @@ def attach(client: APIClient, container: str) -> Any:
 
 
 def _frames(stream: Any) -> Iterator[tuple[int, bytes]]:
-    """Pairs of descriptor and data, as the engine multiplexes them (API: ContainerAttach)."""
-    with suppress(OSError, ValueError), stream.makefile("rb") as reader:
+    """Pairs of descriptor and data, as the engine multiplexes them (API: ContainerAttach). Raises
+    OSError."""
+    with suppress(ValueError), stream.makefile("rb") as reader:
         while len(header := reader.read(8)) == 8:
             kind, length = struct.unpack(">BxxxL", header)
             yield kind, reader.read(length)
@@ -48,7 +50,7 @@ class AttachChannel:
         self._socket.settimeout(None)
         self._log = log
         self.said = b""
-        self.ended = False
+        self.ended = self._closed = False
 
     def send(self, message: Mapping[str, Any]) -> None:
         with suppress(OSError):
@@ -75,11 +77,17 @@ class AttachChannel:
             parts.append(rest)
 
     def frames(self) -> Iterator[tuple[int, bytes]]:
-        """Pairs of descriptor and data, until it has `ended`."""
-        yield from _frames(self._socket)
+        """Pairs of descriptor and data, until it has `ended`. Raises LabError if the connection
+        fails: then nobody knows what became of the container."""
+        try:
+            yield from _frames(self._socket)
+        except OSError as exc:
+            if not self._closed:
+                raise LabError(f"its connection failed: {exc.strerror or exc}") from exc
         self.ended = True
 
     def close(self) -> None:
+        self._closed = True
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         with suppress(OSError):

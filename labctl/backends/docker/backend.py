@@ -49,6 +49,7 @@ from labctl.backends.docker.sweep import (
     PROCESS,
     RUN,
     TRACER,
+    WHEN_BACK,
     WORKERS,
     Removed,
     clear,
@@ -81,6 +82,7 @@ class DockerBackend:
     def __init__(self, options: BackendOptions) -> None:
         self._options = options
         self._nodes: list[Node] = []
+        self._lost: list[Node] = []  # those that do not answer any more
         self._is_down = False
         self._at: dict[str, Node] = {}  # by host
         self._pool = ThreadPoolExecutor(WORKERS, "docker")
@@ -140,7 +142,7 @@ class DockerBackend:
             node.provide([p for p in processes if self._at[p.host] is node], options)
         if project:
             project.provide(used[0].client, options.progress)
-        with translated("bring the lab up"):
+        with self._translated("bring the lab up"):
             for node in used:
                 node.tracer = submit(self._start_tracer, node)
             # In the pool too, as `down` waits for it: an engine goes on with interrupted requests.
@@ -201,7 +203,7 @@ class DockerBackend:
         return {node.name: _traced(node) for node in dict.fromkeys(self._at.values())}
 
     def spawn(self, process: ProcessSpec) -> Channel:
-        with translated(f"start {process.name}"):
+        with self._translated(f"start {process.name}"):
             prepared = self._prepared.pop(process.name, None)
             channel = prepared.result() if prepared else self._start(process)
             if not process.service:
@@ -234,7 +236,7 @@ class DockerBackend:
 
     def kill(self, process: ProcessSpec) -> None:
         client, containers = self._begun(process)
-        with translated(f"kill {process.name}"):
+        with self._translated(f"kill {process.name}"):
             for container in containers:
                 with Tolerated(409):
                     client.kill(container)
@@ -252,7 +254,7 @@ class DockerBackend:
             if client.inspect_container(container)["State"]["Paused"]:
                 client.unpause(container)
 
-        with translated(f"{'pause' if frozen else 'resume'} {process.name}"):
+        with self._translated(f"{'pause' if frozen else 'resume'} {process.name}"):
             for container in containers:
                 state = client.inspect_container(container)["State"]
                 if frozen and state["Running"] and not state["Paused"]:
@@ -268,11 +270,20 @@ class DockerBackend:
         raise refusal(key, str(self.environment()["kernel"]), True, readable)
 
     def stopped(self) -> str | None:
-        for node in self._nodes:
-            if not engine.ping(node.client):
-                return f"{node} does not answer any more"
         reasons = (paused(node.client, self._options.run) for node in self._nodes)
-        return next(filter(None, reasons), None)
+        return self._silent() or next(filter(None, reasons), None)
+
+    def _silent(self) -> str | None:
+        """Which engines do not answer any more, and what to do."""
+        names = engine.silent({node.name: node.client for node in self._nodes})
+        self._lost = [node for node in self._nodes if node.name in names]
+        if not names:
+            return None
+        do = "does" if len(names) == 1 else "do"
+        return f"{' and '.join(map(str, self._lost))} {do} not answer any more; {WHEN_BACK}"
+
+    def _translated(self, action: str) -> AbstractContextManager[None]:
+        return translated(action, self._silent)
 
     def down(self) -> None:
         self._pool.shutdown(cancel_futures=True)  # or things made later would be missed below
@@ -302,7 +313,8 @@ class DockerBackend:
 
     def _remove(self, nodes: Sequence[Node], at_once: int = WORKERS) -> Removed:
         removed, label = Removed("remove the lab"), f"{RUN}={self._options.run}"
-        clients = {node.name: node.client for node in nodes}
+        removed.leave(node.name for node in self._lost)
+        clients = {node.name: node.client for node in nodes if node not in self._lost}
         clear(clients, lambda *_: True, removed, label, at_once=at_once)
         return removed
 
