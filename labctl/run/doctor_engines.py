@@ -26,6 +26,7 @@ trial.settimeout(5)
 print(trial.connect_ex(("{}", 9)))
 """
 """Whether a host is reached: nobody listens, so its kernel refuses."""
+OVERLAY = "overlay"
 COST = "no lab with hosts on these engines"
 BLOCKED = {
     errno.EHOSTUNREACH: ("does not learn where its hosts are", "7946/tcp and udp"),
@@ -52,18 +53,25 @@ def _engine(at: EngineAt) -> Check:
     return Check(at.name, True, f"{product(version)}, API {version['ApiVersion']}", "", "")
 
 
+def check_joined(ats: Sequence[EngineAt], progress: Progress) -> None:
+    """Raises LabError if hosts of one do not reach those of another."""
+    for check in _together(ats, progress):
+        if check.name == OVERLAY and not check.ok:
+            raise LabError(check.found, check.hint)
+
+
 def _together(ats: Sequence[EngineAt], progress: Progress) -> Iterator[Check]:
     """Brings up a lab with a host on each, and connects from each to each."""
     hosts = [HostSpec(f"host-{number}", engine=at.name) for number, at in enumerate(ats, 1)]
     try:
         with workflow.bare(Place("docker", engines=tuple(ats)), hosts, progress) as lab:
             yield Check("swarm", True, "one swarm, with its manager among them", "", "")
-            bad = [_connected(lab, *pair) for pair in permutations(hosts, 2)]
+            bad = filter(None, (_connected(lab, *pair) for pair in permutations(hosts, 2)))
+            found = next(bad, None)  # the first one: each takes seconds
     except LabError as exc:
         yield Check("swarm", False, exc.message, COST, exc.hint or "")
         return
-    found = next(filter(None, bad), None)
-    yield found or Check("overlay", True, "hosts of each connect to those of the others", "", "")
+    yield found or Check(OVERLAY, True, "hosts of each connect to those of the others", "", "")
 
 
 def _connected(lab: Lab, here: HostSpec, there: HostSpec) -> Check | None:
@@ -76,6 +84,6 @@ def _connected(lab: Lab, here: HostSpec, there: HostSpec) -> Check | None:
     unknown = (f"can't connect to its hosts: {code}", engine.PORTS)
     why, port = BLOCKED.get(int(code) if code.isdecimal() else 0, unknown)
     return Check(
-        "overlay", False, f"{here.engine} and {there.engine}: the first {why}",
+        OVERLAY, False, f"{here.engine} and {there.engine}: the first {why}",
         "connections between hosts of these engines time out", f"between them, open {port}",
     )  # fmt: skip

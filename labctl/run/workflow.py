@@ -21,12 +21,14 @@ from labctl.ground.output import tell
 from labctl.ground.resources import default_folder
 from labctl.ground.written import words
 from labctl.judge.result import RunResult
-from labctl.lab.lab import Lab, LabSpec
+from labctl.lab.lab import Lab
 from labctl.lab.messaging import stopping
+from labctl.lab.spec import LabSpec
 from labctl.language.document import Document
 from labctl.language.scenario import Scenario, load_document, params_of
 from labctl.language.services import check_services
 from labctl.language.values import unknown
+from labctl.record.events import StepEvent
 from labctl.record.history import History
 from labctl.record.store import RunFolder, new_folder
 from labctl.run.places import Place
@@ -130,7 +132,7 @@ def session(
     lease = _lease("run", scenario.label, place, now)
     with lease, RunFolder(path, scenario.text) as folder:
         opened = _open(lease, path, place, progress)
-        session = Session(scenario, opened, folder, _Announcing(watcher, lease))
+        session = Session(scenario, opened, folder, _Announcing(watcher, lease, place, scenario))
         try:
             yield session
         finally:
@@ -186,17 +188,33 @@ def _open(lease: Lease, folder: Path, place: Place, progress: Progress) -> Backe
 
 
 class _Announcing:
-    """Passes everything on to a watcher, and writes the hosts of a lab into its lease."""
+    """Passes everything on to a watcher, and writes the hosts of a lab into its lease. If a case
+    over several engines fails, these may have been apart: then it is no verdict."""
 
-    def __init__(self, watcher: Watcher, lease: Lease) -> None:
-        self._watcher, self._lease = watcher, lease
+    def __init__(self, watcher: Watcher, lease: Lease, place: Place, scenario: Scenario) -> None:
+        self._watcher, self._lease, self._place = watcher, lease, place
+        self._scenario = scenario
         self.event = watcher.event
-        self.done = watcher.done
 
     def up(self, lab: Lab) -> None:
         self._lease.hosts = lab.holders
         self._lease.write()
         self._watcher.up(lab)
+
+    def done(self, lab: Lab) -> None:
+        """Raises LabError if a case fails whose engines are apart."""
+        used = {clock.machine for clock in lab.history.clocks.values()}
+        if used and self._fails(lab.history):
+            from labctl.run.doctor_engines import check_joined
+
+            check_joined([at for at in self._place.engines if at.name in used], lambda _: None)
+        self._watcher.done(lab)
+
+    def _fails(self, history: History) -> bool:
+        """Whether a step failed, or a claim about the whole history does not hold."""
+        last = next((e for e in reversed(history.events) if isinstance(e, StepEvent)), None)
+        failed = last is not None and last.outcome in ("failed", "timeout")
+        return failed or not all(claim.holds(history) for claim in self._scenario.expect)
 
 
 def sweep(engines: Iterable[EngineAt] = ()) -> list[str]:
