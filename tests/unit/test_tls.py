@@ -100,6 +100,29 @@ def test_a_wrong_certificate(settings: Path, url: str, keys: dict[str, Keys]) ->
     assert "cert=FILE,key=FILE" in hint
 
 
+class Wants(Answer):
+    """What dockerd says behind TLS to a client without."""
+
+    def do_GET(self) -> None:
+        self.send_response(400)
+        self.end_headers()
+        self.wfile.write(b"Client sent an HTTP request to an HTTPS server.\n")
+
+
+def test_no_keys() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Wants) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        url = f"tcp://127.0.0.1:{server.server_port}"
+        message, hint = refused(url)
+        server.shutdown()
+        thread.join()
+    assert (
+        message == f"no TLS with the Docker engine at {url}: it asks for keys, and there are none"
+    )
+    assert hint.startswith("docker context create NAME --docker host=URL,ca=FILE")
+
+
 def test_nobody_speaks_tls_there(settings: Path, keys: dict[str, Keys]) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
         server.has, server.asked = LISTS, []  # type: ignore[attr-defined]

@@ -49,7 +49,10 @@ OF_TLS = {
     "WRONG_VERSION_NUMBER": "nobody speaks TLS there",
 }
 """What prevents TLS, by the word that OpenSSL has for it."""
+HTTPS = "HTTP request to an HTTPS server"
+"""Part of what an engine behind TLS answers to who has no keys for it."""
 KEYS = "docker context update NAME --docker host=URL,ca=FILE,cert=FILE,key=FILE corrects that"
+NO_KEYS = "docker context create NAME --docker host=URL,ca=FILE,cert=FILE,key=FILE has them"
 
 HINT = "its log says more; `labctl doctor` checks it"
 
@@ -175,6 +178,10 @@ def _absence(exc: Exception, where: str, without: str) -> Unavailable:
         what = OF_TLS.get(cause.reason or "", "it does not take the context's certificate")
         said = getattr(cause, "verify_message", None) or str(cause.strerror)
         return Unavailable(f"no TLS with the Docker engine at {where}: {what}: {said}", KEYS)
+    response = getattr(exc, "response", None)
+    if response is not None and HTTPS in response.text:
+        why = f"no TLS with the Docker engine at {where}: it asks for keys, and there are none"
+        return Unavailable(why, NO_KEYS)
     reason = str(cause.strerror) if cause else str(exc).rstrip(".")
     if "timed out" in reason:
         reason = f"no word within {FIRST_DEADLINE} s"
