@@ -22,7 +22,7 @@ from labctl.run.places import Place
 CONNECT = """\
 import socket
 trial = socket.socket()
-trial.settimeout(5)
+trial.settimeout(4)
 print(trial.connect_ex(("{}", 9)))
 """
 """Whether a host is reached: nobody listens, so its kernel refuses."""

@@ -11,7 +11,7 @@ import sys
 import termios
 import threading
 import tty
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,17 +38,21 @@ def _frames(stream: Any) -> Iterator[tuple[int, bytes]]:
         while len(header := reader.read(8)) == 8:
             kind, length = struct.unpack(">BxxxL", header)
             yield kind, reader.read(length)
+        if stream.family != socket.AF_UNIX:
+            stream.getpeername()  # ssl takes a failure for an end; but then there is no peer
 
 
 class AttachChannel:
     """A channel over a container's attached streams; its stderr goes to a file, if there is one.
-    `said` is the last of it."""
+    `said` is the last of it. If the connection fails, `lost` is called."""
 
-    def __init__(self, stream: Any, log: Path | None) -> None:
+    def __init__(
+        self, stream: Any, log: Path | None, lost: Callable[[], None] = lambda: None
+    ) -> None:
         # Over TLS or ssh it is a socket, otherwise a raw stream around one.
         self._stream, self._socket = stream, getattr(stream, "_sock", stream)
         self._socket.settimeout(None)
-        self._log = log
+        self._log, self._lost = log, lost
         self.said = b""
         self.ended = self._closed = False
 
@@ -83,6 +87,7 @@ class AttachChannel:
             yield from _frames(self._socket)
         except OSError as exc:
             if not self._closed:
+                self._lost()
                 raise LabError(f"its connection failed: {exc.strerror or exc}") from exc
         self.ended = True
 

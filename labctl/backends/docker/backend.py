@@ -82,7 +82,6 @@ class DockerBackend:
     def __init__(self, options: BackendOptions) -> None:
         self._options = options
         self._nodes: list[Node] = []
-        self._lost: list[Node] = []  # those that do not answer any more
         self._is_down = False
         self._at: dict[str, Node] = {}  # by host
         self._pool = ThreadPoolExecutor(WORKERS, "docker")
@@ -275,12 +274,13 @@ class DockerBackend:
 
     def _silent(self) -> str | None:
         """Which engines do not answer any more, and what to do."""
-        names = engine.silent({node.name: node.client for node in self._nodes})
-        self._lost = [node for node in self._nodes if node.name in names]
-        if not names:
-            return None
-        do = "does" if len(names) == 1 else "do"
-        return f"{' and '.join(map(str, self._lost))} {do} not answer any more; {WHEN_BACK}"
+        silent = engine.silent({n.name: n.client for n in self._nodes if not n.lost})
+        lost = [node for node in self._nodes if node.lost or node.name in silent]
+        for node in lost:
+            node.lose()
+        do = "does" if len(lost) == 1 else "do"
+        text = f"{' and '.join(map(str, lost))} {do} not answer any more; {WHEN_BACK}"
+        return text if lost else None
 
     def _translated(self, action: str) -> AbstractContextManager[None]:
         return translated(action, self._silent)
@@ -313,8 +313,9 @@ class DockerBackend:
 
     def _remove(self, nodes: Sequence[Node], at_once: int = WORKERS) -> Removed:
         removed, label = Removed("remove the lab"), f"{RUN}={self._options.run}"
-        removed.leave(node.name for node in self._lost)
-        clients = {node.name: node.client for node in nodes if node not in self._lost}
+        lost = {node.name: node.client for node in nodes if node.lost}  # they may be back
+        removed.leave(gone := engine.silent(lost, engine.PING_DEADLINE))
+        clients = {node.name: node.client for node in nodes if node.name not in gone}
         clear(clients, lambda *_: True, removed, label, at_once=at_once)
         return removed
 

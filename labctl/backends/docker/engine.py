@@ -12,6 +12,7 @@ import ssl
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -141,20 +142,20 @@ def _options() -> list[tuple[int, int, int]]:
     return [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), *found]
 
 
-def silent(clients: Mapping[str, APIClient]) -> list[str]:
-    """Which of these engines do not answer, by name."""
+def silent(clients: Mapping[str, APIClient], deadline: int = FIRST_DEADLINE) -> list[str]:
+    """Which of these engines do not answer within so many seconds, by name."""
     with ThreadPoolExecutor(len(clients) or 1) as pool:
-        answers = pool.map(ping, clients.values())
+        answers = pool.map(partial(ping, deadline=deadline), clients.values())
     return [name for name, answer in zip(clients, answers, strict=True) if not answer]
 
 
-def ping(client: APIClient) -> bool:
-    """Whether an engine still answers, within FIRST_DEADLINE seconds."""
+def ping(client: APIClient, deadline: int = FIRST_DEADLINE) -> bool:
+    """Whether an engine still answers, within so many seconds."""
     import requests.exceptions
 
     try:
         _try(client)
-        return client.get(f"{client.base_url}/_ping", timeout=FIRST_DEADLINE).ok
+        return client.get(f"{client.base_url}/_ping", timeout=deadline).ok
     except (requests.exceptions.RequestException, OSError):
         return False
 
