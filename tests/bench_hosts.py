@@ -15,7 +15,8 @@ import os, sys, tempfile, time
 from pathlib import Path
 from labctl.backends import BackendOptions, HostSpec
 from labctl.backends.netns.backend import NetnsBackend
-from labctl.lab.lab import Lab, LabSpec
+from labctl.lab.lab import Lab
+from labctl.lab.spec import LabSpec
 from labctl.record.history import History
 from tests.bench_hosts import megabytes
 

@@ -28,10 +28,10 @@ def authority(folder: Path, name: str) -> Keys:
     return Keys(cert, key, cert)
 
 
-def signed(by: Keys, name: str) -> Keys:
-    """One for 127.0.0.1, as a server and as a client."""
+def signed(by: Keys, name: str, address: str = "127.0.0.1") -> Keys:
+    """One for an address, as a server and as a client."""
     cert, key = by.cert.with_name(f"{name}.pem"), by.cert.with_name(f"{name}.key")
-    uses = ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=CA:FALSE"]
+    uses = ["-addext", f"subjectAltName=IP:{address}", "-addext", "basicConstraints=CA:FALSE"]
     _make(cert, key, name, "-CA", str(by.cert), "-CAkey", str(by.key), *uses)
     return Keys(cert, key, by.cert)
 

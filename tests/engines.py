@@ -1,7 +1,7 @@
 """Several Docker engines of our own, joined to a swarm: each in namespaces of its own, with a veth
 to a bridge in one more. Nothing of it is on the machine's network, and all of it ends with us.
 
-    bridge, in a network namespace of its own
+    bridge, in a network namespace of its own, where it is 198.18.0.254
       |-- 198.18.0.1: engine 1, a manager
       |-- 198.18.0.2: engine 2, a worker
       `-- 198.18.0.3: engine 3, a worker
@@ -17,10 +17,10 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import docker
 
@@ -28,7 +28,8 @@ from tests.certificates import Keys, authority, signed
 from tests.engine import DOCKERD_OPTIONS, INIT, NAMESPACES, STOP_DEADLINE, await_engine
 
 BRIDGE = """
-ip link add bridge type bridge && ip link set bridge up && echo up && exec cat
+ip link add bridge type bridge && ip address add 198.18.0.254/24 dev bridge &&
+ip link set bridge up && echo up && exec cat
 """
 JOINED = "read -r _\n"
 """The first line of input says that it is on the bridge: a node of a swarm needs that to start."""
@@ -36,7 +37,7 @@ AHEAD = (0, 5000, 77777)
 """By how many seconds the clocks of engines are ahead of the machine's: time_namespaces(7)."""
 HOOK = "type filter hook input priority -200;"
 SHARED = Path("/dev/shm")
-PORT = 2376
+ADDRESS, PORT = "198.18.0.{}", 2376
 POOL, SIZE = "198.19.128.0/17", 26
 """Never a swarm without: its default pool is 10.0.0.0/8."""
 
@@ -49,7 +50,7 @@ class Engine:
     folder: Path
     socket: Path
     ahead: int
-    options: Sequence[str]
+    keys: Keys
     process: subprocess.Popen[bytes] | None = None
     client: docker.DockerClient = field(init=False)
 
@@ -59,14 +60,27 @@ class Engine:
 
     @property
     def address(self) -> str:
-        return f"198.18.0.{self.number}"
+        return ADDRESS.format(self.number)
+
+    @property
+    def url(self) -> str:
+        """Where it answers on the bridge, behind TLS."""
+        return f"tcp://{self.address}:{PORT}"
+
+    def has_images_of(self, other: Engine) -> None:
+        """Takes the images of another before it starts; files are never changed in place."""
+        (self.folder / "data").mkdir()
+        for part in ("image", "overlay2"):
+            source = other.folder / "data" / part
+            subprocess.run(["cp", "-al", source, self.folder / "data"], check=True)
 
     def start(self, bridge: int) -> None:
         """Starts it, with whatever it had before, and joins it to the bridge of that process."""
         log = self.folder / "dockerd.log"
         options = [
-            f"--data-root={self.folder}/data", f"--host={self.where}", *self.options,
-            *DOCKERD_OPTIONS,
+            f"--data-root={self.folder}/data", f"--host={self.where}", f"--host={self.url}",
+            "--tlsverify", f"--tlscacert={self.keys.ca}", f"--tlscert={self.keys.cert}",
+            f"--tlskey={self.keys.key}", *DOCKERD_OPTIONS,
         ]  # fmt: skip
         clock = ["--time", f"--monotonic={self.ahead}", f"--boottime={self.ahead}"]
         with log.open("ab") as said:
@@ -125,8 +139,7 @@ def _inside(pid: int, *words: str, check: bool = True) -> None:
 
 @dataclass
 class Swarm:
-    """A bridge, and the engines on it. The first one also takes TLS at PORT of its 127.0.0.1, from
-    clients with these `keys`."""
+    """A bridge, and the engines on it, which answer there too, to clients with these `keys`."""
 
     bridge: int
     engines: Sequence[Engine]
@@ -134,6 +147,14 @@ class Swarm:
 
     def start(self, engine: Engine) -> None:
         engine.start(self.bridge)
+
+    def beside(self, *words: object) -> list[str]:
+        """The command that runs one on the bridge's network."""
+        return ["nsenter", "-t", str(self.bridge), "-n", *map(str, words)]
+
+    def plug(self, engine: Engine, state: str) -> None:
+        """Puts the link between an engine and the bridge `up` or `down`."""
+        _inside(self.bridge, f"ip link set to{engine.number} {state}")
 
     def block(self, engine: Engine, rule: str) -> None:
         """Has an engine's namespace drop what arrives by a rule of nft(8), or nothing."""
@@ -161,16 +182,19 @@ def swarm(images: Sequence[str], source: docker.DockerClient) -> Iterator[Swarm]
         try:
             assert bridge.stdout.readline() == b"up\n"
             ours = authority(Path(folder), "ours")
-            server, client = signed(ours, "server"), signed(ours, "client")
+            client = signed(ours, "client")
             for number, ahead in enumerate(AHEAD, 1):
                 own = Path(folder) / str(number)
                 own.mkdir()
-                options = behind(server) if number == 1 else ()
-                engine = Engine(number, own, own / "docker.sock", ahead, options)
+                keys = signed(ours, str(number), ADDRESS.format(number))
+                engine = Engine(number, own, own / "docker.sock", ahead, keys)
                 found.append(engine)
+                if number > 1:
+                    engine.has_images_of(found[0])
                 engine.start(bridge.pid)
+                if number == 1:
+                    copied(images, source, engine.client)
             _join(found)
-            copied(images, source, [engine.client for engine in found])
             yield Swarm(bridge.pid, found, client)
         finally:
             for engine in found:
@@ -179,14 +203,6 @@ def swarm(images: Sequence[str], source: docker.DockerClient) -> Iterator[Swarm]
             bridge.stdin.close()
             bridge.wait(STOP_DEADLINE)
             bridge.stdout.close()
-
-
-def behind(keys: Keys) -> list[str]:
-    """What has dockerd listen behind TLS."""
-    return [
-        f"--host=tcp://127.0.0.1:{PORT}", "--tlsverify", f"--tlscacert={keys.ca}",
-        f"--tlscert={keys.cert}", f"--tlskey={keys.key}",
-    ]  # fmt: skip
 
 
 def _join(engines: Sequence[Engine]) -> None:
@@ -199,20 +215,8 @@ def _join(engines: Sequence[Engine]) -> None:
         each.client.swarm.join([at], token, advertise_addr=each.address)
 
 
-def copied(
-    images: Sequence[str], source: docker.DockerClient, others: Sequence[docker.DockerClient]
-) -> None:
-    """Saves images of one engine, and loads them at others."""
-    with tempfile.NamedTemporaryFile() as file:
-        where = f"{source.api.base_url}/v{source.api.api_version}/images/get"
-        with source.api.get(where, params={"names": list(images)}, stream=True) as saved:
-            for chunk in saved.iter_content(1 << 20):
-                file.write(chunk)
-        file.flush()
-
-        def load(client: docker.DockerClient) -> None:
-            with Path(file.name).open("rb") as mine:
-                client.images.load(mine)
-
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(load, others))
+def copied(images: Sequence[str], source: docker.DockerClient, other: docker.DockerClient) -> None:
+    """Saves images of one engine, and loads them at another."""
+    where = f"{source.api.base_url}/v{source.api.api_version}/images/get"
+    with source.api.get(where, params={"names": list(images)}, stream=True) as saved:
+        other.images.load(cast(Any, saved.iter_content(1 << 20)))

@@ -46,6 +46,15 @@ class Answer(BaseHTTPRequestHandler):
         pass
 
 
+class WantsKeys(Answer):
+    """What dockerd says behind TLS to who speaks none."""
+
+    def do_GET(self) -> None:
+        self.send_response(400)
+        self.end_headers()
+        self.wfile.write(b"Client sent an HTTP request to an HTTPS server.\n")
+
+
 @contextmanager
 def engine(path: Path, **has: object) -> Iterator[Engine]:
     """An engine at a socket of this path, with what it `has`, by the ends of paths."""

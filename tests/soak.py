@@ -163,7 +163,7 @@ class Soak:
             host = stack.enter_context(own_engine())
             with closing(docker.from_env()) as ours, closing(docker.DockerClient(host)) as theirs:
                 built = images.ensure(ours.api, DEFAULT_OS, print)
-                copied([built.host, built.peer], ours, [theirs])
+                copied([built.host, built.peer], ours, theirs)
             bench = Bench("docker", self.new(), uuid.uuid4().hex, {"DOCKER_HOST": host})
             out = str(bench.folder / "out")
             run = bench.start("run", bench.scenario(), "--backend", "docker", "--out", out)

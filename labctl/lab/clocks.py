@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 from labctl.record.events import ClockEvent
 
-TRIPS = 20
+TRIPS, ASKING = 20, 2.0
+"""How often to ask a machine at most, and for how many seconds."""
 
 Trip = tuple[float, float, float]
 """When we asked, what a machine's clock showed, and when we had its answer."""
@@ -125,7 +126,8 @@ def _measured(
     tell: Callable[[str], float], host: str, enough: Callable[[Offset], bool] = lambda _: False
 ) -> Offset:
     trips: list[Trip] = []
-    while len(trips) < TRIPS:
+    until = time.monotonic() + ASKING
+    while not trips or (len(trips) < TRIPS and time.monotonic() < until):
         before = time.monotonic()
         trips.append((before, tell(host), time.monotonic()))
         if enough(fastest(trips[-1:])):

@@ -7,7 +7,6 @@ import errno
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,7 +15,6 @@ from labctl.backends import (
     Backend,
     Channel,
     HostLink,
-    HostSpec,
     Message,
     ProcessSpec,
     address_names,
@@ -34,6 +32,7 @@ from labctl.lab.happened import happened
 from labctl.lab.messaging import ANSWER_DEADLINE, HEARTBEAT, Source, surely
 from labctl.lab.observing import SETTLING, Observing
 from labctl.lab.questions import Questions
+from labctl.lab.spec import LabSpec
 from labctl.lab.tracing import probes
 from labctl.probes.packets import shifted
 from labctl.record.events import (
@@ -58,19 +57,6 @@ FORBIDDEN = {
 CALLED = 5.0
 """How many seconds to wait for the word that a call has begun."""
 VALUES = "ip-sysctl.rst tells what it takes"
-
-
-@dataclass(frozen=True)
-class LabSpec:
-    """What a lab consists of. `starts` are the processes that will be started, once for each time;
-    `needs` its capabilities; `sysctls` the values for each host, and who asked for them
-    (file:line)."""
-
-    hosts: Sequence[HostSpec]
-    processes: Mapping[str, ProcessSpec]
-    starts: Sequence[str] = ()
-    needs: frozenset[str] = frozenset()
-    sysctls: Mapping[str, tuple[Mapping[str, str], str]] = field(default_factory=dict)
 
 
 class Lab(Observing):
@@ -99,6 +85,7 @@ class Lab(Observing):
         self._left: dict[str, list[Channel]] = {}  # earlier starts of which something lives on
         self._counts: Counter[str] = Counter()  # starts
         self._frozen: set[str] = set()
+        self._killing = ""  # the process that a step kills now
         self._questions = Questions(self._inbox)
         self._hellos: dict[str, protocol.AgentHello] = {}
         self._epochs: dict[str, float] = {}  # when the run began, by the clocks of captures
@@ -276,8 +263,10 @@ class Lab(Observing):
         if self.lives(process):
             asked = self._ask_when(process, protocol.KillAll())
             self._questions.wait(asked)
+            self._killing = process
             self._backend.kill(self.spec.processes[process])
             self._inbox.expect(lambda: not self.lives(process), f"the end of {process}")
+            self._killing = ""
 
     def signal(self, process: str, name: str) -> None:
         """Sends a signal to the main process alone."""
@@ -466,6 +455,7 @@ class Lab(Observing):
 
     def _take_process(self, process: str, host: str, message: Message | None) -> None:
         if message is None:
+            self._doubt(process)
             self._questions.forget(self._running.pop(process))
             self.emit(ProcessEvent(self.now(), process, host, "gone", signal="KILL"))
             self._wake(host)
@@ -481,6 +471,13 @@ class Lab(Observing):
             look = protocol.Look(event.call)
             self._blaming.add(self._inbox.post(self._agents[host], look))
             self._ask_holders([host])
+
+    def _doubt(self, process: str) -> None:
+        """Raises LabError if a process seems to be gone only since its backend is."""
+        state = self.history.processes.get(process)
+        expected = self._closing or process == self._killing or not (state and state.running)
+        if not expected and (why := self._backend.stopped()):
+            raise LabError(why)
 
     def _take_left(self, source: Source, process: str, message: Message | None) -> None:
         """Takes in a message of what an earlier start of a process left."""

@@ -167,8 +167,10 @@ class Inbox:
 
     def _take(self, source: Source, message: Said) -> None:
         try:
-            if isinstance(message, NoMessage | LabError):
+            if isinstance(message, NoMessage):
                 raise message
+            if isinstance(message, LabError):
+                raise LabError(self._stopped() or f"{source}: {message}") from message
             if isinstance(message, Exception):
                 raise LabError(f"{source}: {type(message).__name__}: {message}") from message
             self._take_in(source, message)

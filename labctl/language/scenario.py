@@ -16,7 +16,7 @@ from pydantic import (
 from labctl.backends import BACKENDS, MEM_LIMIT, PIDS_LIMIT, HostSpec, ProcessSpec, Service
 from labctl.ground.errors import Mistake, ScenarioError
 from labctl.ground.written import variant_words
-from labctl.lab.lab import LabSpec
+from labctl.lab.spec import LabSpec
 from labctl.language.document import Document, Expanded, Params, Path_
 from labctl.language.left_out import Others, blanked, elsewhere
 from labctl.language.models import Host, MoreSteps, Program, Written

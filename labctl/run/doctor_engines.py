@@ -3,36 +3,17 @@ whether hosts of one reach those of another."""
 
 from __future__ import annotations
 
-import errno
-import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from itertools import permutations
 
-from labctl.backends import EngineAt, HostSpec, Progress
+from labctl.backends import EngineAt, Progress
 from labctl.backends.docker import engine
 from labctl.backends.docker.nodes import product
 from labctl.ground.errors import LabctlError, LabError
-from labctl.lab.lab import Lab
-from labctl.record.events import ExecEvent
-from labctl.run import workflow
 from labctl.run.doctor import Check
-from labctl.run.places import Place
+from labctl.run.joined import apart
 
-CONNECT = """\
-import socket
-trial = socket.socket()
-trial.settimeout(5)
-print(trial.connect_ex(("{}", 9)))
-"""
-"""Whether a host is reached: nobody listens, so its kernel refuses."""
 COST = "no lab with hosts on these engines"
-BLOCKED = {
-    errno.EHOSTUNREACH: ("does not learn where its hosts are", "7946/tcp and udp"),
-    errno.EAGAIN: ("gets no answer from its hosts", "4789/udp"),
-}
-"""How a connection fails, what it means, and which port it needs. Engines tell each other by the
-first where hosts are (gossip), and carry their packets by the second (VXLAN)."""
 
 
 def examine_engines(ats: Sequence[EngineAt], progress: Progress) -> list[Check]:
@@ -53,29 +34,14 @@ def _engine(at: EngineAt) -> Check:
 
 
 def _together(ats: Sequence[EngineAt], progress: Progress) -> Iterator[Check]:
-    """Brings up a lab with a host on each, and connects from each to each."""
-    hosts = [HostSpec(f"host-{number}", engine=at.name) for number, at in enumerate(ats, 1)]
     try:
-        with workflow.bare(Place("docker", engines=tuple(ats)), hosts, progress) as lab:
-            yield Check("swarm", True, "one swarm, with its manager among them", "", "")
-            bad = [_connected(lab, *pair) for pair in permutations(hosts, 2)]
+        found = apart(ats, progress)
     except LabError as exc:
         yield Check("swarm", False, exc.message, COST, exc.hint or "")
         return
-    found = next(filter(None, bad), None)
-    yield found or Check("overlay", True, "hosts of each connect to those of the others", "", "")
-
-
-def _connected(lab: Lab, here: HostSpec, there: HostSpec) -> Check | None:
-    """What is wrong if one host does not reach another; None if it does."""
-    lab.exec(here.name, f"python3 -c {shlex.quote(CONNECT.format(there.name))}")
-    event = lab.history.events[-1]
-    assert isinstance(event, ExecEvent)
-    if (code := event.output.strip()) == str(errno.ECONNREFUSED):
-        return None
-    unknown = (f"can't connect to its hosts: {code}", engine.PORTS)
-    why, port = BLOCKED.get(int(code) if code.isdecimal() else 0, unknown)
-    return Check(
-        "overlay", False, f"{here.engine} and {there.engine}: the first {why}",
-        "connections between hosts of these engines time out", f"between them, open {port}",
-    )  # fmt: skip
+    yield Check("swarm", True, "one swarm, with its manager among them", "", "")
+    if found:
+        cost = "connections between hosts of these engines time out"
+        yield Check("overlay", False, str(found), cost, found.hint)
+    else:
+        yield Check("overlay", True, "hosts of each connect to those of the others", "", "")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import FrameType
 
-from labctl.backends import Backend, BackendOptions, EngineAt, HostSpec, Progress, backend_class
+from labctl.backends import EngineAt, Progress
 from labctl.backends import lease as leases
 from labctl.backends.capabilities import REAL_TIME
 from labctl.backends.lease import Lease
@@ -21,14 +20,17 @@ from labctl.ground.output import tell
 from labctl.ground.resources import default_folder
 from labctl.ground.written import words
 from labctl.judge.result import RunResult
-from labctl.lab.lab import Lab, LabSpec
+from labctl.lab.lab import Lab
 from labctl.lab.messaging import stopping
 from labctl.language.document import Document
 from labctl.language.scenario import Scenario, load_document, params_of
 from labctl.language.services import check_services
 from labctl.language.values import unknown
+from labctl.record.events import StepEvent
 from labctl.record.history import History
 from labctl.record.store import RunFolder, new_folder
+from labctl.run.bare import lease_of, opened_at
+from labctl.run.joined import apart
 from labctl.run.places import Place
 from labctl.run.runner import Interrupted, Session, Watcher
 
@@ -127,10 +129,10 @@ def session(
     """A case that is ready to run: with a lease, a folder to record it in, and a backend. Raises
     UsageError if the folder can't be written, LabError if the backend can't open."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    lease = _lease("run", scenario.label, place, now)
+    lease = lease_of("run", scenario.label, place, now)
     with lease, RunFolder(path, scenario.text) as folder:
-        opened = _open(lease, path, place, progress)
-        session = Session(scenario, opened, folder, _Announcing(watcher, lease))
+        opened = opened_at(lease, path, place, progress)
+        session = Session(scenario, opened, folder, _Announcing(watcher, lease, place, scenario))
         try:
             yield session
         finally:
@@ -142,27 +144,16 @@ def hold(place: Place, progress: Progress, ready: Callable[[Lab], None]) -> None
     """Brings the default lab up, and keeps it until it is interrupted."""
     (scenario,) = load_document(Document("labctl up", DEFAULT_LAB), DEFAULT_LAB, "lab", {})
     now = datetime.now(UTC)
-    lease = _lease("up", "lab", place, now.isoformat(timespec="seconds"))
+    lease = lease_of("up", "lab", place, now.isoformat(timespec="seconds"))
     hint = "set XDG_STATE_HOME to a folder that can be written"
     path = new_folder(default_folder(), f"{now:%Y%m%dT%H%M%S}-up", hint)
     with lease, RunFolder(path, DEFAULT_LAB) as folder:
-        opened = _open(lease, folder.path, place, progress)
+        opened = opened_at(lease, folder.path, place, progress)
         with Lab(scenario.spec, opened, History(), folder.add, folder.add_packets) as lab:
             lease.hosts = lab.holders
             lease.write()
             ready(lab)
             keep(lab)
-
-
-@contextmanager
-def bare(place: Place, hosts: Sequence[HostSpec], progress: Progress) -> Iterator[Lab]:
-    """A lab of these hosts alone, of which nothing is recorded."""
-    lease = _lease("check", "hosts", place, datetime.now(UTC).isoformat(timespec="seconds"))
-    with lease, TemporaryDirectory(prefix="labctl-") as folder:
-        opened = _open(lease, Path(folder), place, progress)
-        spec = LabSpec(hosts, {})
-        with Lab(spec, opened, History(), lambda _: None, lambda *_: None) as lab:
-            yield lab
 
 
 def keep(lab: Lab) -> None:
@@ -174,29 +165,37 @@ def keep(lab: Lab) -> None:
         pass
 
 
-def _lease(kind: str, what: str, place: Place, now: str) -> Lease:
-    wheres = [at.where for at in place.engines]
-    return Lease(leases.new_name(), kind, what, place.backend, now, engines=wheres)
-
-
-def _open(lease: Lease, folder: Path, place: Place, progress: Progress) -> Backend:
-    options = BackendOptions(lease.run, lease.text, folder, place.system, progress, place.engines)
-    backend: Backend = backend_class(lease.backend)(options)
-    return backend
-
-
 class _Announcing:
-    """Passes everything on to a watcher, and writes the hosts of a lab into its lease."""
+    """Passes everything on to a watcher, and writes the hosts of a lab into its lease. If a case
+    over several engines fails, these may have been apart: then it is no verdict."""
 
-    def __init__(self, watcher: Watcher, lease: Lease) -> None:
-        self._watcher, self._lease = watcher, lease
+    def __init__(self, watcher: Watcher, lease: Lease, place: Place, scenario: Scenario) -> None:
+        self._watcher, self._lease, self._place = watcher, lease, place
+        self._scenario = scenario
         self.event = watcher.event
-        self.done = watcher.done
 
     def up(self, lab: Lab) -> None:
         self._lease.hosts = lab.holders
         self._lease.write()
         self._watcher.up(lab)
+
+    def done(self, lab: Lab) -> None:
+        """Raises LabError if a case fails whose engines are apart."""
+        used = {clock.machine for clock in lab.history.clocks.values()}
+        ats = [at for at in self._place.engines if at.name in used]
+        if ats and self._fails(lab.history):
+            found = None
+            with suppress(LabError):  # nobody knows
+                found = apart(ats, lambda _: None)
+            if found:
+                raise LabError(str(found), found.hint)
+        self._watcher.done(lab)
+
+    def _fails(self, history: History) -> bool:
+        """Whether a step failed, or a claim about the whole history does not hold."""
+        last = next((e for e in reversed(history.events) if isinstance(e, StepEvent)), None)
+        failed = last is not None and last.outcome in ("failed", "timeout")
+        return failed or not all(claim.holds(history) for claim in self._scenario.expect)
 
 
 def sweep(engines: Iterable[EngineAt] = ()) -> list[str]:

@@ -124,6 +124,19 @@ def test_hosts_of_one_machine_have_one_clock() -> None:
         assert abs(clock.of("a", now + ahead) - (now - clock.origin)) < 0.1
 
 
+def test_a_far_machine_is_asked_for_two_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, log = [0.0], list[str]()
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    def tell(host: str) -> float:
+        now[0] += 1.0
+        log.append(host)
+        return now[0]
+
+    Clock().synchronize({"a": "one", "b": "two"}, tell)
+    assert sorted(log) == ["a", "a", "b", "b"]
+
+
 def test_wall_clocks_of_several_machines() -> None:
     clock = asked({"a": 0.0, "b": 5000.0})
     now = time.monotonic()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+import struct
 from concurrent.futures import Future
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -75,3 +77,19 @@ def test_a_lab_that_can_not_be_removed_is_let_go(tmp_path: Path) -> None:
 def test_a_pause_that_is_refused_for_good_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="the engine did not pause server"):
         freeze(Engine(400), tmp_path)
+
+
+@pytest.mark.parametrize("linger", [b"", struct.pack("ii", 1, 0)], ids=["end", "reset"])
+def test_a_connection_that_fails_is_no_end_of_a_container(linger: bytes) -> None:
+    lost: list[bool] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        ours = socket.create_connection(listening.getsockname())
+        theirs, _ = listening.accept()
+    channel = AttachChannel(ours, None, lambda: lost.append(True))
+    if linger:  # its end is an RST
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    theirs.close()
+    with pytest.raises(LabError, match="its connection failed") if linger else nullcontext():
+        assert list(channel) == []
+    assert (channel.ended, lost) == ((False, [True]) if linger else (True, []))
+    channel.close()

@@ -264,7 +264,7 @@ def test_an_engine_that_is_gone_stops_no_other() -> None:
     assert other.done == ["remove b"]
     (failure,) = removed.failures
     assert failure.message == "left: the engine does not answer"
-    assert failure.hint == "`labctl down` when it is back"
+    assert failure.hint == "when it is back, `labctl down` removes what it has"
 
 
 def test_a_run_that_is_held_at_one_engine_is_alive_at_all() -> None:

@@ -22,6 +22,13 @@ from tests.played import LISTEN, Play, lesson, told
 UNKNOWN: dict[str, Message] = {"sysctl": {"missing": ["net.ipv4.tcp_new"]}}
 
 
+class Halted(FakeBackend):
+    REASON = "the engine right does not answer any more"
+
+    def stopped(self) -> str:
+        return self.REASON
+
+
 def refused(errno: str) -> dict[str, Message]:
     return {"sysctl": {"failed": {"net.ipv4.tcp_new": errno}}}
 
@@ -64,6 +71,18 @@ def test_a_lab_that_fails(
     assert (found.result, found.reason) == (result, reason)
     assert fake.log[-1] == "down"
     assert found.as_json()["reason"] == reason
+
+
+def test_a_process_that_seems_to_end_as_its_engine_does(watch: Play) -> None:
+    """It was not killed: nobody knows."""
+    steps = "- start: client\n- wait: {process: {client: {signal: KILL}}}\n- sleep: 3\n"
+    assert watch(steps, FakeBackend({"start client": lambda lab: lab.gone("client")})).result == (
+        "pass"
+    )
+    fake = Halted({"start client": lambda lab: lab.gone("client")})
+    found = watch(steps, fake)
+    assert (found.result, found.reason) == ("error", Halted.REASON)
+    assert [verdict.result for verdict in found.verdicts] == []
 
 
 def test_a_value_that_a_host_can_not_have_is_told_by_its_line(tmp_path: Path) -> None:

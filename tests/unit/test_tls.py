@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import ssl
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from labctl.backends.docker import engine
 from labctl.ground.errors import Unavailable
 from tests.certificates import Keys, authority, context, signed
-from tests.refusing import LISTS, Answer
+from tests.refusing import LISTS, Answer, WantsKeys
 
 pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
 
@@ -57,9 +58,10 @@ def settings(
     yield tmp_path
 
 
-@pytest.fixture
-def url(keys: dict[str, Keys]) -> Iterator[str]:
-    with Server(keys["server"]) as server:
+@contextmanager
+def serving(server: ThreadingHTTPServer) -> Iterator[str]:
+    """The URL of a server, as long as a `with`."""
+    with server:
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
@@ -67,6 +69,12 @@ def url(keys: dict[str, Keys]) -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
+
+
+@pytest.fixture
+def url(keys: dict[str, Keys]) -> Iterator[str]:
+    with serving(Server(keys["server"])) as found:
+        yield found
 
 
 def test_a_context_has_the_keys(settings: Path, url: str, keys: dict[str, Keys]) -> None:
@@ -100,13 +108,18 @@ def test_a_wrong_certificate(settings: Path, url: str, keys: dict[str, Keys]) ->
     assert "cert=FILE,key=FILE" in hint
 
 
+def test_no_keys() -> None:
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), WantsKeys)) as url:
+        message, hint = refused(url)
+    why = "it asks for keys, and there are none"
+    assert message == f"no TLS with the Docker engine at {url}: {why}"
+    assert hint.startswith("docker context create NAME --docker host=URL,ca=FILE")
+
+
 def test_nobody_speaks_tls_there(settings: Path, keys: dict[str, Keys]) -> None:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
-        server.has, server.asked = LISTS, []  # type: ignore[attr-defined]
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        context(settings, "far", f"tcp://127.0.0.1:{server.server_port}", keys["client"])
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    server.has, server.asked = LISTS, []  # type: ignore[attr-defined]
+    with serving(server) as url:
+        context(settings, "far", url, keys["client"])
         message, _ = refused("far")
-        server.shutdown()
-        thread.join()
     assert "at far: nobody speaks TLS there" in message

@@ -11,12 +11,13 @@ import sys
 import termios
 import threading
 import tty
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labctl.backends import Message, wire
+from labctl.ground.errors import LabError
 
 if TYPE_CHECKING:
     from docker.api.client import APIClient
@@ -31,24 +32,29 @@ def attach(client: APIClient, container: str) -> Any:
 
 
 def _frames(stream: Any) -> Iterator[tuple[int, bytes]]:
-    """Pairs of descriptor and data, as the engine multiplexes them (API: ContainerAttach)."""
-    with suppress(OSError, ValueError), stream.makefile("rb") as reader:
+    """Pairs of descriptor and data, as the engine multiplexes them (API: ContainerAttach). Raises
+    OSError."""
+    with suppress(ValueError), stream.makefile("rb") as reader:
         while len(header := reader.read(8)) == 8:
             kind, length = struct.unpack(">BxxxL", header)
             yield kind, reader.read(length)
+        if stream.family != socket.AF_UNIX:
+            stream.getpeername()  # ssl takes a failure for an end; but then there is no peer
 
 
 class AttachChannel:
     """A channel over a container's attached streams; its stderr goes to a file, if there is one.
-    `said` is the last of it."""
+    `said` is the last of it. If the connection fails, `lost` is called."""
 
-    def __init__(self, stream: Any, log: Path | None) -> None:
+    def __init__(
+        self, stream: Any, log: Path | None, lost: Callable[[], None] = lambda: None
+    ) -> None:
         # Over TLS or ssh it is a socket, otherwise a raw stream around one.
         self._stream, self._socket = stream, getattr(stream, "_sock", stream)
         self._socket.settimeout(None)
-        self._log = log
+        self._log, self._lost = log, lost
         self.said = b""
-        self.ended = False
+        self.ended = self._closed = False
 
     def send(self, message: Mapping[str, Any]) -> None:
         with suppress(OSError):
@@ -75,11 +81,18 @@ class AttachChannel:
             parts.append(rest)
 
     def frames(self) -> Iterator[tuple[int, bytes]]:
-        """Pairs of descriptor and data, until it has `ended`."""
-        yield from _frames(self._socket)
+        """Pairs of descriptor and data, until it has `ended`. Raises LabError if the connection
+        fails: then nobody knows what became of the container."""
+        try:
+            yield from _frames(self._socket)
+        except OSError as exc:
+            if not self._closed:
+                self._lost()
+                raise LabError(f"its connection failed: {exc.strerror or exc}") from exc
         self.ended = True
 
     def close(self) -> None:
+        self._closed = True
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         with suppress(OSError):

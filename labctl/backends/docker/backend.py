@@ -49,6 +49,7 @@ from labctl.backends.docker.sweep import (
     PROCESS,
     RUN,
     TRACER,
+    WHEN_BACK,
     WORKERS,
     Removed,
     clear,
@@ -140,7 +141,7 @@ class DockerBackend:
             node.provide([p for p in processes if self._at[p.host] is node], options)
         if project:
             project.provide(used[0].client, options.progress)
-        with translated("bring the lab up"):
+        with self._translated("bring the lab up"):
             for node in used:
                 node.tracer = submit(self._start_tracer, node)
             # In the pool too, as `down` waits for it: an engine goes on with interrupted requests.
@@ -201,7 +202,7 @@ class DockerBackend:
         return {node.name: _traced(node) for node in dict.fromkeys(self._at.values())}
 
     def spawn(self, process: ProcessSpec) -> Channel:
-        with translated(f"start {process.name}"):
+        with self._translated(f"start {process.name}"):
             prepared = self._prepared.pop(process.name, None)
             channel = prepared.result() if prepared else self._start(process)
             if not process.service:
@@ -234,7 +235,7 @@ class DockerBackend:
 
     def kill(self, process: ProcessSpec) -> None:
         client, containers = self._begun(process)
-        with translated(f"kill {process.name}"):
+        with self._translated(f"kill {process.name}"):
             for container in containers:
                 with Tolerated(409):
                     client.kill(container)
@@ -252,7 +253,7 @@ class DockerBackend:
             if client.inspect_container(container)["State"]["Paused"]:
                 client.unpause(container)
 
-        with translated(f"{'pause' if frozen else 'resume'} {process.name}"):
+        with self._translated(f"{'pause' if frozen else 'resume'} {process.name}"):
             for container in containers:
                 state = client.inspect_container(container)["State"]
                 if frozen and state["Running"] and not state["Paused"]:
@@ -268,11 +269,21 @@ class DockerBackend:
         raise refusal(key, str(self.environment()["kernel"]), True, readable)
 
     def stopped(self) -> str | None:
-        for node in self._nodes:
-            if not engine.ping(node.client):
-                return f"{node} does not answer any more"
         reasons = (paused(node.client, self._options.run) for node in self._nodes)
-        return next(filter(None, reasons), None)
+        return self._silent() or next(filter(None, reasons), None)
+
+    def _silent(self) -> str | None:
+        """Which engines do not answer any more, and what to do."""
+        silent = engine.silent({n.name: n.client for n in self._nodes if not n.lost})
+        lost = [node for node in self._nodes if node.lost or node.name in silent]
+        for node in lost:
+            node.lose()
+        do = "does" if len(lost) == 1 else "do"
+        text = f"{' and '.join(map(str, lost))} {do} not answer any more; {WHEN_BACK}"
+        return text if lost else None
+
+    def _translated(self, action: str) -> AbstractContextManager[None]:
+        return translated(action, self._silent)
 
     def down(self) -> None:
         self._pool.shutdown(cancel_futures=True)  # or things made later would be missed below
@@ -302,7 +313,9 @@ class DockerBackend:
 
     def _remove(self, nodes: Sequence[Node], at_once: int = WORKERS) -> Removed:
         removed, label = Removed("remove the lab"), f"{RUN}={self._options.run}"
-        clients = {node.name: node.client for node in nodes}
+        lost = {node.name: node.client for node in nodes if node.lost}  # they may be back
+        removed.leave(gone := engine.silent(lost, engine.PING_DEADLINE))
+        clients = {node.name: node.client for node in nodes if node.name not in gone}
         clear(clients, lambda *_: True, removed, label, at_once=at_once)
         return removed
 

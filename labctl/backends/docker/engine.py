@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labctl.backends.docker.tunnel import through
+from labctl.backends.docker.tunnel import AWAY, through
 from labctl.ground.errors import LabError, Unavailable, UsageError
 from labctl.ground.limits import limit_of, origin
 from labctl.ground.resources import home
@@ -48,7 +50,10 @@ OF_TLS = {
     "WRONG_VERSION_NUMBER": "nobody speaks TLS there",
 }
 """What prevents TLS, by the word that OpenSSL has for it."""
+HTTPS = "HTTP request to an HTTPS server"
+"""Part of what an engine behind TLS answers to who has no keys for it."""
 KEYS = "docker context update NAME --docker host=URL,ca=FILE,cert=FILE,key=FILE corrects that"
+NO_KEYS = "docker context create NAME --docker host=URL,ca=FILE,cert=FILE,key=FILE has them"
 
 HINT = "its log says more; `labctl doctor` checks it"
 
@@ -82,6 +87,7 @@ def connect(deadline: int = REQUEST_DEADLINE, where: str = "", without: str = WI
     import docker
     import docker.errors
     from docker.constants import MINIMUM_DOCKER_API_VERSION
+    from requests.adapters import HTTPAdapter
     from requests.utils import get_environ_proxies
 
     url, tls = _address(where) if where else ("", None)
@@ -93,6 +99,9 @@ def connect(deadline: int = REQUEST_DEADLINE, where: str = "", without: str = WI
             if where
             else docker.from_env(**how).api  # type: ignore[arg-type]
         )
+        adapter = found.get_adapter(found.base_url)
+        if type(adapter) is HTTPAdapter:  # of a port, and not of a socket here
+            adapter.init_poolmanager(CONNECTIONS, CONNECTIONS, socket_options=_options())
         if isinstance(found.verify, str):  # requests would prefer the CAs of REQUESTS_CA_BUNDLE
             found.proxies.update(get_environ_proxies(found.base_url))
             found.trust_env = False
@@ -124,13 +133,29 @@ def _address(where: str) -> tuple[str, TLSConfig | None]:
     raise UsageError(f"no context {where!r} of Docker", f"there are: {known}; or give a URL")
 
 
-def ping(client: APIClient) -> bool:
-    """Whether an engine still answers, within FIRST_DEADLINE seconds."""
+def _options() -> list[tuple[int, int, int]]:
+    """Options of its sockets: tcp(7). Each system has some of them."""
+    probes = {"TCP_KEEPIDLE": AWAY // 2, "TCP_KEEPINTVL": AWAY // 5, "TCP_KEEPCNT": 3}
+    values = {"TCP_NODELAY": 1, **probes, "TCP_USER_TIMEOUT": AWAY * 1000}
+    named = ((getattr(socket, name, None), value) for name, value in values.items())
+    found = [(socket.IPPROTO_TCP, option, value) for option, value in named if option is not None]
+    return [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), *found]
+
+
+def silent(clients: Mapping[str, APIClient], deadline: int = FIRST_DEADLINE) -> list[str]:
+    """Which of these engines do not answer within so many seconds, by name."""
+    with ThreadPoolExecutor(len(clients) or 1) as pool:
+        answers = pool.map(partial(ping, deadline=deadline), clients.values())
+    return [name for name, answer in zip(clients, answers, strict=True) if not answer]
+
+
+def ping(client: APIClient, deadline: int = FIRST_DEADLINE) -> bool:
+    """Whether an engine still answers, within so many seconds."""
     import requests.exceptions
 
     try:
         _try(client)
-        return client.get(f"{client.base_url}/_ping", timeout=FIRST_DEADLINE).ok
+        return client.get(f"{client.base_url}/_ping", timeout=deadline).ok
     except (requests.exceptions.RequestException, OSError):
         return False
 
@@ -154,6 +179,10 @@ def _absence(exc: Exception, where: str, without: str) -> Unavailable:
         what = OF_TLS.get(cause.reason or "", "it does not take the context's certificate")
         said = getattr(cause, "verify_message", None) or str(cause.strerror)
         return Unavailable(f"no TLS with the Docker engine at {where}: {what}: {said}", KEYS)
+    response = getattr(exc, "response", None)
+    if response is not None and HTTPS in response.text:
+        why = f"no TLS with the Docker engine at {where}: it asks for keys, and there are none"
+        return Unavailable(why, NO_KEYS)
     reason = str(cause.strerror) if cause else str(exc).rstrip(".")
     if "timed out" in reason:
         reason = f"no word within {FIRST_DEADLINE} s"
@@ -166,10 +195,9 @@ def _absence(exc: Exception, where: str, without: str) -> Unavailable:
 
 
 @contextmanager
-def translated(action: str) -> Iterator[None]:
-    """Turns the engine's errors into LabError.
-
-    `action` completes "the engine did not ..."."""
+def translated(action: str, lost: Callable[[], str | None] = lambda: None) -> Iterator[None]:
+    """Turns the engine's errors into LabError. `action` completes "the engine did not ..."; if it
+    is the connection that failed, `lost` may say why."""
     import docker.errors
     import requests.exceptions
     import urllib3.exceptions
@@ -184,6 +212,8 @@ def translated(action: str) -> Iterator[None]:
     ) as exc:
         if limit := limit_of(exc):
             raise LabError(*limit) from exc
+        if not isinstance(exc, docker.errors.DockerException) and (why := lost()):
+            raise LabError(why) from exc
         said = str(getattr(exc, "explanation", None) or exc).strip()
         hint = next((hint for piece, hint in HINTS.items() if piece in said), HINT)
         raise LabError(f"the engine did not {action}: {said}", hint) from exc

@@ -25,7 +25,8 @@ MAKE_ONE = f"docker swarm init --advertise-addr ADDRESS {POOL}; docker swarm joi
 
 @dataclass(eq=False)
 class Node:
-    """One engine: a client of it, its images, and the tracer there."""
+    """One engine: a client of it, its images, and the tracer there; and whether a connection to it
+    has failed, which ends the lab."""
 
     name: str
     client: APIClient
@@ -34,6 +35,7 @@ class Node:
     built: images.Images = field(init=False)
     commands: dict[str, images.Command] = field(default_factory=dict)
     tracer: Future[AttachChannel] | None = None
+    lost: bool = False
 
     @classmethod
     def open(cls, at: EngineAt, options: BackendOptions, pool: Executor) -> Node:
@@ -70,7 +72,11 @@ class Node:
 
     def attach(self, container: str) -> AttachChannel:
         """The channel to a container."""
-        return AttachChannel(attach(self.client, container), self.log)
+        return AttachChannel(attach(self.client, container), self.log, self.lose)
+
+    def lose(self) -> None:
+        """A connection to it has failed."""
+        self.lost = True
 
     def run(self, container: str) -> AttachChannel:
         """Starts a container, and returns the channel to it."""

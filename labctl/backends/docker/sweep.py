@@ -33,6 +33,7 @@ END_DEADLINE = 20
 TRACER_DEADLINE = 5
 NEW = 60.0  # seconds; longer than a lab takes to come up
 RETRY = 0.05
+WHEN_BACK = "when it is back, `labctl down` removes what it has"
 
 
 @dataclass
@@ -93,6 +94,12 @@ class Removed:
     lines: list[str] = field(default_factory=list)
     failures: list[LabError] = field(default_factory=list)
 
+    def leave(self, names: Iterable[str]) -> None:
+        """Leaves out these engines, which do not answer."""
+        for name in names:
+            with self.part(name):
+                raise LabError("the engine does not answer", WHEN_BACK)
+
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         """Something at the engine of this name. If it fails, the others go on."""
@@ -136,11 +143,11 @@ def clear(
 ) -> None:
     """Removes what some engines have of dead runs, each for itself; see `sweep`."""
     found: dict[str, list[Group]] = {}
-    for name, client in clients.items():
+    silent = engine.silent(clients) if len(clients) > 1 else []
+    removed.leave(silent)
+    for name in [name for name in clients if name not in silent]:
         with removed.part(name):
-            if len(clients) > 1 and not engine.ping(client):
-                raise LabError("the engine does not answer", "`labctl down` when it is back")
-            found[name] = groups(client, *labels)
+            found[name] = groups(clients[name], *labels)
     held = Counter(group.run for each in found.values() for group in each if group.held)
     chosen = [
         (name, group)

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 from labctl.ground.errors import Unavailable
 
 DEADLINE = 20
+AWAY = 10
+"""For so many seconds an engine's machine may be out of reach; then connections to it end."""
 SOCKET = "/var/run/docker.sock"
 HINT = "`ssh {}` must work without a password, and its user must be allowed to use Docker"
 
@@ -30,6 +32,7 @@ def through(url: str) -> str:
     words = [
         "ssh", "-T", *port, "-o", "BatchMode=yes", "-o", f"ConnectTimeout={DEADLINE}",
         "-o", "ExitOnForwardFailure=yes", "-o", "ControlPath=none",
+        "-o", f"ServerAliveInterval={AWAY // 2}", "-o", "ServerAliveCountMax=1",
         "-L", f"{socket}:{parts.path or SOCKET}", "--", host, "echo up; exec cat",
     ]  # fmt: skip
     try:

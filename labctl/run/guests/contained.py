@@ -101,11 +101,12 @@ class Contained(Machine):
             self._progress(str(exc))
 
     def _listen(self) -> None:
-        for descriptor, data in self._channel.frames():
-            if descriptor == STDERR:
-                self._console += data
-            else:
-                self._heard.put(data)
+        with suppress(LabError):  # what it asks of the guest has no answer then
+            for descriptor, data in self._channel.frames():
+                if descriptor == STDERR:
+                    self._console += data
+                else:
+                    self._heard.put(data)
         self._heard.put(b"")
 
     def _write(self, data: bytes) -> None:
