@@ -287,19 +287,19 @@ def _narrow(key: Ends, turns: Sequence[_Turn], causes: Causes) -> None:
     wire = [_bounds(turn, course, causes) for turn in turns]
     following = math.inf
     for turn, (earliest, latest) in zip(reversed(turns), reversed(wire), strict=True):
-        if not turn.moment.exact:
-            low, high = turn.moment.earliest, min(turn.moment.latest, max(following, turn.floor))
-            if latest is not None and max(turn.floor, earliest or 0.0) <= latest:
-                high = min(high, latest)
-            if high < low:  # the agent was late
-                low = turn.floor
-            turn.moment = turn.moment.within(low, high)
+        low, high = turn.moment.earliest, min(turn.moment.latest, max(following, turn.floor))
+        if latest is not None and max(turn.floor, earliest or 0.0) <= latest:
+            high = min(high, latest)
+        if high < low:  # the agent was late
+            low = turn.floor
+        turn.moment = turn.moment.within(low, high)
         turn.left, following = turn.moment.earliest, turn.moment.latest
     before = 0.0
     for turn, (earliest, _) in zip(turns, wire, strict=True):
         for bound in (earliest, before):
-            if bound is not None and turn.moment.earliest < bound <= turn.moment.latest:
-                turn.moment = turn.moment.within(bound, turn.moment.latest)
+            if bound is not None and bound <= turn.moment.latest:
+                begun = max(turn.moment.earliest, bound)
+                turn.moment = turn.moment.within(begun, turn.moment.latest)
         before = turn.moment.earliest
 
 

@@ -158,6 +158,7 @@ def test_who_closed_first_is_told_of_this_incarnation() -> None:
         ("socket; bind :8000", tcp("LISTEN", "[::]:8000", "[::]:*"), False),
         ("socket tcp6; set IPV6_V6ONLY; bind [::]:8000", tcp("LISTEN", ":8000"), False),
         ("socket tcp6; set IPV6_V6ONLY; bind [::]:8000", tcp("LISTEN", "*:8000", "*:*"), True),
+        ("socket tcp6; bind :8000", tcp("LISTEN", "[::]:8000", "[::]:*"), True),
         ("socket tcp6; bind server.v6:8000", tcp("LISTEN", "[fd00::2]:8000", "[::]:*"), True),
         ("socket tcp6; bind server.v6:8000", tcp("LISTEN", "[fd00::4]:8000", "[::]:*"), False),
         ("socket tcp6; bind server.v6:8000", tcp("LISTEN", ":8000"), False),
@@ -293,6 +294,10 @@ BINDS = "socket; bind :8000"
         (calls(0.5, "other", "socket tcp6; bind [::]:8000", "server"), BINDS, True),
         (calls(0.5, "other", "socket tcp6; set IPV6_V6ONLY; bind [::]:8000", "server"), BINDS,
          False),
+        (calls(0.5, "other", BINDS, "server"), "socket tcp6; set IPV6_V6ONLY; bind [::]:8000",
+         False),
+        ([*calls(0.5, "other", "socket", "server"), call(0.6, "other", "bind :8000", "server")],
+         BINDS, False),  # where, nobody knows
         (calls(0.5, "other", BINDS, "client"), BINDS, False),
         (calls(0.5, "other", "socket; bind :8001", "server"), BINDS, False),
         (calls(0.5, "other", f"{BINDS}; close", "server"), BINDS, False),
@@ -395,6 +400,8 @@ def test_both_with_reuseport_are_of_two_users_if_nothing_else_blocks() -> None:
     assert "the new one is of uid 1002" in only(history, "bind", scenario).text
     plain = calls(0.5, "first", "socket; bind :8000; listen 5", "server")
     assert ids(told([*plain, *bind_fails(3.0, "new", line, texts=SHARES)])) == ["bind-listener"]
+    first_of_both = old(SERVES.replace("; bind", "; set SO_REUSEPORT; bind"))
+    assert ids(told([*first_of_both, *bind_fails(3.0, "new", TIME_WAIT, texts=SHARES)], OLD)) == []
     here = calls(0.5, "first", f"{SHARES.replace(' :', ' server:')}; listen 5", "server")
     bound = calls(0.6, "idle", "socket; bind server.2:8000", "server")
     line = tcp("LISTEN", "198.18.0.2:8000", more="uid:1001 ino:4")
@@ -402,7 +409,7 @@ def test_both_with_reuseport_are_of_two_users_if_nothing_else_blocks() -> None:
     assert ids(history) == ["bind-bound"]
 
 
-@pytest.mark.parametrize("late", [0.0, 30.0])
+@pytest.mark.parametrize("late", [0.0, 2.5, 30.0])
 def test_a_look_of_another_time_or_host_tells_nothing(late: float) -> None:
     *before, last = bind_fails(3.0, "new", LISTEN)
     other = "server" if late else "client"

@@ -126,6 +126,9 @@ def test_the_backend_s_work_is_lost_as_the_client_ends() -> None:
 def test_without_calls_it_is_not_certain_that_they_belong_together() -> None:
     cause = only(proxied(DIES, CUT, texts="socket"), "proxy")
     assert not cause.certain and "the calls of one process on both would tell" in cause.text
+    gives_up = Sent(2.01, OUT, BACKEND, FIN | ACK, 19, 1)  # and may read on
+    leaves = Sent(2.0, CLIENT, SERVER, RST | ACK, 8, 1)
+    assert ids(proxied(leaves, gives_up, texts="socket"), "proxy") == []
 
 
 HALF = Sent(1.3, CLIENT, SERVER, FIN | ACK, 8, 1)
@@ -150,6 +153,9 @@ def test_by_the_client_s_calls_too() -> None:
     closed = tuple(calls(1.0, "client", half.replace("shutdown wr", "close")))
     history = proxied(HALF, ENDS, more=(*closed, ended(1.6, "server")))
     assert ids(history, "half") == [] and ids(history, "proxy") == ["proxy-cut"]
+    leaves = Sent(1.3, CLIENT, SERVER, RST | ACK, 8, 1)
+    history = proxied(leaves, ENDS, more=(*mine, ended(1.6, "server")))
+    assert ids(history, "half") == [] and ids(history, "proxy") == ["proxy-cut"]
 
 
 EARLY = Sent(1.9, BACKEND, OUT, PSH, 1, 19, data=4)
@@ -171,6 +177,7 @@ ANSWER = [Sent(1.7, BACKEND, OUT, PSH, 1, 20, data=9)]
                 Sent(2.01, OUT, BACKEND, RST | ACK, 19, 5), more=OVER),
         proxied(HALF, ENDS, *ANSWER, more=WAITS),  # it passed a FIN on as a FIN
         proxied(HALF, ENDS, more=WAITS),  # and its backend has yet to answer
+        proxied(HALF, ENDS, Sent(1.7, BACKEND, OUT, RST, 1), more=WAITS),  # or refuses to
     ],
 )  # fmt: skip
 def test_what_is_no_cut(history: History) -> None:

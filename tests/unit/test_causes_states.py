@@ -233,6 +233,9 @@ def test_a_fin_wait_2_that_nobody_holds_ends_by_itself() -> None:
     assert (cause.id, cause.host, cause.connection) == ("fin-wait-2-orphan", "server", HERE)
     assert "its peer has not closed; nobody has it open here, so it ends by itself" in cause.text
     assert "timewait timer 4.5 s left" in cause.evidence[0]
+    assert "open here since" not in cause.text
+    held = look(4.0, tcp("FIN-WAIT-2", SERVER, CLIENT, more="ino:7"))
+    assert "has it open here since 4.0 s" in only(told([*orphan(), held], SHUT), "fin-wait-2").text
 
 
 def test_without_an_inode_nobody_knows_who_holds_it() -> None:

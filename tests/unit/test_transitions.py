@@ -80,6 +80,25 @@ def test_a_look_long_after_the_end_shows_another_socket() -> None:
     assert spans(found[1]) == [("ESTAB", 4.9, 5.1, math.inf, math.inf)]
 
 
+@pytest.mark.parametrize(
+    ("t", "same"),
+    [(1.0 - SAMPLING, True), (0.99 - SAMPLING, False), (1.002 + SAMPLING, True),
+     (1.01 + SAMPLING, False)],
+)  # fmt: skip
+def test_a_look_shows_the_socket_of_its_time(t: float, same: bool) -> None:
+    """Where the kernel may not have told of all."""
+    there = walk("UNCONN", "SYN-SENT", "ESTAB", "UNCONN")  # from 1.0 to 1.002
+    events = [*there, TroubleEvent(0.1, "server", "trace", "lost"), look(t, shown("SYN-SENT"))]
+    assert len(timelines(history(*events), "server")) == (1 if same else 2)
+
+
+def test_what_another_one_follows_has_ended() -> None:
+    events = [*walk(*PASSIVE[:3]), *walk(*PASSIVE[:3], start=3.0), look(3.5, shown("ESTAB"))]
+    first, second = timelines(history(*events), "server")
+    assert (first.gap, second.gap) == ("its end is missing", None)
+    assert (first.spans[-1].end, second.spans[-1].end) == (Moment(1.001, 3.0), None)
+
+
 def test_connect_has_no_port_at_first() -> None:
     early = walk("UNCONN", "SYN-SENT", local="198.18.0.2:0", remote="198.18.0.3:80")
     rest = walk("SYN-SENT", "ESTAB", "UNCONN", start=1.5, local="198.18.0.2:33000",

@@ -136,7 +136,7 @@ def parse_predicate(value: Any, handler: Any, info: ValidationInfo) -> Predicate
             raise problem(
                 "an empty mapping claims nothing; allowed: " + ", ".join(Predicate._keys())
             )
-    elif value is None or not isinstance(value, dict):
+    else:
         raise problem(
             f"a predicate is a mapping ({', '.join(Predicate._keys())}), not {shown(value)}"
         )
