@@ -322,8 +322,6 @@ def _guess(key: Ends, turns: Sequence[_Turn], causes: Causes) -> None:
                 guess = causes.cause(key, old, turn.state, after, turn.limit)
             guess = turn.closed if guess is None else guess
             turn.moment = replace(turn.moment, guess=guess)
-        if not turn.moment.exact and turn.moment.at < after:
-            turn.moment = replace(turn.moment, guess=after)
         after, old = turn.moment.at, turn.state
 
 

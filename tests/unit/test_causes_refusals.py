@@ -105,6 +105,12 @@ def test_a_connect_that_its_program_has_not_waited_for() -> None:
     assert ids(told([*ASKING, late, look(3.0)], LOST)) == []
 
 
+@pytest.mark.parametrize(("until", "told_of"), [(1.9, False), (2.0, True)])
+def test_a_connect_of_a_program_whose_calls_nobody_sees(until: float, told_of: bool) -> None:
+    unseen = TroubleEvent(0.5, "client", "calls", "no tracing here")
+    assert ids(told([unseen, look(until)], LOST[:1])) == (["no-answer"] if told_of else [])
+
+
 def test_data_that_still_has_no_answer() -> None:
     data = [Sent(t, CLIENT, SERVER, ACK | 8, 1, 1, data=9, fate="lost") for t in (2.0, 2.4, 3.2)]
     wire = [*handshake(1.0), *data]
@@ -183,6 +189,10 @@ def test_no_route() -> None:
 def test_its_own_firewall_refuses() -> None:
     cause = only(told([*fails("ECONNREFUSED"), counted(**GOT, **SENT)]))
     assert "a rule of client itself refuses what it sends" in cause.text
+
+
+def test_a_connect_that_timed_out_was_not_refused() -> None:
+    assert ids(told([*fails("ETIMEDOUT"), counted(**GOT)], TRIES)) == ["no-answer"]
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,16 @@ def test_connections_of_the_same_ends_are_told_apart() -> None:
     ]  # fmt: skip
 
 
+def test_of_two_hosts_what_was_never_there_at_once_is_not_one_connection() -> None:
+    server = [*established(1.0)[2:], *trace(2.0, *FIRST), look(2.01)]
+    later = trace(3.0, "UNCONN", "SYN-SENT", *FIRST, ends=BACK)
+    wire = [*WIRE, *handshake(3.0, start=9000)]
+    history = told([*server, *later, look(4.0, host="client")], wire)
+    assert [(cause.host, "at once" in cause.text) for cause in said(history, "closed")] == [
+        ("server", False), ("client", False),
+    ]  # fmt: skip
+
+
 def test_loopback_of_two_hosts_is_not_one_connection() -> None:
     ends = ("127.0.0.1:40000", "127.0.0.1:8000")
     ours = tcp("TIME-WAIT", *ends, more="timer:(timewait,59sec,0)")
