@@ -79,8 +79,12 @@ def test_a_rst_in_spite_of_a_listener_is_a_firewall_s() -> None:
     assert ids(told([look(0.5, LISTEN), look(4.0, LISTEN), denied], ASKS)) == []
 
 
-def test_a_listener_that_came_later_does_not_count() -> None:
+def test_a_listener_of_another_time_does_not_count() -> None:
     assert ids(told([look(0.5), *listened(3.5), look(4.0, LISTEN)], ASKS)) == ["connect-refused"]
+    gone = ResetEvent(3.0001, "server", SERVER, CLIENT, "NO_SOCKET")
+    for reason in ([], [gone]):
+        ended = [look(0.5), *listened(1.0, 2.0), look(4.0), *reason]
+        assert ids(told(ended, ASKS)) == ["connect-refused"]
 
 
 # --- Without an answer, and no call says so -------------------------------------------------------

@@ -225,8 +225,10 @@ def passing(o: Observation, *parts: float) -> list[Observation]:
 
 
 def test_what_is_forwarded_is_one_segment() -> None:
-    (found,) = segments(DATA, *passing(DATA, 0.3, 0.6), seen(DATA))
+    found, straight = segments(DATA, *passing(DATA, 0.3, 0.6), seen(DATA), *both(REPEATED))
     assert (found.sender, found.receiver, found.lost) == ("client", "server", False)
+    assert found.way and [hop.host for hop in found.way.hops] == ["router"]
+    assert straight.way is None
 
 
 @pytest.mark.parametrize(("apart", "made"), [(EARLY / 2, False), (EARLY * 2, True)])
