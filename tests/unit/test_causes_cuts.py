@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from labctl.judge.causes.cuts import IDLE, SOON
 from labctl.record.events import Event
 from labctl.record.history import History
 from tests.caused import (
@@ -55,6 +56,19 @@ def test_a_request_that_crosses_the_fin() -> None:
 def test_a_fin_that_was_lost_had_not_come_either() -> None:
     lost, second = replace(CLOSES, fate="lost"), replace(SECOND, t=3.1)
     assert ids(raced(lost, second, replace(REFUSES, t=3.1002)), "idle") == ["idle-race"]
+
+
+@pytest.mark.parametrize(("idle", "raced_for"), [(IDLE - 0.01, False), (IDLE + 0.01, True)])
+def test_only_an_idle_connection_is_closed_for_being_so(idle: float, raced_for: bool) -> None:
+    t = FIRST[-1].t + idle
+    sent = replace(CLOSES, t=t), replace(SECOND, t=t + LATER / 2), replace(REFUSES, t=t + 0.0002)
+    assert bool(ids(raced(*sent), "idle")) is raced_for
+
+
+def test_what_left_when_the_fin_had_come_could_have_known() -> None:
+    for early, crossed in ((1e-6, True), (-1e-6, False)):
+        second = replace(SECOND, t=CLOSES.t + LATER - early)
+        assert bool(ids(raced(CLOSES, second, REFUSES), "idle")) is crossed
 
 
 @pytest.mark.parametrize(
@@ -129,6 +143,16 @@ def test_without_calls_it_is_not_certain_that_they_belong_together() -> None:
     gives_up = Sent(2.01, OUT, BACKEND, FIN | ACK, 19, 1)  # and may read on
     leaves = Sent(2.0, CLIENT, SERVER, RST | ACK, 8, 1)
     assert ids(proxied(leaves, gives_up, texts="socket"), "proxy") == []
+
+
+@pytest.mark.parametrize(("after", "cut"), [(SOON - 0.01, True), (SOON + 0.01, False)])
+def test_one_end_is_soon_after_the_other_one(after: float, cut: bool) -> None:
+    late = replace(CUT, t=DIES.t + LATER + after)
+    assert ids(proxied(DIES, late), "proxy") == (["proxy-cut"] if cut else [])
+    leaves, gives_up = (Sent(2.0, CLIENT, SERVER, RST | ACK, 8, 1),
+                        Sent(2.01, OUT, BACKEND, FIN | ACK, 19, 1))  # fmt: skip
+    closes = ended(2.01 + after, "server")
+    assert ids(proxied(leaves, gives_up, more=(closes,)), "proxy") == (["proxy-cut"] if cut else [])
 
 
 HALF = Sent(1.3, CLIENT, SERVER, FIN | ACK, 8, 1)

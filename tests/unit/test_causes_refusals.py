@@ -105,6 +105,9 @@ def test_a_connect_that_its_program_has_not_waited_for() -> None:
     answer = Sent(2.5, SERVER, CLIENT, SYN | ACK, 0, 1)
     assert ids(told([*ASKING, look(3.0)], [*LOST, answer])) == []
     assert ids(told([*ASKING, look(1.5)], LOST[:1])) == []
+    soon = [LOST[0], replace(LOST[1], t=1.4)]
+    for until, told_of in ((1.9, []), (2.0, ["no-answer"])):
+        assert ids(told([*ASKING, look(until)], soon)) == told_of
     late = call(2.8, "client", "connect server:8000", errno="EINTR", error="", local=CLIENT)
     assert ids(told([*ASKING, late, look(3.0)], LOST)) == []
 

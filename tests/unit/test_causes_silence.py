@@ -165,6 +165,9 @@ def test_a_user_timeout_that_was_over() -> None:
         history = told(speaks("set TCP_USER_TIMEOUT 5000"), [*handshake(1.0), *sent])
         cause = only(history, "timeout")
         assert (cause.id, "TCP_USER_TIMEOUT, 5000 ms" in cause.text) == ("timeout-user", True)
+    for at, named in ((6.6, []), (6.8, ["timeout-user"])):  # give or take 0.3 s
+        events = speaks("set TCP_USER_TIMEOUT 5000", at=at)
+        assert ids(told(events, [*handshake(1.0), *again()]), "timeout") == named
 
 
 @pytest.mark.parametrize(

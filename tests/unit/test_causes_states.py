@@ -214,7 +214,20 @@ def test_a_half_closed_connection_that_still_talks_is_in_order() -> None:
 
 
 def test_a_short_close_wait_is_in_order() -> None:
-    assert ids(told(half(until=2.7), HALF), "close-wait") == []
+    for until, told_of in ((2.9, []), (3.0, ["close-wait-held"])):  # it began at 2.0
+        assert ids(told(half(until=until), HALF), "close-wait") == told_of
+    for t, told_of in ((7.9, ["close-wait-held"]), (8.1, [])):
+        talks = Sent(t, SERVER, CLIENT, ACK | 8, 1, 2, data=1)
+        assert ids(told(half(), [*HALF, talks]), "close-wait") == told_of
+
+
+def test_of_many_that_last_the_first_are_told() -> None:
+    events: list[Event] = [look(9.0)]
+    wire: list[Sent] = []
+    for end in (f"198.18.0.3:{40000 + n}" for n in range(4)):
+        events += [*established(1.0, end), *trace(2.0, *LAST[:2], ends=(SERVER, end))]
+        wire += handshake(1.0, end)
+    assert len(ids(told(events, wire), "close-wait")) == 3
 
 
 def test_a_fin_wait_2_that_a_program_holds() -> None:
@@ -396,4 +409,5 @@ def test_who_is_back_or_is_asked_is_not_unnoticed() -> None:
     assert vanished(cut_at(2.0), cut_at(3.0, 1)) == []
     assert vanished(cut_at(2.0), sent=[Sent(3.0, SERVER, CLIENT, ACK, 1, 1, 5, "lost")]) == []
     assert vanished(cut_at(2.0), timer="timer:(keepalive,1.0sec,2)") == []
-    assert vanished(cut_at(8.5)) == []
+    assert vanished(cut_at(8.1)) == []
+    assert len(vanished(cut_at(8.0))) == 1  # for a second, by the last look
