@@ -99,6 +99,19 @@ def test_only_calls_since_a_label_count() -> None:
     assert (finding.result, finding.actual) == ("fail", "recv: not done")
 
 
+def test_a_call_at_the_moment_of_a_label_counts() -> None:
+    text = "{process: {server: {call: {1st recv: ok}, since: later}}}"
+    events = [started(), marked(2.0, "later"), call(2.0, "recv")]
+    assert labelled(text).judge(History([LAB, *events]))[0].result == "pass"
+
+
+def test_a_call_that_goes_on_is_not_what_was_done() -> None:
+    done = [started(), call(1.0, "accept"), enter(2.0, "accept")]
+    assert judge("{process: {server: {call: {accept: ok}}}}", *done).measured.calls == {
+        "accept": "ok"
+    }
+
+
 def labelled(text: str) -> Any:
     """A claim after a step with the label `later`."""
     found = scenario(f"""\

@@ -134,6 +134,15 @@ def test_each_state_has_its_rule(state: str, name: str) -> None:
     assert f"blocked by {state} {SERVER}" in cause.text
 
 
+def test_of_two_connections_who_closed_this_one_first_is_told() -> None:
+    other = "198.18.0.3:40001"
+    first = [*established(0.2, other), *trace(0.4, "ESTAB", "CLOSE-WAIT", ends=(SERVER, other)),
+             *trace(0.3, "ESTAB", "FIN-WAIT-1", "FIN-WAIT-2", ends=(other, SERVER))]  # fmt: skip
+    history = told([*first, *old(), *bind_fails(3.0, "new", TIME_WAIT)],
+                   [*handshake(0.2, other), *OLD])  # fmt: skip
+    assert "server closed first in this connection" in only(history, "bind").text
+
+
 def test_who_closed_first_is_told_of_this_incarnation() -> None:
     again = [
         *established(3.0), *trace(4.0, "ESTAB", "CLOSE-WAIT", "LAST-ACK"),

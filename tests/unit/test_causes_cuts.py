@@ -51,6 +51,8 @@ def test_a_request_that_crosses_the_fin() -> None:
     assert "server, which closed that connection after 1.8 s without data" in cause.text
     assert "sooner than the server does" in cause.cure
     assert len(cause.evidence) == 3
+    bare = Sent(2.9, CLIENT, SERVER, ACK, 6, 7)  # it has no data
+    assert ids(raced(bare, CLOSES, SECOND, REFUSES), "idle") == ["idle-race"]
 
 
 def test_a_fin_that_was_lost_had_not_come_either() -> None:

@@ -150,6 +150,7 @@ def test_keepalive_that_gave_up() -> None:
         "timeout-keepalive", "client", f"{CLIENT} -> {SERVER}",
     )  # fmt: skip
     assert "3 keepalive probes had no answer, 2.0 s apart; 3 lost on their way" in cause.text
+    assert len(cause.evidence) == 3
 
 
 def test_retransmissions_that_gave_up() -> None:
@@ -204,7 +205,7 @@ def shut(*later: Sent) -> list[Sent]:
 def test_a_user_timeout_ends_what_a_closed_window_keeps_though_its_probes_are_answered() -> None:
     late = speaks("set TCP_USER_TIMEOUT 3000", at=6.0)
     cause = only(told(late, shut()), "timeout")
-    assert cause.id == "timeout-user"
+    assert (cause.id, len(cause.evidence)) == ("timeout-user", 3)
     assert "the window of its peer stayed closed for TCP_USER_TIMEOUT, 3000 ms: 3 probes" in (
         cause.text
     )  # fmt: skip

@@ -145,7 +145,7 @@ def test_a_syn_into_an_open_connection_is_challenged() -> None:
     """70,000 apart are the first numbers of the client's two connections."""
     cause = only(lived(AGAIN, replace(CHALLENGE, start=0)), "challenge")
     assert (cause.id, cause.host) == ("challenge-ack", "server")
-    assert cause.connection == f"{SERVER} -> {CLIENT}"
+    assert (cause.connection, cause.at) == (f"{SERVER} -> {CLIENT}", pytest.approx(AGAIN.t + LATER))
     assert "the number that was due is 69999 before the SYN's own" in cause.text
     assert "ACK seq 1 ack 4294897297" in cause.evidence[1]
 
@@ -194,6 +194,7 @@ def answered(*sent: Sent, counted: int = 1) -> History:
 
 def test_an_ack_of_what_was_never_sent_is_challenged() -> None:
     cause = only(answered(FORGED, DENIES), "challenge")
+    assert cause.at == pytest.approx(CAME)
     assert (cause.host, cause.connection) == ("client", f"{CLIENT} -> {SERVER}")
     assert "acknowledges all up to number 9, and client had sent no more than up to 1" in cause.text
 
@@ -220,6 +221,7 @@ STALE = replace(FORGED, ack=-100)
 
 def test_an_ack_that_is_too_old_is_challenged() -> None:
     cause = only(answered(*SAYS, STALE, DENIES_IT), "challenge")
+    assert cause.at == pytest.approx(CAME)
     assert (cause.host, cause.connection) == ("client", f"{CLIENT} -> {SERVER}")
     assert "its acknowledgement is 701 before the last one, 601, and so too old" in cause.text
     assert "RFC 5961, section 5.2" in cause.refs[0]

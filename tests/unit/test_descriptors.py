@@ -93,6 +93,23 @@ def test_a_child_has_what_its_parent_lets_go_as_it_forks() -> None:
     assert accepted.closed == 3.0
 
 
+def test_only_tcp_sockets_are_of_interest() -> None:
+    assert sockets(PEER, did(0.1, "socket udp")) == []
+
+
+def test_a_bind_that_failed_is_told_until_one_does_not() -> None:
+    failed, done = did(0.2, "bind :1", errno="EACCES"), did(0.3, "bind :9", local="0.0.0.0:9")
+    for binds, bound in (([failed], failed), ([failed, done], done), ([done, failed], done)):
+        (found,) = sockets(PEER, did(0.1, "socket"), *binds)
+        assert found.bound is bound
+
+
+def test_a_connect_that_failed_has_no_ends() -> None:
+    asked = did(0.2, "connect client:9", errno="ETIMEDOUT", local=HERE, peer=THERE)
+    (found,) = sockets(PEER, did(0.1, "socket"), asked)
+    assert (found.ends, found.local) == (None, "")
+
+
 def test_a_socket_that_is_used_is_the_listener_only_if_it_listens() -> None:
     calls = ("socket as a", "bind :8000", "listen 5", "socket as b", "use b", "close listener")
     first, second = sockets(PEER, *(did(n / 10, call) for n, call in enumerate(calls, 1)))

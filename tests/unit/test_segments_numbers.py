@@ -251,6 +251,12 @@ def test_pauses(pattern: str, result: str) -> None:
         assert finding.actual == "4; 1 s, 2 s, 4 s apart"
 
 
+def test_pauses_are_told_to_the_microsecond() -> None:
+    assert judge("{from: client, spaced: [1s]}", syns(1.0, 2.0000004)).measured.pauses_seconds == (
+        1.0,
+    )
+
+
 def test_pauses_are_those_of_one_connection() -> None:
     two = [*syns(1.0, 2.0), *syns(3.0, 5.0, port=40001)]
     assert judge("{from: client, spaced: [2s]}", two).result == "pass"

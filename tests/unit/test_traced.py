@@ -179,6 +179,7 @@ CAME = packet(2.0, THERE, HERE, FIN | ACK, (101, 701))
     ("packets", "taken"),
     [
         ([CAME, packet(2.5, HERE, THERE, ACK, (701, 102))], (2.0, 2.5)),
+        ([CAME, packet(2.0, HERE, THERE, ACK, (701, 102))], (2.0, 2.0)),
         ([CAME, packet(2.5, HERE, THERE, ACK, (701, 101))], None),  # not of the FIN
         ([CAME], None),
         ([CAME, packet(2.2, HERE, THERE, ACK, (701, 101)),
