@@ -1,4 +1,5 @@
-"""Whose accept queue was full, where a host has several: what a SYN without an answer tells."""
+"""Whose accept queue was full, where a host has several: what a SYN without an answer tells. And of
+how many connections it is told that they waited for data."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from labctl.judge.causes.listeners import SOON
-from tests.caused import CLIENT, LATER, SERVER, handshake, look, said, told
+from tests.caused import CLIENT, LATER, SERVER, calls, handshake, ids, listened, look, said, told
 from tests.fake import tcp
 from tests.walked import ACK, SYN, Sent
 
@@ -50,3 +51,13 @@ def test_syns_of_another_port_or_host_or_that_did_not_come_tell_nothing() -> Non
     assert not known(Sent(1.5, CLIENT, "198.18.0.2:7000", SYN))
     assert not known(Sent(1.5, CLIENT, "198.18.0.5:8000", SYN))
     assert not known(Sent(1.5, CLIENT, SERVER, SYN, fate="lost"))
+
+
+def test_of_many_that_wait_for_data_the_first_are_told() -> None:
+    ends = [f"198.18.0.3:{40000 + n}" for n in range(4)]
+    waiting = [tcp("SYN-RECV", SERVER, end, more="timer:(on,1sec,0) ino:0") for end in ends]
+    server = calls(0.5, "server", "socket; set TCP_DEFER_ACCEPT 5; bind :8000; listen 5")
+    ignored: dict[str, Any] = {"TcpExtTCPDeferAcceptDrop": 4}
+    looks = [look(1.01, *waiting, **ignored), look(4.0, *waiting)]
+    shaken = [sent for end in ends for sent in handshake(1.0, end)]
+    assert ids(told([*server, *listened(0.504), *looks], shaken)) == ["deferred-accept"] * 3

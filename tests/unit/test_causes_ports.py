@@ -37,6 +37,11 @@ def test_a_connect_without_a_port_names_who_holds_them_for_that_place() -> None:
     assert "no port of net.ipv4.ip_local_port_range is free for server:8000" in cause.text
 
 
+@pytest.mark.parametrize(("at", "named"), [(4.04, True), (4.06, False)])
+def test_a_look_within_a_second_tells(at: float, named: bool) -> None:
+    assert bool(ids(refused(gone(40000), at=at))) is named
+
+
 def ranged(before: str, steps: str = "[{note: nothing}]") -> Scenario:
     """A scenario that sets the client's range, and a later step that may set it again."""
     text = (

@@ -187,6 +187,19 @@ def test_nobody_answers_for_an_address() -> None:
     assert "or a rule of client loses what it sends" in doubt.text
 
 
+def test_who_is_cut_off_does_not_answer_for_its_address() -> None:
+    (scenario,) = load_document(Document("few", f"{STEPS}{{cut: server}}]\n"), "", "few", {})
+    cut = StepEvent(1.0, 0, "end", "cut server", outcome="done", verb="cut", moment=1.0)
+    cause = only(told([cut, *fails("EHOSTUNREACH"), counted(**GOT, **SENT)]), "", scenario)
+    assert "server has been cut off since 1.000 s" in cause.text
+
+
+def test_whose_icmp_error_it_was_may_not_be_known() -> None:
+    other = {"IcmpInDestUnreachs": 2, "IcmpOutDestUnreachs": 1}
+    for counters, told_of in (({**GOT, **SENT}, ["no-answer"]), (other, [])):
+        assert ids(told([*fails("EHOSTUNREACH"), counted(**counters)], TRIES)) == told_of
+
+
 def test_no_route() -> None:
     cause = only(told([*fails("ENETUNREACH"), counted(IpOutNoRoutes=1)]))
     assert (cause.id, "client has no route to 198.18.0.2" in cause.text) == ("no-route", True)

@@ -409,6 +409,7 @@ def test_who_is_back_or_is_asked_is_not_unnoticed() -> None:
     assert vanished() == []
     assert vanished(cut_at(2.0), cut_at(3.0, 1)) == []
     assert vanished(cut_at(2.0), sent=[Sent(3.0, SERVER, CLIENT, ACK, 1, 1, 5, "lost")]) == []
-    assert vanished(cut_at(2.0), timer="timer:(keepalive,1.0sec,2)") == []
+    for timer in ("keepalive,900ms,2", "on,200ms,0"):
+        assert vanished(cut_at(2.0), timer=f"timer:({timer})") == []
     assert vanished(cut_at(8.1)) == []
     assert len(vanished(cut_at(8.0))) == 1  # for a second, by the last look

@@ -253,6 +253,10 @@ def test_a_process_that_runs_and_awaits_nothing() -> None:
     assert judge("{process: {server: awaiting}}", *RUNNING).measured.process == "running"
 
 
+def test_a_state_beside_what_it_wrote() -> None:
+    assert judge("{process: {server: {state: running}}}", *RUNNING).result == "pass"
+
+
 def test_a_call_of_its_own_may_come_to_be_blocked() -> None:
     entered = [CallEvent(t, name, name, 2, "enter", "recv", "recv")
                for t, name in ((1.0, "server"), (2.0, "client"))]  # fmt: skip
