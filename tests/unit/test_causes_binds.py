@@ -195,6 +195,12 @@ def test_a_listener_is_named_with_its_process_and_comes_first() -> None:
     assert "also by TIME-WAIT" in cause.text
 
 
+def test_what_is_open_is_named_before_what_is_over() -> None:
+    open_ = tcp("ESTAB", SERVER, "198.18.0.3:40001")
+    cause = only(told(bind_fails(3.0, "new", TIME_WAIT, open_)), "bind")
+    assert (cause.id, "also by TIME-WAIT" in cause.text) == ("bind-connection", True)
+
+
 def test_of_two_listeners_on_one_port_the_right_process_is_named() -> None:
     lines = [tcp("LISTEN", "198.18.0.2:8000"), tcp("LISTEN", "198.18.0.4:8000")]
     both = [*calls(0.5, "one", "socket; bind server:8000; listen 5", "server"),

@@ -409,6 +409,7 @@ def test_who_is_back_or_is_asked_is_not_unnoticed() -> None:
     assert vanished() == []
     assert vanished(cut_at(2.0), cut_at(3.0, 1)) == []
     assert vanished(cut_at(2.0), sent=[Sent(3.0, SERVER, CLIENT, ACK, 1, 1, 5, "lost")]) == []
+    assert vanished(cut_at(2.0), *trace(8.5, "ESTAB", "UNCONN")) == []  # it is over
     for timer in ("keepalive,900ms,2", "on,200ms,0"):
         assert vanished(cut_at(2.0), timer=f"timer:({timer})") == []
     assert vanished(cut_at(8.1)) == []

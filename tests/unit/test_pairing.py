@@ -155,6 +155,8 @@ def test_each_report_is_about_one_segment() -> None:
         ((3, 50), (2, 60), True),  # the timestamp counts
         ((3, 60), (4, 60), True),  # the same one: the identification tells
         ((5, 60), (4, 60), False),
+        ((3, 50), (4, 0), True),  # only one of them has one
+        ((3, 0), (4, 60), True),
     ],
 )
 def test_what_was_lost_as_it_left_was_before_what_is_marked_as_later(
