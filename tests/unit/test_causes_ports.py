@@ -37,8 +37,8 @@ def test_a_connect_without_a_port_names_who_holds_them_for_that_place() -> None:
     assert "no port of net.ipv4.ip_local_port_range is free for server:8000" in cause.text
 
 
-@pytest.mark.parametrize(("at", "named"), [(4.04, True), (4.06, False)])
-def test_a_look_within_a_second_tells(at: float, named: bool) -> None:
+@pytest.mark.parametrize(("at", "named"), [(3.02, True), (4.04, True), (4.06, False)])
+def test_a_look_within_a_second_tells_or_the_last_before(at: float, named: bool) -> None:
     assert bool(ids(refused(gone(40000), at=at))) is named
 
 

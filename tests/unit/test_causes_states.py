@@ -172,7 +172,7 @@ def test_a_close_wait_names_the_process_that_has_not_closed() -> None:
 def test_the_fin_is_no_unread_byte_and_a_program_is_not_named() -> None:
     cause = only(told(half(), HALF), "close-wait")
     assert cause.text.endswith("its peer has closed, and the program here has not")
-    assert "has not, with 1 bytes unread" in only(told(half(recv_q=2), HALF), "close-wait").text
+    assert "has not, with 1 byte unread" in only(told(half(recv_q=2), HALF), "close-wait").text
 
 
 def test_one_that_has_read_the_end_need_not_be_told_to_read() -> None:
