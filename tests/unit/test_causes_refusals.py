@@ -116,6 +116,7 @@ def test_a_connect_that_its_program_has_not_waited_for() -> None:
 def test_a_connect_of_a_program_whose_calls_nobody_sees(until: float, told_of: bool) -> None:
     unseen = TroubleEvent(0.5, "client", "calls", "no tracing here")
     assert ids(told([unseen, look(until)], LOST[:1])) == (["no-answer"] if told_of else [])
+    assert len(only(told([unseen, look(9.0)], LOST)).evidence) == len(LOST)
 
 
 def test_data_that_still_has_no_answer() -> None:
