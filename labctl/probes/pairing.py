@@ -405,10 +405,9 @@ def _overlap(one: Observation, other: Observation) -> bool:
 def _covered(seen: Observation, parts: Iterable[Observation]) -> bool:
     """Whether these parts have all numbers of a segment."""
     end = 0
-    for part in sorted(parts, key=lambda part: _offset(seen, part)):
-        if _offset(seen, part) > end:
-            return False
-        end = max(end, _offset(seen, part) + part.span)
+    for begin, span in sorted((_offset(seen, part), part.span) for part in parts):
+        if begin <= end:
+            end = max(end, begin + span)
     return end >= seen.span
 
 

@@ -161,6 +161,8 @@ def test_timestamps_wherever_they_stand(options: bytes, timestamps: tuple[int, i
 def test_the_captures_of_a_run(host: str) -> None:
     data = (RUN / f"{host}.pcap").read_bytes()
     assert data.startswith(FILE_HEADER)
+    magic, *_, link = struct.unpack("<IHHiIII", FILE_HEADER)
+    assert (magic, link) == (0xA1B23C4D, 1)  # nanoseconds; LINKTYPE_ETHERNET
     found = read_packets(host, data[len(FILE_HEADER) :])
     assert [" ".join(o.flags) for o in found[:3]] == ["SYN", "SYN ACK", "ACK"]
     sent = sum(o.length for o in found if o.source.endswith(":8000") and "FIN" not in o.flags)

@@ -134,6 +134,15 @@ def test_each_state_has_its_rule(state: str, name: str) -> None:
     assert f"blocked by {state} {SERVER}" in cause.text
 
 
+def test_of_two_connections_who_closed_this_one_first_is_told() -> None:
+    other = "198.18.0.3:40001"
+    first = [*established(0.2, other), *trace(0.4, "ESTAB", "CLOSE-WAIT", ends=(SERVER, other)),
+             *trace(0.3, "ESTAB", "FIN-WAIT-1", "FIN-WAIT-2", ends=(other, SERVER))]  # fmt: skip
+    history = told([*first, *old(), *bind_fails(3.0, "new", TIME_WAIT)],
+                   [*handshake(0.2, other), *OLD])  # fmt: skip
+    assert "server closed first in this connection" in only(history, "bind").text
+
+
 def test_who_closed_first_is_told_of_this_incarnation() -> None:
     again = [
         *established(3.0), *trace(4.0, "ESTAB", "CLOSE-WAIT", "LAST-ACK"),
@@ -158,6 +167,7 @@ def test_who_closed_first_is_told_of_this_incarnation() -> None:
         ("socket; bind :8000", tcp("LISTEN", "[::]:8000", "[::]:*"), False),
         ("socket tcp6; set IPV6_V6ONLY; bind [::]:8000", tcp("LISTEN", ":8000"), False),
         ("socket tcp6; set IPV6_V6ONLY; bind [::]:8000", tcp("LISTEN", "*:8000", "*:*"), True),
+        ("socket tcp6; bind :8000", tcp("LISTEN", "[::]:8000", "[::]:*"), True),
         ("socket tcp6; bind server.v6:8000", tcp("LISTEN", "[fd00::2]:8000", "[::]:*"), True),
         ("socket tcp6; bind server.v6:8000", tcp("LISTEN", "[fd00::4]:8000", "[::]:*"), False),
         ("socket tcp6; bind server.v6:8000", tcp("LISTEN", ":8000"), False),
@@ -183,6 +193,12 @@ def test_a_listener_is_named_with_its_process_and_comes_first() -> None:
     assert (cause.id, cause.connection, cause.certain) == ("bind-listener", None, True)
     assert "blocked by LISTEN 0.0.0.0:8000, accept queue 0/5, of first" in cause.text
     assert "also by TIME-WAIT" in cause.text
+
+
+def test_what_is_open_is_named_before_what_is_over() -> None:
+    open_ = tcp("ESTAB", SERVER, "198.18.0.3:40001")
+    cause = only(told(bind_fails(3.0, "new", TIME_WAIT, open_)), "bind")
+    assert (cause.id, "also by TIME-WAIT" in cause.text) == ("bind-connection", True)
 
 
 def test_of_two_listeners_on_one_port_the_right_process_is_named() -> None:
@@ -293,6 +309,10 @@ BINDS = "socket; bind :8000"
         (calls(0.5, "other", "socket tcp6; bind [::]:8000", "server"), BINDS, True),
         (calls(0.5, "other", "socket tcp6; set IPV6_V6ONLY; bind [::]:8000", "server"), BINDS,
          False),
+        (calls(0.5, "other", BINDS, "server"), "socket tcp6; set IPV6_V6ONLY; bind [::]:8000",
+         False),
+        ([*calls(0.5, "other", "socket", "server"), call(0.6, "other", "bind :8000", "server")],
+         BINDS, False),  # where, nobody knows
         (calls(0.5, "other", BINDS, "client"), BINDS, False),
         (calls(0.5, "other", "socket; bind :8001", "server"), BINDS, False),
         (calls(0.5, "other", f"{BINDS}; close", "server"), BINDS, False),
@@ -395,6 +415,8 @@ def test_both_with_reuseport_are_of_two_users_if_nothing_else_blocks() -> None:
     assert "the new one is of uid 1002" in only(history, "bind", scenario).text
     plain = calls(0.5, "first", "socket; bind :8000; listen 5", "server")
     assert ids(told([*plain, *bind_fails(3.0, "new", line, texts=SHARES)])) == ["bind-listener"]
+    first_of_both = old(SERVES.replace("; bind", "; set SO_REUSEPORT; bind"))
+    assert ids(told([*first_of_both, *bind_fails(3.0, "new", TIME_WAIT, texts=SHARES)], OLD)) == []
     here = calls(0.5, "first", f"{SHARES.replace(' :', ' server:')}; listen 5", "server")
     bound = calls(0.6, "idle", "socket; bind server.2:8000", "server")
     line = tcp("LISTEN", "198.18.0.2:8000", more="uid:1001 ino:4")
@@ -402,7 +424,7 @@ def test_both_with_reuseport_are_of_two_users_if_nothing_else_blocks() -> None:
     assert ids(history) == ["bind-bound"]
 
 
-@pytest.mark.parametrize("late", [0.0, 30.0])
+@pytest.mark.parametrize("late", [0.0, 2.5, 30.0])
 def test_a_look_of_another_time_or_host_tells_nothing(late: float) -> None:
     *before, last = bind_fails(3.0, "new", LISTEN)
     other = "server" if late else "client"

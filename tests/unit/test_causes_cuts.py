@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from labctl.judge.causes.cuts import IDLE, SOON
 from labctl.record.events import Event
 from labctl.record.history import History
 from tests.caused import (
@@ -50,11 +51,26 @@ def test_a_request_that_crosses_the_fin() -> None:
     assert "server, which closed that connection after 1.8 s without data" in cause.text
     assert "sooner than the server does" in cause.cure
     assert len(cause.evidence) == 3
+    bare = Sent(2.9, CLIENT, SERVER, ACK, 6, 7)  # it has no data
+    assert ids(raced(bare, CLOSES, SECOND, REFUSES), "idle") == ["idle-race"]
 
 
 def test_a_fin_that_was_lost_had_not_come_either() -> None:
     lost, second = replace(CLOSES, fate="lost"), replace(SECOND, t=3.1)
     assert ids(raced(lost, second, replace(REFUSES, t=3.1002)), "idle") == ["idle-race"]
+
+
+@pytest.mark.parametrize(("idle", "raced_for"), [(IDLE - 0.01, False), (IDLE + 0.01, True)])
+def test_only_an_idle_connection_is_closed_for_being_so(idle: float, raced_for: bool) -> None:
+    t = FIRST[-1].t + idle
+    sent = replace(CLOSES, t=t), replace(SECOND, t=t + LATER / 2), replace(REFUSES, t=t + 0.0002)
+    assert bool(ids(raced(*sent), "idle")) is raced_for
+
+
+def test_what_left_when_the_fin_had_come_could_have_known() -> None:
+    for early, crossed in ((1e-6, True), (-1e-6, False)):
+        second = replace(SECOND, t=CLOSES.t + LATER - early)
+        assert bool(ids(raced(CLOSES, second, REFUSES), "idle")) is crossed
 
 
 @pytest.mark.parametrize(
@@ -126,6 +142,19 @@ def test_the_backend_s_work_is_lost_as_the_client_ends() -> None:
 def test_without_calls_it_is_not_certain_that_they_belong_together() -> None:
     cause = only(proxied(DIES, CUT, texts="socket"), "proxy")
     assert not cause.certain and "the calls of one process on both would tell" in cause.text
+    gives_up = Sent(2.01, OUT, BACKEND, FIN | ACK, 19, 1)  # and may read on
+    leaves = Sent(2.0, CLIENT, SERVER, RST | ACK, 8, 1)
+    assert ids(proxied(leaves, gives_up, texts="socket"), "proxy") == []
+
+
+@pytest.mark.parametrize(("after", "cut"), [(SOON - 0.01, True), (SOON + 0.01, False)])
+def test_one_end_is_soon_after_the_other_one(after: float, cut: bool) -> None:
+    late = replace(CUT, t=DIES.t + LATER + after)
+    assert ids(proxied(DIES, late), "proxy") == (["proxy-cut"] if cut else [])
+    leaves, gives_up = (Sent(2.0, CLIENT, SERVER, RST | ACK, 8, 1),
+                        Sent(2.01, OUT, BACKEND, FIN | ACK, 19, 1))  # fmt: skip
+    closes = ended(2.01 + after, "server")
+    assert ids(proxied(leaves, gives_up, more=(closes,)), "proxy") == (["proxy-cut"] if cut else [])
 
 
 HALF = Sent(1.3, CLIENT, SERVER, FIN | ACK, 8, 1)
@@ -150,6 +179,9 @@ def test_by_the_client_s_calls_too() -> None:
     closed = tuple(calls(1.0, "client", half.replace("shutdown wr", "close")))
     history = proxied(HALF, ENDS, more=(*closed, ended(1.6, "server")))
     assert ids(history, "half") == [] and ids(history, "proxy") == ["proxy-cut"]
+    leaves = Sent(1.3, CLIENT, SERVER, RST | ACK, 8, 1)
+    history = proxied(leaves, ENDS, more=(*mine, ended(1.6, "server")))
+    assert ids(history, "half") == [] and ids(history, "proxy") == ["proxy-cut"]
 
 
 EARLY = Sent(1.9, BACKEND, OUT, PSH, 1, 19, data=4)
@@ -171,6 +203,7 @@ ANSWER = [Sent(1.7, BACKEND, OUT, PSH, 1, 20, data=9)]
                 Sent(2.01, OUT, BACKEND, RST | ACK, 19, 5), more=OVER),
         proxied(HALF, ENDS, *ANSWER, more=WAITS),  # it passed a FIN on as a FIN
         proxied(HALF, ENDS, more=WAITS),  # and its backend has yet to answer
+        proxied(HALF, ENDS, Sent(1.7, BACKEND, OUT, RST, 1), more=WAITS),  # or refuses to
     ],
 )  # fmt: skip
 def test_what_is_no_cut(history: History) -> None:

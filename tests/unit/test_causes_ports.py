@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -36,6 +37,11 @@ def test_a_connect_without_a_port_names_who_holds_them_for_that_place() -> None:
     assert "no port of net.ipv4.ip_local_port_range is free for server:8000" in cause.text
 
 
+@pytest.mark.parametrize(("at", "named"), [(3.02, True), (4.04, True), (4.06, False)])
+def test_a_look_within_a_second_tells_or_the_last_before(at: float, named: bool) -> None:
+    assert bool(ids(refused(gone(40000), at=at))) is named
+
+
 def ranged(before: str, steps: str = "[{note: nothing}]") -> Scenario:
     """A scenario that sets the client's range, and a later step that may set it again."""
     text = (
@@ -52,7 +58,10 @@ def test_the_range_has_the_numbers_that_were_set_last() -> None:
     sets = "[sysctl: {client: {net.ipv4.ip_local_port_range: 40001 40001}}]"
     again = ranged("40000 40001", sets)
     t = history.events[-1].t - 1.0
-    history.events.insert(3, StepEvent(t, 0, "end", "sysctl", outcome="done", verb="sysctl"))
+    failed = StepEvent(t, 0, "end", "sysctl", outcome="failed", verb="sysctl")
+    history.events.insert(3, failed)
+    assert "(40000 to 40001: 2 ports) is free" in only(history, "", again).text
+    history.events[3] = replace(failed, outcome="done")
     assert (
         "(40001 to 40001: 1 port) is free for server:8000: held: 1 ("
         in only(history, "", again).text

@@ -79,8 +79,12 @@ def test_a_rst_in_spite_of_a_listener_is_a_firewall_s() -> None:
     assert ids(told([look(0.5, LISTEN), look(4.0, LISTEN), denied], ASKS)) == []
 
 
-def test_a_listener_that_came_later_does_not_count() -> None:
+def test_a_listener_of_another_time_does_not_count() -> None:
     assert ids(told([look(0.5), *listened(3.5), look(4.0, LISTEN)], ASKS)) == ["connect-refused"]
+    gone = ResetEvent(3.0001, "server", SERVER, CLIENT, "NO_SOCKET")
+    for reason in ([], [gone]):
+        ended = [look(0.5), *listened(1.0, 2.0), look(4.0), *reason]
+        assert ids(told(ended, ASKS)) == ["connect-refused"]
 
 
 # --- Without an answer, and no call says so -------------------------------------------------------
@@ -101,8 +105,18 @@ def test_a_connect_that_its_program_has_not_waited_for() -> None:
     answer = Sent(2.5, SERVER, CLIENT, SYN | ACK, 0, 1)
     assert ids(told([*ASKING, look(3.0)], [*LOST, answer])) == []
     assert ids(told([*ASKING, look(1.5)], LOST[:1])) == []
+    soon = [LOST[0], replace(LOST[1], t=1.4)]
+    for until, told_of in ((1.9, []), (2.0, ["no-answer"])):
+        assert ids(told([*ASKING, look(until)], soon)) == told_of
     late = call(2.8, "client", "connect server:8000", errno="EINTR", error="", local=CLIENT)
     assert ids(told([*ASKING, late, look(3.0)], LOST)) == []
+
+
+@pytest.mark.parametrize(("until", "told_of"), [(1.9, False), (2.0, True)])
+def test_a_connect_of_a_program_whose_calls_nobody_sees(until: float, told_of: bool) -> None:
+    unseen = TroubleEvent(0.5, "client", "calls", "no tracing here")
+    assert ids(told([unseen, look(until)], LOST[:1])) == (["no-answer"] if told_of else [])
+    assert len(only(told([unseen, look(9.0)], LOST)).evidence) == len(LOST)
 
 
 def test_data_that_still_has_no_answer() -> None:
@@ -110,6 +124,8 @@ def test_data_that_still_has_no_answer() -> None:
     wire = [*handshake(1.0), *data]
     cause = only(told([*established(1.0), look(3.5)], wire))
     assert (cause.id, "no answer to 9 bytes of" in cause.text) == ("no-answer", True)
+    over = trace(3.4, "ESTAB", "UNCONN", ends=(CLIENT, SERVER))  # why, other rules say
+    assert ids(told([*established(1.0), *over, look(3.5)], wire)) == []
     late = Sent(3.3, SERVER, CLIENT, ACK, 1, 10)
     assert ids(told([*established(1.0), look(3.5)], [*wire, late])) == []
 
@@ -174,6 +190,19 @@ def test_nobody_answers_for_an_address() -> None:
     assert "or a rule of client loses what it sends" in doubt.text
 
 
+def test_who_is_cut_off_does_not_answer_for_its_address() -> None:
+    (scenario,) = load_document(Document("few", f"{STEPS}{{cut: server}}]\n"), "", "few", {})
+    cut = StepEvent(1.0, 0, "end", "cut server", outcome="done", verb="cut", moment=1.0)
+    cause = only(told([cut, *fails("EHOSTUNREACH"), counted(**GOT, **SENT)]), "", scenario)
+    assert "server has been cut off since 1.000 s" in cause.text
+
+
+def test_whose_icmp_error_it_was_may_not_be_known() -> None:
+    other = {"IcmpInDestUnreachs": 2, "IcmpOutDestUnreachs": 1}
+    for counters, told_of in (({**GOT, **SENT}, ["no-answer"]), (other, [])):
+        assert ids(told([*fails("EHOSTUNREACH"), counted(**counters)], TRIES)) == told_of
+
+
 def test_no_route() -> None:
     cause = only(told([*fails("ENETUNREACH"), counted(IpOutNoRoutes=1)]))
     assert (cause.id, "client has no route to 198.18.0.2" in cause.text) == ("no-route", True)
@@ -183,6 +212,10 @@ def test_no_route() -> None:
 def test_its_own_firewall_refuses() -> None:
     cause = only(told([*fails("ECONNREFUSED"), counted(**GOT, **SENT)]))
     assert "a rule of client itself refuses what it sends" in cause.text
+
+
+def test_a_connect_that_timed_out_was_not_refused() -> None:
+    assert ids(told([*fails("ETIMEDOUT"), counted(**GOT)], TRIES)) == ["no-answer"]
 
 
 @pytest.mark.parametrize(

@@ -462,8 +462,9 @@ def test_a_program_disconnects_or_something_else_ends_its_connection() -> None:
         cause = only(told([*accepted(known), *over()], wire))
         assert (cause.id, words in cause.text) == ("reset-by-close", True)
     timer = replace(why, reason="TCP_KEEPALIVE_TIMEOUT")
-    for events in ([replace(gone, t=2.0)], [why, CLOSES], [fails, CLOSES], [timer]):
-        assert ids(told([*accepted(*events), *over()], wire)) == []
+    other_ways = ([replace(gone, t=2.0)], [why, CLOSES], [fails, CLOSES], [timer])
+    for story in ([*established(1.0), gone], *(accepted(*events) for events in other_ways)):
+        assert ids(told([*story, *over()], wire)) == []
 
 
 # --- Too many orphans -----------------------------------------------------------------------------
@@ -487,6 +488,7 @@ def test_an_orphan_too_many() -> None:
     assert "the kernel's log would tell which" in cause.text
     known = only(orphaned(), "orphans", scenario("{sysctls: {net.ipv4.tcp_max_orphans: 0}}"))
     assert known.certain and "net.ipv4.tcp_max_orphans, 0, allows" in known.text
+    assert ids(orphaned(gave_up=0), "orphans") == []  # without such a count it is none
 
 
 def test_the_kernel_s_own_reason_for_an_orphan() -> None:
@@ -494,7 +496,3 @@ def test_the_kernel_s_own_reason_for_an_orphan() -> None:
     assert only(orphaned(why, gave_up=0), "orphans").evidence[-1].endswith("TCP_ABORT_ON_MEMORY")
     other = ResetEvent(3.0, "server", SERVER, CLIENT, "TCP_ABORT_ON_TIMEOUT")
     assert ids(orphaned(other), "orphans") == []
-
-
-def test_without_such_a_count_an_rst_is_no_orphan_s() -> None:
-    assert ids(orphaned(gave_up=0), "orphans") == []

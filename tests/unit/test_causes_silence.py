@@ -150,6 +150,7 @@ def test_keepalive_that_gave_up() -> None:
         "timeout-keepalive", "client", f"{CLIENT} -> {SERVER}",
     )  # fmt: skip
     assert "3 keepalive probes had no answer, 2.0 s apart; 3 lost on their way" in cause.text
+    assert len(cause.evidence) == 3
 
 
 def test_retransmissions_that_gave_up() -> None:
@@ -165,6 +166,9 @@ def test_a_user_timeout_that_was_over() -> None:
         history = told(speaks("set TCP_USER_TIMEOUT 5000"), [*handshake(1.0), *sent])
         cause = only(history, "timeout")
         assert (cause.id, "TCP_USER_TIMEOUT, 5000 ms" in cause.text) == ("timeout-user", True)
+    for at, named in ((6.6, []), (6.8, ["timeout-user"])):  # give or take 0.3 s
+        events = speaks("set TCP_USER_TIMEOUT 5000", at=at)
+        assert ids(told(events, [*handshake(1.0), *again()]), "timeout") == named
 
 
 @pytest.mark.parametrize(
@@ -201,7 +205,7 @@ def shut(*later: Sent) -> list[Sent]:
 def test_a_user_timeout_ends_what_a_closed_window_keeps_though_its_probes_are_answered() -> None:
     late = speaks("set TCP_USER_TIMEOUT 3000", at=6.0)
     cause = only(told(late, shut()), "timeout")
-    assert cause.id == "timeout-user"
+    assert (cause.id, len(cause.evidence)) == ("timeout-user", 3)
     assert "the window of its peer stayed closed for TCP_USER_TIMEOUT, 3000 ms: 3 probes" in (
         cause.text
     )  # fmt: skip

@@ -104,6 +104,16 @@ def test_connections_of_the_same_ends_are_told_apart() -> None:
     ]  # fmt: skip
 
 
+def test_of_two_hosts_what_was_never_there_at_once_is_not_one_connection() -> None:
+    server = [*established(1.0)[2:], *trace(2.0, *FIRST), look(2.01)]
+    later = trace(3.0, "UNCONN", "SYN-SENT", *FIRST, ends=BACK)
+    wire = [*WIRE, *handshake(3.0, start=9000)]
+    history = told([*server, *later, look(4.0, host="client")], wire)
+    assert [(cause.host, "at once" in cause.text) for cause in said(history, "closed")] == [
+        ("server", False), ("client", False),
+    ]  # fmt: skip
+
+
 def test_loopback_of_two_hosts_is_not_one_connection() -> None:
     ends = ("127.0.0.1:40000", "127.0.0.1:8000")
     ours = tcp("TIME-WAIT", *ends, more="timer:(timewait,59sec,0)")
@@ -162,6 +172,7 @@ def test_a_close_wait_names_the_process_that_has_not_closed() -> None:
 def test_the_fin_is_no_unread_byte_and_a_program_is_not_named() -> None:
     cause = only(told(half(), HALF), "close-wait")
     assert cause.text.endswith("its peer has closed, and the program here has not")
+    assert "has not, with 1 byte unread" in only(told(half(recv_q=2), HALF), "close-wait").text
 
 
 def test_one_that_has_read_the_end_need_not_be_told_to_read() -> None:
@@ -204,7 +215,20 @@ def test_a_half_closed_connection_that_still_talks_is_in_order() -> None:
 
 
 def test_a_short_close_wait_is_in_order() -> None:
-    assert ids(told(half(until=2.7), HALF), "close-wait") == []
+    for until, told_of in ((2.9, []), (3.0, ["close-wait-held"])):  # it began at 2.0
+        assert ids(told(half(until=until), HALF), "close-wait") == told_of
+    for t, told_of in ((7.9, ["close-wait-held"]), (8.1, [])):
+        talks = Sent(t, SERVER, CLIENT, ACK | 8, 1, 2, data=1)
+        assert ids(told(half(), [*HALF, talks]), "close-wait") == told_of
+
+
+def test_of_many_that_last_the_first_are_told() -> None:
+    events: list[Event] = [look(9.0)]
+    wire: list[Sent] = []
+    for end in (f"198.18.0.3:{40000 + n}" for n in range(4)):
+        events += [*established(1.0, end), *trace(2.0, *LAST[:2], ends=(SERVER, end))]
+        wire += handshake(1.0, end)
+    assert len(ids(told(events, wire), "close-wait")) == 3
 
 
 def test_a_fin_wait_2_that_a_program_holds() -> None:
@@ -233,6 +257,9 @@ def test_a_fin_wait_2_that_nobody_holds_ends_by_itself() -> None:
     assert (cause.id, cause.host, cause.connection) == ("fin-wait-2-orphan", "server", HERE)
     assert "its peer has not closed; nobody has it open here, so it ends by itself" in cause.text
     assert "timewait timer 4.5 s left" in cause.evidence[0]
+    assert "open here since" not in cause.text
+    held = look(4.0, tcp("FIN-WAIT-2", SERVER, CLIENT, more="ino:7"))
+    assert "has it open here since 4.0 s" in only(told([*orphan(), held], SHUT), "fin-wait-2").text
 
 
 def test_without_an_inode_nobody_knows_who_holds_it() -> None:
@@ -382,5 +409,8 @@ def test_who_is_back_or_is_asked_is_not_unnoticed() -> None:
     assert vanished() == []
     assert vanished(cut_at(2.0), cut_at(3.0, 1)) == []
     assert vanished(cut_at(2.0), sent=[Sent(3.0, SERVER, CLIENT, ACK, 1, 1, 5, "lost")]) == []
-    assert vanished(cut_at(2.0), timer="timer:(keepalive,1.0sec,2)") == []
-    assert vanished(cut_at(8.5)) == []
+    assert vanished(cut_at(2.0), *trace(8.5, "ESTAB", "UNCONN")) == []  # it is over
+    for timer in ("keepalive,900ms,2", "on,200ms,0"):
+        assert vanished(cut_at(2.0), timer=f"timer:({timer})") == []
+    assert vanished(cut_at(8.1)) == []
+    assert len(vanished(cut_at(8.0))) == 1  # for a second, by the last look

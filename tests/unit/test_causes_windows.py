@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from labctl.judge.causes.windows import AFTER, AT_ONCE, MOST, TRIED
 from labctl.record.events import Event, FateEvent, InjectEvent, TroubleEvent
 from labctl.record.history import History
 from tests import captured
 from tests.caused import (
     CLIENT,
+    LATER,
     LISTEN,
     SERVER,
     close,
@@ -73,6 +75,55 @@ def test_the_kernel_s_own_word_is_told() -> None:
     assert "kernel says" not in other.text
 
 
+CAME = LATE.t + LATER
+LITTLE = AT_ONCE / 20
+
+
+@pytest.mark.parametrize(
+    ("after", "at_once"),
+    [(-LITTLE, False), (LITTLE, True), (AT_ONCE - LITTLE, True), (AT_ONCE + LITTLE, False)],
+)
+def test_an_answer_comes_at_once(after: float, at_once: bool) -> None:
+    cause = only(lived(LATE, replace(ANSWER, t=CAME + after)), "reset-window")
+    assert ("answered it by a challenge ACK" in cause.text) is at_once
+
+
+@pytest.mark.parametrize(
+    ("after", "about_it"),
+    [(-AT_ONCE - LITTLE, False), (-AT_ONCE + LITTLE, True), (AT_ONCE - LITTLE, True),
+     (AT_ONCE + LITTLE, False)],
+)  # fmt: skip
+def test_the_kernel_s_word_is_of_that_moment(after: float, about_it: bool) -> None:
+    said = only(lived(LATE, ANSWER, events=(fate("TCP_RESET", CAME + after),)), "reset-window")
+    assert ("the kernel says" in said.text) is about_it
+    took = lived(LATE, ANSWER, events=(fate(None, CAME + after),))
+    assert ids(took, "reset-window") == ([] if about_it else ["reset-window"])
+
+
+@pytest.mark.parametrize(("after", "lives"), [(AFTER - 0.01, False), (AFTER + 0.01, True)])
+def test_what_it_did_no_harm_lives_on_for_a_while(after: float, lives: bool) -> None:
+    ends = [*trace(CAME + after, "ESTAB", "UNCONN"), look(5.0)]
+    history = told([*established(1.0), look(1.5, OPEN), *ends], wire(LATE))
+    assert ids(history, "reset-window") == (["reset-window"] if lives else [])
+    assert ids(lived(LATE, until=CAME + after), "reset-window") == (
+        ["reset-window"] if lives else []
+    )
+
+
+@pytest.mark.parametrize(("before", "found"), [(TRIED - 1, True), (TRIED, False)])
+def test_some_of_a_connection_are_looked_at(before: int, found: bool) -> None:
+    fit = [replace(LATE, t=1.5 + n / 100, seq=1) for n in range(before)]
+    assert ids(lived(*fit, LATE), "reset-window") == (["reset-window"] if found else [])
+
+
+def test_some_of_a_host_are_told() -> None:
+    ends = [f"198.18.0.3:{40000 + n}" for n in range(MOST + 1)]
+    sent = [s for n, end in enumerate(ends)
+            for s in (*handshake(1.0 + n / 100, end), replace(LATE, source=end))]  # fmt: skip
+    events = [e for n, end in enumerate(ends) for e in established(1.0 + n / 100, end)]
+    assert len(ids(told([*events, look(5.0)], sent), "reset-window")) == MOST
+
+
 @pytest.mark.parametrize(
     "history",
     [
@@ -94,7 +145,7 @@ def test_a_syn_into_an_open_connection_is_challenged() -> None:
     """70,000 apart are the first numbers of the client's two connections."""
     cause = only(lived(AGAIN, replace(CHALLENGE, start=0)), "challenge")
     assert (cause.id, cause.host) == ("challenge-ack", "server")
-    assert cause.connection == f"{SERVER} -> {CLIENT}"
+    assert (cause.connection, cause.at) == (f"{SERVER} -> {CLIENT}", pytest.approx(AGAIN.t + LATER))
     assert "the number that was due is 69999 before the SYN's own" in cause.text
     assert "ACK seq 1 ack 4294897297" in cause.evidence[1]
 
@@ -143,6 +194,7 @@ def answered(*sent: Sent, counted: int = 1) -> History:
 
 def test_an_ack_of_what_was_never_sent_is_challenged() -> None:
     cause = only(answered(FORGED, DENIES), "challenge")
+    assert cause.at == pytest.approx(CAME)
     assert (cause.host, cause.connection) == ("client", f"{CLIENT} -> {SERVER}")
     assert "acknowledges all up to number 9, and client had sent no more than up to 1" in cause.text
 
@@ -169,9 +221,21 @@ STALE = replace(FORGED, ack=-100)
 
 def test_an_ack_that_is_too_old_is_challenged() -> None:
     cause = only(answered(*SAYS, STALE, DENIES_IT), "challenge")
+    assert cause.at == pytest.approx(CAME)
     assert (cause.host, cause.connection) == ("client", f"{CLIENT} -> {SERVER}")
     assert "its acknowledgement is 701 before the last one, 601, and so too old" in cause.text
     assert "RFC 5961, section 5.2" in cause.refs[0]
+
+
+@pytest.mark.parametrize(
+    ("data", "ack", "old"),
+    [(600, 1, False), (600, 0, True),  # what its own first number is, it may acknowledge
+     (3000, 2001, False), (3000, 2000, True)],  # and as far back as its window of 1000
+)  # fmt: skip
+def test_how_old_an_ack_may_be(data: int, ack: int, old: bool) -> None:
+    says = replace(SAYS[0], data=data), replace(SAYS[1], ack=1 + data)
+    history = answered(*says, replace(STALE, ack=ack), replace(DENIES_IT, seq=1 + data))
+    assert ids(history, "challenge") == (["challenge-ack"] if old else [])
 
 
 @pytest.mark.parametrize(

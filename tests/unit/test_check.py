@@ -155,6 +155,18 @@ def test_what_becomes_of_a_claim_whose_label_was_not_set(
     assert unreached("then", scenario(lesson(LABELLED)), History(events)) == told
 
 
+def test_what_of_a_claim_counts_from_a_label() -> None:
+    sent, called = (
+        "segments: {flags: FIN, since: then}",
+        "{client: {call: {send: ok}, since: then}}",
+    )
+    for claimed, about in ((sent, ["segments"]), (f"process: {called}", ["client"])):
+        predicate = scenario(lesson(f"{LABELLED}- expect: {{{claimed}}}\n")).steps[2].claim
+        assert predicate
+        assert [f.claimed.subject for f in predicate.counted("then", History())] == about
+        assert predicate.counted("b", History()) == []
+
+
 # --- A verdict ------------------------------------------------------------------------------------
 
 

@@ -68,6 +68,11 @@ def test_who_accepts_is_established_when_the_handshake_is_done() -> None:
     assert found.bounds(State.ESTAB, NEVER, cookies=False) == (3.0, None)
 
 
+def test_what_acknowledges_nothing_is_no_ack_of_the_handshake() -> None:
+    found = course(*OPENED[:2], "2.5 came PSH 1 0 +3", OPENED[2])
+    assert found.bounds(State.ESTAB, NEVER, cookies=False) == (3.0, None)
+
+
 def test_an_answer_of_the_peer_is_no_ack_of_the_handshake() -> None:
     found = course("1 left SYN 0 0", "2 came SYN 0 0", "3 came SYN ACK 0 1")
     assert found.bounds(State.ESTAB, NEVER, cookies=False) == (None, None)

@@ -70,6 +70,52 @@ def test_children_hold_what_they_have_not_closed() -> None:
     assert listener.closed == 4.0
 
 
+def test_a_fork_that_failed_has_no_child() -> None:
+    failed = did(1.5, "fork", errno="EAGAIN")
+    _, accepted = sockets(*ACCEPTS, failed, did(2.0, "close", 4))
+    assert accepted.closed == 2.0
+
+
+def test_a_close_that_fails_closes_too() -> None:
+    _, accepted = sockets(*ACCEPTS, did(2.0, "close", 4, errno="EINTR"))
+    assert accepted.closed == 2.0
+
+
+PEER = ProcessEvent(0.0, "server", "server", "start", MAIN)
+"""Its calls act on its current socket."""
+
+
+def test_a_child_has_what_its_parent_lets_go_as_it_forks() -> None:
+    forks = [*ACCEPTS[1:], did(1.5, "fork", result=CHILD)]
+    _, accepted = sockets(PEER, *forks)
+    assert accepted.closed == math.inf
+    _, accepted = sockets(PEER, *forks, did(3.0, "close", pid=CHILD))
+    assert accepted.closed == 3.0
+
+
+def test_only_tcp_sockets_are_of_interest() -> None:
+    assert sockets(PEER, did(0.1, "socket udp")) == []
+
+
+def test_a_bind_that_failed_is_told_until_one_does_not() -> None:
+    failed, done = did(0.2, "bind :1", errno="EACCES"), did(0.3, "bind :9", local="0.0.0.0:9")
+    for binds, bound in (([failed], failed), ([failed, done], done), ([done, failed], done)):
+        (found,) = sockets(PEER, did(0.1, "socket"), *binds)
+        assert found.bound is bound
+
+
+def test_a_connect_that_failed_has_no_ends() -> None:
+    asked = did(0.2, "connect client:9", errno="ETIMEDOUT", local=HERE, peer=THERE)
+    (found,) = sockets(PEER, did(0.1, "socket"), asked)
+    assert (found.ends, found.local) == (None, "")
+
+
+def test_a_socket_that_is_used_is_the_listener_only_if_it_listens() -> None:
+    calls = ("socket as a", "bind :8000", "listen 5", "socket as b", "use b", "close listener")
+    first, second = sockets(PEER, *(did(n / 10, call) for n, call in enumerate(calls, 1)))
+    assert (first.closed, second.closed) == (0.6, math.inf)
+
+
 def test_of_a_call_on_an_unknown_descriptor_nothing_is_known() -> None:
     events = [started(), call := did(1.0, "bind :8000", 7, errno="EADDRINUSE")]
     assert Descriptors(events, lambda host, ends, t: t).of(call) is None
@@ -120,3 +166,6 @@ def test_in_a_flood_only_what_listens_is_known() -> None:
     found = Descriptors(events, lambda host, ends, t: t)
     assert len(found.all) == 2
     assert [found.of(call) for call in bound] == [None, None]
+    closing = [did(2.0, "close", 4), did(2.1, "close", 3)]
+    listener, accepted = sockets(*ACCEPTS, missing(1.5, "bind", "listen"), *closing)
+    assert (listener.closed, accepted.closed) == (2.1, math.inf)

@@ -137,8 +137,9 @@ def test_each_report_is_about_one_segment() -> None:
     here = [seen(DATA), seen(again)]
     found = match([*both(*HANDSHAKE), DATA, again, *here], known(Loss(7, here[1])))
     assert [lost(s) for s in found[-2:]] == [(False, None), (True, 7)]
-    found = match([*both(*HANDSHAKE), DATA, again, *here], known(*(Loss(7, o) for o in here)))
-    assert [lost(s) for s in found[-2:]] == [(True, 7), (True, 7)]
+    late = [Loss(8, here[1]), Loss(7, here[0])]  # whatever their order
+    found = match([*both(*HANDSHAKE), DATA, again, *here], known(*late))
+    assert [lost(s) for s in found[-2:]] == [(True, 7), (True, 8)]
 
 
 @pytest.mark.parametrize(
@@ -154,6 +155,8 @@ def test_each_report_is_about_one_segment() -> None:
         ((3, 50), (2, 60), True),  # the timestamp counts
         ((3, 60), (4, 60), True),  # the same one: the identification tells
         ((5, 60), (4, 60), False),
+        ((3, 50), (4, 0), True),  # only one of them has one
+        ((3, 0), (4, 60), True),
     ],
 )
 def test_what_was_lost_as_it_left_was_before_what_is_marked_as_later(
@@ -168,6 +171,15 @@ def test_what_was_lost_as_it_left_was_before_what_is_marked_as_later(
     other_one = stamped(one(0.5, "client ACK 1006 7001 len 9"), other)
     found = match([*both(*HANDSHAKE), *both(other_one)], known(Loss(7, report)))[-2:]
     assert [s.dropped for s in found] == ([7, None] if first else [None, 7])
+
+
+def test_a_report_is_about_addresses_as_they_were_then() -> None:
+    report = replace(DATA, at=EPOCH + 0.6, mark=(3, 0))
+    later = [*both(*HANDSHAKE), *both(one(0.5, "client ACK 1006 7001 len 9", mark=4))]
+    for address, name in (("198.18.0.3", "router"), ("198.18.0.2", "client")):
+        moved = Owners(OWNERS).moved(address, name, 9.0)
+        found = match(later, Known(moved, EPOCH, [Loss(7, report)]))[-2:]
+        assert [s.dropped for s in found] == [7, None]
 
 
 def test_a_syn_and_an_rst_are_not_counted_with_the_rest() -> None:
@@ -215,8 +227,10 @@ def passing(o: Observation, *parts: float) -> list[Observation]:
 
 
 def test_what_is_forwarded_is_one_segment() -> None:
-    (found,) = segments(DATA, *passing(DATA, 0.3, 0.6), seen(DATA))
+    found, straight = segments(DATA, *passing(DATA, 0.3, 0.6), seen(DATA), *both(REPEATED))
     assert (found.sender, found.receiver, found.lost) == ("client", "server", False)
+    assert found.way and [hop.host for hop in found.way.hops] == ["router"]
+    assert straight.way is None
 
 
 @pytest.mark.parametrize(("apart", "made"), [(EARLY / 2, False), (EARLY * 2, True)])
@@ -286,6 +300,7 @@ def test_a_balancer_is_not_who_is_spoken_to() -> None:
         ("client", "router", False), ("client", "server", False),
         ("server", "client", False), ("router", "client", False),
     ]  # fmt: skip
+    assert [s.way is not None for s in found] == [True, False, True, False]
 
 
 def test_what_leaves_the_lab_comes_to_the_last_host_that_sees_it() -> None:

@@ -196,6 +196,7 @@ def test_sockets_that_were_not_seen() -> None:
 
 def test_the_latest_look_counts() -> None:
     assert judge("{sockets: {server: none}}", seen(ESTAB), seen()).result == "pass"
+    assert judge("{sockets: {server: none}}").actual == "no look at its sockets"
 
 
 @pytest.mark.parametrize(

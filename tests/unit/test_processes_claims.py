@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from labctl.language.facts import Range
+from labctl.language.predicates.called import STILL
 from labctl.record.events import (
     CallEvent,
     Event,
@@ -14,7 +15,8 @@ from labctl.record.events import (
     ProcessEvent,
     UnseenEvent,
 )
-from tests.claimed import judge
+from labctl.record.history import History
+from tests.claimed import claim, judge
 
 # Processes
 
@@ -245,6 +247,21 @@ def test_what_was_seen_as_data(
         process, status, signal, errno,
     )  # fmt: skip
     assert (measured.output, measured.received_bytes) == (None, None)
+
+
+def test_a_process_that_runs_and_awaits_nothing() -> None:
+    assert judge("{process: {server: awaiting}}", *RUNNING).measured.process == "running"
+
+
+def test_a_state_beside_what_it_wrote() -> None:
+    assert judge("{process: {server: {state: running}}}", *RUNNING).result == "pass"
+
+
+def test_a_call_of_its_own_may_come_to_be_blocked() -> None:
+    entered = [CallEvent(t, name, name, 2, "enter", "recv", "recv")
+               for t, name in ((1.0, "server"), (2.0, "client"))]  # fmt: skip
+    predicate = claim("{process: {client: {call: {recv: blocked}}}}")
+    assert predicate.turns(History(entered)) == [2.0 + STILL]
 
 
 def test_what_was_read_and_written_as_data() -> None:

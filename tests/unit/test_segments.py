@@ -327,6 +327,18 @@ def test_nothing_is_lost_or_invented(observations: list[Observation]) -> None:
         assert s.summary
 
 
+@pytest.mark.parametrize(
+    ("first", "overtaken"),
+    [("client FIN ACK 1001 7001", True), ("client ACK 1001 7001 len 3", True),
+     ("client ACK 1001 7001", False)],  # of what takes no number nobody cares
+)  # fmt: skip
+def test_what_was_sent_later_and_came_first(first: str, overtaken: bool) -> None:
+    slow, fast = one(0.5, first), one(0.6, "client ACK 1002 7001", mark=9)
+    came = replace(seen(slow), at=EPOCH + 0.7)
+    found = segments(*both(*HANDSHAKE, fast), slow, came)[-2:]
+    assert [s.overtaken for s in found] == [overtaken, False]
+
+
 def test_two_syns_that_cross_begin_one_connection() -> None:
     sent = both(
         one(0.1, "client SYN 1000 0"), one(0.2, "server SYN 7000 0"), one(1.1, "client SYN 1000 0"),

@@ -237,7 +237,7 @@ def syns(*times: float, port: int = 40000) -> list[Observation]:
     [
         ("spaced: [1s, 2s, 4s]", "pass"), ("spaced: [1s, 2s]", "pass"), ("spaced: [1.2s]", "pass"),
         ("spaced: [1s, 2s, 4s, 8s]", "fail"), ("spaced: [2s, 4s]", "fail"),
-        ("spaced: [1.3]", "fail"),
+        ("spaced: [1.3]", "fail"), ("spaced: [1.25]", "pass"),
         ("spaced: [1.3], tolerance: 25%", "pass"), ("spaced: [1s], tolerance: 1%", "pass"),
         ("spaced: [1.1], tolerance: 1%", "fail"), ("spaced: [1s, 2s, 4s], count: 4", "pass"),
         ("spaced: [1s, 2s, 4s], count: 3", "fail"), ("flags: FIN, spaced: [1s]", "fail"),
@@ -249,6 +249,12 @@ def test_pauses(pattern: str, result: str) -> None:
     if "FIN" not in pattern:
         assert finding.measured.pauses_seconds == (1.0, 2.0, 4.0)
         assert finding.actual == "4; 1 s, 2 s, 4 s apart"
+
+
+def test_pauses_are_told_to_the_microsecond() -> None:
+    assert judge("{from: client, spaced: [1s]}", syns(1.0, 2.0000004)).measured.pauses_seconds == (
+        1.0,
+    )
 
 
 def test_pauses_are_those_of_one_connection() -> None:
@@ -302,6 +308,7 @@ def test_order_beyond_what_clocks_tell_is_unknown() -> None:
         ("flags: FIN, bare: true, length: 3", "an impossible segment"),
         ("data: false, payload: x", "an impossible segment"),
         ("data: true, length: 0", "an impossible segment"),
+        ("data: false, flags: data", "an impossible segment"),
         ("flags: data, length: '<1'", "an impossible segment"),
         ("flags: FIN, bare: true, ack: 3", "'ack' counts only with the flag ACK"),
         ("payload: (", "is no regular expression"),

@@ -169,6 +169,15 @@ def test_lasted(text: str, found: History, result: str, actual: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("seconds", "result"), [(1.5, "pass"), (2.5, "pass"), (1.4375, "fail"), (2.5625, "fail")]
+)
+def test_the_bounds_of_how_long_it_lasted_are_within(seconds: float, result: str) -> None:
+    found = history(*walk("LISTEN", "SYN-RECV", "ESTAB", "UNCONN", step=seconds))
+    finding = judge("lasted: {server: ESTAB, for: 2s, tolerance: 500ms}", found)
+    assert finding.result == result
+
+
+@pytest.mark.parametrize(
     ("text", "result"),
     [
         ("{server: ESTAB, for: 1s}", "pass"),

@@ -317,6 +317,20 @@ def test_an_agent_that_looked_late_is_found_out_by_the_wire() -> None:
     assert timelines(blind, "server")[0].spans[1].begin == Moment(1.5 - SAMPLING, 1.5 + SAMPLING)
 
 
+def test_a_later_connection_of_its_ends_opened_nothing_before() -> None:
+    here, there = ENDS["server"], ENDS["client"]
+    packets = [
+        (1.0, here, there, SYN, (100, 0)), (1.02, there, here, SYN | ACK, (7, 101)),
+        (1.021, here, there, ACK, (101, 8)), (5.0, here, there, SYN, (900, 0)),
+    ]  # fmt: skip
+    found = history(
+        look(0.9), look(1.01, shown("SYN-SENT")), look(1.05, shown("ESTAB")), look(6.0),
+        packets=b"".join(packet(*each) for each in packets), probes=("capture",),
+    )  # fmt: skip
+    asked, shaken = (span.begin for span in timelines(found, "server")[0].spans)
+    assert (asked.latest, shaken.earliest) == pytest.approx((1.0, 1.02))
+
+
 def test_where_two_may_have_opened_it_the_wire_narrows_nothing() -> None:
     here, there = ENDS["server"], ENDS["client"]
     packets = [(t, there, here, SYN, (number, 0)) for t, number in ((1.0, 100), (1.01, 500))]

@@ -133,6 +133,11 @@ def test_what_was_there_before_counts_where_its_beginning_may_be_lost(
     assert found[0] == borne
 
 
+def test_a_connect_whose_beginning_was_lost() -> None:
+    trouble = TroubleEvent(0.5, "server", "trace", "something was lost")
+    assert told(trouble, *walk("SYN-SENT", "ESTAB"), look(1.0, shown("ESTAB"))) == (1, 0, 0)
+
+
 # --- The wire -------------------------------------------------------------------------------------
 
 
@@ -174,6 +179,7 @@ CAME = packet(2.0, THERE, HERE, FIN | ACK, (101, 701))
     ("packets", "taken"),
     [
         ([CAME, packet(2.5, HERE, THERE, ACK, (701, 102))], (2.0, 2.5)),
+        ([CAME, packet(2.0, HERE, THERE, ACK, (701, 102))], (2.0, 2.0)),
         ([CAME, packet(2.5, HERE, THERE, ACK, (701, 101))], None),  # not of the FIN
         ([CAME], None),
         ([CAME, packet(2.2, HERE, THERE, ACK, (701, 101)),

@@ -65,6 +65,13 @@ def test_a_request_that_looks_saw_began_then() -> None:
     assert found.spans[0].lasted(9.0) == (pytest.approx(0.501), pytest.approx(0.651))
 
 
+def test_an_earlier_request_of_another_socket_is_not_this_one() -> None:
+    first, second = (shown("SYN-RECV", f"sk:{n}") for n in (1, 2))
+    looks = [look(0.3), look(0.35, first), look(0.4, second), look(0.9, second)]
+    found = timelines(history(*walk(*PASSIVE), *looks), "server")
+    assert found[-1].spans[0].begin == Moment(0.35, 0.5)
+
+
 @pytest.mark.parametrize("traced", [False, True])
 def test_a_request_that_looks_saw_is_whole_where_the_kernel_tells_of_the_rest(traced: bool) -> None:
     looks = [look(1.0), look(2.0, shown("SYN-RECV")), look(3.0, shown("SYN-RECV"))]
@@ -78,6 +85,25 @@ def test_a_look_long_after_the_end_shows_another_socket() -> None:
     found = timelines(history(*walk(*PASSIVE), *looks), "server")
     assert [each.states[-1] for each in found] == [State.LAST_ACK, State.ESTAB]
     assert spans(found[1]) == [("ESTAB", 4.9, 5.1, math.inf, math.inf)]
+
+
+@pytest.mark.parametrize(
+    ("t", "same"),
+    [(1.0 - SAMPLING, True), (0.99 - SAMPLING, False), (1.002 + SAMPLING, True),
+     (1.01 + SAMPLING, False)],
+)  # fmt: skip
+def test_a_look_shows_the_socket_of_its_time(t: float, same: bool) -> None:
+    """Where the kernel may not have told of all."""
+    there = walk("UNCONN", "SYN-SENT", "ESTAB", "UNCONN")  # from 1.0 to 1.002
+    events = [*there, TroubleEvent(0.1, "server", "trace", "lost"), look(t, shown("SYN-SENT"))]
+    assert len(timelines(history(*events), "server")) == (1 if same else 2)
+
+
+def test_what_another_one_follows_has_ended() -> None:
+    events = [*walk(*PASSIVE[:3]), *walk(*PASSIVE[:3], start=3.0), look(3.5, shown("ESTAB"))]
+    first, second = timelines(history(*events), "server")
+    assert (first.gap, second.gap) == ("its end is missing", None)
+    assert (first.spans[-1].end, second.spans[-1].end) == (Moment(1.001, 3.0), None)
 
 
 def test_connect_has_no_port_at_first() -> None:
@@ -158,6 +184,24 @@ def test_a_time_wait_that_no_look_saw_is_read_off_the_wire() -> None:
     full = one(*walk(*ACTIVE), *counted, packets=packets, probes=("trace", "capture"))
     assert full.states[-1] is State.FIN_WAIT_2 and not full.complete
     assert full.gap and "no room for a TIME-WAIT" in full.gap
+
+
+def test_the_wire_tells_when_a_time_wait_began_that_looks_saw() -> None:
+    shaken = [packet(0.99, THERE, HERE, SYN, (100, 0)),
+              packet(0.995, HERE, THERE, SYN | ACK, (7, 101)),
+              packet(1.002, HERE, THERE, FIN | ACK, (8, 101))]  # fmt: skip
+    for came, answered, looks in (
+        (1.0035, 1.0038, [look(1.02, mini("TIME-WAIT"))]),
+        (1.5, 1.51, [look(1.02, mini("FIN-WAIT-2")), look(1.55, mini("TIME-WAIT"))]),
+    ):
+        fin = packet(came, THERE, HERE, FIN | ACK, (101, 9))
+        wire = b"".join([*shaken, fin, packet(answered, HERE, THERE, ACK, (9, 102))])
+        found = one(*walk(*ACTIVE), *looks, packets=wire, probes=("trace", "capture"))
+        began = found.spans[-1].begin
+        assert found.states[-1] is State.TIME_WAIT
+        assert (began.earliest, began.latest) == pytest.approx(
+            (max(came, 1.004), max(answered, 1.004))
+        )
 
 
 @pytest.mark.parametrize("state", ["FIN-WAIT-2", "CLOSING"])

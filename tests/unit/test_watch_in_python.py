@@ -75,6 +75,7 @@ def test_a_claim_that_does_not_hold(tmp_path: Path) -> None:
         with seeing(fake, tmp_path) as seen:
             fake.look("web", LISTENS, CLOSE_WAIT)
             seen.wait(sockets={"web": "LAST-ACK"}, within="10ms")
+    assert [verdict.result for verdict in caught.value.verdicts] == ["fail"]
     first, *more = str(caught.value).splitlines()
     assert first.startswith(f"{HERE}:")
     assert "web: expected LAST-ACK within" in first

@@ -98,6 +98,11 @@ def test_a_match_over_lines_reaches_back_so_far() -> None:
     assert output.search("(?s)begin.*end") is None
     output.add("end\n")
     assert output.search("(?s)begin.*end") is not None
+    output = Output()
+    output.add("begin\n" + "x\n" * (REACH // 2))
+    assert output.search("(?s)begin.*end") is None
+    output.add("end\n")
+    assert output.search("(?s)begin.*end") is None
 
 
 def test_a_match_within_a_line_may_have_any_length() -> None:

@@ -254,7 +254,7 @@ class Scene:
         for event in self.history.events:
             if event.t > t:
                 break
-            if isinstance(event, StepEvent) and (event.verb, event.outcome) == ("sysctl", "done"):
+            if isinstance(event, StepEvent) and event.outcome == "done":
                 step = self.scenario.steps[event.index]
                 if isinstance(step, Sysctl):
                     value = step.sysctl.get(host, {}).get(key, value)

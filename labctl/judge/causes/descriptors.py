@@ -213,9 +213,8 @@ class Descriptors:
             return
         mine = program.numbered.get(-1 if call.fd is None else call.fd)
         self._of[id(call)] = mine
-        if call.name == "close":
-            if mine and not call.errno:
-                program.drop(mine, call.pid, call.t)
+        if call.name == "close":  # whatever it returns: close(2), NOTES
+            program.drop(mine, call.pid, call.t)
         elif call.name in ("socket", "accept") and not call.errno:
             number = call.fd if call.name == "socket" else call.result
             if self._unseen.get(self._start(call)) or number is None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from labctl.ground import errnos
 from labctl.judge.causes.cause import Cause, Scene
-from labctl.judge.causes.descriptors import Descriptor, arguments, end_of
+from labctl.judge.causes.descriptors import Descriptor, arguments
 from labctl.probes.sockets import Socket, State
 from labctl.record.events import CallEvent, SocketsEvent
 from labctl.record.history import History
@@ -116,8 +116,7 @@ def _of(
 ) -> Cause | None:  # fmt: skip
     where = call.call.partition("||")[0].split()[-1]
     failure = f"{call.process}: {call.call} failed with {errnos.describe('EADDRNOTAVAIL')}"
-    bound = mine.bound if mine and mine.bound and not mine.bound.errno else None
-    host, _, port = end_of(bound.local or "").rpartition(":") if bound else ("", "", "0")
+    host, _, port = (mine.local if mine else "").rpartition(":")
     same = [s for s in same if host in ("", s.local.end.rpartition(":")[0])]
     if port not in ("", "0"):
         old = [s for s in same if s.local.port == int(port)]

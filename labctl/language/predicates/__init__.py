@@ -24,7 +24,6 @@ from labctl.record.events import (
     CountersEvent,
     Event,
     SocketsEvent,
-    StateEvent,
     TroubleEvent,
 )
 from labctl.record.history import History
@@ -108,8 +107,6 @@ class Predicate(Model):
         """Whether an event may change what `judge` finds; segments are no events."""
         if self.traced or isinstance(event, TroubleEvent | AddressEvent):
             return True
-        if isinstance(event, StateEvent):
-            return False
         if isinstance(event, SocketsEvent | CountersEvent):
             return event.host in self.hosts
         return getattr(event, "process", None) in (self.process or ())
@@ -136,7 +133,7 @@ def parse_predicate(value: Any, handler: Any, info: ValidationInfo) -> Predicate
             raise problem(
                 "an empty mapping claims nothing; allowed: " + ", ".join(Predicate._keys())
             )
-    elif value is None or not isinstance(value, dict):
+    else:
         raise problem(
             f"a predicate is a mapping ({', '.join(Predicate._keys())}), not {shown(value)}"
         )

@@ -207,10 +207,7 @@ class SegmentsPattern(SegmentPattern):
         def apart(segment: Segment) -> float:
             return history.apart([segment.sender, whose] if wanted or whose else None)
 
-        near = [
-            s for s in segments
-            if history.clocks and apart(s) and abs(s.time - start) <= apart(s)
-        ]  # fmt: skip
+        near = [s for s in segments if apart(s) and abs(s.time - start) <= apart(s)]
         before = [
             s for s in near
             if s.arrived is not None and s.arrived <= start and s.receiver == whose
