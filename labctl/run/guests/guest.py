@@ -52,12 +52,18 @@ LONGEST_REST = 60.0
 not."""
 STREAMS = {"fd": "fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
 """What devtmpfs lacks in /dev, as links into /proc/self: nft 0.9.8 reads /dev/stdin."""
-HOUSEKEEPING = {"vm/compaction_proactiveness": "0", "vm/stat_interval": "3600"}
-"""sysctls that let a kernel rest. Otherwise it looks after its memory twice a second."""
-LIMIT = "4096"
-"""Of orphans, and of sockets in TIME-WAIT: what a kernel with this memory takes. It goes by the
-size of its table of connections, which qemu.py makes small."""
 ORPHANS, TIME_WAITS = "net/ipv4/tcp_max_orphans", "net/ipv4/tcp_max_tw_buckets"
+LIMIT = "4096"
+"""Of these: what a kernel with this memory takes. It goes by the size of its table of connections,
+which qemu.py makes small."""
+HOUSEKEEPING = {
+    "vm/compaction_proactiveness": "0",
+    "vm/stat_interval": "3600",
+    "net/core/bpf_jit_enable": "0",
+    ORPHANS: LIMIT,
+}
+"""sysctls. The first two let a kernel rest: otherwise it looks after its memory twice a second. It
+compiles no filters: QEMU would translate that code, too, for each process anew."""
 QUIET = (Path("/proc/sys/kernel/printk"), "4")
 """Keeps the kernel from writing everything that happens in labs to the console."""
 RUN = "guest"
@@ -189,6 +195,9 @@ class Guest:
                 f"labctl: this kernel brings no lab up: {how['reason']}; it needs veth, bridge, "
                 "af_packet and tcp_diag, built in or as modules"
             )
+        # Who says something goes on, and this takes in more at once: at each change of process QEMU
+        # forgets what it knew of addresses.
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         gc.collect()
         gc.freeze()
         QUIET[0].write_text(QUIET[1])
@@ -275,8 +284,8 @@ def main() -> None:
     load_modules(Path("/modules"))
     for name, file in STREAMS.items():
         Path("/dev", name).symlink_to(f"/proc/self/{file}")
-    for name, value in {**HOUSEKEEPING, ORPHANS: LIMIT}.items():
-        with suppress(FileNotFoundError):  # of a kernel that was built without
+    for name, value in HOUSEKEEPING.items():
+        with suppress(OSError):  # of a kernel that was built without, or to compile always
             Path("/proc/sys", name).write_text(value)
     port = next(Path("/dev").glob("vport*"), None)
     if port is None:
