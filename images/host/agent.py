@@ -299,11 +299,13 @@ def do_setup(agent, ident, longest, share, bound):
 
     After each sample the agent rests, much longer than it worked: listing sockets is slow on a host
     with thousands of them, and for many hosts at once. On a quiet host it rests for up to `longest`
-    seconds.
+    seconds. If that is long, only work takes time: nobody keeps the agent from reading what it
+    captured, but memory for more would be work.
     """
     agent.rest, agent.longest, agent.next_sample = REST * share, longest, time.monotonic()
     agent.addresses = Addresses()
-    wanted = [(link, room_for(share)) for link in links()] + [(INSIDE, BLOCKS_INSIDE)]
+    room = BLOCKS if longest > PERIOD_MAX else room_for(share)
+    wanted = [(link, room) for link in links()] + [(INSIDE, BLOCKS_INSIDE)]
     with at_once(agent.capture, wanted):
         bound = bound and lists_bound()
     emit(kind="reply", id=ident, t=time.monotonic(), capture=agent.refused, bound=bound)

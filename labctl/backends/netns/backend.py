@@ -89,6 +89,8 @@ class NetnsBackend:
     """See `Backend`."""
 
     name = "netns"
+    sysctls: Mapping[str, str] = {"net/ipv4/ip_unprivileged_port_start": "0"}
+    """Of each host, by their files below /proc/sys: as container engines have them."""
 
     def __init__(self, options: BackendOptions) -> None:
         self._run = options.run
@@ -128,7 +130,7 @@ class NetnsBackend:
         world = self._start()
         links, wires = {}, []
         for host in hosts:
-            channel, pid = self._open(AddHost(host.name))
+            channel, pid = self._open(AddHost(host.name, self.sysctls))
             given, ends = [], {}
             batch = ["link set lo up"]
             for index, network in enumerate(host.networks):

@@ -38,10 +38,11 @@ class Forked(Answer):
 
 
 class AddHost(Command[Forked], do="host"):
-    """Makes a network namespace with an agent, which gets the channel of this message, and a file
-    that is /etc/hosts there: the agent writes it."""
+    """Makes a network namespace with these sysctls and an agent, which gets the channel of this
+    message, and a file that is /etc/hosts there: the agent writes it."""
 
     name: str
+    sysctls: Mapping[str, str]
 
 
 class Batch(Command[Done], do="batch"):

@@ -123,7 +123,7 @@ class World:
         self.networks: dict[str, int] = {}
         self.processes: dict[int, str] = {}
 
-    def host(self, channel: int, name: str) -> dict[str, object]:
+    def host(self, channel: int, name: str, sysctls: "dict[str, str]") -> dict[str, object]:
         """A new network namespace with an agent in it, in a PID namespace of its own, with the
         rights of a holder's container."""
 
@@ -141,8 +141,9 @@ class World:
             os.fchmod(file.fileno(), 0o644)
         call("unshare", CLONE_NEWNET)
         self.networks[name] = os.open("/proc/self/ns/net", os.O_RDONLY)
-        with open("/proc/sys/net/ipv4/ip_unprivileged_port_start", "w") as file:
-            file.write("0")  # as container engines have it
+        for path, value in sysctls.items():
+            with open(f"/proc/sys/{path}", "w") as file:
+                file.write(value)
         call("unshare", CLONE_NEWPID)
         try:
             return {"pid": self.fork(channel, work)}

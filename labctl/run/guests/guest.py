@@ -21,8 +21,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -52,13 +52,25 @@ LONGEST_REST = 60.0
 not."""
 STREAMS = {"fd": "fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
 """What devtmpfs lacks in /dev, as links into /proc/self: nft 0.9.8 reads /dev/stdin."""
-HOUSEKEEPING = {"vm/compaction_proactiveness": "0", "vm/stat_interval": "3600"}
-"""sysctls that let a kernel rest. Otherwise it looks after its memory twice a second."""
+ORPHANS, TIME_WAITS = "net/ipv4/tcp_max_orphans", "net/ipv4/tcp_max_tw_buckets"
+LIMIT = "4096"
+"""Of these: what a kernel with this memory takes. It goes by the size of its table of connections,
+which qemu.py makes small."""
+HOUSEKEEPING = {
+    "vm/compaction_proactiveness": "0",
+    "vm/stat_interval": "3600",
+    "net/core/bpf_jit_enable": "0",
+    ORPHANS: LIMIT,
+}
+"""sysctls. The first two let a kernel rest: otherwise it looks after its memory twice a second. It
+compiles no filters: QEMU would translate that code, too, for each process anew."""
 QUIET = (Path("/proc/sys/kernel/printk"), "4")
 """Keeps the kernel from writing everything that happens in labs to the console."""
 RUN = "guest"
-INSTANCE = Path("/sys/kernel/tracing/instances", f"labctl-{RUN}")
-"""The tracer's instance (images/host/tracer.py): making and removing it takes a fifth of a short
+INSTANCES = [
+    Path("/sys/kernel/tracing/instances", f"labctl-{RUN}{what}") for what in ("", "-fates")
+]
+"""The tracer's instances (images/host/tracer.py): making and removing one takes a tenth of a short
 case."""
 INIT_MODULE = 175  # arch/x86/entry/syscalls/syscall_64.tbl
 RNDADDENTROPY = 0x40085203  # include/uapi/linux/random.h
@@ -105,6 +117,8 @@ class Port:
 
 class GuestBackend(NetnsBackend):
     """Namespaces in a guest."""
+
+    sysctls: Mapping[str, str] = {**NetnsBackend.sysctls, TIME_WAITS: LIMIT}
 
     def __init__(self, options: BackendOptions, engine: str, virtual: bool) -> None:
         super().__init__(options)
@@ -181,6 +195,9 @@ class Guest:
                 f"labctl: this kernel brings no lab up: {how['reason']}; it needs veth, bridge, "
                 "af_packet and tcp_diag, built in or as modules"
             )
+        # Who says something goes on, and this takes in more at once: at each change of process QEMU
+        # forgets what it knew of addresses.
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         gc.collect()
         gc.freeze()
         QUIET[0].write_text(QUIET[1])
@@ -247,13 +264,16 @@ def load_modules(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def hold_instance() -> AbstractContextManager[object]:
-    """Makes INSTANCE, and holds it open, so that tracers do not remove it; if it can't, they say
-    why."""
-    with suppress(OSError):
-        INSTANCE.mkdir()
-        return (INSTANCE / "tracing_on").open()
-    return nullcontext()
+@contextmanager
+def held_instances() -> Iterator[None]:
+    """Makes INSTANCES, and holds them open, so that tracers do not remove them; if it can't, they
+    say why."""
+    with ExitStack() as stack:
+        with suppress(OSError):
+            for instance in INSTANCES:
+                instance.mkdir()
+                stack.enter_context((instance / "tracing_on").open())
+        yield
 
 
 def main() -> None:
@@ -265,7 +285,7 @@ def main() -> None:
     for name, file in STREAMS.items():
         Path("/dev", name).symlink_to(f"/proc/self/{file}")
     for name, value in HOUSEKEEPING.items():
-        with suppress(FileNotFoundError):  # of a kernel that was built without
+        with suppress(OSError):  # of a kernel that was built without, or to compile always
             Path("/proc/sys", name).write_text(value)
     port = next(Path("/dev").glob("vport*"), None)
     if port is None:
@@ -274,5 +294,5 @@ def main() -> None:
             "built in or as modules"
         )
     sys.stdout = sys.stderr
-    with hold_instance():
+    with held_instances():
         Guest(Port(str(port))).serve()

@@ -44,11 +44,12 @@ TICKS = os.sysconf("SC_CLK_TCK")
 PARAMETERS = (
     "console=ttyS0 earlyprintk=ttyS0 loglevel=7 panic=-1 mitigations=off nowatchdog no_timer_check "
     "tsc=reliable cryptomgr.notests=1 init_on_alloc=0 random.trust_cpu=on audit=0 psi=0 "
-    "cgroup_disable=memory net.ifnames=0 nokaslr norandmaps edd=off rdinit=/init"
+    "cgroup_disable=memory net.ifnames=0 nokaslr norandmaps edd=off thash_entries=512 rdinit=/init"
 )
 """For the kernel: see Documentation/admin-guide/kernel-parameters.rst. A panic ends QEMU. Code at
-random addresses would be translated anew for each process: half of a short case. While it boots the
-kernel writes how far it has come, for those who wait; guest.py then quietens it."""
+random addresses would be translated anew for each process: half of a short case. Whoever lists a
+host's sockets walks through a table of all hosts, which would have 8192 entries. While it boots
+the kernel writes how far it has come, for those who wait; guest.py then quietens it."""
 
 BOARD = "q35,hpet=off"
 """A HPET never rests: it interrupts the jumps of a virtual clock some 18 times a second."""
