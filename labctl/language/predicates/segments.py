@@ -221,8 +221,14 @@ class SegmentsPattern(SegmentPattern):
             if first and first.arrived is not None and s.sender == first.receiver
             and s.t is not None and s.t >= first.arrived
         ]  # fmt: skip
-        sure = [s for s in segments if s in after or (s in counted and s not in near)]
-        return sure, [s for s in near if s not in before and s not in after]
+        if not near:
+            return counted, []
+        sure = {*map(id, counted)} - {*map(id, near)} | {*map(id, after)}
+        decided = {*map(id, (*before, *after))}
+        return (
+            [s for s in segments if id(s) in sure],
+            [s for s in near if id(s) not in decided],
+        )
 
     def _seen(self, history: History) -> list[Segment]:
         """All segments from end to end, or, if a router is named, from hop to hop."""
