@@ -395,13 +395,22 @@ class TallyEvent(Event):
     lost: int
 
 
+def _relative(number: int) -> int:
+    if abs(number) >= 1 << 40:
+        raise ValueError("numbers have 32 bits")
+    return number
+
+
+RelativeNumber = Annotated[int, Checked(_relative)]
+
+
 @dataclass(frozen=True)
 class InjectEvent(PacketEvent):
     """A host had to send a segment. Its numbers count from the first ones of its connection."""
 
     kind = "inject"
-    seq: int
-    ack: int
+    seq: RelativeNumber
+    ack: RelativeNumber
 
 
 @dataclass(frozen=True, slots=True)

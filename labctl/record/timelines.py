@@ -474,7 +474,7 @@ def _shrunk(
         return [_Turn(None, Moment(t, until, t), t)], f"no look tells what followed {state}"
     latest = until if after is None else after + SAMPLING
     end = _Turn(None, Moment(t, latest, t, after), t)
-    if state is State.CLOSING or not wire.complete or key[::-1] not in wire.flows:
+    if state is State.CLOSING or not wire.complete or not wire.flow(key[::-1]):
         return [end], "a short TIME-WAIT may have been missed"
     taken = wire.end_taken(key, full[0].moment.earliest - SAMPLING, until)
     if taken is None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from labctl.probes.observations import Segment
+from labctl.probes.packed import Segments
 from labctl.probes.sockets import Ends, State
 from labctl.probes.traffic import Chosen
 from labctl.record.ends import ends_of
@@ -146,28 +147,29 @@ class Wire:
         self.complete = history.captured(host)
 
     @cached_property
-    def flows(self) -> Mapping[Ends, Sequence[Segment]]:
-        """The segments that the host sent or received, by their two ends."""
-        return self._flows(self._chosen)
+    def _segments(self) -> Segments:
+        return self._history.segments(self._chosen)
 
-    def _flows(self, chosen: Chosen | None) -> dict[Ends, list[Segment]]:
-        flows: dict[Ends, list[Segment]] = defaultdict(list)
-        for segment in self._history.segments(chosen):
-            ends = segment.sender, segment.receiver
-            if self._host in ends and not segment.only_through(self._host):
-                flows[segment.source, segment.target].append(segment)
-        return flows
+    def flow(self, ends: Ends, among: Segments | None = None) -> list[Segment]:
+        """The segments that the host sent or received from one end to another."""
+        return [
+            segment
+            for segment in (among or self._segments).of(ends)
+            if self._host in (segment.sender, segment.receiver)
+            and not segment.only_through(self._host)
+        ]
 
     @property
     def connections(self) -> set[Ends]:
         """The ends of all connections with a segment that left or came, the host's own end first. A
         host that only sent RSTs had no socket."""
         found = set()
-        for (source, target), segments in self.flows.items():
-            key = (source, target) if segments[0].sender == self._host else (target, source)
-            said = self.flows.get(key, ())
-            if not said or any("RST" not in segment.flags for segment in said):
-                found.add(key)
+        for ends in self._segments.ends:
+            if segments := self.flow(ends):
+                key = ends if segments[0].sender == self._host else ends[::-1]
+                said = self.flow(key)
+                if not said or any("RST" not in segment.flags for segment in said):
+                    found.add(key)
         return found
 
     @cached_property
@@ -182,7 +184,7 @@ class Wire:
         """Whether a segment between these ends left or came while a socket lived. The host's own
         NAT may change the end that is not the opener's before a capture sees it. Then the
         tracepoint reported none of the segment's ends."""
-        if self._around(life, self.flows, (key, key[::-1])):
+        if self._around(life, (key, key[::-1]), self._segments):
             return True
         opener = key[0] if life[0].old == State.UNCONN else key[1]
         others = {
@@ -190,16 +192,16 @@ class Wire:
             for ends in self._by_end.get(opener, ())
             if life.born and ends not in told_of and ends[::-1] not in told_of
         }
-        return bool(others) and self._around(life, self._flows(others.__contains__), others)
+        if not others:
+            return False
+        chosen = self._chosen and others.__contains__
+        return self._around(life, others, self._history.segments(chosen))
 
-    @staticmethod
-    def _around(
-        life: Life, flows: Mapping[Ends, Sequence[Segment]], between: Iterable[Ends]
-    ) -> bool:
+    def _around(self, life: Life, between: Iterable[Ends], among: Segments) -> bool:
         return any(
             life.around(t)
             for ends in between
-            for segment in flows.get(ends, ())
+            for segment in self.flow(ends, among)
             for t in (segment.t, segment.arrived)
             if t is not None
         )
@@ -213,8 +215,8 @@ class Wire:
         """When the host accepted the FIN of its peer: its arrival, and its acknowledgement. An
         acknowledgement from before it came is for an old number, and does not count."""
         local, remote = key
-        said = [segment for segment in self.flows.get((local, remote), ()) if segment.t is not None]
-        for fin in self.flows.get((remote, local), ()):
+        said = [segment for segment in self.flow((local, remote)) if segment.t is not None]
+        for fin in self.flow((remote, local)):
             if "FIN" in fin.flags and fin.arrived is not None and since <= fin.arrived < until:
                 for number, answer in enumerate(covering := _covering(said, fin)):
                     if answer.t is not None and answer.t >= fin.arrived:

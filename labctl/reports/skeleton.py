@@ -14,7 +14,8 @@ from itertools import groupby
 
 from labctl.ground.errors import UsageError
 from labctl.ground.plain import plain
-from labctl.judge.causes.cause import Scene, begins
+from labctl.judge.causes.cause import Scene
+from labctl.judge.causes.conversations import begins
 from labctl.judge.result import RunResult
 from labctl.language.scenario import Scenario
 from labctl.probes.observations import Segment
