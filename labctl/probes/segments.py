@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
-from labctl.ground.reading import MAX_RECORD, read_file
+from labctl.ground.reading import MAX_RECORD, open_file
 from labctl.probes.observations import (
     MODULUS,
     UNKNOWN,
@@ -47,8 +48,10 @@ class Captures:
         """The captures of a run directory. Raises OSError and UsageError."""
         found = cls()
         for path in sorted(folder.glob("*.pcap")):
-            records = memoryview(read_file(path, MAX_RECORD))[len(FILE_HEADER) :]
-            found.add(path.stem, records)
+            with open_file(path, MAX_RECORD) as file:
+                if path.stat().st_size > len(FILE_HEADER):
+                    content = mmap(file.fileno(), 0, access=ACCESS_READ)
+                    found.traffic.map(path.stem, content, len(FILE_HEADER))
         return found
 
     def add(self, host: str, records: bytes | memoryview) -> None:

@@ -69,14 +69,23 @@ class Told:
 def traced_lives(history: History, host: str, chosen: Chosen | None = None) -> Told:
     """What the tracepoint reported of a host, up to the history's end, or of the `chosen`
     connections and listeners."""
-    known = history.derived.get(f"told {host}")
-    upto = len(history.events), history.now, chosen
-    if known and known[0] == upto:
-        found: Told = known[1]
-        return found
-    found = _told(history, host, chosen)
-    history.derived[f"told {host}"] = upto, found
-    return found
+    upto = host, len(history.events), history.now, chosen
+    known, found = history.derived.get("told", (None, None))
+    if known != upto:
+        history.derived.pop("told", None)  # of one host at a time: they take much memory
+        found = _told(history, host, chosen)
+        history.derived["told"] = upto, found
+        history.derived[f"listeners {host}"] = upto, found.listeners
+    told: Told = found
+    return told
+
+
+def traced_listeners(history: History, host: str, chosen: Chosen | None = None) -> Sequence[Life]:
+    """The listeners among these."""
+    upto = host, len(history.events), history.now, chosen
+    known, found = history.derived.get(f"listeners {host}", (None, ()))
+    lives: Sequence[Life] = found
+    return lives if known == upto else traced_lives(history, host, chosen).listeners
 
 
 def _told(history: History, host: str, chosen: Chosen | None) -> Told:
