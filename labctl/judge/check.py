@@ -152,7 +152,7 @@ def check_whole(scenario: Scenario, history: History) -> list[Verdict]:
 
 def _check_whole(scenario: Scenario, history: History) -> list[Verdict]:
     verdicts: list[Verdict] = []
-    for event in history.events:
+    for event in history.events.others:
         if isinstance(event, StepEvent) and event.phase == "end":
             verdicts += _check_in_the_end(scenario, event, history)
     for predicate, source in zip(scenario.expect, scenario.expect_sources, strict=True):
@@ -254,7 +254,7 @@ def unreached(label: str, scenario: Scenario, history: History) -> tuple[Result,
     if label in history.labels:
         return None
     index = _named(label, scenario)
-    ends = [e for e in history.events if isinstance(e, StepEvent) and e.phase == "end"]
+    ends = [e for e in history.events.others if isinstance(e, StepEvent) and e.phase == "end"]
     for event in ends:
         if event.index == index and event.outcome == "skipped":
             return "skip", f"{label!r} was left out: {event.why}"

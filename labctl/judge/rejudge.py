@@ -85,7 +85,7 @@ def _placed(run: RunResult, scenario: Scenario) -> Iterator[Event]:
     """The events of a record, with the indexes that their steps have in the scenario now, and with
     the losses of the captures. If the scenario no longer has a step, its moment stays; so does that
     of a step which counts from a label that the record lacks."""
-    steps = _matched(_texts(run.history.events), [str(step) for step in scenario.steps])
+    steps = _matched(_texts(run.history.events.others), [str(step) for step in scenario.steps])
     labels: set[str | None] = {None}
     for event in run.history.events:
         if isinstance(event, StepEvent):
@@ -133,7 +133,7 @@ def _not_done(run: RunResult, scenario: Scenario, events: Sequence[Event]) -> It
 
 def _stopped(run: RunResult) -> bool:
     """Whether the run may have had more steps than the record."""
-    last = next((e for e in reversed(run.history.events) if isinstance(e, StepEvent)), None)
+    last = next((e for e in reversed(run.history.events.others) if isinstance(e, StepEvent)), None)
     return last is None or last.outcome in (None, "failed", "timeout") or _early(run)
 
 

@@ -20,10 +20,14 @@ MOMENTS = Struct(f"<2d{ROW.size - 16}x")
 ENDS = Struct(f"<{ROW.size - 12}xI8x")
 
 
-class _Places(dict[Any, int]):
-    """A place for each of several things, in order of appearance."""
+class Places(dict[Any, int]):
+    """A place for each of several `things`, in order of appearance."""
+
+    def __init__(self) -> None:
+        self.things: list[Any] = []
 
     def __missing__(self, key: Any) -> int:
+        self.things.append(key)
         return self.setdefault(key, len(self))
 
 
@@ -33,7 +37,7 @@ class _Packed:
 
     def __init__(self, found: Iterable[Segment]) -> None:
         rows, times = bytearray(), array("d")
-        self.ends, kinds, rests = _Places(), _Places(), _Places()
+        self.ends, kinds, rests = Places(), Places(), Places()
         for s in found:
             values = [*s[:2], *s[6:8], *s[9:11], *(s.timestamps or (None, None)), *s.origin[:4]]
             lacks = tuple(n for n, value in enumerate(values) if value is None)
@@ -45,7 +49,7 @@ class _Packed:
         for number in sorted(range(len(times)), key=times.__getitem__):
             self.times.append(times[number])
             self.rows += rows[number * ROW.size : (number + 1) * ROW.size]
-        self._kinds, self._rests, self._ends = [*kinds], [*rests], [*self.ends]
+        self._kinds, self._rests, self._ends = kinds.things, rests.things, self.ends.things
         self.ways = any(way for _, way in rests)
         """Whether some went on through other hosts."""
 

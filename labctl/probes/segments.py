@@ -325,8 +325,8 @@ def _forged(passage: Passage, injection: Injection, origin: Origin) -> Segment:
         receiver=passage.receiver,
         source=seen.source,
         target=seen.target,
-        seq=injection.seq,
-        ack=injection.ack,
+        seq=_plain(injection.seq),
+        ack=_plain(injection.ack),
         flags=seen.flags,
         length=seen.length,
         window=seen.window,
@@ -340,6 +340,11 @@ def _forged(passage: Passage, injection: Injection, origin: Origin) -> Segment:
         passed_on=passage.passed_on,
         way=passage.way,
     )
+
+
+def _plain(number: int) -> int:
+    """A relative number as a record has it, or what it comes to if it can't be one."""
+    return number if abs(number) < MODULUS else number % MODULUS
 
 
 def _closes(seen: Observation) -> bool:

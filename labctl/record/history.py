@@ -47,6 +47,7 @@ from labctl.record.events import (
     TroubleEvent,
     UnseenEvent,
 )
+from labctl.record.log import Log
 
 WATCH = "watch"
 """The backend of what was only watched."""
@@ -128,7 +129,7 @@ class History:
     """All events so far, and what they add up to."""
 
     def __init__(self, events: Iterable[Event] = (), captures: Captures | None = None) -> None:
-        self.events: list[Event] = []
+        self.events = Log()
         self.captures = Captures() if captures is None else captures
         self.lab: LabEvent | None = None
         self.owners = Owners()

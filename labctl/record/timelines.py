@@ -31,7 +31,7 @@ from labctl.record.history import History
 from labctl.record.inferred import Inferred, inferred
 from labctl.record.looks import FOLLOWING, SAMPLING, Looks, Sighting, reachable
 from labctl.record.moments import VAGUE, Moment
-from labctl.record.traced import Life, Wire, traced_lives
+from labctl.record.traced import Life, Wire, traced_beside, traced_lives
 
 CLOSED = "closed"
 """The end of the states: nothing is left of the connection."""
@@ -133,6 +133,17 @@ def missable(before: State, after: State | None) -> bool:
 def timelines(history: History, host: str, chosen: Chosen | None = None) -> list[Timeline]:
     """Every connection of a host, or the `chosen` ones, in order of appearance, up to the history's
     end."""
+    upto = len(history.events), history.now, chosen
+    known, found = history.derived.pop(f"timelines {host}", (None, None))
+    if known != upto:
+        del found
+        found = _timelines(history, host, chosen)
+    history.derived[f"timelines {host}"] = upto, found
+    lives: list[Timeline] = found
+    return lives
+
+
+def _timelines(history: History, host: str, chosen: Chosen | None) -> list[Timeline]:
     if history.imported:
         return _of_captures(history, host, chosen)
     traced = is_traced(history)
@@ -151,7 +162,9 @@ def timelines(history: History, host: str, chosen: Chosen | None = None) -> list
         mine = lives.get(key, [])
         walks = [_joined(key, mine, number, known) for number in range(len(mine))]
         walks = sorted([*walks, *_sampled(key, looks, walks, told_all, causes)], key=_beginning)
-        found += [replace(t, incarnation=number) for number, t in enumerate(walks, 1)]
+        found += [
+            replace(t, incarnation=number) if number > 1 else t for number, t in enumerate(walks, 1)
+        ]
     for trouble in troubles:
         found = [replace(t, gap=trouble.text) if _beginning(t) < trouble.t else t for t in found]
     return sorted(found, key=_beginning)
@@ -201,7 +214,7 @@ def unseen(history: History, host: str, seen: Iterable[Timeline]) -> bool:
         return True
     looked_at = {(timeline.local, timeline.remote) for timeline in seen}
     if is_traced(history) and (host, "trace") not in history.trouble:
-        if traced_lives(history, host).others and not wire.complete:
+        if traced_beside(history, host).others and not wire.complete:
             return True
         return any(stays_inside(*key) for key in wire.connections - looked_at)
     return not wire.complete or bool(wire.connections - looked_at)

@@ -69,34 +69,30 @@ class Told:
 def traced_lives(history: History, host: str, chosen: Chosen | None = None) -> Told:
     """What the tracepoint reported of a host, up to the history's end, or of the `chosen`
     connections and listeners."""
-    upto = host, len(history.events), history.now, chosen
-    known, found = history.derived.get("told", (None, None))
-    if known != upto:
-        history.derived.pop("told", None)  # of one host at a time: they take much memory
-        found = _told(history, host, chosen)
-        history.derived["told"] = upto, found
-        history.derived[f"listeners {host}"] = upto, found.listeners
+    found = _told(history, host, chosen)
+    upto = len(history.events), history.now, chosen
+    history.derived[f"told {host}"] = upto, replace(found, lives={})
+    return found
+
+
+def traced_beside(history: History, host: str, chosen: Chosen | None = None) -> Told:
+    """The same without the lives of connections, which take much memory."""
+    upto, found = history.derived.get(f"told {host}", (None, None))
+    if upto != (len(history.events), history.now, chosen):
+        found = traced_lives(history, host, chosen)
     told: Told = found
     return told
 
 
-def traced_listeners(history: History, host: str, chosen: Chosen | None = None) -> Sequence[Life]:
-    """The listeners among these."""
-    upto = host, len(history.events), history.now, chosen
-    known, found = history.derived.get(f"listeners {host}", (None, ()))
-    lives: Sequence[Life] = found
-    return lives if known == upto else traced_lives(history, host, chosen).listeners
-
-
 def _told(history: History, host: str, chosen: Chosen | None) -> Told:
     wire = Wire(history, host, chosen)
-    events = [e for e in history.events if isinstance(e, StateEvent) and e.host == host]
+    events = [*history.events.transitions(host)]
     # All connections of a lab are younger than its trace. One that was already there belongs to
     # somebody who had these addresses before; unless the report of its birth was lost.
     unborn = any((host, probe) in history.trouble for probe in ("ss", "trace"))
     lives = _lives(events, wire, chosen)
     doubtful = [(key, life) for key, each in lives.items() for life in each if life.born or unborn]
-    looks = [e for e in history.events if isinstance(e, SocketsEvent) and e.host == host]
+    looks = [e for e in history.events.others if isinstance(e, SocketsEvent) and e.host == host]
     seen = _seen(doubtful, looks)
     told_of = {(event.local, event.remote) for event in events}
     kept = [

@@ -51,8 +51,10 @@ def test_the_range_has_the_numbers_that_were_set_last() -> None:
     assert "(40000 to 40001: 2 ports) is free for server:8000: held: 2 (2 TIME-WAIT" in cause.text
     sets = "[sysctl: {client: {net.ipv4.ip_local_port_range: 40001 40001}}]"
     again = ranged("40000 40001", sets)
-    t = history.events[-1].t - 1.0
-    history.events.insert(3, StepEvent(t, 0, "end", "sysctl", outcome="done", verb="sysctl"))
+    events = [*history.events]
+    t = events[-1].t - 1.0
+    events.insert(3, StepEvent(t, 0, "end", "sysctl", outcome="done", verb="sysctl"))
+    history = History(events, history.captures)
     assert (
         "(40001 to 40001: 1 port) is free for server:8000: held: 1 ("
         in only(history, "", again).text

@@ -175,13 +175,13 @@ class Scene:
     @cached_property
     def resets(self) -> list[ResetEvent]:
         """Each RST of which the kernel said why it sent it."""
-        return [event for event in self.history.events if isinstance(event, ResetEvent)]
+        return [event for event in self.history.events.others if isinstance(event, ResetEvent)]
 
     @cached_property
     def fates(self) -> dict[tuple[str, Ends], list[FateEvent]]:
         """What the kernel says that it did with segments, by host and connection."""
         found: dict[tuple[str, Ends], list[FateEvent]] = defaultdict(list)
-        for event in self.history.events:
+        for event in self.history.events.others:
             if isinstance(event, FateEvent):
                 found[event.host, (event.local, event.remote)].append(event)
         return found
@@ -189,7 +189,7 @@ class Scene:
     @cached_property
     def calls(self) -> list[CallEvent]:
         """All calls that ended."""
-        found = (e for e in self.history.events if isinstance(e, CallEvent))
+        found = (e for e in self.history.events.others if isinstance(e, CallEvent))
         return [call for call in found if call.phase == "done"]
 
     def look(self, host: str, t: float, soon: float) -> SocketsEvent | None:
@@ -203,7 +203,7 @@ class Scene:
     def looks(self, host: str) -> list[SocketsEvent]:
         """What `ss` showed there, look by look, as far as it can be read."""
         if not self._looks:
-            for event in self.history.events:
+            for event in self.history.events.others:
                 if isinstance(event, SocketsEvent) and readable(event):
                     self._looks.setdefault(event.host, []).append(event)
         return self._looks.get(host, [])
@@ -227,7 +227,7 @@ class Scene:
         if self.scenario is None:
             return None
         value = self.scenario.hosts[host].sysctls.get(key) if host in self.scenario.hosts else None
-        for event in self.history.events:
+        for event in self.history.events.others:
             if event.t > t:
                 break
             if isinstance(event, StepEvent) and (event.verb, event.outcome) == ("sysctl", "done"):
@@ -239,7 +239,7 @@ class Scene:
     def cut_off(self, host: str, t: float) -> float | None:
         """Since when a host's link was down then, by the scenario's steps; None if it was not."""
         since, names = None, {host, *self.history.networks.only(host)}
-        for event in self.history.events if self.scenario else ():
+        for event in self.history.events.others if self.scenario else ():
             if isinstance(event, StepEvent) and event.outcome == "done" and event.t <= t:
                 match self.scenario.steps[event.index] if self.scenario else None:
                     case Cut(cut=name) if name in names:
@@ -266,7 +266,7 @@ class Scene:
     @cached_property
     def descriptors(self) -> Descriptors:
         """The sockets that processes opened by calls."""
-        return Descriptors(self.history.events, self._begun)
+        return Descriptors(self.history.events.others, self._begun)
 
     def _begun(self, host: str, ends: Ends, t: float) -> float:
         timeline = self.timeline(host, ends, t)
