@@ -17,6 +17,7 @@ from labctl.language.steps import Call, Wait
 from labctl.probes.segments import Captures
 from labctl.record.events import Event, StepEvent
 from labctl.record.history import History
+from labctl.record.log import Log
 
 TOLD = 0.05
 """Show a moment as one time if it is known to within so many seconds."""
@@ -130,11 +131,11 @@ def _replayed(
 ) -> tuple[list[Verdict], History]:
     """The verdicts of all steps, and the history at their end."""
     history = History(captures=captures)
-    events = [*events]
-    history.know(events)
+    log = events if isinstance(events, Log) else Log(events)
+    history.know(log.others)
     verdicts: list[Verdict] = []
     begun = 0.0
-    for event in events:
+    for event in log:
         history.add(event)
         if not isinstance(event, StepEvent):
             continue

@@ -21,6 +21,7 @@ from labctl.language.predicates.finding import Claimed
 from labctl.language.scenario import Scenario
 from labctl.language.scenario import load as load_scenario
 from labctl.record.events import Event, LabEvent, LossEvent, StepEvent, TallyEvent, TroubleEvent
+from labctl.record.log import Log
 
 MOST = 1_000_000
 """How many pairs of steps to compare at most, after a scenario and its record begin to differ."""
@@ -37,10 +38,10 @@ def judge(folder: Path, claims: Path | None = None) -> list[Verdict]:
     ending = _ending(run, scenario)
     if run.result == "skip":
         return ending
-    events = [*_placed(run, scenario)]
+    events = Log(_placed(run, scenario))
     bounds = _Bounds(run, scenario)
     verdicts = map(bounds.within, check(scenario, events, run.history.captures))
-    return [*verdicts, *_not_done(run, scenario, events), *ending]
+    return [*verdicts, *_not_done(run, scenario, events.others), *ending]
 
 
 def _scenario(run: RunResult, claims: Path | None) -> Scenario:

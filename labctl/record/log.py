@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from struct import Struct
 from typing import overload
 
@@ -19,11 +19,13 @@ ROW = Struct("<d3I")
 class Log(Sequence[Event]):
     """Events, in order. `others` are all but transitions."""
 
-    def __init__(self) -> None:
+    def __init__(self, events: Iterable[Event] = ()) -> None:
         self.others: list[Event] = []
         self._numbers = array("I")  # of the others
         self._rows = bytearray()
         self._kinds, self._ends = Places(), Places()
+        for event in events:
+            self.append(event)
 
     def append(self, event: Event) -> None:
         """Takes in the next one."""

@@ -159,7 +159,7 @@ def _timelines(history: History, host: str, chosen: Chosen | None) -> list[Timel
     known = _Known(looks, causes, Wire(history, host, chosen), forgets)
     found: list[Timeline] = []
     for key in dict.fromkeys([*lives, *looks.seen]):
-        mine = lives.get(key, [])
+        mine = lives.pop(key, [])  # they take much memory, and so do timelines
         walks = [_joined(key, mine, number, known) for number in range(len(mine))]
         walks = sorted([*walks, *_sampled(key, looks, walks, told_all, causes)], key=_beginning)
         found += [

@@ -8,7 +8,7 @@ a look of `ss` or a capture on that host, from about that time, with the same tw
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -54,7 +54,7 @@ class Told:
     """What the tracepoint reported of a host's sockets. `others` counts the lives that no other
     probe confirms."""
 
-    lives: Mapping[Ends, Sequence[Life]]
+    lives: dict[Ends, list[Life]]
     listeners: Sequence[Life]
     others: int
 
@@ -86,20 +86,14 @@ def traced_beside(history: History, host: str, chosen: Chosen | None = None) -> 
 
 def _told(history: History, host: str, chosen: Chosen | None) -> Told:
     wire = Wire(history, host, chosen)
-    events = [*history.events.transitions(host)]
     # All connections of a lab are younger than its trace. One that was already there belongs to
     # somebody who had these addresses before; unless the report of its birth was lost.
     unborn = any((host, probe) in history.trouble for probe in ("ss", "trace"))
-    lives = _lives(events, wire, chosen)
+    lives = _lives(history.events.transitions(host), wire, chosen)
     doubtful = [(key, life) for key, each in lives.items() for life in each if life.born or unborn]
     looks = [e for e in history.events.others if isinstance(e, SocketsEvent) and e.host == host]
     seen = _seen(doubtful, looks)
-    told_of = {(event.local, event.remote) for event in events}
-    kept = [
-        (key, life)
-        for key, life in doubtful
-        if id(life) in seen or wire.crossed(key, life, told_of)
-    ]
+    kept = [(key, life) for key, life in doubtful if id(life) in seen or wire.crossed(key, life)]
     connections: dict[Ends, list[Life]] = defaultdict(list)
     for key, life in kept:
         if not life.listens:
@@ -178,6 +172,12 @@ class Wire:
         return found
 
     @cached_property
+    def _told_of(self) -> set[Ends]:
+        """The ends of all that the tracepoint reported of the host."""
+        events = self._history.events.transitions(self._host)
+        return {(event.local, event.remote) for event in events}
+
+    @cached_property
     def _by_end(self) -> Mapping[str, Sequence[Ends]]:
         found: dict[str, list[Ends]] = defaultdict(list)
         for _, ends in self._history.first_captured():
@@ -185,7 +185,7 @@ class Wire:
             found[ends[1]].append(ends)
         return found
 
-    def crossed(self, key: Ends, life: Life, told_of: Container[Ends]) -> bool:
+    def crossed(self, key: Ends, life: Life) -> bool:
         """Whether a segment between these ends left or came while a socket lived. The host's own
         NAT may change the end that is not the opener's before a capture sees it. Then the
         tracepoint reported none of the segment's ends."""
@@ -195,7 +195,7 @@ class Wire:
         others = {
             ends
             for ends in self._by_end.get(opener, ())
-            if life.born and ends not in told_of and ends[::-1] not in told_of
+            if life.born and not {ends, ends[::-1]} & self._told_of
         }
         if not others:
             return False
@@ -236,7 +236,7 @@ def _covering(said: Iterable[Segment], fin: Segment) -> list[Segment]:
 
 
 def _lives(
-    events: Sequence[StateEvent], wire: Wire, chosen: Chosen | None
+    events: Iterable[StateEvent], wire: Wire, chosen: Chosen | None
 ) -> dict[Ends, list[Life]]:
     found: dict[Ends, list[Life]] = defaultdict(list)
     opening: dict[Ends, list[StateEvent]] = defaultdict(list)
