@@ -15,7 +15,7 @@ from labctl.language.predicates.held import held_at
 from labctl.language.scenario import Scenario
 from labctl.language.steps import Call, Wait
 from labctl.probes.segments import Captures
-from labctl.record.events import Event, StepEvent
+from labctl.record.events import ClockEvent, Event, StepEvent
 from labctl.record.history import History
 from labctl.record.log import Log
 
@@ -98,10 +98,14 @@ class NotKnown(NotPassed):
 
 
 def check(
-    scenario: Scenario, events: Iterable[Event], captures: Captures | None = None
+    scenario: Scenario,
+    events: Iterable[Event],
+    captures: Captures | None = None,
+    clocks: Iterable[ClockEvent] | None = None,
 ) -> list[Verdict]:
-    """Replays the events and judges each claim at the moment when it was made."""
-    verdicts, history = _replayed(scenario, events, captures)
+    """Replays the events and judges each claim at the moment when it was made. Without `clocks`,
+    the events are looked through for these first."""
+    verdicts, history = _replayed(scenario, events, captures, clocks)
     return verdicts + check_whole(scenario, history)
 
 
@@ -127,15 +131,20 @@ def not_done(scenario: Scenario, index: int, why: str, at: float) -> Verdict:
 
 
 def _replayed(
-    scenario: Scenario, events: Iterable[Event], captures: Captures | None
+    scenario: Scenario,
+    events: Iterable[Event],
+    captures: Captures | None,
+    clocks: Iterable[ClockEvent] | None = None,
 ) -> tuple[list[Verdict], History]:
     """The verdicts of all steps, and the history at their end."""
     history = History(captures=captures)
-    log = events if isinstance(events, Log) else Log(events)
-    history.know(log.others)
+    if clocks is None:
+        events = events if isinstance(events, Log) else Log(events)
+        clocks = (event for event in events.others if isinstance(event, ClockEvent))
+    history.know(clocks)
     verdicts: list[Verdict] = []
     begun = 0.0
-    for event in log:
+    for event in events:
         history.add(event)
         if not isinstance(event, StepEvent):
             continue

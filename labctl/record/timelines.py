@@ -119,6 +119,8 @@ class Timeline:
         return f"{self.local} -> {self.remote}{again}"
 
 
+MANY = 100_000
+"""Events of which it matters how much memory they take."""
 CLOCKS = 0.001
 """Seconds by which the times of one thing may differ, at most, in captures and in the trace."""
 
@@ -153,6 +155,8 @@ def _timelines(history: History, host: str, chosen: Chosen | None) -> list[Timel
         if (host, probe) in history.trouble
     ]
     told_all = traced and (host, "trace") not in history.trouble
+    if len(history.events) > MANY:
+        history.segments(chosen)  # to put them together takes much memory, and so do lives
     lives = traced_lives(history, host, chosen).lives
     looks, causes = Looks(history, host, chosen), Causes(history, host, chosen)
     forgets = bool(history.growth(host, "TcpExtTCPTimeWaitOverflow"))
