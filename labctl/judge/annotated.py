@@ -114,14 +114,13 @@ class _Comments:
             event for event in scene.history.events.others
             if isinstance(event, StepEvent) and event.phase == "begin"
         ]  # fmt: skip
-        self._left: dict[Spot, Segment] = {
-            (s.sender, s.source, s.target, s.t): s
-            for s in scene.segments if s.sender and s.t is not None
-        }  # fmt: skip
-        self._came: dict[Spot, Segment] = {
-            (s.receiver, s.source, s.target, s.arrived): s
-            for s in scene.segments if s.receiver and s.arrived is not None
-        }  # fmt: skip
+        self._left: dict[Spot, Segment] = {}
+        self._came: dict[Spot, Segment] = {}
+        for s in scene.segments:
+            if s.sender and s.t is not None:
+                self._left[s.sender, s.source, s.target, s.t] = s
+            if s.receiver and s.arrived is not None:
+                self._came[s.receiver, s.source, s.target, s.arrived] = s
         self._losses: dict[Key, list[LossEvent]] = defaultdict(list)
         for loss in scene.history.losses:
             if seen := loss.observation:

@@ -119,8 +119,7 @@ class Timeline:
         return f"{self.local} -> {self.remote}{again}"
 
 
-MANY = 100_000
-"""Events of which it matters how much memory they take."""
+MANY = 100_000  # events, of which it matters how much memory they take
 CLOCKS = 0.001
 """Seconds by which the times of one thing may differ, at most, in captures and in the trace."""
 
@@ -136,13 +135,11 @@ def timelines(history: History, host: str, chosen: Chosen | None = None) -> list
     """Every connection of a host, or the `chosen` ones, in order of appearance, up to the history's
     end."""
     upto = len(history.events), history.now, chosen
-    known, found = history.derived.pop(f"timelines {host}", (None, None))
-    if known != upto:
-        del found
-        found = _timelines(history, host, chosen)
-    history.derived[f"timelines {host}"] = upto, found
-    lives: list[Timeline] = found
-    return lives
+    if history.derived.get(f"timelines {host}", ("",))[0] != upto:
+        history.derived.pop(f"timelines {host}", None)
+        history.derived[f"timelines {host}"] = upto, _timelines(history, host, chosen)
+    found: list[Timeline] = history.derived[f"timelines {host}"][1]
+    return found
 
 
 def _timelines(history: History, host: str, chosen: Chosen | None) -> list[Timeline]:
@@ -166,9 +163,7 @@ def _timelines(history: History, host: str, chosen: Chosen | None) -> list[Timel
         mine = lives.pop(key, [])  # they take much memory, and so do timelines
         walks = [_joined(key, mine, number, known) for number in range(len(mine))]
         walks = sorted([*walks, *_sampled(key, looks, walks, told_all, causes)], key=_beginning)
-        found += [
-            replace(t, incarnation=number) if number > 1 else t for number, t in enumerate(walks, 1)
-        ]
+        found += [t if n == 1 else replace(t, incarnation=n) for n, t in enumerate(walks, 1)]
     for trouble in troubles:
         found = [replace(t, gap=trouble.text) if _beginning(t) < trouble.t else t for t in found]
     return sorted(found, key=_beginning)
