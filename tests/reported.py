@@ -92,7 +92,7 @@ def segment(t: float, text: str, arrived: float | None = 0.0, **more: object) ->
         length=numbers[2] if "len" in words else 0,
         window=1000,
     )
-    return replace(found, **more)  # type: ignore[arg-type]
+    return found._replace(**more)  # type: ignore[arg-type]
 
 
 def crowd(count: int) -> list[Segment]:
@@ -102,7 +102,7 @@ def crowd(count: int) -> list[Segment]:
         caller = f"198.18.0.3:{20000 + n}"
         syn = segment(1 + n / 1e3, "client SYN 0 0")
         answer = segment(1.0005 + n / 1e3, "server SYN ACK 0 1")
-        found += [replace(syn, source=caller), replace(answer, target=caller)]
+        found += [syn._replace(source=caller), answer._replace(target=caller)]
     return found
 
 
@@ -190,10 +190,10 @@ def inside(host: str, a: str, b: str, t: float) -> list[Segment]:
         (0.02, a, b, "RST ACK 11 1"),
     ]
     found = [
-        replace(segment(t + later, f"{host} {text}"), sender=host, receiver=host, source=source,
+        segment(t + later, f"{host} {text}", sender=host, receiver=host, source=source,
                 target=target) for later, source, target, text in told
     ]  # fmt: skip
-    return [*found, replace(found[-2], t=t + 0.03, arrived=None)]
+    return [*found, found[-2]._replace(t=t + 0.03, arrived=None)]
 
 
 def inward() -> History:
@@ -228,10 +228,10 @@ def full() -> History:
         segment(0.12, "client ACK 1 51", zero_window=True),
         segment(0.13, "server ACK 50 1 len 1", probe=True),
         segment(0.14, "server PSH ACK 41 1 len 10", retransmitted=True),
-        replace(segment(0.15, "client RST 9 0", 0.15), t=None, sender=None),
+        segment(0.15, "client RST 9 0", 0.15)._replace(t=None, sender=None),
     ]
-    other = replace(
-        segment(0.45, "client RST ACK 1 1"), source="198.18.0.3:40001", target="198.18.0.4:80",
+    other = segment(
+        0.45, "client RST ACK 1 1", source="198.18.0.3:40001", target="198.18.0.4:80",
         receiver="proxy",
     )  # fmt: skip
     listen, estab = tcp("LISTEN", ":8000"), tcp("ESTAB", SERVER, CLIENT)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,7 +87,7 @@ def annotated(path: Path) -> list[tuple[str, str, frozenset[str], str]]:
     return found
 
 
-def _ours(host: str, segments: list[Segment]) -> Iterator[Frame]:
+def _ours(host: str, segments: Iterable[Segment]) -> Iterator[Frame]:
     for s in segments:
         at = s.t if s.sender == host else s.arrived if s.receiver == host else None
         if at is not None and s.source != s.target:  # of itself tshark sees one end

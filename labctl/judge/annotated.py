@@ -111,17 +111,16 @@ class _Comments:
         self._scene, self._history = scene, scene.history
         self.epoch = scene.history.lab.epoch if scene.history.lab else 0.0
         self._steps = [
-            event for event in scene.history.events
+            event for event in scene.history.events.others
             if isinstance(event, StepEvent) and event.phase == "begin"
         ]  # fmt: skip
-        self._left: dict[Spot, Segment] = {
-            (s.sender, s.source, s.target, s.t): s
-            for s in scene.segments if s.sender and s.t is not None
-        }  # fmt: skip
-        self._came: dict[Spot, Segment] = {
-            (s.receiver, s.source, s.target, s.arrived): s
-            for s in scene.segments if s.receiver and s.arrived is not None
-        }  # fmt: skip
+        self._left: dict[Spot, Segment] = {}
+        self._came: dict[Spot, Segment] = {}
+        for s in scene.segments:
+            if s.sender and s.t is not None:
+                self._left[s.sender, s.source, s.target, s.t] = s
+            if s.receiver and s.arrived is not None:
+                self._came[s.receiver, s.source, s.target, s.arrived] = s
         self._losses: dict[Key, list[LossEvent]] = defaultdict(list)
         for loss in scene.history.losses:
             if seen := loss.observation:
@@ -191,7 +190,7 @@ class _Comments:
         """Calls by host and connection, and when each began."""
         found: dict[tuple[str | None, Ends], list[tuple[float, CallEvent]]] = defaultdict(list)
         begun: dict[tuple[str, int], float] = {}
-        for event in self._history.events:
+        for event in self._history.events.others:
             if isinstance(event, CallEvent) and event.phase == "enter":
                 begun[event.process, event.task] = event.t
             elif isinstance(event, CallEvent):

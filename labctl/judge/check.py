@@ -15,8 +15,9 @@ from labctl.language.predicates.held import held_at
 from labctl.language.scenario import Scenario
 from labctl.language.steps import Call, Wait
 from labctl.probes.segments import Captures
-from labctl.record.events import Event, StepEvent
+from labctl.record.events import ClockEvent, Event, StepEvent
 from labctl.record.history import History
+from labctl.record.log import Log
 
 TOLD = 0.05
 """Show a moment as one time if it is known to within so many seconds."""
@@ -97,10 +98,14 @@ class NotKnown(NotPassed):
 
 
 def check(
-    scenario: Scenario, events: Iterable[Event], captures: Captures | None = None
+    scenario: Scenario,
+    events: Iterable[Event],
+    captures: Captures | None = None,
+    clocks: Iterable[ClockEvent] | None = None,
 ) -> list[Verdict]:
-    """Replays the events and judges each claim at the moment when it was made."""
-    verdicts, history = _replayed(scenario, events, captures)
+    """Replays the events and judges each claim at the moment when it was made. Without `clocks`,
+    the events are looked through for these first."""
+    verdicts, history = _replayed(scenario, events, captures, clocks)
     return verdicts + check_whole(scenario, history)
 
 
@@ -126,12 +131,17 @@ def not_done(scenario: Scenario, index: int, why: str, at: float) -> Verdict:
 
 
 def _replayed(
-    scenario: Scenario, events: Iterable[Event], captures: Captures | None
+    scenario: Scenario,
+    events: Iterable[Event],
+    captures: Captures | None,
+    clocks: Iterable[ClockEvent] | None = None,
 ) -> tuple[list[Verdict], History]:
     """The verdicts of all steps, and the history at their end."""
     history = History(captures=captures)
-    events = [*events]
-    history.know(events)
+    if clocks is None:
+        events = events if isinstance(events, Log) else Log(events)
+        clocks = (event for event in events.others if isinstance(event, ClockEvent))
+    history.know(clocks)
     verdicts: list[Verdict] = []
     begun = 0.0
     for event in events:
@@ -152,7 +162,7 @@ def check_whole(scenario: Scenario, history: History) -> list[Verdict]:
 
 def _check_whole(scenario: Scenario, history: History) -> list[Verdict]:
     verdicts: list[Verdict] = []
-    for event in history.events:
+    for event in history.events.others:
         if isinstance(event, StepEvent) and event.phase == "end":
             verdicts += _check_in_the_end(scenario, event, history)
     for predicate, source in zip(scenario.expect, scenario.expect_sources, strict=True):
@@ -254,7 +264,7 @@ def unreached(label: str, scenario: Scenario, history: History) -> tuple[Result,
     if label in history.labels:
         return None
     index = _named(label, scenario)
-    ends = [e for e in history.events if isinstance(e, StepEvent) and e.phase == "end"]
+    ends = [e for e in history.events.others if isinstance(e, StepEvent) and e.phase == "end"]
     for event in ends:
         if event.index == index and event.outcome == "skipped":
             return "skip", f"{label!r} was left out: {event.why}"

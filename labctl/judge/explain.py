@@ -84,7 +84,7 @@ def _of(counter: str, host: str, history: History) -> str:
         return ""
     again = [
         event
-        for event in history.events
+        for event in history.events.others
         if isinstance(event, FateEvent) and event.host == host and event.did == "retransmit"
     ]
     ends = {f"{event.local} -> {event.remote}" for event in again}

@@ -7,7 +7,7 @@ moment for, or has lost, is unknown; and the end of the run counts like a claim.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -37,10 +37,11 @@ def judge(folder: Path, claims: Path | None = None) -> list[Verdict]:
     ending = _ending(run, scenario)
     if run.result == "skip":
         return ending
-    events = [*_placed(run, scenario)]
-    bounds = _Bounds(run, scenario)
-    verdicts = map(bounds.within, check(scenario, events, run.history.captures))
-    return [*verdicts, *_not_done(run, scenario, events), *ending]
+    history, bounds = run.history, _Bounds(run, scenario)
+    events = _placed(run, scenario, history.events)
+    found = check(scenario, events, history.captures, history.clocks.values())
+    steps = [*_placed(run, scenario, history.events.others)]
+    return [*map(bounds.within, found), *_not_done(run, scenario, steps), *ending]
 
 
 def _scenario(run: RunResult, claims: Path | None) -> Scenario:
@@ -81,13 +82,13 @@ def _matched(old: Mapping[int, str], new: Sequence[str]) -> dict[int, int]:
     return found
 
 
-def _placed(run: RunResult, scenario: Scenario) -> Iterator[Event]:
-    """The events of a record, with the indexes that their steps have in the scenario now, and with
-    the losses of the captures. If the scenario no longer has a step, its moment stays; so does that
-    of a step which counts from a label that the record lacks."""
-    steps = _matched(_texts(run.history.events), [str(step) for step in scenario.steps])
+def _placed(run: RunResult, scenario: Scenario, events: Iterable[Event]) -> Iterator[Event]:
+    """Events of a record, with the indexes that their steps have in the scenario now, and with the
+    losses of the captures. If the scenario no longer has a step, its moment stays; so does that of
+    a step which counts from a label that the record lacks."""
+    steps = _matched(_texts(run.history.events.others), [str(step) for step in scenario.steps])
     labels: set[str | None] = {None}
-    for event in run.history.events:
+    for event in events:
         if isinstance(event, StepEvent):
             index = steps.get(event.index)
             step = None if index is None else scenario.steps[index]
@@ -133,7 +134,7 @@ def _not_done(run: RunResult, scenario: Scenario, events: Sequence[Event]) -> It
 
 def _stopped(run: RunResult) -> bool:
     """Whether the run may have had more steps than the record."""
-    last = next((e for e in reversed(run.history.events) if isinstance(e, StepEvent)), None)
+    last = next((e for e in reversed(run.history.events.others) if isinstance(e, StepEvent)), None)
     return last is None or last.outcome in (None, "failed", "timeout") or _early(run)
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from labctl.probes.sockets import Ends
 
@@ -61,12 +61,10 @@ class Header:
 PLAIN = Header()
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """Where a segment's numbers begin: the sequence numbers of its sender's and its receiver's SYN,
     their first timestamps if these have some, and by how much its window is shifted, None if nobody
-    knows. `guessed` are those of `seq` and `ack` that no captured SYN tells. The segments of a
-    connection share it."""
+    knows. `guessed` are those of `seq` and `ack` that no captured SYN tells."""
 
     seq: int = 0
     ack: int = 0
@@ -206,8 +204,7 @@ def first_seen(sent: float | None, arrived: float | None) -> float:
     return min((t for t in (sent, arrived) if t is not None), default=0.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """One segment, from its sender to its receiver.
 
     `t` is when it left and `arrived` when it arrived, in seconds of the run; either is None if no
@@ -260,17 +257,17 @@ class Segment:
         way = self.way
         if way is None:
             return self
-        return replace(self, receiver=way.receiver, arrived=way.arrived, dropped=way.dropped)
+        return self._replace(receiver=way.receiver, arrived=way.arrived, dropped=way.dropped)
 
     def legs(self, onward: str | None) -> Iterator[Segment]:
         """A whole segment from each host that has it to the next one; `onward` is the host that
         the last one was to pass it on to."""
         sender, sent = self.sender, self.t
         for hop in self.way.hops if self.way else ():
-            yield replace(self, t=sent, sender=sender, receiver=hop.host, arrived=hop.came,
-                          dropped=None, pending=False)  # fmt: skip
+            yield self._replace(t=sent, sender=sender, receiver=hop.host, arrived=hop.came,
+                                dropped=None, pending=False)  # fmt: skip
             sender, sent = hop.host, hop.came if hop.left is None else hop.left
-        yield replace(self, t=sent, sender=sender, receiver=onward)
+        yield self._replace(t=sent, sender=sender, receiver=onward)
 
     @property
     def base(self) -> tuple[int, int]:

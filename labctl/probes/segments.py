@@ -8,11 +8,12 @@ lab sent was injected.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
-from labctl.ground.reading import MAX_RECORD, read_file
+from labctl.ground.reading import MAX_RECORD, open_file
 from labctl.probes.observations import (
     MODULUS,
     UNKNOWN,
@@ -22,6 +23,7 @@ from labctl.probes.observations import (
     Origin,
     Segment,
 )
+from labctl.probes.packed import Segments
 from labctl.probes.pairing import Passage, passages
 from labctl.probes.traffic import Chosen, Traffic
 
@@ -46,8 +48,10 @@ class Captures:
         """The captures of a run directory. Raises OSError and UsageError."""
         found = cls()
         for path in sorted(folder.glob("*.pcap")):
-            records = memoryview(read_file(path, MAX_RECORD))[len(FILE_HEADER) :]
-            found.add(path.stem, records)
+            with open_file(path, MAX_RECORD) as file:
+                if path.stat().st_size > len(FILE_HEADER):
+                    content = mmap(file.fileno(), 0, access=ACCESS_READ)
+                    found.traffic.map(path.stem, content, len(FILE_HEADER))
         return found
 
     def add(self, host: str, records: bytes | memoryview) -> None:
@@ -68,7 +72,7 @@ class Captures:
                 self._whole = found
         return found
 
-    def _match(self, known: Known, chosen: Chosen | None) -> list[Segment]:
+    def _match(self, known: Known, chosen: Chosen | None) -> Iterable[Segment]:
         traffic = self.traffic
         if traffic.forwarded(known.owners):
             if not chosen:
@@ -77,24 +81,23 @@ class Captures:
         if chosen:
             return match(traffic.observations(chosen), known.about(chosen))
         batches = traffic.batches()
-        found = [s for some, seen in batches for s in match(seen, known.about(some))]
-        return sorted(found, key=lambda segment: segment.time)
+        return (s for some, seen in batches for s in match(seen, known.about(some)))
 
 
 class Matched:
     """Segments, in order of time, and by what they were found. `late` has the numbers of those that
     were under way longer than any should be."""
 
-    def __init__(self, key: object, segments: list[Segment], flight: float) -> None:
-        self.key, self.segments, self.flight = key, segments, flight
-        self.late = [n for n, segment in enumerate(segments) if segment.flight > flight]
+    def __init__(self, key: object, segments: Iterable[Segment], flight: float) -> None:
+        self.key, self.segments, self.flight = key, Segments(segments), flight
+        self.late = self.segments.late(flight)
 
     @cached_property
     def whole(self) -> Matched:
         """The same from end to end: what a NAT passes on is one segment."""
-        if not any(segment.way for segment in self.segments):
+        if not self.segments.ways:
             return self
-        whole = [segment.whole for segment in self.segments if not segment.follows]
+        whole = (segment.whole for segment in self.segments if not segment.follows)
         return Matched(self.key, whole, self.flight)
 
 
@@ -102,7 +105,7 @@ def match(observations: Iterable[Observation], known: Known) -> list[Segment]:
     """Segments in order of time; see `pairing.passages`."""
     found = list(_mark(passages(observations, known), known))
     for number in _overtaken(found):
-        found[number] = replace(found[number], overtaken=True)
+        found[number] = found[number]._replace(overtaken=True)
     return found
 
 
@@ -322,8 +325,8 @@ def _forged(passage: Passage, injection: Injection, origin: Origin) -> Segment:
         receiver=passage.receiver,
         source=seen.source,
         target=seen.target,
-        seq=injection.seq,
-        ack=injection.ack,
+        seq=_plain(injection.seq),
+        ack=_plain(injection.ack),
         flags=seen.flags,
         length=seen.length,
         window=seen.window,
@@ -332,11 +335,16 @@ def _forged(passage: Passage, injection: Injection, origin: Origin) -> Segment:
         timestamps=seen.timestamps,
         scope=seen.scope,
         header=seen.header,
-        origin=replace(origin, seq=(seen.seq - injection.seq) % MODULUS, ack=acked, guessed=()),
+        origin=origin._replace(seq=(seen.seq - injection.seq) % MODULUS, ack=acked, guessed=()),
         data=seen.data,
         passed_on=passage.passed_on,
         way=passage.way,
     )
+
+
+def _plain(number: int) -> int:
+    """A relative number as a record has it, or what it comes to if it can't be one."""
+    return number if abs(number) < MODULUS else number % MODULUS
 
 
 def _closes(seen: Observation) -> bool:

@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from enum import StrEnum
 from functools import lru_cache
 from ipaddress import ip_address
+from sys import intern
 from typing import Annotated, Self
 
 from labctl.ground.reading import Checked
@@ -257,7 +258,7 @@ def parse_ss(text: str) -> tuple[Socket, ...]:
 # Thousands of sockets share few peers and timers, and each look has the addresses of the last one.
 @lru_cache(1 << 13)
 def _address(host: str, interface: str | None, port: str | None) -> Address:
-    return Address(host.strip("[]"), int(port) if port else None, interface)
+    return Address(intern(host.strip("[]")), int(port) if port else None, interface)
 
 
 @lru_cache(1 << 10)

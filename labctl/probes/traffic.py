@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, compress
+from mmap import MADV_DONTNEED, mmap
 from socket import IPPROTO_TCP
 from struct import Struct
 
@@ -29,7 +30,7 @@ WHOLE = {0x0000, 0x0040}
 """Fields of what is no fragment: without and with `don't fragment`."""
 SYN, SYN_ACK = FLAG_BITS["SYN"], FLAG_BITS["SYN"] | FLAG_BITS["ACK"]
 
-BATCH = 10_000
+BATCH = 3_000
 """How many packets to put together at once, about."""
 
 Chosen = Callable[[Ends], bool]
@@ -41,7 +42,7 @@ class _Host:
     """A host's capture: its records, where each begins that holds TCP, and whose it is, by number.
     `syns` are the places of SYNs among these; `here` says which numbers there are."""
 
-    records: bytearray = field(default_factory=bytearray)
+    records: bytearray | mmap = field(default_factory=bytearray)
     read: int = 0
     begins: array[int] = field(default_factory=lambda: array("Q"))
     numbers: array[int] = field(default_factory=lambda: array("I"))
@@ -61,7 +62,14 @@ class Traffic:
 
     def add(self, host: str, records: bytes | memoryview) -> None:
         """Takes in more of a host's capture: whole records."""
-        self._hosts[host].records += records
+        each = self._hosts[host]
+        if isinstance(each.records, mmap):
+            each.records = bytearray(each.records)
+        each.records += records
+
+    def map(self, host: str, file: mmap, begin: int) -> None:
+        """Takes in a host's capture, whose records begin there in a file."""
+        self._hosts[host] = _Host(file, begin)
 
     @property
     def size(self) -> int:
@@ -121,6 +129,13 @@ class Traffic:
                 places[batch[self._ends[number]]][host].append(begin)
         for n, hosts in enumerate(places):
             yield partial(_belongs, batch, last + 1, n), self._all(hosts)
+            self._leave()
+
+    def _leave(self) -> None:
+        """Leaves what was read of files to the kernel, which has it still."""
+        for each in self._hosts.values():
+            if isinstance(each.records, mmap):
+                each.records.madvise(MADV_DONTNEED)
 
     def _all(self, places: Mapping[str, array[int]]) -> Iterator[Observation]:
         for host, begins in places.items():
@@ -150,6 +165,7 @@ class Traffic:
         for host, each in self._hosts.items():
             if each.read < len(each.records):
                 self._sort_more(host, each)
+                self._leave()
 
     def _sort_more(self, host: str, each: _Host) -> None:
         records, begin, most = each.records, each.read, len(each.records)
@@ -203,12 +219,12 @@ def _belongs(batch: Mapping[Ends, int], unknown: int, number: int, ends: Ends) -
     return batch.get(ends, unknown) == number
 
 
-def _time(records: bytearray, begin: int) -> float:
+def _time(records: bytearray | mmap, begin: int) -> float:
     seconds, nanos, _, _ = RECORD.unpack_from(records, begin)
     return float(seconds + nanos / 1e9)
 
 
-def _read(host: str, records: bytearray, begin: int) -> Observation | None:
+def _read(host: str, records: bytearray | mmap, begin: int) -> Observation | None:
     """The segment in the record that begins there, if there is one."""
     seconds, nanos, kept, length = RECORD.unpack_from(records, begin)
     begin += RECORD.size

@@ -10,12 +10,12 @@ belong to the connection.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from labctl.probes.observations import Segment
+from labctl.probes.packed import Segments
 from labctl.probes.sockets import Ends, State
 from labctl.probes.traffic import Chosen
 from labctl.record.history import History
@@ -140,22 +140,29 @@ class Causes:
         grown = history.growth(host, COOKIES) if host in history.sockets else None
         self._no_cookies, self._cookies = grown == 0, bool(grown)
         self._latest: tuple[Ends | None, list[Course]] = None, []  # one's lives come in turn
+        self._last: tuple[Ends | None, list[Passed]] = None, []
         self._complete = history.captured(host) and not history.misses_inside(host)
 
     @cached_property
-    def _passed(self) -> dict[Ends, list[Passed]]:
-        found: dict[Ends, list[Passed]] = defaultdict(list)
-        for segment in self._history.segments(self._chosen):
-            ends = segment.source, segment.target
-            if segment.sender == self._host and segment.t is not None:
-                found[ends].append((segment.t, True, segment))
-            if segment.receiver == self._host and segment.arrived is not None:
+    def _segments(self) -> Segments:
+        return self._history.segments(self._chosen)
+
+    def _passed(self, ends: Ends) -> list[Passed]:
+        """What passed in a connection, in order."""
+        if self._last[0] == ends:
+            return self._last[1]
+        found: list[Passed] = []
+        for segment in self._segments.between(ends):
+            way = segment.source, segment.target
+            if way == ends and segment.sender == self._host and segment.t is not None:
+                found.append((segment.t, True, segment))
+            if way[::-1] == ends and segment.receiver == self._host and segment.arrived is not None:
                 arrived, off = segment.arrived, self._history.apart([segment.sender, self._host])
                 if off and segment.t is not None:  # by another clock
-                    segment = replace(segment, t=segment.t - off)
-                found[ends[::-1]].append((arrived, False, segment))
-        for passed in found.values():
-            passed.sort(key=lambda each: each[0])
+                    segment = segment._replace(t=segment.t - off)
+                found.append((arrived, False, segment))
+        found.sort(key=lambda each: each[0])
+        self._last = ends, found
         return found
 
     def course(self, ends: Ends, since: float, until: float) -> Course | None:
@@ -170,7 +177,7 @@ class Causes:
 
     def _courses(self, ends: Ends) -> Iterator[Course]:
         course: Course | None = None
-        for t, sent, segment in self._passed.get(ends, ()):
+        for t, sent, segment in self._passed(ends):
             if sent and segment.crafted:
                 continue  # no socket's
             if "SYN" in segment.flags and "ACK" not in segment.flags:
@@ -208,7 +215,7 @@ class Causes:
         return next(_causing(self._between(ends, after, before), old, new), None)
 
     def _between(self, ends: Ends, after: float, before: float) -> Iterator[Passed]:
-        passed: Sequence[Passed] = self._passed.get(ends, ())
+        passed = self._passed(ends)
         for index in range(bisect_left(passed, after, key=lambda each: each[0]), len(passed)):
             if passed[index][0] >= before:
                 return

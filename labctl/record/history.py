@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from array import array
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from labctl.backends.networks import Networks
 from labctl.probes.observations import FLIGHT, Injection, Known, Loss, Observation, Segment
 from labctl.probes.outputs import Output
 from labctl.probes.owners import Owners
+from labctl.probes.packed import Segments
 from labctl.probes.segments import Captures
 from labctl.probes.sockets import RESOLVER, Ends, canonical
 from labctl.probes.traffic import Chosen
@@ -47,6 +47,7 @@ from labctl.record.events import (
     TroubleEvent,
     UnseenEvent,
 )
+from labctl.record.log import Log
 
 WATCH = "watch"
 """The backend of what was only watched."""
@@ -128,7 +129,7 @@ class History:
     """All events so far, and what they add up to."""
 
     def __init__(self, events: Iterable[Event] = (), captures: Captures | None = None) -> None:
-        self.events: list[Event] = []
+        self.events = Log()
         self.captures = Captures() if captures is None else captures
         self.lab: LabEvent | None = None
         self.owners = Owners()
@@ -261,12 +262,12 @@ class History:
             if loopback or self.owners.get(address) == host:
                 self.inward.add(host)
 
-    def segments(self, chosen: Chosen | None = None, whole: bool = False) -> list[Segment]:
+    def segments(self, chosen: Chosen | None = None, whole: bool = False) -> Segments:
         """The segments of the lab's connections up to now, or of those that are `chosen`, in order;
         in named networks those that a NAT passes on are `whole`, or else one under each of their
         addresses. A segment that left a moment ago and has not arrived is still under way."""
         if self.lab is None:
-            return []
+            return Segments()
         owners, epoch, now = self.owners, self.lab.epoch, self.now
         losses = [Loss(e.drop, o) for e in self.losses if (o := _since(e, epoch))]
         injected = [Injection(e.seq, e.ack, o) for e in self.injected if (o := _since(e, epoch))]
@@ -276,19 +277,18 @@ class History:
         )  # fmt: skip
         matched = self.captures.segments(known, chosen)
         matched = matched.whole if whole and self.networks.hosts else matched
-        every = matched.segments
-        found = every[: bisect_right(every, now, key=lambda segment: segment.time)]
-        for index in range(
-            bisect_right(every, now - self.flight, key=lambda s: s.time), len(found)
-        ):
-            each = found[index]
+        every, changed = matched.segments, dict[int, Segment]()
+        count = every.until(now)
+        for number in range(every.until(now - self.flight), count):
+            each = every[number]
             came = each.arrived is not None and each.arrived <= now
             if not came and each.t is not None and each.dropped is None and not each.unseen:
-                found[index] = dataclasses.replace(each, arrived=None, pending=True)
-        for index in matched.late:
-            if index < len(found) and (found[index].arrived or 0.0) > now:
-                found[index] = dataclasses.replace(found[index], arrived=None)
-        return found
+                changed[number] = each._replace(arrived=None, pending=True)
+        for number in matched.late:
+            each = changed.get(number) or every[number]
+            if number < count and (each.arrived or 0.0) > now:
+                changed[number] = each._replace(arrived=None)
+        return every.first(count, changed)
 
     def legs(self, segment: Segment) -> list[Segment]:
         """A whole segment from host to host, as far as it came; in named networks alone."""

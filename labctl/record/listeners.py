@@ -16,7 +16,7 @@ from labctl.record.history import History
 from labctl.record.looks import SAMPLING, Looks, Sighting
 from labctl.record.moments import Moment
 from labctl.record.timelines import Span, Timeline
-from labctl.record.traced import traced_lives
+from labctl.record.traced import traced_beside
 
 
 def listeners(history: History, host: str, chosen: Chosen | None = None) -> list[Timeline]:
@@ -24,7 +24,7 @@ def listeners(history: History, host: str, chosen: Chosen | None = None) -> list
     one, which lasts as long as any of them. What is `chosen` has all listeners; a caller who asks
     for timelines too gives the same."""
     lives: dict[Ends, list[tuple[float, float]]] = defaultdict(list)
-    for life in traced_lives(history, host, chosen).listeners:
+    for life in traced_beside(history, host, chosen).listeners:
         begin = life[0].t if life[0].new == State.LISTEN else 0.0
         lives[ends_of(life[0])].append((begin, life[-1].t if life.over else math.inf))
     looks = Looks(history, host, lambda ends: not ends[1])
@@ -113,7 +113,7 @@ class _Causes:
     def __init__(self, history: History, host: str) -> None:
         self.listens: list[float] = []
         self.ends: list[float] = []
-        for event in history.events:
+        for event in history.events.others:
             match event:
                 case ProcessEvent(host=at, phase="exit" | "gone") if at == host:
                     self.ends.append(event.t)

@@ -95,7 +95,7 @@ class Looks:
         self.listening: dict[Ends, list[Sighting]] = {}
         there: dict[int, Sighting] = {}
         following = 0
-        for event in history.events:
+        for event in history.events.others:
             if not isinstance(event, SocketsEvent) or event.host != host:
                 continue
             try:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from labctl.probes.observations import Segment
+from labctl.probes.packed import Segments
 from labctl.probes.sockets import Ends
 from labctl.probes.traffic import Chosen
 from labctl.record.events import ClockEvent, Event, LabEvent, StepEvent
@@ -60,13 +61,12 @@ class _Moved(History):
         self.know(moved)
         self.reach(history.now)
 
-    def segments(self, chosen: Chosen | None = None, whole: bool = False) -> list[Segment]:
+    def segments(self, chosen: Chosen | None = None, whole: bool = False) -> Segments:
         """See `History`."""
-        found = (
-            replace(s, t=self._at(s.t, s.sender), arrived=self._at(s.arrived, s.receiver))
+        return Segments(
+            s._replace(t=self._at(s.t, s.sender), arrived=self._at(s.arrived, s.receiver))
             for s in super().segments(chosen, whole)
         )
-        return sorted(found, key=lambda segment: segment.time)
 
     def syns(self, host: str, ends: Ends) -> list[tuple[float, int]]:
         """See `History`."""

@@ -31,7 +31,7 @@ from labctl.record.history import History
 from labctl.record.inferred import Inferred, inferred
 from labctl.record.looks import FOLLOWING, SAMPLING, Looks, Sighting, reachable
 from labctl.record.moments import VAGUE, Moment
-from labctl.record.traced import Life, Wire, traced_lives
+from labctl.record.traced import Life, Wire, traced_beside, traced_lives
 
 CLOSED = "closed"
 """The end of the states: nothing is left of the connection."""
@@ -119,6 +119,7 @@ class Timeline:
         return f"{self.local} -> {self.remote}{again}"
 
 
+MANY = 100_000  # events, of which it matters how much memory they take
 CLOCKS = 0.001
 """Seconds by which the times of one thing may differ, at most, in captures and in the trace."""
 
@@ -133,6 +134,15 @@ def missable(before: State, after: State | None) -> bool:
 def timelines(history: History, host: str, chosen: Chosen | None = None) -> list[Timeline]:
     """Every connection of a host, or the `chosen` ones, in order of appearance, up to the history's
     end."""
+    upto = len(history.events), history.now, chosen
+    if history.derived.get(f"timelines {host}", ("",))[0] != upto:
+        history.derived.pop(f"timelines {host}", None)
+        history.derived[f"timelines {host}"] = upto, _timelines(history, host, chosen)
+    found: list[Timeline] = history.derived[f"timelines {host}"][1]
+    return found
+
+
+def _timelines(history: History, host: str, chosen: Chosen | None) -> list[Timeline]:
     if history.imported:
         return _of_captures(history, host, chosen)
     traced = is_traced(history)
@@ -142,16 +152,18 @@ def timelines(history: History, host: str, chosen: Chosen | None = None) -> list
         if (host, probe) in history.trouble
     ]
     told_all = traced and (host, "trace") not in history.trouble
+    if len(history.events) > MANY:
+        history.segments(chosen)  # to put them together takes much memory, and so do lives
     lives = traced_lives(history, host, chosen).lives
     looks, causes = Looks(history, host, chosen), Causes(history, host, chosen)
     forgets = bool(history.growth(host, "TcpExtTCPTimeWaitOverflow"))
     known = _Known(looks, causes, Wire(history, host, chosen), forgets)
     found: list[Timeline] = []
     for key in dict.fromkeys([*lives, *looks.seen]):
-        mine = lives.get(key, [])
+        mine = lives.pop(key, [])  # they take much memory, and so do timelines
         walks = [_joined(key, mine, number, known) for number in range(len(mine))]
         walks = sorted([*walks, *_sampled(key, looks, walks, told_all, causes)], key=_beginning)
-        found += [replace(t, incarnation=number) for number, t in enumerate(walks, 1)]
+        found += [t if n == 1 else replace(t, incarnation=n) for n, t in enumerate(walks, 1)]
     for trouble in troubles:
         found = [replace(t, gap=trouble.text) if _beginning(t) < trouble.t else t for t in found]
     return sorted(found, key=_beginning)
@@ -201,7 +213,7 @@ def unseen(history: History, host: str, seen: Iterable[Timeline]) -> bool:
         return True
     looked_at = {(timeline.local, timeline.remote) for timeline in seen}
     if is_traced(history) and (host, "trace") not in history.trouble:
-        if traced_lives(history, host).others and not wire.complete:
+        if traced_beside(history, host).others and not wire.complete:
             return True
         return any(stays_inside(*key) for key in wire.connections - looked_at)
     return not wire.complete or bool(wire.connections - looked_at)
@@ -474,7 +486,7 @@ def _shrunk(
         return [_Turn(None, Moment(t, until, t), t)], f"no look tells what followed {state}"
     latest = until if after is None else after + SAMPLING
     end = _Turn(None, Moment(t, latest, t, after), t)
-    if state is State.CLOSING or not wire.complete or key[::-1] not in wire.flows:
+    if state is State.CLOSING or not wire.complete or not wire.flow(key[::-1]):
         return [end], "a short TIME-WAIT may have been missed"
     taken = wire.end_taken(key, full[0].moment.earliest - SAMPLING, until)
     if taken is None:

@@ -8,11 +8,12 @@ a look of `ss` or a capture on that host, from about that time, with the same tw
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from labctl.probes.observations import Segment
+from labctl.probes.packed import Segments
 from labctl.probes.sockets import Ends, State
 from labctl.probes.traffic import Chosen
 from labctl.record.ends import ends_of
@@ -53,7 +54,7 @@ class Told:
     """What the tracepoint reported of a host's sockets. `others` counts the lives that no other
     probe confirms."""
 
-    lives: Mapping[Ends, Sequence[Life]]
+    lives: dict[Ends, list[Life]]
     listeners: Sequence[Life]
     others: int
 
@@ -68,32 +69,31 @@ class Told:
 def traced_lives(history: History, host: str, chosen: Chosen | None = None) -> Told:
     """What the tracepoint reported of a host, up to the history's end, or of the `chosen`
     connections and listeners."""
-    known = history.derived.get(f"told {host}")
-    upto = len(history.events), history.now, chosen
-    if known and known[0] == upto:
-        found: Told = known[1]
-        return found
     found = _told(history, host, chosen)
-    history.derived[f"told {host}"] = upto, found
+    upto = len(history.events), history.now, chosen
+    history.derived[f"told {host}"] = upto, replace(found, lives={})
     return found
+
+
+def traced_beside(history: History, host: str, chosen: Chosen | None = None) -> Told:
+    """The same without the lives of connections, which take much memory."""
+    upto, found = history.derived.get(f"told {host}", (None, None))
+    if upto != (len(history.events), history.now, chosen):
+        found = traced_lives(history, host, chosen)
+    told: Told = found
+    return told
 
 
 def _told(history: History, host: str, chosen: Chosen | None) -> Told:
     wire = Wire(history, host, chosen)
-    events = [e for e in history.events if isinstance(e, StateEvent) and e.host == host]
     # All connections of a lab are younger than its trace. One that was already there belongs to
     # somebody who had these addresses before; unless the report of its birth was lost.
     unborn = any((host, probe) in history.trouble for probe in ("ss", "trace"))
-    lives = _lives(events, wire, chosen)
+    lives = _lives(history.events.transitions(host), wire, chosen)
     doubtful = [(key, life) for key, each in lives.items() for life in each if life.born or unborn]
-    looks = [e for e in history.events if isinstance(e, SocketsEvent) and e.host == host]
+    looks = [e for e in history.events.others if isinstance(e, SocketsEvent) and e.host == host]
     seen = _seen(doubtful, looks)
-    told_of = {(event.local, event.remote) for event in events}
-    kept = [
-        (key, life)
-        for key, life in doubtful
-        if id(life) in seen or wire.crossed(key, life, told_of)
-    ]
+    kept = [(key, life) for key, life in doubtful if id(life) in seen or wire.crossed(key, life)]
     connections: dict[Ends, list[Life]] = defaultdict(list)
     for key, life in kept:
         if not life.listens:
@@ -146,29 +146,36 @@ class Wire:
         self.complete = history.captured(host)
 
     @cached_property
-    def flows(self) -> Mapping[Ends, Sequence[Segment]]:
-        """The segments that the host sent or received, by their two ends."""
-        return self._flows(self._chosen)
+    def _segments(self) -> Segments:
+        return self._history.segments(self._chosen)
 
-    def _flows(self, chosen: Chosen | None) -> dict[Ends, list[Segment]]:
-        flows: dict[Ends, list[Segment]] = defaultdict(list)
-        for segment in self._history.segments(chosen):
-            ends = segment.sender, segment.receiver
-            if self._host in ends and not segment.only_through(self._host):
-                flows[segment.source, segment.target].append(segment)
-        return flows
+    def flow(self, ends: Ends, among: Segments | None = None) -> list[Segment]:
+        """The segments that the host sent or received from one end to another."""
+        return [
+            segment
+            for segment in (among or self._segments).of(ends)
+            if self._host in (segment.sender, segment.receiver)
+            and not segment.only_through(self._host)
+        ]
 
     @property
     def connections(self) -> set[Ends]:
         """The ends of all connections with a segment that left or came, the host's own end first. A
         host that only sent RSTs had no socket."""
         found = set()
-        for (source, target), segments in self.flows.items():
-            key = (source, target) if segments[0].sender == self._host else (target, source)
-            said = self.flows.get(key, ())
-            if not said or any("RST" not in segment.flags for segment in said):
-                found.add(key)
+        for ends in self._segments.ends:
+            if segments := self.flow(ends):
+                key = ends if segments[0].sender == self._host else ends[::-1]
+                said = self.flow(key)
+                if not said or any("RST" not in segment.flags for segment in said):
+                    found.add(key)
         return found
+
+    @cached_property
+    def _told_of(self) -> set[Ends]:
+        """The ends of all that the tracepoint reported of the host."""
+        events = self._history.events.transitions(self._host)
+        return {(event.local, event.remote) for event in events}
 
     @cached_property
     def _by_end(self) -> Mapping[str, Sequence[Ends]]:
@@ -178,28 +185,28 @@ class Wire:
             found[ends[1]].append(ends)
         return found
 
-    def crossed(self, key: Ends, life: Life, told_of: Container[Ends]) -> bool:
+    def crossed(self, key: Ends, life: Life) -> bool:
         """Whether a segment between these ends left or came while a socket lived. The host's own
         NAT may change the end that is not the opener's before a capture sees it. Then the
         tracepoint reported none of the segment's ends."""
-        if self._around(life, self.flows, (key, key[::-1])):
+        if self._around(life, (key, key[::-1]), self._segments):
             return True
         opener = key[0] if life[0].old == State.UNCONN else key[1]
         others = {
             ends
             for ends in self._by_end.get(opener, ())
-            if life.born and ends not in told_of and ends[::-1] not in told_of
+            if life.born and not {ends, ends[::-1]} & self._told_of
         }
-        return bool(others) and self._around(life, self._flows(others.__contains__), others)
+        if not others:
+            return False
+        chosen = self._chosen and others.__contains__
+        return self._around(life, others, self._history.segments(chosen))
 
-    @staticmethod
-    def _around(
-        life: Life, flows: Mapping[Ends, Sequence[Segment]], between: Iterable[Ends]
-    ) -> bool:
+    def _around(self, life: Life, between: Iterable[Ends], among: Segments) -> bool:
         return any(
             life.around(t)
             for ends in between
-            for segment in flows.get(ends, ())
+            for segment in self.flow(ends, among)
             for t in (segment.t, segment.arrived)
             if t is not None
         )
@@ -213,8 +220,8 @@ class Wire:
         """When the host accepted the FIN of its peer: its arrival, and its acknowledgement. An
         acknowledgement from before it came is for an old number, and does not count."""
         local, remote = key
-        said = [segment for segment in self.flows.get((local, remote), ()) if segment.t is not None]
-        for fin in self.flows.get((remote, local), ()):
+        said = [segment for segment in self.flow((local, remote)) if segment.t is not None]
+        for fin in self.flow((remote, local)):
             if "FIN" in fin.flags and fin.arrived is not None and since <= fin.arrived < until:
                 for number, answer in enumerate(covering := _covering(said, fin)):
                     if answer.t is not None and answer.t >= fin.arrived:
@@ -229,7 +236,7 @@ def _covering(said: Iterable[Segment], fin: Segment) -> list[Segment]:
 
 
 def _lives(
-    events: Sequence[StateEvent], wire: Wire, chosen: Chosen | None
+    events: Iterable[StateEvent], wire: Wire, chosen: Chosen | None
 ) -> dict[Ends, list[Life]]:
     found: dict[Ends, list[Life]] = defaultdict(list)
     opening: dict[Ends, list[StateEvent]] = defaultdict(list)

@@ -114,14 +114,14 @@ def rows(
     # A look has the time of its beginning, and may see things a little later: its words follow.
     shown = {bar.seen: bar.t for bar in bars if bar.seen is not None and bar.t > bar.seen}
     found: list[Row] = [
-        *_lives(history.events),
-        *_calls(history.events, legs, drawn),
+        *_lives(history.events.others),
+        *_calls(history.events.others, legs, drawn),
         *bars,
-        *_steps(history.events, verdicts, others),
+        *_steps(history.events.others, verdicts, others),
         *_notes(history, shown),
-        *_troubles(history.events, hosts),
-        *_queues(history.events),
-        *_judged(history.events, verdicts, shown),
+        *_troubles(history.events.others, hosts),
+        *_queues(history.events.others),
+        *_judged(history.events.others, verdicts, shown),
         *([drawn.row] if drawn.row else []),
     ]
     moments = sorted(row.t for row in found)
@@ -406,8 +406,8 @@ def _judged(
 
 
 def _notes(history: History, shown: Mapping[float, float]) -> Iterator[Note | Look]:
-    prefix = _prefixes(history.events)
-    for event in history.events:
+    prefix = _prefixes(history.events.others)
+    for event in history.events.others:
         if isinstance(event, OutputEvent) and event.text.strip():
             words = " ".join(event.text.split())[:OUTPUT_SHOWN]
             yield Note(event.t, event.host, plain(f'{prefix.get(event.process, "")}"{words}"'),

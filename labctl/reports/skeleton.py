@@ -14,7 +14,8 @@ from itertools import groupby
 
 from labctl.ground.errors import UsageError
 from labctl.ground.plain import plain
-from labctl.judge.causes.cause import Scene, begins
+from labctl.judge.causes.cause import Scene
+from labctl.judge.causes.conversations import begins
 from labctl.judge.result import RunResult
 from labctl.language.scenario import Scenario
 from labctl.probes.observations import Segment
@@ -107,7 +108,7 @@ class _Skeleton:
     def hosts(self) -> Iterator[str]:
         """The lines of `hosts`."""
         processes: dict[str, list[str]] = defaultdict(list)
-        for event in self._history.events:
+        for event in self._history.events.others:
             if isinstance(event, ProcessEvent) and event.process not in processes[event.host]:
                 processes[event.host].append(event.process)
         for (named, _), process in self._guessed.items():
@@ -155,7 +156,7 @@ class _Skeleton:
         over: set[str] = set()
         last: dict[str, CallEvent] = {}
         stopped = 0.0  # when the last step began that ends processes
-        for event in self._history.events:
+        for event in self._history.events.others:
             if isinstance(event, CallEvent):
                 last[event.process] = event
             elif isinstance(event, StepEvent) and event.verb in ENDS_BY_STEP:
@@ -188,7 +189,7 @@ class _Skeleton:
     def _calls(self) -> Iterator[_Act]:
         """The calls of each process, as if one task had made them all."""
         begun: dict[tuple[str, int], CallEvent] = {}
-        for event in self._history.events:
+        for event in self._history.events.others:
             if isinstance(event, ProcessEvent) and event.phase != "start":
                 for key in [key for key in begun if key[0] == event.process]:
                     yield from self._act(begun.pop(key), event.t)
@@ -236,7 +237,7 @@ class _Skeleton:
     def _data(self) -> Iterator[_Act]:
         """What programs sent and read whose reads and writes nobody watched: the segments tell."""
         blind = {
-            (event.process, event.host) for event in self._history.events
+            (event.process, event.host) for event in self._history.events.others
             if isinstance(event, ProcessEvent) and event.watch == "calls"
         } | {(process, host) for (host, _), process in self._guessed.items()}  # fmt: skip
         for segments in self._scene.conversations:
@@ -280,7 +281,7 @@ class _Skeleton:
     @cached_property
     def _silent(self) -> list[_Guess]:
         """Connections of hosts of which no call and no process was told."""
-        events = self._history.events
+        events = self._history.events.others
         told = {e.host for e in events if isinstance(e, (CallEvent, ProcessEvent))}
         found = []
         for number, segments in enumerate(self._scene.conversations, 1):
@@ -370,7 +371,7 @@ class _Skeleton:
         return ", ".join(words)
 
     def _crafted(self) -> Iterator[_Act]:
-        for event in self._history.events:
+        for event in self._history.events.others:
             if isinstance(event, InjectEvent) and (seen := event.observation):
                 source, target = (self._host(end) for end in (seen.source, seen.target))
                 numbers = f"seq: {event.seq}" + (
@@ -389,7 +390,7 @@ class _Skeleton:
     def _kept(self) -> Iterator[_Act]:
         """The steps of the record's scenario that acted on hosts."""
         begun: dict[int, float] = {}
-        for event in self._history.events:
+        for event in self._history.events.others:
             if not self._scenario or not isinstance(event, StepEvent) or event.verb not in KEPT:
                 continue
             if event.phase == "begin":

@@ -57,11 +57,14 @@ def test_the_range_has_the_numbers_that_were_set_last() -> None:
     assert "(40000 to 40001: 2 ports) is free for server:8000: held: 2 (2 TIME-WAIT" in cause.text
     sets = "[sysctl: {client: {net.ipv4.ip_local_port_range: 40001 40001}}]"
     again = ranged("40000 40001", sets)
-    t = history.events[-1].t - 1.0
+    events = [*history.events]
+    t = events[-1].t - 1.0
     failed = StepEvent(t, 0, "end", "sysctl", outcome="failed", verb="sysctl")
-    history.events.insert(3, failed)
-    assert "(40000 to 40001: 2 ports) is free" in only(history, "", again).text
-    history.events[3] = replace(failed, outcome="done")
+    events.insert(3, failed)
+    unset = History(events, history.captures)
+    assert "(40000 to 40001: 2 ports) is free" in only(unset, "", again).text
+    events[3] = replace(failed, outcome="done")
+    history = History(events, history.captures)
     assert (
         "(40001 to 40001: 1 port) is free for server:8000: held: 1 ("
         in only(history, "", again).text

@@ -218,7 +218,7 @@ def test_an_empty_history() -> None:
     history = History()
     assert (history.now, history.lab, history.growth("h", "c")) == (0.0, None, None)
     history.add(ExecEvent(1.0, "h", "true", 0, ""))
-    assert history.events == [ExecEvent(1.0, "h", "true", 0, "")]
+    assert [*history.events] == [ExecEvent(1.0, "h", "true", 0, "")]
 
 
 def test_what_is_told_late_turns_no_time_back() -> None:

@@ -341,7 +341,7 @@ def test_what_a_guest_tells_is_recorded_and_judged_as_if_it_were_here(
     assert (found.result, found.backend, found.reason) == ("fail", "netns", None)
     assert found.environment["kernel"] == "6.1.0-fake"
     recorded = (found.folder / "history.jsonl").read_text().splitlines()
-    assert list(read_events(recorded)) == seen == found.history.events
+    assert list(read_events(recorded)) == seen == [*found.history.events]
     (result,) = json.loads((found.folder / "result.json").read_text())["runs"]
     assert result == json.loads(json.dumps(found.as_json()))
 

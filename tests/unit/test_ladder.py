@@ -262,7 +262,7 @@ def test_syn_recv_begins_with_the_syn_that_was_answered() -> None:
 
 
 def test_syn_recv_of_an_address_that_comes_again() -> None:
-    again = [replace(s, t=(s.t or 0) + 1, arrived=(s.arrived or 0) + 1) for s in HANDSHAKE]
+    again = [s._replace(t=(s.t or 0) + 1, arrived=(s.arrived or 0) + 1) for s in HANDSHAKE]
     found = rows(
         history(
             StateEvent(0.1005, "server", SERVER, CLIENT, "LISTEN", "SYN-RECV"),

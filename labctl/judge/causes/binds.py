@@ -91,7 +91,7 @@ def causes(scene: Scene) -> Iterator[Cause]:
     """A cause for each that failed with EADDRINUSE, if it is known."""
     history = History()
     failed: list[CallEvent] = []
-    for event in scene.history.events:
+    for event in scene.history.events.others:
         history.add(event)
         if isinstance(event, CallEvent) and event.errno == "EADDRINUSE":
             failed.append(event)

@@ -6,17 +6,19 @@ import math
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 from labctl.ground import errnos
+from labctl.judge.causes.conversations import Conversations, begins
 from labctl.judge.causes.descriptors import Descriptor, Descriptors
 from labctl.language.scenario import Scenario
 from labctl.language.steps import Sysctl
 from labctl.language.steps.faults import Cut, Join
 from labctl.probes.holders import Held
 from labctl.probes.observations import Segment, stays_inside
+from labctl.probes.packed import Segments
 from labctl.probes.sockets import Ends, Socket, SsParseError, State
 from labctl.record.events import CallEvent, FateEvent, ResetEvent, SocketsEvent, StepEvent
 from labctl.record.history import History
@@ -80,7 +82,7 @@ class Scene:
         self._listeners: dict[str, list[Timeline]] = {}
 
     @cached_property
-    def segments(self) -> Sequence[Segment]:
+    def segments(self) -> Segments:
         """All segments, in order of time."""
         return self.history.segments()
 
@@ -89,33 +91,14 @@ class Scene:
         """The connections that a NAT passed on, by its host and the ends that it gave them."""
         return {
             (hop.host, name): (segment.source, segment.target)
-            for segment in self.segments if segment.way
+            for segment in (self.segments if self.segments.ways else ()) if segment.way
             for hop in segment.way.hops for name in segment.way.names
         }  # fmt: skip
 
     @cached_property
-    def conversations(self) -> list[list[Segment]]:
-        """The segments of each connection, in both directions: a SYN with a number of its own
-        begins another one between the same ends."""
-        found: list[list[Segment]] = []
-        latest: dict[tuple[str, frozenset[str]], list[Segment]] = {}
-        for segment in self.segments:
-            key = segment.scope, frozenset((segment.source, segment.target))
-            mine = latest.get(key)
-            if mine is None or (begins(segment) and any(_older(s, segment) for s in mine)):
-                mine = latest[key] = []
-                found.append(mine)
-            mine.append(segment)
-        return found
-
-    @cached_property
-    def asked(self) -> dict[str, list[list[Segment]]]:
-        """The connections that somebody asked for, by where."""
-        found: dict[str, list[list[Segment]]] = defaultdict(list)
-        for each in self.conversations:
-            if begins(each[0]):
-                found[each[0].target].append(each)
-        return found
+    def conversations(self) -> Conversations:
+        """The segments of each connection, in both directions."""
+        return Conversations(self.segments)
 
     @cached_property
     def given_up(self) -> Counter[str | None]:
@@ -127,16 +110,9 @@ class Scene:
             found.update(gave & kept)
         return found
 
-    @cached_property
-    def _by_pair(self) -> dict[frozenset[str], list[list[Segment]]]:
-        found: dict[frozenset[str], list[list[Segment]]] = defaultdict(list)
-        for each in self.conversations:
-            found[frozenset((each[0].source, each[0].target))].append(each)
-        return found
-
     def conversation(self, host: str, ends: Ends, t: float) -> list[Segment]:
         """The segments of the connection that a host had between these ends at that time."""
-        for each in reversed(self._by_pair.get(frozenset(ends), [])):
+        for each in self.conversations.between(ends):
             if each[0].time <= t and each[0].scope in ("", host):
                 return each
         return []
@@ -199,13 +175,13 @@ class Scene:
     @cached_property
     def resets(self) -> list[ResetEvent]:
         """Each RST of which the kernel said why it sent it."""
-        return [event for event in self.history.events if isinstance(event, ResetEvent)]
+        return [event for event in self.history.events.others if isinstance(event, ResetEvent)]
 
     @cached_property
     def fates(self) -> dict[tuple[str, Ends], list[FateEvent]]:
         """What the kernel says that it did with segments, by host and connection."""
         found: dict[tuple[str, Ends], list[FateEvent]] = defaultdict(list)
-        for event in self.history.events:
+        for event in self.history.events.others:
             if isinstance(event, FateEvent):
                 found[event.host, (event.local, event.remote)].append(event)
         return found
@@ -213,7 +189,7 @@ class Scene:
     @cached_property
     def calls(self) -> list[CallEvent]:
         """All calls that ended."""
-        found = (e for e in self.history.events if isinstance(e, CallEvent))
+        found = (e for e in self.history.events.others if isinstance(e, CallEvent))
         return [call for call in found if call.phase == "done"]
 
     def look(self, host: str, t: float, soon: float) -> SocketsEvent | None:
@@ -227,7 +203,7 @@ class Scene:
     def looks(self, host: str) -> list[SocketsEvent]:
         """What `ss` showed there, look by look, as far as it can be read."""
         if not self._looks:
-            for event in self.history.events:
+            for event in self.history.events.others:
                 if isinstance(event, SocketsEvent) and readable(event):
                     self._looks.setdefault(event.host, []).append(event)
         return self._looks.get(host, [])
@@ -251,7 +227,7 @@ class Scene:
         if self.scenario is None:
             return None
         value = self.scenario.hosts[host].sysctls.get(key) if host in self.scenario.hosts else None
-        for event in self.history.events:
+        for event in self.history.events.others:
             if event.t > t:
                 break
             if isinstance(event, StepEvent) and event.outcome == "done":
@@ -263,7 +239,7 @@ class Scene:
     def cut_off(self, host: str, t: float) -> float | None:
         """Since when a host's link was down then, by the scenario's steps; None if it was not."""
         since, names = None, {host, *self.history.networks.only(host)}
-        for event in self.history.events if self.scenario else ():
+        for event in self.history.events.others if self.scenario else ():
             if isinstance(event, StepEvent) and event.outcome == "done" and event.t <= t:
                 match self.scenario.steps[event.index] if self.scenario else None:
                     case Cut(cut=name) if name in names:
@@ -290,7 +266,7 @@ class Scene:
     @cached_property
     def descriptors(self) -> Descriptors:
         """The sockets that processes opened by calls."""
-        return Descriptors(self.history.events, self._begun)
+        return Descriptors(self.history.events.others, self._begun)
 
     def _begun(self, host: str, ends: Ends, t: float) -> float:
         timeline = self.timeline(host, ends, t)
@@ -363,13 +339,8 @@ def readable(look: SocketsEvent) -> bool:
 
 def line(segment: Segment) -> str:
     """A segment as evidence. Of one that may still arrive nothing is said, as later it has."""
-    told = replace(segment, pending=False, arrived=segment.time) if segment.pending else segment
+    told = segment._replace(pending=False, arrived=segment.time) if segment.pending else segment
     return f"{segment.time:.6f} {segment.sender or '?'}: {told.summary}"
-
-
-def begins(segment: Segment) -> bool:
-    """Whether it asks for a connection."""
-    return "SYN" in segment.flags and "ACK" not in segment.flags
 
 
 def asked_for(rst: Segment, before: Sequence[Segment]) -> Segment | None:
@@ -378,9 +349,3 @@ def asked_for(rst: Segment, before: Sequence[Segment]) -> Segment | None:
     last = before[-1] if before else None
     answers = last and begins(last) and last.source == rst.target and last.seq + 1 == rst.ack
     return last if answers and "ACK" in rst.flags else None
-
-
-def _older(before: Segment, syn: Segment) -> bool:
-    """Whether a SYN is for another connection than what the same host had sent before."""
-    same = before.source == syn.source and not before.crafted and not syn.crafted
-    return same and before.base[0] != syn.base[0]

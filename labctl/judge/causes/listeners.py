@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from labctl.judge.causes.cause import Cause, Scene, begins
+from labctl.judge.causes.cause import Cause, Scene
+from labctl.judge.causes.conversations import begins
 from labctl.probes.sockets import State, accept_queue, queue_is_full
 from labctl.record.holders import told
 from labctl.record.timelines import Timeline
@@ -66,7 +67,7 @@ def _ignored(host: str, local: str, scene: Scene) -> bool:
     """Whether a listener certainly had a SYN without an answer, or answered one again whose last
     ACK had come."""
     port = local.rpartition(":")[2]
-    for target, tries in scene.asked.items():
+    for target, tries in scene.conversations.asked.items():
         if target != local and (local != f":{port}" or target.rpartition(":")[2] != port):
             continue
         for segments in tries:

@@ -241,7 +241,7 @@ class _Attempt:
                 step = steps[segment.dropped]
                 if isinstance(step, Reject) and step.reject.with_ != "rst":
                     return f"a step refused its SYN by ICMP ({step.reject.with_})"
-        for event in self.scene.history.events if steps else ():
+        for event in self.scene.history.events.others if steps else ():
             if isinstance(event, StepEvent) and event.outcome == "done" and event.t <= self.call.t:
                 step = steps[event.index]
                 if isinstance(step, Inject) and step.inject.icmp:

@@ -14,7 +14,8 @@ from itertools import takewhile
 
 from labctl.ground.written import count
 from labctl.judge.causes import nats
-from labctl.judge.causes.cause import Cause, Scene, asked_for, begins, line
+from labctl.judge.causes.cause import Cause, Scene, asked_for, line
+from labctl.judge.causes.conversations import begins
 from labctl.judge.causes.refusals import NOBODY, REJECTED, RULES, refused, stranger
 from labctl.judge.causes.reset import AT_ONCE, CLOSED, Reset
 from labctl.probes.observations import Segment

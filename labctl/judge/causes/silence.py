@@ -10,7 +10,8 @@ from itertools import islice, pairwise
 
 from labctl.ground import errnos
 from labctl.ground.written import count
-from labctl.judge.causes.cause import Cause, Scene, begins, line
+from labctl.judge.causes.cause import Cause, Scene, line
+from labctl.judge.causes.conversations import begins
 from labctl.judge.causes.descriptors import Descriptor, arguments
 from labctl.probes.observations import Segment
 from labctl.probes.sockets import State
@@ -173,7 +174,7 @@ def asked(call: CallEvent, mine: Descriptor, scene: Scene) -> list[list[Segment]
         return []
     address = scene.address(str(given[0]), call.host)
     target = f"[{address}]:{given[1]}" if ":" in address else f"{address}:{given[1]}"
-    tries = scene.asked.get(target, [])
+    tries = scene.conversations.asked.get(target, ())
     first = bisect_left(tries, mine.made, key=lambda each: each[0].time)
     last = bisect_right(tries, call.t, key=lambda each: each[0].time)
     return [each for each in tries[first:last] if each[0].sender == call.host]

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from labctl.judge.causes.cause import Cause, Scene, begins, line
+from labctl.judge.causes.cause import Cause, Scene, line
+from labctl.judge.causes.conversations import begins
 from labctl.probes.observations import MODULUS, Segment
 from labctl.probes.sockets import State
 

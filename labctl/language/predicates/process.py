@@ -97,7 +97,7 @@ class ProcessPattern(Model):
         """When that was, of each call that it makes."""
         if not self.blocks:
             return []
-        calls = (e for e in history.events if isinstance(e, CallEvent) and e.process == name)
+        calls = (e for e in history.events.others if isinstance(e, CallEvent) and e.process == name)
         return [call.t + STILL for call in calls if call.phase == "enter"]
 
     @property

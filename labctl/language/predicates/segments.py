@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import dropwhile, pairwise
+from itertools import pairwise
 from typing import Annotated
 
 from pydantic import ConfigDict, Field, model_validator
@@ -16,6 +16,7 @@ from labctl.language.predicates.finding import Claimed, Finding, Result
 from labctl.language.predicates.pattern import BARE, SOME, Flags, SegmentPattern, has
 from labctl.language.values import Count, Duration, Label, Percent, problem
 from labctl.probes.observations import Segment, connections
+from labctl.probes.packed import Segments
 from labctl.record.history import History
 
 TOLERANCE = 20.0
@@ -145,8 +146,10 @@ class SegmentsPattern(SegmentPattern):
         if self.then is None:
             return [_Match(s, sure is True, self._known(s, history)) for s, sure in found]
         groups: dict[tuple[object, ...], list[Segment]] = defaultdict(list)
+        wanted = {_ends(s) for s, _ in found}
         for s in segments:
-            groups[_ends(s)].append(s)
+            if _ends(s) in wanted:
+                groups[_ends(s)].append(s)
         matches = []
         for s, sure in found:
             group = groups[_ends(s)]
@@ -189,7 +192,7 @@ class SegmentsPattern(SegmentPattern):
             return segment.time + (history.flight if self.lost else 0.0)
         return segment.arrived
 
-    def _since(self, history: History) -> tuple[list[Segment], list[Segment]]:
+    def _since(self, history: History) -> tuple[Sequence[Segment], list[Segment]]:
         """All segments from where this begins to count, none if no step set that label; and those
         of which the clocks of several machines can't tell whether they were before. What had
         arrived where it began, by the clock there, left before; what its receiver sent after it
@@ -197,37 +200,40 @@ class SegmentsPattern(SegmentPattern):
         start = history.labels.get(self.since, math.inf) if self.since else -math.inf
         whose = history.whose.get(self.since or "")
         segments = self._seen(history)
-        counted = [s for s in segments if s.time >= start]
-        first: Segment | None = None
+        begin, first = segments.position(start), None
         if wanted := self.since_first:
-            counted = list(dropwhile(lambda s: not has(s, wanted), counted))
-            first = counted[0] if counted else None
+            following = enumerate(segments[begin:], begin)
+            found = ((n, s) for n, s in following if has(s, wanted))
+            begin, first = next(found, (len(segments), None))
             start, whose = (first.time, first.sender) if first else (math.inf, None)
+        if not history.clocks:
+            return segments[begin:], []
 
         def apart(segment: Segment) -> float:
             return history.apart([segment.sender, whose] if wanted or whose else None)
 
-        near = [s for s in segments if apart(s) and abs(s.time - start) <= apart(s)]
-        before = [
-            s for s in near
+        near = {
+            n: s for n, s in enumerate(segments) if apart(s) and abs(s.time - start) <= apart(s)
+        }
+        before = {
+            n for n, s in near.items()
             if s.arrived is not None and s.arrived <= start and s.receiver == whose
             and not (wanted and has(s, wanted))
-        ]  # fmt: skip
-        after = [
-            s for s in near
+        }  # fmt: skip
+        after = {
+            n for n, s in near.items()
             if first and first.arrived is not None and s.sender == first.receiver
             and s.t is not None and s.t >= first.arrived
-        ]  # fmt: skip
-        sure = [s for s in segments if s in after or (s in counted and s not in near)]
-        return sure, [s for s in near if s not in before and s not in after]
+        }  # fmt: skip
+        sure = (s for n, s in enumerate(segments) if n in after or (n >= begin and n not in near))
+        return [*sure], [s for n, s in near.items() if n not in before | after]
 
-    def _seen(self, history: History) -> list[Segment]:
+    def _seen(self, history: History) -> Segments:
         """All segments from end to end, or, if a router is named, from hop to hop."""
         segments, routers = history.segments(whole=True), history.networks.routers
         if not {*self.named} & {*routers}:
             return segments
-        found = [leg for segment in segments for leg in history.legs(segment)]
-        return sorted(found, key=lambda segment: segment.time)
+        return Segments(leg for segment in segments for leg in history.legs(segment))
 
     def enough(self, count: int) -> bool:
         """Whether there are as many as wanted; by default one or more."""
@@ -277,7 +283,7 @@ def _following(
 ) -> Segment | None:  # fmt: skip
     """The last of those that follow a segment of a connection as a pattern says: surely, or as far
     as anybody can know."""
-    place = next(n for n, segment in enumerate(group) if segment is first)
+    place = next(n for n, segment in enumerate(group) if segment == first)
     for number, segment in enumerate(group):
         gap = history.apart([first.sender, segment.sender]) if history.clocks else 0.0
         after = segment.time - first.time

@@ -19,7 +19,7 @@ from labctl.probes.sockets import State
 from labctl.record.history import History
 from labctl.record.looks import SAMPLING, reachable
 from labctl.record.timelines import CLOSED, Timeline, missable, timelines, unseen
-from labctl.record.traced import traced_lives
+from labctl.record.traced import traced_beside
 
 SHOWN = 3
 """How many connections a finding shows."""
@@ -60,7 +60,7 @@ def _some_connection(
         trouble = history.trouble.get((host, "trace"))
         told_why = [t.gap for t in lines_of if t.gap] + ([trouble.text] if trouble else [])
         actual += ", as far as was seen: " + (told_why or ["this was not traced"])[0]
-    if result != "pass" and (others := traced_lives(history, host).others):
+    if result != "pass" and (others := traced_beside(history, host).others):
         actual += f"; left out: {others} that neither ss nor a capture here saw"
     lines = [line for timeline in lines_of[:SHOWN] for line in _lines(timeline)]
     return Finding(result, claimed, actual, tuple(lines), _measured(deciding))

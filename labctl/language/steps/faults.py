@@ -308,7 +308,9 @@ class Heal(Step):
         return frozenset({self.heal} - {self.everything})
 
     def act(self, lab: Lab) -> None:
-        ends = [e for e in lab.history.events if isinstance(e, StepEvent) and e.phase == "end"]
+        ends = [
+            e for e in lab.history.events.others if isinstance(e, StepEvent) and e.phase == "end"
+        ]
         numbers = [e.index for e in ends if self.heal in (self.everything, e.label)]
         for host in lab.hosts:
             answer = lab.fault(host, protocol.Heal(numbers))
