@@ -10,6 +10,8 @@ import codecs
 IN_FULL = 4 << 20
 """How many bytes to record in full. Each piece counts for PIECE more: an event has its cost."""
 PIECE = 1 << 10
+SOON = 0.001
+"""Seconds after what was recorded last in which more of it waits for what else comes."""
 MOMENT = 0.05
 TAIL = 4096
 """After that: at most so many bytes of each moment, which lasts so many seconds."""
@@ -23,7 +25,7 @@ class Written:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._room = IN_FULL
         self._kept, self._left_out = b"", 0
-        self._began = self._latest = 0.0
+        self._began = self._latest = self._rests = 0.0
 
     @property
     def in_full(self):
@@ -35,7 +37,7 @@ class Written:
         """When to take what is there; None if nothing is there."""
         if not self._kept:
             return None
-        return self._began if self.in_full else self._began + MOMENT
+        return max(self._began, self._rests) if self.in_full else self._began + MOMENT
 
     def add(self, data, t):
         """Takes in the bytes that came at `t`."""
@@ -63,4 +65,5 @@ class Written:
         if self.in_full:
             self._room -= len(self._kept) + PIECE
         self._kept, self._left_out = b"", 0
+        self._rests = self._latest + SOON
         return found if text or "left_out" in found else None
