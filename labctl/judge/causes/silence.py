@@ -272,7 +272,7 @@ def _fate(sent: Sequence[Segment], answers: int, scene: Scene) -> str:
     if any(s.unseen and s.arrived is None for s in sent):
         return "whether they arrived, a capture of the peer would tell"
     lost = [s for s in sent if s.dropped is not None or s.lost]
-    if lost and not all(s.dropped is not None for s in lost) and not scene.captured(there):
+    if not all(s.dropped is not None for s in lost) and not scene.captured(there):
         return "whether they arrived, a capture of the peer would tell"
     where = Counter(
         "lost by a drop" if s.dropped is not None else "lost on their way" for s in lost

@@ -1,0 +1,204 @@
+"""Whom a timer ended, and who waits: as many as the kernel counts, and what is told of each."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from labctl.judge.causes.cause import Scene
+from labctl.judge.causes.silence import timed_out
+from labctl.record.events import Event, TroubleEvent
+from tests.caused import (
+    CLIENT,
+    SERVER,
+    call,
+    calls,
+    established,
+    handshake,
+    ids,
+    look,
+    only,
+    said,
+    told,
+    trace,
+)
+from tests.walked import ACK, SYN, Sent
+
+GONE: dict[str, Any] = {"errno": "ETIMEDOUT", "error": "Connection timed out"}
+OTHER = "198.18.0.3:40001"
+BLIND = TroubleEvent(0.1, "client", "calls", "not seen")
+
+
+def syns(count: int, source: str = CLIENT) -> list[Sent]:
+    return [Sent(1.0 + n / 2, source, SERVER, SYN, fate="lost") for n in range(count)]
+
+
+@pytest.mark.parametrize(("count", "words"), [(1, "its SYN"), (2, "2 SYNs"), (4, "4 SYNs")])
+def test_of_segments_alone_all_tries_are_counted(count: int, words: str) -> None:
+    cause = only(told([BLIND, look(0.5), look(9.0)], syns(count)), "no-answer")
+    assert f"no answer to {words} of {CLIENT} -> {SERVER}" in cause.text
+    assert cause.at == pytest.approx(1.0 + (count - 1) / 2)
+    assert len(cause.evidence) == min(count, 3)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        [*syns(2), Sent(2.0, SERVER, CLIENT, SYN)],  # both ask: the other one is an answer
+        [replace(s, target="198.18.0.3:9") for s in syns(2)],  # inside a host
+    ],
+)
+def test_syns_of_which_segments_alone_tell_nothing(sent: list[Sent]) -> None:
+    assert ids(told([BLIND, look(0.5), look(9.0)], sent), "no-answer") == []
+
+
+def test_a_call_that_tells_of_a_connection_is_enough() -> None:
+    events = [*calls(0.9, "client", "socket"), call(8.0, "client", "connect server:8000", **GONE),
+              *trace(1.0, "UNCONN", "SYN-SENT", ends=(CLIENT, SERVER)), look(8.5)]  # fmt: skip
+    cause = only(told(events, syns(2)), "no-answer")
+    assert "2 tries of a SYN without an answer" in cause.text and "ICMP" not in cause.text
+
+
+def test_the_syn_of_another_host_is_not_that_of_a_connect() -> None:
+    events = [*calls(0.9, "client", "socket"), call(8.0, "client", "connect server:8000", **GONE)]
+    both = [*syns(2), *syns(2, "198.18.0.5:40000")]
+    cause = only(told([*events, look(8.5)], both), "no-answer")
+    assert cause.connection == f"{CLIENT} -> {SERVER}"
+
+
+TWICE = [Sent(t, CLIENT, SERVER, ACK | 8, 1, 1, data=5, fate="lost") for t in (2.0, 2.5)]
+
+
+def test_what_is_told_of_who_waits() -> None:
+    asks = [*trace(1.0, "UNCONN", "SYN-SENT", ends=(CLIENT, SERVER)), look(2.5)]
+    cause = only(told(asks, syns(2)), "no-answer")
+    assert (cause.at, cause.refs) == (pytest.approx(1.0), ("tcp(7), tcp_syn_retries",))
+    more = replace(TWICE[0], t=3.0, seq=6, data=7)
+    waits = told([*established(1.0), look(9.0)], [*handshake(1.0), *TWICE, more])
+    cause = only(waits, "no-answer")
+    assert "no answer to 5 bytes of" in cause.text and "for 7.0 s" in cause.text
+    assert cause.at == pytest.approx(2.0) and "tcp_retries2" in cause.refs[0]
+
+
+def test_who_waits_in_a_state_that_it_has_come_to_just_now() -> None:
+    for since, found in ((8.5, []), (5.0, ["no-answer"])):
+        walked = trace(since, "ESTAB", "CLOSE-WAIT", ends=(CLIENT, SERVER))
+        history = told([*established(1.0), *walked, look(9.0)], [*handshake(1.0), *TWICE])
+        assert ids(history, "no-answer") == found
+
+
+def test_syns_are_none_of_what_an_open_connection_waits_for() -> None:
+    assert ids(told([*established(1.0), look(9.0)], syns(2)), "no-answer") == []
+
+
+# --- Connections that the kernel gave up ----------------------------------------------------------
+
+
+def probes(source: str = CLIENT) -> list[Sent]:
+    return [Sent(t, source, SERVER, ACK, 0, 1, fate="lost") for t in (2.0, 4.0, 6.0)]
+
+
+def lived(*states: str, end: str = CLIENT) -> list[Event]:
+    """A client's connection that was in these states after ESTAB, the last one of all the end."""
+    return [*established(1.0, end), *trace(1.5, "ESTAB", *states[:-1], ends=(end, SERVER)),
+            *trace(9.0, ["ESTAB", *states][-2], states[-1], ends=(end, SERVER))]  # fmt: skip
+
+
+def gave_up(count: int) -> Event:
+    return look(9.5, host="client", TcpExtTCPAbortOnTimeout=count)
+
+
+MINE = [*lived("UNCONN"), look(0.5), look(9.6)]
+
+
+@pytest.mark.parametrize(
+    ("count", "events", "sent", "found"),
+    [
+        (1, MINE, probes(), 1),
+        (0, MINE, probes(), 0),
+        (2, MINE, probes(), 0),
+        (1, MINE, [], 0),
+        (1, [*lived("CLOSE-WAIT", "UNCONN"), look(0.5), look(9.6)], probes(), 1),
+        (1, [*lived("FIN-WAIT-1", "FIN-WAIT-2", "UNCONN"), look(0.5), look(9.6)], probes(), 0),
+        (1, [*established(1.0), look(0.5), look(9.6)], probes(), 0),
+        # Beside another one: that lives, that waited for nothing, or whose state has no timer.
+        (1, [*MINE, *established(1.0, OTHER)], [*probes(), *handshake(1.0, OTHER)], 1),
+        (1, [*MINE, *lived("UNCONN", end=OTHER)], [*probes(), *handshake(1.0, OTHER)], 1),
+        (1, [*MINE, *lived("FIN-WAIT-1", "FIN-WAIT-2", "UNCONN", end=OTHER)],
+         [*probes(), *handshake(1.0, OTHER), *probes(OTHER)], 1),
+        (1, [*MINE, *lived("UNCONN", end=OTHER)],
+         [*probes(), *handshake(1.0, OTHER), *probes(OTHER)], 0),
+        (2, [*MINE, *lived("UNCONN", end=OTHER)],
+         [*probes(), *handshake(1.0, OTHER), *probes(OTHER)], 2),
+    ],
+)  # fmt: skip
+def test_as_many_as_the_kernel_gave_up(
+    count: int, events: list[Event], sent: list[Sent], found: int
+) -> None:
+    history = told([*events, gave_up(count)], [*handshake(1.0), *sent])
+    assert ids(history, "timeout") == ["timeout-keepalive"] * found
+
+
+def test_what_a_call_has_told_of_is_not_counted_again() -> None:
+    reads = [*calls(0.999, "client", "socket; set SO_KEEPALIVE; connect server:8000"),
+             call(9.0, "client", "recv", **GONE)]  # fmt: skip
+    sent = [*handshake(1.0), *probes(), *handshake(1.0, OTHER), *probes(OTHER)]
+    history = told([*MINE, *lived("UNCONN", end=OTHER), *reads, gave_up(2)], sent)
+    assert [c.connection for c in said(history, "timeout")] == [
+        f"{CLIENT} -> {SERVER}", f"{OTHER} -> {SERVER}"
+    ]  # fmt: skip
+
+
+def test_a_call_of_another_host_that_timed_out_is_none_of_these() -> None:
+    other = [*calls(0.6, "server", "socket; bind :8000; listen 5"),
+             call(9.0, "server", "connect client:9", **GONE)]  # fmt: skip
+    history = told([*MINE, *other, gave_up(1)], [*handshake(1.0), *probes()])
+    assert ids(history, "timeout") == ["timeout-keepalive"]
+
+
+def test_no_process_had_it_open_while_it_tried_again() -> None:
+    again = [replace(TWICE[0], t=2.0 + n) for n in range(4)]
+    for closed, orphan in ((4.5, True), (7.0, False)):
+        events = [*calls(0.997, "client", "socket; bind :40000; connect server:8000"),
+                  call(closed, "client", "close"), *lived("FIN-WAIT-1", "UNCONN")]  # fmt: skip
+        history = told([*events, gave_up(1), look(9.6)], [*handshake(1.0), *again])
+        cause = only(history, "timeout")
+        assert cause.text.count("no process had it open any more") == orphan
+        assert "3 retransmissions without an answer" in cause.text
+
+
+def test_probes_of_a_closed_window_are_tries_too() -> None:
+    data = Sent(2.0, CLIENT, SERVER, ACK | 8, 1, 1, data=9)
+    closed = Sent(2.001, SERVER, CLIENT, ACK, 1, 10, window=0)
+    asks = [replace(data, t=t, seq=9, data=0, flags=ACK, fate="lost") for t in (3.0, 4.0, 6.0)]
+    events = [*calls(0.999, "client", "socket; connect server:8000"), *established(1.0),
+              call(9.0, "client", "recv", **GONE), look(9.5)]  # fmt: skip
+    cause = only(told(events, [*handshake(1.0), data, closed, *asks]), "timeout")
+    assert (cause.id, "3 retransmissions" in cause.text) == ("timeout-retries", True)
+
+
+@pytest.mark.parametrize(("user", "name"), [(0, "timeout-retries"), (1, "timeout-user")])
+def test_the_least_user_timeout(user: int, name: str) -> None:
+    texts = f"socket; set TCP_USER_TIMEOUT {user}; connect server:8000"
+    events = [*calls(0.999, "client", texts), *established(1.0),
+              call(9.0, "client", "recv", **GONE), look(9.5)]  # fmt: skip
+    assert ids(told(events, [*handshake(1.0), *TWICE]), "timeout") == [name]
+
+
+@pytest.mark.parametrize(
+    ("errno", "text", "counted", "timer"),
+    [
+        ("ETIMEDOUT", "connect server:8000", 0, True),
+        ("ETIMEDOUT", "recv", 0, True),
+        ("EHOSTUNREACH", "recv", 1, True),
+        ("EHOSTUNREACH", "recv", 0, False),
+        ("EHOSTUNREACH", "connect server:8000", 1, False),
+        ("ECONNRESET", "recv", 1, False),
+    ],
+)
+def test_which_calls_a_timer_ended(errno: str, text: str, counted: int, timer: bool) -> None:
+    failed = call(2.0, "client", text, errno=errno, error="x")
+    seen = look(9.5, host="client", TcpExtTCPAbortOnTimeout=counted)
+    assert timed_out(failed, Scene(told([failed, seen]), None)) is timer
