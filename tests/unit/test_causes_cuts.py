@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from labctl.judge.causes.cuts import IDLE, SOON
+from labctl.judge.causes.cuts import IDLE, NEAR, SOON
 from labctl.record.events import Event
 from labctl.record.history import History
 from tests.caused import (
     CLIENT,
     LATER,
     SERVER,
+    call,
     calls,
     ended,
     established,
@@ -220,6 +221,21 @@ def test_of_several_nobody_knows_which_belong_together() -> None:
     )  # fmt: skip
     assert ids(history, "proxy") == []
     assert ids(history, "half") == []
+
+
+@pytest.mark.parametrize(("others", "cut"), [(NEAR - 1, True), (NEAR, False)])
+def test_among_so_many_calls_tell_which_belong_together(others: int, cut: bool) -> None:
+    """The others are another process's."""
+    there = f"{SERVER.rpartition(':')[0]}:8001"
+    ends = [f"198.18.0.3:{41000 + n}" for n in range(others)]
+    more = calls(0.1, "other", "socket; bind :8001; listen 5", "server")
+    for n, end in enumerate(ends):
+        more += [*established(0.5 + n / 1e3, end, there),
+                 call(0.6 + n / 1e3, "other", "accept", "server", local=there,
+                      peer=end)]  # fmt: skip
+    wire = [s for n, end in enumerate(ends) for s in handshake(0.5 + n / 1e3, end, there)]
+    history = proxied(*wire, DIES, CUT, more=(*more,))
+    assert ids(history, "proxy") == (["proxy-cut"] if cut else [])
 
 
 # --- Many -----------------------------------------------------------------------------------------

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from labctl.judge.causes.reset import AT_ONCE, CLOSED
+from labctl.judge.causes.cause import Scene
+from labctl.judge.causes.reset import AT_ONCE, CLOSED, Reset
+from labctl.probes.observations import Segment
 from labctl.record.events import Event, ResetEvent
 from tests.caused import (
     CLIENT,
@@ -23,6 +25,7 @@ from tests.caused import (
     trace,
 )
 from tests.fake import tcp
+from tests.reported import segment
 from tests.walked import ACK, RST, Sent
 
 T = 3.0
@@ -79,3 +82,70 @@ def test_what_outlives_it_is_there_a_moment_later(after: float, lives: bool) -> 
     line = tcp("ESTAB", SERVER, CLIENT, more="ino:7")
     seen = [*established(1.0), look(1.5, LISTEN, line), look(T + after, LISTEN, line)]
     assert ids(told(seen, [*handshake(1.0), ASKS, ANSWERS]), "reset") == crafted
+
+
+# --- What came before, and after ------------------------------------------------------------------
+
+SCENE = Scene(told([look(0.5), look(9.0)]), None)
+CAME = segment(2.9, "client PSH ACK 1 1 len 5", T)
+WENT = segment(2.0, "server SYN ACK 0 1", 2.1)
+
+
+def reset(*before: Segment, flags: str = "RST ACK", seq: int = 1, after: Sequence[Segment] = ()
+          ) -> Reset:  # fmt: skip
+    return Reset(segment(T, f"server {flags} {seq} 1"), before, after, SCENE)
+
+
+def test_what_had_come_and_what_its_host_had_sent() -> None:
+    late, lost = CAME._replace(arrived=T + 1e-6), CAME._replace(arrived=None)
+    early, forged = CAME._replace(arrived=2.95), WENT._replace(crafted=True)
+    found = reset(CAME, late, lost, early, WENT, forged)
+    assert (found.came, found.sent) == ([early, CAME], [WENT])
+    other = reset(CAME._replace(receiver="proxy"), WENT._replace(sender="proxy"))
+    assert (other.came, other.sent) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("flags", "came", "trigger", "answered"),
+    [
+        ("RST", CAME, True, True),
+        ("RST ACK", CAME, True, False),
+        ("RST ACK", CAME._replace(flags=("SYN",)), True, True),
+        ("RST", CAME._replace(flags=("SYN",)), True, False),
+        ("RST", CAME._replace(arrived=T - AT_ONCE * 0.9), True, True),
+        ("RST", CAME._replace(arrived=T - AT_ONCE * 1.1), False, False),
+    ],
+)
+def test_what_it_answers(flags: str, came: Segment, trigger: bool, answered: bool) -> None:
+    found = reset(came, flags=flags)
+    assert found.trigger == (came if trigger else None)
+    assert found.answered == (came if answered else None)
+    assert reset(flags=flags).trigger is None
+
+
+def test_whether_its_host_had_spoken_and_had_sent_a_fin() -> None:
+    fin = segment(2.5, "server FIN ACK 1 1")
+    assert (reset(WENT, fin).fin, reset(WENT).fin, reset(WENT).spoke) == (fin, None, True)
+    assert not reset(CAME).spoke and not reset(segment(2.5, "server RST 1 1")).spoke
+
+
+@pytest.mark.parametrize(
+    ("after", "later"),
+    [
+        (segment(3.2, "server ACK 1 1 len 2"), True),
+        (segment(T + AT_ONCE * 0.9, "server ACK 1 1 len 2"), False),
+        (segment(T + AT_ONCE * 1.1, "server ACK 1 1 len 2"), True),
+        (segment(3.2, "server SYN 1 1"), False),
+        (segment(3.2, "server RST 1 1"), False),
+        (segment(3.2, "client ACK 1 1"), False),
+        (segment(3.2, "server ACK 1 1", crafted=True), False),
+    ],
+)
+def test_whether_its_host_went_on(after: Segment, later: bool) -> None:
+    """The number that is due is 1, after its SYN."""
+    found = reset(WENT, after=[after])
+    assert (found.later, found.went_on) == (([after], True) if later else ([], False))
+    assert not reset(WENT, after=[after], seq=2).went_on
+    assert not reset(after=[after]).went_on
+    sent = segment(2.5, "server ACK 1 1 len 6")
+    assert reset(WENT, sent, after=[after], seq=7).went_on is later

@@ -157,6 +157,13 @@ def test_each_report_is_about_one_segment() -> None:
         ((5, 60), (4, 60), False),
         ((3, 50), (4, 0), True),  # only one of them has one
         ((3, 0), (4, 60), True),
+        # Numbers begin again: half of all are later.
+        ((3, 60), (3, 60 + 2**31 - 1), True),
+        ((3, 60), (3, 60 + 2**31), False),
+        ((3, 2**32 - 1), (3, 5), True),
+        ((3, 0), (3 + 2**15 - 1, 0), True),
+        ((3, 0), (3 + 2**15, 0), False),
+        ((2**16 - 1, 0), (1, 0), True),
     ],
 )
 def test_what_was_lost_as_it_left_was_before_what_is_marked_as_later(

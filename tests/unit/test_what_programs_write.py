@@ -105,6 +105,15 @@ def test_a_match_over_lines_reaches_back_so_far() -> None:
     assert output.search("(?s)begin.*end") is None
 
 
+@pytest.mark.parametrize(("length", "found"), [(262_144, True), (262_145, False)])
+def test_how_far_back_it_reaches(length: int, found: bool) -> None:
+    output = Output()
+    output.add("begin".ljust(length, "\n"))
+    assert output.search("(?s)begin.*end") is None
+    output.add("end\n")
+    assert (output.search("(?s)begin.*end") is not None) is found
+
+
 def test_a_match_within_a_line_may_have_any_length() -> None:
     output = Output()
     output.add("x\nbegin" + "." * (REACH + 10))
