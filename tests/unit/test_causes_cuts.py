@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from labctl.judge.causes.cuts import IDLE, NEAR, SOON
+from labctl.judge.causes.cuts import IDLE, SOON
 from labctl.record.events import Event
 from labctl.record.history import History
 from tests.caused import (
@@ -223,7 +223,7 @@ def test_of_several_nobody_knows_which_belong_together() -> None:
     assert ids(history, "half") == []
 
 
-@pytest.mark.parametrize(("others", "cut"), [(NEAR - 1, True), (NEAR, False)])
+@pytest.mark.parametrize(("others", "cut"), [(49, True), (50, False)])
 def test_among_so_many_calls_tell_which_belong_together(others: int, cut: bool) -> None:
     """The others are another process's."""
     there = f"{SERVER.rpartition(':')[0]}:8001"

@@ -157,6 +157,8 @@ def test_each_report_is_about_one_segment() -> None:
         ((5, 60), (4, 60), False),
         ((3, 50), (4, 0), True),  # only one of them has one
         ((3, 0), (4, 60), True),
+        ((3, 60), (3, 61), True),
+        ((3, 0), (3, 0), False),
         # Numbers begin again: half of all are later.
         ((3, 60), (3, 60 + 2**31 - 1), True),
         ((3, 60), (3, 60 + 2**31), False),
