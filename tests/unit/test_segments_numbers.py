@@ -205,6 +205,8 @@ def test_what_a_step_sent_counts_for_its_receiver_if_it_fits() -> None:
     for last, ack, probe, keepalive in (
         (shut, 1, True, False), (one(0.4, "client ACK 1001 7001"), 1, False, True),
         (one(0.4, "client ACK 99001 7001", window=0), 1, False, True),  # beside the window
+        (one(0.4, f"client ACK {1001 + 65535} 7001", window=0), 1, True, False),
+        (one(0.4, f"client ACK {1001 + 65536} 7001", window=0), 1, False, True),
         (one(0.4, "client ACK 1001 7901", window=0), 901, False, True),  # what was never sent
         (one(0.4, "client RST ACK 1001 7001", window=0), 1, False, True),
     ):  # fmt: skip
