@@ -181,6 +181,14 @@ def test_since_when_a_call_was_blocked() -> None:
     assert held_at(wanted, History([LAB, *events[:3], marked(4.0, "end")]), 0.0) is None
 
 
+def test_when_it_was_blocked_before_a_wait_nobody_asks() -> None:
+    wanted = claim("{process: {server: {call: {accept: blocked}}}}")
+    history = History([LAB, started(), enter(1.0, "accept"), marked(2.0, "one")])
+    exactly = held_at(wanted, history, 1.0 + STILL)
+    assert exactly and exactly.latest == 1.0 + STILL
+    assert held_at(wanted, history, 3.0) is None
+
+
 def test_what_is_not_seen_of_a_program() -> None:
     found = judge("{process: {server: {call: {get SO_ERROR: 0}}}}", started("io"),
                   call(1.0, "bind :80"))  # fmt: skip

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from labctl.judge.result import RunResult
+from labctl.record.inferred import _Life
 from labctl.record.timelines import Timeline, timelines
 from labctl.reports.ladder import rows
 from labctl.reports.rows import UNKNOWN, Bar
 from tests.captured import CLIENT, NEAR, SERVER, alone, both, closed, handshake
+from tests.reported import segment
 from tests.walked import ACK, FIN, RST, SYN, Sent
 
 LATER = [Sent(9.0, "10.0.0.3:50000", SERVER, SYN, 1)]
@@ -334,3 +336,61 @@ def test_an_ack_of_something_else_establishes_nothing(tmp_path: Path) -> None:
         (folder := tmp_path / str(last.ack)).mkdir()
         run = alone(folder, [syn, synack, last, reset, *LATER], "server")
         assert [*walk(run, "server")] == states
+
+
+# --- What an end had acknowledged -----------------------------------------------------------------
+
+
+def life(*passed: tuple[float, str]) -> _Life:
+    """The server's, by what passed its capture and when."""
+    return _Life([(t, text.startswith("server"), segment(t, text)) for t, text in passed], True, 9)
+
+
+@pytest.mark.parametrize(
+    ("until", "acked"), [(1.0, 0), (1.5, 1), (2.0, 1), (2.5, 6), (3.5, 6), (4.5, 9), (9.0, 9)]
+)
+def test_how_far_it_had_acknowledged_before_a_moment(until: float, acked: int) -> None:
+    """An old number that is sent once more takes nothing back, and a RST's says nothing."""
+    found = life(
+        (1.0, "server SYN ACK 0 1"), (1.2, "client ACK 1 1 len 8"), (2.0, "server ACK 1 6"),
+        (3.0, "server ACK 1 4"), (4.0, "server ACK 1 9"), (5.0, "server RST ACK 1 99"),
+    )  # fmt: skip
+    assert found._acked(until) == acked
+
+
+@pytest.mark.parametrize(
+    ("text", "wants"),
+    [
+        ("client ACK 6 1 len 1", True),
+        ("client ACK 5 1 len 1", False),
+        ("client ACK 1 1 len 6", True),
+        ("client FIN ACK 6 1", True),
+        ("client FIN ACK 5 1", False),
+        ("client ACK 6 1", False),
+        ("client ACK 9 1", False),
+    ],
+)
+def test_what_it_had_not_acknowledged_wants_an_answer(text: str, wants: bool) -> None:
+    found = life((1.0, "server ACK 1 6"))
+    assert found._wants_answer(2.0, segment(2.0, text)) is wants
+
+
+@pytest.mark.parametrize(
+    ("passed", "filtered"),
+    [
+        ([(1.0, "client ACK 1 1 len 5"), (2.0, "client ACK 1 1 len 5")], True),
+        ([(1.0, "client ACK 1 1 len 5"), (2.0, "client ACK 1 1 len 9")], True),
+        ([(1.0, "client ACK 1 1 len 5"), (2.0, "client ACK 6 1 len 5")], False),
+        ([(1.0, "client ACK 1 1 len 5"), (1.5, "server ACK 1 6"),
+          (2.0, "client ACK 1 1 len 5")], False),
+        ([(1.0, "client ACK 1 1 len 5"), (1.5, "server ACK 1 5"),
+          (2.0, "client ACK 1 1 len 5")], True),
+        ([(1.0, "client ACK 1 1"), (2.0, "client ACK 1 1")], False),
+        ([(1.0, "client ACK 1 1 len 5")], False),
+        ([], False),
+    ],
+)  # fmt: skip
+def test_whether_a_filter_seems_to_lie_behind_the_capture(
+    passed: list[tuple[float, str]], filtered: bool
+) -> None:
+    assert life((0.5, "server SYN ACK 0 1"), *passed).filtered is filtered
