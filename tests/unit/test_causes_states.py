@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from labctl.judge.causes.cause import Cause
+from labctl.judge.causes.cause import Cause, Scene
+from labctl.judge.causes.states import who_closed
 from labctl.language.document import Document
 from labctl.language.scenario import load_document
 from labctl.probes.holders import Held, Holder
@@ -414,3 +415,34 @@ def test_who_is_back_or_is_asked_is_not_unnoticed() -> None:
         assert vanished(cut_at(2.0), timer=f"timer:({timer})") == []
     assert vanished(cut_at(8.1)) == []
     assert len(vanished(cut_at(8.0))) == 1  # for a second, by the last look
+
+
+@pytest.mark.parametrize("mine", [CLIENT, "198.18.0.3:40001"])
+def test_who_closed_first_is_asked_of_one_connection(mine: str) -> None:
+    other = "198.18.0.3:40001" if mine == CLIENT else CLIENT
+    events: list[Event] = [look(0.5), look(9.0)]
+    wire: list[Sent] = []
+    for end, first in ((mine, (SERVER, mine)), (other, (other, SERVER))):
+        events += [*established(1.0, end), *trace(2.0, *FIRST, ends=first),
+                   *trace(2.0, *LAST, ends=first[::-1])]  # fmt: skip
+        wire += [*handshake(1.0, end), *close(2.0, *first)]
+    scene = Scene(told(events, wire), None)
+    for host, ends, words in (
+        ("server", (SERVER, mine), "server closed first"),
+        ("server", (SERVER, other), "its peer closed first"),
+        ("client", (mine, SERVER), "its peer closed first"),
+        ("client", (other, SERVER), "client closed first"),
+        ("client", (other, "198.18.0.9:1"), ""),
+    ):
+        assert who_closed(scene, host, ends, 5.0) == words
+
+
+def test_both_closed_first_or_a_record_has_one_side_alone() -> None:
+    for each in (CROSS, FIRST):
+        both = [*established(1.0), *trace(2.0, *each), *trace(2.0, *each, ends=BACK), look(9.0)]
+        scene = Scene(told(both, WIRE), None)
+        assert who_closed(scene, "server", (SERVER, CLIENT), 5.0) == "both closed at once"
+    for states, words in ((LAST, "its peer closed first"), (("ESTAB", "UNCONN"), "")):
+        events = [*established(1.0), *trace(2.0, *states), look(9.0)]
+        scene = Scene(told(events, [*handshake(1.0), *close(2.0, CLIENT, SERVER)]), None)
+        assert who_closed(scene, "server", (SERVER, CLIENT), 5.0) == words

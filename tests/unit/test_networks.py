@@ -203,3 +203,13 @@ def test_a_strict_nat_that_passes_nothing_on(
     causes = said(history([*handshake("nat"), *late]), "nat-", case)
     assert [cause.id for cause in causes] == known
     assert all("after 4.0 s without a segment it took 4 bytes" in each.text for each in causes)
+
+
+def test_a_nat_that_has_forgotten_nothing_as_nothing_was_before() -> None:
+    text = STRICT.replace("LOOSE", "0").replace("TIMEOUT", "3")
+    (case,) = load_document(Document("t.yaml", text), text, "t", {})
+    alone = through(5, "client PSH ACK 101 901 len 4", "nat", "gate", mark=50)
+    assert said(history(alone), "nat-", case) == []
+    fin = through(5, "client FIN ACK 101 901", "nat", "gate", mark=50)
+    (cause,) = said(history([*handshake("nat"), *fin]), "nat-", case)
+    assert "it took FIN ACK and passed nothing on" in cause.text
