@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from labctl.judge.causes.conversations import Conversations
+from labctl.judge.causes.conversations import Conversations, begins
 from labctl.probes.observations import PLAIN, Hop, Origin, Segment, Way
 from labctl.probes.packed import Places, Segments
 from labctl.record.events import Event, ProcessEvent, StateEvent
@@ -77,6 +77,8 @@ def test_some_of_the_segments(given: list[Segment], part: slice) -> None:
     assert [*some] == ordered and len(some) == len(ordered)
     for ends in {(s.source, s.target) for s in given}:
         assert some.of(ends) == [s for s in ordered if (s.source, s.target) == ends]
+        both = [s for s in ordered if (s.source, s.target) in (ends, ends[::-1])]
+        assert some.between(ends) == both and len(some.numbers(ends)) == len(both)
     for t in (0.0, 1.0, 1.5, 2.5, 1e7):
         assert some.until(t) == sum(s.time <= t for s in ordered)
         assert some.position(t) == sum(s.time < t for s in ordered)
@@ -167,6 +169,13 @@ def test_where_another_connection_begins(
     assert [s for talk in talks for s in talk] == found
     ends = found[0].source, found[0].target
     assert [*talks.between(ends)] == [*talks.between(ends[::-1])] == [*talks][::-1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "asks"), [("SYN", True), ("SYN ACK", False), ("ACK", False), ("FIN", False)]
+)
+def test_what_asks_for_a_connection(flags: str, asks: bool) -> None:
+    assert begins(segment(1.0, f"client {flags} 0 0")) is asks
 
 
 def test_what_a_step_sent_before_is_of_no_connection() -> None:
