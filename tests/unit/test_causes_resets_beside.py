@@ -28,7 +28,7 @@ from tests.caused import (
     trace,
 )
 from tests.fake import tcp
-from tests.walked import ACK, FIN, RST, Sent, packet
+from tests.walked import ACK, FIN, RST, SYN, Sent, packet
 
 ACTIVE = Sent(3.0, SERVER, CLIENT, RST | ACK, 1, 1)
 DATA = Sent(2.0, CLIENT, SERVER, ACK | 8, 1, 1, data=11)
@@ -389,3 +389,12 @@ def test_without_a_count_there_was_no_orphan_too_many() -> None:
     """Also if of its connection only the RST was captured."""
     events = [*established(1.0), look(1.5), *over(), look(4.5, TcpExtTCPAbortOnMemory=0)]
     assert ids(told(events, [ACTIVE])) == []
+
+
+def test_a_refusal_has_the_kernel_s_reason_where_it_is_known() -> None:
+    wire = [Sent(3.0, CLIENT, SERVER, SYN), Sent(3.0001, SERVER, CLIENT, RST | ACK, 0, 1)]
+    events: list[Event] = [look(0.5), look(9.0)]
+    assert len(only(told(events, wire), "connect-refused").evidence) == 2
+    why = ResetEvent(3.0001, "server", SERVER, CLIENT, "NO_SOCKET")
+    cause = only(told([*events, why], wire), "connect-refused")
+    assert cause.evidence[2:] == ("the kernel's reason: NO_SOCKET",)
