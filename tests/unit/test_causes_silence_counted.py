@@ -166,7 +166,7 @@ def test_a_counter_of_the_peer_tells_why_it_dropped_them(
             ],
             "3 keepalive probes had no answer, 1.3 s apart",
         ),
-        ([lost(2.0, "client ACK 0 1")], "1 keepalive probes had no answer; 1 lost"),
+        ([lost(2.0, "client ACK 0 1")], "1 keepalive probe had no answer; 1 lost"),
         ([DATA], None),
         ([lost(2.0, "client FIN ACK 1 1")], None),
         ([DATA, lost(3.0, "client ACK 0 1")], None),

@@ -313,7 +313,7 @@ def _likely(reset: Reset) -> Cause | None:
     elif probes := _unanswered_probes(reset):
         found = reset.cause(
             "timeout-keepalive",
-            f"{len(probes)} keepalive probes had no answer, so it gave up",
+            f"{count(len(probes), 'keepalive probe')} had no answer, so it gave up",
             "", "tcp(7), SO_KEEPALIVE", *probes[-3:],
         )  # fmt: skip
     elif reset.active and reset.spoke and not reset.fin:

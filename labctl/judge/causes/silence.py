@@ -255,7 +255,7 @@ class Silence:
         if keepalive and probes and len(probes) == len(sent):
             apart = [round(b.time - a.time, 1) for a, b in pairwise(probes)]
             spacing = f", {min(apart)} s apart" if apart else ""
-            why = f"{len(probes)} keepalive probes had no answer{spacing}"
+            why = f"{count(len(probes), 'keepalive probe')} had no answer{spacing}"
             return "timeout-keepalive", KEEPALIVE, f"{why}; {self.fate}"
         return None
 
