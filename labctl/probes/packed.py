@@ -139,7 +139,7 @@ class Segments(Sequence[Segment]):
         """The numbers of those that were under way longer."""
         moments = MOMENTS.iter_unpack(self._packed.rows)
         late = (n for n, (left, came) in enumerate(moments) if came - left > flight)
-        return [n for n in late if self[n].flight > flight]
+        return [n for n in late if self._at(n).flight > flight]
 
     def first(self, count: int, changed: Mapping[int, Segment]) -> Segments:
         """The first ones, some of them otherwise."""

@@ -193,7 +193,7 @@ class _Announcing:
 
     def _fails(self, history: History) -> bool:
         """Whether a step failed, or a claim about the whole history does not hold."""
-        last = next((e for e in reversed(history.events) if isinstance(e, StepEvent)), None)
+        last = next((e for e in reversed(history.events.others) if isinstance(e, StepEvent)), None)
         failed = last is not None and last.outcome in ("failed", "timeout")
         return failed or not all(claim.holds(history) for claim in self._scenario.expect)
 

@@ -28,29 +28,10 @@ from tests.caused import (
     trace,
 )
 from tests.fake import tcp
+from tests.resetting import ACTIVE, ANSWER, CLOSES, DATA, LINGERS, accepted, over
 from tests.walked import ACK, FIN, RST, SYN, Sent, packet
 
-ACTIVE = Sent(3.0, SERVER, CLIENT, RST | ACK, 1, 1)
-DATA = Sent(2.0, CLIENT, SERVER, ACK | 8, 1, 1, data=11)
-ANSWER = Sent(3.0, SERVER, CLIENT, RST, 1)
-CLOSES = call(3.0001, "server", "close")
-LINGERS = call(1.02, "server", "set SO_LINGER 1 0")
 LITTLE = 5e-4
-
-
-def accepted(*more: Event) -> list[Event]:
-    """The server accepts the connection, and has it open at 1.5 s."""
-    return [
-        *calls(0.5, "server", "socket; bind :8000; listen 5"), *listened(0.502), *established(1.0),
-        call(1.01, "server", "accept", local=SERVER, peer=CLIENT),
-        look(1.5, LISTEN, tcp("ESTAB", SERVER, CLIENT, more="ino:7")), *more,
-    ]  # fmt: skip
-
-
-def over(t: float = 3.0, state: str = "ESTAB") -> list[Event]:
-    """It ends there, and then at its client, by a RST."""
-    return [*trace(t, state, "UNCONN"), *trace(t + 1e-4, "ESTAB", "UNCONN", ends=(CLIENT, SERVER)),
-            look(t + 0.02, LISTEN), look(t + 1)]  # fmt: skip
 
 
 @pytest.mark.parametrize(("others", "found"), [(MOST - 1, ["reset-linger"]), (MOST, [])])
