@@ -11,7 +11,7 @@ IN_FULL = 4 << 20
 """How many bytes to record in full. Each piece counts for PIECE more: an event has its cost."""
 PIECE = 1 << 10
 SOON = 0.001
-"""Seconds after what was recorded last in which more of it waits for what else comes."""
+"""Seconds after what was recorded last in which a little more of it waits for what else comes."""
 MOMENT = 0.05
 TAIL = 4096
 """After that: at most so many bytes of each moment, which lasts so many seconds."""
@@ -37,7 +37,9 @@ class Written:
         """When to take what is there; None if nothing is there."""
         if not self._kept:
             return None
-        return max(self._began, self._rests) if self.in_full else self._began + MOMENT
+        if not self.in_full:
+            return self._began + MOMENT
+        return max(self._began, self._rests) if len(self._kept) < TAIL else self._began
 
     def add(self, data, t):
         """Takes in the bytes that came at `t`."""
