@@ -124,8 +124,8 @@ def test_no_transition_of_a_flood_goes_unnoticed(backend: str, tmp_path: Path) -
 LOST = """\
 title: An answer that must be sent again
 hosts:
-  server: {calls: 'socket; bind :8000; listen 1; accept; recv; send "answer"; wait'}
-  client: {calls: 'socket; connect server:8000; send "question"; recv; wait'}
+  server: {calls: 'socket KIND; bind :8000; listen 1; accept; recv; send "answer"; wait'}
+  client: {calls: 'socket KIND; connect NAME:8000; send "question"; recv; wait'}
 steps:
   - drop: {from: server, to: client, flags: PSH, count: 1}
   - start: server
@@ -136,10 +136,13 @@ steps:
 
 
 @pytest.mark.parametrize("backend", TRACED[:1])
-def test_the_kernel_says_which_segment_it_sent_again(backend: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "name"), [("tcp", "server"), ("tcp6", "server.v6")])
+def test_the_kernel_says_which_segment_it_sent_again(
+    kind: str, name: str, backend: str, tmp_path: Path
+) -> None:
     if tuple(map(int, platform.release().split(".")[:2])) < (6, 11):
         pytest.skip("this kernel does not say what becomes of segments")
-    result = run(LOST, backend, tmp_path)
+    result = run(LOST.replace("KIND", kind).replace("NAME", name), backend, tmp_path)
     assert result.result == "pass"
     fates = [event for event in result.history.events if isinstance(event, FateEvent)]
     again, *_ = [fate for fate in fates if fate.did == "retransmit"]
