@@ -1,19 +1,25 @@
-"""Whether hosts of one engine of a swarm reach those of another."""
+"""Whether hosts of one engine of a swarm reach those of another, and cases that need that."""
 
 from __future__ import annotations
 
 import errno
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import permutations
 
-from labctl.backends import EngineAt, HostSpec, Progress
+from labctl.backends import Backend, EngineAt, HostSpec, Progress
 from labctl.backends.docker import engine
+from labctl.ground.errors import LabError
+from labctl.judge.result import RunResult
 from labctl.lab.lab import Lab
+from labctl.language.scenario import Scenario
 from labctl.record.events import ExecEvent
+from labctl.record.store import RunFolder
 from labctl.run.bare import bare
 from labctl.run.places import Place
+from labctl.run.runner import Session, Watcher
 
 CONNECT = """\
 import socket
@@ -41,6 +47,46 @@ class Apart:
 
     def __str__(self) -> str:
         return f"{self.here} and {self.there}: the first {self.why}"
+
+
+class Spread(Session):
+    """A case under way on hosts of several of these engines. If they are apart, or may have been,
+    there is no verdict."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        backend: Backend,
+        folder: RunFolder,
+        watcher: Watcher,
+        engines: Sequence[EngineAt],
+    ) -> None:
+        super().__init__(scenario, backend, folder, watcher)
+        self._engines = engines
+
+    def _concluded(self) -> RunResult:
+        found = super()._concluded()
+        if found.result in ("error", "skip") or not (doubt := self._doubt(found)):
+            return found
+        self.ended = self.ended.broken_by(doubt)
+        return super()._concluded()
+
+    def _doubt(self, found: RunResult) -> LabError | None:
+        """That two engines are apart. If the case has passed, and segments came from each to each,
+        they were not."""
+        machines = {host: clock.machine for host, clock in self.history.clocks.items()}
+        used = [at for at in self._engines if at.name in machines.values()]
+        if found.result == "pass":
+            crossed = {
+                (machines.get(s.sender or ""), machines.get(s.receiver or ""))
+                for s in self.history.segments() if s.arrived is not None
+            }  # fmt: skip
+            if crossed >= set(permutations([at.name for at in used], 2)):
+                return None
+        with suppress(LabError):  # nobody knows
+            if which := apart(used, lambda _: None):
+                return LabError(str(which), which.hint)
+        return None
 
 
 def apart(ats: Sequence[EngineAt], progress: Progress) -> Apart | None:

@@ -328,9 +328,10 @@ class Judged(UnderWay):
             with super().up():
                 yield
         finally:
-            self.result = conclude(
-                self.scenario, self.backend, self.history, self.ended, self.folder
-            )
+            self.result = self._concluded()
+
+    def _concluded(self) -> RunResult:
+        return conclude(self.scenario, self.backend, self.history, self.ended, self.folder)
 
 
 class Session(Judged, Performance):

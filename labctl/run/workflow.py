@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,11 +26,10 @@ from labctl.language.document import Document
 from labctl.language.scenario import Scenario, load_document, params_of
 from labctl.language.services import check_services
 from labctl.language.values import unknown
-from labctl.record.events import StepEvent
 from labctl.record.history import History
 from labctl.record.store import RunFolder, new_folder
 from labctl.run.bare import lease_of, opened_at
-from labctl.run.joined import apart
+from labctl.run.joined import Spread
 from labctl.run.places import Place
 from labctl.run.runner import Interrupted, Session, Watcher
 
@@ -132,7 +131,8 @@ def session(
     lease = lease_of("run", scenario.label, place, now)
     with lease, RunFolder(path, scenario.text) as folder:
         opened = opened_at(lease, path, place, progress)
-        session = Session(scenario, opened, folder, _Announcing(watcher, lease, place, scenario))
+        case = scenario, opened, folder, _Announcing(watcher, lease)
+        session = Spread(*case, place.engines) if place.engines else Session(*case)
         try:
             yield session
         finally:
@@ -166,36 +166,16 @@ def keep(lab: Lab) -> None:
 
 
 class _Announcing:
-    """Passes everything on to a watcher, and writes the hosts of a lab into its lease. If a case
-    over several engines fails, these may have been apart: then it is no verdict."""
+    """Passes everything on to a watcher, and writes the hosts of a lab into its lease."""
 
-    def __init__(self, watcher: Watcher, lease: Lease, place: Place, scenario: Scenario) -> None:
-        self._watcher, self._lease, self._place = watcher, lease, place
-        self._scenario = scenario
-        self.event = watcher.event
+    def __init__(self, watcher: Watcher, lease: Lease) -> None:
+        self._watcher, self._lease = watcher, lease
+        self.event, self.done = watcher.event, watcher.done
 
     def up(self, lab: Lab) -> None:
         self._lease.hosts = lab.holders
         self._lease.write()
         self._watcher.up(lab)
-
-    def done(self, lab: Lab) -> None:
-        """Raises LabError if a case fails whose engines are apart."""
-        used = {clock.machine for clock in lab.history.clocks.values()}
-        ats = [at for at in self._place.engines if at.name in used]
-        if ats and self._fails(lab.history):
-            found = None
-            with suppress(LabError):  # nobody knows
-                found = apart(ats, lambda _: None)
-            if found:
-                raise LabError(str(found), found.hint)
-        self._watcher.done(lab)
-
-    def _fails(self, history: History) -> bool:
-        """Whether a step failed, or a claim about the whole history does not hold."""
-        last = next((e for e in reversed(history.events.others) if isinstance(e, StepEvent)), None)
-        failed = last is not None and last.outcome in ("failed", "timeout")
-        return failed or not all(claim.holds(history) for claim in self._scenario.expect)
 
 
 def sweep(engines: Iterable[EngineAt] = ()) -> list[str]:
