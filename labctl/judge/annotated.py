@@ -217,12 +217,18 @@ class _Comments:
                         for sent, flag in _ways(before, state)
                         for spot, segment in traffic.get((host, timeline.ends, sent), ())
                         if flag in segment.flags
-                        and moment.earliest - LATE <= spot[3] <= moment.latest + LATE
+                        and moment.earliest - LATE <= spot[3] <= moment.latest + _late(segment)
                     ]
                     if spots and moment.latest < math.inf:
                         how = " (inferred)" if timeline.inferred else ""
                         found[min(spots)[1]].append(f"{host}: {state}{how}")
         return found
+
+
+def _late(segment: Segment) -> float:
+    """By how much a packet may be told later than the state that it caused, in seconds. If a step
+    lost it as it left, its moment is that of the report."""
+    return LATE if segment.dropped is None else REPORTED
 
 
 def _turns(timeline: Timeline) -> Iterator[tuple[str, str, Moment]]:

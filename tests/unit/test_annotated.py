@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+from base64 import b64encode
 from pathlib import Path
 
 import dpkt
@@ -14,9 +15,13 @@ from hypothesis import strategies as st
 from labctl.ground.errors import UsageError
 from labctl.judge import annotated
 from labctl.judge.recorded import load
+from labctl.probes.packets import ETHERNET, RECORD
 from labctl.probes.pcapng import INBOUND, OUTBOUND, Packet, blocks, head
+from labctl.probes.segments import FILE_HEADER
+from labctl.record.events import LossEvent
 from tests.lessons_imported import stripped
-from tests.reported import RUN
+from tests.reported import RUN, recorded_run
+from tests.walked import ACK, FIN, HERE, SYN, THERE, history, packet, walk
 
 
 def read(content: bytes) -> tuple[list[str], list[Packet]]:
@@ -112,3 +117,20 @@ def test_states_of_an_import_are_inferred(tmp_path: Path) -> None:
     assert ("server", "server: FIN-WAIT-1 (inferred)") in told
     assert ("client", "client: CLOSE-WAIT (inferred)") in told
     assert max(p.at for p in packets) - min(p.at for p in packets) < 2e9, "one clock was 3 s ahead"
+
+
+@pytest.mark.parametrize(("late", "comment"), [(0.2, "server: FIN-WAIT-1; lost"), (0.6, "lost")])
+def test_a_segment_that_was_lost_as_it_left_is_told_late(
+    late: float, comment: str, tmp_path: Path
+) -> None:
+    """The capture does not have it. Its moment is that of the report, which may take half a second
+    on a busy machine."""
+    fin = packet(1.0, HERE, THERE, FIN | ACK, (1, 1))
+    frame = b64encode(fin[RECORD.size + ETHERNET :]).decode()
+    lost = LossEvent(3.0 + late, "server", frame, drop=0)
+    walked = walk("LISTEN", "SYN-RECV", "ESTAB", "FIN-WAIT-1", start=1.0, step=1.0)
+    syn = packet(1.0, THERE, HERE, SYN, (0, 0))
+    found = history(*walked, lost, packets=syn, probes=("trace", "capture"))
+    (tmp_path / "server.pcap").write_bytes(FILE_HEADER + syn)
+    _, packets = read(annotated.capture(recorded_run(found, folder=tmp_path)))
+    assert [p.comment.split("; lost by")[0] for p in packets][-1] == comment
