@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from labctl.ground import errnos
 from labctl.judge.causes.cause import Cause, Scene, line
 from labctl.judge.causes.descriptors import Descriptor, arguments
+from labctl.judge.causes.reset import Reset
 from labctl.judge.causes.silence import Silence, asked, spoke, timed_out
 from labctl.language.steps.faults import Reject
 from labctl.language.steps.injecting import Inject
@@ -30,38 +31,37 @@ FAILED = ("EHOSTUNREACH", "ENETUNREACH", "ECONNREFUSED", "ETIMEDOUT")
 """What a connect fails with that had no way, or got an ICMP error (icmp_err_convert)."""
 
 
-def refused(rst: Segment, syn: Segment, reason: str | None, scene: Scene) -> Cause | None:
+def refused(reset: Reset, syn: Segment) -> Cause | None:
     """Why a host answered a SYN by an RST: nobody listened at that port, or at another address
-    alone; or somebody did, and so it was not TCP. `reason` is the kernel's own."""
-    host, history = rst.sender or "", scene.history
-    if history.imported:
+    alone; or somebody did, and so it was not TCP."""
+    host, scene, rst = reset.host, reset.scene, reset.segment
+    if scene.history.imported:
         return None  # looks are rare there, and a listener may have come and gone
-    if not scene.looks(host) or {(host, "ss"), (host, "trace")} & history.trouble.keys():
+    if not scene.looks(host) or {(host, "ss"), (host, "trace")} & scene.history.trouble.keys():
         return None
     port = rst.source.rpartition(":")[2]
     cause = Cause(
-        "connect-refused", host, rst.time, f"{host} refused {syn.source} -> {syn.target}", START,
-        f"{syn.source} -> {syn.target}",
-        (line(syn), line(rst), *([f"the kernel's reason: {reason}"] if reason else [])), (NOBODY,),
+        "connect-refused", host, reset.t, f"{host} refused {syn.source} -> {syn.target}", START,
+        f"{syn.source} -> {syn.target}", reset.proof(syn), (NOBODY,),
     )  # fmt: skip
-    if known := _stayed(host, int(port), rst.time, scene):
-        return _in_spite(cause, rst, reason, *known, scene)
-    if _may_listen(rst, reason, scene):
+    if known := _stayed(host, int(port), reset.t, scene):
+        return _in_spite(cause, reset, *known)
+    if any(begin <= reset.t <= end for begin, end in _listened(reset)):
         return None
     return replace(cause, text=f"{cause.text}: nobody listened on port {port} there")
 
 
 def _in_spite(
-    cause: Cause, rst: Segment, reason: str | None, look: SocketsEvent, sockets: list[Socket],
-    scene: Scene,
-) -> Cause | None:  # fmt: skip
+    cause: Cause, reset: Reset, look: SocketsEvent, sockets: list[Socket]
+) -> Cause | None:
     """Somebody listened at that port."""
-    taking = [each for each in sockets if takes(each.local, rst.source)]
-    if taking and reason:
+    asked_at = reset.segment.source
+    taking = [each for each in sockets if takes(each.local, asked_at)]
+    if taking and reset.reason:
         return None
-    shown, holders = told(scene.history, look, (taking or sockets)[:MORE])
+    shown, holders = told(reset.scene.history, look, (taking or sockets)[:MORE])
     cause = replace(cause, evidence=(*cause.evidence, *shown), holders=holders)
-    whom, _, port = rst.source.rpartition(":")
+    whom, _, port = asked_at.rpartition(":")
     if not taking:
         one = f"{shown[0]}, takes" if len(shown) == 1 else f"{'; '.join(shown)} take"
         return replace(
@@ -77,20 +77,18 @@ def _in_spite(
     )  # fmt: skip
 
 
-def _may_listen(rst: Segment, reason: str | None, scene: Scene) -> bool:
-    """Whether its host may have had a listener on that port then. If the kernel says that it had
-    none, one for that address must be there for certain."""
-    port = rst.source.rpartition(":")[2]
-    for each in scene.listeners(rst.sender or ""):
+def _listened(reset: Reset) -> Iterator[tuple[float, float]]:
+    """From when to when its host may have had a listener on that port. If the kernel says that it
+    had none, one for that address must have been there for certain."""
+    port = reset.segment.source.rpartition(":")[2]
+    for each in reset.scene.listeners(reset.host):
         span = each.spans[0]
         if each.local.rpartition(":")[2] != port:
             continue
-        begin, end = span.begin.earliest, span.end.latest if span.end else math.inf
-        if reason == "NO_SOCKET" and each.local in (f":{port}", rst.source):
-            begin, end = span.begin.latest, span.end.earliest if span.end else math.inf
-        if begin <= rst.time <= end:
-            return True
-    return False
+        if reset.reason == "NO_SOCKET" and each.local in (f":{port}", reset.segment.source):
+            yield span.begin.latest, span.end.earliest if span.end else math.inf
+        else:
+            yield span.begin.earliest, span.end.latest if span.end else math.inf
 
 
 def _stayed(

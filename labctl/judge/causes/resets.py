@@ -98,7 +98,7 @@ def _of(reset: Reset) -> Cause | None:
     if reset.answered and asks:
         if not reset.may_be("NO_SOCKET"):
             return None
-        return refused(segment, reset.answered, reset.reason, reset.scene)
+        return refused(reset, reset.answered)
     if reset.ended:
         found = (rule(reset) for rule, reasons in ENDED.items() if reset.may_be(*reasons))
         return next(filter(None, found), None)
