@@ -43,6 +43,8 @@ REPORTED = 0.5
 FORWARDED = 1.0
 """Seconds that a host may take to forward a segment."""
 IDENTS = 1 << 16
+STRAIGHT = [(True, False), (False, True)]
+"""Of nearly all segments there are two sights: on the host that sends it, and its receiver."""
 
 
 @dataclass(slots=True)
@@ -56,9 +58,9 @@ class Passage:
     arrived: float | None
     sender: str | None
     receiver: str | None
-    drop: int | None = None
-    injection: Injection | None = None
-    sights: Sequence[_Sight] = ()
+    drop: int | None
+    injection: Injection | None
+    sights: Sequence[_Sight]
     follows: bool = False
     passed_on: bool = False
     way: Way | None = None
@@ -115,7 +117,8 @@ class _Pairing:
 
     def __init__(self, alike: Mapping[Key, Sequence[_Sight]], known: Known) -> None:
         self._alike = alike
-        self._owners = known.owners
+        owners = known.owners
+        self._owners = owners if isinstance(owners, Owners) else Owners(owners)
         self._flight = known.flight
         self._named = known.named
         self._early = EARLY + known.apart
@@ -126,21 +129,14 @@ class _Pairing:
 
     def of(self, group: Sequence[_Sight]) -> Iterator[Passage]:
         """The passages of segments that nothing distinguishes."""
-        if len(group) == 2:  # as of nearly all
-            left, came = group
-            if (
-                self._ends(left) == (True, False)
-                and self._ends(came) == (False, True)
-                and not (left.loss or left.injection or came.loss or came.injection)
-                and came.at - left.at <= self._flight
-            ):
-                yield self._passage(left, left.at, came)
-                return
+        ends = [self._ends(sight) for sight in group]
+        if ends == STRAIGHT and not (group[0].loss or group[1].injection):
+            yield self._passage(group[0], group[0].at, group[1])
+            return
         leaving: list[_Sight] = []
         coming: list[_Sight] = []
         passing: list[_Sight] = []
-        for sight in group:
-            here, there = self._ends(sight)
+        for sight, (here, there) in zip(group, ends, strict=True):
             if here and there:
                 yield self._passage(sight, sight.at, sight)
             elif here or sight.injection:
@@ -151,8 +147,8 @@ class _Pairing:
         if passing:
             self.forwards = True
             leaving, coming = self._passed(passing, leaving, coming)
-            ends = {*map(id, leaving), *map(id, coming)}
-            between = [sight for sight in passing if id(sight) not in ends]
+            used = {*map(id, leaving), *map(id, coming)}
+            between = [sight for sight in passing if id(sight) not in used]
             coming = sorted([*coming, *(s for s in between if s.loss)], key=lambda s: s.at)
         lost = [sight for sight in leaving if sight.loss]
         leaving = [sight for sight in leaving if not sight.loss]
@@ -181,8 +177,6 @@ class _Pairing:
         """Pairs for sights that have none: segments that came later than they should. One that came
         soon after another one had left, which has come too, is a duplicate of that."""
         alone = [i for i in range(len(left)) if i not in partner]
-        if not alone or len(partner) == len(came):
-            return {}
         late = []
         for j in sorted(set(range(len(came))).difference(partner.values())):
             before = bisect_right(left, came[j] + self._early)
@@ -206,9 +200,7 @@ class _Pairing:
             return self._settled[endpoint]
         found = owner(endpoint, self._owners, seen.host, sight.at)
         address = address_of(endpoint)
-        if not is_loopback(address) and (
-            not isinstance(self._owners, Owners) or self._owners.settled(address)
-        ):
+        if self._owners.settled(address) and not is_loopback(address):
             self._settled[endpoint] = found
         return found
 
@@ -266,7 +258,6 @@ class _Pairing:
         """`end` is the sight where it arrived. The hosts are those of the addresses if these are
         known, else those that saw it first and last."""
         seen, came = sight.seen, end or sight
-        loss = sight.loss or came.loss
         last = end.seen.host if end else None
         receiver = self._owner(seen.target, came) or last
         if end and receiver != last and self._stands_in(end):
@@ -274,23 +265,22 @@ class _Pairing:
         return Passage(
             seen,
             sent,
-            None if loss or end is None else end.at,
+            None if came.loss or end is None else end.at,
             seen.host
             if sight.made
             else self._owner(seen.source, sight) or (None if sent is None else seen.host),
             receiver,
-            loss.drop if loss else None,
+            came.loss.drop if came.loss else None,
             sight.injection,
             [sight] if came is sight else [sight, came],
         )
 
     def follow(self, found: Sequence[Passage]) -> None:
         """Gives segments their ways: what hosts forwarded, and under which other addresses."""
-        begins = {id(passage.sights[0]): passage for passage in found if passage.sights}
+        begins = {id(passage.sights[0]): passage for passage in found}
         after: dict[int, Passage] = {}
         for passage in found:
-            on = self._passed_on(passage.sights[-1]) if passage.sights else None
-            following = begins.get(id(on))
+            following = begins.get(id(self._passed_on(passage.sights[-1])))
             if following is not None and not following.follows:
                 after[id(passage)], following.follows = following, True
         for passage in found:
@@ -339,9 +329,9 @@ def _made(passing: Sequence[_Sight]) -> list[_Sight]:
     """Segments that a host made in the name of another, as firewalls and proxies do: it sees those
     once, and those that it forwards twice."""
     found = []
-    for number, sight in enumerate(passing):
-        beside = [*passing[max(0, number - 1) : number], *passing[number + 1 : number + 2]]
-        if all(abs(s.at - sight.at) > EARLY for s in beside):
+    times = [-math.inf, *(sight.at for sight in passing), math.inf]
+    for before, sight, after in zip(times, passing, times[2:], strict=False):
+        if min(sight.at - before, after - sight.at) > EARLY:
             sight.made = True
             found.append(sight)
     return found
@@ -353,36 +343,36 @@ def _made(passing: Sequence[_Sight]) -> list[_Sight]:
 def _rejoined(found: Sequence[Passage], early: float, flight: float) -> list[Passage]:
     """The same, but a segment that left whole and came in parts has arrived, and so have parts that
     came as one. All have the same header except for numbers and lengths, FIN and PSH."""
-    left: dict[Key, list[Passage]] = defaultdict(list)
-    came: dict[Key, list[Passage]] = defaultdict(list)
+    left: dict[Key, list[tuple[float, Passage]]] = defaultdict(list)
+    came: dict[Key, list[tuple[float, Passage]]] = defaultdict(list)
     for passage in found:
         seen = passage.seen
         if seen.length and passage.drop is None and passage.injection is None:
-            if passage.arrived is None:
-                left[_header(seen)].append(passage)
-            elif passage.sent is None:
-                came[_header(seen)].append(passage)
+            match passage.sent, passage.arrived:
+                case float(sent), None:
+                    left[_header(seen)].append((sent, passage))
+                case None, float(arrived):
+                    came[_header(seen)].append((arrived, passage))
     used: dict[int, list[Observation]] = defaultdict(list)  # by id(): what they are parts of
     for header in left.keys() & came.keys():
-        first = came[header][0].seen
-        coming = sorted(came[header], key=lambda part: _offset(first, part.seen))
-        begins = [_offset(first, part.seen) for part in coming]
-        longest = max(part.seen.span for part in coming)
+        first = came[header][0][1].seen
+        coming = sorted(came[header], key=lambda pair: _offset(first, pair[1].seen))
+        begins = [_offset(first, part.seen) for _, part in coming]
+        longest = max(part.seen.span for _, part in coming)
         # The later one first: if it repeats an earlier one, that one was lost.
-        for passage in sorted(left[header], key=lambda passage: passage.sent or 0.0, reverse=True):
+        for sent, passage in sorted(left[header], key=lambda pair: pair[0], reverse=True):
             begin = _offset(first, passage.seen)
             low = bisect_left(begins, begin - longest)
             parts = [
-                part
-                for part in coming[low : bisect_left(begins, begin + passage.seen.span)]
-                if -early <= (part.arrived or 0.0) - (passage.sent or 0.0) <= flight
+                (arrived, part)
+                for arrived, part in coming[low : bisect_left(begins, begin + passage.seen.span)]
+                if -early <= arrived - sent <= flight
                 and _overlap(passage.seen, part.seen)
                 and not any(_overlap(passage.seen, other) for other in used[id(part)])
             ]
-            if _covered(passage.seen, [part.seen for part in parts]):
-                passage.arrived = max(part.arrived or 0.0 for part in parts)
-                passage.receiver = passage.receiver or parts[-1].receiver
-                for part in parts:
+            if _covered(passage.seen, [part.seen for _, part in parts]):
+                passage.arrived = max(arrived for arrived, _ in parts)
+                for _, part in parts:
                     used[id(part)].append(passage.seen)
     return [passage for passage in found if not used.get(id(passage))]
 
@@ -471,8 +461,10 @@ def _in_order(left: Sequence[_Sight], sights: Iterable[_Sight]) -> None:
 def _later(one: Observation, other: Observation) -> bool:
     """Whether a host marked `one` of two segments of a connection as the later one: by timestamps
     (RFC 7323) or, if a socket counts its packets, by identification (RFC 791)."""
-    if one.timestamps and other.timestamps and one.timestamps[0] != other.timestamps[0]:
-        return 0 < (one.timestamps[0] - other.timestamps[0]) % MODULUS < MODULUS // 2
+    if one.timestamps and other.timestamps:
+        apart = (one.timestamps[0] - other.timestamps[0]) % MODULUS
+        if apart:
+            return apart < MODULUS // 2
     (a, _), (b, _) = one.mark, other.mark
     counted = a and b and not {"SYN", "RST"}.intersection(one.flags + other.flags)
     return bool(counted) and 0 < (a - b) % IDENTS < IDENTS // 2
