@@ -7,6 +7,7 @@ lab sent was injected.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -151,6 +152,10 @@ class _Flow:
             other.peer_window, other.acked = seen.window, seen.ack
 
 
+NOBODY = _Flow(0, 0)
+"""An end of which nothing is known."""
+
+
 def _mark(found: Sequence[Passage], lab: Known) -> Iterator[Segment]:
     """Segments with relative numbers and what is special about each (like Wireshark's analysis:
     retransmission, duplicate ACK, zero window, zero window probe, keepalive).
@@ -189,13 +194,13 @@ def _mark(found: Sequence[Passage], lab: Known) -> Iterator[Segment]:
             flows[there] = flow
             if other is not None:
                 flows[back] = other
-            elif theirs is not None and flow is not known and not _asking(theirs):
+            elif theirs is not None and not _asking(theirs):
                 del flows[back]
         if opens:
             flow.opens(seen)
         origin = _origin(seen, flow, other)
         behind = _before(seen.seq, flow.following)
-        just_behind = behind and (flow.following - seen.seq) % MODULUS == 1
+        just_behind = (flow.following - seen.seq) % MODULUS == 1
         asks = just_behind and seen.length <= 1 and not _closes(seen)
         probe = asks and flow.peer_window == 0
         idle = not seen.length and flow.acked == flow.following
@@ -214,7 +219,7 @@ def _mark(found: Sequence[Passage], lab: Known) -> Iterator[Segment]:
             flags=seen.flags,
             length=seen.length,
             window=seen.window,
-            retransmitted=bool(seen.span) and behind and not (probe or keepalive) and sent,
+            retransmitted=bool(seen.span) and behind and not probe and sent,
             duplicate_ack=bare and position == flow.last_ack and not keepalive,
             zero_window=seen.window == 0 and "RST" not in seen.flags and "SYN" not in seen.flags,
             probe=probe,
@@ -246,7 +251,7 @@ def _begins_nothing(found: Sequence[Passage], number: int, flow: _Flow) -> bool:
     syn = found[number].seen
     if flow.acked is None or syn.seq == flow.first:
         return False
-    for passage in found[number + 1 : number + 1 + AHEAD]:
+    for passage in found[number + 1 : number + AHEAD]:
         seen = passage.seen
         if (seen.scope, seen.source, seen.target) != (syn.scope, syn.source, syn.target):
             continue
@@ -274,7 +279,7 @@ def _origin(seen: Observation, flow: _Flow | None, other: _Flow | None) -> Origi
     opens = "SYN" in seen.flags
     if flow and other and flow.peer is other and not opens:
         return flow.origin
-    flow, other = flow or _Flow(0, 0), other or _Flow(0, 0)
+    flow, other = flow or NOBODY, other or NOBODY
     known = flow.syn and other.syn
     scale = None if other.scale is None else flow.scale
     acks = "ACK" in seen.flags and not other.syn
@@ -294,13 +299,14 @@ def _origin(seen: Observation, flow: _Flow | None, other: _Flow | None) -> Origi
 def _overtaken(found: Sequence[Segment]) -> Iterator[int]:
     """The numbers of those segments that arrived after what their end had sent later."""
     latest: dict[tuple[str, str, str], float] = {}
-    for number in sorted(
-        (n for n, s in enumerate(found) if s.t is not None and s.arrived is not None),
-        key=lambda n: found[n].arrived or 0.0,
+    for _, sent, number in sorted(
+        (s.arrived, s.t, n)
+        for n, s in enumerate(found)
+        if s.t is not None and s.arrived is not None
     ):
         segment = found[number]
         way = segment.scope, segment.source, segment.target
-        before, sent = latest.get(way, -1.0), segment.t or 0.0
+        before = latest.get(way, -math.inf)
         if sent < before and (segment.length or {"SYN", "FIN"} & {*segment.flags}):
             yield number
         latest[way] = max(before, sent)

@@ -93,7 +93,8 @@ WENT = segment(2.0, "server SYN ACK 0 1", 2.1)
 
 def reset(*before: Segment, flags: str = "RST ACK", seq: int = 1, after: Sequence[Segment] = ()
           ) -> Reset:  # fmt: skip
-    return Reset(segment(T, f"server {flags} {seq} 1"), before, after, SCENE)
+    rst = segment(T, f"server {flags} {seq} 1")
+    return Reset(len(before), [*before, rst, *after], SCENE)
 
 
 def test_what_had_come_and_what_its_host_had_sent() -> None:

@@ -18,7 +18,7 @@ from labctl.record.events import LabEvent
 from labctl.record.history import History
 from labctl.reports.ladder import rows
 from labctl.reports.rows import Arrow
-from tests.caused import PROBES, only, said
+from tests.caused import PROBES, look, only, said
 from tests.sighted import EPOCH, one, record
 
 MEMBERS = {"inside": ["client", "gate"], "outside": ["gate", "server"]}
@@ -154,6 +154,22 @@ def test_a_nat_that_answers_for_a_connection_that_it_had_passed_on_has_forgotten
     assert f"had passed on {CLIENT} -> {SERVER} as {GATE} -> {SERVER}" in cause.text
     assert "4.0 s after the last segment" in cause.text
     assert f"{CLIENT} does not hear of it" in cause.text
+
+
+def refused(kind: str) -> History:
+    """The server answers data by an RST, which goes back through the router."""
+    data = through(5, "client PSH ACK 101 901 len 4", kind, mark=50)
+    rst = through(data[-1].at - EPOCH + HOP, "server RST 901 0", kind, mark=60)
+    found = history([*handshake(kind), *data, *rst], kind)
+    for t in (0.5, 9.0):
+        found.add(look(t))
+    return found
+
+
+@pytest.mark.parametrize("kind", ["plain", "nat"])
+def test_an_rst_that_a_router_passes_on_is_its_sender_s_alone(kind: str) -> None:
+    cause = only(refused(kind), "reset")
+    assert (cause.id, cause.host) == ("reset-no-socket", "server")
 
 
 @pytest.mark.parametrize(

@@ -20,17 +20,16 @@ CLOSED = 0.25
 
 
 class Reset:
-    """A RST, and what is known of its connection right before, and after."""
+    """The segment of a connection with this number, a RST, and what is known right before, and
+    after."""
 
-    def __init__(
-        self, segment: Segment, before: Sequence[Segment], after: Sequence[Segment], scene: Scene
-    ) -> None:
-        self.segment, self.after, self.scene = segment, after, scene
+    def __init__(self, number: int, segments: Sequence[Segment], scene: Scene) -> None:
+        segment, before = segments[number], segments[:number]
+        self.segment, self.before, self._segments, self.scene = segment, before, segments, scene
         self.host, self.t = segment.sender or "", segment.time
         self.ends = segment.source, segment.target
         self.name = f"{segment.source} -> {segment.target}"
         self.active = "ACK" in segment.flags
-        self.before = before
         self.sent = [s for s in before if s.sender == self.host and not s.crafted]
         came = [s for s in before if s.receiver == self.host and s.arrived and s.arrived <= self.t]
         self.came = sorted(came, key=lambda s: s.arrived or 0.0)
@@ -123,7 +122,7 @@ class Reset:
     def later(self) -> list[Segment]:
         """What its host sent of the connection afterwards, as if it had not sent the RST."""
         return [
-            s for s in self.after
+            s for s in self._segments
             if s.sender == self.host and s.time > self.t + AT_ONCE
             and not s.injected and not {"SYN", "RST"} & {*s.flags}
         ]  # fmt: skip

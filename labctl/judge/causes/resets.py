@@ -51,7 +51,7 @@ def causes(scene: Scene) -> Iterator[Cause]:
                 asked[host] += 1
                 if not segment.injected and not segment.lost:
                     over[host] = segment.arrived or segment.time
-                reset = Reset(segment, segments[:number], segments[number + 1 :], scene)
+                reset = Reset(number, segments, scene)
                 found = _of(reset)
                 if found is None and scene.history.without_calls:
                     found = _likely(reset)
@@ -63,7 +63,7 @@ def causes(scene: Scene) -> Iterator[Cause]:
 def _lives_on(segments: Sequence[Segment], number: int, since: float) -> bool:
     """Whether the peer of who sent a RST has itself sent something before it and after that moment,
     so that it took no RST that had come to it by then."""
-    before = (segments[n] for n in range(number - 1, -1, -1))
+    before = (segments[n] for n in reversed(range(number)))
     late = takewhile(lambda s: s.time > since + AT_ONCE, before)
     return any(s.source == segments[number].target and not s.injected for s in late)
 
@@ -83,8 +83,8 @@ def _of(reset: Reset) -> Cause | None:
             "(reject with rst): its TCP sent no RST",
             "", REJECTED, lost,
         )  # fmt: skip
-    asks = reset.answered is not None and begins(reset.answered)
-    if segment.sender is None or (segment.inside and not asks):
+    asked = reset.answered if reset.answered and begins(reset.answered) else None
+    if segment.inside and not asked:
         return None
     if segment.t is None:
         return _foreign(reset)
@@ -95,10 +95,8 @@ def _of(reset: Reset) -> Cause | None:
             "firewall does (reject with tcp reset)",
             f"{RULES} of {reset.host}", REJECTED, *reset.before[-1:],
         )  # fmt: skip
-    if reset.answered and asks:
-        if not reset.may_be("NO_SOCKET"):
-            return None
-        return refused(reset, reset.answered)
+    if asked:
+        return refused(reset, asked) if reset.may_be("NO_SOCKET") else None
     if reset.ended:
         found = (rule(reset) for rule, reasons in ENDED.items() if reset.may_be(*reasons))
         return next(filter(None, found), None)
