@@ -144,7 +144,7 @@ class _Held:
         ]  # fmt: skip
         self.last = seen[-1][1] if seen else None
         self.by = held_by(scene.history, host, seen[-1][1], seen[-1][0]) if seen else ()
-        self.open_until = max((t for t, socket in seen if socket.inode), default=0.0)
+        self.open_until = max((t for t, socket in seen if socket.inode), default=span.begin.at)
         """When a look showed for the last time that some process had it open."""
         lasted, _ = span.lasted(scene.history.now)
         still = "has been" if span.end is None else "was"
@@ -163,8 +163,8 @@ class _Held:
 
     def talks(self, sender: str) -> bool:
         """Whether an end has gone on to send data, so that the other is half closed and no more."""
-        sent = [s.time for s in self.said if s.source == sender and s.length]
-        return any(t > self.span.begin.latest and t > self.until - LONG for t in sent)
+        late = self.until - LONG  # so long that state has lasted
+        return any(s.source == sender and s.length and s.time > late for s in self.said)
 
     def cause(self, name: str, why: str, cure: str = "", ref: str = CLOSE) -> Cause:
         """A cause about it."""
@@ -202,7 +202,7 @@ def _fin_wait_2(held: _Held) -> Cause | None:
         return None
     gone = [
         s for s in held.said
-        if s.source == held.timeline.remote and "FIN" in s.flags and s.t and s.arrived is None
+        if s.source == held.timeline.remote and "FIN" in s.flags and s.arrived is None
     ]  # fmt: skip
     peer = "the FIN of its peer has not come" if gone else "its peer has not closed"
     if held.last.inode:
@@ -255,7 +255,7 @@ def _forgotten(host: str, held: _Held) -> float | None:
     history = held.scene.history
     blind = any((host, probe) in history.trouble for probe in ("ss", "trace"))
     there = held.scene.timeline(host, (remote, local), held.until)
-    end = there.spans[-1].end if there and there.closed else None
+    end = there.spans[-1].end if there else None
     if end is None or blind or history.imported or not held.scene.captured(held.host):
         return None
     told = any(s.source == remote and s.arrived and {"FIN", "RST"} & {*s.flags} for s in held.said)
