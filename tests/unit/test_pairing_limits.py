@@ -64,7 +64,7 @@ def moments(found: Iterable[Segment]) -> list[tuple[float | None, float | None]]
     ],
 )
 def test_when_what_left_arrives(arrives: float, apart: float, one_segment: bool) -> None:
-    found = moments(of(at(1.0), at(arrives, host="server"), apart=apart))
+    found = moments(of(at(1.0, SYN), at(arrives, SYN, "server"), apart=apart))
     assert found == ([(1.0, arrives)] if one_segment else [(None, arrives), (1.0, None)])
 
 
@@ -270,6 +270,15 @@ def test_a_report_is_enough_to_know_of_a_segment() -> None:
     assert (found.dropped, found.receiver, found.arrived) == (7, "server", None)
     (made,) = of(injections=[Injection(1, 1, at(1.0))])
     assert (made.crafted, made.sender, made.t) == (True, "client", 1.0)
+
+
+def test_what_resembles_a_lost_or_a_made_segment_is_another_one() -> None:
+    here, there = at(1.0), at(1.1, host="server")
+    lost, stray = of(there, losses=[Loss(7, here)])
+    assert (lost.dropped, lost.t, lost.arrived) == (7, 1.0, None)
+    assert (stray.dropped, stray.t, stray.arrived) == (None, None, 1.1)
+    sent, made = of(here, there, injections=[Injection(1, 1, there)])
+    assert (sent.crafted, sent.lost, made.crafted, made.t) == (False, True, True, 1.1)
 
 
 def test_what_was_lost_inside_its_host_had_been_captured() -> None:
