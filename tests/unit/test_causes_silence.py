@@ -107,7 +107,7 @@ def test_a_connect_that_goes_on_and_one_of_ipv6_are_understood() -> None:
     assert ids(told(connects(connect="connect server:8000 || continue"), TRIES)) == ["no-answer"]
     six = [Sent(t, "[fd00::3]:40000", "[fd00::2]:8000", SYN, fate="lost") for t in (1.0, 2.0)]
     by_name = connects("socket tcp6", "connect server.v6:8000")
-    assert ids(told(by_name, six)) == ["no-answer"]
+    assert "2 tries of a SYN" in only(told(by_name, six)).text
     # A bare name is an IPv4 address, which such a socket has as an IPv4-mapped one.
     assert ids(told(connects("socket tcp6"), TRIES)) == ["no-answer"]
 
@@ -166,7 +166,7 @@ def test_a_user_timeout_that_was_over() -> None:
         history = told(speaks("set TCP_USER_TIMEOUT 5000"), [*handshake(1.0), *sent])
         cause = only(history, "timeout")
         assert (cause.id, "TCP_USER_TIMEOUT, 5000 ms" in cause.text) == ("timeout-user", True)
-    for at, named in ((6.6, []), (6.8, ["timeout-user"])):  # give or take 0.3 s
+    for at, named in ((6.696, []), (6.7, ["timeout-user"])):  # give or take 0.3 s
         events = speaks("set TCP_USER_TIMEOUT 5000", at=at)
         assert ids(told(events, [*handshake(1.0), *again()]), "timeout") == named
 
@@ -178,6 +178,7 @@ def test_a_user_timeout_that_was_over() -> None:
         ("set SO_KEEPALIVE 0", probes()),
         ("set TCP_USER_TIMEOUT 60000", again()),  # it was not over
         ("set SO_KEEPALIVE", []),
+        ("set TCP_USER_TIMEOUT 5000", []),  # nothing was sent
         ("set SO_KEEPALIVE", [*probes(), Sent(8.0, SERVER, CLIENT, ACK, 1, 1)]),
     ],
 )  # fmt: skip

@@ -40,6 +40,7 @@ def test_of_segments_alone_all_tries_are_counted(count: int, words: str) -> None
     cause = only(told([BLIND, look(0.5), look(9.0)], syns(count)), "no-answer")
     assert f"no answer to {words} of {CLIENT} -> {SERVER}" in cause.text
     assert cause.at == pytest.approx(1.0 + (count - 1) / 2)
+    assert f"; {count} lost on their way; an ICMP error" in cause.text
     assert len(cause.evidence) == min(count, 3)
 
 
@@ -47,6 +48,7 @@ def test_of_segments_alone_all_tries_are_counted(count: int, words: str) -> None
     "sent",
     [
         [*syns(2), Sent(2.0, SERVER, CLIENT, SYN)],  # both ask: the other one is an answer
+        [replace(s, source="203.0.113.9:1", fate="") for s in syns(2)],  # of a stranger
         [replace(s, target="198.18.0.3:9") for s in syns(2)],  # inside a host
     ],
 )
@@ -59,6 +61,11 @@ def test_a_call_that_tells_of_a_connection_is_enough() -> None:
               *trace(1.0, "UNCONN", "SYN-SENT", ends=(CLIENT, SERVER)), look(8.5)]  # fmt: skip
     cause = only(told(events, syns(2)), "no-answer")
     assert "2 tries of a SYN without an answer" in cause.text and "ICMP" not in cause.text
+
+
+def test_a_call_on_a_socket_that_nobody_knows_is_not_explained() -> None:
+    failed = call(8.0, "client", "connect server:8000", **GONE)
+    assert ids(told([failed, look(8.5)], syns(2))) == []
 
 
 def test_the_syn_of_another_host_is_not_that_of_a_connect() -> None:
@@ -75,8 +82,8 @@ def test_what_is_told_of_who_waits() -> None:
     asks = [*trace(1.0, "UNCONN", "SYN-SENT", ends=(CLIENT, SERVER)), look(2.5)]
     cause = only(told(asks, syns(2)), "no-answer")
     assert (cause.at, cause.refs) == (pytest.approx(1.0), ("tcp(7), tcp_syn_retries",))
-    more = replace(TWICE[0], t=3.0, seq=6, data=7)
-    waits = told([*established(1.0), look(9.0)], [*handshake(1.0), *TWICE, more])
+    more = replace(TWICE[0], t=2.25, seq=6, data=7)
+    waits = told([*established(1.0), look(9.0)], [*handshake(1.0), TWICE[0], more, TWICE[1]])
     cause = only(waits, "no-answer")
     assert "no answer to 5 bytes of" in cause.text and "for 7.0 s" in cause.text
     assert cause.at == pytest.approx(2.0) and "tcp_retries2" in cause.refs[0]
