@@ -472,6 +472,7 @@ def test_an_orphan_too_many() -> None:
     assert "the kernel's log would tell which" in cause.text
     known = only(orphaned(), "orphans", scenario("{sysctls: {net.ipv4.tcp_max_orphans: 0}}"))
     assert known.certain and "net.ipv4.tcp_max_orphans, 0, allows" in known.text
+    assert known.text.endswith("or no memory for one (net.ipv4.tcp_mem)")
     assert ids(orphaned(gave_up=0), "orphans") == []  # without such a count it is none
 
 

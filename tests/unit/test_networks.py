@@ -154,6 +154,35 @@ def test_a_nat_that_answers_for_a_connection_that_it_had_passed_on_has_forgotten
     assert f"had passed on {CLIENT} -> {SERVER} as {GATE} -> {SERVER}" in cause.text
     assert "4.0 s after the last segment" in cause.text
     assert f"{CLIENT} does not hear of it" in cause.text
+    assert cause.connection == f"{CLIENT} -> {SERVER}"
+
+
+EARLIER = through(2, "server PSH ACK 901 101 len 4", "nat", mark=40)
+
+
+@pytest.mark.parametrize(
+    ("data", "more", "known"),
+    [
+        ("server ACK 900 101", [], True),  # a keepalive probe
+        ("server ACK 899 101", [], False),
+        ("server PSH ACK 902 101 len 4", [], False),
+        ("server PSH ACK 905 101 len 4", EARLIER, True),
+        ("server PSH ACK 901 101 len 4", EARLIER, False),  # again
+        ("server PSH ACK 901 105 len 4", [], False),  # it has heard what nobody saw
+    ],
+)
+def test_what_comes_next_in_its_connection_a_nat_should_have_known(
+    data: str, more: list[Observation], known: bool
+) -> None:
+    assert bool(said(answered("nat", data, *more), "nat-")) is known
+
+
+def test_a_nat_has_not_forgotten_what_nobody_had_answered() -> None:
+    came = [replace(o, source=SERVER, target=GATE) for o in through(5, DATA, "nat", "gate", mark=9)]
+    rst = replace(one(5.0005, "client RST 101 0", mark=60), source=GATE, target=SERVER)
+    refused = [replace(rst, host=h, at=rst.at + n * HOP) for n, h in enumerate(("gate", "server"))]
+    syn = through(1, "client SYN 100 0", "nat")
+    assert said(history([*syn, *came, *refused]), "nat-") == []
 
 
 def refused(kind: str) -> History:

@@ -154,7 +154,7 @@ def _forgotten(reset: Reset, answered: Segment) -> Cause | None:
     """A NAT that had passed a connection on answers its next segment itself. One that is out of
     order it may not have understood, and a FIN or an RST may have told it that all is over."""
     behind = reset.scene.translated.get((reset.host, reset.ends))
-    before = [s for s in reset.came if s.source == answered.source and s is not answered]
+    before = [s for s in reset.came if s is not answered]
     gone = any({"FIN", "RST"} & {*s.flags} for s in before + reset.sent)
     if behind is None or not before or gone or answered.crafted:
         return None
