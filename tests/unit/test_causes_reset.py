@@ -8,6 +8,8 @@ import pytest
 
 from labctl.judge.causes.cause import Scene
 from labctl.judge.causes.reset import AT_ONCE, CLOSED, Reset
+from labctl.language.document import Document
+from labctl.language.scenario import load_document
 from labctl.probes.observations import Segment
 from labctl.record.events import Event, ResetEvent
 from tests.caused import (
@@ -68,6 +70,12 @@ def test_the_kernel_gave_its_reason_then(after: float, this: bool) -> None:
     assert found(other) == ([] if this else ["reset-linger"])
 
 
+def test_the_kernel_s_reason_for_another_rst_is_none_for_this() -> None:
+    for host, end in (("client", CLIENT), ("server", "198.18.0.3:40001")):
+        other = ResetEvent(T, host, SERVER, end, "TCP_KEEPALIVE_TIMEOUT")
+        assert found(other) == ["reset-linger"]
+
+
 @pytest.mark.parametrize(("after", "this"), NEAR[2:])
 def test_it_answers_what_came_right_before(after: float, this: bool) -> None:
     came = Sent(T - LATER - after, CLIENT, SERVER, ACK | 8, 1, 1, data=9)
@@ -82,6 +90,8 @@ def test_what_outlives_it_is_there_a_moment_later(after: float, lives: bool) -> 
     line = tcp("ESTAB", SERVER, CLIENT, more="ino:7")
     seen = [*established(1.0), look(1.5, LISTEN, line), look(T + after, LISTEN, line)]
     assert ids(told(seen, [*handshake(1.0), ASKS, ANSWERS]), "reset") == crafted
+    looks_alone = told(seen[-2:], [*handshake(1.0), ASKS, ANSWERS], ("ss", "capture"))
+    assert ids(looks_alone, "reset") == []  # it may have ended between two of them
 
 
 # --- What came before, and after ------------------------------------------------------------------
@@ -122,6 +132,32 @@ def test_what_it_answers(flags: str, came: Segment, trigger: bool, answered: boo
     assert found.trigger == (came if trigger else None)
     assert found.answered == (came if answered else None)
     assert reset(flags=flags).trigger is None
+
+
+TEXT = "title: x\nhosts: {client: {}, server: {}}\nsteps: [{reject: {to: server, with: rst}}]\n"
+(REJECTS,) = load_document(Document("few", TEXT), TEXT, "few", {})
+LOST = CAME._replace(arrived=None, dropped=0, t=T - AT_ONCE / 2)
+
+
+@pytest.mark.parametrize(
+    ("flags", "lost", "rejected"),
+    [
+        ("RST", LOST, True),
+        ("RST ACK", LOST, False),  # what has an ACK is answered without one
+        ("RST ACK", LOST._replace(flags=("SYN",)), True),
+        ("RST", LOST._replace(flags=("SYN",)), False),
+        ("RST", LOST._replace(t=T - AT_ONCE * 1.1), False),
+        ("RST", LOST._replace(dropped=1), False),  # a step that is not there any more
+        ("RST", LOST._replace(dropped=None), False),
+        ("RST", LOST._replace(source=LOST.target, target=LOST.source), False),
+    ],
+)
+def test_what_a_step_refused(flags: str, lost: Segment, rejected: bool) -> None:
+    rst = segment(T, f"server {flags} 1 1")
+    scene = Scene(SCENE.history, REJECTS)
+    assert Reset(1, [lost, rst], scene).rejected == (lost if rejected else None)
+    assert Reset(2, [lost, CAME, rst], scene).rejected == (lost if rejected else None)
+    assert Reset(1, [lost, rst], SCENE).rejected is None
 
 
 def test_whether_its_host_had_spoken_and_had_sent_a_fin() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from labctl.judge.causes.cause import Cause
 from labctl.judge.check import Verdict
-from labctl.judge.explain import COUNTED, beside, counted, foremost, sentences
+from labctl.judge.explain import COUNTED, beside, counted, first_reason, foremost, sentences
 from labctl.language.facts import Facts
 from labctl.record.events import CountersEvent, FateEvent, ProcessEvent, SocketsEvent
 from labctl.record.history import History
@@ -46,6 +46,17 @@ def test_the_kernel_says_of_which_connections_segments_were_sent_again() -> None
     ]
 
 
+def test_what_was_sent_again_is_told_of_this_host_and_this_counter() -> None:
+    history = grown(TcpRetransSegs=2, TcpExtTWRecycled=1)
+    again = [FateEvent(0.2, host, SERVER, f"{CLIENT}{n}", "retransmit")
+             for n, host in enumerate(("server", "client"))]  # fmt: skip
+    for event in again:
+        history.add(event)
+    assert sorted(text.partition(", of ")[2] for text in beside(history, [])) == [
+        "", f"{SERVER} -> {CLIENT}0 (TcpRetransSegs: 2)"
+    ]  # fmt: skip
+
+
 def test_a_cause_is_its_text_and_its_cure() -> None:
     found = [
         Cause("reset-crafted", "server", 1.0, "a step sent it"),
@@ -76,8 +87,11 @@ STATES = Verdict(
 FAILS = Verdict("pass", "", "", "", 1.0, "", subject="new", measured=Facts(errno="EADDRINUSE"))
 CAUSES = [
     Cause("closed-first", "server", 1.0, "who"), Cause("reset-unread", "client", 1.0, "data"),
-    Cause("fin-wait-2-held", "server", 2.0, "held"), Cause("bind-listener", "server", 3.0, "taken"),
+    Cause("fin-wait-2-held", "server", 2.0, "held"),
+    Cause("bind-listener", "server", 3.0, "taken", "stop it"),
+    Cause("bind-other", "server", 3.0, "taken", "wait", f"{SERVER} -> {CLIENT}"),
 ]  # fmt: skip
+ABOUT_SERVER = Verdict("pass", "", "", "", 1.0, "", subject="x", about=("server",))
 
 
 @pytest.mark.parametrize(
@@ -87,6 +101,14 @@ CAUSES = [
         ([replace(STATES, result="fail"), FAILS], "fin-wait-2-held"),
         ([STATES, replace(FAILS, result="fail")], "bind-listener"),
         ([replace(STATES, subject="client")], "reset-unread"),
+        ([ABOUT_SERVER], "fin-wait-2-held"),  # and not what is about another host
+        ([replace(ABOUT_SERVER, wanted=Facts(states=("LISTEN",)))], "bind-listener"),
+        ([replace(ABOUT_SERVER, wanted=Facts(states=("ESTAB",)))], "fin-wait-2-held"),
+        ([replace(ABOUT_SERVER, measured=Facts(states=("LISTEN",)))], "fin-wait-2-held"),
+        ([replace(ABOUT_SERVER, measured=Facts(calls={"bind": "EADDRINUSE"}))], "bind-listener"),
+        ([replace(ABOUT_SERVER, measured=Facts(connections=((SERVER, CLIENT),)))], "bind-other"),
+        ([replace(ABOUT_SERVER, measured=Facts(connections=((CLIENT, SERVER),)))],
+         "fin-wait-2-held"),
     ],
 )  # fmt: skip
 def test_what_matters_for_the_verdicts_comes_first(verdicts: list[Verdict], first: str) -> None:
@@ -95,6 +117,23 @@ def test_what_matters_for_the_verdicts_comes_first(verdicts: list[Verdict], firs
     assert found[0][1].id == first
     assert sorted(found) == [*enumerate(CAUSES, 1)]
     assert foremost(CAUSES, [], history)[-1][1].id == "closed-first"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "why"),
+    [
+        (FAILS, []),  # it holds
+        (replace(FAILS, result="fail"), ["Why: taken", "do: stop it"]),
+        (replace(FAILS, result="unknown"), []),
+        (replace(STATES, result="fail"), []),  # what is known of that has no cure
+        (replace(ABOUT_SERVER, result="fail"), []),
+        (replace(ABOUT_SERVER, result="fail", measured=Facts(connections=((SERVER, CLIENT),))),
+         ["Why: taken", "do: wait"]),
+    ],
+)  # fmt: skip
+def test_the_first_reason_of_a_claim_that_failed(verdict: Verdict, why: list[str]) -> None:
+    history = History([ProcessEvent(0.1, "new", "server", "start", pid=2)])
+    assert first_reason(verdict, CAUSES, history) == why
 
 
 def test_a_run_explains_the_bind_that_failed(watch: Play) -> None:
