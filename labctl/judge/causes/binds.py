@@ -114,8 +114,8 @@ def _wanted(call: CallEvent, history: History, scene: Scene) -> _Bind | None:
         address = f"{scene.address(host, call.host)}:{port}"
     if not address.rpartition(":")[2]:
         return None
-    mapped = "." in address and "::" not in address.replace("[::ffff:", "")
-    family = mine.family if mine and not mapped else 6 if address.count(":") > 1 else 4
+    four = "." in canonical(address.rpartition(":")[0].strip("[]"))  # also as IPv4-mapped
+    family = 4 if four else mine.family if mine else 6 if address.count(":") > 1 else 4
     return _Bind(call, address, family, mine)
 
 
