@@ -182,3 +182,14 @@ def test_whether_a_host_had_connections_that_nobody_saw() -> None:
     ):
         found = history(*seen, *events, packets=wire, probes=probes)
         assert unseen(found, "server", timelines(found, "server")) is missed
+
+
+def test_a_request_that_a_look_showed_is_none_of_a_connection_that_its_host_opened_later() -> None:
+    """Between the same ends, and before the next look."""
+    opened = walk("UNCONN", "SYN-SENT", "ESTAB", start=1.25)
+    looks = [look(0.5), look(1.0, shown("SYN-RECV")), look(1.5, shown("ESTAB"))]
+    found = timelines(history(*opened, *looks), "server")
+    assert [each.states for each in found] == [
+        (State.SYN_RECV,), (State.SYN_SENT, State.ESTAB),
+    ]  # fmt: skip
+    assert [each.incarnation for each in found] == [1, 2]
