@@ -19,6 +19,7 @@ from labctl.record.history import History
 from labctl.reports.ladder import rows
 from labctl.reports.rows import Arrow
 from tests.caused import PROBES, look, only, said
+from tests.fake import tcp
 from tests.sighted import EPOCH, one, record
 
 MEMBERS = {"inside": ["client", "gate"], "outside": ["gate", "server"]}
@@ -258,3 +259,21 @@ def test_a_nat_that_has_forgotten_nothing_as_nothing_was_before() -> None:
     fin = through(5, "client FIN ACK 101 901", "nat", "gate", mark=50)
     (cause,) = said(history([*handshake("nat"), *fin]), "nat-", case)
     assert "it took FIN ACK and passed nothing on" in cause.text
+
+
+def test_for_how_long_a_nat_remembers_must_be_known() -> None:
+    text = STRICT.replace("LOOSE", "0").replace(
+        "      net.netfilter.nf_conntrack_tcp_timeout_established: TIMEOUT\n", ""
+    )
+    (case,) = load_document(Document("t.yaml", text), text, "t", {})
+    late = through(5, "client PSH ACK 101 901 len 4", "nat", "gate", mark=50)
+    assert said(history([*handshake("nat"), *late]), "nat-", case) == []
+
+
+def test_a_nat_that_had_a_socket_of_its_own_there_has_forgotten_nothing() -> None:
+    for own, found in ((False, ["nat-forgot"]), (True, [])):
+        known = answered("nat")
+        for t in (1.5, 4.0):
+            lines = [tcp("ESTAB", GATE, SERVER, more="ino:5")] if own and t < 2 else []
+            known.add(look(t, *lines, host="gate"))
+        assert [cause.id for cause in said(known, "nat-")] == found

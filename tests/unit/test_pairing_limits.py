@@ -396,3 +396,11 @@ def test_numbers_may_be_far_apart() -> None:
         other = replace(LARGE, seq=(LARGE.seq + apart) % MODULUS, length=5, mark=(9, 0))
         found = of(at(1.0, LARGE), *came(1.0), at(1.0625, other, "server"))
         assert [s.lost for s in found if s.t is not None] == [False]
+
+
+def test_how_early_what_a_nat_passes_on_may_seem_to_have_left() -> None:
+    syn = replace(SYN, target=VIRTUAL)
+    for early, on in ((0.0, True), (0.001, True), (-0.001, False)):  # within EARLY, and beyond it
+        seen = [at(0.0, syn), at(EARLY, syn, "router"), at(early, SYN, "router")]
+        *_, last = sorted(of(*seen, at(3.0, SYN, "server")), key=lambda s: s.target == SERVER)
+        assert last.follows is on

@@ -193,3 +193,13 @@ def test_a_request_that_a_look_showed_is_none_of_a_connection_that_its_host_open
         (State.SYN_RECV,), (State.SYN_SENT, State.ESTAB),
     ]  # fmt: skip
     assert [each.incarnation for each in found] == [1, 2]
+
+
+def test_a_look_whose_ss_ran_late_shows_what_the_kernel_told_of_since() -> None:
+    """Without a trace nobody knows that, and it may have been another connection."""
+    opened = walk("UNCONN", "SYN-SENT", "ESTAB", start=1.25)
+    late = [look(1.0, shown("ESTAB")), look(1.5, shown("ESTAB"))]
+    (found,) = timelines(history(*opened, *late), "server")
+    assert found.spans[0].begin.at == 1.25
+    again = walk("UNCONN", "SYN-SENT", "ESTAB", start=1.75)  # after the next look
+    assert len(timelines(history(*again, *late), "server")) == 2
