@@ -121,7 +121,8 @@ class SegmentsPattern(SegmentPattern):
         elif any(s.pending for s in matching):
             text += f", and {len(matching) - certain} still under way; wait a moment before"
         else:
-            text += f", and {len(matching) - certain} of which nobody knows when they left"
+            left = sum(s.t is None for s in matching) or len(matching) - certain
+            text += f", and {left} of which nobody knows when they left"
         return Finding("unknown", claimed, text, lines, measured)
 
     def found(self, history: History) -> list[Segment]:
