@@ -67,7 +67,7 @@ def stayed(*lines: str) -> list[Event]:
     ],
 )  # fmt: skip
 def test_what_was_there_as_a_rst_left(events: list[Event], words: str) -> None:
-    history = told(events, ASKS)
+    history = told([*events, look(9.0, host="client")], ASKS)
     assert ids(history) == (["connect-refused"] if words else [])
     assert not words or words in only(history).text
 

@@ -25,6 +25,7 @@ from labctl.record.events import (
 )
 from tests.fake import HEADER, scenario
 from tests.played import LISTEN, lesson
+from tests.reported import Seen, segment
 
 COUNTER = "TcpActiveOpens"
 LAB = LabEvent(0.0, "2026-01-01T00:00:00Z", "fake", {"probes": ["ss"]},
@@ -103,6 +104,25 @@ def test_a_process_has_the_clock_of_its_host() -> None:
               step(1.1, 1, "begin"), starts, step(2.25, 1, outcome="held")]  # fmt: skip
     for host, result in (("client", "unknown"), ("server", "unknown"), ("other", "pass")):
         (verdict,) = check(case, [*events, clock(9.0, host, 0.5)])
+        assert verdict.result == result
+
+
+def test_what_names_no_host_is_of_any() -> None:
+    """So the clock of each of them may be off."""
+    case = scenario(lesson(
+        "- note: now\n  as: then\n- wait: {segments: {flags: SYN}}\n  since: then\n"
+        "  within: 1s..2s\n"
+    ))  # fmt: skip
+    events = [LAB, step(0.9, 0, "begin"), step(1.0, 0, label="then", host="client"),
+              step(1.1, 1, "begin"), step(2.5, 1, outcome="held")]  # fmt: skip
+    for bounds, result in (
+        ({}, "pass"),
+        ({"server": 0.5}, "unknown"),
+        ({"client": 0.5}, "unknown"),
+    ):
+        clocks = [clock(9.0, host, bound) for host, bound in bounds.items()]
+        captures = Seen([segment(2.25, "client SYN 0 0")])
+        (verdict,) = check(case, events, captures, clocks)
         assert verdict.result == result
 
 
