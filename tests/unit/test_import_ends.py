@@ -132,3 +132,10 @@ def test_if_both_opened_a_connection_times_may_tell(tmp_path: Path) -> None:
 
 def test_a_connection_that_one_opened_is_no_doubt(tmp_path: Path) -> None:
     assert "both opened" not in str(alone(tmp_path, PLAIN).why)
+
+
+def test_a_syn_ack_that_was_lost_tells_nothing_by_its_time(tmp_path: Path) -> None:
+    """The client's answer follows its repetition at once."""
+    syn, synack, ack = handshake()
+    again = [replace(each, t=each.t + 1.0) for each in (syn, synack, ack)]
+    assert owned(tmp_path, "client", [syn, synack, *again]) == "10.0.0.3"

@@ -344,8 +344,9 @@ def line(segment: Segment) -> str:
 
 
 def asked_for(rst: Segment, before: Sequence[Segment]) -> Segment | None:
-    """The SYN that an RST answers by its number, if nothing came between: wherever the captures
-    are, it is known by that (RFC 9293, section 3.10.7.1)."""
+    """The SYN that an RST answers by its number, with or without its data, if nothing came between:
+    wherever the captures are, it is known by that (RFC 9293, section 3.10.7.1)."""
     last = before[-1] if before else None
-    answers = last and begins(last) and last.source == rst.target and last.seq + 1 == rst.ack
+    asks = last and begins(last) and last.source == rst.target
+    answers = asks and last and rst.ack in (last.seq + 1, last.seq + 1 + last.length)
     return last if answers and "ACK" in rst.flags else None
