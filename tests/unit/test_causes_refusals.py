@@ -110,6 +110,8 @@ def test_a_connect_that_its_program_has_not_waited_for() -> None:
         assert ids(told([*ASKING, look(until)], soon)) == told_of
     late = call(2.8, "client", "connect server:8000", errno="EINTR", error="", local=CLIENT)
     assert ids(told([*ASKING, late, look(3.0)], LOST)) == []
+    goes_on = replace(late, t=1.1, errno="EINPROGRESS")
+    assert ids(told([*ASKING, goes_on, look(3.0)], LOST)) == ["no-answer"]
 
 
 @pytest.mark.parametrize(("until", "told_of"), [(1.9, False), (2.0, True)])

@@ -14,7 +14,7 @@ from labctl.ground import errnos
 from labctl.judge.causes.conversations import Conversations, begins
 from labctl.judge.causes.descriptors import Descriptor, Descriptors
 from labctl.language.scenario import Scenario
-from labctl.language.steps import Sysctl
+from labctl.language.steps import Pause, Resume, Sysctl
 from labctl.language.steps.faults import Cut, Join
 from labctl.probes.holders import Held
 from labctl.probes.observations import Segment, stays_inside
@@ -247,6 +247,18 @@ class Scene:
                     case Join(join=name) if name in names:
                         since = None
         return since
+
+    def paused(self, process: str, t: float) -> bool:
+        """Whether a step had frozen a process then."""
+        found = False
+        for event in self.history.events.others if self.scenario else ():
+            if isinstance(event, StepEvent) and event.outcome == "done" and event.t <= t:
+                match self.scenario.steps[event.index] if self.scenario else None:
+                    case Pause(pause=name) if name == process:
+                        found = True
+                    case Resume(resume=name) if name == process:
+                        found = False
+        return found
 
     def address(self, name: str, viewer: str) -> str:
         """What a name in a host's call means: an address of the lab's, or the name itself."""

@@ -181,11 +181,12 @@ def _linger(reset: Reset) -> Cause | None:
     if maker is None or not reset.active or not reset.closed(maker):
         return None
     on, *seconds = maker.option("SO_LINGER", reset.t).split()
-    if reset.fin or on == "0" or seconds != ["0"]:
+    if on == "0" or seconds != ["0"]:
         return None
+    then = ", after it had shut it down for sending" if reset.fin else " and no FIN"
     return reset.cause(
         "reset-linger",
-        f"{maker.process} closed it with SO_LINGER {on} 0, which sends an RST and no FIN",
+        f"{maker.process} closed it with SO_LINGER {on} 0, which sends an RST{then}",
         "leave SO_LINGER as it is", LINGER,
     )  # fmt: skip
 

@@ -188,7 +188,11 @@ def _close_wait(held: _Held) -> Cause | None:
         return held.cause("close-wait-held", why, "accept, read to the end of file and close")
     who = named(held.by) or (mine.process if mine else "the program here")
     not_yet = "have not" if len(held.by) > 1 else "has not"
-    calls = [call for call in held.scene.calls if call.eof and call.t <= held.until]
+    halfway = (held.span.begin.at + held.until) / 2
+    if mine and held.scene.paused(mine.process, halfway):
+        why = f"its peer has closed, and {who} {not_yet}: a step paused it{more}"
+        return held.cause("close-wait-held", why)
+    calls = [call for call in held.scene.calls if call.eof and call.t <= halfway]
     ended = mine is not None and any(held.scene.descriptors.of(call) is mine for call in calls)
     return held.cause(
         "close-wait-held",
