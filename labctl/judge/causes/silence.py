@@ -284,7 +284,8 @@ def _fate(sent: Sequence[Segment], answers: int, scene: Scene) -> str:
         back = f"{answers} answers of the peer were lost"
         return f"{words}, and {back}" if words else back
     if words:
-        return words
+        since = scene.cut_off(there, lost[0].time) if there and lost[0].dropped is None else None
+        return words if since is None else f"{words}: {there} was cut off at {since:.3f} s"
     told = [f"{why} ({counter}: {count})" for counter, why in IGNORED.items()
             if there and (count := scene.grown(there, counter))]  # fmt: skip
     if told and ("Listen" not in told[0] or all(map(begins, sent))):
