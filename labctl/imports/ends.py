@@ -266,7 +266,8 @@ def _local(conversation: Sequence[Seen], asks: bool) -> float:
 
 def _sooner(conversation: Sequence[Seen], opener: str) -> float:
     """By how many seconds the end that opened a connection answered the other end's SYN ACK sooner
-    than that had answered its SYN; 0 if they did not."""
+    than that had answered its SYN; 0 if they did not, or if a SYN followed the SYN ACK: which of
+    them an answer is for, nobody knows (RFC 6298, section 3)."""
     syn: Seen | None = None
     synack: Seen | None = None
     for seen in conversation:
@@ -276,8 +277,10 @@ def _sooner(conversation: Sequence[Seen], opener: str) -> float:
         elif mine and not opens and syn and synack:
             first, second, third = (s.head.nanos / 1e9 for s in (syn, synack, seen))
             return (second - first) - (third - second)
+        elif synack and opens:
+            return 0.0
         elif syn and opens and not mine and "ACK" in seen.what.flags:
-            synack = synack or seen
+            synack = seen
     return 0.0
 
 

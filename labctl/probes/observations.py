@@ -157,12 +157,12 @@ class Known:
     apart: float = 0.0
     named: bool = False
 
-    def watches(self, host: str | None, t: float) -> bool:
-        """Whether a host was captured at that time, and a moment later."""
+    def watches(self, host: str | None, begin: float, end: float) -> bool:
+        """Whether a host was captured all that time."""
         if self.watched is None:
             return True
         since, until = self.watched.get(host or "", (math.inf, -math.inf))
-        return since <= t <= until
+        return since <= begin and end <= until
 
     def about(self, chosen: Callable[[Ends], bool]) -> Known:
         """The same, with no more than what concerns the `chosen` connections."""

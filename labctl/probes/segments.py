@@ -315,9 +315,11 @@ def _overtaken(found: Sequence[Segment]) -> Iterator[int]:
 def _unseen(passage: Passage, known: Known) -> bool:
     """Whether it may have left, or arrived, where nobody captured it then."""
     if passage.sent is None:
-        return not known.watches(passage.sender, (passage.arrived or 0.0) - known.flight)
+        arrived = passage.arrived or 0.0
+        return not known.watches(passage.sender, arrived - known.flight, arrived)
     lone = passage.arrived is None and passage.drop is None
-    return lone and not known.watches(passage.receiver, passage.sent + known.flight)
+    sent = passage.sent
+    return lone and not known.watches(passage.receiver, sent, sent + known.flight)
 
 
 def _forged(passage: Passage, injection: Injection, origin: Origin) -> Segment:

@@ -51,6 +51,19 @@ def ranged(before: str, steps: str = "[{note: nothing}]") -> Scenario:
     return load_document(Document("few", text), text, "few", {})[0]
 
 
+@pytest.mark.parametrize(
+    ("reserved", "words"),
+    [
+        ("40001-40003,40005,39000-40000", "; reserved: 5 (net.ipv4.ip_local_reserved_ports, "),
+        ("9000", ""),
+    ],
+)
+def test_reserved_ports_are_told(reserved: str, words: str) -> None:
+    more = f'40000 40005, net.ipv4.ip_local_reserved_ports: "{reserved}"'
+    text = only(refused(gone(40004)), "", ranged(more)).text
+    assert ("reserved" in text, words in text) == (bool(words), True)
+
+
 def test_the_range_has_the_numbers_that_were_set_last() -> None:
     history = refused(gone(40000), gone(40001))
     cause = only(history, "", ranged("40000 40001"))

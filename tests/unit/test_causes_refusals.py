@@ -110,6 +110,8 @@ def test_a_connect_that_its_program_has_not_waited_for() -> None:
         assert ids(told([*ASKING, look(until)], soon)) == told_of
     late = call(2.8, "client", "connect server:8000", errno="EINTR", error="", local=CLIENT)
     assert ids(told([*ASKING, late, look(3.0)], LOST)) == []
+    goes_on = replace(late, t=1.1, errno="EINPROGRESS")
+    assert ids(told([*ASKING, goes_on, look(3.0)], LOST)) == ["no-answer"]
 
 
 @pytest.mark.parametrize(("until", "told_of"), [(1.9, False), (2.0, True)])
@@ -195,6 +197,9 @@ def test_who_is_cut_off_does_not_answer_for_its_address() -> None:
     cut = StepEvent(1.0, 0, "end", "cut server", outcome="done", verb="cut", moment=1.0)
     cause = only(told([cut, *fails("EHOSTUNREACH"), counted(**GOT, **SENT)]), "", scenario)
     assert "server has been cut off since 1.000 s" in cause.text
+    for at, words in ((0.5, "2 lost on their way: server was cut off at 0.500 s"), (1.5, "")):
+        silent = only(told([replace(cut, t=at, moment=at), *ASKING, look(3.0)], LOST), "", scenario)
+        assert ("cut off" in silent.text, words in silent.text) == (bool(words), True)
 
 
 def test_whose_icmp_error_it_was_may_not_be_known() -> None:

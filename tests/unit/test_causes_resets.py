@@ -209,7 +209,9 @@ def test_linger_0_that_goes_on_and_linger_0_after_a_fin() -> None:
         Sent(2.95, CLIENT, SERVER, ACK, 1, 2),
         replace(ACTIVE, seq=2),
     ]
-    assert ids(told(half, wire), "reset") == []
+    cause = only(told(half, wire), "reset")
+    assert cause.id == "reset-linger"
+    assert "sends an RST, after it had shut it down for sending" in cause.text
 
 
 def test_the_linger_of_another_connection_of_the_listener_is_not_named() -> None:

@@ -176,6 +176,23 @@ def test_the_fin_is_no_unread_byte_and_a_program_is_not_named() -> None:
     assert "has not, with 1 byte unread" in only(told(half(recv_q=2), HALF), "close-wait").text
 
 
+@pytest.mark.parametrize(("resumed", "paused"), [(1.9, False), (6.0, True)])
+def test_a_paused_process_can_t_close(resumed: float, paused: bool) -> None:
+    text = (
+        "title: t\nhosts: {server: {processes: {web: {calls: socket}}}, client: {}}\n"
+        "steps: [{pause: web}, {resume: web}]\n"
+    )
+    scenario = load_document(Document("t", text), text, "t", {})[0]
+    steps = [
+        StepEvent(1.5, 0, "end", "pause web", outcome="done", verb="pause"),
+        StepEvent(resumed, 1, "end", "resume web", outcome="done", verb="resume"),
+    ]
+    accepts = [*calls(0.5, "web", "socket; bind :8000; listen 5", "server"),
+               call(1.01, "web", "accept", "server", local=SERVER, peer=CLIENT)]  # fmt: skip
+    cause = only(told([*accepts, *steps, *half()], HALF), "close-wait", scenario)
+    assert cause.text.endswith("web has not: a step paused it") is paused
+
+
 def test_one_that_has_read_the_end_need_not_be_told_to_read() -> None:
     accepts = [*calls(0.5, "web", "socket; bind :8000; listen 5", "server"),
                call(1.01, "web", "accept", "server", local=SERVER, peer=CLIENT)]  # fmt: skip
@@ -185,7 +202,8 @@ def test_one_that_has_read_the_end_need_not_be_told_to_read() -> None:
     assert cause.cure == "close it"
     another = call(1.02, "web", "accept", "server", local=SERVER, peer="198.18.0.3:40001")
     late = [*trace(7.0, "CLOSE-WAIT", "LAST-ACK"), replace(end, t=7.5)]
-    for not_mine in ([another, end], [replace(end, eof=None)], late):
+    at_last = [*trace(7.0, "CLOSE-WAIT", "LAST-ACK"), replace(end, t=6.999)]
+    for not_mine in ([another, end], [replace(end, eof=None)], late, at_last):
         cause = only(told([*accepts, *not_mine, *half(until=6.0)], HALF), "close-wait")
         assert cause.cure == "read to the end of file and close"
 

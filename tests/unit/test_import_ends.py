@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from labctl.judge.causes.rules import causes
 from labctl.judge.result import RunResult
 from tests.captured import (
     BEGUN,
@@ -132,3 +133,20 @@ def test_if_both_opened_a_connection_times_may_tell(tmp_path: Path) -> None:
 
 def test_a_connection_that_one_opened_is_no_doubt(tmp_path: Path) -> None:
     assert "both opened" not in str(alone(tmp_path, PLAIN).why)
+
+
+def test_a_syn_ack_that_was_lost_tells_nothing_by_its_time(tmp_path: Path) -> None:
+    """The client's answer follows its repetition at once."""
+    syn, synack, ack = handshake()
+    again = [replace(each, t=each.t + 1.0) for each in (syn, synack, ack)]
+    assert owned(tmp_path, "client", [syn, synack, *again]) == "10.0.0.3"
+
+
+@pytest.mark.parametrize(("lacks", "certain"), [(False, True), (True, False)])
+def test_a_fin_that_no_capture_has(tmp_path: Path, lacks: bool, certain: bool) -> None:
+    """The other side acknowledged more than there is."""
+    fin, acked, last, end = closed(1.0)
+    sent = [*handshake(), *([] if lacks else [fin]), acked, last, end]
+    (cause,) = (c for c in causes(alone(tmp_path, sent).history) if c.id == "closed-first")
+    assert cause.certain is certain
+    assert ("acknowledged more than was captured" in cause.text) is lacks

@@ -163,7 +163,8 @@ def test_what_was_missed_while_a_host_started_again_is_not_lost(
     tmp_path: Path, restarted: bool
 ) -> None:
     def restart(fake: FakeWatched) -> None:
-        fake.packets("db", record(SYN_SENT))  # and nobody captured it at the other end
+        syn = replace(seen(SYN_SENT), at=EPOCH if restarted else EPOCH + 0.4)
+        fake.packets("db", record(syn))  # and nobody captured it at the other end
         fake.restarted = ["web"] if restarted else []
 
     (result,), _ = watched(tmp_path, both(restart, lambda _: None, lambda _: None))

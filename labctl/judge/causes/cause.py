@@ -14,7 +14,7 @@ from labctl.ground import errnos
 from labctl.judge.causes.conversations import Conversations, begins
 from labctl.judge.causes.descriptors import Descriptor, Descriptors
 from labctl.language.scenario import Scenario
-from labctl.language.steps import Sysctl
+from labctl.language.steps import Pause, Resume, Sysctl
 from labctl.language.steps.faults import Cut, Join
 from labctl.probes.holders import Held
 from labctl.probes.observations import Segment, stays_inside
@@ -248,6 +248,18 @@ class Scene:
                         since = None
         return since
 
+    def paused(self, process: str, t: float) -> bool:
+        """Whether a step had frozen a process then."""
+        found = False
+        for event in self.history.events.others if self.scenario else ():
+            if isinstance(event, StepEvent) and event.outcome == "done" and event.t <= t:
+                match self.scenario.steps[event.index] if self.scenario else None:
+                    case Pause(pause=name) if name == process:
+                        found = True
+                    case Resume(resume=name) if name == process:
+                        found = False
+        return found
+
     def address(self, name: str, viewer: str) -> str:
         """What a name in a host's call means: an address of the lab's, or the name itself."""
         host, dot, six = name.partition(".v6")
@@ -344,8 +356,9 @@ def line(segment: Segment) -> str:
 
 
 def asked_for(rst: Segment, before: Sequence[Segment]) -> Segment | None:
-    """The SYN that an RST answers by its number, if nothing came between: wherever the captures
-    are, it is known by that (RFC 9293, section 3.10.7.1)."""
+    """The SYN that an RST answers by its number, with or without its data, if nothing came between:
+    wherever the captures are, it is known by that (RFC 9293, section 3.10.7.1)."""
     last = before[-1] if before else None
-    answers = last and begins(last) and last.source == rst.target and last.seq + 1 == rst.ack
+    asks = last and begins(last) and last.source == rst.target
+    answers = asks and last and rst.ack in (last.seq + 1, last.seq + 1 + last.length)
     return last if answers and "ACK" in rst.flags else None

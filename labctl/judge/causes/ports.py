@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from labctl.record.holders import described, told
 
 RANGE = "ip(7), ip_local_port_range; __inet_hash_connect() in net/ipv4/inet_hashtables.c"
 TWICE = "tcp_twsk_unique() in net/ipv4/tcp_ipv4.c; RFC 6191"
+RESERVED = "net.ipv4.ip_local_reserved_ports"
 KEY = "net.ipv4.ip_local_port_range"
 PLACES = 3
 SOON = 1.0
@@ -37,7 +39,8 @@ def exhausted(call: CallEvent, address: str, look: SocketsEvent, scene: Scene) -
         "ports-exhausted", call.host, call.t,
         f"{call.process}: {call.call} failed with {errnos.describe('EADDRINUSE')}: no port of "
         f"{_named(bounds)} is free for {'any address' if everywhere else host}: "
-        f"{_held(sockets)}; a bind to port 0 takes one for all destinations",
+        f"{_held(sockets)}{_reserved(bounds, call, scene)}; a bind to port 0 takes one for all "
+        "destinations",
         "set IP_BIND_ADDRESS_NO_PORT, so that connect chooses the port, for each destination; or "
         "a wider range, more addresses, connections that are kept",
         refs=(RANGE,), **_told(scene.history, look, sockets),
@@ -80,6 +83,15 @@ def _chosen(
         bounds = max(low, bounds[0]), min(high, bounds[1])
         return f"{_named(bounds)} within the socket's own {words}", bounds
     return f"{_named(bounds)}, which has none of the socket's own {words},", bounds
+
+
+def _reserved(bounds: tuple[int, int] | None, call: CallEvent, scene: Scene) -> str:
+    """How many ports of a range no connect chooses, if a scenario has said so."""
+    text = scene.setting(call.host, RESERVED, call.t) or ""
+    parts = [[int(end) for end in part.split("-")] for part in re.findall(r"\d+(?:-\d+)?", text)]
+    low, high = bounds or (0, 0xFFFF)
+    found = sum(max(0, min(high, each[-1]) - max(low, each[0]) + 1) for each in parts)
+    return f"; reserved: {found} ({RESERVED}, {text})" if found else ""
 
 
 def _held(sockets: list[Socket]) -> str:
@@ -140,7 +152,8 @@ def _of(
     same = [s for s in same if _in(bounds, s)] or same
     return Cause(
         "ports-exhausted", call.host, call.t,
-        f"{failure}: no port of {which} is free for {where}: {_held(same)}",
+        f"{failure}: no port of {which} is free for {where}: {_held(same)}"
+        f"{_reserved(bounds, call, scene)}",
         "keep connections, widen the range, or use more addresses",
         refs=(RANGE,), **_told(scene.history, look, same),
     )  # fmt: skip

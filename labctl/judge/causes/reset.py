@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from labctl.judge.causes.cause import Cause, Scene, line
+from labctl.judge.causes.conversations import begins
 from labctl.judge.causes.descriptors import Descriptor
 from labctl.language.steps.faults import Reject
 from labctl.probes.observations import Segment
@@ -30,8 +31,10 @@ class Reset:
         self.ends = segment.source, segment.target
         self.name = f"{segment.source} -> {segment.target}"
         self.active = "ACK" in segment.flags
-        self.sent = [s for s in before if s.sender == self.host and not s.crafted]
-        came = [s for s in before if s.receiver == self.host and s.arrived and s.arrived <= self.t]
+        mine = [s for s in before if s.source == segment.source]
+        self.sent = [s for s in mine if s.sender == self.host and not s.crafted]
+        theirs = [s for s in before if s.source == segment.target and s.receiver == self.host]
+        came = [s for s in theirs if s.arrived and s.arrived <= self.t]
         self.came = sorted(came, key=lambda s: s.arrived or 0.0)
 
     @cached_property
@@ -59,6 +62,32 @@ class Reset:
         """What it answers for certain."""
         last = self.trigger
         return last if last and self.active == ("ACK" not in last.flags) else None
+
+    @property
+    def guessed(self) -> Segment | None:
+        """What it answers if nobody saw what came to its host: it has the number that this
+        acknowledged (RFC 9293, section 3.10.7.1)."""
+        theirs = [s for s in self.before if s.source == self.segment.target]
+        last = theirs[-1] if theirs and not self.active else None
+        fits = last and last.unseen and "ACK" in last.flags and last.ack == self.segment.seq
+        return last if fits else None
+
+    @property
+    def refuses_synack(self) -> bool:
+        """Whether it answers a SYN ACK that fits its host's SYN."""
+        last, syn = self.answered or self.guessed, next(filter(begins, self.before), None)
+        return (
+            last is not None and syn is not None and "SYN" in last.flags
+            and syn.source == self.segment.source and last.ack == syn.seq + 1
+        )  # fmt: skip
+
+    @property
+    def may_have_data(self) -> bool:
+        """Whether data came, or may have come where nobody saw what did."""
+        return any(
+            s.length and (s.unseen if s.arrived is None else s.arrived <= self.t)
+            for s in self.before if s.source == self.segment.target
+        )  # fmt: skip
 
     @property
     def rejected(self) -> Segment | None:
@@ -123,8 +152,8 @@ class Reset:
         """What its host sent of the connection afterwards, as if it had not sent the RST."""
         return [
             s for s in self._segments
-            if s.sender == self.host and s.time > self.t + AT_ONCE
-            and not s.injected and not {"SYN", "RST"} & {*s.flags}
+            if s.sender == self.host and s.source == self.segment.source
+            and s.time > self.t + AT_ONCE and not s.injected and not {"SYN", "RST"} & {*s.flags}
         ]  # fmt: skip
 
     @property

@@ -87,7 +87,7 @@ def _of(reset: Reset) -> Cause | None:
     if segment.inside and not asked:
         return None
     if segment.t is None:
-        return _foreign(reset)
+        return None if segment.unseen else _foreign(reset)
     if owner := stranger(segment, reset.scene):
         name = "connect-refused" if all(map(begins, reset.before)) else "reset-crafted"
         return reset.cause(
@@ -179,11 +179,12 @@ def _linger(reset: Reset) -> Cause | None:
     if maker is None or not reset.active or not reset.closed(maker):
         return None
     on, *seconds = maker.option("SO_LINGER", reset.t).split()
-    if reset.fin or on == "0" or seconds != ["0"]:
+    if on == "0" or seconds != ["0"]:
         return None
+    then = ", after it had shut it down for sending" if reset.fin else " and no FIN"
     return reset.cause(
         "reset-linger",
-        f"{maker.process} closed it with SO_LINGER {on} 0, which sends an RST and no FIN",
+        f"{maker.process} closed it with SO_LINGER {on} 0, which sends an RST{then}",
         "leave SO_LINGER as it is", LINGER,
     )  # fmt: skip
 
@@ -206,18 +207,19 @@ def _linger2(reset: Reset) -> Cause | None:
 
 
 def _late(reset: Reset) -> Cause | None:
-    answered = reset.answered
+    answered = reset.answered or reset.guessed
     if answered is None or not answered.length or reset.fin is None:
         return None
     if reset.state not in (State.FIN_WAIT_1, State.FIN_WAIT_2):
         return None
-    return reset.cause(
+    found = reset.cause(
         "reset-late-data",
         f"{count(answered.length, 'byte')} came for a socket that was closed already, or shut down "
         f"for reading ({reset.state}), so nobody will read them",
         "let the side that closes first read to the end, or shut down its sending half only",
         LATE, answered,
     )  # fmt: skip
+    return replace(found, certain=reset.answered is not None)
 
 
 def _queued(reset: Reset) -> Cause | None:
@@ -281,9 +283,9 @@ def _orphaned(reset: Reset) -> Cause | None:
 
 def _likely(reset: Reset) -> Cause | None:
     """What most often lies behind such a RST, and what would tell."""
-    if reset.segment.injected or reset.segment.inside:
+    if reset.segment.injected:
         return None
-    if reset.state is State.SYN_SENT:
+    if reset.state is State.SYN_SENT and not reset.refuses_synack:
         return None  # it answers what its SYN does not fit
     if asked := asked_for(reset.segment, reset.before):
         name, port = f"{asked.source} -> {asked.target}", asked.target.rpartition(":")[2]
@@ -301,12 +303,16 @@ def _likely(reset: Reset) -> Cause | None:
             "(reject with tcp reset) or a NAT may have, in its name: their rules would tell",
             "", REJECTED, *reset.later[:1],
         )  # fmt: skip
-    elif not reset.active and reset.answered:
+    elif late := _late(reset):
+        found = late
+    elif not reset.active and (answered := reset.answered or reset.guessed):
+        tries = _tries(reset, answered)
+        given_up = f", maybe as its {_what(tries[0])} had no answer" if tries else ""
         found = reset.cause(
             "reset-no-socket",
-            f"by then it had no socket for what {reset.answered.source} sent, or had closed it: "
-            "its sockets or calls would tell since when",
-            "", NOBODY, reset.answered,
+            f"by then it had no socket for what {answered.source} sent, or had closed it"
+            f"{given_up}: its sockets or calls would tell since when",
+            "", NOBODY, *tries[-2:], answered,
         )  # fmt: skip
     elif probes := _unanswered_probes(reset):
         found = reset.cause(
@@ -314,10 +320,14 @@ def _likely(reset: Reset) -> Cause | None:
             f"{count(len(probes), 'keepalive probe')} had no answer, so it gave up",
             "", "tcp(7), SO_KEEPALIVE", *probes[-3:],
         )  # fmt: skip
-    elif reset.active and reset.spoke and not reset.fin:
-        ways = "with SO_LINGER 1 0, or its listener closed before it was accepted"
-        if any(s.length for s in reset.came):
+    elif reset.active and reset.spoke and (reset.may_have_data or not reset.fin):
+        ways = "with SO_LINGER 1 0"
+        if reset.may_have_data:
             ways = f"with data unread, or {ways}"
+        if reset.fin:
+            ways += ", after it had shut it down for sending"
+        elif not reset.scene.opened(reset.host, reset.ends, reset.t):
+            ways += ", or its listener closed before it was accepted"
         found = reset.cause(
             "reset-by-close", f"its program closed it {ways}: its calls would tell",
             "read to the end of file before close, and leave SO_LINGER as it is", UNREAD,
@@ -325,6 +335,14 @@ def _likely(reset: Reset) -> Cause | None:
     else:
         return None
     return replace(found, certain=False)
+
+
+def _tries(reset: Reset, answered: Segment) -> list[Segment]:
+    """What its host had sent again and again right before that came."""
+    before = reset.before[: reset.before.index(answered)]
+    quiet = takewhile(lambda s: s.source == answered.target, reversed(before))
+    found = [s for s in quiet if s.length or "FIN" in s.flags][::-1]
+    return [s for s in found if s.seq == found[-1].seq] if found and found[-1].retransmitted else []
 
 
 def _unanswered_probes(reset: Reset) -> list[Segment]:

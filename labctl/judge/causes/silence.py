@@ -31,6 +31,8 @@ SHOWN = 3
 SLACK = 0.3
 """Seconds by which a timer may seem to end early: it begins with what is sent, not acknowledged."""
 PROBES = "tcp(7), TCP_USER_TIMEOUT; tcp_probe_timer() in net/ipv4/tcp_timer.c"
+UNDER_WAY = ("EINPROGRESS", "EALREADY")
+"""Errors of a connect that goes on."""
 SOFT = ("EHOSTUNREACH", "ENETUNREACH", "ECONNREFUSED")
 """Errors of ICMP that a connection forgives."""
 RETRIES = "tcp(7), tcp_retries2, tcp_orphan_retries; RFC 1122, section 4.2.3.5"
@@ -76,7 +78,7 @@ def _waiting(host: str, scene: Scene) -> Iterator[Cause]:
     failed call tells."""
     failed = {
         (call.local or "").rpartition(":")[2] for call in scene.calls
-        if call.host == host and call.name == "connect" and call.errno
+        if call.host == host and call.name == "connect" and call.errno not in (None, *UNDER_WAY)
     }  # fmt: skip
     for timeline in scene.timelines(host):
         last = timeline.spans[-1]
@@ -282,7 +284,8 @@ def _fate(sent: Sequence[Segment], answers: int, scene: Scene) -> str:
         back = f"{answers} answers of the peer were lost"
         return f"{words}, and {back}" if words else back
     if words:
-        return words
+        since = scene.cut_off(there, lost[0].time) if there and lost[0].dropped is None else None
+        return words if since is None else f"{words}: {there} was cut off at {since:.3f} s"
     told = [f"{why} ({counter}: {count})" for counter, why in IGNORED.items()
             if there and (count := scene.grown(there, counter))]  # fmt: skip
     if told and ("Listen" not in told[0] or all(map(begins, sent))):

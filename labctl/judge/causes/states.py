@@ -33,7 +33,7 @@ def causes(scene: Scene) -> Iterator[Cause]:
     pairs = scene.pairs
     first: dict[tuple[str, bool], list[Cause]] = {}
     for sides in pairs:
-        if found := _first(sides, many=len(pairs) > 1):
+        if found := _first(sides, len(pairs) > 1, scene):
             first.setdefault((found.host, _both(closers(sides))), []).append(found)
     for (host, both), group in first.items():
         yield from group[:SHOWN]
@@ -82,7 +82,18 @@ def who_closed(scene: Scene, host: str, ends: Ends, t: float) -> str:
     return "its peer closed first" if mine and State.CLOSE_WAIT in mine.states else ""
 
 
-def _first(sides: Sequence[Side], many: bool) -> Cause | None:
+def _missed(host: str, timeline: Timeline, scene: Scene) -> bool:
+    """Whether a host, by its FIN, had acknowledged more than captures from elsewhere have of its
+    peer."""
+    until = next((s.end.latest for s in timeline.spans if s.end), scene.history.now)
+    found = scene.conversation(host, timeline.ends, until) if scene.history.imported else []
+    fin = next((s for s in found if s.source == timeline.local and "FIN" in s.flags), None)
+    theirs = [s for s in found if s.source == timeline.remote and fin and s.time <= fin.time]
+    sent = [s.seq + s.length + ("SYN" in s.flags) + ("FIN" in s.flags) for s in theirs]
+    return fin is not None and bool(sent) and fin.ack > max(sent)
+
+
+def _first(sides: Sequence[Side], many: bool, scene: Scene) -> Cause | None:
     """Which side closed first."""
     found = closers(sides)
     if not found:
@@ -108,7 +119,10 @@ def _first(sides: Sequence[Side], many: bool) -> Cause | None:
             or State.FIN_WAIT_1 not in timeline.states
             or (State.FIN_WAIT_2 in timeline.states)
         )
-    if not certain:
+    if certain and not _both(found) and _missed(host, timeline, scene):
+        certain = False
+        words += "; but it had acknowledged more than was captured, maybe its peer's FIN"
+    elif not certain:
         words += (
             "; its peer's states, or when its FIN was sent, would tell whether both did at once"
         )
@@ -188,7 +202,11 @@ def _close_wait(held: _Held) -> Cause | None:
         return held.cause("close-wait-held", why, "accept, read to the end of file and close")
     who = named(held.by) or (mine.process if mine else "the program here")
     not_yet = "have not" if len(held.by) > 1 else "has not"
-    calls = [call for call in held.scene.calls if call.eof and call.t <= held.until]
+    halfway = (held.span.begin.at + held.until) / 2
+    if mine and held.scene.paused(mine.process, halfway):
+        why = f"its peer has closed, and {who} {not_yet}: a step paused it{more}"
+        return held.cause("close-wait-held", why)
+    calls = [call for call in held.scene.calls if call.eof and call.t <= halfway]
     ended = mine is not None and any(held.scene.descriptors.of(call) is mine for call in calls)
     return held.cause(
         "close-wait-held",
