@@ -46,6 +46,7 @@ REST = 2
 """Times the number of hosts, how much longer an agent rests than it works: so all agents together
 take half a core at most."""
 PR_SET_DUMPABLE = 4
+MFD_CLOEXEC = 1
 PRIORITY = -10
 """Its priority: what it watches must not keep it from watching."""
 MOST_OUTPUT = 4 << 20
@@ -83,6 +84,23 @@ def timers(text):
     )
 
 
+def in_memory(name):
+    """A file that is nowhere else (memfd_create(2)). A program that writes into it wakes nobody,
+    unlike one that writes into a pipe."""
+    file = ctypes.CDLL(None, use_errno=True).memfd_create(name.encode(), MFD_CLOEXEC)
+    if file < 0:
+        raise OSError(ctypes.get_errno(), "memfd_create")
+    return file
+
+
+def taken(file):
+    """The text that a file in memory has; then it is empty again."""
+    data = os.pread(file, os.fstat(file).st_size, 0)
+    os.ftruncate(file, 0)
+    os.lseek(file, 0, os.SEEK_SET)
+    return data.decode("utf-8", "replace")
+
+
 # --- The agent ------------------------------------------------------------------------------------
 
 
@@ -91,6 +109,7 @@ class Agent:
         self.commands = commands or COMMANDS
         self.diag = diag or open_diag()
         self.ss, self.ports = SS, ()
+        self.output, self.errors = in_memory("ss"), in_memory("errors of ss")
         self.seen = None
         self.looked = None  # the moment of a look, if nothing happened during it
         self.counted = {}
@@ -123,13 +142,13 @@ class Agent:
         """Reports what `ss` and the counters say now. `seen`: a fingerprint taken just now."""
         before = seen or self.diag.fingerprint(), segments()
         at = time.monotonic()
-        with subprocess.Popen(self.ss, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as ss:
-            text, errors = ss.stdout.read(), ss.stderr.read()  # in turn: it has but a line of these
-        if ss.returncode:
-            emit(kind="trouble", t=at, text=errors.decode("utf-8", "replace"), probe="ss")
+        status = subprocess.call(self.ss, stdout=self.output, stderr=self.errors)
+        text, errors = taken(self.output), taken(self.errors)
+        if status:
+            emit(kind="trouble", t=at, text=errors, probe="ss")
         since, changed = self.count()
         # Columns are as wide as their widest entry, so most of a long list may be blanks.
-        text = "\n".join(map(str.rstrip, text.decode("utf-8", "replace").split("\n")))
+        text = "\n".join(map(str.rstrip, text.split("\n")))
         self.looked_at(text)
         emit(kind="sockets", t=at, cause=cause, text=text, counters=changed, since=since, **extra)
         if self.longest > PERIOD_MAX:
@@ -303,22 +322,24 @@ def do_setup(agent, ident, longest, share, bound):
     captured, but memory for more would be work.
     """
     agent.rest, agent.longest, agent.next_sample = REST * share, longest, time.monotonic()
+    agent.seen = agent.diag.fingerprint()  # the record begins later
     agent.addresses = Addresses()
     room = BLOCKS if longest > PERIOD_MAX else room_for(share)
     wanted = [(link, room) for link in links()] + [(INSIDE, BLOCKS_INSIDE)]
-    with at_once(agent.capture, wanted):
+    with at_once(agent.capture, wanted, longest <= PERIOD_MAX):
         bound = bound and lists_bound()
     emit(kind="reply", id=ident, t=time.monotonic(), capture=agent.refused, bound=bound)
 
 
 @contextlib.contextmanager
-def at_once(work, calls):
+def at_once(work, calls, apart=True):
     """Works with each of these arguments, in threads, during a `with`. For each ring the kernel
-    waits until no processor looks at the socket any more (packet_set_ring in af_packet.c)."""
+    waits until no processor looks at the socket any more (packet_set_ring in af_packet.c). If they
+    need not be `apart`, since only work takes time, does it in turn."""
     threads = [threading.Thread(target=work, args=arguments) for arguments in calls]
     for thread in threads:
         try:
-            thread.start()
+            (thread.start if apart else thread.run)()
         except RuntimeError:  # no more threads
             thread.run()
     yield

@@ -417,9 +417,8 @@ def _kill(pid, number):
         pass
 
 
-def calls_main(text, log):
+def calls_main(calls, log):
     """A main process that executes calls."""
-    calls = parse(text)
 
     def main(output):
         os.close(output)
@@ -478,7 +477,7 @@ def main(arguments=None):
     log = Log(as_text if options.text else as_json)
     try:
         job = (
-            calls_main(options.calls, log)
+            calls_main(parse(options.calls), log)
             if options.mode == "calls"
             else run_main(options.argv, {})
         )
