@@ -18,6 +18,7 @@ import base64
 import contextlib
 import ctypes
 import errno
+import functools
 import json
 import os
 import re
@@ -93,6 +94,13 @@ def in_memory(name):
     return file
 
 
+def path_of(program):
+    """Where a program is, or None. By its path, and with descriptors that close by themselves as
+    Python's do, subprocess starts it with half the work (posix_spawn(3), since Python 3.8)."""
+    paths = (os.path.join(folder, program) for folder in os.get_exec_path())
+    return next((path for path in paths if os.access(path, os.X_OK)), None)
+
+
 def taken(file):
     """The text that a file in memory has; then it is empty again."""
     data = os.pread(file, os.fstat(file).st_size, 0)
@@ -109,6 +117,7 @@ class Agent:
         self.commands = commands or COMMANDS
         self.diag = diag or open_diag()
         self.ss, self.ports = SS, ()
+        self.program = path_of(SS[0])
         self.output, self.errors = in_memory("ss"), in_memory("errors of ss")
         self.seen = None
         self.looked = None  # the moment of a look, if nothing happened during it
@@ -142,7 +151,8 @@ class Agent:
         """Reports what `ss` and the counters say now. `seen`: a fingerprint taken just now."""
         before = seen or self.diag.fingerprint(), segments()
         at = time.monotonic()
-        status = subprocess.call(self.ss, stdout=self.output, stderr=self.errors)
+        status = subprocess.call(self.ss, executable=self.program, stdout=self.output,
+                                 stderr=self.errors, close_fds=False)  # fmt: skip
         text, errors = taken(self.output), taken(self.errors)
         if status:
             emit(kind="trouble", t=at, text=errors, probe="ss")
@@ -353,6 +363,7 @@ def room_for(share):
     return max(BLOCKS, BLOCKS_MOST * 4 // max(4, share))
 
 
+@functools.lru_cache(maxsize=None)
 def lists_bound():
     """Whether `ss` and this kernel show a socket that is only bound: some do not."""
     with socket.socket() as bound:

@@ -490,8 +490,11 @@ KINDS: dict[str, type[Event]] = {
 
 
 def _payload(event: Event) -> dict[str, Any]:
-    found = ((name, default, getattr(event, name)) for name, default in _FIELDS[event.kind])
-    return {name: value for name, default, value in found if value is not None or value != default}
+    return {
+        name: value
+        for name, default in _FIELDS[event.kind]
+        if (value := getattr(event, name)) is not None or default is not None
+    }
 
 
 _FIELDS = {

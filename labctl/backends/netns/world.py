@@ -334,6 +334,8 @@ LAUNCHES: "dict[str, Callable[..., None]]" = {"launch": launch}
 
 def main() -> None:
     programs = [load(path) for path in sys.argv[1:]]
+    with suppress(OSError):
+        programs[0].lists_bound()  # each agent knows it then
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that launch
     inbox = socket.socket(fileno=0)
