@@ -60,6 +60,7 @@ TIMER = re.compile(r"timer:\(\w+,(?:(\d+)min)?(?:([\d.]+)sec|(\d*\.\d+)ms|(\d+)m
 """1min59sec, 7.020sec, the same 7.020ms of an ss up to 6.1, 020ms, and nothing at all for 0."""
 SS = ["ss", "--tcp", "--all", "--numeric", "--options", "--extended", "--info"]
 
+libc = ctypes.CDLL(None, use_errno=True)
 lock = threading.Lock()
 
 
@@ -88,7 +89,7 @@ def timers(text):
 def in_memory(name):
     """A file that is nowhere else (memfd_create(2)). A program that writes into it wakes nobody,
     unlike one that writes into a pipe."""
-    file = ctypes.CDLL(None, use_errno=True).memfd_create(name.encode(), MFD_CLOEXEC)
+    file = libc.memfd_create(name.encode(), MFD_CLOEXEC)
     if file < 0:
         raise OSError(ctypes.get_errno(), "memfd_create")
     return file
@@ -449,7 +450,7 @@ COMMANDS = {
 def tethered(make):
     """Makes an agent, and runs it until its standard input ends."""
     # Else commands could write into this stream (ptrace(2), "Ptrace access mode checking").
-    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     try:
         make().run()
     except Exception as exc:

@@ -490,11 +490,8 @@ KINDS: dict[str, type[Event]] = {
 
 
 def _payload(event: Event) -> dict[str, Any]:
-    return {
-        name: value
-        for name, default in _FIELDS[event.kind]
-        if (value := getattr(event, name)) is not None or default is not None
-    }
+    fields = _FIELDS[event.kind]
+    return {n: v for n, d in fields if (v := getattr(event, n)) is not None or d is not None}
 
 
 _FIELDS = {
