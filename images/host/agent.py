@@ -36,7 +36,7 @@ import clocks
 from addresses import Addresses
 from captures import BLOCKS, BLOCKS_INSIDE, BLOCKS_MOST, INSIDE, Capture
 from faults import Faults, links, named, run
-from kernel import changes, counters, open_diag, segments
+from kernel import NOTHING, changes, counters, open_diag, segments
 
 PERIOD_MIN = 0.004
 PERIOD_MAX = 0.025
@@ -58,6 +58,9 @@ CAPTURE_PERIOD = 0.005
 COUNT_PERIOD = 0.02
 TIMER = re.compile(r"timer:\(\w+,(?:(\d+)min)?(?:([\d.]+)sec|(\d*\.\d+)ms|(\d+)ms)?,")
 """1min59sec, 7.020sec, the same 7.020ms of an ss up to 6.1, 020ms, and nothing at all for 0."""
+HEADER = "State Recv-Q Send-Q Local Address:Port Peer Address:PortProcess\n"
+"""What `ss` says if there is nothing to list. Where the kernel itself lists no socket nobody need
+ask it."""
 SS = ["ss", "--tcp", "--all", "--numeric", "--options", "--extended", "--info"]
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -152,14 +155,8 @@ class Agent:
         """Reports what `ss` and the counters say now. `seen`: a fingerprint taken just now."""
         before = seen or self.diag.fingerprint(), segments()
         at = time.monotonic()
-        status = subprocess.call(self.ss, executable=self.program, stdout=self.output,
-                                 stderr=self.errors, close_fds=False)  # fmt: skip
-        text, errors = taken(self.output), taken(self.errors)
-        if status:
-            emit(kind="trouble", t=at, text=errors, probe="ss")
+        text = HEADER if before[0] == NOTHING else self.listed_by_ss(at)
         since, changed = self.count()
-        # Columns are as wide as their widest entry, so most of a long list may be blanks.
-        text = "\n".join(map(str.rstrip, text.split("\n")))
         self.looked_at(text)
         emit(kind="sockets", t=at, cause=cause, text=text, counters=changed, since=since, **extra)
         if self.longest > PERIOD_MAX:
@@ -171,6 +168,16 @@ class Agent:
         self.looked = before if self.moment() == before else None
         self.seen = self.looked and before[0]
         return at
+
+    def listed_by_ss(self, at):
+        """What `ss` says now. Columns are as wide as their widest entry, so most of a long list may
+        be blanks, which are left out."""
+        status = subprocess.call(self.ss, executable=self.program, stdout=self.output,
+                                 stderr=self.errors, close_fds=False)  # fmt: skip
+        text, errors = taken(self.output), taken(self.errors)
+        if status:
+            emit(kind="trouble", t=at, text=errors, probe="ss")
+        return "\n".join(map(str.rstrip, text.split("\n")))
 
     def looked_at(self, text):
         """Hears what `ss` has just said, before it is reported."""
@@ -333,7 +340,8 @@ def do_setup(agent, ident, longest, share, bound):
     captured, but memory for more would be work.
     """
     agent.rest, agent.longest, agent.next_sample = REST * share, longest, time.monotonic()
-    agent.seen = agent.diag.fingerprint()  # the record begins later
+    if longest > PERIOD_MAX:  # nobody is late: who works goes on (sched(7))
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     agent.addresses = Addresses()
     room = BLOCKS if longest > PERIOD_MAX else room_for(share)
     wanted = [(link, room) for link in links()] + [(INSIDE, BLOCKS_INSIDE)]

@@ -12,6 +12,7 @@ import struct
 NETLINK_SOCK_DIAG, TCPDIAG_GETSOCK, NLM_F_REQUEST_DUMP = 4, 18, 0x301
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 ROOM = 1 << 16  # the kernel gives one of these files as a whole
+NOTHING = hash(())  # the fingerprint of no sockets
 tables = {}  # those that are open, by path
 
 
