@@ -58,6 +58,7 @@ TIMER = re.compile(r"timer:\(\w+,(?:(\d+)min)?(?:([\d.]+)sec|(\d*\.\d+)ms|(\d+)m
 """1min59sec, 7.020sec, the same 7.020ms of an ss up to 6.1, 020ms, and nothing at all for 0."""
 SS = ["ss", "--tcp", "--all", "--numeric", "--options", "--extended", "--info"]
 
+libc = ctypes.CDLL(None, use_errno=True)
 lock = threading.Lock()
 
 
@@ -83,6 +84,13 @@ def timers(text):
     )
 
 
+def path_of(program):
+    """Where a program is, or None. By its path, and with descriptors that close by themselves as
+    Python's do, subprocess starts it with half the work (posix_spawn(3), since Python 3.8)."""
+    paths = (os.path.join(folder, program) for folder in os.get_exec_path())
+    return next((path for path in paths if os.access(path, os.X_OK)), None)
+
+
 # --- The agent ------------------------------------------------------------------------------------
 
 
@@ -91,6 +99,7 @@ class Agent:
         self.commands = commands or COMMANDS
         self.diag = diag or open_diag()
         self.ss, self.ports = SS, ()
+        self.program = path_of(SS[0])
         self.seen = None
         self.looked = None  # the moment of a look, if nothing happened during it
         self.counted = {}
@@ -123,7 +132,8 @@ class Agent:
         """Reports what `ss` and the counters say now. `seen`: a fingerprint taken just now."""
         before = seen or self.diag.fingerprint(), segments()
         at = time.monotonic()
-        with subprocess.Popen(self.ss, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as ss:
+        with subprocess.Popen(self.ss, executable=self.program, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, close_fds=False) as ss:  # fmt: skip
             text, errors = ss.stdout.read(), ss.stderr.read()  # in turn: it has but a line of these
         if ss.returncode:
             emit(kind="trouble", t=at, text=errors.decode("utf-8", "replace"), probe="ss")
@@ -303,22 +313,25 @@ def do_setup(agent, ident, longest, share, bound):
     captured, but memory for more would be work.
     """
     agent.rest, agent.longest, agent.next_sample = REST * share, longest, time.monotonic()
+    if longest > PERIOD_MAX:  # nobody is late: who works goes on (sched(7))
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     agent.addresses = Addresses()
     room = BLOCKS if longest > PERIOD_MAX else room_for(share)
     wanted = [(link, room) for link in links()] + [(INSIDE, BLOCKS_INSIDE)]
-    with at_once(agent.capture, wanted):
+    with at_once(agent.capture, wanted, longest <= PERIOD_MAX):
         bound = bound and lists_bound()
     emit(kind="reply", id=ident, t=time.monotonic(), capture=agent.refused, bound=bound)
 
 
 @contextlib.contextmanager
-def at_once(work, calls):
+def at_once(work, calls, apart=True):
     """Works with each of these arguments, in threads, during a `with`. For each ring the kernel
-    waits until no processor looks at the socket any more (packet_set_ring in af_packet.c)."""
+    waits until no processor looks at the socket any more (packet_set_ring in af_packet.c). If they
+    need not be `apart`, since only work takes time, does it in turn."""
     threads = [threading.Thread(target=work, args=arguments) for arguments in calls]
     for thread in threads:
         try:
-            thread.start()
+            (thread.start if apart else thread.run)()
         except RuntimeError:  # no more threads
             thread.run()
     yield
@@ -417,7 +430,7 @@ COMMANDS = {
 def tethered(make):
     """Makes an agent, and runs it until its standard input ends."""
     # Else commands could write into this stream (ptrace(2), "Ptrace access mode checking").
-    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     try:
         make().run()
     except Exception as exc:

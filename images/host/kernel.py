@@ -3,12 +3,16 @@
 Standard library only, Python 3.6 or later.
 """
 
+import functools
 import itertools
+import os
 import socket
 import struct
 
 NETLINK_SOCK_DIAG, TCPDIAG_GETSOCK, NLM_F_REQUEST_DUMP = 4, 18, 0x301
 NLMSG_ERROR, NLMSG_DONE = 2, 3
+ROOM = 1 << 16  # the kernel gives one of these files as a whole
+tables = {}  # those that are open, by path
 
 
 class Diag:
@@ -79,18 +83,28 @@ def open_diag(ports=()):
     return diag
 
 
+def read(path):
+    """What a file in /proc/net says now. It stays open: to open it again takes longer than to read
+    it, and the kernel remembers how much room it needs."""
+    if path not in tables:
+        tables[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    return os.pread(tables[path], ROOM, 0).decode()
+
+
 def counters():
     """The namespace's counters, as {line of names: line of numbers}; both begin with a prefix."""
-    lines = []
-    for path in ("/proc/net/snmp", "/proc/net/netstat"):
-        with open(path) as table:
-            lines += table.read().splitlines()
+    lines = (read("/proc/net/snmp") + read("/proc/net/netstat")).splitlines()
     try:
-        with open("/proc/net/snmp6") as table:
-            lines += (" ".join(line) for line in zip(*map(str.split, [": :", *table])))
+        lines += in_lines(read("/proc/net/snmp6"))
     except OSError:
         pass  # a kernel without IPv6
     return dict(zip(lines[::2], lines[1::2]))
+
+
+@functools.lru_cache(maxsize=1)
+def in_lines(table):
+    """A table of names and numbers as a line of each; they seldom change."""
+    return [" ".join(line) for line in zip(*map(str.split, [": :", *table.splitlines()]))]
 
 
 def changes(now, before):
@@ -99,16 +113,22 @@ def changes(now, before):
     for names, numbers in now.items():
         old = before.get(names)
         if numbers != old:
-            prefix, *each = names.split()
             olds = old.split()[1:] if old else itertools.repeat(None)
-            for name, number, was in zip(each, numbers.split()[1:], olds):
+            for name, number, was in zip(full(names), numbers.split()[1:], olds):
                 if number != was:
-                    found[prefix[:-1] + name] = int(number)
+                    found[name] = int(number)
     return found
+
+
+@functools.lru_cache(maxsize=None)
+def full(names):
+    """The names of a line, each with the line's prefix."""
+    prefix, *each = names.split()
+    return [prefix[:-1] + name for name in each]
 
 
 def segments():
     """How many TCP segments came in and went out; reading all counters takes five times as long."""
-    with open("/proc/net/snmp") as table:
-        names, numbers = (line.split() for line in table if line.startswith("Tcp:"))
+    lines = read("/proc/net/snmp").splitlines()
+    names, numbers = (line.split() for line in lines if line.startswith("Tcp:"))
     return [numbers[names.index(name)] for name in ("InSegs", "OutSegs")]

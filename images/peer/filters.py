@@ -12,6 +12,7 @@ import struct
 
 from options import option
 
+libc = ctypes.CDLL(None, use_errno=True)
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 RET_ALLOW, RET_TRACE = 0x7FFF0000, 0x7FF00000
 LOAD, EQUALS, AND, RETURN = 0x20, 0x15, 0x54, 0x06
@@ -95,10 +96,9 @@ class _Program(ctypes.Structure):
 
 def confine(code):
     """Sets a filter for this process and all that it starts. Raises OSError."""
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
     kept = ctypes.create_string_buffer(code, len(code))
     program = _Program(len(code) // 8, ctypes.addressof(kept))
     for words in ((PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
                   (PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0)):  # fmt: skip
-        if prctl(*words):
+        if libc.prctl(*words):
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

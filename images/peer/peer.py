@@ -17,7 +17,6 @@ they do.
 """
 
 import collections
-import ctypes
 import errno
 import fcntl
 import json
@@ -193,7 +192,7 @@ def supervise(main, log, tether, watched=None, about=()):
     # Programs below, of the same user, must not reach this process' streams and speak for it. After
     # this only CAP_SYS_PTRACE opens them and its memory (ptrace(2), "Ptrace access mode checking").
     # The same holds for a child, until it executes a program or begins with calls.
-    prctl = ctypes.CDLL(None).prctl
+    prctl = filters.libc.prctl
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     wake, waker = os.pipe()
     os.set_blocking(waker, False)
@@ -417,14 +416,13 @@ def _kill(pid, number):
         pass
 
 
-def calls_main(text, log):
+def calls_main(calls, log):
     """A main process that executes calls."""
-    calls = parse(text)
 
     def main(output):
         os.close(output)
         # Nothing but calls runs beside it, and its supervisor must see which sockets it holds.
-        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
+        filters.libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
         Program(log).execute(calls)
 
     return main
@@ -478,7 +476,7 @@ def main(arguments=None):
     log = Log(as_text if options.text else as_json)
     try:
         job = (
-            calls_main(options.calls, log)
+            calls_main(parse(options.calls), log)
             if options.mode == "calls"
             else run_main(options.argv, {})
         )

@@ -63,7 +63,7 @@ class Said(Heard):
 
     def as_line(self) -> str:
         """As it is said, by those who have labctl."""
-        return json.dumps({"kind": self.kind, **self.model_dump()})
+        return json.dumps({"kind": self.kind, **vars(self)})
 
 
 class Answer(Heard):

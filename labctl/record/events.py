@@ -490,8 +490,8 @@ KINDS: dict[str, type[Event]] = {
 
 
 def _payload(event: Event) -> dict[str, Any]:
-    found = ((name, default, getattr(event, name)) for name, default in _FIELDS[event.kind])
-    return {name: value for name, default, value in found if value is not None or value != default}
+    fields = _FIELDS[event.kind]
+    return {n: v for n, d in fields if (v := getattr(event, n)) is not None or d is not None}
 
 
 _FIELDS = {

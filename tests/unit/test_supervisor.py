@@ -47,7 +47,7 @@ def test_what_breaks_in_a_main_process_is_told() -> None:
 
 
 def test_a_call_that_breaks_is_no_success() -> None:
-    calls = "peer.calls_main('socket', log)\nimport program\nprogram.socket = None"
+    calls = "peer.calls_main(peer.parse('socket'), log)\nimport program\nprogram.socket = None"
     status, said = supervised(f"main = {calls}")
     assert [event["kind"] for event in said] == ["process", "call", "broken", "process"]
     assert status == 1
@@ -69,7 +69,7 @@ def test_a_fork_that_is_refused_is_told() -> None:
     "call", ["connect a..b:80", f"connect {'x' * 64}:80", "bind [fe80::1%é" + "x" * 70 + "]:80"]
 )
 def test_a_name_that_is_none_is_a_failed_call(call: str) -> None:
-    status, said = supervised(f"main = peer.calls_main('socket tcp6; {call}', log)")
+    status, said = supervised(f"main = peer.calls_main(peer.parse('socket tcp6; {call}'), log)")
     failed = next(event for event in said if event.get("errno"))
     assert (failed["errno"], status) == ("EAI_NONAME", 1)
 
@@ -87,9 +87,9 @@ def test_every_signal_has_a_name(number: int, name: str) -> None:
 
 def test_a_long_call_is_told_in_one_piece() -> None:
     text = "é" * 5000
-    _, said = supervised(f"main = peer.calls_main('sleep 0 || continue # {text}', log)")
+    _, said = supervised(f"main = peer.calls_main(peer.parse('sleep 0 || continue # {text}'), log)")
     assert said
-    _, said = supervised(f"main = peer.calls_main('socket; send \"{text}\"', log)")
+    _, said = supervised(f"main = peer.calls_main(peer.parse('socket; send \"{text}\"'), log)")
     for event in said:
         assert len(json.dumps(event)) < 4096
     assert [event["name"] for event in said if event.get("phase") == "done"] == ["socket", "send"]
@@ -115,7 +115,7 @@ if os.fork() == 0:
     os.dup2(commands, 0)
     os.close(to_peer)
     log = peer.Log(peer.as_json)
-    main = peer.calls_main(os.environ["CALLS"], log)
+    main = peer.calls_main(peer.parse(os.environ["CALLS"]), log)
     if "RUN" in os.environ:
         main = peer.run_main(os.environ["RUN"].split(), {"A": "b"})
     os._exit(peer.supervise(main, log, "RUN" not in os.environ) or 0)

@@ -379,9 +379,10 @@ def _claim_network(addresses: int) -> tuple[ipaddress.IPv4Network, list[socket.s
     ours: an abstract address (unix(7)) belongs to one socket, and is free again however its owner
     ends. If all networks are taken, one that others have too."""
     bits = max(LEAST, (addresses + 2).bit_length())
-    networks = list(NETWORKS.subnets(new_prefix=32 - bits))
-    random.shuffle(networks)
-    for network in networks:
+    size = 1 << bits
+    count = NETWORKS.num_addresses // size
+    for number in random.sample(range(count), count):
+        network = ipaddress.IPv4Network((NETWORKS[number * size], 32 - bits))
         claims: list[socket.socket] = []
         with suppress(OSError):
             for part in network.subnets(new_prefix=32 - LEAST):
@@ -390,7 +391,7 @@ def _claim_network(addresses: int) -> tuple[ipaddress.IPv4Network, list[socket.s
             return network, claims
         for claim in claims:
             claim.close()
-    return networks[0], []
+    return network, []
 
 
 SPACES = ("--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")

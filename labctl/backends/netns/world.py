@@ -47,6 +47,7 @@ ANSWER_LIMIT = 65536
 LAUNCH_LIMIT, MOST_FILES = 16, 7
 LOG = 4
 HOSTS = "/tmp/hosts.%s"  # in the world's own /tmp
+FORBIDDEN = confine.calls()
 PRIORITY = -10  # for agents, and processes in `await`, so that each call is done at once
 
 for codec in ("idna", "punycode"):
@@ -134,7 +135,7 @@ class World:
             confine.own(os.environ.get("PATH", ""), self.folder, confine.COPIED)
             hasten()
             drop_capabilities([NET_ADMIN, NET_RAW])
-            self.peer.filters.confine(confine.calls())
+            self.peer.filters.confine(FORBIDDEN)
             self.agent.main(["--tether"])
 
         with open(HOSTS % name, "w") as file:
@@ -163,7 +164,7 @@ class World:
     ) -> dict[str, object]:
         """A supervisor and its process, on a host, in a new PID namespace with a /proc of its
         own: no process sees another one's."""
-        calls, uid = what["calls"], rights["uid"]
+        uid = rights["uid"]
 
         def work() -> None:
             call("setns", self.networks[host], CLONE_NEWNET)
@@ -173,7 +174,8 @@ class World:
             confine.proc()
             confine.own(os.environ.get("PATH", ""), self.folder, confine.COPIED)
             close_but(0, 1, 2)
-            if calls and any(call.name == "await" for call in self.peer.parse(calls)):
+            calls = None if what["calls"] is None else self.peer.parse(what["calls"])
+            if calls and any(call.name == "await" for call in calls):
                 hasten()
             if uid:
                 os.setgroups([])
@@ -182,7 +184,7 @@ class World:
                 libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
             else:
                 drop_capabilities(rights["kept"])
-            self.peer.filters.confine(confine.calls())
+            self.peer.filters.confine(FORBIDDEN)
             log = self.peer.Log(self.peer.as_json)
             if calls is not None:
                 main = self.peer.calls_main(calls, log)

@@ -59,11 +59,14 @@ which qemu.py makes small."""
 HOUSEKEEPING = {
     "vm/compaction_proactiveness": "0",
     "vm/stat_interval": "3600",
+    "kernel/modprobe": "\n",
     "net/core/bpf_jit_enable": "0",
     ORPHANS: LIMIT,
 }
 """sysctls. The first two let a kernel rest: otherwise it looks after its memory twice a second. It
-compiles no filters: QEMU would translate that code, too, for each process anew."""
+compiles no filters: QEMU would translate that code, too, for each process anew. And it starts no
+program to load a module that some name stands for, ten times a case: all that there are are
+loaded."""
 QUIET = (Path("/proc/sys/kernel/printk"), "4")
 """Keeps the kernel from writing everything that happens in labs to the console."""
 RUN = "guest"
