@@ -111,8 +111,7 @@ class _Comments:
         self._scene, self._history = scene, scene.history
         self.epoch = scene.history.lab.epoch if scene.history.lab else 0.0
         self._steps = [
-            event for event in scene.history.events.others
-            if isinstance(event, StepEvent) and event.phase == "begin"
+            event for event in scene.history.events.of(StepEvent) if event.phase == "begin"
         ]  # fmt: skip
         self._left: dict[Spot, Segment] = {}
         self._came: dict[Spot, Segment] = {}
@@ -190,10 +189,10 @@ class _Comments:
         """Calls by host and connection, and when each began."""
         found: dict[tuple[str | None, Ends], list[tuple[float, CallEvent]]] = defaultdict(list)
         begun: dict[tuple[str, int], float] = {}
-        for event in self._history.events.others:
-            if isinstance(event, CallEvent) and event.phase == "enter":
+        for event in self._history.events.of(CallEvent):
+            if event.phase == "enter":
                 begun[event.process, event.task] = event.t
-            elif isinstance(event, CallEvent):
+            else:
                 began = begun.pop((event.process, event.task), event.t)
                 mine = self._scene.descriptors.of(event)
                 if mine and mine.ends:

@@ -140,7 +140,7 @@ def _replayed(
     history = History(captures=captures)
     if clocks is None:
         events = events if isinstance(events, Log) else Log(events)
-        clocks = (event for event in events.others if isinstance(event, ClockEvent))
+        clocks = events.of(ClockEvent)
     history.know(clocks)
     verdicts: list[Verdict] = []
     begun = 0.0
@@ -162,8 +162,8 @@ def check_whole(scenario: Scenario, history: History) -> list[Verdict]:
 
 def _check_whole(scenario: Scenario, history: History) -> list[Verdict]:
     verdicts: list[Verdict] = []
-    for event in history.events.others:
-        if isinstance(event, StepEvent) and event.phase == "end":
+    for event in history.events.of(StepEvent):
+        if event.phase == "end":
             verdicts += _check_in_the_end(scenario, event, history)
     for predicate, source in zip(scenario.expect, scenario.expect_sources, strict=True):
         found = predicate.judge(history)
@@ -264,7 +264,7 @@ def unreached(label: str, scenario: Scenario, history: History) -> tuple[Result,
     if label in history.labels:
         return None
     index = _named(label, scenario)
-    ends = [e for e in history.events.others if isinstance(e, StepEvent) and e.phase == "end"]
+    ends = [event for event in history.events.of(StepEvent) if event.phase == "end"]
     for event in ends:
         if event.index == index and event.outcome == "skipped":
             return "skip", f"{label!r} was left out: {event.why}"

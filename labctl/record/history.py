@@ -47,7 +47,7 @@ from labctl.record.events import (
     TroubleEvent,
     UnseenEvent,
 )
-from labctl.record.log import Log
+from labctl.record.log import Log, Some
 
 WATCH = "watch"
 """The backend of what was only watched."""
@@ -62,10 +62,10 @@ class ProcessState:
     """A process as it is now: everything since it was last started."""
 
     host: str
+    calls: Some[CallEvent]
     running: bool = False
     exit: int | None = None
     signal: str | None = None
-    calls: list[CallEvent] = field(default_factory=list)
     last: dict[str, CallEvent] = field(default_factory=dict)  # of each name
     received: int = 0
     entered: CallEvent | None = None
@@ -183,8 +183,8 @@ class History:
             case ProcessEvent(phase="start"):
                 joined = self.lab is not None and self.lab.backend == WATCH
                 self.processes[event.process] = ProcessState(
-                    event.host, running=True, watch=event.watch, joined=joined, stop=event.stop,
-                    grace=event.grace,
+                    event.host, self.events.none(CallEvent), running=True, watch=event.watch,
+                    joined=joined, stop=event.stop, grace=event.grace,
                 )  # fmt: skip
                 self._starts[event.process] += 1
             case ProcessEvent() | CallEvent() | UnseenEvent() | OutputEvent():

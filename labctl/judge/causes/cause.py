@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -20,7 +20,15 @@ from labctl.probes.holders import Held
 from labctl.probes.observations import Segment, stays_inside
 from labctl.probes.packed import Segments
 from labctl.probes.sockets import Ends, Socket, SsParseError, State
-from labctl.record.events import CallEvent, FateEvent, ResetEvent, SocketsEvent, StepEvent
+from labctl.record.events import (
+    CallEvent,
+    FateEvent,
+    ProcessEvent,
+    ResetEvent,
+    SocketsEvent,
+    StepEvent,
+    UnseenEvent,
+)
 from labctl.record.history import History
 from labctl.record.listeners import listeners
 from labctl.record.looks import Looks
@@ -175,22 +183,19 @@ class Scene:
     @cached_property
     def resets(self) -> list[ResetEvent]:
         """Each RST of which the kernel said why it sent it."""
-        return [event for event in self.history.events.others if isinstance(event, ResetEvent)]
+        return [*self.history.events.of(ResetEvent)]
 
     @cached_property
     def fates(self) -> dict[tuple[str, Ends], list[FateEvent]]:
         """What the kernel says that it did with segments, by host and connection."""
         found: dict[tuple[str, Ends], list[FateEvent]] = defaultdict(list)
-        for event in self.history.events.others:
-            if isinstance(event, FateEvent):
-                found[event.host, (event.local, event.remote)].append(event)
+        for event in self.history.events.of(FateEvent):
+            found[event.host, (event.local, event.remote)].append(event)
         return found
 
-    @cached_property
-    def calls(self) -> list[CallEvent]:
-        """All calls that ended."""
-        found = (e for e in self.history.events.others if isinstance(e, CallEvent))
-        return [call for call in found if call.phase == "done"]
+    def calls(self, **having: object) -> Iterator[CallEvent]:
+        """The calls that ended, of a kind that has these values; see `Rows.numbers`."""
+        return self.history.events.of(CallEvent, phase="done", **having)
 
     def look(self, host: str, t: float, soon: float) -> SocketsEvent | None:
         """What was there then: a look within `soon` seconds after it, or the last before."""
@@ -203,8 +208,8 @@ class Scene:
     def looks(self, host: str) -> list[SocketsEvent]:
         """What `ss` showed there, look by look, as far as it can be read."""
         if not self._looks:
-            for event in self.history.events.others:
-                if isinstance(event, SocketsEvent) and readable(event):
+            for event in self.history.events.of(SocketsEvent):
+                if readable(event):
                     self._looks.setdefault(event.host, []).append(event)
         return self._looks.get(host, [])
 
@@ -227,10 +232,10 @@ class Scene:
         if self.scenario is None:
             return None
         value = self.scenario.hosts[host].sysctls.get(key) if host in self.scenario.hosts else None
-        for event in self.history.events.others:
+        for event in self.history.events.of(StepEvent):
             if event.t > t:
                 break
-            if isinstance(event, StepEvent) and event.outcome == "done":
+            if event.outcome == "done":
                 step = self.scenario.steps[event.index]
                 if isinstance(step, Sysctl):
                     value = step.sysctl.get(host, {}).get(key, value)
@@ -239,8 +244,8 @@ class Scene:
     def cut_off(self, host: str, t: float) -> float | None:
         """Since when a host's link was down then, by the scenario's steps; None if it was not."""
         since, names = None, {host, *self.history.networks.only(host)}
-        for event in self.history.events.others if self.scenario else ():
-            if isinstance(event, StepEvent) and event.outcome == "done" and event.t <= t:
+        for event in self.history.events.of(StepEvent) if self.scenario else ():
+            if event.outcome == "done" and event.t <= t:
                 match self.scenario.steps[event.index] if self.scenario else None:
                     case Cut(cut=name) if name in names:
                         since = event.t if event.moment is None else event.moment
@@ -278,7 +283,8 @@ class Scene:
     @cached_property
     def descriptors(self) -> Descriptors:
         """The sockets that processes opened by calls."""
-        return Descriptors(self.history.events.others, self._begun)
+        events = self.history.events.of(ProcessEvent, CallEvent, UnseenEvent)
+        return Descriptors(events, self._begun)
 
     def _begun(self, host: str, ends: Ends, t: float) -> float:
         timeline = self.timeline(host, ends, t)

@@ -206,7 +206,7 @@ def _close_wait(held: _Held) -> Cause | None:
     if mine and held.scene.paused(mine.process, halfway):
         why = f"its peer has closed, and {who} {not_yet}: a step paused it{more}"
         return held.cause("close-wait-held", why)
-    calls = [call for call in held.scene.calls if call.eof and call.t <= halfway]
+    calls = (call for call in held.scene.calls(eof=True) if call.t <= halfway)
     ended = mine is not None and any(held.scene.descriptors.of(call) is mine for call in calls)
     return held.cause(
         "close-wait-held",

@@ -97,8 +97,8 @@ class ProcessPattern(Model):
         """When that was, of each call that it makes."""
         if not self.blocks:
             return []
-        calls = (e for e in history.events.others if isinstance(e, CallEvent) and e.process == name)
-        return [call.t + STILL for call in calls if call.phase == "enter"]
+        calls = history.events.of(CallEvent, process=name, phase="enter")
+        return [call.t + STILL for call in calls]
 
     @property
     def _called(self) -> Mapping[str, Called]:
