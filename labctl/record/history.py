@@ -199,7 +199,8 @@ class History:
                 self.sockets[event.host] = event
                 self._count(event.host, event.counters)
             case CountersEvent():
-                self._baseline.setdefault(event.host, event.values)
+                if event.host not in self._baseline:
+                    self._baseline[event.host] = dict(event.values.items())
                 self._count(event.host, event.values)
             case LossEvent():
                 self.losses.append(event)
@@ -220,7 +221,7 @@ class History:
                 self.trouble[event.host, event.probe] = event
 
     def _count(self, host: str, values: Mapping[str, int]) -> None:
-        self._counters.setdefault(host, {}).update(values)
+        self._counters.setdefault(host, {}).update(values.items())
 
     def know(self, events: Iterable[Event]) -> None:
         """Takes the clocks of hosts from these events: what drifted concerns all of a run."""
