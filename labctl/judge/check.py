@@ -101,11 +101,11 @@ def check(
     scenario: Scenario,
     events: Iterable[Event],
     captures: Captures | None = None,
-    clocks: Iterable[ClockEvent] | None = None,
+    past: Log | None = None,
 ) -> list[Verdict]:
-    """Replays the events and judges each claim at the moment when it was made. Without `clocks`,
-    the events are looked through for these first."""
-    verdicts, history = _replayed(scenario, events, captures, clocks)
+    """Replays the events and judges each claim at the moment when it was made. `past` are the same
+    events, as they were recorded."""
+    verdicts, history = _replayed(scenario, events, captures, past)
     return verdicts + check_whole(scenario, history)
 
 
@@ -134,14 +134,13 @@ def _replayed(
     scenario: Scenario,
     events: Iterable[Event],
     captures: Captures | None,
-    clocks: Iterable[ClockEvent] | None = None,
+    past: Log | None = None,
 ) -> tuple[list[Verdict], History]:
     """The verdicts of all steps, and the history at their end."""
-    history = History(captures=captures)
-    if clocks is None:
-        events = events if isinstance(events, Log) else Log(events)
-        clocks = events.of(ClockEvent)
-    history.know(clocks)
+    if past is None:
+        past = events = events if isinstance(events, Log) else Log(events)
+    history = History(captures=captures, again=past)
+    history.know(past.of(ClockEvent))
     verdicts: list[Verdict] = []
     begun = 0.0
     for event in events:

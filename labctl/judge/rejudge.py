@@ -40,7 +40,7 @@ def judge(folder: Path, claims: Path | None = None) -> list[Verdict]:
         return ending
     history, bounds = run.history, _Bounds(run, scenario)
     events = _placed(run, scenario, history.events)
-    found = check(scenario, events, history.captures, history.clocks.values())
+    found = check(scenario, events, history.captures, history.events)
     steps = [*_placed(run, scenario, history.events.of(StepEvent))]
     return [*map(bounds.within, found), *_not_done(run, scenario, steps), *ending]
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from labctl.backends import Router
 from labctl.ground.reading import Checked
 from labctl.probes.holders import Number
+from labctl.probes.listings import LONG
 from labctl.probes.observations import Observation
 from labctl.probes.sockets import RESOLVER, Socket, StateName, aged, lab_sockets, parse_ss
 from labctl.record.counts import as_json, packed
@@ -226,7 +227,7 @@ class SocketsEvent(Event):
     @property
     def came(self) -> tuple[Socket, ...]:
         """The same of those in `text`: in a whole look all, else those that came or changed."""
-        return _sockets(self.text)
+        return (_few if len(self.text) < LONG else _many)(self.text)
 
     def follow(self, before: SocketsEvent | None) -> None:
         """Tells a difference which look was the one before."""
@@ -234,10 +235,13 @@ class SocketsEvent(Event):
             self.__dict__.setdefault("_before", before)
 
 
-@lru_cache(64)  # to keep all takes too much memory
 def _sockets(text: str) -> tuple[Socket, ...]:
     sockets = parse_ss(text)
     return lab_sockets(sockets) if RESOLVER in text else sockets
+
+
+# To keep all takes too much memory.
+_few, _many = lru_cache(64)(_sockets), lru_cache(4)(_sockets)
 
 
 class Shown:

@@ -71,7 +71,9 @@ def read_event(data: Any) -> Event:
         raise ValueError(f"its kind is {str(kind)[:40]!r}; there are {', '.join(KINDS)}")
     if kind == LabEvent.kind:
         of_version("history.jsonl", "history", data.get("version", 1), READS)
-    event = typed(KINDS[kind], shared({k: v for k, v in data.items() if k != "kind"}))
+    fields = shared(data)
+    del fields["kind"]
+    event = typed(KINDS[kind], fields)
     match event:
         case SocketsEvent():
             _ = event.came

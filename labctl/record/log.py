@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from operator import attrgetter, itemgetter
 from struct import Struct
 from typing import Any, TypeVar, overload
@@ -44,12 +45,21 @@ class Rows(Sequence[E]):
         self._alone = [len(part) == 1 for part in parts[1:]]
         self._fields = itemgetter(*(names.index(f.name) for f in dataclasses.fields(kind)))
         self._named, self._kinds, self._things = parts[0], Places(), things
+        self._count, self._known = 0, False
+
+    def again(self) -> Rows[E]:
+        """None of these yet, for somebody who takes in the same ones again."""
+        found = copy(self)
+        found._count, found._known = 0, True
+        return found
 
     def append(self, event: E) -> None:
         """Takes in the next one."""
-        kind, *rest = (part(event) for part in self._parts)
-        places = (self._things[thing] for thing in rest)
-        self._bytes += self._row.pack(event.t, self._kinds[kind], *places)
+        self._count += 1
+        if not self._known:
+            kind, *rest = [part(event) for part in self._parts]
+            places = [self._things[thing] for thing in rest]
+            self._bytes += self._row.pack(event.t, self._kinds[kind], *places)
 
     def numbers(self, having: Mapping[str, object]) -> Iterable[int]:
         """The numbers of those whose kind has these values; `...` is any but None."""
@@ -60,12 +70,12 @@ class Rows(Sequence[E]):
             place for place, kind in enumerate(self._kinds.things)
             if all(kind[n] == value or (value is ... and kind[n] is not None) for n, value in asked)
         }  # fmt: skip
-        begins = range(0, len(self._bytes) if kinds else 0, self._row.size)
+        begins = range(0, self._count * self._row.size if kinds else 0, self._row.size)
         unpack, rows = KIND.unpack_from, self._bytes
         return (n for n, begin in enumerate(begins) if unpack(rows, begin)[0] in kinds)
 
     def __len__(self) -> int:
-        return len(self._bytes) // self._row.size
+        return self._count
 
     @overload
     def __getitem__(self, index: int) -> E: ...
@@ -73,11 +83,11 @@ class Rows(Sequence[E]):
     def __getitem__(self, index: slice) -> list[E]: ...
     def __getitem__(self, index: int | slice) -> E | list[E]:
         if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        return self._at(range(len(self))[index])
+            return [self._at(number) for number in range(*index.indices(self._count))]
+        return self._at(range(self._count)[index])
 
     def __iter__(self) -> Iterator[E]:
-        return map(self._at, range(len(self)))
+        return map(self._at, range(self._count))
 
     def _at(self, number: int) -> E:
         t, kind, *places = self._row.unpack_from(self._bytes, number * self._row.size)
@@ -124,12 +134,16 @@ class Some(Sequence[E]):
 
 
 class Log(Sequence[Event]):
-    """Events, in order."""
+    """Events, in order. If those of a packed type are `again` those of another log, in their order,
+    they are there once."""
 
-    def __init__(self, events: Iterable[Event] = ()) -> None:
+    def __init__(self, events: Iterable[Event] = (), again: Log | None = None) -> None:
         things = Places()
         self._order = bytearray()  # the number of each one's type
-        self._of: list[Any] = [Rows(k, things) if k in PACKED else [] for k in NUMBERS]
+        self._of: list[Any] = [
+            [] if kind not in PACKED else again._of[n].again() if again else Rows(kind, things)
+            for kind, n in NUMBERS.items()
+        ]
         for event in events:
             self.append(event)
 

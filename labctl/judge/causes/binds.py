@@ -90,9 +90,9 @@ class _Why(NamedTuple):
 
 def causes(scene: Scene) -> Iterator[Cause]:
     """A cause for each that failed with EADDRINUSE, if it is known."""
-    history = History()
-    failed: list[CallEvent] = []
     events = scene.history.events
+    history = History(again=events)
+    failed: list[CallEvent] = []
     wanting = any(events.of(CallEvent, errno="EADDRINUSE"))
     for event in events.of(*OTHERS) if wanting else ():
         history.add(event)

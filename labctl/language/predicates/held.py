@@ -13,7 +13,7 @@ from labctl.record.moments import Moment
 def held_at(predicate: Predicate, past: History, start: float, begun: float = 0.0) -> Moment | None:
     """When, from `start` on, a predicate came to hold for the last time, if it holds at the end or
     did at some time after `begun`. So a wait that comes late still measures what happened."""
-    history = History(captures=past.captures)
+    history = History(captures=past.captures, again=past.events)
     history.losses, history.injected = past.losses, past.injected  # captures are known to the end
     turns = deque(predicate.turns(past))
     since: Moment | None = None
