@@ -76,7 +76,7 @@ def test_what_is_written_is_read(packets: list[Packet]) -> None:
 
 def test_a_run() -> None:
     run = load(RUN)
-    content = annotated.capture(run)
+    content = b"".join(annotated.capture(run))
     hosts, packets = read(content)
     assert hosts == ["client", "server"]
     assert b"server\0" in content and all(cause.text.encode() in content for cause in run.causes)

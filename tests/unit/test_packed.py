@@ -58,7 +58,7 @@ def test_segments_come_out_as_they_went_in(given: list[Segment]) -> None:
         assert ends in packed.ends
         assert packed.of(ends) == [s for s in ordered if (s.source, s.target) == ends]
         both = [n for n, s in enumerate(ordered) if (s.source, s.target) in (ends, ends[::-1])]
-        assert packed.numbers(ends) == packed.numbers(ends[::-1]) == both
+        assert packed.numbers(ends, ends[::-1]) == packed.numbers(ends[::-1], ends) == both
         assert packed.between(ends) == [ordered[n] for n in both]
 
 
@@ -78,10 +78,12 @@ def test_some_of_the_segments(given: list[Segment], part: slice) -> None:
     for ends in {(s.source, s.target) for s in given}:
         assert some.of(ends) == [s for s in ordered if (s.source, s.target) == ends]
         both = [s for s in ordered if (s.source, s.target) in (ends, ends[::-1])]
-        assert some.between(ends) == both and len(some.numbers(ends)) == len(both)
+        assert some.between(ends) == both and len(some.numbers(ends, ends[::-1])) == len(both)
     for t in (0.0, 1.0, 1.5, 2.5, 1e7):
         assert some.until(t) == sum(s.time <= t for s in ordered)
         assert some.position(t) == sum(s.time < t for s in ordered)
+        seen = [s for s in ordered if t in (s.time, s.arrived)]
+        assert [s for _, s in some.seen_at(t)] == seen
 
 
 def test_some_are_otherwise_now() -> None:

@@ -10,7 +10,7 @@ import math
 from array import array
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -159,18 +159,27 @@ class Descriptors:
         self._watched: set[tuple[str, int]] = set()
         self._unseen: dict[tuple[str, int], bool] = {}
         for event in events:
-            if isinstance(event, ProcessEvent):
-                self._process(event)
-            elif isinstance(event, CallEvent) and event.phase == "done":
-                self._call(event)
-            elif isinstance(event, UnseenEvent):
-                self._miss(event)
+            self.take(event)
+
+    def take(self, event: Event) -> None:
+        """Takes in the next event."""
+        if isinstance(event, ProcessEvent):
+            self._process(event)
+        elif isinstance(event, CallEvent) and event.phase == "done":
+            self._call(event)
+        elif isinstance(event, UnseenEvent):
+            self._miss(event)
 
     def of(self, call: CallEvent) -> Descriptor | None:
         """The socket that a call acted on; for `accept` the new one."""
         times, found = self._acted.get(_task(call), NOTHING)
         place = bisect_left(times, call.t)
         return found[place] if place < len(times) and times[place] == call.t else None
+
+    def forget(self) -> None:
+        """Forgets what was made and what calls acted on, but not what is open."""
+        self.all.clear()
+        self._acted.clear()
 
     def _acts(self, call: CallEvent, mine: Descriptor | None) -> None:
         """Notes the socket that a call acted on."""
@@ -330,6 +339,17 @@ class Descriptors:
             made.settings = [setting for setting in listener.settings if setting[0] <= since]
             made.family, made.bound = listener.family, listener.bound
         return made
+
+
+def followed(events: Iterable[Event]) -> Iterator[tuple[CallEvent, Descriptor | None]]:
+    """Each call, and the socket that it acted on, whose options are of no interest. What is over
+    is forgotten."""
+    known = Descriptors((), lambda host, ends, t: t)
+    for event in events:
+        known.take(event)
+        if isinstance(event, CallEvent):
+            yield event, known.of(event)
+            known.forget()
 
 
 def _task(call: CallEvent) -> Task:
