@@ -44,5 +44,7 @@ def packed(values: Mapping[str, int]) -> Mapping[str, int]:
         return values
 
 
-as_json = json.JSONEncoder(default=lambda counts: dict(counts.items())).encode
-"""JSON of data with such."""
+as_json = json.JSONEncoder(
+    separators=(",", ":"), default=lambda counts: dict(counts.items())
+).encode
+"""JSON of data with such, without blanks: a history may have a million lines."""

@@ -43,8 +43,8 @@ def read_events(lines: Iterable[str | bytes]) -> Iterator[Event]:
 
 _WORD = r'"([ !#-\[\]-~]{1,63})"'
 _TRANSITION = re.compile(
-    r'\{"t": (\d{1,9}\.\d{1,9}), "kind": "state", '
-    rf'"host": {_WORD}, "local": {_WORD}, "remote": {_WORD}, "old": {_WORD}, "new": {_WORD}\}}\n?'
+    r'\{"t": ?(\d{1,9}\.\d{1,9}), ?"kind": ?"state", ?"host": ?'
+    rf'{_WORD}, ?"local": ?{_WORD}, ?"remote": ?{_WORD}, ?"old": ?{_WORD}, ?"new": ?{_WORD}\}}\n?'
 )
 _STATES = {str(state): str(state) for state in State}
 

@@ -27,6 +27,8 @@ PACKED: Mapping[type[Event], tuple[tuple[str, ...], ...]] = {
 }  # fmt: skip
 """Which fields of such an event have a place together. The first ones are its kind, of which there
 are few."""
+ROWS = {kind: Struct(f"<d{len(parts)}I") for kind, parts in PACKED.items()}
+"""Its time, and the place of each part among all."""
 NUMBERS = {kind: number for number, kind in enumerate(KINDS.values())}
 OTHERS = tuple(kind for kind in NUMBERS if kind is not StateEvent)
 """All kinds of events but transitions, which are the most."""
@@ -40,7 +42,7 @@ class Rows(Sequence[E]):
         parts = PACKED[kind]
         names = ["t", *(name for part in parts for name in part)]
         self._make = kind
-        self._row, self._bytes = Struct(f"<d{len(parts)}I"), bytearray()
+        self._bytes = bytearray()
         self._parts = [attrgetter(*part) for part in parts]
         self._alone = [len(part) == 1 for part in parts[1:]]
         self._fields = itemgetter(*(names.index(f.name) for f in dataclasses.fields(kind)))
@@ -59,7 +61,7 @@ class Rows(Sequence[E]):
         if not self._known:
             kind, *rest = [part(event) for part in self._parts]
             places = [self._things[thing] for thing in rest]
-            self._bytes += self._row.pack(event.t, self._kinds[kind], *places)
+            self._bytes += ROWS[self._make].pack(event.t, self._kinds[kind], *places)
 
     def numbers(self, having: Mapping[str, object]) -> Iterable[int]:
         """The numbers of those whose kind has these values; `...` is any but None."""
@@ -70,7 +72,8 @@ class Rows(Sequence[E]):
             place for place, kind in enumerate(self._kinds.things)
             if all(kind[n] == value or (value is ... and kind[n] is not None) for n, value in asked)
         }  # fmt: skip
-        begins = range(0, self._count * self._row.size if kinds else 0, self._row.size)
+        size = ROWS[self._make].size
+        begins = range(0, self._count * size if kinds else 0, size)
         unpack, rows = KIND.unpack_from, self._bytes
         return (n for n, begin in enumerate(begins) if unpack(rows, begin)[0] in kinds)
 
@@ -90,7 +93,8 @@ class Rows(Sequence[E]):
         return map(self._at, range(self._count))
 
     def _at(self, number: int) -> E:
-        t, kind, *places = self._row.unpack_from(self._bytes, number * self._row.size)
+        row = ROWS[self._make]
+        t, kind, *places = row.unpack_from(self._bytes, number * row.size)
         values, things = [t, *self._kinds.things[kind]], self._things.things
         for place, alone in zip(places, self._alone, strict=True):
             if alone:

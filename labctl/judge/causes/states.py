@@ -32,16 +32,22 @@ def causes(scene: Scene) -> Iterator[Cause]:
     """For each connection who closed first; and states that lasted."""
     pairs = scene.pairs
     first: dict[tuple[str, bool], list[Cause]] = {}
+    more: dict[tuple[str, bool], list[float]] = {}
     for sides in pairs:
         if found := _first(sides, len(pairs) > 1, scene):
-            first.setdefault((found.host, _both(closers(sides))), []).append(found)
+            key = found.host, _both(closers(sides))
+            group = first.setdefault(key, [])
+            if len(group) < SHOWN:
+                group.append(found)
+            else:
+                more.setdefault(key, []).append(found.at)
     for (host, both), group in first.items():
-        yield from group[:SHOWN]
-        if len(group) > SHOWN:
+        yield from group
+        if late := more.get((host, both)):
             what = f"{host} and its peer closed at once" if both else f"{host} closed first"
             yield Cause(
-                "closed-first", host, group[-1].at,
-                f"{what} in {count(len(group) - SHOWN, 'connection')} more", refs=(CLOSE,),
+                "closed-first", host, late[-1], f"{what} in {count(len(late), 'connection')} more",
+                refs=(CLOSE,),
             )  # fmt: skip
     for host in scene.history.hosts:
         yield from _held(host, scene)
