@@ -31,6 +31,17 @@ class Places(dict[Any, int]):
         return self.setdefault(key, len(self))
 
 
+def by_place(places: Sequence[int], count: int) -> tuple[Sequence[int], Sequence[int]]:
+    """The numbers of what has these of so many places, those of one place together, and where those
+    of each begin."""
+    begins = array("I", bytes(4 * (count + 1)))
+    for place in places:
+        begins[place + 1] += 1
+    for place in range(count):
+        begins[place + 1] += begins[place]
+    return array("I", sorted(range(len(places)), key=places.__getitem__)), begins
+
+
 class _Packed:
     """Segments in order of time. Each takes some 90 bytes: what many have in common is there
     once."""
@@ -74,12 +85,7 @@ class _Packed:
     def _by_ends(self) -> tuple[Sequence[int], Sequence[int]]:
         """The numbers of all, those of the same ends together, and where those of each begin."""
         places = array("I", (place for (place,) in ENDS.iter_unpack(self.rows)))
-        begins = array("I", bytes(4 * (len(self._ends) + 1)))
-        for place in places:
-            begins[place + 1] += 1
-        for place in range(len(self._ends)):
-            begins[place + 1] += begins[place]
-        return array("I", sorted(range(len(places)), key=places.__getitem__)), begins
+        return by_place(places, len(self._ends))
 
     @cached_property
     def arrivals(self) -> tuple[Sequence[float], Sequence[int]]:

@@ -132,5 +132,5 @@ def test_a_segment_that_was_lost_as_it_left_is_told_late(
     syn = packet(1.0, THERE, HERE, SYN, (0, 0))
     found = history(*walked, lost, packets=syn, probes=("trace", "capture"))
     (tmp_path / "server.pcap").write_bytes(FILE_HEADER + syn)
-    _, packets = read(annotated.capture(recorded_run(found, folder=tmp_path)))
+    _, packets = read(b"".join(annotated.capture(recorded_run(found, folder=tmp_path))))
     assert [p.comment.split("; lost by")[0] for p in packets][-1] == comment

@@ -30,6 +30,7 @@ from labctl.record.events import (
     UnseenEvent,
 )
 from labctl.record.history import History
+from labctl.record.kept import Timelines
 from labctl.record.listeners import listeners
 from labctl.record.looks import Looks
 from labctl.record.timelines import Timeline, timelines
@@ -83,8 +84,7 @@ class Scene:
 
     def __init__(self, history: History, scenario: Scenario | None = None) -> None:
         self.history, self.scenario = history, scenario
-        self._timelines: dict[str, list[Timeline]] = {}
-        self._by_ends: dict[str, dict[Ends, list[Timeline]]] = {}
+        self._timelines: dict[str, Timelines] = {}
         self._looks: dict[str, list[SocketsEvent]] = {}
         self._sightings: dict[str, Looks] = {}
         self._listeners: dict[str, list[Timeline]] = {}
@@ -125,19 +125,17 @@ class Scene:
                 return each
         return []
 
-    def timelines(self, host: str) -> list[Timeline]:
+    def timelines(self, host: str) -> Timelines:
         """The life of each connection of a host."""
         if host not in self._timelines:
-            self._timelines[host] = timelines(self.history, host)
+            self._timelines[host] = Timelines(timelines(self.history, host))
+            self.history.derived.pop(f"timelines {host}", None)
         return self._timelines[host]
 
     def between(self, host: str, ends: Ends) -> list[Timeline]:
         """The lives of the connections that a host had between these ends, in order."""
-        if host not in self._by_ends:
-            found = self._by_ends[host] = {}
-            for timeline in self.timelines(host):
-                found.setdefault(timeline.ends, []).append(timeline)
-        return self._by_ends[host].get(ends, [])
+        known = self.timelines(host)
+        return [known[number] for number in known.of(ends)]
 
     def timeline(self, host: str, ends: Ends, t: float) -> Timeline | None:
         """The latest of those that had begun by then."""
@@ -156,23 +154,44 @@ class Scene:
         return None
 
     @cached_property
-    def pairs(self) -> list[list[Side]]:
-        """Each connection, by one or both of its sides."""
-        left: dict[tuple[str, Ends], list[Side]] = {}
-        found: list[list[Side]] = []
+    def _pairs(self) -> list[tuple[float, tuple[tuple[str, int], ...]]]:
+        """When each connection began, and the numbers of its timelines."""
+        left: dict[tuple[str, Ends], list[tuple[str, int]]] = {}
+        found: list[tuple[float, tuple[tuple[str, int], ...]]] = []
         for host in self.history.hosts:
-            for timeline in self.timelines(host):
+            for number, timeline in enumerate(self.timelines(host)):
                 scope = host if stays_inside(*timeline.ends) else ""
                 mates = left.get((scope, timeline.ends[::-1]), [])
-                near = [mate for mate in mates if _together(mate[1], timeline)]
+                each = ((mate, self.timelines(mate[0])[mate[1]]) for mate in mates)
+                near = [(mate, other) for mate, other in each if _together(other, timeline)]
                 if near:
-                    mate = min(near, key=lambda m: abs(_start(m[1]) - _start(timeline)))
+                    mate, other = min(near, key=lambda m: abs(_start(m[1]) - _start(timeline)))
                     mates.remove(mate)
-                    found.append([mate, (host, timeline)])
+                    found.append((_start(other), (mate, (host, number))))
                 else:
-                    left.setdefault((scope, timeline.ends), []).append((host, timeline))
-        found += [[side] for sides in left.values() for side in sides]
-        return sorted(found, key=lambda sides: _start(sides[0][1]))
+                    left.setdefault((scope, timeline.ends), []).append((host, number))
+        found += [
+            (_start(self.timelines(side[0])[side[1]]), (side,))
+            for sides in left.values() for side in sides
+        ]  # fmt: skip
+        return sorted(found, key=lambda pair: pair[0])
+
+    def pairs(self) -> Iterator[list[Side]]:
+        """Each connection, by one or both of its sides."""
+        for _, sides in self._pairs:
+            yield [(host, self.timelines(host)[number]) for host, number in sides]
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one connection."""
+        return len(self._pairs) > 1
+
+    def sides(self, host: str, timeline: Timeline) -> list[Side]:
+        """Both sides of a connection, or the one that is known."""
+        numbers = self.timelines(host).of(timeline.ends)
+        mine = {(host, n) for n in numbers if self.timelines(host)[n] == timeline}
+        sides = next((sides for _, sides in self._pairs if mine & {*sides}), ())
+        return [(host, self.timelines(host)[number]) for host, number in sides]
 
     def listeners(self, host: str) -> list[Timeline]:
         """The life of each listener of a host."""

@@ -30,11 +30,10 @@ SHOWN = 3
 
 def causes(scene: Scene) -> Iterator[Cause]:
     """For each connection who closed first; and states that lasted."""
-    pairs = scene.pairs
     first: dict[tuple[str, bool], list[Cause]] = {}
     more: dict[tuple[str, bool], list[float]] = {}
-    for sides in pairs:
-        if found := _first(sides, len(pairs) > 1, scene):
+    for sides in scene.pairs():
+        if found := _first(sides, scene.several, scene):
             key = found.host, _both(closers(sides))
             group = first.setdefault(key, [])
             if len(group) < SHOWN:
@@ -79,12 +78,11 @@ def _both(found: Sequence[Side]) -> bool:
 def who_closed(scene: Scene, host: str, ends: Ends, t: float) -> str:
     """Who closed first in the connection that a host had at that time, in words."""
     mine = scene.timeline(host, ends, t)
-    sides = next((s for s in scene.pairs if any(each is mine for _, each in s)), [])
-    found = closers(sides)
+    found = closers(scene.sides(host, mine)) if mine else []
     if _both(found):
         return "both closed at once"
     if found:
-        return f"{host if found[0][1] is mine else 'its peer'} closed first"
+        return f"{host if found[0] == (host, mine) else 'its peer'} closed first"
     return "its peer closed first" if mine and State.CLOSE_WAIT in mine.states else ""
 
 
