@@ -38,8 +38,9 @@ from labctl.record.events import (
     UnseenEvent,
 )
 from labctl.record.history import SINCE, WATCH, History
+from labctl.record.kept import Timelines
 from labctl.record.moments import Moment
-from labctl.record.timelines import CLOCKS, CLOSED, Timeline, timelines
+from labctl.record.timelines import CLOCKS, CLOSED, Timeline, unsorted
 
 NAME = "run.pcapng"
 """The file of a run's folder."""
@@ -227,7 +228,7 @@ class _Comments:
 
     def _turn(self, host: str) -> None:
         """Notes the states of a host that its packets brought about."""
-        for timeline in timelines(self._history, host):
+        for timeline in Timelines(unsorted(self._history, host)):
             traffic: dict[bool, list[tuple[Spot, int, Segment]]] = {True: [], False: []}
             source, target = timeline.ends
             numbers = self._segments.numbers(timeline.ends)

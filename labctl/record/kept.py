@@ -13,16 +13,17 @@ from typing import overload
 from labctl.probes.packed import Places, by_place
 from labctl.probes.sockets import Ends
 from labctl.record.moments import Moment
-from labctl.record.timelines import Span, Timeline
+from labctl.record.timelines import Span, Timeline, beginning
 
 NONE, SAME, EXACT, ANY = range(4)
 """How a moment is kept: there is none, it is the one before, or so by one number or by four."""
 
 
 class Timelines(Sequence[Timeline]):
-    """Timelines in their order. Whoever asks for one gets it made anew."""
+    """The timelines of a host, in order. Whoever asks for one gets it made anew."""
 
     def __init__(self, found: Iterable[Timeline]) -> None:
+        begins = array("d")
         self._ends, self._kinds = Places(), Places()
         self._of, self._kind, self._begins = array("I"), array("I"), array("I")
         self._numbers = array("d")  # of all moments
@@ -32,6 +33,12 @@ class Timelines(Sequence[Timeline]):
             shapes = tuple(self._keep(_moments(each.spans)))
             marks = each.incarnation, each.traced, each.gap, each.inferred
             self._kind.append(self._kinds[marks, each.states, shapes])
+            begins.append(beginning(each))
+        order = sorted(range(len(begins)), key=begins.__getitem__)
+        self._of, self._kind, self._begins = (
+            array("I", map(column.__getitem__, order))
+            for column in (self._of, self._kind, self._begins)
+        )
 
     def _keep(self, moments: Sequence[Moment | None]) -> Iterator[int]:
         for before, moment in pairwise((None, *moments)):

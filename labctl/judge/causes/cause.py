@@ -33,7 +33,7 @@ from labctl.record.history import History
 from labctl.record.kept import Timelines
 from labctl.record.listeners import listeners
 from labctl.record.looks import Looks
-from labctl.record.timelines import Timeline, timelines
+from labctl.record.timelines import Timeline, unsorted
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,7 @@ class Scene:
     def timelines(self, host: str) -> Timelines:
         """The life of each connection of a host."""
         if host not in self._timelines:
-            self._timelines[host] = Timelines(timelines(self.history, host))
-            self.history.derived.pop(f"timelines {host}", None)
+            self._timelines[host] = Timelines(unsorted(self.history, host))
         return self._timelines[host]
 
     def between(self, host: str, ends: Ends) -> list[Timeline]:
