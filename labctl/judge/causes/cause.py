@@ -274,8 +274,8 @@ class Scene:
     def paused(self, process: str, t: float) -> bool:
         """Whether a step had frozen a process then."""
         found = False
-        for event in self.history.events.others if self.scenario else ():
-            if isinstance(event, StepEvent) and event.outcome == "done" and event.t <= t:
+        for event in self.history.events.of(StepEvent) if self.scenario else ():
+            if event.outcome == "done" and event.t <= t:
                 match self.scenario.steps[event.index] if self.scenario else None:
                     case Pause(pause=name) if name == process:
                         found = True
