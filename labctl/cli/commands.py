@@ -280,7 +280,8 @@ def report(runs: tuple[str, ...], last: bool, form: str, out: str | None, blank:
         except OSError as exc:
             raise UsageError(f"{out}: can't be written: {exc.strerror}") from exc
     elif form == "pcapng":
-        click.echo(annotated.capture(recorded[0]), nl=False)
+        for part in annotated.capture(recorded[0]):
+            click.echo(part, nl=False)
     elif form == "ladder":
         from labctl.reports.terminal import print_ladders
 

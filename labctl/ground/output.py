@@ -8,7 +8,7 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, TextIO, cast
@@ -103,10 +103,10 @@ def open_file(path: Path, mode: str) -> IO[bytes]:
     return cast("IO[bytes]", open(path, f"{mode}b", opener=opener))
 
 
-def write_file(path: Path, content: str | bytes) -> None:
-    """Writes a report. Raises OSError."""
+def write_file(path: Path, content: str | Iterable[bytes]) -> None:
+    """Writes a report, or its parts. Raises OSError."""
     with open_file(path, "w") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        file.writelines([content.encode()] if isinstance(content, str) else content)
 
 
 def reason(exc: Exception) -> str:

@@ -67,7 +67,7 @@ def accounts(
 ) -> tuple[Account, ...]:
     """What the processes of a claim did last: those that it names, those on hosts that it names,
     and those that they talk to. Without a claim: all processes that were started."""
-    known = lives(scenario, history.events.others)
+    known = lives(scenario, history.events)
     names = list(known) if claimed is None else _concerned(scenario, history, known, claimed.about)
     found = []
     for name in names[:MOST]:
@@ -102,13 +102,13 @@ def ended_meanwhile(scenario: Scenario, history: History) -> str | None:
     event, index = history.events[-1], history.step
     if not isinstance(event, ProcessEvent) or event.phase != "exit" or event.start is not None:
         return None
-    last = next((e for e in reversed(history.events.others) if isinstance(e, StepEvent)), None)
+    last = next(history.events.latest(StepEvent), None)
     step = scenario.steps[index] if last and last.phase == "begin" else None
     spec = scenario.processes.get(event.process)
     if not isinstance(step, Wait) or spec is None or (spec.calls is not None and event.exit == 0):
         return None
     concerned = {event.host, event.process} & {*step.wait.hosts, *(step.wait.process or ())}
-    if not concerned or lives(scenario, history.events.others)[event.process].asked:
+    if not concerned or lives(scenario, history.events)[event.process].asked:
         return None
     return None if step.wait.holds(history) else f"{event.process} {_how(event)}; still waiting"
 

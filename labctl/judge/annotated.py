@@ -5,29 +5,42 @@ from __future__ import annotations
 
 import base64
 import math
+from array import array
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from heapq import merge
+from itertools import chain
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 from labctl.ground.errors import UsageError
+from labctl.ground.output import write_file
 from labctl.ground.plain import plain
-from labctl.ground.reading import MAX_RECORD, read_file
-from labctl.judge.causes.cause import Scene
+from labctl.ground.reading import MAX_RECORD, open_file
+from labctl.judge.causes.descriptors import followed
 from labctl.judge.result import RunResult
 from labctl.probes.observations import Key, Observation, Segment
+from labctl.probes.packed import Places
 from labctl.probes.packets import ETHERNET, RECORD, read_packet
 from labctl.probes.pairing import REPORTED
 from labctl.probes.pcapng import INBOUND, OUTBOUND, Packet, blocks, head
 from labctl.probes.segments import FILE_HEADER
-from labctl.probes.sockets import Ends, State
-from labctl.record.events import CallEvent, LabEvent, LossEvent, StepEvent
-from labctl.record.history import SINCE, WATCH
+from labctl.probes.sockets import State
+from labctl.record.events import (
+    CallEvent,
+    LabEvent,
+    LossEvent,
+    ProcessEvent,
+    StepEvent,
+    UnseenEvent,
+)
+from labctl.record.history import SINCE, WATCH, History
+from labctl.record.kept import Timelines
 from labctl.record.moments import Moment
-from labctl.record.timelines import CLOCKS, CLOSED, Timeline
+from labctl.record.timelines import CLOCKS, CLOSED, Timeline, unsorted
 
 NAME = "run.pcapng"
 """The file of a run's folder."""
@@ -47,6 +60,7 @@ ACTS: Mapping[str, tuple[str, ...]] = {
     DATA: ("send", "write", "sendto", "sendmsg", "writev"),
 }
 """The calls that send a segment, by what it has."""
+SENDING = {name for names in ACTS.values() for name in names}
 BEFORE: Mapping[str, tuple[tuple[bool, str], ...]] = {
     State.SYN_SENT: ((True, "SYN"),),
     State.SYN_RECV: ((False, "SYN"),),
@@ -67,21 +81,21 @@ def write(run: RunResult) -> None:
     Raises OSError and UsageError."""
     size = sum(path.stat().st_size for path in run.folder.glob("*.pcap"))
     if run.history.lab is not None and 0 < size <= MOST:
-        (run.folder / NAME).write_bytes(capture(run))
+        write_file(run.folder / NAME, capture(run))
 
 
-def capture(run: RunResult) -> bytes:
-    """The file. Raises UsageError if there are no captures, or they can't be read."""
+def capture(run: RunResult) -> Iterator[bytes]:
+    """The file, part by part. Raises UsageError if there are no captures, or they can't be read."""
     captures = sorted(run.folder.glob("*.pcap"))
     if run.history.lab is None or not captures:
         raise UsageError(f"{run.folder}: no packets were captured", "run it where captures work")
     hosts = [path.stem for path in captures]
     names = {address: name for name, address in run.history.lab.addresses.items()}
-    comments = _Comments(Scene(run.history))
+    comments = _Comments(run.history)
     streams = [_packets(number, path, comments) for number, path in enumerate(captures)]
     packets = merge(*streams, comments.unseen(hosts), key=lambda packet: packet.at)
     words = [*_begun(run.history.lab), *(plain(cause.text) for cause in run.causes)]
-    return b"".join([head(hosts, names, "\n".join(words)), *blocks(packets)])
+    return chain([head(hosts, names, "\n".join(words))], blocks(packets))
 
 
 def _begun(lab: LabEvent) -> Iterator[str]:
@@ -94,46 +108,53 @@ def _begun(lab: LabEvent) -> Iterator[str]:
 
 def _packets(number: int, path: Path, comments: _Comments) -> Iterator[Packet]:
     """The frames of a capture, in their order."""
-    records, begin, host = read_file(path, MAX_RECORD), len(FILE_HEADER), path.stem
-    while begin + RECORD.size <= len(records):
-        seconds, nanos, kept, length = RECORD.unpack_from(records, begin)
-        begin += RECORD.size + kept
-        frame = records[begin - kept : begin]
-        found = read_packet(host, seconds + nanos / 1e9, frame[ETHERNET:], length - ETHERNET)
-        direction, words = comments.of(found, found.at - comments.epoch) if found else (0, "")
-        yield Packet(seconds * NANO + nanos, number, frame, length, direction, words)
+    host = path.stem
+    with open_file(path, MAX_RECORD) as file:
+        file.seek(len(FILE_HEADER))
+        while len(begin := file.read(RECORD.size)) == RECORD.size:
+            seconds, nanos, kept, length = RECORD.unpack(begin)
+            frame = file.read(kept)
+            found = read_packet(host, seconds + nanos / 1e9, frame[ETHERNET:], length - ETHERNET)
+            direction, words = comments.of(found, found.at - comments.epoch) if found else (0, "")
+            yield Packet(seconds * NANO + nanos, number, frame, length, direction, words)
 
 
 class _Comments:
-    """What is known of each packet."""
+    """What is known of each packet. There may be hundreds of thousands: what segments did is kept
+    by their numbers, in few bytes."""
 
-    def __init__(self, scene: Scene) -> None:
-        self._scene, self._history = scene, scene.history
-        self.epoch = scene.history.lab.epoch if scene.history.lab else 0.0
-        self._steps = [
-            event for event in scene.history.events.others
-            if isinstance(event, StepEvent) and event.phase == "begin"
-        ]  # fmt: skip
-        self._left: dict[Spot, Segment] = {}
-        self._came: dict[Spot, Segment] = {}
-        for s in scene.segments:
-            if s.sender and s.t is not None:
-                self._left[s.sender, s.source, s.target, s.t] = s
-            if s.receiver and s.arrived is not None:
-                self._came[s.receiver, s.source, s.target, s.arrived] = s
+    def __init__(self, history: History) -> None:
+        self._history, self._segments = history, history.segments()
+        self.epoch = history.lab.epoch if history.lab else 0.0
+        self._steps = [event for event in history.events.of(StepEvent) if event.phase == "begin"]
+        self._texts = Places()
+        nothing = self._texts[()]
+        self._sent, self._came = (
+            array("I", [nothing]) * len(self._segments) for _ in ("left", "arrived")
+        )  # the states that each brought about
+        for host in history.hosts:
+            self._turn(host)
+            history.derived.clear()  # timelines take much memory
         self._losses: dict[Key, list[LossEvent]] = defaultdict(list)
-        for loss in scene.history.losses:
+        for loss in history.losses:
             if seen := loss.observation:
                 self._losses[loss.host, *seen.key].append(loss)
 
     def of(self, seen: Observation, t: float) -> tuple[int, str]:
         """The direction of a packet at its host, and the words about it. `t`: when it passed there,
         by the run's clock."""
-        spot = seen.host, seen.source, seen.target, t
-        left, came = self._left.get(spot), self._came.get(spot)
+        host, ends = seen.host, (seen.source, seen.target)
+        left = came = None
+        words: list[str] = []
+        for number, s in self._segments.seen_at(t):
+            if (s.source, s.target) == ends and s.sender == host and s.t == t:
+                left = s
+                words += self._texts.things[self._sent[number]]
+            if (s.source, s.target) == ends and s.receiver == host and s.arrived == t:
+                came = s
+                words += self._texts.things[self._came[number]]
         losses = self._losses.get((seen.host, *seen.key), ())
         loss = next((e for e in losses if abs(e.t - t) <= REPORTED), None)
-        words = list(self._states.get(spot, ()))
         if left:
             words += [mark for mark in left.marks if mark != "injected"]
             words += ["crafted by a step"] if left.crafted else self._call(left)
@@ -149,13 +170,16 @@ class _Comments:
         for loss in self._history.losses:
             if seen := loss.observation:
                 told[loss.host, seen.source, seen.target, loss.drop].append(loss)
-        for (host, source, target, t), segment in self._left.items():
+        for s in self._segments if told else ():
+            host, t = s.sender, s.t
+            if host not in hosts or t is None:
+                continue
             near = [
                 (abs(loss.t - t), loss.data, seen)
-                for loss in told.get((host, source, target, segment.dropped), ())
+                for loss in told.get((host, s.source, s.target, s.dropped), ())
                 if (seen := loss.observation) and abs(loss.t - t) <= REPORTED
             ]
-            if near and host in hosts:
+            if near:
                 _, encoded, seen = min(near, key=lambda each: each[0])
                 data = base64.b64decode(encoded)
                 direction, words = self.of(seen, t)
@@ -178,51 +202,57 @@ class _Comments:
         kind = next((kind for kind in ACTS if kind in segment.flags), DATA * bool(segment.length))
         if not kind or segment.retransmitted or segment.probe or segment.t is None:
             return []
-        ends = segment.source, segment.target
-        calls = [
-            call for began, call in self._calls.get((segment.sender, ends), ())
-            if call.name in ACTS[kind] and began <= segment.t + CLOCKS
-        ]  # fmt: skip
-        return [f"{calls[-1].process}: {calls[-1].call}"] if calls else []
+        calls = self._calls.get((segment.sender, segment.source, segment.target), ())
+        words = (
+            self._texts.things[text] for began, name, text in reversed(calls)
+            if name in ACTS[kind] and began <= segment.t + CLOCKS
+        )  # fmt: skip
+        return [*next(words, ())]
 
     @cached_property
-    def _calls(self) -> dict[tuple[str | None, Ends], list[tuple[float, CallEvent]]]:
-        """Calls by host and connection, and when each began."""
-        found: dict[tuple[str | None, Ends], list[tuple[float, CallEvent]]] = defaultdict(list)
+    def _calls(self) -> dict[tuple[str | None, str, str], list[tuple[float, str, int]]]:
+        """Calls that send, by host and connection: when each began, its name, and its words."""
+        found: dict[tuple[str | None, str, str], list[tuple[float, str, int]]] = defaultdict(list)
         begun: dict[tuple[str, int], float] = {}
-        for event in self._history.events.others:
-            if isinstance(event, CallEvent) and event.phase == "enter":
+        events = self._history.events.of(ProcessEvent, CallEvent, UnseenEvent)
+        for event, mine in followed(events):
+            if event.phase == "enter":
                 begun[event.process, event.task] = event.t
-            elif isinstance(event, CallEvent):
-                began = begun.pop((event.process, event.task), event.t)
-                mine = self._scene.descriptors.of(event)
-                if mine and mine.ends:
-                    found[event.host, mine.ends].append((began, event))
+                continue
+            began = begun.pop((event.process, event.task), event.t)
+            if event.name in SENDING and mine and mine.ends:
+                text = self._texts[f"{event.process}: {event.call}",]
+                local, peer = map(intern, mine.ends)
+                found[event.host, local, peer].append((began, event.name, text))
         return found
 
-    @cached_property
-    def _states(self) -> dict[Spot, list[str]]:
-        """The states that packets brought their hosts into."""
-        traffic: dict[tuple[str, Ends, bool], list[tuple[Spot, Segment]]] = defaultdict(list)
-        for spot, segment in self._left.items():
-            traffic[spot[0], (segment.source, segment.target), True].append((spot, segment))
-        for spot, segment in self._came.items():
-            traffic[spot[0], (segment.target, segment.source), False].append((spot, segment))
-        found: dict[Spot, list[str]] = defaultdict(list)
-        for host in self._history.hosts:
-            for timeline in self._scene.timelines(host):
-                for before, state, moment in _turns(timeline):
-                    spots = [
-                        (abs(spot[3] - moment.at), spot)
-                        for sent, flag in _ways(before, state)
-                        for spot, segment in traffic.get((host, timeline.ends, sent), ())
-                        if flag in segment.flags
-                        and moment.earliest - LATE <= spot[3] <= moment.latest + _late(segment)
-                    ]
-                    if spots and moment.latest < math.inf:
-                        how = " (inferred)" if timeline.inferred else ""
-                        found[min(spots)[1]].append(f"{host}: {state}{how}")
-        return found
+    def _turn(self, host: str) -> None:
+        """Notes the states of a host that its packets brought about."""
+        for timeline in Timelines(unsorted(self._history, host)):
+            traffic: dict[bool, list[tuple[Spot, int, Segment]]] = {True: [], False: []}
+            source, target = timeline.ends
+            numbers = self._segments.numbers(timeline.ends)
+            for n, s in self._segments.numbered(numbers):
+                if s.sender == host and s.t is not None:
+                    traffic[True].append(((host, source, target, s.t), n, s))
+            numbers = self._segments.numbers(timeline.ends[::-1])
+            for n, s in self._segments.numbered(numbers):
+                if s.receiver == host and s.arrived is not None:
+                    traffic[False].append(((host, target, source, s.arrived), n, s))
+            for before, state, moment in _turns(timeline):
+                spots = [
+                    (abs(spot[3] - moment.at), spot, number, sent)
+                    for sent, flag in _ways(before, state)
+                    for spot, number, segment in traffic[sent]
+                    if flag in segment.flags
+                    and moment.earliest - LATE <= spot[3] <= moment.latest + _late(segment)
+                ]
+                if spots and moment.latest < math.inf:
+                    *_, number, sent = min(spots)
+                    how = " (inferred)" if timeline.inferred else ""
+                    side = self._sent if sent else self._came
+                    known = self._texts.things[side[number]]
+                    side[number] = self._texts[(*known, f"{host}: {state}{how}")]
 
 
 def _late(segment: Segment) -> float:

@@ -101,11 +101,11 @@ def check(
     scenario: Scenario,
     events: Iterable[Event],
     captures: Captures | None = None,
-    clocks: Iterable[ClockEvent] | None = None,
+    past: Log | None = None,
 ) -> list[Verdict]:
-    """Replays the events and judges each claim at the moment when it was made. Without `clocks`,
-    the events are looked through for these first."""
-    verdicts, history = _replayed(scenario, events, captures, clocks)
+    """Replays the events and judges each claim at the moment when it was made. `past` are the same
+    events, as they were recorded."""
+    verdicts, history = _replayed(scenario, events, captures, past)
     return verdicts + check_whole(scenario, history)
 
 
@@ -134,14 +134,13 @@ def _replayed(
     scenario: Scenario,
     events: Iterable[Event],
     captures: Captures | None,
-    clocks: Iterable[ClockEvent] | None = None,
+    past: Log | None = None,
 ) -> tuple[list[Verdict], History]:
     """The verdicts of all steps, and the history at their end."""
-    history = History(captures=captures)
-    if clocks is None:
-        events = events if isinstance(events, Log) else Log(events)
-        clocks = (event for event in events.others if isinstance(event, ClockEvent))
-    history.know(clocks)
+    if past is None:
+        past = events = events if isinstance(events, Log) else Log(events)
+    history = History(captures=captures, again=past)
+    history.know(past.of(ClockEvent))
     verdicts: list[Verdict] = []
     begun = 0.0
     for event in events:
@@ -162,8 +161,8 @@ def check_whole(scenario: Scenario, history: History) -> list[Verdict]:
 
 def _check_whole(scenario: Scenario, history: History) -> list[Verdict]:
     verdicts: list[Verdict] = []
-    for event in history.events.others:
-        if isinstance(event, StepEvent) and event.phase == "end":
+    for event in history.events.of(StepEvent):
+        if event.phase == "end":
             verdicts += _check_in_the_end(scenario, event, history)
     for predicate, source in zip(scenario.expect, scenario.expect_sources, strict=True):
         found = predicate.judge(history)
@@ -264,7 +263,7 @@ def unreached(label: str, scenario: Scenario, history: History) -> tuple[Result,
     if label in history.labels:
         return None
     index = _named(label, scenario)
-    ends = [e for e in history.events.others if isinstance(e, StepEvent) and e.phase == "end"]
+    ends = [event for event in history.events.of(StepEvent) if event.phase == "end"]
     for event in ends:
         if event.index == index and event.outcome == "skipped":
             return "skip", f"{label!r} was left out: {event.why}"

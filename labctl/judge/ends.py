@@ -165,8 +165,8 @@ def _refused(case: Case) -> str | None:
 
 def _listeners(case: Case, host: str, t: float = float("inf")) -> list[Socket]:
     """The listeners of a host in the last look before a moment."""
-    for event in reversed(case.history.events.others):
-        if isinstance(event, SocketsEvent) and event.host == host and event.t <= t:
+    for event in case.history.events.latest(SocketsEvent):
+        if event.host == host and event.t <= t:
             return [socket for socket in event.sockets if socket.is_listener]
     return []
 

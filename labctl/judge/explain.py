@@ -84,8 +84,8 @@ def _of(counter: str, host: str, history: History) -> str:
         return ""
     again = [
         event
-        for event in history.events.others
-        if isinstance(event, FateEvent) and event.host == host and event.did == "retransmit"
+        for event in history.events.of(FateEvent)
+        if event.host == host and event.did == "retransmit"
     ]
     ends = {f"{event.local} -> {event.remote}" for event in again}
     failed = {event.reason for event in again if event.reason}

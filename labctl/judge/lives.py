@@ -10,6 +10,7 @@ from labctl.language.calls import CallError, parse_calls
 from labctl.language.scenario import Scenario
 from labctl.language.steps import Kill, Pause, Restart, Resume, Signal, Stop
 from labctl.record.events import CallEvent, Event, OutputEvent, ProcessEvent, StepEvent
+from labctl.record.log import Log
 
 TAIL = 4000
 """How many of the last characters of its output to keep."""
@@ -57,10 +58,10 @@ class Life:
                 self.blocked.clear()
 
 
-def lives(scenario: Scenario, events: Iterable[Event]) -> dict[str, Life]:
+def lives(scenario: Scenario, events: Log) -> dict[str, Life]:
     """The life of each process that was started."""
     found: dict[str, Life] = {}
-    for event in events:
+    for event in events.of(ProcessEvent, CallEvent, OutputEvent, StepEvent):
         if isinstance(event, ProcessEvent) and event.phase == "start":
             found[event.process] = Life(event.host, event.t)
         elif isinstance(event, ProcessEvent | CallEvent | OutputEvent):

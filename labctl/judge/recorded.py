@@ -92,7 +92,8 @@ def load(folder: Path) -> RunResult:
         with _history(folder) as lines:
             captures = Captures.load(folder)
             text = read_file(folder / "scenario.yaml", MAX_BYTES).decode()
-            history = History(_events(folder, lines), captures)
+            named: dict[str, int] = {}
+            history = History(_events(folder, lines, named), captures)
     except (FileNotFoundError, NotADirectoryError) as exc:
         raise UsageError(f"{folder}: no recorded run: {_lack(folder)}", HINT) from exc
     except (OSError, UnicodeDecodeError) as exc:
@@ -105,8 +106,8 @@ def load(folder: Path) -> RunResult:
     found = document.runs[0]
     scenario = _scenario(folder, found.sets, case)
     lab, hosts = history.lab, _hosts(history, scenario)
-    for line, event in enumerate(history.events, 1):
-        if (host := getattr(event, "host", None)) is not None and host not in hosts:
+    for host, line in named.items():
+        if host not in hosts:
             known = ", ".join(hosts) or "none"
             raise UsageError(
                 f"{folder}: history.jsonl:{line}: unknown host {host[:60]!r}",
@@ -238,11 +239,15 @@ def _history(folder: Path) -> IO[bytes]:
         return BytesIO()
 
 
-def _events(folder: Path, lines: Iterable[bytes]) -> Iterator[Event]:
+def _events(folder: Path, lines: Iterable[bytes], named: dict[str, int]) -> Iterator[Event]:
+    """The events of a history; `named` gets the line that names each host first."""
     # The last line may have been cut short while it was written.
     whole = takewhile(lambda line: line.endswith(b"\n"), lines)
     try:
-        yield from read_events(whole)
+        for number, event in enumerate(read_events(whole), 1):
+            if (host := getattr(event, "host", None)) is not None and host not in named:
+                named[host] = number
+            yield event
     except UsageError as exc:
         raise UsageError(f"{folder}: {exc}") from exc
 

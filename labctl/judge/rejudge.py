@@ -21,6 +21,7 @@ from labctl.language.predicates.finding import Claimed
 from labctl.language.scenario import Scenario
 from labctl.language.scenario import load as load_scenario
 from labctl.record.events import Event, LabEvent, LossEvent, StepEvent, TallyEvent, TroubleEvent
+from labctl.record.history import History
 
 MOST = 1_000_000
 """How many pairs of steps to compare at most, after a scenario and its record begin to differ."""
@@ -39,8 +40,8 @@ def judge(folder: Path, claims: Path | None = None) -> list[Verdict]:
         return ending
     history, bounds = run.history, _Bounds(run, scenario)
     events = _placed(run, scenario, history.events)
-    found = check(scenario, events, history.captures, history.clocks.values())
-    steps = [*_placed(run, scenario, history.events.others)]
+    found = check(scenario, events, history.captures, history.events)
+    steps = [*_placed(run, scenario, history.events.of(StepEvent))]
     return [*map(bounds.within, found), *_not_done(run, scenario, steps), *ending]
 
 
@@ -61,9 +62,9 @@ def _scenario(run: RunResult, claims: Path | None) -> Scenario:
 # --- Steps ----------------------------------------------------------------------------------------
 
 
-def _texts(events: Sequence[Event]) -> dict[int, str]:
+def _texts(history: History) -> dict[int, str]:
     """The steps of a record, by their indexes."""
-    return {event.index: event.text for event in events if isinstance(event, StepEvent)}
+    return {event.index: event.text for event in history.events.of(StepEvent)}
 
 
 def _matched(old: Mapping[int, str], new: Sequence[str]) -> dict[int, int]:
@@ -86,7 +87,7 @@ def _placed(run: RunResult, scenario: Scenario, events: Iterable[Event]) -> Iter
     """Events of a record, with the indexes that their steps have in the scenario now, and with the
     losses of the captures. If the scenario no longer has a step, its moment stays; so does that of
     a step which counts from a label that the record lacks."""
-    steps = _matched(_texts(run.history.events.others), [str(step) for step in scenario.steps])
+    steps = _matched(_texts(run.history), [str(step) for step in scenario.steps])
     labels: set[str | None] = {None}
     for event in events:
         if isinstance(event, StepEvent):
@@ -134,7 +135,7 @@ def _not_done(run: RunResult, scenario: Scenario, events: Sequence[Event]) -> It
 
 def _stopped(run: RunResult) -> bool:
     """Whether the run may have had more steps than the record."""
-    last = next((e for e in reversed(run.history.events.others) if isinstance(e, StepEvent)), None)
+    last = next(run.history.events.latest(StepEvent), None)
     return last is None or last.outcome in (None, "failed", "timeout") or _early(run)
 
 

@@ -15,6 +15,8 @@ from labctl.record.events import ClockEvent
 TRIPS, ASKING = 20, 2.0
 """How often to ask a machine at most, and for how many seconds."""
 
+NANO = 9
+"""Decimal places of the lab's times: clocks have nanoseconds."""
 Trip = tuple[float, float, float]
 """When we asked, what a machine's clock showed, and when we had its answer."""
 
@@ -57,11 +59,11 @@ class Clock:
 
     def now(self) -> float:
         """Seconds since the run began."""
-        return time.monotonic() - self.origin
+        return round(time.monotonic() - self.origin, NANO)
 
     def of(self, host: str, t: float) -> float:
         """What this clock showed when that of a host showed `t`."""
-        return t - self._offset(host).ahead - self.origin
+        return round(t - self._offset(host).ahead - self.origin, NANO)
 
     def begin(self) -> None:
         """The run begins now."""

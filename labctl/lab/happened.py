@@ -8,6 +8,7 @@ from typing import Any
 
 from labctl.backends import protocol
 from labctl.backends.wire import NoMessage, Said, quoted
+from labctl.lab.clocks import NANO
 from labctl.probes.listings import Listing
 from labctl.probes.sockets import SsParseError
 from labctl.record.events import (
@@ -52,7 +53,7 @@ def happened(said: Said, t: float, history: History | None = None, /, **where: A
     many sockets becomes the difference to the last one there."""
     found = shared(said.__dict__)
     if found.get("since") is not None:
-        found["since"] += t - said.t
+        found["since"] = round(found["since"] + t - said.t, NANO)
     event = EVENTS[type(said)](**{**found, **where, "t": t})
     if isinstance(event, SocketsEvent):
         event = _shortened(event, history) if history else event

@@ -247,7 +247,7 @@ class Lab(Observing):
         begin()
 
         def said() -> Iterator[ProcessEvent]:
-            told = (e for e in self.history.events[seen:] if isinstance(e, ProcessEvent))
+            told = (e for e in self.history.events.since(seen) if isinstance(e, ProcessEvent))
             return (e for e in told if e.start is None)
 
         self._inbox.expect(
@@ -299,7 +299,7 @@ class Lab(Observing):
 
     def _begun(self, process: str, seen: int) -> CallEvent | None:
         """The first call that a process has begun since then."""
-        said = (e for e in self.history.events[seen:] if isinstance(e, CallEvent))
+        said = (e for e in self.history.events.since(seen) if isinstance(e, CallEvent))
         return next((e for e in said if e.process == process and e.name != "await"), None)
 
     def exec(self, host: str, command: str) -> None:

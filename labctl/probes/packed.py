@@ -31,6 +31,17 @@ class Places(dict[Any, int]):
         return self.setdefault(key, len(self))
 
 
+def by_place(places: Sequence[int], count: int) -> tuple[Sequence[int], Sequence[int]]:
+    """The numbers of what has these of so many places, those of one place together, and where those
+    of each begin."""
+    begins = array("I", bytes(4 * (count + 1)))
+    for place in places:
+        begins[place + 1] += 1
+    for place in range(count):
+        begins[place + 1] += begins[place]
+    return array("I", sorted(range(len(places)), key=places.__getitem__)), begins
+
+
 class _Packed:
     """Segments in order of time. Each takes some 90 bytes: what many have in common is there
     once."""
@@ -74,12 +85,14 @@ class _Packed:
     def _by_ends(self) -> tuple[Sequence[int], Sequence[int]]:
         """The numbers of all, those of the same ends together, and where those of each begin."""
         places = array("I", (place for (place,) in ENDS.iter_unpack(self.rows)))
-        begins = array("I", bytes(4 * (len(self._ends) + 1)))
-        for place in places:
-            begins[place + 1] += 1
-        for place in range(len(self._ends)):
-            begins[place + 1] += begins[place]
-        return array("I", sorted(range(len(places)), key=places.__getitem__)), begins
+        return by_place(places, len(self._ends))
+
+    @cached_property
+    def arrivals(self) -> tuple[Sequence[float], Sequence[int]]:
+        """When they arrived, in order, and the numbers of those that did then."""
+        came = array("d", (came for _, came in MOMENTS.iter_unpack(self.rows)))
+        numbers = array("I", sorted(range(len(came)), key=came.__getitem__))
+        return array("d", (came[number] for number in numbers)), numbers
 
     def of(self, ends: Ends) -> Sequence[int]:
         """The numbers of those from one end to another, in order."""
@@ -116,14 +129,18 @@ class Segments(Sequence[Segment]):
         """Those from one end to another, in order."""
         return [self._at(n) for n in self._packed.of(ends) if n in self._numbers]
 
-    def numbers(self, ends: Ends) -> list[int]:
-        """The numbers of those from either of two ends to the other, in order."""
-        numbers = sorted({*self._packed.of(ends), *self._packed.of(ends[::-1])})
+    def numbers(self, *ends: Ends) -> list[int]:
+        """The numbers of those from one end to another of such, in order."""
+        numbers = sorted({number for each in ends for number in self._packed.of(each)})
         return [n for n in numbers if n in self._numbers]
+
+    def numbered(self, numbers: Iterable[int]) -> Iterator[tuple[int, Segment]]:
+        """Those with these numbers, and with them."""
+        return ((number, self._at(number)) for number in numbers)
 
     def between(self, ends: Ends) -> list[Segment]:
         """Those from either of two ends to the other, in order."""
-        return [self._at(n) for n in self.numbers(ends)]
+        return [self._at(n) for n in self.numbers(ends, ends[::-1])]
 
     def until(self, t: float) -> int:
         """How many of them were first seen up to that time."""
@@ -140,6 +157,15 @@ class Segments(Sequence[Segment]):
         moments = MOMENTS.iter_unpack(self._packed.rows)
         late = (n for n, (left, came) in enumerate(moments) if came - left > flight)
         return [n for n in late if self._at(n).flight > flight]
+
+    def seen_at(self, t: float) -> Iterator[tuple[int, Segment]]:
+        """Those that were first seen, or arrived, at exactly that time, and their numbers."""
+        times, numbers = self._packed.arrivals
+        begin, end = bisect_left(times, t), bisect_right(times, t)
+        first, after = (cut(self._packed.times, t) for cut in (bisect_left, bisect_right))
+        found = {*range(first, after), *numbers[begin:end]}
+        some = self.numbered(n for n in sorted(found) if n in self._numbers)
+        return ((number, s) for number, s in some if t in (s.time, s.arrived))
 
     def first(self, count: int, changed: Mapping[int, Segment]) -> Segments:
         """The first ones, some of them otherwise."""

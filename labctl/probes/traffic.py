@@ -9,8 +9,9 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from io import FileIO
 from itertools import chain, compress
-from mmap import MADV_DONTNEED, mmap
+from mmap import ACCESS_READ, MADV_DONTNEED, mmap
 from socket import IPPROTO_TCP
 from struct import Struct
 
@@ -40,10 +41,13 @@ Chosen = Callable[[Ends], bool]
 @dataclass
 class _Host:
     """A host's capture: its records, where each begins that holds TCP, and whose it is, by number.
-    `syns` are the places of SYNs among these; `here` says which numbers there are."""
+    `syns` are the places of SYNs among these; `here` says which numbers there are. Somebody may
+    write its `size` bytes to a file."""
 
     records: bytearray | mmap = field(default_factory=bytearray)
     read: int = 0
+    size: int = 0
+    file: FileIO | None = None
     begins: array[int] = field(default_factory=lambda: array("Q"))
     numbers: array[int] = field(default_factory=lambda: array("I"))
     syns: array[int] = field(default_factory=lambda: array("I"))
@@ -63,18 +67,31 @@ class Traffic:
     def add(self, host: str, records: bytes | memoryview) -> None:
         """Takes in more of a host's capture: whole records."""
         each = self._hosts[host]
-        if isinstance(each.records, mmap):
-            each.records = bytearray(each.records)
-        each.records += records
+        each.size += len(records)
+        if each.file is None:
+            if isinstance(each.records, mmap):
+                each.records = bytearray(each.records)
+            each.records += records
 
     def map(self, host: str, file: mmap, begin: int) -> None:
         """Takes in a host's capture, whose records begin there in a file."""
-        self._hosts[host] = _Host(file, begin)
+        self._hosts[host] = _Host(file, begin, len(file))
+
+    def follow(self, host: str, file: FileIO) -> None:
+        """From now on somebody writes what is added of a host to a file, before it is read here."""
+        begin = file.tell()
+        self._hosts[host] = _Host(read=begin, size=begin, file=file)
+
+    def settle(self) -> None:
+        """Nobody writes to files any more, and they will be closed."""
+        for each in self._hosts.values():
+            if each.file:
+                each.records, each.file = mmap(each.file.fileno(), 0, access=ACCESS_READ), None
 
     @property
     def size(self) -> int:
         """How many bytes there are."""
-        return sum(len(each.records) for each in self._hosts.values())
+        return sum(each.size for each in self._hosts.values())
 
     def first(self) -> Iterator[tuple[float, Ends]]:
         """Each source and target, and when something between them was first seen."""
@@ -163,7 +180,9 @@ class Traffic:
 
     def _sort(self) -> None:
         for host, each in self._hosts.items():
-            if each.read < len(each.records):
+            if each.read < each.size:
+                if each.file:
+                    each.records = mmap(each.file.fileno(), 0, access=ACCESS_READ)
                 self._sort_more(host, each)
                 self._leave()
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -17,8 +16,10 @@ from typing import Annotated, Any, ClassVar, Literal
 from labctl.backends import Router
 from labctl.ground.reading import Checked
 from labctl.probes.holders import Number
+from labctl.probes.listings import LONG
 from labctl.probes.observations import Observation
 from labctl.probes.sockets import RESOLVER, Socket, StateName, aged, lab_sockets, parse_ss
+from labctl.record.counts import as_json, packed
 
 VERSION = 8
 """Raise it when an older labctl can't read the history. 1: before histories had a version;
@@ -51,7 +52,7 @@ class Event:
 
     def to_json(self) -> str:
         """One line of history.jsonl."""
-        return json.dumps({"t": self.t, "kind": self.kind, **_payload(self)})
+        return as_json({"t": self.t, "kind": self.kind, **_payload(self)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,11 +196,6 @@ class HoldersEvent(Event):
     start: int | None = None
 
 
-MANY = 100_000
-"""From how many characters on a look's text is parsed again each time, as keeping the parsed
-sockets would take too much memory: about a thousand sockets."""
-
-
 @dataclass(frozen=True)
 class SocketsEvent(Event):
     """The output of `ss` on a host, and the counters that changed since the last time.
@@ -220,6 +216,9 @@ class SocketsEvent(Event):
     since: float | None = None
     gone: list[int] | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "counters", packed(self.counters))
+
     @property
     def sockets(self) -> tuple[Socket, ...]:
         """The sockets that were there, without the engine's own. Raises SsParseError."""
@@ -228,11 +227,7 @@ class SocketsEvent(Event):
     @property
     def came(self) -> tuple[Socket, ...]:
         """The same of those in `text`: in a whole look all, else those that came or changed."""
-        return _latest(self.text) if len(self.text) > MANY else self._kept
-
-    @cached_property
-    def _kept(self) -> tuple[Socket, ...]:
-        return _sockets(self.text)
+        return (_few if len(self.text) < LONG else _many)(self.text)
 
     def follow(self, before: SocketsEvent | None) -> None:
         """Tells a difference which look was the one before."""
@@ -245,7 +240,8 @@ def _sockets(text: str) -> tuple[Socket, ...]:
     return lab_sockets(sockets) if RESOLVER in text else sockets
 
 
-_latest = lru_cache(4)(_sockets)
+# To keep all takes too much memory.
+_few, _many = lru_cache(64)(_sockets), lru_cache(4)(_sockets)
 
 
 class Shown:
@@ -307,6 +303,9 @@ class CountersEvent(Event):
     host: str
     values: Mapping[str, int]
     since: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", packed(self.values))
 
 
 @dataclass(frozen=True, slots=True)

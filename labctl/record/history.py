@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from array import array
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -47,12 +47,14 @@ from labctl.record.events import (
     TroubleEvent,
     UnseenEvent,
 )
-from labctl.record.log import Log
+from labctl.record.log import Log, Some
 
 WATCH = "watch"
 """The backend of what was only watched."""
 SINCE = "watched since"
 """In the environment of a record of a watch that is not its first: when that began (RFC 3339)."""
+LATEST = 8
+"""How many calls of each process are at hand."""
 LOCALHOST = {"127.0.0.1", "::1"}
 """The addresses of that name on every host (hosts(5))."""
 
@@ -62,10 +64,11 @@ class ProcessState:
     """A process as it is now: everything since it was last started."""
 
     host: str
+    calls: Some[CallEvent]
+    latest: deque[CallEvent] = field(default_factory=lambda: deque(maxlen=LATEST))
     running: bool = False
     exit: int | None = None
     signal: str | None = None
-    calls: list[CallEvent] = field(default_factory=list)
     last: dict[str, CallEvent] = field(default_factory=dict)  # of each name
     received: int = 0
     entered: CallEvent | None = None
@@ -115,6 +118,7 @@ class ProcessState:
             self.obeys |= event.name == "await"
             if event.phase == "done":
                 self.calls.append(event)
+                self.latest.append(event)
                 self.last[event.name] = event
                 self.received += (event.result or 0) if event.name == "recv" else 0
         elif isinstance(event, UnseenEvent):
@@ -128,8 +132,13 @@ class ProcessState:
 class History:
     """All events so far, and what they add up to."""
 
-    def __init__(self, events: Iterable[Event] = (), captures: Captures | None = None) -> None:
-        self.events = Log()
+    def __init__(
+        self,
+        events: Iterable[Event] = (),
+        captures: Captures | None = None,
+        again: Log | None = None,
+    ) -> None:
+        self.events = Log(again=again)
         self.captures = Captures() if captures is None else captures
         self.lab: LabEvent | None = None
         self.owners = Owners()
@@ -168,6 +177,11 @@ class History:
         if isinstance(event, StateEvent):
             self._notice(event.host, event.remote)
             return  # Most are, and it would be the last case.
+        if isinstance(event, CallEvent):
+            if event.peer:
+                self._notice(event.host, event.peer)
+            self._apply(event)
+            return
         match event:
             case LabEvent():
                 self.lab = event
@@ -183,23 +197,21 @@ class History:
             case ProcessEvent(phase="start"):
                 joined = self.lab is not None and self.lab.backend == WATCH
                 self.processes[event.process] = ProcessState(
-                    event.host, running=True, watch=event.watch, joined=joined, stop=event.stop,
-                    grace=event.grace,
+                    event.host, self.events.none(CallEvent), running=True, watch=event.watch,
+                    joined=joined, stop=event.stop, grace=event.grace,
                 )  # fmt: skip
                 self._starts[event.process] += 1
-            case ProcessEvent() | CallEvent() | UnseenEvent() | OutputEvent():
-                if isinstance(event, CallEvent) and event.peer:
-                    self._notice(event.host, event.peer)
-                if (state := self.processes.get(event.process)) and event.start is None:
-                    state.apply(event)
+            case ProcessEvent() | UnseenEvent() | OutputEvent():
+                self._apply(event)
                 if isinstance(event, ProcessEvent):
-                    self._leave(event, state)
+                    self._leave(event, self.processes.get(event.process))
             case SocketsEvent():
                 event.follow(self.sockets.get(event.host))
                 self.sockets[event.host] = event
                 self._count(event.host, event.counters)
             case CountersEvent():
-                self._baseline.setdefault(event.host, event.values)
+                if event.host not in self._baseline:
+                    self._baseline[event.host] = dict(event.values.items())
                 self._count(event.host, event.values)
             case LossEvent():
                 self.losses.append(event)
@@ -219,8 +231,12 @@ class History:
             case TroubleEvent():
                 self.trouble[event.host, event.probe] = event
 
+    def _apply(self, event: ProcessEvent | CallEvent | UnseenEvent | OutputEvent) -> None:
+        if (state := self.processes.get(event.process)) and event.start is None:
+            state.apply(event)
+
     def _count(self, host: str, values: Mapping[str, int]) -> None:
-        self._counters.setdefault(host, {}).update(values)
+        self._counters.setdefault(host, {}).update(values.items())
 
     def know(self, events: Iterable[Event]) -> None:
         """Takes the clocks of hosts from these events: what drifted concerns all of a run."""

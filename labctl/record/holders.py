@@ -82,7 +82,7 @@ class Holders:
         """Takes in what has happened since the last time."""
         if self._followed == len(history.events):
             return
-        for event in history.events[self._followed :]:
+        for event in history.events.since(self._followed):
             match event:
                 case SocketsEvent():
                     self._look(event)

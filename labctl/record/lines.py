@@ -43,8 +43,8 @@ def read_events(lines: Iterable[str | bytes]) -> Iterator[Event]:
 
 _WORD = r'"([ !#-\[\]-~]{1,63})"'
 _TRANSITION = re.compile(
-    r'\{"t": (\d{1,9}\.\d{1,9}), "kind": "state", '
-    rf'"host": {_WORD}, "local": {_WORD}, "remote": {_WORD}, "old": {_WORD}, "new": {_WORD}\}}\n?'
+    r'\{"t": ?(\d{1,9}\.\d{1,9}), ?"kind": ?"state", ?"host": ?'
+    rf'{_WORD}, ?"local": ?{_WORD}, ?"remote": ?{_WORD}, ?"old": ?{_WORD}, ?"new": ?{_WORD}\}}\n?'
 )
 _STATES = {str(state): str(state) for state in State}
 
@@ -71,7 +71,9 @@ def read_event(data: Any) -> Event:
         raise ValueError(f"its kind is {str(kind)[:40]!r}; there are {', '.join(KINDS)}")
     if kind == LabEvent.kind:
         of_version("history.jsonl", "history", data.get("version", 1), READS)
-    event = typed(KINDS[kind], shared({k: v for k, v in data.items() if k != "kind"}))
+    fields = shared(data)
+    del fields["kind"]
+    event = typed(KINDS[kind], fields)
     match event:
         case SocketsEvent():
             _ = event.came

@@ -111,13 +111,10 @@ class _Causes:
     """When processes called listen(), and when they ended."""
 
     def __init__(self, history: History, host: str) -> None:
-        self.listens: list[float] = []
-        self.ends: list[float] = []
-        for event in history.events.others:
-            match event:
-                case ProcessEvent(host=at, phase="exit" | "gone") if at == host:
-                    self.ends.append(event.t)
-                case CallEvent(host=at, name="listen", phase="done") if at == host:
-                    self.listens.append(event.t)
-        self.listens.sort()
-        self.ends.sort()
+        events = history.events
+        listens = events.of(CallEvent, host=host, name="listen", phase="done")
+        self.listens = sorted(event.t for event in listens)
+        self.ends = sorted(
+            event.t for event in events.of(ProcessEvent)
+            if event.host == host and event.phase != "start"
+        )  # fmt: skip

@@ -1,56 +1,193 @@
-"""The events of a history, in order. Most are transitions of sockets, which take 20 bytes each
-until somebody asks for them: a busy lab has a thousand a second."""
+"""The events of a history, in order. Transitions and calls, of which a busy lab has a thousand a
+second, take 20 or 32 bytes each until somebody asks for them."""
 
 from __future__ import annotations
 
+import dataclasses
 from array import array
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
+from operator import attrgetter, itemgetter
 from struct import Struct
-from typing import overload
+from typing import Any, TypeVar, overload
 
 from labctl.probes.packed import Places
-from labctl.record.events import Event, StateEvent
+from labctl.record.events import KINDS, CallEvent, Event, StateEvent
 
-ROW = Struct("<d3I")
-"""Its time, and the places of its kind, its local and its remote end among all."""
+E = TypeVar("E", bound=Event)
+
+KIND = Struct("<8xI")
+"""How a row begins: its time, and the place of its kind."""
+PACKED: Mapping[type[Event], tuple[tuple[str, ...], ...]] = {
+    StateEvent: (("host", "old", "new"), ("local",), ("remote",)),
+    CallEvent: (
+        ("process", "host", "pid", "phase", "name", "errno", "error", "eof", "start", "thread"),
+        ("call",), ("local",), ("peer",), ("fd", "result"), ("data", "value"),
+    ),
+}  # fmt: skip
+"""Which fields of such an event have a place together. The first ones are its kind, of which there
+are few."""
+ROWS = {kind: Struct(f"<d{len(parts)}I") for kind, parts in PACKED.items()}
+"""Its time, and the place of each part among all."""
+NUMBERS = {kind: number for number, kind in enumerate(KINDS.values())}
+OTHERS = tuple(kind for kind in NUMBERS if kind is not StateEvent)
+"""All kinds of events but transitions, which are the most."""
+
+
+class Rows(Sequence[E]):
+    """Events of a packed type, in order. Whoever asks for one gets it made anew. `things` are what
+    several have in common."""
+
+    def __init__(self, kind: type[E], things: Places) -> None:
+        parts = PACKED[kind]
+        names = ["t", *(name for part in parts for name in part)]
+        self._make = kind
+        self._bytes = bytearray()
+        self._parts = [attrgetter(*part) for part in parts]
+        self._alone = [len(part) == 1 for part in parts[1:]]
+        self._fields = itemgetter(*(names.index(f.name) for f in dataclasses.fields(kind)))
+        self._named, self._kinds, self._things = parts[0], Places(), things
+        self._count, self._known = 0, False
+
+    def again(self) -> Rows[E]:
+        """None of these yet, for somebody who takes in the same ones again."""
+        found = copy(self)
+        found._count, found._known = 0, True
+        return found
+
+    def append(self, event: E) -> None:
+        """Takes in the next one."""
+        self._count += 1
+        if not self._known:
+            kind, *rest = [part(event) for part in self._parts]
+            places = [self._things[thing] for thing in rest]
+            self._bytes += ROWS[self._make].pack(event.t, self._kinds[kind], *places)
+
+    def numbers(self, having: Mapping[str, object]) -> Iterable[int]:
+        """The numbers of those whose kind has these values; `...` is any but None."""
+        if not having:
+            return range(len(self))
+        asked = [(self._named.index(name), value) for name, value in having.items()]
+        kinds = {
+            place for place, kind in enumerate(self._kinds.things)
+            if all(kind[n] == value or (value is ... and kind[n] is not None) for n, value in asked)
+        }  # fmt: skip
+        size = ROWS[self._make].size
+        begins = range(0, self._count * size if kinds else 0, size)
+        unpack, rows = KIND.unpack_from, self._bytes
+        return (n for n, begin in enumerate(begins) if unpack(rows, begin)[0] in kinds)
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> E: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[E]: ...
+    def __getitem__(self, index: int | slice) -> E | list[E]:
+        if isinstance(index, slice):
+            return [self._at(number) for number in range(*index.indices(self._count))]
+        return self._at(range(self._count)[index])
+
+    def __iter__(self) -> Iterator[E]:
+        return map(self._at, range(self._count))
+
+    def _at(self, number: int) -> E:
+        row = ROWS[self._make]
+        t, kind, *places = row.unpack_from(self._bytes, number * row.size)
+        values, things = [t, *self._kinds.things[kind]], self._things.things
+        for place, alone in zip(places, self._alone, strict=True):
+            if alone:
+                values.append(things[place])
+            else:
+                values += things[place]
+        return self._make(*self._fields(values))
+
+
+class Some(Sequence[E]):
+    """Some of a log's events of one type; those that come are the latest of it."""
+
+    def __init__(self, rows: Rows[E]) -> None:
+        self._rows, self._numbers = rows, array("I")
+
+    def append(self, event: E) -> None:
+        """Takes in the log's latest one."""
+        self._numbers.append(len(self._rows) - 1)
+
+    def of(self, **having: object) -> Iterator[E]:
+        """Those of a kind that has these values."""
+        among = {*self._rows.numbers(having)}
+        return (self._rows[number] for number in self._numbers if number in among)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> E: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[E]: ...
+    def __getitem__(self, index: int | slice) -> E | list[E]:
+        if isinstance(index, slice):
+            return [self._rows[number] for number in self._numbers[index]]
+        return self._rows[self._numbers[index]]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and [*self] == [*other]
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class Log(Sequence[Event]):
-    """Events, in order. `others` are all but transitions."""
+    """Events, in order. If those of a packed type are `again` those of another log, in their order,
+    they are there once."""
 
-    def __init__(self, events: Iterable[Event] = ()) -> None:
-        self.others: list[Event] = []
-        self._numbers = array("I")  # of the others
-        self._rows = bytearray()
-        self._kinds, self._ends = Places(), Places()
+    def __init__(self, events: Iterable[Event] = (), again: Log | None = None) -> None:
+        things = Places()
+        self._order = bytearray()  # the number of each one's type
+        self._of: list[Any] = [
+            [] if kind not in PACKED else again._of[n].again() if again else Rows(kind, things)
+            for kind, n in NUMBERS.items()
+        ]
         for event in events:
             self.append(event)
 
     def append(self, event: Event) -> None:
         """Takes in the next one."""
-        if isinstance(event, StateEvent):
-            kind = self._kinds[event.host, event.old, event.new]
-            local, remote = self._ends[event.local], self._ends[event.remote]
-            self._rows += ROW.pack(event.t, kind, local, remote)
-        else:
-            self._numbers.append(len(self))
-            self.others.append(event)
+        number = NUMBERS[type(event)]
+        self._of[number].append(event)
+        self._order.append(number)
 
-    def transitions(self, host: str | None = None) -> Iterator[StateEvent]:
-        """All transitions, or those of a host, in order; each is made anew."""
-        kinds = {n for n, (at, *_) in enumerate(self._kinds.things) if host in (None, at)}
-        for place in range(0, len(self._rows), ROW.size):
-            t, kind, local, remote = ROW.unpack_from(self._rows, place)
-            if kind in kinds:
-                at, old, new = self._kinds.things[kind]
-                ends = self._ends.things
-                yield StateEvent(t, at, ends[local], ends[remote], old, new)
+    def none(self, kind: type[E]) -> Some[E]:
+        """None of its events of a packed type, yet."""
+        return Some(self._of[NUMBERS[kind]])
 
-    def _transition(self, number: int) -> StateEvent:
-        t, kind, local, remote = ROW.unpack_from(self._rows, number * ROW.size)
-        host, old, new = self._kinds.things[kind]
-        return StateEvent(t, host, self._ends.things[local], self._ends.things[remote], old, new)
+    def of(self, *kinds: type[E], **having: object) -> Iterator[E]:
+        """Those of some types, in order; of a packed one, those of a kind that has these values."""
+        events = self._of[NUMBERS[kinds[0]]]
+        if having:
+            return (events[number] for number in events.numbers(having))
+        return self._merged(kinds, iter, self._order) if len(kinds) > 1 else iter(events)
+
+    def latest(self, *kinds: type[E]) -> Iterator[E]:
+        """Those of some types, the latest first."""
+        return self._merged(kinds, reversed, self._order[::-1])
+
+    def _merged(
+        self, kinds: Iterable[type[E]], each: Callable[[Any], Iterator[E]], order: bytearray
+    ) -> Iterator[E]:
+        wanted = {NUMBERS[kind]: each(self._of[NUMBERS[kind]]) for kind in kinds}
+        others = bytes({*range(len(self._of))} - wanted.keys())
+        return (next(wanted[number]) for number in order.translate(None, others))
+
+    def since(self, first: int) -> Iterator[Event]:
+        """Those from a number on."""
+        order = self._order[first:]
+        following = {}
+        for number in {*order}:
+            events = self._of[number]
+            begin = len(events) - order.count(number)
+            following[number] = map(events.__getitem__, range(begin, len(events)))
+        return (next(following[number]) for number in order)
 
     @overload
     def __getitem__(self, index: int) -> Event: ...
@@ -59,20 +196,13 @@ class Log(Sequence[Event]):
     def __getitem__(self, index: int | slice) -> Event | list[Event]:
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
-        number = range(len(self))[index]
-        place = bisect_left(self._numbers, number)
-        if place < len(self._numbers) and self._numbers[place] == number:
-            return self.others[place]
-        return self._transition(number - place)
+        number = self._order[index]
+        from_the_end = self._order.count(number, range(len(self))[index])
+        event: Event = self._of[number][-from_the_end]
+        return event
 
     def __len__(self) -> int:
-        return len(self.others) + len(self._rows) // ROW.size
+        return len(self._order)
 
     def __iter__(self) -> Iterator[Event]:
-        transitions, following = self.transitions(), 0
-        for number, other in zip(self._numbers, self.others, strict=True):
-            for _ in range(number - following):
-                yield next(transitions)
-            yield other
-            following = number + 1
-        yield from transitions
+        return self.since(0)

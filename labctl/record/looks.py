@@ -95,8 +95,8 @@ class Looks:
         self.listening: dict[Ends, list[Sighting]] = {}
         there: dict[int, Sighting] = {}
         following = 0
-        for event in history.events.others:
-            if not isinstance(event, SocketsEvent) or event.host != host:
+        for event in history.events.of(SocketsEvent):
+            if event.host != host:
                 continue
             try:
                 came = event.came

@@ -16,7 +16,7 @@ from typing import IO, Any, Self, TextIO
 
 from labctl.ground.errors import LabError, UsageError
 from labctl.ground.limits import limit_of
-from labctl.probes.segments import FILE_HEADER
+from labctl.probes.segments import FILE_HEADER, Captures
 from labctl.record.events import Event, LabEvent, SocketsEvent
 
 OUT = "use --out DIR"
@@ -43,6 +43,8 @@ class RunFolder:
             self._history = (path / "history.jsonl").open("a", encoding="utf-8", buffering=1)
         self._texts: dict[str, TextIO] = {}
         self._captures: dict[str, FileIO] = {}
+        self.captures = Captures()
+        """What it has of captures, for a history: that adds packets first."""
 
     def write_scenario(self, text: str) -> None:
         """Writes scenario.yaml; again if there are more steps."""
@@ -82,14 +84,16 @@ class RunFolder:
 
     def _capture(self, host: str) -> FileIO:
         if host not in self._captures:
-            self._captures[host] = (self.path / f"{host}.pcap").open("wb", buffering=0)
+            self._captures[host] = (self.path / f"{host}.pcap").open("w+b", buffering=0)
             self._captures[host].write(FILE_HEADER)
+            self.captures.traffic.follow(host, self._captures[host])
         return self._captures[host]
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.captures.traffic.settle()
         files: list[IO[Any]] = [self._history, *self._texts.values(), *self._captures.values()]
         for file in files:
             with suppress(OSError):  # whoever failed to write has reported it

@@ -137,20 +137,20 @@ def timelines(history: History, host: str, chosen: Chosen | None = None) -> list
     upto = len(history.events), history.now, chosen
     if history.derived.get(f"timelines {host}", ("",))[0] != upto:
         history.derived.pop(f"timelines {host}", None)
-        history.derived[f"timelines {host}"] = upto, _timelines(history, host, chosen)
+        each = sorted(unsorted(history, host, chosen), key=beginning)
+        history.derived[f"timelines {host}"] = upto, each
     found: list[Timeline] = history.derived[f"timelines {host}"][1]
     return found
 
 
-def _timelines(history: History, host: str, chosen: Chosen | None) -> list[Timeline]:
+def unsorted(history: History, host: str, chosen: Chosen | None = None) -> Iterator[Timeline]:
+    """The same in any order: as a list they take much memory."""
     if history.imported:
-        return _of_captures(history, host, chosen)
+        yield from _of_captures(history, host, chosen)
+        return
     traced = is_traced(history)
-    troubles = [
-        history.trouble[host, probe]
-        for probe in ("ss", *(["trace"] if traced else []))
-        if (host, probe) in history.trouble
-    ]
+    probes = ("ss", "trace") if traced else ("ss",)
+    troubles = [history.trouble[host, p] for p in probes if (host, p) in history.trouble]
     told_all = traced and (host, "trace") not in history.trouble
     if len(history.events) > MANY:
         history.segments(chosen)  # to put them together takes much memory, and so do lives
@@ -158,15 +158,13 @@ def _timelines(history: History, host: str, chosen: Chosen | None) -> list[Timel
     looks, causes = Looks(history, host, chosen), Causes(history, host, chosen)
     forgets = bool(history.growth(host, "TcpExtTCPTimeWaitOverflow"))
     known = _Known(looks, causes, Wire(history, host, chosen), forgets)
-    found: list[Timeline] = []
     for key in dict.fromkeys([*lives, *looks.seen]):
-        mine = lives.pop(key, [])  # they take much memory, and so do timelines
+        mine = lives.pop(key, [])
         walks = [_joined(key, mine, number, known) for number in range(len(mine))]
-        walks = sorted([*walks, *_sampled(key, looks, walks, told_all, causes)], key=_beginning)
-        found += [t if n == 1 else replace(t, incarnation=n) for n, t in enumerate(walks, 1)]
-    for trouble in troubles:
-        found = [replace(t, gap=trouble.text) if _beginning(t) < trouble.t else t for t in found]
-    return sorted(found, key=_beginning)
+        walks += [*_sampled(key, looks, walks, told_all, causes)]
+        for number, found in enumerate(sorted(walks, key=beginning), 1):
+            gaps = [found.gap, *(t.text for t in troubles if beginning(found) < t.t)]
+            yield replace(found, incarnation=number, gap=gaps[-1])
 
 
 def _of_captures(history: History, host: str, chosen: Chosen | None) -> list[Timeline]:
@@ -177,7 +175,7 @@ def _of_captures(history: History, host: str, chosen: Chosen | None) -> list[Tim
     looks, causes = Looks(history, host, chosen), Causes(history, host, chosen)
     for key in looks.seen.keys() - told:
         found += _numbered(_sampled(key, looks, (), False, causes))
-    return sorted(found, key=_beginning)
+    return found
 
 
 def _inferred(found: Inferred) -> Timeline:
@@ -219,7 +217,8 @@ def unseen(history: History, host: str, seen: Iterable[Timeline]) -> bool:
     return not wire.complete or bool(wire.connections - looked_at)
 
 
-def _beginning(timeline: Timeline) -> float:
+def beginning(timeline: Timeline) -> float:
+    """When it certainly was there, by which timelines are in order."""
     return timeline.spans[0].begin.latest
 
 

@@ -89,9 +89,9 @@ def _told(history: History, host: str, chosen: Chosen | None) -> Told:
     # All connections of a lab are younger than its trace. One that was already there belongs to
     # somebody who had these addresses before; unless the report of its birth was lost.
     unborn = any((host, probe) in history.trouble for probe in ("ss", "trace"))
-    lives = _lives(history.events.transitions(host), wire, chosen)
+    lives = _lives(history.events.of(StateEvent, host=host), wire, chosen)
     doubtful = [(key, life) for key, each in lives.items() for life in each if life.born or unborn]
-    looks = [e for e in history.events.others if isinstance(e, SocketsEvent) and e.host == host]
+    looks = [look for look in history.events.of(SocketsEvent) if look.host == host]
     seen = _seen(doubtful, looks)
     kept = [(key, life) for key, life in doubtful if id(life) in seen or wire.crossed(key, life)]
     connections: dict[Ends, list[Life]] = defaultdict(list)
@@ -174,7 +174,7 @@ class Wire:
     @cached_property
     def _told_of(self) -> set[Ends]:
         """The ends of all that the tracepoint reported of the host."""
-        events = self._history.events.transitions(self._host)
+        events = self._history.events.of(StateEvent, host=self._host)
         return {(event.local, event.remote) for event in events}
 
     @cached_property

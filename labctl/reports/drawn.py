@@ -16,7 +16,7 @@ from labctl.judge.check import Verdict
 from labctl.probes.sockets import Ends, SsParseError
 from labctl.probes.traffic import Chosen
 from labctl.record.ends import ends_of
-from labctl.record.events import CallEvent, SocketsEvent
+from labctl.record.events import CallEvent, SocketsEvent, StateEvent
 from labctl.record.history import History
 from labctl.reports.rows import Bar, Judged, Left, Look, Row, Step
 
@@ -77,7 +77,7 @@ def choose(history: History, verdicts: Sequence[Verdict]) -> Drawn:
     chosen, others = order[:CONNECTIONS], order[CONNECTIONS:]
     drawn = frozenset(chosen) | {key[::-1] for key in chosen}
     passed = {host: history.captured_without(host, drawn.__contains__) for host in history.hosts}
-    changes = (e.t for e in history.events.transitions() if ends_of(e) not in drawn)
+    changes = (e.t for e in history.events.of(StateEvent) if ends_of(e) not in drawn)
     packets = sum(map(len, passed.values()))
     words = (
         f"{len(others):,} of {len(first):,} connections, and {packets:,} captured packets of"
@@ -98,30 +98,25 @@ def _seen(history: History) -> Iterator[tuple[float, Ends]]:
     others = {"capture", "trace"}
     all_told = others <= {*probes} and not any(probe in others for _, probe in history.trouble)
     known: set[tuple[object, object]] = set()
-    for change in history.events.transitions():
+    for change in history.events.of(StateEvent):
         found = ends_of(change)
         if found[1] and not found[0].endswith(":0"):
             yield change.t, found
-    for event in () if all_told else history.events.others:  # or they show no others
-        if isinstance(event, SocketsEvent):
-            try:
-                sockets = event.came
-            except SsParseError:
-                continue
-            for socket in sockets:
-                both = socket.local, socket.remote
-                if socket.connection and both not in known:
-                    known.add(both)
-                    yield event.t, socket.ends
+    for event in () if all_told else history.events.of(SocketsEvent):  # or they show no others
+        try:
+            sockets = event.came
+        except SsParseError:
+            continue
+        for socket in sockets:
+            both = socket.local, socket.remote
+            if socket.connection and both not in known:
+                known.add(both)
+                yield event.t, socket.ends
 
 
 def _about(history: History, verdicts: Iterable[Verdict]) -> frozenset[Ends]:
     """The connections that single calls, faults or verdicts are about."""
-    found = {
-        _key((e.local, e.peer))
-        for e in history.events.others
-        if isinstance(e, CallEvent) and e.local and e.peer
-    }
+    found = {_key((e.local, e.peer)) for e in history.events.of(CallEvent) if e.local and e.peer}
     faults = (e.observation for e in (*history.losses, *history.injected))
     found |= {_key((seen.source, seen.target)) for seen in faults if seen}
     found |= {_key(ends) for verdict in verdicts for ends in verdict.measured.connections}

@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import islice, pairwise
 from statistics import median
 
 from labctl.ground import errnos
@@ -29,7 +29,6 @@ from labctl.probes.sockets import (
 )
 from labctl.record.events import (
     CallEvent,
-    Event,
     LabEvent,
     OutputEvent,
     ProcessEvent,
@@ -41,6 +40,7 @@ from labctl.record.events import (
 from labctl.record.history import WATCH, History
 from labctl.record.holders import described
 from labctl.record.listeners import listeners
+from labctl.record.log import Log
 from labctl.record.moments import Moment
 from labctl.record.timelines import Timeline, timelines
 from labctl.reports.drawn import Drawn, choose, cut, happened, lines
@@ -114,14 +114,14 @@ def rows(
     # A look has the time of its beginning, and may see things a little later: its words follow.
     shown = {bar.seen: bar.t for bar in bars if bar.seen is not None and bar.t > bar.seen}
     found: list[Row] = [
-        *_lives(history.events.others),
-        *_calls(history.events.others, legs, drawn),
+        *_lives(history.events),
+        *_calls(history.events, legs, drawn),
         *bars,
-        *_steps(history.events.others, verdicts, others),
+        *_steps(history.events, verdicts, others),
         *_notes(history, shown),
-        *_troubles(history.events.others, hosts),
-        *_queues(history.events.others),
-        *_judged(history.events.others, verdicts, shown),
+        *_troubles(history.events, hosts),
+        *_queues(history.events),
+        *_judged(history.events, verdicts, shown),
         *([drawn.row] if drawn.row else []),
     ]
     moments = sorted(row.t for row in found)
@@ -284,9 +284,7 @@ def _bars(told: Iterable[tuple[str, Timeline]], connections: dict[Ends, int]) ->
 # --- Processes ------------------------------------------------------------------------------------
 
 
-def _calls(
-    events: Sequence[Event], segments: Iterable[Segment], drawn: Drawn
-) -> Iterator[Call | Return]:
+def _calls(events: Log, segments: Iterable[Segment], drawn: Drawn) -> Iterator[Call | Return]:
     prefix = _prefixes(events)
     traffic: dict[str | None, list[float]] = defaultdict(list)
     for s in segments:
@@ -295,7 +293,7 @@ def _calls(
     for times in traffic.values():
         times.sort()
     entered: dict[tuple[str, int], CallEvent] = {}
-    for event in events:
+    for event in events.of(CallEvent, ProcessEvent):
         if isinstance(event, ProcessEvent) and event.phase != "start":
             for key in [k for k in entered if k[0] == event.process]:
                 yield _call(entered.pop(key), event.t, "", False, prefix)
@@ -337,21 +335,20 @@ def _result(event: CallEvent) -> str:
     return event.value or ("ok" if event.result is None else str(event.result))
 
 
-def _prefixes(events: Iterable[Event]) -> dict[str, str]:
+def _prefixes(events: Log) -> dict[str, str]:
     """`old: ` before what a process does, if its host has several."""
     hosts: dict[str, set[str]] = defaultdict(set)
-    for event in events:
-        if isinstance(event, ProcessEvent):
-            hosts[event.host].add(event.process)
+    for event in events.of(ProcessEvent):
+        hosts[event.host].add(event.process)
     return {p: f"{p}: " for host, names in hosts.items() for p in names if names != {host}}
 
 
-def _lives(events: Sequence[Event]) -> Iterator[Life]:
+def _lives(events: Log) -> Iterator[Life]:
     prefix = _prefixes(events)
-    watched = any(isinstance(event, LabEvent) and event.backend == WATCH for event in events[:1])
+    watched = any(event.backend == WATCH for event in islice(events.of(LabEvent), 1))
     running: set[str] = set()
-    for event in events:
-        if not isinstance(event, ProcessEvent) or event.start is not None:
+    for event in events.of(ProcessEvent):
+        if event.start is not None:
             continue
         if event.phase == "start":
             running.add(event.process)
@@ -368,13 +365,11 @@ def _lives(events: Sequence[Event]) -> Iterator[Life]:
 # --- Steps, looks and notes -----------------------------------------------------------------------
 
 
-def _steps(
-    events: Iterable[Event], verdicts: Sequence[Verdict], others: Collection[int]
-) -> Iterator[Step]:
+def _steps(events: Log, verdicts: Sequence[Verdict], others: Collection[int]) -> Iterator[Step]:
     judged = {round(verdict.at, 3) for verdict in verdicts}
     begun: dict[int, StepEvent] = {}
-    for event in events:
-        if not isinstance(event, StepEvent) or event.index in others:
+    for event in events.of(StepEvent):
+        if event.index in others:
             continue
         if event.phase == "begin":
             begun[event.index] = event
@@ -395,10 +390,10 @@ def _step(t: float, event: StepEvent) -> Step:
 
 
 def _judged(
-    events: Iterable[Event], verdicts: Sequence[Verdict], shown: Mapping[float, float]
+    events: Log, verdicts: Sequence[Verdict], shown: Mapping[float, float]
 ) -> Iterator[Judged]:
     # A verdict's time is rounded; its step's is not.
-    exact = {round(e.t, 3): e.t for e in events if isinstance(e, StepEvent) and e.phase == "end"}
+    exact = {round(e.t, 3): e.t for e in events.of(StepEvent) if e.phase == "end"}
     for verdict, last in last_done(verdicts):
         t = exact.get(verdict.at, verdict.at)
         processes = tuple(plain(summed_up(account)) for account in last)  # output is there
@@ -406,8 +401,8 @@ def _judged(
 
 
 def _notes(history: History, shown: Mapping[float, float]) -> Iterator[Note | Look]:
-    prefix = _prefixes(history.events.others)
-    for event in history.events.others:
+    prefix = _prefixes(history.events)
+    for event in history.events.of(OutputEvent, SocketsEvent):
         if isinstance(event, OutputEvent) and event.text.strip():
             words = " ".join(event.text.split())[:OUTPUT_SHOWN]
             yield Note(event.t, event.host, plain(f'{prefix.get(event.process, "")}"{words}"'),
@@ -417,27 +412,24 @@ def _notes(history: History, shown: Mapping[float, float]) -> Iterator[Note | Lo
             yield Look(t, event.host, plain(event.caption), _look_lines(history, event))
 
 
-def _troubles(events: Iterable[Event], hosts: Sequence[str]) -> Iterator[Note]:
+def _troubles(events: Log, hosts: Sequence[str]) -> Iterator[Note]:
     """What could not be seen, each thing once: most of it is reported for each host, and again and
     again."""
     told: dict[tuple[str, str], list[TroubleEvent]] = defaultdict(list)
-    for event in events:
-        if isinstance(event, TroubleEvent):
-            told[event.probe, event.text].append(event)
+    for event in events.of(TroubleEvent):
+        told[event.probe, event.text].append(event)
     for (probe, words), found in told.items():
         first, where = found[0], dict.fromkeys(event.host for event in found)
         on = f" on {', '.join(where)}" if 1 < len(where) < len(hosts) else ""
         yield Note(first.t, first.host, plain(f"{probe}{on}: {words}"), True)
 
 
-def _queues(events: Iterable[Event]) -> Iterator[Note]:
+def _queues(events: Log) -> Iterator[Note]:
     """The accept queues of listeners: a note each time that one holds twice as many as in the last,
     or is full; and when it is empty after it was full."""
     told: dict[tuple[str, str], int] = {}
     shown: dict[str, Shown] = defaultdict(lambda: Shown(lambda socket: socket.is_listener))
-    for event in events:
-        if not isinstance(event, SocketsEvent):
-            continue
+    for event in events.of(SocketsEvent):
         try:
             shown[event.host].follow(event)
         except SsParseError:

@@ -108,8 +108,8 @@ class _Skeleton:
     def hosts(self) -> Iterator[str]:
         """The lines of `hosts`."""
         processes: dict[str, list[str]] = defaultdict(list)
-        for event in self._history.events.others:
-            if isinstance(event, ProcessEvent) and event.process not in processes[event.host]:
+        for event in self._history.events.of(ProcessEvent):
+            if event.process not in processes[event.host]:
                 processes[event.host].append(event.process)
         for (named, _), process in self._guessed.items():
             if process not in processes[named or ""]:
@@ -156,7 +156,7 @@ class _Skeleton:
         over: set[str] = set()
         last: dict[str, CallEvent] = {}
         stopped = 0.0  # when the last step began that ends processes
-        for event in self._history.events.others:
+        for event in self._history.events.of(CallEvent, StepEvent, ProcessEvent):
             if isinstance(event, CallEvent):
                 last[event.process] = event
             elif isinstance(event, StepEvent) and event.verb in ENDS_BY_STEP:
@@ -189,7 +189,7 @@ class _Skeleton:
     def _calls(self) -> Iterator[_Act]:
         """The calls of each process, as if one task had made them all."""
         begun: dict[tuple[str, int], CallEvent] = {}
-        for event in self._history.events.others:
+        for event in self._history.events.of(CallEvent, ProcessEvent):
             if isinstance(event, ProcessEvent) and event.phase != "start":
                 for key in [key for key in begun if key[0] == event.process]:
                     yield from self._act(begun.pop(key), event.t)
@@ -237,8 +237,8 @@ class _Skeleton:
     def _data(self) -> Iterator[_Act]:
         """What programs sent and read whose reads and writes nobody watched: the segments tell."""
         blind = {
-            (event.process, event.host) for event in self._history.events.others
-            if isinstance(event, ProcessEvent) and event.watch == "calls"
+            (event.process, event.host) for event in self._history.events.of(ProcessEvent)
+            if event.watch == "calls"
         } | {(process, host) for (host, _), process in self._guessed.items()}  # fmt: skip
         for segments in self._scene.conversations:
             data = [s for s in segments if s.length and not s.retransmitted and not s.crafted]
@@ -281,8 +281,9 @@ class _Skeleton:
     @cached_property
     def _silent(self) -> list[_Guess]:
         """Connections of hosts of which no call and no process was told."""
-        events = self._history.events.others
-        told = {e.host for e in events if isinstance(e, (CallEvent, ProcessEvent))}
+        events = self._history.events
+        told = {event.host for event in events.of(ProcessEvent)}
+        told |= {call.host for call in events.of(CallEvent)}
         found = []
         for number, segments in enumerate(self._scene.conversations, 1):
             syn = segments[0]
@@ -371,8 +372,8 @@ class _Skeleton:
         return ", ".join(words)
 
     def _crafted(self) -> Iterator[_Act]:
-        for event in self._history.events.others:
-            if isinstance(event, InjectEvent) and (seen := event.observation):
+        for event in self._history.events.of(InjectEvent):
+            if seen := event.observation:
                 source, target = (self._host(end) for end in (seen.source, seen.target))
                 numbers = f"seq: {event.seq}" + (
                     f", ack: {event.ack}" if "ACK" in seen.flags else ""
@@ -390,8 +391,8 @@ class _Skeleton:
     def _kept(self) -> Iterator[_Act]:
         """The steps of the record's scenario that acted on hosts."""
         begun: dict[int, float] = {}
-        for event in self._history.events.others:
-            if not self._scenario or not isinstance(event, StepEvent) or event.verb not in KEPT:
+        for event in self._history.events.of(StepEvent):
+            if not self._scenario or event.verb not in KEPT:
                 continue
             if event.phase == "begin":
                 begun[event.index] = event.t

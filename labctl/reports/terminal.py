@@ -111,8 +111,8 @@ def _counts(runs: Sequence[RunResult]) -> list[Text]:
 
 def _print_run(run: RunResult, out: Console) -> None:
     out.print(_text(run.label, "bold"), _text(run.title))
-    for event in run.history.events.others:
-        if isinstance(event, StepEvent) and event.phase == "end" and event.verb == "snapshot":
+    for event in run.history.events.of(StepEvent):
+        if event.phase == "end" and event.verb == "snapshot":
             _print_sides(event, run, out)
     print_verdicts(run.verdicts, out)
     _print_lines(account_lines(run.processes), out)
@@ -155,7 +155,7 @@ def _print_sides(step: StepEvent, run: RunResult, out: Console) -> None:
     """Both sides' sockets at a snapshot."""
     seen: dict[str, SocketsEvent] = {}
     captions: Counter[str] = Counter()  # of this step: of each host, and of binds that failed then
-    for event in run.history.events.others:
+    for event in run.history.events.of(StepEvent, SocketsEvent):
         if isinstance(event, StepEvent) and event.phase == "begin":
             captions.clear()
         if isinstance(event, SocketsEvent):
@@ -344,7 +344,7 @@ class LiveProgress(Drawn):
     def _steps(self, now: float) -> list[Text]:
         """The last few steps, and how long the current one has taken."""
         assert self._history is not None
-        events = [e for e in list(self._history.events.others) if isinstance(e, StepEvent)]
+        events = [*self._history.events.of(StepEvent)]
         lines = [
             one_line(f"  {OUTCOMES.get(e.outcome, '✗')} {e.t:8.3f} s  {e.text}", "dim")
             for e in events

@@ -21,6 +21,7 @@ from labctl.language.predicates.held import held_at
 from labctl.language.scenario import Scenario
 from labctl.language.steps import Outcome, Step, StepFailed, Wait
 from labctl.language.steps.waiting import settle
+from labctl.probes.segments import Captures
 from labctl.record.events import Event, StepEvent
 from labctl.record.history import History
 from labctl.record.store import RunFolder, writing
@@ -67,7 +68,10 @@ class Silent:
 
 
 class Records(Protocol):
-    """Records everything that happens: a run's folder, or somebody who passes it on to one."""
+    """Records everything that happens: a run's folder, or somebody who passes it on to one. A
+    history reads `captures` from there."""
+
+    captures: Captures
 
     def add(self, event: Event) -> None:
         """Takes one event."""
@@ -166,7 +170,7 @@ class UnderWay(ABC):
     def __init__(self, scenario: Scenario, backend: str, records: Records) -> None:
         self.scenario = scenario
         self.backend = backend
-        self.history = History()
+        self.history = History(captures=records.captures)
         self._records = records
 
     @abstractmethod

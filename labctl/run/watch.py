@@ -214,7 +214,9 @@ class _Record:
         try:
             with netted():
                 try:
-                    self._lab.begin(History(), self._add, self._folder.add_packets)
+                    self._lab.begin(
+                        History(captures=self._folder.captures), self._add, self._folder.add_packets
+                    )
                     over = self._go_on(until, most_bytes)
                 except KeyboardInterrupt:
                     stopping.clear()

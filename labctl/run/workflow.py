@@ -149,7 +149,8 @@ def hold(place: Place, progress: Progress, ready: Callable[[Lab], None]) -> None
     path = new_folder(default_folder(), f"{now:%Y%m%dT%H%M%S}-up", hint)
     with lease, RunFolder(path, DEFAULT_LAB) as folder:
         opened = opened_at(lease, folder.path, place, progress)
-        with Lab(scenario.spec, opened, History(), folder.add, folder.add_packets) as lab:
+        history = History(captures=folder.captures)
+        with Lab(scenario.spec, opened, history, folder.add, folder.add_packets) as lab:
             lease.hosts = lab.holders
             lease.write()
             ready(lab)

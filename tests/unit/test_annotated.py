@@ -76,7 +76,7 @@ def test_what_is_written_is_read(packets: list[Packet]) -> None:
 
 def test_a_run() -> None:
     run = load(RUN)
-    content = annotated.capture(run)
+    content = b"".join(annotated.capture(run))
     hosts, packets = read(content)
     assert hosts == ["client", "server"]
     assert b"server\0" in content and all(cause.text.encode() in content for cause in run.causes)
@@ -132,5 +132,5 @@ def test_a_segment_that_was_lost_as_it_left_is_told_late(
     syn = packet(1.0, THERE, HERE, SYN, (0, 0))
     found = history(*walked, lost, packets=syn, probes=("trace", "capture"))
     (tmp_path / "server.pcap").write_bytes(FILE_HEADER + syn)
-    _, packets = read(annotated.capture(recorded_run(found, folder=tmp_path)))
+    _, packets = read(b"".join(annotated.capture(recorded_run(found, folder=tmp_path))))
     assert [p.comment.split("; lost by")[0] for p in packets][-1] == comment

@@ -178,14 +178,14 @@ def test_sides_of_one_connection_were_there_at_the_same_time() -> None:
         for began, count in ((1.25, 1), (1.5, 1), (2.0, 2)):
             later = trace(began, *born[last], ends=last)
             found = scene(*sides, *later, look(9.0), sent=handshake(1.0))
-            assert [len(each) for each in found.pairs] == ([2] if count == 1 else [1, 1])
+            assert [len(each) for each in found.pairs()] == ([2] if count == 1 else [1, 1])
 
 
 def test_a_socket_that_is_connected_to_itself_has_no_other_side() -> None:
     ends = ("127.0.0.1:5", "127.0.0.1:5")
     twice = [tcp("ESTAB", *ends, more=f"ino:{n}") for n in (1, 2)]
     found = scene(look(1.0, twice[0]), look(2.0), look(3.0, twice[1]), probes=("ss",))
-    assert [len(sides) for sides in found.pairs] == [1, 1]
+    assert [len(sides) for sides in found.pairs()] == [1, 1]
 
 
 # --- Calls and looks ------------------------------------------------------------------------------
@@ -193,9 +193,8 @@ def test_a_socket_that_is_connected_to_itself_has_no_other_side() -> None:
 
 def test_only_calls_that_ended_count() -> None:
     enters = CallEvent(1.0, "server", "server", 2, "enter", "accept", "accept")
-    assert scene(enters, call(2.0, "server", "accept"), look(9.0)).calls == [
-        call(2.0, "server", "accept")
-    ]
+    found = scene(enters, call(2.0, "server", "accept"), look(9.0))
+    assert [*found.calls()] == [call(2.0, "server", "accept")]
 
 
 def test_what_was_there_at_a_moment() -> None:

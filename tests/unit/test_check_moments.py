@@ -23,6 +23,7 @@ from labctl.record.events import (
     StepEvent,
     TallyEvent,
 )
+from labctl.record.log import Log
 from tests.fake import HEADER, scenario
 from tests.played import LISTEN, lesson
 from tests.reported import Seen, segment
@@ -84,7 +85,7 @@ def test_clocks_that_are_told_of_at_the_end_concern_all(
     if told == "late":
         (verdict,) = check(WAIT, [*events, *clocks])
     else:
-        (verdict,) = check(WAIT, events, clocks=clocks)
+        (verdict,) = check(WAIT, events, past=Log([*events, *clocks]))
     assert verdict.result == result
 
 
@@ -122,7 +123,7 @@ def test_what_names_no_host_is_of_any() -> None:
     ):
         clocks = [clock(9.0, host, bound) for host, bound in bounds.items()]
         captures = Seen([segment(2.25, "client SYN 0 0")])
-        (verdict,) = check(case, events, captures, clocks)
+        (verdict,) = check(case, events, captures, Log([*events, *clocks]))
         assert verdict.result == result
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from labctl.judge.causes.conversations import Conversations, begins
 from labctl.probes.observations import PLAIN, Hop, Origin, Segment, Way
 from labctl.probes.packed import Places, Segments
-from labctl.record.events import Event, ProcessEvent, StateEvent
+from labctl.record.events import CallEvent, Event, ProcessEvent, StateEvent
 from labctl.record.log import Log
 from tests.reported import segment
 
@@ -58,7 +58,7 @@ def test_segments_come_out_as_they_went_in(given: list[Segment]) -> None:
         assert ends in packed.ends
         assert packed.of(ends) == [s for s in ordered if (s.source, s.target) == ends]
         both = [n for n, s in enumerate(ordered) if (s.source, s.target) in (ends, ends[::-1])]
-        assert packed.numbers(ends) == packed.numbers(ends[::-1]) == both
+        assert packed.numbers(ends, ends[::-1]) == packed.numbers(ends[::-1], ends) == both
         assert packed.between(ends) == [ordered[n] for n in both]
 
 
@@ -78,10 +78,12 @@ def test_some_of_the_segments(given: list[Segment], part: slice) -> None:
     for ends in {(s.source, s.target) for s in given}:
         assert some.of(ends) == [s for s in ordered if (s.source, s.target) == ends]
         both = [s for s in ordered if (s.source, s.target) in (ends, ends[::-1])]
-        assert some.between(ends) == both and len(some.numbers(ends)) == len(both)
+        assert some.between(ends) == both and len(some.numbers(ends, ends[::-1])) == len(both)
     for t in (0.0, 1.0, 1.5, 2.5, 1e7):
         assert some.until(t) == sum(s.time <= t for s in ordered)
         assert some.position(t) == sum(s.time < t for s in ordered)
+        seen = [s for s in ordered if t in (s.time, s.arrived)]
+        assert [s for _, s in some.seen_at(t)] == seen
 
 
 def test_some_are_otherwise_now() -> None:
@@ -120,18 +122,36 @@ OTHERS = st.builds(
 )
 
 
-@given(st.lists(TRANSITIONS | OTHERS, max_size=12), st.slices(12))
+CALLS = st.builds(
+    CallEvent, TIMES, st.just("one"), st.just("server"), st.integers(1, 2),
+    st.sampled_from(["enter", "done"]), PLACES, PLACES, st.none() | st.just("EBADF"),
+    result=st.integers(0, 1), local=PLACES, eof=st.none() | st.booleans(), data=st.none() | PLACES,
+)  # fmt: skip
+
+
+@given(st.lists(TRANSITIONS | OTHERS | CALLS, max_size=12), st.slices(12))
 def test_events_come_out_as_they_went_in(given: list[Event], part: slice) -> None:
     log = Log(given)
     assert len(log) == len(given)
     assert [*log] == given == [log[n] for n in range(len(log))]
     assert [log[n - len(given)] for n in range(len(given))] == given
     assert log[part] == given[part]
-    assert log.others == [e for e in given if isinstance(e, ProcessEvent)]
-    transitions = [e for e in given if isinstance(e, StateEvent)]
-    assert [*log.transitions()] == transitions
+    assert [*log.since(2)] == given[2:]
+    processes, transitions, calls = (
+        [event for event in given if isinstance(event, kind)]
+        for kind in (ProcessEvent, StateEvent, CallEvent)
+    )
+    assert [*log.of(ProcessEvent)] == processes
+    assert [*log.of(StateEvent)] == transitions
+    assert [*log.of(CallEvent)] == calls == [*log.latest(CallEvent)][::-1]
+    both = [event for event in given if not isinstance(event, StateEvent)]
+    assert (
+        [*log.of(ProcessEvent, CallEvent)] == both == [*log.latest(CallEvent, ProcessEvent)][::-1]
+    )
     for host in ("server", "client", "nobody"):
-        assert [*log.transitions(host)] == [e for e in transitions if e.host == host]
+        assert [*log.of(StateEvent, host=host)] == [e for e in transitions if e.host == host]
+    failed = [call for call in calls if isinstance(call, CallEvent) and call.errno]
+    assert [*log.of(CallEvent, errno=...)] == failed
     for beyond in (len(given), -len(given) - 1):
         with pytest.raises(IndexError):
             log[beyond]

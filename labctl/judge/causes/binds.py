@@ -21,6 +21,7 @@ from labctl.probes.sockets import Address, Socket, State, canonical
 from labctl.record.events import CallEvent, SocketsEvent
 from labctl.record.history import History
 from labctl.record.holders import held_by, told
+from labctl.record.log import OTHERS
 
 CONFLICT = "socket(7), SO_REUSEADDR; inet_csk_bind_conflict() in net/ipv4/inet_connection_sock.c"
 HELD = {State.LISTEN, State.ESTAB, State.CLOSE_WAIT}
@@ -89,9 +90,11 @@ class _Why(NamedTuple):
 
 def causes(scene: Scene) -> Iterator[Cause]:
     """A cause for each that failed with EADDRINUSE, if it is known."""
-    history = History()
+    events = scene.history.events
+    history = History(again=events)
     failed: list[CallEvent] = []
-    for event in scene.history.events.others:
+    wanting = any(events.of(CallEvent, errno="EADDRINUSE"))
+    for event in events.of(*OTHERS) if wanting else ():
         history.add(event)
         if isinstance(event, CallEvent) and event.errno == "EADDRINUSE":
             failed.append(event)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -20,11 +20,20 @@ from labctl.probes.holders import Held
 from labctl.probes.observations import Segment, stays_inside
 from labctl.probes.packed import Segments
 from labctl.probes.sockets import Ends, Socket, SsParseError, State
-from labctl.record.events import CallEvent, FateEvent, ResetEvent, SocketsEvent, StepEvent
+from labctl.record.events import (
+    CallEvent,
+    FateEvent,
+    ProcessEvent,
+    ResetEvent,
+    SocketsEvent,
+    StepEvent,
+    UnseenEvent,
+)
 from labctl.record.history import History
+from labctl.record.kept import Timelines
 from labctl.record.listeners import listeners
 from labctl.record.looks import Looks
-from labctl.record.timelines import Timeline, timelines
+from labctl.record.timelines import Timeline, unsorted
 
 
 @dataclass(frozen=True)
@@ -75,8 +84,7 @@ class Scene:
 
     def __init__(self, history: History, scenario: Scenario | None = None) -> None:
         self.history, self.scenario = history, scenario
-        self._timelines: dict[str, list[Timeline]] = {}
-        self._by_ends: dict[str, dict[Ends, list[Timeline]]] = {}
+        self._timelines: dict[str, Timelines] = {}
         self._looks: dict[str, list[SocketsEvent]] = {}
         self._sightings: dict[str, Looks] = {}
         self._listeners: dict[str, list[Timeline]] = {}
@@ -117,19 +125,16 @@ class Scene:
                 return each
         return []
 
-    def timelines(self, host: str) -> list[Timeline]:
+    def timelines(self, host: str) -> Timelines:
         """The life of each connection of a host."""
         if host not in self._timelines:
-            self._timelines[host] = timelines(self.history, host)
+            self._timelines[host] = Timelines(unsorted(self.history, host))
         return self._timelines[host]
 
     def between(self, host: str, ends: Ends) -> list[Timeline]:
         """The lives of the connections that a host had between these ends, in order."""
-        if host not in self._by_ends:
-            found = self._by_ends[host] = {}
-            for timeline in self.timelines(host):
-                found.setdefault(timeline.ends, []).append(timeline)
-        return self._by_ends[host].get(ends, [])
+        known = self.timelines(host)
+        return [known[number] for number in known.of(ends)]
 
     def timeline(self, host: str, ends: Ends, t: float) -> Timeline | None:
         """The latest of those that had begun by then."""
@@ -148,23 +153,44 @@ class Scene:
         return None
 
     @cached_property
-    def pairs(self) -> list[list[Side]]:
-        """Each connection, by one or both of its sides."""
-        left: dict[tuple[str, Ends], list[Side]] = {}
-        found: list[list[Side]] = []
+    def _pairs(self) -> list[tuple[float, tuple[tuple[str, int], ...]]]:
+        """When each connection began, and the numbers of its timelines."""
+        left: dict[tuple[str, Ends], list[tuple[str, int]]] = {}
+        found: list[tuple[float, tuple[tuple[str, int], ...]]] = []
         for host in self.history.hosts:
-            for timeline in self.timelines(host):
+            for number, timeline in enumerate(self.timelines(host)):
                 scope = host if stays_inside(*timeline.ends) else ""
                 mates = left.get((scope, timeline.ends[::-1]), [])
-                near = [mate for mate in mates if _together(mate[1], timeline)]
+                each = ((mate, self.timelines(mate[0])[mate[1]]) for mate in mates)
+                near = [(mate, other) for mate, other in each if _together(other, timeline)]
                 if near:
-                    mate = min(near, key=lambda m: abs(_start(m[1]) - _start(timeline)))
+                    mate, other = min(near, key=lambda m: abs(_start(m[1]) - _start(timeline)))
                     mates.remove(mate)
-                    found.append([mate, (host, timeline)])
+                    found.append((_start(other), (mate, (host, number))))
                 else:
-                    left.setdefault((scope, timeline.ends), []).append((host, timeline))
-        found += [[side] for sides in left.values() for side in sides]
-        return sorted(found, key=lambda sides: _start(sides[0][1]))
+                    left.setdefault((scope, timeline.ends), []).append((host, number))
+        found += [
+            (_start(self.timelines(side[0])[side[1]]), (side,))
+            for sides in left.values() for side in sides
+        ]  # fmt: skip
+        return sorted(found, key=lambda pair: pair[0])
+
+    def pairs(self) -> Iterator[list[Side]]:
+        """Each connection, by one or both of its sides."""
+        for _, sides in self._pairs:
+            yield [(host, self.timelines(host)[number]) for host, number in sides]
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one connection."""
+        return len(self._pairs) > 1
+
+    def sides(self, host: str, timeline: Timeline) -> list[Side]:
+        """Both sides of a connection, or the one that is known."""
+        numbers = self.timelines(host).of(timeline.ends)
+        mine = {(host, n) for n in numbers if self.timelines(host)[n] == timeline}
+        sides = next((sides for _, sides in self._pairs if mine & {*sides}), ())
+        return [(host, self.timelines(host)[number]) for host, number in sides]
 
     def listeners(self, host: str) -> list[Timeline]:
         """The life of each listener of a host."""
@@ -175,22 +201,19 @@ class Scene:
     @cached_property
     def resets(self) -> list[ResetEvent]:
         """Each RST of which the kernel said why it sent it."""
-        return [event for event in self.history.events.others if isinstance(event, ResetEvent)]
+        return [*self.history.events.of(ResetEvent)]
 
     @cached_property
     def fates(self) -> dict[tuple[str, Ends], list[FateEvent]]:
         """What the kernel says that it did with segments, by host and connection."""
         found: dict[tuple[str, Ends], list[FateEvent]] = defaultdict(list)
-        for event in self.history.events.others:
-            if isinstance(event, FateEvent):
-                found[event.host, (event.local, event.remote)].append(event)
+        for event in self.history.events.of(FateEvent):
+            found[event.host, (event.local, event.remote)].append(event)
         return found
 
-    @cached_property
-    def calls(self) -> list[CallEvent]:
-        """All calls that ended."""
-        found = (e for e in self.history.events.others if isinstance(e, CallEvent))
-        return [call for call in found if call.phase == "done"]
+    def calls(self, **having: object) -> Iterator[CallEvent]:
+        """The calls that ended, of a kind that has these values; see `Rows.numbers`."""
+        return self.history.events.of(CallEvent, phase="done", **having)
 
     def look(self, host: str, t: float, soon: float) -> SocketsEvent | None:
         """What was there then: a look within `soon` seconds after it, or the last before."""
@@ -203,8 +226,8 @@ class Scene:
     def looks(self, host: str) -> list[SocketsEvent]:
         """What `ss` showed there, look by look, as far as it can be read."""
         if not self._looks:
-            for event in self.history.events.others:
-                if isinstance(event, SocketsEvent) and readable(event):
+            for event in self.history.events.of(SocketsEvent):
+                if readable(event):
                     self._looks.setdefault(event.host, []).append(event)
         return self._looks.get(host, [])
 
@@ -227,10 +250,10 @@ class Scene:
         if self.scenario is None:
             return None
         value = self.scenario.hosts[host].sysctls.get(key) if host in self.scenario.hosts else None
-        for event in self.history.events.others:
+        for event in self.history.events.of(StepEvent):
             if event.t > t:
                 break
-            if isinstance(event, StepEvent) and event.outcome == "done":
+            if event.outcome == "done":
                 step = self.scenario.steps[event.index]
                 if isinstance(step, Sysctl):
                     value = step.sysctl.get(host, {}).get(key, value)
@@ -239,8 +262,8 @@ class Scene:
     def cut_off(self, host: str, t: float) -> float | None:
         """Since when a host's link was down then, by the scenario's steps; None if it was not."""
         since, names = None, {host, *self.history.networks.only(host)}
-        for event in self.history.events.others if self.scenario else ():
-            if isinstance(event, StepEvent) and event.outcome == "done" and event.t <= t:
+        for event in self.history.events.of(StepEvent) if self.scenario else ():
+            if event.outcome == "done" and event.t <= t:
                 match self.scenario.steps[event.index] if self.scenario else None:
                     case Cut(cut=name) if name in names:
                         since = event.t if event.moment is None else event.moment
@@ -251,8 +274,8 @@ class Scene:
     def paused(self, process: str, t: float) -> bool:
         """Whether a step had frozen a process then."""
         found = False
-        for event in self.history.events.others if self.scenario else ():
-            if isinstance(event, StepEvent) and event.outcome == "done" and event.t <= t:
+        for event in self.history.events.of(StepEvent) if self.scenario else ():
+            if event.outcome == "done" and event.t <= t:
                 match self.scenario.steps[event.index] if self.scenario else None:
                     case Pause(pause=name) if name == process:
                         found = True
@@ -278,7 +301,8 @@ class Scene:
     @cached_property
     def descriptors(self) -> Descriptors:
         """The sockets that processes opened by calls."""
-        return Descriptors(self.history.events.others, self._begun)
+        events = self.history.events.of(ProcessEvent, CallEvent, UnseenEvent)
+        return Descriptors(events, self._begun)
 
     def _begun(self, host: str, ends: Ends, t: float) -> float:
         timeline = self.timeline(host, ends, t)

@@ -24,7 +24,7 @@ class Conversations(Sequence[list[Segment]]):
             if ends[::-1] in self._of:
                 continue
             before = len(self._begins) - 1
-            for numbers in _parted(segments, segments.numbers(ends)):
+            for numbers in _parted(segments, segments.numbers(ends, ends[::-1])):
                 self._numbers.extend(numbers)
                 self._begins.append(len(self._numbers))
             self._of[ends] = range(before, len(self._begins) - 1)

@@ -244,7 +244,7 @@ def _half(leg: _Leg, fin: Segment, until: float) -> bool:
     scene, ends = leg.scene, leg.timeline.ends[::-1]
     if (mine := scene.descriptor(leg.far, ends, until)) is not None:
         return mine.closed > until and any(
-            call.name == "shutdown" and scene.descriptors.of(call) is mine for call in scene.calls
+            scene.descriptors.of(call) is mine for call in scene.calls(name="shutdown")
         )
     return any(
         socket.inode and socket.state in (State.FIN_WAIT_1, State.FIN_WAIT_2) and t > fin.time

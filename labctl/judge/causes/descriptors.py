@@ -7,8 +7,10 @@ its current socket; those of other programs name a descriptor."""
 from __future__ import annotations
 
 import math
+from array import array
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -17,6 +19,9 @@ from labctl.language.calls import CallError, parse_calls
 from labctl.probes.sockets import Ends, canonical
 from labctl.record.events import CallEvent, Event, ProcessEvent, UnseenEvent
 
+Task = tuple[str, int, str, int | None]
+"""What is called once at a time: by a process, a task, its name, and of which descriptor."""
+NOTHING: tuple[array[float], list[Descriptor | None]] = array("d"), []
 Begun = Callable[[str, Ends, float], float]
 """When the connection began, on a host, with these ends, that was accepted at a time."""
 
@@ -147,23 +152,44 @@ class Descriptors:
 
     def __init__(self, events: Iterable[Event], begun: Begun) -> None:
         self.all: list[Descriptor] = []
-        self._of: dict[int, Descriptor | None] = {}
+        self._acted: dict[Task, tuple[array[float], list[Descriptor | None]]] = {}
         self._begun = begun
         self._starts: Counter[str] = Counter()
         self._programs: dict[tuple[str, int], dict[int, _Program]] = {}
         self._watched: set[tuple[str, int]] = set()
         self._unseen: dict[tuple[str, int], bool] = {}
         for event in events:
-            if isinstance(event, ProcessEvent):
-                self._process(event)
-            elif isinstance(event, CallEvent) and event.phase == "done":
-                self._call(event)
-            elif isinstance(event, UnseenEvent):
-                self._miss(event)
+            self.take(event)
+
+    def take(self, event: Event) -> None:
+        """Takes in the next event."""
+        if isinstance(event, ProcessEvent):
+            self._process(event)
+        elif isinstance(event, CallEvent) and event.phase == "done":
+            self._call(event)
+        elif isinstance(event, UnseenEvent):
+            self._miss(event)
 
     def of(self, call: CallEvent) -> Descriptor | None:
         """The socket that a call acted on; for `accept` the new one."""
-        return self._of.get(id(call))
+        times, found = self._acted.get(_task(call), NOTHING)
+        place = bisect_left(times, call.t)
+        return found[place] if place < len(times) and times[place] == call.t else None
+
+    def forget(self) -> None:
+        """Forgets what was made and what calls acted on, but not what is open."""
+        self.all.clear()
+        self._acted.clear()
+
+    def _acts(self, call: CallEvent, mine: Descriptor | None) -> None:
+        """Notes the socket that a call acted on."""
+        times, found = self._acted.setdefault(_task(call), (array("d"), []))
+        place = bisect_left(times, call.t)
+        if place < len(times) and times[place] == call.t:
+            found[place] = mine
+        else:
+            times.insert(place, call.t)
+            found.insert(place, mine)
 
     def _process(self, event: ProcessEvent) -> None:
         if event.phase == "start":
@@ -212,7 +238,7 @@ class Descriptors:
             self._has(call, program, programs)
             return
         mine = program.numbered.get(-1 if call.fd is None else call.fd)
-        self._of[id(call)] = mine
+        self._acts(call, mine)
         if call.name == "close":  # whatever it returns: close(2), NOTES
             program.drop(mine, call.pid, call.t)
         elif call.name in ("socket", "accept") and not call.errno:
@@ -272,11 +298,10 @@ class Descriptors:
             return
         if call.name == "use" and not call.errno:
             program.use(*arguments(call.call))
-        self._of[id(call)] = program.current
+        self._acts(call, program.current)
         if call.name == "close":
-            self._of[id(call)] = gone = (
-                program.listener if "listener" in arguments(call.call) else program.current
-            )
+            gone = program.listener if "listener" in arguments(call.call) else program.current
+            self._acts(call, gone)
             if not call.errno:
                 program.drop(gone, call.pid, call.t)
         elif call.name == "socket" and not call.errno:
@@ -300,7 +325,8 @@ class Descriptors:
 
     def _adopt(self, made: Descriptor, program: _Program, call: CallEvent) -> None:
         made.holders.add(call.pid)
-        program.current = self._of[id(call)] = made
+        program.current = made
+        self._acts(call, made)
         program.open.append(made)
         self.all += [] if made.udp else [made]
 
@@ -313,6 +339,21 @@ class Descriptors:
             made.settings = [setting for setting in listener.settings if setting[0] <= since]
             made.family, made.bound = listener.family, listener.bound
         return made
+
+
+def followed(events: Iterable[Event]) -> Iterator[tuple[CallEvent, Descriptor | None]]:
+    """Each call, and the socket that it acted on, whose options are of no interest. What is over
+    is forgotten."""
+    known = Descriptors((), lambda host, ends, t: t)
+    for event in events:
+        known.take(event)
+        if isinstance(event, CallEvent):
+            yield event, known.of(event)
+            known.forget()
+
+
+def _task(call: CallEvent) -> Task:
+    return call.process, call.task, call.name, call.fd
 
 
 def _note(call: CallEvent, mine: Descriptor) -> None:

@@ -105,15 +105,14 @@ def _held(sockets: list[Socket]) -> str:
 
 def causes(scene: Scene) -> Iterator[Cause]:
     """A connect that failed with EADDRNOTAVAIL."""
-    for call in scene.calls:
-        if call.name == "connect" and call.errno == "EADDRNOTAVAIL":
-            look = scene.look(call.host, call.t, SOON)
-            given = arguments(call.call)
-            if look and len(given) == 2:
-                mine = scene.descriptors.of(call)
-                same = [s for s in look.sockets if s.connection and _to(s, given, call, scene)]
-                if found := _of(call, mine, same, look, scene):
-                    yield found
+    for call in scene.calls(name="connect", errno="EADDRNOTAVAIL"):
+        look = scene.look(call.host, call.t, SOON)
+        given = arguments(call.call)
+        if look and len(given) == 2:
+            mine = scene.descriptors.of(call)
+            same = [s for s in look.sockets if s.connection and _to(s, given, call, scene)]
+            if found := _of(call, mine, same, look, scene):
+                yield found
 
 
 def _told(history: History, look: SocketsEvent, sockets: Sequence[Socket]) -> dict[str, Any]:

@@ -127,7 +127,7 @@ def takes(local: Address, target: str) -> bool:
 def causes(scene: Scene) -> Iterator[Cause]:
     """A cause for each connect that had no way to its host, or that an ICMP error refused; and for
     calls on a connection of which nothing leaves any more."""
-    for call in scene.calls:
+    for call in scene.calls(errno=...):
         if call.errno in FAILED and scene.captured(call.host):
             mine = scene.descriptors.of(call)
             if mine and (attempt := _attempt(call, mine, scene)) and (found := attempt.cause):
@@ -239,8 +239,8 @@ class _Attempt:
                 step = steps[segment.dropped]
                 if isinstance(step, Reject) and step.reject.with_ != "rst":
                     return f"a step refused its SYN by ICMP ({step.reject.with_})"
-        for event in self.scene.history.events.others if steps else ():
-            if isinstance(event, StepEvent) and event.outcome == "done" and event.t <= self.call.t:
+        for event in self.scene.history.events.of(StepEvent) if steps else ():
+            if event.outcome == "done" and event.t <= self.call.t:
                 step = steps[event.index]
                 if isinstance(step, Inject) and step.inject.icmp:
                     return f"a step sent an ICMP error ({step.inject.icmp})"

@@ -191,10 +191,8 @@ class Reset:
         fins = sum("FIN" in s.flags for s in self.came)
         maker = self.maker
         read = any(
-            call.name == "recv"
-            and t <= call.t <= self.t
-            and self.scene.descriptors.of(call) is maker
-            for call in self.scene.calls
+            t <= call.t <= self.t and self.scene.descriptors.of(call) is maker
+            for call in self.scene.calls(name="recv")
         )
         late = any(s.length and (s.arrived or 0.0) >= t for s in self.came)
         # A FIN counts as one byte there (tcp_diag_get_info()).

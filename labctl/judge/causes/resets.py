@@ -356,9 +356,8 @@ def _disconnected(reset: Reset) -> Cause | None:
     """A program's connect to AF_UNSPEC, which also ends a connection."""
     mine = reset.maker
     if mine is None or not reset.active or not any(
-        call.name == "disconnect" and abs(call.t - reset.t) < CLOSED
-        and reset.scene.descriptors.of(call) is mine
-        for call in reset.scene.calls
+        abs(call.t - reset.t) < CLOSED and reset.scene.descriptors.of(call) is mine
+        for call in reset.scene.calls(name="disconnect")
     ):  # fmt: skip
         return None
     return reset.cause(
@@ -375,8 +374,8 @@ def _aborted(reset: Reset) -> Cause | None:
     if mine is None or not reset.active or not mine.open_at(t + CLOSED):
         return None
     told = reset.reason is not None or any(
-        call.errno == "ECONNABORTED" and call.t >= t and reset.scene.descriptors.of(call) is mine
-        for call in reset.scene.calls
+        call.t >= t and reset.scene.descriptors.of(call) is mine
+        for call in reset.scene.calls(errno="ECONNABORTED")
     )  # fmt: skip
     if not told or reset.scene.history.now < t + CLOSED:
         return None

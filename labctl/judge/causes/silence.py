@@ -77,9 +77,10 @@ def _waiting(host: str, scene: Scene) -> Iterator[Cause]:
     """Connections that wait for an answer still, or that were closed before one came, of which no
     failed call tells."""
     failed = {
-        (call.local or "").rpartition(":")[2] for call in scene.calls
-        if call.host == host and call.name == "connect" and call.errno not in (None, *UNDER_WAY)
-    }  # fmt: skip
+        (call.local or "").rpartition(":")[2]
+        for call in scene.calls(host=host, name="connect", errno=...)
+        if call.errno not in UNDER_WAY
+    }
     for timeline in scene.timelines(host):
         last = timeline.spans[-1]
         until = last.end.latest if last.end else scene.history.now
@@ -111,7 +112,7 @@ def _what(segment: Segment) -> str:
 def _given_up(host: str, scene: Scene) -> Iterator[Cause]:
     """Connections of programs whose reading nobody sees: as many as the kernel says it gave up."""
     count = scene.grown(host, ABORTED)
-    late = [c for c in scene.calls if c.host == host and timed_out(c, scene)]
+    late = [call for call in scene.calls(host=host, errno=...) if timed_out(call, scene)]
     if not count or not scene.captured(host):
         return
     told = {mine.ends for call in late if (mine := scene.descriptors.of(call))}
@@ -145,7 +146,7 @@ def timed_out(call: CallEvent, scene: Scene) -> bool:
 
 
 def _calls(scene: Scene) -> Iterator[Cause]:
-    for call in scene.calls:
+    for call in scene.calls(errno=...):
         mine = scene.descriptors.of(call)
         if mine is None or not timed_out(call, scene):
             continue

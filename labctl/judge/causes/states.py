@@ -30,18 +30,23 @@ SHOWN = 3
 
 def causes(scene: Scene) -> Iterator[Cause]:
     """For each connection who closed first; and states that lasted."""
-    pairs = scene.pairs
     first: dict[tuple[str, bool], list[Cause]] = {}
-    for sides in pairs:
-        if found := _first(sides, len(pairs) > 1, scene):
-            first.setdefault((found.host, _both(closers(sides))), []).append(found)
+    more: dict[tuple[str, bool], list[float]] = {}
+    for sides in scene.pairs():
+        if found := _first(sides, scene.several, scene):
+            key = found.host, _both(closers(sides))
+            group = first.setdefault(key, [])
+            if len(group) < SHOWN:
+                group.append(found)
+            else:
+                more.setdefault(key, []).append(found.at)
     for (host, both), group in first.items():
-        yield from group[:SHOWN]
-        if len(group) > SHOWN:
+        yield from group
+        if late := more.get((host, both)):
             what = f"{host} and its peer closed at once" if both else f"{host} closed first"
             yield Cause(
-                "closed-first", host, group[-1].at,
-                f"{what} in {count(len(group) - SHOWN, 'connection')} more", refs=(CLOSE,),
+                "closed-first", host, late[-1], f"{what} in {count(len(late), 'connection')} more",
+                refs=(CLOSE,),
             )  # fmt: skip
     for host in scene.history.hosts:
         yield from _held(host, scene)
@@ -73,12 +78,11 @@ def _both(found: Sequence[Side]) -> bool:
 def who_closed(scene: Scene, host: str, ends: Ends, t: float) -> str:
     """Who closed first in the connection that a host had at that time, in words."""
     mine = scene.timeline(host, ends, t)
-    sides = next((s for s in scene.pairs if any(each is mine for _, each in s)), [])
-    found = closers(sides)
+    found = closers(scene.sides(host, mine)) if mine else []
     if _both(found):
         return "both closed at once"
     if found:
-        return f"{host if found[0][1] is mine else 'its peer'} closed first"
+        return f"{host if found[0] == (host, mine) else 'its peer'} closed first"
     return "its peer closed first" if mine and State.CLOSE_WAIT in mine.states else ""
 
 
@@ -206,7 +210,7 @@ def _close_wait(held: _Held) -> Cause | None:
     if mine and held.scene.paused(mine.process, halfway):
         why = f"its peer has closed, and {who} {not_yet}: a step paused it{more}"
         return held.cause("close-wait-held", why)
-    calls = [call for call in held.scene.calls if call.eof and call.t <= halfway]
+    calls = (call for call in held.scene.calls(eof=True) if call.t <= halfway)
     ended = mine is not None and any(held.scene.descriptors.of(call) is mine for call in calls)
     return held.cause(
         "close-wait-held",

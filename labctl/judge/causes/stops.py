@@ -14,7 +14,7 @@ def causes(scene: Scene) -> Iterator[Cause]:
     What a main process left, which is killed too, is none."""
     begun: StepEvent | None = None
     starts: dict[str, ProcessEvent] = {}
-    for event in scene.history.events.others:
+    for event in scene.history.events.of(StepEvent, ProcessEvent):
         if isinstance(event, StepEvent):
             begun = event if (event.verb, event.phase) == ("stop", "begin") else None
         elif isinstance(event, ProcessEvent) and event.phase == "start":

@@ -46,7 +46,8 @@ class Asked:
         if len(self.words) == 1 and self.nth is None:
             last = state.last.get(self.name)
             return [last] if last and last.t >= since else []
-        return [call for call in state.calls if call.t >= since and self._fits(call)]
+        done = state.calls.of(name=self.name) if len(self.words) == 1 else state.calls
+        return [call for call in done if call.t >= since and self._fits(call)]
 
     def under_way(self, state: ProcessState) -> Sequence[CallEvent]:
         """Those that have begun and are not done."""

@@ -84,7 +84,7 @@ class Executed:
 
 def _ran(host: str, history: History) -> ExecEvent | None:
     """The result of the latest step's command on a host."""
-    for event in reversed(history.events.others):
+    for event in history.events.latest(StepEvent, ExecEvent):
         if isinstance(event, StepEvent) and event.phase == "begin":
             return None
         if isinstance(event, ExecEvent) and event.host == host:

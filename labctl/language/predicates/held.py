@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections import deque
 
 from labctl.language.predicates import Predicate
-from labctl.record.events import InjectEvent, LossEvent, StateEvent
+from labctl.record.events import InjectEvent, LossEvent
 from labctl.record.history import History
+from labctl.record.log import OTHERS
 from labctl.record.moments import Moment
 
 
 def held_at(predicate: Predicate, past: History, start: float, begun: float = 0.0) -> Moment | None:
     """When, from `start` on, a predicate came to hold for the last time, if it holds at the end or
     did at some time after `begun`. So a wait that comes late still measures what happened."""
-    history = History(captures=past.captures)
+    history = History(captures=past.captures, again=past.events)
     history.losses, history.injected = past.losses, past.injected  # captures are known to the end
     turns = deque(predicate.turns(past))
     since: Moment | None = None
@@ -30,7 +31,8 @@ def held_at(predicate: Predicate, past: History, start: float, begun: float = 0.
             found = since
 
     started = False
-    for event in past.events:
+    # There are thousands of transitions, and each would have every look parsed again.
+    for event in past.events if predicate.traced else past.events.of(*OTHERS):
         while turns and turns[0] < event.t:
             turn = turns.popleft()
             if turn >= start:
@@ -39,8 +41,6 @@ def held_at(predicate: Predicate, past: History, start: float, begun: float = 0.
                 started = True
         if isinstance(event, LossEvent | InjectEvent):
             continue
-        if isinstance(event, StateEvent) and not predicate.traced:
-            continue  # There are thousands of them, and each would have every look parsed again.
         history.add(event)
         if event.t < start and not started:
             continue

@@ -97,8 +97,8 @@ class ProcessPattern(Model):
         """When that was, of each call that it makes."""
         if not self.blocks:
             return []
-        calls = (e for e in history.events.others if isinstance(e, CallEvent) and e.process == name)
-        return [call.t + STILL for call in calls if call.phase == "enter"]
+        calls = history.events.of(CallEvent, process=name, phase="enter")
+        return [call.t + STILL for call in calls]
 
     @property
     def _called(self) -> Mapping[str, Called]:
@@ -198,7 +198,7 @@ def _failed(errno: str | None, state: ProcessState) -> CallEvent | None:
     close its sockets."""
     if state.entered and not state.watch:
         return None
-    last = state.last.values() if state.watch else state.calls[-1:]
+    last = state.last.values() if state.watch else [*state.latest][-1:]
     found = [call for call in last if call.errno and errno in (None, call.errno)]
     return max(found, key=lambda call: call.t, default=None)
 
@@ -247,7 +247,7 @@ def _done(call: CallEvent) -> str:
 
 
 def _log(state: ProcessState) -> tuple[str, ...]:
-    lines = [f"{call.t:.3f} {_done(call)}" for call in state.calls[-8:]]
+    lines = [f"{call.t:.3f} {_done(call)}" for call in state.latest]
     if state.entered:
         how = "blocked" if state.running else "not done"
         lines.append(f"{state.entered.t:.3f} {state.entered.call}: {how}")

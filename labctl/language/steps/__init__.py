@@ -117,8 +117,8 @@ class Stop(Step):
         lab.kill(self.stop)
 
     def judge(self, history: History) -> list[Finding]:
-        begun = next((e.t for e in reversed(history.events.others) if _begins(e)), 0.0)
-        own = (e for e in reversed(history.events.others) if isinstance(e, ProcessEvent))
+        begun = next((e.t for e in history.events.latest(StepEvent) if _begins(e)), 0.0)
+        own = history.events.latest(ProcessEvent)
         last = next((e for e in own if e.process == self.stop and e.start is None), None)
         signal, patience = stopping(history.processes.get(self.stop))
         if last is None or last.phase == "start" or last.t - begun < patience:

@@ -308,9 +308,7 @@ class Heal(Step):
         return frozenset({self.heal} - {self.everything})
 
     def act(self, lab: Lab) -> None:
-        ends = [
-            e for e in lab.history.events.others if isinstance(e, StepEvent) and e.phase == "end"
-        ]
+        ends = [event for event in lab.history.events.of(StepEvent) if event.phase == "end"]
         numbers = [e.index for e in ends if self.heal in (self.everything, e.label)]
         for host in lab.hosts:
             answer = lab.fault(host, protocol.Heal(numbers))

@@ -41,6 +41,7 @@ from labctl.backends.netns.backend import NetnsBackend
 from labctl.backends.wire import Said
 from labctl.language.document import Document
 from labctl.language.scenario import Scenario, load_document, params_of
+from labctl.probes.segments import Captures
 from labctl.record.events import Event
 from labctl.run.guests import messages
 from labctl.run.runner import Performance, Silent
@@ -166,7 +167,7 @@ class Teller:
     """Tells the controller what to record."""
 
     def __init__(self, say: Callable[[Said], None]) -> None:
-        self._say = say
+        self._say, self.captures = say, Captures()
 
     def add(self, event: Event) -> None:
         """See `Records`."""

@@ -173,8 +173,8 @@ class Guests:
         saving the evidence."""
         machine = self.start()
         began, started = time.monotonic(), now()
-        history = History()
         with RunFolder(path, scenario.text) as folder:
+            history = History(captures=folder.captures)
             busy = self._busy if self._ground.virtual else math.inf
             case = _Case(machine, history, folder, event, busy)
             cause: BaseException | None = None
