@@ -162,6 +162,8 @@ def heads(capture: Capture, wanted: Wanted) -> Iterator[tuple[Head, Glance]]:
         ip = packet.data[begin : begin + HEADERS]
         seen = glance(ip, whole)
         if seen is None:
+            if len(packet.data) < packet.length:
+                capture.cut = len(packet.data)
             continue
         if ports and not {seen.source[-2:], seen.target[-2:]} & ports:
             continue

@@ -47,10 +47,12 @@ class Packet(NamedTuple):
 
 @dataclass
 class Capture:
-    """A file. `torn` is where it was cut short within its last packet, once all were read."""
+    """A file. Once all was read, `torn` is where it was cut short within its last packet, and `cut`
+    how many bytes it has of a packet that may be a TCP segment, but has too few to tell."""
 
     path: Path
     torn: int | None = None
+    cut: int | None = None
 
     def packets(self) -> Iterator[Packet]:
         """Its packets, in the file's order. Raises UsageError, with the place, for what is no

@@ -218,6 +218,9 @@ def _counted(file: Capture, wanted: Wanted, several: bool) -> dict[CensusKey, Ta
     if not found:
         which = " that --port and --host choose" if wanted != Wanted() else ""
         hint = "give the other file alone" if several else ""
+        if file.cut is not None:
+            which += f": of a packet it has {file.cut} bytes"
+            hint = "capture more of each, as by tcpdump -s 128"
         raise UsageError(f"{file.path}: it has no TCP segment{which}", hint)
     return found
 

@@ -17,7 +17,17 @@ from hypothesis import strategies as st
 from labctl.ground.errors import UsageError
 from labctl.imports.census import Wanted, count, heads
 from labctl.imports.files import LARGEST, Capture, Packet
-from tests.captured import CLIENT, SERVER, block, closed, frames, handshake, pcap, pcapng
+from tests.captured import (
+    CLIENT,
+    SERVER,
+    block,
+    closed,
+    frames,
+    handshake,
+    imported,
+    pcap,
+    pcapng,
+)
 from tests.damaged import damaged
 
 SENT = [*handshake(), *closed(1.0)]
@@ -233,3 +243,10 @@ def test_what_wireshark_writes(tmp_path: Path, form: str) -> None:
     assert {end for key in count(Capture(other), Wanted()) for end in (key[4:6], key[10:12])} == {
         int(end.rpartition(":")[2]).to_bytes(2, "big") for end in (SERVER, CLIENT)
     }
+
+
+def test_packets_of_which_too_little_was_captured(tmp_path: Path) -> None:
+    path = pcap(tmp_path / "a.pcap", FRAMES, snap=40)
+    with pytest.raises(UsageError, match="no TCP segment: of a packet it has 40") as found:
+        imported(tmp_path, {"server": path})
+    assert "tcpdump -s 128" in found.value.hint
