@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -11,8 +12,12 @@ from hypothesis import strategies as st
 from labctl.judge.causes.conversations import Conversations, begins
 from labctl.probes.observations import PLAIN, Hop, Origin, Segment, Way
 from labctl.probes.packed import Places, Segments
+from labctl.probes.sockets import State
 from labctl.record.events import CallEvent, Event, ProcessEvent, StateEvent
+from labctl.record.kept import Timelines
 from labctl.record.log import Log
+from labctl.record.moments import Moment
+from labctl.record.timelines import Span, Timeline, beginning
 from tests.reported import segment
 
 LARGEST = 2**32 - 1
@@ -223,3 +228,36 @@ def test_conversations_are_in_order_of_their_beginnings() -> None:
         first.target: expected[:3]
     }  # who answered the last one has asked for nothing
     assert [*Conversations(Segments())] == []
+
+
+# --- Timelines ------------------------------------------------------------------------------------
+
+WHEN = st.sampled_from([0.0, 1.0, 1.5, math.inf])
+MOMENTS = st.builds(
+    lambda a, b, guess, seen: Moment(min(a, b), max(a, b), guess, seen),
+    WHEN, WHEN, st.none() | WHEN, st.none() | WHEN,
+)  # fmt: skip
+
+
+@st.composite
+def any_timeline(draw: st.DrawFn) -> Timeline:
+    """A state ends as the next begins, or nobody knows when."""
+    spans, begin = [], draw(MOMENTS)
+    for state in draw(st.lists(st.sampled_from([*State]), min_size=1, max_size=4)):
+        end = draw(st.none() | MOMENTS)
+        spans.append(Span(state, begin, end))
+        begin = end if end and draw(MARK) else draw(MOMENTS)
+    gap = draw(st.sampled_from([None, "its captures have a gap"]))
+    number = draw(st.integers(1, 3))
+    return Timeline(draw(PLACES), draw(PLACES), number, (*spans,), draw(MARK), gap, draw(MARK))
+
+
+@given(st.lists(any_timeline(), max_size=6))
+def test_timelines_come_out_as_they_went_in_and_in_order(found: list[Timeline]) -> None:
+    kept, expected = Timelines(found), sorted(found, key=beginning)
+    assert repr([*kept]) == repr(expected)  # with all that does not count in comparisons
+    assert repr(kept[1:]) == repr(expected[1:])
+    for timeline in found:
+        same = [each for each in expected if each.ends == timeline.ends]
+        assert repr([kept[number] for number in kept.of(timeline.ends)]) == repr(same)
+    assert [*kept.of(("nobody", ""))] == []
