@@ -24,6 +24,7 @@ from labctl.record.events import ExecEvent, OutputEvent
 from labctl.run.places import DEFAULT_OS
 from tests.contract import real_backends
 from tests.contract.test_lessons import played, report
+from tests.marked import eventually
 
 netns = pytest.mark.parametrize("backend", [pytest.param("netns", marks=pytest.mark.netns)])
 docker = pytest.mark.parametrize("backend", [pytest.param("docker", marks=pytest.mark.docker)])
@@ -208,7 +209,8 @@ def service(backend: str) -> Iterator[list[str]]:
             stdin_open=True, detach=True,
         )  # fmt: skip
         try:
-            yield next(made.logs(stream=True, follow=True)).decode().split()
+            assert eventually(lambda: b"\n" in made.logs())
+            yield made.logs().decode().split()
         finally:
             made.remove(force=True)
 
