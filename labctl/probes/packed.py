@@ -3,21 +3,43 @@ than some at a time."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from struct import Struct
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 from labctl.probes.observations import Origin, Segment
 from labctl.probes.sockets import Ends
+
+T = TypeVar("T")
 
 ROW = Struct("<2d3q10I")
 """When it left and arrived; its numbers and its length; its window and its timestamps; the numbers
 and timestamps of its origin; and the places of its ends, its kind and its rest among all."""
 MOMENTS = Struct(f"<2d{ROW.size - 16}x")
 ENDS = Struct(f"<{ROW.size - 12}xI8x")
+
+
+class Made(Sequence[T]):
+    """Things that are made anew for whoever asks for one."""
+
+    @abstractmethod
+    def _at(self, number: int) -> T:
+        """The one with this number, from 0 on."""
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        found = range(len(self))[index]
+        return self._at(found) if isinstance(found, int) else [*map(self._at, found)]
+
+    def __iter__(self) -> Iterator[T]:
+        return map(self._at, range(len(self)))
 
 
 class Places(dict[Any, int]):

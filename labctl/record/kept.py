@@ -8,9 +8,8 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
-from typing import overload
 
-from labctl.probes.packed import Places, by_place
+from labctl.probes.packed import Made, Places, by_place
 from labctl.probes.sockets import Ends
 from labctl.record.moments import Moment
 from labctl.record.timelines import Span, Timeline, beginning
@@ -19,8 +18,8 @@ NONE, SAME, EXACT, ANY = range(4)
 """How a moment is kept: there is none, it is the one before, or so by one number or by four."""
 
 
-class Timelines(Sequence[Timeline]):
-    """The timelines of a host, in order. Whoever asks for one gets it made anew."""
+class Timelines(Made[Timeline]):
+    """The timelines of a host, in order."""
 
     def __init__(self, found: Iterable[Timeline]) -> None:
         begins = array("d")
@@ -81,17 +80,6 @@ class Timelines(Sequence[Timeline]):
         spans = tuple(map(Span, states, moments[::2], moments[1::2]))  # type: ignore[arg-type]
         local, remote = self._ends.things[self._of[number]]
         return Timeline(local, remote, incarnation, spans, traced, gap, inferred)
-
-    @overload
-    def __getitem__(self, index: int) -> Timeline: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Timeline]: ...
-    def __getitem__(self, index: int | slice) -> Timeline | list[Timeline]:
-        found = range(len(self))[index]
-        return self._at(found) if isinstance(found, int) else [*map(self._at, found)]
-
-    def __iter__(self) -> Iterator[Timeline]:
-        return map(self._at, range(len(self)))
 
     def __len__(self) -> int:
         return len(self._of)

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from operator import attrgetter, itemgetter
 from struct import Struct
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
-from labctl.probes.packed import Places
+from labctl.probes.packed import Made, Places
 from labctl.record.events import KINDS, CallEvent, Event, StateEvent
 
 E = TypeVar("E", bound=Event)
@@ -34,9 +34,8 @@ OTHERS = tuple(kind for kind in NUMBERS if kind is not StateEvent)
 """All kinds of events but transitions, which are the most."""
 
 
-class Rows(Sequence[E]):
-    """Events of a packed type, in order. Whoever asks for one gets it made anew. `things` are what
-    several have in common."""
+class Rows(Made[E]):
+    """Events of a packed type, in order. `things` are what several have in common."""
 
     def __init__(self, kind: type[E], things: Places) -> None:
         parts = PACKED[kind]
@@ -80,18 +79,6 @@ class Rows(Sequence[E]):
     def __len__(self) -> int:
         return self._count
 
-    @overload
-    def __getitem__(self, index: int) -> E: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[E]: ...
-    def __getitem__(self, index: int | slice) -> E | list[E]:
-        if isinstance(index, slice):
-            return [self._at(number) for number in range(*index.indices(self._count))]
-        return self._at(range(self._count)[index])
-
-    def __iter__(self) -> Iterator[E]:
-        return map(self._at, range(self._count))
-
     def _at(self, number: int) -> E:
         row = ROWS[self._make]
         t, kind, *places = row.unpack_from(self._bytes, number * row.size)
@@ -104,7 +91,7 @@ class Rows(Sequence[E]):
         return self._make(*self._fields(values))
 
 
-class Some(Sequence[E]):
+class Some(Made[E]):
     """Some of a log's events of one type; those that come are the latest of it."""
 
     def __init__(self, rows: Rows[E]) -> None:
@@ -122,14 +109,8 @@ class Some(Sequence[E]):
     def __len__(self) -> int:
         return len(self._numbers)
 
-    @overload
-    def __getitem__(self, index: int) -> E: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[E]: ...
-    def __getitem__(self, index: int | slice) -> E | list[E]:
-        if isinstance(index, slice):
-            return [self._rows[number] for number in self._numbers[index]]
-        return self._rows[self._numbers[index]]
+    def _at(self, number: int) -> E:
+        return self._rows[self._numbers[number]]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and [*self] == [*other]
@@ -137,7 +118,7 @@ class Some(Sequence[E]):
     __hash__ = None  # type: ignore[assignment]
 
 
-class Log(Sequence[Event]):
+class Log(Made[Event]):
     """Events, in order. If those of a packed type are `again` those of another log, in their order,
     they are there once."""
 
@@ -189,16 +170,10 @@ class Log(Sequence[Event]):
             following[number] = map(events.__getitem__, range(begin, len(events)))
         return (next(following[number]) for number in order)
 
-    @overload
-    def __getitem__(self, index: int) -> Event: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Event]: ...
-    def __getitem__(self, index: int | slice) -> Event | list[Event]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        number = self._order[index]
-        from_the_end = self._order.count(number, range(len(self))[index])
-        event: Event = self._of[number][-from_the_end]
+    def _at(self, number: int) -> Event:
+        kind = self._order[number]
+        from_the_end = self._order.count(kind, number)
+        event: Event = self._of[kind][-from_the_end]
         return event
 
     def __len__(self) -> int:
