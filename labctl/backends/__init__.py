@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from ipaddress import IPv4Interface, IPv6Interface
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from labctl.backends.capabilities import Lack
+from labctl.ground.data import dataclass
 from labctl.ground.errors import UsageError
 
 Message = dict[str, Any]

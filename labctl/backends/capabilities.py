@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
+
+from labctl.ground.data import dataclass
 
 
 class Lack(NamedTuple):

@@ -16,10 +16,11 @@ import socket
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from pathlib import Path
 from typing import BinaryIO, Self
 
+from labctl.ground.data import dataclass
 from labctl.ground.errors import LabError, UsageError
 
 HINT = "set XDG_RUNTIME_DIR to a folder of your own"

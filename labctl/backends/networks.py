@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from graphlib import TopologicalSorter
 from ipaddress import IPv6Address
 from itertools import pairwise
 
 from labctl.backends import HostLink, HostSpec, Router
+from labctl.ground.data import dataclass
 
 LINK_LOCAL = int(IPv6Address("fe80::"))
 FORWARDING = {"net.ipv4.ip_forward": "1", "net.ipv6.conf.all.forwarding": "1"}

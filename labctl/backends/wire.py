@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import (
     Any,
     ClassVar,
@@ -22,6 +21,7 @@ from typing import (
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from labctl.backends import Message
+from labctl.ground.data import dataclass
 
 QUOTED = 80
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +21,7 @@ from labctl.cli.arguments import (
     set_option,
     shipped_names,
 )
+from labctl.ground.data import dataclass
 
 if TYPE_CHECKING:
     from labctl.reports.comparison import Comparison

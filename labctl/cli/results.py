@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from labctl.cli.exits import EXIT, INTERRUPTED
+from labctl.ground.data import dataclass
 from labctl.ground.output import keep, show, tell
 from labctl.judge.result import RunResult, document
 from labctl.run.runner import WAS_INTERRUPTED

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -21,6 +20,7 @@ from labctl.cli.arguments import (
     set_option,
 )
 from labctl.cli.exits import EXIT, INTERRUPTED
+from labctl.ground.data import dataclass
 from labctl.ground.output import tell
 
 UNTESTABLE = 125

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 
 from labctl.cli.arguments import backend_option, offering
 from labctl.cli.exits import EXIT
+from labctl.ground.data import dataclass
 
 if TYPE_CHECKING:
     from labctl.run.places import Place

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from labctl.cli.arguments import Port, as_one, folder_option
 from labctl.cli.exits import EXIT
+from labctl.ground.data import dataclass
 from labctl.ground.output import show
 
 

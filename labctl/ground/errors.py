@@ -22,8 +22,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
+from labctl.ground.data import dataclass
 from labctl.ground.plain import plain_lines
 
 

@@ -8,11 +8,12 @@ import re
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
 from labctl.ground import errnos
+from labctl.ground.data import dataclass
 from labctl.ground.errors import UsageError
 from labctl.ground.plain import shown
 from labctl.ground.reading import MAX_RESULT, read_file

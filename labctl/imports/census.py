@@ -7,10 +7,11 @@ a second one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from socket import AF_INET, AF_INET6, IPPROTO_TCP, inet_pton
 from typing import NamedTuple
 
+from labctl.ground.data import dataclass
 from labctl.ground.errors import UsageError
 from labctl.imports.files import Capture
 from labctl.imports.links import KNOWN, LINKS

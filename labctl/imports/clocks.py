@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+from labctl.ground.data import dataclass
 
 DRIFT = 500e-6
 """A clock gains or loses so much at most: more than any that NTP will discipline (RFC 5905,

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from socket import AF_INET, AF_INET6, inet_pton
 
+from labctl.ground.data import dataclass
 from labctl.imports.census import Head
 from labctl.probes.observations import Key, Observation
 from labctl.probes.packets import read_packet

@@ -11,11 +11,11 @@ import gzip
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct
 from typing import IO, NamedTuple, cast
 
+from labctl.ground.data import dataclass
 from labctl.ground.errors import UsageError
 
 LARGEST = 1 << 24

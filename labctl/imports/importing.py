@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from struct import Struct
 
+from labctl.ground.data import dataclass
 from labctl.ground.errors import UsageError
 from labctl.imports.calls import read_calls, ways_of
 from labctl.imports.census import MOST_PACKETS, Tally, Wanted, choose, count, gather

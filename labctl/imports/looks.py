@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from labctl.ground.data import dataclass
 from labctl.ground.errors import UsageError
 from labctl.ground.plain import shown
 from labctl.ground.reading import MAX_RESULT, read_file

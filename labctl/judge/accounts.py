@@ -4,10 +4,11 @@ in, its last failed call, its last output. Pure: from a scenario and its events.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Literal
 
 from labctl.ground import errnos
+from labctl.ground.data import dataclass
 from labctl.judge.ends import cause
 from labctl.judge.lives import Life, lives, target
 from labctl.language.facts import NEVER_STARTED, Facts

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
+from labctl.ground.data import dataclass
 from labctl.ground.errors import LabctlError
 from labctl.judge.accounts import Account, accounts, halted_first
 from labctl.language.facts import AWAITING, NO_FACTS, Facts, Range, seconds_range

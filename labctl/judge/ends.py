@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
 from signal import Signals
 
 from labctl.backends import ProcessSpec
+from labctl.ground.data import dataclass
 from labctl.ground.errnos import LOOKUP_FAILED
 from labctl.judge.lives import Life, target
 from labctl.language.facts import AWAITING

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
+from labctl.ground.data import dataclass
 from labctl.judge.causes.blocking import RESERVE, blocking
 from labctl.probes.sockets import Socket, State, describe_socket
 

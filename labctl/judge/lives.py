@@ -4,8 +4,9 @@ last. Pure."""
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from labctl.ground.data import dataclass
 from labctl.language.calls import CallError, parse_calls
 from labctl.language.scenario import Scenario
 from labctl.language.steps import Kill, Pause, Restart, Resume, Signal, Stop

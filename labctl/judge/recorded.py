@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import lru_cache
 from io import BytesIO
 from itertools import takewhile
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Annotated, Any, Literal
 
 from labctl.ground import names
+from labctl.ground.data import dataclass
 from labctl.ground.errors import UsageError
 from labctl.ground.reading import (
     MAX_RECORD,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from labctl.ground.data import dataclass
 from labctl.ground.errors import LabctlError
 from labctl.judge.accounts import Account
 from labctl.judge.check import Verdict, of_another, overall

@@ -4,7 +4,7 @@ and tells (images/peer/attach.py)."""
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from labctl.backends import Channel, Message
 from labctl.backends.capabilities import Lack
@@ -20,6 +20,7 @@ from labctl.backends.protocol import (
 )
 from labctl.backends.watched import Watched
 from labctl.backends.wire import Command, asked
+from labctl.ground.data import dataclass
 from labctl.lab.clocks import Clock
 from labctl.lab.happened import happened
 from labctl.lab.messaging import Inbox, Source

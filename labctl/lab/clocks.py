@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from labctl.ground.data import dataclass
 from labctl.record.events import ClockEvent
 
 TRIPS, ASKING = 20, 2.0

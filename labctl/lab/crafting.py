@@ -4,12 +4,12 @@ what a connection has sent so far to bytes."""
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from importlib import import_module
 from ipaddress import ip_address
 from socket import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP
 from typing import TYPE_CHECKING, Any
 
+from labctl.ground.data import dataclass
 from labctl.lab.faults import FORGED_HOPS, FORGED_ID, address_of
 from labctl.lab.icmp import Error
 from labctl.probes.conversations import Conversation, Direction

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
+from labctl.ground.data import dataclass
 from labctl.probes.observations import FLAG_BITS
 from labctl.record.events import TallyEvent, TroubleEvent
 from labctl.record.history import History

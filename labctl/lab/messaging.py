@@ -9,11 +9,11 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from labctl.backends import Channel, Message
 from labctl.backends.wire import A, Command, Failed, NoMessage
+from labctl.ground.data import dataclass
 from labctl.ground.errors import LabError
 from labctl.ground.limits import explained
 from labctl.lab.clocks import Clock

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from labctl.backends import HostSpec, ProcessSpec
+from labctl.ground.data import dataclass
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ brought up, and nothing is done."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -12,6 +12,7 @@ from labctl.backends import Channel, Message, address_names, protocol
 from labctl.backends.watched import Watched
 from labctl.backends.wire import Said, asked
 from labctl.ground.crash import netted
+from labctl.ground.data import dataclass
 from labctl.ground.errors import LabError, UsageError
 from labctl.lab.attaching import Attaching
 from labctl.lab.happened import happened

@@ -8,12 +8,12 @@ only later; a test compares the two.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from labctl.ground.data import dataclass
 from labctl.ground.durations import seconds
 from labctl.ground.resources import catalogue
 from labctl.language.document import REFERENCE, Loader

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from labctl.ground.data import dataclass
 from labctl.ground.errors import Mistake, ScenarioError, UsageError
 from labctl.ground.reading import open_file
 from labctl.ground.written import Float, Int

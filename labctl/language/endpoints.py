@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from ipaddress import ip_address
 
+from labctl.ground.data import dataclass
 from labctl.ground.plain import shown
 from labctl.language.values import problem, unknown
 from labctl.probes.sockets import Address, canonical

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from typing import Any
 
+from labctl.ground.data import dataclass
 from labctl.probes.holders import Held
 from labctl.probes.sockets import Ends
 

@@ -6,12 +6,12 @@ import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from labctl.ground.data import dataclass
 from labctl.ground.errors import Mistake, ScenarioError, UsageError
 from labctl.ground.written import Float, Int
 from labctl.language.document import CORE, MAX_DEPTH, TOO_DEEP, Document

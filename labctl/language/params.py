@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+from labctl.ground.data import dataclass
 from labctl.ground.errors import Mistake, ScenarioError, UsageError
 from labctl.ground.written import same, words
 from labctl.language.document import REFERENCE, Document, Params, Path_, read_scalar

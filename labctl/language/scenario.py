@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from labctl.backends import BACKENDS, MEM_LIMIT, PIDS_LIMIT, HostSpec, ProcessSpec, Service
+from labctl.ground.data import dataclass
 from labctl.ground.errors import Mistake, ScenarioError
 from labctl.ground.written import variant_words
 from labctl.lab.spec import LabSpec

@@ -12,7 +12,7 @@ import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import islice
 from typing import Annotated, Any
 
@@ -31,6 +31,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from labctl.backends import RIGHTS
 from labctl.ground import patterns, signals
+from labctl.ground.data import dataclass
 from labctl.ground.durations import LONGEST, seconds
 from labctl.ground.errors import MOST_MISTAKES
 from labctl.ground.plain import shown

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from labctl.ground.data import dataclass
 from labctl.probes.observations import MODULUS, Segment
 
 START = 1_000_000

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated
 
+from labctl.ground.data import dataclass
 from labctl.ground.plain import plain
 from labctl.ground.reading import Checked
 

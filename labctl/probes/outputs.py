@@ -7,9 +7,10 @@ length; a match over several lines has REACH characters at most.
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from labctl.ground import patterns
+from labctl.ground.data import dataclass
 from labctl.ground.patterns import Patience, TooSlow
 
 REACH = 1 << 18

@@ -18,10 +18,10 @@ import math
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, pairwise
 
+from labctl.ground.data import dataclass
 from labctl.probes.alignment import align
 from labctl.probes.observations import (
     MODULUS,

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
+from labctl.ground.data import dataclass
 from labctl.ground.reading import MAX_RECORD, open_file
 from labctl.probes.observations import (
     MODULUS,

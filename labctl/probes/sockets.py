@@ -7,7 +7,7 @@ samples of iproute2 5.10, 6.1, 6.15 and 7.3.
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from enum import StrEnum
 from functools import lru_cache
@@ -15,6 +15,7 @@ from ipaddress import ip_address
 from sys import intern
 from typing import Annotated, Self
 
+from labctl.ground.data import dataclass
 from labctl.ground.reading import Checked
 from labctl.probes.holders import Holder, named
 

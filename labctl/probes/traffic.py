@@ -7,7 +7,7 @@ from __future__ import annotations
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from io import FileIO
 from itertools import chain, compress
@@ -15,6 +15,7 @@ from mmap import ACCESS_READ, MADV_DONTNEED, mmap
 from socket import IPPROTO_TCP
 from struct import Struct
 
+from labctl.ground.data import dataclass
 from labctl.probes.observations import FLAG_BITS, Observation
 from labctl.probes.owners import Owners
 from labctl.probes.packets import ETHERNET, IP_TYPES, RECORD, endpoints, read_packet

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 
+from labctl.ground.data import dataclass
 from labctl.probes.observations import Segment
 from labctl.probes.packed import Segments
 from labctl.probes.sockets import Ends, State

@@ -9,11 +9,12 @@ from __future__ import annotations
 import base64
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property, lru_cache
 from typing import Annotated, Any, ClassVar, Literal
 
 from labctl.backends import Router
+from labctl.ground.data import dataclass
 from labctl.ground.reading import Checked
 from labctl.probes.holders import Number
 from labctl.probes.listings import LONG

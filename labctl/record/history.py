@@ -14,11 +14,12 @@ import math
 from array import array
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 from typing import Any
 
 from labctl.backends.networks import Networks
+from labctl.ground.data import dataclass
 from labctl.probes.observations import FLIGHT, Injection, Known, Loss, Observation, Segment
 from labctl.probes.outputs import Output
 from labctl.probes.owners import Owners

@@ -10,8 +10,9 @@ from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from labctl.ground.data import dataclass
 from labctl.probes.holders import Held, Holder
 from labctl.probes.sockets import Socket, SsParseError, describe_socket
 from labctl.record.events import HoldersEvent, ProcessEvent, Shown, SocketsEvent

@@ -13,10 +13,11 @@ import math
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from itertools import accumulate, zip_longest
 
+from labctl.ground.data import dataclass
 from labctl.probes.observations import FLIGHT, Segment
 from labctl.probes.sockets import Ends, State
 from labctl.probes.traffic import Chosen

@@ -6,8 +6,8 @@ import math
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
+from labctl.ground.data import dataclass
 from labctl.probes.sockets import Ends, State
 from labctl.probes.traffic import Chosen
 from labctl.record.ends import ends_of

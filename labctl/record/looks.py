@@ -6,9 +6,9 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import cache
 
+from labctl.ground.data import dataclass
 from labctl.probes.sockets import Ends, Socket, SsParseError, State, aged
 from labctl.probes.traffic import Chosen
 from labctl.record.events import SocketsEvent

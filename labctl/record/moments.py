@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from labctl.ground.data import dataclass
 
 VAGUE = 0.1
 """Seconds from which on it matters that nobody knows when something happened."""

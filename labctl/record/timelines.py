@@ -19,10 +19,11 @@ import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise, zip_longest
 
+from labctl.ground.data import dataclass
 from labctl.probes.observations import stays_inside
 from labctl.probes.sockets import Ends, State
 from labctl.probes.traffic import Chosen

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
+from labctl.ground.data import dataclass
 from labctl.probes.observations import Segment
 from labctl.probes.packed import Segments
 from labctl.probes.sockets import Ends, State

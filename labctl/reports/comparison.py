@@ -12,9 +12,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Literal
 
+from labctl.ground.data import dataclass
 from labctl.ground.names import told_apart
 from labctl.ground.reading import typed
 from labctl.judge.check import TOLD, Verdict

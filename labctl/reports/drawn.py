@@ -10,8 +10,9 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from labctl.ground.data import dataclass
 from labctl.judge.check import Verdict
 from labctl.probes.sockets import Ends, SsParseError
 from labctl.probes.traffic import Chosen

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
 from itertools import chain, count, groupby
 from textwrap import dedent
@@ -13,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
+from labctl.ground.data import dataclass
 from labctl.ground.plain import plain_lines
 from labctl.judge.accounts import account_lines
 from labctl.judge.result import RunResult

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from labctl.ground.data import dataclass
 from labctl.probes.sockets import Ends
 from labctl.reports.rows import Bar, Ladder
 

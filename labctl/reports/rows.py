@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 
+from labctl.ground.data import dataclass
 from labctl.ground.plain import plain
 from labctl.judge.accounts import Account, account_lines
 from labctl.judge.check import Verdict

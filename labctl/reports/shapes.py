@@ -10,7 +10,7 @@ import re
 import unicodedata
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
 from math import atan2, ceil, degrees
@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup, escape
 
+from labctl.ground.data import dataclass
 from labctl.ground.plain import plain_lines
 
 LINE = 14.0

@@ -8,10 +8,10 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 
+from labctl.ground.data import dataclass
 from labctl.ground.errors import UsageError
 from labctl.ground.plain import plain
 from labctl.judge.causes.cause import Scene

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from labctl.ground.data import dataclass
 from labctl.ground.output import keep, open_file
 
 VARIABLE = "GITHUB_STEP_SUMMARY"

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from labctl.ground.data import dataclass
 from labctl.judge.result import RunResult
 from labctl.probes.sockets import State
 from labctl.reports.ladder import ladder_of

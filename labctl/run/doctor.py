@@ -9,13 +9,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from labctl.backends import backend_class, debian
 from labctl.backends.capabilities import CAPABILITIES
 from labctl.backends.netns import backend as netns
 from labctl.ground import invoked
+from labctl.ground.data import dataclass
 from labctl.ground.errors import LabError, Unavailable
 from labctl.ground.installed import namesakes, stranger
 from labctl.ground.resources import home, images

@@ -6,11 +6,11 @@ import errno
 import shlex
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import permutations
 
 from labctl.backends import Backend, EngineAt, HostSpec, Progress
 from labctl.backends.docker import engine
+from labctl.ground.data import dataclass
 from labctl.ground.errors import LabError
 from labctl.judge.result import RunResult
 from labctl.lab.lab import Lab

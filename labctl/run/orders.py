@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Protocol
 
 from labctl.ground.crash import netted
+from labctl.ground.data import dataclass
 from labctl.ground.errors import LabctlError
 from labctl.judge.result import RunResult, unperformed
 from labctl.language.scenario import Scenario

@@ -7,10 +7,10 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from labctl.backends import BACKENDS, EngineAt, choose
+from labctl.ground.data import dataclass
 from labctl.ground.errors import UsageError
 from labctl.language.values import unknown
 

@@ -6,11 +6,12 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from labctl.backends import Backend
 from labctl.ground.crash import netted
+from labctl.ground.data import dataclass
 from labctl.ground.errors import LabctlError, LabError, MissingHere, Unavailable, located
 from labctl.judge.accounts import accounts, reasons
 from labctl.judge.check import NotKnown, NotPassed, Verdict, check, left_undone, overall, unreached

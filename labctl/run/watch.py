@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from shutil import rmtree
@@ -20,6 +20,7 @@ from labctl.backends.lease import Lease
 from labctl.backends.netns.here import Here
 from labctl.backends.watched import Watched
 from labctl.ground.crash import netted
+from labctl.ground.data import dataclass
 from labctl.ground.errors import LabError, UsageError
 from labctl.ground.output import tell
 from labctl.ground.resources import default_folder

@@ -21,13 +21,14 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from labctl.backends import Progress
 from labctl.ground.crash import netted, sentence
+from labctl.ground.data import dataclass
 from labctl.ground.errors import LabctlError
 from labctl.judge import accounts
 from labctl.judge.result import RunResult, document, unperformed

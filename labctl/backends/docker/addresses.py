@@ -5,10 +5,11 @@ from __future__ import annotations
 import ipaddress
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from labctl.backends import Channel, HostLink, HostSpec, LinkEnd
+from labctl.ground.data import dataclass
 from labctl.ground.errors import LabError
 
 NO_WAY_OUT = "route replace throw default\n"

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from labctl.backends import HostSpec, ProcessSpec
@@ -19,6 +18,7 @@ from labctl.backends.docker.images import LENT_PEER, Command
 from labctl.backends.docker.sweep import HOST, PROCESS
 from labctl.backends.services import refusal
 from labctl.ground import signals
+from labctl.ground.data import dataclass
 from labctl.ground.errors import LabError
 
 Fields = dict[str, Any]

@@ -18,7 +18,6 @@ import re
 import tarfile
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ from labctl.backends.docker.engine import Tolerated, translated
 from labctl.backends.docker.sweep import DOMAIN
 from labctl.backends.lease import alone
 from labctl.ground import resources
+from labctl.ground.data import dataclass
 from labctl.ground.errors import LabError, Unavailable
 
 if TYPE_CHECKING:

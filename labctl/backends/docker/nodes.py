@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from labctl.backends import BackendOptions, EngineAt, HostSpec, ProcessSpec
 from labctl.backends.docker import engine, images
 from labctl.backends.docker.attach import AttachChannel, attach
 from labctl.backends.docker.engine import PORTS, translated
+from labctl.ground.data import dataclass
 from labctl.ground.errors import Unavailable
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from labctl.backends.docker.compose import Made, Plan
 from labctl.backends.docker.engine import translated
 from labctl.backends.docker.sweep import RUN
 from labctl.ground import children
+from labctl.ground.data import dataclass
 from labctl.ground.errors import LabError, Unavailable
 from labctl.ground.resources import home
 

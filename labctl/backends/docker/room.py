@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass
 
 from labctl.backends import EngineAt
 from labctl.backends.docker import engine
 from labctl.backends.docker.engine import translated
 from labctl.backends.docker.sweep import LEASE, RUN
+from labctl.ground.data import dataclass
 from labctl.ground.errors import LabError
 
 A_CORE = 8

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from labctl.backends import EngineAt
 from labctl.backends.docker import engine
 from labctl.backends.docker.engine import Tolerated, translated
+from labctl.ground.data import dataclass
 from labctl.ground.errors import LabError
 
 if TYPE_CHECKING:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 from labctl.ground import errnos
+from labctl.ground.data import dataclass
 from labctl.judge.causes.blocking import DUAL, RESERVE, REUSE, SHARE, blocking
 from labctl.judge.causes.cause import Cause, Scene, readable
 from labctl.judge.causes.descriptors import Descriptor, arguments

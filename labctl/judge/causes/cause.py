@@ -6,11 +6,12 @@ import math
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
 from labctl.ground import errnos
+from labctl.ground.data import dataclass
 from labctl.judge.causes.conversations import Conversations, begins
 from labctl.judge.causes.descriptors import Descriptor, Descriptors
 from labctl.language.scenario import Scenario

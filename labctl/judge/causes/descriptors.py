@@ -11,10 +11,11 @@ from array import array
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import lru_cache
 from typing import Any
 
+from labctl.ground.data import dataclass
 from labctl.language.calls import CallError, parse_calls
 from labctl.probes.sockets import Ends, canonical
 from labctl.record.events import CallEvent, Event, ProcessEvent, UnseenEvent

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from labctl.ground import errnos
+from labctl.ground.data import dataclass
 from labctl.judge.causes.cause import Cause, Scene, line
 from labctl.judge.causes.descriptors import Descriptor, arguments
 from labctl.judge.causes.reset import Reset

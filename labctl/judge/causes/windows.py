@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
+from labctl.ground.data import dataclass
 from labctl.judge.causes.cause import Cause, Scene, line
 from labctl.judge.causes.conversations import begins
 from labctl.probes.observations import MODULUS, Segment

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from labctl.ground import errnos
+from labctl.ground.data import dataclass
 from labctl.language.calls import CallError, parse_calls, peer
 from labctl.language.values import COMPARISON, Comparison, problem, unknown
 from labctl.record.events import CallEvent

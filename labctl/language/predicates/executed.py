@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, WithJsonSchema
 
 from labctl.ground import patterns
+from labctl.ground.data import dataclass
 from labctl.ground.patterns import TooSlow
 from labctl.ground.plain import shown
 from labctl.language.facts import Facts

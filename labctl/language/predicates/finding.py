@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
+from labctl.ground.data import dataclass
 from labctl.language.facts import NO_FACTS, Facts
 
 Result = Literal["pass", "fail", "unknown", "skip"]

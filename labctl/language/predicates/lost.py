@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from labctl.ground.data import dataclass
 from labctl.language.facts import Facts, Range
 from labctl.language.predicates.finding import Claimed, Finding, decided
 from labctl.probes.observations import connections

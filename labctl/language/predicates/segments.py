@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated
 
 from pydantic import ConfigDict, Field, model_validator
 
+from labctl.ground.data import dataclass
 from labctl.language.facts import Facts, Range
 from labctl.language.predicates.finding import Claimed, Finding, Result
 from labctl.language.predicates.pattern import BARE, SOME, Flags, SegmentPattern, has

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
+from labctl.ground.data import dataclass
 from labctl.language.endpoints import ANY, Endpoint, parse_endpoint, parse_port
 from labctl.language.facts import Facts, Range
 from labctl.language.predicates.finding import Claimed, Finding, Result

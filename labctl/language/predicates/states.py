@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationInfo, WrapValidator
 
+from labctl.ground.data import dataclass
 from labctl.ground.plain import shown
 from labctl.language.facts import Facts, seconds_range
 from labctl.language.predicates.finding import Claimed, Finding, Result

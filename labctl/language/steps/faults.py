@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import (
@@ -15,6 +14,7 @@ from pydantic import (
 )
 
 from labctl.backends import protocol
+from labctl.ground.data import dataclass
 from labctl.ground.plain import shown
 from labctl.lab import faults, icmp
 from labctl.language.endpoints import parse_port

@@ -18,11 +18,11 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.backends import Progress, debian
 from labctl.backends.lease import alone
+from labctl.ground.data import dataclass
 from labctl.ground.errors import LabError, UsageError
 from labctl.run.guests.apt import FRESH, Suite, kept
 

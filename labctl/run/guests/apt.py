@@ -14,11 +14,11 @@ import subprocess
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from labctl.backends.debian import FULL, ROOM
+from labctl.ground.data import dataclass
 from labctl.ground.errors import LabError, Unavailable
 
 KEYRINGS = tuple(

@@ -7,10 +7,10 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.backends import Progress
+from labctl.ground.data import dataclass
 from labctl.ground.errors import LabError, UsageError
 from labctl.run import guests
 from labctl.run.guests import SUITES, Kernel, Known, age, kconfig

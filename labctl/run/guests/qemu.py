@@ -20,13 +20,13 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
 from labctl.backends.debian import ROOM
 from labctl.backends.wire import Command, NoMessage, Said, read
+from labctl.ground.data import dataclass
 from labctl.ground.errors import LabError, Unavailable
 from labctl.run.guests.messages import GUEST
 

@@ -19,7 +19,6 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from stat import S_IFDIR, S_IFLNK, S_IFREG
 from typing import IO, cast
@@ -27,6 +26,7 @@ from typing import IO, cast
 from labctl.backends import Progress, debian
 from labctl.backends.docker import images
 from labctl.backends.lease import alone
+from labctl.ground.data import dataclass
 from labctl.ground.errors import LabError, Unavailable, UsageError
 from labctl.run.guests import assembled, cache, suite_of
 from labctl.run.guests.apt import Suite

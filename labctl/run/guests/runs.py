@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -23,6 +23,7 @@ from typing import Any, Self
 from labctl.backends import EngineAt, Progress
 from labctl.backends.docker import engine
 from labctl.backends.wire import Said
+from labctl.ground.data import dataclass
 from labctl.ground.errors import LabError, Unavailable
 from labctl.ground.reading import loads
 from labctl.judge.result import RunResult, now
