@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
 def main() -> None:
     """Imports the commands, and runs one. If they can't be imported, says why."""
+    # Nobody else's plugin has a say in what is read, and to look for some takes time.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         from labctl.cli.commands import main as command
     except KeyboardInterrupt:

@@ -9,7 +9,6 @@ from contextlib import suppress
 from itertools import permutations
 
 from labctl.backends import Backend, EngineAt, HostSpec, Progress
-from labctl.backends.docker import engine
 from labctl.ground.data import dataclass
 from labctl.ground.errors import LabError
 from labctl.judge.result import RunResult
@@ -99,11 +98,13 @@ def apart(ats: Sequence[EngineAt], progress: Progress) -> Apart | None:
 
 
 def _connected(lab: Lab, here: HostSpec, there: HostSpec) -> Apart | None:
+    from labctl.backends.docker.engine import PORTS
+
     lab.exec(here.name, f"python3 -c {shlex.quote(CONNECT.format(there.name))}")
     event = lab.history.events[-1]
     assert isinstance(event, ExecEvent)
     if (code := event.output.strip()) == str(errno.ECONNREFUSED):
         return None
-    unknown = (f"can't connect to its hosts: {code}", engine.PORTS)
+    unknown = (f"can't connect to its hosts: {code}", PORTS)
     why, port = BLOCKED.get(int(code) if code.isdecimal() else 0, unknown)
     return Apart(str(here.engine), str(there.engine), why, f"between them, open {port}")
