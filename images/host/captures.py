@@ -5,6 +5,7 @@ Standard library only, Python 3.6 or later.
 
 import ctypes
 import mmap
+import os
 import socket
 import struct
 
@@ -28,6 +29,8 @@ RECORD = struct.Struct("=IIII")  # pcap-savefile(5), with nanoseconds
 
 PACKET_OTHERHOST, PACKET_OUTGOING = 3, 4
 INSIDE = "lo"
+
+libc = ctypes.CDLL(None, use_errno=True)
 
 YES, NO = "take", "leave out"
 MOST_PORTS = 100
@@ -90,7 +93,11 @@ class Capture:
         self.socket.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V2)
         self.frames = blocks * BLOCK_SIZE // FRAME_SIZE
         request = struct.pack("IIII", BLOCK_SIZE, blocks, FRAME_SIZE, self.frames)
-        self.socket.setsockopt(SOL_PACKET, PACKET_RX_RING, request)
+        # Python's own setsockopt keeps its other threads waiting as long as the kernel does.
+        at = self.socket.fileno(), SOL_PACKET, PACKET_RX_RING
+        if libc.setsockopt(*at, request, len(request)):
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
         self.ring = mmap.mmap(self.socket.fileno(), blocks * BLOCK_SIZE)
         self.frame = 0
         self.socket.bind((interface, ETH_P_ALL))
