@@ -76,6 +76,13 @@ def test_running_knows_no_rendering() -> None:
         ]
 
 
+def test_there_is_one_way_to_a_dataclass() -> None:
+    library = "from dataclasses import dataclass"
+    assert [m for m, path in MODULES.items() if library in path.read_text("utf-8")] == [
+        "labctl.ground.data"
+    ]
+
+
 # --- Tests stand outside --------------------------------------------------------------------------
 
 TESTS = sorted({*(ROOT / "tests").rglob("*.py")} - {Path(__file__)})
