@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 
 from labctl.ground.data import dataclass
 
-DRIFT = 500e-6
-"""A clock gains or loses so much at most: more than any that NTP will discipline (RFC 5905,
-MAXFREQ)."""
+DRIFT = 2 * 500e-6
+"""So much a clock gains or loses of another at most: NTP disciplines neither of them if it gains or
+loses more than half of that (RFC 5905, MAXFREQ)."""
 TELLING = 100e-6
 """The drift is told if it is known as exactly as this."""
 STEPS = 100
@@ -29,12 +29,14 @@ Point = tuple[float, float]
 class Clock:
     """A clock beside another one, the reference. It is `offset` seconds ahead at `at`, by its own
     time, and gains `drift` seconds a second; None if the exchange was too short to tell. `bound`
-    is how far any time by it may be off, in seconds: infinite if nothing ever went back."""
+    is how far any time by it may be off, in seconds: infinite if nothing ever went back. `early` is
+    by how much something arrived before it had left all the same: no even clock showed all that."""
 
     at: float = 0.0
     offset: float = 0.0
     drift: float | None = 0.0
     bound: float = 0.0
+    early: float = 0.0
 
     def ahead(self, t: float) -> float:
         """By how much it is ahead when it shows `t`."""
@@ -81,13 +83,13 @@ def compare(
     known = most - least <= TELLING
     drift = best if known else 0.0
     offset = (high(drift) + low(drift)) / 2
-    bound = max(0.0, -room(best))
+    bound = early = max(0.0, -room(best))
     for t in (0.0, end - begin, *(t - begin for t in span or ())):
         here = offset + drift * t
         top = _best(lambda r, t=t: high(r) + r * t, least, most)  # type: ignore[misc]
         bottom = _best(lambda r, t=t: -low(r) - r * t, least, most)  # type: ignore[misc]
         bound = max(bound, high(top) + top * t - here, here - low(bottom) - bottom * t)
-    return Clock(begin, offset, drift if known else None, bound)
+    return Clock(begin, offset, drift if known else None, bound, early / 2)
 
 
 def _best(of: Callable[[float], float], low: float, high: float) -> float:

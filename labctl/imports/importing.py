@@ -40,7 +40,7 @@ from labctl.judge.result import RunResult, document
 from labctl.language.document import Document
 from labctl.language.scenario import load_document
 from labctl.probes.observations import FLIGHT
-from labctl.probes.pairing import address_of
+from labctl.probes.pairing import EARLY, address_of
 from labctl.probes.segments import Captures
 from labctl.record.events import VERSION, CaptureEvent, Event, LabEvent, NetEvent, SocketsEvent
 from labctl.record.history import History
@@ -239,13 +239,21 @@ def _clock(
         for one, other in segments:
             point = other.head.nanos / NANO, (other.head.nanos - one.head.nanos) / NANO
             (back if address_of(other.what.source) in theirs else there).append(point)
+    first, second = (str(file.path) for file in files.values())
     if not there and not back:
-        first, second = (str(file.path) for file in files.values())
         raise UsageError(
             f"{first} and {second} have no segment in common",
             "give the two ends of the same connections, or one file alone",
         )
-    return compare(there, back, (seen[0].head.nanos / NANO, seen[-1].head.nanos / NANO))
+    found = compare(there, back, (seen[0].head.nanos / NANO, seen[-1].head.nanos / NANO))
+    if found.early > EARLY:
+        raise UsageError(
+            f"{first} and {second} fit no two even clocks: by any, something arrives "
+            f"{found.early:.3f} s before it left; {EARLY} s is allowed",
+            "somebody set one of the clocks meanwhile: cut the captures at that moment "
+            "(editcap -A, -B), or give one file alone",
+        )
+    return found
 
 
 def _slow(matched: Mapping[int, Sequence[Pair]], files: Sequence[_File]) -> float:

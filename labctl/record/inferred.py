@@ -412,12 +412,14 @@ class _Life:
             if done:
                 yield None, done
             return
-        if done and (theirs is None or done.at <= theirs.at):
+        # Of a connection to itself, its own FIN comes, and before its own acknowledgement.
+        first = done and fin.source != fin.target and (theirs is None or done.at <= theirs.at)
+        if done and first:
             yield State.FIN_WAIT_2, done
         elif theirs is not None:
             yield State.CLOSING, theirs
         if done and theirs is not None:
-            yield State.TIME_WAIT, theirs if done.at <= theirs.at else done
+            yield State.TIME_WAIT, theirs if first else done
 
     def _waiting(self, until: float, otherwise: float) -> float:
         """Since when, without a long break, something that it had sent had no acknowledgement, or

@@ -18,9 +18,11 @@ from tests.caused import (
     call,
     calls,
     ended,
+    handshake,
     ids,
     look,
     only,
+    said,
     told,
 )
 from tests.fake import tcp
@@ -201,3 +203,19 @@ def test_who_shares_its_port_and_who_does_not() -> None:
     assert cause_of(LISTEN, texts=SHARES, before=shared).id == "bind-other-user"
     assert cause_of(LISTEN, before=shared).id == "bind-listener"
     assert cause_of(LISTEN, texts=SHARES, before=first()).id == "bind-listener"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "cure"), [(1, 0, True), (0, 0, False), (0, 1, False), (1, 1, False)]
+)
+def test_so_reuseaddr_helps_where_the_outgoing_connection_has_it(
+    old: int, new: int, cure: bool
+) -> None:
+    """Nothing shows how it then blocks one that has it too."""
+    there = f"socket; set SO_REUSEADDR {old}; connect client:9000"
+    events = calls(0.5, "agent", there, "server", client=SERVER, server="198.18.0.3:9000")
+    line = tcp("ESTAB", SERVER, "198.18.0.3:9000")
+    fails = bind_fails(3.0, "new", line, texts=f"socket; set SO_REUSEADDR {new}; bind :8000")
+    found = said(told([*events, *fails], handshake(0.5015, SERVER, "198.18.0.3:9000")), "bind")
+    assert [c.id for c in found] == [] if old and new else ["bind-outgoing"]
+    assert any("set SO_REUSEADDR before bind" in c.cure for c in found) is cure

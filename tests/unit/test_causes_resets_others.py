@@ -13,9 +13,11 @@ from tests.caused import (
     LISTEN,
     SERVER,
     call,
+    calls,
     captured,
     handshake,
     ids,
+    listened,
     look,
     only,
     told,
@@ -148,3 +150,27 @@ def test_of_a_connection_that_had_ended_its_last_state_is_told() -> None:
     events = [*accepted(), *trace(2.0, *walked, step=0.1), look(2.5, LISTEN), look(9.0)]
     wire = [*handshake(1.0), replace(DATA, t=2.9999), ANSWER]
     assert "it ended there at 2.200 s, in LAST-ACK" in only(told(events, wire), "reset").text
+
+
+# --- A handshake that was not done as its listener closed -----------------------------------------
+
+
+def half_open(*more: Event, closed: float = 2.0) -> History:
+    """The last ACK is lost, the listener closes, and what comes after that gets a RST."""
+    events = [
+        *calls(0.5, "server", "socket; bind :8000; listen 5"), *listened(0.502, closed),
+        *trace(1.0, "UNCONN", "SYN-SENT", "ESTAB", ends=(CLIENT, SERVER)),
+        look(1.5, tcp("SYN-RECV", SERVER, CLIENT)), look(3.1), look(4.0), *more,
+    ]  # fmt: skip
+    first = replace(handshake(1.0)[2], fate="lost")
+    wire = [*handshake(1.0)[:2], first, replace(DATA, t=3.0), replace(ANSWER, t=3.0001)]
+    return told(events, wire)
+
+
+def test_a_handshake_that_was_not_done_as_its_listener_closed() -> None:
+    cause = only(half_open(), "reset")
+    assert (cause.id, cause.host) == ("reset-queue", "server")
+    assert "its listener was closed before its handshake was done (SYN-RECV)" in cause.text
+    assert ids(half_open(closed=9.0), "reset") == []
+    reason = ResetEvent(3.0001, "server", SERVER, CLIENT, "TCP_STATE")
+    assert ids(half_open(reason), "reset") == []

@@ -11,7 +11,7 @@ import pytest
 from labctl.judge.causes.cause import Cause
 from labctl.language.document import Document
 from labctl.language.scenario import load_document
-from labctl.record.events import Event, InjectEvent, StepEvent
+from labctl.record.events import Event, HoldersEvent, InjectEvent, ProcessEvent, StepEvent
 from tests.caused import (
     CLIENT,
     LISTEN,
@@ -19,6 +19,7 @@ from tests.caused import (
     call,
     calls,
     close,
+    ended,
     established,
     handshake,
     ids,
@@ -312,3 +313,48 @@ def test_a_rst_that_a_step_sent_to_the_peer_tells_the_other_side_nothing() -> No
     assert len(found) == 1
     real = replace(sent[0], source=CLIENT, target=SERVER)
     assert gone(*established(1.0), *over, *SEEN, look(5.0, host="client"), sent=[real]) == []
+
+
+# --- Open, as a child inherited it ----------------------------------------------------------------
+
+OPEN = tcp("ESTAB", SERVER, CLIENT, more="ino:7")
+CLOSES = call(2.0, "server", "close", fd=4)
+ENDS = ended(2.0, "server", exit=0, left=True)
+
+
+def inherited(*more: Event, fd: int = 4, command: str = "sleep", sent: Sequence[Sent] = ()
+              ) -> list[Cause]:  # fmt: skip
+    """A child has a connection open that its parent, a program, had accepted."""
+    begun = [
+        ProcessEvent(0.5, "server", "server", "start", pid=2, watch="calls"),
+        call(0.6, "server", "socket tcp", fd=3),
+        call(0.7, "server", "bind :8000", fd=3, local="0.0.0.0:8000"),
+        call(0.8, "server", "listen 5", fd=3), *established(1.0),
+        call(1.1, "server", "accept", fd=3, result=4, local=SERVER, peer=CLIENT),
+        replace(call(1.2, "server", "fork", fd=3), fd=None, result=9),
+    ]  # fmt: skip
+    names = {"2": "python", "9": command}
+    holds = [
+        HoldersEvent(t, "server", "server", names, {"2": own, "9": {str(fd): 7}}, [])
+        for t, own in ((1.5, {"4": 7}), (5.0, {}))
+    ]
+    looks = [look(1.5, OPEN), look(5.0, OPEN)]
+    wire = [*handshake(1.0), *sent]
+    return said(told([*begun, *holds, *looks, *more], wire), "open")
+
+
+def test_a_child_that_inherited_a_connection_keeps_its_fin_from_being_sent() -> None:
+    (cause,) = inherited(CLOSES)
+    assert (cause.host, cause.connection, cause.certain) == ("server", HERE, True)
+    assert "server closed it at 2.000 s, but server (pid 9, sleep, fd 4), which" in cause.text
+    (cause,) = inherited(ENDS, fd=3, command="python")
+    assert "server ended at 2.000 s, but server (pid 9, python, fd 3), which" in cause.text
+
+
+def test_a_child_that_serves_a_connection_keeps_nothing() -> None:
+    """A worker of the same program, one that was given it as its input, or one that speaks."""
+    assert inherited() == []
+    assert inherited(CLOSES, command="python") == []
+    assert inherited(CLOSES, fd=3) == []
+    assert inherited(replace(CLOSES, t=4.5)) == []
+    assert inherited(ENDS, sent=[Sent(3.0, SERVER, CLIENT, ACK, 1, 1, data=5)]) == []

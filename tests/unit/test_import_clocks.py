@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from labctl.ground.errors import UsageError
 from labctl.imports.clocks import Clock, compare
-from tests.captured import CLIENT, SERVER, frames, imported, pcap
-from tests.walked import SYN, Sent
+from tests.captured import BEGUN, CLIENT, NEAR, SERVER, frames, handshake, imported, pcap
+from tests.walked import ACK, SYN, Sent
 
 PPM = 1e-6
 
@@ -65,7 +66,7 @@ def test_what_comes_after_the_exchange_is_bounded_too() -> None:
     """Of a short one the drift is not known, but it goes on."""
     there, back = exchange(3.0, 50 * PPM, 0.001, (50e-6, 50e-6))
     found = compare(there, back, (3.0, 13.0))
-    assert abs(found.ahead(13.0) - 3.0 - 10 * 50 * PPM) <= found.bound < 0.01
+    assert abs(found.ahead(13.0) - 3.0 - 10 * 50 * PPM) <= found.bound < 0.011
     assert compare(there, back).bound < 5e-4
 
 
@@ -92,7 +93,34 @@ def test_a_clock_that_was_set_meanwhile_has_a_bound_for_that() -> None:
         return [(t + (t > 8), d + (t > 8)) for t, d in points]
 
     found = compare(later(there), later(back))
-    assert found.bound > 0.4
+    assert found.bound > 0.4 and found.early > 0.2
+    assert compare(there, back).early == 0.0
+
+
+def test_captures_by_a_clock_that_was_set_meanwhile_are_refused(tmp_path: Path) -> None:
+    """What one had sent, and what the other had got, can't be told apart then."""
+    sent = [*handshake(), *(each for n in range(1, 9) for each in exchanged(n))]
+    server = pcap(tmp_path / "a.pcap", frames(sent, SERVER))
+    mine = frames(sent, CLIENT)
+    back = pcap(tmp_path / "b.pcap", [(t - 5 * (t > BEGUN + 4.5), d) for t, d in mine])
+    with pytest.raises(UsageError, match=r"arrives 2\.50\d s before it left; 0\.01 s") as raised:
+        imported(tmp_path, {"server": server, "client": back})
+    assert "give one file alone" in str(raised.value.hint)
+
+
+def exchanged(t: float) -> list[Sent]:
+    """A byte of the server's, and its acknowledgement."""
+    seq = 900 + round(t)
+    return [
+        Sent(t, SERVER, CLIENT, ACK, seq, 101, 1),
+        Sent(t + 2 * NEAR, CLIENT, SERVER, ACK, 101, seq + 1),
+    ]
+
+
+def test_clocks_of_which_each_is_disciplined(tmp_path: Path) -> None:
+    """One may gain 500 ppm, and the other lose as much."""
+    found = compare(*exchange(3.0, 990 * PPM, 100.0, (50e-6, 50e-6)))
+    assert found.bound < 200e-6 and found.early == 0.0
 
 
 def test_the_same_clock() -> None:

@@ -22,7 +22,7 @@ from tests.captured import (
     imported,
     pcap,
 )
-from tests.walked import ACK, SYN, Sent
+from tests.walked import ACK, FIN, SYN, Sent
 
 PLAIN = [*handshake(), *closed(1.0)]
 FAR = 0.02
@@ -150,3 +150,19 @@ def test_a_fin_that_no_capture_has(tmp_path: Path, lacks: bool, certain: bool) -
     (cause,) = (c for c in causes(alone(tmp_path, sent).history) if c.id == "closed-first")
     assert cause.certain is certain
     assert ("acknowledged more than was captured" in cause.text) is lacks
+
+
+def test_a_socket_that_closes_its_connection_to_itself_closes_both_ends_at_once(
+    tmp_path: Path,
+) -> None:
+    """Its own FIN comes first, and then its acknowledgement of that."""
+    end = "127.0.0.1:40000"
+    sent = [
+        Sent(0.0, end, end, SYN, 100),
+        Sent(NEAR, end, end, SYN | ACK, 100, 101),
+        Sent(1.0, end, end, FIN | ACK, 101, 101),
+        Sent(1.0 + NEAR, end, end, ACK, 102, 102),
+    ]
+    path = pcap(tmp_path / "a", [(BEGUN + s.t, s.frame()) for s in sent])
+    (cause,) = causes(imported(tmp_path, {"box": path}).history)
+    assert (cause.id, "closed at once" in cause.text) == ("closed-first", True)

@@ -138,3 +138,26 @@ def test_resets_on_loopback(tmp_path: Path) -> None:
         path = pcap(folder / "a", [(BEGUN + s.t, s.frame()) for s in sent])
         (cause,) = found(imported(folder, {"web": path}))
         assert (cause.id, cause.host, cause.connection) == (name, "web", ends)
+
+
+SILENT = [Sent(1.0 + 2.0**n, CLIENT, SERVER, ACK | 8, 101, 901, 50, fate="lost") for n in range(4)]
+"""Data that is sent again and again."""
+
+
+def test_data_that_had_no_answer_as_the_capture_ended(tmp_path: Path) -> None:
+    (cause,) = causes(alone(tmp_path, [*handshake(), *SILENT], "client").history)
+    assert (cause.id, cause.host) == ("no-answer", "client")
+    assert (
+        f"no answer to 50 bytes of {CLIENT} -> {SERVER} for 7.0 s, and has sent it 4" in cause.text
+    )
+    assert "a capture of the peer would tell" in cause.text
+
+
+@pytest.mark.parametrize("left_out", ["what came", "the end"])
+def test_what_a_capture_does_not_have_had_an_answer_maybe(tmp_path: Path, left_out: str) -> None:
+    """It went one way only, or what was sent next was new."""
+    new = Sent(10.0, CLIENT, SERVER, ACK | 8, 151, 901, 50)
+    sent = [*handshake(), *SILENT, *([new] if left_out == "the end" else [])]
+    if left_out == "what came":
+        sent = [each for each in sent if each.source == CLIENT]
+    assert causes(alone(tmp_path, sent, "client").history) == []

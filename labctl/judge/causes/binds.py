@@ -254,9 +254,13 @@ def _kind(wanted: _Bind, first: Socket, owner: _Owner, history: History, scene: 
         certain = chosen is True
         more = f"{whose}, an outgoing connection of this host"
         more += ", which got the port from the range" if certain else ""
+        name = "bind-outgoing"
         if first.local.end == first.remote.end:
-            return _Why("bind-self-connection", f"{more} to itself", RESERVE, certain)
-        return _Why("bind-outgoing", more, RESERVE, certain)
+            name, more = "bind-self-connection", f"{more} to itself"
+        if maker and maker.has(REUSE, wanted.call.t) and wanted.has(REUSE) is False:
+            more += f"; it has {REUSE}, and the new one had not"
+            return _Why(name, more, f"set {REUSE} before bind, or {RESERVE}", certain)
+        return _Why(name, more, RESERVE, certain)
     had = {
         "the old socket": maker and maker.has(REUSE, wanted.call.t),
         "the new one": wanted.has(REUSE),

@@ -31,6 +31,10 @@ LATE = "RFC 9293, section 3.10.7; tcp_rcv_state_process() in net/ipv4/tcp_input.
 DISCONNECT = "connect(2), AF_UNSPEC; tcp_disconnect() in net/ipv4/tcp.c"
 ABORTED = "ss(8), --kill; tcp_abort() in net/ipv4/tcp.c"
 QUEUED = "inet_csk_listen_stop() in net/ipv4/inet_connection_sock.c"
+MIGRATE = (
+    "accept what waits before the listener closes; net.ipv4.tcp_migrate_req moves it to another "
+    "listener with SO_REUSEPORT"
+)
 ORPHANS = "tcp(7), tcp_max_orphans and tcp_mem; tcp_check_oom() in net/ipv4/tcp.c"
 
 
@@ -225,15 +229,27 @@ def _late(reset: Reset) -> Cause | None:
 def _queued(reset: Reset) -> Cause | None:
     """In an accept queue a connection has no inode."""
     _, inode, _ = reset.last_seen
-    if not reset.active or reset.fin or inode != 0 or not _listener_ended(reset):
+    if not reset.active or reset.fin or inode != 0 or not _listener_ended(reset, reset.t):
         return None
     if reset.scene.descriptor(reset.host, reset.ends, reset.t):
         return None
     return reset.cause(
-        "reset-queue", "its listener was closed while nobody had accepted it",
-        "accept what waits before the listener closes; net.ipv4.tcp_migrate_req moves it to "
-        "another listener with SO_REUSEPORT",
-        QUEUED,
+        "reset-queue", "its listener was closed while nobody had accepted it", MIGRATE, QUEUED
+    )  # fmt: skip
+
+
+def _half_open(reset: Reset) -> Cause | None:
+    """What would have completed its handshake came when its listener was closed. A listener that
+    is there then answers it as something strange."""
+    timeline, answered = reset.timeline, reset.answered
+    if timeline is None or answered is None or timeline.states != (State.SYN_RECV,):
+        return None
+    if not _listener_ended(reset, timeline.spans[0].begin.latest):
+        return None
+    return reset.cause(
+        "reset-queue", "its listener was closed before its handshake was done (SYN-RECV), so what "
+        f"{answered.source} sent then was for nobody",
+        MIGRATE, QUEUED, answered,
     )  # fmt: skip
 
 
@@ -391,6 +407,7 @@ ENDED: dict[Callable[[Reset], Cause | None], tuple[str, ...]] = {
     _linger2: ("TCP_ABORT_ON_DATA", "TCP_ABORT_ON_LINGER"),
     _late: ("TCP_ABORT_ON_DATA", "TCP_TIMEWAIT_SOCKET"),
     _queued: ("TCP_STATE", "TCP_DISCONNECT_WITH_DATA"),
+    _half_open: ("NO_SOCKET",),
     _unread: ("TCP_ABORT_ON_CLOSE",),
     _orphaned: ("TCP_ABORT_ON_MEMORY",),
     _disconnected: ("TCP_STATE", "TCP_DISCONNECT_WITH_DATA"),
@@ -399,17 +416,20 @@ ENDED: dict[Callable[[Reset], Cause | None], tuple[str, ...]] = {
 """Each with the kernel's reasons that go with it; the first that knows says it."""
 
 
-def _listener_ended(reset: Reset) -> bool:
-    """Whether a listener on its port ended then, as calls tell, or the last one there."""
+def _listener_ended(reset: Reset, since: float) -> bool:
+    """Whether a listener on its port ended between that time and the RST, as calls tell, or the
+    last one there."""
     port = reset.segment.source.rpartition(":")[2]
     closed = (
         each.closed for each in reset.scene.descriptors.all
         if each.host == reset.host and each.listening < reset.t and str(each.port) == port
     )  # fmt: skip
-    if any(abs(t - reset.t) < CLOSED for t in closed):
+    if any(since - CLOSED < t < reset.t + CLOSED for t in closed):
         return True
     ends = [
         each.spans[-1].end for each in reset.scene.listeners(reset.host)
         if each.local.rpartition(":")[2] == port
     ]  # fmt: skip
-    return any(end and end.earliest - CLOSED <= reset.t <= end.latest + CLOSED for end in ends)
+    return any(
+        end and since <= end.latest + CLOSED and end.earliest - CLOSED <= reset.t for end in ends
+    )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -50,7 +51,7 @@ def causes(scene: Scene) -> Iterator[Cause]:
         told += _given_up(host, scene)
     yield from told
     known = {cause.connection for cause in told}
-    for host in scene.history.hosts if not scene.history.imported else ():
+    for host in scene.history.hosts:
         found = (c for c in _waiting(host, scene) if c.connection not in known)
         yield from islice(found, SHOWN)
 
@@ -81,11 +82,14 @@ def _waiting(host: str, scene: Scene) -> Iterator[Cause]:
         for call in scene.calls(host=host, name="connect", errno=...)
         if call.errno not in UNDER_WAY
     }
+    imported = scene.history.imported
+    now = min(scene.history.now, imported[host].t if host in imported else math.inf)
     for timeline in scene.timelines(host):
         last = timeline.spans[-1]
-        until = last.end.latest if last.end else scene.history.now
+        ended = last.end is not None and last.end.latest < math.inf
+        until = last.end.latest if last.end and ended else now
         asks = last.state is State.SYN_SENT and timeline.local.rpartition(":")[2] not in failed
-        waits = last.state in (State.ESTAB, State.CLOSE_WAIT) and last.end is None
+        waits = last.state in (State.ESTAB, State.CLOSE_WAIT) and not ended
         if not (asks or waits) or until - last.begin.latest < PATIENT:
             continue
         silence = Silence(scene.conversation(host, timeline.ends, until), host, until, scene)
@@ -93,7 +97,9 @@ def _waiting(host: str, scene: Scene) -> Iterator[Cause]:
         again = sum(s.retransmitted for s in sent)
         if not again or asks is not all(map(begins, sent)) or until - sent[0].time < PATIENT:
             continue
-        still = "has had" if last.end is None else "had"
+        if imported and not (silence.heard and sent[-1].retransmitted):
+            continue  # maybe its peer's side of it was not captured
+        still = "had" if ended else "has had"
         what = "its SYN" if asks else _what(sent[0])
         yield Cause(
             "no-answer", host, sent[0].time,

@@ -11,6 +11,7 @@ from labctl.judge.causes.cause import Cause, Scene, Side
 from labctl.probes.holders import Held, named
 from labctl.probes.observations import Segment, stays_inside
 from labctl.probes.sockets import Ends, State, describe_socket
+from labctl.record.events import HoldersEvent, ProcessEvent
 from labctl.record.holders import held_by
 from labctl.record.timelines import Span, Timeline
 
@@ -24,6 +25,10 @@ CLOSE = "RFC 9293, section 3.6"
 ORPHAN = "tcp(7), tcp_fin_timeout; tcp_close() in net/ipv4/tcp.c"
 IDLE = "tcp(7), SO_KEEPALIVE, tcp_keepalive_time; RFC 1122, section 4.2.3.6"
 BUCKETS = "tcp(7), tcp_max_tw_buckets"
+CLOEXEC = "close(2); socket(2), SOCK_CLOEXEC; accept(2), SOCK_CLOEXEC"
+INHERITED = 4
+"""Below this descriptor there may be a socket that a program is given: as inetd does, at 0 to 2, or
+sd_listen_fds(3), at 3."""
 SHOWN = 3
 """Connections of one kind, at most: of more the first are told, and how many there are."""
 
@@ -245,6 +250,8 @@ def _fin_wait_2(held: _Held) -> Cause | None:
 
 def _established(held: _Held) -> Cause | None:
     """Nothing tells a side that its peer is gone, unless it sends something."""
+    if found := _inherited(held):
+        return found
     local, remote = held.timeline.ends
     host = held.scene.history.owners.get(remote.rpartition(":")[0].strip("[]"))
     if host is None or held.span.end or held.last is None:
@@ -269,6 +276,48 @@ def _established(held: _Held) -> Cause | None:
         "set SO_KEEPALIVE, and TCP_KEEPIDLE to what you can wait; or a time limit of the program",
         IDLE,
     )
+
+
+def _inherited(held: _Held) -> Cause | None:
+    """Its program closed it, or ended, and only a child has it open since then, and says nothing:
+    one that was left alone, or that is another program, to which nobody gave it on purpose."""
+    scene, mine = held.scene, held.scene.descriptor(held.host, held.timeline.ends, held.until)
+    made = (mine.accepted or mine.connected) if mine else None
+    if mine is None or made is None or any(
+        (each.process, each.start) != (mine.process, mine.start) or each.pid == made.pid
+        for each in held.by
+    ):  # fmt: skip
+        return None
+    closed = [
+        call.t for call in scene.calls(host=held.host, name="close")
+        if call.pid == made.pid and not call.errno and scene.descriptors.of(call) is mine
+    ]  # fmt: skip
+    ended = [
+        event.t for event in scene.history.events.of(ProcessEvent)
+        if event.process == mine.process and event.left and event.pid == made.pid
+        and mine.made <= event.t < held.until
+    ]  # fmt: skip
+    names = {
+        event.commands.get(str(made.pid)) for event in scene.history.events.of(HoldersEvent)
+        if event.process == mine.process
+    }  # fmt: skip
+    strange = names - {None} and all(
+        each.command not in names and min(each.descriptors) >= INHERITED for each in held.by
+    )
+    since = min([*closed, *ended], default=held.until)
+    if not held.by or since >= held.open_until or held.until - since < LONG:
+        return None
+    if not (ended or strange) or any(
+        s.source == held.timeline.local and s.length and s.time > since for s in held.said
+    ):
+        return None
+    did = "closed it" if since in closed else "ended"
+    return held.cause(
+        "open-child",
+        f"{mine.process} {did} at {since:.3f} s, but {named(held.by)}, which inherited it, "
+        f"{'have' if len(held.by) > 1 else 'has'} it open, so no FIN was sent",
+        "end that too, or let children not inherit it (SOCK_CLOEXEC)", CLOEXEC,
+    )  # fmt: skip
 
 
 def _forgotten(host: str, held: _Held) -> float | None:
