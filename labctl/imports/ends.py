@@ -176,16 +176,23 @@ def owners(
     """The addresses of each file's own host: those nearer to it. An address that is in one file
     alone, and in it beside one that is its host's, is somebody else's. If nothing else tells, a
     host called `client` opens connections, and any other accepts them."""
-    votes = []
-    for both in matched.values():
-        first = both[0][0].what
-        source, target = address_of(first.source), address_of(first.target)
-        votes.append((source, target, _nearer(both, first.source)))
+    asks = [any(seen.what.host == ASKING for seen in segments[:1]) for segments in files]
+    votes, talks = [], list[Mapping[int, list[Seen]]]()
+    for number, both in matched.items():
+        end = both[0][0].what.source
+        value = _nearer(both, end)
+        if value == 0:  # no two of them answer each other, so it is as with each file alone
+            talks = talks or [_conversations(segments) for segments in files]
+            mine, theirs = (
+                _local(talk[number], asking) * (1 if _ends(talk[number])[0] == end else -1)
+                for talk, asking in zip(talks, asks, strict=True)
+            )
+            value = mine - theirs
+        votes.append((address_of(end), address_of(both[0][0].what.target), value))
     found = [*_settled(votes)][: len(files)]
-    for number, segments in enumerate(files):
+    for place, segments in enumerate(files):
         known = set().union(*found)
-        asks = any(seen.what.host == ASKING for seen in segments[:1])
-        found[number] |= _settled(list(_alone(segments, known, asks)))[0]
+        found[place] |= _settled(list(_alone(segments, known, asks[place])))[0]
     return found
 
 

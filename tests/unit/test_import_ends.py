@@ -16,6 +16,7 @@ from tests.captured import (
     NEAR,
     SERVER,
     alone,
+    both,
     closed,
     frames,
     handshake,
@@ -166,3 +167,25 @@ def test_a_socket_that_closes_its_connection_to_itself_closes_both_ends_at_once(
     path = pcap(tmp_path / "a", [(BEGUN + s.t, s.frame()) for s in sent])
     (cause,) = causes(imported(tmp_path, {"box": path}).history)
     assert (cause.id, "closed at once" in cause.text) == ("closed-first", True)
+
+
+def test_segments_that_are_equal_do_not_tell_whose_captures_they_are(tmp_path: Path) -> None:
+    """All but the SYN were sent again, and alike: so it is as with each of them alone."""
+    first = handshake()
+    sent = [*first, *(replace(each, t=each.t + t) for t in (1.0, 3.0) for each in first[1:])]
+    files = {
+        host: pcap(tmp_path / host, frames(sent, end))
+        for host, end in (("client", CLIENT), ("server", SERVER))
+    }
+    assert addresses(imported(tmp_path, files)) == {"client": "10.0.0.3", "server": "10.0.0.2"}
+
+
+def test_a_syn_ack_that_was_sent_again_although_the_ack_had_come(tmp_path: Path) -> None:
+    first = handshake()
+    again = [replace(each, t=each.t + t) for t in (1.0, 3.0) for each in first[1:]]
+    (cause,) = causes(both(tmp_path, [*first, *again]).history)
+    assert (cause.id, cause.host, cause.certain) == ("accept-queue-full", "server", False)
+    assert "again, 2 times, although the ACK had come" in cause.text
+    lost = [replace(first[2], fate="lost"), again[0], replace(again[1], fate="lost"), *again[2:]]
+    (folder := tmp_path / "lost").mkdir()
+    assert causes(both(folder, [*first[:2], *lost]).history) == []

@@ -161,3 +161,13 @@ def test_what_a_capture_does_not_have_had_an_answer_maybe(tmp_path: Path, left_o
     if left_out == "what came":
         sent = [each for each in sent if each.source == CLIENT]
     assert causes(alone(tmp_path, sent, "client").history) == []
+
+
+def test_a_syn_into_an_open_connection_has_a_challenge_ack(tmp_path: Path) -> None:
+    """No counter is known, but a SYN has no other answer that is an ACK alone."""
+    syn = Sent(2.0, CLIENT, SERVER, SYN, 7000)
+    answer = Sent(2.0 + 2 * NEAR, SERVER, CLIENT, ACK, 901, 106)
+    rst = Sent(2.0 + 4 * NEAR, CLIENT, SERVER, RST, 106)
+    took = Sent(1.0 + 2 * NEAR, SERVER, CLIENT, ACK, 901, 106)
+    told = causes(both(tmp_path, [*handshake(), DATA, took, syn, answer, rst]).history)
+    assert [(cause.id, cause.host) for cause in told] == [("challenge-ack", "server")]

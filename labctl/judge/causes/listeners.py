@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
-from labctl.judge.causes.cause import Cause, Scene
+from labctl.ground.written import count
+from labctl.judge.causes.cause import Cause, Scene, line
 from labctl.judge.causes.conversations import begins
 from labctl.probes.sockets import State, accept_queue, queue_is_full
 from labctl.record.holders import told
@@ -17,12 +19,15 @@ SOON = 0.1
 """Seconds in which a SYN gets its answer, at most, on a busy machine."""
 LONG, SHOWN = 1.0, 3
 """Seconds in SYN-RECV that are worth a word; and of how many connections, at most."""
+LONGER = "accept faster, or ask for a longer queue: listen's backlog and net.core.somaxconn"
 ABORT = "net.ipv4.tcp_abort_on_overflow"
 OVERFLOWS, DROPS = "TcpExtListenOverflows", "TcpExtListenDrops"
 
 
 def causes(scene: Scene) -> Iterator[Cause]:
     """A cause for each listener that dropped, answered by a cookie, or deferred."""
+    for host in scene.history.imported:
+        yield from islice(_again(host, scene), SHOWN)
     for host in scene.history.hosts:
         yield from _full(host, scene)
         yield from _cookies(host, scene)
@@ -57,10 +62,33 @@ def _full(host: str, scene: Scene) -> Iterator[Cause]:
                     f"{host}: the accept queue of LISTEN {socket.local} was full "
                     f"({accept_queue(socket)}), and the kernel refuses SYNs and last ACKs for "
                     f"which a queue has no room: {words}",
-                    "accept faster, or ask for a longer queue: listen's backlog and "
-                    "net.core.somaxconn",
-                    evidence=evidence, refs=(QUEUE,), certain=alone, holders=holders,
+                    LONGER, evidence=evidence, refs=(QUEUE,), certain=alone, holders=holders,
                 )  # fmt: skip
+
+
+def _again(host: str, scene: Scene) -> Iterator[Cause]:
+    """SYN ACKs that a host sent again although it had got the ACK, as far as segments tell."""
+    for segments in scene.conversations:
+        asked = segments[0]
+        answers = [s for s in segments if s.sender == host and {"SYN", "ACK"} <= {*s.flags}]
+        acks = [
+            s for s in segments
+            if answers and s.source == asked.source and s.arrived is not None
+            and "SYN" not in s.flags and s.ack == answers[0].seq + 1
+        ]  # fmt: skip
+        if not acks or not begins(asked) or asked.inside or "RST" in acks[0].flags:
+            continue
+        late = [s for s in answers if s.time > (acks[0].arrived or 0.0) + SOON]
+        if late:
+            name = f"{asked.target} -> {asked.source}"
+            yield Cause(
+                "accept-queue-full", host, late[0].time,
+                f"{host} sent its SYN ACK of {name} again, {count(len(late), 'time')}, although "
+                "the ACK had come: the accept queue of its listener was full, it seems, or a "
+                f"filter kept the ACK from it, or TCP_DEFER_ACCEPT waited for data: {OVERFLOWS} "
+                "would tell",
+                LONGER, name, (line(acks[0]), *map(line, late[-2:])), (QUEUE,), certain=False,
+            )  # fmt: skip
 
 
 def _ignored(host: str, local: str, scene: Scene) -> bool:

@@ -224,8 +224,10 @@ def _open(segment: Segment, host: str, scene: Scene, until: float) -> bool:
 def _answer(
     segment: Segment, segments: Sequence[Segment], host: str, scene: Scene
 ) -> Segment | None:
-    """The ACK alone by which a host answered at once, if its kernel counted such answers."""
-    return _at_once(segment, segments, host) if scene.grown(host, COUNTER) else None
+    """The ACK alone by which a host answered at once, if its kernel counted such answers. In an
+    open connection a SYN has no other answer."""
+    known = scene.grown(host, COUNTER) or (scene.history.imported and begins(segment))
+    return _at_once(segment, segments, host) if known else None
 
 
 def _at_once(segment: Segment, segments: Sequence[Segment], host: str) -> Segment | None:
