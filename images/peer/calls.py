@@ -58,7 +58,7 @@ def parse(text):
     return [
         call
         for offset, line in enumerate(text.split("\n"))
-        for call in _calls(list(_statements(line, offset)), offset)
+        for call in _calls(list(statements(line, offset)), offset)
     ]
 
 
@@ -101,7 +101,7 @@ def _repeat(words, source, rest, offset):
     return Call("repeat", (times, calls), False, text, offset)
 
 
-def _statements(line, offset):
+def statements(line, offset):
     """The statements of one line: pairs of words and text, without comments."""
     words, start, position = [], None, 0
     while position <= len(line):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from labctl.ground.resources import peer_module
+
+REPEATS = re.compile(r"repeat\b").match
 
 
 class Call(NamedTuple):
@@ -37,6 +40,20 @@ def parse_calls(text: str) -> list[Call]:
         return [Call(*call) for call in peer().parse(text)]
     except peer().CallError as exc:
         raise CallError(exc.offset, str(exc)) from exc
+
+
+def each_read(line: str) -> Iterator[Call | str]:
+    """Each call of a line, or what is wrong with it. What a `repeat` repeats is one with it."""
+    try:
+        found = [source for _, source in peer().statements(line, 0)]
+    except peer().CallError as exc:
+        yield str(exc)
+        return
+    for text in [line] if any(map(REPEATS, found)) else found:
+        try:
+            yield from each_of(parse_calls(text))
+        except CallError as exc:
+            yield str(exc)
 
 
 def each_of(calls: Iterable[Call]) -> Iterator[Call]:

@@ -35,7 +35,7 @@ from labctl.ground.data import dataclass
 from labctl.ground.durations import LONGEST, seconds
 from labctl.ground.errors import MOST_MISTAKES
 from labctl.ground.plain import shown
-from labctl.language.calls import CallError, each_of, host_of, parse_calls
+from labctl.language.calls import each_read, host_of
 from labctl.language.facts import Range
 from labctl.probes.sockets import State
 
@@ -390,12 +390,11 @@ def _calls(value: Any, info: ValidationInfo) -> str:
 
 
 def _wrong_calls(line: str, known: Sequence[str]) -> Iterator[str]:
-    try:
-        for call in each_of(parse_calls(line)):
-            if not resolvable(host := host_of(call), known):
-                yield unknown("host", host, known)
-    except CallError as exc:
-        yield str(exc)
+    for call in each_read(line):
+        if isinstance(call, str):
+            yield call
+        elif not resolvable(host := host_of(call), known):
+            yield unknown("host", host, known)
 
 
 def resolvable(name: str, known: Sequence[str]) -> bool:

@@ -11,7 +11,7 @@ import pytest
 
 from labctl.language.document import Document
 from labctl.language.scenario import Scenario, load_document
-from labctl.record.events import Event, LossEvent, ResetEvent, StepEvent
+from labctl.record.events import CallEvent, Event, LossEvent, ResetEvent, StepEvent
 from tests.caused import (
     CLIENT,
     LISTEN,
@@ -184,6 +184,16 @@ def test_what_own_and_foreign_errors_tell(
     assert ids(history) == ([found] if found else [])
     assert not found or only(history).certain is certain
     assert not found or ("nothing of it left" in only(history).text) is (not sent)
+
+
+@pytest.mark.parametrize(("took", "found"), [(0.001, "no-route"), (3.0, "no-answer")])
+def test_a_route_that_refuses_does_so_at_once(took: float, found: str) -> None:
+    """Before it says that nobody has an address, a host asks for a while."""
+    *before, failed = fails("EHOSTUNREACH")
+    assert isinstance(failed, CallEvent)
+    asks = replace(failed, t=failed.t - took, phase="enter", errno=None, error=None)
+    history = told([*(e for e in before if e.t < asks.t), asks, failed, counted()])
+    assert ids(history) == [found]
 
 
 @pytest.mark.parametrize(

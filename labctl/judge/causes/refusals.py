@@ -27,6 +27,8 @@ NEIGHBOUR = "arp(7); arp_error_report() in net/ipv4/arp.c"
 ROUTE = "ip-route(8); __ip_queue_xmit() in net/ipv4/ip_output.c"
 RULES = "look at the rules (nft list ruleset)"
 START = "start the server first, or have the client try again"
+ASKED = 0.5
+"""Seconds that a host asks for the address of another one on its network, at least (arp(7))."""
 MORE = 3
 FAILED = ("EHOSTUNREACH", "ENETUNREACH", "ECONNREFUSED", "ETIMEDOUT")
 """What a connect fails with that had no way, or got an ICMP error (icmp_err_convert)."""
@@ -184,6 +186,8 @@ class _Attempt:
             if errno == "ECONNREFUSED":
                 why = f"a rule of {self.call.host} itself refuses what it sends (reject)"
                 return self._refused(why, f"{RULES} there") if own else None
+            if errno == "EHOSTUNREACH" and not own and self._at_once:
+                return self._refusing_route()
             return self._no_neighbour(own) if own or self.call.name == "connect" else None
         if why := self._by_step:
             return self._refused(why, "")
@@ -210,6 +214,22 @@ class _Attempt:
         why += "" if cut is None else f": it has been cut off since {cut:.3f} s"
         cure = f"look at the routes of {host} and at its links: ip route get {self.target}"
         return self._told("no-route", why, cure, ROUTE, f"{counter}: {grown}")
+
+    @property
+    def _at_once(self) -> bool:
+        """Whether it failed before anybody can have been asked in vain."""
+        call = self.call
+        entered = [
+            each.t for each in self.scene.history.events.of(CallEvent, phase="enter")
+            if (each.process, each.task, each.name) == (call.process, call.task, call.name)
+            and each.t <= call.t
+        ]  # fmt: skip
+        return call.name == "connect" and bool(entered) and call.t - entered[-1] < ASKED
+
+    def _refusing_route(self) -> Cause:
+        host = self.call.host
+        why = f"a route of {host} refuses {self.target}, without asking anybody (type unreachable)"
+        return self._told("no-route", why, f"ip route get {self.target}, on {host}", ROUTE)
 
     @property
     def _cut(self) -> str:
