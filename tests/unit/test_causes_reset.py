@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from labctl.judge.causes.cause import Scene
-from labctl.judge.causes.reset import AT_ONCE, CLOSED, Reset
+from labctl.judge.causes.reset import AT_ONCE, BEFORE, CLOSED, Reset
 from labctl.language.document import Document
 from labctl.language.scenario import load_document
 from labctl.probes.observations import Segment
@@ -62,6 +62,13 @@ def test_who_closed_it_did_so_then(after: float, this: bool) -> None:
 @pytest.mark.parametrize(("after", "this"), NEAR)
 def test_it_ended_then(after: float, this: bool) -> None:
     assert found(ends=T + after) == (["reset-linger"] if this else [])
+
+
+@pytest.mark.parametrize(("before", "over"), [(BEFORE * 0.5, False), (BEFORE * 1.5, True)])
+def test_what_came_after_the_end_did_not_end_it(before: float, over: bool) -> None:
+    came = ASKS.t + LATER
+    told_of = found(ends=came - before, closes=1.5, sent=(ASKS, ANSWERS))
+    assert told_of == (["reset-no-socket"] if over else [])
 
 
 @pytest.mark.parametrize(("after", "this"), NEAR)

@@ -16,6 +16,8 @@ from labctl.record.timelines import Timeline
 UNSAID = "NOT_SPECIFIED"
 AT_ONCE = 0.01
 """Seconds from what a kernel answers to its answer, at most, on a busy machine."""
+BEFORE = 1e-3
+"""Seconds by which the end of a socket surely was before what a capture has next."""
 CLOSED = 0.25
 """Seconds from a RST to the report of what closed its socket, at most."""
 
@@ -127,9 +129,12 @@ class Reset:
 
     @property
     def ended(self) -> bool:
-        """Whether the connection ended there by the RST."""
+        """Whether the connection ended there by the RST, and not before what that answers came."""
         end = self.timeline.spans[-1].end if self.timeline else None
-        return end is not None and end.earliest - AT_ONCE <= self.t <= end.latest + AT_ONCE
+        came = self.answered.arrived if self.answered else None
+        if end is None or (came is not None and end.latest < came - BEFORE):
+            return False
+        return end.earliest - AT_ONCE <= self.t <= end.latest + AT_ONCE
 
     @property
     def outlived(self) -> bool:
