@@ -21,9 +21,10 @@ from labctl.probes.pairing import address_of
 NEAR = 0.05
 """Seconds between a segment and the next one of the other side, at most, for the times to tell: in
 so short a time no clock drifts far."""
-SURE, COMMON, GUESS = 1000.0, 1e-3, 1e-6
-"""What a link's header says counts so much more than times, in seconds; and so much less that an
-address is in all connections, opens some and accepts others; and a guess."""
+SURE, COMMON, GUESS = 1000.0, 1.0, 1e-6
+"""What a link's header says counts so much more than times, in seconds, and a time to live a tenth
+of it; so much that an address is in all connections, opens some and accepts others; and so much less
+a guess."""
 TELLING = 1e-2
 """Seconds by which an answer comes sooner than another, at least, for that to tell: a busy machine
 takes some milliseconds for one that it gives at once."""
@@ -226,7 +227,7 @@ def _alone(segments: Sequence[Seen], known: set[str], asks: bool) -> Iterator[Vo
     between = {a for a in openers & others if all(a in ends for ends in both)}
     for conversation, (source, target) in zip(found, both, strict=True):
         value = _local(conversation, asks)
-        if abs(value) <= GUESS and len(between) == 1:
+        if abs(value) < SURE / 10 and len(between) == 1:  # times may be those of a busy machine
             value = COMMON if source in between else -COMMON
         yield source, target, value
 

@@ -88,10 +88,11 @@ def test_the_times_of_a_handshake_tell(tmp_path: Path, name: str) -> None:
 
 
 def test_an_address_that_opens_some_connections_and_accepts_others(tmp_path: Path) -> None:
-    """A proxy's is in all of them, whatever its name is."""
-    out = handshake(1.0, "10.0.0.2:50000", "10.0.0.9:80")
+    """A proxy's is in all of them, whatever its name is, and however late it answers."""
+    *out, last = handshake(1.0, "10.0.0.2:50000", "10.0.0.9:80")
     for name in ("web", "client"):
-        assert owned(tmp_path / name, name, [*PLAIN, *out]) == "10.0.0.2"
+        assert owned(tmp_path / name, name, [*PLAIN, *out, last]) == "10.0.0.2"
+    assert owned(tmp_path / "busy", "proxy", [*PLAIN, *out, at(last.t + 0.05, last)]) == "10.0.0.2"
 
 
 def test_a_host_may_have_several_addresses(tmp_path: Path) -> None:

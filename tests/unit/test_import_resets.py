@@ -46,6 +46,10 @@ def test_data_that_may_have_come_may_have_been_unread(tmp_path: Path) -> None:
     (cause,) = found(alone(tmp_path, [*handshake(), DATA, ACTIVE], "client"))
     assert (cause.id, cause.host) == ("reset-by-close", "peer")
     assert "closed it with data unread, or with SO_LINGER 1 0, or its listener" in cause.text
+    (folder := tmp_path / "spoke").mkdir()
+    spoke = Sent(1.5, SERVER, CLIENT, ACK, 901, 106, 5)
+    (cause,) = found(alone(folder, [*handshake(), DATA, spoke, replace(ACTIVE, seq=906)]))
+    assert "listener" not in cause.text  # it had been accepted
 
 
 def test_who_opened_a_connection_has_no_listener(tmp_path: Path) -> None:

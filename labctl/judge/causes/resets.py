@@ -342,7 +342,9 @@ def _likely(reset: Reset) -> Cause | None:
             ways = f"with data unread, or {ways}"
         if reset.fin:
             ways += ", after it had shut it down for sending"
-        elif not reset.scene.opened(reset.host, reset.ends, reset.t):
+        elif not reset.scene.opened(reset.host, reset.ends, reset.t) and not any(
+            segment.length for segment in reset.sent
+        ):
             ways += ", or its listener closed before it was accepted"
         found = reset.cause(
             "reset-by-close", f"its program closed it {ways}: its calls would tell",
