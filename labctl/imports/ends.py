@@ -23,8 +23,8 @@ NEAR = 0.05
 so short a time no clock drifts far."""
 SURE, COMMON, GUESS = 1000.0, 1.0, 1e-6
 """What a link's header says counts so much more than times, in seconds, and a time to live a tenth
-of it; so much that an address is in all connections, opens some and accepts others; and so much less
-a guess."""
+of it; so much that an address is in all connections, opens some and accepts others; and so much
+less a guess."""
 TELLING = 1e-2
 """Seconds by which an answer comes sooner than another, at least, for that to tell: a busy machine
 takes some milliseconds for one that it gives at once."""
