@@ -70,13 +70,13 @@ class Glance(NamedTuple):
 
 def glance(ip: bytes, whole: int) -> Glance | None:
     """See Glance. None for what is no TCP segment; `whole` is the length of the IP packet."""
-    if ip[:1] >= b"\x60":
+    if b"\x60" <= ip[:1] < b"\x70":
         if len(ip) < IPV6.size + TCP.size:
             return None
         _, total, protocol, source, target = IPV6.unpack_from(ip)
         start, carried = IPV6.size, total or whole - IPV6.size
     else:
-        if len(ip) < IPV4.size:
+        if len(ip) < IPV4.size or not b"\x40" <= ip[:1] < b"\x50":
             return None
         first, _, total, _, fragment, protocol, source, target = IPV4.unpack_from(ip)
         start = 4 * (first & 0xF)

@@ -126,6 +126,13 @@ def test_what_is_cut_off_behind_its_headers(tmp_path: Path) -> None:
     assert len(list(heads(Capture(path), Wanted()))) == len(sent)
 
 
+@pytest.mark.parametrize("version", [0x35, 0x55, 0x75, 0xF5])
+def test_what_is_no_ip_is_no_segment(tmp_path: Path, version: int) -> None:
+    (t, first), *others = frames([*handshake(), *closed(1.0)], SERVER)
+    path = pcap(tmp_path / "a", [(t, first[:14] + bytes([version]) + first[15:]), *others])
+    assert len(list(heads(Capture(path), Wanted()))) == len(others)
+
+
 def test_filters(tmp_path: Path) -> None:
     sent = [*handshake(), *handshake(0.5, "10.0.0.9:40001", "10.0.0.2:9000")]
     path = pcap(tmp_path / "a.pcap", [*frames(sent, SERVER)])

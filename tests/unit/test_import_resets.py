@@ -157,6 +157,13 @@ def test_data_that_had_no_answer_as_the_capture_ended(tmp_path: Path) -> None:
     assert "a capture of the peer would tell" in cause.text
 
 
+def test_data_that_came_and_had_no_answer_as_the_capture_ended(tmp_path: Path) -> None:
+    came = [replace(each, fate="") for each in SILENT]
+    (cause,) = causes(alone(tmp_path, [*handshake(), *came]).history)
+    assert (cause.id, cause.host, cause.certain) == ("no-answer", "peer", True)
+    assert "all arrived, so server did not answer" in cause.text
+
+
 @pytest.mark.parametrize("left_out", ["what came", "the end"])
 def test_what_a_capture_does_not_have_had_an_answer_maybe(tmp_path: Path, left_out: str) -> None:
     """It went one way only, or what was sent next was new."""

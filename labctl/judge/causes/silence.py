@@ -107,7 +107,7 @@ def _waiting(host: str, scene: Scene) -> Iterator[Cause]:
             f"{until - sent[0].time:.1f} s, and has sent it {count(len(sent), 'time')}; "
             f"{silence.fate}", "",
             timeline.name, silence.lines, (SYN if asks else RETRIES,),
-            certain=scene.captured(host),
+            certain=scene.captured(host) or scene.captured(sent[-1].receiver),
         )  # fmt: skip
 
 
@@ -220,8 +220,9 @@ class Silence:
                     self.sent.append(segment)
                 self.shut += [segment] if closed and segment.probe else []
                 following = max(following, segment.seq + span)
-            elif segment.arrived is not None:
-                self.sent, self._lost_answers, self.heard = [], 0, segment.arrived
+            elif segment.arrived is not None or segment.unseen:  # maybe it came
+                self.sent, self._lost_answers = [], 0
+                self.heard = segment.time if segment.arrived is None else segment.arrived
                 closed = segment.zero_window
                 self.shut = self.shut if closed else []
             else:
@@ -297,7 +298,7 @@ def _fate(sent: Sequence[Segment], answers: int, scene: Scene) -> str:
             if there and (count := scene.grown(there, counter))]  # fmt: skip
     if told and ("Listen" not in told[0] or all(map(begins, sent))):
         return f"all arrived, and {there} dropped them: {told[0]}"
-    return "all arrived, so the peer did not answer"
+    return f"all arrived, so {there or 'the peer'} did not answer"
 
 
 IGNORED = {
