@@ -172,6 +172,14 @@ def test_a_half_closed_connection_is_cut() -> None:
     assert "pass a FIN on as a FIN" in cause.cure
 
 
+def test_a_half_closed_connection_is_passed_on_and_cut_later() -> None:
+    shut = call(1.6001, "server", "shutdown wr")
+    cause = only(proxied(HALF, ENDS, more=(*WAITS, shut, ended(1.9, "server"))), "half")
+    words = f"server passed on to {OUT} -> {BACKEND}, of backend, that client had shut down"
+    assert words in cause.text and "and closed it 0.300 s later" in cause.text
+    assert cause.cure == "let server wait longer for the answer after a FIN"
+
+
 def test_by_the_client_s_calls_too() -> None:
     half = "socket; connect server:8000; send 7 bytes; shutdown wr"
     mine = tuple(calls(1.0, "client", half))

@@ -128,6 +128,9 @@ def test_the_kernel_s_own_reason_decides() -> None:
     cause = only(told([*story, because], BOTH))
     assert (cause.id, cause.connection) == ("reset-unread", HERE)
     assert cause.evidence[-1] == "the kernel's reason: TCP_ABORT_ON_CLOSE"
+    elsewhere = [replace(e, t=1.7) if e is CLOSES else e for e in story]  # as by SCM_RIGHTS
+    assert ids(told([*elsewhere, because], BOTH)) == ["reset-unread"]
+    assert ids(told(elsewhere, BOTH)) == []
 
 
 @pytest.mark.parametrize(

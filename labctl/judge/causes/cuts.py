@@ -30,6 +30,8 @@ MOST = 20
 """Connections of a host that were cut off, at most, that are told of."""
 SOON = 0.5
 """Seconds from the end of one connection to that of another of which it may be the reason."""
+LATER = 0.05
+"""Seconds after its FIN at which a program closes a connection later than at once."""
 ENDS = {"FIN", "RST"}
 
 
@@ -121,8 +123,8 @@ class _Leg:
     @cached_property
     def descriptor(self) -> Descriptor | None:
         """The socket that it is, if a process's calls tell of it."""
-        began = self.timeline.spans[0].begin.latest
-        return self.scene.descriptor(self.host, self.timeline.ends, max(began, self.ended))
+        until = min(self.until, self.scene.history.now)
+        return self.scene.descriptor(self.host, self.timeline.ends, until)
 
     @cached_property
     def end(self) -> Segment | None:
@@ -153,6 +155,18 @@ class _Leg:
     def ours(self, segment: Segment) -> bool:
         """Whether it came from the host itself."""
         return segment.source == self.timeline.local
+
+    @property
+    def waited(self) -> float:
+        """For how many seconds its program still had it open, after it had shut it down; 0 if
+        nothing tells."""
+        mine, scene = self.descriptor, self.scene
+        shut = mine is not None and any(
+            scene.descriptors.of(call) is mine and call.t < mine.closed
+            for call in scene.calls(host=self.host, name="shutdown")
+        )
+        time = mine.closed - self.ended if mine and shut else 0.0
+        return time if LATER < time < math.inf else 0.0
 
     @property
     def given_up(self) -> bool:
@@ -222,18 +236,26 @@ def _cut(came: _Leg, out: _Leg) -> Cause | None:
         if half else f"ended {first.timeline.name} by {'an RST' if 'RST' in end.flags else 'a FIN'}"
     )  # fmt: skip
     octets = sum(segment.length for segment in lost)
+    did = (
+        f"{host} ended {other.timeline.name}, of {other.far}, {other.ended - first.ended:.3f} s "
+        f"after {first.far} had {how}"
+    )  # fmt: skip
+    if waited := half and other.waited:
+        did = (
+            f"{host} passed on to {other.timeline.name}, of {other.far}, that {first.far} had "
+            f"{how}, and closed it {waited:.3f} s later"
+        )  # fmt: skip
     known = first.descriptor is not None and other.descriptor is not None
     doubt = "" if known else "; the calls of one process on both would tell that they belong"
     cure = (
-        f"let {host} pass a FIN on as a FIN, by shutdown, and go on with the other direction"
+        f"let {host} wait longer for the answer after a FIN" if waited
+        else f"let {host} pass a FIN on as a FIN, by shutdown, and go on with the other direction"
         if half else f"look for why {first.far} ended it, and let {host} answer with an error"
         if other is came else f"let {host} wait for the answer if the request is to count"
     )  # fmt: skip
     return Cause(
         "half-close-cut" if half else "proxy-cut", host, other.ended,
-        f"{host} ended {other.timeline.name}, of {other.far}, {other.ended - first.ended:.3f} s "
-        f"after {first.far} had {how}: the last {count(octets, 'byte')} in it, of {asker}, never "
-        f"got an answer{doubt}",
+        f"{did}: the last {count(octets, 'byte')} in it, of {asker}, never got an answer{doubt}",
         cure, other.timeline.name, (line(end), line(lost[-1]), line(cut)),
         (HALF if half else PROXY,), known,
     )  # fmt: skip

@@ -258,8 +258,10 @@ def _unread(reset: Reset) -> Cause | None:
     If not, a look right before must have shown the data."""
     counted = reset.scene.grown(reset.host, "TcpExtTCPAbortOnClose")
     maker, (unread, _, exact) = reset.maker, reset.last_seen
-    if not counted or not reset.active or (maker and not reset.closed(maker)):
+    if not counted or not reset.active:
         return None
+    if maker and reset.reason is None and not reset.closed(maker):
+        return None  # a kernel's reason counts also where another process got the descriptor
     sure = reset.reason is not None or counted >= reset.scene.given_up[reset.host]
     if not sure and not (maker and exact and unread > 0):
         return None
