@@ -134,7 +134,7 @@ def _nobody(reset: Reset, answered: Segment) -> Cause | None:
     if not {(host, "trace"), (host, "capture"), (host, "ss")}.isdisjoint(scene.history.trouble):
         return None
     last = reset.timeline.spans[-1] if reset.timeline else None
-    if last is None and (forgotten := _forgotten(reset, answered)):
+    if last is None and (forgotten := _forgotten(reset, answered) or _half_open(reset)):
         return forgotten
     if last and last.end and last.end.latest <= reset.t:
         then = f"it ended there at {last.end.at:.3f} s, in {last.state}"
@@ -242,12 +242,13 @@ def _half_open(reset: Reset) -> Cause | None:
     """What would have completed its handshake came when its listener was closed. A listener that
     is there then answers it as something strange."""
     timeline, answered = reset.timeline, reset.answered
-    if timeline is None or answered is None or timeline.states != (State.SYN_RECV,):
+    synack = next((s for s in reset.sent if {"SYN", "ACK"} <= {*s.flags}), None)
+    if answered is None or synack is None or not _listener_ended(reset, synack.time):
         return None
-    if not _listener_ended(reset, timeline.spans[0].begin.latest):
+    if timeline is not None and timeline.states != (State.SYN_RECV,):  # a cookie leaves none
         return None
     return reset.cause(
-        "reset-queue", "its listener was closed before its handshake was done (SYN-RECV), so what "
+        "reset-queue", "its listener was closed before its handshake was done, so what "
         f"{answered.source} sent then was for nobody",
         MIGRATE, QUEUED, answered,
     )  # fmt: skip
