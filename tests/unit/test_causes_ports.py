@@ -140,3 +140,11 @@ def test_a_bind_to_port_0_counts_what_went_out_from_that_address() -> None:
     assert "free for 198.18.0.3: held: 2 (2 TIME-WAIT; 1 to" in cause.text
     assert "one for all destinations" in cause.text
     assert "IP_BIND_ADDRESS_NO_PORT" in cause.cure
+
+
+def test_a_bind_chooses_of_the_socket_s_own_range_too() -> None:
+    texts = "socket; set IP_LOCAL_PORT_RANGE 40000 40000; bind :0"
+    events = bind_fails(3.0, "new", gone(40000), gone(40001), texts=texts, host="client")
+    text = only(told(events), "ports").text
+    assert "of the socket's own IP_LOCAL_PORT_RANGE (40000 to 40000) is free for any" in text
+    assert "held: 1 (1 TIME-WAIT" in text

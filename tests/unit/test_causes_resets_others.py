@@ -86,6 +86,17 @@ def test_on_the_loopback_only_refusals_are_told(came: Sent, answer: Sent, found:
     assert ids(history) == found
 
 
+def test_unread_data_on_the_loopback() -> None:
+    wire = [*handshake(1.0, HERE, THERE), Sent(2.0, HERE, THERE, ACK | 8, 1, 1, 9),
+            Sent(3.0, THERE, HERE, RST | ACK, 1, 10)]  # fmt: skip
+    lines = [tcp("ESTAB", HERE, THERE, more="ino:8"),
+             tcp("ESTAB", THERE, HERE, recv_q=9, more="ino:7")]  # fmt: skip
+    history = told([look(1.5, *lines), look(2.5, *lines, TcpExtTCPAbortOnClose=1), look(3.01)])
+    history.add_packets(history.now, "server", b"".join(s.record() for s in wire))
+    cause = only(history, "reset")
+    assert (cause.id, cause.connection) == ("reset-unread", f"{THERE} -> {HERE}")
+
+
 # --- The kernel's reason is another one -----------------------------------------------------------
 
 OTHER = "TCP_INVALID_SEQUENCE"

@@ -28,7 +28,8 @@ SOON = 1.0
 def exhausted(call: CallEvent, address: str, look: SocketsEvent, scene: Scene) -> Cause:
     """A `bind ADDRESS:0` that found no port: one pool for all destinations."""
     host = address.rpartition(":")[0].strip("[]")
-    everywhere, bounds = host in ("", "0.0.0.0", "::"), _range(call, scene)
+    everywhere = host in ("", "0.0.0.0", "::")
+    which, bounds = _chosen(call, scene.descriptors.of(call), scene)
     sockets = [
         s for s in look.sockets
         if s.connection and _in(bounds, s)
@@ -38,7 +39,7 @@ def exhausted(call: CallEvent, address: str, look: SocketsEvent, scene: Scene) -
     return Cause(
         "ports-exhausted", call.host, call.t,
         f"{call.process}: {call.call} failed with {errnos.describe('EADDRINUSE')}: no port of "
-        f"{_named(bounds)} is free for {'any address' if everywhere else host}: "
+        f"{which} is free for {'any address' if everywhere else host}: "
         f"{_held(sockets)}{_reserved(bounds, call, scene)}; a bind to port 0 takes one for all "
         "destinations",
         "set IP_BIND_ADDRESS_NO_PORT, so that connect chooses the port, for each destination; or "
@@ -69,7 +70,7 @@ def _named(bounds: tuple[int, int] | None) -> str:
 def _chosen(
     call: CallEvent, mine: Descriptor | None, scene: Scene
 ) -> tuple[str, tuple[int, int] | None]:
-    """The range from which a connect chose, in words and numbers: that of the host, or what of it
+    """The range from which a connect or a bind chose, in words and numbers: that of the host, or what of it
     is in the socket's own, if anything is (inet_sk_get_local_port_range())."""
     bounds = _range(call, scene)
     own = mine.option("IP_LOCAL_PORT_RANGE", call.t).split() if mine else []

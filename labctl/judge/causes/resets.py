@@ -88,7 +88,7 @@ def _of(reset: Reset) -> Cause | None:
             "", REJECTED, lost,
         )  # fmt: skip
     asked = reset.answered if reset.answered and begins(reset.answered) else None
-    if segment.inside and not asked:
+    if segment.inside and not asked and not reset.ended:
         return None
     if segment.t is None:
         return None if segment.unseen else _foreign(reset)
