@@ -70,8 +70,8 @@ def _named(bounds: tuple[int, int] | None) -> str:
 def _chosen(
     call: CallEvent, mine: Descriptor | None, scene: Scene
 ) -> tuple[str, tuple[int, int] | None]:
-    """The range from which a connect or a bind chose, in words and numbers: that of the host, or what of it
-    is in the socket's own, if anything is (inet_sk_get_local_port_range())."""
+    """The range from which a connect or a bind chose, in words and numbers: that of the host, or
+    what of it is in the socket's own, if anything is (inet_sk_get_local_port_range())."""
     bounds = _range(call, scene)
     own = mine.option("IP_LOCAL_PORT_RANGE", call.t).split() if mine else []
     if len(own) != 2:
