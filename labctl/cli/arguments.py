@@ -127,14 +127,22 @@ def recorded_names() -> list[str]:
     return names()
 
 
-def parse_sets(texts: Iterable[str], option: str) -> dict[str, str]:
-    """The names and values of an option `NAME=VALUE`, given any number of times. Raises
+def parse_files(texts: Iterable[str], option: str) -> dict[str, Path]:
+    """The hosts and files of an option `HOST=FILE`, as `parse_sets`."""
+    found = parse_sets(texts, option, "HOST=FILE")
+    if nameless := [name for name, file in found.items() if not file]:
+        raise UsageError(f"{option} {nameless[0]}=: no HOST=FILE")
+    return {name: Path(file) for name, file in found.items()}
+
+
+def parse_sets(texts: Iterable[str], option: str, form: str = "NAME=VALUE") -> dict[str, str]:
+    """The names and values of an option of this form, given any number of times. Raises
     UsageError."""
     sets = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise UsageError(f"{option} {text}: no NAME=VALUE")
+            raise UsageError(f"{option} {text}: no {form}")
         sets[name] = value
     return sets
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from labctl.cli.arguments import folder_option, offering, parse_sets
+from labctl.cli.arguments import folder_option, offering, parse_files
 
 MOST = 2
 
@@ -74,16 +74,25 @@ def import_(
     from labctl.language.values import HOST_NAME
     from labctl.record.store import new_folder
 
-    files = parse_sets(captures, "import")
+    files = parse_files(captures, "import")
     if len(files) < len(captures) or len(files) > MOST:
         raise UsageError("one capture, or two of different hosts", "give HOST=FILE, or two of them")
     for name in files:
-        if not HOST_NAME.fullmatch(name) or name == importing.OTHERS:
-            raise UsageError(f"{name}={files[name]}: no name for a host", "as in server=FILE")
+        if name == importing.OTHERS:
+            raise UsageError(f"{name}: that is what all hosts without a capture are called")
+        if not HOST_NAME.fullmatch(name):
+            raise UsageError(
+                f"{name}={files[name]}: no name for a host; allowed: letters, digits and hyphens, "
+                "63 at most", "as in server=FILE",
+            )  # fmt: skip
+    if len({file.resolve() for file in files.values()}) < len(files):
+        raise UsageError(
+            "both hosts have the same capture",
+            "give two, or one host alone: the others are in it as well",
+        )
     wanted = Wanted(frozenset(ports), frozenset(addresses))
-    found = importing.load({name: Path(file) for name, file in files.items()}, wanted)
-    saved = {name: Path(file) for name, file in parse_sets(looks, "--ss").items()}
-    traced = {name: Path(file) for name, file in parse_sets(calls, "--strace").items()}
+    found = importing.load(files, wanted)
+    saved, traced = parse_files(looks, "--ss"), parse_files(calls, "--strace")
     found = importing.with_calls(importing.with_looks(found, saved), traced)
     name = "-".join(files)
     folder = new_folder(out, name) if out else new_folder(

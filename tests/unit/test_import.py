@@ -297,9 +297,11 @@ def test_the_command(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["server"], "import server: no NAME=VALUE"),
-        (["a b=x.pcap"], "a b=x.pcap: no name for a host; as in server=FILE"),
-        (["peer=x.pcap"], "peer=x.pcap: no name for a host"),
+        (["server"], "import server: no HOST=FILE"),
+        (["server="], "import server=: no HOST=FILE"),
+        (["a b=x.pcap"], "a b=x.pcap: no name for a host; allowed: letters, digits and hyphens"),
+        (["peer=x.pcap"], "peer: that is what all hosts without a capture are called"),
+        (["a=x.pcap", "b=./x.pcap"], "both hosts have the same capture; give two"),
         (["a=x", "b=x", "c=x"], "one capture, or two of different hosts"),
         (["a=x", "a=y"], "one capture, or two of different hosts"),
         (["a=/none.pcap"], "/none.pcap: can't be read: No such file or directory"),
