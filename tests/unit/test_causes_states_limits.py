@@ -186,6 +186,15 @@ def test_who_goes_on_to_send_is_half_closed(talk: Sent, held: bool) -> None:
     assert ids(history, "close-wait") == (["close-wait-held"] if held else [])
 
 
+@pytest.mark.parametrize(("pause", "held"), [(1.9, False), (0.9, True)])
+def test_who_sends_now_and_then_is_half_closed_for_some_pauses_more(pause: float, held: bool
+                                                                    ) -> None:  # fmt: skip
+    """The last data is 2.5 s old."""
+    talk = [Sent(6.5 - n * pause, SERVER, CLIENT, ACK | 8, 3 - n, 2, data=1) for n in (2, 1, 0)]
+    history = told(half(shown(8.9)), [*HALF, *talk])
+    assert ids(history, "close-wait") == (["close-wait-held"] if held else [])
+
+
 SERVES = calls(0.5, "web", "socket; bind :8000; listen 5", "server")
 ACCEPTS = call(1.01, "web", "accept", "server", local=SERVER, peer=CLIENT)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 
 from labctl.ground.written import count
 from labctl.judge.causes.cause import Cause, Scene, Side
@@ -185,9 +186,12 @@ class _Held:
         return [s for s in segments if s.time <= self.until]
 
     def talks(self, sender: str) -> bool:
-        """Whether an end has gone on to send data, so that the other is half closed and no more."""
-        late = self.until - LONG  # so long that state has lasted
-        return any(s.source == sender and s.length and s.time > late for s in self.said)
+        """Whether an end has gone on to send data, so that the other is half closed and no more:
+        its last pause was not much longer than those before."""
+        begun = self.span.begin.at
+        data = [s.time for s in self.said if s.source == sender and s.length and s.time > begun]
+        pauses = [2 * (later - t) for t, later in pairwise(data)]
+        return bool(data) and self.until - data[-1] < max([LONG, *pauses])
 
     def cause(self, name: str, why: str, cure: str = "", ref: str = CLOSE) -> Cause:
         """A cause about it."""
