@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """What holds a port here: prints the output of ss(8) as `ss`, and as `owners` the processes that
-have each socket open, by its inode, as one JSON object.
+have each socket open, by its inode, as one JSON object. If ss shows nothing, `bound` is whether
+something is bound there all the same: before iproute2 6.15, ss lists no socket that is only bound.
 
 It looks at the network and the processes that it sees itself: in a container beside another one it
 sees those of the other. Another user's processes tell their open files to CAP_SYS_PTRACE only.
@@ -8,8 +9,10 @@ sees those of the other. Another user's processes tell their open files to CAP_S
 Standard library only, Python 3.6 or later.
 """
 
+import errno
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -49,9 +52,25 @@ def command(folder):
     return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
 
 
+def is_bound(port):
+    """Whether a bind fails: it is tried, and undone at once."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            with socket.socket(family) as tried:
+                if family == socket.AF_INET6:
+                    tried.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                tried.bind(("", port))
+        except OSError as exc:
+            if exc.errno == errno.EADDRINUSE:
+                return True
+    return False
+
+
 def main(port):
     done = subprocess.run([*SS, "sport = :" + port], stdout=subprocess.PIPE, check=True)
-    print(json.dumps({"ss": done.stdout.decode(), "owners": owners()}))
+    text = done.stdout.decode()
+    bound = len(text.splitlines()) < 2 and is_bound(int(port))
+    print(json.dumps({"ss": text, "owners": owners(), "bound": bound}))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from labctl.ground.data import dataclass
-from labctl.judge.causes.blocking import RESERVE, blocking
+from labctl.judge.causes.blocking import BOUND, RESERVE, blocking
 from labctl.probes.sockets import Socket, State, describe_socket
 
 SHOWN = 5
@@ -54,3 +54,10 @@ def holders(sockets: Sequence[Socket], known: Mapping[int, Sequence[str]]) -> li
         people = tuple(dict.fromkeys(who))
         found.append(Holder(str(state), shown, len(mine), people, words, cure))
     return found
+
+
+def unlisted(port: int) -> list[Holder]:
+    """A socket that ss does not list has the port."""
+    shown = f"a socket that is bound to :{port} and does not listen: ss lists none such here"
+    words = f"a bind fails, unless {BOUND.unless}"
+    return [Holder(str(State.UNCONN), (shown,), 1, (), words, BOUND.cure)]

@@ -11,7 +11,7 @@ from contextlib import closing
 from labctl.ground.errors import LabError, Unavailable, UsageError
 from labctl.ground.output import tell
 from labctl.ground.resources import images
-from labctl.judge.holders import Holder, holders
+from labctl.judge.holders import Holder, holders, unlisted
 from labctl.probes.sockets import parse_ss
 from labctl.run.places import DEFAULT_OS
 
@@ -21,7 +21,7 @@ def blame(port: int, container: str | None = None) -> list[Holder]:
     UsageError for a container that is not there, LabError if it can't be seen."""
     said = json.loads(_beside(container, port) if container else _here(port))
     owners = {int(inode): names for inode, names in said["owners"].items()}
-    return holders(parse_ss(said["ss"]), owners)
+    return unlisted(port) if said["bound"] else holders(parse_ss(said["ss"]), owners)
 
 
 def _here(port: int) -> str:

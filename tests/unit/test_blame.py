@@ -67,6 +67,7 @@ def test_a_real_port() -> None:
     script = (
         "import socket, subprocess, sys\n"
         "s = socket.create_server(('', 8000))\n"
+        "b = socket.socket(); b.bind(('127.0.0.1', 8002))\n"
         "sys.exit(subprocess.run([sys.executable, '-m', 'labctl', *sys.argv[1:]]).returncode)"
     )
     inside = ["unshare", "-n" if os.geteuid() == 0 else "-rn"]
@@ -80,6 +81,8 @@ def test_a_real_port() -> None:
     assert (status, found["state"]) == (1, "LISTEN")
     assert "create_server" in str(found["processes"])
     assert blame(8001) == (0, [])
+    status, (bound,) = blame(8002)
+    assert (status, bound["state"], bound["cure"]) == (1, "UNCONN", "close it")
 
 
 def test_a_port_that_there_is_not(labctl: Labctl) -> None:
