@@ -219,3 +219,11 @@ def test_so_reuseaddr_helps_where_the_outgoing_connection_has_it(
     found = said(told([*events, *fails], handshake(0.5015, SERVER, "198.18.0.3:9000")), "bind")
     assert [c.id for c in found] == [] if old and new else ["bind-outgoing"]
     assert any("set SO_REUSEADDR before bind" in c.cure for c in found) is cure
+
+
+def test_a_child_may_have_inherited_a_socket_that_is_bound_alone() -> None:
+    bound = calls(0.5, "first", "socket; bind :8000", "server")
+    gone = ended(2.0, "first", "server", exit=0, left=True)
+    cause = only(told([*bound, gone, *bind_fails(3.0, "new")]), "bind")
+    assert (cause.id, cause.certain) == ("bind-child", True)
+    assert "does not listen: a child of first has it open since its main process" in cause.text

@@ -347,9 +347,12 @@ def inherited(*more: Event, fd: int = 4, command: str = "sleep", sent: Sequence[
         HoldersEvent(t, "server", "server", names, {"2": own, "9": {str(fd): 7}}, [])
         for t, own in ((1.5, {"4": 7}), (5.0, {}))
     ]
-    looks = [look(1.5, OPEN), look(5.0, OPEN)]
+    waits = any(each.flags & FIN for each in sent)
+    shown = tcp("CLOSE-WAIT", SERVER, CLIENT, recv_q=1, more="ino:7") if waits else OPEN
+    looks = [look(1.5, OPEN), look(5.0, shown)]
     wire = [*handshake(1.0), *sent]
-    return said(told([*begun, *holds, *looks, *more], wire), "open")
+    group = "close-wait" if waits else "open"
+    return said(told([*begun, *holds, *looks, *more], wire), group)
 
 
 def test_a_child_that_inherited_a_connection_keeps_its_fin_from_being_sent() -> None:
@@ -358,6 +361,16 @@ def test_a_child_that_inherited_a_connection_keeps_its_fin_from_being_sent() -> 
     assert "server closed it at 2.000 s, but server (pid 9, sleep, fd 4), which" in cause.text
     (cause,) = inherited(ENDS, fd=3, command="python")
     assert "server ended at 2.000 s, but server (pid 9, python, fd 3), which" in cause.text
+
+
+def test_a_child_that_inherited_a_connection_keeps_it_in_close_wait_too() -> None:
+    comes = trace(1.8, "ESTAB", "CLOSE-WAIT")
+    fin = [Sent(1.8, CLIENT, SERVER, FIN | ACK, 1, 1), Sent(1.8001, SERVER, CLIENT, ACK, 1, 2)]
+    (cause,) = inherited(CLOSES, *comes, sent=fin)
+    words = "its peer has closed, and server closed it at 2.000 s, but server (pid 9, sleep"
+    assert words in cause.text and "SOCK_CLOEXEC" in cause.cure
+    (cause,) = inherited(*comes, sent=fin)
+    assert cause.cure == "read to the end of file and close"
 
 
 def test_a_child_that_serves_a_connection_keeps_nothing() -> None:

@@ -134,11 +134,12 @@ def _of(wanted: _Bind, look: SocketsEvent, history: History, scene: Scene) -> It
         yield _blocked(wanted, sorted(certain, key=_weight), look, history, scene)
     elif bound := _bound_alone(wanted, scene, history):
         call, by = (bound.bound.call, bound.bound.pid) if bound.bound else ("", 0)
+        child = _child(wanted, (bound, ()), history)
         yield Cause(
-            "bind-bound", bound.host, wanted.call.t,
+            child.id if child else "bind-bound", bound.host, wanted.call.t,
             f"{wanted.failure}: blocked by a socket of {bound.process} that is bound ({call}, by "
-            f"pid {by}) and does not listen",
-            "close it, or end that process",
+            f"pid {by}) and does not listen{child.more if child else ''}",
+            child.cure if child else "close it, or end that process",
             evidence=(f"{bound.process}: {call}",), refs=(CONFLICT,),
         )  # fmt: skip
     elif doubtful := sorted([s for blocks, s in judged if blocks is None], key=_weight):

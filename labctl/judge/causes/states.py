@@ -26,6 +26,7 @@ CLOSE = "RFC 9293, section 3.6"
 ORPHAN = "tcp(7), tcp_fin_timeout; tcp_close() in net/ipv4/tcp.c"
 IDLE = "tcp(7), SO_KEEPALIVE, tcp_keepalive_time; RFC 1122, section 4.2.3.6"
 BUCKETS = "tcp(7), tcp_max_tw_buckets"
+UNINHERITED = "end that too, or let children not inherit it (SOCK_CLOEXEC)"
 CLOEXEC = "close(2); socket(2), SOCK_CLOEXEC; accept(2), SOCK_CLOEXEC"
 INHERITED = 4
 """Below this descriptor there may be a socket that a program is given: as inetd does, at 0 to 2, or
@@ -213,6 +214,9 @@ def _close_wait(held: _Held) -> Cause | None:
     if mine is None and held.last and held.last.inode == 0:
         why = f"its peer has closed, and nobody has accepted it here{more}"
         return held.cause("close-wait-held", why, "accept, read to the end of file and close")
+    if words := _inherited(held):
+        why = f"its peer has closed, and {words}{more}"
+        return held.cause("close-wait-held", why, UNINHERITED, CLOEXEC)
     who = named(held.by) or (mine.process if mine else "the program here")
     not_yet = "have not" if len(held.by) > 1 else "has not"
     halfway = (held.span.begin.at + held.until) / 2
@@ -254,8 +258,8 @@ def _fin_wait_2(held: _Held) -> Cause | None:
 
 def _established(held: _Held) -> Cause | None:
     """Nothing tells a side that its peer is gone, unless it sends something."""
-    if found := _inherited(held):
-        return found
+    if words := _inherited(held):
+        return held.cause("open-child", f"{words}, so no FIN was sent", UNINHERITED, CLOEXEC)
     local, remote = held.timeline.ends
     host = held.scene.history.owners.get(remote.rpartition(":")[0].strip("[]"))
     if host is None or held.span.end or held.last is None:
@@ -282,16 +286,17 @@ def _established(held: _Held) -> Cause | None:
     )
 
 
-def _inherited(held: _Held) -> Cause | None:
-    """Its program closed it, or ended, and only a child has it open since then, and says nothing:
-    one that was left alone, or that is another program, to which nobody gave it on purpose."""
+def _inherited(held: _Held) -> str:
+    """That its program closed it, or ended, and only a child has it open since then, and says
+    nothing: one that was left alone, or that is another program, to which nobody gave it on
+    purpose. Empty if it is not so."""
     scene, mine = held.scene, held.scene.descriptor(held.host, held.timeline.ends, held.until)
     made = (mine.accepted or mine.connected) if mine else None
     if mine is None or made is None or any(
         (each.process, each.start) != (mine.process, mine.start) or each.pid == made.pid
         for each in held.by
     ):  # fmt: skip
-        return None
+        return ""
     closed = [
         call.t for call in scene.calls(host=held.host, name="close")
         if call.pid == made.pid and not call.errno and scene.descriptors.of(call) is mine
@@ -310,18 +315,16 @@ def _inherited(held: _Held) -> Cause | None:
     )
     since = min([*closed, *ended], default=held.until)
     if not held.by or since >= held.open_until or held.until - since < LONG:
-        return None
+        return ""
     if not (ended or strange) or any(
         s.source == held.timeline.local and s.length and s.time > since for s in held.said
     ):
-        return None
+        return ""
     did = "closed it" if since in closed else "ended"
-    return held.cause(
-        "open-child",
+    return (
         f"{mine.process} {did} at {since:.3f} s, but {named(held.by)}, which inherited it, "
-        f"{'have' if len(held.by) > 1 else 'has'} it open, so no FIN was sent",
-        "end that too, or let children not inherit it (SOCK_CLOEXEC)", CLOEXEC,
-    )  # fmt: skip
+        f"{'have' if len(held.by) > 1 else 'has'} it open"
+    )
 
 
 def _forgotten(host: str, held: _Held) -> float | None:
