@@ -182,3 +182,13 @@ def test_a_syn_into_an_open_connection_has_a_challenge_ack(tmp_path: Path) -> No
     took = Sent(1.0 + 2 * NEAR, SERVER, CLIENT, ACK, 901, 106)
     told = causes(both(tmp_path, [*handshake(), DATA, took, syn, answer, rst]).history)
     assert [(cause.id, cause.host) for cause in told] == [("challenge-ack", "server")]
+
+
+def test_who_answers_late_was_half_closed_wherever_it_was_captured(tmp_path: Path) -> None:
+    """When its end took the RST, nobody saw."""
+    fin = Sent(1.0, CLIENT, SERVER, FIN | ACK, 101, 901)
+    taken = Sent(1.0 + 2 * NEAR, SERVER, CLIENT, ACK, 901, 102)
+    answer = Sent(3.0, SERVER, CLIENT, ACK, 901, 102, 5)
+    rst = Sent(3.0 + 2 * NEAR, CLIENT, SERVER, RST, 102)
+    run = alone(tmp_path, [*handshake(), fin, taken, answer, rst], "client")
+    assert {c.id for c in causes(run.history)} == {"closed-first", "reset-late-data"}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
@@ -162,7 +163,7 @@ class _Held:
 
     def __init__(self, host: str, timeline: Timeline, span: Span, scene: Scene) -> None:
         self.host, self.timeline, self.span, self.scene = host, timeline, span, scene
-        self.until = span.end.latest if span.end else scene.history.now
+        self.until = min(span.end.latest if span.end else math.inf, scene.history.now)
         seen = [
             (t, socket) for t, socket in scene.seen(host, timeline.ends)
             if span.begin.earliest <= t <= self.until and socket.state is span.state
