@@ -40,7 +40,7 @@ from labctl.judge.result import RunResult, document
 from labctl.language.document import Document
 from labctl.language.scenario import load_document
 from labctl.probes.observations import FLIGHT
-from labctl.probes.pairing import EARLY, address_of
+from labctl.probes.pairing import address_of
 from labctl.probes.segments import Captures
 from labctl.record.events import VERSION, CaptureEvent, Event, LabEvent, NetEvent, SocketsEvent
 from labctl.record.history import History
@@ -54,6 +54,9 @@ LATER = 3600.0
 """Seconds after the end of a capture in which a look without a time may have been."""
 EDGE = 2e-6
 """Seconds after its last packet until which a file is taken to go: times of a run are no finer."""
+UNEVEN = 0.1
+"""Seconds by which something may arrive before it left, for two captures to be told as one: clocks
+are slewed (adjtime(3)). What is less than that is part of the bound."""
 ETHERNET = {4: bytes(12) + b"\x08\x00", 6: bytes(12) + b"\x86\xdd"}
 
 
@@ -246,10 +249,10 @@ def _clock(
             "give the two ends of the same connections, or one file alone",
         )
     found = compare(there, back, (seen[0].head.nanos / NANO, seen[-1].head.nanos / NANO))
-    if found.early > EARLY:
+    if found.early > UNEVEN:
         raise UsageError(
             f"{first} and {second} fit no two even clocks: by any, something arrives "
-            f"{found.early:.3f} s before it left; {EARLY} s is allowed",
+            f"{found.early:.3f} s before it left; {UNEVEN} s is allowed",
             "somebody set one of the clocks meanwhile: cut the captures at that moment "
             "(editcap -A, -B), or give one file alone",
         )

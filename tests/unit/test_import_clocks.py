@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from labctl.ground.errors import UsageError
 from labctl.imports.clocks import Clock, compare
+from labctl.judge.causes.rules import causes
 from tests.captured import BEGUN, CLIENT, NEAR, SERVER, frames, handshake, imported, pcap
 from tests.walked import ACK, SYN, Sent
 
@@ -103,9 +104,22 @@ def test_captures_by_a_clock_that_was_set_meanwhile_are_refused(tmp_path: Path) 
     server = pcap(tmp_path / "a.pcap", frames(sent, SERVER))
     mine = frames(sent, CLIENT)
     back = pcap(tmp_path / "b.pcap", [(t - 5 * (t > BEGUN + 4.5), d) for t, d in mine])
-    with pytest.raises(UsageError, match=r"arrives 2\.50\d s before it left; 0\.01 s") as raised:
+    with pytest.raises(UsageError, match=r"arrives 2\.50\d s before it left; 0\.1 s") as raised:
         imported(tmp_path, {"server": server, "client": back})
     assert "give one file alone" in str(raised.value.hint)
+
+
+def test_a_clock_that_was_slewed_is_part_of_the_bound(tmp_path: Path) -> None:
+    """And a SYN that comes late by it is not one for an open connection."""
+    data = Sent(0.005, CLIENT, SERVER, ACK, 101, 901, 1)
+    taken = Sent(0.0052, SERVER, CLIENT, ACK, 901, 102)
+    sent = [*handshake(), data, taken, *(each for n in range(1, 9) for each in exchanged(n))]
+    server = pcap(tmp_path / "a.pcap", frames(sent, SERVER))
+    mine = [(t + 0.04 * (t > BEGUN + 1.5), d) for t, d in frames(sent, CLIENT)]
+    found = imported(tmp_path, {"server": server, "client": pcap(tmp_path / "b.pcap", mine)})
+    bound = found.history.imported["client"].bound
+    assert bound and 0.02 < bound < 0.1
+    assert causes(found.history) == []
 
 
 def exchanged(t: float) -> list[Sent]:

@@ -225,8 +225,12 @@ def _answer(
     segment: Segment, segments: Sequence[Segment], host: str, scene: Scene
 ) -> Segment | None:
     """The ACK alone by which a host answered at once, if its kernel counted such answers. In an
-    open connection a SYN has no other answer."""
-    known = scene.grown(host, COUNTER) or (scene.history.imported and begins(segment))
+    open connection a SYN has no other answer; the one that opened it has a SYN ACK."""
+    known = scene.grown(host, COUNTER) or (
+        scene.history.imported
+        and begins(segment)
+        and not any("SYN" in s.flags and s.ack == segment.seq + 1 for s in segments)
+    )
     return _at_once(segment, segments, host) if known else None
 
 
