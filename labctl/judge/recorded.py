@@ -182,7 +182,7 @@ def spoilt(run: RunResult) -> dict[str, str]:
         if not FILE_HEADER.startswith(content[: len(FILE_HEADER)]):
             found[path.name] = f"{path.name} is no capture of labctl"
         elif path.name in run.files:
-            torn = torn_at(content[len(FILE_HEADER) :])
+            torn = torn_at(memoryview(content)[len(FILE_HEADER) :])
             if torn is not None:
                 at = len(FILE_HEADER) + torn
                 found[path.name] = f"{path.name} holds no packet at byte {at}"

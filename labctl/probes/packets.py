@@ -55,7 +55,7 @@ def shifted(records: bytes, seconds: float) -> bytes:
     return bytes(found)
 
 
-def torn_at(records: bytes) -> int | None:
+def torn_at(records: bytes | memoryview) -> int | None:
     """Where the first broken pcap record begins; None if all are whole."""
     begin = 0
     while begin < len(records):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import field
 from functools import partial
 from io import FileIO
-from itertools import chain, compress
+from itertools import chain, compress, islice
 from mmap import ACCESS_READ, MADV_DONTNEED, mmap
 from socket import IPPROTO_TCP
 from struct import Struct
@@ -34,6 +34,8 @@ SYN, SYN_ACK = FLAG_BITS["SYN"], FLAG_BITS["SYN"] | FLAG_BITS["ACK"]
 
 BATCH = 3_000
 """How many packets to put together at once, about."""
+PART = 1 << 20
+"""How many bytes of a file to sort before they are left to the kernel."""
 
 Chosen = Callable[[Ends], bool]
 """Whether a connection matters, by its ends: the same both ways round."""
@@ -53,6 +55,19 @@ class _Host:
     numbers: array[int] = field(default_factory=lambda: array("I"))
     syns: array[int] = field(default_factory=lambda: array("I"))
     here: bytearray = field(default_factory=bytearray)
+
+    def leave(self) -> None:
+        """Leaves what was read of a file to the kernel, which has it still."""
+        if isinstance(self.records, mmap):
+            self.records.madvise(MADV_DONTNEED)
+
+    def each(self, begins: Iterable[int]) -> Iterator[int]:
+        """The places of some of its records, in order, to read one after the other: no more of a
+        file is in memory than some of them."""
+        places = iter(begins)
+        while part := [*islice(places, BATCH)]:
+            yield from part
+            self.leave()
 
 
 class Traffic:
@@ -106,8 +121,8 @@ class Traffic:
         known = self._syns.get(host)
         if known is None or known[0] != len(each.syns):
             found: dict[Ends, list[tuple[float, int]]] = defaultdict(list)
-            for place in each.syns:
-                if seen := _read(host, each.records, each.begins[place]):
+            for begin in each.each(map(each.begins.__getitem__, each.syns)):
+                if seen := _read(host, each.records, begin):
                     found[seen.source, seen.target].append((seen.at, seen.seq))
             known = self._syns[host] = len(each.syns), found
         return known[1].get(ends, [])
@@ -116,7 +131,7 @@ class Traffic:
         """When a host captured something, unless it was `chosen`; in order."""
         wanted, each = self._wanted(chosen), self._hosts[host]
         left = (not wanted[number] for number in each.numbers)
-        times = (_time(each.records, begin) for begin in compress(each.begins, left))
+        times = (_time(each.records, begin) for begin in each.each(compress(each.begins, left)))
         return array("d", sorted(times))
 
     def observations(self, chosen: Chosen | None = None) -> Iterator[Observation]:
@@ -147,18 +162,12 @@ class Traffic:
                 places[batch[self._ends[number]]][host].append(begin)
         for n, hosts in enumerate(places):
             yield partial(_belongs, batch, last + 1, n), self._all(hosts)
-            self._leave()
-
-    def _leave(self) -> None:
-        """Leaves what was read of files to the kernel, which has it still."""
-        for each in self._hosts.values():
-            if isinstance(each.records, mmap):
-                each.records.madvise(MADV_DONTNEED)
 
     def _all(self, places: Mapping[str, array[int]]) -> Iterator[Observation]:
         for host, begins in places.items():
-            records = self._hosts[host].records
-            yield from filter(None, (_read(host, records, begin) for begin in begins))
+            each = self._hosts[host]
+            found = (_read(host, each.records, begin) for begin in each.each(begins))
+            yield from filter(None, found)
 
     def forwarded(self, owners: Mapping[str, str]) -> bool:
         """Whether a host captured what was neither from it nor for it, or may have: then a segment
@@ -181,17 +190,18 @@ class Traffic:
 
     def _sort(self) -> None:
         for host, each in self._hosts.items():
-            if each.read < each.size:
-                if each.file:
-                    each.records = mmap(each.file.fileno(), 0, access=ACCESS_READ)
+            if each.read < each.size and each.file:
+                each.records = mmap(each.file.fileno(), 0, access=ACCESS_READ)
+            while each.read < each.size:
                 self._sort_more(host, each)
-                self._leave()
+                each.leave()
 
     def _sort_more(self, host: str, each: _Host) -> None:
         records, begin, most = each.records, each.read, len(each.records)
+        part = min(begin + PART, most)
         here, known, unpack = each.here, self._numbers.get, HEAD.unpack_from
         here.extend(bytes(len(self._ends) - len(here)))
-        while begin + RECORD.size <= most:
+        while begin < part and begin + RECORD.size <= most:
             key: bytes | Ends | None = None
             flags = 0
             if begin + HEAD.size <= most:
@@ -221,7 +231,7 @@ class Traffic:
                 each.begins.append(begin)
                 each.numbers.append(number)
             begin = following
-        each.read = most  # a record that was cut short ends them
+        each.read = begin if part <= begin < most else most  # one that was cut short ends them
 
     def _here(self, each: _Host, key: bytes | Ends, t: float) -> int:
         """The number of a source and a target that a host has not seen before `t`."""
