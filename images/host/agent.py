@@ -53,7 +53,9 @@ UNDISTURBED = 0.002
 """For so many seconds after a segment the agent does nothing: it has priority over the programs of
 the lab, and what a segment sets off there must not wait for it."""
 CAPTURE_PERIOD = 0.005
-COUNT_PERIOD = 0.02
+COUNT_PERIOD, COUNT_MOST = 0.02, 0.1
+"""Seconds from one report of counters to the next, at least: more and more, up to the second
+number, while they grow all the time."""
 TIMER = re.compile(r"timer:\(\w+,(?:(\d+)min)?(?:([\d.]+)sec|(\d*\.\d+)ms|(\d+)ms)?,")
 """1min59sec, 7.020sec, the same 7.020ms of an ss up to 6.1, 020ms, and nothing at all for 0."""
 SS = ["ss", "--tcp", "--all", "--numeric", "--options", "--extended", "--info"]
@@ -105,6 +107,7 @@ class Agent:
         self.counted = {}
         self.counted_at = 0.0
         self.next_count = None
+        self.between_counts = COUNT_PERIOD
         self.period = PERIOD_MIN
         self.rest = None
         self.longest = PERIOD_MAX
@@ -165,6 +168,9 @@ class Agent:
     def report_counters(self):
         """Reports the counters that have changed."""
         since, changed = self.count()
+        busy = self.counted_at - since < 2 * COUNT_MOST
+        longer = min(COUNT_MOST, self.between_counts * QUICKLY)
+        self.between_counts = longer if busy else COUNT_PERIOD
         if changed:
             emit(kind="counters", t=self.counted_at, since=since, values=changed)
 
@@ -221,7 +227,8 @@ class Agent:
             data = base64.b64encode(b"".join(record for _, record in records)).decode()
             emit(kind="packets", t=time.monotonic(), data=data)
             # Most counters grow with packets.
-            self.next_count = self.next_count or max(self.next_read, self.counted_at + COUNT_PERIOD)
+            soonest = max(self.next_read, self.counted_at + self.between_counts)
+            self.next_count = self.next_count or soonest
             self.wake()
 
     def close(self):

@@ -327,10 +327,7 @@ class Tracer:
         if call.name == "listen" or (not call.code and call.name in ("bind", "connect")):
             self._name(self.groups[thread], event)
         if not call.told:
-            enter = dict(event, phase="enter")
-            for key in ("errno", "error", "result", "eof"):
-                enter.pop(key, None)
-            self.say(**enter)
+            event["since"] = event["t"]
         self.say(**dict(event, phase="done", t=time.monotonic()))
 
     def _name(self, process, event):

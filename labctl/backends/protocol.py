@@ -354,6 +354,7 @@ class Call(Said, kind="call"):
     value: str | None = None
     fd: int | None = None
     thread: int | None = None
+    since: float | None = None
 
 
 class Output(Said, kind="output"):

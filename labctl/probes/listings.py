@@ -32,12 +32,14 @@ class Listing:
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[int, float]] = {}  # the number, and when its time is over
+        self._t = 0.0
         self._following = 0
         self._room = 0
 
     def difference(self, t: float, text: str) -> tuple[str, list[int]] | None:
         """What is new at `t`, and the numbers of what is gone; None if the output is to be recorded
         whole."""
+        self._t = t
         if len(text) < LONG:
             self._room = 0
             return None
@@ -62,13 +64,16 @@ class Listing:
         return None if whole else (came, gone)
 
     def _has(self, key: str, over: float) -> bool:
-        return key in self._known and abs(self._known[key][1] - over) < SPREAD
+        """Whether it was there, and only time has gone by: one whose time is over may stay a moment
+        longer, with nothing left."""
+        return key in self._known and abs(max(self._t, self._known[key][1]) - over) < SPREAD
 
 
 def _parted(entry: str, t: float) -> tuple[str, float]:
-    """An entry without what is left of its time in TIME-WAIT, and when that is over."""
+    """An entry without what is left of its time in TIME-WAIT, and when that is over: now, if none
+    is."""
     found = LEFT.search(entry)
     left = seconds_left(found[1]) if found else None
     if found is None or left is None:
-        return entry, 0.0
+        return entry, t
     return entry[: found.start(1)] + entry[found.end(1) :], t + left

@@ -198,10 +198,10 @@ class Traffic:
 
     def _sort_more(self, host: str, each: _Host) -> None:
         records, begin, most = each.records, each.read, len(each.records)
-        part = min(begin + PART, most)
+        until = min(begin + PART, most)
         here, known, unpack = each.here, self._numbers.get, HEAD.unpack_from
         here.extend(bytes(len(self._ends) - len(here)))
-        while begin < part and begin + RECORD.size <= most:
+        while begin < until and begin + RECORD.size <= most:
             key: bytes | Ends | None = None
             flags = 0
             if begin + HEAD.size <= most:
@@ -231,7 +231,7 @@ class Traffic:
                 each.begins.append(begin)
                 each.numbers.append(number)
             begin = following
-        each.read = begin if part <= begin < most else most  # one that was cut short ends them
+        each.read = begin if until <= begin < most else most  # one that was cut short ends them
 
     def _here(self, each: _Host, key: bytes | Ends, t: float) -> int:
         """The number of a source and a target that a host has not seen before `t`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from functools import cached_property, lru_cache
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -22,11 +22,11 @@ from labctl.probes.observations import Observation
 from labctl.probes.sockets import RESOLVER, Socket, StateName, aged, lab_sockets, parse_ss
 from labctl.record.counts import as_json, packed
 
-VERSION = 8
+VERSION = 9
 """Raise it when an older labctl can't read the history. 1: before histories had a version;
 3: resets; 4: calls of programs, and holders of sockets, and what became of segments;
 5: captures from elsewhere, and looks as differences; 6: clocks of several machines;
-7: how services are stopped; 8: several networks."""
+7: how services are stopped; 8: several networks; 9: calls told as one event."""
 READS = range(1, VERSION + 1)
 
 
@@ -142,7 +142,8 @@ class UnseenEvent(Event):
 class CallEvent(Event):
     """A process begins a socket call, or ends it. Of a program that labctl has not written there
     is `fd` too, the descriptor, and the `thread`, if it is not the first. `value` is what `get` and
-    `poll` found."""
+    `poll` found. Of a call that was over before anything told that it began, `done` tells that too:
+    it began at `since`."""
 
     kind = "call"
     process: str
@@ -162,6 +163,18 @@ class CallEvent(Event):
     start: int | None = None
     fd: int | None = None
     thread: int | None = None
+    since: float | None = None
+
+    @property
+    def both(self) -> tuple[CallEvent, ...]:
+        """How it began and how it ended, if it tells of both; or what it tells of."""
+        if self.since is None:
+            return (self,)
+        enter = replace(
+            self, t=self.since, phase="enter", since=None,
+            errno=None, error=None, result=None, eof=None,
+        )  # fmt: skip
+        return enter, replace(self, since=None)
 
     @property
     def task(self) -> int:

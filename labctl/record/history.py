@@ -181,7 +181,8 @@ class History:
         if isinstance(event, CallEvent):
             if event.peer:
                 self._notice(event.host, event.peer)
-            self._apply(event)
+            for each in event.both:
+                self._apply(each)
             return
         match event:
             case LabEvent():

@@ -21,7 +21,8 @@ KIND = Struct("<8xI")
 PACKED: Mapping[type[Event], tuple[tuple[str, ...], ...]] = {
     StateEvent: (("host", "old", "new"), ("local",), ("remote",)),
     CallEvent: (
-        ("process", "host", "pid", "phase", "name", "errno", "error", "eof", "start", "thread"),
+        ("process", "host", "pid", "phase", "name", "errno", "error", "eof", "start", "thread",
+         "since"),
         ("call",), ("local",), ("peer",), ("fd", "result"), ("data", "value"),
     ),
 }  # fmt: skip
@@ -119,8 +120,8 @@ class Some(Made[E]):
 
 
 class Log(Made[Event]):
-    """Events, in order. If those of a packed type are `again` those of another log, in their order,
-    they are there once."""
+    """Events, in order: a call that one event tells of begins and ends. If those of a packed type
+    are `again` those of another log, in their order, they are there once."""
 
     def __init__(self, events: Iterable[Event] = (), again: Log | None = None) -> None:
         things = Places()
@@ -135,8 +136,9 @@ class Log(Made[Event]):
     def append(self, event: Event) -> None:
         """Takes in the next one."""
         number = NUMBERS[type(event)]
-        self._of[number].append(event)
-        self._order.append(number)
+        for each in event.both if isinstance(event, CallEvent) else (event,):
+            self._of[number].append(each)
+            self._order.append(number)
 
     def none(self, kind: type[E]) -> Some[E]:
         """None of its events of a packed type, yet."""
