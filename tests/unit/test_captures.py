@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import sys
 from dataclasses import replace
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from labctl.judge import recorded
+from labctl.probes import traffic
 from labctl.probes.observations import PLAIN, Known, Loss, Observation
 from labctl.probes.packets import RECORD, STAMPED_ALONE, read_packet, torn_at
 from labctl.probes.segments import FILE_HEADER, Captures
@@ -84,6 +90,43 @@ def test_a_record_that_was_cut_short_is_the_end(cut: int) -> None:
     assert torn_at(good + torn) is None
     assert torn_at(good + torn[:-cut]) == len(good)
     assert torn_at(b"") is None
+
+
+def test_captures_are_read_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a file no more is in memory than one part."""
+    monkeypatch.setattr(traffic, "PART", 100)
+    monkeypatch.setattr(traffic, "BATCH", 1)
+    records = [record(o) for o in HANDSHAKE]
+    for host, cut in (("server", 0), ("client", 3)):
+        whole = b"".join(records)[: -cut or None]
+        with TemporaryFile(buffering=0) as file:
+            file.write(whole)
+            found = Traffic()
+            found.map(host, mmap(file.fileno(), 0, access=ACCESS_READ), 0)
+            assert [*found.observations()] == read_packets(host, whole)
+            assert len([*found.observations()]) == len(records) - bool(cut)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux says what of a file is in memory")
+def test_what_was_read_of_a_capture_is_not_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(traffic, "PART", 1 << 14)
+    monkeypatch.setattr(traffic, "BATCH", 100)
+    with TemporaryFile(buffering=0) as file:
+        size = sum(file.write(record(HANDSHAKE[0]) * 40) for _ in range(500))
+        found = Traffic()
+        found.map("client", mmap(file.fileno(), 0, access=ACCESS_READ), 0)
+        at_once = [
+            resident(file) for number, _ in enumerate(found.observations()) if not number % 2000
+        ]
+    assert len(at_once) == 10
+    assert 0 < max(at_once) < size / 2
+
+
+def resident(file: IO[bytes]) -> int:
+    """How many bytes of a file are mapped and in memory (proc_pid_smaps(5))."""
+    text = Path("/proc/self/smaps").read_text("utf-8")
+    mine = text.partition(f" {os.fstat(file.fileno()).st_ino} ")[2]
+    return 1024 * int(mine.partition("\nRss:")[2].split()[0])
 
 
 def test_a_record_that_says_what_can_not_be_is_torn() -> None:

@@ -130,6 +130,23 @@ def test_kinds_are_named_as_they_are() -> None:
     assert {name: kind.kind for name, kind in KINDS.items()} == {name: name for name in KINDS}
 
 
+def test_a_call_that_one_event_tells_of_begins_and_ends() -> None:
+    """Whoever asks sees both, as if two events had told."""
+    start = ProcessEvent(1.0, "p", "h", "start", pid=2)
+    common: dict[str, Any] = {"local": "198.18.0.3:40000", "peer": "198.18.0.2:80", "fd": 3}
+    before = CallEvent(1.1, "p", "h", 2, "enter", "accept", "accept", **common)
+    after = CallEvent(1.3, "p", "h", 2, "done", "accept", "accept", result=4, **common)
+    (told,) = read_events([dataclasses.replace(after, since=1.1).to_json()])
+    one, two = History([start, told]), History([start, before, after])
+    assert [*one.events] == [*two.events] == [start, before, after]
+    for history in (one, two):
+        state = history.processes["p"]
+        assert (state.entered, state.under_way) == (None, {})
+        assert state.calls == [after] == [*history.events.of(CallEvent, phase="done")]
+    failed = dataclasses.replace(told, errno="EMFILE", error="Too many open files", result=None)
+    assert [each.errno for each in failed.both] == [None, "EMFILE"]
+
+
 def test_the_state_of_a_process() -> None:
     history = History()
     history.add(ProcessEvent(1.0, "p", "h", "start", pid=2))

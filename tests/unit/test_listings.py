@@ -119,6 +119,22 @@ def test_whole_looks_stand_between() -> None:
     assert all(b - a > 10 for a, b in pairwise(places))
 
 
+def test_a_time_that_is_over_is_no_change() -> None:
+    """The kernel may forget a connection a moment later than its minute is over."""
+
+    def look(left: str) -> str:
+        ends = (f"198.18.0.3:{1024 + n}" for n in range(400))
+        more = f"timer:(timewait,{left},0) ino:0 sk:1"
+        return "\n".join([HEADER, *(tcp("TIME-WAIT", SERVER, end, more) for end in ends)])
+
+    listing = Listing()
+    assert listing.difference(10.0, look("41sec")) is None  # the first is whole
+    assert listing.difference(30.0, look("21sec")) == ("", [])
+    assert listing.difference(53.5, look("")) == ("", [])
+    came, gone = listing.difference(54.0, look("59sec")) or ("", [])
+    assert (came.count("TIME-WAIT"), len(gone)) == (400, 400)  # a segment began its minute again
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_differences_tell_the_same_lives(seed: int) -> None:
     events = whole(texts(seed))

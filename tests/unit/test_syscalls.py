@@ -79,6 +79,9 @@ def test_the_calls_of_a_server_and_a_client() -> None:
     assert not unseen(events)
     times = [e["t"] for e in events if e["kind"] == "call"]
     assert times == sorted(times)
+    once = [e for e in events if "since" in e]  # they were over at once
+    assert len(once) > 4
+    assert all(e["phase"] == "done" and e["since"] <= e["t"] for e in once)
 
 
 def test_what_fails_says_so() -> None:
