@@ -170,11 +170,9 @@ class CallEvent(Event):
         """How it began and how it ended, if it tells of both; or what it tells of."""
         if self.since is None:
             return (self,)
-        enter = replace(
-            self, t=self.since, phase="enter", since=None,
-            errno=None, error=None, result=None, eof=None,
-        )  # fmt: skip
-        return enter, replace(self, since=None)
+        done = replace(self, since=None)
+        enter = replace(done, t=self.since, phase="enter", errno=None, error=None)
+        return replace(enter, result=None, eof=None), done
 
     @property
     def task(self) -> int:
@@ -477,29 +475,12 @@ class TroubleEvent(Event):
 KINDS: dict[str, type[Event]] = {
     kind.kind: kind
     for kind in (
-        LabEvent,
-        StepEvent,
-        ProcessEvent,
-        CallEvent,
-        UnseenEvent,
-        OutputEvent,
-        HoldersEvent,
-        SocketsEvent,
-        CountersEvent,
-        ExecEvent,
-        StateEvent,
-        ResetEvent,
-        FateEvent,
-        LossEvent,
-        TallyEvent,
-        InjectEvent,
-        NetEvent,
-        AddressEvent,
-        CaptureEvent,
-        ClockEvent,
-        TroubleEvent,
+        LabEvent, StepEvent, ProcessEvent, CallEvent, UnseenEvent, OutputEvent,
+        HoldersEvent, SocketsEvent, CountersEvent, ExecEvent, StateEvent, ResetEvent,
+        FateEvent, LossEvent, TallyEvent, InjectEvent, NetEvent, AddressEvent, CaptureEvent,
+        ClockEvent, TroubleEvent,
     )
-}
+}  # fmt: skip
 
 
 def _payload(event: Event) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labctl.judge import recorded
-from labctl.probes import traffic
 from labctl.probes.observations import PLAIN, Known, Loss, Observation
 from labctl.probes.packets import RECORD, STAMPED_ALONE, read_packet, torn_at
 from labctl.probes.segments import FILE_HEADER, Captures
@@ -92,34 +91,17 @@ def test_a_record_that_was_cut_short_is_the_end(cut: int) -> None:
     assert torn_at(b"") is None
 
 
-def test_captures_are_read_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a file no more is in memory than one part."""
-    monkeypatch.setattr(traffic, "PART", 100)
-    monkeypatch.setattr(traffic, "BATCH", 1)
-    records = [record(o) for o in HANDSHAKE]
-    for host, cut in (("server", 0), ("client", 3)):
-        whole = b"".join(records)[: -cut or None]
-        with TemporaryFile(buffering=0) as file:
-            file.write(whole)
-            found = Traffic()
-            found.map(host, mmap(file.fileno(), 0, access=ACCESS_READ), 0)
-            assert [*found.observations()] == read_packets(host, whole)
-            assert len([*found.observations()]) == len(records) - bool(cut)
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux says what of a file is in memory")
-def test_what_was_read_of_a_capture_is_not_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(traffic, "PART", 1 << 14)
-    monkeypatch.setattr(traffic, "BATCH", 100)
+def test_of_a_capture_one_part_after_the_other_is_in_memory() -> None:
+    packets, found = b"".join(map(record, HANDSHAKE)), Traffic()
     with TemporaryFile(buffering=0) as file:
-        size = sum(file.write(record(HANDSHAKE[0]) * 40) for _ in range(500))
-        found = Traffic()
+        size = sum(file.write(packets * 16) for _ in range(800))
+        file.truncate(size - 1)
         found.map("client", mmap(file.fileno(), 0, access=ACCESS_READ), 0)
-        at_once = [
-            resident(file) for number, _ in enumerate(found.observations()) if not number % 2000
-        ]
-    assert len(at_once) == 10
-    assert 0 < max(at_once) < size / 2
+        seen = enumerate(found.observations(), 1)
+        at_once = {number: resident(file) for number, _ in seen if number % 2400 in (0, 2399)}
+    assert [*at_once][-1] == 800 * 16 * len(HANDSHAKE) - 1  # the last record is cut short
+    assert 0 < max(at_once.values()) < size / 2
 
 
 def resident(file: IO[bytes]) -> int:

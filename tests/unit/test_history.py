@@ -136,7 +136,8 @@ def test_a_call_that_one_event_tells_of_begins_and_ends() -> None:
     common: dict[str, Any] = {"local": "198.18.0.3:40000", "peer": "198.18.0.2:80", "fd": 3}
     before = CallEvent(1.1, "p", "h", 2, "enter", "accept", "accept", **common)
     after = CallEvent(1.3, "p", "h", 2, "done", "accept", "accept", result=4, **common)
-    (told,) = read_events([dataclasses.replace(after, since=1.1).to_json()])
+    told = dataclasses.replace(after, since=1.1)
+    assert [*read_events([told.to_json()])] == [told]
     one, two = History([start, told]), History([start, before, after])
     assert [*one.events] == [*two.events] == [start, before, after]
     for history in (one, two):
