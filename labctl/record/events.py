@@ -170,9 +170,9 @@ class CallEvent(Event):
         """How it began and how it ended, if it tells of both; or what it tells of."""
         if self.since is None:
             return (self,)
-        done = replace(self, since=None)
-        enter = replace(done, t=self.since, phase="enter", errno=None, error=None)
-        return replace(enter, result=None, eof=None), done
+        only: dict[str, Any] = dict.fromkeys(("since", "errno", "error", "result", "eof"))
+        enter = replace(self, t=self.since, phase="enter", **only)
+        return enter, replace(self, since=None)
 
     @property
     def task(self) -> int:

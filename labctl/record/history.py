@@ -173,17 +173,18 @@ class History:
 
     def add(self, event: Event) -> None:
         """Takes in the next event."""
-        self.events.append(event)
         self.reach(event.t)  # a trace may be told later than what came after it
-        if isinstance(event, StateEvent):
-            self._notice(event.host, event.remote)
-            return  # Most are, and it would be the last case.
         if isinstance(event, CallEvent):
             if event.peer:
                 self._notice(event.host, event.peer)
             for each in event.both:
+                self.events.append(each)
                 self._apply(each)
             return
+        self.events.append(event)
+        if isinstance(event, StateEvent):
+            self._notice(event.host, event.remote)
+            return  # Most are, and it would be the last case.
         match event:
             case LabEvent():
                 self.lab = event

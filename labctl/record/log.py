@@ -120,7 +120,7 @@ class Some(Made[E]):
 
 
 class Log(Made[Event]):
-    """Events, in order: a call that one event tells of begins and ends. If those of a packed type
+    """Events, in order; a call that one event tells of begins and ends. If those of a packed type
     are `again` those of another log, in their order, they are there once."""
 
     def __init__(self, events: Iterable[Event] = (), again: Log | None = None) -> None:
@@ -131,14 +131,14 @@ class Log(Made[Event]):
             for kind, n in NUMBERS.items()
         ]
         for event in events:
-            self.append(event)
+            for each in event.both if isinstance(event, CallEvent) else (event,):
+                self.append(each)
 
     def append(self, event: Event) -> None:
         """Takes in the next one."""
         number = NUMBERS[type(event)]
-        for each in event.both if isinstance(event, CallEvent) else (event,):
-            self._of[number].append(each)
-            self._order.append(number)
+        self._of[number].append(event)
+        self._order.append(number)
 
     def none(self, kind: type[E]) -> Some[E]:
         """None of its events of a packed type, yet."""
