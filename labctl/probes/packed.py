@@ -26,6 +26,8 @@ ENDS = Struct(f"<{ROW.size - 12}xI8x")
 class Made(Sequence[T]):
     """Things that are made anew for whoever asks for one."""
 
+    __slots__ = ()
+
     @abstractmethod
     def _at(self, number: int) -> T:
         """The one with this number, from 0 on."""

@@ -415,23 +415,24 @@ class _Known:
 
 def _joined(key: Ends, lives: Sequence[Life], number: int, known: _Known) -> Timeline:
     """One of a key's lives, with what `ss` saw before and after it was a full socket."""
-    life = lives[number]
+    mine = lives[number]
+    life = [*mine]
     since = lives[number - 1][-1].t if number else 0.0
     until = lives[number + 1][0].t if number + 1 < len(lives) else math.inf
     turns = [_told(State(event.new), event.t) for event in life]
     gap = None
-    if any(other[0].t < life[-1].t and life[0].t < other[-1].t for other in lives if other != life):
+    if any(map(mine.overlaps, lives)):
         gap = "another socket on this machine had the same ends at the same time"
     elif any(event.new != following.old for event, following in pairwise(life)):
         gap = "a transition is missing"
-    if not life.born:
+    if not mine.born:
         turns.insert(0, _Turn(State(life[0].old), Moment(0.0, life[0].t), 0.0, life[0].t))
         gap = "its beginning is missing"
     elif life[0].old == State.LISTEN:
         turns[0] = _requested(key, life[0].t, since, known.looks)
     elif life[0].old == State.SYN_RECV:
         turns.insert(0, _requested(key, life[0].t, since, known.looks))
-    if not life.over:
+    if not mine.over:
         if until != math.inf:
             turns.append(_Turn(None, Moment(life[-1].t, until), life[-1].t, until))
             gap = gap or "its end is missing"

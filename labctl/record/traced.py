@@ -7,15 +7,16 @@ a look of `ss` or a capture on that host, from about that time, with the same tw
 
 from __future__ import annotations
 
+from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from labctl.ground.data import dataclass
 from labctl.probes.observations import Segment
-from labctl.probes.packed import Segments
-from labctl.probes.sockets import Ends, State
+from labctl.probes.packed import Made, Segments
+from labctl.probes.sockets import Ends, State, StateName
 from labctl.probes.traffic import Chosen
 from labctl.record.ends import ends_of
 from labctl.record.events import SocketsEvent, StateEvent
@@ -26,28 +27,72 @@ NEAR = 0.1
 looks within that time after a change."""
 
 
-class Life(list[StateEvent]):
-    """The transitions of one full socket."""
+class Life(Made[StateEvent]):
+    """The transitions of one full socket. Few lives differ in more than their times and ends."""
+
+    __slots__ = ("_socket", "_times", "_walk")
+
+    def __init__(self, events: Iterable[StateEvent] = ()) -> None:
+        self._socket: tuple[str, str, str] = "", "", ""
+        self._times, self._walk = array("d"), _once(())
+        for event in events:
+            self.append(event)
+
+    def append(self, event: StateEvent) -> None:
+        """Takes in the next one."""
+        if not self._walk:
+            self._socket = event.host, event.local, event.remote
+        self._times.append(event.t)
+        self._walk = _once((*self._walk, (event.old, event.new)))
+
+    @property
+    def begun(self) -> float:
+        """When its first transition was."""
+        return self._times[0]
+
+    @property
+    def state(self) -> StateName:
+        """The state that it came to last."""
+        return self._walk[-1][1]
 
     @property
     def born(self) -> bool:
         """Whether its first transition is known. Older kernels do not report that a full socket
         begins in SYN-RECV, where it stays for microseconds (inet_csk_clone_lock())."""
-        return self[0].old in (State.UNCONN, State.LISTEN, State.SYN_RECV)
+        return self._walk[0][0] in (State.UNCONN, State.LISTEN, State.SYN_RECV)
 
     @property
     def over(self) -> bool:
         """Whether it is no full socket any more."""
-        return self[-1].new == State.UNCONN
+        return self.state == State.UNCONN
 
     @property
     def listens(self) -> bool:
         """Whether it is a listener, and no connection."""
-        return State.LISTEN in (self[0].new, self[0].old) and self[0].new != State.SYN_RECV
+        return State.LISTEN in self._walk[0] and self._walk[0][1] != State.SYN_RECV
 
     def around(self, t: float) -> bool:
         """Whether it was there at about that time."""
-        return self[0].t - NEAR <= t and (not self.over or t <= self[-1].t + NEAR)
+        return self.begun - NEAR <= t and (not self.over or t <= self._times[-1] + NEAR)
+
+    def overlaps(self, other: Life) -> bool:
+        """Whether another one was there at the same time."""
+        at_once = other.begun < self._times[-1] and self.begun < other._times[-1]
+        return at_once and other is not self
+
+    def _at(self, number: int) -> StateEvent:
+        return StateEvent(self._times[number], *self._socket, *self._walk[number])
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+
+Walk = tuple[tuple[StateName, StateName], ...]
+
+
+@lru_cache(1 << 10)
+def _once(walk: Walk) -> Walk:
+    return walk
 
 
 @dataclass(frozen=True)
@@ -107,10 +152,10 @@ def _seen(doubtful: Iterable[tuple[Ends, Life]], looks: Iterable[SocketsEvent]) 
     """The lives that a look confirms, by id(). There may be thousands of both, so this compares
     only words of a look: each end is a word."""
     found: set[int] = set()
-    waiting = sorted(doubtful, key=lambda pair: pair[1][0].t, reverse=True)
+    waiting = sorted(doubtful, key=lambda pair: pair[1].begun, reverse=True)
     there: list[tuple[Ends, Life]] = []
     for look in sorted(looks, key=lambda look: look.t):
-        while waiting and waiting[-1][1][0].t - NEAR <= look.t:
+        while waiting and waiting[-1][1].begun - NEAR <= look.t:
             there.append(waiting.pop())
         there = [(key, life) for key, life in there if life.around(look.t)]
         if not there:
@@ -266,13 +311,13 @@ def _lives(
         # Others on the machine may have the same ends at the same time: a transition goes on where
         # the last one of its socket led.
         going = [life for life in lives if not life.over]
-        following = [life for life in going if life[-1].new == event.old] or going
+        following = [life for life in going if life.state == event.old] or going
         born = event.old in (State.UNCONN, State.LISTEN) and event.new != State.UNCONN
         if not following or born:
             lives.append(Life())
-            if event.old == State.SYN_SENT:
-                begun = _begun(opening[host, event.remote], event, wire)
-                lives[-1].extend([replace(begun, local=event.local)] if begun else [])
+            asked = opening[host, event.remote] if event.old == State.SYN_SENT else []
+            if begun := _begun(asked, event, wire):
+                lives[-1].append(replace(begun, local=event.local))
             following = lives
         following[-1].append(event)
     return found

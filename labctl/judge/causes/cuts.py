@@ -4,6 +4,7 @@ connection of a host lost by the end of another (RFC 9112, section 9.3 and 9.5).
 from __future__ import annotations
 
 import math
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -182,13 +183,17 @@ class _Leg:
 
 def _proxied(host: str, scene: Scene) -> Iterator[Cause]:
     """Connections that a host ended right after another of its own had been ended by its peer."""
-    legs: dict[bool, list[_Leg]] = {True: [], False: []}
-    for each in scene.timelines(host):
+    known = scene.timelines(host)
+    numbers = {False: array("I"), True: array("I")}
+    for number, each in enumerate(known):
         end = each.spans[-1].end
         opened = scene.opened(host, each.ends, end.latest if end else scene.history.now)
         if opened is not None and not stays_inside(*each.ends):
-            legs[opened].append(_Leg(host, each, scene))
-    pairs = _pairs(*(sorted(legs[opened], key=lambda leg: leg.began) for opened in (False, True)))
+            numbers[opened].append(number)
+    if not all(numbers.values()):
+        return
+    legs = ([_Leg(host, known[n], scene) for n in mine] for mine in numbers.values())
+    pairs = _pairs(*(sorted(mine, key=lambda leg: leg.began) for mine in legs))
     times = Counter(id(leg) for pair in pairs for leg in pair)
     alone = [pair for pair in pairs if times[id(pair[0])] == times[id(pair[1])] == 1]
     found = (_cut(*pair) for pair in alone)  # of several, nobody knows which belong together
