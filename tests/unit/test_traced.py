@@ -46,6 +46,7 @@ def life(*states: str) -> Life:
 )
 def test_what_a_socket_was(states: tuple[str, ...], born: bool, over: bool, listens: bool) -> None:
     found = life(*states)
+    assert [*found] == [event for event in walk(*states) if isinstance(event, StateEvent)]
     assert (found.born, found.over, found.listens) == (born, over, listens)
 
 
@@ -55,6 +56,14 @@ def test_when_a_socket_was_there() -> None:
     moments = [0.99 - NEAR, 1.01 - NEAR, 1.0, 0.99 + NEAR, 1.01 + NEAR]
     assert [there.around(t) for t in moments] == [False, True, True, True, False]
     assert life("SYN-RECV", "ESTAB").around(99.0)
+
+
+def test_sockets_that_were_there_at_once() -> None:
+    """From 1.0 to 1.001, and later."""
+    one, twin = life("SYN-RECV", "ESTAB", "UNCONN"), life("SYN-RECV", "ESTAB", "UNCONN")
+    later = Life([StateEvent(1.001, *ENDS, "x", "SYN-RECV", "ESTAB")])
+    assert one.overlaps(twin) and not one.overlaps(one)
+    assert not one.overlaps(later) and not later.overlaps(one)
 
 
 def test_transitions_in_order_of_time() -> None:
