@@ -385,7 +385,7 @@ def do_sysctl(agent, ident, values):
         path = "/proc/sys/" + key.replace(".", "/")
         try:
             with open(path, "w") as file:
-                file.write(str(value))
+                file.write("%s\n" % value)  # also an empty one, which clears a list of ports
         except FileNotFoundError:
             missing.append(key)
         except OSError as exc:
@@ -395,6 +395,20 @@ def do_sysctl(agent, ident, values):
                 readable.append(key)
     emit(kind="reply", id=ident, t=time.monotonic(), missing=missing, readable=readable,
          failed=failed)  # fmt: skip
+
+
+def written(process):
+    """What a command writes, until it closes its output, or has ended: others may still have that
+    open."""
+    pipe, ready, ended = process.stdout.fileno(), select.poll(), False
+    ready.register(pipe, select.POLLIN)
+    while not ended:
+        ended = process.poll() is not None
+        if ready.poll(0 if ended else 20):
+            data = os.read(pipe, 65536)  # all that a pipe holds: pipe(7)
+            if not data:
+                return
+            yield data
 
 
 def do_exec(agent, ident, command):
@@ -408,16 +422,18 @@ def do_exec(agent, ident, command):
         try:
             with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                   stdin=subprocess.DEVNULL, shell=True) as process:  # fmt: skip
-                output, left_out = process.stdout.read(MOST_OUTPUT), 0
-                for data in iter(lambda: process.stdout.read(65536), b""):
-                    left_out += len(data)
+                output, left_out = bytearray(), 0
+                for data in written(process):
+                    left_out += max(0, len(data) - (MOST_OUTPUT - len(output)))
+                    output += data[: MOST_OUTPUT - len(output)]
+                status = process.wait()  # after a signal: as a shell reports it
+                emit(kind="reply", id=ident, t=time.monotonic(), left_out=left_out,
+                     exit=status if status >= 0 else 128 - status,
+                     output=output.decode("utf-8", "replace"))  # fmt: skip
+                while process.stdout.read(65536):
+                    pass  # what it left in the background may write on, and gets no SIGPIPE
         except OSError as exc:
             emit(kind="reply", id=ident, t=time.monotonic(), error=str(exc))
-            return
-        status = process.returncode  # after a signal: as a shell reports it
-        emit(kind="reply", id=ident, t=time.monotonic(), left_out=left_out,
-             exit=status if status >= 0 else 128 - status,
-             output=output.decode("utf-8", "replace"))  # fmt: skip
 
     threading.Thread(target=work, daemon=True).start()
 

@@ -23,7 +23,9 @@ from labctl.reports.rows import behind, claim_words
 from labctl.reports.shapes import FONTS, Drawing, px
 from labctl.reports.signs import RESULTS, STATES
 
-WHOLE = re.compile(r"\d[\d.]* (?:ms|s|min)\b|[^\s-]\S*-\S*|(?<=\s)->(?=\s)")
+WHOLE = re.compile(
+    r"(?<!\d)\d[\d.]{0,30} (?:ms|s|min)\b|(?<![^\s-])[^\s-]{1,31}-\S*|(?<=\s)->(?=\s)"
+)
 WHOLE_MOST = 32
 """Words that stay on one line if they are not longer: a number with its unit, and a word with a
 hyphen, at which a browser would break the line."""

@@ -6,6 +6,8 @@ import importlib.util
 import itertools
 import json
 import os
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -160,6 +162,28 @@ def test_a_command_of_an_engine_with_low_priority_runs_as_it_is(
         thread.join()
     answer = json.loads(capfd.readouterr().out)
     assert (answer["id"], answer["exit"], answer["output"]) == (7, 0, "it\n")
+
+
+def test_a_command_ends_with_its_shell_and_not_with_what_that_has_left_in_the_background() -> None:
+    command = "sleep 60 & echo it"
+    with subprocess.Popen(
+        command, shell=True, stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
+        begun = time.monotonic()
+        assert b"".join(loaded().written(process)) == b"it\n"
+        assert time.monotonic() - begun < 30
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_an_empty_sysctl_is_written_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A write of no bytes does nothing, and a list of reserved ports would stay as it was."""
+    monkeypatch.setattr("builtins.open", lambda _, mode: Path.open(tmp_path / "ports", mode))
+    loaded().do_sysctl(None, 7, {"net.ipv4.ip_local_reserved_ports": ""})
+    monkeypatch.undo()
+    assert (tmp_path / "ports").read_text() == "\n"
+    assert json.loads(capfd.readouterr().out)["failed"] == {}
 
 
 @pytest.mark.parametrize("threads", [True, False])

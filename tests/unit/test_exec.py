@@ -25,6 +25,7 @@ OUTPUTS = {
     "exec server works": {"exit": 0, "output": "one\ntwo\n"},
     "exec server fails": FAILS,
     "exec client fails": FAILS,
+    "exec server long": {"exit": 3, "output": "x" * 100_000},
     "exec server silent": {"exit": 1, "output": ""},
 }
 
@@ -81,6 +82,13 @@ def test_what_a_command_claims(
 def test_a_failure_shows_the_command_and_what_it_wrote(tmp_path: Path) -> None:
     _, (verdict,) = ran("fails", tmp_path)
     assert verdict.evidence == ("fails", "first", "Error: no such table", "    ^^^")
+
+
+@pytest.mark.parametrize("output", ["x+", "y"])
+def test_a_long_line_is_cut_in_all_that_a_verdict_shows(output: str, tmp_path: Path) -> None:
+    """Otherwise a few commands would make a result that nobody can read."""
+    _, (verdict,) = ran("long", tmp_path, output=output)
+    assert len(str(verdict)) < 10_000
 
 
 def test_what_was_not_recorded_is_not_known(tmp_path: Path) -> None:

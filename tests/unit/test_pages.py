@@ -260,6 +260,13 @@ def test_words_stay_whole_in_pages() -> None:
     assert html.words("a-" * 30) == "a-" * 30  # or it would be wider than a screen
 
 
+@pytest.mark.parametrize("letter", ["x", "1", "1."])
+def test_a_long_word_takes_no_long_time(letter: str) -> None:
+    begun = time.process_time()
+    assert html.words(letter * 30_000) == letter * 30_000
+    assert time.process_time() - begun < 0.5
+
+
 def contrast(one: str, other: str) -> float:
     """How well two colours can be told apart by their light (WCAG 2.2)."""
     light, dark = sorted((luminance(one), luminance(other)), reverse=True)

@@ -12,7 +12,7 @@ from labctl.ground.data import dataclass
 from labctl.ground.patterns import TooSlow
 from labctl.ground.plain import shown
 from labctl.language.facts import Facts
-from labctl.language.predicates.finding import Claimed, Finding, Result
+from labctl.language.predicates.finding import QUOTED, WIDTH, Claimed, Finding, Result, cut
 from labctl.language.values import brief, problem
 from labctl.record.events import ExecEvent, StepEvent
 from labctl.record.history import History
@@ -20,7 +20,7 @@ from labctl.record.history import History
 SHOWN = 60
 """How many characters of a command name it."""
 LINES = 12
-"""How many characters of a command and of its output are evidence."""
+"""How many lines of a command and of its output are evidence."""
 NOT_RECORDED = "are not recorded; have it write less, or into a file"
 
 
@@ -51,7 +51,7 @@ class Executed:
         """The finding on a command of the step that has just ended."""
         status = None if self.status == "any" else self.status
         wanted = Facts(exit=status, output=self.output)
-        claimed = Claimed(f"{host}: {_cut(brief(command))}", str(self), (host,), wanted)
+        claimed = Claimed(f"{host}: {cut(brief(command), SHOWN)}", str(self), (host,), wanted)
         event = _ran(host, history)
         if event is None:
             return Finding("unknown", claimed, "it did not run")
@@ -62,7 +62,7 @@ class Executed:
         if self.output is not None:
             try:
                 found = patterns.search(self.output, event.output)
-                output = found[0] if found else None
+                output = cut(found[0], QUOTED) if found else None
                 actual.append(f"output {_last(event.output) if output is None else output!r}")
                 decided.append(True if found else None if event.left_out else False)
             except TooSlow as exc:
@@ -94,17 +94,12 @@ def _ran(host: str, history: History) -> ExecEvent | None:
 
 def _last(text: str) -> str:
     """The last line with a word in it."""
-    return next(
-        (line for line in reversed(text.splitlines()) if re.search(r"\w", line)), ""
-    ).strip()
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
+    lines = reversed(text.splitlines())
+    return cut(next((line for line in lines if re.search(r"\w", line)), "").strip(), QUOTED)
 
 
 def _evidence(event: ExecEvent) -> tuple[str, ...]:
     command, output = event.command.strip().splitlines(), event.output.splitlines()
     left = len(output) - LINES
     more = (f"... {left} lines before",) if left > 0 else ()
-    return (*command[:LINES], *more, *output[-LINES:])
+    return tuple(cut(line, WIDTH) for line in (*command[:LINES], *more, *output[-LINES:]))

@@ -8,6 +8,13 @@ from labctl.ground.data import dataclass
 from labctl.language.facts import NO_FACTS, Facts
 
 Result = Literal["pass", "fail", "unknown", "skip"]
+QUOTED, WIDTH = 200, 500
+"""How many characters of a match, and of a line, to show."""
+
+
+def cut(text: str, width: int) -> str:
+    """A text of so many characters at most."""
+    return text if len(text) <= width else f"{text[: width - 3]}..."
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from labctl.ground.patterns import TooSlow
 from labctl.ground.plain import shown
 from labctl.language.facts import AWAITING, NEVER_STARTED, Facts, Range
 from labctl.language.predicates.called import BLOCKED, STILL, Asked, Called, check
-from labctl.language.predicates.finding import Claimed, Finding, Result
+from labctl.language.predicates.finding import QUOTED, WIDTH, Claimed, Finding, Result, cut
 from labctl.language.values import (
     Count,
     Label,
@@ -30,8 +30,6 @@ from labctl.language.values import (
 from labctl.record.events import CallEvent
 from labctl.record.history import History, ProcessState
 
-QUOTED, WIDTH = 200, 500
-"""How many characters of a match, and of a line, to show."""
 NOT_RECORDED = "are not recorded; have it write less, or into a file"
 EARLIER = "what it called before it was watched is not recorded"
 FAILING = {"socket", "bind", "listen", "accept", "connect"}
@@ -251,14 +249,14 @@ def _log(state: ProcessState) -> tuple[str, ...]:
     if state.entered:
         how = "blocked" if state.running else "not done"
         lines.append(f"{state.entered.t:.3f} {state.entered.call}: {how}")
-    return (*lines, *(_cut(line, WIDTH) for line in state.written.last_lines(8)))
+    return (*lines, *(cut(line, WIDTH) for line in state.written.last_lines(8)))
 
 
 def _found(pattern: str, state: ProcessState) -> str | None:
     """The first match of a pattern in the process's output."""
     with suppress(TooSlow):
         found = state.written.search(pattern)
-        return None if found is None else _cut(found, QUOTED)
+        return None if found is None else cut(found, QUOTED)
     return None
 
 
@@ -270,14 +268,10 @@ def _written(pattern: str, state: ProcessState) -> tuple[bool | None, str]:
     if (found := _found(pattern, state)) is not None:
         return True, f"output {found!r}"
     last = state.written.last_lines(1)
-    text = f"output {_cut(last[0], QUOTED) if last else ''!r}"
+    text = f"output {cut(last[0], QUOTED) if last else ''!r}"
     if left_out := state.written.left_out:
         return None, f"{text}; {left_out} bytes of it {NOT_RECORDED}"
     return False, text
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: width - 3]}..."
 
 
 def _process_pattern(value: Any, info: ValidationInfo) -> ProcessPattern:
