@@ -86,7 +86,8 @@ def _matched(old: Mapping[int, str], new: Sequence[str]) -> dict[int, int]:
 def _placed(run: RunResult, scenario: Scenario, events: Iterable[Event]) -> Iterator[Event]:
     """Events of a record, with the indexes that their steps have in the scenario now, and with the
     losses of the captures. If the scenario no longer has a step, its moment stays; so does that of
-    a step which counts from a label that the record lacks."""
+    a step which counts from a label that the record lacks, unless the step that sets it was left
+    out: so was this one then."""
     steps = _matched(_texts(run.history), [str(step) for step in scenario.steps])
     labels: set[str | None] = {None}
     for event in events:
@@ -97,7 +98,7 @@ def _placed(run: RunResult, scenario: Scenario, events: Iterable[Event]) -> Iter
                 yield replace(event, index=-1, phase="begin", label=None, outcome=None)
             else:
                 label = event.label if event.label == step.as_ else None
-                labels.add(label)
+                labels.add(step.as_ if event.outcome == "skipped" else label)
                 yield replace(event, index=index, label=label)
         elif isinstance(event, LossEvent | TallyEvent):
             yield replace(event, drop=steps.get(event.drop, -1 - event.drop))

@@ -80,6 +80,7 @@ SHAPES: dict[str, Shape] = {
     "Line": either({"type": "number"}, text(r"\s*\S(?:[^\n]*\S)?\s*")),
     "Label": {"type": "string", "pattern": r"\S"},
     "Regex": either({"type": "number"}, {"type": "string", "format": "regex"}),
+    "Variable": text("[^=]+"),
     "Duration": either({"type": "number", "minimum": 0, "maximum": LONGEST}, text(LENGTH)),
     "Delay": either({"type": "number", "minimum": 0, "maximum": LONGEST_DELAY}, text(LENGTH)),
     "Within": either(

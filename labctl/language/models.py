@@ -34,6 +34,7 @@ from labctl.language.values import (
     SysctlValue,
     Text,
     Uid,
+    Variable,
     known,
     problem,
     shaped,
@@ -93,7 +94,7 @@ class Program(Model):
     default: Command | None = None
     image: Text | None = None
     uid: Uid = None
-    env: dict[Text, Text] = Field(default_factory=dict)
+    env: dict[Variable, Text] = Field(default_factory=dict)
     rights: list[Right] = Field(default_factory=list)
     mem_limit: Memory | None = None
     pids_limit: Annotated[int, Field(ge=1, strict=True)] | None = None

@@ -31,8 +31,10 @@ class Given:
         head = document.head()
         self._document = document
         self.mistakes = self._placed(head.mistakes)
-        params = head.data.get("params") or {}
-        variants = head.data.get("variants") or []
+        params, variants = (
+            empty if (given := head.data.get(key)) is None else given
+            for key, empty in (("params", {}), ("variants", []))
+        )
         if not isinstance(params, dict):
             message = "params is a mapping of names and defaults"
             self.mistakes += self._placed([(head.line(("params",)), message)])

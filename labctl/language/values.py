@@ -45,8 +45,8 @@ HOST_NAME = re.compile(
 """RFC 1123, section 2.1; but nothing that inet_aton(3) takes for an address."""
 PROCESS_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 SYSCTL_KEY = re.compile(r"net\.(?:nf_conntrack_max|[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)+)")
-PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
-COMPARISON = re.compile(r"(>=|<=|==|!=|>|<)?\s*(\d+)")
+PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%", re.ASCII)
+COMPARISON = re.compile(r"(>=|<=|==|!=|>|<)?\s*(\d+)", re.ASCII)
 SHAPE = "labctl"
 """Marks a schema that a name in json_shapes.py replaces."""
 OPERATORS: Mapping[str, Callable[[int, int], bool]] = {
@@ -234,7 +234,7 @@ def parse_duration(value: Any) -> float:
     )
 
 
-MEMORY = re.compile(r"(\d+) ?(b|[kmg]b?)?", re.IGNORECASE)
+MEMORY = re.compile(r"(\d+) ?(b|[kmg]b?)?", re.IGNORECASE | re.ASCII)
 LEAST_MEMORY = 6 << 20
 """Less than that no engine gives a container."""
 
@@ -366,6 +366,13 @@ def _text(value: Any) -> str:
     return text
 
 
+def _variable(value: Any) -> str:
+    text = _text(value)
+    if not text or "=" in text:
+        raise problem(f"{shown(value)} is no variable's name; allowed: a word without =")
+    return text
+
+
 def _regex(value: Any) -> str:
     text = _text(value)
     try:
@@ -425,6 +432,7 @@ SysctlValue = Annotated[str, BeforeValidator(_sysctl_value), shaped("SysctlValue
 Label = Annotated[str, BeforeValidator(_label), shaped("Label")]
 Text = Annotated[str, BeforeValidator(_text), shaped("Text")]
 ParamName = Annotated[str, shaped("ParamName")]
+Variable = Annotated[str, BeforeValidator(_variable), shaped("Variable")]
 Regex = Annotated[str, BeforeValidator(_regex), shaped("Regex")]
 Truth = Annotated[bool, Field(strict=True)]
 Right = Annotated[

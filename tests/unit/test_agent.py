@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import importlib.util
 import itertools
 import json
@@ -179,7 +180,7 @@ def test_an_empty_sysctl_is_written_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A write of no bytes does nothing, and a list of reserved ports would stay as it was."""
-    monkeypatch.setattr("builtins.open", lambda _, mode: Path.open(tmp_path / "ports", mode))
+    monkeypatch.setattr(builtins, "open", lambda _, mode: Path.open(tmp_path / "ports", mode))
     loaded().do_sysctl(None, 7, {"net.ipv4.ip_local_reserved_ports": ""})
     monkeypatch.undo()
     assert (tmp_path / "ports").read_text() == "\n"

@@ -71,6 +71,15 @@ def copy(run: RunResult, tmp_path: Path) -> Path:
     return Path(shutil.copytree(run.folder, tmp_path / "copy"))
 
 
+def test_what_counts_from_a_step_that_was_left_out_is_left_out_again(tmp_path: Path) -> None:
+    text = LESSON.replace("as: killed", "as: killed\n    when: {backend: docker}")
+    found = play(text, backend(), tmp_path)
+    assert found.result == "pass"
+    again = judge(found.folder)
+    assert [(v.what, v.result) for v in again] == [(v.what, v.result) for v in found.verdicts]
+    assert [v.what for v in again if v.result == "skip"] == ["server: no connection"]
+
+
 def result(verdicts: list[Verdict]) -> str:
     return overall(verdict.result for verdict in verdicts)
 

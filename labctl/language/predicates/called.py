@@ -12,7 +12,7 @@ from labctl.language.values import COMPARISON, Comparison, problem, unknown
 from labctl.record.events import CallEvent
 from labctl.record.history import ProcessState
 
-NTH = re.compile(r"([1-9]\d{0,8})(?:st|nd|rd|th)\s+(.*)")
+NTH = re.compile(r"([1-9]\d{0,8})(?:st|nd|rd|th)\s+(.*)", re.ASCII)
 BLOCKED = "blocked"
 STILL = 0.1
 """Seconds that a call must have taken by now to count as blocked: a busy machine may need some of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Annotated, Any
 
@@ -69,6 +69,12 @@ def check_bare(flags: Iterable[str] | None) -> None:
         raise problem("'bare' segments have the flags in 'flags' and nothing else; name some")
 
 
+def check_ecn(bits: Mapping[str, bool]) -> None:
+    """Raises what `problem` makes, unless a segment can have all of these."""
+    if sum(bits.get(name, False) for name in ECN_FIELDS) > 1:
+        raise problem("IP has one of ECT0, ECT1 and CE; keep one")
+
+
 class SegmentPattern(Model):
     """Segments of one kind, and what follows them."""
 
@@ -112,6 +118,7 @@ class SegmentPattern(Model):
             raise problem("with data, but with a length of 0: an impossible segment")
         if self.ack is not None and self.bare and "ACK" not in (self.flags or ()):
             raise problem("'ack' counts only with the flag ACK; add it, or leave 'ack' out")
+        check_ecn(self.ecn or {})
         if self.injected and self.retransmitted:
             raise problem("injected and retransmitted: an impossible segment; what an inject sends "
                           "is no part of what the host has sent")  # fmt: skip

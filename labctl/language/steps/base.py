@@ -36,7 +36,7 @@ class StepFailed(Exception):
 
 
 ONE = r"(?:>=|<=|==|!=|>|<)?\s*\d+(?:\.\d+)*"
-KERNEL = re.compile(rf"{ONE}(?:(?:\s*,\s*|\s+){ONE})*")
+KERNEL = re.compile(rf"{ONE}(?:(?:\s*,\s*|\s+){ONE})*", re.ASCII)
 COMPARED = re.compile(r"(>=|<=|==|!=|>|<)?\s*(\d+(?:\.\d+)*)")
 
 

@@ -341,7 +341,7 @@ class Join(Step):
             lab.fault(host, protocol.Link(up=True, device=device))
 
 
-RATE = re.compile(r"\d+(?:\.\d+)?(?:[kmgt]i?)?(?:bit|bps)", re.IGNORECASE)
+RATE = re.compile(r"\d+(?:\.\d+)?(?:[kmgt]i?)?(?:bit|bps)", re.IGNORECASE | re.ASCII)
 LONGEST_DELAY = 60.0
 
 

@@ -29,12 +29,12 @@ from labctl.lab.crafting import (
     load_forge,
 )
 from labctl.lab.icmp import ERRORS
-from labctl.language.predicates.pattern import SOME, WITH_DATA, EcnBit, Flags
+from labctl.language.predicates.pattern import SOME, WITH_DATA, EcnBit, Flags, check_ecn
 from labctl.language.steps.base import Step, StepFailed
 from labctl.language.steps.faults import Side
 from labctl.language.values import Model, Truth, known, problem, shaped
 from labctl.probes.conversations import Conversation, conversations
-from labctl.probes.observations import ECN_FIELDS, MODULUS
+from labctl.probes.observations import MODULUS
 from labctl.record.events import InjectEvent
 
 if TYPE_CHECKING:
@@ -181,8 +181,7 @@ class InjectPattern(Model):
             raise problem(f"{strange[0]!r} is of a segment, and 'icmp' sends none; keep one")
         if self.mtu is not None and self.icmp != "fragmentation-needed":
             raise problem("'mtu' is of the ICMP error fragmentation-needed alone")
-        if len([bit for bit in self._ecn if bit in ECN_FIELDS]) > 1:
-            raise problem("IP has one of ECT0, ECT1 and CE; keep one")
+        check_ecn(self.ecn or {})
         return self
 
     @property
