@@ -350,12 +350,13 @@ def show_(name: str) -> None:
     """
     from labctl.cli.arguments import find
     from labctl.ground.resources import scenarios
+    from labctl.language.document import Document
 
     files = find([name], scenarios())
     for file in files:
         if len(files) > 1:
             click.echo(f"# {file.name}")
-        text = file.read_text("utf-8")
+        text = Document.read(file).text
         click.echo(plain_lines(text) if sys.stdout.isatty() else text, nl=False)
 
 

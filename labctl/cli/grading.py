@@ -9,6 +9,9 @@ import click
 from labctl.cli.arguments import last_option, runs_argument
 from labctl.ground.output import reason, show
 
+MOST = 1 << 20
+"""How many bytes a sheet may have."""
+
 
 @click.command()
 @click.argument("answers", type=click.Path(path_type=Path), metavar="FILE")
@@ -27,11 +30,12 @@ def grade(answers: Path, runs: tuple[str, ...], last: bool) -> int:
     """
     from labctl.cli import chosen
     from labctl.ground.errors import UsageError
+    from labctl.ground.reading import read_file
     from labctl.judge.recorded import load
     from labctl.reports.worksheet import marks
 
     try:
-        filled = answers.read_text("utf-8")
+        filled = read_file(answers, MOST).decode("utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         raise UsageError(f"{answers}: can't be read: {reason(exc)}") from exc
     folders = chosen.find(runs, last)

@@ -168,6 +168,15 @@ def test_a_file_that_can_not_be_opened(labctl: Labctl, tmp_path: Path) -> None:
         server.bind(str(file))
     message = f"labctl: {file}: No such device or address\n"
     assert labctl("validate", str(file)) == (2, "", message)
+    assert labctl("show", str(file)) == (2, "", message)
+
+
+@pytest.mark.parametrize("command", ["validate", "show", "grade"])
+def test_a_device_is_not_read(command: str, labctl: Labctl) -> None:
+    """Some never end."""
+    status, out, err = labctl(command, "/dev/zero")
+    assert (status, out) == (2, "")
+    assert err == "labctl: /dev/zero: a device; a plain file is wanted here\n"
 
 
 def test_a_name_that_is_nearly_right(labctl: Labctl) -> None:
