@@ -316,7 +316,8 @@ def do_network(agent, ident, hosts, batch, nft):
 
 
 def do_setup(agent, ident, longest, share, bound):
-    """Begins to watch and to capture, as one of `share` hosts.
+    """Begins to watch and to capture, as one of `share` hosts. It reports no socket that is there
+    already, until one changes or the controller asks: a lab has none yet.
 
     `capture` in the reply is why it can't capture, or null. `bound`, if asked for, is whether `ss`
     lists sockets that are only bound.
@@ -334,6 +335,7 @@ def do_setup(agent, ident, longest, share, bound):
     wanted = [(link, room) for link in links()] + [(INSIDE, BLOCKS_INSIDE)]
     with at_once(agent.capture, wanted, longest <= PERIOD_MAX):
         bound = bound and lists_bound()
+    agent.seen = agent.diag.fingerprint()
     emit(kind="reply", id=ident, t=time.monotonic(), capture=agent.refused, bound=bound)
 
 

@@ -31,9 +31,9 @@ from labctl.ground.errors import LabError, MissingHere, Refused, located
 from labctl.lab.happened import happened
 from labctl.lab.messaging import ANSWER_DEADLINE, HEARTBEAT, Source, surely
 from labctl.lab.observing import SETTLING, Observing
+from labctl.lab.probing import bound_listed, is_known, probes
 from labctl.lab.questions import Questions
 from labctl.lab.spec import LabSpec
-from labctl.lab.tracing import probes
 from labctl.probes.packets import shifted
 from labctl.record.events import (
     VERSION,
@@ -124,14 +124,16 @@ class Lab(Observing):
         names = address_names({name: (link.ipv4, link.ipv6) for name, link in self._links.items()})
         names |= self._wiring.names()
         self.require(self.spec.needs)
-        ready = self._set_up(names)
+        place = self._backend.environment()
+        ready = self._set_up(names, not is_known(place))
         self._set_sysctls()
         untraced = self._tracer.start(self._backend.trace(), names, self._machines)
         if untraced and "tracing" in self.spec.needs:
             raise MissingHere(*untraced)
         self._epochs = self._clock.epochs({name: (h.t, h.wall) for name, h in self._hellos.items()})
         epoch = next(iter(self._epochs.values()))
-        environment = {**self._backend.environment(), "probes": probes(ready, self._tracer.trace)}
+        found = probes(ready, self._tracer.trace, bound_listed(place, ready))
+        environment = {**place, "probes": found}
         name = self._backend.name
         networks = self._wiring.networks.told
         self.emit(
@@ -151,10 +153,11 @@ class Lab(Observing):
     def _machines(self) -> dict[str, str]:
         return {name: link.machine for name, link in self._links.items()}
 
-    def _set_up(self, names: Mapping[str, str]) -> dict[str, protocol.Ready]:
-        """Makes the agents begin; returns their answers. The ss and kernel of the first are those
-        of all."""
+    def _set_up(self, names: Mapping[str, str], bound: bool) -> dict[str, protocol.Ready]:
+        """Makes the agents begin; returns their answers. The first finds out whether `ss` lists
+        sockets that are only `bound`, if that is wanted."""
         links, wiring = self._links, self._wiring
+        first = next(iter(links))
         self._ask_all(
             {
                 name: protocol.SetNetwork(
@@ -167,7 +170,7 @@ class Lab(Observing):
         )
         return self._ask_all(
             {
-                name: protocol.SetUp(link.longest_rest, len(links), bound=name == next(iter(links)))
+                name: protocol.SetUp(link.longest_rest, len(links), bound and name == first)
                 for name, link in links.items()
             }
         )

@@ -14,7 +14,6 @@ from labctl.backends.protocol import (
     Fate,
     FlushTrace,
     Hello,
-    Ready,
     Refused,
     Reset,
     State,
@@ -181,14 +180,3 @@ class Tracer:
             return
         for host in self._hosts:
             self._emit(TroubleEvent(t, host, "trace", text))
-
-
-def probes(ready: Mapping[str, Ready], traced: bool) -> list[str]:
-    """The probes that watch all of a run, by what the agents say of their setup."""
-    captured = all(answer.capture is None for answer in ready.values())
-    return [
-        "ss",
-        *(["capture", "loopback"] if captured else []),
-        *(["trace"] if traced else []),
-        *(["bound"] if next(iter(ready.values())).bound else []),
-    ]

@@ -18,7 +18,7 @@ from labctl.lab.attaching import Attaching
 from labctl.lab.happened import happened
 from labctl.lab.messaging import Source, surely
 from labctl.lab.observing import Observing
-from labctl.lab.tracing import probes
+from labctl.lab.probing import probes
 from labctl.record.events import (
     VERSION,
     AddressEvent,

@@ -334,17 +334,18 @@ def running(program: str, *command: str, **env: str) -> Iterator[Heard]:
             channel.close()
 
 
-@pytest.mark.parametrize(("ss", "last"), [("#!/bin/sh\nexit 1\n", "trouble"), (None, "broken")])
-def test_an_agent_without_its_ss(ss: str | None, last: str, tmp_path: Path) -> None:
-    if ss:
-        (tmp_path / "ss").write_text(ss)
-        (tmp_path / "ss").chmod(0o755)
+def test_an_agent_without_its_ss(tmp_path: Path) -> None:
     setup = protocol.SetUp(longest=0.025, share=1, bound=False)
     command = (str(images() / "host" / "agent.py"), "--tether")
     with running("agent", *command, PATH=str(tmp_path)) as heard:
         heard.await_kind("agent", "hello")
         heard.ask("agent", setup)
-        heard.await_kind("agent", last)
+        with pytest.raises(LabError, match=r"agent: .*'ss'"):
+            heard.ask("agent", protocol.Look(None))
+        (tmp_path / "ss").write_text("#!/bin/sh\nexit 1\n")
+        (tmp_path / "ss").chmod(0o755)
+        heard.ask("agent", protocol.Look(None))
+        heard.await_kind("agent", "trouble")
 
 
 def test_what_an_agent_can_not_do() -> None:

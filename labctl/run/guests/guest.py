@@ -88,7 +88,8 @@ steps:
   - start: server
   - wait: {sockets: {server: LISTEN}}
   - start: client
-  - wait: {sockets: {server: ESTAB, client: ESTAB}}
+  - wait: {sockets: {server: ESTAB, client: ESTAB}, process: {client: {output: "^$"}}}
+  - inject: {from: client, to: server, flags: ACK}
   - kill: server
   - expect: {sockets: {client: CLOSE-WAIT}}
   - expect: {segments: {from: server, flags: FIN}}
