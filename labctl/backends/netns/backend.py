@@ -46,7 +46,7 @@ from labctl.backends.capabilities import CAPABILITIES, REAL_TIME, Lack
 from labctl.backends.halted import children, halted
 from labctl.backends.netns import confine
 from labctl.backends.netns.launcher import Launched, Launcher, launcher
-from labctl.backends.netns.messages import AddHost, Batch, Forked, Gone, Kill, Launch, Spawn
+from labctl.backends.netns.messages import AddHost, End, Forked, Gone, Kill, Launch, Spawn
 from labctl.backends.protocol import Hello
 from labctl.backends.sysctls import refusal
 from labctl.backends.wire import A, Command, Failed, asked
@@ -128,39 +128,24 @@ class NetnsBackend:
     ) -> dict[str, HostLink]:
         spaces = self._spaces(hosts)
         world = self._start()
-        links, wires = {}, []
+        links = {}
         for host in hosts:
-            channel, pid = self._open(AddHost(host.name, self.sysctls))
-            given, ends = [], {}
-            batch = ["link set lo up"]
+            given, ends, wired = [], {}, []
             for index, network in enumerate(host.networks):
                 device, space = f"eth{index}", spaces[network]
                 there = [space.next() for _ in range(host.addresses)]
                 given += there
                 ends[network] = LinkEnd(device, *there[0])
-                batch += [f"address add {v4} dev {device}" for v4, _ in there]
-                batch += [f"address add {v6} dev {device} nodad" for _, v6 in there]
-                batch += [f"link set {device} up"]
-                wires.append((space.bridge, device, pid))
+                addresses = [str(address) for pair in there for address in pair]
+                wired.append(End(device=device, bridge=space.bridge, addresses=addresses))
+            channel, pid = self._open(AddHost(host.name, self.sysctls, wired))
             links[host.name] = HostLink(
                 channel,
                 f"{world}/{pid}",
                 tuple(str(v4.ip) for v4, _ in given),
                 tuple(str(v6.ip) for _, v6 in given),
-                "\n".join(batch) + "\n",
                 ends=ends,
             )
-        bridge = [
-            line for space in spaces.values()
-            for line in (f"link add {space.bridge} type bridge", f"link set {space.bridge} up")
-        ]  # fmt: skip
-        for index, (name, device, pid) in enumerate(wires):
-            port = f"port{index}"
-            bridge += [
-                f"link add {port} type veth peer name {device} netns {pid}",
-                f"link set {port} master {name} up",
-            ]
-        self._ask(Batch("\n".join(bridge) + "\n"))
         return links
 
     def trace(self) -> dict[str, Channel | Lack]:

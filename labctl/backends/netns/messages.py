@@ -37,18 +37,22 @@ class Forked(Answer):
     pid: int
 
 
+class End(TypedDict):
+    """An interface of a host: its addresses, each with the length of its network, and the bridge to
+    which it leads. The first one to name a bridge makes it."""
+
+    device: str
+    bridge: str
+    addresses: Sequence[str]
+
+
 class AddHost(Command[Forked], do="host"):
-    """Makes a network namespace with these sysctls and an agent, which gets the channel of this
-    message, and a file that is /etc/hosts there: the agent writes it."""
+    """Makes a network namespace with these sysctls, interfaces and an agent, which gets the channel
+    of this message, and a file that is /etc/hosts there: the agent writes it."""
 
     name: str
     sysctls: Mapping[str, str]
-
-
-class Batch(Command[Done], do="batch"):
-    """Runs ip(8) commands in the bridge's namespace."""
-
-    commands: str
+    ends: Sequence[End]
 
 
 class Work(TypedDict):
@@ -84,4 +88,4 @@ class Kill(Command[Done], do="kill"):
 
 
 LAUNCHER = Program((Began,), (Launch,))
-WORLD = Program((Hello, Gone), (AddHost, Batch, Spawn, Kill))
+WORLD = Program((Hello, Gone), (AddHost, Spawn, Kill))

@@ -19,12 +19,12 @@ import codecs
 import ctypes
 import gc
 import importlib.util
+import itertools
 import json
 import os
 import select
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -32,6 +32,7 @@ from contextlib import suppress
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # an isolated Python leaves it out
 import confine
+import links
 
 CLONE_NEWNS = 0x20000
 CLONE_NEWIPC = 0x8000000
@@ -121,12 +122,17 @@ class World:
         self.agent, self.peer = agent, peer
         self.home = os.open("/proc/self/ns/net", os.O_RDONLY)
         self.pids = os.open("/proc/self/ns/pid", os.O_RDONLY)
+        self.links = links.Links()
+        self.bridges: dict[str, int] = {}
+        self.ports = map("port{}".format, itertools.count())
         self.networks: dict[str, int] = {}
         self.processes: dict[int, str] = {}
 
-    def host(self, channel: int, name: str, sysctls: "dict[str, str]") -> dict[str, object]:
-        """A new network namespace with an agent in it, in a PID namespace of its own, with the
-        rights of a holder's container."""
+    def host(  # type: ignore[no-untyped-def]
+        self, channel: int, name: str, sysctls: "dict[str, str]", ends
+    ) -> dict[str, object]:
+        """A new network namespace with interfaces, and with an agent in it, in a PID namespace of
+        its own, with the rights of a holder's container."""
 
         def work() -> None:
             call("unshare", CLONE_NEWNS | CLONE_NEWIPC)
@@ -140,24 +146,33 @@ class World:
 
         with open(HOSTS % name, "w") as file:
             os.fchmod(file.fileno(), 0o644)
+        for bridge in {end["bridge"] for end in ends}.difference(self.bridges):
+            self.bridges[bridge] = self.links.bridge(bridge)
         call("unshare", CLONE_NEWNET)
         self.networks[name] = os.open("/proc/self/ns/net", os.O_RDONLY)
         for path, value in sysctls.items():
             with open(f"/proc/sys/{path}", "w") as file:
                 file.write(value)
-        call("unshare", CLONE_NEWPID)
         try:
+            self.wire(self.networks[name], ends)
+            call("unshare", CLONE_NEWPID)
             return {"pid": self.fork(channel, work)}
         finally:
             call("setns", self.pids, CLONE_NEWPID)
             call("setns", self.home, CLONE_NEWNET)
 
-    def batch(self, channel: int, commands: str) -> dict[str, object]:
-        """Runs ip(8) commands in the bridge's namespace."""
-        done = subprocess.run(
-            ["ip", "-batch", "-"], input=commands, capture_output=True, text=True, check=False
-        )
-        return {"error": f"ip: {done.stderr.strip()}"} if done.returncode else {}
+    def wire(self, network: int, ends) -> None:  # type: ignore[no-untyped-def]
+        """Makes the interfaces of a host, from its network, where this process is."""
+        here = links.Links()
+        here.up(links.LOOPBACK)
+        for end in ends:
+            bridge = self.bridges[end["bridge"]]
+            self.links.pair(next(self.ports), bridge, end["device"], network)
+            index = socket.if_nametoindex(end["device"])
+            for address in end["addresses"]:
+                here.address(index, address)
+            here.up(index)
+        here.close()
 
     def spawn(  # type: ignore[no-untyped-def]
         self, channel: int, name: str, host: str, what, rights
@@ -267,7 +282,6 @@ class World:
 
 COMMANDS: "dict[str, Callable[..., dict[str, object]]]" = {
     "host": World.host,
-    "batch": World.batch,
     "spawn": World.spawn,
     "kill": World.kill,
 }
