@@ -211,7 +211,7 @@ class NetnsBackend:
         self._launched = Launched(_launcher())
         try:
             environ = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
-            self._launched.begin(files, Launch(self._run, environ))
+            self._launched.begin(files, Launch(self._run, environ, [*RIGHTS.values()]))
         except ConnectionError:
             self._launched.end()
             raise

@@ -17,10 +17,12 @@ class Began(Said, kind="began", added=11):
 
 
 class Launch(Command[Answer], do="launch", added=11):
-    """Forks a lab, with this argument of the tracer, and this environment. Began is the answer."""
+    """Forks a lab, with this argument of the tracer, and this environment. `rights`: all that its
+    processes may keep, see Rights. Began is the answer."""
 
     run: str
     environ: Mapping[str, str]
+    rights: Sequence[int]
 
 
 class Gone(Said, kind="gone"):

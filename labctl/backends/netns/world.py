@@ -27,7 +27,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # an isolated Python leaves it out
@@ -55,6 +55,7 @@ for codec in ("idna", "punycode"):
     codecs.lookup(codec)  # for names: where Python is root's alone, no other user could load them
 
 libc = ctypes.CDLL(None, use_errno=True)
+bounding = set(range(LAST_CAPABILITY + 1))  # what execve(2) may give: see capabilities(7)
 
 
 def call(name: str, *args: object) -> None:
@@ -97,11 +98,17 @@ def close_but(*kept: int) -> None:
                 pass
 
 
+def limit_capabilities(most: "Iterable[int]") -> None:
+    """Nothing that this process or its children execute will have others than these."""
+    for number in bounding.difference(most):
+        libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0)
+    bounding.intersection_update(most)
+
+
 def drop_capabilities(kept: "list[int]") -> None:
     """Leaves a process with only these capabilities, of the first 32, now and after exec, like the
     containers of processes."""
-    for number in set(range(LAST_CAPABILITY + 1)).difference(kept):
-        libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0)
+    limit_capabilities(kept)
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     mask = sum(1 << number for number in kept)  # effective and permitted
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
@@ -298,7 +305,7 @@ def obey(programs, files: "list[int]") -> None:  # type: ignore[no-untyped-def]
 
 
 def launch(  # type: ignore[no-untyped-def]
-    programs, files: "list[int]", run: str, environ: "dict[str, str]"
+    programs, files: "list[int]", run: str, environ: "dict[str, str]", rights: "list[int]"
 ) -> None:
     """Begins a lab, says which processes it has, and waits for their end: they are children of this
     one.
@@ -325,6 +332,7 @@ def launch(  # type: ignore[no-untyped-def]
         confine.proc()
         folder = confine.here()
         confine.system(os.environ.get("PATH", ""), folder)
+        limit_capabilities([NET_ADMIN, NET_RAW, *rights])
         world = World(socket.socket(fileno=control), agent, peer, folder)
         world.send(kind="hello")
         world.serve()
