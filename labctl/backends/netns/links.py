@@ -1,5 +1,5 @@
-"""The links of a lab: bridges, and the interfaces and addresses of hosts, by rtnetlink(7). An ip(8)
-for each host would take longer than all else that brings a host up.
+"""The links of a lab: bridges, and the interfaces and addresses of hosts, by rtnetlink(7). So no
+host needs a process of ip(8), which loads its libraries each time.
 
 It is loaded by world.py and uses the standard library alone, Python 3.9 or later.
 """
