@@ -105,11 +105,6 @@ class Capture:
     def fileno(self):
         return self.socket.fileno()
 
-    def close(self):
-        """Gives the ring back."""
-        self.ring.close()
-        self.socket.close()
-
     def read(self):
         """The packets that came since the last call: pairs of moment and pcap record."""
         records = []
