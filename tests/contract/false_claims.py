@@ -101,8 +101,8 @@ OF_SERVERS = [
     ),
     FalseClaim(
         "servers/restart_client_never_closes",
-        "wait                      #",
-        "recv until eof; close #",
+        "- kill: server",
+        "- kill: client",
         "server: FIN-WAIT-2 local :8000",
     ),
     FalseClaim(

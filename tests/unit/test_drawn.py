@@ -15,6 +15,7 @@ from labctl.probes.observations import Known, Loss
 from labctl.probes.packets import ETHERNET, RECORD, read_packet
 from labctl.probes.segments import match
 from labctl.probes.sockets import Ends
+from labctl.probes.traffic import Chosen
 from labctl.record.events import CallEvent, LossEvent, ProcessEvent, StateEvent
 from labctl.record.history import History
 from labctl.record.listeners import listeners
@@ -85,13 +86,20 @@ def _busy(tmp_path: Path) -> History:
     return recorded.load(bench_records.record(tmp_path / "run", 60)).history
 
 
+def traced(busy: History, host: str, chosen: Chosen | None = None
+           ) -> dict[Ends, list[list[StateEvent]]]:  # fmt: skip
+    """The transitions of each socket there, by its ends."""
+    found = traced_lives(busy, host, chosen).lives
+    return {key: [[*life] for life in lives] for key, lives in found.items()}
+
+
 def test_some_connections_are_as_they_are_among_all(busy: History) -> None:
     whole = busy.segments()
     assert busy.segments(some) == [s for s in whole if some((s.source, s.target))]
     assert 0 < len(busy.segments(some)) < len(whole)
     for host in HOSTS:
-        lives = {key: each for key, each in traced_lives(busy, host).lives.items() if some(key)}
-        assert traced_lives(busy, host, some).lives == lives
+        lives = {key: walks for key, walks in traced(busy, host).items() if some(key)}
+        assert traced(busy, host, some) == lives
         alone = timelines(busy, host, some)
         assert alone == [t for t in timelines(busy, host) if some(t.ends)]
         assert listeners(busy, host, some) == listeners(busy, host)
@@ -160,8 +168,8 @@ def test_who_had_no_port_yet_is_the_same_among_some_as_among_all() -> None:
              for t, port in ((1.2, 2000), (1.3, 3000))]  # fmt: skip
     seen = [tcp("ESTAB", e.local, SERVER) for e in named]
     busy = history(*unnamed, *named, look(1.35, "client", *seen))
-    (whole,) = (each for (local, _), each in traced_lives(busy, "client").lives.items()
+    (whole,) = (each for (local, _), each in traced(busy, "client").items()
                 if local == "198.18.0.3:3000")  # fmt: skip
-    (alone,) = traced_lives(busy, "client", some).lives.values()
+    (alone,) = traced(busy, "client", some).values()
     assert whole == alone
     assert alone[0][0].t == 1.1
