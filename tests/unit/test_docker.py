@@ -93,39 +93,3 @@ def test_a_connection_that_fails_is_no_end_of_a_container(linger: bytes) -> None
         assert list(channel) == []
     assert (channel.ended, lost) == ((False, [True]) if linger else (True, []))
     channel.close()
-
-
-class Swarm:
-    """An engine whose managers are late so many times."""
-
-    def __init__(self, late: int) -> None:
-        self.late, self.streams = late, [socket.socketpair() for _ in range(late + 1)]
-        self._left = iter(self.streams)
-
-    def attach_socket(self, container: str, params: object) -> socket.socket:
-        return next(self._left)[0]
-
-    def start(self, container: str) -> None:
-        if self.late:
-            self.late -= 1
-            raise APIError("attaching to network failed: context deadline exceeded")
-
-
-@pytest.mark.parametrize("late", [0, 1])
-def test_a_swarm_that_is_late_has_a_second_chance(late: int, tmp_path: Path) -> None:
-    swarm = Swarm(late)
-    node = Node("", cast(APIClient, swarm), tmp_path / "log", Future())
-    channel = node.run("c")
-    channel.send({})
-    assert swarm.streams[late][1].recv(20), "the stream of the start that failed"
-    channel.close()
-    for _, end in swarm.streams:
-        end.close()
-
-
-def test_a_swarm_that_stays_late_is_an_error(tmp_path: Path) -> None:
-    swarm = Swarm(2)
-    with pytest.raises(APIError, match="deadline"):
-        Node("", cast(APIClient, swarm), tmp_path / "log", Future()).run("c")
-    for stream in (end for pair in swarm.streams for end in pair):
-        stream.close()

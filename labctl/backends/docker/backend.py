@@ -428,8 +428,10 @@ class DockerBackend:
     def _start_holder(
         self, name: str, container: str, turn: AbstractContextManager[object]
     ) -> None:
+        node = self._at[name]
+        self._holders[name] = node.attach(container)
         with turn:
-            self._holders[name] = self._at[name].run(container)
+            node.client.start(container)
 
 
 def build_images(os: str, progress: Progress, where: str = "") -> list[str]:

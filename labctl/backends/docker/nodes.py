@@ -24,11 +24,6 @@ POOL = "--default-addr-pool 198.19.128.0/17 --default-addr-pool-mask-length 26"
 MAKE_ONE = f"docker swarm init --advertise-addr ADDRESS {POOL}; docker swarm join on the others"
 
 
-LATE = "attaching to network failed"
-"""A part of what an engine says when the managers of its swarm took longer than it waits, 20 s, to
-let a container join an overlay."""
-
-
 @dataclass(eq=False)
 class Node:
     """One engine: a client of it, its images, and the tracer there; and whether a connection to it
@@ -85,18 +80,7 @@ class Node:
         self.lost = True
 
     def run(self, container: str) -> AttachChannel:
-        """Starts a container, and returns the channel to it. Busy managers of a swarm get a second
-        chance."""
-        from docker.errors import APIError
-
-        try:
-            return self._run(container)
-        except APIError as exc:
-            if LATE not in str(exc):
-                raise
-        return self._run(container)
-
-    def _run(self, container: str) -> AttachChannel:
+        """Starts a container, and returns the channel to it."""
         channel = self.attach(container)
         try:
             self.client.start(container)
