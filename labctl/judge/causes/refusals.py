@@ -29,6 +29,8 @@ RULES = "look at the rules (nft list ruleset)"
 START = "start the server first, or have the client try again"
 ASKED = 0.5
 """Seconds that a host asks for the address of another one on its network, at least (arp(7))."""
+TOGETHER = 0.1
+"""Seconds in which all fail that waited for one answer: who came last waited for a moment only."""
 MORE = 3
 FAILED = ("EHOSTUNREACH", "ENETUNREACH", "ECONNREFUSED", "ETIMEDOUT")
 """What a connect fails with that had no way, or got an ICMP error (icmp_err_convert)."""
@@ -224,12 +226,19 @@ class _Attempt:
             if (each.process, each.task, each.name) == (call.process, call.task, call.name)
             and each.t <= call.t
         ]  # fmt: skip
-        return call.name == "connect" and bool(entered) and call.t - entered[-1] < ASKED
+        others = (
+            each for each in self.scene.calls(host=call.host, name="connect", errno="EHOSTUNREACH")
+            if (each.process, each.task) != (call.process, call.task)
+            and abs(each.t - call.t) < TOGETHER
+        )  # fmt: skip
+        soon = bool(entered) and call.t - entered[-1] < ASKED
+        return call.name == "connect" and soon and not any(others)
 
     def _refusing_route(self) -> Cause:
         host = self.call.host
-        why = f"a route of {host} refuses {self.target}, without asking anybody (type unreachable)"
-        return self._told("no-route", why, f"ip route get {self.target}, on {host}", ROUTE)
+        why = f"a route of {host} refuses {self.target}, it seems, as nobody was asked for it"
+        cure = f"look for a route of type unreachable: ip route get {self.target}, on {host}"
+        return replace(self._told("no-route", why, cure, ROUTE), certain=False)
 
     @property
     def _cut(self) -> str:
