@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
-from labctl.record.events import Event, ResetEvent
+from labctl.record.events import Event, ResetEvent, StateEvent
 from labctl.record.history import History
 from tests.caused import (
     CLIENT,
@@ -120,6 +121,18 @@ def test_it_had_a_socket_if_the_kernel_says_so(
 ) -> None:
     for reason, told_of in (("NO_SOCKET", [found]), (OTHER, [])):
         assert ids(told([*events, because(reason)], sent)) == told_of
+
+
+def test_a_socket_that_ended_an_instant_before_is_none() -> None:
+    """The RST answers what came right after the last ACK, and ended nothing here."""
+    walk = ("ESTAB", "CLOSE-WAIT", "LAST-ACK", "UNCONN")
+    ends = [
+        StateEvent(2.9995 + n / 1e4, "server", SERVER, CLIENT, *states)
+        for n, states in enumerate(pairwise(walk))
+    ]
+    wire = [*handshake(1.0), replace(DATA, t=2.9998), ANSWER]
+    cause = only(told([*accepted(), *ends, because("NO_SOCKET")], wire), "reset-no-socket")
+    assert "it ended there at 3.000 s, in LAST-ACK" in cause.text
 
 
 def test_what_the_kernel_gives_a_reason_for_no_firewall_sent() -> None:

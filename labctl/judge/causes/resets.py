@@ -103,7 +103,9 @@ def _of(reset: Reset) -> Cause | None:
         return refused(reset, asked) if reset.may_be("NO_SOCKET") else None
     if reset.ended:
         found = (rule(reset) for rule, reasons in ENDED.items() if reset.may_be(*reasons))
-        return next(filter(None, found), None)
+        told = next(filter(None, found), None)
+        if told or reset.reason != "NO_SOCKET":  # else it had ended an instant before
+            return told
     if reset.outlived and reset.reason is None:
         return reset.cause(
             "reset-crafted",
