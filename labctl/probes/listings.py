@@ -32,21 +32,19 @@ class Listing:
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[int, float]] = {}  # the number, and when its time is over
-        self._t = 0.0
         self._following = 0
         self._room = 0
 
     def difference(self, t: float, text: str) -> tuple[str, list[int]] | None:
         """What is new at `t`, and the numbers of what is gone; None if the output is to be recorded
         whole."""
-        self._t = t
         if len(text) < LONG:
             self._room = 0
             return None
         header, *entries = ENTRY.split(BLANKS.sub(" ", text.rstrip()))
         entries = [entry for entry in entries if not ENGINE.search(entry)]
         now = {key: (entry, over) for entry in entries for key, over in [_parted(entry, t)]}
-        new = [key for key, (_, over) in now.items() if not self._has(key, over)]
+        new = [key for key, (_, over) in now.items() if not self._has(key, over, t)]
         gone = [n for key, (n, over) in self._known.items() if key not in now]
         gone += [self._known[key][0] for key in new if key in self._known]
         came = "\n".join(now[key][0] for key in new)
@@ -63,10 +61,10 @@ class Listing:
             self._following += 1
         return None if whole else (came, gone)
 
-    def _has(self, key: str, over: float) -> bool:
-        """Whether it was there, and only time has gone by: one whose time is over may stay a moment
-        longer, with nothing left."""
-        return key in self._known and abs(max(self._t, self._known[key][1]) - over) < SPREAD
+    def _has(self, key: str, over: float, t: float) -> bool:
+        """Whether it was there, and only time has gone by until `t`: one whose time is over may
+        stay a moment longer, with nothing left."""
+        return key in self._known and abs(max(t, self._known[key][1]) - over) < SPREAD
 
 
 def _parted(entry: str, t: float) -> tuple[str, float]:
