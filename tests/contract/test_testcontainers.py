@@ -57,7 +57,8 @@ def image() -> Iterator[str]:
         peer = images.ensure(client.api, DEFAULT_OS, print).peer
         run = json.dumps(["python3", "-c", BARE])
         text = f"FROM {peer}\nUSER 0\nENTRYPOINT []\nRUN {run}\n"
-        client.images.build(fileobj=io.BytesIO(text.encode()), tag=tag, rm=True)
+        # Not from layers of another worker's, which removes them when it is done.
+        client.images.build(fileobj=io.BytesIO(text.encode()), tag=tag, rm=True, nocache=True)
         yield tag
         client.images.remove(tag, force=True)
 
