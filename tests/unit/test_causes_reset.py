@@ -83,6 +83,18 @@ def test_the_kernel_s_reason_for_another_rst_is_none_for_this() -> None:
         assert found(other) == ["reset-linger"]
 
 
+@pytest.mark.parametrize(
+    ("local", "reason", "this"),
+    [(SERVER, "TCP_FLAGS", True), ("0.0.0.0:8000", "TCP_FLAGS", True),
+     ("0.0.0.0:8001", "TCP_FLAGS", False), (SERVER, "NOT_SPECIFIED", False)],
+)  # fmt: skip
+def test_a_listener_that_is_left_answers_an_ack(local: str, reason: str, this: bool) -> None:
+    listener = ResetEvent(T, "server", local, "0.0.0.0:0", reason)
+    came = Sent(T - 2 * LATER, CLIENT, SERVER, ACK, 1, 1)
+    over = found(listener, ends=T - LATER, closes=1.5, sent=(came, ANSWERS))
+    assert over == (["reset-no-socket"] if this else [])
+
+
 @pytest.mark.parametrize(("after", "this"), NEAR[2:])
 def test_it_answers_what_came_right_before(after: float, this: bool) -> None:
     came = Sent(T - LATER - after, CLIENT, SERVER, ACK | 8, 1, 1, data=9)

@@ -11,9 +11,15 @@ from labctl.judge.causes.descriptors import Descriptor
 from labctl.language.steps.faults import Reject
 from labctl.probes.observations import Segment
 from labctl.probes.sockets import State
+from labctl.record.events import ResetEvent
 from labctl.record.timelines import Timeline
 
 UNSAID = "NOT_SPECIFIED"
+LISTENER = "TCP_FLAGS, of a listener"
+"""An ACK found nothing but a listener, for which it means nothing (net/ipv4/tcp_input.c,
+tcp_rcv_state_process())."""
+NO_SOCKET = "NO_SOCKET", LISTENER
+"""The kernel's reasons where it had no socket for the connection."""
 AT_ONCE = 0.01
 """Seconds from what a kernel answers to its answer, at most, on a busy machine."""
 BEFORE = 1e-3
@@ -42,12 +48,20 @@ class Reset:
     @cached_property
     def reason(self) -> str | None:
         """Why the kernel says that it sent it; None if it does not say."""
-        found = [
-            event.reason for event in self.scene.resets
-            if event.host == self.host and (event.local, event.remote) == self.ends
-            and abs(event.t - self.t) < AT_ONCE
+        near = [
+            event for event in self.scene.resets
+            if event.host == self.host and abs(event.t - self.t) < AT_ONCE
         ]  # fmt: skip
+        found = [event.reason for event in near if (event.local, event.remote) == self.ends]
+        if not found and any(self._listeners(event) for event in near):
+            return LISTENER
         return found[0] if found and found[0] != UNSAID else None
+
+    def _listeners(self, event: ResetEvent) -> bool:
+        """Whether a listener on the connection's port sent this RST, to an ACK."""
+        port = self.segment.source.rpartition(":")[2]
+        ends = event.local.rpartition(":")[2], event.remote.rpartition(":")[2]
+        return event.reason == "TCP_FLAGS" and ends == (port, "0")
 
     def may_be(self, *reasons: str) -> bool:
         """Whether the kernel's own reason is one of these, or not known."""

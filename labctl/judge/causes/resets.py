@@ -17,7 +17,7 @@ from labctl.judge.causes import nats
 from labctl.judge.causes.cause import Cause, Scene, asked_for, line
 from labctl.judge.causes.conversations import begins
 from labctl.judge.causes.refusals import NOBODY, REJECTED, RULES, refused, stranger
-from labctl.judge.causes.reset import AT_ONCE, CLOSED, Reset
+from labctl.judge.causes.reset import AT_ONCE, CLOSED, NO_SOCKET, Reset
 from labctl.probes.observations import Segment
 from labctl.probes.sockets import State
 from labctl.record.timelines import is_traced
@@ -100,11 +100,11 @@ def _of(reset: Reset) -> Cause | None:
             f"{RULES} of {reset.host}", REJECTED, *reset.before[-1:],
         )  # fmt: skip
     if asked:
-        return refused(reset, asked) if reset.may_be("NO_SOCKET") else None
+        return refused(reset, asked) if reset.may_be(*NO_SOCKET) else None
     if reset.ended:
         found = (rule(reset) for rule, reasons in ENDED.items() if reset.may_be(*reasons))
         told = next(filter(None, found), None)
-        if told or reset.reason != "NO_SOCKET":  # else it had ended an instant before
+        if told or reset.reason not in NO_SOCKET:  # else it had ended an instant before
             return told
     if reset.outlived and reset.reason is None:
         return reset.cause(
@@ -113,7 +113,7 @@ def _of(reset: Reset) -> Cause | None:
             "may have (reject with tcp reset)",
             "", REJECTED,
         )  # fmt: skip
-    if reset.answered and reset.may_be("NO_SOCKET"):
+    if reset.answered and reset.may_be(*NO_SOCKET):
         return _nobody(reset, reset.answered)
     return None
 
@@ -414,7 +414,7 @@ ENDED: dict[Callable[[Reset], Cause | None], tuple[str, ...]] = {
     _linger2: ("TCP_ABORT_ON_DATA", "TCP_ABORT_ON_LINGER"),
     _late: ("TCP_ABORT_ON_DATA", "TCP_TIMEWAIT_SOCKET"),
     _queued: ("TCP_STATE", "TCP_DISCONNECT_WITH_DATA"),
-    _half_open: ("NO_SOCKET",),
+    _half_open: NO_SOCKET,
     _unread: ("TCP_ABORT_ON_CLOSE",),
     _orphaned: ("TCP_ABORT_ON_MEMORY",),
     _disconnected: ("TCP_STATE", "TCP_DISCONNECT_WITH_DATA"),
