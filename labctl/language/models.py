@@ -21,7 +21,7 @@ from labctl.backends import Router
 from labctl.backends.capabilities import CAPABILITIES
 from labctl.ground.plain import shown
 from labctl.language.predicates import Claim
-from labctl.language.steps import LOOKING, MODIFIERS, STEPS, Step
+from labctl.language.steps import LOOKING, STEPS, Step, modifiers
 from labctl.language.values import (
     MAX_ADDRESSES,
     OFF,
@@ -201,7 +201,7 @@ def _step(value: Any, handler: Any, info: ValidationInfo) -> Step:
     if len(verbs) > 1:
         raise problem(f"one verb a step, not {' and '.join(verbs)}; make it two steps")
     if not verbs:
-        word = next((key for key in value if key not in MODIFIERS), None)
+        word = next((key for key in value if key not in modifiers()), None)
         if word is None:
             raise problem(f"a step needs a verb; allowed: {', '.join(STEPS)}")
         raise problem(unknown("verb", word, STEPS), key=word)

@@ -18,7 +18,7 @@ from typing import (
 
 from labctl.ground.errors import Mistake, ScenarioError
 from labctl.language.from_python import caller, demand, given, misused
-from labctl.language.steps import MODIFIERS
+from labctl.language.steps import modifiers
 from labctl.language.values import unknown
 from labctl.record.events import Event, ExecEvent
 
@@ -393,8 +393,8 @@ def _each(name: object, value: object) -> object:
 
 def _below(verb: str, whole: object, keys: Fields) -> Fields:
     """A step whose pattern or claim is given as one value, or by keywords."""
-    modifiers = {key: value for key, value in keys.items() if key in MODIFIERS}
-    below = {key: value for key, value in keys.items() if key not in MODIFIERS}
+    beside = {key: value for key, value in keys.items() if key in modifiers()}
+    below = {key: value for key, value in keys.items() if key not in beside}
     if whole is not None and below:
         raise misused(f"a mapping and the keyword {next(iter(below))!r} beside it", "keep one")
-    return {verb: below if whole is None else whole, **modifiers}
+    return {verb: below if whole is None else whole, **beside}

@@ -122,7 +122,7 @@ LANGUAGE = "docs/language.md"
         ("Drops", "key of a drop", keys(faults.DropPattern)),
         ("Links", "key of a link", keys(faults.NetPattern)),
         ("Injections", "key of an injection", keys(injecting.InjectPattern)),
-        ("Modifiers", "modifier", steps.MODIFIERS),
+        ("Modifiers", "modifier", steps.modifiers()),
         ("Modifiers", "key", keys(steps.When)),
         ("Predicates", "subject", keys(predicates.Predicate)),
         ("Sockets", "key", keys(predicates.SocketPattern)),

@@ -1,11 +1,16 @@
 """What a scenario can do: every kind of step, and the STEPS table.
 
 To add one, write a class with `act`, and its name in STEPS. A step acts only through the Lab.
+Classes that take long to make have a module of their own below this, and STEPS its name: most
+scenarios have no such step, and do without.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import cache
+from importlib import import_module
 from typing import TYPE_CHECKING, Annotated
 
 from labctl.language.calls import parse_calls
@@ -14,8 +19,6 @@ from labctl.language.predicates import SOME, Claim, Finding, Predicate
 from labctl.language.predicates.executed import Executed, Status
 from labctl.language.predicates.finding import Claimed
 from labctl.language.steps.base import Outcome, Step, StepFailed, When
-from labctl.language.steps.faults import Cut, Drop, Heal, Join, Net, Reject
-from labctl.language.steps.injecting import Inject
 from labctl.language.steps.waiting import settle, wait
 from labctl.language.values import (
     Calls,
@@ -39,8 +42,8 @@ if TYPE_CHECKING:
     from labctl.lab.observing import Observing
 
 __all__ = [
-    "DEFAULT_WITHIN", "LOOKING", "MODIFIERS", "STEPS", "Outcome", "Step", "StepFailed", "Wait",
-    "When",
+    "DEFAULT_WITHIN", "LOOKING", "STEPS", "Outcome", "Step", "StepFailed", "Wait", "When",
+    "modifiers",
 ]  # fmt: skip
 
 STOP_PATIENCE = 10.0
@@ -332,34 +335,59 @@ class Note(Step):
 LOOKING = (Snapshot, Wait, Expect, Sleep, Note)
 """Steps that do nothing to what they observe, and so may observe what runs already."""
 
-STEPS: dict[str, type[Step]] = {
-    step.verb: step
-    for step in (
-        Start,
-        Restart,
-        Kill,
-        Stop,
-        Signal,
-        Pause,
-        Resume,
-        Call,
-        Exec,
-        Sysctl,
-        Drop,
-        Reject,
-        Heal,
-        Net,
-        Cut,
-        Join,
-        Inject,
-        Snapshot,
-        Wait,
-        Expect,
-        Sleep,
-        Note,
-    )
-}
-MODIFIERS = {
-    field.alias or name for step in STEPS.values() for name, field in step.model_fields.items()
-} - STEPS.keys()
-"""The keys that stand beside a verb."""
+
+class _Kinds(Mapping[str, type[Step]]):
+    """Kinds of step by their verbs. Instead of some it gets the verb and the module that has the
+    class, which is named like the verb."""
+
+    def __init__(self, *kinds: type[Step] | tuple[str, str]) -> None:
+        self._kinds: dict[str, type[Step] | str] = dict(
+            kind if isinstance(kind, tuple) else (kind.verb, kind) for kind in kinds
+        )
+
+    def __getitem__(self, verb: str) -> type[Step]:
+        kind = self._kinds[verb]
+        if isinstance(kind, str):
+            found: type[Step] = getattr(import_module(f"{__name__}.{kind}"), verb.capitalize())
+            return found
+        return kind
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._kinds)
+
+    def __len__(self) -> int:
+        return len(self._kinds)
+
+
+STEPS = _Kinds(
+    Start,
+    Restart,
+    Kill,
+    Stop,
+    Signal,
+    Pause,
+    Resume,
+    Call,
+    Exec,
+    Sysctl,
+    ("drop", "faults"),
+    ("reject", "faults"),
+    ("heal", "faults"),
+    ("net", "faults"),
+    ("cut", "faults"),
+    ("join", "faults"),
+    ("inject", "injecting"),
+    Snapshot,
+    Wait,
+    Expect,
+    Sleep,
+    Note,
+)
+
+
+@cache
+def modifiers() -> frozenset[str]:
+    """The keys that stand beside a verb."""
+    keys = (field.alias or name for step in STEPS.values()
+            for name, field in step.model_fields.items())  # fmt: skip
+    return frozenset(keys) - STEPS.keys()
