@@ -83,15 +83,14 @@ A = TypeVar("A", bound=Answer)
 
 @dataclass_transform(frozen_default=True)
 class Command(Generic[A]):
-    """What a program is to do, and the type of its answer. A dataclass that only mypy keeps frozen:
-    dozens of really frozen ones would cost time at each start."""
+    """What a program is to do, and the type of its answer. A frozen dataclass."""
 
     do: ClassVar[str]
     added: ClassVar[int]
 
     def __init_subclass__(cls, do: str, added: int = 1) -> None:
         cls.do, cls.added = do, added
-        dataclass(eq=False, repr=False)(cls)
+        dataclass(frozen=True)(cls)
 
     def as_json(self) -> Message:
         """The message to send."""

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 
 from labctl.ground.data import dataclass
 from labctl.ground.plain import plain_lines
@@ -46,7 +47,7 @@ class UsageError(LabctlError):
     exit_status = 2
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Mistake:
     """One mistake in a file; `str()` gives `file:line: message`. Lines count from 1."""
 
@@ -66,7 +67,7 @@ class ScenarioError(UsageError):
     """A file that is no valid scenario, with all its mistakes in the order of lines."""
 
     def __init__(self, mistakes: Iterable[Mistake]) -> None:
-        self.mistakes = sorted(set(mistakes))
+        self.mistakes = sorted(set(mistakes), key=attrgetter("file", "line", "message"))
         lines = [str(mistake) for mistake in self.mistakes[:MOST_MISTAKES]]
         more = len(self.mistakes) - len(lines)
         super().__init__("\n".join([*lines, *([f"... and {more} mistakes more"] if more else [])]))
