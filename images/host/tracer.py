@@ -184,7 +184,7 @@ class Tracer:
                 for line in lines:
                     self.obey(json.loads(line.decode()))
             else:
-                time.sleep(PERIOD)  # so that not every event wakes us
+                select.select([0], [], [], PERIOD)  # so that not every event wakes us
 
 
 def about(kind, ends, **more):
