@@ -33,7 +33,7 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # an isolated Python leaves it out
 import clocks
 from addresses import Addresses
-from captures import BLOCKS, BLOCKS_INSIDE, BLOCKS_MOST, INSIDE, Capture
+from captures import BLOCKS, BLOCKS_LEAST, BLOCKS_MOST, INSIDE, Capture
 from faults import Faults, links, named, run
 from kernel import changes, counters, open_diag, segments
 
@@ -325,7 +325,7 @@ def do_setup(agent, ident, longest, share, bound):
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     agent.addresses = Addresses()
     room = BLOCKS if longest > PERIOD_MAX else room_for(share)
-    wanted = [(link, room) for link in links()] + [(INSIDE, BLOCKS_INSIDE)]
+    wanted = [(link, room) for link in links()] + [(INSIDE, max(4, room // 16))]
     with at_once(agent.capture, wanted, longest <= PERIOD_MAX):
         bound = bound and lists_bound()
     agent.seen = agent.diag.fingerprint()
@@ -350,8 +350,9 @@ def at_once(work, calls, apart=True):
 
 
 def room_for(share):
-    """How many blocks of memory the capture of a link takes, on one of `share` hosts."""
-    return max(BLOCKS, BLOCKS_MOST * 4 // max(4, share))
+    """How many blocks of memory the capture of a link takes, on one of `share` hosts: of many hosts
+    few are busy at once."""
+    return max(BLOCKS_LEAST, BLOCKS_MOST * 4 // max(4, share))
 
 
 def lists_bound():

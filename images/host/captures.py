@@ -18,7 +18,7 @@ TP_STATUS_KERNEL, TP_STATUS_USER = 0, 1
 
 FRAME_SIZE = 256
 BLOCK_SIZE = 1 << 16
-BLOCKS, BLOCKS_MOST, BLOCKS_INSIDE = 64, 256, 16
+BLOCKS, BLOCKS_MOST, BLOCKS_LEAST = 64, 256, 16
 """Of memory for a ring, 4 MiB to 16: room for what a busy link carries while a busy machine lets
 the agent wait."""
 SNAP = 176
