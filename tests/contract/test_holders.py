@@ -130,7 +130,7 @@ steps:
   - start: server
   - wait: {sockets: {server: LISTEN}}
   - start: client
-  - wait: {sockets: {server: ESTAB, client: ESTAB}}
+  - wait: {sockets: {server: ESTAB, client: ESTAB}, process: {server: {call: {accept: ok}}}}
   - snapshot: all
 """
 
