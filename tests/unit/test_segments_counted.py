@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -258,6 +260,23 @@ def test_what_follows_in_a_connection(then: dict[str, Any], count: int) -> None:
     elsewhere = segment(3.0, "client FIN ACK 1 1")._replace(source="198.18.0.3:40001")
     pattern = claim(flags="SYN", from_="client", then=then)
     assert len(found(pattern, SYN, ANSWER, DATA, elsewhere)) == count
+
+
+def function_calls(count: int) -> int:
+    """How many it takes to find what follows so many segments."""
+    pattern = claim(data=True, then={"flags": "ACK", "data": False, "then": {"flags": "FIN"}})
+    data = [DATA._replace(t=2 + n / 1000, arrived=2 + n / 1000) for n in range(count)]
+    end = segment(2.9, "server ACK 1 6"), segment(3.0, "client FIN ACK 6 1")
+    made: Counter[str] = Counter()
+    sys.setprofile(lambda frame, event, _: made.update((event,)))
+    matching = found(pattern, *data, *end)
+    sys.setprofile(None)
+    assert len(matching) == count
+    return made["call"]
+
+
+def test_ten_times_as_many_segments_take_ten_times_as_many_function_calls() -> None:
+    assert function_calls(200) < 11 * function_calls(20)
 
 
 def test_what_may_still_be_lost_may_follow() -> None:

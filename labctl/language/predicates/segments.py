@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -143,19 +144,22 @@ class SegmentsPattern(SegmentPattern):
 
     def _matching(self, segments: Sequence[Segment], history: History) -> list[_Match]:
         """Those that match, or may, and that are followed by what should follow them."""
-        found = [(s, sure) for s in segments if (sure := self.matches(s)) is not False]
+        found = {
+            number: (s, sure)
+            for number, s in enumerate(segments) if (sure := self.matches(s)) is not False
+        }  # fmt: skip
         if self.then is None:
-            return [_Match(s, sure is True, self._known(s, history)) for s, sure in found]
-        groups: dict[tuple[object, ...], list[Segment]] = defaultdict(list)
-        wanted = {_ends(s) for s, _ in found}
-        for s in segments:
-            if _ends(s) in wanted:
-                groups[_ends(s)].append(s)
-        matches = []
-        for s, sure in found:
-            group = groups[_ends(s)]
-            last = _following(self.then, s, group, history, sure=True) if sure else None
-            perhaps = last or _following(self.then, s, group, history, sure=False)
+            return [_Match(s, sure is True, self._known(s, history)) for s, sure in found.values()]
+        groups = {_ends(s): _Group(history) for s, _ in found.values()}
+        places, matches = [], []
+        for number, s in enumerate(segments):
+            if group := groups.get(_ends(s)):
+                if number in found:
+                    places.append((*found[number], group, len(group.segments)))
+                group.segments.append(s)
+        for s, sure, group, place in places:
+            last = group.following(self.then, place, sure=True) if sure else None
+            perhaps = last or group.following(self.then, place, sure=False)
             if perhaps is not None:
                 at = max(self._known(s, history), perhaps.time)
                 matches.append(_Match(s, last is not None, at))
@@ -278,25 +282,43 @@ def _ends(segment: Segment) -> tuple[object, ...]:
     return segment.scope, *sorted((segment.source, segment.target))
 
 
-def _following(
-    pattern: SegmentPattern, first: Segment, group: Sequence[Segment], history: History, *,
-    sure: bool
-) -> Segment | None:  # fmt: skip
-    """The last of those that follow a segment of a connection as a pattern says: surely, or as far
-    as anybody can know."""
-    place = next(n for n, segment in enumerate(group) if segment == first)
-    for number, segment in enumerate(group):
-        gap = history.apart([first.sender, segment.sender]) if history.clocks else 0.0
-        after = segment.time - first.time
-        if number == place or (number < place if not gap else after < (gap if sure else -gap)):
-            continue
-        matches = pattern.matches(segment)
-        if matches is False or (sure and matches is None):
-            continue
-        if pattern.then is None:
-            return segment
-        return _following(pattern.then, segment, group, history, sure=sure)
-    return None
+class _Group:
+    """The segments of a connection, in order."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self.segments: list[Segment] = []
+        self._matching: dict[tuple[int, bool], list[int]] = {}
+
+    def following(self, pattern: SegmentPattern, place: int, *, sure: bool) -> Segment | None:
+        """The last of those that follow the segment at a place as a pattern says: surely, or as far
+        as anybody can know."""
+        key = id(pattern), sure
+        if key not in self._matching:
+            kinds = (True,) if sure else (True, None)
+            self._matching[key] = [
+                number for number, s in enumerate(self.segments) if pattern.matches(s) in kinds
+            ]
+        found = self._next(self._matching[key], place, sure)
+        if found is None or pattern.then is None:
+            return None if found is None else self.segments[found]
+        return self.following(pattern.then, found, sure=sure)
+
+    def _next(self, among: Sequence[int], place: int, sure: bool) -> int | None:
+        """The first of these numbers that was sent after the segment at a place."""
+        if not self._history.clocks:
+            later = bisect_right(among, place)
+            return among[later] if later < len(among) else None
+        first = self.segments[place]
+        for number in among:
+            segment = self.segments[number]
+            gap = self._history.apart([first.sender, segment.sender])
+            after = segment.time - first.time
+            if number != place and (
+                after >= (gap if sure else -gap) if gap else number > place
+            ):  # fmt: skip
+                return number
+        return None
 
 
 def _apart(pauses: Sequence[float]) -> str:
