@@ -292,6 +292,17 @@ def test_a_peer_whose_fin_was_lost_has_closed() -> None:
     assert "has not closed" not in cause.text
 
 
+def test_a_peer_that_closed_unheard_has_closed() -> None:
+    reset = Sent(3.0, CLIENT, SERVER, RST | ACK, 1, 2, fate="lost")
+    cause = only(told(orphan(), [*SHUT, reset]), "fin-wait-2")
+    assert "the RST of its peer has not come" in cause.text
+    sides = trace(2.0001, *LAST[:2], ends=BACK), trace(3.0, *LAST[1:3], ends=BACK)
+    cause = only(told([*orphan(), *sides[0], *sides[1]], SHUT), "fin-wait-2")
+    assert "its peer has closed, but neither a FIN nor an RST has left it" in cause.text
+    cause = only(told([*orphan(), *sides[0]], SHUT), "fin-wait-2")
+    assert "its peer has not closed" in cause.text
+
+
 def test_what_a_later_connection_of_these_ends_does_is_not_this_one_s() -> None:
     lost = Sent(3.0, CLIENT, SERVER, FIN | ACK, 1, 2, fate="lost")
     later = [*trace(9.5, "FIN-WAIT-2", "UNCONN"), look(9.6), *established(10.0), look(10.1)]
@@ -316,10 +327,16 @@ def test_a_fin_without_an_answer(state: str, moves: tuple[str, ...], name: str) 
     assert (cause.host, cause.connection) == ("server", HERE)
     assert "its FIN had no answer in that time" in cause.text
     assert "on timer 1.0 s left" in cause.evidence[0]
-    zero = orphan(state, "timer:(persist,1sec,5) ino:0", moves)
-    assert (
-        "the peer's window is zero, so its FIN can't be sent" in only(told(zero, STUCK), name).text
-    )
+    tries = orphan(state, "timer:(persist,1sec,5) ino:0", moves)
+    assert "its FIN had no answer in that time" in only(told(tries, STUCK), name).text
+    full = [*STUCK[:3], Sent(1.5, CLIENT, SERVER, ACK, 1, 1, window=0)]
+    zero = only(told(tries, full), name)
+    assert "the peer's window is zero, so its FIN can't be sent" in zero.text
+    assert ids(told(tries, STUCK[:3]), name) == []
+    text = CUTTING.replace("cut: client", "cut: server")
+    (scenario,) = load_document(Document("cut", text), text, "cut", {})
+    cut = only(told([*tries, cut_at(1.5)], STUCK[:3]), name, scenario)
+    assert "server was cut off at 1.500 s, so its FIN can't leave it" in cut.text
     assert ids(told(waits, STUCK[:3]), name) == []  # data before it is still under way
 
 

@@ -236,11 +236,7 @@ def _close_wait(held: _Held) -> Cause | None:
 def _fin_wait_2(held: _Held) -> Cause | None:
     if held.last is None or held.last.inode is None or held.talks(held.timeline.remote):
         return None
-    gone = [
-        s for s in held.said
-        if s.source == held.timeline.remote and "FIN" in s.flags and s.arrived is None
-    ]  # fmt: skip
-    peer = "the FIN of its peer has not come" if gone else "its peer has not closed"
+    peer = _peer(held)
     if held.last.inode:
         who = named(held.by) or "a program"
         has = "have" if len(held.by) > 1 else "has"
@@ -255,6 +251,19 @@ def _fin_wait_2(held: _Held) -> Cause | None:
         "TCP_LINGER2)",
         ref=ORPHAN,
     )
+
+
+def _peer(held: _Held) -> str:
+    """Whether the peer has closed, though nothing of that has come."""
+    for s in held.said:
+        if s.source == held.timeline.remote and s.arrived is None and {"FIN", "RST"} & {*s.flags}:
+            return f"the {'FIN' if 'FIN' in s.flags else 'RST'} of its peer has not come"
+    if any(
+        span.state is State.CLOSE_WAIT and span.end and span.end.latest <= held.until
+        for _, side in held.scene.sides(held.host, held.timeline) for span in side.spans
+    ):  # fmt: skip
+        return "its peer has closed, but neither a FIN nor an RST has left it"
+    return "its peer has not closed"
 
 
 def _established(held: _Held) -> Cause | None:
@@ -351,10 +360,16 @@ def _last_ack(held: _Held) -> Cause | None:
 
 def _unanswered(name: str, held: _Held) -> Cause | None:
     timer = held.last.timer if held.last else None
-    if timer and timer.name == "persist":
+    came = [s for s in held.said if s.source == held.timeline.remote and s.arrived is not None]
+    # It also runs if nothing could be sent at all (tcp_write_xmit() in net/ipv4/tcp_output.c).
+    if timer and timer.name == "persist" and (not came or came[-1].zero_window):
         return held.cause(name, "the peer's window is zero, so its FIN can't be sent")
-    fin = any(s.source == held.timeline.local and "FIN" in s.flags for s in held.said)
-    return held.cause(name, "its FIN had no answer in that time") if fin else None
+    if any(s.source == held.timeline.local and "FIN" in s.flags for s in held.said):
+        return held.cause(name, "its FIN had no answer in that time")
+    since = held.scene.cut_off(held.host, held.span.begin.at)
+    if since is None:
+        return None
+    return held.cause(name, f"{held.host} was cut off at {since:.3f} s, so its FIN can't leave it")
 
 
 LASTING: dict[State, Callable[[_Held], Cause | None]] = {
