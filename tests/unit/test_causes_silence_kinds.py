@@ -9,7 +9,9 @@ import pytest
 
 from labctl.judge.causes.cause import Scene
 from labctl.judge.causes.silence import timed_out
-from labctl.record.events import Event, TroubleEvent
+from labctl.language.document import Document
+from labctl.language.scenario import load_document
+from labctl.record.events import Event, StepEvent, TroubleEvent
 from tests.caused import (
     CLIENT,
     SERVER,
@@ -209,3 +211,32 @@ def test_which_calls_a_timer_ended(errno: str, text: str, counted: int, timer: b
     failed = call(2.0, "client", text, errno=errno, error="x")
     seen = look(9.5, host="client", TcpExtTCPAbortOnTimeout=counted)
     assert timed_out(failed, Scene(told([failed, seen]), None)) is timer
+
+
+CUT = """\
+title: A client that is cut off
+hosts: {server: {}, client: {}}
+steps:
+  - cut: client
+"""
+
+
+@pytest.mark.parametrize(
+    ("texts", "name"),
+    [
+        ("", ""), ("; set SO_KEEPALIVE", "timeout-keepalive"),
+        ("; set TCP_USER_TIMEOUT 1500", "timeout-user"), ('; send "x"', "timeout-retries"),
+    ],
+)  # fmt: skip
+def test_no_capture_has_what_a_host_sends_that_is_cut_off_itself(texts: str, name: str) -> None:
+    (scenario,) = load_document(Document("cut", CUT), CUT, "cut", {})
+    step = StepEvent(2.01, 0, "end", "cut client", None, "done", moment=2.0, verb="cut")
+    started = calls(0.9, "client", "socket; connect server:8000" + texts)
+    made = [replace(e, t=e.t + 2) if "send" in str(e) else e for e in started]
+    events = [*made, *established(1.0), call(9.0, "client", "recv", **GONE), look(9.5)]
+    causes = said(told([*events, step], handshake(1.0)), "timeout", scenario)
+    assert [cause.id for cause in causes] == [name] * bool(name)
+    for cause in causes:
+        assert cause.connection == f"{CLIENT} -> {SERVER}"
+        assert "client itself was cut off at 2.000 s, so nothing could leave it" in cause.text
+    assert not said(told(events, handshake(1.0)), "timeout", scenario)

@@ -163,17 +163,37 @@ def _calls(scene: Scene) -> Iterator[Cause]:
         if sent and (call.name == "connect" or all(map(begins, sent))):  # a write: Fast Open
             tries = f"{len(sent)} tries of a" if len(sent) > 1 else "one"
             kind, ref, why = "no-answer", SYN, f"{tries} SYN without an answer; {silence.fate}"
-        elif known := silence.timer(mine):
+        elif known := silence.timer(mine) or (None if sent else _kept_in(call, mine, scene)):
             kind, ref, why = known
         else:
             continue
         if call.errno != "ETIMEDOUT":
             why += f"; {call.errno} is what ICMP, or no answer to ARP, had told meanwhile"
-        last = (sent or silence.shut)[-1]
+        last = (sent or silence.shut)[-1:]
+        ends = (last[0].source, last[0].target) if last else mine.ends or ()
         yield Cause(
-            kind, call.host, call.t, f"{failure}: {why}", "", f"{last.source} -> {last.target}",
+            kind, call.host, call.t, f"{failure}: {why}", "", " -> ".join(ends),
             silence.lines, (ref,),
         )  # fmt: skip
+
+
+def _kept_in(call: CallEvent, mine: Descriptor, scene: Scene) -> tuple[str, str, str] | None:
+    """The rule, where it is written, and which timer gave up, if the host was cut off itself: what
+    it sends then no capture has."""
+    since = scene.cut_off(call.host, call.t)
+    if since is None or mine.ends is None:
+        return None
+    why = f"{call.host} itself was cut off at {since:.3f} s, so nothing could leave it"
+    if mine.has("TCP_USER_TIMEOUT", call.t):
+        user = mine.option("TCP_USER_TIMEOUT", call.t)
+        why = f"nothing was acknowledged for TCP_USER_TIMEOUT, {user} ms; {why}"
+        return "timeout-user", USER, why
+    sends = (c for c in scene.calls(host=call.host, name="send") if since <= c.t <= call.t)
+    if any(scene.descriptors.of(each) is mine for each in sends):
+        return "timeout-retries", RETRIES, f"what it sent had no answer; {why}"
+    if mine.has("SO_KEEPALIVE", call.t):
+        return "timeout-keepalive", KEEPALIVE, f"keepalive probes had no answer; {why}"
+    return None
 
 
 def asked(call: CallEvent, mine: Descriptor, scene: Scene) -> list[list[Segment]]:
