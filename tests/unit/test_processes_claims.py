@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -49,6 +50,7 @@ RUNNING = [started(), did("socket"), did("accept", phase="enter")]
 ENDED = [started(), did("socket"), exited()]
 FAILED = [started(), did("socket"), did("bind :8000", "EADDRINUSE"), exited(98)]
 KILLED = [started(), did("wait", phase="enter"), exited(None, "KILL")]
+REPEATED = [started(), did("repeat 2: bind :8000", phase="enter"), did("bind :8000", "EADDRINUSE")]
 TOLERANT = [started(), did("recv || continue", "ECONNRESET"), did("close"), exited()]
 REAL_TIME = [started(), exited(None, "RTMIN+1")]
 READ = [started(), did("recv", result=3), did("send", result=9), did("recv until eof", result=4)]
@@ -88,6 +90,10 @@ PROGRAM_RUNS = [started(), wrote("listening\n")]
         ("EADDRINUSE", NEVER, "fail"),
         ("ECONNRESET", TOLERANT, "fail"),  # not its last call
         ("ECONNRESET", TOLERANT[:2], "pass"),
+        ("EADDRINUSE", [*REPEATED, exited(98)], "pass"),
+        ("EADDRINUSE", [*REPEATED, did("bind :8000", phase="enter")], "fail"),
+        ("EADDRINUSE", [*REPEATED, did("repeat 2: bind :8000")], "fail"),
+        ("EADDRINUSE", [*FAILED[:-1], replace(REPEATED[1], t=2.5)], "fail"),
         ("EADDRINUSE", PROGRAM, "unknown"),
         ("EADDRINUSE", PROGRAM_RUNS, "unknown"),
         ("{errno: EADDRINUSE}", FAILED, "pass"),

@@ -194,9 +194,10 @@ def _failed(errno: str | None, state: ProcessState) -> CallEvent | None:
     """The call that failed, with this error number or any: the last one of a process that makes
     calls; of a program, the last of those that are the last ones of their names, as it goes on to
     close its sockets."""
-    if state.entered and not state.watch:
-        return None
     last = state.last.values() if state.watch else [*state.latest][-1:]
+    begun = None if state.watch else state.entered
+    if begun and (begun.name != "repeat" or any(call.t < begun.t for call in last)):
+        return None  # a repeat begins before the calls in it
     found = [call for call in last if call.errno and errno in (None, call.errno)]
     return max(found, key=lambda call: call.t, default=None)
 
