@@ -262,6 +262,16 @@ def test_what_follows_in_a_connection(then: dict[str, Any], count: int) -> None:
     assert len(found(pattern, SYN, ANSWER, DATA, elsewhere)) == count
 
 
+@pytest.mark.parametrize(("number", "same"), [(0, True), (7, False)])
+def test_what_follows_in_a_later_connection_of_the_same_ends_does_not_count(
+    number: int, same: bool
+) -> None:
+    again = SYN._replace(t=3.0, arrived=3.1, origin=Origin(seq=number))
+    late = DATA._replace(t=4.0, arrived=4.1, origin=Origin(seq=number))
+    for then in ({"flags": "SYN"}, {"data": True}):
+        assert bool(found(claim(data=True, then=then), SYN, DATA, again, late)) is same
+
+
 def function_calls(count: int) -> int:
     """How many it takes to find what follows so many segments."""
     pattern = claim(data=True, then={"flags": "ACK", "data": False, "then": {"flags": "FIN"}})

@@ -154,9 +154,11 @@ class SegmentsPattern(SegmentPattern):
         places, matches = [], []
         for number, s in enumerate(segments):
             if group := groups.get(_ends(s)):
+                if group.over(s):
+                    group = groups[_ends(s)] = _Group(history)
                 if number in found:
                     places.append((*found[number], group, len(group.segments)))
-                group.segments.append(s)
+                group.append(s)
         for s, sure, group, place in places:
             last = group.following(self.then, place, sure=True) if sure else None
             perhaps = last or group.following(self.then, place, sure=False)
@@ -288,7 +290,20 @@ class _Group:
     def __init__(self, history: History) -> None:
         self._history = history
         self.segments: list[Segment] = []
+        self._first: dict[str, int] = {}
         self._matching: dict[tuple[int, bool], list[int]] = {}
+
+    def over(self, segment: Segment) -> bool:
+        """Whether a segment is a SYN for another connection of the same ends."""
+        opens = "SYN" in segment.flags and "ACK" not in segment.flags and not segment.crafted
+        number = segment.origin.seq
+        return opens and self._first.get(segment.source, number) != number
+
+    def append(self, segment: Segment) -> None:
+        """Takes in the next one."""
+        self.segments.append(segment)
+        if not segment.crafted:
+            self._first.setdefault(segment.source, segment.origin.seq)
 
     def following(self, pattern: SegmentPattern, place: int, *, sure: bool) -> Segment | None:
         """The last of those that follow the segment at a place as a pattern says: surely, or as far
