@@ -95,6 +95,12 @@ def test_a_listener_that_is_left_answers_an_ack(local: str, reason: str, this: b
     assert over == (["reset-no-socket"] if this else [])
 
 
+def test_a_listener_answers_for_no_connection_that_lives_on() -> None:
+    """A firewall did, and the kernel has no reason for that."""
+    listener = ResetEvent(T, "server", SERVER, "0.0.0.0:0", "TCP_FLAGS")
+    assert found(listener, ends=8.0, closes=8.0, sent=(ASKS, ANSWERS)) == ["reset-crafted"]
+
+
 @pytest.mark.parametrize(("after", "this"), NEAR[2:])
 def test_it_answers_what_came_right_before(after: float, this: bool) -> None:
     came = Sent(T - LATER - after, CLIENT, SERVER, ACK | 8, 1, 1, data=9)

@@ -53,7 +53,7 @@ class Reset:
             if event.host == self.host and abs(event.t - self.t) < AT_ONCE
         ]  # fmt: skip
         found = [event.reason for event in near if (event.local, event.remote) == self.ends]
-        if not found and not self.active and any(self._listeners(event) for event in near):
+        if any(self._listeners(e) for e in near) and not (found or self.active or self.outlived):
             return LISTENER
         return found[0] if found and found[0] != UNSAID else None
 
