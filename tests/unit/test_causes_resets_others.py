@@ -176,6 +176,15 @@ def test_of_a_connection_that_had_ended_its_last_state_is_told() -> None:
     assert "it ended there at 2.200 s, in LAST-ACK" in only(told(events, wire), "reset").text
 
 
+def test_what_was_asked_for_since_then_may_be_a_socket() -> None:
+    walked = ("ESTAB", "CLOSE-WAIT", "LAST-ACK", "UNCONN")
+    events = [*accepted(), *trace(2.0, *walked, step=0.1), look(2.5, LISTEN), look(9.0)]
+    late = [replace(DATA, t=2.9999), ANSWER]
+    for again, found in ((1.9, ["reset-no-socket"]), (2.6, [])):
+        wire = [*handshake(1.0), Sent(again, SERVER, CLIENT, SYN | ACK, 0, 1), *late]
+        assert ids(told(events, wire), "reset") == found
+
+
 # --- A handshake that was not done as its listener closed -----------------------------------------
 
 

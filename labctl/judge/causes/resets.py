@@ -139,6 +139,8 @@ def _nobody(reset: Reset, answered: Segment) -> Cause | None:
     if last is None and (forgotten := _forgotten(reset, answered) or _half_open(reset)):
         return forgotten
     if last and last.end and last.end.latest <= reset.t:
+        if any("SYN" in s.flags and s.time > last.end.latest for s in reset.sent):
+            return None  # it may have a socket for what was asked since then
         then = f"it ended there at {last.end.at:.3f} s, in {last.state}"
     elif last or not is_traced(scene.history) or (reset.spoke and reset.listened):
         return None  # a request for a connection may have come to nothing, which no trace shows
