@@ -53,7 +53,8 @@ class Conversation:
 
 def conversations(segments: Iterable[Segment]) -> list[Conversation]:
     """All connections, in order of their first segments. What a step sent into one changes nothing
-    of it, unless it speaks for an end that is silent but for RSTs."""
+    of it, unless it speaks for an end that is silent but for RSTs. Then the other's SYN ACK begins
+    another one, if its number is another."""
     found: list[Conversation] = []
     latest: dict[frozenset[str], Conversation] = {}
     for segment in segments:
@@ -62,7 +63,9 @@ def conversations(segments: Iterable[Segment]) -> list[Conversation]:
         ends = segment.source, segment.target
         known = latest.get(frozenset(ends))
         mine = known.sent.get(segment.source) if known else None
-        opens = "SYN" in segment.flags and "ACK" not in segment.flags and not segment.crafted
+        opens = "SYN" in segment.flags and not segment.crafted
+        if known and "ACK" in segment.flags:  # it answers a SYN that a step sent
+            opens &= mine is not None and segment.target not in known.sent
         if known is None or (opens and (mine is None or mine.first != segment.origin.seq)):
             known = latest[frozenset(ends)] = Conversation(ends)
             found.append(known)

@@ -13,12 +13,13 @@ from labctl.language.steps import STEPS
 from labctl.language.steps.base import StepFailed
 from labctl.language.steps.injecting import Inject, InjectPattern
 from labctl.probes.conversations import START, Conversation, conversations
-from labctl.probes.observations import Injection, Known, Observation
+from labctl.probes.observations import Injection, Known, Observation, Origin
 from labctl.probes.packets import read_packet
 from labctl.probes.segments import match
 from labctl.record.events import InjectEvent, LabEvent
 from labctl.record.history import History
 from tests.fake import scenario
+from tests.reported import segment
 from tests.sighted import CLIENT, EPOCH, HANDSHAKE, NAMES, OWNERS, SERVER, both, one, record
 
 SYN = replace(one(0.1, "client SYN 1000 0"), timestamps=(50, 0), mark=(0, 50))
@@ -70,6 +71,16 @@ def test_an_end_is_where_the_other_has_acknowledged() -> None:
     middle = talk(one(0.1, "client ACK 1000 7001 len 5"), one(0.2, "client ACK 1005 7201"))
     found = Crafted(("ACK",)).craft(middle, SERVER)
     assert (craft(Crafted(("ACK",)), middle).seq, found[0]) == (7201, 201)
+
+
+def test_an_answer_to_another_syn_of_a_step_begins_another_connection() -> None:
+    syn = segment(1.0, "client SYN 0 0")._replace(crafted=True, origin=Origin(1000))
+    first = segment(1.1, "server SYN ACK 0 1")._replace(origin=Origin(7000, 1000))
+    again = segment(2.1, "server SYN ACK 0 5001")._replace(origin=Origin(90000, 1000))
+    steps = [syn, first, first._replace(t=1.2), syn._replace(t=2.0, seq=5000), again]
+    before, after = conversations(steps)
+    assert (before.of(first.source).following, before.of(syn.source).following) == (7001, 6001)
+    assert (after.of(first.source).following, after.of(syn.source).following) == (90001, 6001)
 
 
 def test_two_ends_without_a_connection() -> None:
