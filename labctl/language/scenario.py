@@ -259,21 +259,21 @@ def _names_of(case: Scenario) -> Names:
 def _silenced(case: Scenario, sources: Mapping[str, str]) -> Scenario:
     """A case whose crafted peers have a kernel that hears nothing: its first steps see to that,
     unless it says so itself before it injects anything."""
-    written = [{"drop": {"to": host, "injected": False}} for host in sources]
-    found = MoreSteps.model_validate({"steps": written}, context=_names_of(case))
-    from labctl.language.steps.faults import Drop  # most scenarios have no such peer
+    from labctl.language.steps.faults import Drop, Silence  # most scenarios have no such peer
 
+    written = [{"drop": {"to": host, "injected": False}} for host in sources]
+    found = [Silence.model_validate(each, context=_names_of(case)) for each in written]
     before = takewhile(lambda step: step.verb != "inject", case.steps)
     said = [step.drop for step in before if isinstance(step, Drop)]
     steps = [
-        (step, source) for step, source in zip(found.steps, sources.values(), strict=True)
-        if not (isinstance(step, Drop) and step.drop in said)
+        (step, source) for step, source in zip(found, sources.values(), strict=True)
+        if step.drop not in said
     ]  # fmt: skip
     return replace(
         case,
         steps=(*(step for step, _ in steps), *case.steps),
         step_sources=(*(source for _, source in steps), *case.step_sources),
-        needs=case.needs.union(*(step.needs for step in found.steps)),
+        needs=case.needs.union(*(step.needs for step in found)),
     )
 
 

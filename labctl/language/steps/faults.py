@@ -271,8 +271,12 @@ class _Losing(Step):
                 lab.emit(TroubleEvent(lab.now(), host, "capture", answer.unlogged))
 
     def in_the_end(self, index: int) -> Lost:
-        least = 0 if self.pattern.at_most else self.pattern.count or 1
-        return Lost(index, str(self), least, self.pattern.limit, self.about, self.done)
+        return Lost(index, str(self), self.fewest, self.pattern.limit, self.about, self.done)
+
+    @property
+    def fewest(self) -> int:
+        """How many it has to lose."""
+        return 0 if self.pattern.at_most else self.pattern.count or 1
 
     @property
     def about(self) -> tuple[str, ...]:
@@ -286,6 +290,14 @@ class Drop(_Losing):
     verb = "drop"
     done = "lost"
     drop: DropPattern
+
+
+class Silence(Drop):
+    """Loses what the kernel of a crafted peer would hear: maybe nobody sends it anything."""
+
+    @property
+    def fewest(self) -> int:
+        return 0
 
 
 class Reject(_Losing):
