@@ -18,8 +18,8 @@ TP_STATUS_KERNEL, TP_STATUS_USER = 0, 1
 
 FRAME_SIZE = 256
 BLOCK_SIZE = 1 << 16
-BLOCKS, BLOCKS_MOST, BLOCKS_LEAST = 64, 256, 16
-"""Of memory for a ring, 1 MiB to 16: room for what a busy link carries while a busy machine lets
+BLOCKS, BLOCKS_MOST, BLOCKS_LEAST = 64, 256, 32
+"""Of memory for a ring, 2 MiB to 16: room for what a busy link carries while a busy machine lets
 the agent wait. The kernel clears all of it first, and that takes time."""
 SNAP = 176
 """Bytes to keep of a packet: what a frame holds, enough for all headers and some payload."""
