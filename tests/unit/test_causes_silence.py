@@ -65,7 +65,8 @@ def test_a_write_that_connects_had_no_answer_to_its_syns() -> None:
 @pytest.mark.parametrize(
     ("sent", "words"),
     [
-        ([replace(each, fate="") for each in TRIES], "all arrived, so server did not answer"),
+        ([replace(each, fate="") for each in TRIES],
+         "all arrived, and no segment of server answered"),
         ([*(replace(each, fate="") for each in TRIES),
           *(Sent(t, SERVER, CLIENT, SYN | ACK, 0, 1, fate="lost") for t in (1.1, 2.1))],
          "2 answers of the peer were lost"),

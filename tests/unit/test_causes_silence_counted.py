@@ -116,11 +116,11 @@ ARRIVED = segment(2.0, "client PSH ACK 1 1 len 5")
         ([DATA], 0, "1 lost on their way"),
         ([DATA, DATA, DATA._replace(dropped=0)], 0, "2 lost on their way, 1 lost by a drop"),
         ([ARRIVED._replace(dropped=0)], 0, "1 lost by a drop"),
-        ([ARRIVED], 0, "all arrived, so server did not answer"),
+        ([ARRIVED], 0, "all arrived, and no segment of server answered"),
         ([ARRIVED], 2, "2 answers of the peer were lost"),
         ([ARRIVED, DATA], 2, "1 lost on their way, and 2 answers of the peer were lost"),
         ([DATA._replace(unseen=True)], 0, CAPTURE),
-        ([ARRIVED._replace(unseen=True)], 0, "all arrived, so server did not answer"),
+        ([ARRIVED._replace(unseen=True)], 0, "all arrived, and no segment of server answered"),
         ([DATA._replace(receiver=None)], 0, CAPTURE),
         ([DATA._replace(receiver=None, dropped=0)], 0, "1 lost by a drop"),
         ([DATA._replace(receiver=None), DATA._replace(receiver=None, dropped=0)], 0, CAPTURE),
@@ -134,10 +134,10 @@ def test_what_became_of_what_had_no_answer(sent: list[Segment], answers: int, wo
 @pytest.mark.parametrize(
     ("counters", "syns", "words"),
     [
-        ({}, True, "all arrived, so server did not answer"),
+        ({}, True, "all arrived, and no segment of server answered"),
         ({"TcpExtTCPMD5NotFound": 2}, False, "and it wants one"),
         ({"TcpExtListenDrops": 2}, True, "a queue of SYNs"),
-        ({"TcpExtListenDrops": 2}, False, "all arrived, so server did not answer"),
+        ({"TcpExtListenDrops": 2}, False, "all arrived, and no segment of server answered"),
         ({"TcpExtListenOverflows": 1, "TcpExtListenDrops": 2}, True, "an accept queue was full"),
         ({"TcpExtTCPMD5NotFound": 1, "TcpExtListenDrops": 2}, True, "and it wants one"),
     ],
@@ -149,7 +149,7 @@ def test_a_counter_of_the_peer_tells_why_it_dropped_them(
     what = "client SYN 0 0" if syns else "client PSH ACK 1 1 len 5"
     assert words in Silence([segment(2.0, what)], "client", 50.0, scene).fate
     elsewhere = segment(2.0, what, receiver=None, unseen=True)
-    assert "the peer did not answer" in Silence([elsewhere], "client", 50.0, scene).fate
+    assert "no segment of the peer answered" in Silence([elsewhere], "client", 50.0, scene).fate
 
 
 # --- Which timer gave up --------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from labctl.judge.causes.cause import Scene
 from labctl.judge.causes.silence import timed_out
 from labctl.language.document import Document
 from labctl.language.scenario import load_document
-from labctl.record.events import Event, StepEvent, TroubleEvent
+from labctl.record.events import Event, FateEvent, StepEvent, TroubleEvent
 from tests.caused import (
     CLIENT,
     SERVER,
@@ -26,7 +26,8 @@ from tests.caused import (
     told,
     trace,
 )
-from tests.walked import ACK, SYN, Sent
+from tests.fake import tcp
+from tests.walked import ACK, RST, SYN, Sent
 
 GONE: dict[str, Any] = {"errno": "ETIMEDOUT", "error": "Connection timed out"}
 OTHER = "198.18.0.3:40001"
@@ -63,6 +64,53 @@ def test_a_call_that_tells_of_a_connection_is_enough() -> None:
               *trace(1.0, "UNCONN", "SYN-SENT", ends=(CLIENT, SERVER)), look(8.5)]  # fmt: skip
     cause = only(told(events, syns(2)), "no-answer")
     assert "2 tries of a SYN without an answer" in cause.text and "ICMP" not in cause.text
+
+
+@pytest.mark.parametrize("blind", [[], [BLIND]])
+@pytest.mark.parametrize("errno", ["ECONNREFUSED", "EHOSTUNREACH", "EINPROGRESS"])
+def test_an_icmp_error_is_an_answer(blind: list[Event], errno: str) -> None:
+    asks = trace(1.0, "UNCONN", "SYN-SENT", ends=(CLIENT, SERVER))
+    gone = trace(3.0, "SYN-SENT", "UNCONN", ends=(CLIENT, SERVER))
+    failed = call(3.0, "client", "connect server:8000", errno=errno, error="refused")
+    events = [*blind, *calls(0.9, "client", "socket"), failed, *asks, *gone, look(8.5)]
+    answered = [] if errno == "EINPROGRESS" else ["connect-refused"]
+    arrived = [replace(each, fate="") for each in syns(2)]
+    counters = look(8.0, host="client", IcmpInDestUnreachs=2)
+    found = ids(told([*events, counters], arrived))
+    assert found[:1] == (answered or ["no-answer"])
+    assert ("no-answer" in found) is (not answered)
+
+
+@pytest.mark.parametrize(
+    ("errors", "words", "certain"),
+    [(2, "; an ICMP error may have (IcmpInDestUnreachs: 2)", False), (0, "their way", True)],
+)
+def test_icmp_errors_that_were_counted(errors: int, words: str, certain: bool) -> None:
+    counted = look(9.0, host="client", IcmpInDestUnreachs=errors)
+    cause = only(told([BLIND, look(0.5), counted], syns(2)), "no-answer")
+    assert cause.text.endswith(words) and cause.certain is certain
+
+
+@pytest.mark.parametrize(("reason", "found"), [("EPERM", ["no-answer"]), ("EBUSY", []), (None, [])])
+def test_a_rule_of_its_own_host_keeps_a_syn_back(reason: str | None, found: list[str]) -> None:
+    again = FateEvent(2.0, "client", CLIENT, SERVER, "retransmit", reason)
+    asks = (look(t, tcp("SYN-SENT", CLIENT, SERVER), host="client") for t in (1.0, 2.5))
+    history = told([*asks, again, look(3.0)])
+    assert ids(history) == found
+    assert all("a rule of client itself drops" in cause.text for cause in said(history))
+    failed = told([*calls(0.9, "client", "socket"), again,
+                   call(8.0, "client", "connect server:8000", **GONE), look(8.5)])  # fmt: skip
+    cause = only(failed, "no-answer")
+    assert ("a rule of client itself drops" in cause.text, cause.certain) == (bool(found),) * 2
+
+
+def test_what_a_call_tells_for_certain_is_not_told_as_likely_too() -> None:
+    reads = [*calls(0.999, "client", "socket; set SO_KEEPALIVE; connect server:8000"),
+             call(9.0, "client", "recv", **GONE)]  # fmt: skip
+    sent = [*handshake(1.0), *probes(), Sent(9.0, CLIENT, SERVER, RST | ACK, 1, 1)]
+    assert only(told([BLIND, *MINE, *reads], sent), "timeout").certain
+    (likely,) = said(told([BLIND, *MINE], sent), "timeout")
+    assert not likely.certain
 
 
 def test_a_call_on_a_socket_that_nobody_knows_is_not_explained() -> None:

@@ -161,7 +161,7 @@ def test_data_that_came_and_had_no_answer_as_the_capture_ended(tmp_path: Path) -
     came = [replace(each, fate="") for each in SILENT]
     (cause,) = causes(alone(tmp_path, [*handshake(), *came]).history)
     assert (cause.id, cause.host, cause.certain) == ("no-answer", "peer", True)
-    assert "all arrived, so server did not answer" in cause.text
+    assert "all arrived, and no segment of server answered" in cause.text
 
 
 @pytest.mark.parametrize("left_out", ["what came", "the end"])

@@ -212,6 +212,15 @@ class Scene:
             found[event.host, (event.local, event.remote)].append(event)
         return found
 
+    def kept_back(self, host: str, remote: str) -> bool:
+        """Whether a rule of that host kept back what it sent to that end: then sending it again
+        fails with EPERM (nf_hook_slow() in net/netfilter/core.c)."""
+        return any(
+            fate.did == "retransmit" and fate.reason == "EPERM"
+            for (where, ends), fates in self.fates.items() if (where, ends[1]) == (host, remote)
+            for fate in fates
+        )  # fmt: skip
+
     def calls(self, **having: object) -> Iterator[CallEvent]:
         """The calls that ended, of a kind that has these values; see `Rows.numbers`."""
         return self.history.events.of(CallEvent, phase="done", **having)

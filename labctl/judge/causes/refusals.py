@@ -12,7 +12,7 @@ from labctl.ground.data import dataclass
 from labctl.judge.causes.cause import Cause, Scene, line
 from labctl.judge.causes.descriptors import Descriptor, arguments
 from labctl.judge.causes.reset import Reset
-from labctl.judge.causes.silence import Silence, asked, spoke, timed_out
+from labctl.judge.causes.silence import KEPT_BACK, Silence, asked, kept_back, spoke, timed_out
 from labctl.language.steps.faults import Reject
 from labctl.language.steps.injecting import Inject
 from labctl.probes.observations import Segment
@@ -252,6 +252,11 @@ class _Attempt:
         why = "" if self.segments else f"nothing of it left {host}: "
         why += f"nobody answers for {self.target}, or for the router to it, when {host} asks its "
         why += f"network ({asks})"
+        port = str((*arguments(self.call.call), "")[1])
+        remote = f"[{self.target}]:{port}" if ":" in self.target else f"{self.target}:{port}"
+        if not self.segments and self.scene.kept_back(host, remote):
+            why = f"nothing of it left {host}: {kept_back(host)}"
+            return self._told("no-answer", why, f"{RULES} of {host}", KEPT_BACK)
         if not own:  # the kernel has not said so
             why += f", or a rule of {host} loses what it sends"
         cure = f"look at the neighbours of {host} (ip neigh), and at its rules (nft list ruleset)"

@@ -67,7 +67,11 @@ def _by_these_clocks(history: History, scenario: Scenario | None) -> list[Cause]
     scene = Scene(history, scenario)
     told: Counter[tuple[str, str]] = Counter()
     found = []
-    for cause in (cause for rule in RULES for cause in rule(scene)):
+    every = [cause for rule in RULES for cause in rule(scene)]
+    sure = {(c.id, c.host, c.connection) for c in every if c.certain and c.connection}
+    for cause in every:
+        if not cause.certain and (cause.id, cause.host, cause.connection) in sure:
+            continue  # a call tells what its segments make likely
         told[cause.host, cause.id] += 1
         if told[cause.host, cause.id] <= MOST:
             found.append(cause)

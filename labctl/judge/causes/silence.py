@@ -39,38 +39,55 @@ SOFT = ("EHOSTUNREACH", "ENETUNREACH", "ECONNREFUSED")
 RETRIES = "tcp(7), tcp_retries2, tcp_orphan_retries; RFC 1122, section 4.2.3.5"
 
 
+KEPT_BACK = "nftables: drop; nf_hook_slow() in net/netfilter/core.c"
 ABORTED = "TcpExtTCPAbortOnTimeout"
 
 
 def causes(scene: Scene) -> Iterator[Cause]:
     """A cause for each call that timed out, and for each connection of which no call tells that."""
     told = [*_calls(scene)]
+    known = {cause.connection for cause in told} | _refused(scene)
     if scene.history.without_calls:
-        told += _in_vain(scene)
+        told += (cause for cause in _in_vain(scene) if cause.connection not in known)
     for host in scene.history.hosts:
         told += _given_up(host, scene)
     yield from told
-    known = {cause.connection for cause in told}
+    known |= {cause.connection for cause in told}
     for host in scene.history.hosts:
         found = (c for c in _waiting(host, scene) if c.connection not in known)
         yield from islice(found, SHOWN)
 
 
+def _refused(scene: Scene) -> set[str | None]:
+    """Connections that an ICMP error ended, as a connect tells: that was their answer."""
+    return {
+        f"{each[0].source} -> {each[0].target}"
+        for call in scene.calls(name="connect", errno=...) if call.errno in SOFT
+        if (mine := scene.descriptors.of(call))
+        for each in asked(call, mine, scene)
+    }  # fmt: skip
+
+
 def _in_vain(scene: Scene) -> Iterator[Cause]:
     """Connections that somebody asked for, as far as only segments tell: without any answer."""
     for segments in scene.conversations:
-        host, asked = segments[0].sender, segments[0].source
-        if host is None or not all(begins(s) and s.source == asked for s in segments):
+        host, source = segments[0].sender, segments[0].source
+        if host is None or not all(begins(s) and s.source == source for s in segments):
             continue
-        if scene.history.now - segments[0].time < PATIENT or segments[0].inside:
+        late = scene.history.now - segments[0].time >= PATIENT
+        if not late or segments[0].inside:
             continue
+        kind = "Icmp6" if source.startswith("[") else "Icmp"
+        errors = scene.history.growth(host, f"{kind}InDestUnreachs")
+        icmp = "" if errors == 0 else "; an ICMP error would not show here"
+        icmp = f"; an ICMP error may have ({kind}InDestUnreachs: {errors})" if errors else icmp
         tries = f"{len(segments)} SYNs" if len(segments) > 1 else "its SYN"
-        name = f"{asked} -> {segments[0].target}"
+        name = f"{source} -> {segments[0].target}"
         yield Cause(
             "no-answer", host, segments[-1].time,
-            f"{host} had no answer to {tries} of {name}; {_fate(segments, 0, scene)}; an ICMP "
-            "error would not show here", "", name,
-            tuple(map(line, segments[-3:])), (SYN,), certain=scene.captured(host),
+            f"{host} had no answer to {tries} of {name}; {_fate(segments, 0, scene)}{icmp}", "",
+            name, tuple(map(line, segments[-3:])), (SYN,),
+            certain=scene.captured(host) and not errors,
         )  # fmt: skip
 
 
@@ -94,6 +111,12 @@ def _waiting(host: str, scene: Scene) -> Iterator[Cause]:
             continue
         silence = Silence(scene.conversation(host, timeline.ends, until), host, until, scene)
         sent = silence.sent
+        if asks and not sent and scene.kept_back(host, timeline.remote):
+            yield Cause(
+                "no-answer", host, last.begin.at,
+                f"nothing of {timeline.name} left {host}: {kept_back(host)}",
+                f"look at the rules (nft list ruleset) of {host}", timeline.name, (), (KEPT_BACK,),
+            )  # fmt: skip
         again = sum(s.retransmitted for s in sent)
         if not again or asks is not all(map(begins, sent)) or until - sent[0].time < PATIENT:
             continue
@@ -109,6 +132,11 @@ def _waiting(host: str, scene: Scene) -> Iterator[Cause]:
             timeline.name, silence.lines, (SYN if asks else RETRIES,),
             certain=scene.captured(host) or scene.captured(sent[-1].receiver),
         )  # fmt: skip
+
+
+def kept_back(host: str) -> str:
+    """What EPERM says of segments that their own host did not let go."""
+    return f"a rule of {host} itself drops what it sends (EPERM)"
 
 
 def _what(segment: Segment) -> str:
@@ -318,7 +346,7 @@ def _fate(sent: Sequence[Segment], answers: int, scene: Scene) -> str:
             if there and (count := scene.grown(there, counter))]  # fmt: skip
     if told and ("Listen" not in told[0] or all(map(begins, sent))):
         return f"all arrived, and {there} dropped them: {told[0]}"
-    return f"all arrived, so {there or 'the peer'} did not answer"
+    return f"all arrived, and no segment of {there or 'the peer'} answered"
 
 
 IGNORED = {
