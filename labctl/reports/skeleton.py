@@ -16,6 +16,7 @@ from labctl.ground.errors import UsageError
 from labctl.ground.plain import plain
 from labctl.judge.causes.cause import Scene
 from labctl.judge.causes.conversations import begins
+from labctl.judge.causes.descriptors import Descriptor
 from labctl.judge.result import RunResult
 from labctl.language.scenario import Scenario
 from labctl.probes.observations import Segment
@@ -24,6 +25,8 @@ from labctl.record.events import CallEvent, InjectEvent, ProcessEvent, StepEvent
 from labctl.record.history import History
 from labctl.record.moments import Moment
 from labctl.record.timelines import CLOCKS
+from labctl.reports.choosing import Act, chosen
+from labctl.reports.choosing import call as call_step
 
 MOST = 200
 """So many connections a person can read about."""
@@ -44,18 +47,6 @@ KEPT = ("sysctl", "exec", "cut", "join", "pause", "resume")
 
 
 @dataclass(frozen=True)
-class _Act:
-    """A step at `t`; `of` is the process whose call it is, which was `done` then. The `last` one
-    ends it."""
-
-    t: float
-    step: str
-    of: str = ""
-    done: float = 0.0
-    last: bool = False
-
-
-@dataclass(frozen=True)
 class _Guess:
     """A connection, and the host and the name of the process at each of its ends."""
 
@@ -73,12 +64,14 @@ def skeleton(run: RunResult, scenario: Scenario | None) -> str:
         raise UsageError(f"{run.folder}: {count:,} connections; a scenario has {MOST} at most",
                          "watch or import fewer: --port, --host")  # fmt: skip
     made = _Skeleton(run.history, scenario)
-    acts = sorted(made.acts(), key=lambda act: act.t)
+    acts = chosen(sorted(made.acts(), key=lambda act: act.t))
     if not acts:
+        if count:
+            raise UsageError(f"{run.folder}: no call, and of no connection the beginning",
+                             "watch from before they connect, or with --calls")  # fmt: skip
         reason = f": {run.reason}" if run.reason else ""
-        raise UsageError(
-            f"{run.folder}: nothing ran there{reason}", "name a run that did something"
-        )
+        raise UsageError(f"{run.folder}: nothing ran there{reason}",
+                         "name a run that did something")  # fmt: skip
     lines = [
         f"title: {json.dumps(plain('Again: ' + run.title))}",
         *made.networks(),
@@ -94,6 +87,7 @@ class _Skeleton:
     def __init__(self, history: History, scenario: Scenario | None) -> None:
         self._history, self._scenario = history, scenario
         self._scene = Scene(history)
+        self._sockets: dict[tuple[int, int | None], Descriptor] = {}
         self._names: dict[str, str] = {}
         if history.lab:
             self._names = {a: n for n, a in history.lab.addresses.items()}
@@ -139,19 +133,20 @@ class _Skeleton:
 
     # --- What was done ----------------------------------------------------------------------------
 
-    def acts(self) -> list[_Act]:
+    def acts(self) -> list[Act]:
         """All that was done, each thing when it began."""
         return [
             *self._guess(),
             *self._lives(),
             *self._calls(),
+            *self._children(),
             *self._data(),
             *self._faults(),
             *self._crafted(),
             *self._kept(),
         ]
 
-    def _lives(self) -> Iterator[_Act]:
+    def _lives(self) -> Iterator[Act]:
         """Starts, and ends that no call explains."""
         over: set[str] = set()
         last: dict[str, CallEvent] = {}
@@ -166,18 +161,18 @@ class _Skeleton:
             name, call = event.process, last.get(event.process)
             if event.phase == "start":
                 over.discard(name)
-                yield _Act(event.t, f"start: {name}")
+                yield Act(event.t, f"start: {name}")
             elif name not in over:
                 over.add(name)
                 since = call.t if call else 0.0
                 by_step = stopped if event.signal and stopped >= since else event.t
                 t = max(since, min(by_step, self._first_end(event.host, since, event.t)))
                 if event.phase == "gone":
-                    yield _Act(t, f"kill: {name}", name, event.t, last=True)
+                    yield Act(t, f"kill: {name}", name, event.t, last=True)
                 elif event.signal:
-                    yield _Act(t, f"signal: {{{name}: {event.signal}}}", name, event.t, last=True)
+                    yield Act(t, f"signal: {{{name}: {event.signal}}}", name, event.t, last=True)
                 elif not (call and call.errno and call.fd is None):  # that ended it
-                    yield _Act(t, self._call(name, f"exit {event.exit or 0}"), name, t, last=True)
+                    yield Act(t, call_step(name, f"exit {event.exit or 0}"), name, t, last=True)
 
     def _first_end(self, host: str, since: float, until: float) -> float:
         """Just before a host's first FIN or RST between two moments, or the second of them."""
@@ -186,7 +181,7 @@ class _Skeleton:
                 return s.time - CLOCKS
         return until
 
-    def _calls(self) -> Iterator[_Act]:
+    def _calls(self) -> Iterator[Act]:
         """The calls of each process, as if one task had made them all."""
         begun: dict[tuple[str, int], CallEvent] = {}
         for event in self._history.events.of(CallEvent, ProcessEvent):
@@ -204,12 +199,37 @@ class _Skeleton:
         for start in begun.values():
             yield from self._act(start, math.inf)
 
-    def _act(self, call: CallEvent, done: float, t: float | None = None) -> Iterator[_Act]:
+    def _children(self) -> Iterator[Act]:
+        """What closed as a child ended that was seen with its program: no call did."""
+        mains = {event.pid for event in self._history.events.of(ProcessEvent)}
+        for ended in self._history.events.of(CallEvent, name="exit"):
+            if ended.pid in mains or ended.phase != "done":
+                continue
+            for mine in self._scene.descriptors.all:
+                if mine.process == ended.process and mine.closed == ended.t:
+                    since = max(mine.made, ended.t - PAUSE)
+                    t = self._first_end(ended.host, since, ended.t)
+                    text = "close listener" if mine.listening < ended.t else "close"
+                    step = call_step(mine.process, text)
+                    yield Act(t, step, mine.process, t, text=text, mine=mine)
+
+    def _act(self, call: CallEvent, done: float, t: float | None = None) -> Iterator[Act]:
         """A call that began at `t`, if the language has words for it."""
+        mine = self._meant(call)
         if text := self._again(call):
             ends = bool(call.errno) and "continue" not in text
-            step = self._call(call.process, text)
-            yield _Act(call.t if t is None else t, step, call.process, done, ends)
+            step, began = call_step(call.process, text), call.t if t is None else t
+            yield Act(began, step, call.process, done, ends, text, mine)
+
+    def _meant(self, call: CallEvent) -> Descriptor | None:
+        """The socket that a call by descriptor acts on, also one that goes on still."""
+        if call.fd is None or call.phase == "enter":
+            return self._sockets.get((call.pid, call.fd)) if call.name != "accept" else None
+        mine = self._scene.descriptors.of(call)
+        number = call.result if call.name == "accept" else call.fd
+        if mine and number is not None:
+            self._sockets[call.pid, number] = mine
+        return mine
 
     def _again(self, event: CallEvent) -> str:
         """A call in the language's own words; empty if it has none."""
@@ -230,11 +250,7 @@ class _Skeleton:
             text = re.sub(rf"(?<![0-9a-f.:]){re.escape(address)}(?=:)", name, text)
         return text
 
-    @staticmethod
-    def _call(process: str, text: str) -> str:
-        return f"call: {{{process}: {json.dumps(text)}}}"
-
-    def _data(self) -> Iterator[_Act]:
+    def _data(self) -> Iterator[Act]:
         """What programs sent and read whose reads and writes nobody watched: the segments tell."""
         blind = {
             (event.process, event.host) for event in self._history.events.of(ProcessEvent)
@@ -246,20 +262,24 @@ class _Skeleton:
                 burst = list(group)
                 first, last = burst[0], burst[-1]
                 octets = sum(s.length for s in burst)
-                writer = self._owner(first.sender, (first.source, first.target), first.time)
+                writer, mine = self._owner(first.sender, (first.source, first.target), first.time)
                 if (writer, first.sender) in blind:
-                    yield _Act(first.time, self._call(writer, f"send {octets} bytes"), writer,
-                               last.time)  # fmt: skip
-                reader = self._owner(first.receiver, (first.target, first.source), last.time)
+                    text = f"send {octets} bytes"
+                    yield Act(first.time, call_step(writer, text), writer, last.time, text=text,
+                              mine=mine)  # fmt: skip
+                there = first.target, first.source
+                reader, mine = self._owner(first.receiver, there, last.time)
                 reads = (reader, first.receiver) in blind and not self._unread(first.receiver, last)
                 if reads and last.arrived is not None:
-                    t = max(last.arrived, self._made(first.receiver, (first.target, first.source)))
-                    yield _Act(t, self._call(reader, f"recv {octets}"), reader, t)
+                    t = max(last.arrived, self._made(first.receiver, there))
+                    text = f"recv {octets}"
+                    yield Act(t, call_step(reader, text), reader, t, text=text, mine=mine)
 
-    def _owner(self, host: str | None, ends: Ends, t: float) -> str:
-        """The process whose connection that was, as its calls tell; empty if they don't."""
+    def _owner(self, host: str | None, ends: Ends, t: float) -> tuple[str, Descriptor | None]:
+        """The process whose connection that was, as its calls tell, empty if they don't; and its
+        socket."""
         mine = self._scene.descriptor(host, ends, t + PAUSE) if host else None
-        return mine.process if mine else self._guessed.get((host, ends), "")
+        return (mine.process if mine else self._guessed.get((host, ends), "")), mine
 
     def _made(self, host: str | None, ends: Ends) -> float:
         """When a connection had come to its process."""
@@ -276,7 +296,12 @@ class _Skeleton:
         ]  # fmt: skip
         segments = self._scene.conversation(host or "", ends, t)
         after = [s for s in segments if s.source == ends[0] and s.time > t]
-        return any(looks[-1:]) or any("RST" in s.flags for s in after[:1])
+        more = any(s.source == ends[1] and s.length and s.time > last.time for s in segments)
+        said = not more and any(
+            (reset.host, reset.local, reset.remote) == (host, *ends) and reset.t > t
+            for reset in self._scene.resets if reset.reason == "TCP_ABORT_ON_CLOSE"
+        )  # fmt: skip
+        return said or any(looks[-1:]) or any("RST" in s.flags for s in after[:1])
 
     @cached_property
     def _silent(self) -> list[_Guess]:
@@ -305,7 +330,7 @@ class _Skeleton:
                 found[host, mine] = process
         return found
 
-    def _guess(self) -> Iterator[_Act]:
+    def _guess(self) -> Iterator[Act]:
         """What programs did of which there are only segments: a server for each port, and a client
         for each connection, whose calls the SYNs, FINs and RSTs tell."""
         listening: set[str] = set()
@@ -314,32 +339,32 @@ class _Skeleton:
             port, t = syn.target.rpartition(":")[2], syn.time - CLOCKS
             if there not in listening:
                 listening.add(there)
-                yield _Act(t, f"start: {there}")
+                yield Act(t, f"start: {there}")
                 for call in ("socket", "set SO_REUSEADDR", f"bind :{port}", "listen 20"):
-                    yield _Act(t, self._call(there, call), there, t)
+                    yield Act(t, call_step(there, call), there, t)
             sides: dict[bool, list[Segment]] = {True: [], False: []}
             for segment in each.segments:
                 sides[segment.source == syn.source].append(segment)
             asked, answered = sides[True], sides[False]
             done = answered[0].time if answered else math.inf
-            yield _Act(syn.time - CLOCKS / 2, f"start: {here}")
+            yield Act(syn.time - CLOCKS / 2, f"start: {here}")
             for call in ("socket", f"connect {server}:{port}"):
-                yield _Act(syn.time - CLOCKS / 2, self._call(here, call), here, done)
+                yield Act(syn.time - CLOCKS / 2, call_step(here, call), here, done)
             if any("SYN" not in s.flags for s in asked):
-                yield _Act(syn.time, self._call(there, "accept"), there, done)
+                yield Act(syn.time, call_step(there, "accept"), there, done)
             yield from self._guessed_end(here, asked)
             yield from self._guessed_end(there, answered)
 
-    def _guessed_end(self, process: str, sent: Sequence[Segment]) -> Iterator[_Act]:
+    def _guessed_end(self, process: str, sent: Sequence[Segment]) -> Iterator[Act]:
         """How a process ended a connection, by the first FIN or RST that it sent."""
         first = next((s for s in sent if {"FIN", "RST"} & {*s.flags} and not s.crafted), None)
         if first is None:
             return
         if "FIN" not in first.flags:
-            yield _Act(first.time, self._call(process, "set SO_LINGER 1 0"), process, first.time)
-        yield _Act(first.time, self._call(process, "close"), process, first.time)
+            yield Act(first.time, call_step(process, "set SO_LINGER 1 0"), process, first.time)
+        yield Act(first.time, call_step(process, "close"), process, first.time)
 
-    def _faults(self) -> Iterator[_Act]:
+    def _faults(self) -> Iterator[Act]:
         """A drop for each row of lost segments that look alike."""
         last: tuple[str, float] | None = None
         counts: dict[tuple[str, float], int] = {}
@@ -357,7 +382,7 @@ class _Skeleton:
         for (look, t), count in counts.items():
             later = any(s.time > t and not s.lost and self._drop(s) == look for s in segments)
             some = f", count: {count}" if later else ""  # or all from then on
-            yield _Act(t - PAUSE / 100, f"drop: {{{look}{some}}}")
+            yield Act(t - PAUSE / 100, f"drop: {{{look}{some}}}")
 
     @staticmethod
     def _drop(segment: Segment) -> str:
@@ -371,7 +396,7 @@ class _Skeleton:
             words.append("flags: ACK, bare: true")
         return ", ".join(words)
 
-    def _crafted(self) -> Iterator[_Act]:
+    def _crafted(self) -> Iterator[Act]:
         for event in self._history.events.of(InjectEvent):
             if seen := event.observation:
                 source, target = (self._host(end) for end in (seen.source, seen.target))
@@ -379,7 +404,7 @@ class _Skeleton:
                     f", ack: {event.ack}" if "ACK" in seen.flags else ""
                 )
                 length = f", payload: {'x' * seen.length}" if seen.length else ""
-                yield _Act(
+                yield Act(
                     event.t, f"inject: {{from: {source}, to: {target}, "
                     f"flags: {' '.join(seen.flags)}, {numbers}{length}}}",
                 )  # fmt: skip
@@ -388,7 +413,7 @@ class _Skeleton:
         address = endpoint.rpartition(":")[0].strip("[]")
         return self._history.owners.get(address, address)
 
-    def _kept(self) -> Iterator[_Act]:
+    def _kept(self) -> Iterator[Act]:
         """The steps of the record's scenario that acted on hosts."""
         begun: dict[int, float] = {}
         for event in self._history.events.of(StepEvent):
@@ -400,13 +425,13 @@ class _Skeleton:
                 step = self._scenario.steps[event.index]
                 said = step.model_dump(mode="json", by_alias=True, exclude_unset=True)
                 words = f"{event.verb}: {json.dumps(said[event.verb])}"
-                yield _Act(begun.get(event.index, event.t), words)
+                yield Act(begun.get(event.index, event.t), words)
 
     # --- Steps ------------------------------------------------------------------------------------
 
-    def steps(self, acts: Sequence[_Act]) -> Iterator[str]:
+    def steps(self, acts: Sequence[Act]) -> Iterator[str]:
         """The acts, each after what had happened before it."""
-        busy: dict[str, _Act] = {}
+        busy: dict[str, Act] = {}
         shown: Mapping[str, tuple[str, ...]] = {}
         before = 0.0
         for act in acts:

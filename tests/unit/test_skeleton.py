@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,10 +13,12 @@ from labctl.judge.recorded import load, scenario_of
 from labctl.judge.result import RunResult
 from labctl.language.document import Document
 from labctl.language.scenario import load_document
+from labctl.record.events import CallEvent, Event, ProcessEvent, ResetEvent
 from labctl.record.history import History
 from labctl.reports.skeleton import skeleton
+from tests import caused
 from tests.captured import CLIENT, NEAR, SERVER, alone, both, closed, handshake
-from tests.caused import calls, told
+from tests.caused import call, calls, look, told
 from tests.reported import RUN, recorded_run
 from tests.walked import ACK, FIN, RST, SYN, Sent
 
@@ -85,6 +88,65 @@ def test_one_capture_does_not_tell_what_to_drop(tmp_path: Path) -> None:
     found = steps(alone(tmp_path, [*handshake(), *closed(1.0)]))
     assert 'call: {peer_1: "connect server:8000"}' in found
     assert not any(step.startswith("drop") for step in found)
+
+
+def watched(*acts: tuple[int, str, dict[str, Any]]) -> list[str]:
+    """The steps of a watch of a server, in which tasks made these calls on descriptors."""
+    events: list[Event] = [ProcessEvent(0.5, "server", "server", "start", pid=2, watch="calls")]
+    for number, (pid, text, more) in enumerate(acts, 1):
+        events.append(call(0.5 + number / 100, "server", text, pid=pid, **more))
+    events.append(look(1.0))
+    return steps(recorded_run(told(events)))
+
+
+def test_a_call_by_descriptor_means_its_own_socket() -> None:
+    found = watched(
+        (2, "socket", {"fd": 3}), (2, "socket", {"fd": 4}), (2, "close", {"fd": 3}),
+        (2, "bind :8000", {"fd": 4}), (2, "listen 5", {"fd": 4}),
+        (2, "socket", {"fd": 3}), (2, "bind :8001", {"fd": 3}), (2, "listen 5", {"fd": 3}),
+        (2, "close", {"fd": 4}),
+    )  # fmt: skip
+    assert [step for step in found if step.startswith("call")] == [
+        f'call: {{server: "{text}"}}' for text in (
+            "socket as s1", "socket as s2", "use s1", "close", "use s2", "bind :8000", "listen 5",
+            "socket", "bind :8001", "listen 5", "use s2", "close listener")
+    ]  # fmt: skip
+
+
+def test_what_a_child_had_open_closes_as_it_ends() -> None:
+    serves: list[tuple[int, str, dict[str, Any]]] = [
+        (7, text, {"fd": 3}) for text in ("socket", "bind :8000", "listen 5")
+    ]
+    over = CallEvent(0.9, "server", "server", 7, "done", "exit by signal 9", "exit")
+    found = watched(*serves)
+    assert not any("close" in step for step in found)
+    run = recorded_run(told([
+        ProcessEvent(0.5, "server", "server", "start", pid=2, watch="calls"),
+        *(call(0.5 + n / 100, "server", text, pid=pid, **more)
+          for n, (pid, text, more) in enumerate(serves)),
+        over, look(1.0)]))  # fmt: skip
+    assert 'call: {server: "close listener"}' in steps(run)
+
+
+@pytest.mark.parametrize(("reason", "reads"), [("TCP_ABORT_ON_CLOSE", 0), ("TCP_STATE", 1)])
+def test_what_was_unread_at_a_close_is_not_read(reason: str, reads: int) -> None:
+    here, there = caused.CLIENT, caused.SERVER
+    data = [Sent(2.0, there, here, ACK, 1, 1, 5), Sent(2.0002, here, there, ACK, 1, 6)]
+    begun = [ProcessEvent(0.5, "client", "client", "start", pid=2, watch="calls")]
+    asks = [call(0.9, "client", "socket", fd=3),
+            call(1.1, "client", "connect server:8000", fd=3, local=here, peer=there),
+            call(3.0, "client", "close", fd=3)]  # fmt: skip
+    end = [Sent(3.0, here, there, RST | ACK, 1, 6)]
+    why = ResetEvent(3.0, "client", here, there, reason)
+    events = [*begun, *asks, *caused.established(1.0), why, look(3.5)]
+    found = steps(recorded_run(told(events, [*caused.handshake(1.0), *data, *end])))
+    assert sum("recv 5" in step for step in found) == reads
+
+
+def test_of_a_run_in_which_nothing_began(tmp_path: Path) -> None:
+    run = alone(tmp_path, closed(1.0))
+    with pytest.raises(UsageError, match="of no connection the beginning; watch from before"):
+        skeleton(run, None)
 
 
 def test_of_a_run_in_which_nothing_ran() -> None:

@@ -1,0 +1,77 @@
+"""Which of its sockets a process means, in a scenario made of a record: a call names a descriptor
+there, and the current socket in the language (docs/language.md, `use`)."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from labctl.ground.data import dataclass
+from labctl.judge.causes.descriptors import Descriptor
+
+
+@dataclass(frozen=True)
+class Act:
+    """A step at `t`; `of` is the process whose call it is, which was `done` then. The `last` one
+    ends it. `text` is the call, if it acted on a socket that is known, `mine`."""
+
+    t: float
+    step: str
+    of: str = ""
+    done: float = 0.0
+    last: bool = False
+    text: str = ""
+    mine: Descriptor | None = None
+
+
+def call(process: str, text: str) -> str:
+    """The step in which a process does a call."""
+    return f"call: {{{process}: {json.dumps(text)}}}"
+
+
+def chosen(acts: Sequence[Act]) -> list[Act]:
+    """The acts, each call on the socket that it means: a socket that is not the current one when a
+    call means it gets a name, and `use` makes it current."""
+    meant = {act.mine for act in _named(acts, {}) if act.text.startswith("use ")}
+    names: dict[Descriptor, str] = {}
+    for act in acts:
+        if act.mine and act.mine in meant and act.mine not in names and _makes(act):
+            names[act.mine] = f"s{len(names) + 1}"
+    return [*_named(acts, names)]
+
+
+def _makes(act: Act) -> bool:
+    return act.text.split()[:1] in (["socket"], ["accept"])
+
+
+def _named(acts: Sequence[Act], names: dict[Descriptor, str]) -> Iterator[Act]:
+    """The acts, with each `use` that they need: of `names`, or of any that was made, without."""
+    current: dict[str, Descriptor | None] = defaultdict(lambda: None)
+    listener: dict[str, Descriptor | None] = defaultdict(lambda: None)
+    made: set[Descriptor] = set()
+    for act in acts:
+        mine, of = act.mine, act.of
+        if mine is None:
+            yield act
+            continue
+        verb = act.text.partition(" ")[0]
+        if _makes(act):
+            made.add(mine)
+            current[of] = mine
+            name = f"{act.text} as {names[mine]}" if mine in names else act.text
+            yield replace(act, step=call(of, name))
+            continue
+        at_hand = listener if act.text == "close listener" else current
+        if at_hand[of] is not mine and mine in made:
+            use = f"use {names.get(mine, '')}"
+            yield Act(act.t, call(of, use), of, act.t, text=use, mine=mine)
+            current[of] = mine
+            listener[of] = mine if at_hand is listener else listener[of]
+        yield act
+        if verb == "listen":
+            listener[of] = mine
+        elif verb == "close":
+            listener[of] = None if listener[of] is mine else listener[of]
+            current[of] = listener[of] if current[of] is mine else current[of]
