@@ -1,15 +1,19 @@
-"""Which of its sockets a process means, in a scenario made of a record: a call names a descriptor
-there, and the current socket in the language (docs/language.md, `use`)."""
+"""Steps of a scenario that is made of a record: waits, and which of its sockets a process means. A
+record's calls name a descriptor, the language's have a current socket (docs/language.md, `use`)."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from labctl.ground.data import dataclass
 from labctl.judge.causes.descriptors import Descriptor
+
+USUAL = 5.0
+"""Seconds that a wait has if it says nothing."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,22 @@ class Act:
 def call(process: str, text: str) -> str:
     """The step in which a process does a call."""
     return f"call: {{{process}: {json.dumps(text)}}}"
+
+
+def unblocked(acts: Sequence[Act]) -> list[Act]:
+    """The acts in their order. An `accept` that waited while others of its process went on would
+    keep them waiting now: it comes when it returned, or not at all."""
+    busy: dict[str, list[float]] = defaultdict(list)
+    for act in acts:
+        busy[act.of].append(act.t)
+    found = []
+    for act in acts:
+        waits = act.text.startswith("accept") and any(act.t < t < act.done for t in busy[act.of])
+        if not waits:
+            found.append(act)
+        elif act.done < math.inf:
+            found.append(replace(act, t=act.done))
+    return sorted(found, key=lambda act: act.t)
 
 
 def chosen(acts: Sequence[Act]) -> list[Act]:
@@ -75,3 +95,14 @@ def _named(acts: Sequence[Act], names: dict[Descriptor, str]) -> Iterator[Act]:
         elif verb == "close":
             listener[of] = None if listener[of] is mine else listener[of]
             current[of] = listener[of] if current[of] is mine else current[of]
+
+
+def wait_for(states: Mapping[str, Iterable[str]], took: float) -> str:
+    """A wait for states, which took so many seconds at most."""
+    words = {host: list(dict.fromkeys(each)) for host, each in states.items()}
+    said = ", ".join(
+        f"{host}: {'none' if not each else each[0] if len(each) == 1 else json.dumps(each)}"
+        for host, each in words.items()
+    )
+    within = f"\n    within: {math.ceil(2 * took)}s" if took > USUAL / 2 else ""
+    return f"wait: {{sockets: {{{said}}}}}{within}"

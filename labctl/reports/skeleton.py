@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import groupby
 
@@ -25,13 +25,11 @@ from labctl.record.events import CallEvent, InjectEvent, ProcessEvent, StepEvent
 from labctl.record.history import History
 from labctl.record.moments import Moment
 from labctl.record.timelines import CLOCKS
-from labctl.reports.choosing import Act, chosen
+from labctl.reports.choosing import Act, chosen, unblocked, wait_for
 from labctl.reports.choosing import call as call_step
 
 MOST = 200
 """So many connections a person can read about."""
-USUAL = 5.0
-"""Seconds that a wait has if it says nothing."""
 PAUSE = 0.3
 """Seconds without anything after which a step waits as long."""
 BY_TIMER = {State.FIN_WAIT_2: 1.0, State.TIME_WAIT: 60.0}
@@ -39,8 +37,12 @@ BY_TIMER = {State.FIN_WAIT_2: 1.0, State.TIME_WAIT: 60.0}
 can be waited for, as no step ended it (include/net/tcp.h: TCP_TIMEWAIT_LEN)."""
 TRANSIENT = 0.05
 """Seconds that a state lasts, at least, if a step waits for it."""
-ASYNC = ("await", "wait", "sleep", "fork", "exit", "return")
-"""Calls of the peer program that become something else, or nothing."""
+ASYNC = (
+    "await", "wait", "sleep", "fork", "exit", "return", "get", "exec", "has", "repeat"
+)  # fmt: skip
+"""Calls that become something else, or nothing."""
+SAID = {"disconnect": "connect none", "send": "send 1 bytes"}
+"""Calls by other words: a failed write, too, of which nobody saw the size."""
 ENDS_BY_STEP = ("kill", "restart", "stop", "signal")
 KEPT = ("sysctl", "exec", "cut", "join", "pause", "resume")
 """Steps that neither a call nor a segment shows: the record's scenario has them."""
@@ -64,7 +66,7 @@ def skeleton(run: RunResult, scenario: Scenario | None) -> str:
         raise UsageError(f"{run.folder}: {count:,} connections; a scenario has {MOST} at most",
                          "watch or import fewer: --port, --host")  # fmt: skip
     made = _Skeleton(run.history, scenario)
-    acts = chosen(sorted(made.acts(), key=lambda act: act.t))
+    acts = chosen(unblocked(made.acts()))
     if not acts:
         if count:
             raise UsageError(f"{run.folder}: no call, and of no connection the beginning",
@@ -216,6 +218,8 @@ class _Skeleton:
     def _act(self, call: CallEvent, done: float, t: float | None = None) -> Iterator[Act]:
         """A call that began at `t`, if the language has words for it."""
         mine = self._meant(call)
+        if mine and call.name == "close" and call.phase == "done" and mine.closed > call.t:
+            return  # another process has it open
         if text := self._again(call):
             ends = bool(call.errno) and "continue" not in text
             step, began = call_step(call.process, text), call.t if t is None else t
@@ -233,11 +237,11 @@ class _Skeleton:
 
     def _again(self, event: CallEvent) -> str:
         """A call in the language's own words; empty if it has none."""
-        if event.name in ASYNC or event.name in ("get", "exec", "has", "repeat"):
+        if event.name in ASYNC:
             return ""
         text = re.sub(r"\s*\|\|\s*continue$", "", event.call)
         goes_on = event.fd is not None or text != event.call
-        text = "connect none" if event.name == "disconnect" else text
+        text = SAID.get(event.name if event.name == "disconnect" else text, text)
         if event.fd is not None:
             text = self._named(text, event)
         return f"{text} || continue" if event.errno and goes_on else text
@@ -247,7 +251,8 @@ class _Skeleton:
         if event.name == "close" and mine and mine.listening < event.t:
             return "close listener"
         for address, name in self._names.items():
-            text = re.sub(rf"(?<![0-9a-f.:]){re.escape(address)}(?=:)", name, text)
+            end = re.escape(f"[{address}]" if ":" in address else address)
+            text = re.sub(rf"(?<![0-9a-f.:]){end}(?=:)", name, text)
         return text
 
     def _data(self) -> Iterator[Act]:
@@ -290,8 +295,8 @@ class _Skeleton:
         """Whether data stayed in the socket that received it: a look shows it, or the RST does that
         its kernel sends as it closes (RFC 1122, section 4.2.2.13)."""
         ends, t = (last.target, last.source), last.arrived or 0.0
-        looks = [
-            s.recv_q for at, s in self._scene.seen(host or "", ends)
+        looks = [  # a FIN counts as one byte (tcp_diag_get_info())
+            s.recv_q - (s.state is State.CLOSE_WAIT) for at, s in self._scene.seen(host or "", ends)
             if at > t + TRANSIENT and s.state in (State.ESTAB, State.CLOSE_WAIT)
         ]  # fmt: skip
         segments = self._scene.conversation(host or "", ends, t)
@@ -447,7 +452,7 @@ class _Skeleton:
             states, since = self._states(act.t)
             if states and states != shown:
                 shown = states
-                yield self._wait(states, act.t - before)
+                yield wait_for(states, act.t - before)
             quiet = act.t - max(before, since)
             if quiet >= PAUSE:
                 yield f"sleep: {max(1, round(1000 * quiet))}ms"
@@ -457,7 +462,7 @@ class _Skeleton:
                 busy[act.of] = act
         states, since = self._states(self._history.now)
         if states and states != shown:
-            yield self._wait(states, self._history.now - before)
+            yield wait_for(states, self._history.now - before)
         if (rest := self._history.now - max(before, since)) >= PAUSE:
             yield f"sleep: {round(1000 * rest)}ms"
 
@@ -483,16 +488,3 @@ class _Skeleton:
                         since = max(since, end.at)
         told = {h: tuple(sorted(each)) for h, each in found.items() if h not in moving}
         return told, since
-
-    def _wait(self, states: Mapping[str, Iterable[str]], took: float) -> str:
-        """A wait for states, which took so many seconds at most."""
-        within = f"\n    within: {math.ceil(2 * took)}s" if took > USUAL / 2 else ""
-        return f"wait: {{sockets: {self._words(states)}}}{within}"
-
-    @staticmethod
-    def _words(states: Mapping[str, Iterable[str]]) -> str:
-        words = {host: list(dict.fromkeys(each)) for host, each in states.items()}
-        return "{" + ", ".join(
-            f"{host}: {'none' if not each else each[0] if len(each) == 1 else json.dumps(each)}"
-            for host, each in words.items()
-        ) + "}"  # fmt: skip

@@ -90,12 +90,15 @@ def test_one_capture_does_not_tell_what_to_drop(tmp_path: Path) -> None:
     assert not any(step.startswith("drop") for step in found)
 
 
-def watched(*acts: tuple[int, str, dict[str, Any]]) -> list[str]:
-    """The steps of a watch of a server, in which tasks made these calls on descriptors."""
+def watched(*acts: tuple[int, str, dict[str, Any]], waits: Event | None = None) -> list[str]:
+    """The steps of a watch of a server, in which processes made these calls on descriptors; and one
+    that waits still."""
     events: list[Event] = [ProcessEvent(0.5, "server", "server", "start", pid=2, watch="calls")]
     for number, (pid, text, more) in enumerate(acts, 1):
-        events.append(call(0.5 + number / 100, "server", text, pid=pid, **more))
-    events.append(look(1.0))
+        name = text.partition(" ")[0]
+        t = 0.5 + number / 100
+        events.append(CallEvent(t, "server", "server", pid, "done", text, name, **more))
+    events += [waits, look(1.0)] if waits else [look(1.0)]
     return steps(recorded_run(told(events)))
 
 
@@ -126,6 +129,40 @@ def test_what_a_child_had_open_closes_as_it_ends() -> None:
           for n, (pid, text, more) in enumerate(serves)),
         over, look(1.0)]))  # fmt: skip
     assert 'call: {server: "close listener"}' in steps(run)
+
+
+def test_what_another_process_has_open_does_not_close() -> None:
+    fork = (2, "fork", {"result": 7})
+    serves: list[tuple[int, str, dict[str, Any]]] = [
+        (2, text, {"fd": 3}) for text in ("socket", "bind :8000", "listen 5")
+    ]
+    found = watched(*serves, fork, (7, "close", {"fd": 3}))
+    assert not any("close" in step for step in found)
+    assert 'call: {server: "close listener"}' in watched(
+        *serves, fork, (7, "close", {"fd": 3}), (2, "close", {"fd": 3})
+    )
+
+
+def test_an_accept_keeps_no_other_call_waiting() -> None:
+    """Another one made it, and waits for the whole time, or for a part of it."""
+    serves: list[tuple[int, str, dict[str, Any]]] = [
+        (2, text, {"fd": 3}) for text in ("socket", "bind :8000", "listen 5")
+    ]
+    waits = CallEvent(0.6, "server", "server", 7, "enter", "accept", "accept", fd=3)
+    more: list[tuple[int, str, dict[str, Any]]] = [(2, "socket", {"fd": 9})]
+    assert not any("accept" in step for step in watched(*serves, *more * 20, waits=waits))
+    found = watched(*serves, waits=waits)
+    assert 'call: {server: "accept"}' in found
+
+
+def test_calls_by_the_words_of_the_language() -> None:
+    failed: dict[str, Any] = {"fd": 3, "errno": "EPIPE", "error": "Broken pipe"}
+    there: dict[str, Any] = {"fd": 3, "peer": "[fd00::3]:9"}
+    found = watched(
+        (2, "socket tcp6", {"fd": 3}), (2, "connect [fd00::3]:9", there), (2, "send", failed)
+    )  # fmt: skip
+    assert 'call: {server: "connect client.v6:9"}' in found
+    assert 'call: {server: "send 1 bytes || continue"}' in found
 
 
 @pytest.mark.parametrize(("reason", "reads"), [("TCP_ABORT_ON_CLOSE", 0), ("TCP_STATE", 1)])
