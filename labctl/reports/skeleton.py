@@ -9,7 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import groupby
+from itertools import pairwise
 
 from labctl.ground.data import dataclass
 from labctl.ground.errors import UsageError
@@ -83,6 +83,16 @@ def skeleton(run: RunResult, scenario: Scenario | None) -> str:
         *(f"  - {line}" for line in made.steps(acts)),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _bursts(data: Sequence[Segment]) -> Iterator[Sequence[Segment]]:
+    """Rows of segments from one end without a pause."""
+    starts = [
+        n for n, s in enumerate(data)
+        if n == 0 or s.source != data[n - 1].source or s.time - data[n - 1].time >= PAUSE
+    ]  # fmt: skip
+    for start, end in pairwise([*starts, len(data)]):
+        yield data[start:end]
 
 
 class _Skeleton:
@@ -263,8 +273,7 @@ class _Skeleton:
         } | {(process, host) for (host, _), process in self._guessed.items()}  # fmt: skip
         for segments in self._scene.conversations:
             data = [s for s in segments if s.length and not s.retransmitted and not s.crafted]
-            for _, group in groupby(data, key=lambda s: s.source):
-                burst = list(group)
+            for burst in _bursts(data):
                 first, last = burst[0], burst[-1]
                 octets = sum(s.length for s in burst)
                 writer, mine = self._owner(first.sender, (first.source, first.target), first.time)

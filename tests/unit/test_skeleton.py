@@ -74,6 +74,14 @@ def test_two_captures(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(("pause", "sends"), [(0.2, ["7"]), (0.4, ["3", "4"])])
+def test_a_pause_parts_what_was_sent(tmp_path: Path, pause: float, sends: list[str]) -> None:
+    data = [Sent(0.5, CLIENT, SERVER, ACK, 101, 901, 3),
+            Sent(0.5 + pause, CLIENT, SERVER, ACK, 104, 901, 4)]  # fmt: skip
+    found = steps(both(tmp_path, [*handshake(), *data]))
+    assert [s.split()[3] for s in found if '"send' in s] == sends
+
+
 def test_what_was_lost_is_dropped(tmp_path: Path) -> None:
     lost = Sent(1.0, CLIENT, SERVER, FIN | ACK, 101, 901, fate="lost")
     again = Sent(1.3, CLIENT, SERVER, FIN | ACK, 101, 901)
