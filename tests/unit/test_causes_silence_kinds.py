@@ -104,6 +104,30 @@ def test_a_rule_of_its_own_host_keeps_a_syn_back(reason: str | None, found: list
     assert ("a rule of client itself drops" in cause.text, cause.certain) == (bool(found),) * 2
 
 
+def test_who_asks_itself_has_its_answer() -> None:
+    """A port that the kernel chose was the one to connect to."""
+    me = "127.0.0.1:40000"
+    asks = [Sent(1.0, me, me, SYN), Sent(1.0001, me, me, SYN | ACK, 0, 1)]
+    lines = tcp("ESTAB", me, me, more="ino:4")
+    events = [*(look(t, lines, host="client") for t in (1.1, 3.0, 5.0)), look(6.0)]
+    assert (
+        ids(told([*trace(1.0, "UNCONN", "SYN-SENT", "ESTAB", ends=(me, me)), *events], asks)) == []
+    )
+
+
+@pytest.mark.parametrize(("answered", "again", "found"), [
+    (1.1, 2.0, ["no-answer"]), (1.1, 1.2, []), (2.1, 2.0, []),
+])  # fmt: skip
+def test_answers_that_tcp_did_not_take(answered: float, again: float, found: list[str]) -> None:
+    asks = (look(t, tcp("SYN-SENT", CLIENT, SERVER), host="client") for t in (1.0, 2.5, 4.0))
+    sent = [Sent(1.0, CLIENT, SERVER, SYN), Sent(answered, SERVER, CLIENT, SYN | ACK, 0, 1),
+            Sent(again, CLIENT, SERVER, SYN)]  # fmt: skip
+    history = told([*asks, look(4.0)], sorted(sent, key=lambda each: each.t))
+    assert ids(history) == found
+    for cause in said(history):
+        assert "though 1 SYN-ACK came to it" in cause.text and not cause.certain
+
+
 def test_what_a_call_tells_for_certain_is_not_told_as_likely_too() -> None:
     reads = [*calls(0.999, "client", "socket; set SO_KEEPALIVE; connect server:8000"),
              call(9.0, "client", "recv", **GONE)]  # fmt: skip

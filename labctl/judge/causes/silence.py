@@ -107,10 +107,23 @@ def _waiting(host: str, scene: Scene) -> Iterator[Cause]:
         until = last.end.latest if last.end and ended else now
         asks = last.state is State.SYN_SENT and timeline.local.rpartition(":")[2] not in failed
         waits = last.state in (State.ESTAB, State.CLOSE_WAIT) and not ended
-        if not (asks or waits) or until - last.begin.latest < PATIENT:
+        alone = timeline.local == timeline.remote  # it hears itself
+        if not (asks or waits) or alone or until - last.begin.latest < PATIENT:
             continue
-        silence = Silence(scene.conversation(host, timeline.ends, until), host, until, scene)
+        found = scene.conversation(host, timeline.ends, until)
+        silence = Silence(found, host, until, scene)
         sent = silence.sent
+        answers = [] if imported or not asks else _answers(found, timeline.local)
+        since = (answers[0].arrived or math.inf) + SLACK if answers else math.inf
+        if any(begins(s) and s.source == timeline.local and s.time > since for s in found):
+            yield Cause(
+                "no-answer", host, last.begin.at,
+                f"{host} has sent the SYN of {timeline.name} again, though "
+                f"{count(len(answers), 'SYN-ACK')} came to it: its TCP took none, so a rule of "
+                f"{host}, or rp_filter, drops what comes, or it is damaged; its rules would tell",
+                f"look at the rules (nft list ruleset) of {host}", timeline.name,
+                tuple(map(line, answers[-3:])), (SYN,), certain=False,
+            )  # fmt: skip
         if asks and not sent and scene.kept_back(host, timeline.remote):
             yield Cause(
                 "no-answer", host, last.begin.at,
@@ -118,7 +131,9 @@ def _waiting(host: str, scene: Scene) -> Iterator[Cause]:
                 f"look at the rules (nft list ruleset) of {host}", timeline.name, (), (KEPT_BACK,),
             )  # fmt: skip
         again = sum(s.retransmitted for s in sent)
-        if not again or asks is not all(map(begins, sent)) or until - sent[0].time < PATIENT:
+        if answers or not again or asks is not all(map(begins, sent)):
+            continue
+        if until - sent[0].time < PATIENT:
             continue
         if imported and not (silence.heard and sent[-1].retransmitted):
             continue  # maybe its peer's side of it was not captured
@@ -132,6 +147,14 @@ def _waiting(host: str, scene: Scene) -> Iterator[Cause]:
             timeline.name, silence.lines, (SYN if asks else RETRIES,),
             certain=scene.captured(host) or scene.captured(sent[-1].receiver),
         )  # fmt: skip
+
+
+def _answers(found: Sequence[Segment], local: str) -> list[Segment]:
+    """The SYN-ACKs that came to an end."""
+    return [
+        s for s in found
+        if s.target == local and {"SYN", "ACK"} <= {*s.flags} and s.arrived is not None
+    ]  # fmt: skip
 
 
 def kept_back(host: str) -> str:
