@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import time
 from abc import ABC, abstractmethod
@@ -205,13 +206,22 @@ def print_holders(port: int, found: Sequence[Holder], out: Console) -> None:
         out.print(Padding(_text(f"do: {holder.cure}", "dim"), (0, 0, 0, 2)))
 
 
+ALIKE = 3
+"""So many causes that differ in numbers alone are printed."""
+
+
 def print_causes(found: Sequence[tuple[str, Sequence[Cause]]], out: Console) -> None:
-    """The causes of runs, each with its proof and its cure."""
+    """The causes of runs, each with its proof and its cure; of those alike ALIKE."""
     for label, causes in found:
         out.print(_text(label, "bold"))
         if not causes:
             out.print(_text("  nothing that needs a cause, or the record does not show it", "dim"))
+        alike: Counter[tuple[str, str, str]] = Counter()
         for cause in causes:
+            kind = cause.id, cause.host, re.sub(r"[0-9]+", "", cause.text)
+            alike[kind] += 1
+            if alike[kind] > ALIKE:
+                continue
             sure = "" if cause.certain else ", not certain"
             out.print(
                 Text(f"  {cause.id}", RESULTS["unknown"].style)
@@ -225,6 +235,10 @@ def print_causes(found: Sequence[tuple[str, Sequence[Cause]]], out: Console) -> 
             ):
                 for line in lines:
                     out.print(Padding(_text(f"{word}: {line}", "dim"), (0, 0, 0, 6)))
+        for (name, host, _), number in alike.items():
+            if more := max(0, number - ALIKE):
+                told = f"  {more} more {name} alike, {host} (labctl explain --format json)"
+                out.print(_text(told, "dim"))
 
 
 def print_verdicts(verdicts: Sequence[Verdict], out: Console) -> None:

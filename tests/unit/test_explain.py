@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from io import StringIO
 
 import pytest
+from rich.console import Console
 
 from labctl.judge.causes.cause import Cause
 from labctl.judge.check import Verdict
@@ -12,6 +14,7 @@ from labctl.judge.explain import COUNTED, beside, counted, first_reason, foremos
 from labctl.language.facts import Facts
 from labctl.record.events import CountersEvent, FateEvent, ProcessEvent, SocketsEvent
 from labctl.record.history import History
+from labctl.reports.terminal import print_causes
 from tests.fake import HEADER, FakeBackend, tcp
 from tests.played import CLIENT, ESTAB, SERVER, Play
 
@@ -158,3 +161,17 @@ def test_a_run_explains_the_bind_that_failed(watch: Play) -> None:
         "also by TIME-WAIT 198.18.0.2:8000 -> 198.18.0.3:40000, timewait timer 59.0 s left; "
         "set SO_REUSEADDR before bind, on the server that made the old connection too"
     )
+
+
+def test_of_causes_alike_three_are_printed() -> None:
+    """Alike are those that differ in numbers alone."""
+    refusals = [Cause("connect-refused", "server", float(n), f"refused {n}") for n in range(5)]
+    others = [replace(refusals[0], host="client"), replace(refusals[0], text="for another reason")]
+    out = Console(file=StringIO(), width=100)
+    print_causes([("a run", [*refusals, *others])], out)
+    lines = out.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert sum("refused " in line and line.startswith("    ") for line in lines) == 4
+    assert [line for line in lines if "alike" in line] == [
+        "  2 more connect-refused alike, server (labctl explain --format json)"
+    ]
+    assert any("another reason" in line for line in lines)
