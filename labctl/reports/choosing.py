@@ -8,12 +8,17 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 from labctl.ground.data import dataclass
 from labctl.judge.causes.descriptors import Descriptor
+from labctl.probes.observations import Segment
+from labctl.record.events import CallEvent
 
 USUAL = 5.0
 """Seconds that a wait has if it says nothing."""
+PAUSE = 0.3
+"""Seconds without anything after which a step waits as long."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,31 @@ class Act:
 def call(process: str, text: str) -> str:
     """The step in which a process does a call."""
     return f"call: {{{process}: {json.dumps(text)}}}"
+
+
+def bursts(data: Sequence[Segment]) -> Iterator[Sequence[Segment]]:
+    """Rows of segments from one end without a pause."""
+    starts = [
+        n for n, s in enumerate(data)
+        if n == 0 or s.source != data[n - 1].source or s.time - data[n - 1].time >= PAUSE
+    ]  # fmt: skip
+    for start, end in pairwise([*starts, len(data)]):
+        yield data[start:end]
+
+
+def had(event: CallEvent) -> list[str]:
+    """The calls that make a listener which a process had before anybody saw its calls."""
+    _, *words = event.call.split()
+    if event.name != "has" or "listening" not in words or not event.local:
+        return []
+    options = (word.partition("=") for word in words if "=" in word)
+    sets = [f"set {name} {value.replace(',', ' ')}" for name, _, value in options]
+    return [
+        f"socket {words[0]}",
+        *sets,
+        f"bind {event.local.replace('0.0.0.0:', ':')}",
+        "listen 20",
+    ]
 
 
 def unblocked(acts: Sequence[Act]) -> list[Act]:
@@ -83,8 +113,10 @@ def _named(acts: Sequence[Act], names: dict[Descriptor, str]) -> Iterator[Act]:
             name = f"{act.text} as {names[mine]}" if mine in names else act.text
             yield replace(act, step=call(of, name))
             continue
+        if mine not in made:
+            continue  # it was open before anybody saw its calls
         at_hand = listener if act.text == "close listener" else current
-        if at_hand[of] is not mine and mine in made:
+        if at_hand[of] is not mine:
             use = f"use {names.get(mine, '')}"
             yield Act(act.t, call(of, use), of, act.t, text=use, mine=mine)
             current[of] = mine

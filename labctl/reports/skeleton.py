@@ -9,7 +9,6 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import pairwise
 
 from labctl.ground.data import dataclass
 from labctl.ground.errors import UsageError
@@ -25,13 +24,11 @@ from labctl.record.events import CallEvent, InjectEvent, ProcessEvent, StepEvent
 from labctl.record.history import History
 from labctl.record.moments import Moment
 from labctl.record.timelines import CLOCKS
-from labctl.reports.choosing import Act, chosen, unblocked, wait_for
+from labctl.reports.choosing import PAUSE, Act, bursts, chosen, had, unblocked, wait_for
 from labctl.reports.choosing import call as call_step
 
 MOST = 200
 """So many connections a person can read about."""
-PAUSE = 0.3
-"""Seconds without anything after which a step waits as long."""
 BY_TIMER = {State.FIN_WAIT_2: 1.0, State.TIME_WAIT: 60.0}
 """States that a timer ends, and the seconds that it takes at least. One that may be over by then
 can be waited for, as no step ended it (include/net/tcp.h: TCP_TIMEWAIT_LEN)."""
@@ -85,16 +82,6 @@ def skeleton(run: RunResult, scenario: Scenario | None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _bursts(data: Sequence[Segment]) -> Iterator[Sequence[Segment]]:
-    """Rows of segments from one end without a pause."""
-    starts = [
-        n for n, s in enumerate(data)
-        if n == 0 or s.source != data[n - 1].source or s.time - data[n - 1].time >= PAUSE
-    ]  # fmt: skip
-    for start, end in pairwise([*starts, len(data)]):
-        yield data[start:end]
-
-
 class _Skeleton:
     def __init__(self, history: History, scenario: Scenario | None) -> None:
         self._history, self._scenario = history, scenario
@@ -124,6 +111,8 @@ class _Skeleton:
             lines = [*self._body(host, processes[host])]
             yield f"  {host}:" if lines else f"  {host}: {{}}"
             yield from lines
+        if len(self._history.hosts) == 1:  # a scenario has two at least
+            yield "  other: {}" if "peer" in self._history.hosts else "  peer: {}"
 
     def _body(self, host: str, processes: Sequence[str]) -> Iterator[str]:
         routers = self._history.networks.routers
@@ -230,6 +219,9 @@ class _Skeleton:
         mine = self._meant(call)
         if mine and call.name == "close" and call.phase == "done" and mine.closed > call.t:
             return  # another process has it open
+        for made in had(call) if mine else ():
+            step = call_step(call.process, self._named(made, call))
+            yield Act(call.t, step, call.process, call.t, text=made, mine=mine)
         if text := self._again(call):
             ends = bool(call.errno) and "continue" not in text
             step, began = call_step(call.process, text), call.t if t is None else t
@@ -273,7 +265,7 @@ class _Skeleton:
         } | {(process, host) for (host, _), process in self._guessed.items()}  # fmt: skip
         for segments in self._scene.conversations:
             data = [s for s in segments if s.length and not s.retransmitted and not s.crafted]
-            for burst in _bursts(data):
+            for burst in bursts(data):
                 first, last = burst[0], burst[-1]
                 octets = sum(s.length for s in burst)
                 writer, mine = self._owner(first.sender, (first.source, first.target), first.time)
@@ -327,6 +319,8 @@ class _Skeleton:
         for number, segments in enumerate(self._scene.conversations, 1):
             syn = segments[0]
             client, server = self._host(syn.source), self._host(syn.target)
+            if syn.inside and syn.sender:
+                client = server = syn.sender
             if begins(syn) and not syn.crafted and not {client, server} & told:
                 port = syn.target.rpartition(":")[2]
                 found.append(

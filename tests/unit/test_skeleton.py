@@ -13,7 +13,7 @@ from labctl.judge.recorded import load, scenario_of
 from labctl.judge.result import RunResult
 from labctl.language.document import Document
 from labctl.language.scenario import load_document
-from labctl.record.events import CallEvent, Event, ProcessEvent, ResetEvent
+from labctl.record.events import CallEvent, Event, LabEvent, ProcessEvent, ResetEvent
 from labctl.record.history import History
 from labctl.reports.skeleton import skeleton
 from tests import caused
@@ -171,6 +171,37 @@ def test_calls_by_the_words_of_the_language() -> None:
     )  # fmt: skip
     assert 'call: {server: "connect client.v6:9"}' in found
     assert 'call: {server: "send 1 bytes || continue"}' in found
+
+
+def test_a_listener_that_was_there_before_its_calls_were_seen() -> None:
+    """A connection that was there as well nobody can make again; nor what was done with it."""
+    found = watched(
+        (2, "has tcp listening SO_REUSEADDR=1", {"fd": 3, "local": "0.0.0.0:8000"}),
+        (2, "has tcp", {"fd": 4, "local": caused.SERVER, "peer": caused.CLIENT}),
+        (2, "recv", {"fd": 4, "errno": "ECONNRESET", "error": "reset"}),
+        (2, "close", {"fd": 4}), (2, "close", {"fd": 3}),
+    )  # fmt: skip
+    assert [step for step in found if step.startswith("call")] == [
+        f'call: {{server: "{text}"}}' for text in (
+            "socket tcp", "set SO_REUSEADDR 1", "bind :8000", "listen 20", "close listener")
+    ]  # fmt: skip
+
+
+def test_a_host_that_connects_to_itself_by_loopback() -> None:
+    ends = "127.0.0.1:40000", "127.0.0.1:9000"
+    history = told([look(0.5, host="client"), look(3.0)])
+    packets = (each.record() for each in caused.handshake(1.0, *ends))
+    history.add_packets(3.0, "client", b"".join(packets))
+    found = steps(recorded_run(history))
+    assert "start: client_1" in found and "start: client_9000" in found
+
+
+def test_a_record_of_one_host_gets_a_second_one() -> None:
+    lab = LabEvent(0.0, "2026-01-01T00:00:00Z", "watch", {"probes": []}, {"here": "127.0.0.1"})
+    begun = ProcessEvent(0.5, "here", "here", "start", pid=2, watch="calls")
+    run = recorded_run(History([lab, begun, call(1.0, "here", "socket", fd=3)]))
+    assert "\n  peer: {}\n" in skeleton(run, None)
+    assert steps(run)
 
 
 @pytest.mark.parametrize(("reason", "reads"), [("TCP_ABORT_ON_CLOSE", 0), ("TCP_STATE", 1)])
