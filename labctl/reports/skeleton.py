@@ -292,6 +292,13 @@ class _Skeleton:
         mine = self._scene.descriptor(host, ends, math.inf) if host else None
         return mine.made if mine else 0.0
 
+    def _aborted(self, host: str | None, ends: Ends, t: float) -> bool:
+        """Whether a connection was closed after that with data unread, as its kernel says."""
+        return any(
+            (reset.host, reset.local, reset.remote) == (host, *ends) and reset.t > t
+            for reset in self._scene.resets if reset.reason == "TCP_ABORT_ON_CLOSE"
+        )  # fmt: skip
+
     def _unread(self, host: str | None, last: Segment) -> bool:
         """Whether data stayed in the socket that received it: a look shows it, or the RST does that
         its kernel sends as it closes (RFC 1122, section 4.2.2.13)."""
@@ -303,10 +310,7 @@ class _Skeleton:
         segments = self._scene.conversation(host or "", ends, t)
         after = [s for s in segments if s.source == ends[0] and s.time > t]
         more = any(s.source == ends[1] and s.length and s.time > last.time for s in segments)
-        said = not more and any(
-            (reset.host, reset.local, reset.remote) == (host, *ends) and reset.t > t
-            for reset in self._scene.resets if reset.reason == "TCP_ABORT_ON_CLOSE"
-        )  # fmt: skip
+        said = not more and self._aborted(host, ends, t)
         return said or any(looks[-1:]) or any("RST" in s.flags for s in after[:1])
 
     @cached_property
@@ -368,9 +372,11 @@ class _Skeleton:
         first = next((s for s in sent if {"FIN", "RST"} & {*s.flags} and not s.crafted), None)
         if first is None:
             return
-        if "FIN" not in first.flags:
-            yield Act(first.time, call_step(process, "set SO_LINGER 1 0"), process, first.time)
-        yield Act(first.time, call_step(process, "close"), process, first.time)
+        t = first.time - CLOCKS  # the kernel tells of the state first
+        unread = self._aborted(first.sender, (first.source, first.target), t - CLOCKS)
+        if "FIN" not in first.flags and not unread:
+            yield Act(t, call_step(process, "set SO_LINGER 1 0"), process, t)
+        yield Act(t, call_step(process, "close"), process, t)
 
     def _faults(self) -> Iterator[Act]:
         """A drop for each row of lost segments that look alike."""

@@ -219,6 +219,21 @@ def test_what_was_unread_at_a_close_is_not_read(reason: str, reads: int) -> None
     assert sum("recv 5" in step for step in found) == reads
 
 
+@pytest.mark.parametrize("reason", ["TCP_ABORT_ON_CLOSE", "TCP_STATE"])
+def test_a_reset_that_segments_tell_comes_before_what_it_led_to(reason: str) -> None:
+    here, there = caused.CLIENT, caused.SERVER
+    sent = [*caused.handshake(1.0), Sent(2.0, there, here, ACK, 1, 1, 5),
+            Sent(2.0002, here, there, ACK, 1, 6),
+            Sent(3.0, here, there, RST | ACK, 1, 6)]  # fmt: skip
+    gone = [*caused.trace(2.99998, "ESTAB", "UNCONN", ends=(here, there)),
+            *caused.trace(3.00005, "ESTAB", "UNCONN", ends=(there, here)),
+            ResetEvent(2.99998, "client", here, there, reason)]  # fmt: skip
+    found = steps(recorded_run(told([*caused.established(1.0), *gone, look(4.0)], sent)))
+    gone_by = next(n for n, step in enumerate(found) if "client: none" in step)
+    assert found.index('call: {client_1: "close"}') < gone_by
+    assert ('call: {client_1: "set SO_LINGER 1 0"}' in found) is (reason == "TCP_STATE")
+
+
 def test_of_a_run_in_which_nothing_began(tmp_path: Path) -> None:
     run = alone(tmp_path, closed(1.0))
     with pytest.raises(UsageError, match="of no connection the beginning; watch from before"):
