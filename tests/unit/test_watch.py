@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from labctl.backends import Channel, Message
+from labctl.backends.netns.here import entering
 from labctl.backends.watched import host_names
 from labctl.ground.errors import LabError, UsageError
 from labctl.judge.annotated import capture
@@ -387,3 +388,16 @@ def test_names_of_hosts(wanted: list[str], names: list[str]) -> None:
 def test_mistakes(labctl: Labctl, words: list[str], message: str) -> None:
     status, _, said = labctl("watch", *words)
     assert (status, message in said) == (2, True), said
+
+
+@pytest.mark.parametrize(("uid", "hint"), [(0, "keeps this root out"), (1000, "run it as root")])
+def test_a_process_that_nobody_may_enter(
+    uid: int, hint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "samefile", refuse)
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    with pytest.raises(UsageError, match=hint):
+        entering(1)

@@ -132,6 +132,9 @@ def entering(pid: int | None) -> list[str]:
         if (spaces / "net").samefile("/proc/self/ns/net"):
             return []
     except PermissionError as exc:
+        if os.geteuid() == 0:
+            kept = "its user namespace or a security module keeps this root out"
+            raise UsageError(f"process {pid} can't be entered", kept) from exc
         raise UsageError(f"process {pid} is another user's", "run it as root") from exc
     except OSError as exc:
         raise UsageError(f"process {pid} has ended") from exc
