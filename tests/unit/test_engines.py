@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 from concurrent.futures import Future
+from contextlib import nullcontext
 from pathlib import Path
 from threading import Lock
 from typing import Any, cast
+from unittest.mock import MagicMock
 
 import pytest
 import requests
@@ -16,6 +18,7 @@ from docker.errors import APIError
 from labctl.backends import EngineAt, HostSpec
 from labctl.backends.docker import engine
 from labctl.backends.docker.addresses import Holder, Network, links
+from labctl.backends.docker.attach import AttachChannel
 from labctl.backends.docker.nodes import Node, assigned, manager
 from labctl.backends.docker.sweep import HOST, LEASE, RUN, Removed, clear
 from labctl.backends.lease import Lease, abandoned, folder, leases
@@ -192,6 +195,39 @@ def test_what_joins_them_is_missing(clients: tuple[Client, Client], reason: str,
     with pytest.raises(Unavailable, match=reason) as caught:
         manager(nodes)
     assert hint in (caught.value.hint or "")
+
+
+LATE = "attaching to network failed, make sure your network options are correct"
+UNHEARD = "Could not attach to network labctl-r: context deadline exceeded"
+GIVEN_UP = "network labctl-r not found"
+
+
+@pytest.mark.parametrize(
+    ("said", "fails"),
+    [
+        ([LATE, GIVEN_UP], None),  # as Docker goes on from the first try
+        ([UNHEARD], None),
+        ([LATE, LATE], "attaching"),
+        ([LATE, GIVEN_UP, UNHEARD], "Could not"),
+        ([GIVEN_UP], "not found"),
+    ],
+)
+def test_a_swarm_that_is_late_may_attach_a_host_once_more(
+    said: list[str], fails: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel, left = AttachChannel(MagicMock(), None), said.copy()
+
+    def run(_: Node, container: str) -> AttachChannel:
+        if not left:
+            return channel
+        response = requests.Response()
+        response.status_code = 404 if left[0] == GIVEN_UP else 500
+        raise APIError("no", response, left.pop(0))
+
+    monkeypatch.setattr(Node, "run", run)
+    with pytest.raises(APIError, match=fails) if fails else nullcontext():
+        assert node("right", Client()).join("c") is channel
+    assert not left
 
 
 def test_neighbours_are_those_of_other_machines() -> None:

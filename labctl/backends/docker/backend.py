@@ -428,10 +428,8 @@ class DockerBackend:
     def _start_holder(
         self, name: str, container: str, turn: AbstractContextManager[object]
     ) -> None:
-        node = self._at[name]
-        self._holders[name] = node.attach(container)
         with turn:
-            node.client.start(container)
+            self._holders[name] = self._at[name].join(container)
 
 
 def build_images(os: str, progress: Progress, where: str = "") -> list[str]:

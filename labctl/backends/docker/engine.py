@@ -34,13 +34,17 @@ WITHOUT = "or use --backend netns on Linux"
 PORTS = "2377/tcp, 7946/tcp and udp, and 4789/udp"
 """What the engines of a swarm have to reach of each other."""
 
+ATTACHING = "to network"
+"""Part of what an engine says if its swarm does not attach a container in time: "attaching to
+network failed", or "Could not attach to network" if its manager did not answer at all."""
+
 HINTS = {
     "available, non-overlapping": "remove unused networks: docker network prune",
     "no available IPv4": "give the engine larger default-address-pools, or the lab fewer hosts",
     "Pool overlaps": "a run of this name left a network: labctl down",
     "is already in use by container": "a run of this name left containers: labctl down",
     "no space left": "make room: docker system prune",
-    "attaching to network failed": f"between the engines, open {PORTS}",
+    ATTACHING: f"run fewer labs at once; or between the engines, open {PORTS}",
     "executable file not found": "correct `run`, or take another `image`",
 }
 """A piece of what an engine says when it refuses, and what helps."""

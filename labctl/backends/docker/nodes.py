@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from labctl.backends import BackendOptions, EngineAt, HostSpec, ProcessSpec
 from labctl.backends.docker import engine, images
 from labctl.backends.docker.attach import AttachChannel, attach
-from labctl.backends.docker.engine import PORTS, translated
+from labctl.backends.docker.engine import ATTACHING, PORTS, Tolerated, translated
 from labctl.ground.data import dataclass
 from labctl.ground.errors import Unavailable
 
@@ -88,6 +88,20 @@ class Node:
             channel.close()
             raise
         return channel
+
+    def join(self, container: str) -> AttachChannel:
+        """The same for one that joins a network. A busy swarm may not attach it within Docker's own
+        20 s; it has these once more."""
+        from docker.errors import APIError
+
+        try:
+            return self.run(container)
+        except APIError as exc:
+            if ATTACHING not in str(exc.explanation):
+                raise
+        with Tolerated(404):  # with "network not found" Docker gives up what it began at first
+            return self.run(container)
+        return self.run(container)
 
 
 def assigned(hosts: Sequence[HostSpec], nodes: Sequence[Node]) -> dict[str, Node]:
