@@ -16,7 +16,7 @@ from docker.api.client import APIClient
 from docker.errors import APIError
 
 from labctl.backends import EngineAt, HostSpec
-from labctl.backends.docker import engine
+from labctl.backends.docker import engine, sweep
 from labctl.backends.docker.addresses import Holder, Network, links
 from labctl.backends.docker.attach import AttachChannel
 from labctl.backends.docker.nodes import Node, assigned, manager
@@ -114,6 +114,7 @@ class Client:
         self.done: list[str] = []
         self.networks_there: list[dict[str, Any]] = []
         self.containers_there: list[dict[str, Any]] = []
+        self.refusals: list[int] = []
         self.gone = False
         self._swarm = {
             "LocalNodeState": "active" if node else "inactive",
@@ -147,19 +148,29 @@ class Client:
     def volumes(self, **_: Any) -> dict[str, Any]:
         return {"Volumes": None}
 
-    def disconnect_container_from_network(self, container: str, network: str) -> None:
-        pass
-
     def remove_container(self, container: str, force: bool, v: bool) -> None:
         self.done.append(f"remove {container}")
+
+    def inspect_network(self, network: str) -> dict[str, Any]:
+        return {"Containers": {"lb-labctl-r": {"Name": "labctl-r-endpoint"}}}
+
+    def disconnect_container_from_network(
+        self, container: str, network: str, force: bool = False
+    ) -> None:
+        if force:
+            self.done.append(f"disconnect {container}")
+
+    def prune_networks(self, filters: dict[str, Any]) -> None:
+        self.done.append(f"prune {filters['label']}")
 
     def remove_network(self, network: str) -> None:
         with self._lock:
             self.done.append(f"remove {network}")
-        if len([d for d in self.done if d == f"remove {network}"]) < 3:
+        if self.refusals:
             response = requests.Response()
-            response.status_code = 400
-            raise APIError("in use by task", response)
+            response.status_code = self.refusals.pop(0)
+            raise APIError("in use by task, or not found", response)
+        self.networks_there = []
 
 
 def node(name: str, client: Client) -> Node:
@@ -280,7 +291,7 @@ def named(left: Client, right: Client) -> dict[str, APIClient]:
 
 def test_a_network_of_a_swarm_goes_last_and_at_a_manager() -> None:
     worker, chief = Client("w"), Client("m", manages=True)
-    worker.networks_there = chief.networks_there = [network("swarm")]
+    chief.networks_there, chief.refusals = [network("swarm")], [400, 503]
     worker.containers_there, chief.containers_there = [container("a")], [container("b")]
     removed = Removed()
     clear(named(worker, chief), lambda *_: True, removed)
@@ -290,6 +301,21 @@ def test_a_network_of_a_swarm_goes_last_and_at_a_manager() -> None:
         "container a of r", "container b of r", "network labctl-r of r"
     ]  # fmt: skip
     assert removed.failures == []
+
+
+def test_what_an_engine_keeps_of_a_network_that_its_swarm_has_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sweep, "FORGET_DEADLINE", 0)
+    worker, chief = Client("w"), Client("m", manages=True)
+    worker.networks_there = chief.networks_there = [network("swarm")]
+    chief.refusals = [500]
+    removed = Removed()
+    clear(named(worker, chief), lambda *_: True, removed)
+    assert removed.failures == []
+    forced = ["disconnect labctl-r-endpoint", f"prune ['{RUN}=r']"]
+    assert (worker.done, chief.done) == (forced, ["remove net", *forced])
+    assert removed.lines == ["network labctl-r of r"] * 2
 
 
 def test_an_engine_that_is_gone_stops_no_other() -> None:

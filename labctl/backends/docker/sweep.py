@@ -33,6 +33,7 @@ WORKERS = 16
 END_DEADLINE = 20
 TRACER_DEADLINE = 5
 NEW = 60.0  # seconds; longer than a lab takes to come up
+FORGET_DEADLINE = 2
 RETRY = 0.05
 WHEN_BACK = "when it is back, `labctl down` removes what it has"
 
@@ -84,6 +85,24 @@ class Group:
             return []
         gone = [_remove_network(client, found, patience) for found in shared]
         return [f"{what} of {self.run}" for what in gone if what]
+
+    def forget_shared(self, client: APIClient) -> list[str]:
+        """Waits until an engine, too, has forgotten those that its swarm has no more. One that was
+        late may keep them for good, as it keeps their own ends; then this removes them."""
+        if not any(map(_is_shared, self.networks)):
+            return []
+        filters, deadline = {"label": [f"{RUN}={self.run}"]}, time.monotonic() + FORGET_DEADLINE
+        while there := client.networks(filters=filters):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(RETRY)
+        for found in there:
+            with Tolerated(404):
+                for end in client.inspect_network(found["Id"])["Containers"].values():
+                    client.disconnect_container_from_network(end["Name"], found["Id"], force=True)
+        if there:
+            client.prune_networks(filters)  # type: ignore[no-untyped-call]
+        return [f"network {found['Name']} of {self.run}" for found in there]
 
 
 @dataclass
@@ -167,6 +186,9 @@ def clear(
         with removed.part(name):
             patience = 0 if removed.failures else END_DEADLINE
             removed.lines += group.remove_shared(clients[name], patience)
+    for name, group in chosen if not removed.failures else ():
+        with removed.part(name):
+            removed.lines += group.forget_shared(clients[name])
 
 
 def groups(client: APIClient, *labels: str) -> list[Group]:
@@ -230,10 +252,11 @@ def _remove_container(client: APIClient, container: Mapping[str, Any]) -> str | 
 def _remove_network(
     client: APIClient, network: Mapping[str, Any], patience: float = END_DEADLINE
 ) -> str | None:
-    # 403 while somebody else is still removing one of its containers; of a swarm, 400, and 503.
-    busy = (400, 403, 503) if _is_shared(network) else (403,)
+    # 403 while somebody else is still removing one of its containers; of a swarm, 400, and 503, and
+    # 500 if only this engine still has it.
+    gone, busy = ((404, 500), (400, 403, 503)) if _is_shared(network) else ((404,), (403,))
     remove = partial(client.remove_network, network["Id"])
-    removed = insist(remove, gone=(404,), busy=busy, patience=patience)
+    removed = insist(remove, gone, busy, patience)
     return f"network {network['Name']}" if removed else None
 
 
