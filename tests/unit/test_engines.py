@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from concurrent.futures import Future
 from contextlib import nullcontext
 from pathlib import Path
-from threading import Lock
 from typing import Any, cast
 from unittest.mock import MagicMock
 
@@ -16,11 +16,10 @@ from docker.api.client import APIClient
 from docker.errors import APIError
 
 from labctl.backends import EngineAt, HostSpec
-from labctl.backends.docker import engine, sweep
+from labctl.backends.docker import engine
 from labctl.backends.docker.addresses import Holder, Network, links
-from labctl.backends.docker.attach import AttachChannel
 from labctl.backends.docker.nodes import Node, assigned, manager
-from labctl.backends.docker.sweep import HOST, LEASE, RUN, Removed, clear
+from labctl.backends.docker.sweep import HOST, LEASE, RUN, Group, Removed, clear
 from labctl.backends.lease import Lease, abandoned, folder, leases
 from labctl.ground.errors import Unavailable, UsageError
 from labctl.reports.progress import Screen
@@ -102,6 +101,17 @@ def test_an_engine_that_does_not_answer(tmp_path: Path) -> None:
         engine.connect(where=where)
 
 
+@pytest.mark.parametrize(
+    "where", ["tcp://h:port", "tcp://h:99999", "tcp://[::1", "tcp://h", "foo://x", "ssh://"]
+)
+def test_what_is_no_url_of_an_engine(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Unavailable, match=f"no Docker engine can be at {re.escape(where)}") as told:
+        engine.connect(where=where)
+    assert told.value.hint == engine.URLS
+    monkeypatch.setenv("DOCKER_HOST", where)
+    assert engine.find() is None
+
+
 # --- Where hosts go -------------------------------------------------------------------------------
 
 
@@ -114,14 +124,13 @@ class Client:
         self.done: list[str] = []
         self.networks_there: list[dict[str, Any]] = []
         self.containers_there: list[dict[str, Any]] = []
-        self.refusals: list[int] = []
+        self.refusals: list[tuple[int, str]] = []
         self.gone = False
         self._swarm = {
             "LocalNodeState": "active" if node else "inactive",
             "ControlAvailable": manages, "NodeID": node,
         }  # fmt: skip
         self._states = states
-        self._lock = Lock()
 
     def get_adapter(self, url: str) -> None:
         pass
@@ -163,14 +172,24 @@ class Client:
     def prune_networks(self, filters: dict[str, Any]) -> None:
         self.done.append(f"prune {filters['label']}")
 
+    def attach_socket(self, container: str, _: object) -> MagicMock:
+        self.done.append(f"attach {container}")
+        return MagicMock()
+
+    def start(self, container: str) -> None:
+        self.done.append(f"start {container}")
+        self._refuse()
+
     def remove_network(self, network: str) -> None:
-        with self._lock:
-            self.done.append(f"remove {network}")
+        self.done.append(f"remove {network}")
+        self._refuse()
+        self.networks_there = []
+
+    def _refuse(self) -> None:
         if self.refusals:
             response = requests.Response()
-            response.status_code = self.refusals.pop(0)
-            raise APIError("in use by task, or not found", response)
-        self.networks_there = []
+            response.status_code, said = self.refusals.pop(0)
+            raise APIError("refused", response, said)
 
 
 def node(name: str, client: Client) -> Node:
@@ -217,6 +236,7 @@ GIVEN_UP = "network labctl-r not found"
     ("said", "fails"),
     [
         ([LATE, GIVEN_UP], None),  # as Docker goes on from the first try
+        ([LATE, GIVEN_UP, GIVEN_UP], None),
         ([UNHEARD], None),
         ([LATE, LATE], "attaching"),
         ([LATE, GIVEN_UP, UNHEARD], "Could not"),
@@ -224,21 +244,14 @@ GIVEN_UP = "network labctl-r not found"
     ],
 )
 def test_a_swarm_that_is_late_may_attach_a_host_once_more(
-    said: list[str], fails: str | None, monkeypatch: pytest.MonkeyPatch
+    said: list[str], fails: str | None
 ) -> None:
-    channel, left = AttachChannel(MagicMock(), None), said.copy()
-
-    def run(_: Node, container: str) -> AttachChannel:
-        if not left:
-            return channel
-        response = requests.Response()
-        response.status_code = 404 if left[0] == GIVEN_UP else 500
-        raise APIError("no", response, left.pop(0))
-
-    monkeypatch.setattr(Node, "run", run)
+    client = Client()
+    client.refusals = [(404 if text == GIVEN_UP else 500, text) for text in said]
     with pytest.raises(APIError, match=fails) if fails else nullcontext():
-        assert node("right", Client()).join("c") is channel
-    assert not left
+        node("right", client).join("c", settle=0)
+    assert not client.refusals
+    assert client.done == [*["attach c", "start c"] * (len(said) + (fails is None))]
 
 
 def test_neighbours_are_those_of_other_machines() -> None:
@@ -291,7 +304,7 @@ def named(left: Client, right: Client) -> dict[str, APIClient]:
 
 def test_a_network_of_a_swarm_goes_last_and_at_a_manager() -> None:
     worker, chief = Client("w"), Client("m", manages=True)
-    chief.networks_there, chief.refusals = [network("swarm")], [400, 503]
+    chief.networks_there, chief.refusals = [network("swarm")], [(400, ""), (503, "")]
     worker.containers_there, chief.containers_there = [container("a")], [container("b")]
     removed = Removed()
     clear(named(worker, chief), lambda *_: True, removed)
@@ -303,19 +316,13 @@ def test_a_network_of_a_swarm_goes_last_and_at_a_manager() -> None:
     assert removed.failures == []
 
 
-def test_what_an_engine_keeps_of_a_network_that_its_swarm_has_no_more(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(sweep, "FORGET_DEADLINE", 0)
-    worker, chief = Client("w"), Client("m", manages=True)
-    worker.networks_there = chief.networks_there = [network("swarm")]
-    chief.refusals = [500]
-    removed = Removed()
-    clear(named(worker, chief), lambda *_: True, removed)
-    assert removed.failures == []
-    forced = ["disconnect labctl-r-endpoint", f"prune ['{RUN}=r']"]
-    assert (worker.done, chief.done) == (forced, ["remove net", *forced])
-    assert removed.lines == ["network labctl-r of r"] * 2
+def test_what_an_engine_keeps_of_a_network_that_its_swarm_has_no_more() -> None:
+    """Only this engine has it; or its own end there holds it."""
+    chief, group = Client("m", manages=True), Group("r", "l", networks=[network("swarm")])
+    chief.networks_there, chief.refusals = group.networks, [(500, "network labctl-r not found")]
+    assert group.remove_shared(cast(APIClient, chief), 0) == []
+    assert group.forget_shared(cast(APIClient, chief), 0) == ["network labctl-r of r"]
+    assert chief.done == ["remove net", "disconnect labctl-r-endpoint", f"prune ['{RUN}=r']"]
 
 
 def test_an_engine_that_is_gone_stops_no_other() -> None:

@@ -59,6 +59,8 @@ HTTPS = "HTTP request to an HTTPS server"
 KEYS = "docker context update NAME --docker host=URL,ca=FILE,cert=FILE,key=FILE corrects that"
 NO_KEYS = "docker context create NAME --docker host=URL,ca=FILE,cert=FILE,key=FILE has them"
 
+URLS = "an engine is at unix://PATH, tcp://HOST:PORT or ssh://[USER@]HOST[:PORT]"
+
 HINT = "its log says more; `labctl doctor` checks it"
 
 
@@ -94,8 +96,6 @@ def connect(deadline: int = REQUEST_DEADLINE, where: str = "", without: str = WI
     from requests.adapters import HTTPAdapter
     from requests.utils import get_environ_proxies
 
-    url, tls = _address(where) if where else ("", None)
-
     def client(version: str) -> APIClient:
         how = {"version": version, "timeout": deadline, "max_pool_size": CONNECTIONS}
         found: APIClient = (
@@ -112,13 +112,14 @@ def connect(deadline: int = REQUEST_DEADLINE, where: str = "", without: str = WI
         return found
 
     try:
+        url, tls = _address(where) if where else ("", None)
         # docker itself asks for all versions, for which engines start programs.
         with closing(client(MINIMUM_DOCKER_API_VERSION)) as asking:
             _try(asking)
             answer = asking.get(f"{asking.base_url}/_ping", timeout=min(deadline, FIRST_DEADLINE))
             answer.raise_for_status()
         return client(answer.headers.get("Api-Version", "auto"))
-    except (docker.errors.DockerException, OSError) as exc:
+    except (docker.errors.DockerException, OSError, ValueError) as exc:
         if limit := limit_of(exc):
             raise LabError(*limit) from exc
         raise _absence(exc, where, without) from exc
@@ -178,6 +179,8 @@ def _try(client: APIClient) -> None:
 def _absence(exc: Exception, where: str, without: str) -> Unavailable:
     """Why there is no engine."""
     where = where or os.environ.get("DOCKER_HOST") or "its default address"
+    if isinstance(exc, ValueError) or "Invalid bind address" in str(exc):
+        return Unavailable(f"no Docker engine can be at {where}: {exc}", URLS)
     cause = origin(exc)
     if isinstance(cause, ssl.SSLError):
         what = OF_TLS.get(cause.reason or "", "it does not take the context's certificate")

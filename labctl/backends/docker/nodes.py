@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import field
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from labctl.backends import BackendOptions, EngineAt, HostSpec, ProcessSpec
 from labctl.backends.docker import engine, images
 from labctl.backends.docker.attach import AttachChannel, attach
-from labctl.backends.docker.engine import ATTACHING, PORTS, Tolerated, translated
+from labctl.backends.docker.engine import ATTACHING, PORTS, translated
+from labctl.backends.docker.sweep import insist
 from labctl.ground.data import dataclass
 from labctl.ground.errors import Unavailable
 
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 POOL = "--default-addr-pool 198.19.128.0/17 --default-addr-pool-mask-length 26"
 """Without it a swarm takes its networks from 10.0.0.0/8, which others use."""
 MAKE_ONE = f"docker swarm init --advertise-addr ADDRESS {POOL}; docker swarm join on the others"
+
+SETTLE = 3.0
+"""Seconds in which a swarm ends what it began too late. Sooner, that breaks a second try."""
 
 
 @dataclass(eq=False)
@@ -89,9 +94,9 @@ class Node:
             raise
         return channel
 
-    def join(self, container: str) -> AttachChannel:
+    def join(self, container: str, settle: float = SETTLE) -> AttachChannel:
         """The same for one that joins a network. A busy swarm may not attach it within Docker's own
-        20 s; it has these once more."""
+        20 s; it has these once more, `settle` seconds later."""
         from docker.errors import APIError
 
         try:
@@ -99,9 +104,11 @@ class Node:
         except APIError as exc:
             if ATTACHING not in str(exc.explanation):
                 raise
-        with Tolerated(404):  # with "network not found" Docker gives up what it began at first
-            return self.run(container)
-        return self.run(container)
+        time.sleep(settle)
+        again: list[AttachChannel] = []
+        # 404, "network not found", until Docker has given up what it began at first.
+        insist(lambda: again.append(self.run(container)), gone=(), busy=(404,))
+        return again[0]
 
 
 def assigned(hosts: Sequence[HostSpec], nodes: Sequence[Node]) -> dict[str, Node]:

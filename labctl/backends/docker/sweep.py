@@ -86,12 +86,12 @@ class Group:
         gone = [_remove_network(client, found, patience) for found in shared]
         return [f"{what} of {self.run}" for what in gone if what]
 
-    def forget_shared(self, client: APIClient) -> list[str]:
+    def forget_shared(self, client: APIClient, patience: float = FORGET_DEADLINE) -> list[str]:
         """Waits until an engine, too, has forgotten those that its swarm has no more. One that was
         late may keep them for good, as it keeps their own ends; then this removes them."""
         if not any(map(_is_shared, self.networks)):
             return []
-        filters, deadline = {"label": [f"{RUN}={self.run}"]}, time.monotonic() + FORGET_DEADLINE
+        filters, deadline = {"label": [f"{RUN}={self.run}"]}, time.monotonic() + patience
         while there := client.networks(filters=filters):
             if time.monotonic() > deadline:
                 break

@@ -23,9 +23,12 @@ HINT = "`ssh {}` must work without a password, and its user must be allowed to u
 @cache
 def through(url: str) -> str:
     """The URL here of the engine behind `ssh://[USER@]HOST[:PORT][/SOCKET]`. The tunnel lasts as
-    long as this process: its far end waits for the end of our stream. Raises Unavailable."""
+    long as this process: its far end waits for the end of our stream. Raises Unavailable, and
+    ValueError for what is no such URL."""
     parts = urlsplit(url)
-    host = f"{parts.username}@{parts.hostname}" if parts.username else str(parts.hostname)
+    if not parts.hostname:
+        raise ValueError("it names no host")
+    host = f"{parts.username}@{parts.hostname}" if parts.username else parts.hostname
     port = ["-p", str(parts.port)] if parts.port else []
     folder = tempfile.TemporaryDirectory(prefix="labctl-ssh-")
     socket = Path(folder.name) / "docker.sock"
