@@ -15,13 +15,14 @@ import requests
 from docker.api.client import APIClient
 from docker.errors import APIError
 
-from labctl.backends import EngineAt, HostSpec
+from labctl.backends import BackendOptions, EngineAt, HostSpec
 from labctl.backends.docker import engine
 from labctl.backends.docker.addresses import Holder, Network, links
+from labctl.backends.docker.backend import DockerBackend
 from labctl.backends.docker.nodes import Node, assigned, manager
 from labctl.backends.docker.sweep import HOST, LEASE, RUN, Group, Removed, clear
 from labctl.backends.lease import Lease, abandoned, folder, leases
-from labctl.ground.errors import Unavailable, UsageError
+from labctl.ground.errors import LabError, Unavailable, UsageError
 from labctl.reports.progress import Screen
 from labctl.run import dispatch
 from labctl.run.guests import runs
@@ -143,6 +144,8 @@ class Client:
         return found
 
     def info(self) -> dict[str, Any]:
+        if self.gone:
+            raise requests.exceptions.ConnectionError("it is gone")
         return {"Swarm": self._swarm}
 
     def nodes(self) -> list[dict[str, Any]]:
@@ -225,6 +228,15 @@ def test_what_joins_them_is_missing(clients: tuple[Client, Client], reason: str,
     with pytest.raises(Unavailable, match=reason) as caught:
         manager(nodes)
     assert hint in (caught.value.hint or "")
+
+
+def test_an_engine_that_is_gone_before_there_is_a_network(tmp_path: Path) -> None:
+    backend = DockerBackend(BackendOptions("r", "l", tmp_path, "debian:12", print))
+    left, right = Client("m", True, m="ready"), Client("w")
+    backend._nodes, right.gone = [node("left", left), node("right", right)], True
+    with pytest.raises(LabError, match="the engine right does not answer any more"):
+        with backend._translated("bring the lab up"):
+            backend._create_networks([""])
 
 
 LATE = "attaching to network failed, make sure your network options are correct"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from labctl.backends import BackendOptions, EngineAt, HostSpec, ProcessSpec
 from labctl.backends.docker import engine, images
 from labctl.backends.docker.attach import AttachChannel, attach
-from labctl.backends.docker.engine import ATTACHING, PORTS, translated
+from labctl.backends.docker.engine import ATTACHING, PORTS
 from labctl.backends.docker.sweep import insist
 from labctl.ground.data import dataclass
 from labctl.ground.errors import Unavailable
@@ -122,19 +122,16 @@ def assigned(hosts: Sequence[HostSpec], nodes: Sequence[Node]) -> dict[str, Node
 
 def manager(nodes: Sequence[Node]) -> Node:
     """One that manages the swarm of all of them. Raises Unavailable if there is no such swarm."""
-    with translated("tell of its swarm"):
-        swarms = {node: node.client.info()["Swarm"] for node in nodes}
-        for node, swarm in swarms.items():
-            if swarm["LocalNodeState"] != "active":
-                why = f"the engine {node.name} is in no swarm, and several engines need one"
-                raise Unavailable(why, MAKE_ONE)
-        found = next((node for node, swarm in swarms.items() if swarm["ControlAvailable"]), None)
-        if found is None:
-            names = ", ".join(node.name for node in nodes)
-            raise Unavailable(
-                f"none of {names} manages their swarm", "name a manager, too: --engine"
-            )
-        states = {each["ID"]: each["Status"]["State"] for each in found.client.nodes()}
+    swarms = {node: node.client.info()["Swarm"] for node in nodes}
+    for node, swarm in swarms.items():
+        if swarm["LocalNodeState"] != "active":
+            why = f"the engine {node.name} is in no swarm, and several engines need one"
+            raise Unavailable(why, MAKE_ONE)
+    found = next((node for node, swarm in swarms.items() if swarm["ControlAvailable"]), None)
+    if found is None:
+        names = ", ".join(node.name for node in nodes)
+        raise Unavailable(f"none of {names} manages their swarm", "name a manager, too: --engine")
+    states = {each["ID"]: each["Status"]["State"] for each in found.client.nodes()}
     for node, swarm in swarms.items():
         state = states.get(swarm["NodeID"])
         if state is None:
