@@ -261,9 +261,17 @@ def test_a_swarm_that_is_late_may_attach_a_host_once_more(
     client = Client()
     client.refusals = [(404 if text == GIVEN_UP else 500, text) for text in said]
     with pytest.raises(APIError, match=fails) if fails else nullcontext():
-        node("right", client).join("c", settle=0)
+        node("right", client).join("c", lambda: None, settle=0)
     assert not client.refusals
     assert client.done == [*["attach c", "start c"] * (len(said) + (fails is None))]
+
+
+def test_a_swarm_whose_manager_is_gone_attaches_no_host() -> None:
+    client = Client()
+    client.refusals = [(500, UNHEARD)]
+    with pytest.raises(LabError, match="left is gone"):
+        node("right", client).join("c", lambda: "left is gone")
+    assert client.done == ["attach c", "start c"]
 
 
 def test_neighbours_are_those_of_other_machines() -> None:

@@ -138,7 +138,7 @@ class DockerBackend:
         self._at = assigned(hosts, self._nodes)
         used = list(dict.fromkeys(self._at.values())) or self._nodes
         for node in used:
-            node.provide([p for p in processes if self._at[p.host] is node], options)
+            node.provide([p for p in processes if self._at[p.host] is node], options, self._silent)
         if project:
             project.provide(used[0].client, options.progress)
         with self._translated("bring the lab up"):
@@ -429,7 +429,7 @@ class DockerBackend:
         self, name: str, container: str, turn: AbstractContextManager[object]
     ) -> None:
         with turn:
-            self._holders[name] = self._at[name].join(container)
+            self._holders[name] = self._at[name].join(container, self._silent)
 
 
 def build_images(os: str, progress: Progress, where: str = "") -> list[str]:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from docker.api.client import APIClient
     from docker.tls import TLSConfig
 
+Lost = Callable[[], str | None]
+"""Says which engines do not answer any more, and what to do; None if all do."""
+
 PING_DEADLINE = 2
 FIRST_DEADLINE = 10
 REQUEST_DEADLINE = 60
@@ -202,7 +205,7 @@ def _absence(exc: Exception, where: str, without: str) -> Unavailable:
 
 
 @contextmanager
-def translated(action: str, lost: Callable[[], str | None] = lambda: None) -> Iterator[None]:
+def translated(action: str, lost: Lost = lambda: None) -> Iterator[None]:
     """Turns the engine's errors into LabError. `action` completes "the engine did not ..."; if it
     is the connection that failed, `lost` may say why."""
     import docker.errors

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labctl.backends import Progress, debian
-from labctl.backends.docker.engine import Tolerated, translated
+from labctl.backends.docker.engine import Lost, Tolerated, translated
 from labctl.backends.docker.sweep import DOMAIN
 from labctl.backends.lease import alone
 from labctl.ground import resources
@@ -68,13 +68,14 @@ class Images:
     peer: str
 
 
-def ensure(client: APIClient, system: str, progress: Progress) -> Images:
-    """The images for an operating system such as `debian:12`; builds those that do not exist yet.
+def ensure(client: APIClient, system: str, progress: Progress, lost: Lost = lambda: None) -> Images:
+    """The images for an operating system such as `debian:12`; builds those that do not exist yet;
+    `lost`: see `translated`.
 
     Raises Unavailable if there is no base, LabError if the base lacks what an image needs."""
     sources = read_sources(resources.images())
     wanted = tags(system, sources)
-    with translated("provide the images"):
+    with translated("provide the images", lost):
         if _missing(client, wanted):
             with alone("images", progress):
                 _fetch(client, wanted, progress)

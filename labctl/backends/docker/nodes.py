@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from labctl.backends import BackendOptions, EngineAt, HostSpec, ProcessSpec
 from labctl.backends.docker import engine, images
 from labctl.backends.docker.attach import AttachChannel, attach
-from labctl.backends.docker.engine import ATTACHING, PORTS
+from labctl.backends.docker.engine import ATTACHING, PORTS, Lost
 from labctl.backends.docker.sweep import insist
 from labctl.ground.data import dataclass
-from labctl.ground.errors import Unavailable
+from labctl.ground.errors import LabError, Unavailable
 
 if TYPE_CHECKING:
     from docker.api.client import APIClient
@@ -50,9 +50,11 @@ class Node:
         log = options.folder / "docker.log"
         return cls(at.name, client, log, pool.submit(client.version))
 
-    def provide(self, processes: Sequence[ProcessSpec], options: BackendOptions) -> None:
+    def provide(
+        self, processes: Sequence[ProcessSpec], options: BackendOptions, lost: Lost
+    ) -> None:
         """Has all images that these processes need. Raises LabError."""
-        self.built = images.ensure(self.client, options.os, options.progress)
+        self.built = images.ensure(self.client, options.os, options.progress, lost)
         for image in sorted({process.image for process in processes if process.image}):
             self.commands[image] = images.obtain(self.client, image, options.progress)
 
@@ -94,9 +96,10 @@ class Node:
             raise
         return channel
 
-    def join(self, container: str, settle: float = SETTLE) -> AttachChannel:
+    def join(self, container: str, lost: Lost, settle: float = SETTLE) -> AttachChannel:
         """The same for one that joins a network. A busy swarm may not attach it within Docker's own
-        20 s; it has these once more, `settle` seconds later."""
+        20 s; it has these once more, `settle` seconds later, unless an engine is `lost`. Raises
+        LabError that says so."""
         from docker.errors import APIError
 
         try:
@@ -104,6 +107,8 @@ class Node:
         except APIError as exc:
             if ATTACHING not in str(exc.explanation):
                 raise
+            if why := lost():
+                raise LabError(why) from exc
         time.sleep(settle)
         again: list[AttachChannel] = []
         # 404, "network not found", until Docker has given up what it began at first.
