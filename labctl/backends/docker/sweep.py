@@ -98,7 +98,8 @@ class Group:
             time.sleep(RETRY)
         for found in there:
             with Tolerated(404):
-                for end in client.inspect_network(found["Id"])["Containers"].values():
+                ends = client.inspect_network(found["Id"])["Containers"] or {}
+                for end in ends.values():
                     client.disconnect_container_from_network(end["Name"], found["Id"], force=True)
         if there:
             client.prune_networks(filters)  # type: ignore[no-untyped-call]
