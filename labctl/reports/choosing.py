@@ -24,14 +24,14 @@ PAUSE = 0.3
 @dataclass(frozen=True)
 class Act:
     """A step at `t`; `of` is the process whose call it is, which was `done` then. The `last` one
-    ends it. `text` is the call, if it acted on a socket that is known, `mine`."""
+    ends it. `does` is the call, if it acted on a socket that is known, `mine`."""
 
     t: float
     step: str
     of: str = ""
     done: float = 0.0
     last: bool = False
-    text: str = ""
+    does: str = ""
     mine: Descriptor | None = None
 
 
@@ -73,7 +73,7 @@ def unblocked(acts: Sequence[Act]) -> list[Act]:
         busy[act.of].append(act.t)
     found = []
     for act in acts:
-        waits = act.text.startswith("accept") and any(act.t < t < act.done for t in busy[act.of])
+        waits = act.does.startswith("accept") and any(act.t < t < act.done for t in busy[act.of])
         if not waits:
             found.append(act)
         elif act.done < math.inf:
@@ -84,7 +84,7 @@ def unblocked(acts: Sequence[Act]) -> list[Act]:
 def chosen(acts: Sequence[Act]) -> list[Act]:
     """The acts, each call on the socket that it means: a socket that is not the current one when a
     call means it gets a name, and `use` makes it current."""
-    meant = {act.mine for act in _named(acts, {}) if act.text.startswith("use ")}
+    meant = {act.mine for act in _named(acts, {}) if act.does.startswith("use ")}
     names: dict[Descriptor, str] = {}
     for act in acts:
         if act.mine and act.mine in meant and act.mine not in names and _makes(act):
@@ -93,7 +93,7 @@ def chosen(acts: Sequence[Act]) -> list[Act]:
 
 
 def _makes(act: Act) -> bool:
-    return act.text.split()[:1] in (["socket"], ["accept"])
+    return act.does.split()[:1] in (["socket"], ["accept"])
 
 
 def _named(acts: Sequence[Act], names: dict[Descriptor, str]) -> Iterator[Act]:
@@ -106,19 +106,19 @@ def _named(acts: Sequence[Act], names: dict[Descriptor, str]) -> Iterator[Act]:
         if mine is None:
             yield act
             continue
-        verb = act.text.partition(" ")[0]
+        verb = act.does.partition(" ")[0]
         if _makes(act):
             made.add(mine)
             current[of] = mine
-            name = f"{act.text} as {names[mine]}" if mine in names else act.text
+            name = f"{act.does} as {names[mine]}" if mine in names else act.does
             yield replace(act, step=call(of, name))
             continue
         if mine not in made:
             continue  # it was open before anybody saw its calls
-        at_hand = listener if act.text == "close listener" else current
+        at_hand = listener if act.does == "close listener" else current
         if at_hand[of] is not mine:
             use = f"use {names.get(mine, '')}"
-            yield Act(act.t, call(of, use), of, act.t, text=use, mine=mine)
+            yield Act(act.t, call(of, use), of, act.t, does=use, mine=mine)
             current[of] = mine
             listener[of] = mine if at_hand is listener else listener[of]
         yield act

@@ -212,7 +212,7 @@ class _Skeleton:
                     t = self._first_end(ended.host, since, ended.t)
                     text = "close listener" if mine.listening < ended.t else "close"
                     step = call_step(mine.process, text)
-                    yield Act(t, step, mine.process, t, text=text, mine=mine)
+                    yield Act(t, step, mine.process, t, does=text, mine=mine)
 
     def _act(self, call: CallEvent, done: float, t: float | None = None) -> Iterator[Act]:
         """A call that began at `t`, if the language has words for it."""
@@ -221,7 +221,7 @@ class _Skeleton:
             return  # another process has it open
         for made in had(call) if mine else ():
             step = call_step(call.process, self._named(made, call))
-            yield Act(call.t, step, call.process, call.t, text=made, mine=mine)
+            yield Act(call.t, step, call.process, call.t, does=made, mine=mine)
         if text := self._again(call):
             ends = bool(call.errno) and "continue" not in text
             step, began = call_step(call.process, text), call.t if t is None else t
@@ -271,7 +271,7 @@ class _Skeleton:
                 writer, mine = self._owner(first.sender, (first.source, first.target), first.time)
                 if (writer, first.sender) in blind:
                     text = f"send {octets} bytes"
-                    yield Act(first.time, call_step(writer, text), writer, last.time, text=text,
+                    yield Act(first.time, call_step(writer, text), writer, last.time, does=text,
                               mine=mine)  # fmt: skip
                 there = first.target, first.source
                 reader, mine = self._owner(first.receiver, there, last.time)
@@ -279,7 +279,7 @@ class _Skeleton:
                 if reads and last.arrived is not None:
                     t = max(last.arrived, self._made(first.receiver, there))
                     text = f"recv {octets}"
-                    yield Act(t, call_step(reader, text), reader, t, text=text, mine=mine)
+                    yield Act(t, call_step(reader, text), reader, t, does=text, mine=mine)
 
     def _owner(self, host: str | None, ends: Ends, t: float) -> tuple[str, Descriptor | None]:
         """The process whose connection that was, as its calls tell, empty if they don't; and its

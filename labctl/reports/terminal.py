@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import time
 from abc import ABC, abstractmethod
@@ -207,7 +206,7 @@ def print_holders(port: int, found: Sequence[Holder], out: Console) -> None:
 
 
 ALIKE = 3
-"""So many causes that differ in numbers alone are printed."""
+"""So many causes of one kind at one host, with one cure on the same grounds, are printed."""
 
 
 def print_causes(found: Sequence[tuple[str, Sequence[Cause]]], out: Console) -> None:
@@ -216,9 +215,9 @@ def print_causes(found: Sequence[tuple[str, Sequence[Cause]]], out: Console) -> 
         out.print(_text(label, "bold"))
         if not causes:
             out.print(_text("  nothing that needs a cause, or the record does not show it", "dim"))
-        alike: Counter[tuple[str, str, str]] = Counter()
+        alike: Counter[tuple[str, str, str, tuple[str, ...]]] = Counter()
         for cause in causes:
-            kind = cause.id, cause.host, re.sub(r"[0-9]+", "", cause.text)
+            kind = cause.id, cause.host, cause.cure, cause.refs
             alike[kind] += 1
             if alike[kind] > ALIKE:
                 continue
@@ -235,7 +234,7 @@ def print_causes(found: Sequence[tuple[str, Sequence[Cause]]], out: Console) -> 
             ):
                 for line in lines:
                     out.print(Padding(_text(f"{word}: {line}", "dim"), (0, 0, 0, 6)))
-        for (name, host, _), number in alike.items():
+        for (name, host, *_), number in alike.items():
             if more := max(0, number - ALIKE):
                 told = f"  {more} more {name} alike, {host} (labctl explain --format json)"
                 out.print(_text(told, "dim"))

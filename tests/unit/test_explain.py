@@ -164,14 +164,14 @@ def test_a_run_explains_the_bind_that_failed(watch: Play) -> None:
 
 
 def test_of_causes_alike_three_are_printed() -> None:
-    """Alike are those that differ in numbers alone."""
+    """Alike are those of one kind at one host that have one cure, on the same grounds."""
     refusals = [Cause("connect-refused", "server", float(n), f"refused {n}") for n in range(5)]
-    others = [replace(refusals[0], host="client"), replace(refusals[0], text="for another reason")]
+    others = [replace(refusals[0], host="client"), replace(refusals[0], cure="another")]
     out = Console(file=StringIO(), width=100)
     print_causes([("a run", [*refusals, *others])], out)
     lines = out.file.getvalue().splitlines()  # type: ignore[attr-defined]
-    assert sum("refused " in line and line.startswith("    ") for line in lines) == 4
+    assert sum("refused " in line and line.startswith("    ") for line in lines) == 5
     assert [line for line in lines if "alike" in line] == [
         "  2 more connect-refused alike, server (labctl explain --format json)"
     ]
-    assert any("another reason" in line for line in lines)
+    assert any("do: another" in line for line in lines)
