@@ -325,7 +325,8 @@ def do_setup(agent, ident, longest, share, bound):
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     agent.addresses = Addresses()
     room = BLOCKS if longest > PERIOD_MAX else room_for(share)
-    wanted = [(link, room) for link in links()] + [(INSIDE, max(4, room // 16))]
+    inside = max(4, room // 16)  # few talk to themselves
+    wanted = [(link, room) for link in links()] + [(INSIDE, inside)]
     with at_once(agent.capture, wanted, longest <= PERIOD_MAX):
         bound = bound and lists_bound()
     agent.seen = agent.diag.fingerprint()

@@ -259,10 +259,10 @@ def _names_of(case: Scenario) -> Names:
 def _silenced(case: Scenario, sources: Mapping[str, str]) -> Scenario:
     """A case whose crafted peers have a kernel that hears nothing: its first steps see to that,
     unless it says so itself before it injects anything."""
-    from labctl.language.steps.faults import Drop, Silence  # most scenarios have no such peer
+    from labctl.language.steps.faults import Deaf, Drop  # most scenarios have no such peer
 
     written = [{"drop": {"to": host, "injected": False}} for host in sources]
-    found = [Silence.model_validate(each, context=_names_of(case)) for each in written]
+    found = [Deaf.model_validate(each, context=_names_of(case)) for each in written]
     before = takewhile(lambda step: step.verb != "inject", case.steps)
     said = [step.drop for step in before if isinstance(step, Drop)]
     steps = [

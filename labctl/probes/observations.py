@@ -323,6 +323,18 @@ class Segment(NamedTuple):
         return tuple(mark for mark, present in zip(MARKS, has, strict=True) if present)
 
 
+def begins(segment: Segment) -> bool:
+    """Whether it asks for a connection."""
+    return "SYN" in segment.flags and "ACK" not in segment.flags
+
+
+def is_another(syn: Segment, before: Segment) -> bool:
+    """Whether a SYN asks for another connection than that of which its sender had sent something
+    before: it has a number of its own."""
+    same = before.source == syn.source and not before.crafted and not syn.crafted
+    return same and begins(syn) and before.base[0] != syn.base[0]
+
+
 def connections(found: Iterable[Segment]) -> tuple[Ends, ...]:
     """The connections of some segments, each once, in the direction of its first segment."""
     return tuple(dict.fromkeys((segment.source, segment.target) for segment in found))

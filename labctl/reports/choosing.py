@@ -35,7 +35,7 @@ class Act:
     mine: Descriptor | None = None
 
 
-def call(process: str, text: str) -> str:
+def call_step(process: str, text: str) -> str:
     """The step in which a process does a call."""
     return f"call: {{{process}: {json.dumps(text)}}}"
 
@@ -111,14 +111,14 @@ def _named(acts: Sequence[Act], names: dict[Descriptor, str]) -> Iterator[Act]:
             made.add(mine)
             current[of] = mine
             name = f"{act.does} as {names[mine]}" if mine in names else act.does
-            yield replace(act, step=call(of, name))
+            yield replace(act, step=call_step(of, name))
             continue
         if mine not in made:
             continue  # it was open before anybody saw its calls
         at_hand = listener if act.does == "close listener" else current
         if at_hand[of] is not mine:
             use = f"use {names.get(mine, '')}"
-            yield Act(act.t, call(of, use), of, act.t, does=use, mine=mine)
+            yield Act(act.t, call_step(of, use), of, act.t, does=use, mine=mine)
             current[of] = mine
             listener[of] = mine if at_hand is listener else listener[of]
         yield act

@@ -14,18 +14,16 @@ from labctl.ground.data import dataclass
 from labctl.ground.errors import UsageError
 from labctl.ground.plain import plain
 from labctl.judge.causes.cause import Scene
-from labctl.judge.causes.conversations import begins
 from labctl.judge.causes.descriptors import Descriptor
 from labctl.judge.result import RunResult
 from labctl.language.scenario import Scenario
-from labctl.probes.observations import Segment
+from labctl.probes.observations import Segment, begins
 from labctl.probes.sockets import Ends, State
 from labctl.record.events import CallEvent, InjectEvent, ProcessEvent, StepEvent
 from labctl.record.history import History
 from labctl.record.moments import Moment
 from labctl.record.timelines import CLOCKS
-from labctl.reports.choosing import PAUSE, Act, bursts, chosen, had, unblocked, wait_for
-from labctl.reports.choosing import call as call_step
+from labctl.reports.choosing import PAUSE, Act, bursts, call_step, chosen, had, unblocked, wait_for
 
 MOST = 200
 """So many connections a person can read about."""

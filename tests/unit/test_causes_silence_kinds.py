@@ -83,7 +83,10 @@ def test_an_icmp_error_is_an_answer(blind: list[Event], errno: str) -> None:
 
 @pytest.mark.parametrize(
     ("errors", "words", "certain"),
-    [(2, "; an ICMP error may have (IcmpInDestUnreachs: 2)", False), (0, "their way", True)],
+    [
+        (2, "; an ICMP error may have been its answer (IcmpInDestUnreachs: 2)", False),
+        (0, "their way", True),
+    ],
 )
 def test_icmp_errors_that_were_counted(errors: int, words: str, certain: bool) -> None:
     counted = look(9.0, host="client", IcmpInDestUnreachs=errors)

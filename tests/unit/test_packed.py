@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from labctl.judge.causes.conversations import Conversations, begins
-from labctl.probes.observations import PLAIN, Hop, Origin, Segment, Way
+from labctl.judge.causes.conversations import Conversations
+from labctl.probes.observations import PLAIN, Hop, Origin, Segment, Way, begins
 from labctl.probes.packed import Places, Segments
 from labctl.probes.sockets import State
 from labctl.record.events import CallEvent, Event, ProcessEvent, StateEvent

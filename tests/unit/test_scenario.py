@@ -13,7 +13,7 @@ from labctl.language.predicates import SocketPattern
 from labctl.language.scenario import Scenario, load, load_document
 from labctl.language.steps import STEPS, Call, Kill, Sleep, Wait
 from labctl.language.steps import Sysctl as SysctlStep
-from labctl.language.steps.faults import Silence
+from labctl.language.steps.faults import Deaf
 from labctl.language.values import Within
 from labctl.probes.sockets import State
 from labctl.run.workflow import keep_short_cases, load_all
@@ -396,7 +396,7 @@ def test_the_kernel_of_a_crafted_peer_hears_nothing_from_the_first_step_on() -> 
     assert [str(step) for step in found.steps] == ["drop all not injected to client", "sleep 1 s"]
     assert found.step_sources == ("lesson.yaml:4", "lesson.yaml:5")
     assert found.needs == {"nft"}
-    assert isinstance(found.steps[0], Silence) and found.steps[0].in_the_end(0).least == 0
+    assert isinstance(found.steps[0], Deaf) and found.steps[0].in_the_end(0).least == 0
     drop = "drop: {to: client, injected: false}"
     inject = "inject: {from: 'client:1', to: 'server:2', flags: SYN}"
     for steps, count in ((f"[{drop}, {inject}]", 2), (f"[{inject}, {drop}]", 3)):

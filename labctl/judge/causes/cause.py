@@ -12,13 +12,13 @@ from typing import Any
 
 from labctl.ground import errnos
 from labctl.ground.data import dataclass
-from labctl.judge.causes.conversations import Conversations, begins
+from labctl.judge.causes.conversations import Conversations
 from labctl.judge.causes.descriptors import Descriptor, Descriptors
 from labctl.language.scenario import Scenario
 from labctl.language.steps import Pause, Resume, Sysctl
 from labctl.language.steps.faults import Cut, Join
 from labctl.probes.holders import Held
-from labctl.probes.observations import Segment, stays_inside
+from labctl.probes.observations import Segment, begins, stays_inside
 from labctl.probes.packed import Segments
 from labctl.probes.sockets import Ends, Socket, SsParseError, State
 from labctl.record.events import (

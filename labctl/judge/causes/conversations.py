@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import overload
 
-from labctl.probes.observations import Segment
+from labctl.probes.observations import Segment, begins, is_another
 from labctl.probes.packed import Segments
 from labctl.probes.sockets import Ends
 
@@ -76,11 +76,6 @@ class Conversations(Sequence[list[Segment]]):
         return map(self._at, self._order)
 
 
-def begins(segment: Segment) -> bool:
-    """Whether it asks for a connection."""
-    return "SYN" in segment.flags and "ACK" not in segment.flags
-
-
 def _parted(segments: Segments, numbers: Iterable[int]) -> list[list[int]]:
     """The numbers of what two ends sent each other, one connection after the other."""
     found: list[list[int]] = []
@@ -88,15 +83,9 @@ def _parted(segments: Segments, numbers: Iterable[int]) -> list[list[int]]:
     for number in numbers:
         segment = segments[number]
         mine = latest.get(segment.scope)
-        if mine is None or (begins(segment) and any(_older(s, segment) for s in mine[1])):
+        if mine is None or any(is_another(segment, before) for before in mine[1]):
             mine = latest[segment.scope] = [], []
             found.append(mine[0])
         mine[0].append(number)
         mine[1].append(segment)
     return found
-
-
-def _older(before: Segment, syn: Segment) -> bool:
-    """Whether a SYN is for another connection than what the same host had sent before."""
-    same = before.source == syn.source and not before.crafted and not syn.crafted
-    return same and before.base[0] != syn.base[0]

@@ -7,7 +7,7 @@ from itertools import islice
 
 from labctl.ground.written import count
 from labctl.judge.causes.cause import Cause, Scene, line
-from labctl.judge.causes.conversations import begins
+from labctl.probes.observations import begins
 from labctl.probes.sockets import State, accept_queue, queue_is_full
 from labctl.record.holders import told
 from labctl.record.timelines import Timeline

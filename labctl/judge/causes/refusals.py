@@ -12,7 +12,15 @@ from labctl.ground.data import dataclass
 from labctl.judge.causes.cause import Cause, Scene, line
 from labctl.judge.causes.descriptors import Descriptor, arguments
 from labctl.judge.causes.reset import Reset
-from labctl.judge.causes.silence import KEPT_BACK, Silence, asked, kept_back, spoke, timed_out
+from labctl.judge.causes.silence import (
+    KEPT_BACK,
+    RULES,
+    Silence,
+    asked,
+    kept_back,
+    spoke,
+    timed_out,
+)
 from labctl.language.steps.faults import Reject
 from labctl.language.steps.injecting import Inject
 from labctl.probes.observations import Segment
@@ -25,7 +33,6 @@ REJECTED = "nftables: reject; nf_send_reset() and nf_send_unreach() in net/ipv4/
 ERRORS = "RFC 1122, section 4.2.3.9; tcp_v4_err() in net/ipv4/tcp_ipv4.c; icmp(7)"
 NEIGHBOUR = "arp(7); arp_error_report() in net/ipv4/arp.c"
 ROUTE = "ip-route(8); __ip_queue_xmit() in net/ipv4/ip_output.c"
-RULES = "look at the rules (nft list ruleset)"
 START = "start the server first, or have the client try again"
 ASKED = 0.5
 """Seconds that a host asks for the address of another one on its network, at least (arp(7))."""

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from labctl.judge.causes.cause import Cause, Scene, line
-from labctl.judge.causes.conversations import begins
 from labctl.judge.causes.descriptors import Descriptor
 from labctl.language.steps.faults import Reject
-from labctl.probes.observations import Segment
+from labctl.probes.observations import Segment, begins
 from labctl.probes.sockets import State
 from labctl.record.events import ResetEvent
 from labctl.record.timelines import Timeline

@@ -15,10 +15,10 @@ from itertools import takewhile
 from labctl.ground.written import count
 from labctl.judge.causes import nats
 from labctl.judge.causes.cause import Cause, Scene, asked_for, line
-from labctl.judge.causes.conversations import begins
-from labctl.judge.causes.refusals import NOBODY, REJECTED, RULES, refused, stranger
+from labctl.judge.causes.refusals import NOBODY, REJECTED, refused, stranger
 from labctl.judge.causes.reset import AT_ONCE, CLOSED, NO_SOCKET, Reset
-from labctl.probes.observations import Segment
+from labctl.judge.causes.silence import RULES
+from labctl.probes.observations import Segment, begins
 from labctl.probes.sockets import State
 from labctl.record.timelines import is_traced
 

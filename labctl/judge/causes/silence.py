@@ -12,9 +12,8 @@ from itertools import islice, pairwise
 from labctl.ground import errnos
 from labctl.ground.written import count
 from labctl.judge.causes.cause import Cause, Scene, line
-from labctl.judge.causes.conversations import begins
 from labctl.judge.causes.descriptors import Descriptor, arguments
-from labctl.probes.observations import Segment
+from labctl.probes.observations import Segment, begins
 from labctl.probes.sockets import State
 from labctl.record.events import CallEvent
 
@@ -38,7 +37,7 @@ SOFT = ("EHOSTUNREACH", "ENETUNREACH", "ECONNREFUSED")
 """Errors of ICMP that a connection forgives."""
 RETRIES = "tcp(7), tcp_retries2, tcp_orphan_retries; RFC 1122, section 4.2.3.5"
 
-
+RULES = "look at the rules (nft list ruleset)"
 KEPT_BACK = "nftables: drop; nf_hook_slow() in net/netfilter/core.c"
 ABORTED = "TcpExtTCPAbortOnTimeout"
 
@@ -74,13 +73,9 @@ def _in_vain(scene: Scene) -> Iterator[Cause]:
         host, source = segments[0].sender, segments[0].source
         if host is None or not all(begins(s) and s.source == source for s in segments):
             continue
-        late = scene.history.now - segments[0].time >= PATIENT
-        if not late or segments[0].inside:
+        if scene.history.now - segments[0].time < PATIENT or segments[0].inside:
             continue
-        kind = "Icmp6" if source.startswith("[") else "Icmp"
-        errors = scene.history.growth(host, f"{kind}InDestUnreachs")
-        icmp = "" if errors == 0 else "; an ICMP error would not show here"
-        icmp = f"; an ICMP error may have ({kind}InDestUnreachs: {errors})" if errors else icmp
+        errors, icmp = _icmp(host, source, scene)
         tries = f"{len(segments)} SYNs" if len(segments) > 1 else "its SYN"
         name = f"{source} -> {segments[0].target}"
         yield Cause(
@@ -89,6 +84,15 @@ def _in_vain(scene: Scene) -> Iterator[Cause]:
             name, tuple(map(line, segments[-3:])), (SYN,),
             certain=scene.captured(host) and not errors,
         )  # fmt: skip
+
+
+def _icmp(host: str, source: str, scene: Scene) -> tuple[int | None, str]:
+    """How many ICMP errors a host got, None if nobody knows, and what they may mean for a SYN."""
+    counter = "Icmp6InDestUnreachs" if source.startswith("[") else "IcmpInDestUnreachs"
+    errors = scene.history.growth(host, counter)
+    if errors:
+        return errors, f"; an ICMP error may have been its answer ({counter}: {errors})"
+    return errors, "" if errors == 0 else "; an ICMP error would not show here"
 
 
 def _waiting(host: str, scene: Scene) -> Iterator[Cause]:
@@ -121,14 +125,14 @@ def _waiting(host: str, scene: Scene) -> Iterator[Cause]:
                 f"{host} has sent the SYN of {timeline.name} again, though "
                 f"{count(len(answers), 'SYN-ACK')} came to it: its TCP took none, so a rule of "
                 f"{host}, or rp_filter, drops what comes, or it is damaged; its rules would tell",
-                f"look at the rules (nft list ruleset) of {host}", timeline.name,
+                f"{RULES} of {host}", timeline.name,
                 tuple(map(line, answers[-3:])), (SYN,), certain=False,
             )  # fmt: skip
         if asks and not sent and scene.kept_back(host, timeline.remote):
             yield Cause(
                 "no-answer", host, last.begin.at,
                 f"nothing of {timeline.name} left {host}: {kept_back(host)}",
-                f"look at the rules (nft list ruleset) of {host}", timeline.name, (), (KEPT_BACK,),
+                f"{RULES} of {host}", timeline.name, (), (KEPT_BACK,),
             )  # fmt: skip
         again = sum(s.retransmitted for s in sent)
         if answers or not again or asks is not all(map(begins, sent)):

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from labctl.ground.data import dataclass
 from labctl.judge.causes.cause import Cause, Scene, line
-from labctl.judge.causes.conversations import begins
-from labctl.probes.observations import MODULUS, Segment
+from labctl.probes.observations import MODULUS, Segment, begins
 from labctl.probes.sockets import State
 
 RESET = "RFC 5961, section 3.2; tcp_validate_incoming() in net/ipv4/tcp_input.c"

@@ -16,7 +16,7 @@ from labctl.language.facts import Facts, Range
 from labctl.language.predicates.finding import Claimed, Finding, Result
 from labctl.language.predicates.pattern import BARE, SOME, Flags, SegmentPattern, has
 from labctl.language.values import Count, Duration, Label, Percent, problem
-from labctl.probes.observations import Segment, connections
+from labctl.probes.observations import Segment, connections, is_another
 from labctl.probes.packed import Segments
 from labctl.record.history import History
 
@@ -290,20 +290,19 @@ class _Group:
     def __init__(self, history: History) -> None:
         self._history = history
         self.segments: list[Segment] = []
-        self._first: dict[str, int] = {}
+        self._first: dict[str, Segment] = {}
         self._matching: dict[tuple[int, bool], list[int]] = {}
 
     def over(self, segment: Segment) -> bool:
         """Whether a segment is a SYN for another connection of the same ends."""
-        opens = "SYN" in segment.flags and "ACK" not in segment.flags and not segment.crafted
-        number = segment.origin.seq
-        return opens and self._first.get(segment.source, number) != number
+        before = self._first.get(segment.source)
+        return before is not None and is_another(segment, before)
 
     def append(self, segment: Segment) -> None:
         """Takes in the next one."""
         self.segments.append(segment)
         if not segment.crafted:
-            self._first.setdefault(segment.source, segment.origin.seq)
+            self._first.setdefault(segment.source, segment)
 
     def following(self, pattern: SegmentPattern, place: int, *, sure: bool) -> Segment | None:
         """The last of those that follow the segment at a place as a pattern says: surely, or as far

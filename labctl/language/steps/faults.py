@@ -292,7 +292,7 @@ class Drop(_Losing):
     drop: DropPattern
 
 
-class Silence(Drop):
+class Deaf(Drop):
     """Loses what the kernel of a crafted peer would hear: maybe nobody sends it anything."""
 
     @property
