@@ -116,14 +116,14 @@ def test_the_calls_of_what_holds_a_port(
         port = int(server.stdout.readline())
         found = watch("--here", "--port", str(port), "--calls")
         found.await_line("LISTEN")
-        status = Path(f"/proc/{server.pid}/status")
-        eventually(lambda: "TracerPid:\t0\n" not in status.read_text(), "nothing attaches")
+        told = found.record / "history.jsonl"
+        eventually(lambda: " listening" in told.read_text(), "nothing attaches")
         socket.create_connection(("127.0.0.1", port)).close()
         found.await_line("TIME-WAIT")
         assert found.end() == 0
         server.kill()
-    told = [e for e in found.history.events if isinstance(e, CallEvent) and e.phase == "done"]
-    assert [(e.pid, e.name) for e in told] == [
+    calls = [e for e in found.history.events if isinstance(e, CallEvent) and e.phase == "done"]
+    assert [(e.pid, e.name) for e in calls] == [
         (server.pid, name) for name in ("has", "accept", "close")
     ]
 
