@@ -12,6 +12,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 from labctl.probes.observations import Known, Segment
@@ -113,5 +114,10 @@ def _theirs(path: Path, owners: Mapping[str, str], origin: float) -> Iterator[Fr
             f"{target}:{dport}" if target else f"[{target6}]:{dport}",
             frozenset(name for name, bit in BITS.items() if int(flags, 16) & bit),
             int(seq), int(ack), int(length),
-            any(again) and owners.get(source or source6) == path.stem,
+            any(again) and _is_of(path.stem, source or source6, owners),
         )  # fmt: skip
+
+
+def _is_of(host: str, address: str, owners: Mapping[str, str]) -> bool:
+    """Whether a segment in a host's capture is its own: what is on its loopback is, too."""
+    return ip_address(address).is_loopback or owners.get(address) == host

@@ -116,10 +116,12 @@ class Inbox:
             self.pump(left)
         return True
 
-    def expect(self, condition: Callable[[], bool], what: str) -> None:
+    def expect(
+        self, condition: Callable[[], bool], what: str, patience: float = ANSWER_DEADLINE
+    ) -> None:
         """The same for a condition that must hold soon. Raises LabError if it does not."""
-        if not self.pump_until(condition, self._clock.now() + ANSWER_DEADLINE):
-            late = f"{what} did not come within {ANSWER_DEADLINE:g} s"
+        if not self.pump_until(condition, self._clock.now() + patience):
+            late = f"{what} did not come within {patience:g} s"
             raise LabError(self._stopped() or late)
 
     def post(self, channel: Channel, command: Command[Any]) -> int:

@@ -54,10 +54,11 @@ class Observing(ABC):
         known = () if fresh else self.history.sockets
         self._ask_all({host: protocol.Look(caption, fresh=host not in known) for host in hosts})
 
-    def flush(self) -> None:
+    def flush(self, patience: float = ANSWER_DEADLINE) -> None:
         """Takes in the rest of every capture and of the trace, and how much they missed."""
-        self._tracer.flush()
-        for host, answer in self._ask_all(dict.fromkeys(self._agents, protocol.Flush())).items():
+        self._tracer.flush(patience)
+        asked = dict.fromkeys(self._agents, protocol.Flush())
+        for host, answer in self._ask_all(asked, patience).items():
             for missed in uncaptured(answer, self.now(), host):
                 self.emit(missed)
             for event in tallied(self.history, self.now(), host, answer.lost):

@@ -23,7 +23,7 @@ from labctl.backends.protocol import (
 from labctl.backends.wire import Command, Failed, asked
 from labctl.lab.clocks import Clock
 from labctl.lab.happened import happened, owner
-from labctl.lab.messaging import Inbox, Source
+from labctl.lab.messaging import ANSWER_DEADLINE, Inbox, Source
 from labctl.record.events import AddressEvent, Event, TroubleEvent
 
 NAME = "the tracer"
@@ -68,10 +68,10 @@ class Tracers:
         for tracer in self._all.values():
             tracer.begin()
 
-    def flush(self) -> None:
-        """Makes them send what they have, and how much they missed."""
+    def flush(self, patience: float) -> None:
+        """Makes them send what they have, and how much they missed, each within `patience` s."""
         for tracer in self._all.values():
-            tracer.flush()
+            tracer.flush(patience)
 
     def watch_too(self, event: AddressEvent) -> None:
         """Makes one of them report the sockets of one more address."""
@@ -125,10 +125,10 @@ class Tracer:
         elif not self._channel:
             self._blind(self._clock.now(), "the tracer ended before")
 
-    def flush(self) -> None:
+    def flush(self, patience: float) -> None:
         """Makes it send what it has, and how much it missed."""
         if self._channel:
-            self._ask(FlushTrace())
+            self._ask(FlushTrace(), patience)
 
     def watch_too(self, event: AddressEvent) -> None:
         """Makes it report the sockets of one more address."""
@@ -162,12 +162,14 @@ class Tracer:
                 self._channel = None
                 self._blind(self._clock.now(), f"the tracer broke: {said.text}")
 
-    def _ask(self, command: Command[Done]) -> None:
+    def _ask(self, command: Command[Done], patience: float = ANSWER_DEADLINE) -> None:
         """Makes it do something. If it can't, or ends, the record says so."""
         assert self._channel
         number = self._inbox.post(self._channel, command)
         self._inbox.expect(
-            lambda: self._inbox.answered(number) or not self._channel, "the tracer's answer"
+            lambda: self._inbox.answered(number) or not self._channel,
+            "the tracer's answer",
+            patience,
         )
         said = self._inbox.reply(number)
         if said and isinstance(answer := command.answered(said), Failed):

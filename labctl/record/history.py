@@ -378,6 +378,12 @@ class History:
         troubled = (host, "loopback") in self.trouble
         return troubled or (host in self.inward and "loopback" not in probes)
 
+    def broken_off(self) -> list[TroubleEvent]:
+        """What to add to a record that ended before all captures were taken in: what one host sent
+        last may be there, and what another one sent not."""
+        text = "the run was broken off: its last segments may be missing"
+        return [TroubleEvent(self.now, host, "capture", text) for host in self.hosts]
+
     def captured(self, host: str) -> bool:
         """Whether all segments of a host's link were captured."""
         everywhere = self.watched_by("capture") and (host, "capture") not in self.trouble

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 WAS_INTERRUPTED = "interrupted"
 """The reason of a case that Ctrl-C or a signal ended."""
+LAST_WORDS = 1.0
+"""Seconds in which hosts send what they have captured, where a run is broken off: if they can."""
 
 
 class Watcher(Protocol):
@@ -195,7 +197,7 @@ class UnderWay(ABC):
             with netted():
                 for step in self.scenario.steps:
                     step.load()
-            with self._observed() as self.lab:
+            with self._observed() as self.lab, self._taken_in():
                 yield
         except BaseException as exc:
             cause = exc
@@ -204,6 +206,21 @@ class UnderWay(ABC):
             history, seconds = self.history, time.monotonic() - began
             environment = history.lab.environment if history.lab else self._environment()
             self.ended = Ended(*outcome(cause), environment, started, seconds, history.now)
+
+    @contextmanager
+    def _taken_in(self) -> Iterator[None]:
+        """If the `with` is broken off, the record gets all that was captured until then, or says
+        that it may lack some of it."""
+        try:
+            yield
+        except BaseException:
+            try:
+                self.lab.flush(LAST_WORDS)
+            except (LabError, KeyboardInterrupt):
+                with suppress(LabError):  # what broke it off is what matters
+                    for event in self.history.broken_off():
+                        self.lab.emit(event)
+            raise
 
     def do(self, index: int) -> tuple[StepEvent, StepEvent]:
         """Does a step of the scenario; returns how it began and how it ended."""

@@ -166,16 +166,9 @@ class Recording(Claims, Generic[Used]):
             with self._opened() as session:
                 with _explained(session), session.up():
                     self._session, self._is_up = session, True
-                    try:
-                        for index in range(len(session.scenario.steps)):
-                            self._do(index)
-                        yield
-                    except (KeyboardInterrupt, GeneratorExit):
-                        raise
-                    except BaseException:
-                        with suppress(LabError):
-                            session.lab.flush()
-                        raise
+                    for index in range(len(session.scenario.steps)):
+                        self._do(index)
+                    yield
                     if self._refused:
                         raise self._refused[0]
                     session.last_look()
@@ -192,6 +185,8 @@ class Recording(Claims, Generic[Used]):
 
     def _demand(self, verdicts: Iterable[Verdict]) -> None:
         if wrong := [v for v in verdicts if v.result in ("fail", "unknown")]:
+            with suppress(LabError):
+                self._up.lab.flush()
             history = self._up.history
             found = causes(history, self._up.scenario)
             others = beside(history, found)

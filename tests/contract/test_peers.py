@@ -22,8 +22,8 @@ EVERYWHERE = {"fastopen_fin", "port_share", "syn_sent_queue"}
 set."""
 
 
-HURRIED = {"conntrack_synack_old"}
-"""Its segment must come within a second, before the SYN is sent again; a busy machine is late."""
+HURRIED = {"conntrack_challenge_ack", "conntrack_synack_old"}
+"""Their segment must come within a second, before the SYN is sent again; a busy machine is late."""
 
 
 def cases() -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import pytest
@@ -228,6 +229,22 @@ def test_conversations_are_in_order_of_their_beginnings() -> None:
         first.target: expected[:3]
     }  # who answered the last one has asked for nothing
     assert [*Conversations(Segments())] == []
+
+
+def test_a_long_conversation_takes_linear_time() -> None:
+    """Only what begins a connection is held against all before it."""
+
+    def seconds(count: int) -> float:
+        begun = [said(0.0, "client SYN 0 0", 5)]
+        sent = (said(1.0 + n, "client ACK 1 1", 5) for n in range(count))
+        segments, spent = Segments([*begun, *sent]), []
+        for _ in range(3):
+            start = time.process_time()
+            assert len(Conversations(segments)) == 1
+            spent.append(time.process_time() - start)
+        return min(spent)
+
+    assert seconds(8_000) < 20 * seconds(1_000)
 
 
 # --- Timelines ------------------------------------------------------------------------------------

@@ -134,6 +134,8 @@ def test_a_run_that_was_cut_short(tmp_path: Path) -> None:
     assert run.result == "error"
     assert run.reason == "the run was cut short: it left no result"
     assert "cut short" in html.page(run)
+    whole = recorded.load(RUN)  # of this one, what one host sent last may be missing
+    assert (run.history.captured("client"), whole.history.captured("client")) == (False, True)
 
 
 def test_a_run_that_was_skipped(tmp_path: Path) -> None:

@@ -189,6 +189,18 @@ def test_the_label_of_a_call_names_when_it_was_asked_for(watch: Play) -> None:
     assert calls[0].t <= labels["shut"] <= calls[1].t <= labels["left"] <= calls[2].t
 
 
+def test_the_calls_after_one_that_ended_the_process_are_not_made(watch: Play) -> None:
+    def breaks(lab: FakeBackend) -> None:
+        lab.call("server", "send 9 bytes", errno="EPIPE")
+        lab.gone("server")
+
+    awaits = lambda lab: lab.call("server", "await", done=False)  # noqa: E731
+    fake = FakeBackend({"start server": awaits, "call server send 9 bytes": breaks})
+    found = watch("- start: server\n- call: {server: send 9 bytes; close}\n", fake)
+    assert found.result == "pass"
+    assert [did for did in fake.log if did.startswith("call")] == ["call server send 9 bytes"]
+
+
 def test_a_process_that_is_started_again_is_a_new_one(watch: Play) -> None:
     fake = FakeBackend(
         {

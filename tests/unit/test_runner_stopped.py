@@ -137,6 +137,24 @@ def test_of_a_lab_that_never_came_up_nothing_is_known(watch: Play) -> None:
     assert [(v.result, v.actual) for v in found.verdicts] == [("unknown", "no lab came up")]
 
 
+@pytest.mark.parametrize(("answers", "trouble"), [(True, set()), (False, {"server", "client"})])
+def test_what_was_captured_by_a_run_that_breaks_off(
+    watch: Play, answers: bool, trouble: set[str]
+) -> None:
+    """All of it is taken in, or the record says that it may lack some."""
+
+    def breaks(lab: FakeBackend) -> None:
+        if not answers:
+            lab.dies("server")
+        else:
+            raise KeyError("a fault")
+
+    fake = FakeBackend({"start client": breaks})
+    found = watch("- start: client\n- note: b\n", fake)
+    assert found.result == "error"
+    assert {host for host, probe in found.history.trouble if probe == "capture"} == trouble
+
+
 def test_ss_that_is_not_understood(watch: Play) -> None:
     fake = FakeBackend({"up": lambda lab: lab.sockets("server", "ESTAB what is this?")})
     found = watch("- wait: {sockets: {server: none}}\n  within: 10ms\n", fake)

@@ -83,7 +83,8 @@ def _parted(segments: Segments, numbers: Iterable[int]) -> list[list[int]]:
     for number in numbers:
         segment = segments[number]
         mine = latest.get(segment.scope)
-        if mine is None or any(is_another(segment, before) for before in mine[1]):
+        # Only a SYN is held against all before it: there are few of them
+        if mine is None or (begins(segment) and any(is_another(segment, s) for s in mine[1])):
             mine = latest[segment.scope] = [], []
             found.append(mine[0])
         mine[0].append(number)

@@ -189,6 +189,8 @@ class Call(Step):
                 expected = f"{process} running, in await"
                 raise StepFailed(str(self), expected, lab.condition(process))
             for call in parse_calls(text):
+                if not lab.running(process):
+                    break  # a call before it failed, which ended the process
                 lab.call(process, call.text, BLOCKED_AFTER if call.name in BLOCKING else PATIENCE)
 
 
