@@ -23,6 +23,7 @@ from labctl.ground.resources import APART, catalogue, scenarios, shelf
 ENDINGS = (".yaml", ".yml")
 SEE = "see `labctl list` for the shipped ones"
 SHIPPED = "scenarios"
+HOST_OF_FILE = "name the host that the file is of: server=a.pcap"
 """The name for all of them: that of their folder in a checkout."""
 
 
@@ -129,20 +130,22 @@ def recorded_names() -> list[str]:
 
 def parse_files(texts: Iterable[str], option: str) -> dict[str, Path]:
     """The hosts and files of an option `HOST=FILE`, as `parse_sets`."""
-    found = parse_sets(texts, option, "HOST=FILE")
+    found = parse_sets(texts, option, "HOST=FILE", HOST_OF_FILE)
     if nameless := [name for name, file in found.items() if not file]:
-        raise UsageError(f"{option} {nameless[0]}=: no HOST=FILE")
+        raise UsageError(f"{option} {nameless[0]}=: no HOST=FILE", HOST_OF_FILE)
     return {name: Path(file) for name, file in found.items()}
 
 
-def parse_sets(texts: Iterable[str], option: str, form: str = "NAME=VALUE") -> dict[str, str]:
+def parse_sets(
+    texts: Iterable[str], option: str, form: str = "NAME=VALUE", hint: str = ""
+) -> dict[str, str]:
     """The names and values of an option of this form, given any number of times. Raises
     UsageError."""
     sets = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise UsageError(f"{option} {text}: no {form}")
+            raise UsageError(f"{option} {text}: no {form}", hint)
         sets[name] = value
     return sets
 
