@@ -116,7 +116,7 @@ class Agent:
         self.next_sample = None
         self.captures = {}
         self.refused = None  # why it can't capture
-        self.next_read, self.between_reads = 0.0, CAPTURE_PERIOD
+        self.next_read = 0.0
         self.faults = Faults(emit)
         self.addresses = None
 
@@ -221,7 +221,7 @@ class Agent:
         for capture in self.captures.values():
             capture.revive()
             records += capture.read()
-        self.next_read = time.monotonic() + self.between_reads
+        self.next_read = time.monotonic() + self.until_next(len(records))
         if records:
             records.sort(key=lambda each: each[0])
             data = base64.b64encode(b"".join(record for _, record in records)).decode()
@@ -230,6 +230,10 @@ class Agent:
             soonest = max(self.next_read, self.counted_at + self.between_counts)
             self.next_count = self.next_count or soonest
             self.wake()
+
+    def until_next(self, count):
+        """How long to wait until it reads captures again, after so many packets."""
+        return CAPTURE_PERIOD
 
     def obey(self, message):
         ident = message.pop("id")

@@ -31,8 +31,11 @@ ETHERNET = 1, 772  # ARPHRD_ETHER, ARPHRD_LOOPBACK
 REST = 8
 """Times the number of hosts, how much longer it rests than it works: all of them together take an
 eighth of a core at most."""
-BETWEEN_READS = 0.05
-"""Seconds: at a million packets a second the ring has room for all of them meanwhile."""
+QUIET, BUSY = 0.05, 0.4
+"""Seconds between two reads of captures. Each read wakes it, the engine and the controller, and
+what is watched waits for them: so there are few where there is much to read."""
+MUCH, MOST = 50, 160000
+"""Packets in a read, and packets a second that find room in the ring meanwhile."""
 INODE = re.compile(r" ino:(\d+)")
 SCAN = 0.05
 """Seconds of CPU time to look for holders in: what is left then is left out."""
@@ -43,7 +46,7 @@ class Watcher(agent.Agent):
         super().__init__(open_diag(ports), COMMANDS)
         words = ["%s = :%d" % (end, port) for port in ports for end in ("sport", "dport")]
         self.ss, self.ports = agent.SS + ([" or ".join(words)] if words else []), ports
-        self.room, self.between_reads = captures.BLOCKS, BETWEEN_READS
+        self.room = captures.BLOCKS
         self.listed = set()  # the inodes of the last look
 
     def begin(self, longest, share):
@@ -70,6 +73,11 @@ class Watcher(agent.Agent):
             super().capture(interface, blocks)
         else:
             self.refused = self.refused or "%s has no Ethernet headers" % interface
+
+    def until_next(self, count):
+        if count < MUCH:
+            return QUIET
+        return min(BUSY, min(capture.frames for capture in self.captures.values()) / MOST)
 
     def look(self, cause, seen=None, **extra):
         if cause == "look":
