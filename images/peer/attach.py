@@ -51,6 +51,7 @@ class Attached(Tracer):
         super().__init__(say, lambda: None)
         self.stops = Allowance(reasons.ATTACHED_AT_ONCE, reasons.ATTACHED_A_SECOND)
         self.roots = set()
+        self.running = set()  # processes of which nothing has stopped yet
         self._rules = {}
         for rule in rules(io=False):
             self._rules.setdefault(rule[0], []).append(rule)
@@ -70,7 +71,7 @@ class Attached(Tracer):
             for process, thread in new:
                 tried.add(thread)
                 self._seize(process, thread)
-        self.tell_held([process for process in self.sockets if process not in before])
+        self.tell_held({p: mine for p, mine in self.sockets.items() if p not in before})
 
     def _seize(self, process, thread):
         if libc.ptrace(SEIZE, thread, None, LETTING_GO):
@@ -81,13 +82,25 @@ class Attached(Tracer):
         self.groups[thread] = process
         if process not in self.sockets:
             self.sockets[process] = held(process)
+            self.running.add(process)
         libc.ptrace(INTERRUPT, thread, None, None)
 
-    def tell_held(self, processes):
-        """Tells which sockets processes have."""
+    def stopped(self, thread, status):
+        """Calls are told from the first stop on. One that returned before it may have made a
+        socket."""
+        process = self.groups.get(thread)
+        if process in self.running:
+            self.running.discard(process)
+            new = {n: tcp for n, tcp in held(process).items() if n not in self.sockets[process]}
+            self.sockets[process].update(new)
+            self.tell_held({process: new})
+        super().stopped(thread, status)
+
+    def tell_held(self, sockets):
+        """Tells these sockets of processes."""
         told = {}
-        for process in processes:
-            for fd, tcp in sorted(self.sockets[process].items())[:MOST_HELD]:
+        for process, mine in sockets.items():
+            for fd, tcp in sorted(mine.items())[:MOST_HELD]:
                 inode = inode_of(process, fd)
                 event = {"kind": "call", "t": time.monotonic(), "pid": process, "phase": "done",
                          "name": "has", "fd": fd}  # fmt: skip
@@ -105,6 +118,7 @@ class Attached(Tracer):
 
     def ended(self, thread, status):
         process = self.groups.get(thread)
+        self.running.discard(process)
         super().ended(thread, status)
         if process == thread and process in self.roots:
             self.roots.discard(process)

@@ -14,6 +14,8 @@ from labctl.backends import Channel
 from labctl.backends.capabilities import Lack
 
 LONGEST = 50
+TRACED_EVERY = "0.1"
+"""Seconds between two reads of a tracer beside what runs: see images/host/tracer.py."""
 
 
 class Watched(Protocol):

@@ -119,13 +119,14 @@ def test_the_calls_of_what_holds_a_port(
         told = found.record / "history.jsonl"
         eventually(lambda: " listening" in told.read_text(), "nothing attaches")
         socket.create_connection(("127.0.0.1", port)).close()
-        found.await_line("TIME-WAIT")
+        eventually(lambda: '"name":"close"' in told.read_text(), "it was not closed")
         assert found.end() == 0
         server.kill()
     calls = [e for e in found.history.events if isinstance(e, CallEvent) and e.phase == "done"]
-    assert [(e.pid, e.name) for e in calls] == [
-        (server.pid, name) for name in ("has", "accept", "close")
-    ]
+    assert {e.pid for e in calls} == {server.pid}
+    assert [e.name for e in calls] in (
+        ["has", "accept", "close"], ["has", "has", "close"]  # it returned before it was stopped
+    )  # fmt: skip
 
 
 @pytest.mark.ci

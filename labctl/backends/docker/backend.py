@@ -421,7 +421,7 @@ class DockerBackend:
     def _start_tracer(self, node: Node) -> AttachChannel:
         # By a name of its own: engines of one machine have one kernel.
         number = f"-{self._nodes.index(node)}" if len(self._nodes) > 1 else ""
-        config = configs.tracer(f"{self._options.run}{number}", node.built)
+        config = configs.tracer([f"{self._options.run}{number}"], node.built)
         labels = {**self._labels(), TRACER: ""}
         return node.run(node.create(config, labels, self._name(f"_tracer{number}")))
 

@@ -24,7 +24,7 @@ from labctl.backends.docker.configs import CONFINED, ENDED_AT_ONCE, TETHERED, tr
 from labctl.backends.docker.engine import Tolerated, translated
 from labctl.backends.docker.nodes import product
 from labctl.backends.docker.sweep import HOST, LEASE, RUN, TRACER, groups
-from labctl.backends.watched import host_names, last_line
+from labctl.backends.watched import TRACED_EVERY, host_names, last_line
 from labctl.ground.errors import LabError, UsageError
 
 PROJECT, SERVICE = "com.docker.compose.project", "com.docker.compose.service"
@@ -112,7 +112,7 @@ class Beside:
     def trace(self) -> Channel | Lack:
         try:
             with translated("start a container that may trace"):
-                config = tracer(self._options.run, self._images)
+                config = tracer([self._options.run, TRACED_EVERY], self._images)
                 return self._start({**config, "Labels": {TRACER: ""}})
         except LabError as exc:
             return Lack(str(exc), "run it on an engine that allows CAP_SYS_ADMIN")

@@ -76,11 +76,11 @@ def of_service(config: dict[str, Any], own: Mapping[str, Any], below: Mapping[st
     config["HostConfig"] |= {**below, "Sysctls": sysctls}
 
 
-def tracer(run: str, built: images.Images) -> dict[str, Any]:
+def tracer(words: Sequence[str], built: images.Images) -> dict[str, Any]:
     return {
         "Image": built.host,
         "Entrypoint": ["python3", "-IS", "/usr/local/lib/labctl/tracer.pyc"],
-        "Cmd": [run],
+        "Cmd": [*words],
         "NetworkDisabled": True,  # or the engine starts two programs to set up a network of nothing
         **TETHERED,
         "HostConfig": {

@@ -20,7 +20,7 @@ from pathlib import Path
 from labctl.backends import Channel
 from labctl.backends.capabilities import Lack
 from labctl.backends.netns.backend import SocketChannel, os_name
-from labctl.backends.watched import last_line
+from labctl.backends.watched import TRACED_EVERY, last_line
 from labctl.ground.errors import LabError, Unavailable, UsageError
 from labctl.ground.resources import images
 
@@ -69,7 +69,7 @@ class Here:
     def trace(self) -> Channel | Lack:
         if os.geteuid() != 0:
             return Lack("tracing needs root", "run it as root")
-        return self._start([*_python("tracer.py"), self._run])
+        return self._start([*_python("tracer.py"), self._run, TRACED_EVERY])
 
     def calls(self, name: str) -> Channel | Lack:
         return self._start([*entering(self._pids[name]), *_python("attach.py", "peer")])
