@@ -31,10 +31,10 @@ ETHERNET = 1, 772  # ARPHRD_ETHER, ARPHRD_LOOPBACK
 REST = 8
 """Times the number of hosts, how much longer it rests than it works: all of them together take an
 eighth of a core at most."""
-QUIET, BUSY = 0.05, 0.4
+QUIET, BUSY = 0.05, 0.2
 """Seconds between two reads of captures. Each read wakes it, the engine and the controller, and
 what is watched waits for them: so there are few where there is much to read."""
-MUCH, MOST = 50, 160000
+MUCH, MOST = 50, 320000
 """Packets in a read, and packets a second that find room in the ring meanwhile."""
 INODE = re.compile(r" ino:(\d+)")
 SCAN = 0.05

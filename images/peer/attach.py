@@ -86,12 +86,12 @@ class Attached(Tracer):
         libc.ptrace(INTERRUPT, thread, None, None)
 
     def stopped(self, thread, status):
-        """Calls are told from the first stop on. One that returned before it may have made a
-        socket."""
+        """Calls are told from the first stop of a process on, of any of its threads. One that
+        returned before it may have made a socket."""
         process = self.groups.get(thread)
         if process in self.running:
             self.running.discard(process)
-            new = {n: tcp for n, tcp in held(process).items() if n not in self.sockets[process]}
+            new = held(process, self.sockets[process])
             self.sockets[process].update(new)
             self.tell_held({process: new})
         super().stopped(thread, status)
@@ -118,9 +118,11 @@ class Attached(Tracer):
 
     def ended(self, thread, status):
         process = self.groups.get(thread)
-        self.running.discard(process)
         super().ended(thread, status)
-        if process == thread and process in self.roots:
+        if process != thread:
+            return
+        self.running.discard(process)
+        if process in self.roots:
             self.roots.discard(process)
             killed = os.WIFSIGNALED(status)
             self.say(kind="process", t=time.monotonic(), phase="exit", pid=process,
@@ -166,14 +168,14 @@ def descendants(roots, without):
     return found
 
 
-def held(process):
-    """The TCP sockets that a process has, by descriptor."""
+def held(process, known=()):
+    """The TCP sockets that a process has, by descriptor, but for those that are `known`."""
     found = {}
     try:
         numbers = list(map(int, os.listdir("/proc/%d/fd" % process)))
     except OSError:
         return found  # it has ended
-    for fd in numbers:
+    for fd in set(numbers).difference(known):
         family = family_of(process, fd)
         try:
             with open("/proc/%d/fdinfo/%d" % (process, fd)) as file:

@@ -23,8 +23,8 @@ from labctl.ground.resources import APART, catalogue, scenarios, shelf
 ENDINGS = (".yaml", ".yml")
 SEE = "see `labctl list` for the shipped ones"
 SHIPPED = "scenarios"
-HOST_OF_FILE = "name the host that the file is of: server=a.pcap"
 """The name for all of them: that of their folder in a checkout."""
+HOST_OF_FILE = "name the host that the file is of: server=FILE"
 
 
 def find(paths: Sequence[str], shipped: Path) -> list[Path]:

@@ -103,7 +103,7 @@ def load(folder: Path) -> RunResult:
         result = read_result(folder / "result.json")
     except FileNotFoundError:
         result = CUT_SHORT
-        for event in history.broken_off():
+        for event in history.ends_early():
             history.add(event)
     document, case = typed(Document, result), case_of(result["runs"][0])
     found = document.runs[0]

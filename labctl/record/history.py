@@ -54,6 +54,8 @@ WATCH = "watch"
 """The backend of what was only watched."""
 SINCE = "watched since"
 """In the environment of a record of a watch that is not its first: when that began (RFC 3339)."""
+END = "end"
+"""The probe whose trouble is that a record ends early."""
 LATEST = 8
 """How many calls of each process are at hand."""
 LOCALHOST = {"127.0.0.1", "::1"}
@@ -355,15 +357,18 @@ class History:
 
     @property
     def _windows(self) -> Mapping[str, tuple[float, float]] | None:
-        """From when to when each host was captured; None in a lab, where all are. Beside what is
-        watched there are others."""
+        """From when to when each host was captured; None in a lab, where all are, unless its record
+        ends early. Beside what is watched there are others."""
         if self.imported:
             return {host: (event.since, event.t) for host, event in self.imported.items()}
-        if self.lab is None or self.lab.backend != WATCH:
+        watched = self.lab is not None and self.lab.backend == WATCH
+        ends = [event.t for (_, probe), event in self.trouble.items() if probe == END]
+        if not watched and not ends:
             return None
         gaps = {host: event.t for (host, probe), event in self.trouble.items()
-                if probe in ("capture", "loopback")}  # fmt: skip
-        return {host: (gaps.get(host, 0.0), math.inf) for host in self.hosts}
+                if watched and probe in ("capture", "loopback")}  # fmt: skip
+        until = min(ends) - self.flight if ends else math.inf
+        return {host: (gaps.get(host, 0.0), until) for host in self.hosts}
 
     @property
     def without_calls(self) -> str:
@@ -378,11 +383,11 @@ class History:
         troubled = (host, "loopback") in self.trouble
         return troubled or (host in self.inward and "loopback" not in probes)
 
-    def broken_off(self) -> list[TroubleEvent]:
-        """What to add to a record that ended before all captures were taken in: what one host sent
-        last may be there, and what another one sent not."""
-        text = "the run was broken off: its last segments may be missing"
-        return [TroubleEvent(self.now, host, "capture", text) for host in self.hosts]
+    def ends_early(self) -> list[TroubleEvent]:
+        """What to add to a record that ends before all captures were taken in: of what was sent
+        last one host may have told, and the other one not."""
+        text = "the record ends early: the last segments may be missing"
+        return [TroubleEvent(self.now, host, END, text) for host in self.hosts]
 
     def captured(self, host: str) -> bool:
         """Whether all segments of a host's link were captured."""

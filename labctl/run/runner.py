@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 WAS_INTERRUPTED = "interrupted"
 """The reason of a case that Ctrl-C or a signal ended."""
-LAST_WORDS = 1.0
-"""Seconds in which hosts send what they have captured, where a run is broken off: if they can."""
+LAST_WORDS = 3.0
+"""Seconds in which tracers, and then hosts, send what they have, where a run is broken off."""
 
 
 class Watcher(Protocol):
@@ -160,6 +160,14 @@ def conclude(
     return found
 
 
+def tell_early_end(history: History, record: Callable[[Event], None]) -> None:
+    """Adds to a history and to its record that they end early, if that can be."""
+    with suppress(Exception):
+        for event in history.ends_early():
+            history.add(event)
+            record(event)
+
+
 class UnderWay(ABC):
     """One case under way: what it observes, and its steps one by one. This records it, and does not
     judge. `backend` is the name of what it runs on.
@@ -213,13 +221,14 @@ class UnderWay(ABC):
         that it may lack some of it."""
         try:
             yield
+        except GeneratorExit:  # nobody is there any more who would wait
+            tell_early_end(self.history, self._record)
+            raise
         except BaseException:
             try:
                 self.lab.flush(LAST_WORDS)
-            except (LabError, KeyboardInterrupt):
-                with suppress(LabError):  # what broke it off is what matters
-                    for event in self.history.broken_off():
-                        self.lab.emit(event)
+            except (Exception, KeyboardInterrupt):  # what broke it off is what matters
+                tell_early_end(self.history, self._record)
             raise
 
     def do(self, index: int) -> tuple[StepEvent, StepEvent]:

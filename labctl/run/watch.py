@@ -34,7 +34,7 @@ from labctl.record.events import Event, TroubleEvent, UnseenEvent
 from labctl.record.history import History
 from labctl.record.store import RunFolder, new_folder
 from labctl.run.places import DEFAULT_OS
-from labctl.run.runner import Ended, Judged, conclude, outcome
+from labctl.run.runner import Ended, Judged, conclude, outcome, tell_early_end
 from labctl.run.workflow import gently, sweep
 
 MOST_BYTES = 16 << 20
@@ -224,6 +224,7 @@ class _Record:
                 self._lab.end()
         except (LabError, KeyboardInterrupt) as exc:
             cause = exc
+            tell_early_end(self._lab.history, self._add)
         history, seconds = self._lab.history, time.monotonic() - began
         environment = history.lab.environment if history.lab else {}
         self.ended = Ended(*outcome(cause), environment, started, seconds, history.now)

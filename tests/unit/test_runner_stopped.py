@@ -152,7 +152,7 @@ def test_what_was_captured_by_a_run_that_breaks_off(
     fake = FakeBackend({"start client": breaks})
     found = watch("- start: client\n- note: b\n", fake)
     assert found.result == "error"
-    assert {host for host, probe in found.history.trouble if probe == "capture"} == trouble
+    assert {host for host, probe in found.history.trouble if probe == "end"} == trouble
 
 
 def test_ss_that_is_not_understood(watch: Play) -> None:

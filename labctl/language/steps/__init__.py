@@ -190,7 +190,7 @@ class Call(Step):
                 raise StepFailed(str(self), expected, lab.condition(process))
             for call in parse_calls(text):
                 if not lab.running(process):
-                    break  # a call before it failed, which ended the process
+                    break  # it has ended, by a call before or otherwise
                 lab.call(process, call.text, BLOCKED_AFTER if call.name in BLOCKING else PATIENCE)
 
 

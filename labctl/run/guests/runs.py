@@ -59,7 +59,7 @@ from labctl.run.guests.messages import (
 from labctl.run.guests.qemu import GuestEnded, GuestHangs, Hardware, Here, Machine
 from labctl.run.orders import Orders, one_by_one
 from labctl.run.places import Place
-from labctl.run.runner import Ended, Interrupted, Watcher, conclude, outcome
+from labctl.run.runner import Ended, Interrupted, Watcher, conclude, outcome, tell_early_end
 from labctl.run.workers import Pace, Task
 from labctl.run.workflow import new_run
 
@@ -185,6 +185,7 @@ class Guests:
                 cause = exc
                 (folder.path / "console.txt").write_text(machine.console(), encoding="utf-8")
                 self._end()
+                tell_early_end(history, folder.add)
                 environment = history.lab.environment if history.lab else {
                     "kernel": self._ground.kernel.version, "os": None, "engine": self._engine,
                 }  # fmt: skip
