@@ -19,6 +19,7 @@ import contextlib
 import ctypes
 import errno
 import json
+import math
 import os
 import re
 import resource
@@ -116,7 +117,7 @@ class Agent:
         self.next_sample = None
         self.captures = {}
         self.refused = None  # why it can't capture
-        self.next_read = 0.0
+        self.next_read, self.much = 0.0, math.inf
         self.faults = Faults(emit)
         self.addresses = None
 
@@ -196,10 +197,10 @@ class Agent:
         growth = QUICKLY if self.period < PERIOD_MAX else SLOWLY if self.overdue else FREELY
         self.period = min(self.longest, self.period * growth)
 
-    def wake(self):
-        """Samples soon, if it would rest for long: something may have happened."""
+    def wake(self, often=True):
+        """Samples soon, and then often, if it would rest for long: something may have happened."""
         if self.longest > PERIOD_MAX:
-            self.period = self.shortest
+            self.period = self.shortest if often else self.period
             soon = max(self.rested, time.monotonic() + PERIOD_MIN)
             self.next_sample = min(self.next_sample, soon)
 
@@ -229,7 +230,7 @@ class Agent:
             # Most counters grow with packets.
             soonest = max(self.next_read, self.counted_at + self.between_counts)
             self.next_count = self.next_count or soonest
-            self.wake()
+            self.wake(len(records) < self.much)
 
     def until_next(self, count):
         """How long to wait until it reads captures again, after so many packets."""

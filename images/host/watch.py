@@ -31,11 +31,11 @@ ETHERNET = 1, 772  # ARPHRD_ETHER, ARPHRD_LOOPBACK
 REST = 8
 """Times the number of hosts, how much longer it rests than it works: all of them together take an
 eighth of a core at most."""
-QUIET, BUSY = 0.05, 0.2
-"""Seconds between two reads of captures. Each read wakes it, the engine and the controller, and
-what is watched waits for them: so there are few where there is much to read."""
-MUCH, MOST = 50, 320000
-"""Packets in a read, and packets a second that find room in the ring meanwhile."""
+QUIET, BUSY, MUCH = 0.05, 0.4, 50
+"""Seconds between two reads of captures, the second where the last read had so many packets. Each
+read wakes it, the engine and the controller, and what is watched waits for them."""
+RESERVE = 4
+"""How many times as many packets as came until a read the ring has room for until the next one."""
 INODE = re.compile(r" ino:(\d+)")
 SCAN = 0.05
 """Seconds of CPU time to look for holders in: what is left then is left out."""
@@ -46,7 +46,7 @@ class Watcher(agent.Agent):
         super().__init__(open_diag(ports), COMMANDS)
         words = ["%s = :%d" % (end, port) for port in ports for end in ("sport", "dport")]
         self.ss, self.ports = agent.SS + ([" or ".join(words)] if words else []), ports
-        self.room = captures.BLOCKS
+        self.room, self.much, self.read_at = captures.BLOCKS, MUCH, 0.0
         self.listed = set()  # the inodes of the last look
 
     def begin(self, longest, share):
@@ -75,9 +75,11 @@ class Watcher(agent.Agent):
             self.refused = self.refused or "%s has no Ethernet headers" % interface
 
     def until_next(self, count):
-        if count < MUCH:
+        before, self.read_at = self.read_at, time.monotonic()
+        if count < self.much:
             return QUIET
-        return min(BUSY, min(capture.frames for capture in self.captures.values()) / MOST)
+        room = min(capture.frames for capture in self.captures.values()) / RESERVE
+        return max(QUIET, min(BUSY, (self.read_at - before) * room / count))
 
     def look(self, cause, seen=None, **extra):
         if cause == "look":
