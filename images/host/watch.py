@@ -28,9 +28,9 @@ from kernel import open_diag
 
 SIOCGIFHWADDR = 0x8927
 ETHERNET = 1, 772  # ARPHRD_ETHER, ARPHRD_LOOPBACK
-REST = 8
-"""Times the number of hosts, how much longer it rests than it works: all of them together take an
-eighth of a core at most."""
+REST, BUSY_REST = 8, 32
+"""Times the number of hosts, how much longer it rests than it works, the second on a host that is
+busy, where there is always something new: all of them together take so small a part of a core."""
 QUIET, BUSY, MUCH = 0.05, 0.4, 50
 """Seconds between two reads of captures, the second where the last read had so many packets. Each
 read wakes it, the engine and the controller, and what is watched waits for them."""
@@ -46,12 +46,13 @@ class Watcher(agent.Agent):
         super().__init__(open_diag(ports), COMMANDS)
         words = ["%s = :%d" % (end, port) for port in ports for end in ("sport", "dport")]
         self.ss, self.ports = agent.SS + ([" or ".join(words)] if words else []), ports
-        self.room, self.much, self.read_at = captures.BLOCKS, MUCH, 0.0
+        self.room, self.much, self.read_at, self.share = captures.BLOCKS, MUCH, 0.0, 1
         self.listed = set()  # the inodes of the last look
 
     def begin(self, longest, share):
         """Begins to watch and to capture, as one of `share` hosts."""
         self.rest, self.longest, self.next_sample = REST * share, longest, time.monotonic()
+        self.share = share
         self.addresses = Addresses(all_=True)
         interfaces = max(2, 1 + len(set(self.addresses.known.values())))
         self.room = max(captures.BLOCKS, agent.room_for(share) * 2 // interfaces)
@@ -76,6 +77,7 @@ class Watcher(agent.Agent):
 
     def until_next(self, count):
         before, self.read_at = self.read_at, time.monotonic()
+        self.rest = (REST if count < self.much else BUSY_REST) * self.share
         if count < self.much:
             return QUIET
         room = min(capture.frames for capture in self.captures.values()) / RESERVE
