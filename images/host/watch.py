@@ -76,6 +76,7 @@ class Watcher(agent.Agent):
             self.refused = self.refused or "%s has no Ethernet headers" % interface
 
     def until_next(self, count):
+        """See agent.py. So many packets also say whether the host is busy, and how long to rest."""
         before, self.read_at = self.read_at, time.monotonic()
         self.rest = (REST if count < self.much else BUSY_REST) * self.share
         if count < self.much:

@@ -178,7 +178,8 @@ class Resume(Step):
 
 
 class Call(Step):
-    """Makes one more socket call in a process that is in `await`."""
+    """Makes one more socket call, or several, in a process that is in `await`. If it ends by one of
+    them, the rest is not made."""
 
     verb = "call"
     call: Annotated[dict[ProcessName, Calls], SOME]
