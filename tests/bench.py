@@ -8,7 +8,7 @@
     f  a lesson in a guest against the same on namespaces
     g  a server whose calls are watched against the same unwatched
     h  an import of captures with a million packets
-    i  a byte between two containers and back, beside a load, watched by `labctl watch` and not
+    i  round trips between two containers beside a load: watched, by tcpdump captured, and not
     j  a lab with many connections, and whether what it takes grows linearly
 
 Machines differ, so what counts is ratios within one run. The sides take turns, A B A B, each sample
@@ -349,10 +349,13 @@ def captures(_: int) -> Rows:
 
 
 def beside_a_watch(pairs: int) -> Rows:
-    with bench_watch.containers(need_images().peer) as (watched, unwatched):
-        ours, theirs, again = take_turns(pairs, watched, unwatched, unwatched)
-    yield Row("i  round trip, watched : unwatched", ours, theirs, 1.1, unit="us")
-    yield Row("i  unwatched : unwatched, noise", again, theirs, None, unit="us")
+    with bench_watch.containers(need_images().peer) as sides:
+        for kind in bench_watch.KINDS:
+            watched, dumped, ping = sides(kind)
+            ours, theirs, before, after = take_turns(pairs, watched, dumped, ping, ping)
+            yield Row(f"i  {kind}, watched : tcpdump", ours, theirs, 1.05, unit="us")
+            for name, found in (("watched", ours), ("tcpdump", theirs), ("neither", after)):
+                yield Row(f"i  {kind}, {name} : neither", found, before, None, unit="us")
 
 
 FORMS = ("ladder", "html", "junit", "markdown", "mermaid")
@@ -387,7 +390,8 @@ NOTES = {
     "f": "From the guest's saved state, with virtual time.",
     "g": "Below a supervisor, in a network namespace; by strace the same calls, for comparison.",
     "h": "Two captures of 2,000 connections, of which every tenth is reset.",
-    "i": "Medians of 3,000 round trips between two of three containers, a load beside them.",
+    "i": "Medians of 3,000 round trips between two of three containers: of a byte, and of an HTTP "
+    "request on an open connection. Neither against neither is the noise.",
     "j": "Both programs' calls are watched. Seconds of CPU time of labctl itself.",
 }
 

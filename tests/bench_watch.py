@@ -1,5 +1,5 @@
 """What it costs three containers that they are watched: how long a byte takes from one to another
-and back."""
+and back, and an HTTP request on an open connection."""
 
 from __future__ import annotations
 
@@ -17,11 +17,21 @@ import docker
 
 NAMES = ("web", "db", "cache")
 ECHO = """
-import socket, threading
+import http.server, socket, threading
+class Web(http.server.BaseHTTPRequestHandler):
+    protocol_version, wbufsize, disable_nagle_algorithm = "HTTP/1.1", -1, True
+    def log_message(self, *_): pass
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "100")
+        self.end_headers()
+        self.wfile.write(b"x" * 100)
 def serve(near):
     near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     while data := near.recv(4096):
         near.sendall(data)
+web = http.server.ThreadingHTTPServer(("", 8001), Web)
+threading.Thread(target=web.serve_forever, daemon=True).start()
 server = socket.create_server(("", 8000))
 while True:
     threading.Thread(target=serve, args=server.accept()[:1], daemon=True).start()
@@ -41,24 +51,34 @@ while True:
 RATE = 3000
 """Round trips a second of the load: as many watched as unwatched."""
 PING = """
-import socket, statistics, sys, time
-near = socket.create_connection((sys.argv[1], 8000))
-near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+import http.client, socket, statistics, sys, time
+near = http.client.HTTPConnection(sys.argv[1], int(sys.argv[2]))
+near.connect()
+near.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+def byte():
+    near.sock.send(b"x")
+    near.sock.recv(1)
+def request():
+    near.request("GET", "/")
+    near.getresponse().read()
+trip = request if near.port == 8001 else byte
 took = []
 for _ in range(3000):
     began = time.perf_counter()
-    near.send(b"x")
-    near.recv(1)
+    trip()
     took.append(time.perf_counter() - began)
     time.sleep(0.0005)
 print(statistics.median(took) * 1e6)
 """
+KINDS = {"byte": 8000, "request": 8001}
+DUMP = ["-Z", "root", "-i", "eth0", "-s", "176", "-w", "/dev/null", "tcp"]
 
 
 @contextmanager
-def containers(image: str) -> Iterator[tuple[Callable[[], float], Callable[[], float]]]:
-    """Three containers, a load between two of them, and what measures a round trip beside it, in
-    microseconds: while all three are watched, and while nobody does."""
+def containers(image: str) -> Iterator[Callable[[str], list[Callable[[], float]]]]:
+    """Three containers and a load between two of them. By its kind, what measures a round trip
+    beside it, in microseconds: while all three are watched, while tcpdump captures in each, and
+    while nobody does."""
     mark = f"bench-{uuid.uuid4().hex[:8]}"
     with closing(docker.from_env()) as client:
         network = client.networks.create(mark)
@@ -72,17 +92,24 @@ def containers(image: str) -> Iterator[tuple[Callable[[], float], Callable[[], f
                     )
                 )  # fmt: skip
             made[2].exec_run(["python3", "-c", LOAD, f"{mark}-web", str(RATE)], detach=True)
-            ping = partial(round_trip, made[0], f"{mark}-db")
-            yield partial(watched, ping, [container.name for container in made]), ping
+            names = [container.name for container in made]
+
+            def sides(kind: str) -> list[Callable[[], float]]:
+                ping = partial(round_trip, made[0], f"{mark}-db", KINDS[kind])
+                return [
+                    partial(watched, ping, names), partial(dumped, ping, image, client, names), ping
+                ]  # fmt: skip
+
+            yield sides
         finally:
             for container in made:
                 container.remove(force=True)
             network.remove()
 
 
-def round_trip(container: Any, to: str) -> float:
+def round_trip(container: Any, to: str, port: int) -> float:
     """The median, in microseconds."""
-    done = container.exec_run(["python3", "-c", PING, to])
+    done = container.exec_run(["python3", "-c", PING, to, str(port)])
     return float(done.output)
 
 
@@ -104,3 +131,21 @@ def watched(measure: Callable[[], float], names: list[str]) -> float:
         finally:
             watch.send_signal(signal.SIGINT)
             watch.communicate()
+
+
+def dumped(measure: Callable[[], float], image: str, client: Any, names: list[str]) -> float:
+    """What it measures while tcpdump captures in each, and nobody watches."""
+    made: list[Any] = []
+    try:
+        for name in names:
+            made.append(
+                client.containers.run(
+                    image, DUMP, entrypoint="tcpdump", network_mode=f"container:{name}", detach=True
+                )
+            )
+        for container in made:
+            next(line for line in container.logs(stream=True, follow=True) if b"listening" in line)
+        return measure()
+    finally:
+        for container in made:
+            container.remove(force=True)

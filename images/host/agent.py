@@ -19,7 +19,6 @@ import contextlib
 import ctypes
 import errno
 import json
-import math
 import os
 import re
 import resource
@@ -117,7 +116,7 @@ class Agent:
         self.next_sample = None
         self.captures = {}
         self.refused = None  # why it can't capture
-        self.next_read, self.much = 0.0, math.inf
+        self.next_read = 0.0
         self.faults = Faults(emit)
         self.addresses = None
 
@@ -197,10 +196,10 @@ class Agent:
         growth = QUICKLY if self.period < PERIOD_MAX else SLOWLY if self.overdue else FREELY
         self.period = min(self.longest, self.period * growth)
 
-    def wake(self, often=True):
+    def wake(self):
         """Samples soon, and then often, if it would rest for long: something may have happened."""
         if self.longest > PERIOD_MAX:
-            self.period = self.shortest if often else self.period
+            self.period = self.shortest
             soon = max(self.rested, time.monotonic() + PERIOD_MIN)
             self.next_sample = min(self.next_sample, soon)
 
@@ -230,7 +229,7 @@ class Agent:
             # Most counters grow with packets.
             soonest = max(self.next_read, self.counted_at + self.between_counts)
             self.next_count = self.next_count or soonest
-            self.wake(len(records) < self.much)
+            self.wake()
 
     def until_next(self, count):
         """How long to wait until it reads captures again, after so many packets."""

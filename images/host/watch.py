@@ -28,14 +28,17 @@ from kernel import open_diag
 
 SIOCGIFHWADDR = 0x8927
 ETHERNET = 1, 772  # ARPHRD_ETHER, ARPHRD_LOOPBACK
-REST, BUSY_REST = 8, 32
-"""Times the number of hosts, how much longer it rests than it works, the second on a host that is
-busy, where there is always something new: all of them together take so small a part of a core."""
-QUIET, BUSY, MUCH = 0.05, 0.4, 50
-"""Seconds between two reads of captures, the second where the last read had so many packets. Each
-read wakes it, the engine and the controller, and what is watched waits for them."""
+REST = 8
+"""Times the number of hosts, how much longer it rests than it works: all of them together take an
+eighth of a core at most."""
+QUIET, BUSY, SLOWER = 0.05, 1.0, 4
+"""Seconds between two reads of captures, and how fast it gets from the first to the second while
+many packets come. Each read wakes it, the engine and the controller, and what is watched waits for
+them."""
+MANY, SURGE = 200, 10_000
+"""Packets a second: on a busy host, and what may come on any, all of a sudden."""
 RESERVE = 4
-"""How many times as many packets as came until a read the ring has room for until the next one."""
+"""How many times as many as that the ring has room for, until the next read."""
 INODE = re.compile(r" ino:(\d+)")
 SCAN = 0.05
 """Seconds of CPU time to look for holders in: what is left then is left out."""
@@ -46,13 +49,12 @@ class Watcher(agent.Agent):
         super().__init__(open_diag(ports), COMMANDS)
         words = ["%s = :%d" % (end, port) for port in ports for end in ("sport", "dport")]
         self.ss, self.ports = agent.SS + ([" or ".join(words)] if words else []), ports
-        self.room, self.much, self.read_at, self.share = captures.BLOCKS, MUCH, 0.0, 1
+        self.room, self.read_at, self.between = captures.BLOCKS, 0.0, QUIET
         self.listed = set()  # the inodes of the last look
 
     def begin(self, longest, share):
         """Begins to watch and to capture, as one of `share` hosts."""
         self.rest, self.longest, self.next_sample = REST * share, longest, time.monotonic()
-        self.share = share
         self.addresses = Addresses(all_=True)
         interfaces = max(2, 1 + len(set(self.addresses.known.values())))
         self.room = max(captures.BLOCKS, agent.room_for(share) * 2 // interfaces)
@@ -76,13 +78,18 @@ class Watcher(agent.Agent):
             self.refused = self.refused or "%s has no Ethernet headers" % interface
 
     def until_next(self, count):
-        """See agent.py. So many packets also say whether the host is busy, and how long to rest."""
         before, self.read_at = self.read_at, time.monotonic()
-        self.rest = (REST if count < self.much else BUSY_REST) * self.share
-        if count < self.much:
-            return QUIET
-        room = min(capture.frames for capture in self.captures.values()) / RESERVE
-        return max(QUIET, min(BUSY, (self.read_at - before) * room / count))
+        rate = count / max(QUIET, self.read_at - before)
+        frames = min(capture.frames for capture in self.captures.values())
+        self.between = pace(self.between, rate, frames)
+        return self.between
+
+    def sample(self):
+        """See agent.py. On a busy host there is always something new: it looks once after each
+        read."""
+        super().sample()
+        if self.between > QUIET:
+            self.next_sample = max(self.next_sample, self.next_read + QUIET)
 
     def look(self, cause, seen=None, **extra):
         if cause == "look":
@@ -95,6 +102,13 @@ class Watcher(agent.Agent):
         if not now <= self.listed:
             agent.emit(kind="holders", t=time.monotonic(), **held(now))
         self.listed = now
+
+
+def pace(before, rate, frames):
+    """In how many seconds to read captures again, if it was `before` this time, of so many packets
+    a second. The busier a host is, the later, as far as a ring of so many frames holds it."""
+    longest = min(BUSY, BUSY * rate / MANY, frames / RESERVE / max(rate, SURGE))
+    return max(QUIET, min(SLOWER * before, longest))
 
 
 def is_ethernet(interface):
