@@ -390,8 +390,8 @@ NOTES = {
     "f": "From the guest's saved state, with virtual time.",
     "g": "Below a supervisor, in a network namespace; by strace the same calls, for comparison.",
     "h": "Two captures of 2,000 connections, of which every tenth is reset.",
-    "i": "Medians of 3,000 round trips between two of three containers: of a byte, and of an HTTP "
-    "request on an open connection. Neither against neither is the noise.",
+    "i": "Medians of four seconds of round trips between two of three containers: of a byte, of an "
+    "HTTP request on an open connection, and of a byte every 0.15 s. The last line is the noise.",
     "j": "Both programs' calls are watched. Seconds of CPU time of labctl itself.",
 }
 

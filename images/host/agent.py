@@ -97,6 +97,9 @@ def path_of(program):
 
 
 class Agent:
+    woken = True
+    """By a packet, if it has not read any for a while; else it reads when it is time to."""
+
     def __init__(self, diag=None, commands=None):
         self.commands = commands or COMMANDS
         self.diag = diag or open_diag()
@@ -251,6 +254,8 @@ class Agent:
              watch=type(self.diag).__name__.lower())  # fmt: skip
         while True:
             now = time.monotonic()
+            if self.captures and now >= self.next_read and not self.woken:
+                self.read_packets()
             deadlines = [at for at in (self.next_sample, self.next_count) if at]
             watched = [0]
             if self.captures and now < self.next_read:

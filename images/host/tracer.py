@@ -14,9 +14,9 @@ Events go to stdout and commands come from stdin, one JSON object a line, as wit
 CLOCK_MONOTONIC in seconds. When stdin ends, or on SIGTERM, the instance is
 removed: so this must not be killed together with the controller.
 
-It reads as soon as something happens, and then not for PERIOD, or as many seconds as a second word
-says. That is for a watch: each read wakes it, the engine and the controller, and what is watched
-waits for them.
+It reads as soon as something happens, and then not for PERIOD; or, if there is a second word, once
+in so many seconds. That is for a watch: what is watched would wait while something that it does
+wakes this, and each read wakes the engine and the controller.
 
 Standard library only, Python 3.6 or later.
 """
@@ -100,8 +100,8 @@ def known():
 
 
 class Tracer:
-    def __init__(self, instance, told, period=PERIOD):
-        self.instance, self.period = instance, period
+    def __init__(self, instance, told, every=None):
+        self.instance, self.every = instance, every
         self.told = {each.number: method for each, method in told}
         self.reasons = {each.number: reasons(each) for each, _ in told}
         self.addresses = set()
@@ -174,9 +174,9 @@ class Tracer:
 
     def run(self):
         pending = b""
-        pipes = self.instance.pipes
+        pipes = [] if self.every else self.instance.pipes
         while True:
-            patience = self.period if self.instance.waits() else None
+            patience = self.every or (PERIOD if self.instance.waits() else None)
             ready, _, _ = select.select([0, *pipes], [], [], patience)
             if ready != [0]:
                 self.read()
@@ -187,8 +187,8 @@ class Tracer:
                 *lines, pending = (pending + data).split(b"\n")
                 for line in lines:
                     self.obey(json.loads(line.decode()))
-            else:
-                select.select([0], [], [], self.period)  # so that not every event wakes us
+            elif pipes:
+                select.select([0], [], [], PERIOD)  # so that not every event wakes us
 
 
 def about(kind, ends, **more):
@@ -245,8 +245,8 @@ def refuse(exc):
 
 
 def main(argv):
-    name, period = argv[0], float(argv[1]) if argv[1:] else PERIOD
-    if period > PERIOD:  # what is watched comes first: the ring holds what this can't take at once
+    name, every = argv[0], float(argv[1]) if argv[1:] else None
+    if every:  # what is watched comes first: the ring holds what this can't take at once
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
@@ -257,7 +257,7 @@ def main(argv):
         refuse(exc)
         return
     try:
-        tracer = Tracer(instance, told, period)
+        tracer = Tracer(instance, told, every)
         try:
             instance.start()  # nobody has asked yet, but the kernel takes its time for it
         except OSError as exc:

@@ -45,6 +45,8 @@ SCAN = 0.05
 
 
 class Watcher(agent.Agent):
+    woken = False  # the packet would wait for that
+
     def __init__(self, ports):
         super().__init__(open_diag(ports), COMMANDS)
         words = ["%s = :%d" % (end, port) for port in ports for end in ("sport", "dport")]
