@@ -82,7 +82,7 @@ class Watcher(agent.Agent):
     def until_next(self, count):
         before, self.read_at = self.read_at, time.monotonic()
         rate = count / max(QUIET, self.read_at - before)
-        frames = min(capture.frames for capture in self.captures.values())
+        frames = min((capture.frames for capture in self.captures.values()), default=0)
         self.between = pace(self.between, rate, frames)
         return self.between
 

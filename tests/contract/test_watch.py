@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -152,6 +153,25 @@ def test_a_process_and_this_machine(
     found.await_line("LISTEN 127.0.0.1:8000")
     assert found.end() == 0
     assert set(load(found.record).hosts) == {"here", f"pid-{watched.pid}"}
+
+
+@pytest.mark.netns
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up one capability: setpriv(1)")
+def test_where_it_may_not_capture(program: Callable[[str], Program], tmp_path: Path) -> None:
+    watched, out = program(CONNECTS), tmp_path / "watch"
+    watched.go_on()
+    assert watched.hear() == "done"
+    words = ("--pid", str(watched.pid), "--for", "1s", "--out", str(out))
+    done = subprocess.run(
+        ["setpriv", "--bounding-set=-net_raw", "--inh-caps=-net_raw",
+         sys.executable, "-m", "labctl", "watch", *words],
+        capture_output=True, text=True, check=False, timeout=DEADLINE,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (record,) = out.iterdir()
+    history = load(record).history
+    assert "FIN-WAIT-2" in seen(history)
+    assert (f"pid-{watched.pid}", "capture") in history.trouble
 
 
 @pytest.mark.netns
